@@ -1,0 +1,2 @@
+//! portreeved.
+fn main() {}

@@ -1,0 +1,192 @@
+//! Text and lists with a bound in their type, so that no length a peer declares is ever believed.
+//!
+//! Decoding refuses a longer value before it reserves anything for it. Printing a [`Text`] escapes control
+//! characters: what a peer sent cannot forge a log line or drive a terminal.
+
+use std::fmt::{self, Write as _};
+use std::marker::PhantomData;
+use std::ops::Deref;
+
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// UTF-8 text of at most `MAX` bytes.
+#[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Text<const MAX: usize>(String);
+
+/// Why a value did not fit its bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{found} is more than the {max} that fit")]
+pub struct TooLong {
+    /// What was offered: bytes of a text, items of a list.
+    pub found: usize,
+    /// What fits.
+    pub max: usize,
+}
+
+impl<const MAX: usize> Text<MAX> {
+    /// Takes text that must fit whole.
+    pub fn new(text: &str) -> Result<Self, TooLong> {
+        if text.len() > MAX {
+            return Err(TooLong {
+                found: text.len(),
+                max: MAX,
+            });
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// Takes as much of the text as fits, cut at a character.
+    pub fn clipped(text: &str) -> Self {
+        let mut end = text.len().min(MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self(text.get(..end).unwrap_or_default().to_owned())
+    }
+
+    /// The text as it came: unescaped, for comparing, never for printing.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<const MAX: usize> Deref for Text<MAX> {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Prints with control characters escaped.
+impl<const MAX: usize> fmt::Display for Text<MAX> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| {
+            if c.is_control() {
+                c.escape_default().try_for_each(|c| out.write_char(c))
+            } else {
+                out.write_char(c)
+            }
+        })
+    }
+}
+
+impl<const MAX: usize> fmt::Debug for Text<MAX> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+impl<const MAX: usize> Serialize for Text<MAX> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de, const MAX: usize> Deserialize<'de> for Text<MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bounded<const MAX: usize>;
+        impl<const MAX: usize> Visitor<'_> for Bounded<MAX> {
+            type Value = Text<MAX>;
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(out, "text of at most {MAX} bytes")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Text::new(text).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Bounded)
+    }
+}
+
+/// A list of at most `MAX` items.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List<T, const MAX: usize>(Vec<T>);
+
+impl<T, const MAX: usize> List<T, MAX> {
+    /// Takes items that must fit whole.
+    pub fn new(items: Vec<T>) -> Result<Self, TooLong> {
+        if items.len() > MAX {
+            return Err(TooLong {
+                found: items.len(),
+                max: MAX,
+            });
+        }
+        Ok(Self(items))
+    }
+
+    /// Takes the items that fit and leaves the rest of the iterator alone.
+    pub fn first_of(items: impl IntoIterator<Item = T>) -> Self {
+        Self(items.into_iter().take(MAX).collect())
+    }
+
+    /// The items, out of their bound.
+    pub fn into_vec(self) -> Vec<T> {
+        self.0
+    }
+}
+
+impl<T, const MAX: usize> Default for List<T, MAX> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T, const MAX: usize> Deref for List<T, MAX> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T: Serialize, const MAX: usize> Serialize for List<T, MAX> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for List<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bounded<T, const MAX: usize>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Bounded<T, MAX> {
+            type Value = List<T, MAX>;
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(out, "a list of at most {MAX} items")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+                if let Some(found) = sequence.size_hint().filter(|found| *found > MAX) {
+                    return Err(de::Error::custom(TooLong { found, max: MAX }));
+                }
+                let mut items = Vec::new();
+                while let Some(item) = sequence.next_element()? {
+                    if items.len() == MAX {
+                        return Err(de::Error::custom(TooLong {
+                            found: MAX + 1,
+                            max: MAX,
+                        }));
+                    }
+                    items.push(item);
+                }
+                Ok(List(items))
+            }
+        }
+        deserializer.deserialize_seq(Bounded(PhantomData))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_printed_without_its_control_characters() {
+        let text: Text<64> = Text::new("a\nb\u{1b}[2Jc\0").unwrap();
+        assert_eq!(text.to_string(), r"a\nb\u{1b}[2Jc\u{0}");
+    }
+
+    #[test]
+    fn clipping_keeps_whole_characters() {
+        assert_eq!(Text::<2>::clipped("aé").as_str(), "a");
+        assert_eq!(Text::<3>::clipped("aé").as_str(), "aé");
+    }
+}

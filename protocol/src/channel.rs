@@ -1,0 +1,143 @@
+//! The channel: one SOCK_SEQPACKET Unix socket, frames, and the descriptors that ride with them.
+//!
+//! These are the bare calls, which wait only where the socket is a blocking one. The broker receives with
+//! [`receive_bare`], which gives the kernel no room for a descriptor; peers receive with [`receive`]. Every
+//! descriptor received is owned and close-on-exec from the instant it exists.
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixDatagram;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, SocketFlags,
+    SocketType,
+};
+use sendfd::SendWithFd as _;
+
+use crate::frame::MAX_DESCRIPTORS;
+
+/// A pair of connected channels, both close-on-exec and not blocking. See unix(7).
+///
+/// The standard library has no type for a sequenced-packet socket; its datagram type fits, because on a
+/// connected socket both send and receive whole packets.
+pub fn pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    Ok((ours.into(), theirs.into()))
+}
+
+/// A packet that could not be taken as one message.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// The call failed. [`io::ErrorKind::WouldBlock`]: nothing is there yet.
+    #[error("receiving failed: {0}")]
+    Os(#[from] io::Error),
+    /// The other end is gone.
+    #[error("the other end has closed the channel")]
+    Closed,
+    /// The packet was longer than a frame can be.
+    #[error("a packet was longer than a frame can be")]
+    Oversized,
+    /// More descriptors came than fit; those that did come are closed.
+    #[error("a packet carried more descriptors than were expected, or some could not be received")]
+    Surplus,
+}
+
+impl From<rustix::io::Errno> for ReceiveError {
+    fn from(errno: rustix::io::Errno) -> Self {
+        Self::Os(errno.into())
+    }
+}
+
+fn whole(bytes: usize, flags: ReturnFlags) -> Result<usize, ReceiveError> {
+    if flags.contains(ReturnFlags::CTRUNC) {
+        return Err(ReceiveError::Surplus);
+    }
+    if flags.contains(ReturnFlags::TRUNC) {
+        return Err(ReceiveError::Oversized);
+    }
+    if bytes == 0 {
+        return Err(ReceiveError::Closed);
+    }
+    Ok(bytes)
+}
+
+/// Receives one packet without its descriptors: the kernel installs none, and says so with
+/// [`ReceiveError::Surplus`] when the peer attached any.
+///
+/// A packet of no bytes cannot be told from a hang-up (recv(2)), so it ends the channel too.
+pub fn receive_bare(channel: impl AsFd, buffer: &mut [u8]) -> Result<usize, ReceiveError> {
+    let message = rustix::net::recvmsg(
+        channel,
+        &mut [IoSliceMut::new(buffer)],
+        &mut RecvAncillaryBuffer::default(),
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    whole(message.bytes, message.flags)
+}
+
+/// Receives one packet and its descriptors, which are added to `descriptors`.
+///
+/// With [`ReceiveError::Surplus`] none is added and all that came are closed: the kernel drops what this
+/// process has no room for (RLIMIT_NOFILE) and reports it the same way.
+pub fn receive(
+    channel: impl AsFd,
+    buffer: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> Result<usize, ReceiveError> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = rustix::net::recvmsg(
+        channel,
+        &mut [IoSliceMut::new(buffer)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let (bytes, flags) = (message.bytes, message.flags);
+    // Draining takes ownership, so that an early return closes what came.
+    let received = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+        _ => None,
+    });
+    let received: Vec<OwnedFd> = received.flatten().collect();
+    let bytes = whole(bytes, flags)?;
+    descriptors.extend(received);
+    Ok(bytes)
+}
+
+/// Sends one packet. A closed other end is an error, never a signal.
+pub fn send_bare(channel: impl AsFd, packet: &[u8]) -> io::Result<()> {
+    rustix::net::send(channel, packet, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Sends one packet with descriptors, at most [`MAX_DESCRIPTORS`].
+///
+/// [`io::ErrorKind::WouldBlock`] and ETOOMANYREFS (see [`is_busy`]) are to be waited for. The caller ignores
+/// SIGPIPE, as every Rust program does unless it asks otherwise.
+pub fn send(channel: &UnixDatagram, packet: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if descriptors.is_empty() {
+        return send_bare(channel, packet);
+    }
+    let mut raw: [RawFd; MAX_DESCRIPTORS] = [-1; MAX_DESCRIPTORS];
+    let raw = raw
+        .get_mut(..descriptors.len())
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    raw.iter_mut()
+        .zip(descriptors)
+        .for_each(|(to, from)| *to = from.as_raw_fd());
+    channel.send_with_fd(packet, raw)?;
+    Ok(())
+}
+
+/// Whether a send failed only for now: the socket's buffer is full, or too many descriptors are in flight
+/// for this user (ETOOMANYREFS, see unix(7)).
+pub fn is_busy(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+        || error.raw_os_error() == Some(rustix::io::Errno::TOOMANYREFS.raw_os_error())
+}

@@ -1,0 +1,214 @@
+//! Endpoints: where a listener listens, as a peer names it and as the configuration writes it.
+//!
+//! The text form is the configuration's: `*:25` or `:25` (IPv4 any), `192.0.2.1:25`, `[*]:25` or `[::]:25`,
+//! `[2001:db8::1]:25`, `[fe80::1%eth0]:25`, each with `/udp` for UDP, `/path` for a Unix stream socket and
+//! `seqpacket:/path` for a Unix sequenced-packet socket.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bounded::Text;
+
+/// The longest path that a Unix socket can have, without its NUL: sun_path, see unix(7).
+pub const MAX_PATH: usize = 107;
+/// The longest interface name, without its NUL: IFNAMSIZ, see netdevice(7).
+pub const MAX_INTERFACE: usize = 15;
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Endpoint {
+    /// A TCP socket.
+    Tcp(InetEndpoint),
+    /// A UDP socket.
+    Udp(InetEndpoint),
+    /// A Unix stream socket at an absolute path.
+    UnixStream(Text<MAX_PATH>),
+    /// A Unix sequenced-packet socket at an absolute path.
+    UnixSeqpacket(Text<MAX_PATH>),
+}
+
+/// An address, a port and, for a link-local IPv6 address, the interface it is on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct InetEndpoint {
+    /// The address, unspecified for any.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// The interface's name, or empty. RFC 4007 section 11.
+    pub scope: Text<MAX_INTERFACE>,
+}
+
+/// Why a text is not an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    /// No port after the address.
+    #[error("it has no port: write ADDRESS:PORT, [IPV6]:PORT or *:PORT")]
+    NoPort,
+    /// The port is no number from 1 to 65535.
+    #[error("the port {0:?} is not a number from 1 to 65535")]
+    Port(String),
+    /// The address is none.
+    #[error(
+        "{0:?} is not an IPv4 address; an IPv6 address stands in brackets, [2001:db8::1]:25, a name must be resolved first"
+    )]
+    Address(String),
+    /// What stands in brackets is none.
+    #[error("{0:?} in brackets is not an IPv6 address")]
+    Address6(String),
+    /// The scope is no interface name.
+    #[error("{0:?} is not an interface name of at most {MAX_INTERFACE} characters")]
+    Scope(String),
+    /// The transport is none of ours.
+    #[error("{0:?} is not a transport: tcp and udp are")]
+    Transport(String),
+    /// A path that does not fit a Unix socket.
+    #[error("the path has {0} bytes and a Unix socket holds {MAX_PATH}")]
+    Path(usize),
+}
+
+impl Endpoint {
+    /// The address and port, where there is one.
+    pub fn inet(&self) -> Option<&InetEndpoint> {
+        match self {
+            Endpoint::Tcp(inet) | Endpoint::Udp(inet) => Some(inet),
+            Endpoint::UnixStream(_) | Endpoint::UnixSeqpacket(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for InetEndpoint {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => write!(out, "*:{}", self.port),
+            IpAddr::V4(address) => write!(out, "{address}:{}", self.port),
+            IpAddr::V6(address) if self.scope.is_empty() => write!(out, "[{address}]:{}", self.port),
+            IpAddr::V6(address) => write!(out, "[{address}%{}]:{}", self.scope, self.port),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Tcp(inet) => inet.fmt(out),
+            Endpoint::Udp(inet) => write!(out, "{inet}/udp"),
+            Endpoint::UnixStream(path) => path.fmt(out),
+            Endpoint::UnixSeqpacket(path) => write!(out, "seqpacket:{path}"),
+        }
+    }
+}
+
+fn path(text: &str) -> Result<Text<MAX_PATH>, EndpointError> {
+    Text::new(text).map_err(|too_long| EndpointError::Path(too_long.found))
+}
+
+impl FromStr for InetEndpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (address, port) = text.rsplit_once(':').ok_or(EndpointError::NoPort)?;
+        let number = Some(port).filter(|port| port.bytes().all(|b| b.is_ascii_digit()));
+        let port = match number.and_then(|port| port.parse().ok()) {
+            Some(port) if port > 0 => port,
+            _ => return Err(EndpointError::Port(port.to_owned())),
+        };
+        let bracketed = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let Some(inner) = bracketed else {
+            let address = match address {
+                "" | "*" => Ipv4Addr::UNSPECIFIED,
+                other => other
+                    .parse()
+                    .map_err(|_| EndpointError::Address(other.to_owned()))?,
+            };
+            return Ok(InetEndpoint {
+                address: address.into(),
+                port,
+                scope: Text::default(),
+            });
+        };
+        let (address, scope) = inner.split_once('%').map_or((inner, None), |(a, s)| (a, Some(s)));
+        let address = match address {
+            "*" => Ipv6Addr::UNSPECIFIED,
+            other => other
+                .parse()
+                .map_err(|_| EndpointError::Address6(other.to_owned()))?,
+        };
+        let scope = match scope {
+            None => Text::default(),
+            Some(name) => Text::new(name)
+                .ok()
+                .filter(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/'))
+                .ok_or_else(|| EndpointError::Scope(name.to_owned()))?,
+        };
+        Ok(InetEndpoint {
+            address: address.into(),
+            port,
+            scope,
+        })
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(rest) = text.strip_prefix("seqpacket:") {
+            return path(rest).map(Endpoint::UnixSeqpacket);
+        }
+        if text.starts_with('/') {
+            return path(text).map(Endpoint::UnixStream);
+        }
+        match text.split_once('/') {
+            None => text.parse().map(Endpoint::Tcp),
+            Some((inet, "tcp")) => inet.parse().map(Endpoint::Tcp),
+            Some((inet, "udp")) => inet.parse().map(Endpoint::Udp),
+            Some((_, other)) => Err(EndpointError::Transport(other.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_the_configuration_is_read_and_printed_back() {
+        for (text, printed) in [
+            (":25", "*:25"),
+            ("*:25", "*:25"),
+            ("0.0.0.0:25", "*:25"),
+            ("192.0.2.1:25/tcp", "192.0.2.1:25"),
+            ("[*]:25", "[::]:25"),
+            ("[::]:25", "[::]:25"),
+            ("[2001:db8::1]:587", "[2001:db8::1]:587"),
+            ("[fe80::1%eth0]:25", "[fe80::1%eth0]:25"),
+            ("*:53/udp", "*:53/udp"),
+            ("/run/mail.sock", "/run/mail.sock"),
+            ("seqpacket:/run/mail.sock", "seqpacket:/run/mail.sock"),
+        ] {
+            let endpoint: Endpoint = text.parse().unwrap();
+            assert_eq!(endpoint.to_string(), printed);
+            assert_eq!(printed.parse(), Ok(endpoint));
+        }
+    }
+
+    #[test]
+    fn what_is_no_endpoint_is_refused_with_its_reason() {
+        for (text, error) in [
+            ("25", EndpointError::NoPort),
+            ("*:0", EndpointError::Port("0".into())),
+            ("*:+25", EndpointError::Port("+25".into())),
+            ("*:65536", EndpointError::Port("65536".into())),
+            ("::1:25", EndpointError::Address("::1".into())),
+            ("[192.0.2.1]:25", EndpointError::Address6("192.0.2.1".into())),
+            ("mx1:25", EndpointError::Address("mx1".into())),
+            ("[fe80::1%]:25", EndpointError::Scope(String::new())),
+            ("*:25/sctp", EndpointError::Transport("sctp".into())),
+        ] {
+            assert_eq!(text.parse::<Endpoint>(), Err(error), "{text}");
+        }
+    }
+}
