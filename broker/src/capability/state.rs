@@ -1,0 +1,118 @@
+//! The three sets that a capability text describes, and the text that `cap_to_text(3)` makes of them.
+//!
+//! Promises: the text is byte for byte the one that libcap 2.66 writes for the same sets on a kernel of the same
+//! number of capabilities, and it reads back as the same sets. Touches nothing.
+
+use super::set::{CapabilitySet, Count};
+
+/// The three sets of a process that a capability text describes (`capabilities(7)`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct State {
+    /// What the kernel checks against.
+    pub effective: CapabilitySet,
+    /// What the process may make effective.
+    pub permitted: CapabilitySet,
+    /// What may pass through `execve(2)`.
+    pub inheritable: CapabilitySet,
+}
+
+/// Which of the three sets the flags of one operator name.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Flags {
+    pub(super) effective: bool,
+    pub(super) inheritable: bool,
+    pub(super) permitted: bool,
+}
+
+impl State {
+    /// Applies `change` to each set that `flags` names.
+    pub(super) fn change(&mut self, flags: Flags, change: impl Fn(CapabilitySet) -> CapabilitySet) {
+        for (named, set) in [
+            (flags.effective, &mut self.effective),
+            (flags.inheritable, &mut self.inheritable),
+            (flags.permitted, &mut self.permitted),
+        ] {
+            if named {
+                *set = change(*set);
+            }
+        }
+    }
+}
+
+/// One of the eight combinations of sets that a capability can be in, in libcap's order: effective is 1,
+/// permitted 2, inheritable 4.
+const COMBINATIONS: usize = 8;
+
+impl State {
+    /// The text of `cap_to_text(3)` on the running kernel, such as `cap_net_bind_service,cap_net_admin=ep`.
+    pub fn to_text(&self) -> String {
+        self.to_text_with(Count::of_kernel())
+    }
+
+    /// The text of `cap_to_text(3)` on a kernel that has `count` capabilities.
+    pub fn to_text_with(&self, count: Count) -> String {
+        let named = self.grouped(count.all());
+        // The combination that most capabilities share is written once, for all; of equals, the least.
+        let mut most = COMBINATIONS - 1;
+        for combination in (0..COMBINATIONS).rev() {
+            if members(&named, combination).len() >= members(&named, most).len() {
+                most = combination;
+            }
+        }
+        let mut text = format!("={}", flags(most));
+        for combination in (0..COMBINATIONS).rev() {
+            let group = members(&named, combination);
+            if combination == most || group.is_empty() {
+                continue;
+            }
+            let (gained, lost) = (combination & !most, most & !combination);
+            if text == "=" {
+                // Nothing is set so far, so `=` says in one clause what `= list+flags` says in two.
+                text = format!("{group}={}", flags(gained));
+                continue;
+            }
+            text.push_str(&format!(" {group}"));
+            if gained != 0 {
+                text.push_str(&format!("+{}", flags(gained)));
+            }
+            if lost != 0 {
+                text.push_str(&format!("-{}", flags(lost)));
+            }
+        }
+        let unnamed = self.grouped(CapabilitySet::from_bits(u64::MAX).difference(count.all()));
+        for combination in (1..COMBINATIONS).rev() {
+            let group = members(&unnamed, combination);
+            if !group.is_empty() {
+                text.push_str(&format!(" {group}+{}", flags(combination)));
+            }
+        }
+        text
+    }
+
+    /// The capabilities of `among`, by the combination of sets that each is in.
+    fn grouped(&self, among: CapabilitySet) -> [CapabilitySet; COMBINATIONS] {
+        std::array::from_fn(|combination| {
+            [(1, self.effective), (2, self.permitted), (4, self.inheritable)]
+                .iter()
+                .fold(among, |left, (bit, set)| {
+                    if combination & bit == 0 {
+                        left.difference(*set)
+                    } else {
+                        left.intersection(*set)
+                    }
+                })
+        })
+    }
+}
+
+fn members(groups: &[CapabilitySet; COMBINATIONS], combination: usize) -> CapabilitySet {
+    groups.get(combination).copied().unwrap_or_default()
+}
+
+fn flags(combination: usize) -> String {
+    [(1, 'e'), (4, 'i'), (2, 'p')]
+        .iter()
+        .filter(|(bit, _)| combination & bit != 0)
+        .map(|(_, flag)| flag)
+        .collect()
+}

@@ -1,0 +1,71 @@
+//! Names and numbers of capabilities, as the `caps` crate lists them.
+//!
+//! Promises: a name in any case gives its number, a number below the table's end gives its lower-case name, and a
+//! wrong name gives the one that was probably meant. Touches nothing.
+
+use std::sync::OnceLock;
+
+use caps::Capability;
+
+/// Names by number; `None` would be a hole, of which Linux has none so far.
+fn names() -> &'static [Option<String>] {
+    static NAMES: OnceLock<Vec<Option<String>>> = OnceLock::new();
+    NAMES.get_or_init(|| {
+        let known = caps::all();
+        let end = known
+            .iter()
+            .map(Capability::index)
+            .max()
+            .map_or(0, |last| usize::from(last) + 1);
+        let mut names = vec![None; end];
+        for capability in known {
+            if let Some(slot) = names.get_mut(usize::from(capability.index())) {
+                *slot = Some(capability.to_string().to_ascii_lowercase());
+            }
+        }
+        names
+    })
+}
+
+/// The name of `number`, such as `cap_chown` for 0; `None` for a capability newer than the table.
+pub(super) fn name(number: u8) -> Option<&'static str> {
+    names().get(usize::from(number))?.as_deref()
+}
+
+/// The number of the capability named `name`, in any case.
+pub(super) fn number(name: &str) -> Option<u8> {
+    name.to_ascii_uppercase()
+        .parse::<Capability>()
+        .ok()
+        .map(|capability| capability.index())
+}
+
+/// The known capability name that is most like `wrong`, where one is near enough to be worth offering.
+pub(super) fn nearest_capability(wrong: &str) -> Option<&'static str> {
+    let wrong = wrong.to_ascii_lowercase();
+    // `net_admin` for `cap_net_admin` and `cap_net_bind` for `cap_net_bind_service` are the commonest slips, and by
+    // edits they are as far off as many another name.
+    let prefixed = format!("cap_{wrong}");
+    let all = || names().iter().flatten().map(String::as_str);
+    let begun = |start: &str| {
+        let mut begun = all().filter(|name| name.starts_with(start));
+        begun.next().filter(|_| begun.next().is_none())
+    };
+    all()
+        .find(|name| *name == prefixed)
+        .or_else(|| begun(&wrong))
+        .or_else(|| begun(&prefixed))
+        .or_else(|| nearest(&wrong, all()))
+        .or_else(|| nearest(&prefixed, all()))
+}
+
+/// The candidate with the fewest edits from `wrong`, if those are no more than a third of its length.
+pub(super) fn nearest<'a>(wrong: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // A candidate's length bounds the work, so a megabyte of garbage is not compared with anything.
+    candidates
+        .filter(|candidate| wrong.len() <= candidate.len() * 2)
+        .map(|candidate| (strsim::osa_distance(wrong, candidate), candidate))
+        .filter(|(edits, candidate)| *edits <= candidate.len() / 3)
+        .min_by_key(|(edits, _)| *edits)
+        .map(|(_, candidate)| candidate)
+}

@@ -1,0 +1,124 @@
+//! libcap as a shared library, and the comparison with it.
+//!
+//! Promises: whatever libcap allocates is freed. Touches nothing but its own memory.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+
+use libloading::{Library, Symbol};
+use portreeve_broker::capability::{CapabilitySet, State, parse};
+
+/// libcap's functions, each with the type that `sys/capability.h` gives it.
+pub struct Libcap {
+    from_text: unsafe extern "C" fn(*const c_char) -> *mut c_void,
+    to_text: unsafe extern "C" fn(*mut c_void, *mut isize) -> *mut c_char,
+    get_flag: unsafe extern "C" fn(*mut c_void, c_int, c_int, *mut c_int) -> c_int,
+    max_bits: unsafe extern "C" fn() -> c_int,
+    free: unsafe extern "C" fn(*mut c_void) -> c_int,
+    _library: Library,
+}
+
+const EFFECTIVE: c_int = 0;
+const PERMITTED: c_int = 1;
+const INHERITABLE: c_int = 2;
+
+impl Libcap {
+    /// Loads it, or fails with the package to install.
+    pub fn load() -> Self {
+        // SAFETY: libcap's initialiser only allocates and asks prctl(2).
+        let library = unsafe { Library::new("libcap.so.2") }.unwrap_or_else(|error| {
+            panic!("libcap, the judge of this test, cannot be loaded ({error}): install the package libcap2")
+        });
+        /// # Safety
+        /// `T` is the type that sys/capability.h gives the function of that name.
+        unsafe fn get<T: Copy>(library: &Library, name: &str) -> T {
+            // SAFETY: the type is right, by this function's own condition.
+            let symbol: Symbol<T> = unsafe { library.get(name) }.unwrap();
+            *symbol
+        }
+        // SAFETY: each field has the type that sys/capability.h declares.
+        unsafe {
+            Self {
+                from_text: get(&library, "cap_from_text"),
+                to_text: get(&library, "cap_to_text"),
+                get_flag: get(&library, "cap_get_flag"),
+                max_bits: get(&library, "cap_max_bits"),
+                free: get(&library, "cap_free"),
+                _library: library,
+            }
+        }
+    }
+
+    /// How many capabilities libcap thinks that the kernel has.
+    pub fn max_bits(&self) -> c_int {
+        // SAFETY: it takes nothing and returns a number.
+        unsafe { (self.max_bits)() }
+    }
+
+    /// The three sets and libcap's own text of them; `None` where it refuses.
+    fn read(&self, text: &str) -> Option<(State, String)> {
+        let text = CString::new(text).unwrap();
+        // SAFETY: a NUL-terminated string that lives through the call.
+        let caps = unsafe { (self.from_text)(text.as_ptr()) };
+        if caps.is_null() {
+            return None;
+        }
+        let set = |flag| {
+            (0..64u8)
+                .filter(|number| {
+                    let mut value = 0;
+                    // SAFETY: `caps` came from cap_from_text and `value` lives through the call.
+                    let result = unsafe { (self.get_flag)(caps, c_int::from(*number), flag, &raw mut value) };
+                    assert_eq!(result, 0);
+                    value == 1
+                })
+                .collect::<CapabilitySet>()
+        };
+        let state = State {
+            effective: set(EFFECTIVE),
+            permitted: set(PERMITTED),
+            inheritable: set(INHERITABLE),
+        };
+        // SAFETY: `caps` came from cap_from_text; a null length is allowed; the text is freed below, after its copy.
+        let shown = unsafe {
+            let shown = (self.to_text)(caps, std::ptr::null_mut());
+            let copy = CStr::from_ptr(shown).to_str().unwrap().to_owned();
+            (self.free)(shown.cast());
+            (self.free)(caps);
+            copy
+        };
+        Some((state, shown))
+    }
+
+    /// The one comparison: accepted alike, the same sets, the same text of them, and that text reads back the same.
+    pub fn agrees(&self, text: &str) -> Result<bool, String> {
+        let ours = parse(text);
+        match (self.read(text), &ours) {
+            (None, Err(error)) => {
+                let in_text = text.get(error.span.clone()).is_some();
+                if in_text {
+                    Ok(false)
+                } else {
+                    Err(format!("{text:?}: place {:?} is outside", error.span))
+                }
+            }
+            (None, Ok(state)) => Err(format!("{text:?}: libcap refuses, we read {state:?}")),
+            (Some((state, _)), Err(error)) => {
+                Err(format!("{text:?}: libcap reads {state:?}, we refuse: {error}"))
+            }
+            (Some((theirs, shown)), Ok(state)) => {
+                if theirs != *state {
+                    Err(format!("{text:?}: libcap reads {theirs:?}, we read {state:?}"))
+                } else if shown != state.to_text() {
+                    Err(format!(
+                        "{text:?}: libcap writes {shown:?}, we write {:?}",
+                        state.to_text()
+                    ))
+                } else if parse(&shown).as_ref() != Ok(state) {
+                    Err(format!("{text:?}: {shown:?} does not read back as the same sets"))
+                } else {
+                    Ok(true)
+                }
+            }
+        }
+    }
+}

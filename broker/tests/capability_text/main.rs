@@ -1,0 +1,272 @@
+//! The capability text against libcap itself: the library is loaded and asked, about a corpus and about more than a
+//! million generated texts. Promises: not one difference in what is accepted, in the three sets, or in the text
+//! written back. Touches nothing but its own memory; fails, and names the package, where libcap is missing.
+// A test may end by a panic anywhere; clippy.toml says so for test functions, this for what they share.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod generator;
+mod libcap;
+
+use std::ffi::c_int;
+
+use generator::{Random, grammatical, mutate};
+use libcap::Libcap;
+use portreeve_broker::capability::{Count, Problem, last_cap, parse};
+
+/// What people write, and each quirk found in libcap.
+const CORPUS: &[&str] = &[
+    "",
+    " ",
+    "\t\n\u{b}\u{c}\r ",
+    "=",
+    "= ",
+    "=e",
+    "=eip",
+    "=pie",
+    "=eeee",
+    "=ep cap_chown-e",
+    "all=",
+    "all=eip",
+    "ALL=ep",
+    "all+p",
+    "all-e",
+    "cap_net_bind_service=ep",
+    "CAP_NET_BIND_SERVICE+EP",
+    "Cap_Net_Admin,cap_NET_raw+eip",
+    "cap_net_admin,cap_net_raw=ep cap_net_raw-e",
+    "cap_chown+e-i",
+    "cap_chown=e+p-i",
+    "cap_chown=+e",
+    "cap_chown=-e",
+    "cap_chown=+",
+    "cap_chown=-",
+    "=+e",
+    "=-e",
+    "=e+p",
+    "+e",
+    "-e",
+    "cap_chown",
+    "cap_chown ",
+    "cap_chown =e",
+    "cap_chown= e",
+    "cap_chown=e ,",
+    ",cap_chown=e",
+    "cap_chown,=e",
+    "cap_chown,,cap_kill=e",
+    "cap_chown, cap_kill=e",
+    "cap_chown==e",
+    "cap_chown++e",
+    "cap_chown+",
+    "cap_chown-",
+    "cap_chown+e+",
+    "cap_chown+e+ ",
+    "cap_chown=E",
+    "cap_chown=x",
+    "chown=e",
+    "cap_nonesuch=e",
+    "cap_chow=e",
+    "cap_chown1=e",
+    "cap_chown_=e",
+    "_=e",
+    "_cap_chown=e",
+    "all1=e",
+    "all_=e",
+    "alle=e",
+    "all,cap_chown=e",
+    "cap_chown,all-e",
+    "0=e",
+    "00=e",
+    "0,1,2=ep",
+    "40=e",
+    "41=e",
+    "63=eip",
+    "64=e",
+    "077=e",
+    "0100=e",
+    "08=e",
+    "09+e",
+    "0x=e",
+    "0xg=e",
+    "0x3f=e",
+    "0X3F=e",
+    "0x40=e",
+    "0x3Fg=e",
+    "18446744073709551616=e",
+    "18446744073709551615=e",
+    "00000000000000000000000000000000000000001=e",
+    "4294967296=e",
+    "256=e",
+    "+1=e",
+    "-1=e",
+    "1e=e",
+    "1_=e",
+    "63,all=e",
+    "all,63=e",
+    "63+e 63-e",
+    "62+i 63+p",
+    "=eip 63+eip",
+    "=eip 41-e",
+    "=ep 62,63+ep",
+    "cap_chown=ep\u{b}cap_kill+i",
+    "cap_chown=ep\u{a0}cap_kill+i",
+    "é=e",
+    "=é",
+    "cap_chown=e\u{e9}",
+    "cap_é=e",
+    "cap_chown=e;",
+    "cap_chown:e",
+    "=p cap_chown-p cap_kill+e",
+    "=i cap_chown+e",
+    "cap_chown=e\ncap_kill=p\n",
+    "=e=p",
+    "cap_chown=e=p",
+    "all=ep cap_sys_admin,cap_setpcap-ep",
+    "0b1=e",
+    "0o1=e",
+    "1,=e",
+    "=,e",
+];
+
+#[test]
+fn every_text_of_the_corpus_means_what_libcap_says() {
+    let libcap = Libcap::load();
+    let differences: Vec<String> = CORPUS
+        .iter()
+        .filter_map(|text| libcap.agrees(text).err())
+        .collect();
+    assert!(differences.is_empty(), "{differences:#?}");
+}
+
+#[test]
+fn every_single_capability_in_every_flag_means_what_libcap_says() {
+    let libcap = Libcap::load();
+    for set in Count::new(64).all().names().chain(["64".into()]) {
+        for flags in ["e", "p", "i", "ep", "pi", "ei", "eip"] {
+            for text in [
+                format!("{set}={flags}"),
+                format!("=eip {set}-{flags}"),
+                format!("={flags} {set}="),
+            ] {
+                libcap.agrees(&text).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn libcap_and_we_count_the_same_capabilities() {
+    assert_eq!(Libcap::load().max_bits(), c_int::from(Count::of_kernel().get()));
+}
+
+/// Compares `texts` generated texts; how many libcap accepted, and the first differences.
+fn compare(seed: u64, texts: usize) -> (usize, Vec<String>) {
+    let libcap = Libcap::load();
+    let mut random = Random(seed);
+    // One name past the kernel's last, so that the end of the range is met often.
+    let names: Vec<String> = Count::new(last_cap() + 2).all().names().collect();
+    let (mut accepted, mut differences, mut text) = (0, Vec::new(), String::new());
+    for number in 0..texts {
+        text.clear();
+        grammatical(&mut random, &names, &mut text);
+        if number % 4 == 0 {
+            mutate(&mut random, &mut text);
+        }
+        match libcap.agrees(&text) {
+            Ok(was_accepted) => accepted += usize::from(was_accepted),
+            Err(difference) if differences.len() < 10 => differences.push(difference),
+            Err(_) => {}
+        }
+    }
+    (accepted, differences)
+}
+
+#[test]
+fn a_million_generated_texts_mean_what_libcap_says() {
+    const TEXTS: usize = 600_000;
+    const SEEDS: [u64; 2] = [0x5ca1_ab1e_0ddb_a11d, 0x0b5e_55ed_5eed_5a17];
+    let halves = SEEDS.map(|seed| std::thread::spawn(move || compare(seed, TEXTS)));
+    for (seed, half) in SEEDS.into_iter().zip(halves) {
+        let (accepted, differences) = half.join().unwrap();
+        println!(
+            "seed {seed:#x}: {TEXTS} texts, {accepted} accepted by libcap, {} differ",
+            differences.len()
+        );
+        assert!(differences.is_empty(), "seed {seed:#x}: {differences:#?}");
+        // Both outcomes must be common, or the comparison shows little.
+        assert!(
+            (TEXTS / 4..TEXTS * 3 / 4).contains(&accepted),
+            "seed {seed:#x}: {accepted} accepted"
+        );
+    }
+}
+
+#[test]
+fn a_refusal_tells_the_place_and_the_remedy() {
+    for (text, span, message) in [
+        (
+            "cap_net_bind=ep",
+            0..12,
+            r#"no capability is named "cap_net_bind": write cap_net_bind_service"#,
+        ),
+        (
+            "cap_chown,net_admin=ep",
+            10..19,
+            r#"no capability is named "net_admin": write cap_net_admin"#,
+        ),
+        (
+            "cap_kill+ep CAP_NET_RWA=p",
+            12..23,
+            r#"no capability is named "CAP_NET_RWA": write cap_net_raw"#,
+        ),
+        (
+            "wibble=e",
+            0..6,
+            r#"no capability is named "wibble": see capabilities(7) for the names"#,
+        ),
+        (
+            "1,64=e",
+            2..4,
+            r#""64" is more than 63, the highest number a capability can have: this kernel's last capability is 40"#,
+        ),
+        (
+            "0x40=e",
+            0..4,
+            r#""0x40" is more than 63, the highest number a capability can have: this kernel's last capability is 40"#,
+        ),
+        (
+            "cap_chown,=e",
+            10..11,
+            "no capability follows the comma: write a capability there, or remove the comma",
+        ),
+        (
+            "+e",
+            0..1,
+            "'+' has no list of capabilities before it: name the capabilities, or all, before the operator",
+        ),
+        (
+            "cap_chown",
+            9..9,
+            "no operator follows the list of capabilities: follow the list with =, + or - and the flags, as in cap_net_admin=ep",
+        ),
+        (
+            "cap_chown+",
+            10..10,
+            "no flag follows '+': write one or more of e, i and p; only = may stand alone",
+        ),
+        (
+            "cap_chown=eP",
+            11..12,
+            "'P' is not a flag: flags are e, i and p, in lower case",
+        ),
+        (
+            "é=e",
+            0..2,
+            "'é' cannot start a clause: start with a capability, with all, or with =",
+        ),
+    ] {
+        let error = parse(text).unwrap_err();
+        let message = message.replace("is 40", &format!("is {}", last_cap()));
+        assert_eq!((error.span.clone(), error.to_string()), (span, message), "{text}");
+    }
+    assert_eq!(parse("=\0").unwrap_err().problem, Problem::Zero);
+}
