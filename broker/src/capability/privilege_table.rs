@@ -1,6 +1,6 @@
 //! The privileges of Solaris and illumos, and the Linux capabilities that come nearest.
 //!
-//! Promises: every name of illumos' `privileges(7)`, in alphabetical order. "Nearest" is a hint for an operator
+//! Promises: every name of illumos' `privileges(7)` and of Solaris 11.3, in alphabetical order. "Nearest" is a hint for an operator
 //! who moves a configuration: no capability is exactly a privilege, most give more. Touches nothing.
 
 use caps::Capability::{self, *};
@@ -34,6 +34,7 @@ pub(super) const PRIVILEGES: &[Row] = &[
     row("contract_identity", Zone, &[]),
     row("contract_observer", Zone, &[]),
     row("cpc_cpu", Zone, &[CAP_PERFMON]),
+    row("dax_access", Zone, &[]),
     row("dtrace_kernel", Global, &[CAP_BPF, CAP_PERFMON]),
     row("dtrace_proc", Zone, &[CAP_BPF, CAP_PERFMON]),
     row("dtrace_user", Zone, &[CAP_BPF, CAP_PERFMON]),
@@ -72,6 +73,7 @@ pub(super) const PRIVILEGES: &[Row] = &[
     row("proc_fork", Basic, &[]),
     row("proc_info", Basic, &[]),
     row("proc_lock_memory", Zone, &[CAP_IPC_LOCK]),
+    row("proc_meminfo", Zone, &[CAP_SYS_RAWIO]),
     row("proc_owner", Zone, &[CAP_KILL, CAP_SYS_PTRACE]),
     row("proc_priocntl", Zone, &[CAP_SYS_NICE]),
     row("proc_prioup", Zone, &[CAP_SYS_NICE]),
