@@ -1,2 +1,4 @@
 //! The broker.
 pub mod capability;
+pub mod config;
+pub mod policy;

@@ -1,0 +1,160 @@
+//! Address blocks in CIDR notation (RFC 4632 section 3.1, RFC 4291 section 2.3).
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+/// A block of addresses of one family. A single address is a block of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cidr {
+    address: IpAddr,
+    prefix: u8,
+}
+
+/// Why a text is no block.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CidrError {
+    /// No address.
+    #[error("{0:?} is not an address: write ADDRESS or ADDRESS/PREFIX")]
+    Address(String),
+    /// No prefix of the family.
+    #[error("{0:?} is not a prefix length from 0 to {1}")]
+    Prefix(String, u8),
+    /// The address goes on after its prefix.
+    #[error("{0} has bits beyond its prefix: the block is {1}")]
+    HostBits(String, Cidr),
+    /// An IPv4 address in the form of an IPv6 one.
+    #[error("{0} is an IPv4 address inside an IPv6 one: write it as IPv4")]
+    Mapped(String),
+}
+
+impl Cidr {
+    /// The first address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// The bits that all addresses of it share.
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
+    /// The bits that an address of the family has.
+    pub fn bits(&self) -> u8 {
+        family_bits(self.address)
+    }
+
+    /// Whether it is a single address.
+    pub fn is_single(&self) -> bool {
+        self.prefix == self.bits()
+    }
+
+    /// Whether an address is one of it. Families never mix.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        family_bits(address) == self.bits() && masked(address, self.prefix) == self.address
+    }
+}
+
+fn family_bits(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+fn masked(address: IpAddr, prefix: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+            IpAddr::V4((u32::from(address) & mask).into())
+        }
+        IpAddr::V6(address) => {
+            let mask = u128::MAX
+                .checked_shl(128 - u32::from(prefix.min(128)))
+                .unwrap_or(0);
+            IpAddr::V6((u128::from(address) & mask).into())
+        }
+    }
+}
+
+/// Whether an IPv6 address is an IPv4 one in disguise (RFC 4291 section 2.5.5.2).
+pub(crate) fn is_mapped(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if Ipv6Addr::to_ipv4_mapped(&address).is_some())
+}
+
+impl FromStr for Cidr {
+    type Err = CidrError;
+
+    fn from_str(text: &str) -> Result<Self, CidrError> {
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
+        let address: IpAddr = address
+            .parse()
+            .map_err(|_| CidrError::Address(address.to_owned()))?;
+        if is_mapped(address) {
+            return Err(CidrError::Mapped(text.to_owned()));
+        }
+        let bits = family_bits(address);
+        let prefix = match prefix {
+            None => bits,
+            Some(prefix) => Some(prefix)
+                .filter(|prefix| prefix.bytes().all(|byte| byte.is_ascii_digit()))
+                .and_then(|prefix| prefix.parse().ok())
+                .filter(|prefix| *prefix <= bits)
+                .ok_or_else(|| CidrError::Prefix(prefix.to_owned(), bits))?,
+        };
+        let block = Cidr {
+            address: masked(address, prefix),
+            prefix,
+        };
+        if block.address != address {
+            return Err(CidrError::HostBits(text.to_owned(), block));
+        }
+        Ok(block)
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_single() {
+            true => self.address.fmt(out),
+            false => write!(out, "{}/{}", self.address, self.prefix),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_holds_the_addresses_that_share_its_prefix() {
+        for (block, inside, outside) in [
+            ("10.1.1.0/24", "10.1.1.255", "10.1.2.0"),
+            ("10.1.1.7", "10.1.1.7", "10.1.1.8"),
+            ("2001:db8::/32", "2001:db8:ffff::1", "2001:db9::"),
+            ("0.0.0.0/0", "255.255.255.255", "::1"),
+            ("::/0", "ffff::", "10.0.0.1"),
+            ("192.0.2.128/25", "192.0.2.128", "192.0.2.127"),
+        ] {
+            let cidr: Cidr = block.parse().unwrap();
+            assert_eq!(cidr.to_string(), block);
+            assert!(cidr.contains(inside.parse().unwrap()), "{block} {inside}");
+            assert!(!cidr.contains(outside.parse().unwrap()), "{block} {outside}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_block_is_refused_with_its_reason() {
+        for (text, reason) in [
+            ("10.1.1", "is not an address"),
+            ("10.1.1.0/33", "from 0 to 32"),
+            ("10.1.1.0/+8", "from 0 to 32"),
+            ("::/129", "from 0 to 128"),
+            ("10.1.1.7/24", "the block is 10.1.1.0/24"),
+            ("::ffff:10.1.1.0/120", "write it as IPv4"),
+        ] {
+            let error = text.parse::<Cidr>().unwrap_err().to_string();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Includes: one file to the tree of all that it includes.
+//!
+//! Only what stands at top level or in a scope that the broker reads is followed; the MTA's own includes are
+//! the MTA's to read. Depth, number and size of the files have bounds, so no tree of includes can exhaust
+//! memory.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::diagnostic::{Diagnostic, Problems, Severity};
+use super::files::{self, MAX_BYTES, Opened, ReadError, Trust};
+use super::parser::parse;
+use super::source::{Sources, Span};
+use super::tree::{Include, Item};
+
+/// How deep includes may stand in each other.
+pub const MAX_INCLUDE_DEPTH: usize = 16;
+
+/// How many files one configuration may have.
+pub const MAX_FILES: usize = 4096;
+
+/// Reads files into sources and trees.
+pub(crate) struct Loader<'l> {
+    pub sources: &'l mut Sources,
+    pub problems: &'l mut Problems,
+    trust: Trust,
+    left: u64,
+    files: usize,
+    /// The files that are being read, outermost first, by device and inode.
+    reading: Vec<(u64, u64)>,
+}
+
+impl<'l> Loader<'l> {
+    pub fn new(sources: &'l mut Sources, problems: &'l mut Problems, trust: Trust) -> Self {
+        Loader {
+            sources,
+            problems,
+            trust,
+            left: MAX_BYTES,
+            files: 0,
+            reading: Vec::new(),
+        }
+    }
+
+    /// The main file, with its includes where `follow` says so.
+    pub fn main(&mut self, path: &Path, follow: bool) -> Vec<Item> {
+        let opened = files::open(path, self.trust);
+        let result = opened.and_then(|opened| match opened {
+            Opened::File(file, meta) => self.file(path, file, &meta, 0, follow),
+            Opened::Directory(_) => Err(ReadError::NotAFile),
+        });
+        result.unwrap_or_else(|error| {
+            self.refuse(path, None, &error);
+            Vec::new()
+        })
+    }
+
+    fn file(
+        &mut self,
+        path: &Path,
+        file: std::fs::File,
+        meta: &std::fs::Metadata,
+        depth: usize,
+        follow: bool,
+    ) -> Result<Vec<Item>, ReadError> {
+        let text = files::read(file, meta, self.left)?;
+        self.left -= u64::try_from(text.len()).unwrap_or_default().min(self.left);
+        self.files += 1;
+        let id = self.sources.add(path.display().to_string(), text);
+        let mut items = parse(id, self.sources.whole(id), depth, self.problems);
+        if follow {
+            self.reading.push((meta.dev(), meta.ino()));
+            let beside = path.parent().unwrap_or(Path::new(""));
+            self.follow(&mut items, beside, depth, &|name| super::is_read(name));
+            self.reading.pop();
+        }
+        Ok(items)
+    }
+
+    /// Fills the includes among the items and in those scopes among them that `enter` names.
+    fn follow(&mut self, items: &mut [Item], beside: &Path, depth: usize, enter: &dyn Fn(&str) -> bool) {
+        for item in items {
+            match item {
+                Item::Option(_) => {}
+                Item::Scope(scope) if enter(self.sources.text(scope.name)) => {
+                    self.follow(&mut scope.items, beside, depth + 1, &|_| true);
+                }
+                Item::Scope(_) => {}
+                Item::Include(include) => self.include(include, beside, depth),
+            }
+        }
+    }
+
+    fn include(&mut self, include: &mut Include, beside: &Path, depth: usize) {
+        let place = include.path.span;
+        let text = include.path.text(self.sources).into_owned();
+        if text.is_empty() {
+            self.problems
+                .error(place, "include names no file", "write include \"FILE\"");
+            return;
+        }
+        let path = beside.join(text);
+        match files::open(&path, self.trust) {
+            Err(error) => self.refuse(&path, Some(place), &error),
+            Ok(Opened::File(file, meta)) => {
+                include.items = self.included(&path, file, &meta, place, depth);
+            }
+            Ok(Opened::Directory(directory)) => match files::list(&directory, &path) {
+                Err(error) => self.refuse(&path, Some(place), &error),
+                Ok(names) => {
+                    include.items = names
+                        .iter()
+                        .flat_map(|name| self.listed(name, place, depth))
+                        .collect();
+                }
+            },
+        }
+    }
+
+    /// A file that a directory include found.
+    fn listed(&mut self, path: &Path, place: Span, depth: usize) -> Vec<Item> {
+        let error = match files::open(path, self.trust) {
+            Ok(Opened::File(file, meta)) => return self.included(path, file, &meta, place, depth),
+            Ok(Opened::Directory(_)) => ReadError::NotAFile,
+            Err(error) => error,
+        };
+        self.refuse(path, Some(place), &error);
+        Vec::new()
+    }
+
+    fn included(
+        &mut self,
+        path: &Path,
+        file: std::fs::File,
+        meta: &std::fs::Metadata,
+        place: Span,
+        depth: usize,
+    ) -> Vec<Item> {
+        let limit = if self.reading.contains(&(meta.dev(), meta.ino())) {
+            Some((
+                format!("{} includes itself", path.display()),
+                "remove one of the includes on the way".to_owned(),
+            ))
+        } else if self.reading.len() > MAX_INCLUDE_DEPTH {
+            Some((
+                format!("{} is included too deep", path.display()),
+                format!("at most {MAX_INCLUDE_DEPTH} includes may stand in each other"),
+            ))
+        } else if self.files >= MAX_FILES {
+            Some((
+                "too many files are included".to_owned(),
+                format!("a configuration may have {MAX_FILES} files"),
+            ))
+        } else {
+            None
+        };
+        if let Some((message, help)) = limit {
+            self.problems.error(place, message, help);
+            return Vec::new();
+        }
+        self.file(path, file, meta, depth, true).unwrap_or_else(|error| {
+            self.refuse(path, Some(place), &error);
+            Vec::new()
+        })
+    }
+
+    fn refuse(&mut self, path: &Path, place: Option<Span>, error: &ReadError) {
+        let (name, help) = (path.display().to_string(), error.remedy(path));
+        if let ReadError::NotText { before, .. } = error {
+            // Shown in the file itself, at the end of what could be read.
+            let id = self.sources.add(name, before.clone());
+            let end = u32::try_from(before.len()).unwrap_or(u32::MAX);
+            let span = Span {
+                file: id,
+                start: end,
+                end,
+            };
+            let message = format!("the file {error}");
+            let found = Diagnostic::at(self.sources, span, Severity::Error, message, help);
+            self.problems.file_error(found);
+            return;
+        }
+        match place {
+            Some(place) => self.problems.error(place, format!("{name} {error}"), help),
+            None => {
+                let found = Diagnostic::about_file(&name, format!("the file {error}"), help);
+                self.problems.file_error(found);
+            }
+        }
+    }
+}

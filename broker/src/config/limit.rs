@@ -1,0 +1,103 @@
+//! Resource limits by the names that setrlimit(2) gives them, in lower case and without `RLIMIT_`.
+
+use std::fmt;
+
+/// A resource that getrlimit(2) describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Resource(usize);
+
+/// The names, in the order of the kernel's numbers (include/uapi/asm-generic/resource.h).
+const NAMES: [&str; 16] = [
+    "cpu",
+    "fsize",
+    "data",
+    "stack",
+    "core",
+    "rss",
+    "nproc",
+    "nofile",
+    "memlock",
+    "as",
+    "locks",
+    "sigpending",
+    "msgqueue",
+    "nice",
+    "rtprio",
+    "rttime",
+];
+
+impl Resource {
+    /// The resource of a name, in any case.
+    pub fn named(name: &str) -> Option<Self> {
+        let found = NAMES.iter().position(|known| known.eq_ignore_ascii_case(name));
+        found.map(Resource)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        NAMES.get(self.0).copied().unwrap_or_default()
+    }
+
+    /// Its number on every architecture that Rust's tier 1 Linux targets have.
+    pub fn number(self) -> u32 {
+        u32::try_from(self.0).unwrap_or(u32::MAX)
+    }
+
+    /// Every name.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        NAMES.into_iter()
+    }
+}
+
+/// A resource and how much of it, in the resource's own unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// The resource.
+    pub resource: Resource,
+    /// How much; `None` is unlimited.
+    pub value: Option<u64>,
+}
+
+impl Limit {
+    /// A limit from its two words; the error is what would be right.
+    pub(crate) fn parse(resource: &str, value: &str) -> Result<Self, String> {
+        let Some(resource) = Resource::named(resource) else {
+            return Err(match super::nearest::nearest(resource, Resource::names()) {
+                Some(meant) => format!("did you mean {meant}?"),
+                None => format!("there are: {}", NAMES.join(", ")),
+            });
+        };
+        if value.eq_ignore_ascii_case("unlimited") {
+            return Ok(Limit {
+                resource,
+                value: None,
+            });
+        }
+        // The highest number is the kernel's word for unlimited.
+        match super::reader::integer(value).filter(|value| *value < u64::MAX) {
+            Some(value) => Ok(Limit {
+                resource,
+                value: Some(value),
+            }),
+            None => Err(format!(
+                "write {} with a whole number or unlimited",
+                resource.name()
+            )),
+        }
+    }
+
+    /// Whether another limit of the same resource is no more than this one.
+    pub fn covers(&self, other: &Limit) -> bool {
+        let most = |limit: &Limit| limit.value.unwrap_or(u64::MAX);
+        self.resource == other.resource && most(other) <= most(self)
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.value {
+            Some(value) => write!(out, "{}={value}", self.resource.name()),
+            None => write!(out, "{}=unlimited", self.resource.name()),
+        }
+    }
+}

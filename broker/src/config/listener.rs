@@ -1,0 +1,151 @@
+//! The `*_listener` scopes and the `listen` scopes in them: exactly which sockets, and how they are made.
+
+use portreeve_protocol::Endpoint;
+
+use super::duravip::DuraVip;
+use super::nearest::nearest;
+use super::pattern::well_formed;
+use super::reader::Reader;
+use super::source::{Span, Spanned};
+
+/// One `listen` scope.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// The listener scope that it stands in, with its instance where it has one, as it is written.
+    pub scope: String,
+    /// Where it listens; the place is the scope's instance.
+    pub endpoint: Spanned<Endpoint>,
+    /// How its socket is made.
+    pub socket: SocketOptions,
+    /// Whether its address moves between hosts.
+    pub duravip: DuraVip,
+}
+
+/// How the socket of a listener is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// It is opened when the broker starts; otherwise only when the worker asks for it.
+    pub enable: bool,
+    /// Connections that may wait to be accepted. See listen(2).
+    pub backlog: u32,
+    /// SO_RCVBUF in bytes; 0 lets the system decide. See socket(7).
+    pub receive_buffer: u32,
+    /// SO_SNDBUF in bytes; 0 lets the system decide.
+    pub send_buffer: u32,
+    /// TCP_NODELAY. See tcp(7).
+    pub no_delay: bool,
+    /// The permission bits of a Unix socket's file.
+    pub mode: u32,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        SocketOptions {
+            enable: true,
+            backlog: 500,
+            receive_buffer: 0,
+            send_buffer: 0,
+            no_delay: false,
+            mode: 0o660,
+        }
+    }
+}
+
+/// The most that the kernel takes for a backlog or a buffer: an int.
+const INT_MAX: u32 = 0x7fff_ffff;
+
+impl SocketOptions {
+    fn read(reader: &mut Reader<'_, '_>, outer: &SocketOptions) -> Self {
+        SocketOptions {
+            enable: reader.boolean("enable").unwrap_or(outer.enable),
+            backlog: reader
+                .number("listen_backlog", 1..=INT_MAX)
+                .unwrap_or(outer.backlog),
+            receive_buffer: reader
+                .number("tcp_recv_buffer_size", 0..=INT_MAX)
+                .unwrap_or(outer.receive_buffer),
+            send_buffer: reader
+                .number("tcp_send_buffer_size", 0..=INT_MAX)
+                .unwrap_or(outer.send_buffer),
+            no_delay: reader
+                .boolean("disable_nagle_algorithm")
+                .unwrap_or(outer.no_delay),
+            mode: reader.mode("file_mode").unwrap_or(outer.mode),
+        }
+    }
+}
+
+impl Listener {
+    /// Whether the broker opens it at start: it is enabled and its address does not move.
+    pub fn is_static(&self) -> bool {
+        self.socket.enable && !self.duravip.moves()
+    }
+
+    /// Every `listen` of one listener scope.
+    pub(crate) fn read_all(mut outer: Reader<'_, '_>) -> Vec<Self> {
+        let socket = SocketOptions::read(&mut outer, &SocketOptions::default());
+        let duravip = DuraVip::read(&mut outer, &DuraVip::default());
+        let mut scope = outer.name().to_owned();
+        if let Some(instance) = outer.section.instance {
+            scope += &format!(" {:?}", instance.text(outer.sources));
+        }
+        let mut all = Vec::new();
+        for section in outer.scopes("listen") {
+            let mut reader = Reader::new(section, outer.sources, outer.problems);
+            let socket = SocketOptions::read(&mut reader, &socket);
+            let duravip = DuraVip::read(&mut reader, &duravip);
+            let Some(text) = reader.instance("ENDPOINT") else {
+                continue;
+            };
+            if let Some(endpoint) = endpoint(&mut reader, text) {
+                all.push(Listener {
+                    scope: scope.clone(),
+                    endpoint,
+                    socket,
+                    duravip,
+                });
+            }
+        }
+        misspelt_listen(&mut outer);
+        all
+    }
+}
+
+fn endpoint(reader: &mut Reader<'_, '_>, text: Spanned<String>) -> Option<Spanned<Endpoint>> {
+    let span = text.span;
+    let refuse = |reader: &mut Reader<'_, '_>, why: String| {
+        reader.error(
+            span,
+            format!("{:?} is not an endpoint to listen on", text.value),
+            why,
+        );
+        None
+    };
+    let endpoint = match text.value.parse::<Endpoint>() {
+        Ok(endpoint) => endpoint,
+        Err(error) => return refuse(reader, error.to_string()),
+    };
+    match well_formed(&endpoint) {
+        Ok(()) => Some(Spanned {
+            value: endpoint,
+            span,
+        }),
+        Err(error) => refuse(reader, error.to_string()),
+    }
+}
+
+/// The MTA's own scopes are skipped, but a `Lisen` that permits nothing would be a long search.
+fn misspelt_listen(outer: &mut Reader<'_, '_>) {
+    let sections: Vec<(Span, &str)> = outer
+        .section
+        .scopes()
+        .iter()
+        .map(|section| (section.name, outer.sources.text(section.name)))
+        .collect();
+    for (span, name) in sections {
+        if !name.eq_ignore_ascii_case("listen") && nearest(name, ["listen"]).is_some() {
+            let message = format!("the scope {name:?} is not known in a listener scope");
+            outer.error(span, message, "did you mean listen?");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The configuration: files in the language of `ecelerity.conf` to typed scopes, or a report of every mistake.
+//!
+//! [`load`] reads the files that are named and those that they include, and nothing else; it resolves no
+//! names, opens no sockets and changes nothing. A [`Config`] that it returns is within every range and every
+//! name in it that refers to another part of the file does so. Every value that a later step can refuse
+//! keeps its place, so that the step can say where.
+#![forbid(unsafe_code)]
+
+mod binding;
+mod broker;
+mod cidr;
+mod cluster;
+mod diagnostic;
+mod duravip;
+mod files;
+mod include;
+mod lexer;
+mod limit;
+mod listener;
+pub(crate) mod nearest;
+mod parser;
+mod pattern;
+mod peer;
+mod permit;
+mod reader;
+mod report;
+mod section;
+mod security;
+mod source;
+mod tree;
+mod typed;
+mod worker;
+
+pub use binding::Binding;
+pub use broker::{Broker, OnNarrow};
+pub use cidr::{Cidr, CidrError};
+pub use cluster::{Cluster, Topology};
+pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS, Severity};
+pub use duravip::DuraVip;
+pub use files::{MAX_BYTES, Trust};
+pub use include::{MAX_FILES, MAX_INCLUDE_DEPTH};
+pub use limit::{Limit, Resource};
+pub use listener::{Listener, SocketOptions};
+pub use parser::MAX_DEPTH;
+pub use pattern::{Hosts, ListenPattern, Malformed, well_formed};
+pub use peer::{GROUPS, Peer, PeerName};
+pub use permit::Permit;
+pub use report::{Report, Style};
+pub use security::{DEFAULT_ACCOUNT, Security};
+pub use source::{FileId, Place, Sources, Span, Spanned};
+pub use typed::{Config, check_syntax, check_syntax_text, load, parse_text};
+pub use worker::Worker;
+
+/// Whether a scope at top level is one that the broker reads; the others are the MTA's.
+fn is_read(name: &str) -> bool {
+    const READ: [&str; 6] = [
+        "security",
+        "broker",
+        "worker",
+        "binding",
+        "binding_group",
+        "cluster",
+    ];
+    READ.iter().any(|read| read.eq_ignore_ascii_case(name)) || is_listener(name)
+}
+
+/// Whether a scope is one of the MTA's listeners: `ESMTP_Listener`, `control_listener`, …
+fn is_listener(name: &str) -> bool {
+    const SUFFIX: &str = "_listener";
+    let suffix = name.len().checked_sub(SUFFIX.len()).and_then(|at| name.get(at..));
+    suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case(SUFFIX))
+}

@@ -1,0 +1,113 @@
+//! A `peer` scope of `broker`: who may ask over the control socket, and for what.
+
+use portreeve_protocol::message::OPERATIONS;
+
+use super::nearest::nearest;
+use super::reader::Reader;
+use super::source::Spanned;
+
+/// One `peer` scope.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Who it is about.
+    pub name: Spanned<PeerName>,
+    /// The operations that it may ask for, in lower case. One of [`GROUPS`] stands for all of its own.
+    pub allow: Vec<Spanned<String>>,
+    /// The names of the permits that those operations may use; each exists.
+    pub permit: Vec<Spanned<String>>,
+}
+
+/// A user or a group, by name or number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PeerName {
+    /// `name`
+    User(String),
+    /// `@name`
+    Group(String),
+}
+
+impl std::fmt::Display for PeerName {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PeerName::User(name) => out.write_str(name),
+            PeerName::Group(name) => write!(out, "@{name}"),
+        }
+    }
+}
+
+/// Words of `allow` and the operations that each stands for.
+pub const GROUPS: &[(&str, &[&str])] = &[
+    ("listen", &["listen", "listen-many", "stop"]),
+    (
+        "address",
+        &[
+            "add-address",
+            "renew-address",
+            "remove-address",
+            "move-address",
+            "announce",
+        ],
+    ),
+    ("link", &["set-link"]),
+    ("limit", &["set-limit"]),
+    ("status", &["status"]),
+    ("policy", &["policy"]),
+    ("metrics", &["metrics"]),
+    ("subscribe", &["subscribe"]),
+    ("reload", &["reload"]),
+];
+
+/// Every word that `allow` may hold.
+fn words() -> impl Iterator<Item = &'static str> {
+    let operations = OPERATIONS.iter().map(|(_, name)| *name);
+    GROUPS.iter().map(|(word, _)| *word).chain(operations)
+}
+
+impl Peer {
+    pub(crate) fn read(mut reader: Reader<'_, '_>, permits: &[String]) -> Option<Self> {
+        let mut allow = reader.list("allow").unwrap_or_default();
+        for word in &mut allow {
+            word.value.make_ascii_lowercase();
+            if words().any(|known| known == word.value) {
+                continue;
+            }
+            let help = match nearest(&word.value, words()) {
+                Some(meant) => format!("did you mean {meant}?"),
+                None => {
+                    let known: Vec<&str> = GROUPS.iter().map(|(word, _)| *word).collect();
+                    format!("there are: {}", known.join(", "))
+                }
+            };
+            let message = format!("{:?} is not an operation", word.value);
+            reader.problems.error(word.span, message, help);
+        }
+        let permit = reader.list("permit").unwrap_or_default();
+        for name in &permit {
+            if permits.contains(&name.value) {
+                continue;
+            }
+            let help = match nearest(&name.value, permits.iter().map(String::as_str)) {
+                Some(meant) => format!("did you mean {meant}?"),
+                None => format!("write permit \"{}\" {{ … }} in the broker scope", name.value),
+            };
+            let message = format!("there is no permit {:?}", name.value);
+            reader.problems.error(name.span, message, help);
+        }
+        reader.no_other_options();
+        reader.no_other_scopes();
+        let text = reader.instance("USER or @GROUP")?;
+        let name = match text.value.strip_prefix('@') {
+            Some("") => {
+                reader.error(text.span, "the group has no name", "write its name after the @");
+                return None;
+            }
+            Some(group) => PeerName::Group(group.to_owned()),
+            None => PeerName::User(text.value.clone()),
+        };
+        Some(Peer {
+            name: text.map(|_| name),
+            allow,
+            permit,
+        })
+    }
+}

@@ -1,0 +1,314 @@
+//! Options of one section as typed values; what is no such value, or no such option, is said.
+//!
+//! A reader learns which names exist by being asked for them, so the list of known names is the code that
+//! reads them.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::diagnostic::Problems;
+use super::nearest::nearest;
+use super::section::Section;
+use super::source::{Sources, Span, Spanned};
+use super::tree::{Opt, Scalar, Value};
+
+/// Reads one section.
+pub(crate) struct Reader<'r, 't> {
+    pub section: &'r Section<'t>,
+    pub sources: &'r Sources,
+    pub problems: &'r mut Problems,
+    options: Vec<&'static str>,
+    scopes: Vec<&'static str>,
+}
+
+impl<'r, 't> Reader<'r, 't> {
+    pub fn new(section: &'r Section<'t>, sources: &'r Sources, problems: &'r mut Problems) -> Self {
+        Reader {
+            section,
+            sources,
+            problems,
+            options: Vec::new(),
+            scopes: Vec::new(),
+        }
+    }
+
+    /// The scope's name as it is written, for messages.
+    pub fn name(&self) -> &'r str {
+        self.sources.text(self.section.name)
+    }
+
+    /// The instance, which this kind of scope must have: `meant` says what it stands for.
+    pub fn instance(&mut self, meant: &str) -> Option<Spanned<String>> {
+        let found = self.section.instance.map(|scalar| scalar.spanned(self.sources));
+        if found.as_ref().is_none_or(|found| found.value.is_empty()) {
+            let name = self.name();
+            let help = format!("write {name} \"{meant}\" {{");
+            let message = format!("this {name} scope does not name its {meant}");
+            self.problems.error(self.section.name, message, help);
+            return None;
+        }
+        found
+    }
+
+    /// This kind of scope stands once, so it has no instance.
+    pub fn no_instance(&mut self) {
+        if let Some(instance) = self.section.instance {
+            let name = self.name();
+            let help = format!("write {name} {{");
+            self.problems.error(
+                instance.span,
+                format!("a {name} scope has no name of its own"),
+                help,
+            );
+        }
+    }
+
+    fn option(&mut self, name: &'static str) -> Option<&'t Opt> {
+        self.options.push(name);
+        self.section.option(name)
+    }
+
+    /// The sections of a name in this one.
+    pub fn scopes(&mut self, name: &'static str) -> impl Iterator<Item = &'r Section<'t>> + use<'r, 't> {
+        self.scopes.push(name);
+        let sources = self.sources;
+        self.section
+            .scopes()
+            .iter()
+            .filter(move |section| section.is(name, sources))
+    }
+
+    fn scalar(&mut self, name: &'static str) -> Option<Scalar> {
+        match &self.option(name)?.value {
+            Value::Scalar(scalar) => Some(*scalar),
+            other => {
+                let help = format!("write {name} = VALUE");
+                self.problems
+                    .error(other.span(), format!("{name} takes one value"), help);
+                None
+            }
+        }
+    }
+
+    /// Text that is not empty.
+    pub fn text(&mut self, name: &'static str) -> Option<Spanned<String>> {
+        let text = self.any_text(name)?;
+        if text.value.is_empty() {
+            self.problems.error(
+                text.span,
+                format!("{name} is empty"),
+                format!("write a value, or remove {name}"),
+            );
+            return None;
+        }
+        Some(text)
+    }
+
+    /// Text that may be empty.
+    pub fn any_text(&mut self, name: &'static str) -> Option<Spanned<String>> {
+        Some(self.scalar(name)?.spanned(self.sources))
+    }
+
+    /// Text made into a value by `parse`, whose error is what would be right.
+    pub fn parsed<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<Spanned<T>> {
+        let text = self.text(name)?;
+        match parse(&text.value) {
+            Ok(value) => Some(text.map(|_| value)),
+            Err(help) => {
+                let message = format!("{:?} is no value for {name}", text.value);
+                self.problems.error(text.span, message, help);
+                None
+            }
+        }
+    }
+
+    pub fn boolean(&mut self, name: &'static str) -> Option<bool> {
+        self.parsed(name, boolean).map(|found| found.value)
+    }
+
+    /// A whole number in a range.
+    pub fn number(&mut self, name: &'static str, range: RangeInclusive<u32>) -> Option<u32> {
+        let (least, most) = (u64::from(*range.start()), u64::from(*range.end()));
+        let parse = |text: &str| {
+            let fits = integer(text).filter(|number| (least..=most).contains(number));
+            fits.and_then(|number| u32::try_from(number).ok())
+                .ok_or_else(|| format!("write a whole number from {least} to {most}"))
+        };
+        self.parsed(name, parse).map(|found| found.value)
+    }
+
+    /// Whole seconds in a range.
+    pub fn seconds(&mut self, name: &'static str, range: RangeInclusive<u32>) -> Option<Duration> {
+        let (least, most) = (u64::from(*range.start()), u64::from(*range.end()));
+        let parse = |text: &str| {
+            integer(text)
+                .filter(|number| (least..=most).contains(number))
+                .ok_or_else(|| format!("write whole seconds from {least} to {most}, without a unit"))
+        };
+        self.parsed(name, parse)
+            .map(|found| Duration::from_secs(found.value))
+    }
+
+    /// The permission bits of a file, always octal.
+    pub fn mode(&mut self, name: &'static str) -> Option<u32> {
+        let parse = |text: &str| {
+            let digits = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+            digits
+                .and_then(|text| u32::from_str_radix(text, 8).ok())
+                .filter(|mode| *mode <= 0o777)
+                .ok_or_else(|| "write the permission bits in octal, from 0000 to 0777".to_owned())
+        };
+        self.parsed(name, parse).map(|found| found.value)
+    }
+
+    /// A list of words; one word alone is a list of one.
+    pub fn list(&mut self, name: &'static str) -> Option<Vec<Spanned<String>>> {
+        let items = match &self.option(name)?.value {
+            Value::Scalar(scalar) => std::slice::from_ref(scalar),
+            Value::List { items, .. } => items,
+            Value::Dict { span, .. } => {
+                let help = format!("write {name} = ( A B )");
+                self.problems.error(*span, format!("{name} takes a list"), help);
+                return None;
+            }
+        };
+        let mut words = Vec::with_capacity(items.len());
+        for item in items {
+            let word = item.spanned(self.sources);
+            if word.value.is_empty() {
+                let message = format!("an empty word stands in {name}");
+                self.problems.error(word.span, message, "remove it");
+            } else {
+                words.push(word);
+            }
+        }
+        Some(words)
+    }
+
+    /// A dictionary: keys are in the order of the file, and one that is repeated counts once, the last time.
+    pub fn dict(&mut self, name: &'static str) -> Option<Vec<(Spanned<String>, Spanned<String>)>> {
+        let option = self.option(name)?;
+        let Value::Dict { entries, .. } = &option.value else {
+            let help = format!("write {name} = [ KEY = VALUE ]");
+            self.problems
+                .error(option.value.span(), format!("{name} takes a dictionary"), help);
+            return None;
+        };
+        let mut all: Vec<(Spanned<String>, Spanned<String>)> = Vec::new();
+        for (key, value) in entries {
+            let entry = (key.spanned(self.sources), value.spanned(self.sources));
+            all.retain(|(earlier, _)| earlier.value != entry.0.value);
+            all.push(entry);
+        }
+        Some(all)
+    }
+
+    /// Says which of the section's options nobody asked for.
+    pub fn no_other_options(&mut self) {
+        let scope = self.name();
+        for (name, option) in self.section.options() {
+            if self.options.contains(&name) {
+                continue;
+            }
+            let message = format!("the scope {scope} has no option {name:?}");
+            let help = known(name, &self.options, &self.scopes);
+            self.problems.error(option.name, message, help);
+        }
+    }
+
+    /// Says which of the section's scopes nobody asked for.
+    pub fn no_other_scopes(&mut self) {
+        let scope = self.name();
+        for section in self.section.scopes() {
+            let name = self.sources.text(section.name);
+            if self.scopes.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                continue;
+            }
+            let message = format!("no scope {name:?} stands in {scope}");
+            let help = known(name, &self.scopes, &self.options);
+            self.problems.error(section.name, message, help);
+        }
+    }
+
+    /// Notes an error.
+    pub fn error(&mut self, span: Span, message: impl Into<String>, help: impl Into<String>) {
+        self.problems.error(span, message, help);
+    }
+}
+
+/// What was meant by a name, or which there are.
+fn known(name: &str, these: &[&'static str], others: &[&'static str]) -> String {
+    if let Some(meant) = nearest(name, these.iter().chain(others).copied()) {
+        return format!("did you mean {meant}?");
+    }
+    match these {
+        [] => "remove it".to_owned(),
+        _ => format!("there are: {}", these.join(", ")),
+    }
+}
+
+/// on/off, true/false, yes/no, enabled/disabled, 1/0.
+fn boolean(text: &str) -> Result<bool, String> {
+    let is = |words: [&str; 5]| words.iter().any(|word| word.eq_ignore_ascii_case(text));
+    if is(["true", "on", "yes", "enabled", "1"]) {
+        return Ok(true);
+    }
+    if is(["false", "off", "no", "disabled", "0"]) {
+        return Ok(false);
+    }
+    Err("write true or false".to_owned())
+}
+
+/// Decimal, 0x hexadecimal or 0 octal.
+pub(crate) fn integer(text: &str) -> Option<u64> {
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None if text.len() > 1 && text.starts_with('0') => (text, 8),
+        None => (text, 10),
+    };
+    // from_str_radix would take a sign.
+    let number = Some(digits).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    number.and_then(|digits| u64::from_str_radix(digits, radix).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_are_decimal_hexadecimal_or_octal() {
+        for (text, number) in [
+            ("0", Some(0)),
+            ("25", Some(25)),
+            ("0x1F", Some(31)),
+            ("010", Some(8)),
+            ("08", None),
+            ("+1", None),
+            ("-1", None),
+            ("", None),
+            ("0x", None),
+            ("1k", None),
+            ("99999999999999999999", None),
+        ] {
+            assert_eq!(integer(text), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn booleans_have_five_pairs_in_any_case() {
+        for (yes, no) in [
+            ("ON", "off"),
+            ("True", "false"),
+            ("yes", "No"),
+            ("enabled", "DISABLED"),
+            ("1", "0"),
+        ] {
+            assert_eq!((boolean(yes), boolean(no)), (Ok(true), Ok(false)));
+        }
+        assert!(boolean("2").is_err());
+    }
+}

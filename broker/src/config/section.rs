@@ -1,0 +1,119 @@
+//! Merging: all scopes of one name and instance as one section, where the later value of an option wins.
+
+use std::collections::HashMap;
+
+use super::source::{Sources, Span};
+use super::tree::{Item, Opt, Scalar, Scope};
+
+/// A scope as it counts after merging. Names are in lower case; instances keep theirs.
+#[derive(Debug)]
+pub(crate) struct Section<'t> {
+    /// Where the scope's name stands the first time.
+    pub name: Span,
+    pub instance: Option<Scalar>,
+    options: HashMap<String, &'t Opt>,
+    scopes: Vec<Section<'t>>,
+    index: HashMap<(String, String), usize>,
+}
+
+impl<'t> Section<'t> {
+    fn empty(scope: &Scope) -> Self {
+        Section {
+            name: scope.name,
+            instance: scope.instance,
+            options: HashMap::new(),
+            scopes: Vec::new(),
+            index: HashMap::new(),
+        }
+    }
+
+    fn add(&mut self, items: &'t [Item], sources: &Sources) {
+        for item in items {
+            match item {
+                Item::Option(option) => {
+                    let name = sources.text(option.name).to_ascii_lowercase();
+                    self.options.insert(name, option);
+                }
+                Item::Scope(scope) => merge(&mut self.scopes, &mut self.index, scope, sources),
+                Item::Include(include) => self.add(&include.items, sources),
+            }
+        }
+    }
+
+    /// The option of a name in lower case.
+    pub fn option(&self, name: &str) -> Option<&'t Opt> {
+        self.options.get(name).copied()
+    }
+
+    /// Every option that is set.
+    pub fn options(&self) -> impl Iterator<Item = (&str, &'t Opt)> {
+        self.options.iter().map(|(name, option)| (name.as_str(), *option))
+    }
+
+    /// The scopes in this one, in the order in which they first stand.
+    pub fn scopes(&self) -> &[Section<'t>] {
+        &self.scopes
+    }
+
+    /// Whether this is a scope of the name, in lower case.
+    pub fn is(&self, name: &str, sources: &Sources) -> bool {
+        sources.text(self.name).eq_ignore_ascii_case(name)
+    }
+}
+
+fn merge<'t>(
+    sections: &mut Vec<Section<'t>>,
+    index: &mut HashMap<(String, String), usize>,
+    scope: &'t Scope,
+    sources: &Sources,
+) {
+    let name = sources.text(scope.name).to_ascii_lowercase();
+    // A scope without an instance is not the one whose instance is empty text, but nobody has both.
+    let instance = scope.instance.map(|scalar| scalar.text(sources).into_owned());
+    let at = *index
+        .entry((name, instance.unwrap_or_default()))
+        .or_insert(sections.len());
+    if at == sections.len() {
+        sections.push(Section::empty(scope));
+    }
+    if let Some(section) = sections.get_mut(at) {
+        section.add(&scope.items, sources);
+    }
+}
+
+/// The top level: the scopes that the broker reads, merged, and the names of everything else.
+#[derive(Debug, Default)]
+pub(crate) struct Top<'t> {
+    sections: Vec<Section<'t>>,
+    index: HashMap<(String, String), usize>,
+    /// Scopes and options of the MTA's, each where it first stands.
+    pub skipped: HashMap<String, Span>,
+}
+
+impl<'t> Top<'t> {
+    /// Merges the items of the main file.
+    pub fn add(&mut self, items: &'t [Item], sources: &Sources) {
+        for item in items {
+            match item {
+                Item::Option(option) => self.skip(option.name, sources),
+                Item::Scope(scope) if super::is_read(sources.text(scope.name)) => {
+                    merge(&mut self.sections, &mut self.index, scope, sources);
+                }
+                Item::Scope(scope) => self.skip(scope.name, sources),
+                Item::Include(include) => self.add(&include.items, sources),
+            }
+        }
+    }
+
+    fn skip(&mut self, name: Span, sources: &Sources) {
+        let text = sources.text(name);
+        if !self.skipped.contains_key(text) {
+            self.skipped.insert(text.to_owned(), name);
+        }
+    }
+
+    /// The merged sections in the order in which they first stand.
+    pub fn sections(&self) -> &[Section<'t>] {
+        &self.sections
+    }
+}

@@ -1,0 +1,196 @@
+//! All scopes of a configuration together, and the ways to get them.
+
+use std::ops::Range;
+use std::path::Path;
+
+use super::binding::Binding;
+use super::broker::Broker;
+use super::cluster::Cluster;
+use super::diagnostic::{Diagnostic, Problems, Severity};
+use super::files::Trust;
+use super::include::Loader;
+use super::lexer::unquote;
+use super::listener::Listener;
+use super::nearest::nearest;
+use super::parser::parse;
+use super::reader::Reader;
+use super::report::Report;
+use super::section::{Section, Top};
+use super::security::Security;
+use super::source::{Place, Sources, Span, Spanned};
+use super::tree::Item;
+use super::worker::Worker;
+
+/// The scopes that only the broker reads: a name close to one of them is hardly the MTA's.
+const OWN: [&str; 3] = ["security", "broker", "worker"];
+
+/// A configuration without mistakes.
+#[derive(Debug, Default)]
+pub struct Config {
+    /// The `security` scope.
+    pub security: Security,
+    /// Every `listen` scope of every `*_listener` scope, in the order of the files.
+    pub listeners: Vec<Listener>,
+    /// The `binding` scopes.
+    pub bindings: Vec<Binding>,
+    /// The `cluster` scope.
+    pub cluster: Cluster,
+    /// The `broker` scope.
+    pub broker: Broker,
+    /// The `worker` scope, where the broker has one to start.
+    pub worker: Option<Worker>,
+    /// The scopes and options at top level that belong to the MTA and were skipped: the name as it is
+    /// written and where it first stands.
+    pub skipped: Vec<Spanned<String>>,
+    sources: Sources,
+}
+
+impl Config {
+    /// `file:line:column` of a span.
+    pub fn place(&self, span: Span) -> String {
+        let Place {
+            file, line, column, ..
+        } = self.sources.place(span);
+        format!("{file}:{line}:{column}")
+    }
+
+    /// The files that were read.
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// The place of a part of a value, given in bytes of the value, so that what is wrong inside a text can
+    /// be underlined.
+    pub fn within(&self, value: &Spanned<String>, part: Range<usize>) -> Span {
+        let raw = self.sources.text(value.span);
+        let quoted = raw.starts_with('"');
+        // Where the value's byte stands in the file; at its end, where the last quote stands.
+        let offset = |byte: usize| {
+            let mut seen = 0;
+            for (at, c) in unquote(raw) {
+                if seen >= byte {
+                    return at;
+                }
+                seen += c.len_utf8();
+            }
+            raw.len() - usize::from(quoted && raw.len() > 1)
+        };
+        let place = |byte| value.span.start + u32::try_from(offset(byte)).unwrap_or_default();
+        Span {
+            start: place(part.start),
+            end: place(part.end.max(part.start)),
+            ..value.span
+        }
+    }
+
+    /// An error about a place, found by a later step.
+    pub fn error(&self, span: Span, message: impl Into<String>, help: impl Into<String>) -> Diagnostic {
+        Diagnostic::at(&self.sources, span, Severity::Error, message, help)
+    }
+
+    /// A warning about a place, found by a later step.
+    pub fn warning(&self, span: Span, message: impl Into<String>, help: impl Into<String>) -> Diagnostic {
+        Diagnostic::at(&self.sources, span, Severity::Warning, message, help)
+    }
+}
+
+/// Reads a configuration file and what it includes. The diagnostics beside a configuration are warnings.
+pub fn load(path: &Path, trust: Trust) -> Result<(Config, Vec<Diagnostic>), Report> {
+    let (mut sources, mut problems) = (Sources::default(), Problems::default());
+    let items = Loader::new(&mut sources, &mut problems, trust).main(path, true);
+    typed(&items, sources, problems)
+}
+
+/// Reads a configuration from text alone: nothing is included.
+pub fn parse_text(name: &str, text: &str) -> Result<(Config, Vec<Diagnostic>), Report> {
+    let (mut sources, mut problems) = (Sources::default(), Problems::default());
+    let items = text_items(name, text, &mut sources, &mut problems);
+    typed(&items, sources, problems)
+}
+
+/// Whether one file is well formed, whatever its scopes and options mean. Includes are not followed.
+pub fn check_syntax(path: &Path, trust: Trust) -> Result<(), Report> {
+    let (mut sources, mut problems) = (Sources::default(), Problems::default());
+    Loader::new(&mut sources, &mut problems, trust).main(path, false);
+    syntax(&sources, problems)
+}
+
+/// [`check_syntax`] of text alone.
+pub fn check_syntax_text(name: &str, text: &str) -> Result<(), Report> {
+    let (mut sources, mut problems) = (Sources::default(), Problems::default());
+    text_items(name, text, &mut sources, &mut problems);
+    syntax(&sources, problems)
+}
+
+fn text_items(name: &str, text: &str, sources: &mut Sources, problems: &mut Problems) -> Vec<Item> {
+    let file = sources.add(name.to_owned(), text.to_owned());
+    parse(file, sources.whole(file), 0, problems)
+}
+
+fn syntax(sources: &Sources, problems: Problems) -> Result<(), Report> {
+    if !problems.any_error() {
+        return Ok(());
+    }
+    let (diagnostics, omitted) = problems.finish(sources);
+    Err(Report::new(diagnostics, omitted))
+}
+
+fn typed(
+    items: &[Item],
+    sources: Sources,
+    mut problems: Problems,
+) -> Result<(Config, Vec<Diagnostic>), Report> {
+    let mut config = Config::default();
+    // What a broken tree means is a guess, and each guess would be one more message.
+    if !problems.any_error() {
+        let mut top = Top::default();
+        top.add(items, &sources);
+        for section in top.sections() {
+            config.read(section, &sources, &mut problems);
+        }
+        config.skipped = top
+            .skipped
+            .drain()
+            .map(|(value, span)| Spanned { value, span })
+            .collect();
+        config.skipped.sort_by_key(|name| name.span);
+        for name in &config.skipped {
+            if let Some(meant) = nearest(&name.value, OWN) {
+                let message = format!("{:?} is none of the broker's scopes and is skipped", name.value);
+                problems.warning(name.span, message, format!("did you mean {meant}?"));
+            }
+        }
+    }
+    let refused = problems.any_error();
+    let (diagnostics, omitted) = problems.finish(&sources);
+    if refused {
+        return Err(Report::new(diagnostics, omitted));
+    }
+    config.sources = sources;
+    Ok((config, diagnostics))
+}
+
+impl Config {
+    fn read(&mut self, section: &Section<'_>, sources: &Sources, problems: &mut Problems) {
+        let is = |name| section.is(name, sources);
+        let mut reader = Reader::new(section, sources, problems);
+        if is("security") {
+            self.security = Security::read(reader);
+        } else if is("broker") {
+            self.broker = Broker::read(reader);
+        } else if is("worker") {
+            self.worker = Worker::read(reader);
+        } else if is("cluster") {
+            self.cluster = Cluster::read(reader);
+        } else if is("binding") {
+            self.bindings.extend(Binding::read(reader));
+        } else if is("binding_group") {
+            let sections = reader.scopes("binding");
+            self.bindings.extend(
+                sections.filter_map(|section| Binding::read(Reader::new(section, sources, reader.problems))),
+            );
+        } else {
+            self.listeners.extend(Listener::read_all(reader));
+        }
+    }
+}

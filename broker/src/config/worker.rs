@@ -1,0 +1,92 @@
+//! The `worker` scope: the program that the broker serves.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::limit::Limit;
+use super::reader::Reader;
+use super::source::{Span, Spanned};
+
+/// What `worker` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Worker {
+    /// The program's absolute path and its arguments; never empty.
+    pub command: Vec<Spanned<String>>,
+    /// What is in its environment besides what the broker puts there.
+    pub environment: Vec<(Spanned<String>, Spanned<String>)>,
+    /// Its resource limits.
+    pub limits: Vec<Spanned<Limit>>,
+    /// It is started again when it ends.
+    pub restart: bool,
+    /// How long it may take to end after it was asked to, before it is killed.
+    pub stop_timeout: Duration,
+    /// Where the scope stands.
+    pub span: Span,
+}
+
+impl Worker {
+    pub(crate) fn read(mut reader: Reader<'_, '_>) -> Option<Self> {
+        reader.no_instance();
+        let command = command(&mut reader);
+        let worker = Worker {
+            command,
+            environment: environment(&mut reader),
+            limits: limits(&mut reader),
+            restart: reader.boolean("restart").unwrap_or(true),
+            stop_timeout: reader
+                .seconds("stop_timeout", 0..=3_600)
+                .unwrap_or(Duration::from_secs(30)),
+            span: reader.section.name,
+        };
+        reader.no_other_options();
+        reader.no_other_scopes();
+        Some(worker).filter(|worker| !worker.command.is_empty())
+    }
+}
+
+fn command(reader: &mut Reader<'_, '_>) -> Vec<Spanned<String>> {
+    let command = reader.list("command").unwrap_or_default();
+    match command.first() {
+        Some(program) if Path::new(&program.value).is_absolute() => {}
+        Some(program) => {
+            let message = format!("the program {:?} is not an absolute path", program.value);
+            reader.error(program.span, message, "write its path from / on");
+        }
+        None => {
+            let place = reader.section.option("command");
+            let place = place.map_or(reader.section.name, |option| option.value.span());
+            reader.error(
+                place,
+                "the worker has no command",
+                "write command = ( /PATH/OF/PROGRAM \"ARGUMENT\" ) in it, or remove the scope",
+            );
+        }
+    }
+    command
+}
+
+fn environment(reader: &mut Reader<'_, '_>) -> Vec<(Spanned<String>, Spanned<String>)> {
+    let environment = reader.dict("environment").unwrap_or_default();
+    for (key, _) in &environment {
+        if key.value.is_empty() || key.value.contains('=') {
+            let message = format!("{:?} is not the name of an environment variable", key.value);
+            reader.error(key.span, message, "a name is not empty and has no =");
+        }
+    }
+    environment
+}
+
+fn limits(reader: &mut Reader<'_, '_>) -> Vec<Spanned<Limit>> {
+    let mut limits = Vec::new();
+    for (key, value) in reader.dict("limit").unwrap_or_default() {
+        let span = key.span.to(value.span);
+        match Limit::parse(&key.value, &value.value) {
+            Ok(limit) => limits.push(Spanned { value: limit, span }),
+            Err(help) => {
+                let message = format!("{} = {} is not a resource limit", key.value, value.value);
+                reader.error(span, message, help);
+            }
+        }
+    }
+    limits
+}

@@ -1,0 +1,131 @@
+//! Whether somebody may put an address on an interface, set an interface, or raise a limit.
+
+use std::net::IpAddr;
+
+use super::rule::RuleId;
+use super::{Denied, Policy, Requester, Rule};
+use crate::config::Limit;
+
+/// Leave to have an address on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressPermit<'p> {
+    /// The rule that gives it.
+    pub rule: &'p Rule,
+    /// The interface that the topology puts it on; `None` where no block of it holds the address.
+    pub interface: Option<&'p str>,
+    /// The prefix length that it is put on with.
+    pub mask: u8,
+}
+
+impl Policy {
+    /// Whether an address may be put on an interface, and on which.
+    pub fn address(&self, who: &Requester, address: IpAddr) -> Result<AddressPermit<'_>, Denied> {
+        if let Some(why) = never_ours(address) {
+            return Err(Denied {
+                message: format!("{who} may not have {address}"),
+                nearest: None,
+                remedy: why.to_owned(),
+            });
+        }
+        let found = self.find(
+            who,
+            |peer| match peer.allows_any("address") {
+                true => peer.grant.find_address(address),
+                false => None,
+            },
+            |all| all.find_address(address),
+        );
+        let Some(rule) = found.and_then(|id| self.rule(id)) else {
+            return Err(denied(
+                who,
+                &format!("have {address}"),
+                "address",
+                &address.to_string(),
+            ));
+        };
+        let block = self.topology.block_of(address);
+        Ok(AddressPermit {
+            rule,
+            interface: block.map(|block| block.interface.value.as_str()),
+            mask: block.map_or(if address.is_ipv4() { 32 } else { 128 }, |block| block.mask),
+        })
+    }
+
+    /// Whether an interface may be set up, down or to another MTU.
+    pub fn interface(&self, who: &Requester, name: &str) -> Result<&Rule, Denied> {
+        let found = self.find(
+            who,
+            |peer| match peer.allows_any("link") {
+                true => peer.grant.find_interface(name),
+                false => None,
+            },
+            |all| all.find_interface(name),
+        );
+        self.ruled(found)
+            .ok_or_else(|| denied(who, &format!("change the interface {name:?}"), "interface", name))
+    }
+
+    /// Whether a resource limit may be raised so far.
+    pub fn limit(&self, who: &Requester, limit: &Limit) -> Result<&Rule, Denied> {
+        let look = |find: fn(&super::grant::Grant, &Limit) -> Option<RuleId>| {
+            self.find(
+                who,
+                |peer| match peer.allows_any("limit") {
+                    true => find(&peer.grant, limit),
+                    false => None,
+                },
+                |all| find(all, limit),
+            )
+        };
+        if let Some(rule) = self.ruled(look(super::grant::Grant::find_limit)) {
+            return Ok(rule);
+        }
+        let mut denied = denied(who, &format!("have {limit}"), "limit", &limit.to_string());
+        let nearest = self.ruled(look(super::grant::Grant::find_resource));
+        denied.nearest = nearest.map(Rule::to_string);
+        Err(denied)
+    }
+
+    fn ruled(&self, id: Option<RuleId>) -> Option<&Rule> {
+        id.and_then(|id| self.rule(id))
+    }
+}
+
+fn denied(who: &Requester, what: &str, option: &str, value: &str) -> Denied {
+    let of = match who {
+        Requester::Worker => "a permit",
+        Requester::Local { .. } => "a permit that a peer scope of that user names",
+    };
+    Denied {
+        message: format!("nothing permits {who} to {what}"),
+        nearest: None,
+        remedy: format!("add {value:?} to the {option} of {of}"),
+    }
+}
+
+/// Why an address belongs to no host, whatever the policy says. The kernel itself would take these.
+fn never_ours(address: IpAddr) -> Option<&'static str> {
+    if address.is_unspecified() {
+        return Some("the unspecified address belongs to no host");
+    }
+    if address.is_loopback() {
+        return Some("a loopback address is every host's own");
+    }
+    if address.is_multicast() {
+        return Some("a multicast address is joined, not had");
+    }
+    match address {
+        IpAddr::V4(address) if address.is_broadcast() => Some("the broadcast address belongs to no host"),
+        IpAddr::V4(address) if address.octets().first() == Some(&0) => {
+            Some("addresses of 0.0.0.0/8 belong to no host")
+        }
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => {
+            Some("an IPv4-mapped IPv6 address is refused by name: ask for the IPv4 address")
+        }
+        IpAddr::V6(address) if address.is_unicast_link_local() => {
+            Some("a link-local address stays with its interface")
+        }
+        IpAddr::V6(_) => None,
+    }
+}

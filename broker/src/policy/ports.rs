@@ -1,0 +1,37 @@
+//! The TCP ports of a configuration, as few ranges.
+
+use std::ops::RangeInclusive;
+
+use portreeve_protocol::Endpoint;
+
+use crate::config::{Config, ListenPattern};
+
+/// Every TCP port that a listener or permit names, in order, with ranges that touch made one.
+pub(super) fn tcp(config: &Config) -> Vec<RangeInclusive<u16>> {
+    let listeners = config
+        .listeners
+        .iter()
+        .filter_map(|listener| match &listener.endpoint.value {
+            Endpoint::Tcp(inet) => Some(inet.port..=inet.port),
+            _ => None,
+        });
+    let permits = config.broker.permits.iter().flat_map(|permit| &permit.listen);
+    let patterns = permits.filter_map(|pattern| match &pattern.value {
+        ListenPattern::Inet {
+            udp: false, ports, ..
+        } => Some(ports.clone()),
+        _ => None,
+    });
+    let mut ranges: Vec<_> = listeners.chain(patterns).collect();
+    ranges.sort_by_key(|range| *range.start());
+    let mut merged: Vec<RangeInclusive<u16>> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if *range.start() <= last.end().saturating_add(1) => {
+                *last = *last.start()..=*last.end().max(range.end());
+            }
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
