@@ -43,8 +43,8 @@ pub enum ReceiveError {
     /// The packet was longer than a frame can be.
     #[error("a packet was longer than a frame can be")]
     Oversized,
-    /// More descriptors came than fit; those that did come are closed.
-    #[error("a packet carried more descriptors than were expected, or some could not be received")]
+    /// Descriptors came where none may.
+    #[error("a packet carried descriptors where none may come")]
     Surplus,
 }
 
@@ -54,17 +54,27 @@ impl From<rustix::io::Errno> for ReceiveError {
     }
 }
 
-fn whole(bytes: usize, flags: ReturnFlags) -> Result<usize, ReceiveError> {
-    if flags.contains(ReturnFlags::CTRUNC) {
-        return Err(ReceiveError::Surplus);
-    }
+/// One packet, as it was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// How many bytes of the buffer it fills.
+    pub bytes: usize,
+    /// Some of its descriptors could not be received, so none was kept: this process has no room for them
+    /// (RLIMIT_NOFILE, see getrlimit(2)), or there were more than [`MAX_DESCRIPTORS`].
+    pub descriptors_lost: bool,
+}
+
+fn whole(bytes: usize, flags: ReturnFlags) -> Result<Packet, ReceiveError> {
     if flags.contains(ReturnFlags::TRUNC) {
         return Err(ReceiveError::Oversized);
     }
     if bytes == 0 {
         return Err(ReceiveError::Closed);
     }
-    Ok(bytes)
+    Ok(Packet {
+        bytes,
+        descriptors_lost: flags.contains(ReturnFlags::CTRUNC),
+    })
 }
 
 /// Receives one packet without its descriptors: the kernel installs none, and says so with
@@ -78,18 +88,22 @@ pub fn receive_bare(channel: impl AsFd, buffer: &mut [u8]) -> Result<usize, Rece
         &mut RecvAncillaryBuffer::default(),
         RecvFlags::CMSG_CLOEXEC,
     )?;
-    whole(message.bytes, message.flags)
+    match whole(message.bytes, message.flags)? {
+        Packet {
+            descriptors_lost: true,
+            ..
+        } => Err(ReceiveError::Surplus),
+        Packet { bytes, .. } => Ok(bytes),
+    }
 }
 
-/// Receives one packet and its descriptors, which are added to `descriptors`.
-///
-/// With [`ReceiveError::Surplus`] none is added and all that came are closed: the kernel drops what this
-/// process has no room for (RLIMIT_NOFILE) and reports it the same way.
+/// Receives one packet and its descriptors, which are added to `descriptors`: all of them or, where
+/// [`Packet::descriptors_lost`] says so or the call fails, none.
 pub fn receive(
     channel: impl AsFd,
     buffer: &mut [u8],
     descriptors: &mut Vec<OwnedFd>,
-) -> Result<usize, ReceiveError> {
+) -> Result<Packet, ReceiveError> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = rustix::net::recvmsg(
@@ -98,16 +112,16 @@ pub fn receive(
         &mut control,
         RecvFlags::CMSG_CLOEXEC,
     )?;
-    let (bytes, flags) = (message.bytes, message.flags);
-    // Draining takes ownership, so that an early return closes what came.
-    let received = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(rights) => Some(rights),
-        _ => None,
-    });
-    let received: Vec<OwnedFd> = received.flatten().collect();
-    let bytes = whole(bytes, flags)?;
-    descriptors.extend(received);
-    Ok(bytes)
+    let packet = whole(message.bytes, message.flags)?;
+    if !packet.descriptors_lost {
+        // What is not drained is closed when the control buffer is dropped.
+        let rights = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+            _ => None,
+        });
+        descriptors.extend(rights.flatten());
+    }
+    Ok(packet)
 }
 
 /// Sends one packet. A closed other end is an error, never a signal.
