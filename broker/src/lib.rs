@@ -1,4 +1,18 @@
-//! The broker.
+//! The broker: keeps a few of root's powers and lends, by policy, what they make.
+//!
+//! What decides (`config`, `policy`, `capability`) has no unsafe code and touches nothing; what acts is one
+//! mechanism a file: `confine` holds the locks, `launcher` the worker's process, `listener` the sockets, and
+//! `service` the sessions in which peers ask for them.
+
 pub mod capability;
+pub mod cli;
 pub mod config;
+pub mod confine;
+pub mod failure;
+pub mod launcher;
+pub mod listener;
+mod log;
+mod plan;
 pub mod policy;
+pub mod service;
+mod startup;

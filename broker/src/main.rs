@@ -1,2 +1,5 @@
-//! portreeved.
-fn main() {}
+//! `portreeved`: everything is in the library, where tests can reach it.
+
+fn main() -> std::process::ExitCode {
+    portreeve_broker::cli::main()
+}

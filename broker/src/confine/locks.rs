@@ -1,0 +1,59 @@
+//! The locks that broker, launcher and worker share: capability sets, bounding set, ambient set, securebits,
+//! no_new_privs. Each is set exactly and read back by [`super::verify`]. See capabilities(7).
+
+use caps::CapSet;
+use rustix::thread::{
+    CapabilitiesSecureBits, CapabilitySet as Bits, CapabilitySets, capability_is_in_bounding_set,
+    set_capabilities, set_capabilities_secure_bits, set_no_new_privs,
+};
+
+use crate::capability::{CapabilitySet, State, last_cap};
+use crate::failure::Failure;
+
+const STEP: &str = "capabilities";
+
+/// Everything locked: root means nothing, a change of user id changes no set, the ambient set cannot be
+/// filled, and none of this, nor keeping capabilities over a change of user id, can be turned back.
+pub const SECUREBITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
+    .union(CapabilitiesSecureBits::NO_ROOT_LOCKED)
+    .union(CapabilitiesSecureBits::NO_SETUID_FIXUP)
+    .union(CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED)
+    .union(CapabilitiesSecureBits::KEEP_CAPS_LOCKED)
+    .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE)
+    .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED);
+
+/// Sets and locks the securebits. Needs CAP_SETPCAP, so it comes before the sets.
+pub fn securebits() -> Result<(), Failure> {
+    set_capabilities_secure_bits(SECUREBITS).map_err(|e| Failure::os(STEP, "prctl PR_SET_SECUREBITS", e))
+}
+
+/// Drops from the bounding set whatever is not in `keep`, up to the kernel's last capability, known by name
+/// or not. Needs CAP_SETPCAP.
+pub fn bounding(keep: CapabilitySet) -> Result<(), Failure> {
+    for number in 0..=last_cap() {
+        let bit = Bits::from_bits_retain(1 << number);
+        if keep.contains(number) || matches!(capability_is_in_bounding_set(bit), Ok(false)) {
+            continue;
+        }
+        rustix::thread::remove_capability_from_bounding_set(bit)
+            .map_err(|e| Failure::os(STEP, &format!("prctl PR_CAPBSET_DROP {number}"), e))?;
+    }
+    Ok(())
+}
+
+/// Empties the ambient set and sets the other three in one call.
+pub fn sets(state: &State) -> Result<(), Failure> {
+    caps::clear(None, CapSet::Ambient).map_err(|e| Failure::os(STEP, "prctl PR_CAP_AMBIENT_CLEAR_ALL", e))?;
+    let bits = |set: CapabilitySet| Bits::from_bits_retain(set.bits());
+    let sets = CapabilitySets {
+        effective: bits(state.effective),
+        permitted: bits(state.permitted),
+        inheritable: bits(state.inheritable),
+    };
+    set_capabilities(None, sets).map_err(|e| Failure::os(STEP, "capset", e))
+}
+
+/// No program that this process executes gains anything by being set-user-id or having file capabilities.
+pub fn no_new_privs() -> Result<(), Failure> {
+    set_no_new_privs(true).map_err(|e| Failure::os(STEP, "prctl PR_SET_NO_NEW_PRIVS", e))
+}

@@ -1,0 +1,9 @@
+//! Confinement: each lock in a file of its own, each applied exactly and fatal when it fails.
+
+pub mod broker;
+pub mod descriptors;
+pub mod identity;
+pub mod limits;
+pub mod locks;
+pub mod verify;
+pub mod worker;

@@ -1,0 +1,177 @@
+//! The launcher, seen from the broker: forked before the broker confines itself, asked afterwards to start and
+//! signal the worker, because the broker no longer can.
+
+mod message;
+mod process;
+pub mod program;
+mod spawn;
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{ForkResult, Pid, fork};
+use portreeve_protocol::channel::{self, ReceiveError};
+use portreeve_protocol::frame::MAX_DESCRIPTORS;
+use portreeve_protocol::status::Credentials;
+use tokio::io::Interest;
+
+pub use self::message::{Ending, Report};
+pub use self::process::Command;
+use crate::confine::verify::ProcStatus;
+use crate::confine::worker::Confinement;
+use crate::failure::{Exit, Failure};
+
+const STEP: &str = "launcher";
+/// How long the launcher may take to confine itself.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The launcher's process and the channel to it.
+#[derive(Debug)]
+pub struct Launcher {
+    /// Its process id.
+    pub pid: Pid,
+    /// What the kernel says it holds: every worker inherits exactly this.
+    pub credentials: Credentials,
+    channel: UnixDatagram,
+}
+
+/// Forks the launcher and waits until it has confined itself and the kernel says so.
+pub fn start(confinement: Confinement, command: Command) -> Result<Launcher, Failure> {
+    let (ours, theirs) = channel::pair().map_err(|error| Failure::os(STEP, "socketpair", error))?;
+    // SAFETY: the broker has one thread this early, so the child may run on as a process of its own.
+    match unsafe { fork() }.map_err(|error| Failure::os(STEP, "fork", error))? {
+        ForkResult::Child => {
+            let keep = [theirs.as_fd(), command.program.as_fd()];
+            let root = confinement.root.as_ref().map(|root| root.as_fd());
+            close_others(keep.into_iter().chain(root));
+            // Closed above already, by number.
+            std::mem::forget(ours);
+            // The broker tells what went wrong; the launcher only ends.
+            let code = i32::from(process::run(theirs, confinement, command).is_err());
+            // SAFETY: _exit runs nothing of the broker's in this copy of it.
+            unsafe { libc::_exit(code) }
+        }
+        ForkResult::Parent { child } => {
+            drop(theirs);
+            await_confined(&ours)?;
+            let status = ProcStatus::open(&child.to_string())?;
+            let credentials = status.expect("launcher", &confinement.expected())?;
+            Ok(Launcher {
+                pid: child,
+                credentials,
+                channel: ours,
+            })
+        }
+    }
+}
+
+/// Closes in this copy of the broker what only the broker needs: sockets, above all.
+fn close_others<'a>(keep: impl Iterator<Item = BorrowedFd<'a>>) {
+    use std::os::fd::AsRawFd as _;
+    let mut keep: Vec<u32> = keep.filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for number in keep.into_iter().chain([u32::MAX]) {
+        if number > first {
+            // SAFETY: the owners of these descriptors are the broker's; this copy never runs them again.
+            unsafe { libc::close_range(first, number - 1, 0) };
+        }
+        first = number.saturating_add(1);
+    }
+}
+
+fn await_confined(channel: &UnixDatagram) -> Result<(), Failure> {
+    let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
+    let mut watched = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut watched, timeout) {
+        Ok(0) => {
+            return Err(Failure::os(
+                STEP,
+                "confining itself",
+                format_args!("no answer in {PATIENCE:?}"),
+            ));
+        }
+        Ok(_) => {}
+        Err(error) => return Err(Failure::os(STEP, "poll", error)),
+    }
+    match message::take_bare(channel) {
+        Ok(Report::Confined) => Ok(()),
+        Ok(Report::NotConfined(why)) => Err(Failure::new(Exit::OsError, STEP, why, "nothing was started")),
+        Ok(other) => Err(Failure::os(
+            STEP,
+            "confining itself",
+            format_args!("it reported {other:?}"),
+        )),
+        Err(error) => Err(Failure::os(STEP, "confining itself", error)),
+    }
+}
+
+/// The launcher once the broker serves: orders go out and reports come in without blocking it.
+#[derive(Debug)]
+pub struct Handle {
+    channel: tokio::net::UnixDatagram,
+}
+
+impl Launcher {
+    /// Hands the channel to the runtime.
+    pub fn into_handle(self) -> io::Result<Handle> {
+        Ok(Handle {
+            channel: tokio::net::UnixDatagram::from_std(self.channel)?,
+        })
+    }
+}
+
+impl Handle {
+    async fn order(&self, order: &message::Order, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let packet = message::packet(order, descriptors.len())?;
+        let channel = self.channel.as_fd().try_clone_to_owned()?.into();
+        self.channel
+            .async_io(Interest::WRITABLE, || {
+                channel::send(&channel, &packet, descriptors)
+            })
+            .await
+    }
+
+    /// Asks for a worker that gets these listeners, with their names, and its channel.
+    pub async fn spawn(
+        &self,
+        names: Vec<String>,
+        listeners: &[BorrowedFd<'_>],
+        channel: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        let mut descriptors = listeners.to_vec();
+        descriptors.push(channel);
+        let mut chunks = descriptors.chunks(MAX_DESCRIPTORS).peekable();
+        let mut names = Some(names);
+        while let Some(chunk) = chunks.next() {
+            let order = match chunks.peek() {
+                Some(_) => message::Order::Keep,
+                None => message::Order::Spawn {
+                    names: names.take().unwrap_or_default(),
+                },
+            };
+            self.order(&order, chunk).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks that the worker be sent a signal.
+    pub async fn signal(&self, signal: nix::sys::signal::Signal) -> io::Result<()> {
+        self.order(&message::Order::Signal(signal as i32), &[]).await
+    }
+
+    /// The next report; [`ReceiveError::Closed`] when the launcher is gone.
+    pub async fn report(&self) -> Result<Report, ReceiveError> {
+        let received = self
+            .channel
+            .async_io(Interest::READABLE, || match message::take_bare(&self.channel) {
+                Err(ReceiveError::Os(error)) => Err(error),
+                other => Ok(other),
+            })
+            .await;
+        received.unwrap_or_else(|error| Err(ReceiveError::Os(error)))
+    }
+}

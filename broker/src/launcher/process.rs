@@ -1,0 +1,152 @@
+//! The launcher's own process: it confines itself, then starts, signals and reaps the worker when told.
+//!
+//! It has one thread and blocks; it holds its channel, the worker's executable and nothing else. It outlives
+//! the broker as long as a worker runs, so that there is someone to reap it.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use portreeve_protocol::channel::{ReceiveError, send_bare};
+
+use super::message::{Ending, Order, Report, packet, take};
+use super::spawn;
+use crate::confine::worker::Confinement;
+use crate::failure::Failure;
+
+/// What to start.
+#[derive(Debug)]
+pub struct Command {
+    /// The executable, opened before the chroot.
+    pub program: OwnedFd,
+    /// worker.command: the arguments, the program's path first.
+    pub arguments: Vec<CString>,
+    /// worker.environment: NAME=VALUE each.
+    pub environment: Vec<CString>,
+}
+
+struct Launcher {
+    channel: UnixDatagram,
+    command: Command,
+    kept: Vec<OwnedFd>,
+    worker: Option<Pid>,
+}
+
+/// Runs the launcher until both broker and worker are gone.
+pub fn run(channel: UnixDatagram, confinement: Confinement, command: Command) -> Result<(), Failure> {
+    let failure = |call: &'static str| move |error: Errno| Failure::os("launcher", call, error);
+    let confined = confinement.apply();
+    let report = match &confined {
+        Ok(()) => Report::Confined,
+        Err(failure) => Report::NotConfined(failure.to_string()),
+    };
+    let mut launcher = Launcher {
+        channel,
+        command,
+        kept: Vec::new(),
+        worker: None,
+    };
+    launcher.report(&report);
+    confined?;
+
+    let mut child = SigSet::empty();
+    child.add(Signal::SIGCHLD);
+    child.thread_block().map_err(failure("sigprocmask"))?;
+    let signals = SignalFd::with_flags(&child, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(failure("signalfd"))?;
+    let mut broker_lives = true;
+    while broker_lives || launcher.worker.is_some() {
+        let mut watched = [
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(launcher.channel.as_fd(), PollFlags::POLLIN),
+        ];
+        let watched = if broker_lives {
+            &mut watched[..]
+        } else {
+            &mut watched[..1]
+        };
+        match poll(watched, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(failure("poll")(error)),
+        }
+        while let Ok(Some(_)) = signals.read_signal() {}
+        launcher.reap();
+        if broker_lives {
+            broker_lives = launcher.obey();
+        }
+    }
+    Ok(())
+}
+
+impl Launcher {
+    /// A report that cannot be delivered has no reader any more; the worker is still looked after.
+    fn report(&self, report: &Report) {
+        if let Ok(packet) = packet(report, 0) {
+            let _reader_may_be_gone = send_bare(&self.channel, &packet);
+        }
+    }
+
+    /// Carries out the orders that wait; false when the broker is gone.
+    fn obey(&mut self) -> bool {
+        loop {
+            match take(&self.channel) {
+                Ok((order, descriptors)) => {
+                    self.kept.extend(descriptors);
+                    self.carry_out(order);
+                }
+                Err(ReceiveError::Os(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    return true;
+                }
+                Err(ReceiveError::Os(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
+    fn carry_out(&mut self, order: Order) {
+        match order {
+            Order::Keep => {}
+            Order::Spawn { names } => {
+                let kept = std::mem::take(&mut self.kept);
+                let descriptors: Vec<BorrowedFd<'_>> = kept.iter().map(OwnedFd::as_fd).collect();
+                let report = match spawn::spawn(&self.command, &names, &descriptors) {
+                    Ok(pid) => {
+                        self.worker = Some(pid);
+                        Report::Spawned { pid: pid.as_raw() }
+                    }
+                    Err(errno) => Report::NotSpawned { errno: errno as i32 },
+                };
+                self.report(&report);
+            }
+            Order::Signal(number) => {
+                if let (Some(worker), Ok(signal)) = (self.worker, Signal::try_from(number)) {
+                    let _gone_already = kill(worker, signal);
+                }
+            }
+        }
+    }
+
+    fn reap(&mut self) {
+        loop {
+            let (pid, how) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, Ending::Exit(code)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Ending::Signal(signal as i32)),
+                Ok(WaitStatus::StillAlive) | Err(_) => return,
+                Ok(_) => continue,
+            };
+            if self.worker == Some(pid) {
+                self.worker = None;
+                self.report(&Report::Exited {
+                    pid: pid.as_raw(),
+                    how,
+                });
+            }
+        }
+    }
+}

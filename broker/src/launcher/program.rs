@@ -1,0 +1,238 @@
+//! The worker's program: opened on the host, checked against the chroot that it will run in.
+//!
+//! It is started by descriptor, so it need not be in the chroot itself; its interpreter (ld.so) and libraries
+//! must be. What is missing is named before anything is started.
+
+use std::collections::{HashSet, VecDeque};
+use std::fs::File;
+use std::io::{Read as _, Seek as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use elf::ElfStream;
+use elf::abi;
+use elf::endian::AnyEndian;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+
+use crate::failure::{Exit, Failure};
+
+const STEP: &str = "worker.command";
+
+/// Where ld.so(8) looks without being told, and where distributions put libraries beside that.
+const LIBRARY_DIRECTORIES: [&str; 4] = ["/lib", "/usr/lib", "/lib64", "/usr/lib64"];
+
+/// What a program or library says it needs.
+#[derive(Debug, Default)]
+struct Needs {
+    interpreter: Option<String>,
+    libraries: Vec<String>,
+    /// DT_RPATH and DT_RUNPATH.
+    search: Vec<String>,
+    machine: u16,
+}
+
+/// Opens the program at `path` on the host and makes sure that it can run below `root`.
+pub fn open(path: &str, place: &str, root: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
+    let unusable = |what: String, remedy: &str| {
+        Failure::new(
+            Exit::OsFile,
+            STEP,
+            format_args!("{place}: {path:?} {what}"),
+            remedy,
+        )
+    };
+    let mut file = File::open(path).map_err(|error| {
+        unusable(
+            format!("cannot be opened: {error}"),
+            "give the absolute path of an executable",
+        )
+    })?;
+    let metadata = file
+        .metadata()
+        .map_err(|error| Failure::os(STEP, "fstat", error))?;
+    if !metadata.is_file() {
+        return Err(unusable(
+            "is not a file".into(),
+            "give the absolute path of an executable",
+        ));
+    }
+    let mut magic = [0; 4];
+    let length = file
+        .read(&mut magic)
+        .map_err(|error| Failure::os(STEP, "read", error))?;
+    if magic.starts_with(b"#!") {
+        return Err(unusable(
+            "is a script, and a script cannot be started by descriptor".into(),
+            "name its interpreter as the command and the script as the first argument",
+        ));
+    }
+    if length < magic.len() || magic != abi::ELFMAGIC.as_slice() {
+        return Err(unusable(
+            "is not an ELF program".into(),
+            "give the absolute path of an executable",
+        ));
+    }
+    let missing = missing(&file, root)
+        .map_err(|error| unusable(format!("cannot be read as ELF: {error}"), "rebuild it"))?;
+    if !missing.is_empty() {
+        return Err(unusable(
+            format!(
+                "cannot run in security.chroot: {} missing there",
+                missing.join(", ")
+            ),
+            "copy or bind-mount that into the chroot, or link the program statically",
+        ));
+    }
+    Ok(file.into())
+}
+
+/// The interpreter and libraries that the program needs and that are not below `root`.
+fn missing(program: &File, root: Option<&OwnedFd>) -> Result<Vec<String>, elf::ParseError> {
+    let program = needs(program)?;
+    let Some(interpreter) = program.interpreter.clone() else {
+        return Ok(Vec::new());
+    };
+    let find = |path: &str| match root {
+        Some(root) => find_below(root, path),
+        None => File::open(path).ok(),
+    };
+    let mut missing = Vec::new();
+    if find(&interpreter).is_none() {
+        missing.push(format!("the interpreter {interpreter}"));
+    }
+    let directories = directories(program.machine, &find);
+    let mut seen = HashSet::new();
+    let mut waiting = VecDeque::from([program]);
+    while let Some(needs) = waiting.pop_front() {
+        let places: Vec<&String> = needs.search.iter().chain(&directories).collect();
+        for library in needs
+            .libraries
+            .iter()
+            .filter(|name| !interpreter.ends_with(name.as_str()))
+        {
+            if !seen.insert(library.clone()) {
+                continue;
+            }
+            let found = places
+                .iter()
+                .find_map(|place| find(&format!("{place}/{library}")));
+            match found {
+                Some(file) => waiting.push_back(self::needs(&file)?),
+                None => missing.push(format!("the library {library}")),
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// Opens a path as it will be seen after chroot: links and `..` do not lead out.
+fn find_below(root: impl AsFd, path: &str) -> Option<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    openat2(root, Path::new(path), flags, Mode::empty(), ResolveFlags::IN_ROOT)
+        .ok()
+        .map(File::from)
+}
+
+/// The directories searched by default, the machine's own first, and those that ld.so.conf adds.
+fn directories(machine: u16, find: &impl Fn(&str) -> Option<File>) -> Vec<String> {
+    let triplet = match machine {
+        abi::EM_X86_64 => "x86_64-linux-gnu",
+        abi::EM_AARCH64 => "aarch64-linux-gnu",
+        abi::EM_RISCV => "riscv64-linux-gnu",
+        _ => ".",
+    };
+    let own = ["/lib", "/usr/lib"].map(|base| format!("{base}/{triplet}"));
+    let mut configured = String::new();
+    if let Some(mut file) = find("/etc/ld.so.conf") {
+        let _unreadable_adds_nothing = file.read_to_string(&mut configured);
+    }
+    let configured = configured
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with('/'))
+        .map(str::to_owned);
+    own.into_iter()
+        .chain(LIBRARY_DIRECTORIES.map(str::to_owned))
+        .chain(configured)
+        .collect()
+}
+
+fn needs(file: &File) -> Result<Needs, elf::ParseError> {
+    let mut file = file;
+    file.rewind()?;
+    let mut elf = ElfStream::<AnyEndian, &File>::open_stream(file)?;
+    let mut needs = Needs {
+        machine: elf.ehdr.e_machine,
+        ..Needs::default()
+    };
+    let segments = elf.segments().clone();
+    if let Some(segment) = segments.iter().find(|segment| segment.p_type == abi::PT_INTERP) {
+        needs.interpreter = Some(text(elf.segment_data(segment)?, 0));
+    }
+    let Some(dynamic) = elf.dynamic()? else {
+        return Ok(needs);
+    };
+    let entries: Vec<(i64, u64)> = dynamic.iter().map(|entry| (entry.d_tag, entry.d_val())).collect();
+    let strings = entries
+        .iter()
+        .find(|entry| entry.0 == abi::DT_STRTAB)
+        .map_or(0, |entry| entry.1);
+    let holds = |segment: &&elf::segment::ProgramHeader| {
+        segment.p_type == abi::PT_LOAD
+            && (segment.p_vaddr..segment.p_vaddr.saturating_add(segment.p_filesz)).contains(&strings)
+    };
+    let Some(segment) = segments.iter().find(holds) else {
+        return Ok(needs);
+    };
+    let data = elf.segment_data(segment)?;
+    let string = |offset: u64| text(data, (strings - segment.p_vaddr).saturating_add(offset));
+    for (tag, value) in entries {
+        match tag {
+            abi::DT_NEEDED => needs.libraries.push(string(value)),
+            abi::DT_RPATH | abi::DT_RUNPATH => {
+                needs.search.extend(
+                    string(value)
+                        .split(':')
+                        .filter(|path| path.starts_with('/'))
+                        .map(str::to_owned),
+                );
+            }
+            _ => {}
+        }
+    }
+    Ok(needs)
+}
+
+/// The NUL-terminated string at an offset.
+fn text(data: &[u8], offset: u64) -> String {
+    let rest = usize::try_from(offset)
+        .ok()
+        .and_then(|offset| data.get(offset..))
+        .unwrap_or_default();
+    let end = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
+    String::from_utf8_lossy(rest.get(..end).unwrap_or_default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dynamic_program_needs_its_interpreter_and_libraries_below_the_root() {
+        let program = File::open(std::env::current_exe().unwrap()).unwrap();
+        assert_eq!(missing(&program, None).unwrap(), Vec::<String>::new());
+        let empty = tempfile::tempdir().unwrap();
+        let root = OwnedFd::from(File::open(empty.path()).unwrap());
+        let missing = missing(&program, Some(&root)).unwrap();
+        assert!(
+            missing
+                .iter()
+                .any(|line| line.starts_with("the interpreter /lib")),
+            "{missing:?}"
+        );
+        assert!(
+            missing.contains(&"the library libc.so.6".to_owned()),
+            "{missing:?}"
+        );
+    }
+}

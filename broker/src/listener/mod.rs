@@ -1,0 +1,12 @@
+//! Listeners: sockets that the broker binds for a peer, hands over and keeps a duplicate of.
+
+pub mod bind;
+mod drop_program;
+mod option;
+pub mod out_of_service;
+pub mod registry;
+pub mod unix_file;
+
+pub use bind::BindError;
+pub use out_of_service::Filter;
+pub use registry::{Owner, Registry};

@@ -1,0 +1,277 @@
+//! Every listener that the broker holds: whose it is, its socket, and what becomes of it when its owner goes.
+//!
+//! The broker's duplicate is the listener: asking again gives the same socket, so a descriptor that was lost on
+//! the way is not lost. Nothing here asks policy.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound::{Excluded, Unbounded};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use portreeve_protocol::message::{Listen, ListenOptions, ListenerId};
+use portreeve_protocol::{Endpoint, Fault, FaultCode};
+
+use super::bind::{BindError, Bound, bind};
+use super::out_of_service::Filter;
+use crate::config::SocketOptions;
+
+/// Whose a listener is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The worker's, whichever process that is: its successor adopts it.
+    Worker,
+    /// A control-socket session's; it ends with the session.
+    Session(u64),
+}
+
+/// One listener.
+#[derive(Debug)]
+pub struct Entry {
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// Whose it is.
+    pub owner: Owner,
+    /// The name under which a static listener reaches the worker, LISTEN_FDNAMES.
+    pub name: Option<Box<str>>,
+    /// When it ends, unless the worker's successor asks for it first.
+    pub retained_until: Option<Instant>,
+    options: Box<ListenOptions>,
+    bound: Bound,
+}
+
+/// All listeners.
+#[derive(Debug)]
+pub struct Registry {
+    entries: BTreeMap<ListenerId, Entry>,
+    by_endpoint: HashMap<Endpoint, ListenerId>,
+    last: u64,
+    capacity: usize,
+    filter: Filter,
+}
+
+impl Registry {
+    /// An empty registry that holds at most `capacity` listeners and ends them with this filter.
+    pub fn new(capacity: usize, filter: Filter) -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            by_endpoint: HashMap::new(),
+            last: 0,
+            capacity,
+            filter,
+        }
+    }
+
+    /// Tries, once the broker is confined, how far stopping is enforced; false when it is not.
+    pub fn confirm_filter(&mut self) -> nix::Result<bool> {
+        self.filter = std::mem::replace(&mut self.filter, Filter::None).confirmed()?;
+        Ok(!matches!(self.filter, Filter::None))
+    }
+
+    /// Binds a static listener: the worker's from the start, and kept however many workers come and go.
+    pub fn bind_static(
+        &mut self,
+        endpoint: Endpoint,
+        settings: &SocketOptions,
+        name: &str,
+    ) -> Result<(), BindError> {
+        let options = ListenOptions::default();
+        let bound = bind(&endpoint, &options, settings)?;
+        self.insert(endpoint, options, bound, Owner::Worker, Some(name.into()));
+        Ok(())
+    }
+
+    /// Gives the owner's listener at this endpoint, binding it where it is not there yet; tells which.
+    pub fn listen(
+        &mut self,
+        owner: Owner,
+        request: &Listen,
+        settings: &SocketOptions,
+    ) -> Result<(ListenerId, bool), Fault> {
+        if let Some(id) = self.by_endpoint.get(&request.endpoint).copied() {
+            return self.listen_again(id, owner, request).map(|id| (id, false));
+        }
+        if self.entries.len() >= self.capacity {
+            let message = format!(
+                "the broker holds {} listeners and can hold no more",
+                self.capacity
+            );
+            return Err(Fault::new(FaultCode::Quota, &message)
+                .remedy("stop listeners, or start portreeved with a higher limit of open files"));
+        }
+        let bound = bind(&request.endpoint, &request.options, settings)
+            .map_err(|error| self.name_owner(error, &request.endpoint))?;
+        Ok((
+            self.insert(
+                request.endpoint.clone(),
+                request.options.clone(),
+                bound,
+                owner,
+                None,
+            ),
+            true,
+        ))
+    }
+
+    fn listen_again(&mut self, id: ListenerId, owner: Owner, request: &Listen) -> Result<ListenerId, Fault> {
+        let entry = self
+            .entries
+            .get_mut(&id)
+            .ok_or_else(|| Fault::new(FaultCode::NotFound, "no listener"))?;
+        if entry.owner != owner {
+            return Err(in_use(&request.endpoint, entry.owner));
+        }
+        // A static listener is as the configuration made it, whatever the worker would have asked for.
+        if *entry.options != request.options && entry.name.is_none() {
+            let message = format!("{} listens already, with other options", request.endpoint);
+            return Err(Fault::new(FaultCode::InUse, &message)
+                .about("this peer")
+                .remedy("stop it first, or ask with the same options"));
+        }
+        entry.retained_until = None;
+        Ok(id)
+    }
+
+    /// An endpoint may be taken by a listener of ours that is not the same and overlaps: a wildcard beside a
+    /// specific address.
+    fn name_owner(&self, error: BindError, endpoint: &Endpoint) -> Fault {
+        let same_port = |other: &&Entry| {
+            std::mem::discriminant(&other.endpoint) == std::mem::discriminant(endpoint)
+                && other.endpoint.inet().map(|inet| inet.port) == endpoint.inet().map(|inet| inet.port)
+                && endpoint.inet().is_some()
+        };
+        match self.entries.values().find(same_port) {
+            Some(other) if error.errno == Errno::EADDRINUSE => in_use(&other.endpoint, other.owner),
+            _ => error.fault(endpoint),
+        }
+    }
+
+    fn insert(
+        &mut self,
+        endpoint: Endpoint,
+        options: ListenOptions,
+        bound: Bound,
+        owner: Owner,
+        name: Option<Box<str>>,
+    ) -> ListenerId {
+        self.last += 1;
+        let id = ListenerId(self.last);
+        self.by_endpoint.insert(endpoint.clone(), id);
+        let options = Box::new(options);
+        self.entries.insert(
+            id,
+            Entry {
+                endpoint,
+                owner,
+                name,
+                retained_until: None,
+                options,
+                bound,
+            },
+        );
+        id
+    }
+
+    /// The listener's socket.
+    pub fn socket(&self, id: ListenerId) -> Option<BorrowedFd<'_>> {
+        Some(self.entries.get(&id)?.bound.socket.as_fd())
+    }
+
+    /// Takes a listener out of service. `owner` is who asks; `None` may stop anyone's. False when there is no
+    /// such listener of the owner's.
+    pub fn stop(&mut self, id: ListenerId, owner: Option<Owner>) -> Result<bool, Fault> {
+        let Some(entry) = self.entries.get(&id) else {
+            return Ok(false);
+        };
+        if owner.is_some_and(|owner| owner != entry.owner) {
+            return Ok(false);
+        }
+        self.filter.end(&entry.bound.socket).map_err(|errno| {
+            BindError {
+                call: "taking it out of service",
+                errno,
+            }
+            .fault(&entry.endpoint)
+        })?;
+        self.remove(id);
+        Ok(true)
+    }
+
+    fn remove(&mut self, id: ListenerId) {
+        if let Some(entry) = self.entries.remove(&id) {
+            self.by_endpoint.remove(&entry.endpoint);
+            if let Some(file) = &entry.bound.file {
+                file.remove();
+            }
+        }
+    }
+
+    /// Stops everything that the owner has, static listeners and all.
+    pub fn stop_all(&mut self, owner: Owner) -> Vec<Fault> {
+        let theirs = |entry: &Entry| entry.owner == owner;
+        self.stop_where(theirs)
+    }
+
+    /// Keeps what the worker asked for until `deadline`, for its successor; static listeners stay anyhow.
+    pub fn retain_until(&mut self, deadline: Instant) {
+        for entry in self
+            .entries
+            .values_mut()
+            .filter(|entry| entry.owner == Owner::Worker && entry.name.is_none())
+        {
+            entry.retained_until = Some(deadline);
+        }
+    }
+
+    /// Stops what was retained and nobody asked for in time.
+    pub fn stop_expired(&mut self, now: Instant) -> Vec<Fault> {
+        self.stop_where(|entry| entry.retained_until.is_some_and(|deadline| deadline <= now))
+    }
+
+    fn stop_where(&mut self, which: impl Fn(&Entry) -> bool) -> Vec<Fault> {
+        let ids: Vec<ListenerId> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| which(entry))
+            .map(|(id, _)| *id)
+            .collect();
+        ids.into_iter()
+            .filter_map(|id| self.stop(id, None).err())
+            .collect()
+    }
+
+    /// The static listeners with their names, in the order of the configuration.
+    pub fn statics(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
+        self.entries
+            .values()
+            .filter_map(|entry| Some((entry.name.as_deref()?, entry.bound.socket.as_fd())))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// How many the owner has.
+    pub fn count_of(&self, owner: Owner) -> usize {
+        self.entries.values().filter(|entry| entry.owner == owner).count()
+    }
+
+    /// The listeners after a number, in their order.
+    pub fn after(&self, id: ListenerId) -> impl Iterator<Item = (ListenerId, &Entry)> {
+        self.entries
+            .range((Excluded(id), Unbounded))
+            .map(|(id, entry)| (*id, entry))
+    }
+}
+
+fn in_use(endpoint: &Endpoint, owner: Owner) -> Fault {
+    let owner = match owner {
+        Owner::Worker => "the worker".to_owned(),
+        Owner::Session(number) => format!("session {number}"),
+    };
+    let message = format!("{endpoint} is in use by {owner} of this broker");
+    Fault::new(FaultCode::InUse, &message)
+        .about(&owner)
+        .remedy("have its owner stop it, or ask for another endpoint")
+}

@@ -1,0 +1,65 @@
+//! The service: what the confined broker does until it is told to stop. One thread, one task a session.
+
+mod control_socket;
+mod notify;
+mod operation;
+mod peer;
+mod session;
+mod shutdown;
+mod state;
+mod worker;
+
+pub use control_socket::ControlSocket;
+pub use notify::Notifier;
+pub use state::{Broker, Parts, Processes};
+pub use worker::Supervision;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::failure::Failure;
+use crate::launcher::Handle;
+
+/// How long what has ended by itself may take to be gone.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What serving needs beside the broker's state.
+pub struct Service {
+    /// The broker's state.
+    pub broker: Broker,
+    /// The control socket, where there is one.
+    pub control: Option<ControlSocket>,
+    /// The launcher and what it is to start, where there is a worker.
+    pub worker: Option<(Handle, Supervision)>,
+    /// The service manager.
+    pub notifier: Notifier,
+}
+
+impl Service {
+    /// Serves until a signal ends it, or something that it cannot do without is gone.
+    pub async fn run(self) -> Result<(), Failure> {
+        let broker = Rc::new(self.broker);
+        let mut stop = shutdown::Signals::new()?;
+        let control = self.control.map(ControlSocket::into_listener).transpose()?;
+        if let Some((listener, _)) = &control {
+            let accepting = control_socket::accept(broker.clone(), listener.clone());
+            tokio::task::spawn_local(accepting);
+        }
+        let ended = match &self.worker {
+            None => {
+                self.notifier.ready();
+                stop.wait().await;
+                Ok(())
+            }
+            Some((launcher, supervision)) => {
+                worker::supervise(&broker, launcher, supervision, &self.notifier, &mut stop).await
+            }
+        };
+        self.notifier.stopping();
+        broker.stop_everything();
+        if let Some((_, file)) = &control {
+            file.remove();
+        }
+        ended
+    }
+}

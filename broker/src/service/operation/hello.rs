@@ -1,0 +1,25 @@
+//! Hello: a peer says who it is and learns what it may do.
+
+use portreeve_protocol::message::{Hello, Welcome};
+use portreeve_protocol::{Fault, List, Text};
+
+use super::Done;
+use crate::service::session::Session;
+use crate::service::state::{Broker, RELEASE};
+
+pub fn hello(broker: &Broker, session: &Session, request: &Hello) -> Result<Done<Welcome>, Fault> {
+    session.greet();
+    if let Some(info) = broker.sessions.borrow_mut().get_mut(&session.number) {
+        info.client = request.client.clone();
+    }
+    let policy = broker.policy.borrow();
+    let allowed = policy.operations(&session.requester).into_iter();
+    Ok(Done::new(Welcome {
+        broker: std::process::id(),
+        release: Text::clipped(RELEASE),
+        features: 0,
+        capabilities: broker.processes.broker.effective,
+        peer: Text::clipped(&session.requester.to_string()),
+        operations: List::first_of(allowed.map(Text::clipped)),
+    }))
+}

@@ -1,0 +1,102 @@
+//! Listen and ListenMany: policy permits the endpoint and says how its socket is made; the registry gives it.
+
+use std::net::Ipv4Addr;
+
+use portreeve_protocol::message::{Listen, ListenMany, ListenerId, Listening, ListeningMany, Outcome};
+use portreeve_protocol::{Endpoint, Fault, FaultCode, InetEndpoint, List, Text};
+
+use super::Done;
+use crate::config::SocketOptions;
+use crate::service::session::Session;
+use crate::service::state::Broker;
+
+pub fn listen(broker: &Broker, session: &Session, request: &Listen) -> Result<Done<Listening>, Fault> {
+    let (id, _) = one(broker, session, request)?;
+    Ok(Done {
+        reply: Listening { id },
+        sockets: vec![id],
+    })
+}
+
+pub fn listen_many(
+    broker: &Broker,
+    session: &Session,
+    request: &ListenMany,
+) -> Result<Done<ListeningMany>, Fault> {
+    let mut results: Vec<_> = request
+        .listeners
+        .iter()
+        .map(|listen| one(broker, session, listen))
+        .collect();
+    if request.all_or_nothing && results.iter().any(Result::is_err) {
+        withdraw(broker, &mut results);
+    }
+    let sockets = results
+        .iter()
+        .filter_map(|result| Some(result.as_ref().ok()?.0))
+        .collect();
+    let outcomes = results.into_iter().map(|result| match result {
+        Ok((id, _)) => Outcome::Done(Listening { id }),
+        Err(fault) => Outcome::Fault(fault),
+    });
+    Ok(Done {
+        reply: ListeningMany {
+            results: List::first_of(outcomes),
+        },
+        sockets,
+    })
+}
+
+/// A listener, and whether this request made it.
+fn one(broker: &Broker, session: &Session, request: &Listen) -> Result<(ListenerId, bool), Fault> {
+    let policy = broker.policy.borrow();
+    let permit = policy
+        .listen(&session.requester, &request.endpoint)
+        .map_err(|denied| denied.fault())?;
+    let both = request
+        .options
+        .dual_stack
+        .then(|| same_port_of_ipv4(&request.endpoint))
+        .flatten();
+    if let Some(ipv4) = both {
+        policy
+            .listen(&session.requester, &ipv4)
+            .map_err(|denied| denied.fault())?;
+    }
+    let unconfigured = SocketOptions::default();
+    let settings = permit.socket().unwrap_or(&unconfigured);
+    broker
+        .registry
+        .borrow_mut()
+        .listen(session.owner, request, settings)
+}
+
+/// What a dual-stack socket listens on beside its own endpoint.
+fn same_port_of_ipv4(endpoint: &Endpoint) -> Option<Endpoint> {
+    let any = |inet: &InetEndpoint| InetEndpoint {
+        address: Ipv4Addr::UNSPECIFIED.into(),
+        port: inet.port,
+        scope: Text::default(),
+    };
+    match endpoint {
+        Endpoint::Tcp(inet) => Some(Endpoint::Tcp(any(inet))),
+        Endpoint::Udp(inet) => Some(Endpoint::Udp(any(inet))),
+        Endpoint::UnixStream(_) | Endpoint::UnixSeqpacket(_) => None,
+    }
+}
+
+/// Takes back what this request made, and only that: what was there before it stays as it was.
+fn withdraw(broker: &Broker, results: &mut [Result<(ListenerId, bool), Fault>]) {
+    let mut registry = broker.registry.borrow_mut();
+    for result in results {
+        if let Ok((id, made)) = *result {
+            let stopped = if made {
+                registry.stop(id, None).map(|_| ())
+            } else {
+                Ok(())
+            };
+            let withdrawn = || Fault::new(FaultCode::Busy, "another listener of the same request failed");
+            *result = Err(stopped.err().unwrap_or_else(withdrawn));
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The operations, one file each: policy is asked, then the thing is done. This file finds the operation for a
+//! request's number, and takes every request the same way from its bytes to its audit line.
+
+mod hello;
+mod listen;
+mod ping;
+mod status;
+mod stop;
+
+use std::fmt::Debug;
+use std::time::Instant;
+
+use portreeve_protocol::codec::{self, BodyError};
+use portreeve_protocol::message::{
+    Hello, Listen, ListenMany, ListenerId, Operation, Ping, StatusRequest, Stop,
+};
+use portreeve_protocol::{Fault, FaultCode, Header, Kind};
+
+use super::session::{Session, Turn};
+use super::state::Broker;
+
+/// What an operation gives back when it is no fault.
+struct Done<Reply> {
+    reply: Reply,
+    /// The listeners whose sockets ride with the reply, in order.
+    sockets: Vec<ListenerId>,
+}
+
+impl<Reply> Done<Reply> {
+    fn new(reply: Reply) -> Self {
+        Self {
+            reply,
+            sockets: Vec::new(),
+        }
+    }
+}
+
+/// A request as it was received, and where its answer is written.
+pub struct Received<'a> {
+    /// Its header.
+    pub header: Header,
+    /// Its body.
+    pub body: &'a [u8],
+    /// Room for the answer.
+    pub outbox: &'a mut [u8],
+}
+
+/// Finds the operation for the request and carries it out.
+pub fn carry_out(broker: &Broker, session: &Session, received: Received<'_>) -> Turn {
+    match received.header.kind {
+        Hello::KIND => run(broker, session, received, hello::hello),
+        Ping::KIND => run(broker, session, received, ping::ping),
+        Listen::KIND => run(broker, session, received, listen::listen),
+        ListenMany::KIND => run(broker, session, received, listen::listen_many),
+        Stop::KIND => run(broker, session, received, stop::stop),
+        StatusRequest::KIND => run(broker, session, received, status::status),
+        Kind(number) => {
+            let message = format!("this broker knows no operation {number}");
+            let fault = Fault::new(FaultCode::Unsupported, &message).remedy("see Welcome for its release");
+            session.refuse(received.outbox, received.header.request, &fault)
+        }
+    }
+}
+
+/// What an operation does once it is permitted.
+type Act<O> = fn(&Broker, &Session, &O) -> Result<Done<<O as Operation>::Reply>, Fault>;
+
+fn run<O: Operation + Debug>(
+    broker: &Broker,
+    session: &Session,
+    received: Received<'_>,
+    act: Act<O>,
+) -> Turn {
+    let Received { header, body, outbox } = received;
+    let started = Instant::now();
+    let request: O = match codec::decode(body) {
+        Ok(request) => request,
+        Err(error) => {
+            tracing::warn!(target: "audit", session = session.number, operation = O::NAME, %error, "malformed");
+            return session.last_fault(
+                outbox,
+                header.request,
+                &Fault::new(FaultCode::Malformed, &error.to_string()),
+            );
+        }
+    };
+    let outcome = permitted::<O>(broker, session).and_then(|()| act(broker, session, &request));
+    let turn = match &outcome {
+        Ok(done) => {
+            let count = u8::try_from(done.sockets.len()).unwrap_or(u8::MAX);
+            match codec::encode(outbox, O::KIND.reply(), header.request, count, &done.reply) {
+                Ok(frame) => session.send(broker, frame, &done.sockets),
+                Err(error) => too_long(session, outbox, header.request, &error),
+            }
+        }
+        Err(fault) if session.is_greeted() => session.refuse(outbox, header.request, fault),
+        Err(fault) => session.last_fault(outbox, header.request, fault),
+    };
+    audit(session, &request, outcome.err().as_ref(), started);
+    turn
+}
+
+/// A peer says hello first; and each operation has to be allowed to it.
+fn permitted<O: Operation>(broker: &Broker, session: &Session) -> Result<(), Fault> {
+    if !session.is_greeted() && O::KIND != Hello::KIND {
+        return Err(Fault::new(
+            FaultCode::Malformed,
+            "the first request of a session is hello",
+        ));
+    }
+    broker
+        .policy
+        .borrow()
+        .operation(&session.requester, O::NAME)
+        .map_err(|denied| denied.fault())
+}
+
+fn too_long(session: &Session, outbox: &mut [u8], request: u32, error: &BodyError) -> Turn {
+    let fault = Fault::new(
+        FaultCode::Unsupported,
+        &format!("the answer does not fit in a frame: {error}"),
+    );
+    session.refuse(outbox, request, &fault.remedy("ask for less at once"))
+}
+
+/// One line a decision, written after the answer is on its way.
+fn audit<O: Operation + Debug>(session: &Session, request: &O, fault: Option<&Fault>, started: Instant) {
+    let (peer, micros) = (&session.requester, started.elapsed().as_micros());
+    let session = session.number;
+    let operation = O::NAME;
+    match fault {
+        None if matches!(O::KIND, Ping::KIND | StatusRequest::KIND) => {
+            tracing::debug!(target: "audit", session, %peer, operation, micros, "done");
+        }
+        None => {
+            tracing::info!(target: "audit", session, %peer, operation, ?request, micros, "done");
+        }
+        Some(fault) => {
+            let (code, why) = (fault.code.word(), &*fault.message);
+            tracing::warn!(
+                target: "audit", session, %peer, operation, ?request, code, ?why, errno = fault.errno,
+                micros, "refused"
+            );
+        }
+    }
+}

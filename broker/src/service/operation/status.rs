@@ -1,0 +1,53 @@
+//! Status: processes, what was verified of them, sessions, and a page of the listeners.
+
+use portreeve_protocol::message::{ListenerId, StatusRequest};
+use portreeve_protocol::status::{Listener, Session as SessionRow, Status};
+use portreeve_protocol::{Fault, List, Text};
+
+use super::Done;
+use crate::listener::Owner;
+use crate::service::session::Session;
+use crate::service::state::{Broker, RELEASE};
+
+/// How many listeners one answer tells of.
+const PAGE: usize = 128;
+
+pub fn status(broker: &Broker, _: &Session, request: &StatusRequest) -> Result<Done<Status>, Fault> {
+    let registry = broker.registry.borrow();
+    let mut rest = registry
+        .after(ListenerId(request.after))
+        .map(|(id, entry)| Listener {
+            id,
+            endpoint: Text::clipped(&entry.endpoint.to_string()),
+            owner: Text::clipped(&match (&entry.name, entry.owner) {
+                (Some(name), _) => format!("static {name}"),
+                (None, Owner::Worker) => "worker".to_owned(),
+                (None, Owner::Session(number)) => format!("session {number}"),
+            }),
+            retained: entry.retained_until.is_some(),
+        });
+    let page: Vec<Listener> = rest.by_ref().take(PAGE).collect();
+    let next = if rest.next().is_some() {
+        page.last().map_or(0, |listener| listener.id.0)
+    } else {
+        0
+    };
+    let sessions = broker.sessions.borrow();
+    let sessions = sessions.iter().map(|(number, info)| SessionRow {
+        id: *number,
+        peer: info.peer.clone(),
+        client: info.client.clone(),
+        pid: info.pid,
+        listeners: u32::try_from(registry.count_of(info.owner)).unwrap_or(u32::MAX),
+    });
+    Ok(Done::new(Status {
+        release: Text::clipped(RELEASE),
+        uptime_ms: u64::try_from(broker.uptime().as_millis()).unwrap_or(u64::MAX),
+        processes: List::first_of(broker.process_rows()),
+        warnings: List::first_of(broker.warnings()),
+        listeners_held: registry.count() as u64,
+        sessions: List::first_of(sessions),
+        listeners: List::first_of(page),
+        next,
+    }))
+}

@@ -1,0 +1,159 @@
+//! The broker's state, shared by its sessions on one thread. No borrow of it is held across an await.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use portreeve_protocol::status::{Credentials, Process};
+use portreeve_protocol::{Text, codec};
+
+use crate::listener::{Owner, Registry};
+use crate::policy::{Policy, Requester};
+
+/// The broker's release, as `Welcome`, `status` and `--version` tell it.
+pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
+
+/// What the broker knows when it begins to serve.
+pub struct Parts {
+    /// What is permitted.
+    pub policy: Policy,
+    /// The static listeners, bound already.
+    pub registry: Registry,
+    /// What was verified of each process.
+    pub processes: Processes,
+    /// How long listeners outlive their worker.
+    pub retain: Duration,
+    /// What the operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// The processes and what the kernel says they hold.
+#[derive(Clone, Debug)]
+pub struct Processes {
+    /// The broker itself.
+    pub broker: Credentials,
+    /// The launcher: process id, root directory, what it and every worker of it holds.
+    pub launcher: Option<(u32, String, Credentials)>,
+}
+
+/// What `status` tells of a session.
+#[derive(Debug)]
+pub struct SessionInfo {
+    /// Who the broker takes the peer for.
+    pub peer: Text<64>,
+    /// How the peer calls itself.
+    pub client: Text<64>,
+    /// The peer's process id.
+    pub pid: u32,
+    /// Whose its listeners are.
+    pub owner: Owner,
+}
+
+/// One buffer for what comes in and one for what goes out: a session uses them only while it has the thread.
+pub struct Buffers {
+    pub inbox: Box<[u8]>,
+    pub outbox: Box<[u8]>,
+}
+
+/// The broker's state.
+pub struct Broker {
+    pub(super) policy: RefCell<Policy>,
+    pub(super) registry: RefCell<Registry>,
+    pub(super) buffers: RefCell<Buffers>,
+    pub(super) sessions: RefCell<BTreeMap<u64, SessionInfo>>,
+    pub(super) processes: Processes,
+    pub(super) retain: Duration,
+    warnings: Vec<String>,
+    started: Instant,
+    last_session: Cell<u64>,
+    worker: Cell<Option<(u32, u32)>>,
+}
+
+impl Broker {
+    /// The state as the broker begins to serve.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            policy: RefCell::new(parts.policy),
+            registry: RefCell::new(parts.registry),
+            buffers: RefCell::new(Buffers {
+                inbox: codec::frame_buffer(),
+                outbox: codec::frame_buffer(),
+            }),
+            sessions: RefCell::default(),
+            processes: parts.processes,
+            retain: parts.retain,
+            warnings: parts.warnings,
+            started: Instant::now(),
+            last_session: Cell::new(0),
+            worker: Cell::new(None),
+        }
+    }
+
+    /// Enters a session of this peer and gives its number and whose its listeners are.
+    pub(super) fn enter(&self, requester: &Requester, pid: u32) -> (u64, Owner) {
+        let number = self.last_session.get() + 1;
+        self.last_session.set(number);
+        let owner = match requester {
+            Requester::Worker => Owner::Worker,
+            Requester::Local { .. } => Owner::Session(number),
+        };
+        let peer = Text::clipped(&requester.to_string());
+        let info = SessionInfo {
+            peer,
+            client: Text::default(),
+            pid,
+            owner,
+        };
+        self.sessions.borrow_mut().insert(number, info);
+        (number, owner)
+    }
+
+    /// How many sessions are open.
+    pub(super) fn session_count(&self) -> usize {
+        self.sessions.borrow().len()
+    }
+
+    /// The worker's process id and how often it was started again; `None` while none runs.
+    pub(super) fn set_worker(&self, worker: Option<(u32, u32)>) {
+        self.worker.set(worker);
+    }
+
+    /// Takes every listener out of service, at the end.
+    pub(super) fn stop_everything(&self) {
+        let mut registry = self.registry.borrow_mut();
+        let sessions: Vec<u64> = self.sessions.borrow().keys().copied().collect();
+        let owners = sessions.into_iter().map(Owner::Session).chain([Owner::Worker]);
+        for fault in owners.flat_map(|owner| registry.stop_all(owner)) {
+            tracing::error!(%fault, "a listener could not be stopped");
+        }
+    }
+
+    /// What `status` says of the processes.
+    pub(super) fn process_rows(&self) -> Vec<Process> {
+        let row = |role: &str, pid: u32, restarts: u32, root: &str, credentials: &Credentials| Process {
+            role: Text::clipped(role),
+            pid,
+            restarts,
+            root: Text::clipped(root),
+            credentials: credentials.clone(),
+        };
+        let mut rows = vec![row("broker", std::process::id(), 0, "/", &self.processes.broker)];
+        if let Some((pid, root, credentials)) = &self.processes.launcher {
+            rows.push(row("launcher", *pid, 0, root, credentials));
+            if let Some((pid, restarts)) = self.worker.get() {
+                rows.push(row("worker", pid, restarts, root, credentials));
+            }
+        }
+        rows
+    }
+
+    /// What the operator should know.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = Text<256>> {
+        self.warnings.iter().map(|warning| Text::clipped(warning))
+    }
+
+    /// Since when the broker serves.
+    pub(super) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+}

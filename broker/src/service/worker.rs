@@ -1,0 +1,225 @@
+//! The worker's life: started through the launcher, started again when it ends, stopped when the broker does.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use portreeve_protocol::channel::{self, ReceiveError};
+use tokio::time::{sleep, timeout};
+
+use super::GRACE;
+use super::notify::Notifier;
+use super::session;
+use super::shutdown::Signals;
+use super::state::Broker;
+use crate::failure::{Exit, Failure};
+use crate::launcher::{Ending, Handle, Report};
+use crate::policy::Requester;
+
+const STEP: &str = "worker";
+/// The pause before the first restart; it doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A worker that lived so long starts the pauses afresh.
+const LONG_LIFE: Duration = Duration::from_secs(60);
+/// How many short lives in a row end the broker: about five minutes of pauses.
+const SHORT_LIVES: u32 = 18;
+
+/// How the worker is kept.
+#[derive(Clone, Debug)]
+pub struct Supervision {
+    /// worker.command's program, and where the configuration names it.
+    pub program: String,
+    /// worker.restart
+    pub restart: bool,
+    /// worker.stop_timeout
+    pub stop_timeout: Duration,
+}
+
+/// Why a worker's life is over.
+enum End {
+    /// It ended by itself.
+    Worker(Ending),
+    /// The broker is to stop.
+    Stop,
+}
+
+/// Keeps a worker running until the broker is to stop or cannot.
+pub async fn supervise(
+    broker: &Rc<Broker>,
+    launcher: &Handle,
+    supervision: &Supervision,
+    notifier: &Notifier,
+    stop: &mut Signals,
+) -> Result<(), Failure> {
+    let mut short_lives = 0;
+    let mut restarts = 0;
+    loop {
+        let born = Instant::now();
+        let pid = start(broker, launcher, supervision, restarts).await?;
+        if restarts == 0 {
+            notifier.ready();
+        }
+        let end = tokio::select! {
+            ending = ending(launcher, pid) => End::Worker(ending?),
+            () = stop.wait() => End::Stop,
+        };
+        let ending = match end {
+            End::Stop => return stop_worker(launcher, supervision, pid).await,
+            End::Worker(ending) => ending,
+        };
+        broker.set_worker(None);
+        tracing::warn!(pid, %ending, "the worker is gone");
+        if !supervision.restart {
+            return match ending {
+                Ending::Exit(0) => Ok(()),
+                ending => Err(gone(
+                    supervision,
+                    ending,
+                    "it is not to be restarted (worker.restart = false)",
+                )),
+            };
+        }
+        short_lives = if born.elapsed() >= LONG_LIFE {
+            0
+        } else {
+            short_lives + 1
+        };
+        if short_lives > SHORT_LIVES {
+            return Err(gone(
+                supervision,
+                ending,
+                "it keeps ending soon after its start; see its own messages",
+            ));
+        }
+        expire_retained(broker);
+        restarts += 1;
+        let pause = LONGEST_PAUSE.min(FIRST_PAUSE * 2_u32.saturating_pow(short_lives.saturating_sub(1)));
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = stop.wait() => return Ok(()),
+        }
+    }
+}
+
+async fn start(
+    broker: &Rc<Broker>,
+    launcher: &Handle,
+    supervision: &Supervision,
+    restarts: u32,
+) -> Result<i32, Failure> {
+    let (ours, theirs) = channel::pair().map_err(|error| Failure::os(STEP, "socketpair", error))?;
+    // The program expects a blocking channel unless it asks otherwise.
+    theirs
+        .set_nonblocking(false)
+        .map_err(|error| Failure::os(STEP, "fcntl", error))?;
+    let (names, listeners) = statics(broker)?;
+    let borrowed: Vec<BorrowedFd<'_>> = listeners.iter().map(|fd| fd.as_fd()).collect();
+    let asked = launcher.spawn(names, &borrowed, theirs.as_fd()).await;
+    asked.map_err(|error| lost(format_args!("it cannot be told to start a worker: {error}")))?;
+    drop(theirs);
+    let pid = match report(launcher).await? {
+        Report::Spawned { pid } => pid,
+        Report::NotSpawned { errno } => {
+            let errno = Errno::from_raw(errno);
+            return Err(Failure::new(
+                Exit::OsFile,
+                STEP,
+                format_args!("{} cannot be executed: {}", supervision.program, errno.desc()),
+                "the worker's user must be allowed to execute it, on a file system that is not mounted noexec",
+            ));
+        }
+        other => {
+            return Err(lost(format_args!(
+                "it reported {other:?} when asked for a worker"
+            )));
+        }
+    };
+    let number = u32::try_from(pid).unwrap_or(0);
+    broker.set_worker(Some((number, restarts)));
+    session::open(broker, ours.into(), Requester::Worker, number)
+        .map_err(|error| Failure::os(STEP, "opening its session", error))?;
+    tracing::info!(pid, restarts, program = ?supervision.program, "the worker runs");
+    Ok(pid)
+}
+
+/// Copies of the static listeners: no borrow of the registry is held while they are sent.
+fn statics(broker: &Broker) -> Result<(Vec<String>, Vec<OwnedFd>), Failure> {
+    let registry = broker.registry.borrow();
+    let copies = registry
+        .statics()
+        .map(|(name, fd)| Ok((name.to_owned(), fd.try_clone_to_owned()?)));
+    let pairs: Result<Vec<_>, std::io::Error> = copies.collect();
+    Ok(pairs
+        .map_err(|error| Failure::os(STEP, "dup", error))?
+        .into_iter()
+        .unzip())
+}
+
+async fn report(launcher: &Handle) -> Result<Report, Failure> {
+    loop {
+        match launcher.report().await {
+            Ok(report) => return Ok(report),
+            Err(ReceiveError::Os(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(lost(error)),
+        }
+    }
+}
+
+async fn ending(launcher: &Handle, worker: i32) -> Result<Ending, Failure> {
+    loop {
+        match report(launcher).await? {
+            Report::Exited { pid, how } if pid == worker => return Ok(how),
+            other => tracing::warn!(report = ?other, "the launcher reported what nobody asked for"),
+        }
+    }
+}
+
+/// SIGTERM, patience, SIGKILL.
+async fn stop_worker(launcher: &Handle, supervision: &Supervision, pid: i32) -> Result<(), Failure> {
+    tracing::info!(pid, "stopping the worker");
+    let tell = async |signal| launcher.signal(signal).await.map_err(lost);
+    tell(Signal::SIGTERM).await?;
+    if let Ok(ended) = timeout(supervision.stop_timeout, ending(launcher, pid)).await {
+        return ended.map(|ending| tracing::info!(pid, %ending, "the worker is gone"));
+    }
+    tracing::warn!(pid, timeout = ?supervision.stop_timeout, "the worker does not end: killing it");
+    tell(Signal::SIGKILL).await?;
+    let ended = timeout(GRACE, ending(launcher, pid)).await;
+    ended
+        .map_err(|_| lost("it did not report the worker's end"))?
+        .map(|_| ())
+}
+
+/// Stops, once the time to retain them is over, the listeners that no successor has asked for.
+fn expire_retained(broker: &Rc<Broker>) {
+    let broker = broker.clone();
+    tokio::task::spawn_local(async move {
+        sleep(broker.retain).await;
+        for fault in broker.registry.borrow_mut().stop_expired(Instant::now()) {
+            tracing::error!(%fault, "a retained listener could not be stopped");
+        }
+    });
+}
+
+fn gone(supervision: &Supervision, ending: Ending, why: &str) -> Failure {
+    Failure::new(
+        Exit::Unavailable,
+        STEP,
+        format_args!("{} {ending}", supervision.program),
+        why,
+    )
+}
+
+/// Without the launcher there is nobody to look after the worker: a supervisor must start all of it afresh.
+fn lost(why: impl std::fmt::Display) -> Failure {
+    Failure::new(
+        Exit::Unavailable,
+        "launcher",
+        format_args!("it is lost: {why}"),
+        "start portreeved again",
+    )
+}
