@@ -1,1 +1,39 @@
-//! The client library.
+//! The client library of Portreeve: a worker asks its broker for listeners and serves on them.
+//!
+//! [`Client`] is for tokio, [`blocking::Client`] needs no runtime; both are opened on a [`Channel`]. A
+//! [`Listener`] stops when it is dropped. [`listeners_from_environment`] adopts listeners that were bound
+//! before this process began. Nothing here needs a privilege, a name service or a file.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use portreeve_worker::{Channel, Client, ListenOptions};
+//!
+//! let client = Client::open(Channel::from_environment()?, "mail").await?;
+//! let listener = client.listen(&"*:25".parse()?, &ListenOptions::default()).await?.into_tcp()?;
+//! let (connection, from) = listener.accept().await?;
+//! # drop((connection, from));
+//! listener.stop().await?;
+//! # Ok(()) }
+//! ```
+#![deny(unsafe_code)]
+
+mod ask;
+pub mod blocking;
+mod channel;
+#[cfg(feature = "tokio")]
+mod client;
+mod error;
+mod exchange;
+mod guard;
+#[allow(unsafe_code)]
+mod inherited;
+mod request;
+
+pub use channel::{Channel, DEFAULT_SOCKET};
+#[cfg(feature = "tokio")]
+pub use client::{Client, Listener};
+pub use error::Error;
+pub use guard::{Guard, Stopper};
+pub use inherited::{CHANNEL_VARIABLE, InheritedError, InheritedListener, listeners_from_environment};
+pub use portreeve_protocol::message::{Listen, ListenOptions, ListenerId, Stopped, Welcome};
+pub use portreeve_protocol::{Endpoint, Fault, FaultCode, InetEndpoint, status};

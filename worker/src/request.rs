@@ -1,0 +1,61 @@
+//! What a reply becomes once its descriptors are counted: the only place where a socket meets its listener.
+
+use std::os::fd::OwnedFd;
+
+use portreeve_protocol::message::{
+    Hello, Listen, ListenMany, ListenerId, Outcome, Ping, Pong, StatusRequest, Stop, Stopped, Welcome,
+};
+use portreeve_protocol::status::Status;
+use portreeve_protocol::{Fault, Operation};
+
+/// A listener and the socket that came with it.
+pub(crate) type Handed = (ListenerId, OwnedFd);
+
+/// An operation and what its reply becomes.
+pub(crate) trait Request: Operation {
+    /// The reply, with its sockets.
+    type Output;
+
+    /// Joins a reply with the descriptors that came with it: `None` where they are too few. What it leaves
+    /// is too many.
+    fn join(reply: Self::Reply, descriptors: &mut Vec<OwnedFd>) -> Option<Self::Output>;
+}
+
+macro_rules! without_descriptors {
+    ($($request:ty => $reply:ty),*) => {
+        $(impl Request for $request {
+            type Output = $reply;
+            fn join(reply: $reply, _: &mut Vec<OwnedFd>) -> Option<$reply> {
+                Some(reply)
+            }
+        })*
+    };
+}
+
+without_descriptors! { Hello => Welcome, Ping => Pong, Stop => Stopped, StatusRequest => Status }
+
+impl Request for Listen {
+    type Output = Handed;
+    fn join(reply: Self::Reply, descriptors: &mut Vec<OwnedFd>) -> Option<Handed> {
+        Some((reply.id, descriptors.pop()?))
+    }
+}
+
+impl Request for ListenMany {
+    type Output = Vec<Result<Handed, Fault>>;
+    fn join(reply: Self::Reply, descriptors: &mut Vec<OwnedFd>) -> Option<Self::Output> {
+        let results = reply.results.into_vec();
+        let done = results.iter().filter(|result| matches!(result, Outcome::Done(_)));
+        if done.count() != descriptors.len() {
+            return None;
+        }
+        let mut sockets = descriptors.drain(..);
+        results
+            .into_iter()
+            .map(|result| match result {
+                Outcome::Done(listening) => Some(Ok((listening.id, sockets.next()?))),
+                Outcome::Fault(fault) => Some(Err(fault)),
+            })
+            .collect()
+    }
+}

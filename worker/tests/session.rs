@@ -1,0 +1,218 @@
+//! What a session promises its callers, with a broker that behaves and one that does not.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::os::fd::OwnedFd;
+
+use portreeve_protocol::message::{Listen, Listening, Ping, Pong, Stop};
+use portreeve_protocol::{Fault, FaultCode, Kind};
+use portreeve_worker::{Client, Error, ListenOptions, ListenerId, blocking};
+use support::{broker, endpoint, listen, mark, marked};
+
+fn serve_all(broker: &mut support::Broker) -> Vec<ListenerId> {
+    let mut stopped = Vec::new();
+    while let Some(asked) = broker.next() {
+        if asked.is::<Stop>() {
+            stopped.extend(asked.read::<Stop>().listeners.into_vec());
+        }
+        broker.answer(&asked);
+    }
+    stopped
+}
+
+#[tokio::test]
+async fn a_dropped_guard_stops_its_listener_and_a_kept_one_does_not() {
+    let (channel, thread) = broker(serve_all);
+    let client = Client::open(channel, "test").await.unwrap();
+    let options = ListenOptions::default();
+    drop(client.listen(&endpoint(2), &options).await.unwrap());
+    let socket = client.listen(&endpoint(4), &options).await.unwrap().keep();
+    assert_eq!(marked(socket), 4);
+    client
+        .listen(&endpoint(6), &options)
+        .await
+        .unwrap()
+        .stop()
+        .await
+        .unwrap();
+    drop(client);
+    assert_eq!(thread.join().unwrap(), [ListenerId(2), ListenerId(6)]);
+}
+
+#[test]
+fn the_blocking_client_keeps_the_same_promises() {
+    let (channel, thread) = broker(serve_all);
+    let client = blocking::Client::open(channel, "test").unwrap();
+    let options = ListenOptions::default();
+    drop(client.listen(&endpoint(2), &options).unwrap());
+    assert_eq!(marked(client.listen(&endpoint(4), &options).unwrap().keep()), 4);
+    client.listen(&endpoint(6), &options).unwrap().stop().unwrap();
+    let denied = client.listen(&endpoint(7), &options).unwrap_err();
+    assert!(matches!(denied, Error::Fault(fault) if fault.code == FaultCode::Denied));
+    let many: Vec<_> = (8..=11).map(listen).collect();
+    let many = client.listen_many(&many, false).unwrap();
+    let ids: Vec<_> = many
+        .iter()
+        .map(|one| one.as_ref().ok().map(|one| one.id().0))
+        .collect();
+    assert_eq!(ids, [Some(8), None, Some(10), None]);
+    client.ping().unwrap();
+    drop(many);
+    drop(client);
+    assert_eq!(thread.join().unwrap(), [2, 6, 8, 10].map(ListenerId));
+}
+
+/// More at once than the channel's buffer holds.
+#[tokio::test]
+async fn four_hundred_guards_dropped_at_once_are_all_stopped() {
+    let (channel, thread) = broker(serve_all);
+    let client = Client::open(channel, "test").await.unwrap();
+    let mut guards = Vec::new();
+    for first in [2, 402] {
+        let batch: Vec<_> = (0..200).map(|n| listen(first + 2 * n)).collect();
+        guards.extend(client.listen_many(&batch, true).await.unwrap());
+    }
+    let ids: Vec<_> = guards.iter().map(|guard| guard.as_ref().unwrap().id()).collect();
+    drop(guards);
+    client.ping().await.unwrap();
+    drop(client);
+    assert_eq!(thread.join().unwrap(), ids);
+}
+
+#[tokio::test]
+async fn a_request_after_a_dropped_guard_is_served_after_its_stop() {
+    let (channel, thread) = broker(|broker| {
+        let mut kinds = Vec::new();
+        while let Some(asked) = broker.next() {
+            kinds.push(asked.header.kind);
+            broker.answer(&asked);
+        }
+        kinds
+    });
+    let client = Client::open(channel, "test").await.unwrap();
+    let options = ListenOptions::default();
+    for _ in 0..3 {
+        let _ = client.listen(&endpoint(2), &options).await.unwrap();
+    }
+    drop(client);
+    use portreeve_protocol::Operation as _;
+    assert_eq!(thread.join().unwrap(), [Listen::KIND, Stop::KIND].repeat(3));
+}
+
+#[tokio::test]
+async fn a_caller_that_is_not_polled_holds_nobody_up() {
+    let (channel, _thread) = broker(serve_all);
+    let client = Client::open(channel, "test").await.unwrap();
+    let mut stalled = Box::pin(client.ping());
+    std::future::poll_fn(|context| {
+        assert!(stalled.as_mut().poll(context).is_pending());
+        std::task::Poll::Ready(())
+    })
+    .await;
+    client.ping().await.unwrap();
+    stalled.await.unwrap();
+}
+
+#[tokio::test]
+async fn the_reply_to_a_cancelled_request_is_dropped_with_its_socket() {
+    let (channel, _thread) = broker(serve_all);
+    let client = Client::open(channel, "test").await.unwrap();
+    let options = ListenOptions::default();
+    let (cancelled, other) = (endpoint(2), endpoint(4));
+    tokio::select! {
+        biased;
+        _ = client.listen(&cancelled, &options) => panic!("it cannot be served at once"),
+        () = std::future::ready(()) => {}
+    }
+    let listener = client.listen(&other, &options).await.unwrap();
+    assert_eq!(marked(listener.keep()), 4);
+}
+
+#[tokio::test]
+async fn a_hang_up_is_told_to_everyone_who_waits_and_to_whoever_asks_later() {
+    let (channel, thread) = broker(|broker| {
+        broker.next();
+        broker.next();
+    });
+    let client = Client::open(channel, "test").await.unwrap();
+    let (one, two, closed) = tokio::join!(client.ping(), client.ping(), client.closed());
+    for error in [
+        one.unwrap_err(),
+        two.unwrap_err(),
+        closed,
+        client.ping().await.unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Closed), "{error}");
+    }
+    thread.join().unwrap();
+}
+
+/// Each is a reply that does not keep to the protocol.
+#[tokio::test]
+async fn a_reply_that_breaks_the_protocol_is_an_error_and_gives_no_socket() {
+    type Lie = fn(&mut support::Broker, &support::Asked);
+    let lies: [(&str, Lie); 5] = [
+        ("no socket", |broker, asked| {
+            broker.reply::<Listen>(asked, &Listening { id: ListenerId(1) }, &[]);
+        }),
+        ("two sockets", |broker, asked| {
+            broker.reply::<Listen>(asked, &Listening { id: ListenerId(1) }, &[mark(2), mark(4)]);
+        }),
+        ("another operation's reply", |broker, asked| {
+            broker.reply::<Ping>(asked, &Pong {}, &[])
+        }),
+        ("a reply to nothing", |broker, _| {
+            broker.frame(Kind(0x8002), 4_000_000_000, &Pong {}, &[]);
+        }),
+        ("a fault with a socket", |broker, asked| {
+            let fault = Fault::new(FaultCode::Denied, "no");
+            broker.frame(Kind::FAULT, asked.header.request, &fault, &[mark(2)]);
+        }),
+    ];
+    for (name, lie) in lies {
+        let (channel, thread) = broker(move |broker| {
+            let asked = broker.next().unwrap();
+            lie(broker, &asked);
+            broker.next();
+        });
+        let client = Client::open(channel, "test").await.unwrap();
+        let error = client
+            .listen(&endpoint(2), &ListenOptions::default())
+            .await
+            .unwrap_err();
+        assert!(matches!(error, Error::Protocol(_)), "{name}: {error}");
+        drop(client);
+        thread.join().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_reason_for_the_end_of_a_session_reaches_the_caller() {
+    let (channel, thread) = broker(|broker| {
+        broker.next();
+        broker.frame(
+            Kind::FAULT,
+            0,
+            &Fault::new(FaultCode::Malformed, "no such frame"),
+            &[],
+        );
+    });
+    let client = Client::open(channel, "test").await.unwrap();
+    let error = client.ping().await.unwrap_err();
+    assert!(matches!(error, Error::Ended(fault) if &*fault.message == "no such frame"));
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_listener_is_not_taken_for_another_kind_of_socket() {
+    let (channel, thread) = broker(serve_all);
+    let client = blocking::Client::open(channel, "test").unwrap();
+    let listener: blocking::Listener<OwnedFd> =
+        client.listen(&endpoint(2), &ListenOptions::default()).unwrap();
+    let error = listener.into_udp().unwrap_err();
+    assert_eq!(error.to_string(), "127.0.0.1:2 is not a UDP socket");
+    drop(client);
+    assert_eq!(thread.join().unwrap(), [ListenerId(2)]);
+}

@@ -1,0 +1,154 @@
+//! A broker for tests: the other end of a channel, in a thread, that answers as it is told to.
+#![allow(dead_code, clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::thread::JoinHandle;
+
+use portreeve_protocol::message::{
+    Hello, Listen, ListenMany, Listening, ListeningMany, Outcome, Ping, Pong, Stop, Stopped, Welcome,
+};
+use portreeve_protocol::{Fault, FaultCode, Header, Kind, List, Operation, Text, channel, codec};
+use portreeve_worker::{Channel, Endpoint, ListenerId};
+
+/// A request as the broker's side received it.
+pub struct Asked {
+    pub header: Header,
+    pub body: Vec<u8>,
+}
+
+impl Asked {
+    pub fn is<O: Operation>(&self) -> bool {
+        self.header.kind == O::KIND
+    }
+
+    pub fn read<O: Operation>(&self) -> O {
+        assert!(self.is::<O>(), "{} was expected, not {:?}", O::NAME, self.header);
+        codec::decode(&self.body).unwrap()
+    }
+}
+
+/// The broker's end.
+pub struct Broker {
+    pub channel: UnixDatagram,
+    buffer: Box<[u8]>,
+}
+
+impl Broker {
+    /// The next request; `None` when the client has hung up.
+    pub fn next(&mut self) -> Option<Asked> {
+        let bytes = channel::receive_bare(&self.channel, &mut self.buffer).ok()?;
+        let (header, body) = Header::decode(&self.buffer[..bytes]).unwrap();
+        let body = body.to_vec();
+        Some(Asked { header, body })
+    }
+
+    pub fn frame<T: serde::Serialize>(&mut self, kind: Kind, request: u32, message: &T, sockets: &[OwnedFd]) {
+        let count = u8::try_from(sockets.len()).unwrap();
+        let frame = codec::encode(&mut self.buffer, kind, request, count, message).unwrap();
+        let sockets: Vec<_> = sockets.iter().map(|socket| socket.as_fd()).collect();
+        channel::send(&self.channel, frame, &sockets).unwrap();
+    }
+
+    pub fn reply<O: Operation>(&mut self, asked: &Asked, reply: &O::Reply, sockets: &[OwnedFd]) {
+        self.frame(O::KIND.reply(), asked.header.request, reply, sockets);
+    }
+
+    pub fn refuse(&mut self, asked: &Asked, fault: &Fault) {
+        self.frame(Kind::FAULT, asked.header.request, fault, &[]);
+    }
+
+    pub fn greet(&mut self) {
+        let asked = self.next().unwrap();
+        asked.read::<Hello>();
+        let welcome = Welcome {
+            broker: 1,
+            release: Text::clipped("test"),
+            features: 0,
+            capabilities: 0,
+            peer: Text::clipped("test"),
+            operations: List::default(),
+        };
+        self.reply::<Hello>(&asked, &welcome, &[]);
+    }
+
+    /// Answers as a broker that permits everything: every socket is a [`mark`] of its endpoint's port.
+    pub fn answer(&mut self, asked: &Asked) {
+        if asked.is::<Ping>() {
+            self.reply::<Ping>(asked, &Pong {}, &[]);
+        } else if asked.is::<Listen>() {
+            match outcome(&asked.read::<Listen>()) {
+                Ok((id, socket)) => self.reply::<Listen>(asked, &Listening { id }, &[socket]),
+                Err(fault) => self.refuse(asked, &fault),
+            }
+        } else if asked.is::<ListenMany>() {
+            let mut sockets = Vec::new();
+            let results = asked.read::<ListenMany>().listeners.into_vec();
+            let results = List::first_of(results.iter().map(|listen| match outcome(listen) {
+                Ok((id, socket)) => {
+                    sockets.push(socket);
+                    Outcome::Done(Listening { id })
+                }
+                Err(fault) => Outcome::Fault(fault),
+            }));
+            self.reply::<ListenMany>(asked, &ListeningMany { results }, &sockets);
+        } else {
+            asked.read::<Stop>();
+            let unknown = List::default();
+            self.reply::<Stop>(asked, &Stopped { unknown }, &[]);
+        }
+    }
+}
+
+/// Odd ports are refused, so that replies without a socket stand among those with one.
+fn outcome(listen: &Listen) -> Result<(ListenerId, OwnedFd), Fault> {
+    let port = listen.endpoint.inet().unwrap().port;
+    if port % 2 == 1 {
+        return Err(Fault::new(FaultCode::Denied, &port.to_string()));
+    }
+    Ok((ListenerId(port.into()), mark(port)))
+}
+
+/// A descriptor that tells which one it is.
+pub fn mark(port: u16) -> OwnedFd {
+    let (read, write) = std::io::pipe().unwrap();
+    std::io::Write::write_all(&mut &write, &port.to_le_bytes()).unwrap();
+    read.into()
+}
+
+/// What a [`mark`] says.
+pub fn marked(socket: OwnedFd) -> u16 {
+    let mut bytes = Vec::new();
+    File::from(socket).read_to_end(&mut bytes).unwrap();
+    u16::from_le_bytes(bytes.try_into().unwrap())
+}
+
+pub fn endpoint(port: u16) -> Endpoint {
+    format!("127.0.0.1:{port}").parse().unwrap()
+}
+
+pub fn listen(port: u16) -> Listen {
+    Listen {
+        endpoint: endpoint(port),
+        options: Default::default(),
+    }
+}
+
+/// A channel whose other end does `serve` in a thread of its own.
+pub fn broker<T: Send + 'static>(
+    serve: impl FnOnce(&mut Broker) -> T + Send + 'static,
+) -> (Channel, JoinHandle<T>) {
+    let (ours, theirs) = channel::pair().unwrap();
+    ours.set_nonblocking(false).unwrap();
+    let thread = std::thread::spawn(move || {
+        let mut broker = Broker {
+            channel: ours,
+            buffer: codec::frame_buffer(),
+        };
+        broker.greet();
+        serve(&mut broker)
+    });
+    (theirs.into(), thread)
+}
