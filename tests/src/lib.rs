@@ -1,1 +1,20 @@
-//! Test support.
+//! Test support: a host made of namespaces, the broker started in it, peers that behave and peers that do not.
+//!
+//! Nothing here touches the machine it runs on: every test enters namespaces of its own first (see [`host`])
+//! and all that it started ends with them. What is missing for that is a failure that names it, never a skip.
+
+pub mod binaries;
+pub mod broker;
+pub mod census;
+pub mod chroot;
+pub mod host;
+pub mod namespaces;
+pub mod peer;
+pub mod process;
+pub mod puppet;
+pub mod wait;
+
+pub use broker::Broker;
+pub use host::{Host, isolated};
+pub use peer::Peer;
+pub use wait::eventually;

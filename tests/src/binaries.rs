@@ -1,0 +1,141 @@
+//! The binaries under test: built once by cargo in this test's own profile, or taken from `PORTREEVE_BIN_DIR`.
+//!
+//! Workers are linked statically, so that they run in an empty chroot; they have a target directory of their
+//! own, because other flags would have everything else built anew.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// The broker.
+pub const BROKER: &str = "portreeved";
+/// The command line client.
+pub const CLIENT: &str = "portreeve";
+/// The worker that does as a test says.
+pub const PUPPET: &str = "puppet";
+
+const DYNAMIC: &[(&str, &[&str])] = &[
+    (BROKER, &["-p", "portreeve-broker", "--bin", BROKER]),
+    (CLIENT, &["-p", "portreeve-worker", "--bin", CLIENT]),
+];
+const STATIC: &[(&str, &[&str])] = &[(PUPPET, &["-p", "portreeve-tests", "--bin", PUPPET])];
+
+fn names() -> impl Iterator<Item = &'static str> {
+    DYNAMIC.iter().chain(STATIC).map(|(name, _)| *name)
+}
+
+fn variable(name: &str) -> String {
+    format!("PORTREEVE_TEST_{}", name.to_uppercase())
+}
+
+/// Where each binary lies, as variables for the process in the namespaces. Builds them the first time.
+pub fn variables() -> impl Iterator<Item = (String, &'static PathBuf)> {
+    static PATHS: OnceLock<BTreeMap<&'static str, PathBuf>> = OnceLock::new();
+    let paths = PATHS.get_or_init(|| match std::env::var_os("PORTREEVE_BIN_DIR") {
+        Some(directory) => names()
+            .map(|name| (name, Path::new(&directory).join(name)))
+            .collect(),
+        None => build(),
+    });
+    paths.iter().map(|(name, path)| (variable(name), path))
+}
+
+/// The binaries that the parent named, opened.
+pub fn given() -> Vec<(&'static str, File)> {
+    let open = |name| {
+        let path = std::env::var_os(variable(name)).unwrap();
+        let file =
+            File::open(&path).unwrap_or_else(|error| panic!("the binary {path:?} cannot be opened: {error}"));
+        (name, file)
+    };
+    names().map(open).collect()
+}
+
+fn build() -> BTreeMap<&'static str, PathBuf> {
+    let mut paths = cargo_build(DYNAMIC, &mut cargo());
+    let mut command = cargo();
+    // Cargo prefers the encoded variable, so that is the one to set.
+    command
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        .args(["--target", &host_triple(), "--target-dir"])
+        .arg(target_directory().join("static"));
+    paths.extend(cargo_build(STATIC, &mut command));
+    paths
+}
+
+fn cargo_program() -> String {
+    std::env::var("CARGO").unwrap_or_else(|_| env!("CARGO").to_owned())
+}
+
+/// This test's own executable lies in `<target>/[<triple>/]<profile>/deps/`.
+fn profile_directory() -> PathBuf {
+    let executable = std::env::current_exe().unwrap();
+    executable.ancestors().nth(2).unwrap().to_owned()
+}
+
+fn target_directory() -> PathBuf {
+    profile_directory().parent().unwrap().to_owned()
+}
+
+fn cargo() -> Command {
+    let directory = profile_directory();
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(other) => other,
+    };
+    let mut command = Command::new(cargo_program());
+    command
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args([
+            "build",
+            "--locked",
+            "--message-format=json-render-diagnostics",
+            "--profile",
+            profile,
+        ])
+        .stdin(Stdio::null());
+    command
+}
+
+fn host_triple() -> String {
+    let version = crate::namespaces::run(Command::new(cargo_program()).arg("-vV"), "cargo");
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    host.unwrap().to_owned()
+}
+
+fn cargo_build(
+    targets: &[(&'static str, &[&str])],
+    command: &mut Command,
+) -> BTreeMap<&'static str, PathBuf> {
+    targets.iter().for_each(|(_, arguments)| {
+        command.args(*arguments);
+    });
+    let output = command.output().unwrap_or_else(|error| {
+        panic!("cargo cannot be run to build what is tested: {error}; or set PORTREEVE_BIN_DIR to a directory that has it built")
+    });
+    let diagnostics = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{command:?} failed: {}\n{diagnostics}",
+        output.status
+    );
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let executables: Vec<PathBuf> = messages.lines().filter_map(executable).collect();
+    let find = |name: &'static str| {
+        let path = executables
+            .iter()
+            .find(|path| path.file_name().is_some_and(|file| file == name));
+        (
+            name,
+            path.unwrap_or_else(|| panic!("cargo built no {name}")).clone(),
+        )
+    };
+    targets.iter().map(|(name, _)| find(name)).collect()
+}
+
+fn executable(message: &str) -> Option<PathBuf> {
+    let message: serde_json::Value = serde_json::from_str(message).ok()?;
+    Some(PathBuf::from(message.get("executable")?.as_str()?))
+}

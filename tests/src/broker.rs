@@ -1,0 +1,275 @@
+//! The broker under test: started from a configuration, awaited until it says it is ready, ended with the test.
+
+use std::fs::Permissions;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+use crate::census::Descriptors;
+use crate::wait::PATIENCE;
+use crate::{Host, Peer, binaries, eventually, process};
+
+/// Where the configurations of tests put the control socket.
+pub const SOCKET: &str = "/run/host/broker.sock";
+
+/// What the broker wrote to standard error, as it comes.
+#[derive(Clone, Default)]
+pub struct Log(Arc<(Mutex<Vec<String>>, Condvar)>);
+
+impl Log {
+    fn follow(&self, from: impl std::io::Read + Send + 'static) {
+        let log = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                log.0.0.lock().unwrap().push(line);
+                log.0.1.notify_all();
+            }
+        });
+    }
+
+    /// All lines until now.
+    pub fn lines(&self) -> Vec<String> {
+        self.0.0.lock().unwrap().clone()
+    }
+
+    /// Waits for a line that contains every one of `words`, and gives it.
+    #[track_caller]
+    pub fn wait_for(&self, words: &[&str]) -> String {
+        let find = |lines: &[String]| {
+            lines
+                .iter()
+                .find(|line| words.iter().all(|word| line.contains(word)))
+                .cloned()
+        };
+        let (lines, arrived) = &*self.0;
+        let (lines, _) = arrived
+            .wait_timeout_while(lines.lock().unwrap(), PATIENCE, |lines| find(lines).is_none())
+            .unwrap();
+        find(&lines).unwrap_or_else(|| panic!("no log line with {words:?} in:\n{}", lines.join("\n")))
+    }
+}
+
+/// A broker that serves.
+pub struct Broker {
+    child: Child,
+    /// Its standard error.
+    pub log: Log,
+}
+
+/// A broker that did not start.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Its exit code.
+    pub code: Option<i32>,
+    /// What it said on standard error.
+    pub message: String,
+    /// What it said on standard output.
+    pub output: String,
+}
+
+/// How a broker is started, for tests that change it.
+pub fn command(host: &Host, config: &Path) -> Command {
+    let mut command = Command::new(host.binary(binaries::BROKER));
+    command.arg("--config").arg(config).stdin(Stdio::null());
+    command
+}
+
+/// Writes a configuration as the broker wants it: root's, and writable by root alone.
+pub fn config(host: &Host, text: &str) -> PathBuf {
+    let path = host.file("portreeve.conf", text);
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    path
+}
+
+/// Starts a broker that must end by itself before it serves.
+pub fn refused(mut command: Command) -> Refusal {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pidfd = pidfd_open(pid_of(&child), PidfdFlags::empty()).unwrap();
+    let ended = poll(
+        &mut [PollFd::new(&pidfd, PollFlags::IN)],
+        Some(&timespec(PATIENCE)),
+    )
+    .unwrap();
+    if ended == 0 {
+        let _ = child.kill();
+    }
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        ended > 0,
+        "the broker went on running where it must refuse to start:\n{message}"
+    );
+    Refusal {
+        code: output.status.code(),
+        message,
+        output: String::from_utf8_lossy(&output.stdout).into_owned(),
+    }
+}
+
+impl Broker {
+    /// Starts one with this configuration, and returns when it is ready.
+    #[track_caller]
+    pub fn start(host: &Host, text: &str) -> Self {
+        Self::start_command(host, command(host, &config(host, text)))
+    }
+
+    /// Starts one that a test has prepared, and returns when it is ready, as sd_notify(3) has it said.
+    #[track_caller]
+    pub fn start_command(host: &Host, mut command: Command) -> Self {
+        let address = host.path("notify.sock");
+        let _ = std::fs::remove_file(&address);
+        let notify = UnixDatagram::bind(&address).unwrap();
+        let mut child = command
+            .env("NOTIFY_SOCKET", &address)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Log::default();
+        log.follow(child.stderr.take().unwrap());
+        log.follow(child.stdout.take().unwrap());
+        let broker = Self { child, log };
+        broker.await_ready(&notify);
+        broker
+    }
+
+    #[track_caller]
+    fn await_ready(&self, notify: &UnixDatagram) {
+        let pidfd = pidfd_open(pid_of(&self.child), PidfdFlags::empty()).unwrap();
+        let end = Instant::now() + PATIENCE;
+        let mut packet = [0; 4096];
+        loop {
+            let mut either = [
+                PollFd::new(notify, PollFlags::IN),
+                PollFd::new(&pidfd, PollFlags::IN),
+            ];
+            let left = end.saturating_duration_since(Instant::now());
+            let events = poll(&mut either, Some(&timespec(left))).unwrap();
+            assert!(
+                events > 0,
+                "the broker was not ready after {} s",
+                PATIENCE.as_secs()
+            );
+            let [message, exit] = either.map(|one| !one.revents().is_empty());
+            if message {
+                let length = notify.recv(&mut packet).unwrap();
+                if packet[..length]
+                    .split(|byte| *byte == b'\n')
+                    .any(|line| line == b"READY=1")
+                {
+                    return;
+                }
+            } else if exit {
+                panic!("the broker ended before it was ready");
+            }
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The launcher's: the broker's only child.
+    pub fn launcher(&self) -> u32 {
+        eventually("a launcher", || process::children(self.pid()).first().copied())
+    }
+
+    /// The worker's: the launcher's only child.
+    pub fn worker(&self) -> u32 {
+        let launcher = self.launcher();
+        eventually("a worker", || process::children(launcher).first().copied())
+    }
+
+    /// Its descriptors.
+    pub fn census(&self) -> Descriptors {
+        Descriptors::of(self.pid())
+    }
+
+    /// Waits until it has no descriptor more than before; fails with those that are left.
+    #[track_caller]
+    pub fn await_no_more_than(&self, before: &Descriptors) {
+        let mut left = Vec::new();
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            left = self.census().beyond(before);
+            if left.is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        panic!("the broker kept descriptors that it did not have before: {left:?}");
+    }
+
+    /// A control-socket peer that has not said anything yet.
+    pub fn stranger(&self) -> Peer {
+        Peer::connect(Path::new(SOCKET)).unwrap()
+    }
+
+    /// A control-socket peer that has said Hello.
+    #[track_caller]
+    pub fn peer(&self) -> Peer {
+        let mut peer = self.stranger();
+        peer.hello();
+        peer
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(pid_of(&self.child), signal).unwrap();
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&self) -> bool {
+        process::runs(self.pid())
+    }
+
+    /// Asks it to end as a service manager does, and waits for that.
+    #[track_caller]
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.ended()
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn ended(&mut self) -> ExitStatus {
+        eventually("the broker's end", || self.child.try_wait().unwrap())
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let launchers = process::children(self.pid());
+        let workers = launchers.iter().flat_map(|launcher| process::children(*launcher));
+        let all: Vec<u32> = workers.chain(launchers.iter().copied()).collect();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        for pid in all {
+            let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL);
+        }
+        if std::thread::panicking() {
+            eprintln!("the broker's log:\n{}", self.log.lines().join("\n"));
+        }
+    }
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_child(child)
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec::try_from(duration).unwrap()
+}

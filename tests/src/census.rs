@@ -1,0 +1,85 @@
+//! Counting what could leak: the descriptors of a process and the sockets in the kernel's tables.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The descriptors of a process: what each is, in no order that matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descriptors(pub Vec<String>);
+
+impl Descriptors {
+    /// Those of a process now.
+    pub fn of(pid: u32) -> Self {
+        let directory = format!("/proc/{pid}/fd");
+        let entries = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{directory}: {error}"));
+        let mut links: Vec<String> = entries
+            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+            .map(|link| link.to_string_lossy().into_owned())
+            .collect();
+        links.sort_unstable();
+        Self(links)
+    }
+
+    /// Those here that `earlier` lacks.
+    pub fn beyond(&self, earlier: &Self) -> Vec<String> {
+        let mut rest = earlier.0.clone();
+        let is_new = |link: &&String| match rest.iter().position(|old| old == *link) {
+            Some(index) => {
+                rest.swap_remove(index);
+                false
+            }
+            None => true,
+        };
+        self.0.iter().filter(is_new).cloned().collect()
+    }
+}
+
+/// The local addresses of the TCP sockets of this network namespace that listen, in order.
+pub fn listening() -> Vec<SocketAddr> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| fs::read_to_string(table).unwrap());
+    let mut found: Vec<SocketAddr> = tables
+        .iter()
+        .flat_map(|table| table.lines().skip(1))
+        .filter_map(row)
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// How many sockets have this port in a table of /proc/net, such as `udp`.
+pub fn sockets_on(table: &str, port: u16) -> usize {
+    let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap();
+    let suffix = format!(":{port:04X}");
+    let local = |line: &str| {
+        line.split_whitespace()
+            .nth(1)
+            .is_some_and(|local| local.ends_with(&suffix))
+    };
+    text.lines().skip(1).filter(|line| local(line)).count()
+}
+
+const LISTEN: &str = "0A";
+
+/// A row of proc_net_tcp(5): the address is in 32-bit words of the machine's order, the port is a number.
+fn row(line: &str) -> Option<SocketAddr> {
+    let mut fields = line.split_whitespace().skip(1);
+    let (address, port) = fields.next()?.split_once(':')?;
+    if fields.nth(1)? != LISTEN {
+        return None;
+    }
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let words: Option<Vec<[u8; 4]>> = (0..address.len() / 8)
+        .map(|word| {
+            Some(
+                u32::from_str_radix(address.get(word * 8..word * 8 + 8)?, 16)
+                    .ok()?
+                    .to_ne_bytes(),
+            )
+        })
+        .collect();
+    let address = match words?.as_slice() {
+        [v4] => IpAddr::from(Ipv4Addr::from(*v4)),
+        words => IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(words.concat()).ok()?)),
+    };
+    Some(SocketAddr::new(address, port))
+}

@@ -1,0 +1,186 @@
+//! A peer of the broker made of the protocol crate alone, so that it can also say what no library would.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+
+use portreeve_protocol::channel::{self, ReceiveError};
+use portreeve_protocol::message::{
+    Hello, Listen, ListenOptions, ListenerId, Listening, Operation, Ping, Stop, Stopped, Welcome,
+};
+use portreeve_protocol::status::Status;
+use portreeve_protocol::{Fault, Header, Kind, List, Text, codec};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
+
+use crate::wait::PATIENCE;
+
+/// One end of a channel.
+pub struct Peer {
+    /// The channel itself, for tests that send bytes.
+    pub channel: UnixDatagram,
+    request: u32,
+    buffer: Box<[u8]>,
+}
+
+/// A frame as it came.
+#[derive(Debug)]
+pub struct Frame {
+    /// Its header.
+    pub header: Header,
+    /// Its body.
+    pub body: Vec<u8>,
+    /// What rode with it.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+impl Frame {
+    /// The frame as the reply to one operation.
+    #[track_caller]
+    pub fn reply<T: Operation>(self) -> Result<(T::Reply, Vec<OwnedFd>), Fault> {
+        assert_eq!(
+            usize::from(self.header.descriptors),
+            self.descriptors.len(),
+            "declared and received descriptors"
+        );
+        if self.header.kind == Kind::FAULT {
+            return Err(codec::decode(&self.body).unwrap());
+        }
+        assert_eq!(self.header.kind, T::KIND.reply());
+        Ok((codec::decode(&self.body).unwrap(), self.descriptors))
+    }
+}
+
+/// A request for a listener as the configuration says.
+pub fn listen(endpoint: &str) -> Listen {
+    Listen {
+        endpoint: endpoint.parse().unwrap(),
+        options: ListenOptions::default(),
+    }
+}
+
+impl Peer {
+    /// Takes the peer's end of a channel. Nothing waits on it for longer than tests have patience.
+    pub fn over(channel: UnixDatagram) -> Self {
+        channel.set_nonblocking(false).unwrap();
+        channel.set_read_timeout(Some(PATIENCE)).unwrap();
+        channel.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self {
+            channel,
+            request: 0,
+            buffer: codec::frame_buffer(),
+        }
+    }
+
+    /// Connects to a control socket and says nothing.
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        let socket = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(Self::over(socket.into()))
+    }
+
+    /// Connects as another user with one group, which the kernel then names as the peer's.
+    pub fn connect_as(path: &Path, uid: u32, gid: u32) -> io::Result<Self> {
+        let connect = || {
+            // Of this thread alone, and the thread ends here.
+            set_thread_groups(&[])?;
+            set_thread_gid(rustix::process::Gid::from_raw(gid))?;
+            set_thread_uid(rustix::process::Uid::from_raw(uid))?;
+            Self::connect(path)
+        };
+        std::thread::scope(|scope| scope.spawn(connect).join().unwrap())
+    }
+
+    /// Sends a request and gives its number.
+    #[track_caller]
+    pub fn send<T: Operation>(&mut self, request: &T) -> u32 {
+        self.request += 1;
+        let packet = codec::encode(&mut self.buffer, T::KIND, self.request, 0, request).unwrap();
+        channel::send_bare(&self.channel, packet).unwrap();
+        self.request
+    }
+
+    /// Receives one frame.
+    pub fn receive(&mut self) -> Result<Frame, ReceiveError> {
+        let mut descriptors = Vec::new();
+        let length = channel::receive(&self.channel, &mut self.buffer, &mut descriptors)?;
+        let (header, body) = Header::decode(&self.buffer[..length]).unwrap();
+        Ok(Frame {
+            header,
+            body: body.to_vec(),
+            descriptors,
+        })
+    }
+
+    /// Sends a request and waits for its reply, the only one that is under way.
+    #[track_caller]
+    pub fn ask<T: Operation>(&mut self, request: &T) -> Result<(T::Reply, Vec<OwnedFd>), Fault> {
+        let number = self.send(request);
+        let frame = self
+            .receive()
+            .unwrap_or_else(|error| panic!("no reply to {}: {error}", T::NAME));
+        assert_eq!(frame.header.request, number, "the reply is to another request");
+        frame.reply::<T>()
+    }
+
+    /// Says Hello.
+    #[track_caller]
+    pub fn hello(&mut self) -> Welcome {
+        let hello = Hello {
+            client: Text::new("test").unwrap(),
+            features: 0,
+        };
+        self.ask(&hello).unwrap().0
+    }
+
+    /// Asks whether the session lives.
+    #[track_caller]
+    pub fn ping(&mut self) {
+        self.ask(&Ping {}).unwrap();
+    }
+
+    /// Asks for a listener.
+    #[track_caller]
+    pub fn listen(&mut self, endpoint: &str) -> Result<(ListenerId, OwnedFd), Fault> {
+        let (Listening { id }, mut descriptors) = self.ask(&listen(endpoint))?;
+        assert_eq!(descriptors.len(), 1, "a listener's reply carries one descriptor");
+        Ok((id, descriptors.remove(0)))
+    }
+
+    /// Takes listeners out of service.
+    #[track_caller]
+    pub fn stop(&mut self, listeners: &[ListenerId]) -> Stopped {
+        let listeners = List::new(listeners.to_vec()).unwrap();
+        self.ask(&Stop { listeners }).unwrap().0
+    }
+
+    /// The broker's state, from its first page of listeners.
+    #[track_caller]
+    pub fn status(&mut self) -> Status {
+        self.ask(&portreeve_protocol::message::StatusRequest { after: 0 })
+            .unwrap()
+            .0
+    }
+
+    /// Whether the broker has ended this session: what was still to be read is passed over.
+    #[track_caller]
+    pub fn is_cut_off(&mut self) -> bool {
+        for _ in 0..1024 {
+            match self.receive() {
+                Ok(_) => {}
+                Err(ReceiveError::Closed) => return true,
+                Err(ReceiveError::Os(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return true;
+                }
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+}

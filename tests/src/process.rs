@@ -1,0 +1,110 @@
+//! What the kernel says of a process, read from /proc: see proc_pid_status(5).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+/// The identity and confinement of one thread.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Real, effective, saved, filesystem user id.
+    pub uid: Vec<u32>,
+    /// Likewise of the group.
+    pub gid: Vec<u32>,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// CapInh.
+    pub inheritable: u64,
+    /// CapPrm.
+    pub permitted: u64,
+    /// CapEff.
+    pub effective: u64,
+    /// CapBnd.
+    pub bounding: u64,
+    /// CapAmb.
+    pub ambient: u64,
+    /// NoNewPrivs.
+    pub no_new_privs: bool,
+    /// Seccomp: 0 none, 2 filter.
+    pub seccomp: u8,
+}
+
+impl Status {
+    /// Reads the text of a status file.
+    pub fn parse(text: &str) -> Self {
+        let fields: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once(':')).collect();
+        let field = |name: &str| {
+            fields
+                .get(name)
+                .unwrap_or_else(|| panic!("no {name} in {text}"))
+                .trim()
+        };
+        let numbers = |name: &str| {
+            field(name)
+                .split_whitespace()
+                .map(|word| word.parse().unwrap())
+                .collect()
+        };
+        let set = |name: &str| u64::from_str_radix(field(name), 16).unwrap();
+        Self {
+            uid: numbers("Uid"),
+            gid: numbers("Gid"),
+            groups: numbers("Groups"),
+            inheritable: set("CapInh"),
+            permitted: set("CapPrm"),
+            effective: set("CapEff"),
+            bounding: set("CapBnd"),
+            ambient: set("CapAmb"),
+            no_new_privs: field("NoNewPrivs") == "1",
+            seccomp: field("Seccomp").parse().unwrap(),
+        }
+    }
+}
+
+/// The status of every thread of a process.
+pub fn threads(pid: u32) -> Vec<Status> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks
+        .map(|task| Status::parse(&fs::read_to_string(task.unwrap().path().join("status")).unwrap()))
+        .collect()
+}
+
+/// One field of the status that [`Status`] does not keep, such as `VmRSS`.
+pub fn status_field(pid: u32, name: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value
+        .unwrap_or_else(|| panic!("no {name} in {text}"))
+        .trim()
+        .to_owned()
+}
+
+/// The root directory of a process.
+pub fn root(pid: u32) -> PathBuf {
+    fs::read_link(format!("/proc/{pid}/root")).unwrap()
+}
+
+/// Whether a process runs: it is there and is not a zombie.
+pub fn runs(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state != "Z" && state != "X")
+}
+
+/// The running children of a process, in the order of their ids.
+pub fn children(parent: u32) -> Vec<u32> {
+    let mut children: Vec<u32> = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| stat(*pid).is_some_and(|(state, of)| of == parent && state != "Z"))
+        .collect();
+    children.sort_unstable();
+    children
+}
+
+/// State and parent, see proc_pid_stat(5). The name before them may hold spaces and parentheses.
+fn stat(pid: u32) -> Option<(String, u32)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+}
