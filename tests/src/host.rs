@@ -103,7 +103,8 @@ fn judge(output: &str, late: bool, status: ExitStatus) {
 }
 
 impl Host {
-    fn prepare() -> Self {
+    /// Makes the namespaces that this process is the first of into a host. [`isolated`] does it for tests.
+    pub fn prepare() -> Self {
         namespaces::end_with_parent();
         namespaces::raise_loopback();
         // Opened before their paths may vanish under the new /tmp.

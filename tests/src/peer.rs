@@ -109,8 +109,8 @@ impl Peer {
     /// Receives one frame.
     pub fn receive(&mut self) -> Result<Frame, ReceiveError> {
         let mut descriptors = Vec::new();
-        let length = channel::receive(&self.channel, &mut self.buffer, &mut descriptors)?;
-        let (header, body) = Header::decode(&self.buffer[..length]).unwrap();
+        let packet = channel::receive(&self.channel, &mut self.buffer, &mut descriptors)?;
+        let (header, body) = Header::decode(&self.buffer[..packet.bytes]).unwrap();
         Ok(Frame {
             header,
             body: body.to_vec(),
