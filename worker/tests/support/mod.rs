@@ -152,3 +152,22 @@ pub fn broker<T: Send + 'static>(
     });
     (theirs.into(), thread)
 }
+
+/// A control socket at `path` that takes one session and does `serve` in a thread of its own.
+pub fn broker_at<T: Send + 'static>(
+    path: &std::path::Path,
+    serve: impl FnOnce(&mut Broker) -> T + Send + 'static,
+) -> JoinHandle<T> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+    let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    rustix::net::bind(&listener, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    rustix::net::listen(&listener, 1).unwrap();
+    std::thread::spawn(move || {
+        let mut broker = Broker {
+            channel: rustix::net::accept(&listener).unwrap().into(),
+            buffer: codec::frame_buffer(),
+        };
+        broker.greet();
+        serve(&mut broker)
+    })
+}

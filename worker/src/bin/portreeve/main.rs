@@ -1,2 +1,81 @@
-//! portreeve.
-fn main() {}
+//! `portreeve`: asks the broker for listeners, stops them, and shows its state.
+//!
+//! It talks to the broker's control socket and decides nothing: what it may do is the broker's policy. Results
+//! go to standard output as tables or, with `--json`, as one JSON value, errors too; exit codes are those of
+//! sysexits(3).
+
+mod failure;
+mod listen;
+mod output;
+mod ping;
+mod status;
+mod stop;
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use portreeve_worker::{Channel, Client, DEFAULT_SOCKET};
+
+use failure::Failure;
+use output::Output;
+
+/// Asks Portreeve's broker for listeners and shows its state.
+#[derive(Parser)]
+#[command(
+    name = "portreeve",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+struct Arguments {
+    /// The broker's control socket.
+    #[arg(long, global = true, value_name = "PATH", env = "PORTREEVE_SOCKET", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// Print one JSON value, for errors too.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Show processes and what they hold, sessions and listeners.
+    Status,
+    /// Ask for listeners and hold them, or pass them on to a command.
+    Listen(listen::Arguments),
+    /// Take listeners out of service.
+    Stop(stop::Arguments),
+    /// Measure the round trip to the broker.
+    Ping(ping::Arguments),
+}
+
+async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let out = Output { json: arguments.json };
+    let client = Client::open(Channel::connect(&arguments.socket)?, "portreeve").await?;
+    match arguments.verb {
+        Verb::Status => status::run(&client, out).await,
+        Verb::Listen(arguments) => listen::run(&client, out, arguments).await,
+        Verb::Stop(arguments) => stop::run(&client, out, &arguments).await,
+        Verb::Ping(arguments) => ping::run(&client, out, &arguments).await,
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let json = std::env::args_os().any(|argument| argument == OsStr::new("--json"));
+            return Failure::Usage(Box::new(error)).report(json);
+        }
+    };
+    let json = arguments.json;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(arguments)),
+        Err(error) => Err(Failure::System("starting", error)),
+    };
+    result.unwrap_or_else(|failure| failure.report(json))
+}

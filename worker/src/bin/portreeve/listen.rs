@@ -1,0 +1,175 @@
+//! `portreeve listen`: asks for listeners and holds them, because they end with the session that asked; or
+//! passes them on to a command as a service manager would, and ends with it.
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, ExitCode};
+
+use command_fds::{CommandFdExt as _, FdMapping};
+use portreeve_worker::{Client, Endpoint, Listen, ListenOptions, Listener};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::failure::Failure;
+use crate::output::{Output, render, table};
+use crate::stop::BATCH;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Where: *:25, 192.0.2.1:25, [2001:db8::1]:25, *:53/udp, /run/mail.sock.
+    #[arg(required = true, value_name = "ENDPOINT")]
+    endpoints: Vec<Endpoint>,
+    /// Connections that may wait to be accepted.
+    #[arg(long, value_name = "N")]
+    backlog: Option<u32>,
+    /// Let several sockets share the endpoint (SO_REUSEPORT).
+    #[arg(long)]
+    reuse_port: bool,
+    /// Accept IPv4 on an IPv6 wildcard too.
+    #[arg(long)]
+    dual_stack: bool,
+    /// Bind an address that is not on this host yet (IP_FREEBIND).
+    #[arg(long)]
+    free_bind: bool,
+    /// Run a command with the listeners, passed by LISTEN_FDS, and stop them when it ends.
+    #[arg(long, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true)]
+    exec: Vec<OsString>,
+}
+
+pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<ExitCode, Failure> {
+    let options = ListenOptions {
+        backlog: arguments.backlog,
+        reuse_port: arguments.reuse_port,
+        dual_stack: arguments.dual_stack,
+        free_bind: arguments.free_bind,
+        ..ListenOptions::default()
+    };
+    let listeners = ask(client, &arguments.endpoints, &options).await?;
+    let code = if arguments.exec.is_empty() {
+        show(&listeners, out)?;
+        hold(client, listeners.len()).await?;
+        ExitCode::SUCCESS
+    } else {
+        pass_on(&listeners, &arguments.exec).await?
+    };
+    let ids: Vec<_> = listeners.iter().map(Listener::id).collect();
+    for batch in ids.chunks(BATCH) {
+        client.stop(batch).await?;
+    }
+    listeners.into_iter().for_each(|listener| drop(listener.keep()));
+    Ok(code)
+}
+
+async fn ask(
+    client: &Client,
+    endpoints: &[Endpoint],
+    options: &ListenOptions,
+) -> Result<Vec<Listener>, Failure> {
+    if let [endpoint] = endpoints {
+        return Ok(vec![client.listen(endpoint, options).await?]);
+    }
+    let asked: Vec<_> = endpoints
+        .iter()
+        .map(|endpoint| Listen {
+            endpoint: endpoint.clone(),
+            options: options.clone(),
+        })
+        .collect();
+    let (mut listeners, mut faults) = (Vec::new(), Vec::new());
+    for batch in asked.chunks(BATCH) {
+        let results = client.listen_many(batch, true).await?;
+        for (result, asked) in results.into_iter().zip(batch) {
+            match result {
+                Ok(listener) => listeners.push(listener),
+                Err(fault) => faults.push((asked.endpoint.to_string(), fault)),
+            }
+        }
+    }
+    if faults.is_empty() {
+        Ok(listeners)
+    } else {
+        Err(Failure::Refused(faults))
+    }
+}
+
+fn show(listeners: &[Listener], out: Output) -> Result<(), Failure> {
+    if out.json {
+        let listeners: Vec<_> = listeners
+            .iter()
+            .map(|listener| json!({ "id": listener.id(), "endpoint": listener.endpoint().to_string() }))
+            .collect();
+        return out.value(&json!({ "listeners": listeners }));
+    }
+    let mut table = table(["LISTENER", "ENDPOINT"]);
+    for listener in listeners {
+        table.add_row([listener.id().0.to_string(), listener.endpoint().to_string()]);
+    }
+    out.text(render(table))
+}
+
+async fn hold(client: &Client, count: usize) -> Result<(), Failure> {
+    let mut terminate = on(SignalKind::terminate())?;
+    let mut interrupt = on(SignalKind::interrupt())?;
+    let these = if count == 1 {
+        "the listener"
+    } else {
+        "these listeners"
+    };
+    let _ = writeln!(io::stderr(), "portreeve: holding {these} until interrupted");
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        error = client.closed() => Err(error.into()),
+    }
+}
+
+/// Runs the command with descriptors from 3 on; the number of its process is known only within it, so a shell
+/// sets LISTEN_PID and becomes the command. See sd_listen_fds(3).
+async fn pass_on(listeners: &[Listener], command: &[OsString]) -> Result<ExitCode, Failure> {
+    let failed = |error| Failure::System("starting the command", error);
+    let (mut sockets, mut names) = (Vec::new(), Vec::new());
+    for (listener, number) in listeners.iter().zip(3..) {
+        let socket: OwnedFd = listener.try_clone().map_err(failed)?;
+        sockets.push(FdMapping {
+            parent_fd: socket,
+            child_fd: number,
+        });
+        names.push(listener.endpoint().to_string().replace(':', "_"));
+    }
+    let mut shell = Command::new("/bin/sh");
+    shell
+        .args(["-c", "export LISTEN_PID=$$; exec \"$@\"", "portreeve"])
+        .args(command)
+        .env("LISTEN_FDS", sockets.len().to_string())
+        .env("LISTEN_FDNAMES", names.join(":"))
+        .fd_mappings(sockets)
+        .map_err(|error| failed(io::Error::other(error.to_string())))?;
+    let mut terminate = on(SignalKind::terminate())?;
+    let mut hang_up = on(SignalKind::hangup())?;
+    // The terminal sends this one to the command itself.
+    let mut interrupt = on(SignalKind::interrupt())?;
+    let mut child = tokio::process::Command::from(shell).spawn().map_err(failed)?;
+    let process = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
+    let forward = |signal| process.map(|process| kill_process(process, signal));
+    let status = loop {
+        tokio::select! {
+            status = child.wait() => break status.map_err(failed)?,
+            _ = terminate.recv() => forward(Signal::TERM),
+            _ = hang_up.recv() => forward(Signal::HUP),
+            _ = interrupt.recv() => None,
+        };
+    };
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
+    Ok(code
+        .and_then(|code| u8::try_from(code).ok())
+        .map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+fn on(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+    signal(kind).map_err(|error| Failure::System("waiting for signals", error))
+}

@@ -1,0 +1,238 @@
+//! `portreeve status`: the broker's state, all pages of it.
+
+use std::process::ExitCode;
+
+use caps::Capability;
+use portreeve_worker::Client;
+use portreeve_worker::status::{Credentials, Listener, Process, Session, Status};
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::output::{Output, render, table};
+
+pub async fn run(client: &Client, out: Output) -> Result<ExitCode, Failure> {
+    let status = client.status(0).await?;
+    let mut listeners = status.listeners.to_vec();
+    let mut next = status.next;
+    // Numbers only grow, so a broker that sends the reader back ends the list.
+    while listeners.last().is_some_and(|last| next >= last.id.0) {
+        let page = client.status(next).await?;
+        next = page.next;
+        listeners.extend(page.listeners.into_vec());
+    }
+    if out.json {
+        out.value(&value(&status, &listeners))?;
+    } else {
+        out.text(text(&status, &listeners))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn value(status: &Status, listeners: &[Listener]) -> Value {
+    let processes: Vec<_> = status
+        .processes
+        .iter()
+        .map(|process| {
+            let held = &process.credentials;
+            let sets: serde_json::Map<_, _> = sets(held)
+                .into_iter()
+                .map(|(name, set)| (name.to_owned(), names(set).into()))
+                .collect();
+            json!({
+                "role": process.role.as_str(),
+                "pid": process.pid,
+                "restarts": process.restarts,
+                "root": process.root.as_str(),
+                "uid": held.uid,
+                "gid": held.gid,
+                "groups": *held.groups,
+                "capabilities": sets,
+                "no_new_privs": held.no_new_privs,
+                "seccomp": held.seccomp,
+            })
+        })
+        .collect();
+    json!({
+        "release": status.release.as_str(),
+        "uptime_ms": status.uptime_ms,
+        "warnings": *status.warnings,
+        "processes": processes,
+        "sessions": *status.sessions,
+        "listeners_held": status.listeners_held,
+        "listeners": listeners,
+    })
+}
+
+fn text(status: &Status, listeners: &[Listener]) -> String {
+    let seconds = status.uptime_ms / 1000;
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    let mut parts = vec![format!(
+        "portreeved {}, up {days} d {hours} h {minutes} min {} s",
+        status.release,
+        seconds % 60
+    )];
+    parts.extend(
+        status
+            .warnings
+            .iter()
+            .map(|warning| format!("warning: {warning}")),
+    );
+    parts.extend(status.processes.iter().map(process));
+    parts.push(sessions(&status.sessions));
+    parts.push(page(listeners, status.listeners_held));
+    parts.join("\n\n")
+}
+
+fn process(process: &Process) -> String {
+    let held = &process.credentials;
+    let mut table = table(["", ""]);
+    let mut row = |name: &str, value: String| {
+        table.add_row([name.to_owned(), value]);
+    };
+    row(
+        &process.role.to_string(),
+        format!("pid {}, restarts {}", process.pid, process.restarts),
+    );
+    row("  user", ids(held.uid));
+    row("  group", ids(held.gid));
+    let groups: Vec<_> = held.groups.iter().map(u32::to_string).collect();
+    row(
+        "  groups",
+        if groups.is_empty() {
+            "none".into()
+        } else {
+            groups.join(" ")
+        },
+    );
+    row("  root", process.root.to_string());
+    for (name, set) in sets(held) {
+        row(&format!("  {name}"), words(set));
+    }
+    row(
+        "  no_new_privs",
+        if held.no_new_privs {
+            "yes".into()
+        } else {
+            "no".into()
+        },
+    );
+    let seccomp = match held.seccomp {
+        0 => "none".into(),
+        1 => "strict".into(),
+        2 => "filter".into(),
+        other => other.to_string(),
+    };
+    row("  seccomp", seccomp);
+    render(table)
+}
+
+fn sessions(sessions: &[Session]) -> String {
+    let mut table = table(["SESSION", "PEER", "CLIENT", "PID", "HELD"]);
+    for session in sessions {
+        table.add_row([
+            session.id.to_string(),
+            session.peer.to_string(),
+            session.client.to_string(),
+            if session.pid == 0 {
+                "-".into()
+            } else {
+                session.pid.to_string()
+            },
+            session.listeners.to_string(),
+        ]);
+    }
+    render(table)
+}
+
+fn page(listeners: &[Listener], held: u64) -> String {
+    if listeners.is_empty() {
+        return format!("listeners held: {held}");
+    }
+    let mut table = table(["LISTENER", "ENDPOINT", "OWNER", "STATE"]);
+    for listener in listeners {
+        table.add_row([
+            listener.id.0.to_string(),
+            listener.endpoint.to_string(),
+            listener.owner.to_string(),
+            if listener.retained {
+                "retained".into()
+            } else {
+                "held".to_owned()
+            },
+        ]);
+    }
+    render(table)
+}
+
+/// One number where all four are the same, as they should be.
+fn ids(ids: [u32; 4]) -> String {
+    match ids {
+        [real, effective, saved, filesystem] if [effective, saved, filesystem] == [real; 3] => {
+            real.to_string()
+        }
+        [real, effective, saved, filesystem] => {
+            format!("real {real}, effective {effective}, saved {saved}, filesystem {filesystem}")
+        }
+    }
+}
+
+fn sets(held: &Credentials) -> [(&'static str, u64); 5] {
+    [
+        ("permitted", held.permitted),
+        ("effective", held.effective),
+        ("inheritable", held.inheritable),
+        ("bounding", held.bounding),
+        ("ambient", held.ambient),
+    ]
+}
+
+/// A capability set by names in the order of their numbers; what has no name here is left as its bits.
+fn names(set: u64) -> Vec<String> {
+    let mut known: Vec<Capability> = caps::all().into_iter().collect();
+    known.sort_by_key(Capability::index);
+    let held = known
+        .into_iter()
+        .filter(|capability| set & capability.bitmask() != 0);
+    let mut unnamed = set;
+    let mut names: Vec<_> = held
+        .map(|capability| {
+            unnamed &= !capability.bitmask();
+            capability.to_string().to_lowercase()
+        })
+        .collect();
+    if unnamed != 0 {
+        names.push(format!("{unnamed:#x}"));
+    }
+    names
+}
+
+fn words(set: u64) -> String {
+    let names = names(set);
+    match names.len() {
+        0 => "none".to_owned(),
+        all if all == caps::all().len() => "all".to_owned(),
+        _ => names.join(" "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_named_and_unknown_bits_are_not_lost() {
+        assert_eq!(words(0), "none");
+        assert_eq!(words(1 << 10 | 1 << 12), "cap_net_bind_service cap_net_admin");
+        assert_eq!(
+            words(1 << 10 | 1 << 63),
+            "cap_net_bind_service 0x8000000000000000"
+        );
+        assert_eq!(words((1 << 41) - 1), "all");
+    }
+
+    #[test]
+    fn differing_ids_are_told_apart() {
+        assert_eq!(ids([7; 4]), "7");
+        assert_eq!(ids([7, 0, 7, 7]), "real 7, effective 0, saved 7, filesystem 7");
+    }
+}

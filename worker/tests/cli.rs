@@ -1,0 +1,259 @@
+//! The `portreeve` command: what it prints and how it exits, without a broker and with one.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use portreeve_protocol::message::{Listen, Listening, StatusRequest, Stop, Stopped};
+use portreeve_protocol::status::{Credentials, Listener, Process, Session, Status};
+use portreeve_protocol::{List, Text};
+use portreeve_worker::ListenerId;
+use support::broker_at;
+
+fn portreeve(socket: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portreeve"));
+    command
+        .env_clear()
+        .args(["--socket".as_ref(), socket.as_os_str()])
+        .args(arguments);
+    command
+}
+
+fn run(socket: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = portreeve(socket, arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+#[test]
+fn without_a_broker_every_verb_says_so_and_exits_69() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("broker.sock");
+    for verb in [
+        &["status"][..],
+        &["listen", "*:25"],
+        &["stop", "1"],
+        &["ping", "-c", "1"],
+    ] {
+        let (code, stdout, stderr) = run(&socket, verb);
+        assert_eq!(code, Some(69), "{verb:?}");
+        assert_eq!(stdout, "");
+        assert_eq!(
+            stderr,
+            format!(
+                "portreeve: no broker is reached at {}: No such file or directory (os error 2): \
+                 start portreeved, or name its control socket\n",
+                socket.display()
+            )
+        );
+    }
+}
+
+#[test]
+fn an_error_is_one_json_value_where_json_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("broker.sock");
+    for (arguments, code, word) in [
+        (&["--json", "status"][..], 69, "unavailable"),
+        (&["status", "--json"], 69, "unavailable"),
+        (&["--json", "listen", "25"], 64, "usage"),
+        (&["--json", "sing"], 64, "usage"),
+    ] {
+        let (exit, stdout, stderr) = run(&socket, arguments);
+        let value: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!(value["error"]["code"], word, "{arguments:?}");
+        assert_eq!((exit, stderr.as_str()), (Some(code), ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_exits_64_and_names_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, named) in [
+        (&["sing"][..], "'sing'"),
+        (&["listen", "mx1:25"], "\"mx1\" is not an IPv4 address"),
+        (&["listen"], "<ENDPOINT>"),
+        (&["stop", "one"], "'one'"),
+        (&["ping", "-c", "0"], "'0'"),
+    ] {
+        let (code, stdout, stderr) = run(folder.path(), arguments);
+        assert_eq!((code, stdout.as_str()), (Some(64), ""), "{arguments:?}");
+        assert!(stderr.contains(named), "{stderr}");
+    }
+}
+
+#[test]
+fn another_programs_socket_is_told_apart_from_a_broker() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("other.sock");
+    let _other = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let (code, _, stderr) = run(&socket, &["status"]);
+    assert_eq!(code, Some(69));
+    assert!(stderr.contains("another program's socket"), "{stderr}");
+}
+
+#[test]
+fn stop_names_what_was_unknown_and_exits_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("broker.sock");
+    let thread = broker_at(&socket, |broker| {
+        let asked = broker.next().unwrap();
+        let unknown = List::first_of([ListenerId(9)]);
+        broker.reply::<Stop>(&asked, &Stopped { unknown }, &[]);
+        asked.read::<Stop>().listeners.into_vec()
+    });
+    let (code, stdout, _) = run(&socket, &["stop", "7", "9"]);
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        stdout,
+        "7 is out of service\n9 is no listener that you may stop\n"
+    );
+    assert_eq!(thread.join().unwrap(), [ListenerId(7), ListenerId(9)]);
+}
+
+#[test]
+fn listeners_are_passed_on_to_a_command_and_stopped_when_it_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("broker.sock");
+    let thread = broker_at(&socket, |broker| {
+        let asked = broker.next().unwrap();
+        let id = ListenerId(5);
+        broker.reply::<Listen>(&asked, &Listening { id }, &[support::mark(0x4241)]);
+        let asked = broker.next().unwrap();
+        broker.answer(&asked);
+        asked.read::<Stop>().listeners.into_vec()
+    });
+    let script = "test $LISTEN_PID = $$ && echo $LISTEN_FDS $LISTEN_FDNAMES && cat <&3; exit 7";
+    let (code, stdout, stderr) = run(&socket, &["listen", "*:25", "--exec", "/bin/sh", "-c", script]);
+    assert_eq!(
+        (code, stdout.as_str(), stderr.as_str()),
+        (Some(7), "1 *_25\nAB", "")
+    );
+    assert_eq!(thread.join().unwrap(), [ListenerId(5)]);
+}
+
+#[test]
+fn a_refusal_is_told_with_the_brokers_words_and_exits_77() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("broker.sock");
+    let _thread = broker_at(&socket, |broker| {
+        let asked = broker.next().unwrap();
+        broker.answer(&asked);
+    });
+    let (code, _, stderr) = run(&socket, &["listen", "*:25"]);
+    assert_eq!((code, stderr.as_str()), (Some(77), "portreeve: 25\n"));
+}
+
+/// A state with every kind of text that a peer could have chosen.
+fn state(after: u64) -> Status {
+    let listener = |number| Listener {
+        id: ListenerId(number),
+        endpoint: Text::clipped(&format!("[2001:db8::{number:x}]:25")),
+        owner: Text::clipped("worker"),
+        retained: number == 2,
+    };
+    let process = |role: &str, effective| Process {
+        role: Text::clipped(role),
+        pid: 4711,
+        restarts: 0,
+        root: Text::clipped("/var/lib/portreeve/root"),
+        credentials: Credentials {
+            effective,
+            permitted: effective,
+            ..Credentials::default()
+        },
+    };
+    Status {
+        release: Text::clipped("0.1.0"),
+        uptime_ms: 3_723_000,
+        processes: List::first_of([process("broker", 0x2400), process("worker", 0)]),
+        warnings: List::first_of([Text::clipped("this kernel lacks Landlock")]),
+        listeners_held: 3,
+        sessions: List::first_of([Session {
+            id: 1,
+            peer: Text::clipped("worker"),
+            client: Text::clipped("evil\n\u{1b}[2J\u{9b}2J"),
+            pid: 0,
+            listeners: 3,
+        }]),
+        listeners: List::first_of((after + 1..=3).take(2).map(listener)),
+        next: if after == 0 { 2 } else { 0 },
+    }
+}
+
+fn status_broker(socket: &Path) {
+    drop(broker_at(socket, |broker| {
+        while let Some(asked) = broker.next() {
+            let after = asked.read::<StatusRequest>().after;
+            broker.reply::<StatusRequest>(&asked, &state(after), &[]);
+        }
+    }));
+}
+
+#[test]
+fn status_shows_every_page_escaped_and_fits_forty_columns() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("broker.sock");
+    status_broker(&socket);
+    let output = portreeve(&socket, &["status"])
+        .env("COLUMNS", "40")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    for line in text.lines() {
+        assert!(line.chars().count() <= 40, "{line:?}");
+    }
+    assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    for word in [
+        "cap_net_bind_service",
+        "none",
+        "LISTENER",
+        ":3]:25",
+        "retained",
+        "1 h 2 min 3 s",
+    ] {
+        assert!(text.contains(word), "{word} in {text}");
+    }
+}
+
+#[test]
+fn status_as_json_has_the_capabilities_by_name_and_no_control_character() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("broker.sock");
+    status_broker(&socket);
+    let (code, stdout, _) = run(&socket, &["status", "--json"]);
+    assert_eq!(code, Some(0));
+    assert!(!stdout.trim_end().contains(char::is_control));
+    let value: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let effective = &value["processes"][0]["capabilities"]["effective"];
+    assert_eq!(
+        *effective,
+        serde_json::json!(["cap_net_bind_service", "cap_net_raw"])
+    );
+    assert_eq!(value["listeners"].as_array().unwrap().len(), 3);
+    assert_eq!(value["sessions"][0]["client"], "evil\n\u{1b}[2J\u{9b}2J");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_command_quietly() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("broker.sock");
+    status_broker(&socket);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let child = portreeve(&socket, &["status"])
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
