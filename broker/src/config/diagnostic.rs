@@ -161,6 +161,15 @@ fn boundary(text: &str, offset: usize) -> usize {
     offset
 }
 
+/// A sentence that quotes the configuration, cut where that was too much of it.
+fn bounded(mut sentence: String) -> String {
+    if sentence.len() > MAX_EXCERPT {
+        sentence.truncate(boundary(&sentence, MAX_EXCERPT));
+        sentence.push('…');
+    }
+    sentence
+}
+
 /// Findings while files are being read, when the sources still grow.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
@@ -196,6 +205,11 @@ impl Problems {
         self.files.push(diagnostic);
     }
 
+    /// How many errors there are so far.
+    pub fn errors(&self) -> usize {
+        self.errors
+    }
+
     /// Whether anything so far refuses the configuration.
     pub fn any_error(&self) -> bool {
         self.errors > 0
@@ -209,8 +223,8 @@ impl Problems {
         self.found.push(Problem {
             span,
             severity,
-            message: message.into(),
-            help: help.into(),
+            message: bounded(message.into()),
+            help: bounded(help.into()),
         });
     }
 

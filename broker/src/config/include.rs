@@ -71,19 +71,19 @@ impl<'l> Loader<'l> {
         if follow {
             self.reading.push((meta.dev(), meta.ino()));
             let beside = path.parent().unwrap_or(Path::new(""));
-            self.follow(&mut items, beside, depth, &|name| super::is_read(name));
+            self.follow(&mut items, beside, depth, super::is_read);
             self.reading.pop();
         }
         Ok(items)
     }
 
     /// Fills the includes among the items and in those scopes among them that `enter` names.
-    fn follow(&mut self, items: &mut [Item], beside: &Path, depth: usize, enter: &dyn Fn(&str) -> bool) {
+    fn follow(&mut self, items: &mut [Item], beside: &Path, depth: usize, enter: fn(&str) -> bool) {
         for item in items {
             match item {
                 Item::Option(_) => {}
                 Item::Scope(scope) if enter(self.sources.text(scope.name)) => {
-                    self.follow(&mut scope.items, beside, depth + 1, &|_| true);
+                    self.follow(&mut scope.items, beside, depth + 1, super::is_read_within);
                 }
                 Item::Scope(_) => {}
                 Item::Include(include) => self.include(include, beside, depth),

@@ -64,6 +64,12 @@ fn is_read(name: &str) -> bool {
     READ.iter().any(|read| read.eq_ignore_ascii_case(name)) || is_listener(name)
 }
 
+/// Whether a scope inside one that the broker reads is one that it reads too.
+fn is_read_within(name: &str) -> bool {
+    const READ: [&str; 5] = ["listen", "binding", "topology", "permit", "peer"];
+    READ.iter().any(|read| read.eq_ignore_ascii_case(name))
+}
+
 /// Whether a scope is one of the MTA's listeners: `ESMTP_Listener`, `control_listener`, …
 fn is_listener(name: &str) -> bool {
     const SUFFIX: &str = "_listener";

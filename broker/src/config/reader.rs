@@ -37,13 +37,13 @@ impl<'r, 't> Reader<'r, 't> {
         self.sources.text(self.section.name)
     }
 
-    /// The instance, which this kind of scope must have: `meant` says what it stands for.
+    /// The instance, which this kind of scope must have: `meant` says what stands there.
     pub fn instance(&mut self, meant: &str) -> Option<Spanned<String>> {
         let found = self.section.instance.map(|scalar| scalar.spanned(self.sources));
         if found.as_ref().is_none_or(|found| found.value.is_empty()) {
             let name = self.name();
             let help = format!("write {name} \"{meant}\" {{");
-            let message = format!("this {name} scope does not name its {meant}");
+            let message = format!("this {name} scope has no name of its own");
             self.problems.error(self.section.name, message, help);
             return None;
         }
@@ -136,7 +136,10 @@ impl<'r, 't> Reader<'r, 't> {
         let parse = |text: &str| {
             let fits = integer(text).filter(|number| (least..=most).contains(number));
             fits.and_then(|number| u32::try_from(number).ok())
-                .ok_or_else(|| format!("write a whole number from {least} to {most}"))
+                .ok_or_else(|| match text.starts_with('0') {
+                    true => format!("write {least} to {most}; a number that begins with 0 is octal"),
+                    false => format!("write a whole number from {least} to {most}"),
+                })
         };
         self.parsed(name, parse).map(|found| found.value)
     }
@@ -215,7 +218,10 @@ impl<'r, 't> Reader<'r, 't> {
                 continue;
             }
             let message = format!("the scope {scope} has no option {name:?}");
-            let help = known(name, &self.options, &self.scopes);
+            let help = match self.scopes.contains(&name) {
+                true => format!("{name} is a scope: write {name} \"NAME\" {{"),
+                false => known(name, &self.options, &self.scopes),
+            };
             self.problems.error(option.name, message, help);
         }
     }
@@ -229,7 +235,10 @@ impl<'r, 't> Reader<'r, 't> {
                 continue;
             }
             let message = format!("no scope {name:?} stands in {scope}");
-            let help = known(name, &self.scopes, &self.options);
+            let help = match self.options.iter().find(|known| known.eq_ignore_ascii_case(name)) {
+                Some(option) => format!("{option} is an option: write {option} = VALUE"),
+                None => known(name, &self.scopes, &self.options),
+            };
             self.problems.error(section.name, message, help);
         }
     }

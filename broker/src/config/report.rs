@@ -46,7 +46,7 @@ impl Report {
         let mut out = String::new();
         for diagnostic in &self.diagnostics {
             out += &diagnostic.render(style);
-            out.push('\n');
+            out += "\n\n";
         }
         if self.omitted > 0 {
             out += &self.more();
@@ -74,6 +74,13 @@ impl std::error::Error for Report {}
 impl From<Diagnostic> for Report {
     fn from(diagnostic: Diagnostic) -> Self {
         Report::new(vec![diagnostic], 0)
+    }
+}
+
+/// [`Diagnostic::render`] without colour.
+impl std::fmt::Display for Diagnostic {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&self.render(Style::Plain))
     }
 }
 

@@ -1,0 +1,162 @@
+//! What is no configuration: each mistake with what was probably meant.
+
+use super::{Head, Parser};
+use crate::config::lexer::{Bad, Kind, Token};
+use crate::config::source::Span;
+use crate::config::tree::{Item, Opt, Value};
+
+impl Parser<'_, '_> {
+    pub(super) fn no_value(&mut self, name: Span) {
+        let text = self.at(name);
+        let (message, help) = if text.eq_ignore_ascii_case("include") {
+            (
+                "include names no file".to_owned(),
+                "write include \"FILE\"".to_owned(),
+            )
+        } else {
+            (
+                format!("{text:?} has no value"),
+                format!("write {text} = VALUE, or open a scope with {text} {{"),
+            )
+        };
+        self.problems.error(name, message, help);
+    }
+
+    pub(super) fn unclosed(&mut self, open: Span, what: &str, close: &str) {
+        let message = format!("the {what} that begins here is not closed");
+        let help = format!("close it with {close} after its last value");
+        self.problems.error(open, message, help);
+    }
+
+    /// A token where an item should begin.
+    pub(super) fn stray(&mut self, token: Token) {
+        let span = self.span(token);
+        match token.kind {
+            Kind::Bad(bad) => self.bad(token, bad),
+            Kind::OpenBrace => self.nameless_scope(span),
+            _ => {
+                let message = format!("{} stands where an option or a scope should begin", self.at(span));
+                self.problems
+                    .error(span, message, "write NAME = VALUE or NAME { … }");
+                self.skip_line(span);
+            }
+        }
+    }
+
+    /// A `{` where an item should begin: the end of `name = value {`, or of nothing.
+    fn nameless_scope(&mut self, span: Span) {
+        let (name, instance) = match self.items.pop() {
+            Some(Item::Option(Opt {
+                name,
+                value: Value::Scalar(scalar),
+            })) if !self.on_line_after(scalar.span, span) => {
+                let help = format!("write {} {} {{", self.at(name), self.at(scalar.span));
+                let message = "a scope has no value, only a name of its own";
+                self.problems.error(name.to(scalar.span), message, help);
+                (name, Some(scalar))
+            }
+            before => {
+                self.items.extend(before);
+                let help = "write the scope's name before it";
+                self.problems
+                    .error(span, "this { opens a scope without a name", help);
+                (span, None)
+            }
+        };
+        let head = Head {
+            name,
+            instance,
+            brace: span,
+        };
+        self.open.push((head, std::mem::take(&mut self.items)));
+    }
+
+    pub(super) fn bad(&mut self, token: Token, bad: Bad) {
+        let span = self.span(token);
+        let begin = Span {
+            end: span.start.saturating_add(if bad == Bad::Comment { 2 } else { 1 }),
+            ..span
+        };
+        match bad {
+            Bad::Quote => self.problems.error(
+                begin,
+                "the quoted string that begins here is not closed",
+                "close it with \"; a \" inside it is written \\\"",
+            ),
+            Bad::Comment => self.problems.error(
+                begin,
+                "the comment that begins here is not closed",
+                "close it with */; quote a value that holds /*",
+            ),
+            Bad::Character(';') => self.problems.error(
+                span,
+                "a ; stands nowhere in this language",
+                "remove it: options end by themselves; quote a value that holds one",
+            ),
+            Bad::Character('\'') => self.problems.error(
+                span,
+                "single quotes do not quote in this language",
+                "use double quotes",
+            ),
+            Bad::Character(c) => self.problems.error(
+                span,
+                format!("the character {c:?} cannot stand here"),
+                "remove it, or quote the value that holds it",
+            ),
+        }
+        if bad != Bad::Character(';') {
+            self.skip_line(span);
+        }
+    }
+
+    pub(super) fn not_a_name(&mut self, token: Token) {
+        let span = self.span(token);
+        let text = self.at(span);
+        let (message, help) = if text.starts_with("//") {
+            (
+                "// does not begin a comment".to_owned(),
+                "begin it with #, or put it between /* and */",
+            )
+        } else if text.starts_with('"') {
+            (
+                format!("the quoted string {text} stands where a name should"),
+                "write the name of an option or scope before it, and = for an option",
+            )
+        } else {
+            (
+                format!("{text:?} is not a name"),
+                "names have letters, digits and _ only",
+            )
+        };
+        self.problems.error(span, message, help);
+        if text.starts_with("//") {
+            self.skip_line(span);
+        }
+    }
+
+    /// After a forgotten quote everything is read inside out: say where that may have begun.
+    pub(super) fn look_for_lost_quote(&mut self) {
+        if let Some(span) = self
+            .long_quote
+            .filter(|_| self.problems.errors() > self.errors_before)
+        {
+            let begin = Span {
+                end: span.start.saturating_add(1),
+                ..span
+            };
+            self.problems.error(
+                begin,
+                "the quoted string that begins here goes over several lines",
+                "if its closing \" is missing, the mistakes after it follow from that",
+            );
+        }
+    }
+
+    pub(super) fn skip_line(&mut self, first: Span) {
+        while !matches!(self.next.kind, Kind::End | Kind::OpenBrace | Kind::CloseBrace)
+            && !self.on_line_after(first, self.span(self.next))
+        {
+            self.take();
+        }
+    }
+}

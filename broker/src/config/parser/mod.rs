@@ -1,0 +1,251 @@
+//! The grammar: tokens of one file to its tree, all errors in one pass.
+//!
+//! The parser keeps its own stack, so no nesting can overflow the thread's, and it goes on after an error
+//! where it can say what was probably meant.
+
+mod mistakes;
+mod values;
+
+use crate::config::diagnostic::Problems;
+use crate::config::lexer::{Bad, Kind, Lexer, Token};
+use crate::config::source::{FileId, Span};
+use crate::config::tree::{Include, Item, Opt, Scalar, Scope, Value};
+
+/// How many scopes may stand in each other, included files and all. The MTA's own files need five.
+pub const MAX_DEPTH: usize = 256;
+
+/// Parses one file whose items will stand at a depth of `depth` scopes.
+pub(crate) fn parse(file: FileId, text: &str, depth: usize, problems: &mut Problems) -> Vec<Item> {
+    let mut lexer = Lexer::new(text);
+    let next = lexer.next();
+    let cut_short = matches!(next.kind, Kind::Bad(Bad::Quote | Bad::Comment));
+    let errors_before = problems.errors();
+    let mut parser = Parser {
+        file,
+        text,
+        lexer,
+        next,
+        open: Vec::new(),
+        items: Vec::new(),
+        long_quote: None,
+        cut_short,
+        errors_before,
+        problems,
+    };
+    parser.file(depth);
+    parser.look_for_lost_quote();
+    parser.items
+}
+
+struct Parser<'t, 'p> {
+    file: FileId,
+    text: &'t str,
+    lexer: Lexer<'t>,
+    next: Token,
+    /// The scopes around `items`, outermost first: each with the items before it.
+    open: Vec<(Head, Vec<Item>)>,
+    items: Vec<Item>,
+    /// The first quoted string that goes over several lines.
+    long_quote: Option<Span>,
+    /// A quote or comment reached to the end of the file.
+    cut_short: bool,
+    /// How many errors there were before this file.
+    errors_before: usize,
+    problems: &'p mut Problems,
+}
+
+struct Head {
+    name: Span,
+    instance: Option<Scalar>,
+    brace: Span,
+}
+
+impl<'t> Parser<'t, '_> {
+    fn file(&mut self, depth: usize) {
+        loop {
+            let token = self.take();
+            match token.kind {
+                Kind::End => break,
+                Kind::Word | Kind::Quoted { .. } => {
+                    if depth + self.open.len() > MAX_DEPTH {
+                        let help = format!("at most {MAX_DEPTH} scopes may stand in each other");
+                        self.problems
+                            .error(self.span(token), "scopes are nested too deep", help);
+                        return;
+                    }
+                    self.item(token);
+                }
+                Kind::CloseBrace => self.close(token),
+                _ => self.stray(token),
+            }
+        }
+        // What an unclosed quote or comment swallowed may have closed them.
+        let open = if self.cut_short { &[] } else { self.open.as_slice() };
+        for (head, _) in open {
+            let message = format!("the scope {:?} is not closed", self.at(head.name));
+            self.problems.error(
+                head.name.to(head.brace),
+                message,
+                "close it with a } after its last option",
+            );
+        }
+        while let Some((head, before)) = self.open.pop() {
+            self.end_scope(head, before);
+        }
+    }
+
+    /// An item from its first token on.
+    fn item(&mut self, first: Token) {
+        let name = self.span(first);
+        let text = self.at(name);
+        if !is_name(text) {
+            self.not_a_name(first);
+        }
+        let keyword = text.eq_ignore_ascii_case("include") || text.eq_ignore_ascii_case("readonly_include");
+        match self.next.kind {
+            Kind::Word | Kind::Quoted { .. } if keyword => {
+                let path = self.scalar();
+                let items = Vec::new();
+                self.items.push(Item::Include(Include { path, items }));
+            }
+            Kind::Equals => {
+                let equals = self.take();
+                match self.next.kind {
+                    Kind::Word | Kind::Quoted { .. } if keyword => {
+                        let help = format!("write {text} \"FILE\"");
+                        let message = format!("{text} takes no =");
+                        self.problems.error(self.span(equals), message, help);
+                        self.take();
+                    }
+                    Kind::OpenBrace => self.open_scope(name, None),
+                    _ => self.value(name),
+                }
+            }
+            Kind::OpenBrace => self.open_scope(name, None),
+            Kind::OpenBracket | Kind::OpenParen => self.value(name),
+            Kind::Word | Kind::Quoted { .. } => self.instance(name),
+            _ => self.no_value(name),
+        }
+    }
+
+    /// `name word` can only be the head of a scope; find out what else it was meant to be.
+    fn instance(&mut self, name: Span) {
+        let before = (self.lexer, self.next);
+        let instance = self.scalar();
+        match self.next.kind {
+            Kind::OpenBrace => self.open_scope(name, Some(instance)),
+            Kind::Equals if self.second().kind == Kind::OpenBrace => {
+                self.take();
+                self.open_scope(name, Some(instance));
+            }
+            // The word is the next item's name.
+            Kind::Equals | Kind::OpenBracket | Kind::OpenParen if !instance.quoted => {
+                (self.lexer, self.next) = before;
+                self.no_value(name);
+            }
+            Kind::Word | Kind::Quoted { .. } if self.on_line_after(name, instance.span) => {
+                (self.lexer, self.next) = before;
+                self.no_value(name);
+            }
+            _ => {
+                let (name_text, value) = (self.at(name), self.at(instance.span));
+                let message = format!("there is no = between {name_text:?} and its value");
+                let help =
+                    format!("write {name_text} = {value}, or open a scope with {name_text} {value} {{");
+                self.problems.error(name.to(instance.span), message, help);
+                let value = Value::Scalar(instance);
+                self.items.push(Item::Option(Opt { name, value }));
+            }
+        }
+    }
+
+    fn open_scope(&mut self, name: Span, instance: Option<Scalar>) {
+        let brace = self.take();
+        let brace = self.span(brace);
+        let head = Head {
+            name,
+            instance,
+            brace,
+        };
+        self.open.push((head, std::mem::take(&mut self.items)));
+    }
+
+    fn close(&mut self, brace: Token) {
+        match self.open.pop() {
+            Some((head, before)) => self.end_scope(head, before),
+            None => self.problems.error(
+                self.span(brace),
+                "this } closes no scope",
+                "remove it, or look for a scope above that was closed too early",
+            ),
+        }
+    }
+
+    fn end_scope(&mut self, head: Head, before: Vec<Item>) {
+        let items = std::mem::replace(&mut self.items, before);
+        let Head { name, instance, .. } = head;
+        self.items.push(Item::Scope(Scope {
+            name,
+            instance,
+            items,
+        }));
+    }
+
+    fn take(&mut self) -> Token {
+        let next = self.lexer.next();
+        self.cut_short |= matches!(next.kind, Kind::Bad(Bad::Quote | Bad::Comment));
+        std::mem::replace(&mut self.next, next)
+    }
+
+    /// The token after the next one.
+    fn second(&self) -> Token {
+        let mut ahead = self.lexer;
+        ahead.next()
+    }
+
+    fn scalar(&mut self) -> Scalar {
+        let token = self.take();
+        let span = self.span(token);
+        let quoted = matches!(token.kind, Kind::Quoted { .. });
+        if quoted && self.long_quote.is_none() && self.at(span).contains('\n') {
+            self.long_quote = Some(span);
+        }
+        Scalar {
+            span,
+            quoted,
+            escaped: token.kind == Kind::Quoted { escaped: true },
+        }
+    }
+
+    fn span(&self, token: Token) -> Span {
+        let offset = |at| u32::try_from(at).unwrap_or(u32::MAX);
+        Span {
+            file: self.file,
+            start: offset(token.start),
+            end: offset(token.end),
+        }
+    }
+
+    fn at(&self, span: Span) -> &'t str {
+        let index = |offset| usize::try_from(offset).unwrap_or(usize::MAX);
+        self.text
+            .get(index(span.start)..index(span.end))
+            .unwrap_or_default()
+    }
+
+    fn on_line_after(&self, first: Span, second: Span) -> bool {
+        let between = Span {
+            start: first.end,
+            end: second.start,
+            ..first
+        };
+        self.at(between).contains('\n')
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}

@@ -1,0 +1,181 @@
+//! Values: one word, a list in `( )` or a dictionary in `[ ]`.
+
+use super::Parser;
+use crate::config::lexer::Kind;
+use crate::config::source::Span;
+use crate::config::tree::{Item, Opt, Scalar, Value};
+
+impl Parser<'_, '_> {
+    /// The value of an option, from the token that begins it.
+    pub(super) fn value(&mut self, name: Span) {
+        let value = match self.next.kind {
+            Kind::Word | Kind::Quoted { .. } => {
+                let before = (self.lexer, self.next);
+                let scalar = self.scalar();
+                // The word on the next line is the next option's name.
+                let is_name = matches!(self.next.kind, Kind::Equals | Kind::OpenBrace) && !scalar.quoted;
+                if is_name && self.on_line_after(name, scalar.span) {
+                    (self.lexer, self.next) = before;
+                    return self.no_value(name);
+                }
+                if self.next.kind == Kind::Comma {
+                    let comma = self.take();
+                    let help = format!("write a list as {} = ( a, b )", self.at(name));
+                    self.problems
+                        .error(self.span(comma), "a comma stands only in a list", help);
+                    while matches!(self.next.kind, Kind::Word | Kind::Quoted { .. } | Kind::Comma)
+                        && !self.on_line_after(name, self.span(self.next))
+                    {
+                        self.take();
+                    }
+                }
+                Value::Scalar(scalar)
+            }
+            Kind::OpenParen => self.list(),
+            Kind::OpenBracket => self.dict(),
+            Kind::Bad(_) => return,
+            _ => return self.no_value(name),
+        };
+        self.items.push(Item::Option(Opt { name, value }));
+    }
+
+    fn list(&mut self) -> Value {
+        let open = self.take();
+        let open = self.span(open);
+        let mut items: Vec<Scalar> = Vec::new();
+        // A comma may follow a value, once.
+        let mut comma_may_stand = false;
+        loop {
+            let token = self.next;
+            let span = open.to(self.span(token));
+            match token.kind {
+                Kind::CloseParen => {
+                    self.take();
+                    return Value::List { span, items };
+                }
+                Kind::Word | Kind::Quoted { .. } => {
+                    let before = (self.lexer, self.next);
+                    let scalar = self.scalar();
+                    comma_may_stand = true;
+                    if matches!(self.next.kind, Kind::Equals) {
+                        (self.lexer, self.next) = before;
+                        self.unclosed(open, "list", ")");
+                        return Value::List { span, items };
+                    }
+                    items.push(scalar);
+                }
+                Kind::Comma => {
+                    self.take();
+                    if !comma_may_stand {
+                        let help = "write one comma, or none, after each value";
+                        self.problems
+                            .error(self.span(token), "no value stands before this comma", help);
+                    }
+                    comma_may_stand = false;
+                }
+                Kind::OpenParen | Kind::OpenBracket => {
+                    self.take();
+                    let help = "a list holds words and quoted strings only";
+                    self.problems
+                        .error(self.span(token), "a list cannot hold another one", help);
+                    self.skip_nested();
+                }
+                Kind::Bad(bad) => {
+                    self.take();
+                    self.bad(token, bad);
+                }
+                _ => {
+                    self.unclosed(open, "list", ")");
+                    return Value::List { span, items };
+                }
+            }
+        }
+    }
+
+    fn dict(&mut self) -> Value {
+        let open = self.take();
+        let open = self.span(open);
+        let mut entries = Vec::new();
+        loop {
+            let token = self.next;
+            let span = open.to(self.span(token));
+            match token.kind {
+                Kind::CloseBracket => {
+                    self.take();
+                    return Value::Dict { span, entries };
+                }
+                Kind::Word | Kind::Quoted { .. } => {
+                    let key = self.scalar();
+                    if let Some(value) = self.entry(key) {
+                        entries.push((key, value));
+                    }
+                }
+                Kind::Comma => {
+                    self.take();
+                    let help = "separate the entries of [ ] with spaces or lines";
+                    self.problems
+                        .error(self.span(token), "a comma stands only in a list", help);
+                }
+                Kind::Bad(bad) => {
+                    self.take();
+                    self.bad(token, bad);
+                }
+                Kind::Equals => {
+                    self.take();
+                    let help = "write KEY = VALUE";
+                    self.problems
+                        .error(self.span(token), "no key stands before this =", help);
+                }
+                _ => {
+                    self.unclosed(open, "dictionary", "]");
+                    return Value::Dict { span, entries };
+                }
+            }
+        }
+    }
+
+    /// `= value` of a dictionary's entry.
+    fn entry(&mut self, key: Scalar) -> Option<Scalar> {
+        let text = self.at(key.span);
+        if self.next.kind != Kind::Equals {
+            let help = format!("write {text} = VALUE");
+            self.problems
+                .error(key.span, format!("the key {text} has no value"), help);
+            return None;
+        }
+        self.take();
+        match self.next.kind {
+            Kind::Word | Kind::Quoted { .. } => Some(self.scalar()),
+            Kind::OpenParen | Kind::OpenBracket => {
+                let token = self.take();
+                let message = "a dictionary holds no lists and no dictionaries";
+                let help = format!("write {text} = VALUE, with quotes where the value has spaces");
+                self.problems.error(self.span(token), message, help);
+                self.skip_nested();
+                None
+            }
+            _ => {
+                let help = format!("write {text} = VALUE");
+                self.problems
+                    .error(key.span, format!("the key {text} has no value"), help);
+                None
+            }
+        }
+    }
+
+    /// Past the end of a list or dictionary that may not stand here.
+    fn skip_nested(&mut self) {
+        loop {
+            match self.next.kind {
+                Kind::CloseParen | Kind::CloseBracket => {
+                    self.take();
+                    return;
+                }
+                Kind::Word | Kind::Quoted { .. } | Kind::Comma | Kind::Equals => {
+                    self.take();
+                }
+                _ => return,
+            }
+        }
+    }
+}
