@@ -82,6 +82,33 @@ pub(crate) fn is_mapped(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if Ipv6Addr::to_ipv4_mapped(&address).is_some())
 }
 
+/// Why an address belongs to no host, whatever the policy says. The kernel itself would take these.
+pub fn never_ours(address: IpAddr) -> Option<&'static str> {
+    if address.is_unspecified() {
+        return Some("the unspecified address belongs to no host");
+    }
+    if address.is_loopback() {
+        return Some("a loopback address is every host's own");
+    }
+    if address.is_multicast() {
+        return Some("a multicast address is joined, not had");
+    }
+    match address {
+        IpAddr::V4(address) if address.is_broadcast() => Some("the broadcast address belongs to no host"),
+        IpAddr::V4(address) if address.octets().first() == Some(&0) => {
+            Some("addresses of 0.0.0.0/8 belong to no host")
+        }
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => {
+            Some("an IPv4-mapped IPv6 address is refused by name: ask for the IPv4 address")
+        }
+        IpAddr::V6(address) if address.is_unicast_link_local() => {
+            Some("a link-local address stays with its interface")
+        }
+        IpAddr::V6(_) => None,
+    }
+}
+
 impl FromStr for Cidr {
     type Err = CidrError;
 

@@ -8,6 +8,8 @@
 
 mod binding;
 mod broker;
+mod check;
+mod check_duravip;
 mod cidr;
 mod cluster;
 mod diagnostic;
@@ -33,7 +35,7 @@ mod worker;
 
 pub use binding::Binding;
 pub use broker::{Broker, OnNarrow};
-pub use cidr::{Cidr, CidrError};
+pub use cidr::{Cidr, CidrError, never_ours};
 pub use cluster::{Cluster, Topology};
 pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS, Severity};
 pub use duravip::DuraVip;

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use super::binding::Binding;
 use super::broker::Broker;
+use super::check;
+use super::check_duravip;
 use super::cluster::Cluster;
 use super::diagnostic::{Diagnostic, Problems, Severity};
 use super::files::Trust;
@@ -148,6 +150,8 @@ fn typed(
         for section in top.sections() {
             config.read(section, &sources, &mut problems);
         }
+        check::config(&config, &sources, &mut problems);
+        check_duravip::config(&mut config, &sources, &mut problems);
         config.skipped = top
             .skipped
             .drain()

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::rule::RuleId;
 use super::{Denied, Policy, Requester, Rule};
-use crate::config::Limit;
+use crate::config::{Limit, never_ours};
 
 /// Leave to have an address on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,32 +100,5 @@ fn denied(who: &Requester, what: &str, option: &str, value: &str) -> Denied {
         message: format!("nothing permits {who} to {what}"),
         nearest: None,
         remedy: format!("add {value:?} to the {option} of {of}"),
-    }
-}
-
-/// Why an address belongs to no host, whatever the policy says. The kernel itself would take these.
-fn never_ours(address: IpAddr) -> Option<&'static str> {
-    if address.is_unspecified() {
-        return Some("the unspecified address belongs to no host");
-    }
-    if address.is_loopback() {
-        return Some("a loopback address is every host's own");
-    }
-    if address.is_multicast() {
-        return Some("a multicast address is joined, not had");
-    }
-    match address {
-        IpAddr::V4(address) if address.is_broadcast() => Some("the broadcast address belongs to no host"),
-        IpAddr::V4(address) if address.octets().first() == Some(&0) => {
-            Some("addresses of 0.0.0.0/8 belong to no host")
-        }
-        IpAddr::V4(_) => None,
-        IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => {
-            Some("an IPv4-mapped IPv6 address is refused by name: ask for the IPv4 address")
-        }
-        IpAddr::V6(address) if address.is_unicast_link_local() => {
-            Some("a link-local address stays with its interface")
-        }
-        IpAddr::V6(_) => None,
     }
 }

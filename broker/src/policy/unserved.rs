@@ -1,9 +1,5 @@
 //! What a configuration permits and the broker's capabilities cannot serve: said at start, not at run time.
 
-use std::net::IpAddr;
-
-use portreeve_protocol::Endpoint;
-
 use crate::config::{Config, Diagnostic, ListenPattern, Listener, Severity, Span};
 
 /// The capabilities' numbers, see include/uapi/linux/capability.h.
@@ -68,11 +64,11 @@ pub fn unserved(config: &Config, effective: u64, unprivileged_port_start: u16) -
         .flat_map(|permit| &permit.address)
         .map(|block| block.span)
         .collect();
-    for (span, what) in blocks
-        .iter()
-        .map(|span| (*span, "this address"))
-        .chain(moving(config).map(|(_, span)| (span, "this DuraVIP address")))
-    {
+    for (span, what) in blocks.iter().map(|span| (*span, "this address")).chain(
+        config
+            .moving_addresses()
+            .map(|(_, span)| (span, "this DuraVIP address")),
+    ) {
         if !has(NET_ADMIN) {
             let message =
                 format!("{what} cannot be put on an interface: the broker does not keep cap_net_admin");
@@ -123,22 +119,4 @@ fn when_unbound(listener: &Listener) -> (Severity, &'static str) {
         (false, false) => (Severity::Warning, "cannot be started at run time"),
         (true, _) => (Severity::Error, "cannot be bound when its address arrives"),
     }
-}
-
-/// Every address that moves between hosts.
-fn moving(config: &Config) -> impl Iterator<Item = (IpAddr, Span)> {
-    let listeners = config
-        .listeners
-        .iter()
-        .filter(|listener| listener.duravip.moves());
-    let bindings = config.bindings.iter().filter(|binding| binding.duravip.moves());
-    listeners
-        .filter_map(|listener| match &listener.endpoint.value {
-            Endpoint::Tcp(inet) | Endpoint::Udp(inet) => Some((inet.address, listener.endpoint.span)),
-            _ => None,
-        })
-        .chain(bindings.filter_map(|binding| {
-            let address = binding.address.as_ref()?;
-            Some((address.value, address.span))
-        }))
 }

@@ -1,0 +1,172 @@
+//! What scopes say about each other: endpoints that cannot both be bound, peers that can do nothing.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use portreeve_protocol::Endpoint;
+
+use super::broker::Broker;
+use super::cluster::Cluster;
+use super::diagnostic::Problems;
+use super::listener::Listener;
+use super::peer::Peer;
+use super::source::{Sources, Span};
+use super::typed::Config;
+
+/// Checks all but the addresses that move.
+pub(super) fn config(config: &Config, sources: &Sources, problems: &mut Problems) {
+    endpoints(&config.listeners, sources, problems);
+    wildcards(&config.listeners, sources, problems);
+    topology(&config.cluster, sources, problems);
+    permitted_addresses(config, problems);
+    for peer in &config.broker.peers {
+        idle_peer(peer, &config.broker, problems);
+    }
+}
+
+/// Each endpoint stands once.
+fn endpoints(listeners: &[Listener], sources: &Sources, problems: &mut Problems) {
+    let mut seen: HashMap<&Endpoint, &Listener> = HashMap::new();
+    for listener in listeners {
+        let endpoint = &listener.endpoint;
+        let Some(first) = seen.insert(&endpoint.value, listener) else {
+            continue;
+        };
+        let message = format!("{} is already an endpoint of {}", endpoint.value, first.scope);
+        let place = sources.file_line(first.endpoint.span);
+        problems.error(
+            endpoint.span,
+            message,
+            format!("remove one of the two: the other is at {place}"),
+        );
+    }
+}
+
+/// A wildcard and one of its addresses cannot both be bound. See ip(7), bind(2) EADDRINUSE.
+fn wildcards(listeners: &[Listener], sources: &Sources, problems: &mut Problems) {
+    let inet = |listener: &Listener| match &listener.endpoint.value {
+        Endpoint::Tcp(inet) => Some((false, inet.address, inet.port)),
+        Endpoint::Udp(inet) => Some((true, inet.address, inet.port)),
+        _ => None,
+    };
+    let fixed = || listeners.iter().filter(|listener| listener.is_static());
+    let mut wildcards: HashMap<(bool, bool, u16), Span> = HashMap::new();
+    for listener in fixed() {
+        if let Some((udp, address, port)) = inet(listener).filter(|(_, address, _)| address.is_unspecified())
+        {
+            wildcards.insert((udp, address.is_ipv4(), port), listener.endpoint.span);
+        }
+    }
+    for listener in fixed() {
+        let specific = inet(listener).filter(|(_, address, _)| !address.is_unspecified());
+        let Some(wildcard) =
+            specific.and_then(|(udp, address, port)| wildcards.get(&(udp, address.is_ipv4(), port)))
+        else {
+            continue;
+        };
+        let message = format!(
+            "{} cannot be bound beside the wildcard at {}",
+            listener.endpoint.value,
+            sources.file_line(*wildcard)
+        );
+        let help = "remove one of the two, or set enable = false in the one that is started at run time";
+        problems.warning(listener.endpoint.span, message, help);
+    }
+}
+
+/// Each block stands once, and puts addresses on alone.
+fn topology(cluster: &Cluster, sources: &Sources, problems: &mut Problems) {
+    let mut seen = HashMap::new();
+    for topology in &cluster.topology {
+        let block = topology.block.value;
+        if let Some(first) = seen.insert(block, topology.block.span) {
+            let message = format!("there is another topology of {block}");
+            let help = format!(
+                "remove one of the two: the other is at {}",
+                sources.file_line(first)
+            );
+            problems.error(topology.block.span, message, help);
+        }
+        if topology.mask != block.bits() {
+            let message = format!("removing one address of {block} can take others of it along");
+            let help = format!("write cidrmask = {} unless that is meant", block.bits());
+            problems.warning(topology.block.span, message, help);
+        }
+    }
+}
+
+/// An address that may be asked for needs an interface to be put on.
+fn permitted_addresses(config: &Config, problems: &mut Problems) {
+    for block in config.broker.permits.iter().flat_map(|permit| &permit.address) {
+        let mut topology = config
+            .cluster
+            .topology
+            .iter()
+            .map(|topology| topology.block.value);
+        let overlap = |other: super::cidr::Cidr| {
+            other.contains(block.value.address()) || block.value.contains(other.address())
+        };
+        if !topology.any(overlap) {
+            let message = format!("no topology says on which interface {} belongs", block.value);
+            let help = format!(
+                "add topology \"{}\" {{ interface = \"eth1\" }} to the cluster scope",
+                block.value
+            );
+            problems.warning(block.span, message, help);
+        }
+    }
+}
+
+/// A peer that nobody can be, or that may do nothing with what it is allowed.
+fn idle_peer(peer: &Peer, broker: &Broker, problems: &mut Problems) {
+    if broker.socket.is_none() {
+        let message = "nobody can be this peer: there is no control socket";
+        problems.warning(
+            peer.name.span,
+            message,
+            "write socket = \"/PATH\" in the broker scope",
+        );
+    }
+    let needs_permit = ["listen", "address", "link", "limit"];
+    let word = peer
+        .allow
+        .iter()
+        .find(|word| needs_permit.contains(&word.value.as_str()));
+    if let Some(word) = word.filter(|_| peer.permit.is_empty()) {
+        let message = format!(
+            "this peer may ask for {:?} but for nothing in particular",
+            word.value
+        );
+        let help = "name permits in it: permit = ( NAME ); the listener scopes are the worker's";
+        problems.warning(word.span, message, help);
+    }
+}
+
+impl Config {
+    /// The declared DuraVIP addresses that are this host's own, given those that its interfaces have from
+    /// elsewhere: taking one away would take the host off the network.
+    pub fn own_addresses(&self, own: &[IpAddr]) -> Vec<super::diagnostic::Diagnostic> {
+        let moving = self.moving_addresses();
+        let taken = moving.filter(|(address, _)| own.contains(address));
+        taken
+            .map(|(address, span)| {
+                let message = format!("the DuraVIP address {address} is this host's own");
+                self.error(span, message, "declare an address that no host has for itself")
+            })
+            .collect()
+    }
+
+    /// Every DuraVIP address, at each place that declares it.
+    pub fn moving_addresses(&self) -> impl Iterator<Item = (IpAddr, Span)> {
+        let listeners = self.listeners.iter().filter(|listener| listener.duravip.moves());
+        let listeners = listeners.filter_map(|listener| {
+            let inet = listener.endpoint.value.inet()?;
+            Some((inet.address, listener.endpoint.span))
+        });
+        let bindings = self.bindings.iter().filter(|binding| binding.duravip.moves());
+        listeners.chain(bindings.filter_map(|binding| {
+            let address = binding.address.as_ref()?;
+            Some((address.value, address.span))
+        }))
+    }
+}

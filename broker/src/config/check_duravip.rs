@@ -1,0 +1,174 @@
+//! Addresses that move between hosts: what listeners, bindings and the topology say about each other.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::binding::Binding;
+use super::cidr::never_ours;
+use super::diagnostic::Problems;
+use super::duravip::DuraVip;
+use super::nearest::nearest;
+use super::source::{Sources, Span, Spanned};
+use super::typed::Config;
+
+/// Checks the addresses that move, and declares each of them wherever it stands: an address that is DuraVIP
+/// on one service is DuraVIP on all.
+pub(super) fn config(config: &mut Config, sources: &Sources, problems: &mut Problems) {
+    for listener in &config.listeners {
+        let (span, duravip) = (listener.endpoint.span, &listener.duravip);
+        let inet = listener.endpoint.value.inet();
+        let address = inet
+            .map(|inet| inet.address)
+            .filter(|address| !address.is_unspecified());
+        options(duravip, problems);
+        if duravip.moves() && address.is_none() {
+            let message = format!("{} has no address that could move", listener.endpoint.value);
+            problems.error(
+                span,
+                message,
+                "name one address, or remove enable_duravip and duravip_follow",
+            );
+        }
+        if let (Some(target), Some(address)) = (&duravip.follow, address) {
+            follow(target, address, &config.bindings, problems);
+        }
+    }
+    for binding in &config.bindings {
+        options(&binding.duravip, problems);
+        if let Some(follow) = &binding.duravip.follow {
+            let message = "a binding follows nobody: listeners follow bindings";
+            problems.error(follow.span, message, "put duravip_follow in the listen scope");
+        }
+        // A mistake in the address was told already.
+        if binding.duravip.enable && binding.address.is_none() && !problems.any_error() {
+            let message = format!(
+                "the binding {:?} has no address that could move",
+                binding.name.value
+            );
+            problems.error(binding.name.span, message, "write bind_address = ADDRESS in it");
+        }
+    }
+    for (address, span) in config.moving_addresses() {
+        place(config, address, span, problems);
+    }
+    preferences(config, sources, problems);
+    everywhere(config);
+}
+
+/// What one scope's options say about each other.
+fn options(duravip: &DuraVip, problems: &mut Problems) {
+    match (&duravip.follow, &duravip.preference) {
+        (Some(follow), _) if duravip.enable => problems.error(
+            follow.span,
+            "what follows a binding is not itself enable_duravip",
+            "remove enable_duravip or duravip_follow; one may come from the listener scope around",
+        ),
+        (Some(_), Some(preference)) => problems.error(
+            preference.span,
+            "what follows a binding has no preference of its own",
+            "remove duravip_preference, or set it in the binding",
+        ),
+        (None, Some(preference)) if !duravip.enable => problems.warning(
+            preference.span,
+            "a preference has no effect on an address that does not move",
+            "write enable_duravip = true, or remove it",
+        ),
+        _ => {}
+    }
+}
+
+/// A follower names a binding, by name or address, that moves and has another address.
+fn follow(target: &Spanned<String>, own: IpAddr, bindings: &[Binding], problems: &mut Problems) {
+    let named = |binding: &&Binding| {
+        let address = binding.address.as_ref().map(|address| address.value);
+        binding.name.value == target.value || address.is_some_and(|a| target.value.parse() == Ok(a))
+    };
+    let Some(binding) = bindings.iter().find(named) else {
+        let names = bindings.iter().map(|binding| binding.name.value.as_str());
+        let help = match nearest(&target.value, names) {
+            Some(meant) => format!("did you mean {meant:?}? Names of bindings are case-sensitive"),
+            None => "name a binding that there is, or its bind_address".to_owned(),
+        };
+        let message = format!("there is no binding {:?} to follow", target.value);
+        return problems.error(target.span, message, help);
+    };
+    if !binding.duravip.enable {
+        let message = format!(
+            "the binding {:?} does not move, so nothing follows it",
+            target.value
+        );
+        problems.error(
+            target.span,
+            message,
+            "write enable_duravip = true in that binding",
+        );
+    }
+    if binding
+        .address
+        .as_ref()
+        .is_some_and(|address| address.value == own)
+    {
+        let message = format!("the binding {:?} has this listener's own address", target.value);
+        problems.error(
+            target.span,
+            message,
+            "write enable_duravip = true in place of duravip_follow",
+        );
+    }
+}
+
+/// An address that moves can be any host's, and the topology says where it goes.
+fn place(config: &Config, address: IpAddr, span: Span, problems: &mut Problems) {
+    if let Some(why) = never_ours(address) {
+        if !address.is_unspecified() {
+            problems.error(span, format!("{address} cannot move between hosts"), why);
+        }
+    } else if config.cluster.block_of(address).is_none() {
+        let message = format!("no topology says on which interface {address} belongs");
+        let help =
+            "add a topology \"ADDRESS/PREFIX\" { interface = \"eth1\" } that holds it to the cluster scope";
+        problems.error(span, message, help);
+    }
+}
+
+/// Whoever names an address's preferred node names the same.
+fn preferences(config: &Config, sources: &Sources, problems: &mut Problems) {
+    let listeners = config.listeners.iter().filter_map(|listener| {
+        let inet = listener.endpoint.value.inet()?;
+        Some((inet.address, listener.duravip.preference.as_ref()?))
+    });
+    let bindings = config.bindings.iter().filter_map(|binding| {
+        let address = binding.address.as_ref()?;
+        Some((address.value, binding.duravip.preference.as_ref()?))
+    });
+    let mut seen: HashMap<IpAddr, &Spanned<String>> = HashMap::new();
+    for (address, preference) in listeners.chain(bindings) {
+        let first = *seen.entry(address).or_insert(preference);
+        if first.value != preference.value {
+            let message = format!("{address} would rather be on {:?} by another scope", first.value);
+            let help = format!(
+                "name one node: the other is named at {}",
+                sources.file_line(first.span)
+            );
+            problems.error(preference.span, message, help);
+        }
+    }
+}
+
+/// Marks every listener and binding of an address that moves.
+fn everywhere(config: &mut Config) {
+    let moving: std::collections::HashSet<IpAddr> =
+        config.moving_addresses().map(|(address, _)| address).collect();
+    for listener in &mut config.listeners {
+        let inet = listener.endpoint.value.inet();
+        if inet.is_some_and(|inet| moving.contains(&inet.address)) && !listener.duravip.moves() {
+            listener.duravip.enable = true;
+        }
+    }
+    for binding in &mut config.bindings {
+        let address = binding.address.as_ref().map(|address| address.value);
+        if address.is_some_and(|address| moving.contains(&address)) && !binding.duravip.moves() {
+            binding.duravip.enable = true;
+        }
+    }
+}
