@@ -297,7 +297,7 @@ fn mistakes_between_scopes() {
         ),
         (
             "one endpoint in two listeners",
-            format!("ESMTP_Listener {{ Listen \":25\" {{ }} }}\nHTTP_Listener {{ Listen \":25\" {{ }} }}\n"),
+            "ESMTP_Listener { Listen \":25\" { } }\nHTTP_Listener { Listen \":25\" { } }\n".to_owned(),
         ),
         (
             "a wildcard and one of its addresses",

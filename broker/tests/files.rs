@@ -1,0 +1,300 @@
+//! What is read from the file system, and what is refused before it costs anything.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)] // a helper of a test may fail it
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use portreeve_broker::config::{Config, MAX_DEPTH, Trust, check_syntax, load};
+
+/// A folder of files that only this user can write.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        for (name, text) in files {
+            folder.write(name, text.as_bytes());
+        }
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        self.mode(name, 0o600);
+    }
+
+    fn mode(&self, name: &str, mode: u32) {
+        fs::set_permissions(self.path(name), PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    fn load(&self) -> Result<Config, Vec<String>> {
+        match load(&self.path("main.conf"), trust()) {
+            Ok((config, _)) => Ok(config),
+            Err(report) => Err(self.lines(report.one_lines())),
+        }
+    }
+
+    fn error(&self) -> String {
+        let lines = self.load().unwrap_err();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        lines[0].clone()
+    }
+
+    /// Lines without the folder's name, which is another each time.
+    fn lines(&self, lines: impl Iterator<Item = String>) -> Vec<String> {
+        let folder = format!("{}/", self.0.path().display());
+        lines.map(|line| line.replace(&folder, "")).collect()
+    }
+}
+
+fn trust() -> Trust {
+    Trust::RootOr(rustix::process::getuid().as_raw())
+}
+
+fn user(name: &str) -> String {
+    format!("security {{ user = {name} }}\n")
+}
+
+#[test]
+fn an_include_is_looked_up_beside_the_file_that_includes() {
+    let folder = Folder::new(&[
+        ("main.conf", "include sub/part.conf\n"),
+        ("sub/part.conf", "readonly_include \"more.conf\"\n"),
+        ("sub/more.conf", &user("beside")),
+        ("more.conf", &user("elsewhere")),
+    ]);
+    assert_eq!(folder.load().unwrap().security.user_name(), "beside");
+}
+
+#[test]
+fn a_directory_is_included_in_alphabetical_order_without_dot_files_and_folders() {
+    let folder = Folder::new(&[
+        ("main.conf", "include conf.d\n"),
+        ("conf.d/10-first", &user("first")),
+        ("conf.d/20-second", &user("second")),
+        ("conf.d/.30-hidden", &user("hidden")),
+        ("conf.d/40-folder/file", &user("nested")),
+    ]);
+    let config = folder.load().unwrap();
+    assert_eq!(config.security.user_name(), "second");
+    assert_eq!(config.sources().names().count(), 3);
+}
+
+#[test]
+fn an_include_stands_in_any_scope_that_the_broker_reads() {
+    let folder = Folder::new(&[
+        (
+            "main.conf",
+            "broker { permit mail { include ports.conf } }\nDomain x { include missing.conf }\n",
+        ),
+        ("ports.conf", "listen = ( :25 )\n"),
+    ]);
+    assert_eq!(folder.load().unwrap().broker.permits[0].listen.len(), 1);
+}
+
+#[test]
+fn an_include_that_leads_back_is_refused() {
+    let folder = Folder::new(&[
+        ("main.conf", "include a.conf\n"),
+        ("a.conf", "include b.conf\n"),
+        ("b.conf", "security { }\n  include a.conf\n"),
+    ]);
+    assert_eq!(
+        folder.error(),
+        "b.conf:2:11: error: a.conf includes itself; remove one of the includes on the way"
+    );
+    symlink(folder.path("main.conf"), folder.path("link.conf")).unwrap();
+    folder.write("b.conf", b"include link.conf");
+    assert!(folder.error().contains("link.conf includes itself"));
+}
+
+#[test]
+fn includes_nest_sixteen_deep_and_no_deeper() {
+    let folder = Folder::new(&[("main.conf", "include 1.conf\n"), ("17.conf", &user("deep"))]);
+    for at in 1..=16 {
+        folder.write(
+            &format!("{at}.conf"),
+            format!("include {}.conf\n", at + 1).as_bytes(),
+        );
+    }
+    assert!(folder.error().contains("17.conf is included too deep"));
+    folder.write("16.conf", user("deep").as_bytes());
+    assert_eq!(folder.load().unwrap().security.user_name(), "deep");
+}
+
+#[test]
+fn includes_that_multiply_are_refused_before_they_exhaust_anything() {
+    let folder = Folder::new(&[("main.conf", &"include 1.conf\n".repeat(8)), ("9.conf", "")]);
+    for at in 1..=8 {
+        folder.write(
+            &format!("{at}.conf"),
+            format!("include {}.conf\n", at + 1).repeat(8).as_bytes(),
+        );
+    }
+    let lines = folder.load().unwrap_err();
+    assert!(lines[0].contains("too many files are included"), "{}", lines[0]);
+}
+
+#[test]
+fn what_others_can_write_is_not_read() {
+    let folder = Folder::new(&[("main.conf", "include part.conf\n"), ("part.conf", "")]);
+    for mode in [0o620, 0o602, 0o666] {
+        folder.mode("part.conf", mode);
+        let expected = format!(
+            "main.conf:1:9: error: part.conf can be written by its group or by everybody (mode {mode:04o}); chmod go-w part.conf"
+        );
+        assert_eq!(folder.error(), expected);
+    }
+    folder.mode("main.conf", 0o664);
+    assert!(
+        folder
+            .error()
+            .starts_with("main.conf: error: the file can be written")
+    );
+    assert!(check_syntax(&folder.path("main.conf"), trust()).is_err());
+}
+
+#[test]
+fn a_directory_that_others_can_write_is_not_included() {
+    let folder = Folder::new(&[("main.conf", "include conf.d\n"), ("conf.d/a", "")]);
+    folder.mode("conf.d", 0o777);
+    assert!(folder.error().contains("conf.d can be written"));
+}
+
+#[test]
+fn a_file_of_another_user_is_not_read() {
+    let folder = Folder::new(&[("main.conf", "")]);
+    let owner = rustix::process::getuid().as_raw();
+    let other = match owner {
+        // Root may give its files away; to others every file of theirs is another's.
+        0 => {
+            std::os::unix::fs::chown(folder.path("main.conf"), Some(4242), None).unwrap();
+            Trust::RootOnly
+        }
+        _ => Trust::RootOr(owner + 1),
+    };
+    let report = load(&folder.path("main.conf"), other).unwrap_err();
+    assert!(
+        report.to_string().contains("belongs to the user with id"),
+        "{report}"
+    );
+}
+
+#[test]
+fn only_regular_files_are_read() {
+    let folder = Folder::new(&[("main.conf", "include fifo\ninclude \"/dev/null\"\n")]);
+    let fifo = folder.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let lines = folder.load().unwrap_err();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines.iter().all(|line| line.contains("is not a regular file")),
+        "{lines:?}"
+    );
+    let directory = load(Path::new("/"), Trust::RootOnly).unwrap_err();
+    assert_eq!(directory.one_lines().count(), 1);
+}
+
+#[test]
+fn a_file_that_is_missing_is_named_where_it_is_included() {
+    let folder = Folder::new(&[("main.conf", "\ninclude \"other.conf\"\n")]);
+    assert!(
+        folder
+            .error()
+            .starts_with("main.conf:2:9: error: other.conf cannot be opened: No such file")
+    );
+    let missing = load(&folder.path("none.conf"), trust()).unwrap_err();
+    let line = folder.lines(missing.one_lines()).remove(0);
+    assert!(
+        line.starts_with("none.conf: error: the file cannot be opened: No such file"),
+        "{line}"
+    );
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused_with_the_first_offset() {
+    let folder = Folder::new(&[]);
+    for (bytes, error) in [
+        (
+            &b"user = \xff"[..],
+            "main.conf:1:8: error: the file is not text: byte 7 is no UTF-8",
+        ),
+        (
+            b"a = b\nuser = \0 \xff",
+            "main.conf:2:8: error: the file is not text: byte 13 is NUL",
+        ),
+        (
+            b"\x7fELF\x02\x01\x01\0",
+            "main.conf:1:8: error: the file is not text: byte 7 is NUL",
+        ),
+        (
+            b"\xfe\xff",
+            "main.conf:1:1: error: the file is not text: byte 0 is no UTF-8",
+        ),
+    ] {
+        folder.write("main.conf", bytes);
+        let expected = format!("{error}; write it as UTF-8 without NUL bytes");
+        assert_eq!(folder.error(), expected);
+    }
+}
+
+#[test]
+fn a_gigabyte_is_refused_before_it_is_read() {
+    let folder = Folder::new(&[("main.conf", "")]);
+    fs::OpenOptions::new()
+        .write(true)
+        .open(folder.path("main.conf"))
+        .unwrap()
+        .set_len(1 << 30)
+        .unwrap();
+    let error = folder.error();
+    assert!(error.contains("has 1073741824 bytes"), "{error}");
+}
+
+#[test]
+fn ten_thousand_scopes_in_each_other_are_one_error() {
+    let folder = Folder::new(&[("main.conf", &"a {\n".repeat(10_000))]);
+    let error = folder.error();
+    assert!(
+        error.contains(&format!(
+            "main.conf:{}:1: error: scopes are nested too deep",
+            MAX_DEPTH + 2
+        )),
+        "{error}"
+    );
+    folder.write("main.conf", "a {\n".repeat(MAX_DEPTH).as_bytes());
+    let lines = folder.load().unwrap_err();
+    assert!(lines[0].contains("is not closed"), "{}", lines[0]);
+}
+
+#[test]
+fn empty_files_and_files_without_a_last_newline_are_configurations() {
+    for text in [
+        "",
+        "\n",
+        "# only a comment",
+        "/**/",
+        "security{user=mail}",
+        "\u{feff}security{}",
+        "a=b",
+    ] {
+        let folder = Folder::new(&[("main.conf", text)]);
+        assert!(folder.load().is_ok(), "{text:?}");
+    }
+}
+
+#[test]
+fn the_syntax_of_a_file_is_checked_without_its_includes() {
+    let folder = Folder::new(&[("main.conf", "include missing.conf\nsecurity { nonsense = 1 }\n")]);
+    assert!(check_syntax(&folder.path("main.conf"), trust()).is_ok());
+    folder.write("main.conf", b"security {");
+    assert!(check_syntax(&folder.path("main.conf"), trust()).is_err());
+}
