@@ -1,6 +1,6 @@
 //! What is read from the file system, and what is refused before it costs anything.
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used)] // a helper of a test may fail it
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a helper of a test may fail it
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -1,11 +1,20 @@
 //! Hello: a peer says who it is and learns what it may do.
 
+use std::fmt;
+
 use portreeve_protocol::message::{Hello, Welcome};
 use portreeve_protocol::{Fault, List, Text};
 
 use super::Done;
+use super::audit::Arguments;
 use crate::service::session::Session;
 use crate::service::state::{Broker, RELEASE};
+
+impl Arguments for Hello {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.client, out)
+    }
+}
 
 pub fn hello(broker: &Broker, session: &Session, request: &Hello) -> Result<Done<Welcome>, Fault> {
     session.greet();

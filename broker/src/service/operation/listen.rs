@@ -1,14 +1,38 @@
 //! Listen and ListenMany: policy permits the endpoint and says how its socket is made; the registry gives it.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
-use portreeve_protocol::message::{Listen, ListenMany, ListenerId, Listening, ListeningMany, Outcome};
+use portreeve_protocol::message::{
+    Listen, ListenMany, ListenOptions, ListenerId, Listening, ListeningMany, Outcome,
+};
 use portreeve_protocol::{Endpoint, Fault, FaultCode, InetEndpoint, List, Text};
 
 use super::Done;
+use super::audit::Arguments;
 use crate::config::SocketOptions;
 use crate::service::session::Session;
 use crate::service::state::Broker;
+
+impl Arguments for Listen {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.endpoint, out)?;
+        if self.options == ListenOptions::default() {
+            Ok(())
+        } else {
+            write!(out, " {:?}", self.options)
+        }
+    }
+}
+
+impl Arguments for ListenMany {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.listeners.iter().enumerate().try_for_each(|(index, listen)| {
+            out.write_str(if index == 0 { "" } else { ", " })?;
+            Arguments::fmt(listen, out)
+        })
+    }
+}
 
 pub fn listen(broker: &Broker, session: &Session, request: &Listen) -> Result<Done<Listening>, Fault> {
     let (id, _) = one(broker, session, request)?;

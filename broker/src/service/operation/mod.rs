@@ -1,13 +1,13 @@
 //! The operations, one file each: policy is asked, then the thing is done. This file finds the operation for a
 //! request's number, and takes every request the same way from its bytes to its audit line.
 
+mod audit;
 mod hello;
 mod listen;
 mod ping;
 mod status;
 mod stop;
 
-use std::fmt::Debug;
 use std::time::Instant;
 
 use portreeve_protocol::codec::{self, BodyError};
@@ -16,6 +16,7 @@ use portreeve_protocol::message::{
 };
 use portreeve_protocol::{Fault, FaultCode, Header, Kind};
 
+use self::audit::{Arguments, audit};
 use super::session::{Session, Turn};
 use super::state::Broker;
 
@@ -65,7 +66,7 @@ pub fn carry_out(broker: &Broker, session: &Session, received: Received<'_>) -> 
 /// What an operation does once it is permitted.
 type Act<O> = fn(&Broker, &Session, &O) -> Result<Done<<O as Operation>::Reply>, Fault>;
 
-fn run<O: Operation + Debug>(
+fn run<O: Operation + Arguments>(
     broker: &Broker,
     session: &Session,
     received: Received<'_>,
@@ -121,26 +122,4 @@ fn too_long(session: &Session, outbox: &mut [u8], request: u32, error: &BodyErro
         &format!("the answer does not fit in a frame: {error}"),
     );
     session.refuse(outbox, request, &fault.remedy("ask for less at once"))
-}
-
-/// One line a decision, written after the answer is on its way.
-fn audit<O: Operation + Debug>(session: &Session, request: &O, fault: Option<&Fault>, started: Instant) {
-    let (peer, micros) = (&session.requester, started.elapsed().as_micros());
-    let session = session.number;
-    let operation = O::NAME;
-    match fault {
-        None if matches!(O::KIND, Ping::KIND | StatusRequest::KIND) => {
-            tracing::debug!(target: "audit", session, %peer, operation, micros, "done");
-        }
-        None => {
-            tracing::info!(target: "audit", session, %peer, operation, ?request, micros, "done");
-        }
-        Some(fault) => {
-            let (code, why) = (fault.code.word(), &*fault.message);
-            tracing::warn!(
-                target: "audit", session, %peer, operation, ?request, code, ?why, errno = fault.errno,
-                micros, "refused"
-            );
-        }
-    }
 }

@@ -1,16 +1,25 @@
 //! Status: processes, what was verified of them, sessions, and a page of the listeners.
 
+use std::fmt;
+
 use portreeve_protocol::message::{ListenerId, StatusRequest};
 use portreeve_protocol::status::{Listener, Session as SessionRow, Status};
 use portreeve_protocol::{Fault, List, Text};
 
 use super::Done;
+use super::audit::Arguments;
 use crate::listener::Owner;
 use crate::service::session::Session;
 use crate::service::state::{Broker, RELEASE};
 
 /// How many listeners one answer tells of.
 const PAGE: usize = 128;
+
+impl Arguments for StatusRequest {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "after {}", self.after)
+    }
+}
 
 pub fn status(broker: &Broker, _: &Session, request: &StatusRequest) -> Result<Done<Status>, Fault> {
     let registry = broker.registry.borrow();

@@ -1,0 +1,46 @@
+//! The audit line: one a decision, written after the answer is on its way. What a peer sent is escaped in it.
+
+use std::fmt;
+use std::time::Instant;
+
+use portreeve_protocol::Fault;
+use portreeve_protocol::message::{Operation, Ping, StatusRequest};
+
+use crate::service::session::Session;
+
+/// A request's arguments, as an audit line tells them: what was asked for, and of how it only what is unusual.
+pub trait Arguments {
+    /// Writes them. Text of the peer's goes through [`Text`](portreeve_protocol::Text)'s Display, which escapes.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result;
+}
+
+struct Shown<'a, T>(&'a T);
+
+impl<T: Arguments> fmt::Display for Shown<'_, T> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+/// Writes the line.
+pub fn audit<O: Operation + Arguments>(
+    session: &Session,
+    request: &O,
+    fault: Option<&Fault>,
+    started: Instant,
+) {
+    let (peer, micros) = (&session.requester, started.elapsed().as_micros());
+    let (session, operation, arguments) = (session.number, O::NAME, Shown(request));
+    match fault {
+        None if matches!(O::KIND, Ping::KIND | StatusRequest::KIND) => {
+            tracing::debug!(target: "audit", session, %peer, operation, micros, "done");
+        }
+        None => {
+            tracing::info!(target: "audit", session, %peer, operation, %arguments, micros, "done");
+        }
+        Some(fault) => {
+            let (code, why, errno) = (fault.code.word(), &*fault.message, fault.errno);
+            tracing::warn!(target: "audit", session, %peer, operation, %arguments, code, ?why, errno, micros, "refused");
+        }
+    }
+}
