@@ -5,5 +5,7 @@ pub mod descriptors;
 pub mod identity;
 pub mod limits;
 pub mod locks;
+pub mod seccomp;
+mod syscalls;
 pub mod verify;
 pub mod worker;

@@ -1,0 +1,206 @@
+//! The system call filter.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use portreeve_broker::confine::seccomp::{Seccomp, SeccompNeeds, allowed, install};
+
+use crate::child::{self, End};
+
+/// Puts the filter on, and says so for the harness.
+fn confine(needs: SeccompNeeds) {
+    let told = install(&needs).unwrap();
+    assert_eq!(
+        told,
+        Seccomp::Enforced {
+            calls: allowed(&needs).count()
+        }
+    );
+    println!("{}", child::CONFINED);
+}
+
+const PLAIN: SeccompNeeds = SeccompNeeds {
+    socket_files: false,
+    limits: false,
+};
+const FILES: SeccompNeeds = SeccompNeeds {
+    socket_files: true,
+    limits: false,
+};
+
+fn a_runtime_with_sockets_timers_and_signals_works() {
+    confine(PLAIN);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (a, b) = tokio::net::UnixDatagram::pair().unwrap();
+        a.send(b"request").await.unwrap();
+        let mut buffer = [0; 16];
+        assert_eq!(b.recv(&mut buffer).await.unwrap(), 7);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let mut hangups = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).unwrap();
+        let own = nix::unistd::getpid();
+        // SAFETY: tgkill takes three numbers.
+        let sent = unsafe { libc::syscall(libc::SYS_tgkill, own.as_raw(), own.as_raw(), libc::SIGHUP) };
+        assert_eq!(sent, 0);
+        hangups.recv().await.unwrap();
+    });
+}
+
+fn listeners_of_every_kind_the_policy_knows_can_be_made() {
+    confine(PLAIN);
+    for host in ["127.0.0.1:0", "[::1]:0"] {
+        let listener = TcpListener::bind(host).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(
+            listener.accept().unwrap_err().kind(),
+            std::io::ErrorKind::WouldBlock
+        );
+        let copy = listener.try_clone().unwrap();
+        assert_eq!(copy.local_addr().unwrap(), listener.local_addr().unwrap());
+        UdpSocket::bind(host).unwrap();
+    }
+    for kind in [SockType::Stream, SockType::SeqPacket, SockType::Datagram] {
+        socket(
+            AddressFamily::Unix,
+            kind,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            None,
+        )
+        .unwrap();
+    }
+    assert_eq!(nix::net::if_::if_nametoindex("lo").unwrap(), 1);
+    // Allocations of every size, and as many hash tables as need seeds.
+    let large = vec![1_u8; 64 << 20];
+    assert_eq!(large.iter().map(|byte| u64::from(*byte)).sum::<u64>(), 64 << 20);
+    let table: std::collections::HashMap<u32, u32> = (0..10_000).map(|n| (n, n)).collect();
+    assert_eq!(table.len(), 10_000);
+    assert!(nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).is_ok());
+}
+
+fn a_socket_file_can_be_made_and_removed_where_that_is_needed() {
+    let directory = tempfile::tempdir().unwrap();
+    let opened = std::fs::File::open(directory.path()).unwrap();
+    confine(FILES);
+    nix::unistd::fchdir(&opened).unwrap();
+    drop(UnixListener::bind("socket").unwrap());
+    // Whether somebody listens can be asked without connect(2): a datagram socket does not fit a live listener.
+    let probe = UnixDatagram::unbound().unwrap();
+    assert_eq!(
+        probe.send_to(&[], "socket").unwrap_err().raw_os_error(),
+        Some(libc::ECONNREFUSED)
+    );
+    nix::unistd::unlinkat(&opened, "socket", nix::unistd::UnlinkatFlags::NoRemoveDir).unwrap();
+    let live = UnixListener::bind("socket").unwrap();
+    assert_eq!(
+        probe.send_to(&[], "socket").unwrap_err().raw_os_error(),
+        Some(libc::EPROTOTYPE)
+    );
+    drop(live);
+    nix::unistd::unlinkat(&opened, "socket", nix::unistd::UnlinkatFlags::NoRemoveDir).unwrap();
+    nix::unistd::chdir("/").unwrap();
+    std::mem::forget(directory);
+}
+
+fn what_the_c_library_may_try_by_itself_is_refused() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    confine(PLAIN);
+    let refused = Some(libc::EACCES);
+    assert_eq!(std::fs::read("/etc/shadow").unwrap_err().raw_os_error(), refused);
+    assert_eq!(std::fs::metadata("/etc").unwrap_err().raw_os_error(), refused);
+    assert_eq!(
+        TcpStream::connect(server.local_addr().unwrap())
+            .unwrap_err()
+            .raw_os_error(),
+        refused
+    );
+    assert_eq!(std::env::current_dir().unwrap_err().raw_os_error(), refused);
+}
+
+fn a_pipe_opened_before_still_carries() {
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    confine(PLAIN);
+    writer.write_all(b"x").unwrap();
+    let mut one = [0];
+    reader.read_exact(&mut one).unwrap();
+    assert_eq!(&one, b"x");
+}
+
+fn an_abort_ends_by_its_own_signal() {
+    confine(PLAIN);
+    std::process::abort();
+}
+
+fn a_kernel_without_seccomp_is_told_of() {
+    child::take_away(libc::SYS_seccomp);
+    assert_eq!(install(&PLAIN).unwrap(), Seccomp::Absent);
+    std::fs::read("/etc/passwd").unwrap();
+}
+
+/// Makes tests of a call each, which must not return.
+macro_rules! ends {
+    ($($name:ident: $needs:expr, $call:expr;)*) => {
+        $(fn $name() {
+            confine($needs);
+            let _returned = $call;
+        })*
+        child::tests! {
+            End::Success => [
+                a_runtime_with_sockets_timers_and_signals_works,
+                listeners_of_every_kind_the_policy_knows_can_be_made,
+                a_socket_file_can_be_made_and_removed_where_that_is_needed,
+                what_the_c_library_may_try_by_itself_is_refused,
+                a_pipe_opened_before_still_carries,
+                a_kernel_without_seccomp_is_told_of,
+            ],
+            End::Signal(libc::SIGABRT) => [an_abort_ends_by_its_own_signal],
+            End::Signal(libc::SIGSYS) => [$($name),*],
+        }
+    };
+}
+
+/// A system call by number; every argument is a number or a null pointer.
+fn call(number: libc::c_long, arguments: [libc::c_long; 5]) -> libc::c_long {
+    let [a, b, c, d, e] = arguments;
+    // SAFETY: the tests pass no pointer but null, which the kernel checks.
+    unsafe { libc::syscall(number, a, b, c, d, e) }
+}
+
+const SOCKET: libc::c_long = libc::SYS_socket;
+
+ends! {
+    running_a_program_ends_it: PLAIN, call(libc::SYS_execve, [0; 5]);
+    running_a_program_by_descriptor_ends_it: FILES, call(libc::SYS_execveat, [0; 5]);
+    forking_ends_it: PLAIN, call(libc::SYS_clone, [libc::SIGCHLD.into(), 0, 0, 0, 0]);
+    starting_a_thread_ends_it: PLAIN, std::thread::spawn(|| ()).join();
+    mounting_ends_it: PLAIN, call(libc::SYS_mount, [0; 5]);
+    changing_its_root_ends_it: FILES, call(libc::SYS_chroot, [0; 5]);
+    entering_a_namespace_ends_it: PLAIN, call(libc::SYS_setns, [0; 5]);
+    tracing_ends_it: PLAIN, call(libc::SYS_ptrace, [libc::PTRACE_ATTACH.into(), 1, 0, 0, 0]);
+    reading_the_memory_of_others_ends_it: PLAIN, call(libc::SYS_process_vm_readv, [1, 0, 0, 0, 0]);
+    signalling_others_ends_it: PLAIN, call(libc::SYS_kill, [1, 0, 0, 0, 0]);
+    signalling_a_thread_of_others_ends_it: PLAIN, call(libc::SYS_tgkill, [1, 1, 0, 0, 0]);
+    loading_a_module_ends_it: PLAIN, call(libc::SYS_init_module, [0; 5]);
+    loading_bpf_ends_it: PLAIN, call(libc::SYS_bpf, [0; 5]);
+    changing_its_user_ends_it: PLAIN, call(libc::SYS_setresuid, [0; 5]);
+    changing_its_capabilities_ends_it: PLAIN, call(libc::SYS_capset, [0; 5]);
+    opening_with_openat2_ends_it: FILES, call(libc::SYS_openat2, [0; 5]);
+    executable_memory_ends_it: PLAIN, call(libc::SYS_mmap, [0, 4096, libc::PROT_EXEC.into(), 0x22, -1]);
+    making_memory_executable_ends_it: PLAIN, call(libc::SYS_mprotect, [0, 0, libc::PROT_EXEC.into(), 0, 0]);
+    a_netlink_socket_ends_it: PLAIN, call(SOCKET, [libc::AF_NETLINK.into(), libc::SOCK_RAW.into(), 0, 0, 0]);
+    a_packet_socket_ends_it: PLAIN, call(SOCKET, [libc::AF_PACKET.into(), libc::SOCK_RAW.into(), 0, 0, 0]);
+    a_raw_socket_ends_it: PLAIN, call(SOCKET, [libc::AF_INET.into(), libc::SOCK_RAW.into(), 1, 0, 0]);
+    a_multipath_socket_ends_it: PLAIN, call(SOCKET, [libc::AF_INET.into(), libc::SOCK_STREAM.into(), 262, 0, 0]);
+    an_option_of_the_packet_filter_ends_it: PLAIN, call(libc::SYS_setsockopt, [0, libc::IPPROTO_IP.into(), 64, 0, 0]);
+    a_fast_open_connect_ends_it: PLAIN, call(libc::SYS_sendto, [0, 0, 0, libc::MSG_FASTOPEN.into(), 0]);
+    another_ioctl_ends_it: PLAIN, call(libc::SYS_ioctl, [0, libc::TIOCSTI.cast_signed(), 0, 0, 0]);
+    raising_a_limit_ends_it: PLAIN, nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+    changing_directory_ends_it_without_socket_files: PLAIN, call(libc::SYS_chdir, [0; 5]);
+    removing_a_file_ends_it_without_socket_files: PLAIN, call(libc::SYS_unlinkat, [0; 5]);
+    setting_a_prctl_ends_it: PLAIN, call(libc::SYS_prctl, [libc::PR_SET_DUMPABLE.into(), 1, 0, 0, 0]);
+}
