@@ -11,12 +11,16 @@
 )]
 
 mod child;
+mod landlock;
 mod seccomp;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let tests: Vec<child::Test> = [seccomp::tests()].into_iter().flatten().collect();
+    let tests: Vec<child::Test> = [landlock::tests(), seccomp::tests()]
+        .into_iter()
+        .flatten()
+        .collect();
     if let Some(name) = child::asked_for() {
         let test = tests
             .iter()

@@ -1,0 +1,190 @@
+//! Landlock: what the kernel refuses this process even where its capabilities and the policy's own check would not.
+//!
+//! Promises: no file can be opened, read, run, made or removed, except sockets in the directories given; TCP can be
+//! bound to the ports given and connected nowhere; no signal and no abstract Unix socket reaches out of the process.
+//! What the running kernel cannot do of this is told, never assumed. Touches this process for good, and what it
+//! forks. Sources: landlock(7), and Documentation/userspace-api/landlock.rst of the kernel.
+
+use std::ops::RangeInclusive;
+use std::os::fd::AsFd;
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, LandlockStatus, NetPort, PathBeneath, RestrictionStatus,
+    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
+};
+
+use crate::failure::Failure;
+
+const STEP: &str = "landlock";
+
+/// The newest rules that are asked for, those of Linux 6.15. Later ones forbid what has not been tried.
+const TRIED: ABI = ABI::V7;
+
+/// What stays allowed.
+#[derive(Clone, Copy, Debug)]
+pub struct Permitted<'a, D> {
+    /// TCP ports that may be bound, as the policy has them; port 0 stands for one that the kernel chooses.
+    pub tcp_ports: &'a [RangeInclusive<u16>],
+    /// Directories in which Unix sockets may be made and removed.
+    pub socket_directories: &'a [D],
+}
+
+/// What the kernel says that it enforces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Landlock {
+    /// Everything that was asked.
+    Enforced {
+        /// The kernel's Landlock version, at most the newest that is asked for.
+        abi: u32,
+        /// Whether TCP is bound to permitted ports only.
+        bind: Bind,
+    },
+    /// A part: the kernel is older than Linux 6.12.
+    Partial {
+        /// The kernel's Landlock version.
+        abi: u32,
+        /// What is not enforced, in words for the operator.
+        lacking: Vec<&'static str>,
+    },
+    /// Nothing: why, in words for the operator.
+    Absent(&'static str),
+}
+
+/// Whether Landlock limits the ports that TCP is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bind {
+    /// To this many ports.
+    Ports(u32),
+    /// Not at all: the policy permits every port, so there is nothing to forbid.
+    EveryPort,
+}
+
+/// Restricts this process, which must have one thread, and what it forks.
+///
+/// # Errors
+/// The step that failed; a kernel that lacks Landlock or a part of it is no error but is told in the result.
+pub fn restrict<D: AsFd>(permitted: Permitted<'_, D>) -> Result<Landlock, Failure> {
+    let bind = bind(permitted.tcp_ports);
+    let status =
+        apply(permitted, bind).map_err(|error| Failure::os(STEP, "restricting the broker", error))?;
+    Ok(told(status.landlock, &status.ruleset, bind))
+}
+
+fn bind(ranges: &[RangeInclusive<u16>]) -> Bind {
+    let count = u32::try_from(ports(ranges).count()).unwrap_or(u32::MAX);
+    if ports(ranges).filter(|port| *port != 0).count() == usize::from(u16::MAX) {
+        Bind::EveryPort
+    } else {
+        Bind::Ports(count)
+    }
+}
+
+/// Each port that is in a range, once.
+fn ports(ranges: &[RangeInclusive<u16>]) -> impl Iterator<Item = u16> {
+    (0..=u16::MAX).filter(move |port| ranges.iter().any(|range| range.contains(port)))
+}
+
+fn apply<D: AsFd>(permitted: Permitted<'_, D>, bind: Bind) -> Result<RestrictionStatus, RulesetError> {
+    let mut ruleset = Ruleset::default()
+        .handle_access(AccessFs::from_all(TRIED))?
+        .handle_access(AccessNet::ConnectTcp)?
+        .scope(Scope::from_all(TRIED))?;
+    if bind != Bind::EveryPort {
+        ruleset = ruleset.handle_access(AccessNet::BindTcp)?;
+    }
+    let mut ruleset = ruleset.create()?;
+    if bind != Bind::EveryPort {
+        for port in ports(permitted.tcp_ports) {
+            ruleset = ruleset.add_rule(NetPort::new(port, AccessNet::BindTcp))?;
+        }
+    }
+    let sockets: BitFlags<AccessFs> = AccessFs::MakeSock | AccessFs::RemoveFile;
+    for directory in permitted.socket_directories {
+        ruleset = ruleset.add_rule(PathBeneath::new(directory, sockets))?;
+    }
+    ruleset.restrict_self()
+}
+
+/// What came in with each version of Landlock, and so is lacking before it.
+const SINCE: [(u32, &str); 5] = [
+    (2, "moving files between directories (Linux 5.19)"),
+    (3, "truncating files (Linux 6.2)"),
+    (4, "binding and connecting TCP (Linux 6.7)"),
+    (5, "ioctl on devices (Linux 6.10)"),
+    (6, "signals and abstract Unix sockets (Linux 6.12)"),
+];
+
+fn told(kernel: LandlockStatus, ruleset: &RulesetStatus, bind: Bind) -> Landlock {
+    let abi = match kernel {
+        LandlockStatus::Available { effective_abi, .. } => effective_abi as u32,
+        LandlockStatus::NotEnabled => {
+            return Landlock::Absent("the kernel has Landlock but it is off: add it to lsm=");
+        }
+        LandlockStatus::NotImplemented => return Landlock::Absent("the kernel has no Landlock"),
+    };
+    match ruleset {
+        RulesetStatus::FullyEnforced => Landlock::Enforced {
+            abi: abi.min(TRIED as u32),
+            bind,
+        },
+        RulesetStatus::PartiallyEnforced => {
+            let lacking = SINCE
+                .iter()
+                .filter(|(since, _)| *since > abi)
+                .map(|(_, what)| *what)
+                .collect();
+            Landlock::Partial { abi, lacking }
+        }
+        RulesetStatus::NotEnforced => Landlock::Absent("the kernel enforced nothing of it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_that_overlap_make_one_rule_for_each_port() {
+        assert_eq!(bind(&[]), Bind::Ports(0));
+        assert_eq!(bind(&[25..=25, 20..=30, 0..=0]), Bind::Ports(12));
+        assert_eq!(bind(&[1..=1023]), Bind::Ports(1023));
+    }
+
+    #[test]
+    fn an_older_kernel_is_told_with_what_it_lacks() {
+        let linux_6_7 = LandlockStatus::Available {
+            effective_abi: ABI::V4,
+            kernel_abi: None,
+        };
+        let told = told(linux_6_7, &RulesetStatus::PartiallyEnforced, Bind::Ports(1));
+        let lacking = vec![
+            "ioctl on devices (Linux 6.10)",
+            "signals and abstract Unix sockets (Linux 6.12)",
+        ];
+        assert_eq!(told, Landlock::Partial { abi: 4, lacking });
+    }
+
+    #[test]
+    fn landlock_that_is_off_is_told_apart_from_landlock_that_is_not_there() {
+        let off = told(
+            LandlockStatus::NotEnabled,
+            &RulesetStatus::NotEnforced,
+            Bind::EveryPort,
+        );
+        let absent = told(
+            LandlockStatus::NotImplemented,
+            &RulesetStatus::NotEnforced,
+            Bind::EveryPort,
+        );
+        assert!(
+            matches!((&off, &absent), (Landlock::Absent(off), Landlock::Absent(absent)) if off != absent)
+        );
+    }
+
+    #[test]
+    fn a_policy_of_every_port_leaves_nothing_to_forbid() {
+        assert_eq!(bind(&[1..=1023, 1024..=65535]), Bind::EveryPort);
+        assert_eq!(bind(&[0..=65535]), Bind::EveryPort);
+        assert_eq!(bind(&[2..=65535]), Bind::Ports(65534));
+    }
+}
