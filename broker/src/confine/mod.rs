@@ -6,6 +6,7 @@ pub mod identity;
 pub mod landlock;
 pub mod limits;
 pub mod locks;
+pub mod root;
 pub mod seccomp;
 mod syscalls;
 pub mod verify;

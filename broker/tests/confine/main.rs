@@ -12,12 +12,13 @@
 
 mod child;
 mod landlock;
+mod root;
 mod seccomp;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let tests: Vec<child::Test> = [landlock::tests(), seccomp::tests()]
+    let tests: Vec<child::Test> = [landlock::tests(), root::tests(), seccomp::tests()]
         .into_iter()
         .flatten()
         .collect();
