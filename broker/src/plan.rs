@@ -1,15 +1,17 @@
 //! What the configuration means on this host: names resolved, texts read, everything checked that can be checked
 //! without changing anything. `check` stops here; starting goes on.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid};
+use portreeve_protocol::Endpoint;
 
 use crate::capability::{self, CapabilitySet, State};
-use crate::config::{Config, Diagnostic, PeerName, Severity, Spanned};
+use crate::config::{Config, Diagnostic, ListenPattern, PeerName, Severity, Spanned};
 use crate::confine::identity::{self, Identity};
 use crate::failure::{Exit, Failure};
 use crate::policy::{self, Policy};
@@ -166,6 +168,31 @@ fn unprivileged_port_start() -> u16 {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     // Older kernels have no such setting and this port.
     text.trim().parse().unwrap_or(1024)
+}
+
+/// The directories in which the control socket and the Unix listeners of the configuration are, each once.
+pub fn socket_directories(config: &Config) -> Vec<PathBuf> {
+    let parent = |path: &str| Path::new(path).parent().map(Path::to_owned);
+    let control = config
+        .broker
+        .socket
+        .iter()
+        .filter_map(|socket| socket.value.parent().map(Path::to_owned));
+    let listeners = config
+        .listeners
+        .iter()
+        .filter_map(|listener| match &listener.endpoint.value {
+            Endpoint::UnixStream(path) | Endpoint::UnixSeqpacket(path) => parent(path),
+            Endpoint::Tcp(_) | Endpoint::Udp(_) => None,
+        });
+    let permits = config.broker.permits.iter().flat_map(|permit| &permit.listen);
+    let permits = permits.filter_map(|pattern| match &pattern.value {
+        ListenPattern::Path(path) => parent(path),
+        ListenPattern::Children(directory) => Some(PathBuf::from(directory.trim_end_matches('/'))),
+        ListenPattern::Inet { .. } => None,
+    });
+    let directories: BTreeSet<PathBuf> = control.chain(listeners).chain(permits).collect();
+    directories.into_iter().collect()
 }
 
 /// Opens the chroot and refuses one that the worker could write to.

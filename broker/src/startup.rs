@@ -15,7 +15,7 @@ use crate::confine::worker::Confinement;
 use crate::confine::{self, descriptors, identity, limits};
 use crate::failure::{Exit, Failure};
 use crate::launcher::{self, Command, Launcher, program};
-use crate::listener::{Filter, Registry};
+use crate::listener::{Directories, Filter, Registry};
 use crate::plan::{self, Plan};
 use crate::service::{Broker, ControlSocket, Notifier, Parts, Processes, Service, Supervision};
 
@@ -63,8 +63,9 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         .transpose()?;
 
     let (descriptor_limit, descriptors_now) = limits::raise_descriptors()?;
-    let control = control_socket(&config)?;
-    let mut registry = static_listeners(&config, descriptors_now)?;
+    let mut registry = empty_registry(&config, descriptors_now)?;
+    let control = control_socket(&config, registry.directories())?;
+    bind_static(&config, &mut registry)?;
     let status = ProcStatus::open("self")?;
     let launcher = match (&config.worker, command) {
         (Some(worker), Some(command)) => {
@@ -79,7 +80,13 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         }
         _ => None,
     };
-    let broker = confine::broker::confine(&plan.retained, &status)?;
+    let confinement = confine::broker::Confinement {
+        retained: plan.retained,
+        policy: &plan.policy,
+        require_landlock: config.broker.require_landlock,
+    };
+    let broker = confinement.apply(registry.directories_mut(), &status)?;
+    plan.warnings.extend(broker.lacking.iter().cloned());
 
     if !registry
         .confirm_filter()
@@ -140,7 +147,7 @@ fn command(config: &Config, worker: &Worker, root: Option<&OwnedFd>) -> Result<C
     })
 }
 
-fn control_socket(config: &Config) -> Result<Option<ControlSocket>, Failure> {
+fn control_socket(config: &Config, directories: &Directories) -> Result<Option<ControlSocket>, Failure> {
     let Some(path) = &config.broker.socket else {
         return Ok(None);
     };
@@ -149,18 +156,41 @@ fn control_socket(config: &Config) -> Result<Option<ControlSocket>, Failure> {
         None => nix::unistd::Gid::from_raw(0),
     };
     let text = path.value.to_string_lossy();
-    ControlSocket::bind(&text, config.broker.socket_mode, group, &config.place(path.span)).map(Some)
+    ControlSocket::bind(
+        directories,
+        &text,
+        config.broker.socket_mode,
+        group,
+        &config.place(path.span),
+    )
+    .map(Some)
 }
 
-fn static_listeners(config: &Config, descriptors: rlim_t) -> Result<Registry, Failure> {
+/// A registry that can hold as many listeners as there are descriptors, and reach the directories that the
+/// configuration's Unix sockets are in.
+fn empty_registry(config: &Config, descriptors: rlim_t) -> Result<Registry, Failure> {
     let capacity = usize::try_from(descriptors)
         .unwrap_or(usize::MAX)
         .saturating_sub(RESERVED);
-    let mut registry = Registry::new(capacity, Filter::load());
+    let directories = Directories::open(&plan::socket_directories(config)).map_err(|(path, errno)| {
+        Failure::new(
+            Exit::CannotCreate,
+            "sockets",
+            format_args!(
+                "the directory {path:?} of a Unix socket cannot be opened: {}",
+                errno.desc()
+            ),
+            "create it, owned by root; no part of its path may be a symbolic link",
+        )
+    })?;
+    Ok(Registry::new(capacity, Filter::load(), directories))
+}
+
+fn bind_static(config: &Config, registry: &mut Registry) -> Result<(), Failure> {
     for listener in config
         .listeners
         .iter()
-        .filter(|listener| listener.socket.enable && !listener.duravip.enable)
+        .filter(|listener| listener.socket.enable && !listener.duravip.moves())
     {
         let endpoint = listener.endpoint.value.clone();
         let name = listener.scope.replace([':', ' '], "_");
@@ -172,7 +202,7 @@ fn static_listeners(config: &Config, descriptors: rlim_t) -> Result<Registry, Fa
                 Failure::new(Exit::Unavailable, "listen", what, &*fault.remedy)
             })?;
     }
-    Ok(registry)
+    Ok(())
 }
 
 fn serve(

@@ -39,6 +39,8 @@ pub struct Process {
     pub root: Text<256>,
     /// What it holds, as the kernel said after confinement.
     pub credentials: Credentials,
+    /// The locks that /proc/pid/status does not tell: Landlock, seccomp's size, the securebits, a line each.
+    pub locks: List<Text<128>, 8>,
 }
 
 /// What a process holds, field by field as in /proc/pid/status. See proc_pid_status(5).

@@ -1,36 +1,108 @@
-//! What the broker does to itself before it serves: the configured capabilities and nothing else.
+//! What the broker does to itself before it serves: the configured capabilities and nothing else, an empty root,
+//! and no system call or file that it does not need.
 
 use portreeve_protocol::status::Credentials;
 
-use super::locks;
+use super::landlock::{self, Permitted};
+use super::seccomp::{self, Seccomp, SeccompNeeds};
 use super::verify::ProcStatus;
+use super::{locks, root};
 use crate::capability::State;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
+use crate::listener::Directories;
+use crate::policy::Policy;
 
 const STEP: &str = "confining the broker";
 
-/// Confines this process for good and reads back from the kernel that it holds exactly this.
-///
-/// The empty root, Landlock and seccomp have their places here: the root first, while the capability to
-/// mount is there, the other two last.
-pub fn confine(retained: &State, status: &ProcStatus) -> Result<Credentials, Failure> {
+/// What the broker is held to.
+pub struct Confinement<'a> {
+    /// security.capabilities
+    pub retained: State,
+    /// What may be asked: Landlock is compiled from it.
+    pub policy: &'a Policy,
+    /// A kernel that cannot enforce all of Landlock is fatal.
+    pub require_landlock: bool,
+}
+
+/// What was verified after confinement.
+#[derive(Debug)]
+pub struct Verified {
+    /// As the kernel says.
+    pub credentials: Credentials,
+    /// The locks that /proc/self/status does not tell, a line each.
+    pub locks: Vec<String>,
+    /// The locks that this kernel lacks.
+    pub lacking: Vec<String>,
+}
+
+impl Confinement<'_> {
+    /// Confines this process, which has one thread, for good and reads back from the kernel that it holds exactly
+    /// this. Capabilities are needed down to the last but two steps, so the order matters.
+    pub fn apply(&self, directories: &mut Directories, status: &ProcStatus) -> Result<Verified, Failure> {
+        directories.enter(root::enter(&directories.paths())?);
+        own_identity()?;
+        locks::bounding(self.retained.permitted)?;
+        locks::securebits()?;
+        locks::sets(&self.retained)?;
+        locks::no_new_privs()?;
+
+        let sockets = directories.descriptors();
+        let permitted = Permitted {
+            tcp_ports: self.policy.tcp_ports(),
+            socket_directories: &sockets,
+        };
+        let landlock = landlock::restrict(permitted)?;
+        let needs = SeccompNeeds {
+            socket_files: !sockets.is_empty(),
+            limits: false,
+        };
+        let seccomp = seccomp::install(&needs)?;
+
+        let credentials = status.expect("broker", &self.expected(&seccomp))?;
+        let lacking: Vec<String> = [landlock.lacking(), seccomp.lacking()]
+            .into_iter()
+            .flatten()
+            .collect();
+        if self.require_landlock && landlock.lacking().is_some() {
+            return Err(Failure::new(
+                Exit::Unavailable,
+                STEP,
+                lacking.join("; "),
+                "boot a kernel with Landlock (CONFIG_SECURITY_LANDLOCK and lsm=landlock), or set \
+                 require_landlock = false in the broker scope",
+            ));
+        }
+        let root = format!("empty read-only root, {} socket directories", sockets.len());
+        let securebits = format!("securebits {:#x}, locked", locks::SECUREBITS.bits());
+        Ok(Verified {
+            credentials,
+            locks: vec![root, securebits, landlock.to_string(), seccomp.to_string()],
+            lacking,
+        })
+    }
+
+    fn expected(&self, seccomp: &Seccomp) -> Credentials {
+        Credentials {
+            inheritable: self.retained.inheritable.bits(),
+            permitted: self.retained.permitted.bits(),
+            effective: self.retained.effective.bits(),
+            bounding: self.retained.permitted.bits(),
+            no_new_privs: true,
+            seccomp: if matches!(seccomp, Seccomp::Enforced { .. }) {
+                2
+            } else {
+                0
+            },
+            ..Credentials::default()
+        }
+    }
+}
+
+/// Root in every id, and no other group.
+fn own_identity() -> Result<(), Failure> {
     let os = |call: &'static str| move |error: nix::Error| Failure::os(STEP, call, error);
     let (user, group) = (nix::unistd::ROOT, nix::unistd::Gid::from_raw(0));
     nix::unistd::setgroups(&[]).map_err(os("setgroups"))?;
     nix::unistd::setresgid(group, group, group).map_err(os("setresgid"))?;
-    nix::unistd::setresuid(user, user, user).map_err(os("setresuid"))?;
-    locks::bounding(retained.permitted)?;
-    locks::securebits()?;
-    locks::sets(retained)?;
-    locks::no_new_privs()?;
-    let expected = Credentials {
-        inheritable: retained.inheritable.bits(),
-        permitted: retained.permitted.bits(),
-        effective: retained.effective.bits(),
-        bounding: retained.permitted.bits(),
-        ambient: 0,
-        no_new_privs: true,
-        ..Credentials::default()
-    };
-    status.expect("broker", &expected)
+    nix::unistd::setresuid(user, user, user).map_err(os("setresuid"))
 }

@@ -5,6 +5,7 @@
 //! What the running kernel cannot do of this is told, never assumed. Touches this process for good, and what it
 //! forks. Sources: landlock(7), and Documentation/userspace-api/landlock.rst of the kernel.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 
@@ -48,6 +49,46 @@ pub enum Landlock {
     },
     /// Nothing: why, in words for the operator.
     Absent(&'static str),
+}
+
+impl Landlock {
+    /// What is not enforced, as a sentence for the operator; `None` where nothing is lacking.
+    pub fn lacking(&self) -> Option<String> {
+        match self {
+            Landlock::Enforced { .. } => None,
+            Landlock::Partial { abi, lacking } => Some(format!(
+                "Landlock ABI {abi} does not limit {}",
+                lacking.join(", ")
+            )),
+            Landlock::Absent(why) => Some(format!("no Landlock: {why}")),
+        }
+    }
+}
+
+/// As `status` tells it.
+impl fmt::Display for Landlock {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Landlock::Enforced { abi, bind } => {
+                write!(
+                    out,
+                    "Landlock ABI {abi}: no files, no TCP connect, TCP bind to {bind}, no signals out"
+                )
+            }
+            Landlock::Partial { abi, .. } => write!(out, "Landlock ABI {abi}, in part"),
+            Landlock::Absent(_) => out.write_str("no Landlock"),
+        }
+    }
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bind::Ports(1) => out.write_str("1 port"),
+            Bind::Ports(count) => write!(out, "{count} ports"),
+            Bind::EveryPort => out.write_str("every port"),
+        }
+    }
 }
 
 /// Whether Landlock limits the ports that TCP is bound to.

@@ -5,6 +5,7 @@
 //! the audit log names. Touches this process for good, all its threads. Sources: seccomp(2).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 
 use libc::{EACCES, EINVAL, ENOSYS};
@@ -39,6 +40,24 @@ pub enum Seccomp {
     },
     /// The kernel was built without it.
     Absent,
+}
+
+impl Seccomp {
+    /// What is not enforced, as a sentence for the operator; `None` where nothing is lacking.
+    pub fn lacking(&self) -> Option<String> {
+        matches!(self, Seccomp::Absent)
+            .then(|| "no seccomp: the kernel was built without CONFIG_SECCOMP_FILTER".to_owned())
+    }
+}
+
+/// As `status` tells it.
+impl fmt::Display for Seccomp {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Seccomp::Enforced { calls } => write!(out, "seccomp: {calls} system calls allowed"),
+            Seccomp::Absent => out.write_str("no seccomp"),
+        }
+    }
 }
 
 /// Puts the filter in force for all threads. Nothing can take it off again.

@@ -11,6 +11,7 @@ use nix::sys::socket::{
 use portreeve_protocol::message::ListenOptions;
 use portreeve_protocol::{Endpoint, Fault, FaultCode, InetEndpoint};
 
+use super::directories::Directories;
 use super::option;
 use super::unix_file::UnixFile;
 use crate::config::SocketOptions;
@@ -46,6 +47,7 @@ impl<T> Call<T> for nix::Result<T> {
 
 /// Makes the socket listen (TCP, Unix) or ready to receive (UDP).
 pub fn bind(
+    directories: &Directories,
     endpoint: &Endpoint,
     options: &ListenOptions,
     settings: &SocketOptions,
@@ -53,8 +55,8 @@ pub fn bind(
     match endpoint {
         Endpoint::Tcp(inet) => bind_inet(inet, SockType::Stream, options, settings),
         Endpoint::Udp(inet) => bind_inet(inet, SockType::Datagram, options, settings),
-        Endpoint::UnixStream(path) => bind_unix(path, SockType::Stream, options, settings),
-        Endpoint::UnixSeqpacket(path) => bind_unix(path, SockType::SeqPacket, options, settings),
+        Endpoint::UnixStream(path) => bind_unix(directories, path, SockType::Stream, options, settings),
+        Endpoint::UnixSeqpacket(path) => bind_unix(directories, path, SockType::SeqPacket, options, settings),
     }
 }
 
@@ -164,6 +166,7 @@ fn finish_inet(
 }
 
 fn bind_unix(
+    directories: &Directories,
     path: &str,
     kind: SockType,
     options: &ListenOptions,
@@ -171,7 +174,7 @@ fn bind_unix(
 ) -> Result<Bound, BindError> {
     let socket = new_socket(AddressFamily::Unix, kind)?;
     let mode = options.mode.unwrap_or(settings.mode);
-    let file = UnixFile::bind(&socket, path, mode).call("bind")?;
+    let file = UnixFile::bind(directories, &socket, path, mode).call("bind")?;
     listen(&socket, options, settings)?;
     Ok(Bound {
         socket,

@@ -1,6 +1,7 @@
 //! Listeners: sockets that the broker binds for a peer, hands over and keeps a duplicate of.
 
 pub mod bind;
+pub mod directories;
 mod drop_program;
 mod option;
 pub mod out_of_service;
@@ -8,5 +9,6 @@ pub mod registry;
 pub mod unix_file;
 
 pub use bind::BindError;
+pub use directories::Directories;
 pub use out_of_service::Filter;
 pub use registry::{Owner, Registry};

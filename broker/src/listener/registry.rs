@@ -13,6 +13,7 @@ use portreeve_protocol::message::{Listen, ListenOptions, ListenerId};
 use portreeve_protocol::{Endpoint, Fault, FaultCode};
 
 use super::bind::{BindError, Bound, bind};
+use super::directories::Directories;
 use super::out_of_service::Filter;
 use crate::config::SocketOptions;
 
@@ -48,18 +49,31 @@ pub struct Registry {
     last: u64,
     capacity: usize,
     filter: Filter,
+    directories: Directories,
 }
 
 impl Registry {
-    /// An empty registry that holds at most `capacity` listeners and ends them with this filter.
-    pub fn new(capacity: usize, filter: Filter) -> Self {
+    /// An empty registry that holds at most `capacity` listeners, ends them with this filter, and binds Unix
+    /// sockets in these directories.
+    pub fn new(capacity: usize, filter: Filter, directories: Directories) -> Self {
         Self {
+            directories,
             entries: BTreeMap::new(),
             by_endpoint: HashMap::new(),
             last: 0,
             capacity,
             filter,
         }
+    }
+
+    /// The directories of Unix sockets.
+    pub fn directories(&self) -> &Directories {
+        &self.directories
+    }
+
+    /// The same, to be changed for those of the empty root.
+    pub fn directories_mut(&mut self) -> &mut Directories {
+        &mut self.directories
     }
 
     /// Tries, once the broker is confined, how far stopping is enforced; false when it is not.
@@ -76,7 +90,7 @@ impl Registry {
         name: &str,
     ) -> Result<(), BindError> {
         let options = ListenOptions::default();
-        let bound = bind(&endpoint, &options, settings)?;
+        let bound = bind(&self.directories, &endpoint, &options, settings)?;
         self.insert(endpoint, options, bound, Owner::Worker, Some(name.into()));
         Ok(())
     }
@@ -99,7 +113,7 @@ impl Registry {
             return Err(Fault::new(FaultCode::Quota, &message)
                 .remedy("stop listeners, or start portreeved with a higher limit of open files"));
         }
-        let bound = bind(&request.endpoint, &request.options, settings)
+        let bound = bind(&self.directories, &request.endpoint, &request.options, settings)
             .map_err(|error| self.name_owner(error, &request.endpoint))?;
         Ok((
             self.insert(
@@ -201,7 +215,7 @@ impl Registry {
         if let Some(entry) = self.entries.remove(&id) {
             self.by_endpoint.remove(&entry.endpoint);
             if let Some(file) = &entry.bound.file {
-                file.remove();
+                file.remove(&self.directories);
             }
         }
     }

@@ -12,6 +12,7 @@ use nix::unistd::Gid;
 
 use super::{peer, session, state::Broker};
 use crate::failure::{Exit, Failure};
+use crate::listener::Directories;
 use crate::listener::unix_file::UnixFile;
 
 const STEP: &str = "broker.socket";
@@ -29,7 +30,13 @@ pub struct ControlSocket {
 
 impl ControlSocket {
     /// Binds it: nobody else's until its mode and group are set. `place` is where the configuration names it.
-    pub fn bind(path: &str, mode: u32, group: Gid, place: &str) -> Result<Self, Failure> {
+    pub fn bind(
+        directories: &Directories,
+        path: &str,
+        mode: u32,
+        group: Gid,
+        place: &str,
+    ) -> Result<Self, Failure> {
         let failed = |call: &str, errno: Errno| {
             let remedy = match errno {
                 Errno::EADDRINUSE => {
@@ -48,9 +55,10 @@ impl ControlSocket {
             None,
         )
         .map_err(|errno| failed("socket", errno))?;
-        let file = UnixFile::bind(&socket, path, 0o600).map_err(|errno| failed("bind", errno))?;
+        let file =
+            UnixFile::bind(directories, &socket, path, 0o600).map_err(|errno| failed("bind", errno))?;
         listen(&socket, Backlog::MAXCONN).map_err(|errno| failed("listen", errno))?;
-        file.open_to(group, mode)
+        file.open_to(directories, group, mode)
             .map_err(|errno| failed("chown and chmod", errno))?;
         Ok(Self { socket, file })
     }

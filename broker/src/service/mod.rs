@@ -58,7 +58,7 @@ impl Service {
         self.notifier.stopping();
         broker.stop_everything();
         if let Some((_, file)) = &control {
-            file.remove();
+            file.remove(broker.registry.borrow().directories());
         }
         ended
     }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use portreeve_protocol::status::{Credentials, Process};
-use portreeve_protocol::{Text, codec};
+use portreeve_protocol::{List, Text, codec};
 
+use crate::confine::broker::Verified;
 use crate::listener::{Owner, Registry};
 use crate::policy::{Policy, Requester};
 
@@ -28,10 +29,10 @@ pub struct Parts {
 }
 
 /// The processes and what the kernel says they hold.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Processes {
     /// The broker itself.
-    pub broker: Credentials,
+    pub broker: Verified,
     /// The launcher: process id, root directory, what it and every worker of it holds.
     pub launcher: Option<(u32, String, Credentials)>,
 }
@@ -136,8 +137,14 @@ impl Broker {
             restarts,
             root: Text::clipped(root),
             credentials: credentials.clone(),
+            locks: List::default(),
         };
-        let mut rows = vec![row("broker", std::process::id(), 0, "/", &self.processes.broker)];
+        let broker = &self.processes.broker;
+        let locks = List::first_of(broker.locks.iter().map(|lock| Text::clipped(lock)));
+        let mut rows = vec![Process {
+            locks,
+            ..row("broker", std::process::id(), 0, "(empty)", &broker.credentials)
+        }];
         if let Some((pid, root, credentials)) = &self.processes.launcher {
             rows.push(row("launcher", *pid, 0, root, credentials));
             if let Some((pid, restarts)) = self.worker.get() {

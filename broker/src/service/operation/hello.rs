@@ -27,7 +27,7 @@ pub fn hello(broker: &Broker, session: &Session, request: &Hello) -> Result<Done
         broker: std::process::id(),
         release: Text::clipped(RELEASE),
         features: 0,
-        capabilities: broker.processes.broker.effective,
+        capabilities: broker.processes.broker.credentials.effective,
         peer: Text::clipped(&session.requester.to_string()),
         operations: List::first_of(allowed.map(Text::clipped)),
     }))
