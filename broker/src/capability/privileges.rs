@@ -9,7 +9,7 @@ use caps::Capability;
 
 use super::privilege_table::{PRIVILEGES, Reach, Row};
 use super::set::CapabilitySet;
-use super::table;
+use crate::config::nearest::nearest;
 
 /// One Solaris privilege, such as `net_privaddr` (`privileges(7)` of illumos).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,12 +80,9 @@ impl Named {
     }
 }
 
-fn nearest(name: &str) -> Option<&'static str> {
+fn nearest_name(name: &str) -> Option<&'static str> {
     let known = PRIVILEGES.iter().map(|row| row.name);
-    table::nearest(
-        &name.to_ascii_lowercase(),
-        known.chain(["basic", "zone", "all", "none"]),
-    )
+    nearest(name, known.chain(["basic", "zone", "all", "none"]))
 }
 
 impl Privileges {
@@ -114,7 +111,7 @@ impl Privileges {
                 PrivilegesError {
                     span: begin..begin + name.len(),
                     name: name.into(),
-                    nearest: nearest(name),
+                    nearest: nearest_name(name),
                 }
             })?;
             for (_, is_held) in held.iter_mut().filter(|(row, _)| named.covers(row)) {

@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 
 use caps::Capability;
 
+use crate::config::nearest::nearest;
+
 /// Names by number; `None` would be a hole, of which Linux has none so far.
 fn names() -> &'static [Option<String>] {
     static NAMES: OnceLock<Vec<Option<String>>> = OnceLock::new();
@@ -57,15 +59,4 @@ pub(super) fn nearest_capability(wrong: &str) -> Option<&'static str> {
         .or_else(|| begun(&prefixed))
         .or_else(|| nearest(&wrong, all()))
         .or_else(|| nearest(&prefixed, all()))
-}
-
-/// The candidate with the fewest edits from `wrong`, if those are no more than a third of its length.
-pub(super) fn nearest<'a>(wrong: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    // A candidate's length bounds the work, so a megabyte of garbage is not compared with anything.
-    candidates
-        .filter(|candidate| wrong.len() <= candidate.len() * 2)
-        .map(|candidate| (strsim::osa_distance(wrong, candidate), candidate))
-        .filter(|(edits, candidate)| *edits <= candidate.len() / 3)
-        .min_by_key(|(edits, _)| *edits)
-        .map(|(_, candidate)| candidate)
 }
