@@ -116,3 +116,34 @@ fn flags(combination: usize) -> String {
         .map(|(_, flag)| flag)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::text::parse_with;
+    use super::*;
+
+    /// What a kernel of `count` capabilities makes of a text, as it would be written there.
+    fn on_a_kernel_of(count: u8, text: &str) -> String {
+        let count = Count::new(count);
+        let state = parse_with(text, count).unwrap();
+        let shown = state.to_text_with(count);
+        assert_eq!(parse_with(&shown, count).unwrap(), state, "{shown}");
+        shown
+    }
+
+    #[test]
+    fn all_means_what_the_kernel_has() {
+        assert_eq!(on_a_kernel_of(38, "all=e"), "=e");
+        assert_eq!(
+            on_a_kernel_of(38, "all=e cap_audit_read-e"),
+            "=e cap_audit_read-e"
+        );
+        assert_eq!(on_a_kernel_of(43, "=p 42-p 41+i"), "=p 41+i 42-p");
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_have_is_written_apart() {
+        assert_eq!(on_a_kernel_of(38, "cap_bpf+ep"), "= cap_bpf+ep");
+        assert_eq!(on_a_kernel_of(41, "cap_chown,41+e 63+i"), "cap_chown=e 63+i 41+e");
+    }
+}

@@ -71,13 +71,6 @@ impl<'a> Reader<'a> {
         self.text.get(self.at..).unwrap_or_default()
     }
 
-    /// The next `length` bytes, passed.
-    fn take(&mut self, length: usize) -> &'a str {
-        let taken = self.rest().get(..length).unwrap_or_default();
-        self.at += taken.len();
-        taken
-    }
-
     fn error(&self, length: usize, problem: Problem) -> TextError {
         TextError {
             span: self.at..self.at + length,
@@ -97,32 +90,21 @@ impl<'a> Reader<'a> {
     fn clause(&mut self, state: &mut State) -> Result<(), TextError> {
         let listed = self.peek().is_some_and(starts_a_name);
         let list = if listed { self.list()? } else { self.all };
-        let mut operator = match self.peek() {
-            Some(operator @ (b'+' | b'-')) if !listed => {
-                return Err(self.error(1, Problem::NoList(char::from(operator))));
-            }
-            Some(operator @ (b'+' | b'-' | b'=')) => operator,
-            _ if listed => return Err(self.error_here(|_| Problem::NoOperator, Problem::NoOperator)),
-            _ => return Err(self.error_here(Problem::NotAClause, Problem::NoOperator)),
-        };
-        self.at += 1;
-        if operator == b'=' {
-            // `=+` and `=-` clear the list everywhere first, as `=` does, then want flags, as `+` and `-` do.
-            if let Some(second @ (b'+' | b'-')) = self.peek() {
-                if !listed {
-                    return Err(self.error(1, Problem::NoList(char::from(second))));
-                }
+        match self.peek() {
+            Some(b'=') => {
                 self.at += 1;
-                operator = second;
-            } else {
-                let flags = self.flags(None)?;
+                // Another operator may follow at once: the list is then cleared everywhere before it.
+                let flags = match self.peek() {
+                    Some(b'+' | b'-') => Flags::default(),
+                    _ => self.flags(None)?,
+                };
                 Self::clear(state, list);
                 state.change(flags, |set| set.union(list));
-                return self.more(state, list, listed);
             }
-            Self::clear(state, list);
+            Some(b'+' | b'-') => {}
+            _ if listed => return Err(self.error_here(|_| Problem::NoOperator, Problem::NoOperator)),
+            _ => return Err(self.error_here(Problem::NotAClause, Problem::NoOperator)),
         }
-        self.apply(state, list, operator)?;
         self.more(state, list, listed)
     }
 
@@ -135,25 +117,19 @@ impl<'a> Reader<'a> {
         state.change(every, |set| set.difference(list));
     }
 
-    /// The flags of one `+` or `-`, and what they do.
-    fn apply(&mut self, state: &mut State, list: CapabilitySet, operator: u8) -> Result<(), TextError> {
-        let flags = self.flags(Some(operator))?;
-        if operator == b'+' {
-            state.change(flags, |set| set.union(list));
-        } else {
-            state.change(flags, |set| set.difference(list));
-        }
-        Ok(())
-    }
-
-    /// Any further `+` and `-` of the same clause, until white space or the end.
+    /// Any `+` and `-` until white space or the end, each with its flags and what they do.
     fn more(&mut self, state: &mut State, list: CapabilitySet, listed: bool) -> Result<(), TextError> {
         while let Some(operator @ (b'+' | b'-')) = self.peek() {
             if !listed {
                 return Err(self.error(1, Problem::NoList(char::from(operator))));
             }
             self.at += 1;
-            self.apply(state, list, operator)?;
+            let flags = self.flags(Some(operator))?;
+            if operator == b'+' {
+                state.change(flags, |set| set.union(list));
+            } else {
+                state.change(flags, |set| set.difference(list));
+            }
         }
         Ok(())
     }
@@ -216,7 +192,7 @@ impl<'a> Reader<'a> {
         } else {
             return Err(self.error(length, Problem::UnknownName { name: name.into() }));
         }
-        self.take(length);
+        self.at += length;
         Ok(())
     }
 
@@ -242,7 +218,7 @@ impl<'a> Reader<'a> {
         }
         match u8::try_from(value) {
             Ok(number) if number < 64 => {
-                self.take(length);
+                self.at += length;
                 Ok(number)
             }
             _ => {
