@@ -24,7 +24,8 @@ const TRIED: ABI = ABI::V7;
 /// What stays allowed.
 #[derive(Clone, Copy, Debug)]
 pub struct Permitted<'a, D> {
-    /// TCP ports that may be bound, as the policy has them; port 0 stands for one that the kernel chooses.
+    /// TCP ports that may be bound, as the policy has them; port 0 stands for one that the kernel chooses. UDP is not
+    /// limited: Landlock knows it from Linux 7.2 on only.
     pub tcp_ports: &'a [RangeInclusive<u16>],
     /// Directories in which Unix sockets may be made and removed.
     pub socket_directories: &'a [D],
