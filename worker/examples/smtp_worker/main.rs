@@ -1,1 +1,187 @@
-fn main() {}
+//! A small SMTP server that holds no privilege: it asks Portreeve's broker for its listeners, and opens and
+//! closes them at run time on a command or a signal, as a mail server would.
+//!
+//! It needs nothing of its root directory but a writable Maildir: no name service, no device, no /proc.
+//! SIGUSR1 starts and SIGUSR2 stops the endpoint of `--toggle`; `--control` takes commands; SIGTERM lets open
+//! dialogues finish. When the broker goes away it serves on.
+
+mod address;
+mod connection;
+mod control;
+mod data;
+mod dialogue;
+mod listeners;
+mod maildir;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use portreeve_worker::{CHANNEL_VARIABLE, Channel, Client, Endpoint, Error, listeners_from_environment};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use connection::Service;
+use control::{Command, Verb};
+use listeners::Listeners;
+use maildir::Maildir;
+
+/// Receives mail into a Maildir, on listeners that a broker hands over.
+#[derive(Parser)]
+struct Arguments {
+    /// Ask for this listener at the start; may be given more than once.
+    #[arg(long, value_name = "ENDPOINT")]
+    listen: Vec<Endpoint>,
+    /// The listener that SIGUSR1 starts and SIGUSR2 stops.
+    #[arg(long, value_name = "ENDPOINT")]
+    toggle: Option<Endpoint>,
+    /// A Unix socket that takes the lines `start ENDPOINT`, `stop ENDPOINT` and `list`.
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Where messages go.
+    #[arg(long, value_name = "DIRECTORY", default_value = "/Maildir")]
+    maildir: PathBuf,
+    /// The name of this host in the greeting and in Received fields.
+    #[arg(long, value_name = "NAME", default_value = "localhost")]
+    greeting: String,
+    /// The longest message, in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 25 * 1024 * 1024)]
+    max_size: u64,
+    /// How long dialogues may go on after SIGTERM, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    grace: u64,
+    /// The broker's control socket, for a server that the broker did not start.
+    #[arg(long, value_name = "PATH")]
+    broker: Option<PathBuf>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Broker(#[from] Error),
+    #[error(transparent)]
+    Inherited(#[from] portreeve_worker::InheritedError),
+    #[error("{0}: {1}")]
+    Start(String, String),
+    #[error("there is no listener to serve on: give --listen, or have one passed by LISTEN_FDS")]
+    NoListener,
+}
+
+impl Failure {
+    fn of(what: impl ToString) -> impl FnOnce(std::io::Error) -> Failure {
+        move |error| Failure::Start(what.to_string(), error.to_string())
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(serve(arguments)),
+        Err(error) => Err(Failure::of("starting")(error)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("smtp_worker: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn connect(broker: Option<&PathBuf>) -> Result<Option<Client>, Error> {
+    let channel = match broker {
+        Some(path) => Channel::connect(path)?,
+        None if std::env::var_os(CHANNEL_VARIABLE).is_some() => Channel::from_environment()?,
+        None => return Ok(None),
+    };
+    Client::open(channel, "smtp_worker").await.map(Some)
+}
+
+/// Waits for the end of a session that there may not be.
+async fn gone(client: Option<&Client>) -> Error {
+    match client {
+        Some(client) => client.closed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn serve(arguments: Arguments) -> Result<(), Failure> {
+    let inherited = listeners_from_environment()?;
+    let on = |kind| -> Result<Signal, Failure> { signal(kind).map_err(Failure::of("waiting for signals")) };
+    let mut terminate = on(SignalKind::terminate())?;
+    let mut interrupt = on(SignalKind::interrupt())?;
+    let mut start = on(SignalKind::user_defined1())?;
+    let mut stop = on(SignalKind::user_defined2())?;
+
+    let maildir = Maildir::open(&arguments.maildir, &arguments.greeting)
+        .map_err(Failure::of(arguments.maildir.display()))?;
+    let (closing, closed) = watch::channel(false);
+    let (open, mut all_over) = mpsc::channel(1);
+    let service = Arc::new(Service {
+        name: arguments.greeting,
+        max_size: arguments.max_size,
+        maildir,
+        closing: closed,
+    });
+    let client = connect(arguments.broker.as_ref()).await?;
+    let mut broker = client.as_ref();
+    let mut listeners = Listeners::new(client.clone(), service, open);
+    for one in inherited {
+        listeners.adopt(one);
+    }
+    for endpoint in &arguments.listen {
+        listeners
+            .start(endpoint)
+            .await
+            .map_err(|why| Failure::Start(endpoint.to_string(), why))?;
+    }
+    if listeners.list().is_empty() && arguments.control.is_none() && arguments.toggle.is_none() {
+        return Err(Failure::NoListener);
+    }
+    let (commands, mut commanded) = mpsc::channel(16);
+    if let Some(path) = &arguments.control {
+        control::open(path, commands.clone()).map_err(Failure::of(path.display()))?;
+    }
+    loop {
+        let toggled = tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = start.recv() => Verb::Start,
+            _ = stop.recv() => Verb::Stop,
+            Some(Command { verb, endpoint, answer }) = commanded.recv() => {
+                let _ = answer.send(obey(&mut listeners, verb, endpoint.as_ref()).await);
+                continue;
+            }
+            why = gone(broker) => {
+                eprintln!("smtp_worker: {why}");
+                broker = None;
+                continue;
+            }
+        };
+        match obey(&mut listeners, toggled, arguments.toggle.as_ref()).await {
+            Ok(done) => eprintln!("smtp_worker: {done}"),
+            Err(why) => eprintln!("smtp_worker: {why}"),
+        }
+    }
+    listeners.stop_all().await;
+    drop(listeners);
+    let _ = closing.send(true);
+    eprintln!("smtp_worker: finishing open dialogues");
+    let grace = Duration::from_secs(arguments.grace);
+    if tokio::time::timeout(grace, all_over.recv()).await.is_err() {
+        eprintln!("smtp_worker: dialogues were cut off after {} s", arguments.grace);
+    }
+    Ok(())
+}
+
+async fn obey(listeners: &mut Listeners, verb: Verb, endpoint: Option<&Endpoint>) -> Result<String, String> {
+    match (verb, endpoint) {
+        (Verb::List, _) => Ok(listeners.list().join(" ")),
+        (Verb::Start, Some(endpoint)) => listeners.start(endpoint).await,
+        (Verb::Stop, Some(endpoint)) => listeners.stop(endpoint).await,
+        (_, None) => Err("no endpoint was given".to_owned()),
+    }
+}

@@ -1,0 +1,13 @@
+//! The parts of the sample worker that need neither socket nor broker; each holds its own tests.
+#![allow(dead_code, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "../examples/smtp_worker/address.rs"]
+mod address;
+#[path = "../examples/smtp_worker/control.rs"]
+mod control;
+#[path = "../examples/smtp_worker/data.rs"]
+mod data;
+#[path = "../examples/smtp_worker/dialogue.rs"]
+mod dialogue;
+#[path = "../examples/smtp_worker/maildir.rs"]
+mod maildir;

@@ -1,0 +1,255 @@
+//! The sample worker, run as a program: mail goes in, listeners come and go at run time.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use portreeve_protocol::message::{Listen, Listening, Stop, Stopped};
+use portreeve_worker::ListenerId;
+use rustix::process::{Pid, Signal, kill_process};
+use support::broker_at;
+
+/// What the broker saw, as it happens.
+#[derive(Debug, PartialEq)]
+enum Event {
+    Listen(ListenerId, SocketAddr),
+    Stop(Vec<ListenerId>),
+}
+
+/// A broker that gives every endpoint a listener on a free port of the loopback.
+fn broker(socket: &Path, requests: usize) -> mpsc::Receiver<Event> {
+    let (events, seen) = mpsc::channel();
+    broker_at(socket, move |broker| {
+        for number in 1..=requests as u64 {
+            let Some(asked) = broker.next() else { return };
+            if asked.is::<Listen>() {
+                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                let (id, address) = (ListenerId(number), listener.local_addr().unwrap());
+                broker.reply::<Listen>(&asked, &Listening { id }, &[listener.into()]);
+                events.send(Event::Listen(id, address)).unwrap();
+            } else {
+                let listeners = asked.read::<Stop>().listeners.into_vec();
+                broker.reply::<Stop>(
+                    &asked,
+                    &Stopped {
+                        unknown: Default::default(),
+                    },
+                    &[],
+                );
+                events.send(Event::Stop(listeners)).unwrap();
+            }
+        }
+    });
+    seen
+}
+
+/// Ends what the test started, however the test ends.
+struct Worker(Child);
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Worker {
+    fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let tests = std::env::current_exe().unwrap();
+        let program: PathBuf = tests.ancestors().nth(2).unwrap().join("examples/smtp_worker");
+        assert!(
+            program.exists(),
+            "build the program first: cargo build -p portreeve-worker --examples"
+        );
+        let mut command = Command::new(program);
+        command.env_clear().current_dir(folder).args(arguments);
+        command.args([
+            "--broker",
+            "broker.sock",
+            "--maildir",
+            "Maildir",
+            "--greeting",
+            "mx.example",
+        ]);
+        Self(command.stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    fn log(&mut self) -> impl Iterator<Item = String> + use<> {
+        BufReader::new(self.0.stderr.take().unwrap())
+            .lines()
+            .map_while(Result::ok)
+    }
+}
+
+fn next(seen: &mpsc::Receiver<Event>) -> Event {
+    seen.recv_timeout(Duration::from_secs(20)).unwrap()
+}
+
+fn listening(seen: &mpsc::Receiver<Event>) -> SocketAddr {
+    match next(seen) {
+        Event::Listen(_, address) => address,
+        other => panic!("{other:?}"),
+    }
+}
+
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut client = Self(BufReader::new(stream));
+        assert_eq!(client.reply(), "220 mx.example ESMTP\r\n");
+        client
+    }
+
+    /// The last line of a reply.
+    fn reply(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            self.0.read_line(&mut line).unwrap();
+            if line.as_bytes().get(3) != Some(&b'-') {
+                return line;
+            }
+        }
+    }
+
+    /// Says something and checks the codes of the replies, one for each.
+    fn says(&mut self, text: &str, codes: &[&str]) {
+        self.0.get_mut().write_all(text.as_bytes()).unwrap();
+        for code in codes {
+            let reply = self.reply();
+            assert!(reply.starts_with(code), "{reply} to {text}");
+        }
+    }
+}
+
+fn folder() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("broker.sock");
+    (folder, socket)
+}
+
+#[test]
+fn a_pipelined_message_is_stored_with_its_trace_and_without_its_transparency() {
+    let (folder, socket) = folder();
+    let seen = broker(&socket, 1);
+    let _worker = Worker::start(folder.path(), &["--listen", "*:25"]);
+    let mut client = Client::connect(listening(&seen));
+    client.says(
+        "EHLO c.example\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<d@e.example>\r\nDATA\r\n",
+        &["250", "250", "250", "354"],
+    );
+    client.says("Subject: x\r\n\r\n..dot\r\n.\r\nQUIT\r\n", &["250", "221"]);
+    let new: Vec<_> = std::fs::read_dir(folder.path().join("Maildir/new"))
+        .unwrap()
+        .collect();
+    assert_eq!(new.len(), 1);
+    let message = std::fs::read_to_string(new[0].as_ref().unwrap().path()).unwrap();
+    assert!(message.starts_with("Return-Path: <a@b.example>\r\nReceived: from c.example ([127.0.0.1])\r\n"));
+    assert!(message.contains("\tby mx.example with ESMTP id ") && message.contains("for <d@e.example>;\r\n"));
+    assert!(
+        message.ends_with(" +0000\r\nSubject: x\r\n\r\n.dot\r\n"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_is_too_long_or_smuggled_is_refused_and_the_dialogue_goes_on() {
+    let (folder, socket) = folder();
+    let seen = broker(&socket, 1);
+    let _worker = Worker::start(folder.path(), &["--listen", "*:25", "--max-size", "20"]);
+    let mut client = Client::connect(listening(&seen));
+    client.says(
+        &format!("NOOP {}\r\nEHLO c\r\n", "x".repeat(100_000)),
+        &["500", "250"],
+    );
+    let envelope = "MAIL FROM:<>\r\nRCPT TO:<d@e>\r\nDATA\r\n";
+    client.says(envelope, &["250", "250", "354"]);
+    client.says(&format!("{}\r\n.\r\n", "x".repeat(21)), &["552"]);
+    client.says(envelope, &["250", "250", "354"]);
+    client.says("a\n.\nMAIL\r\n.\r\n", &["554"]);
+    client.says("QUIT\r\n", &["221"]);
+    for part in ["new", "tmp"] {
+        assert_eq!(
+            std::fs::read_dir(folder.path().join("Maildir").join(part))
+                .unwrap()
+                .count(),
+            0
+        );
+    }
+}
+
+#[test]
+fn listeners_come_and_go_by_signal_and_by_command() {
+    let (folder, socket) = folder();
+    let seen = broker(&socket, 4);
+    let mut worker = Worker::start(
+        folder.path(),
+        &[
+            "--toggle",
+            "*:587",
+            "--listen",
+            "*:25",
+            "--control",
+            "control.sock",
+        ],
+    );
+    let mut log = worker.log();
+    listening(&seen);
+    worker.signal(Signal::USR1);
+    let second = listening(&seen);
+    let mut dialogue = Client::connect(second);
+    worker.signal(Signal::USR2);
+    assert_eq!(next(&seen), Event::Stop(vec![ListenerId(2)]));
+    assert!(log.any(|line| line == "smtp_worker: *:587 is out of service"));
+    assert!(TcpStream::connect(second).is_err());
+    dialogue.says("NOOP\r\n", &["250"]);
+
+    let mut control = BufReader::new(UnixStream::connect(folder.path().join("control.sock")).unwrap());
+    let mut ask = |line: &str| {
+        control.get_mut().write_all(line.as_bytes()).unwrap();
+        let mut answer = String::new();
+        control.read_line(&mut answer).unwrap();
+        answer
+    };
+    assert_eq!(ask("start *:2525\n"), "ok *:2525 is being served\n");
+    assert_eq!(ask("list\n"), "ok *:25 *:2525\n");
+    assert_eq!(ask("stop *:587\n"), "error *:587 is not being served\n");
+    // The broker has hung up after its fourth request.
+    assert!(log.any(|line| line.contains("the broker has closed the channel")));
+    assert_eq!(ask("list\n"), "ok *:25 *:2525\n");
+    Client::connect(listening(&seen)).says("QUIT\r\n", &["221"]);
+}
+
+#[test]
+fn after_sigterm_a_message_under_way_is_finished_and_the_exit_is_clean() {
+    let (folder, socket) = folder();
+    let seen = broker(&socket, 1);
+    let mut worker = Worker::start(folder.path(), &["--listen", "*:25", "--grace", "60"]);
+    let mut log = worker.log();
+    let address = listening(&seen);
+    let (mut idle, mut busy) = (Client::connect(address), Client::connect(address));
+    busy.says(
+        "EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<d@e>\r\n",
+        &["250", "250", "250"],
+    );
+    worker.signal(Signal::TERM);
+    assert!(log.any(|line| line == "smtp_worker: finishing open dialogues"));
+    assert!(idle.reply().starts_with("421"));
+    assert!(TcpStream::connect(address).is_err());
+    busy.says("DATA\r\n", &["354"]);
+    busy.says("x\r\n.\r\n", &["250", "421"]);
+    assert_eq!(worker.0.wait().unwrap().code(), Some(0));
+}
