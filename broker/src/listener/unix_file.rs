@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, sendto, socket};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstatat, umask};
 use nix::unistd::{Gid, ROOT, UnlinkatFlags, fchdir, fchownat, unlinkat};
 
@@ -22,8 +22,7 @@ pub struct UnixFile {
 
 impl UnixFile {
     /// Binds the socket to an absolute path in one of the directories. A socket's file that a dead program left
-    /// there is replaced where that can be told (not once the broker is confined, for it would have to connect);
-    /// anything else that is there is EADDRINUSE.
+    /// there is replaced; anything else that is there is EADDRINUSE.
     pub fn bind(directories: &Directories, socket: &OwnedFd, path: &str, mode: u32) -> Result<Self, Errno> {
         let path = Path::new(path);
         let directory = path.parent().ok_or(Errno::EINVAL)?.to_owned();
@@ -89,7 +88,7 @@ fn bind_here(socket: &OwnedFd, name: &str, mode: u32) -> Result<(), Errno> {
         bound
     };
     match bind() {
-        Err(Errno::EADDRINUSE) if is_stale(socket, name, &address)? => {
+        Err(Errno::EADDRINUSE) if is_stale(name, &address)? => {
             unlinkat(AT_FDCWD, name, UnlinkatFlags::NoRemoveDir)?;
             bind()
         }
@@ -97,14 +96,14 @@ fn bind_here(socket: &OwnedFd, name: &str, mode: u32) -> Result<(), Errno> {
     }
 }
 
-/// Whether the file is a socket that nobody listens on.
-fn is_stale(like: &OwnedFd, name: &str, address: &UnixAddr) -> Result<bool, Errno> {
+/// Whether the file is a socket that nobody listens on. An empty datagram tells, of any kind of socket: a confined
+/// broker may not connect.
+fn is_stale(name: &str, address: &UnixAddr) -> Result<bool, Errno> {
     let stat = fstatat(AT_FDCWD, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
     if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFSOCK {
         return Ok(false);
     }
-    let kind: SockType = getsockopt(like, sockopt::SockType)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let probe = socket(AddressFamily::Unix, kind, flags, None)?;
-    Ok(connect(probe.as_raw_fd(), address) == Err(Errno::ECONNREFUSED))
+    let probe = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    Ok(sendto(probe.as_raw_fd(), &[], address, MsgFlags::empty()) == Err(Errno::ECONNREFUSED))
 }

@@ -49,6 +49,7 @@ fn value(status: &Status, listeners: &[Listener]) -> Value {
                 "capabilities": sets,
                 "no_new_privs": held.no_new_privs,
                 "seccomp": held.seccomp,
+                "locks": process.locks,
             })
         })
         .collect();
@@ -123,6 +124,9 @@ fn process(process: &Process) -> String {
         other => other.to_string(),
     };
     row("  seccomp", seccomp);
+    for lock in process.locks.iter() {
+        row("  lock", lock.to_string());
+    }
     render(table)
 }
 
