@@ -28,6 +28,8 @@ mod guard;
 #[allow(unsafe_code)]
 mod inherited;
 mod request;
+#[cfg(feature = "tokio")]
+mod session;
 
 pub use channel::{Channel, DEFAULT_SOCKET};
 #[cfg(feature = "tokio")]
