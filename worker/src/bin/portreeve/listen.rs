@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitCode};
 
 use command_fds::{CommandFdExt as _, FdMapping};
-use portreeve_worker::{Client, Endpoint, Listen, ListenOptions, Listener};
+use portreeve_worker::{Client, Endpoint, FaultCode, Listen, ListenOptions, Listener};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -89,10 +89,11 @@ async fn ask(
         }
     }
     if faults.is_empty() {
-        Ok(listeners)
-    } else {
-        Err(Failure::Refused(faults))
+        return Ok(listeners);
     }
+    // Those that only suffer from another's failure say so and come last.
+    faults.sort_by_key(|(_, fault)| fault.code == FaultCode::Busy);
+    Err(Failure::Refused(faults))
 }
 
 fn show(listeners: &[Listener], out: Output) -> Result<(), Failure> {
