@@ -31,6 +31,12 @@ struct Served {
     accepts: JoinHandle<()>,
 }
 
+impl Served {
+    fn accepts(&self) -> bool {
+        !self.accepts.is_finished()
+    }
+}
+
 impl Listeners {
     pub fn new(client: Option<Client>, service: Arc<Service>, open: mpsc::Sender<()>) -> Self {
         Self {
@@ -65,7 +71,8 @@ impl Listeners {
     /// Asks the broker for a listener and serves on it.
     pub async fn start(&mut self, endpoint: &Endpoint) -> Result<String, String> {
         let text = endpoint.to_string();
-        if self.served.contains_key(&text) {
+        // What was taken out of service from elsewhere can be asked for again.
+        if self.served.get(&text).is_some_and(Served::accepts) {
             return Ok(format!("{text} is being served"));
         }
         let client = self
@@ -116,7 +123,8 @@ impl Listeners {
 
     /// What is being served.
     pub fn list(&self) -> Vec<&str> {
-        self.served.keys().map(String::as_str).collect()
+        let served = self.served.iter().filter(|(_, served)| served.accepts());
+        served.map(|(text, _)| text.as_str()).collect()
     }
 
     fn serve(&mut self, text: String, id: Option<ListenerId>, listener: TcpListener) {
