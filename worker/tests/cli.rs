@@ -163,6 +163,7 @@ fn state(after: u64) -> Status {
         pid: 4711,
         restarts: 0,
         root: Text::clipped("/var/lib/portreeve/root"),
+        locks: List::first_of(["landlock: 25", "securebits: locked"].map(Text::clipped)),
         credentials: Credentials {
             effective,
             permitted: effective,
@@ -214,6 +215,7 @@ fn status_shows_every_page_escaped_and_fits_forty_columns() {
     assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
     for word in [
         "cap_net_bind_service",
+        "securebits: locked",
         "none",
         "LISTENER",
         ":3]:25",

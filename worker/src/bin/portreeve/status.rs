@@ -49,7 +49,7 @@ fn value(status: &Status, listeners: &[Listener]) -> Value {
                 "capabilities": sets,
                 "no_new_privs": held.no_new_privs,
                 "seccomp": held.seccomp,
-                "locks": process.locks,
+                "locks": *process.locks,
             })
         })
         .collect();
@@ -124,8 +124,8 @@ fn process(process: &Process) -> String {
         other => other.to_string(),
     };
     row("  seccomp", seccomp);
-    for lock in process.locks.iter() {
-        row("  lock", lock.to_string());
+    for (number, lock) in process.locks.iter().enumerate() {
+        row(if number == 0 { "  locks" } else { "" }, lock.to_string());
     }
     render(table)
 }
