@@ -5,16 +5,18 @@ mod support;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use command_fds::{CommandFdExt as _, FdMapping};
 use portreeve_protocol::message::{Listen, Listening, Stop, Stopped};
 use portreeve_worker::ListenerId;
 use rustix::process::{Pid, Signal, kill_process};
-use support::broker_at;
+use support::{Broker, broker_at, channel_to};
 
 /// What the broker saw, as it happens.
 #[derive(Debug, PartialEq)]
@@ -26,7 +28,12 @@ enum Event {
 /// A broker that gives every endpoint a listener on a free port of the loopback.
 fn broker(socket: &Path, requests: usize) -> mpsc::Receiver<Event> {
     let (events, seen) = mpsc::channel();
-    broker_at(socket, move |broker| {
+    broker_at(socket, serve(requests, events));
+    seen
+}
+
+fn serve(requests: usize, events: mpsc::Sender<Event>) -> impl FnOnce(&mut Broker) + Send + 'static {
+    move |broker| {
         for number in 1..=requests as u64 {
             let Some(asked) = broker.next() else { return };
             if asked.is::<Listen>() {
@@ -46,8 +53,7 @@ fn broker(socket: &Path, requests: usize) -> mpsc::Receiver<Event> {
                 events.send(Event::Stop(listeners)).unwrap();
             }
         }
-    });
-    seen
+    }
 }
 
 /// Ends what the test started, however the test ends.
@@ -62,22 +68,28 @@ impl Drop for Worker {
 
 impl Worker {
     fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let mut command = Self::command(folder);
+        Self::spawn(command.args(["--broker", "broker.sock"]).args(arguments))
+    }
+
+    /// The program, run by a shell that first tells it its process id as a service manager would.
+    fn command(folder: &Path) -> Command {
         let tests = std::env::current_exe().unwrap();
         let program: PathBuf = tests.ancestors().nth(2).unwrap().join("examples/smtp_worker");
         assert!(
             program.exists(),
             "build the program first: cargo build -p portreeve-worker --examples"
         );
-        let mut command = Command::new(program);
-        command.env_clear().current_dir(folder).args(arguments);
-        command.args([
-            "--broker",
-            "broker.sock",
-            "--maildir",
-            "Maildir",
-            "--greeting",
-            "mx.example",
-        ]);
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", "export LISTEN_PID=$$; exec \"$@\"", "sh"])
+            .arg(program);
+        command.args(["--maildir", "Maildir", "--greeting", "mx.example"]);
+        command.env_clear().current_dir(folder);
+        command
+    }
+
+    fn spawn(command: &mut Command) -> Self {
         Self(command.stderr(Stdio::piped()).spawn().unwrap())
     }
 
@@ -252,4 +264,50 @@ fn after_sigterm_a_message_under_way_is_finished_and_the_exit_is_clean() {
     busy.says("DATA\r\n", &["354"]);
     busy.says("x\r\n.\r\n", &["250", "421"]);
     assert_eq!(worker.0.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn listeners_and_a_channel_that_were_inherited_are_served() {
+    let (folder, _) = folder();
+    let (events, seen) = mpsc::channel();
+    let (channel, _thread) = channel_to(serve(1, events));
+    let bound = TcpListener::bind("127.0.0.1:0").unwrap();
+    let passed = bound.local_addr().unwrap();
+    let mut command = Worker::command(folder.path());
+    let map = |parent_fd, child_fd| FdMapping { parent_fd, child_fd };
+    command
+        .args(["--listen", "*:25"])
+        .envs([("LISTEN_FDS", "1"), ("PORTREEVE_CHANNEL", "7")]);
+    command
+        .fd_mappings(vec![map(bound.into(), 3), map(channel.into(), 7)])
+        .unwrap();
+    let _worker = Worker::spawn(&mut command);
+    drop(command);
+    Client::connect(listening(&seen)).says("QUIT\r\n", &["221"]);
+    Client::connect(passed).says("QUIT\r\n", &["221"]);
+}
+
+#[test]
+fn a_channel_that_is_none_is_named_and_nothing_is_served() {
+    let (folder, _) = folder();
+    let cases = [
+        ("x", "PORTREEVE_CHANNEL=\"x\" is not a number"),
+        ("9", "descriptor 9 was not inherited"),
+        ("2", "descriptor 2 was not inherited"),
+        ("5", "descriptor 5 is not a sequenced-packet Unix socket"),
+        ("3", "descriptor 3 was taken before"),
+    ];
+    for (value, why) in cases {
+        let bound = || -> OwnedFd { TcpListener::bind("127.0.0.1:0").unwrap().into() };
+        let map = |child_fd| FdMapping {
+            parent_fd: bound(),
+            child_fd,
+        };
+        let mut command = Worker::command(folder.path());
+        command.envs([("LISTEN_FDS", "1"), ("PORTREEVE_CHANNEL", value)]);
+        command.fd_mappings(vec![map(3), map(5)]).unwrap();
+        let mut worker = Worker::spawn(&mut command);
+        assert!(worker.log().any(|line| line.contains(why)), "{value}: {why}");
+        assert_eq!(worker.0.wait().unwrap().code(), Some(1));
+    }
 }

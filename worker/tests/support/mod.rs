@@ -140,6 +140,14 @@ pub fn listen(port: u16) -> Listen {
 pub fn broker<T: Send + 'static>(
     serve: impl FnOnce(&mut Broker) -> T + Send + 'static,
 ) -> (Channel, JoinHandle<T>) {
+    let (theirs, thread) = channel_to(serve);
+    (theirs.into(), thread)
+}
+
+/// The same, as the bare socket.
+pub fn channel_to<T: Send + 'static>(
+    serve: impl FnOnce(&mut Broker) -> T + Send + 'static,
+) -> (UnixDatagram, JoinHandle<T>) {
     let (ours, theirs) = channel::pair().unwrap();
     ours.set_nonblocking(false).unwrap();
     let thread = std::thread::spawn(move || {
@@ -150,7 +158,7 @@ pub fn broker<T: Send + 'static>(
         broker.greet();
         serve(&mut broker)
     });
-    (theirs.into(), thread)
+    (theirs, thread)
 }
 
 /// A control socket at `path` that takes one session and does `serve` in a thread of its own.
