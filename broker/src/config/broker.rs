@@ -1,5 +1,6 @@
 //! The `broker` scope: the control socket, how long things last, and who else may ask for what.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -71,7 +72,7 @@ impl Broker {
             .scopes("permit")
             .filter_map(|section| Permit::read(Reader::new(section, reader.sources, reader.problems)))
             .collect();
-        let names: Vec<String> = reader
+        let names: HashSet<String> = reader
             .scopes("permit")
             .filter_map(|section| Some(section.instance?.text(reader.sources).into_owned()))
             .collect();

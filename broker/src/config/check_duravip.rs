@@ -14,6 +14,7 @@ use super::typed::Config;
 /// Checks the addresses that move, and declares each of them wherever it stands: an address that is DuraVIP
 /// on one service is DuraVIP on all.
 pub(super) fn config(config: &mut Config, sources: &Sources, problems: &mut Problems) {
+    let bindings = Bindings::of(&config.bindings);
     for listener in &config.listeners {
         let (span, duravip) = (listener.endpoint.span, &listener.duravip);
         let inet = listener.endpoint.value.inet();
@@ -30,7 +31,7 @@ pub(super) fn config(config: &mut Config, sources: &Sources, problems: &mut Prob
             );
         }
         if let (Some(target), Some(address)) = (&duravip.follow, address) {
-            follow(target, address, &config.bindings, problems);
+            follow(target, address, &bindings, problems);
         }
     }
     for binding in &config.bindings {
@@ -77,14 +78,38 @@ fn options(duravip: &DuraVip, problems: &mut Problems) {
     }
 }
 
+/// The bindings by what a follower may call them.
+struct Bindings<'b> {
+    names: HashMap<&'b str, &'b Binding>,
+    addresses: HashMap<IpAddr, &'b Binding>,
+}
+
+impl<'b> Bindings<'b> {
+    fn of(bindings: &'b [Binding]) -> Self {
+        let name = |binding: &'b Binding| (binding.name.value.as_str(), binding);
+        let address = |binding: &'b Binding| Some((binding.address.as_ref()?.value, binding));
+        Bindings {
+            names: bindings.iter().map(name).collect(),
+            addresses: bindings.iter().filter_map(address).collect(),
+        }
+    }
+
+    fn find(&self, target: &str) -> Option<&'b Binding> {
+        let named = self.names.get(target);
+        named
+            .or_else(|| self.addresses.get(&target.parse().ok()?))
+            .copied()
+    }
+}
+
 /// A follower names a binding, by name or address, that moves and has another address.
-fn follow(target: &Spanned<String>, own: IpAddr, bindings: &[Binding], problems: &mut Problems) {
-    let named = |binding: &&Binding| {
-        let address = binding.address.as_ref().map(|address| address.value);
-        binding.name.value == target.value || address.is_some_and(|a| target.value.parse() == Ok(a))
-    };
-    let Some(binding) = bindings.iter().find(named) else {
-        let names = bindings.iter().map(|binding| binding.name.value.as_str());
+fn follow(target: &Spanned<String>, own: IpAddr, bindings: &Bindings<'_>, problems: &mut Problems) {
+    let Some(binding) = bindings.find(&target.value) else {
+        let names = bindings
+            .names
+            .keys()
+            .copied()
+            .take(if problems.is_full() { 0 } else { usize::MAX });
         let help = match nearest(&target.value, names) {
             Some(meant) => format!("did you mean {meant:?}? Names of bindings are case-sensitive"),
             None => "name a binding that there is, or its bind_address".to_owned(),

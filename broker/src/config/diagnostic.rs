@@ -210,6 +210,11 @@ impl Problems {
         self.errors
     }
 
+    /// Whether no more are kept, so that nobody goes to length for one. Only an error makes it so.
+    pub fn is_full(&self) -> bool {
+        self.any_error() && self.found.len() >= MAX_DIAGNOSTICS
+    }
+
     /// Whether anything so far refuses the configuration.
     pub fn any_error(&self) -> bool {
         self.errors > 0

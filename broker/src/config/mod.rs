@@ -29,6 +29,8 @@ mod report;
 mod section;
 mod security;
 mod source;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod typed;
 mod worker;

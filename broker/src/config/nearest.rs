@@ -3,7 +3,8 @@
 use strsim::osa_distance;
 
 /// The candidate that takes the fewest insertions, deletions, replacements and swaps of neighbours to reach,
-/// where that is at most a third of the word's letters (and always one). Case does not count.
+/// where that is at most a third of the word's letters (and always one). Case does not count; of equals it is
+/// the first in alphabetical order.
 pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let word = word.to_ascii_lowercase();
     // Nobody means a name by a text much longer than any.
@@ -14,7 +15,7 @@ pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
     candidates
         .into_iter()
         .map(|candidate| (osa_distance(&word, &candidate.to_ascii_lowercase()), candidate))
-        .min_by_key(|(distance, _)| *distance)
+        .min()
         .filter(|(distance, _)| *distance <= close)
         .map(|(_, candidate)| candidate)
 }

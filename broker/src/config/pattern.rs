@@ -197,6 +197,9 @@ impl FromStr for ListenPattern {
 
 fn path_pattern(text: &str) -> Result<ListenPattern, String> {
     let (path, children) = text.strip_suffix("/*").map_or((text, false), |path| (path, true));
+    if path.is_empty() && children {
+        return Ok(ListenPattern::Children("/".to_owned()));
+    }
     path_well_formed(path).map_err(|error| error.to_string())?;
     if path.contains('*') {
         return Err("a * stands only at the end, as /directory/*".to_owned());

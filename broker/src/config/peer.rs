@@ -1,5 +1,7 @@
 //! A `peer` scope of `broker`: who may ask over the control socket, and for what.
 
+use std::collections::HashSet;
+
 use portreeve_protocol::message::OPERATIONS;
 
 use super::nearest::nearest;
@@ -64,7 +66,7 @@ fn words() -> impl Iterator<Item = &'static str> {
 }
 
 impl Peer {
-    pub(crate) fn read(mut reader: Reader<'_, '_>, permits: &[String]) -> Option<Self> {
+    pub(crate) fn read(mut reader: Reader<'_, '_>, permits: &HashSet<String>) -> Option<Self> {
         let mut allow = reader.list("allow").unwrap_or_default();
         for word in &mut allow {
             word.value.make_ascii_lowercase();
@@ -83,7 +85,7 @@ impl Peer {
         }
         let permit = reader.list("permit").unwrap_or_default();
         for name in &permit {
-            if permits.contains(&name.value) {
+            if permits.contains(&name.value) || reader.problems.is_full() {
                 continue;
             }
             let help = match nearest(&name.value, permits.iter().map(String::as_str)) {

@@ -3,6 +3,7 @@
 //! A reader learns which names exist by being asked for them, so the list of known names is the code that
 //! reads them.
 
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -201,12 +202,14 @@ impl<'r, 't> Reader<'r, 't> {
                 .error(option.value.span(), format!("{name} takes a dictionary"), help);
             return None;
         };
-        let mut all: Vec<(Spanned<String>, Spanned<String>)> = Vec::new();
-        for (key, value) in entries {
-            let entry = (key.spanned(self.sources), value.spanned(self.sources));
-            all.retain(|(earlier, _)| earlier.value != entry.0.value);
-            all.push(entry);
-        }
+        let mut seen = HashSet::new();
+        let mut all: Vec<_> = entries
+            .iter()
+            .rev()
+            .filter(|(key, _)| seen.insert(key.text(self.sources)))
+            .map(|(key, value)| (key.spanned(self.sources), value.spanned(self.sources)))
+            .collect();
+        all.reverse();
         Some(all)
     }
 

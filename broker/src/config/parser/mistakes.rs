@@ -152,9 +152,11 @@ impl Parser<'_, '_> {
         }
     }
 
+    /// Past the words of a line after what cannot be understood of it.
     pub(super) fn skip_line(&mut self, first: Span) {
+        let end = self.line_end(first);
         while !matches!(self.next.kind, Kind::End | Kind::OpenBrace | Kind::CloseBrace)
-            && !self.on_line_after(first, self.span(self.next))
+            && self.next.start < end
         {
             self.take();
         }

@@ -29,6 +29,7 @@ pub(crate) fn parse(file: FileId, text: &str, depth: usize, problems: &mut Probl
         items: Vec::new(),
         long_quote: None,
         cut_short,
+        line_end: 0,
         errors_before,
         problems,
     };
@@ -49,6 +50,8 @@ struct Parser<'t, 'p> {
     long_quote: Option<Span>,
     /// A quote or comment reached to the end of the file.
     cut_short: bool,
+    /// The last answer of `line_end`.
+    line_end: usize,
     /// How many errors there were before this file.
     errors_before: usize,
     problems: &'p mut Problems,
@@ -231,6 +234,17 @@ impl<'t> Parser<'t, '_> {
         self.text
             .get(index(span.start)..index(span.end))
             .unwrap_or_default()
+    }
+
+    /// Where the line ends in which a span ends. Spans are asked for in their order, and the answer is kept: a
+    /// long line is not searched again for each mistake on it.
+    fn line_end(&mut self, span: Span) -> usize {
+        let at = usize::try_from(span.end).unwrap_or(usize::MAX);
+        if self.line_end <= at {
+            let rest = self.text.get(at..).unwrap_or_default();
+            self.line_end = at + rest.find('\n').unwrap_or(rest.len());
+        }
+        self.line_end
     }
 
     fn on_line_after(&self, first: Span, second: Span) -> bool {

@@ -23,11 +23,7 @@ impl Parser<'_, '_> {
                     let help = format!("write a list as {} = ( a, b )", self.at(name));
                     self.problems
                         .error(self.span(comma), "a comma stands only in a list", help);
-                    while matches!(self.next.kind, Kind::Word | Kind::Quoted { .. } | Kind::Comma)
-                        && !self.on_line_after(name, self.span(self.next))
-                    {
-                        self.take();
-                    }
+                    self.skip_line(scalar.span);
                 }
                 Value::Scalar(scalar)
             }

@@ -1,0 +1,433 @@
+//! Everything that is not permitted is refused, each case by name.
+#![forbid(unsafe_code)]
+#![allow(clippy::panic)] // a helper of a test may fail it
+
+use portreeve_broker::config::{Config, Limit, PeerName, Resource, parse_text};
+use portreeve_broker::policy::{Denied, Policy, Requester};
+use portreeve_protocol::{Endpoint, FaultCode, InetEndpoint, Text};
+
+fn config(text: &str) -> Config {
+    match parse_text("p.conf", text) {
+        Ok((config, _)) => config,
+        Err(report) => panic!("{report}"),
+    }
+}
+
+/// Users and groups of an imaginary host.
+fn ids(name: &PeerName) -> Option<u32> {
+    match name {
+        PeerName::User(name) => [("root", 0), ("www", 33), ("mail", 8)]
+            .into_iter()
+            .find(|(n, _)| n == name),
+        PeerName::Group(name) => [("www", 33), ("ops", 500)].into_iter().find(|(n, _)| n == name),
+    }
+    .map(|(_, id)| id)
+}
+
+fn policy(text: &str) -> Policy {
+    match Policy::new(&config(text), &mut ids) {
+        Ok(policy) => policy,
+        Err(report) => panic!("{report}"),
+    }
+}
+
+/// The policy of one permit's `listen`, as the worker has it.
+fn permit(patterns: &str) -> Policy {
+    policy(&format!("broker {{ permit p {{ listen = ( {patterns} ) }} }}"))
+}
+
+fn allows(policy: &Policy, endpoint: &str) -> bool {
+    let Ok(endpoint) = endpoint.parse::<Endpoint>() else {
+        panic!("{endpoint} is no endpoint");
+    };
+    policy.listen(&Requester::Worker, &endpoint).is_ok()
+}
+
+fn check(patterns: &str, allowed: &[&str], refused: &[&str]) {
+    let policy = permit(patterns);
+    for endpoint in allowed {
+        assert!(allows(&policy, endpoint), "{patterns} refuses {endpoint}");
+    }
+    for endpoint in refused {
+        assert!(!allows(&policy, endpoint), "{patterns} allows {endpoint}");
+    }
+}
+
+fn local(uid: u32, gids: &[u32]) -> Requester {
+    Requester::Local {
+        uid,
+        gids: gids.to_vec(),
+    }
+}
+
+fn tcp(address: &str, port: u16) -> Endpoint {
+    match address.parse() {
+        Ok(address) => Endpoint::Tcp(InetEndpoint {
+            address,
+            port,
+            scope: Text::default(),
+        }),
+        Err(error) => panic!("{address}: {error}"),
+    }
+}
+
+#[test]
+fn nothing_is_permitted_by_an_empty_configuration() {
+    let policy = policy("");
+    for endpoint in [
+        "*:25",
+        "[::]:25",
+        "127.0.0.1:1",
+        "*:53/udp",
+        "/run/a",
+        "seqpacket:/run/a",
+    ] {
+        assert!(!allows(&policy, endpoint), "{endpoint}");
+    }
+    assert!(policy.tcp_ports().is_empty());
+}
+
+#[test]
+fn a_port_is_permitted_and_its_neighbours_are_not() {
+    check("\"*:25\"", &["*:25"], &["*:24", "*:26", "*:2525"]);
+    check("\"*:1-1023\"", &["*:1", "*:1023"], &["*:1024", "*:65535"]);
+    check("\"*:65535\"", &["*:65535"], &["*:1"]);
+}
+
+#[test]
+fn families_do_not_stand_for_each_other() {
+    check("\"*:25\"", &["192.0.2.1:25"], &["[::]:25", "[2001:db8::1]:25"]);
+    check(
+        "\"[::]:25\"",
+        &["[::]:25", "[2001:db8::1]:25"],
+        &["*:25", "192.0.2.1:25"],
+    );
+    check("\"0.0.0.0/0:25\"", &["192.0.2.1:25"], &["[2001:db8::1]:25"]);
+}
+
+#[test]
+fn a_mapped_address_is_refused_whatever_permits_it() {
+    let policy = permit("\"*:25\" \"[::]:25\" \"[::/0]:25\" \"10.0.0.0/8:25\"");
+    for address in ["::ffff:10.1.1.1", "::ffff:0.0.0.0", "::ffff:127.0.0.1"] {
+        let denied = policy.listen(&Requester::Worker, &tcp(address, 25)).unwrap_err();
+        assert!(denied.remedy.contains("IPv4-mapped"), "{denied}");
+    }
+}
+
+#[test]
+fn the_wildcard_is_permitted_only_by_its_name() {
+    check("\"10.0.0.0/8:25\"", &["10.255.0.1:25"], &["*:25"]);
+    check("\"0.0.0.0/0:25\"", &["10.255.0.1:25"], &["*:25"]);
+    check(
+        "\"0.0.0.0/8:25\" \"[::/0]:25\"",
+        &["[2001:db8::1]:25"],
+        &["*:25", "[::]:25"],
+    );
+    check("\"*:25\"", &["*:25", "10.255.0.1:25"], &[]);
+}
+
+#[test]
+fn port_zero_is_refused_whatever_permits_it() {
+    let policy = permit("\"*:1-65535\" \"[::]:1-65535\"");
+    let denied = policy.listen(&Requester::Worker, &tcp("0.0.0.0", 0)).unwrap_err();
+    assert!(denied.remedy.contains("port 0"), "{denied}");
+}
+
+#[test]
+fn udp_is_permitted_only_where_the_pattern_says_so() {
+    check(
+        "\"*:53\" \"192.0.2.1:53/tcp\"",
+        &["*:53"],
+        &["*:53/udp", "192.0.2.1:53/udp"],
+    );
+    check("\"*:53/udp\"", &["*:53/udp", "192.0.2.1:53/udp"], &["*:53"]);
+}
+
+#[test]
+fn a_block_permits_its_addresses_and_no_other() {
+    check(
+        "\"10.1.1.0/24:587/tcp\"",
+        &["10.1.1.0:587", "10.1.1.255:587"],
+        &["10.1.2.0:587", "10.1.1.1:25"],
+    );
+    check(
+        "\"[2001:db8::/32]:25\"",
+        &["[2001:db8:ffff::1]:25"],
+        &["[2001:db9::1]:25"],
+    );
+    check(
+        "\"192.0.2.7:25\"",
+        &["192.0.2.7:25"],
+        &["192.0.2.8:25", "*:25", "192.0.2.7:25/udp"],
+    );
+}
+
+#[test]
+fn an_interface_is_permitted_by_its_name_or_by_a_block() {
+    check(
+        "\"[fe80::1%eth0]:25\"",
+        &["[fe80::1%eth0]:25"],
+        &[
+            "[fe80::1%eth1]:25",
+            "[fe80::1]:25",
+            "[fe80::2%eth0]:25",
+            "[2001:db8::1%eth0]:25",
+        ],
+    );
+    check(
+        "\"[fe80::/10]:25\"",
+        &["[fe80::1%eth0]:25"],
+        &["[fe80::1]:25", "[2001:db8::1%eth0]:25"],
+    );
+    check(
+        "\"[::]:25\"",
+        &["[fe80::1%eth0]:25"],
+        &["[fe80::1]:25", "[::1%lo]:25"],
+    );
+}
+
+#[test]
+fn a_path_is_permitted_as_it_is_written() {
+    check(
+        "\"/run/mail/a\"",
+        &["/run/mail/a", "seqpacket:/run/mail/a"],
+        &[
+            "/run/mail/b",
+            "/run/mail",
+            "/run/mail/a/b",
+            "/run/mail/./a",
+            "/run//mail/a",
+            "/run/mail/x/../a",
+        ],
+    );
+    check(
+        "\"/run/mail/*\"",
+        &["/run/mail/a", "seqpacket:/run/mail/.a"],
+        &[
+            "/run/mail/",
+            "/run/mail/a/b",
+            "/run/mail/..",
+            "/run/mailbox",
+            "/run/mail/../etc/a",
+            "/run/a",
+        ],
+    );
+    check("\"/*\"", &["/a"], &["/a/b", "/..", "/"]);
+}
+
+#[test]
+fn a_path_that_is_relative_or_has_a_nul_is_refused() {
+    let policy = permit("\"/run/*\"");
+    for path in ["run/a", "", "/run/a\0b", "@abstract", "\0abstract"] {
+        let path = Text::new(path).unwrap();
+        let denied = policy
+            .listen(&Requester::Worker, &Endpoint::UnixStream(path))
+            .unwrap_err();
+        assert_eq!(denied.nearest, None);
+    }
+}
+
+#[test]
+fn a_listen_scope_permits_exactly_its_endpoint() {
+    let policy =
+        policy("ESMTP_Listener { Listen \"*:25\" { } Listen \"192.0.2.1:587\" { } Listen /run/a { } }");
+    for endpoint in ["*:25", "192.0.2.1:587", "/run/a"] {
+        assert!(allows(&policy, endpoint), "{endpoint}");
+    }
+    for endpoint in ["192.0.2.1:25", "*:587", "[::]:25", "*:25/udp", "seqpacket:/run/a"] {
+        assert!(!allows(&policy, endpoint), "{endpoint}");
+    }
+}
+
+const PEERS: &str = "ESMTP_Listener { Listen \":25\" { } }
+broker {
+  socket = /run/broker.sock
+  permit web { listen = ( \"*:80\" ) }
+  permit dns { listen = ( \"*:53/udp\" ) address = ( 10.1.1.0/24 ) interface = eth1 limit = ( \"nofile=1000\" ) }
+  permit spare { listen = ( \"*:81\" ) }
+  peer www { allow = ( status listen ) permit = ( web ) }
+  peer \"@ops\" { allow = ( status listen address link limit ) permit = ( dns ) }
+  peer \"@33\" { allow = ( metrics ) permit = ( spare ) }
+}
+cluster { topology 10.1.1.0/25 { interface = eth1 } topology 10.1.1.0/24 { interface = eth2 cidrmask = 24 } }
+";
+
+#[test]
+fn a_peer_may_do_what_its_scopes_say_and_no_more() {
+    let policy = policy(PEERS);
+    let (www, ops) = (local(33, &[100]), local(8, &[100, 500]));
+    let both = local(33, &[33, 500]);
+    let may = |who: &Requester, endpoint: &str| policy.listen(who, &endpoint.parse().unwrap()).is_ok();
+    assert!(may(&www, "*:80") && !may(&www, "*:53/udp"));
+    assert!(may(&ops, "*:53/udp") && !may(&ops, "*:80"));
+    assert!(may(&both, "*:80") && may(&both, "*:53/udp"), "scopes add up");
+    assert!(
+        !may(&both, "*:81"),
+        "the operations of one scope do not reach the permits of another"
+    );
+    assert!(!may(&www, "*:25"), "listener scopes are the worker's");
+    for (who, name, allowed) in [
+        (&www, "listen-many", true),
+        (&www, "stop", true),
+        (&www, "status", true),
+        (&www, "hello", true),
+        (&www, "metrics", false),
+        (&www, "add-address", false),
+        (&www, "reload", false),
+        (&ops, "add-address", true),
+        (&ops, "announce", true),
+        (&ops, "set-link", true),
+        (&both, "metrics", true),
+        (&both, "nonsense", false),
+    ] {
+        assert_eq!(policy.operation(who, name).is_ok(), allowed, "{who} {name}");
+    }
+}
+
+#[test]
+fn a_stranger_may_not_even_greet() {
+    let policy = policy(PEERS);
+    for who in [local(1000, &[1000]), local(500, &[8]), local(u32::MAX, &[])] {
+        for name in ["hello", "ping", "status", "listen"] {
+            assert!(policy.operation(&who, name).is_err(), "{who} {name}");
+        }
+        assert!(policy.listen(&who, &"*:80".parse().unwrap()).is_err());
+    }
+}
+
+#[test]
+fn root_may_do_what_is_permitted_to_anyone_and_no_more() {
+    let policy = policy(PEERS);
+    let root = local(0, &[0]);
+    let may = |endpoint: &str| policy.listen(&root, &endpoint.parse().unwrap()).is_ok();
+    assert!(may("*:25") && may("*:80") && may("*:53/udp") && may("*:81"));
+    assert!(!may("*:82"));
+    assert!(policy.operation(&root, "reload").is_ok());
+    assert!(policy.operation(&root, "nonsense").is_err());
+    assert!(policy.operation(&Requester::Worker, "reload").is_err());
+    assert!(policy.operation(&Requester::Worker, "listen").is_ok());
+}
+
+#[test]
+fn an_address_is_permitted_where_the_longest_block_puts_it() {
+    let policy = policy(PEERS);
+    let ops = local(8, &[500]);
+    let address = |who: &Requester, text: &str| {
+        let permit = policy.address(who, text.parse().unwrap())?;
+        Ok::<_, Denied>((permit.interface.map(str::to_owned), permit.mask))
+    };
+    assert_eq!(address(&ops, "10.1.1.7"), Ok((Some("eth1".into()), 32)));
+    assert_eq!(address(&ops, "10.1.1.200"), Ok((Some("eth2".into()), 24)));
+    assert!(address(&ops, "10.1.2.1").is_err());
+    assert!(address(&local(33, &[]), "10.1.1.7").is_err());
+    assert!(policy.interface(&ops, "eth1").is_ok() && policy.interface(&ops, "eth2").is_err());
+    let nofile = Resource::named("nofile").unwrap();
+    let limit = |value| Limit {
+        resource: nofile,
+        value,
+    };
+    assert!(policy.limit(&ops, &limit(Some(1000))).is_ok());
+    let denied = policy.limit(&ops, &limit(None)).unwrap_err();
+    assert_eq!(
+        denied.nearest.as_deref(),
+        Some("p.conf:5: permit \"dns\": limit nofile=1000")
+    );
+}
+
+#[test]
+fn addresses_that_belong_to_no_host_are_refused_whatever_permits_them() {
+    let policy = policy("broker { permit p { address = ( 0.0.0.0/0 ::/0 ) } }");
+    for address in [
+        "0.0.0.0",
+        "0.1.2.3",
+        "127.0.0.1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "ff02::1",
+        "fe80::1",
+        "::ffff:10.0.0.1",
+    ] {
+        assert!(
+            policy
+                .address(&Requester::Worker, address.parse().unwrap())
+                .is_err(),
+            "{address}"
+        );
+    }
+    assert!(
+        policy
+            .address(&Requester::Worker, "10.0.0.1".parse().unwrap())
+            .is_ok()
+    );
+}
+
+#[test]
+fn a_duravip_address_is_the_workers_on_every_service() {
+    let policy = policy(
+        "cluster { topology 10.1.1.0/24 { interface = eth1 } }
+         ESMTP_Listener { Listen \"10.1.1.1:25\" { } Listen \"10.1.1.2:25\" { duravip_follow = out } }
+         Binding out { bind_address = 10.1.1.1 enable_duravip = true }",
+    );
+    for address in ["10.1.1.1", "10.1.1.2"] {
+        assert!(
+            policy
+                .address(&Requester::Worker, address.parse().unwrap())
+                .is_ok(),
+            "{address}"
+        );
+    }
+    assert!(
+        policy
+            .address(&Requester::Worker, "10.1.1.3".parse().unwrap())
+            .is_err()
+    );
+}
+
+#[test]
+fn a_refusal_names_the_nearest_of_the_requesters_own_rules() {
+    let policy = policy(PEERS);
+    let nearest = |who: &Requester, endpoint: &str| {
+        let denied = policy.listen(who, &endpoint.parse().unwrap()).unwrap_err();
+        assert_eq!(denied.fault().code, FaultCode::Denied);
+        denied.nearest
+    };
+    let rule = |text: &str| Some(text.to_owned());
+    let worker = Requester::Worker;
+    assert_eq!(
+        nearest(&worker, "[::]:80"),
+        rule("p.conf:4: permit \"web\": listen *:80")
+    );
+    assert_eq!(
+        nearest(&worker, "*:53"),
+        rule("p.conf:5: permit \"dns\": listen *:53/udp")
+    );
+    assert_eq!(nearest(&worker, "/run/a"), None);
+    assert_eq!(
+        nearest(&local(8, &[500]), "*:25"),
+        rule("p.conf:5: permit \"dns\": listen *:53/udp")
+    );
+}
+
+#[test]
+fn a_peer_that_this_host_does_not_know_is_an_error_with_its_place() {
+    let text = "broker {\n  socket = /run/b\n  peer nobody_here { allow = status }\n  peer \"@www\" { }\n}\n";
+    let report = Policy::new(&config(text), &mut ids).unwrap_err();
+    let lines: Vec<String> = report.one_lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "p.conf:3:8: error: there is no user \"nobody_here\" on this host; add the user, correct its name, or remove this peer scope"
+        ]
+    );
+}
+
+#[test]
+fn the_ports_are_as_few_ranges_as_can_be() {
+    let policy = policy(
+        "X_Listener { Listen \":25\" { } Listen \":24\" { } Listen \"*:53/udp\" { } }
+         broker { permit p { listen = ( \"*:1-10\" \"[::]:5-23\" \"10.0.0.0/8:587\" \"*:65535\" \"*:26-30/udp\" ) } }",
+    );
+    assert_eq!(policy.tcp_ports(), [1..=25, 587..=587, 65535..=65535]);
+}
