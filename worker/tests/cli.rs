@@ -169,7 +169,6 @@ fn state(after: u64) -> Status {
             permitted: effective,
             ..Credentials::default()
         },
-        locks: List::first_of([Text::clipped("empty read-only root")]),
     };
     Status {
         release: Text::clipped("0.1.0"),

@@ -72,7 +72,10 @@ impl Confinement<'_> {
                  require_landlock = false in the broker scope",
             ));
         }
-        let root = format!("empty read-only root, {} socket directories", sockets.len());
+        let root = match sockets.len() {
+            0 => "empty read-only root".to_owned(),
+            count => format!("empty read-only root but for {count} of Unix sockets"),
+        };
         let securebits = format!("securebits {:#x}, locked", locks::SECUREBITS.bits());
         Ok(Verified {
             credentials,
