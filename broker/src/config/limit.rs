@@ -74,7 +74,7 @@ impl Limit {
             });
         }
         // The highest number is the kernel's word for unlimited.
-        match super::reader::integer(value).filter(|value| *value < u64::MAX) {
+        match super::words::integer(value).filter(|value| *value < u64::MAX) {
             Some(value) => Ok(Limit {
                 resource,
                 value: Some(value),

@@ -33,6 +33,7 @@ mod source;
 mod tests;
 mod tree;
 mod typed;
+mod words;
 mod worker;
 
 pub use binding::Binding;
@@ -66,6 +67,11 @@ fn is_read(name: &str) -> bool {
         "cluster",
     ];
     READ.iter().any(|read| read.eq_ignore_ascii_case(name)) || is_listener(name)
+}
+
+/// Whether there is one scope of the name, in lower case, whatever instance it names.
+fn is_single(name: &str) -> bool {
+    ["security", "broker", "worker", "cluster"].contains(&name)
 }
 
 /// Whether a scope inside one that the broker reads is one that it reads too.

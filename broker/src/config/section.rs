@@ -68,8 +68,9 @@ fn merge<'t>(
     sources: &Sources,
 ) {
     let name = sources.text(scope.name).to_ascii_lowercase();
-    // A scope without an instance is not the one whose instance is empty text, but nobody has both.
-    let instance = scope.instance.map(|scalar| scalar.text(sources).into_owned());
+    // What there is one of is one, however it is called.
+    let instance = scope.instance.filter(|_| !super::is_single(&name));
+    let instance = instance.map(|scalar| scalar.text(sources).into_owned());
     let at = *index
         .entry((name, instance.unwrap_or_default()))
         .or_insert(sections.len());

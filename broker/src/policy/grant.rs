@@ -99,6 +99,21 @@ impl Grant {
         first(&self.limits, |limit| limit.resource == asked.resource)
     }
 
+    /// Every rule, some more than once.
+    pub fn rules(&self) -> impl Iterator<Item = RuleId> {
+        let listens = self.listens().map(|(_, id)| id);
+        let addresses = self
+            .addresses
+            .values()
+            .copied()
+            .chain(self.blocks.iter().map(|(_, id)| *id));
+        let interfaces = self.interfaces.values().copied();
+        listens
+            .chain(addresses)
+            .chain(interfaces)
+            .chain(self.limits.iter().map(|(_, id)| *id))
+    }
+
     /// Every endpoint and pattern.
     pub fn listens(&self) -> impl Iterator<Item = (Listens<'_>, RuleId)> {
         let patterns = self.patterns.iter().map(|(p, id)| (Listens::Pattern(p), *id));

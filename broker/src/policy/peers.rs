@@ -80,11 +80,24 @@ impl Policy {
     ) -> Option<T> {
         match who {
             Requester::Worker | Requester::Local { uid: 0, .. } => all(&self.all),
-            Requester::Local { uid, gids } => {
-                let groups = gids.iter().filter_map(|gid| self.groups.get(gid));
-                let scopes = self.users.get(uid).into_iter().chain(groups).flatten();
-                scopes.filter_map(|at| self.peers.get(*at)).find_map(peer)
-            }
+            Requester::Local { uid, gids } => self.scopes(*uid, gids).find_map(peer),
         }
+    }
+
+    /// The `peer` scopes of a user and its groups.
+    fn scopes(&self, uid: u32, gids: &[u32]) -> impl Iterator<Item = &PeerGrant> {
+        let groups = gids.iter().filter_map(|gid| self.groups.get(gid));
+        let scopes = self.users.get(&uid).into_iter().chain(groups).flatten();
+        scopes.filter_map(|at| self.peers.get(*at))
+    }
+
+    /// All grants of the requester.
+    pub(super) fn grants(&self, who: &Requester) -> impl Iterator<Item = &Grant> {
+        let (all, uid, gids) = match who {
+            Requester::Worker | Requester::Local { uid: 0, .. } => (Some(&self.all), 0, [].as_slice()),
+            Requester::Local { uid, gids } => (None, *uid, gids.as_slice()),
+        };
+        let scopes = self.scopes(uid, gids).filter(move |_| all.is_none());
+        all.into_iter().chain(scopes.map(|scope| &scope.grant))
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use super::Policy;
 use super::grant::Grant;
+use super::{Policy, Requester};
 use crate::config::{Config, SocketOptions, Span};
 
 /// One line of the configuration that permits something.
@@ -33,6 +33,15 @@ impl Policy {
     /// The rule of a number.
     pub(super) fn rule(&self, id: RuleId) -> Option<&Rule> {
         self.rules.get(id.0)
+    }
+
+    /// Every rule that somebody has, in the order of the configuration. Which of them an operation may use is
+    /// for [`Policy::operation`], [`Policy::listen`] and [`Policy::address`] to say.
+    pub fn rules_for(&self, who: &Requester) -> Vec<&Rule> {
+        let mut ids: Vec<RuleId> = self.grants(who).flat_map(Grant::rules).collect();
+        ids.sort();
+        ids.dedup();
+        ids.into_iter().filter_map(|id| self.rule(id)).collect()
     }
 
     fn add_rule(

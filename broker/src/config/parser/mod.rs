@@ -257,9 +257,8 @@ impl<'t> Parser<'t, '_> {
     }
 }
 
+/// Letters, digits and `_`; and `:`, which the MTA's `hook:NAME` has.
 fn is_name(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    let name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':';
+    !text.is_empty() && text.bytes().all(name)
 }

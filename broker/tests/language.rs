@@ -1,0 +1,186 @@
+//! The language as the MTA's operators write it: every form, in every place, and what scopes of one name mean.
+#![forbid(unsafe_code)]
+#![allow(clippy::panic)] // a helper of a test may fail it
+
+use portreeve_broker::config::{Config, check_syntax_text, parse_text};
+
+fn load(text: &str) -> Config {
+    match parse_text("main.conf", text) {
+        Ok((config, _)) => config,
+        Err(report) => panic!("{report}"),
+    }
+}
+
+#[test]
+fn every_form_is_accepted_in_every_place() {
+    let forms = [
+        "Max_Connections = 100",
+        "Spool = /var/spool/mail",
+        "Ratio = 0.75 Backlog = 0x1F4 Mode = 0660 Negative = -1",
+        "Banner = \"hello # not a comment /* nor this */ { [ (\"",
+        "Pattern = \"^\\d+\\.example\\.com$\"",
+        "Quote = \"a \\\"quoted\\\" word\"",
+        "Lines = \"one\ntwo\"",
+        "Empty = \"\"",
+        "Domain = example.com Address = 10.0.0.0/8 Range = 10.0.0.1-10.0.0.9 Star = *:25",
+        "Url = http://www.example.com:80/path?query&more Mail = postmaster@example.com",
+        "Log = cluster:///var/log/mainlog Percent = 50% Tilde = ~/x Dollar = $x Bang = !x Pipe = a|b Angle = <a>",
+        "Hosts = ( 127.0.0.0/8 \"10.0.0.0/8\", 192.168.0.0/16, )",
+        "Hosts = ()",
+        "Hosts = (10 20)",
+        "Hosts (\n  a # first\n  b, /* second */\n  \"c d\"\n)",
+        "Values [ 127.0.0.2 = \"hits\" uri = \"digest:///etc/passwd\" a.b.c = d ]",
+        "Values = [ ]",
+        "hook:connect [ script = \"/path\" async = \"false\" ]",
+        "Scope { }",
+        "Scope = { Option = 1 }",
+        "Scope name { Option = 1 }",
+        "Scope \"a name\"{Option=1}",
+        "Scope \"a name\" = { Option = 1 }",
+        "Scope name\n{\n  Option = 1\n}",
+        "Listen /tmp/2025 {}",
+        "include \"other.conf\"",
+        "include other.conf",
+        "readonly_include \"/etc/conf.d\"",
+        "INCLUDE other.conf",
+        "# a comment",
+        "/* a comment * over ** lines\n **/",
+        "a=b c=d e={}f=(g)h=[i=j]k=\"l\"m=n",
+    ];
+    for form in forms {
+        for text in [
+            form.to_owned(),
+            format!("{form}\n"),
+            format!("{form}\r\n{form}"),
+            format!("x {{ {form}\n }}"),
+            format!("x{{y \"z\" {{\n{form}\n}} {form}\n}}"),
+        ] {
+            assert_eq!(check_syntax_text("form", &text), Ok(()), "{text}");
+        }
+    }
+    assert_eq!(check_syntax_text("all", &forms.join("\n")), Ok(()));
+}
+
+#[test]
+fn names_are_in_any_case_and_values_keep_theirs() {
+    let config = load(
+        "SECURITY { User = Mail }\nEsmtp_LISTENER { LISTEN \":25\" { LISTEN_backlog = 7 } }\nbinding B { }",
+    );
+    assert_eq!(config.security.user_name(), "Mail");
+    assert_eq!(config.listeners[0].socket.backlog, 7);
+    assert_eq!(config.bindings[0].name.value, "B");
+}
+
+#[test]
+fn a_scope_named_again_merges_and_the_later_value_wins() {
+    let config = load(
+        "security { user = first group = first }
+         broker { permit mail { listen = ( :25 ) } retain = 1 }
+         security { user = second }
+         Broker { Permit mail { address = ( 10.0.0.1 ) } permit Mail { } retain = 2 }",
+    );
+    assert_eq!(
+        (config.security.user_name(), config.security.group_name()),
+        ("second", "first")
+    );
+    assert_eq!(config.broker.retain.as_secs(), 2);
+    let permits: Vec<_> = config
+        .broker
+        .permits
+        .iter()
+        .map(|p| (p.name.value.as_str(), p.listen.len(), p.address.len()))
+        .collect();
+    assert_eq!(permits, [("mail", 1, 1), ("Mail", 0, 0)]);
+}
+
+#[test]
+fn the_order_of_scopes_never_matters() {
+    let scopes = [
+        "security { user = mail }",
+        "broker { socket = /run/b permit p { listen = ( *:25 ) } peer www { allow = listen permit = p } }",
+        "ESMTP_Listener { Listen \"10.1.1.1:25\" { duravip_follow = out } }",
+        "Binding out { bind_address = 10.1.1.2 enable_duravip = on }",
+        "cluster { topology 10.1.1.0/24 { interface = eth1 } }",
+    ];
+    let of = |text: String| {
+        let config = load(&text);
+        let listener = config.listeners[0].endpoint.value.clone();
+        (
+            config.security.user_name().to_owned(),
+            config.broker.peers.len(),
+            listener,
+            config.bindings.len(),
+        )
+    };
+    let mut backwards = scopes;
+    backwards.reverse();
+    assert_eq!(of(scopes.join("\n")), of(backwards.join("\n")));
+}
+
+#[test]
+fn a_listen_scope_inherits_from_its_listener() {
+    let config = load(
+        "X_Listener { Listen_Backlog = 1 Disable_Nagle_Algorithm = yes
+           Listen \":1\" { } Listen \":2\" { Listen_Backlog = 2 Disable_Nagle_Algorithm = disabled Enable = OFF } }
+         Y_Listener \"second\" { Listen \":3\" { } }",
+    );
+    let all: Vec<_> = config
+        .listeners
+        .iter()
+        .map(|l| {
+            (
+                l.scope.as_str(),
+                l.socket.backlog,
+                l.socket.no_delay,
+                l.socket.enable,
+            )
+        })
+        .collect();
+    assert_eq!(
+        all,
+        [
+            ("X_Listener", 1, true, true),
+            ("X_Listener", 2, false, false),
+            ("Y_Listener \"second\"", 500, false, true)
+        ]
+    );
+}
+
+#[test]
+fn what_belongs_to_the_mta_is_skipped_whole() {
+    let config = load(
+        "Domain x { security { user = wrong } deep { Listen \":1\" { } broker { nonsense = 1 } } }
+         Max_Open = 5
+         ESMTP_Listener { Peer a { Listen \":2\" { } } Unknown = ( a b ) Listen \":3\" { Peer b { } Other = [ a = b ] } }
+         Binding_Group g { Domain y { } Binding b { bind_address = 10.0.0.1 Domain z { } } }",
+    );
+    assert_eq!(config.security.user_name(), "ecuser");
+    assert_eq!(config.listeners.len(), 1);
+    assert_eq!(config.bindings.len(), 1);
+    let skipped: Vec<_> = config.skipped.iter().map(|name| name.value.as_str()).collect();
+    assert_eq!(skipped, ["Domain", "Max_Open"]);
+}
+
+#[test]
+fn an_address_that_is_duravip_on_one_service_is_so_on_all() {
+    let config = load(
+        "cluster { topology 10.1.1.0/24 { interface = eth1 } }
+         X_Listener { Listen \"10.1.1.1:25\" { } Listen \"10.1.1.1:587\" { enable_duravip = true } Listen \"10.1.1.2:25\" { } }
+         Binding b { bind_address = 10.1.1.1 }",
+    );
+    let fixed: Vec<_> = config
+        .listeners
+        .iter()
+        .map(|listener| listener.is_static())
+        .collect();
+    assert_eq!(fixed, [false, false, true]);
+    assert!(config.bindings[0].duravip.enable);
+    let own = config.own_addresses(&["10.1.1.1".parse().unwrap()]);
+    assert_eq!(own.len(), 3);
+    assert!(
+        own[0]
+            .one_line()
+            .contains("the DuraVIP address 10.1.1.1 is this host's own")
+    );
+    assert_eq!(config.own_addresses(&["10.1.1.2".parse().unwrap()]), []);
+}

@@ -1,0 +1,174 @@
+//! Which endpoints a rule permits.
+
+use portreeve_broker::policy::Requester;
+use portreeve_protocol::{Endpoint, Text};
+
+use super::{allows, check, permit, policy, tcp};
+
+#[test]
+fn nothing_is_permitted_by_an_empty_configuration() {
+    let policy = policy("");
+    for endpoint in [
+        "*:25",
+        "[::]:25",
+        "127.0.0.1:1",
+        "*:53/udp",
+        "/run/a",
+        "seqpacket:/run/a",
+    ] {
+        assert!(!allows(&policy, endpoint), "{endpoint}");
+    }
+    assert!(policy.tcp_ports().is_empty());
+}
+
+#[test]
+fn a_port_is_permitted_and_its_neighbours_are_not() {
+    check("\"*:25\"", &["*:25"], &["*:24", "*:26", "*:2525"]);
+    check("\"*:1-1023\"", &["*:1", "*:1023"], &["*:1024", "*:65535"]);
+    check("\"*:65535\"", &["*:65535"], &["*:1"]);
+}
+
+#[test]
+fn families_do_not_stand_for_each_other() {
+    check("\"*:25\"", &["192.0.2.1:25"], &["[::]:25", "[2001:db8::1]:25"]);
+    check(
+        "\"[::]:25\"",
+        &["[::]:25", "[2001:db8::1]:25"],
+        &["*:25", "192.0.2.1:25"],
+    );
+    check("\"0.0.0.0/0:25\"", &["192.0.2.1:25"], &["[2001:db8::1]:25"]);
+}
+
+#[test]
+fn a_mapped_address_is_refused_whatever_permits_it() {
+    let policy = permit("\"*:25\" \"[::]:25\" \"[::/0]:25\" \"10.0.0.0/8:25\"");
+    for address in ["::ffff:10.1.1.1", "::ffff:0.0.0.0", "::ffff:127.0.0.1"] {
+        let denied = policy.listen(&Requester::Worker, &tcp(address, 25)).unwrap_err();
+        assert!(denied.remedy.contains("IPv4-mapped"), "{denied}");
+    }
+}
+
+#[test]
+fn the_wildcard_is_permitted_only_by_its_name() {
+    check("\"10.0.0.0/8:25\"", &["10.255.0.1:25"], &["*:25"]);
+    check("\"0.0.0.0/0:25\"", &["10.255.0.1:25"], &["*:25"]);
+    check(
+        "\"0.0.0.0/8:25\" \"[::/0]:25\"",
+        &["[2001:db8::1]:25"],
+        &["*:25", "[::]:25"],
+    );
+    check("\"*:25\"", &["*:25", "10.255.0.1:25"], &[]);
+}
+
+#[test]
+fn port_zero_is_refused_whatever_permits_it() {
+    let policy = permit("\"*:1-65535\" \"[::]:1-65535\"");
+    let denied = policy.listen(&Requester::Worker, &tcp("0.0.0.0", 0)).unwrap_err();
+    assert!(denied.remedy.contains("port 0"), "{denied}");
+}
+
+#[test]
+fn udp_is_permitted_only_where_the_pattern_says_so() {
+    check(
+        "\"*:53\" \"192.0.2.1:53/tcp\"",
+        &["*:53"],
+        &["*:53/udp", "192.0.2.1:53/udp"],
+    );
+    check("\"*:53/udp\"", &["*:53/udp", "192.0.2.1:53/udp"], &["*:53"]);
+}
+
+#[test]
+fn a_block_permits_its_addresses_and_no_other() {
+    check(
+        "\"10.1.1.0/24:587/tcp\"",
+        &["10.1.1.0:587", "10.1.1.255:587"],
+        &["10.1.2.0:587", "10.1.1.1:25"],
+    );
+    check(
+        "\"[2001:db8::/32]:25\"",
+        &["[2001:db8:ffff::1]:25"],
+        &["[2001:db9::1]:25"],
+    );
+    check(
+        "\"192.0.2.7:25\"",
+        &["192.0.2.7:25"],
+        &["192.0.2.8:25", "*:25", "192.0.2.7:25/udp"],
+    );
+}
+
+#[test]
+fn an_interface_is_permitted_by_its_name_or_by_a_block() {
+    check(
+        "\"[fe80::1%eth0]:25\"",
+        &["[fe80::1%eth0]:25"],
+        &[
+            "[fe80::1%eth1]:25",
+            "[fe80::1]:25",
+            "[fe80::2%eth0]:25",
+            "[2001:db8::1%eth0]:25",
+        ],
+    );
+    check(
+        "\"[fe80::/10]:25\"",
+        &["[fe80::1%eth0]:25"],
+        &["[fe80::1]:25", "[2001:db8::1%eth0]:25"],
+    );
+    check(
+        "\"[::]:25\"",
+        &["[fe80::1%eth0]:25"],
+        &["[fe80::1]:25", "[::1%lo]:25"],
+    );
+}
+
+#[test]
+fn a_path_is_permitted_as_it_is_written() {
+    check(
+        "\"/run/mail/a\"",
+        &["/run/mail/a", "seqpacket:/run/mail/a"],
+        &[
+            "/run/mail/b",
+            "/run/mail",
+            "/run/mail/a/b",
+            "/run/mail/./a",
+            "/run//mail/a",
+            "/run/mail/x/../a",
+        ],
+    );
+    check(
+        "\"/run/mail/*\"",
+        &["/run/mail/a", "seqpacket:/run/mail/.a"],
+        &[
+            "/run/mail/",
+            "/run/mail/a/b",
+            "/run/mail/..",
+            "/run/mailbox",
+            "/run/mail/../etc/a",
+            "/run/a",
+        ],
+    );
+    check("\"/*\"", &["/a"], &["/a/b", "/..", "/"]);
+}
+
+#[test]
+fn a_path_that_is_relative_or_has_a_nul_is_refused() {
+    let policy = permit("\"/run/*\"");
+    for path in ["run/a", "", "/run/a\0b", "@abstract", "\0abstract"] {
+        let path = Text::new(path).unwrap();
+        let denied = policy
+            .listen(&Requester::Worker, &Endpoint::UnixStream(path))
+            .unwrap_err();
+        assert_eq!(denied.nearest, None);
+    }
+}
+
+#[test]
+fn a_listen_scope_permits_exactly_its_endpoint() {
+    let policy =
+        policy("ESMTP_Listener { Listen \"*:25\" { } Listen \"192.0.2.1:587\" { } Listen /run/a { } }");
+    for endpoint in ["*:25", "192.0.2.1:587", "/run/a"] {
+        assert!(allows(&policy, endpoint), "{endpoint}");
+    }
+    for endpoint in ["192.0.2.1:25", "*:587", "[::]:25", "*:25/udp", "seqpacket:/run/a"] {
+        assert!(!allows(&policy, endpoint), "{endpoint}");
+    }
+}
