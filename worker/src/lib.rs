@@ -39,3 +39,8 @@ pub use guard::{Guard, Stopper};
 pub use inherited::{CHANNEL_VARIABLE, InheritedError, InheritedListener, listeners_from_environment};
 pub use portreeve_protocol::message::{Listen, ListenOptions, ListenerId, Stopped, Welcome};
 pub use portreeve_protocol::{Endpoint, Fault, FaultCode, InetEndpoint, status};
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
