@@ -1,0 +1,250 @@
+//! The bytes of every message and fault, pinned both ways: the value gives these bytes, these bytes give the
+//! value. A frame that changes here breaks every client that is out there.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // a helper of a test may fail it
+
+mod vectors;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+
+use portreeve_protocol::message::*;
+use portreeve_protocol::status::{Credentials, Listener, Process, Session, Status};
+use portreeve_protocol::{Endpoint, Fault, FaultCode, Header, Kind, List, Text, codec};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The golden frames, and which of them were looked at.
+struct Golden {
+    frames: BTreeMap<String, Vec<u8>>,
+    seen: RefCell<BTreeSet<String>>,
+}
+
+impl Golden {
+    fn pin<T>(&self, name: &str, kind: Kind, request: u32, descriptors: u8, value: &T)
+    where
+        T: Serialize + DeserializeOwned + PartialEq + Debug,
+    {
+        let mut buffer = codec::frame_buffer();
+        let encoded = codec::encode(&mut buffer, kind, request, descriptors, value).unwrap();
+        let Some(golden) = self.frames.get(name) else {
+            panic!("no such golden frame:\n\n[{name}]\n{}", vectors::hex(encoded));
+        };
+        assert_eq!(vectors::hex(encoded), vectors::hex(golden), "{name}: encoded");
+        let (header, body) = Header::decode(golden).unwrap();
+        let expected = Header {
+            kind,
+            request,
+            descriptors,
+            body: u16::try_from(golden.len() - 16).unwrap(),
+        };
+        assert_eq!(header, expected, "{name}: header");
+        assert_eq!(&codec::decode::<T>(body).unwrap(), value, "{name}: decoded");
+        assert!(
+            self.seen.borrow_mut().insert(name.to_owned()),
+            "{name} is pinned twice"
+        );
+    }
+
+    fn request<O: Operation + PartialEq + Debug>(&self, name: &str, request: u32, value: &O) {
+        self.pin(name, O::KIND, request, 0, value);
+    }
+
+    fn reply<O: Operation>(&self, name: &str, request: u32, descriptors: u8, value: &O::Reply)
+    where
+        O::Reply: PartialEq + Debug,
+    {
+        self.pin(name, O::KIND.reply(), request, descriptors, value);
+    }
+
+    fn fault(&self, name: &str, request: u32, value: &Fault) {
+        self.pin(name, Kind::FAULT, request, 0, value);
+    }
+}
+
+fn text<const MAX: usize>(text: &str) -> Text<MAX> {
+    Text::new(text).unwrap()
+}
+
+fn list<T, const MAX: usize>(items: impl Into<Vec<T>>) -> List<T, MAX> {
+    List::new(items.into()).unwrap()
+}
+
+fn listen(endpoint: &str, options: ListenOptions) -> Listen {
+    Listen {
+        endpoint: endpoint.parse::<Endpoint>().unwrap(),
+        options,
+    }
+}
+
+fn every_option() -> ListenOptions {
+    ListenOptions {
+        backlog: Some(1024),
+        reuse_port: true,
+        dual_stack: true,
+        free_bind: true,
+        device: text("eth0"),
+        receive_buffer: Some(0),
+        send_buffer: Some(262_144),
+        no_delay: Some(false),
+        defer_accept: 30,
+        fast_open: 16,
+        mode: Some(0o660),
+    }
+}
+
+fn state() -> Status {
+    Status {
+        release: text("0.1.0"),
+        uptime_ms: 86_400_000,
+        processes: list([Process {
+            role: text("worker"),
+            pid: 4711,
+            restarts: 2,
+            root: text("/srv/mail"),
+            credentials: Credentials {
+                uid: [8, 9, 10, 11],
+                gid: [12, 13, 14, 15],
+                groups: list([100, 101]),
+                inheritable: 1,
+                permitted: 2,
+                effective: 4,
+                bounding: 8,
+                ambient: 16,
+                no_new_privs: true,
+                seccomp: 2,
+            },
+            locks: list([text("landlock 7")]),
+        }]),
+        warnings: list([text("this kernel has no Landlock")]),
+        listeners_held: 200,
+        sessions: list([Session {
+            id: 3,
+            peer: text("user 0"),
+            client: text("portreeve"),
+            pid: 99,
+            listeners: 1,
+        }]),
+        listeners: list([Listener {
+            id: ListenerId(7),
+            endpoint: text("*:25"),
+            owner: text("worker"),
+            retained: true,
+        }]),
+        next: 7,
+    }
+}
+
+fn pin_operations(golden: &Golden) {
+    let hello = Hello {
+        client: text("smtpd"),
+        features: 0,
+    };
+    golden.request("hello", 1, &hello);
+    let welcome = Welcome {
+        broker: 1234,
+        release: text("0.1.0"),
+        features: 0,
+        capabilities: 1 << 10,
+        peer: text("user 8"),
+        operations: list([text("hello"), text("ping"), text("listen")]),
+    };
+    golden.reply::<Hello>("hello-reply", 1, 0, &welcome);
+
+    golden.request("ping", 0xfedc_ba98, &Ping {});
+    golden.reply::<Ping>("ping-reply", 0xfedc_ba98, 0, &Pong {});
+
+    golden.request("listen", 2, &listen("*:25", ListenOptions::default()));
+    golden.request("listen-tcp6", 2, &listen("[2001:db8::1]:465", every_option()));
+    golden.request(
+        "listen-udp",
+        2,
+        &listen("[fe80::1%eth0]:53/udp", ListenOptions::default()),
+    );
+    golden.request(
+        "listen-unix-stream",
+        2,
+        &listen("/run/mail.sock", ListenOptions::default()),
+    );
+    golden.request(
+        "listen-unix-seqpacket",
+        2,
+        &listen("seqpacket:/run/mail.sock", ListenOptions::default()),
+    );
+    golden.reply::<Listen>("listen-reply", 2, 1, &Listening { id: ListenerId(7) });
+
+    let many = ListenMany {
+        all_or_nothing: true,
+        listeners: list([
+            listen("192.0.2.1:25", ListenOptions::default()),
+            listen("192.0.2.2:25", ListenOptions::default()),
+        ]),
+    };
+    golden.request("listen-many", 3, &many);
+    let results = ListeningMany {
+        results: list([
+            Outcome::Done(Listening { id: ListenerId(8) }),
+            Outcome::Fault(Fault::new(FaultCode::NotLocal, "no")),
+        ]),
+    };
+    golden.reply::<ListenMany>("listen-many-reply", 3, 1, &results);
+
+    let stop = Stop {
+        listeners: list([ListenerId(7), ListenerId(u64::MAX)]),
+    };
+    golden.request("stop", 4, &stop);
+    let stopped = Stopped {
+        unknown: list([ListenerId(u64::MAX)]),
+    };
+    golden.reply::<Stop>("stop-reply", 4, 0, &stopped);
+
+    golden.request("status", 5, &StatusRequest { after: 128 });
+    golden.reply::<StatusRequest>("status-reply", 5, 0, &state());
+}
+
+fn pin_faults(golden: &Golden) {
+    let denied = Fault::new(FaultCode::Denied, "nothing permits user 8 to listen on *:25")
+        .about("mail.conf:7: listen *:587")
+        .remedy("add *:25 to a permit");
+    golden.fault("fault-denied", 2, &denied);
+    let os = Fault::new(FaultCode::Os, "bind failed").about("bind").errno(105);
+    golden.fault("fault-os", 2, &os);
+    let malformed = Fault::new(FaultCode::Malformed, "no frame");
+    golden.fault("fault-malformed", 0, &malformed);
+    let later = Fault::new(FaultCode::Other(700), "of a later version");
+    golden.fault("fault-of-a-later-version", 2, &later);
+    for code in known_codes() {
+        let name = format!("fault-{}", code.word());
+        if !golden.seen.borrow().contains(&name) {
+            golden.fault(&name, 2, &Fault::new(code, code.word()));
+        }
+    }
+}
+
+fn known_codes() -> impl Iterator<Item = FaultCode> {
+    (0..=u16::MAX)
+        .map(FaultCode::from)
+        .filter(|code| !matches!(code, FaultCode::Other(_)))
+}
+
+#[test]
+fn every_message_has_the_bytes_that_were_agreed() {
+    let golden = Golden {
+        frames: vectors::golden(),
+        seen: RefCell::default(),
+    };
+    pin_operations(&golden);
+    pin_faults(&golden);
+
+    let seen = golden.seen.into_inner();
+    let names: BTreeSet<String> = golden.frames.into_keys().collect();
+    assert_eq!(names, seen, "a golden frame that nothing pins");
+    for (_, operation) in OPERATIONS {
+        assert!(seen.contains(*operation), "no golden request of {operation}");
+        assert!(
+            seen.contains(&format!("{operation}-reply")),
+            "no golden reply of {operation}"
+        );
+    }
+}
