@@ -50,7 +50,11 @@ pub fn encode<'b, T: Serialize>(
     let short = || BodyError::Encode(bincode::error::EncodeError::UnexpectedEnd);
     let (head, body) = buffer.split_at_mut_checked(HEADER_LENGTH).ok_or_else(short)?;
     let written = bincode::serde::encode_into_slice(message, body, config()).map_err(BodyError::Encode)?;
-    let length = u16::try_from(written).map_err(|_| short())?;
+    // The field has room for more than a frame has.
+    let length = u16::try_from(written)
+        .ok()
+        .filter(|_| written <= MAX_BODY)
+        .ok_or_else(short)?;
     head.copy_from_slice(
         &Header {
             kind,

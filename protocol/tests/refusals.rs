@@ -1,0 +1,253 @@
+//! What is refused, and in which words; and that nothing a peer declares makes the decoder reserve memory. The
+//! allocator of this program counts what the thread that asks has allocated.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // a helper of a test may fail it
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use portreeve_protocol::message::*;
+use portreeve_protocol::status::Status;
+use portreeve_protocol::{Endpoint, Fault, List, Text, codec};
+use serde::de::DeserializeOwned;
+
+mod vectors;
+
+thread_local! {
+    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The system's allocator, which counts the bytes that are asked for.
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator as it came; counting touches only a thread-local cell that
+// needs neither allocation nor drop.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATED.set(ALLOCATED.get().saturating_add(layout.size()));
+        // SAFETY: the caller's promise about `layout` is the one that is asked for here.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise about both is the one that is asked for here.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATED.set(ALLOCATED.get().saturating_add(size));
+        // SAFETY: the caller's promise about all three is the one that is asked for here.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Decodes, and gives what came of it and the bytes that were allocated for it.
+fn decode<T: DeserializeOwned>(body: &[u8]) -> (Result<T, String>, usize) {
+    let before = ALLOCATED.get();
+    let result = codec::decode(body);
+    let allocated = ALLOCATED.get() - before;
+    (result.map_err(|error| error.to_string()), allocated)
+}
+
+/// The error, which took no more memory than its own words.
+fn refusal<T: DeserializeOwned + std::fmt::Debug>(body: &[u8]) -> String {
+    let (result, allocated) = decode::<T>(body);
+    assert!(allocated <= 1024, "{allocated} bytes were allocated");
+    result.unwrap_err()
+}
+
+fn bytes(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+#[test]
+fn the_counting_allocator_counts() {
+    let before = ALLOCATED.get();
+    drop(Vec::<u8>::with_capacity(12_345));
+    assert_eq!(ALLOCATED.get() - before, 12_345);
+}
+
+#[test]
+fn a_length_beyond_its_bound_is_refused_before_anything_is_reserved() {
+    let lies = [
+        254_u64,
+        1 << 16,
+        1 << 32,
+        u64::from(u32::MAX),
+        u64::MAX >> 1,
+        u64::MAX,
+    ];
+    for lie in lies {
+        let lie = lie.to_le_bytes();
+        // Bytes enough that the length alone decides.
+        let rest = vec![0; 60_000];
+        for body in [lie.to_vec(), bytes(&[&lie, &rest])] {
+            refusal::<Text<64>>(&body);
+            refusal::<Hello>(&body);
+            refusal::<Stop>(&body);
+            refusal::<Stopped>(&body);
+            refusal::<ListeningMany>(&body);
+            refusal::<Status>(&body);
+            refusal::<ListenMany>(&bytes(&[&[0], &body]));
+            refusal::<Fault>(&bytes(&[&[0; 6], &body]));
+            refusal::<Endpoint>(&bytes(&[&[2, 0, 0, 0], &body]));
+        }
+    }
+}
+
+#[test]
+fn a_length_within_its_bound_and_beyond_the_body_reserves_only_what_came() {
+    let within = 253_u64.to_le_bytes();
+    for came in [0, 1, 8] {
+        let body = bytes(&[&within, &vec![0; came]]);
+        refusal::<Stop>(&body);
+        refusal::<ListeningMany>(&body);
+        refusal::<ListenMany>(&bytes(&[&[0], &body]));
+        refusal::<Text<512>>(&body);
+    }
+}
+
+#[test]
+fn memory_is_in_proportion_to_the_bytes_that_came() {
+    // A list grows by doubling, so it allocates about twice its final size, which is up to twice its items; an
+    // item is up to ten times its shortest encoding.
+    let most = |body: &[u8]| 1024 + 40 * body.len();
+    let shortest_listen = [&[2, 0, 0, 0][..], &[0; 8], &[0; 24]].concat();
+    let body = bytes(&[&[0], &253_u64.to_le_bytes(), &shortest_listen.repeat(253)]);
+    let (result, allocated) = decode::<ListenMany>(&body);
+    assert_eq!(result.unwrap().listeners.len(), 253);
+    assert!(allocated <= most(&body), "{allocated} bytes for {}", body.len());
+
+    let shortest_fault = [&[1, 0, 0, 0][..], &[0; 30]].concat();
+    let body = bytes(&[&253_u64.to_le_bytes(), &shortest_fault.repeat(253)]);
+    let (result, allocated) = decode::<ListeningMany>(&body);
+    assert_eq!(result.unwrap().results.len(), 253);
+    assert!(allocated <= most(&body), "{allocated} bytes for {}", body.len());
+
+    let golden = vectors::golden();
+    let body = &golden["status-reply"][16..];
+    let (result, allocated) = decode::<Status>(body);
+    assert!(result.is_ok());
+    assert!(allocated <= most(body), "{allocated} bytes for {}", body.len());
+}
+
+#[test]
+fn a_refused_length_is_named_with_its_bound() {
+    let text = refusal::<Text<64>>(&bytes(&[&65_u64.to_le_bytes(), &[b'x'; 65]]));
+    assert!(text.contains("65 is more than the 64 that fit"), "{text}");
+    let list = refusal::<List<u8, 4>>(&bytes(&[&5_u64.to_le_bytes(), &[0; 5]]));
+    assert!(list.contains("5 is more than the 4 that fit"), "{list}");
+}
+
+#[test]
+fn an_unknown_variant_is_refused_by_its_number() {
+    let unknown = 3_141_592_653_u32.to_le_bytes();
+    let rest = [0; 64];
+    for error in [
+        refusal::<Endpoint>(&bytes(&[&unknown, &rest])),
+        // The address inside an endpoint.
+        refusal::<Endpoint>(&bytes(&[&[0; 4], &unknown, &rest])),
+        refusal::<Outcome<Listening>>(&bytes(&[&unknown, &rest])),
+        refusal::<ListeningMany>(&bytes(&[&1_u64.to_le_bytes(), &unknown, &rest])),
+    ] {
+        assert!(error.contains("3141592653"), "{error}");
+    }
+    for tag in 4_u32..=300 {
+        let error = refusal::<Endpoint>(&bytes(&[&tag.to_le_bytes(), &rest]));
+        assert!(error.contains(&tag.to_string()), "{error}");
+    }
+}
+
+#[test]
+fn a_flag_that_is_neither_0_nor_1_is_refused_by_its_number() {
+    for wrong in 2..=u8::MAX {
+        // The backlog of the options, which may be absent, and reuse_port, which is yes or no.
+        for at in [0, 1] {
+            let mut options = [0; 24];
+            options[at] = wrong;
+            let error = refusal::<ListenOptions>(&options);
+            assert!(error.contains(&wrong.to_string()), "{error}");
+        }
+        refusal::<ListenMany>(&bytes(&[&[wrong], &[0; 8]]));
+    }
+}
+
+#[test]
+fn text_that_is_not_utf_8_is_refused() {
+    for wrong in [
+        &b"\xff"[..],
+        b"\xc3",
+        b"\x80",
+        b"\xc0\x80",
+        b"\xed\xa0\x80",
+        b"\xf4\x90\x80\x80",
+    ] {
+        let length = (wrong.len() as u64).to_le_bytes();
+        refusal::<Text<64>>(&bytes(&[&length, wrong]));
+    }
+}
+
+#[test]
+fn a_body_goes_on_for_exactly_its_message() {
+    let error = refusal::<Ping>(&[0]);
+    assert!(error.contains("1 bytes follow"), "{error}");
+    let error = refusal::<Listening>(&[0; 20]);
+    assert!(error.contains("12 bytes follow"), "{error}");
+    refusal::<Listening>(&[0; 7]);
+    refusal::<Listening>(&[]);
+}
+
+#[test]
+fn what_a_peer_sent_cannot_forge_a_line() {
+    let hostile = "a\0b\nc\rd\te\u{1b}[2Jf\u{7f}g\u{85}h\u{9b}i";
+    let body = bytes(&[&(hostile.len() as u64).to_le_bytes(), hostile.as_bytes()]);
+    let text: Text<64> = codec::decode(&body).unwrap();
+    assert_eq!(text.as_str(), hostile);
+    let escaped = r"a\u{0}b\nc\rd\te\u{1b}[2Jf\u{7f}g\u{85}h\u{9b}i";
+    assert_eq!(text.to_string(), escaped);
+    assert_eq!(format!("{text:?}"), format!("{hostile:?}"));
+    let fault = Fault::new(portreeve_protocol::FaultCode::Os, hostile).remedy(hostile);
+    assert_eq!(fault.to_string(), format!("{escaped}: {escaped}"));
+    assert_eq!(Endpoint::UnixStream(Text::clipped(hostile)).to_string(), escaped);
+}
+
+#[test]
+fn a_message_that_does_not_fit_in_a_frame_is_not_encoded() {
+    let long = Fault::new(portreeve_protocol::FaultCode::Os, &"x".repeat(512)).remedy(&"x".repeat(512));
+    let results = vec![Outcome::<Listening>::Fault(long); 253];
+    let reply = ListeningMany {
+        results: List::new(results).unwrap(),
+    };
+    // However long the buffer is.
+    for length in [0, 15, 16, 17, 1 << 16, 1 << 20] {
+        let mut buffer = vec![0; length];
+        assert!(codec::encode(&mut buffer, ListenMany::KIND.reply(), 1, 0, &reply).is_err());
+    }
+    // A body of 65521 to 65535 bytes would fit its length field, and not a frame.
+    let fault = |length: usize| {
+        let (message, remedy) = (
+            "x".repeat(length.min(512)),
+            "x".repeat(length.saturating_sub(512)),
+        );
+        let fault = Fault::new(portreeve_protocol::FaultCode::Os, &message).remedy(&remedy);
+        Outcome::<Listening>::Fault(fault)
+    };
+    let encoded = |last: usize| {
+        let mut results = vec![fault(512); 119];
+        results.push(fault(last));
+        let reply = ListeningMany {
+            results: List::new(results).unwrap(),
+        };
+        let mut buffer = vec![0; 1 << 20];
+        codec::encode(&mut buffer, ListenMany::KIND.reply(), 1, 0, &reply).map(<[u8]>::len)
+    };
+    // 8 for the count; 34 and the text for each.
+    let longest = 65_520 - 8 - 119 * (34 + 512) - 34;
+    assert_eq!(encoded(longest).unwrap(), 65_536);
+    for more in 1..=16 {
+        assert!(encoded(longest + more).is_err(), "{more} more");
+    }
+}
