@@ -1,0 +1,291 @@
+//! Whatever the values, a message comes back as it was; whatever the bytes, decoding gives a value that has
+//! exactly these bytes, or refuses them.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a helper of a test may fail it
+
+use std::net::IpAddr;
+
+use portreeve_protocol::bounded::TooLong;
+use portreeve_protocol::message::*;
+use portreeve_protocol::status::{Credentials, Listener, Process, Session, Status};
+use portreeve_protocol::{Endpoint, Fault, FaultCode, Header, InetEndpoint, Kind, List, Text, codec};
+use proptest::prelude::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+fn text<const MAX: usize>() -> impl Strategy<Value = Text<MAX>> {
+    proptest::collection::vec(any::<char>(), 0..=MAX)
+        .prop_map(|chars| Text::clipped(&chars.into_iter().collect::<String>()))
+}
+
+/// Of lists a few items, so that every message fits; the bounds themselves are tried elsewhere.
+fn list<S: Strategy, const MAX: usize>(items: S) -> impl Strategy<Value = List<S::Value, MAX>> {
+    proptest::collection::vec(items, 0..=MAX.min(6)).prop_map(|items| List::new(items).unwrap())
+}
+
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    let inet = || {
+        (any::<IpAddr>(), any::<u16>(), text()).prop_map(|(address, port, scope)| InetEndpoint {
+            address,
+            port,
+            scope,
+        })
+    };
+    prop_oneof![
+        inet().prop_map(Endpoint::Tcp),
+        inet().prop_map(Endpoint::Udp),
+        text().prop_map(Endpoint::UnixStream),
+        text().prop_map(Endpoint::UnixSeqpacket),
+    ]
+}
+
+prop_compose! {
+    fn options()(
+        (backlog, receive_buffer, send_buffer, mode) in any::<(Option<u32>, Option<u32>, Option<u32>, Option<u32>)>(),
+        (reuse_port, dual_stack, free_bind, no_delay) in any::<(bool, bool, bool, Option<bool>)>(),
+        (defer_accept, fast_open) in any::<(u32, u32)>(),
+        device in text(),
+    ) -> ListenOptions {
+        ListenOptions {
+            backlog, reuse_port, dual_stack, free_bind, device, receive_buffer, send_buffer, no_delay,
+            defer_accept, fast_open, mode,
+        }
+    }
+}
+
+fn listen() -> impl Strategy<Value = Listen> {
+    (endpoint(), options()).prop_map(|(endpoint, options)| Listen { endpoint, options })
+}
+
+fn id() -> impl Strategy<Value = ListenerId> {
+    any::<u64>().prop_map(ListenerId)
+}
+
+prop_compose! {
+    fn fault()(
+        code in any::<u16>(), errno in any::<u32>(), subject in text(), message in text(), remedy in text(),
+    ) -> Fault {
+        Fault { code: FaultCode::from(code), errno, subject, message, remedy }
+    }
+}
+
+prop_compose! {
+    fn welcome()(
+        (broker, features, capabilities) in any::<(u32, u64, u64)>(),
+        release in text(), peer in text(), operations in list(text()),
+    ) -> Welcome {
+        Welcome { broker, release, features, capabilities, peer, operations }
+    }
+}
+
+prop_compose! {
+    fn process()(
+        role in text(), root in text(), groups in list(any::<u32>()), locks in list(text()),
+        (pid, restarts, uid, gid) in any::<(u32, u32, [u32; 4], [u32; 4])>(),
+        (inheritable, permitted, effective, bounding, ambient) in any::<(u64, u64, u64, u64, u64)>(),
+        (no_new_privs, seccomp) in any::<(bool, u8)>(),
+    ) -> Process {
+        let credentials = Credentials {
+            uid, gid, groups, inheritable, permitted, effective, bounding, ambient, no_new_privs, seccomp,
+        };
+        Process { role, pid, restarts, root, credentials, locks }
+    }
+}
+
+prop_compose! {
+    fn status()(
+        release in text(),
+        (uptime_ms, listeners_held, next) in any::<(u64, u64, u64)>(),
+        processes in list(process()),
+        warnings in list(text()),
+        sessions in list((any::<(u64, u32, u32)>(), text(), text()).prop_map(
+            |((id, pid, listeners), peer, client)| Session { id, peer, client, pid, listeners },
+        )),
+        listeners in list((id(), text(), text(), any::<bool>()).prop_map(
+            |(id, endpoint, owner, retained)| Listener { id, endpoint, owner, retained },
+        )),
+    ) -> Status {
+        Status { release, uptime_ms, processes, warnings, listeners_held, sessions, listeners, next }
+    }
+}
+
+/// A frame, and whether it decodes to the value that it was made of.
+type Made = (Vec<u8>, bool);
+
+fn made<T>(kind: Kind, values: impl Strategy<Value = T> + 'static) -> BoxedStrategy<Made>
+where
+    T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug,
+{
+    (values, any::<(u32, u8)>())
+        .prop_map(move |(value, (request, descriptors))| {
+            let mut buffer = codec::frame_buffer();
+            let frame = codec::encode(&mut buffer, kind, request, descriptors, &value).unwrap();
+            let (header, body) = Header::decode(frame).unwrap();
+            let same = (header.kind, header.request, header.descriptors) == (kind, request, descriptors)
+                && codec::decode::<T>(body).unwrap() == value;
+            (frame.to_vec(), same)
+        })
+        .boxed()
+}
+
+fn request<O: Operation + PartialEq + std::fmt::Debug>(
+    values: impl Strategy<Value = O> + 'static,
+) -> BoxedStrategy<Made> {
+    made(O::KIND, values)
+}
+
+fn reply<O: Operation>(values: impl Strategy<Value = O::Reply> + 'static) -> BoxedStrategy<Made>
+where
+    O::Reply: PartialEq + std::fmt::Debug,
+{
+    made(O::KIND.reply(), values)
+}
+
+fn any_frame() -> impl Strategy<Value = Made> {
+    let listening = || id().prop_map(|id| Listening { id });
+    let outcome = prop_oneof![
+        listening().prop_map(Outcome::Done),
+        fault().prop_map(Outcome::Fault)
+    ];
+    prop_oneof![
+        request((text(), any::<u64>()).prop_map(|(client, features)| Hello { client, features })),
+        reply::<Hello>(welcome()),
+        request(Just(Ping {})),
+        reply::<Ping>(Just(Pong {})),
+        request(listen()),
+        reply::<Listen>(listening()),
+        request(
+            (any::<bool>(), list(listen())).prop_map(|(all_or_nothing, listeners)| ListenMany {
+                all_or_nothing,
+                listeners
+            })
+        ),
+        reply::<ListenMany>(list(outcome).prop_map(|results| ListeningMany { results })),
+        request(list(id()).prop_map(|listeners| Stop { listeners })),
+        reply::<Stop>(list(id()).prop_map(|unknown| Stopped { unknown })),
+        request(any::<u64>().prop_map(|after| StatusRequest { after })),
+        reply::<StatusRequest>(status()),
+        made(Kind::FAULT, fault()),
+    ]
+}
+
+/// Decodes a packet as what its kind says and encodes it again; `None` where it is refused.
+fn again(packet: &[u8]) -> Option<Vec<u8>> {
+    fn body<T: Serialize + DeserializeOwned>(header: Header, body: &[u8]) -> Option<Vec<u8>> {
+        let message: T = codec::decode(body).ok()?;
+        let mut buffer = codec::frame_buffer();
+        let frame = codec::encode(
+            &mut buffer,
+            header.kind,
+            header.request,
+            header.descriptors,
+            &message,
+        );
+        Some(frame.unwrap().to_vec())
+    }
+    fn operation<O: Operation>(header: Header, bytes: &[u8]) -> Option<Vec<u8>> {
+        match header.kind == O::KIND {
+            true => body::<O>(header, bytes),
+            false => body::<O::Reply>(header, bytes),
+        }
+    }
+    let (header, bytes) = Header::decode(packet).ok()?;
+    match header.kind.0 & !Kind::REPLY {
+        1 => operation::<Hello>(header, bytes),
+        2 => operation::<Ping>(header, bytes),
+        3 => operation::<Listen>(header, bytes),
+        4 => operation::<ListenMany>(header, bytes),
+        5 => operation::<Stop>(header, bytes),
+        6 => operation::<StatusRequest>(header, bytes),
+        0x7fff => body::<Fault>(header, bytes),
+        _ => None,
+    }
+}
+
+/// The header's length field made to agree, so that a changed length reaches the body's decoder.
+fn with_its_length(mut packet: Vec<u8>) -> Vec<u8> {
+    if let Some(body) = packet
+        .len()
+        .checked_sub(16)
+        .and_then(|length| u16::try_from(length).ok())
+    {
+        packet[12..14].copy_from_slice(&body.to_le_bytes());
+    }
+    packet
+}
+
+fn refused_or_exact(packet: &[u8]) -> Result<(), TestCaseError> {
+    if let Some(again) = again(packet) {
+        prop_assert_eq!(again, packet, "another encoding of the same message was taken");
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_message_comes_back_as_it_was((frame, same) in any_frame()) {
+        prop_assert!(same);
+        prop_assert_eq!(again(&frame), Some(frame));
+    }
+
+    #[test]
+    fn a_frame_cut_short_is_refused((frame, _) in any_frame(), at in any::<prop::sample::Index>()) {
+        let cut = frame[..at.index(frame.len())].to_vec();
+        prop_assert_eq!(again(&cut), None);
+        prop_assert_eq!(again(&with_its_length(cut)), None);
+    }
+
+    #[test]
+    fn a_frame_with_more_behind_it_is_refused((frame, _) in any_frame(), more in proptest::collection::vec(any::<u8>(), 1..64)) {
+        let longer = [frame, more].concat();
+        prop_assert_eq!(again(&longer), None);
+        prop_assert_eq!(again(&with_its_length(longer)), None);
+    }
+
+    #[test]
+    fn a_frame_with_flipped_bits_is_refused_or_another_message(
+        (frame, _) in any_frame(),
+        flips in proptest::collection::vec((any::<prop::sample::Index>(), 0_u8..8), 1..4),
+    ) {
+        let mut flipped = frame;
+        for (at, bit) in flips {
+            let at = at.index(flipped.len());
+            flipped[at] ^= 1 << bit;
+        }
+        refused_or_exact(&flipped)?;
+    }
+
+    #[test]
+    fn a_frame_of_any_bytes_is_refused_or_a_message(
+        kind in prop_oneof![0_u16..8, 0x8000_u16..0x8008, Just(0xffff)],
+        // Mostly small numbers: tags, flags and lengths that are nearly right.
+        body in proptest::collection::vec(prop_oneof![4 => Just(0), 2 => 0_u8..4, 1 => any::<u8>()], 0..400),
+    ) {
+        let header = Header { kind: Kind(kind), request: 1, descriptors: 0, body: u16::try_from(body.len()).unwrap() };
+        refused_or_exact(&[&header.encode()[..], &body].concat())?;
+    }
+
+    #[test]
+    fn a_packet_of_any_bytes_is_never_more_than_refused(packet in proptest::collection::vec(any::<u8>(), 0..400)) {
+        prop_assert_eq!(again(&packet), None);
+    }
+
+    #[test]
+    fn text_is_printed_on_one_line_and_drives_no_terminal(text in text::<64>()) {
+        for shown in [text.to_string(), format!("{text:?}")] {
+            prop_assert!(!shown.chars().any(char::is_control), "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn a_bound_is_exact(bytes in 0_usize..20, items in 0_usize..20) {
+        let text = Text::<10>::new(&"x".repeat(bytes));
+        prop_assert_eq!(text.map(|text| text.len()), if bytes <= 10 { Ok(bytes) } else { Err(TooLong { found: bytes, max: 10 }) });
+        let list = List::<u8, 10>::new(vec![0; items]);
+        prop_assert_eq!(list.map(|list| list.len()), if items <= 10 { Ok(items) } else { Err(TooLong { found: items, max: 10 }) });
+        prop_assert_eq!(List::<usize, 10>::first_of(0..items).len(), items.min(10));
+        prop_assert_eq!(Text::<10>::clipped(&"x".repeat(bytes)).len(), bytes.min(10));
+    }
+}
