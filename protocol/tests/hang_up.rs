@@ -1,0 +1,72 @@
+//! The end of a channel, and a channel that has to wait: what was sent before is still received, and nothing
+//! that the other end does is a signal.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::fd::AsFd as _;
+
+use portreeve_protocol::channel::{self, ReceiveError, pair, receive, receive_bare};
+use portreeve_protocol::codec::frame_buffer;
+
+#[test]
+fn what_was_sent_before_a_hang_up_is_received_before_it() {
+    let (ours, theirs) = pair().unwrap();
+    let file = File::open("/dev/null").unwrap();
+    channel::send(&theirs, b"last", &[file.as_fd()]).unwrap();
+    drop(theirs);
+    let mut descriptors = Vec::new();
+    let packet = receive(&ours, &mut frame_buffer(), &mut descriptors).unwrap();
+    assert_eq!((packet.bytes, descriptors.len()), (4, 1));
+    for _ in 0..2 {
+        let received = receive(&ours, &mut frame_buffer(), &mut descriptors);
+        assert!(matches!(received, Err(ReceiveError::Closed)), "{received:?}");
+        let received = receive_bare(&ours, &mut frame_buffer());
+        assert!(matches!(received, Err(ReceiveError::Closed)), "{received:?}");
+    }
+}
+
+#[test]
+fn the_last_fault_is_there_after_a_reset() {
+    let (broker, peer) = pair().unwrap();
+    channel::send_bare(&peer, b"never read").unwrap();
+    channel::send_bare(&broker, b"fault").unwrap();
+    drop(broker);
+    let received = receive_bare(&peer, &mut frame_buffer());
+    let Err(ReceiveError::Os(error)) = received else {
+        panic!("{received:?}");
+    };
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(receive_bare(&peer, &mut frame_buffer()).unwrap(), 5);
+    let received = receive_bare(&peer, &mut frame_buffer());
+    assert!(matches!(received, Err(ReceiveError::Closed)), "{received:?}");
+}
+
+#[test]
+fn the_last_fault_is_there_after_a_send_has_failed() {
+    let (broker, peer) = pair().unwrap();
+    channel::send_bare(&broker, b"fault").unwrap();
+    drop(broker);
+    let error = channel::send_bare(&peer, b"request").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    assert_eq!(receive_bare(&peer, &mut frame_buffer()).unwrap(), 5);
+}
+
+#[test]
+fn a_closed_other_end_is_an_error_and_not_a_signal() {
+    let (ours, theirs) = pair().unwrap();
+    drop(ours);
+    let error = channel::send_bare(&theirs, b"packet").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    let file = File::open("/dev/null").unwrap();
+    let error = channel::send(&theirs, b"packet", &[file.as_fd()]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+}
+
+#[test]
+fn a_full_channel_is_busy_and_an_empty_one_would_block() {
+    let (ours, theirs) = pair().unwrap();
+    let received = receive_bare(&ours, &mut frame_buffer());
+    assert!(matches!(received, Err(ReceiveError::Os(error)) if error.kind() == ErrorKind::WouldBlock));
+    let full = (0..100_000).find_map(|_| channel::send_bare(&theirs, b"packet").err());
+    assert!(channel::is_busy(&full.unwrap()));
+}
