@@ -47,7 +47,9 @@ pub fn main() -> ExitCode {
         Ok(Action::Check { file, verbose }) => return check(&file, verbose),
         Ok(Action::Run(file)) => {
             log::begin();
-            startup::run(&file)
+            let ended = startup::run(&file);
+            log::flush();
+            ended
         }
         Err(error) => Err(Failure::new(Exit::Usage, "usage", error, "see portreeved --help")),
     };

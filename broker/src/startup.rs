@@ -16,6 +16,7 @@ use crate::confine::{self, descriptors, identity, limits};
 use crate::failure::{Exit, Failure};
 use crate::launcher::{self, Command, Launcher, program};
 use crate::listener::{Directories, Filter, Registry};
+use crate::log;
 use crate::plan::{self, Plan};
 use crate::service::{Broker, ControlSocket, Notifier, Parts, Processes, Service, Supervision};
 
@@ -215,6 +216,7 @@ fn serve(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
+        .on_thread_park(log::flush)
         .build();
     let runtime = runtime.map_err(|error| Failure::os("runtime", "epoll_create", error))?;
     let local = Rc::new(tokio::task::LocalSet::new());

@@ -45,7 +45,10 @@ pub enum ReceiveError {
     Oversized,
     /// Descriptors came where none may.
     #[error("a packet carried descriptors where none may come")]
-    Surplus,
+    Surplus {
+        /// How many bytes of the buffer the packet fills: its header still tells which request it was.
+        bytes: usize,
+    },
 }
 
 impl From<rustix::io::Errno> for ReceiveError {
@@ -91,8 +94,8 @@ pub fn receive_bare(channel: impl AsFd, buffer: &mut [u8]) -> Result<usize, Rece
     match whole(message.bytes, message.flags)? {
         Packet {
             descriptors_lost: true,
-            ..
-        } => Err(ReceiveError::Surplus),
+            bytes,
+        } => Err(ReceiveError::Surplus { bytes }),
         Packet { bytes, .. } => Ok(bytes),
     }
 }

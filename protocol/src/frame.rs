@@ -43,7 +43,8 @@ impl fmt::Debug for Kind {
 pub struct Header {
     /// What the body is.
     pub kind: Kind,
-    /// Chosen by the peer for a request, repeated in the reply; 0 is for frames that answer nothing.
+    /// Chosen by the peer for a request, repeated in the reply. A request with 0 wants no answer; any other frame
+    /// with 0 answers none.
     pub request: u32,
     /// How many descriptors ride with the frame.
     pub descriptors: u8,

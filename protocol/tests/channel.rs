@@ -103,7 +103,10 @@ fn descriptors_where_none_may_come_are_never_installed() {
     for count in [1, 2, MAX_DESCRIPTORS] {
         bench.attach(b"packet", count);
         let received = receive_bare(&bench.ours, &mut frame_buffer());
-        assert!(matches!(received, Err(ReceiveError::Surplus)), "{received:?}");
+        assert!(
+            matches!(received, Err(ReceiveError::Surplus { .. })),
+            "{received:?}"
+        );
         assert_eq!(bench.leaks(), 0, "{count}");
     }
     // The packet is gone with its descriptors, and the channel still works.
@@ -181,7 +184,10 @@ fn surplus_is_seen_without_any_room_for_descriptors() {
     let limited = Room::of(0);
     let received = receive_bare(&bench.ours, &mut buffer);
     drop(limited);
-    assert!(matches!(received, Err(ReceiveError::Surplus)), "{received:?}");
+    assert!(
+        matches!(received, Err(ReceiveError::Surplus { .. })),
+        "{received:?}"
+    );
 }
 
 #[test]

@@ -8,9 +8,11 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
-use portreeve_protocol::message::{Listen, ListenOptions, ListenerId, Ping, StatusRequest, Stopped, Welcome};
+use portreeve_protocol::message::{
+    Listen, ListenOptions, ListenerId, Ping, StatusRequest, Stop, Stopped, Welcome,
+};
 use portreeve_protocol::status::Status;
-use portreeve_protocol::{Endpoint, Fault};
+use portreeve_protocol::{Endpoint, Fault, List};
 
 use crate::ask;
 use crate::channel::Channel;
@@ -134,9 +136,11 @@ impl Client {
 }
 
 impl Stopper for Client {
-    /// Waits for the answer: replies that nobody reads would end the session.
     fn stop_dropped(&self, id: ListenerId) {
-        let _ = self.stop(&[id]);
+        let listeners = List::first_of([id]);
+        let mut exchange = self.0.exchange.lock().unwrap_or_else(PoisonError::into_inner);
+        // Where the session is over its listeners are too.
+        let _ = exchange.tell(self.0.channel.as_fd(), &Stop { listeners });
     }
 }
 

@@ -70,26 +70,42 @@ impl Exchange {
         channel: BorrowedFd<'_>,
         request: &O,
     ) -> Result<Option<RequestId>, Error> {
-        if let Some(over) = &self.over {
-            return Err(over.clone());
-        }
-        // 0 is for frames that answer nothing.
+        // 0 is for requests that want no answer.
         let id = self.last.checked_add(1).unwrap_or(1);
-        let frame = codec::encode(&mut self.outgoing, O::KIND, id, 0, request)
-            .map_err(|error| Error::Request(error.to_string().into()))?;
-        loop {
-            match channel::send_bare(channel, frame) {
-                Ok(()) => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if channel::is_busy(&error) => return Ok(None),
-                Err(error) if is_hang_up(&error) => return Err(Error::Closed),
-                Err(error) => return Err(Error::io("sending a request to the broker")(error)),
-            }
+        if !self.send_numbered(channel, id, request)? {
+            return Ok(None);
         }
         self.last = id;
         let id = RequestId(id);
         self.asked.push_back((id, Slot::Waiting(None)));
         Ok(Some(id))
+    }
+
+    /// Sends a request that the broker carries out and does not answer; `false` where the channel is full.
+    pub fn tell<O: Request>(&mut self, channel: BorrowedFd<'_>, request: &O) -> Result<bool, Error> {
+        self.send_numbered(channel, 0, request)
+    }
+
+    fn send_numbered<O: Request>(
+        &mut self,
+        channel: BorrowedFd<'_>,
+        number: u32,
+        request: &O,
+    ) -> Result<bool, Error> {
+        if let Some(over) = &self.over {
+            return Err(over.clone());
+        }
+        let frame = codec::encode(&mut self.outgoing, O::KIND, number, 0, request)
+            .map_err(|error| Error::Request(error.to_string().into()))?;
+        loop {
+            match channel::send_bare(channel, frame) {
+                Ok(()) => return Ok(true),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if channel::is_busy(&error) => return Ok(false),
+                Err(error) if is_hang_up(&error) => return Err(Error::Closed),
+                Err(error) => return Err(Error::io("sending a request to the broker")(error)),
+            }
+        }
     }
 
     /// Receives one frame and puts it where it belongs; `false` where none is there. An error ends the

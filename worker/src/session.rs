@@ -61,12 +61,11 @@ impl State {
             let stop = Stop {
                 listeners: List::first_of(self.dropped.iter().copied()),
             };
-            match self.exchange.send(channel.as_fd(), &stop) {
-                Ok(Some(id)) => {
-                    self.exchange.forget(id);
+            match self.exchange.tell(channel.as_fd(), &stop) {
+                Ok(true) => {
                     self.dropped.drain(..stop.listeners.len());
                 }
-                Ok(None) => return false,
+                Ok(false) => return false,
                 // The session is over and its listeners with it.
                 Err(_) => self.dropped.clear(),
             }

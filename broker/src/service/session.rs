@@ -105,11 +105,12 @@ impl Session {
             Ok(length) => length,
             Err(ReceiveError::Os(error)) => return Err(error),
             Err(ReceiveError::Closed) => return Ok(Turn::Over("the peer hung up".to_owned())),
-            Err(why @ (ReceiveError::Surplus | ReceiveError::Oversized)) => {
-                let packet = inbox
-                    .get(..portreeve_protocol::frame::HEADER_LENGTH)
-                    .unwrap_or_default();
-                let request = request_number(packet);
+            Err(why) => {
+                let bytes = match why {
+                    ReceiveError::Surplus { bytes } => bytes,
+                    _ => inbox.len(),
+                };
+                let request = request_number(inbox.get(..bytes).unwrap_or_default());
                 return Ok(self.last_fault(
                     outbox,
                     request,
@@ -146,7 +147,7 @@ impl Session {
         ))
     }
 
-    /// Sends a frame with the sockets of these listeners, or keeps it where the peer must read first.
+    /// Answers with a frame and the sockets of these listeners, or keeps it where the peer must read first.
     pub fn send(&self, broker: &Broker, frame: &[u8], listeners: &[ListenerId]) -> Turn {
         let registry = broker.registry.borrow();
         let descriptors: Option<Vec<BorrowedFd<'_>>> =

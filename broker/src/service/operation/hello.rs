@@ -12,7 +12,7 @@ use crate::service::state::{Broker, RELEASE};
 
 impl Arguments for Hello {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.client, out)
+        write!(out, "{:?}", self.client)
     }
 }
 

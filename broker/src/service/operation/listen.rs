@@ -59,8 +59,10 @@ pub fn listen_many(
         .iter()
         .filter_map(|result| Some(result.as_ref().ok()?.0))
         .collect();
+    let brief = results.iter().filter(|result| result.is_err()).count() > WHOLE_FAULTS;
     let outcomes = results.into_iter().map(|result| match result {
         Ok((id, _)) => Outcome::Done(Listening { id }),
+        Err(fault) if brief => Outcome::Fault(shortened(&fault)),
         Err(fault) => Outcome::Fault(fault),
     });
     Ok(Done {
@@ -69,6 +71,19 @@ pub fn listen_many(
         },
         sockets,
     })
+}
+
+/// How many faults of the longest fit in a frame beside the other results.
+const WHOLE_FAULTS: usize = 40;
+
+/// A fault that fits in a frame with 252 like it.
+fn shortened(fault: &Fault) -> Fault {
+    let message: Text<128> = Text::clipped(&fault.message);
+    let subject: Text<64> = Text::clipped(&fault.subject);
+    Fault {
+        errno: fault.errno,
+        ..Fault::new(fault.code, &message).about(&subject)
+    }
 }
 
 /// A listener, and whether this request made it.

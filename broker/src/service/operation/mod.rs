@@ -87,6 +87,8 @@ fn run<O: Operation + Arguments>(
     };
     let outcome = permitted::<O>(broker, session).and_then(|()| act(broker, session, &request));
     let turn = match &outcome {
+        // A request without a number wants no answer.
+        _ if header.request == 0 && session.is_greeted() => Turn::Answered,
         Ok(done) => {
             let count = u8::try_from(done.sockets.len()).unwrap_or(u8::MAX);
             match codec::encode(outbox, O::KIND.reply(), header.request, count, &done.reply) {
