@@ -53,7 +53,7 @@ impl Log {
         let (lines, _) = arrived
             .wait_timeout_while(lines.lock().unwrap(), PATIENCE, |lines| find(lines).is_none())
             .unwrap();
-        find(&lines).unwrap_or_else(|| panic!("no log line with {words:?} in:\n{}", lines.join("\n")))
+        find(&lines).unwrap_or_else(|| panic!("no log line with {words:?}"))
     }
 }
 
@@ -62,17 +62,6 @@ pub struct Broker {
     child: Child,
     /// Its standard error.
     pub log: Log,
-}
-
-/// A broker that did not start.
-#[derive(Debug)]
-pub struct Refusal {
-    /// Its exit code.
-    pub code: Option<i32>,
-    /// What it said on standard error.
-    pub message: String,
-    /// What it said on standard output.
-    pub output: String,
 }
 
 /// How a broker is started, for tests that change it.
@@ -89,35 +78,6 @@ pub fn config(host: &Host, text: &str) -> PathBuf {
     path
 }
 
-/// Starts a broker that must end by itself before it serves.
-pub fn refused(mut command: Command) -> Refusal {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let pidfd = pidfd_open(pid_of(&child), PidfdFlags::empty()).unwrap();
-    let ended = poll(
-        &mut [PollFd::new(&pidfd, PollFlags::IN)],
-        Some(&timespec(PATIENCE)),
-    )
-    .unwrap();
-    if ended == 0 {
-        let _ = child.kill();
-    }
-    let output = child.wait_with_output().unwrap();
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        ended > 0,
-        "the broker went on running where it must refuse to start:\n{message}"
-    );
-    Refusal {
-        code: output.status.code(),
-        message,
-        output: String::from_utf8_lossy(&output.stdout).into_owned(),
-    }
-}
-
 impl Broker {
     /// Starts one with this configuration, and returns when it is ready.
     #[track_caller]
@@ -128,18 +88,29 @@ impl Broker {
     /// Starts one that a test has prepared, and returns when it is ready, as sd_notify(3) has it said.
     #[track_caller]
     pub fn start_command(host: &Host, mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::launch(host, command)
+    }
+
+    /// Starts one whose log goes to a file and not through this process, which has other work to do.
+    pub fn start_quietly(host: &Host, text: &str) -> Self {
+        let mut command = command(host, &config(host, text));
+        let log = std::fs::File::create(host.path("broker.log")).unwrap();
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        Self::launch(host, command)
+    }
+
+    #[track_caller]
+    fn launch(host: &Host, mut command: Command) -> Self {
         let address = host.path("notify.sock");
         let _ = std::fs::remove_file(&address);
         let notify = UnixDatagram::bind(&address).unwrap();
-        let mut child = command
-            .env("NOTIFY_SOCKET", &address)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.env("NOTIFY_SOCKET", &address).spawn().unwrap();
         let log = Log::default();
-        log.follow(child.stderr.take().unwrap());
-        log.follow(child.stdout.take().unwrap());
+        if let (Some(output), Some(errors)) = (child.stdout.take(), child.stderr.take()) {
+            log.follow(output);
+            log.follow(errors);
+        }
         let broker = Self { child, log };
         broker.await_ready(&notify);
         broker
@@ -261,15 +232,19 @@ impl Drop for Broker {
             let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL);
         }
         if std::thread::panicking() {
-            eprintln!("the broker's log:\n{}", self.log.lines().join("\n"));
+            eprintln!("the broker's log:");
+            self.log
+                .lines()
+                .iter()
+                .for_each(|line| eprintln!("{:.500}", line));
         }
     }
 }
 
-fn pid_of(child: &Child) -> Pid {
+pub(crate) fn pid_of(child: &Child) -> Pid {
     Pid::from_child(child)
 }
 
-fn timespec(duration: Duration) -> Timespec {
+pub(crate) fn timespec(duration: Duration) -> Timespec {
     Timespec::try_from(duration).unwrap()
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The descriptors of a process: what each is, in no order that matters.
+/// The descriptors of a process: what each is, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptors(pub Vec<String>);
 
@@ -14,7 +14,7 @@ impl Descriptors {
         let entries = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{directory}: {error}"));
         let mut links: Vec<String> = entries
             .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
-            .map(|link| link.to_string_lossy().into_owned())
+            .map(|link| kind(&link.to_string_lossy()))
             .collect();
         links.sort_unstable();
         Self(links)
@@ -31,6 +31,14 @@ impl Descriptors {
             None => true,
         };
         self.0.iter().filter(is_new).cloned().collect()
+    }
+}
+
+/// A link's text without the inode of a socket or pipe: one that took another's place is no leak.
+fn kind(link: &str) -> String {
+    match link.split_once(":[") {
+        Some((kind @ ("socket" | "pipe"), _)) => kind.to_owned(),
+        _ => link.to_owned(),
     }
 }
 

@@ -1,27 +1,36 @@
 //! Measuring ours beside its floors: in one run, in turns, as nanoseconds a unit and as ratios.
 //!
 //! Machines differ and drift; two things measured in alternating rounds drift together, so the ratio of their
-//! medians says what the figures alone cannot. Benchmarks run in namespaces of their own, like tests.
+//! medians says what the figures alone cannot. All of it runs on one CPU. Benchmarks run in namespaces of their own, like tests.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::{Value, json};
 
 use crate::{Host, binaries, namespaces};
 
 /// What one case may take, and how many rounds are enough.
-const BUDGET: Duration = Duration::from_secs(12);
+const BUDGET: Duration = Duration::from_secs(8);
 const ROUNDS: usize = 150;
 const INSIDE: &str = "--inside";
 
-/// Something to measure: does `units` units of work once.
+/// Something to measure: a closure that does all units of a round.
 pub struct Contender<'a> {
-    /// What it is: `ours`, or the floor's name.
-    pub name: &'static str,
-    /// The work.
-    pub run: Box<dyn FnMut() + 'a>,
+    name: &'static str,
+    run: Box<dyn FnMut() + 'a>,
+}
+
+impl<'a> Contender<'a> {
+    /// `name` is `ours`, or the floor's.
+    pub fn new(name: &'static str, run: impl FnMut() + 'a) -> Self {
+        Self {
+            name,
+            run: Box::new(run),
+        }
+    }
 }
 
 /// One case beside one floor.
@@ -94,7 +103,11 @@ pub fn main(title: &str, inside: impl FnOnce(&Host)) {
     let mut file = None;
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            INSIDE => return inside(&Host::prepare()),
+            INSIDE => {
+                let host = Host::prepare();
+                share_one_cpu();
+                return inside(&host);
+            }
             "--json" => file = Some(arguments.next().expect("--json needs a file's name")),
             // Cargo passes it to every benchmark.
             "--bench" => {}
@@ -125,6 +138,19 @@ pub fn main(title: &str, inside: impl FnOnce(&Host)) {
     if let Some(file) = file {
         write(&beside_workspace(&file), &figures);
     }
+}
+
+/// Holds this process and all that it starts to one CPU. Where two processes that take turns are put on two,
+/// waking the other costs more than their work, and the kernel's choice is not the same from run to run.
+fn share_one_cpu() {
+    let allowed = sched_getaffinity(None).unwrap();
+    let last = (0..CpuSet::MAX_CPU)
+        .rev()
+        .find(|cpu| allowed.is_set(*cpu))
+        .unwrap();
+    let mut one = CpuSet::new();
+    one.set(last);
+    sched_setaffinity(None, &one).unwrap();
 }
 
 fn beside_workspace(file: &str) -> PathBuf {

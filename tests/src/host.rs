@@ -123,6 +123,8 @@ impl Host {
             directory: PathBuf::from("/run/host"),
         };
         fs::create_dir_all(host.path("bin")).unwrap();
+        // The directory that the test runner chose may just have vanished under the new /tmp.
+        std::env::set_current_dir(&host.directory).unwrap();
         for (name, file) in binaries {
             // By descriptor, so that other users need no way through the build's own directories.
             let here = host.binary(name);

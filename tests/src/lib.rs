@@ -13,9 +13,12 @@ pub mod namespaces;
 pub mod peer;
 pub mod process;
 pub mod puppet;
+pub mod refusal;
+pub mod sample;
 pub mod wait;
 
 pub use broker::Broker;
 pub use host::{Host, isolated};
 pub use peer::Peer;
+pub use refusal::Refusal;
 pub use wait::eventually;

@@ -33,6 +33,8 @@ pub struct Frame {
     pub body: Vec<u8>,
     /// What rode with it.
     pub descriptors: Vec<OwnedFd>,
+    /// Whether there was no room for them.
+    pub descriptors_lost: bool,
 }
 
 impl Frame {
@@ -115,6 +117,7 @@ impl Peer {
             header,
             body: body.to_vec(),
             descriptors,
+            descriptors_lost: packet.descriptors_lost,
         })
     }
 

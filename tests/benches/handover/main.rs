@@ -5,6 +5,7 @@ mod floors;
 mod ours;
 mod ports;
 
+use ours::Worker;
 use portreeve_tests::Host;
 use portreeve_tests::figures::{self, Contender};
 
@@ -19,61 +20,41 @@ fn main() {
 }
 
 fn inside(host: &Host) {
-    let ours = ours::Broker::start(host);
+    let broker = ours::Broker::start(host);
     let helper = floors::Helper::start();
-    one_at_a_time(&ours, &helper);
-    in_batches(&ours, &helper, "handover/batch64", 64);
-    in_batches(&ours, &helper, "handover/batch200", 200);
+    let mut blocking = broker.blocking();
+    let mut asynchronous = broker.asynchronous();
+    for (size, case) in [
+        (1, "handover/1"),
+        (64, "handover/batch64"),
+        (200, "handover/batch200"),
+    ] {
+        measure(case, size, &mut blocking, &helper);
+        measure(&format!("{case}/async"), size, &mut asynchronous, &helper);
+    }
 }
 
-/// Enough listeners a round that reading the clock and awaiting the last `Stop` are nothing beside them.
+/// Enough listeners a round that reading the clock and settling are nothing beside them.
 const A_ROUND: usize = 1600;
 
-fn one_at_a_time(ours: &ours::Broker, helper: &floors::Helper) {
-    let mut client = ours.client();
-    let contenders = vec![
-        Contender {
-            name: "ours",
-            run: Box::new(|| {
-                ports::next(A_ROUND).for_each(|port| client.one(port));
-                client.settle();
-            }),
-        },
-        Contender {
-            name: "direct",
-            run: Box::new(|| ports::next(A_ROUND).for_each(floors::direct)),
-        },
-        Contender {
-            name: "helper",
-            run: Box::new(|| ports::next(A_ROUND).for_each(|port| helper.batch(&[port]))),
-        },
-    ];
-    figures::measure("handover/1", A_ROUND, contenders);
-}
-
-fn in_batches(ours: &ours::Broker, helper: &floors::Helper, case: &str, size: usize) {
-    let mut client = ours.client();
+fn measure(case: &str, size: usize, client: &mut dyn Worker, helper: &floors::Helper) {
     let units = A_ROUND.div_ceil(size) * size;
-    let batches = |units| {
-        let ports: Vec<u16> = ports::next(units).collect();
-        ports
+    let ours = || {
+        match size {
+            1 => ports::next(units).for_each(|port| client.one(port)),
+            _ => in_batches(units, size, |ports| client.batch(ports)),
+        }
+        client.settle();
     };
     let contenders = vec![
-        Contender {
-            name: "ours",
-            run: Box::new(|| {
-                batches(units).chunks(size).for_each(|ports| client.batch(ports));
-                client.settle();
-            }),
-        },
-        Contender {
-            name: "direct",
-            run: Box::new(|| ports::next(units).for_each(floors::direct)),
-        },
-        Contender {
-            name: "helper",
-            run: Box::new(|| batches(units).chunks(size).for_each(|ports| helper.batch(ports))),
-        },
+        Contender::new("ours", ours),
+        Contender::new("direct", || ports::next(units).for_each(floors::direct)),
+        Contender::new("helper", || in_batches(units, size, |ports| helper.batch(ports))),
     ];
     figures::measure(case, units, contenders);
+}
+
+fn in_batches(units: usize, size: usize, batch: impl FnMut(&[u16])) {
+    let ports: Vec<u16> = ports::next(units).collect();
+    ports.chunks(size).for_each(batch);
 }

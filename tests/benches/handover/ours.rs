@@ -1,112 +1,126 @@
-//! The broker under measurement, and a client that asks as the client library's guard does: the socket is
-//! closed and `Stop` sent at once, and the reply to `Stop` is read when the next one comes.
+//! The broker under measurement, and the client library's two clients, used as a worker uses them.
 
-use std::os::fd::OwnedFd;
-
-use portreeve_protocol::List;
-use portreeve_protocol::message::{
-    Listen, ListenMany, ListenOptions, ListenerId, Listening, ListeningMany, Operation, Outcome, Stop,
-};
-use portreeve_protocol::{Endpoint, InetEndpoint, Text};
-use portreeve_tests::peer::Frame;
-use portreeve_tests::{Host, Peer};
+use portreeve_tests::{Host, broker};
+use portreeve_worker::{Channel, Client, Endpoint, InetEndpoint, Listen, ListenOptions, blocking};
 
 use crate::ports;
 
 /// The broker, permitting [`ports`] to root on its control socket.
-pub struct Broker(portreeve_tests::Broker);
-
-/// One session.
-pub struct Client {
-    peer: Peer,
-    /// The last `Stop` that was sent.
-    stopping: u32,
+pub struct Broker {
+    _process: portreeve_tests::Broker,
 }
 
 impl Broker {
-    /// Starts it.
+    /// Starts it. What it logs is written to a file, as it would be under a service manager.
     pub fn start(host: &Host) -> Self {
         let last = ports::FIRST + (ports::COUNT - 1);
         let config = format!(
             r#"
             security {{ user = nobody group = nogroup capabilities = "cap_net_bind_service+ep" }}
             broker {{
-                socket = "/run/host/broker.sock"
+                socket = "{}"
                 permit "bench" {{ listen = ( "127.0.0.1:{}-{last}" ) }}
                 peer root {{ allow = ( listen status ) permit = ( bench ) }}
             }}"#,
+            broker::SOCKET,
             ports::FIRST
         );
-        Self(portreeve_tests::Broker::start(host, &config))
+        Self {
+            _process: portreeve_tests::Broker::start_quietly(host, &config),
+        }
     }
 
-    /// Opens a session.
-    pub fn client(&self) -> Client {
-        Client {
-            peer: self.0.peer(),
-            stopping: 0,
-        }
+    /// Opens a session of the blocking client.
+    pub fn blocking(&self) -> Blocking {
+        Blocking(blocking::Client::open(channel(), "bench").unwrap())
+    }
+
+    /// Opens a session of the asynchronous client, with a runtime of its own.
+    pub fn asynchronous(&self) -> Asynchronous {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .unwrap();
+        let client = runtime.block_on(Client::open(channel(), "bench")).unwrap();
+        Asynchronous { runtime, client }
     }
 }
 
-impl Client {
+fn channel() -> Channel {
+    Channel::connect(broker::SOCKET).unwrap()
+}
+
+/// What can be measured of a client.
+pub trait Worker {
     /// One listener on its own.
-    pub fn one(&mut self, port: u16) {
-        let (Listening { id }, descriptors) = self.ask(&listen(port));
-        drop(descriptors);
-        self.stop(vec![id]);
-    }
-
+    fn one(&mut self, port: u16);
     /// As many as there are ports, in one request.
-    pub fn batch(&mut self, ports: &[u16]) {
-        let listeners = List::new(ports.iter().map(|port| listen(*port)).collect()).unwrap();
-        let request = ListenMany {
-            all_or_nothing: true,
-            listeners,
-        };
-        let (ListeningMany { results }, descriptors) = self.ask(&request);
-        drop(descriptors);
-        let id = |result: &Outcome<Listening>| match result {
-            Outcome::Done(listening) => listening.id,
-            Outcome::Fault(fault) => panic!("{fault}"),
-        };
-        self.stop(results.iter().map(id).collect());
-    }
-
-    fn stop(&mut self, listeners: Vec<ListenerId>) {
-        self.stopping = self.peer.send(&Stop {
-            listeners: List::new(listeners).unwrap(),
-        });
-    }
-
+    fn batch(&mut self, ports: &[u16]);
     /// Waits for what is still under way, so that it is counted here and not with the next contender.
-    pub fn settle(&mut self) {
-        self.reply_to(self.stopping);
+    fn settle(&mut self);
+}
+
+/// The blocking client.
+pub struct Blocking(blocking::Client);
+
+impl Worker for Blocking {
+    fn one(&mut self, port: u16) {
+        drop(self.0.listen(&endpoint(port), &ListenOptions::default()).unwrap());
     }
 
-    fn ask<T: Operation>(&mut self, request: &T) -> (T::Reply, Vec<OwnedFd>) {
-        let number = self.peer.send(request);
-        self.reply_to(number).reply::<T>().unwrap()
+    fn batch(&mut self, ports: &[u16]) {
+        let listeners = self.0.listen_many(&listens(ports), true).unwrap();
+        let listeners = listeners.into_iter().map(Result::unwrap);
+        // All at once, because this client's guards stop one by one.
+        let (ids, sockets): (Vec<_>, Vec<_>) = listeners.map(|one| (one.id(), one.keep())).unzip();
+        drop(sockets);
+        self.0.stop(&ids).unwrap();
     }
 
-    fn reply_to(&mut self, number: u32) -> Frame {
-        loop {
-            let frame = self.peer.receive().unwrap();
-            if frame.header.request == number {
-                return frame;
-            }
-        }
+    fn settle(&mut self) {
+        self.0.ping().unwrap();
     }
 }
 
-fn listen(port: u16) -> Listen {
-    let inet = InetEndpoint {
+/// The asynchronous client.
+pub struct Asynchronous {
+    runtime: tokio::runtime::Runtime,
+    client: Client,
+}
+
+impl Worker for Asynchronous {
+    fn one(&mut self, port: u16) {
+        let listening = async {
+            self.client
+                .listen(&endpoint(port), &ListenOptions::default())
+                .await
+        };
+        drop(self.runtime.block_on(listening).unwrap());
+    }
+
+    fn batch(&mut self, ports: &[u16]) {
+        let listens = listens(ports);
+        let listening = self.client.listen_many(&listens, true);
+        drop(self.runtime.block_on(listening).unwrap());
+    }
+
+    fn settle(&mut self) {
+        self.runtime.block_on(self.client.ping()).unwrap();
+    }
+}
+
+fn endpoint(port: u16) -> Endpoint {
+    Endpoint::Tcp(InetEndpoint {
         address: [127, 0, 0, 1].into(),
         port,
-        scope: Text::default(),
-    };
-    Listen {
-        endpoint: Endpoint::Tcp(inet),
+        scope: Default::default(),
+    })
+}
+
+fn listens(ports: &[u16]) -> Vec<Listen> {
+    let listen = |port: &u16| Listen {
+        endpoint: endpoint(*port),
         options: ListenOptions::default(),
-    }
+    };
+    ports.iter().map(listen).collect()
 }

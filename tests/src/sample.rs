@@ -1,0 +1,50 @@
+//! Configurations that many tests start from.
+
+use crate::broker::SOCKET;
+use crate::chroot::Chroot;
+
+/// A broker without a worker, whose control socket permits root and nobody to listen wherever `listen` says, a list in
+/// the configuration's language.
+pub fn control(listen: &str) -> String {
+    format!(
+        r#"
+        security {{
+            user = nobody
+            group = nogroup
+            capabilities = "cap_net_bind_service+ep"
+        }}
+        {}"#,
+        socket(listen)
+    )
+}
+
+/// The control socket of [`control`] alone.
+pub fn socket(listen: &str) -> String {
+    format!(
+        r#"
+        broker {{
+            socket = "{SOCKET}"
+            socket_mode = 0666
+            permit "any" {{ listen = {listen} }}
+            peer root {{ allow = ( status listen ) permit = ( any ) }}
+            peer nobody {{ allow = ( status listen ) permit = ( any ) }}
+        }}"#
+    )
+}
+
+/// A broker with a worker in a chroot, which may listen where the `rest` says; `command` is as the worker
+/// scope takes it.
+pub fn worker(chroot: &Chroot, command: &str, rest: &str) -> String {
+    format!(
+        r#"
+        security {{
+            user = nobody
+            group = nogroup
+            chroot = "{}"
+            capabilities = "cap_net_bind_service+ep"
+        }}
+        worker {{ command = {command} }}
+        {rest}"#,
+        chroot.path.display()
+    )
+}
