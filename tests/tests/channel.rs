@@ -1,0 +1,214 @@
+//! What peers do to a channel, out of malice, haste or need.
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::process::Command;
+
+use portreeve_protocol::channel;
+use portreeve_protocol::message::{Hello, Listen, ListenMany, Operation as _, Ping};
+use portreeve_protocol::{FaultCode, List, Text, codec};
+use portreeve_tests::peer::listen;
+use portreeve_tests::{Broker, Peer, binaries, broker, isolated, sample};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+const ANYWHERE: &str = r#"( "127.0.0.1:1-65535" )"#;
+
+#[test]
+fn a_descriptor_attached_to_a_request_ends_that_session_alone() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(ANYWHERE));
+        let mut bystander = broker.peer();
+        bystander.listen("127.0.0.1:25").unwrap();
+        let before = broker.census();
+        for count in [1, 2, 253] {
+            let mut peer = broker.peer();
+            attach(&peer, count);
+            assert!(peer.is_cut_off(), "with {count} descriptors attached");
+            bystander.ping();
+        }
+        broker.await_no_more_than(&before);
+    });
+}
+
+#[test]
+fn a_descriptor_attached_to_the_first_packet_ends_that_session_alone() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(ANYWHERE));
+        let mut bystander = broker.peer();
+        let before = broker.census();
+        let mut stranger = broker.stranger();
+        attach(&stranger, 253);
+        assert!(stranger.is_cut_off());
+        bystander.ping();
+        broker.await_no_more_than(&before);
+    });
+}
+
+/// Sends a Ping that is right in all but that descriptors ride with it.
+fn attach(peer: &Peer, count: usize) {
+    let mut buffer = codec::frame_buffer();
+    let packet = codec::encode(&mut buffer, Ping::KIND, 7, 0, &Ping {}).unwrap();
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let descriptors: Vec<BorrowedFd<'_>> = vec![file.as_fd(); count];
+    channel::send(&peer.channel, packet, &descriptors).unwrap();
+}
+
+#[test]
+fn pipelined_replies_keep_their_pairing_with_and_without_descriptors() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(ANYWHERE));
+        let mut peer = broker.peer();
+        let before = broker.census();
+        let mut seed = 0x9e37_79b9_u32;
+        let mut asked: Vec<(u32, Option<u16>)> = Vec::new();
+        for port in 2000..2200 {
+            // xorshift32: interleaved at random, the same in every run.
+            seed ^= seed << 13;
+            seed ^= seed >> 17;
+            seed ^= seed << 5;
+            asked.extend((0..seed % 4).map(|_| (peer.send(&Ping {}), None)));
+            asked.push((peer.send(&listen(&format!("127.0.0.1:{port}"))), Some(port)));
+            if seed.is_multiple_of(8) {
+                asked.drain(..).for_each(|expected| check(&mut peer, expected));
+            }
+        }
+        asked.drain(..).for_each(|expected| check(&mut peer, expected));
+        drop(peer);
+        broker.await_no_more_than(&before);
+    });
+}
+
+fn check(peer: &mut Peer, (number, port): (u32, Option<u16>)) {
+    let frame = peer.receive().unwrap();
+    assert_eq!(frame.header.request, number);
+    match port {
+        None => {
+            frame.reply::<Ping>().unwrap();
+        }
+        Some(port) => {
+            let (_, descriptors) = frame.reply::<Listen>().unwrap();
+            let address = rustix::net::getsockname(&descriptors[0]).unwrap();
+            let address: std::net::SocketAddr = address.try_into().unwrap();
+            assert_eq!(address.port(), port);
+        }
+    }
+}
+
+#[test]
+fn a_peer_without_room_for_a_descriptor_is_told_and_gets_the_same_socket_later() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(ANYWHERE));
+        let mut peer = broker.peer();
+        let before = broker.census();
+        let limit = getrlimit(Resource::Nofile);
+        // The lowest free number is where the limit has to stand, so that not one more can be opened.
+        let room = rustix::io::fcntl_dupfd_cloexec(&peer.channel, 0).unwrap();
+        let full = u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&room)).unwrap();
+        drop(room);
+        setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: Some(full),
+                ..limit
+            },
+        )
+        .unwrap();
+        peer.send(&listen("127.0.0.1:25"));
+        let received = peer.receive().unwrap();
+        setrlimit(Resource::Nofile, limit).unwrap();
+        assert!(
+            received.descriptors_lost && received.descriptors.is_empty(),
+            "{received:?}"
+        );
+
+        let (first_id, first) = peer.listen("127.0.0.1:25").unwrap();
+        let (second_id, second) = peer.listen("127.0.0.1:25").unwrap();
+        assert_eq!(first_id, second_id);
+        assert_eq!(inode(&first), inode(&second));
+        assert_eq!(portreeve_tests::census::listening().len(), 1);
+        peer.stop(&[first_id]);
+        broker.await_no_more_than(&before);
+    });
+}
+
+fn inode(descriptor: impl std::os::fd::AsFd) -> u64 {
+    rustix::fs::fstat(descriptor).unwrap().st_ino
+}
+
+#[test]
+fn more_descriptors_in_flight_than_the_kernel_allows_are_waited_for() {
+    isolated(|host| {
+        // RLIMIT_NOFILE is also how many descriptors may be in flight (ETOOMANYREFS in unix(7)).
+        let mut command = Command::new("prlimit");
+        let config = broker::config(host, &sample::control(ANYWHERE));
+        command
+            .args(["--nofile=2048:2048", "--"])
+            .arg(host.binary(binaries::BROKER))
+            .arg("--config")
+            .arg(config);
+        let broker = Broker::start_command(host, command);
+        let mut hoarder = broker.peer();
+        let mut bystander = broker.peer();
+        let before = broker.census();
+        let many = ListenMany {
+            all_or_nothing: true,
+            listeners: List::first_of((3000..3253).map(|port| listen(&format!("127.0.0.1:{port}")))),
+        };
+        let numbers: Vec<u32> = (0..2048 / 253 + 3).map(|_| hoarder.send(&many)).collect();
+        bystander.ping();
+        for number in numbers {
+            let frame = hoarder.receive().unwrap();
+            assert_eq!(frame.header.request, number);
+            let (reply, descriptors) = frame.reply::<ListenMany>().unwrap();
+            assert_eq!((reply.results.len(), descriptors.len()), (253, 253));
+        }
+        bystander.listen("127.0.0.1:25").unwrap();
+        drop((hoarder, bystander));
+        broker.await_no_more_than(&before);
+    });
+}
+
+#[test]
+fn a_peer_that_never_reads_delays_nobody() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(ANYWHERE));
+        let mut deaf = broker.peer();
+        let mut bystander = broker.peer();
+        deaf.channel.set_nonblocking(true).unwrap();
+        let mut buffer = codec::frame_buffer();
+        let ping = codec::encode(&mut buffer, Ping::KIND, 1, 0, &Ping {}).unwrap();
+        let mut sent = 0;
+        // Until neither side's buffer takes any more: then the broker has stopped reading.
+        while sent < 100_000 && channel::send_bare(&deaf.channel, ping).is_ok() {
+            sent += 1;
+        }
+        bystander.ping();
+        bystander.listen("127.0.0.1:25").unwrap();
+        deaf.channel.set_nonblocking(false).unwrap();
+        assert!(deaf.receive().is_ok(), "what was answered can still be read");
+    });
+}
+
+#[test]
+fn text_of_a_peer_reaches_the_log_escaped() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(ANYWHERE));
+        let mut peer = broker.stranger();
+        let client = Text::new("evil\nname\u{1b}[2J\0").unwrap();
+        peer.ask(&Hello { client, features: 0 }).unwrap();
+        let fault = peer.listen("192.0.2.1:25").unwrap_err();
+        assert_eq!(fault.code, FaultCode::Denied, "{fault}");
+        let line = broker.log.wait_for(&["192.0.2.1:25"]);
+        assert!(!line.contains('\u{1b}') && !line.contains('\0'), "{line:?}");
+        assert!(!broker.log.lines().iter().any(|line| line.starts_with("name")));
+    });
+}
+
+#[test]
+fn nothing_is_given_to_a_peer_that_has_not_said_hello() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(ANYWHERE));
+        let mut stranger = broker.stranger();
+        assert!(stranger.listen("127.0.0.1:25").is_err());
+        assert!(portreeve_tests::census::listening().is_empty());
+    });
+}

@@ -1,0 +1,129 @@
+//! Packets that are no request: each ends its own session at most, and never the broker.
+
+use portreeve_protocol::channel;
+use portreeve_protocol::frame::{HEADER_LENGTH, MAX_FRAME};
+use portreeve_protocol::message::{Hello, Listen, ListenMany, Operation as _, Ping};
+use portreeve_protocol::{Fault, FaultCode, Header, Kind, codec};
+use portreeve_tests::{Broker, isolated, sample};
+
+const ANYWHERE: &str = r#"( "127.0.0.1:1-65535" )"#;
+
+/// A header that is right for a Ping, for tests that spoil it.
+fn header() -> Header {
+    Header {
+        kind: Ping::KIND,
+        request: 7,
+        descriptors: 0,
+        body: 0,
+    }
+}
+
+fn spoiled(index: usize, value: u8) -> Vec<u8> {
+    let mut bytes = header().encode().to_vec();
+    bytes[index] = value;
+    bytes
+}
+
+fn with_body(kind: Kind, body: &[u8]) -> Vec<u8> {
+    let declared = u16::try_from(body.len()).unwrap();
+    [
+        &Header {
+            kind,
+            body: declared,
+            ..header()
+        }
+        .encode(),
+        body,
+    ]
+    .concat()
+}
+
+#[test]
+fn malformed_frames_end_their_session_and_nothing_else() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(ANYWHERE));
+        let mut bystander = broker.peer();
+        let before = broker.census();
+        let hello = |client: &[u8]| {
+            let length = u64::try_from(client.len()).unwrap().to_le_bytes();
+            with_body(Hello::KIND, &[&length, client, &[0; 8]].concat())
+        };
+        let cases: Vec<(&str, Vec<u8>)> = vec![
+            ("one byte", vec![0]),
+            ("a short header", header().encode()[..HEADER_LENGTH - 1].to_vec()),
+            ("wrong magic bytes", spoiled(0, b'X')),
+            ("an unknown version", spoiled(4, 99)),
+            ("a reserved byte set", spoiled(15, 1)),
+            ("a declared body that is not there", spoiled(12, 1)),
+            (
+                "a body that is not declared",
+                [&header().encode()[..], b"x"].concat(),
+            ),
+            ("a declared descriptor that is not there", spoiled(14, 1)),
+            ("a truncated body", with_body(Listen::KIND, &[0, 0, 0, 0, 0, 0])),
+            (
+                "an empty body where there must be one",
+                with_body(Listen::KIND, &[]),
+            ),
+            ("bytes after the message", with_body(Ping::KIND, &[0])),
+            ("text that is not UTF-8", hello(&[0xff, 0xfe])),
+            ("a text longer than it may be", hello(&[b'a'; 65])),
+            ("an unknown variant", with_body(Listen::KIND, &[0xff; 64])),
+            (
+                "a length that no packet has",
+                with_body(
+                    ListenMany::KIND,
+                    &[0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
+                ),
+            ),
+        ];
+        for (what, packet) in cases {
+            let mut peer = broker.peer();
+            channel::send_bare(&peer.channel, &packet).unwrap();
+            let answer = peer.receive();
+            if let Ok(frame) = answer {
+                assert_eq!(frame.header.kind, Kind::FAULT, "{what}");
+                let request = if packet.len() < 12 { 0 } else { 7 };
+                assert_eq!(frame.header.request, request, "{what}");
+                let fault: Fault = codec::decode(&frame.body).unwrap();
+                let codes = [FaultCode::Malformed, FaultCode::Unsupported];
+                assert!(codes.contains(&fault.code), "{what}: {fault}");
+                assert!(peer.is_cut_off(), "{what}");
+            }
+            bystander.ping();
+        }
+        broker.await_no_more_than(&before);
+    });
+}
+
+#[test]
+fn packets_longer_than_a_frame_end_their_session_and_nothing_else() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(ANYWHERE));
+        let mut bystander = broker.peer();
+        let before = broker.census();
+        for length in [MAX_FRAME + 1, 2 * MAX_FRAME] {
+            let mut peer = broker.peer();
+            channel::send_bare(&peer.channel, &vec![0x50; length]).unwrap();
+            assert!(peer.is_cut_off(), "{length} bytes");
+            bystander.ping();
+        }
+        broker.await_no_more_than(&before);
+    });
+}
+
+#[test]
+fn an_unknown_operation_is_a_fault_and_the_session_goes_on() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(ANYWHERE));
+        let mut peer = broker.peer();
+        for kind in [0, 999, 0x7fff, Ping::KIND.reply().0, Kind::FAULT.0] {
+            channel::send_bare(&peer.channel, &with_body(Kind(kind), b"whatever")).unwrap();
+            let frame = peer.receive().unwrap();
+            assert_eq!((frame.header.kind, frame.header.request), (Kind::FAULT, 7));
+            let fault: Fault = codec::decode(&frame.body).unwrap();
+            assert_eq!(fault.code, FaultCode::Unsupported, "{fault}");
+            peer.ping();
+        }
+    });
+}
