@@ -1,0 +1,245 @@
+//! Listeners: made by policy, held, refused by name, taken out of service.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use portreeve_protocol::FaultCode;
+use portreeve_protocol::List;
+use portreeve_protocol::message::{Listen, ListenMany, ListenOptions, ListenerId, Outcome};
+use portreeve_tests::broker::SOCKET;
+use portreeve_tests::chroot::WORKER;
+use portreeve_tests::peer::listen;
+use portreeve_tests::{Broker, Peer, census, eventually, isolated, sample};
+
+const ANYWHERE: &str = r#"( "*:1-65535" "[::]:1-65535" )"#;
+/// As long as a client may wait where the answer must come at once.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+fn inode(descriptor: impl AsFd) -> u64 {
+    rustix::fs::fstat(descriptor).unwrap().st_ino
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// One connection, over which a byte goes each way.
+fn serves(listener: OwnedFd, at: SocketAddr) {
+    let listener = TcpListener::from(listener);
+    let mut client = TcpStream::connect_timeout(&at, AT_ONCE).unwrap();
+    let (mut served, _) = listener.accept().unwrap();
+    served.write_all(b"2").unwrap();
+    let mut byte = [0];
+    client.read_exact(&mut byte).unwrap();
+    assert_eq!(&byte, b"2");
+}
+
+#[test]
+fn a_listener_of_a_privileged_port_serves_and_leaves_nothing() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(ANYWHERE));
+        let mut peer = broker.peer();
+        let before = broker.census();
+        for at in ["127.0.0.1:25", "[::1]:25"] {
+            let (id, listener) = peer.listen(at).unwrap();
+            serves(listener, address(at));
+            assert!(peer.stop(&[id]).unknown.is_empty());
+        }
+        assert!(census::listening().is_empty());
+        broker.await_no_more_than(&before);
+    });
+}
+
+#[test]
+fn after_a_stop_a_client_is_refused_though_the_worker_kept_its_copy() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(ANYWHERE));
+        let mut peer = broker.peer();
+        let before = broker.census();
+        let (id, kept) = peer.listen("127.0.0.1:25").unwrap();
+        peer.stop(&[id]);
+        let refused = TcpStream::connect_timeout(&address("127.0.0.1:25"), AT_ONCE).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        assert!(census::listening().is_empty());
+        broker.await_no_more_than(&before);
+        drop(kept);
+    });
+}
+
+#[test]
+fn a_client_that_waits_to_be_accepted_is_reset_by_a_stop() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(ANYWHERE));
+        let mut peer = broker.peer();
+        let (id, _kept) = peer.listen("127.0.0.1:25").unwrap();
+        let mut client = TcpStream::connect_timeout(&address("127.0.0.1:25"), AT_ONCE).unwrap();
+        client.set_read_timeout(Some(AT_ONCE)).unwrap();
+        peer.stop(&[id]);
+        let error = client.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn a_worker_that_listens_again_on_a_stopped_copy_serves_nobody() {
+    isolated(|host| {
+        let mut broker = Broker::start(host, &sample::control(ANYWHERE));
+        let warned = |broker: &Broker| {
+            let warnings = broker.peer().status().warnings.into_vec();
+            warnings.iter().any(|warning| warning.contains("not enforced"))
+        };
+        // Where the kernel does not let the broker load a program, it says so and what helps: this.
+        if warned(&broker) {
+            broker.terminate();
+            let text = sample::control(ANYWHERE).replace("service+ep", "service,cap_net_admin+ep");
+            broker = Broker::start(host, &text);
+            assert!(!warned(&broker));
+        }
+        let mut peer = broker.peer();
+        let (id, kept) = peer.listen("127.0.0.1:25").unwrap();
+        peer.stop(&[id]);
+        let _ = rustix::net::listen(&kept, 5);
+        assert!(TcpStream::connect_timeout(&address("127.0.0.1:25"), AT_ONCE).is_err());
+        let listener = TcpListener::from(kept);
+        listener.set_nonblocking(true).unwrap();
+        assert!(listener.accept().is_err());
+    });
+}
+
+#[test]
+fn a_stopped_endpoint_can_be_had_again_at_once() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(ANYWHERE));
+        let mut peer = broker.peer();
+        let before = broker.census();
+        for _ in 0..50 {
+            let (id, listener) = peer.listen("127.0.0.1:25").unwrap();
+            serves(listener, address("127.0.0.1:25"));
+            peer.stop(&[id]);
+        }
+        broker.await_no_more_than(&before);
+    });
+}
+
+#[test]
+fn asking_twice_gives_the_same_socket() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(ANYWHERE));
+        let mut peer = broker.peer();
+        let (first_id, first) = peer.listen("127.0.0.1:25").unwrap();
+        let (second_id, second) = peer.listen("127.0.0.1:25").unwrap();
+        assert_eq!((first_id, inode(first)), (second_id, inode(second)));
+        assert_eq!(peer.status().listeners_held, 1);
+    });
+}
+
+#[test]
+fn stopping_what_is_not_ones_own_is_told_and_does_nothing() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(ANYWHERE));
+        let mut owner = broker.peer();
+        let mut other = Peer::connect_as(Path::new(SOCKET), WORKER, WORKER).unwrap();
+        other.hello();
+        let (id, listener) = owner.listen("127.0.0.1:25").unwrap();
+        assert_eq!(*other.stop(&[id, ListenerId(999)]).unknown, [id, ListenerId(999)]);
+        serves(listener, address("127.0.0.1:25"));
+    });
+}
+
+#[test]
+fn of_many_each_stands_for_itself_or_all_fail_together() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:2000-2999" )"#));
+        let mut peer = broker.peer();
+        let before = broker.census();
+        let _taken = TcpListener::bind("127.0.0.1:2001").unwrap();
+        let endpoints = [
+            "127.0.0.1:2000",
+            "127.0.0.1:2001",
+            "127.0.0.1:3000",
+            "127.0.0.1:2002",
+        ];
+        let many = |all_or_nothing| ListenMany {
+            all_or_nothing,
+            listeners: List::first_of(endpoints.map(listen)),
+        };
+        let (reply, descriptors) = peer.ask(&many(true)).unwrap();
+        assert!(descriptors.is_empty());
+        assert!(
+            reply
+                .results
+                .iter()
+                .all(|result| matches!(result, Outcome::Fault(_)))
+        );
+        assert_eq!(census::listening(), [address("127.0.0.1:2001")]);
+
+        let (reply, descriptors) = peer.ask(&many(false)).unwrap();
+        let codes = reply.results.iter().map(|result| match result {
+            Outcome::Done(_) => None,
+            Outcome::Fault(fault) => Some(fault.code),
+        });
+        let expected = [None, Some(FaultCode::InUse), Some(FaultCode::Denied), None];
+        assert_eq!(codes.collect::<Vec<_>>(), expected);
+        let ports = descriptors.iter().map(|descriptor| {
+            let address: SocketAddr = rustix::net::getsockname(descriptor).unwrap().try_into().unwrap();
+            address.port()
+        });
+        assert_eq!(ports.collect::<Vec<_>>(), [2000, 2002]);
+        let ids: Vec<ListenerId> = reply
+            .results
+            .iter()
+            .filter_map(|result| match result {
+                Outcome::Done(listening) => Some(listening.id),
+                Outcome::Fault(_) => None,
+            })
+            .collect();
+        peer.stop(&ids);
+        broker.await_no_more_than(&before);
+    });
+}
+
+#[test]
+fn unix_and_udp_listeners_are_made_with_their_mode() {
+    isolated(|host| {
+        let directory = host.path("sockets");
+        std::fs::create_dir(&directory).unwrap();
+        let stream = directory.join("mail.sock");
+        let permits = format!(r#"( "{}" "*:53/udp" )"#, stream.display());
+        let broker = Broker::start(host, &sample::control(&permits));
+        let mut peer = broker.peer();
+        let request = Listen {
+            options: ListenOptions {
+                mode: Some(0o622),
+                ..ListenOptions::default()
+            },
+            ..listen(stream.to_str().unwrap())
+        };
+        let (reply, _listener) = peer.ask(&request).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&stream.metadata().unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o622);
+        std::os::unix::net::UnixStream::connect(&stream).unwrap();
+        let (udp, _socket) = peer.listen("*:53/udp").unwrap();
+        assert_eq!(census::sockets_on("udp", 53), 1);
+        peer.stop(&[reply.id, udp]);
+        assert!(std::os::unix::net::UnixStream::connect(&stream).is_err());
+    });
+}
+
+#[test]
+fn listeners_of_a_peer_that_hangs_up_are_gone_after_their_retention() {
+    isolated(|host| {
+        let config = sample::control(ANYWHERE).replace("broker {", "broker { retain = 1");
+        let broker = Broker::start(host, &config);
+        let before = broker.census();
+        let mut peer = broker.peer();
+        peer.listen("127.0.0.1:25").unwrap();
+        drop(peer);
+        eventually("the end of the listener", || {
+            census::listening().is_empty().then_some(())
+        });
+        broker.await_no_more_than(&before);
+    });
+}

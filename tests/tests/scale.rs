@@ -1,0 +1,53 @@
+//! As many listeners as a large host has.
+
+use portreeve_protocol::List;
+use portreeve_protocol::message::{ListenMany, ListenerId, Operation as _, Outcome};
+use portreeve_tests::peer::listen;
+use portreeve_tests::{Broker, Peer, census, isolated, process, sample};
+
+#[test]
+fn ten_thousand_listeners_are_started_and_stopped_at_run_time() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:1-65535" )"#));
+        let mut peer = broker.peer();
+        let before = broker.census();
+        let figure = |when: &str| {
+            let rss = process::status_field(broker.pid(), "VmRSS");
+            println!(
+                "{when}: broker holds {} descriptors, VmRSS {rss}",
+                broker.census().0.len()
+            );
+        };
+        figure("idle");
+        let mut held = Vec::new();
+        for first in (10_000..20_000u16).step_by(200) {
+            held.extend(listen_many(&mut peer, first..first + 200));
+        }
+        assert_eq!(peer.status().listeners_held, 10_000);
+        assert_eq!(census::listening().len(), 10_000);
+        figure("10,000 listeners");
+        for some in held.chunks(200) {
+            peer.stop(some);
+        }
+        assert_eq!(peer.status().listeners_held, 0);
+        assert!(census::listening().is_empty());
+        broker.await_no_more_than(&before);
+        figure("released");
+    });
+}
+
+/// Starts them, closes our copies, and gives their numbers.
+fn listen_many(peer: &mut Peer, ports: std::ops::Range<u16>) -> Vec<ListenerId> {
+    let many = ListenMany {
+        all_or_nothing: true,
+        listeners: List::first_of(ports.map(|port| listen(&format!("127.0.0.1:{port}")))),
+    };
+    let (reply, _) = peer
+        .ask(&many)
+        .unwrap_or_else(|fault| panic!("{}: {fault}", ListenMany::NAME));
+    let id = |result: &Outcome<_>| match result {
+        Outcome::Done(portreeve_protocol::message::Listening { id }) => *id,
+        Outcome::Fault(fault) => panic!("{fault}"),
+    };
+    reply.results.iter().map(id).collect()
+}
