@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::io::fcntl_getfd;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketType, sendmsg};
@@ -18,6 +18,9 @@ fn main() {
         return;
     }
     let at_start = descriptors();
+    // Taken as a worker takes them, and held to the end.
+    let _listeners = portreeve_worker::listeners_from_environment().unwrap();
+    let _channel = portreeve_worker::Channel::from_environment().unwrap();
     let mut control = UnixStream::connect(portreeve_tests::puppet::SOCKET).unwrap();
     send_channel(&control);
     let commands = BufReader::new(control.try_clone().unwrap());
@@ -34,7 +37,13 @@ fn obey(command: &str, at_start: &str) -> String {
             .map(|(name, value)| format!("{name}={value} "))
             .collect(),
         "descriptors of a child" => {
-            let output = Command::new("/puppet").arg("descriptors").output().unwrap();
+            // Its own streams, because /dev/null is not in its chroot.
+            let output = Command::new("/puppet")
+                .arg("descriptors")
+                .stdin(Stdio::inherit())
+                .stderr(Stdio::inherit())
+                .output()
+                .unwrap();
             String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
         }
         "attempts" => attempts(),

@@ -1,0 +1,265 @@
+//! What the broker keeps and what the worker is left with, as the kernel says.
+
+use std::path::Path;
+
+use portreeve_protocol::FaultCode;
+use portreeve_tests::broker::{self, SOCKET};
+use portreeve_tests::chroot::WORKER;
+use portreeve_tests::process::{self, Status};
+use portreeve_tests::puppet::Stage;
+use portreeve_tests::{Broker, Host, Peer, Refusal, isolated, sample};
+
+const NET_BIND_SERVICE: u64 = 1 << 10;
+const NET_ADMIN: u64 = 1 << 12;
+const NET_RAW: u64 = 1 << 13;
+const SYS_RESOURCE: u64 = 1 << 24;
+
+const FIRST_SAMPLE: &str = r#"
+security {
+  user = ecuser
+  group = ecuser
+  capabilities = "cap_net_bind_service+ep"
+  privileges = "basic net_privaddr"
+}
+"#;
+const SECOND_SAMPLE: &str = r#"
+security {
+  user = ecuser
+  group = ecuser
+  capabilities = "cap_net_admin+ep cap_net_bind_service+ep cap_net_raw+ep cap_sys_resource+ep"
+  privileges = "basic net_privaddr net_bindmlp sys_resource sys_net_config net_rawaccess"
+}
+"#;
+const ECUSER: u32 = 4321;
+
+/// Adds to a security scope a chroot and a puppet in it.
+fn with_worker(security: &str) -> String {
+    format!(
+        "{security}\nsecurity {{ chroot = /run/host/chroot }}\nworker {{ command = ( /run/host/bin/puppet ) }}\n"
+    )
+}
+
+fn broker_status(retained: u64) -> Status {
+    Status {
+        uid: vec![0; 4],
+        gid: vec![0; 4],
+        permitted: retained,
+        effective: retained,
+        bounding: retained,
+        no_new_privs: true,
+        ..Status::default()
+    }
+}
+
+fn worker_status(id: u32, groups: &[u32]) -> Status {
+    Status {
+        uid: vec![id; 4],
+        gid: vec![id; 4],
+        groups: groups.to_vec(),
+        no_new_privs: true,
+        ..Status::default()
+    }
+}
+
+/// Every thread of the process is so; a seccomp filter is welcome.
+#[track_caller]
+fn is(what: &str, pid: u32, expected: &Status) {
+    for thread in process::threads(pid) {
+        assert_eq!(Status { seccomp: 0, ..thread }, *expected, "{what}");
+    }
+}
+
+/// Starts a broker and a puppet, and compares what the kernel says of broker, launcher and worker.
+#[track_caller]
+fn confined(host: &Host, security: &str, retained: u64, worker: &Status) -> Broker {
+    host.add_user("ecuser", ECUSER);
+    let stage = Stage::new(host, "chroot");
+    let broker = Broker::start(host, &with_worker(security));
+    let (mut puppet, mut channel) = stage.enter();
+    is("broker", broker.pid(), &broker_status(retained));
+    is("launcher", broker.launcher(), worker);
+    is("worker", broker.worker(), worker);
+    assert_eq!(process::root(broker.worker()), stage.chroot.path);
+    assert_eq!(process::root(broker.launcher()), stage.chroot.path);
+    let welcome = channel.hello();
+    assert_eq!(welcome.capabilities, retained);
+    assert_eq!(puppet.tell("descriptors"), "0 1 2 3:channel");
+    broker
+}
+
+#[test]
+fn the_first_sample_keeps_one_capability_and_the_worker_none() {
+    isolated(|host| {
+        confined(host, FIRST_SAMPLE, NET_BIND_SERVICE, &worker_status(ECUSER, &[]));
+    });
+}
+
+#[test]
+fn the_second_sample_keeps_four_or_names_the_one_that_it_cannot() {
+    isolated(|host| {
+        let held = &process::threads(std::process::id())[0];
+        if held.bounding & SYS_RESOURCE != 0 {
+            let retained = NET_ADMIN | NET_BIND_SERVICE | NET_RAW | SYS_RESOURCE;
+            confined(host, SECOND_SAMPLE, retained, &worker_status(ECUSER, &[]));
+        } else {
+            host.add_user("ecuser", ECUSER);
+            let refusal = Refusal::of(host, SECOND_SAMPLE);
+            assert_eq!(refusal.code, Some(77), "{}", refusal.message);
+            assert!(
+                refusal.message.contains("cap_sys_resource"),
+                "{}",
+                refusal.message
+            );
+            let without = SECOND_SAMPLE.replace(" cap_sys_resource+ep", "");
+            confined(
+                host,
+                &without,
+                NET_ADMIN | NET_BIND_SERVICE | NET_RAW,
+                &worker_status(ECUSER, &[]),
+            );
+        }
+    });
+}
+
+#[test]
+fn without_capabilities_the_broker_keeps_none() {
+    isolated(|host| {
+        let none = "security { user = ecuser group = ecuser }";
+        confined(host, none, 0, &worker_status(ECUSER, &[]));
+    });
+}
+
+#[test]
+fn a_worker_that_is_root_holds_no_capability_either_and_the_operator_is_warned() {
+    isolated(|host| {
+        let root = "security { user = root group = root capabilities = \"cap_net_bind_service+ep\" }";
+        let broker = confined(host, root, NET_BIND_SERVICE, &worker_status(0, &[]));
+        broker.log.wait_for(&["WARN", "security.user is root"]);
+    });
+}
+
+#[test]
+fn the_worker_has_its_supplemental_groups_and_no_others() {
+    isolated(|host| {
+        host.add_group("sslcerts", 4400);
+        let groups = "security { user = ecuser group = ecuser supplemental_groups = ( sslcerts 4300 ) }";
+        confined(host, groups, 0, &worker_status(ECUSER, &[4300, 4400]));
+    });
+}
+
+#[test]
+fn an_effective_flag_alone_is_refused_and_an_inheritable_one_is_kept_exactly() {
+    isolated(|host| {
+        let config = |capabilities: &str| {
+            let text =
+                format!("security {{ user = nobody group = nogroup capabilities = \"{capabilities}\" }}");
+            broker::config(host, &text)
+        };
+        let refusal = Refusal::of_command(broker::command(host, &config("cap_net_raw=e")));
+        assert_eq!(refusal.code, Some(78), "{}", refusal.message);
+        assert!(refusal.message.contains("cap_net_raw"), "{}", refusal.message);
+        let path = config("cap_net_raw+eip cap_chown+p");
+        let broker = Broker::start_command(host, broker::command(host, &path));
+        let expected = Status {
+            inheritable: NET_RAW,
+            permitted: NET_RAW | 1,
+            bounding: NET_RAW | 1,
+            ..broker_status(NET_RAW)
+        };
+        is("broker", broker.pid(), &expected);
+    });
+}
+
+#[test]
+fn a_worker_cannot_regain_anything() {
+    isolated(|host| {
+        for user in ["nobody", "root"] {
+            let stage = Stage::new(host, &format!("chroot-{user}"));
+            let text = sample::worker(&stage.chroot, "( /run/host/bin/puppet )", "");
+            let text = match user {
+                "root" => text
+                    .replace("user = nobody", "user = root")
+                    .replace("group = nogroup", "group = root"),
+                _ => text,
+            };
+            let broker = Broker::start(host, &text);
+            let (mut puppet, _channel) = stage.enter();
+            let answers = puppet.tell("attempts");
+            for (attempt, answer) in answers.split(' ').map(|word| word.split_once('=').unwrap()) {
+                // To become who one is already is no gain, and root's own ids are all that it has left.
+                let harmless = user == "root" && attempt.starts_with("set") && attempt.contains("id");
+                assert!(answer != "done" || harmless, "{user} could {attempt}: {answers}");
+            }
+            is(
+                "worker",
+                broker.worker(),
+                &worker_status(if user == "root" { 0 } else { WORKER }, &[]),
+            );
+        }
+    });
+}
+
+#[test]
+fn a_worker_sees_its_channel_and_listeners_and_what_it_execs_sees_none() {
+    isolated(|host| {
+        let stage = Stage::new(host, "chroot");
+        let listener = "ESMTP_Listener { Listen \"127.0.0.1:25\" {} }";
+        let text = sample::worker(&stage.chroot, "( /run/host/bin/puppet )", listener);
+        let _broker = Broker::start(host, &text);
+        let (mut puppet, _channel) = stage.enter();
+        assert_eq!(puppet.tell("descriptors"), "0 1 2 3:socket 4:channel");
+        assert_eq!(puppet.tell("descriptors of a child"), "0 1 2");
+    });
+}
+
+#[test]
+fn a_worker_has_the_environment_that_the_configuration_says() {
+    isolated(|host| {
+        let stage = Stage::new(host, "chroot");
+        let text = sample::worker(
+            &stage.chroot,
+            "( /run/host/bin/puppet )\nenvironment = [ TZ = \"UTC\" ]",
+            "",
+        );
+        let config = broker::config(host, &text);
+        let mut command = broker::command(host, &config);
+        command.env("SECRET", "of the one who started it");
+        let _broker = Broker::start_command(host, command);
+        let (mut puppet, _channel) = stage.enter();
+        assert_eq!(puppet.tell("environment"), "TZ=UTC PORTREEVE_CHANNEL=3");
+    });
+}
+
+#[test]
+fn a_user_without_permission_gets_a_fault_and_leaves_an_audit_line() {
+    isolated(|host| {
+        let text = sample::control(r#"( "127.0.0.1:25" )"#).replace("peer nobody", "peer daemon");
+        let broker = Broker::start(host, &text);
+        let mut stranger = Peer::connect_as(Path::new(SOCKET), WORKER, WORKER).unwrap();
+        let hello = portreeve_protocol::message::Hello {
+            client: Default::default(),
+            features: 0,
+        };
+        let fault = match stranger.ask(&hello) {
+            Err(fault) => fault,
+            Ok(_) => stranger.listen("127.0.0.1:25").unwrap_err(),
+        };
+        assert_eq!(fault.code, FaultCode::Denied, "{fault}");
+        assert!(!fault.remedy.is_empty(), "{fault:?}");
+        broker.log.wait_for(&["audit", "65534", "denied"]);
+        broker.peer().listen("127.0.0.1:25").unwrap();
+    });
+}
+
+#[test]
+fn the_mode_of_the_control_socket_keeps_others_out() {
+    isolated(|host| {
+        let text = sample::control(r#"( "127.0.0.1:25" )"#).replace("socket_mode = 0666", "");
+        let broker = Broker::start(host, &text);
+        let refused = Peer::connect_as(Path::new(SOCKET), WORKER, WORKER)
+            .map(|_| ())
+            .unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+        broker.peer().ping();
+    });
+}
