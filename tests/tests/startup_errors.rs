@@ -1,0 +1,202 @@
+//! Why a broker does not start: one line that names the value, its place and the remedy, an exit code of
+//! sysexits(3), and nothing left running or listening.
+
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use portreeve_tests::broker::{self, SOCKET};
+use portreeve_tests::chroot::{Chroot, WORKER};
+use portreeve_tests::refusal::exit;
+use portreeve_tests::{Refusal, binaries, isolated, sample};
+
+/// A security scope with one line of its own after what is usual.
+fn security(line: &str) -> String {
+    format!(
+        "security {{\nuser = nobody\ngroup = nogroup\n{line}\n}}\n{}",
+        sample::socket(r#"( "*:2525" )"#)
+    )
+}
+
+#[test]
+fn without_root() {
+    isolated(|host| {
+        let mut command = broker::command(host, &broker::config(host, &security("")));
+        command.uid(WORKER).gid(WORKER);
+        Refusal::of_command(command).says(exit::NO_PERMISSION, &["root", "65534"]);
+    });
+}
+
+#[test]
+fn an_unknown_user() {
+    isolated(|host| {
+        let refusal = Refusal::of(host, &security("user = mailuser"));
+        refusal.says(
+            exit::NO_USER,
+            &["user", "mailuser", "portreeve.conf:4", "useradd"],
+        );
+    });
+}
+
+#[test]
+fn an_unknown_group() {
+    isolated(|host| {
+        let refusal = Refusal::of(host, &security("group = mailgroup"));
+        refusal.says(
+            exit::NO_USER,
+            &["group", "mailgroup", "portreeve.conf:4", "groupadd"],
+        );
+    });
+}
+
+#[test]
+fn an_unknown_supplemental_group() {
+    isolated(|host| {
+        let refusal = Refusal::of(host, &security("supplemental_groups = ( nogroup sslcerts )"));
+        refusal.says(
+            exit::NO_USER,
+            &["group", "sslcerts", "portreeve.conf:4", "groupadd"],
+        );
+    });
+}
+
+#[test]
+fn a_missing_chroot() {
+    isolated(|host| {
+        let refusal = Refusal::of(host, &security("chroot = /run/host/nowhere"));
+        refusal.says(
+            exit::NO_INPUT,
+            &["chroot", "/run/host/nowhere", "portreeve.conf:4", "create"],
+        );
+    });
+}
+
+#[test]
+fn a_chroot_that_is_no_directory() {
+    isolated(|host| {
+        host.file("nowhere", "");
+        let refusal = Refusal::of(host, &security("chroot = /run/host/nowhere"));
+        refusal.says(
+            exit::NO_INPUT,
+            &["chroot", "/run/host/nowhere", "portreeve.conf:4"],
+        );
+    });
+}
+
+#[test]
+fn a_chroot_that_the_worker_can_write_to() {
+    isolated(|host| {
+        let chroot = Chroot::new(host, "chroot");
+        let mode =
+            |mode| std::fs::set_permissions(&chroot.path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let check = || {
+            let refusal = Refusal::of(host, &security("chroot = /run/host/chroot"));
+            refusal.says(
+                exit::CONFIG,
+                &["/run/host/chroot", "writable", "portreeve.conf:4", "chown"],
+            );
+        };
+        mode(0o777);
+        check();
+        chown(&chroot.path, None, Some(WORKER)).unwrap();
+        mode(0o770);
+        check();
+        chown(&chroot.path, Some(WORKER), None).unwrap();
+        mode(0o755);
+        check();
+        // Its owner can give himself what he has not.
+        mode(0o555);
+        check();
+    });
+}
+
+#[test]
+fn a_configuration_that_is_not_there() {
+    isolated(|host| {
+        let refusal = Refusal::of_command(broker::command(host, Path::new("/run/host/none.conf")));
+        refusal.says(exit::NO_INPUT, &["/run/host/none.conf"]);
+    });
+}
+
+#[test]
+fn a_configuration_that_others_can_write_to() {
+    isolated(|host| {
+        let config = broker::config(host, &security(""));
+        std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o666)).unwrap();
+        Refusal::of_command(broker::command(host, &config))
+            .says(exit::CONFIG, &["portreeve.conf", "writ", "chmod"]);
+    });
+}
+
+#[test]
+fn a_configuration_with_an_error() {
+    isolated(|host| {
+        let refusal = Refusal::of(host, &security("chrot = /var"));
+        refusal.says(exit::CONFIG, &["portreeve.conf:4:1", "chrot", "chroot"]);
+    });
+}
+
+#[test]
+fn an_unknown_capability() {
+    isolated(|host| {
+        let refusal = Refusal::of(host, &security("capabilities = \"cap_net_bind_servce+ep\""));
+        refusal.says(exit::CONFIG, &["cap_net_bind_servce", "portreeve.conf:4"]);
+    });
+}
+
+#[test]
+fn a_capability_that_the_bounding_set_lacks() {
+    isolated(|host| {
+        let config = broker::config(host, &security("capabilities = \"cap_net_raw+ep\""));
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-net_raw", "--"]);
+        command
+            .arg(host.binary(binaries::BROKER))
+            .arg("--config")
+            .arg(config);
+        let words = [
+            "cap_net_raw",
+            "bounding set",
+            "portreeve.conf:4",
+            "CapabilityBoundingSet",
+        ];
+        Refusal::of_command(command).says(exit::NO_PERMISSION, &words);
+    });
+}
+
+#[test]
+fn a_permit_that_the_retained_capabilities_cannot_serve() {
+    isolated(|host| {
+        let text = security("").replace("*:2525", "*:25");
+        Refusal::of(host, &text).says(exit::CONFIG, &["cap_net_bind_service", "25", "portreeve.conf"]);
+    });
+}
+
+#[test]
+fn an_address_in_use() {
+    isolated(|host| {
+        let taken = TcpListener::bind("127.0.0.1:2525").unwrap();
+        let refusal = Refusal::of(
+            host,
+            &(security("") + "ESMTP_Listener {\nListen \"127.0.0.1:2525\" {}\n}\n"),
+        );
+        drop(taken);
+        refusal.says(
+            exit::UNAVAILABLE,
+            &["127.0.0.1:2525", "portreeve.conf:", "in use"],
+        );
+    });
+}
+
+#[test]
+fn a_control_socket_without_its_directory() {
+    isolated(|host| {
+        let text = security("").replace(SOCKET, "/run/host/none/broker.sock");
+        Refusal::of(host, &text).says(
+            exit::CANNOT_CREATE,
+            &["/run/host/none", "portreeve.conf:", "create"],
+        );
+    });
+}

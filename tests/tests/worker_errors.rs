@@ -1,0 +1,84 @@
+//! Why a worker cannot be started, said before anything is: which program, where it is named, what it lacks.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use portreeve_tests::chroot::Chroot;
+use portreeve_tests::refusal::exit;
+use portreeve_tests::{Host, Refusal, binaries, isolated, sample};
+
+/// A broker refuses to start this worker in an all but empty chroot.
+fn worker(host: &Host, command: &str) -> Refusal {
+    let security = "security {\nuser = nobody\ngroup = nogroup\nchroot = /run/host/chroot\n}\n";
+    let socket = sample::socket(r#"( "*:2525" )"#);
+    Refusal::of(
+        host,
+        &format!("{security}{socket}worker {{ command = ( {command} ) }}\n"),
+    )
+}
+
+#[test]
+fn a_worker_that_is_not_there() {
+    isolated(|host| {
+        Chroot::new(host, "chroot");
+        worker(host, "/usr/lib/no-such-worker")
+            .says(exit::OS_FILE, &["/usr/lib/no-such-worker", "portreeve.conf"]);
+    });
+}
+
+#[test]
+fn a_worker_that_is_not_executable() {
+    isolated(|host| {
+        Chroot::new(host, "chroot");
+        let program = host.path("worker");
+        std::fs::copy(host.binary(binaries::PUPPET), &program).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let words = [program.to_str().unwrap(), "portreeve.conf", "execut"];
+        worker(host, program.to_str().unwrap()).says(exit::OS_FILE, &words);
+    });
+}
+
+#[test]
+fn a_worker_whose_interpreter_is_not_in_its_chroot() {
+    isolated(|host| {
+        Chroot::new(host, "chroot");
+        let words = ["/usr/bin/env", "interpreter", "ld-", "portreeve.conf"];
+        worker(host, "/usr/bin/env").says(exit::OS_FILE, &words);
+    });
+}
+
+#[test]
+fn a_worker_whose_library_is_not_in_its_chroot() {
+    isolated(|host| {
+        let chroot = Chroot::new(host, "chroot");
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let interpreter = maps
+            .split_whitespace()
+            .find(|word| word.contains("/ld-linux"))
+            .unwrap();
+        // Where programs name it and where it really lies may differ.
+        let name = Path::new(interpreter).file_name().unwrap();
+        for directory in ["/lib", "/lib64"] {
+            let place = Path::new(directory).join(name);
+            if place.exists() {
+                chroot.copy(&place);
+            }
+        }
+        let refusal = worker(host, "/usr/bin/env");
+        refusal.says(
+            exit::OS_FILE,
+            &["/usr/bin/env", "library", "libc.so.6", "portreeve.conf"],
+        );
+    });
+}
+
+#[test]
+fn a_script_as_the_worker() {
+    isolated(|host| {
+        Chroot::new(host, "chroot");
+        let script = host.file("script", "#!/bin/sh\n");
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        worker(host, script.to_str().unwrap())
+            .says(exit::OS_FILE, &["script", "interpreter", "portreeve.conf"]);
+    });
+}
