@@ -15,12 +15,17 @@ pub const BROKER: &str = "portreeved";
 pub const CLIENT: &str = "portreeve";
 /// The worker that does as a test says.
 pub const PUPPET: &str = "puppet";
+/// The sample mail server.
+pub const SMTP_WORKER: &str = "smtp_worker";
 
 const DYNAMIC: &[(&str, &[&str])] = &[
     (BROKER, &["-p", "portreeve-broker", "--bin", BROKER]),
     (CLIENT, &["-p", "portreeve-worker", "--bin", CLIENT]),
 ];
-const STATIC: &[(&str, &[&str])] = &[(PUPPET, &["-p", "portreeve-tests", "--bin", PUPPET])];
+const STATIC: &[(&str, &[&str])] = &[
+    (PUPPET, &["-p", "portreeve-tests", "--bin", PUPPET]),
+    (SMTP_WORKER, &["-p", "portreeve-worker", "--example", SMTP_WORKER]),
+];
 
 fn names() -> impl Iterator<Item = &'static str> {
     DYNAMIC.iter().chain(STATIC).map(|(name, _)| *name)
