@@ -38,7 +38,10 @@ impl Folder {
     fn load(&self) -> Result<Config, Vec<String>> {
         match load(&self.path("main.conf"), trust()) {
             Ok((config, _)) => Ok(config),
-            Err(report) => Err(self.lines(report.one_lines())),
+            Err(report) => {
+                assert!(report.to_string().contains("= help: "), "{report}");
+                Err(self.lines(report.one_lines()))
+            }
         }
     }
 

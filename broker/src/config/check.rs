@@ -24,10 +24,10 @@ pub(super) fn config(config: &Config, sources: &Sources, problems: &mut Problems
     }
 }
 
-/// Each endpoint stands once.
+/// Each endpoint stands once, but for those that are not enabled: the MTA never saw them collide.
 fn endpoints(listeners: &[Listener], sources: &Sources, problems: &mut Problems) {
     let mut seen: HashMap<&Endpoint, &Listener> = HashMap::new();
-    for listener in listeners {
+    for listener in listeners.iter().filter(|listener| listener.socket.enable) {
         let endpoint = &listener.endpoint;
         let Some(first) = seen.insert(&endpoint.value, listener) else {
             continue;

@@ -9,8 +9,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// The bytes that all files of one configuration may have together.
-pub const MAX_BYTES: u64 = 64 << 20;
+/// The bytes that all files of one configuration may have together. The tree of the densest possible text takes
+/// twenty times its bytes, that of an ordinary one five times.
+pub const MAX_BYTES: u64 = 32 << 20;
 
 /// Who besides root may have written a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -197,7 +197,7 @@ fn read(text: &str) -> (Vec<Meant>, Vec<String>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_printed_is_read_back(items in items(), choices in vec(any::<u8>(), 1..64)) {

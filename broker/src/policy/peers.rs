@@ -32,6 +32,13 @@ impl PeerGrant {
     }
 }
 
+/// A name of digits alone as the id that it is. The highest id stands for none, see setresuid(2).
+fn number(name: &str) -> Option<u32> {
+    let digits = name.bytes().all(|byte| byte.is_ascii_digit());
+    let id = name.parse().ok().filter(|_| digits);
+    id.filter(|id| *id != u32::MAX)
+}
+
 impl Policy {
     /// Adds the `peer` scopes.
     pub(super) fn peers_of(
@@ -46,7 +53,7 @@ impl Policy {
                 PeerName::User(name) => ("user", name),
                 PeerName::Group(name) => ("group", name),
             };
-            let Some(id) = name.parse().ok().or_else(|| resolve(&peer.name.value)) else {
+            let Some(id) = number(name).or_else(|| resolve(&peer.name.value)) else {
                 let message = format!("there is no {what} {name:?} on this host");
                 let help = format!("add the {what}, correct its name, or remove this peer scope");
                 unknown.push(config.error(peer.name.span, message, help));

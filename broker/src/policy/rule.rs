@@ -65,8 +65,13 @@ impl Policy {
             self.all.join(&grant);
             permits.insert(name.clone(), grant);
         }
-        // After the permits: of two rules for one endpoint the listen scope says how its socket is made.
-        for listener in &config.listeners {
+        // After the permits: of two rules for one endpoint the listen scope says how its socket is made. Of two
+        // listen scopes it is the one that is enabled.
+        let (enabled, disabled): (Vec<_>, Vec<_>) = config
+            .listeners
+            .iter()
+            .partition(|listener| listener.socket.enable);
+        for listener in disabled.into_iter().chain(enabled) {
             let endpoint = &listener.endpoint;
             let text = format!("{}: Listen \"{}\"", listener.scope, endpoint.value);
             let rule = self.add_rule(config, endpoint.span, text, Some(listener.socket.clone()));

@@ -172,3 +172,13 @@ fn a_listen_scope_permits_exactly_its_endpoint() {
         assert!(!allows(&policy, endpoint), "{endpoint}");
     }
 }
+
+#[test]
+fn of_two_listen_scopes_the_enabled_one_says_how_the_socket_is_made() {
+    let policy = policy(
+        "A_Listener { Listen \":25\" { Listen_Backlog = 1 } } B_Listener { Listen \":25\" { Enable = no Listen_Backlog = 2 } }",
+    );
+    let endpoint: Endpoint = "*:25".parse().unwrap();
+    let permit = policy.listen(&Requester::Worker, &endpoint).unwrap();
+    assert_eq!(permit.socket().unwrap().backlog, 1);
+}

@@ -179,14 +179,13 @@ fn a_refusal_names_the_nearest_of_the_requesters_own_rules() {
 
 #[test]
 fn a_peer_that_this_host_does_not_know_is_an_error_with_its_place() {
-    let text = "broker {\n  socket = /run/b\n  peer nobody_here { allow = status }\n  peer \"@www\" { }\n}\n";
+    let text = "broker {\n  socket = /run/b\n  peer nobody_here { allow = status }\n  peer \"@www\" { }\n  peer \"+33\" { }\n  peer 77 { }\n  peer 4294967295 { }\n}\n";
     let report = Policy::new(&config(text), &mut ids).unwrap_err();
     let lines: Vec<String> = report.one_lines().collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
     assert_eq!(
-        lines,
-        [
-            "p.conf:3:8: error: there is no user \"nobody_here\" on this host; add the user, correct its name, or remove this peer scope"
-        ]
+        lines[0],
+        "p.conf:3:8: error: there is no user \"nobody_here\" on this host; add the user, correct its name, or remove this peer scope"
     );
 }
 
