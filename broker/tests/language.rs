@@ -39,6 +39,8 @@ fn every_form_is_accepted_in_every_place() {
         "Scope \"a name\" = { Option = 1 }",
         "Scope name\n{\n  Option = 1\n}",
         "Listen /tmp/2025 {}",
+        "Module kind/name name { register:scheme [ query = \"SELECT 1\n  AS x\" ] }",
+        "Module \"kind/name\" {}",
         "include \"other.conf\"",
         "include other.conf",
         "readonly_include \"/etc/conf.d\"",

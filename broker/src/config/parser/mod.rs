@@ -134,7 +134,12 @@ impl<'t> Parser<'t, '_> {
     /// `name word` can only be the head of a scope; find out what else it was meant to be.
     fn instance(&mut self, name: Span) {
         let before = (self.lexer, self.next);
-        let instance = self.scalar();
+        let mut instance = self.scalar();
+        // The MTA's older files have `Module KIND NAME {`.
+        let module = self.at(name).eq_ignore_ascii_case("module");
+        if module && matches!(self.next.kind, Kind::Word | Kind::Quoted { .. }) {
+            instance = self.scalar();
+        }
         match self.next.kind {
             Kind::OpenBrace => self.open_scope(name, Some(instance)),
             Kind::Equals if self.second().kind == Kind::OpenBrace => {
