@@ -31,7 +31,7 @@ impl Filter {
     pub fn confirmed(self) -> nix::Result<Self> {
         let scratch = socket(
             AddressFamily::Inet,
-            SockType::Datagram,
+            SockType::Stream,
             SockFlag::SOCK_CLOEXEC,
             None,
         )?;
