@@ -1,7 +1,7 @@
 //! What the configuration means on this host: names resolved, texts read, everything checked that can be checked
 //! without changing anything. `check` stops here; starting goes on.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -11,7 +11,7 @@ use nix::unistd::{Gid, Uid};
 use portreeve_protocol::Endpoint;
 
 use crate::capability::{self, CapabilitySet, State};
-use crate::config::{Config, Diagnostic, ListenPattern, PeerName, Severity, Spanned};
+use crate::config::{Config, Diagnostic, ListenPattern, PeerName, Severity, Span, Spanned};
 use crate::confine::identity::{self, Identity};
 use crate::failure::{Exit, Failure};
 use crate::policy::{self, Policy};
@@ -170,29 +170,32 @@ fn unprivileged_port_start() -> u16 {
     text.trim().parse().unwrap_or(1024)
 }
 
-/// The directories in which the control socket and the Unix listeners of the configuration are, each once.
-pub fn socket_directories(config: &Config) -> Vec<PathBuf> {
+/// The directories in which the control socket and the Unix listeners of the configuration are, and where each is
+/// named first.
+pub fn socket_directories(config: &Config) -> BTreeMap<PathBuf, Span> {
     let parent = |path: &str| Path::new(path).parent().map(Path::to_owned);
-    let control = config
-        .broker
-        .socket
-        .iter()
-        .filter_map(|socket| socket.value.parent().map(Path::to_owned));
+    let control = config.broker.socket.iter();
+    let control = control.filter_map(|socket| Some((socket.value.parent()?.to_owned(), socket.span)));
     let listeners = config
         .listeners
         .iter()
         .filter_map(|listener| match &listener.endpoint.value {
-            Endpoint::UnixStream(path) | Endpoint::UnixSeqpacket(path) => parent(path),
+            Endpoint::UnixStream(path) | Endpoint::UnixSeqpacket(path) => {
+                Some((parent(path)?, listener.endpoint.span))
+            }
             Endpoint::Tcp(_) | Endpoint::Udp(_) => None,
         });
     let permits = config.broker.permits.iter().flat_map(|permit| &permit.listen);
     let permits = permits.filter_map(|pattern| match &pattern.value {
-        ListenPattern::Path(path) => parent(path),
-        ListenPattern::Children(directory) => Some(PathBuf::from(directory.trim_end_matches('/'))),
+        ListenPattern::Path(path) => Some((parent(path)?, pattern.span)),
+        ListenPattern::Children(directory) => Some((directory.trim_end_matches('/').into(), pattern.span)),
         ListenPattern::Inet { .. } => None,
     });
-    let directories: BTreeSet<PathBuf> = control.chain(listeners).chain(permits).collect();
-    directories.into_iter().collect()
+    let mut directories = BTreeMap::new();
+    for (path, span) in control.chain(listeners).chain(permits) {
+        directories.entry(path).or_insert(span);
+    }
+    directories
 }
 
 /// Opens the chroot and refuses one that the worker could write to.

@@ -15,6 +15,7 @@ use portreeve_protocol::{Endpoint, Fault, FaultCode};
 use super::bind::{BindError, Bound, bind};
 use super::directories::Directories;
 use super::out_of_service::Filter;
+use super::unix_file::UnixFile;
 use crate::config::SocketOptions;
 
 /// Whose a listener is.
@@ -50,6 +51,21 @@ pub struct Registry {
     capacity: usize,
     filter: Filter,
     directories: Directories,
+    /// The file of the control socket, which goes with the others.
+    control: Option<UnixFile>,
+}
+
+/// No file of a socket outlives the broker, however far its start came.
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let listeners = self
+            .entries
+            .values()
+            .filter_map(|entry| entry.bound.file.as_ref());
+        listeners
+            .chain(&self.control)
+            .for_each(|file| file.remove(&self.directories));
+    }
 }
 
 impl Registry {
@@ -58,12 +74,18 @@ impl Registry {
     pub fn new(capacity: usize, filter: Filter, directories: Directories) -> Self {
         Self {
             directories,
+            control: None,
             entries: BTreeMap::new(),
             by_endpoint: HashMap::new(),
             last: 0,
             capacity,
             filter,
         }
+    }
+
+    /// Takes the file of the control socket into care.
+    pub fn keep_control(&mut self, file: UnixFile) {
+        self.control = Some(file);
     }
 
     /// The directories of Unix sockets.

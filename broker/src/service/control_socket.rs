@@ -12,7 +12,7 @@ use nix::unistd::Gid;
 
 use super::{peer, session, state::Broker};
 use crate::failure::{Exit, Failure};
-use crate::listener::Directories;
+use crate::listener::Registry;
 use crate::listener::unix_file::UnixFile;
 
 const STEP: &str = "broker.socket";
@@ -21,58 +21,38 @@ const MAX_SESSIONS: usize = 256;
 /// How long to leave new peers waiting when there is no room for one.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The control socket, bound and listening.
-#[derive(Debug)]
-pub struct ControlSocket {
-    socket: OwnedFd,
-    file: UnixFile,
-}
-
-impl ControlSocket {
-    /// Binds it: nobody else's until its mode and group are set. `place` is where the configuration names it.
-    pub fn bind(
-        directories: &Directories,
-        path: &str,
-        mode: u32,
-        group: Gid,
-        place: &str,
-    ) -> Result<Self, Failure> {
-        let failed = |call: &str, errno: Errno| {
-            let remedy = match errno {
-                Errno::EADDRINUSE => {
-                    "another portreeved runs with this socket, or the file is something else: stop it, or name another path"
-                }
-                Errno::ENOENT => "create its directory, owned by root",
-                _ => "name a path in a directory that belongs to root, without symbolic links",
-            };
-            let what = format!("{place}: {path:?} cannot be made ({call}): {}", errno.desc());
-            Failure::new(Exit::CannotCreate, STEP, what, remedy)
+/// Binds it and gives its file into the registry's care: nobody else's until its mode and group are set. `place` is
+/// where the configuration names it.
+pub fn bind(
+    registry: &mut Registry,
+    path: &str,
+    (group, mode): (Gid, u32),
+    place: &str,
+) -> Result<UnixListener, Failure> {
+    let failed = |call: &str, errno: Errno| {
+        let remedy = match errno {
+            Errno::EADDRINUSE => {
+                "another portreeved runs with this socket, or the file is something else: stop it, or name another path"
+            }
+            _ => "name a path in a directory that belongs to root",
         };
-        let socket = socket(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            None,
-        )
+        let what = format!("{place}: {path:?} cannot be made ({call}): {}", errno.desc());
+        Failure::new(Exit::CannotCreate, STEP, what, remedy)
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
         .map_err(|errno| failed("socket", errno))?;
-        let file =
-            UnixFile::bind(directories, &socket, path, 0o600).map_err(|errno| failed("bind", errno))?;
-        listen(&socket, Backlog::MAXCONN).map_err(|errno| failed("listen", errno))?;
-        file.open_to(directories, group, mode)
-            .map_err(|errno| failed("chown and chmod", errno))?;
-        Ok(Self { socket, file })
-    }
-
-    /// Hands the socket to the runtime and keeps its file.
-    pub fn into_listener(self) -> Result<(Rc<tokio::net::UnixListener>, UnixFile), Failure> {
-        let listener = tokio::net::UnixListener::from_std(UnixListener::from(self.socket))
-            .map_err(|error| Failure::os(STEP, "epoll_ctl", error))?;
-        Ok((Rc::new(listener), self.file))
-    }
+    let file = UnixFile::bind(registry.directories(), &socket, path, 0o600)
+        .map_err(|errno| failed("bind", errno))?;
+    let opened = file.open_to(registry.directories(), group, mode);
+    registry.keep_control(file);
+    opened.map_err(|errno| failed("chown and chmod", errno))?;
+    listen(&socket, Backlog::MAXCONN).map_err(|errno| failed("listen", errno))?;
+    Ok(socket.into())
 }
 
 /// Opens a session for each peer that connects.
-pub async fn accept(broker: Rc<Broker>, listener: Rc<tokio::net::UnixListener>) {
+pub async fn accept(broker: Rc<Broker>, listener: tokio::net::UnixListener) {
     loop {
         if broker.session_count() >= MAX_SESSIONS {
             tokio::time::sleep(PAUSE).await;

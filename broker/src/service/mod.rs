@@ -1,6 +1,6 @@
 //! The service: what the confined broker does until it is told to stop. One thread, one task a session.
 
-mod control_socket;
+pub mod control_socket;
 mod notify;
 mod operation;
 mod peer;
@@ -9,11 +9,11 @@ mod shutdown;
 mod state;
 mod worker;
 
-pub use control_socket::ControlSocket;
 pub use notify::Notifier;
 pub use state::{Broker, Parts, Processes};
 pub use worker::Supervision;
 
+use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub struct Service {
     /// The broker's state.
     pub broker: Broker,
     /// The control socket, where there is one.
-    pub control: Option<ControlSocket>,
+    pub control: Option<UnixListener>,
     /// The launcher and what it is to start, where there is a worker.
     pub worker: Option<(Handle, Supervision)>,
     /// The service manager.
@@ -40,10 +40,10 @@ impl Service {
     pub async fn run(self) -> Result<(), Failure> {
         let broker = Rc::new(self.broker);
         let mut stop = shutdown::Signals::new()?;
-        let control = self.control.map(ControlSocket::into_listener).transpose()?;
-        if let Some((listener, _)) = &control {
-            let accepting = control_socket::accept(broker.clone(), listener.clone());
-            tokio::task::spawn_local(accepting);
+        if let Some(socket) = self.control {
+            let listener = tokio::net::UnixListener::from_std(socket)
+                .map_err(|error| Failure::os("control socket", "epoll_ctl", error))?;
+            tokio::task::spawn_local(control_socket::accept(broker.clone(), listener));
         }
         let ended = match &self.worker {
             None => {
@@ -57,9 +57,6 @@ impl Service {
         };
         self.notifier.stopping();
         broker.stop_everything();
-        if let Some((_, file)) = &control {
-            file.remove(broker.registry.borrow().directories());
-        }
         ended
     }
 }

@@ -31,8 +31,10 @@ const SHORT_LIVES: u32 = 18;
 /// How the worker is kept.
 #[derive(Clone, Debug)]
 pub struct Supervision {
-    /// worker.command's program, and where the configuration names it.
+    /// worker.command's program.
     pub program: String,
+    /// Where the configuration names it.
+    pub place: String,
     /// worker.restart
     pub restart: bool,
     /// worker.stop_timeout
@@ -128,7 +130,12 @@ async fn start(
             return Err(Failure::new(
                 Exit::OsFile,
                 STEP,
-                format_args!("{} cannot be executed: {}", supervision.program, errno.desc()),
+                format_args!(
+                    "{}: {:?} cannot be executed: {}",
+                    supervision.place,
+                    supervision.program,
+                    errno.desc()
+                ),
                 "the worker's user must be allowed to execute it, on a file system that is not mounted noexec",
             ));
         }

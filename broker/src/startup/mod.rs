@@ -1,0 +1,159 @@
+//! From a root process to one that serves: every step in its order, each fatal when it fails.
+//!
+//! No thread exists before the runtime is built, which is the last thing here.
+
+mod sockets;
+mod worker;
+
+use std::fs::File;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::rc::Rc;
+
+
+use crate::config::{self, Trust};
+use crate::confine::verify::ProcStatus;
+use crate::confine::worker::Confinement;
+use crate::confine::{self, descriptors, limits};
+use crate::failure::{Exit, Failure};
+use crate::launcher::{self, Launcher};
+use crate::log;
+use crate::plan::{self, Plan};
+use crate::service::{Broker, Notifier, Parts, Processes, Service, Supervision};
+
+/// What `status` says where the kernel gives no way to lock a stopped socket.
+const NOT_ENFORCED: &str = "stopping a listener is not enforced against a worker that keeps a copy of its socket and \
+    listens again: neither an eBPF program could be loaded at start nor a classic one attached; retain cap_net_admin, \
+    or start portreeved with cap_bpf";
+
+/// Starts, serves, and ends.
+pub fn run(path: &Path) -> Result<(), Failure> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Failure::new(
+            Exit::NoPermission,
+            "start",
+            format_args!(
+                "portreeved runs with user id {} and not as root",
+                nix::unistd::geteuid()
+            ),
+            "start it as root; it gives up what it does not need",
+        ));
+    }
+    descriptors::settle()?;
+    limits::make_private()?;
+    let notifier = Notifier::connect()?;
+    descriptors::clear_environment();
+
+    File::open(path).map_err(|error| {
+        Failure::new(
+            Exit::NoInput,
+            "config",
+            format_args!("{path:?} cannot be opened: {error}"),
+            "see --config",
+        )
+    })?;
+    let (config, warnings) = config::load(path, Trust::RootOnly).map_err(|report| {
+        Failure::new(
+            Exit::Config,
+            "config",
+            report.one_lines().collect::<Vec<_>>().join("\n"),
+            "nothing was started",
+        )
+    })?;
+    let mut plan = Plan::new(&config, &warnings)?;
+    plan::available(&config, &plan.retained)?;
+    let root = plan::open_chroot(&config, &plan.identity)?;
+    let worker = config.worker.as_ref();
+    let worker = worker
+        .map(|scope| Ok((scope, worker::worker(&config, scope, root.as_ref())?)))
+        .transpose()?;
+
+    let (descriptor_limit, descriptors_now) = limits::raise_descriptors()?;
+    let mut registry = sockets::empty_registry(&config, descriptors_now)?;
+    let control = sockets::control(&config, &mut registry)?;
+    sockets::bind_static(&config, &mut registry)?;
+    let status = ProcStatus::open("self")?;
+    let worker = match worker {
+        Some((scope, (command, supervision))) => {
+            let limits = scope.limits.iter().map(|limit| limit.value).collect();
+            let confinement = Confinement {
+                identity: plan.identity,
+                root,
+                limits,
+                descriptors: descriptor_limit,
+            };
+            Some((launcher::start(confinement, command)?, supervision))
+        }
+        None => None,
+    };
+    let confinement = confine::broker::Confinement {
+        retained: plan.retained,
+        policy: &plan.policy,
+        require_landlock: config.broker.require_landlock,
+    };
+    let broker = confinement.apply(registry.directories_mut(), &status)?;
+    plan.warnings.extend(broker.lacking.iter().cloned());
+
+    if !registry
+        .confirm_filter()
+        .map_err(|error| Failure::os("listener", "socket", error))?
+    {
+        plan.warnings.push(NOT_ENFORCED.to_owned());
+    }
+    for warning in &plan.warnings {
+        tracing::warn!(?warning);
+    }
+    let chroot = config
+        .security
+        .chroot
+        .as_ref()
+        .map_or("/".into(), |chroot| chroot.value.to_string_lossy().into_owned());
+    let processes = Processes {
+        broker,
+        launcher: worker.as_ref().map(|(launcher, _)| {
+            (
+                launcher.pid.as_raw().unsigned_abs(),
+                chroot,
+                launcher.credentials.clone(),
+            )
+        }),
+    };
+    let parts = Parts {
+        policy: plan.policy,
+        registry,
+        processes,
+        retain: config.broker.retain,
+        warnings: plan.warnings,
+    };
+    serve(parts, control, worker, notifier)
+}
+
+fn serve(
+    parts: Parts,
+    control: Option<UnixListener>,
+    worker: Option<(Launcher, Supervision)>,
+    notifier: Notifier,
+) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .on_thread_park(log::flush)
+        .build();
+    let runtime = runtime.map_err(|error| Failure::os("runtime", "epoll_create", error))?;
+    let local = Rc::new(tokio::task::LocalSet::new());
+    let _entered = runtime.enter();
+    let handle = |(launcher, supervision): (Launcher, Supervision)| {
+        let handle = launcher
+            .into_handle()
+            .map_err(|error| Failure::os("launcher", "epoll_ctl", error))?;
+        Ok::<_, Failure>((handle, supervision))
+    };
+    let worker = worker.map(handle).transpose()?;
+    let service = Service {
+        broker: Broker::new(parts),
+        control,
+        worker,
+        notifier,
+    };
+    local.block_on(&runtime, service.run())
+}

@@ -1,0 +1,72 @@
+//! What is bound while the broker is still root: the control socket and the static listeners.
+
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+
+use nix::sys::resource::rlim_t;
+
+use crate::config::Config;
+use crate::confine::identity;
+use crate::failure::{Exit, Failure};
+use crate::listener::{Directories, Filter, Registry};
+use crate::plan;
+use crate::service::control_socket;
+
+/// Descriptors that are no listeners: sessions, the runtime's own, copies on their way.
+const RESERVED: usize = 1024;
+
+pub fn control(config: &Config, registry: &mut Registry) -> Result<Option<UnixListener>, Failure> {
+    let Some(path) = &config.broker.socket else {
+        return Ok(None);
+    };
+    let group = match &config.broker.socket_group {
+        Some(group) => identity::group(&group.value, config.place(group.span))?,
+        None => nix::unistd::Gid::from_raw(0),
+    };
+    let (text, place) = (path.value.to_string_lossy(), config.place(path.span));
+    control_socket::bind(registry, &text, (group, config.broker.socket_mode), &place).map(Some)
+}
+
+/// A registry that can hold as many listeners as there are descriptors, and reach the directories that the
+/// configuration's Unix sockets are in.
+pub fn empty_registry(config: &Config, descriptors: rlim_t) -> Result<Registry, Failure> {
+    let capacity = usize::try_from(descriptors)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(RESERVED);
+    let needed = plan::socket_directories(config);
+    let paths: Vec<PathBuf> = needed.keys().cloned().collect();
+    let directories = Directories::open(&paths).map_err(|(path, errno)| {
+        let place = needed
+            .get(&path)
+            .map_or_else(String::new, |span| config.place(*span));
+        Failure::new(
+            Exit::CannotCreate,
+            "sockets",
+            format_args!(
+                "{place}: the directory {path:?} of a Unix socket cannot be opened: {}",
+                errno.desc()
+            ),
+            "create it, owned by root; no part of its path may be a symbolic link",
+        )
+    })?;
+    Ok(Registry::new(capacity, Filter::load(), directories))
+}
+
+pub fn bind_static(config: &Config, registry: &mut Registry) -> Result<(), Failure> {
+    for listener in config
+        .listeners
+        .iter()
+        .filter(|listener| listener.socket.enable && !listener.duravip.moves())
+    {
+        let endpoint = listener.endpoint.value.clone();
+        let name = listener.scope.replace([':', ' '], "_");
+        registry
+            .bind_static(endpoint, &listener.socket, &name)
+            .map_err(|error| {
+                let fault = error.fault(&listener.endpoint.value);
+                let what = format!("{}: {}", config.place(listener.endpoint.span), &*fault.message);
+                Failure::new(Exit::Unavailable, "listen", what, &*fault.remedy)
+            })?;
+    }
+    Ok(())
+}
