@@ -166,13 +166,15 @@ pub fn broker_at<T: Send + 'static>(
     path: &std::path::Path,
     serve: impl FnOnce(&mut Broker) -> T + Send + 'static,
 ) -> JoinHandle<T> {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
-    let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    // Other tests start programs, which must not inherit this one's sockets.
+    let flags = SocketFlags::CLOEXEC;
+    let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     rustix::net::bind(&listener, &SocketAddrUnix::new(path).unwrap()).unwrap();
     rustix::net::listen(&listener, 1).unwrap();
     std::thread::spawn(move || {
         let mut broker = Broker {
-            channel: rustix::net::accept(&listener).unwrap().into(),
+            channel: rustix::net::accept_with(&listener, flags).unwrap().into(),
             buffer: codec::frame_buffer(),
         };
         broker.greet();
