@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::data::Text;
 use crate::dialogue::{Action, Dialogue, Envelope, line};
 use crate::maildir::{Delivery, Maildir};
+use crate::note;
 
 /// How long a client may be silent. RFC 5321 section 4.5.3.2.7.
 const SILENCE: Duration = Duration::from_secs(300);
@@ -225,7 +226,7 @@ async fn store(delivery: io::Result<Delivery>) -> String {
     match stored {
         Ok(name) => line(250, &format!("stored as {name}")),
         Err(error) => {
-            eprintln!("smtp_worker: a message could not be stored: {error}");
+            note(format_args!("a message could not be stored: {error}"));
             match error.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => line(452, "there is no room"),
                 _ => line(451, "the message could not be stored"),

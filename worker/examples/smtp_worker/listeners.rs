@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::connection::{self, Service};
+use crate::note;
 
 /// How many dialogues there may be at once.
 const DIALOGUES: usize = 500;
@@ -61,10 +62,10 @@ impl Listeners {
         };
         match adopt() {
             Ok((text, listener)) => self.serve(text, None, listener),
-            Err(error) => eprintln!(
-                "smtp_worker: the passed socket {:?} is not served: {error}",
+            Err(error) => note(format_args!(
+                "the passed socket {:?} is not served: {error}",
                 inherited.name
-            ),
+            )),
         }
     }
 
@@ -128,7 +129,7 @@ impl Listeners {
     }
 
     fn serve(&mut self, text: String, id: Option<ListenerId>, listener: TcpListener) {
-        eprintln!("smtp_worker: serving on {text}");
+        note(format_args!("serving on {text}"));
         let accepts = tokio::spawn(accept(
             text.clone(),
             listener,
@@ -162,11 +163,11 @@ async fn accept(
                 });
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                eprintln!("smtp_worker: {endpoint} was taken out of service");
+                note(format_args!("{endpoint} was taken out of service"));
                 return;
             }
             Err(error) => {
-                eprintln!("smtp_worker: accepting on {endpoint}: {error}");
+                note(format_args!("accepting on {endpoint}: {error}"));
                 // Out of descriptors, say: what is open now will be closed.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }

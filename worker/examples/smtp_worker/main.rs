@@ -13,6 +13,7 @@ mod dialogue;
 mod listeners;
 mod maildir;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -75,6 +76,11 @@ impl Failure {
     }
 }
 
+/// Tells the operator. In one write, so that lines stay whole; a closed standard error is no reason to end.
+pub fn note(text: impl std::fmt::Display) {
+    let _ = std::io::stderr().write_all(format!("smtp_worker: {text}\n").as_bytes());
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -85,7 +91,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("smtp_worker: {failure}");
+            note(failure);
             ExitCode::FAILURE
         }
     }
@@ -156,23 +162,23 @@ async fn serve(arguments: Arguments) -> Result<(), Failure> {
                 continue;
             }
             why = gone(broker) => {
-                eprintln!("smtp_worker: {why}");
+                note(why);
                 broker = None;
                 continue;
             }
         };
         match obey(&mut listeners, toggled, arguments.toggle.as_ref()).await {
-            Ok(done) => eprintln!("smtp_worker: {done}"),
-            Err(why) => eprintln!("smtp_worker: {why}"),
+            Ok(done) => note(done),
+            Err(why) => note(why),
         }
     }
     listeners.stop_all().await;
     drop(listeners);
     let _ = closing.send(true);
-    eprintln!("smtp_worker: finishing open dialogues");
+    note("finishing open dialogues");
     let grace = Duration::from_secs(arguments.grace);
     if tokio::time::timeout(grace, all_over.recv()).await.is_err() {
-        eprintln!("smtp_worker: dialogues were cut off after {} s", arguments.grace);
+        note(format_args!("dialogues were cut off after {} s", arguments.grace));
     }
     Ok(())
 }

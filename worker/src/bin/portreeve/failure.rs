@@ -1,12 +1,12 @@
 //! Why the command failed: its exit code, and the same reason as a line for people or JSON for programs.
 
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
 use portreeve_worker::{Error, Fault, FaultCode};
 use serde_json::{Value, json};
 
-use crate::output::Output;
+use crate::output::{Output, note};
 
 /// The codes of sysexits(3) that are used, and 1 for a fault.
 const FAULT: u8 = 1;
@@ -98,9 +98,7 @@ impl Failure {
             _ if json => {
                 let _ = Output { json }.value(&json!({ "error": self.value() }));
             }
-            _ => {
-                let _ = writeln!(io::stderr(), "portreeve: {}", self.line());
-            }
+            _ => note(self.line()),
         }
         ExitCode::from(code)
     }

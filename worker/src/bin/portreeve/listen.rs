@@ -2,7 +2,7 @@
 //! passes them on to a command as a service manager would, and ends with it.
 
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitCode};
@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::Failure;
-use crate::output::{Output, render, table};
+use crate::output::{Output, note, render, table};
 use crate::stop::BATCH;
 
 #[derive(clap::Args)]
@@ -119,7 +119,7 @@ async fn hold(client: &Client, count: usize) -> Result<(), Failure> {
     } else {
         "these listeners"
     };
-    let _ = writeln!(io::stderr(), "portreeve: holding {these} until interrupted");
+    note(format_args!("holding {these} until interrupted"));
     tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),

@@ -37,6 +37,11 @@ impl Output {
     }
 }
 
+/// Tells the user something that is no result. In one write, so that it stays whole among others' lines.
+pub fn note(text: impl std::fmt::Display) {
+    let _ = io::stderr().write_all(format!("portreeve: {text}\n").as_bytes());
+}
+
 /// A table without lines, as wide as the terminal at most.
 pub fn table<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Table {
     let mut table = Table::new();
