@@ -235,13 +235,6 @@ impl Exchange {
         }
     }
 
-    /// Whether a reply is still to come.
-    pub fn expects_replies(&self) -> bool {
-        self.asked
-            .iter()
-            .any(|(_, slot)| !matches!(slot, Slot::Answered(_)))
-    }
-
     /// Waits for the end of the session.
     pub fn poll_over(&mut self, waker: &Waker) -> Poll<Error> {
         if let Some(over) = &self.over {

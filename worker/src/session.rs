@@ -7,7 +7,6 @@ use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 
 use portreeve_protocol::List;
 use portreeve_protocol::message::{ListenerId, Stop, Welcome};
@@ -84,12 +83,11 @@ impl State {
         }
     }
 
-    /// Receives what is there, or as much of it as somebody waits for.
+    /// Receives what is there.
     fn receive(&mut self, channel: &UnixDatagram) -> io::Result<Result<(), Error>> {
         loop {
             match self.exchange.receive(channel.as_fd()) {
-                Ok(true) if self.exchange.expects_replies() => {}
-                Ok(true) => return Ok(Ok(())),
+                Ok(true) => {}
                 // A full channel has replies to come, so a stop that waits for room is tried again here.
                 Ok(false) => {
                     self.flush(channel);
@@ -110,18 +108,7 @@ impl Shared {
 
     async fn read(self: Arc<Self>) {
         let receive = || self.state().receive(&self.channel);
-        while let Ok(Ok(())) = self.channel.async_io(Interest::READABLE, receive).await {
-            // Whoever was answered goes first: its next request is worth more than finding the channel empty.
-            let mut yielded = false;
-            std::future::poll_fn(|context| {
-                if std::mem::replace(&mut yielded, true) {
-                    return Poll::Ready(());
-                }
-                context.waker().wake_by_ref();
-                Poll::Pending
-            })
-            .await;
-        }
+        while let Ok(Ok(())) = self.channel.async_io(Interest::READABLE, receive).await {}
     }
 }
 
