@@ -117,8 +117,6 @@ async fn gone(client: Option<&Client>) -> Error {
 async fn serve(arguments: Arguments) -> Result<(), Failure> {
     let inherited = listeners_from_environment()?;
     let on = |kind| -> Result<Signal, Failure> { signal(kind).map_err(Failure::of("waiting for signals")) };
-    let mut terminate = on(SignalKind::terminate())?;
-    let mut interrupt = on(SignalKind::interrupt())?;
     let mut start = on(SignalKind::user_defined1())?;
     let mut stop = on(SignalKind::user_defined2())?;
 
@@ -147,6 +145,9 @@ async fn serve(arguments: Arguments) -> Result<(), Failure> {
     if listeners.list().is_empty() && arguments.control.is_none() && arguments.toggle.is_none() {
         return Err(Failure::NoListener);
     }
+    // Not before there is something to finish: until then they end the process at once.
+    let mut terminate = on(SignalKind::terminate())?;
+    let mut interrupt = on(SignalKind::interrupt())?;
     let (commands, mut commanded) = mpsc::channel(16);
     if let Some(path) = &arguments.control {
         control::open(path, commands.clone()).map_err(Failure::of(path.display()))?;
