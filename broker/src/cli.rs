@@ -69,9 +69,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Action, lexopt::Error> {
         match argument {
             Short('h') | Long("help") => return Ok(Action::Print(HELP.to_owned())),
             Short('V') | Long("version") => {
-                return Ok(Action::Print(
-                    concat!("portreeved ", env!("CARGO_PKG_VERSION"), "\n").to_owned(),
-                ));
+                return Ok(Action::Print(concat!("portreeved ", env!("CARGO_PKG_VERSION"), "\n").to_owned()));
             }
             Short('c') | Long("config") => config = parser.value()?.into(),
             Short('v') | Long("verbose") => verbose = true,
@@ -81,10 +79,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Action, lexopt::Error> {
     }
     match words.as_slice() {
         [] => Ok(Action::Run(config)),
-        [verb, file] if verb == "check" => Ok(Action::Check {
-            file: file.into(),
-            verbose,
-        }),
+        [verb, file] if verb == "check" => Ok(Action::Check { file: file.into(), verbose }),
         [verb, ..] if verb == "check" => Err("check takes one file".into()),
         [verb, ..] => Err(format!("there is no command {verb:?}").into()),
     }
@@ -110,11 +105,7 @@ fn check(file: &Path, verbose: bool) -> ExitCode {
             }
             if verbose {
                 for name in &config.skipped {
-                    println!(
-                        "{}: {} is the MTA's and was skipped",
-                        config.place(name.span),
-                        name.value
-                    );
+                    println!("{}: {} is the MTA's and was skipped", config.place(name.span), name.value);
                 }
             }
             println!("{}: good", file.display());

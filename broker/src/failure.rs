@@ -40,12 +40,7 @@ pub struct Failure {
 impl Failure {
     /// `what` says what failed on which value at which place, `remedy` what to do about it.
     pub fn new(exit: Exit, step: &'static str, what: impl fmt::Display, remedy: impl fmt::Display) -> Self {
-        Self {
-            step,
-            what: what.to_string(),
-            remedy: remedy.to_string(),
-            exit,
-        }
+        Self { step, what: what.to_string(), remedy: remedy.to_string(), exit }
     }
 
     /// A system call that should work and does not.
@@ -70,11 +65,7 @@ impl fmt::Display for Failure {
         let line = format!("{}: {}: {}", self.step, self.what, self.remedy);
         line.chars().try_for_each(|c| {
             use fmt::Write as _;
-            if c.is_control() {
-                write!(out, "{}", c.escape_default())
-            } else {
-                out.write_char(c)
-            }
+            if c.is_control() { write!(out, "{}", c.escape_default()) } else { out.write_char(c) }
         })
     }
 }

@@ -51,10 +51,8 @@ pub fn flush() {
 pub fn begin() {
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let colour = io::IsTerminal::is_terminal(&io::stderr());
-    let lines = tracing_subscriber::fmt()
-        .with_writer(|| Line)
-        .with_ansi(colour)
-        .with_max_level(LevelFilter::INFO);
+    let lines =
+        tracing_subscriber::fmt().with_writer(|| Line).with_ansi(colour).with_max_level(LevelFilter::INFO);
     if journal {
         lines.without_time().init();
     } else {

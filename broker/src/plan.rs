@@ -44,24 +44,11 @@ impl Plan {
         }
         let policy = decide_by(config)?;
         let unserved = policy::unserved(config, retained.effective.bits(), unprivileged_port_start());
-        if let Some(first) = unserved
-            .iter()
-            .find(|diagnostic| diagnostic.severity == Severity::Error)
-        {
-            return Err(Failure::new(
-                Exit::Config,
-                "policy",
-                first.one_line(),
-                "nothing was started",
-            ));
+        if let Some(first) = unserved.iter().find(|diagnostic| diagnostic.severity == Severity::Error) {
+            return Err(Failure::new(Exit::Config, "policy", first.one_line(), "nothing was started"));
         }
         warnings.extend(unserved.iter().map(Diagnostic::one_line));
-        Ok(Self {
-            identity,
-            retained,
-            policy,
-            warnings,
-        })
+        Ok(Self { identity, retained, policy, warnings })
     }
 }
 
@@ -89,12 +76,7 @@ fn retained(config: &Config) -> Result<State, Failure> {
     };
     let state = capability::parse(&capabilities.value).map_err(|error| {
         let place = config.place(config.within(capabilities, error.span.clone()));
-        Failure::new(
-            Exit::Config,
-            STEP,
-            format_args!("{place}: {}", error.problem),
-            error.remedy(),
-        )
+        Failure::new(Exit::Config, STEP, format_args!("{place}: {}", error.problem), error.remedy())
     })?;
     let place = config.place(capabilities.span);
     let loose = state.effective.difference(state.permitted);
@@ -120,11 +102,8 @@ pub fn available(config: &Config, retained: &State) -> Result<(), Failure> {
             matches!(rustix::thread::capability_is_in_bounding_set(bit), Ok(true))
         })
         .collect();
-    let place = config
-        .security
-        .capabilities
-        .as_ref()
-        .map_or_else(String::new, |text| config.place(text.span));
+    let place =
+        config.security.capabilities.as_ref().map_or_else(String::new, |text| config.place(text.span));
     let wanted = retained.permitted.union(retained.inheritable);
     let beyond = wanted.difference(bounding);
     let missing = wanted.difference(held);
@@ -153,12 +132,7 @@ fn decide_by(config: &Config) -> Result<Policy, Failure> {
     let policy = Policy::new(config, &mut resolve);
     policy.map_err(|report| {
         let what = report.one_lines().collect::<Vec<_>>().join("; ");
-        Failure::new(
-            Exit::NoUser,
-            "broker.peer",
-            what,
-            "create the account, or remove the peer scope",
-        )
+        Failure::new(Exit::NoUser, "broker.peer", what, "create the account, or remove the peer scope")
     })
 }
 
@@ -176,15 +150,12 @@ pub fn socket_directories(config: &Config) -> BTreeMap<PathBuf, Span> {
     let parent = |path: &str| Path::new(path).parent().map(Path::to_owned);
     let control = config.broker.socket.iter();
     let control = control.filter_map(|socket| Some((socket.value.parent()?.to_owned(), socket.span)));
-    let listeners = config
-        .listeners
-        .iter()
-        .filter_map(|listener| match &listener.endpoint.value {
-            Endpoint::UnixStream(path) | Endpoint::UnixSeqpacket(path) => {
-                Some((parent(path)?, listener.endpoint.span))
-            }
-            Endpoint::Tcp(_) | Endpoint::Udp(_) => None,
-        });
+    let listeners = config.listeners.iter().filter_map(|listener| match &listener.endpoint.value {
+        Endpoint::UnixStream(path) | Endpoint::UnixSeqpacket(path) => {
+            Some((parent(path)?, listener.endpoint.span))
+        }
+        Endpoint::Tcp(_) | Endpoint::Udp(_) => None,
+    });
     let permits = config.broker.permits.iter().flat_map(|permit| &permit.listen);
     let permits = permits.filter_map(|pattern| match &pattern.value {
         ListenPattern::Path(path) => Some((parent(path)?, pattern.span)),
@@ -205,12 +176,7 @@ pub fn open_chroot(config: &Config, identity: &Identity) -> Result<Option<OwnedF
     };
     let refused = |exit, what: &str, remedy: &str| {
         let place = config.place(chroot.span);
-        Failure::new(
-            exit,
-            "security.chroot",
-            format_args!("{place}: {:?} {what}", chroot.value),
-            remedy,
-        )
+        Failure::new(exit, "security.chroot", format_args!("{place}: {:?} {what}", chroot.value), remedy)
     };
     let mut options = File::options();
     options.read(true).custom_flags(libc::O_DIRECTORY);
@@ -221,9 +187,7 @@ pub fn open_chroot(config: &Config, identity: &Identity) -> Result<Option<OwnedF
             "create it, owned by root with mode 0755, or remove the option",
         )
     })?;
-    let metadata = directory
-        .metadata()
-        .map_err(|error| Failure::os("security.chroot", "fstat", error))?;
+    let metadata = directory.metadata().map_err(|error| Failure::os("security.chroot", "fstat", error))?;
     let groups = || identity.groups.iter().chain([&identity.group]);
     let writable = !identity.user.is_root()
         && (metadata.uid() == identity.user.as_raw()

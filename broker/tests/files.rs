@@ -94,10 +94,7 @@ fn a_directory_is_included_in_alphabetical_order_without_dot_files_and_folders()
 #[test]
 fn an_include_stands_in_any_scope_that_the_broker_reads() {
     let folder = Folder::new(&[
-        (
-            "main.conf",
-            "broker { permit mail { include ports.conf } }\nDomain x { include missing.conf }\n",
-        ),
+        ("main.conf", "broker { permit mail { include ports.conf } }\nDomain x { include missing.conf }\n"),
         ("ports.conf", "listen = ( :25 )\n"),
     ]);
     assert_eq!(folder.load().unwrap().broker.permits[0].listen.len(), 1);
@@ -123,10 +120,7 @@ fn an_include_that_leads_back_is_refused() {
 fn includes_nest_sixteen_deep_and_no_deeper() {
     let folder = Folder::new(&[("main.conf", "include 1.conf\n"), ("17.conf", &user("deep"))]);
     for at in 1..=16 {
-        folder.write(
-            &format!("{at}.conf"),
-            format!("include {}.conf\n", at + 1).as_bytes(),
-        );
+        folder.write(&format!("{at}.conf"), format!("include {}.conf\n", at + 1).as_bytes());
     }
     assert!(folder.error().contains("17.conf is included too deep"));
     folder.write("16.conf", user("deep").as_bytes());
@@ -137,10 +131,7 @@ fn includes_nest_sixteen_deep_and_no_deeper() {
 fn includes_that_multiply_are_refused_before_they_exhaust_anything() {
     let folder = Folder::new(&[("main.conf", &"include 1.conf\n".repeat(8)), ("9.conf", "")]);
     for at in 1..=8 {
-        folder.write(
-            &format!("{at}.conf"),
-            format!("include {}.conf\n", at + 1).repeat(8).as_bytes(),
-        );
+        folder.write(&format!("{at}.conf"), format!("include {}.conf\n", at + 1).repeat(8).as_bytes());
     }
     let lines = folder.load().unwrap_err();
     assert!(lines[0].contains("too many files are included"), "{}", lines[0]);
@@ -157,11 +148,7 @@ fn what_others_can_write_is_not_read() {
         assert_eq!(folder.error(), expected);
     }
     folder.mode("main.conf", 0o664);
-    assert!(
-        folder
-            .error()
-            .starts_with("main.conf: error: the file can be written")
-    );
+    assert!(folder.error().starts_with("main.conf: error: the file can be written"));
     assert!(check_syntax(&folder.path("main.conf"), trust()).is_err());
 }
 
@@ -185,10 +172,7 @@ fn a_file_of_another_user_is_not_read() {
         _ => Trust::RootOr(owner + 1),
     };
     let report = load(&folder.path("main.conf"), other).unwrap_err();
-    assert!(
-        report.to_string().contains("belongs to the user with id"),
-        "{report}"
-    );
+    assert!(report.to_string().contains("belongs to the user with id"), "{report}");
 }
 
 #[test]
@@ -198,10 +182,7 @@ fn only_regular_files_are_read() {
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
     let lines = folder.load().unwrap_err();
     assert_eq!(lines.len(), 2, "{lines:?}");
-    assert!(
-        lines.iter().all(|line| line.contains("is not a regular file")),
-        "{lines:?}"
-    );
+    assert!(lines.iter().all(|line| line.contains("is not a regular file")), "{lines:?}");
     let directory = load(Path::new("/"), Trust::RootOnly).unwrap_err();
     assert_eq!(directory.one_lines().count(), 1);
 }
@@ -209,39 +190,20 @@ fn only_regular_files_are_read() {
 #[test]
 fn a_file_that_is_missing_is_named_where_it_is_included() {
     let folder = Folder::new(&[("main.conf", "\ninclude \"other.conf\"\n")]);
-    assert!(
-        folder
-            .error()
-            .starts_with("main.conf:2:9: error: other.conf cannot be opened: No such file")
-    );
+    assert!(folder.error().starts_with("main.conf:2:9: error: other.conf cannot be opened: No such file"));
     let missing = load(&folder.path("none.conf"), trust()).unwrap_err();
     let line = folder.lines(missing.one_lines()).remove(0);
-    assert!(
-        line.starts_with("none.conf: error: the file cannot be opened: No such file"),
-        "{line}"
-    );
+    assert!(line.starts_with("none.conf: error: the file cannot be opened: No such file"), "{line}");
 }
 
 #[test]
 fn bytes_that_are_no_text_are_refused_with_the_first_offset() {
     let folder = Folder::new(&[]);
     for (bytes, error) in [
-        (
-            &b"user = \xff"[..],
-            "main.conf:1:8: error: the file is not text: byte 7 is no UTF-8",
-        ),
-        (
-            b"a = b\nuser = \0 \xff",
-            "main.conf:2:8: error: the file is not text: byte 13 is NUL",
-        ),
-        (
-            b"\x7fELF\x02\x01\x01\0",
-            "main.conf:1:8: error: the file is not text: byte 7 is NUL",
-        ),
-        (
-            b"\xfe\xff",
-            "main.conf:1:1: error: the file is not text: byte 0 is no UTF-8",
-        ),
+        (&b"user = \xff"[..], "main.conf:1:8: error: the file is not text: byte 7 is no UTF-8"),
+        (b"a = b\nuser = \0 \xff", "main.conf:2:8: error: the file is not text: byte 13 is NUL"),
+        (b"\x7fELF\x02\x01\x01\0", "main.conf:1:8: error: the file is not text: byte 7 is NUL"),
+        (b"\xfe\xff", "main.conf:1:1: error: the file is not text: byte 0 is no UTF-8"),
     ] {
         folder.write("main.conf", bytes);
         let expected = format!("{error}; write it as UTF-8 without NUL bytes");
@@ -252,12 +214,7 @@ fn bytes_that_are_no_text_are_refused_with_the_first_offset() {
 #[test]
 fn a_gigabyte_is_refused_before_it_is_read() {
     let folder = Folder::new(&[("main.conf", "")]);
-    fs::OpenOptions::new()
-        .write(true)
-        .open(folder.path("main.conf"))
-        .unwrap()
-        .set_len(1 << 30)
-        .unwrap();
+    fs::OpenOptions::new().write(true).open(folder.path("main.conf")).unwrap().set_len(1 << 30).unwrap();
     let error = folder.error();
     assert!(error.contains("has 1073741824 bytes"), "{error}");
 }
@@ -267,10 +224,7 @@ fn ten_thousand_scopes_in_each_other_are_one_error() {
     let folder = Folder::new(&[("main.conf", &"a {\n".repeat(10_000))]);
     let error = folder.error();
     assert!(
-        error.contains(&format!(
-            "main.conf:{}:1: error: scopes are nested too deep",
-            MAX_DEPTH + 2
-        )),
+        error.contains(&format!("main.conf:{}:1: error: scopes are nested too deep", MAX_DEPTH + 2)),
         "{error}"
     );
     folder.write("main.conf", "a {\n".repeat(MAX_DEPTH).as_bytes());
@@ -280,15 +234,7 @@ fn ten_thousand_scopes_in_each_other_are_one_error() {
 
 #[test]
 fn empty_files_and_files_without_a_last_newline_are_configurations() {
-    for text in [
-        "",
-        "\n",
-        "# only a comment",
-        "/**/",
-        "security{user=mail}",
-        "\u{feff}security{}",
-        "a=b",
-    ] {
+    for text in ["", "\n", "# only a comment", "/**/", "security{user=mail}", "\u{feff}security{}", "a=b"] {
         let folder = Folder::new(&[("main.conf", text)]);
         assert!(folder.load().is_ok(), "{text:?}");
     }

@@ -81,10 +81,7 @@ fn a_scope_named_again_merges_and_the_later_value_wins() {
          security { user = second }
          Broker { Permit mail { address = ( 10.0.0.1 ) } permit Mail { } retain = 2 }",
     );
-    assert_eq!(
-        (config.security.user_name(), config.security.group_name()),
-        ("second", "first")
-    );
+    assert_eq!((config.security.user_name(), config.security.group_name()), ("second", "first"));
     assert_eq!(config.broker.retain.as_secs(), 2);
     let permits: Vec<_> = config
         .broker
@@ -107,12 +104,7 @@ fn the_order_of_scopes_never_matters() {
     let of = |text: String| {
         let config = load(&text);
         let listener = config.listeners[0].endpoint.value.clone();
-        (
-            config.security.user_name().to_owned(),
-            config.broker.peers.len(),
-            listener,
-            config.bindings.len(),
-        )
+        (config.security.user_name().to_owned(), config.broker.peers.len(), listener, config.bindings.len())
     };
     let mut backwards = scopes;
     backwards.reverse();
@@ -129,14 +121,7 @@ fn a_listen_scope_inherits_from_its_listener() {
     let all: Vec<_> = config
         .listeners
         .iter()
-        .map(|l| {
-            (
-                l.scope.as_str(),
-                l.socket.backlog,
-                l.socket.no_delay,
-                l.socket.enable,
-            )
-        })
+        .map(|l| (l.scope.as_str(), l.socket.backlog, l.socket.no_delay, l.socket.enable))
         .collect();
     assert_eq!(
         all,
@@ -170,19 +155,11 @@ fn an_address_that_is_duravip_on_one_service_is_so_on_all() {
          X_Listener { Listen \"10.1.1.1:25\" { } Listen \"10.1.1.1:587\" { enable_duravip = true } Listen \"10.1.1.2:25\" { } }
          Binding b { bind_address = 10.1.1.1 }",
     );
-    let fixed: Vec<_> = config
-        .listeners
-        .iter()
-        .map(|listener| listener.is_static())
-        .collect();
+    let fixed: Vec<_> = config.listeners.iter().map(|listener| listener.is_static()).collect();
     assert_eq!(fixed, [false, false, true]);
     assert!(config.bindings[0].duravip.enable);
     let own = config.own_addresses(&["10.1.1.1".parse().unwrap()]);
     assert_eq!(own.len(), 3);
-    assert!(
-        own[0]
-            .one_line()
-            .contains("the DuraVIP address 10.1.1.1 is this host's own")
-    );
+    assert!(own[0].one_line().contains("the DuraVIP address 10.1.1.1 is this host's own"));
     assert_eq!(config.own_addresses(&["10.1.1.2".parse().unwrap()]), []);
 }

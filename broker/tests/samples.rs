@@ -70,34 +70,16 @@ fn load(text: &str) -> config::Config {
 fn the_two_samples_of_the_security_scope_are_read() {
     for text in [BIND_ONLY, FOUR] {
         let security = load(text).security;
-        assert_eq!(
-            (security.user_name(), security.group_name()),
-            ("ecuser", "ecuser")
-        );
-        assert!(
-            security
-                .capabilities
-                .unwrap()
-                .value
-                .contains("cap_net_bind_service+ep")
-        );
-        assert!(
-            security
-                .privileges
-                .unwrap()
-                .value
-                .starts_with("basic net_privaddr")
-        );
+        assert_eq!((security.user_name(), security.group_name()), ("ecuser", "ecuser"));
+        assert!(security.capabilities.unwrap().value.contains("cap_net_bind_service+ep"));
+        assert!(security.privileges.unwrap().value.starts_with("basic net_privaddr"));
     }
 }
 
 #[test]
 fn every_scope_of_a_whole_configuration_is_read() {
     let config = load(BROKER);
-    assert_eq!(
-        config.broker.socket.as_ref().unwrap().value,
-        Path::new("/run/portreeve/broker.sock")
-    );
+    assert_eq!(config.broker.socket.as_ref().unwrap().value, Path::new("/run/portreeve/broker.sock"));
     assert_eq!(config.broker.socket_mode, 0o660);
     assert_eq!(config.broker.retain, Duration::from_secs(30));
     let worker = config.worker.as_ref().unwrap();
@@ -108,13 +90,7 @@ fn every_scope_of_a_whole_configuration_is_read() {
         .iter()
         .map(|l| {
             let socket = &l.socket;
-            (
-                l.scope.clone(),
-                l.endpoint.value.to_string(),
-                socket.backlog,
-                socket.no_delay,
-                socket.mode,
-            )
+            (l.scope.clone(), l.endpoint.value.to_string(), socket.backlog, socket.no_delay, socket.mode)
         })
         .collect();
     assert_eq!(
@@ -135,34 +111,19 @@ fn a_policy_follows_from_it() {
     let policy = Policy::new(&config, &mut |_| Some(7)).unwrap();
     let worker = Requester::Worker;
     let permit = policy.listen(&worker, &"*:25".parse().unwrap()).unwrap();
-    assert_eq!(
-        permit.rule.to_string(),
-        r#"sample.conf:27: ESMTP_Listener: Listen "*:25""#
-    );
+    assert_eq!(permit.rule.to_string(), r#"sample.conf:27: ESMTP_Listener: Listen "*:25""#);
     assert_eq!(permit.socket().unwrap().backlog, 512);
     let permit = policy.listen(&worker, &"10.1.1.7:587".parse().unwrap()).unwrap();
-    assert_eq!(
-        permit.rule.to_string(),
-        r#"sample.conf:9: permit "mail": listen 10.1.1.0/24:587"#
-    );
+    assert_eq!(permit.rule.to_string(), r#"sample.conf:9: permit "mail": listen 10.1.1.0/24:587"#);
     assert_eq!(permit.socket(), None);
 
-    let member = Requester::Local {
-        uid: 1000,
-        gids: vec![1000, 7],
-    };
+    let member = Requester::Local { uid: 1000, gids: vec![1000, 7] };
     assert_eq!(policy.operation(&member, "listen-many"), Ok(()));
     assert!(policy.listen(&member, &"*:25".parse().unwrap()).is_ok());
     let denied = policy.listen(&member, &"*:26".parse().unwrap()).unwrap_err();
-    assert_eq!(
-        denied.nearest.as_deref(),
-        Some(r#"sample.conf:9: permit "mail": listen *:25"#)
-    );
+    assert_eq!(denied.nearest.as_deref(), Some(r#"sample.conf:9: permit "mail": listen *:25"#));
     assert!(policy.operation(&member, "reload").is_err());
-    let stranger = Requester::Local {
-        uid: 1000,
-        gids: vec![1000],
-    };
+    let stranger = Requester::Local { uid: 1000, gids: vec![1000] };
     assert!(policy.operation(&stranger, "ping").is_err());
     assert_eq!(policy.tcp_ports(), [1..=1023]);
 }
@@ -171,21 +132,16 @@ fn a_policy_follows_from_it() {
 fn what_the_capabilities_cannot_serve_is_said_at_start() {
     let config = load(BROKER);
     let lines = |effective| -> Vec<String> {
-        unserved(&config, effective, 1024)
-            .iter()
-            .map(|found| found.one_line())
-            .collect()
+        unserved(&config, effective, 1024).iter().map(|found| found.one_line()).collect()
     };
     assert_eq!(lines(1 << 10 | 1 << 12 | 1 << 13 | 1 << 24), [""; 0]);
     let none = lines(0);
     assert!(
-        none.iter()
-            .any(|line| line.starts_with("sample.conf:9:19: error: port 25 cannot be bound")),
+        none.iter().any(|line| line.starts_with("sample.conf:9:19: error: port 25 cannot be bound")),
         "{none:?}"
     );
     assert!(
-        none.iter()
-            .any(|line| line.starts_with("sample.conf:27:10: warning: port 25 is bound at start")),
+        none.iter().any(|line| line.starts_with("sample.conf:27:10: warning: port 25 is bound at start")),
         "{none:?}"
     );
     assert!(none.iter().any(|line| line.contains("cap_net_admin")));
@@ -210,8 +166,5 @@ fn a_file_and_its_includes_are_read_only_where_nobody_else_can_write_them() {
     let lines: Vec<String> = report.one_lines().collect();
     assert_eq!(lines.len(), 1);
     assert!(lines[0].contains("main.conf:1:9: error: "), "{lines:?}");
-    assert!(
-        lines[0].contains("mode 0666") && lines[0].contains("chmod go-w"),
-        "{lines:?}"
-    );
+    assert!(lines[0].contains("mode 0666") && lines[0].contains("chmod go-w"), "{lines:?}");
 }

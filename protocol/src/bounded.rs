@@ -28,10 +28,7 @@ impl<const MAX: usize> Text<MAX> {
     /// Takes text that must fit whole.
     pub fn new(text: &str) -> Result<Self, TooLong> {
         if text.len() > MAX {
-            return Err(TooLong {
-                found: text.len(),
-                max: MAX,
-            });
+            return Err(TooLong { found: text.len(), max: MAX });
         }
         Ok(Self(text.to_owned()))
     }
@@ -107,10 +104,7 @@ impl<T, const MAX: usize> List<T, MAX> {
     /// Takes items that must fit whole.
     pub fn new(items: Vec<T>) -> Result<Self, TooLong> {
         if items.len() > MAX {
-            return Err(TooLong {
-                found: items.len(),
-                max: MAX,
-            });
+            return Err(TooLong { found: items.len(), max: MAX });
         }
         Ok(Self(items))
     }
@@ -160,10 +154,7 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for List<T, MA
                 let mut items = Vec::new();
                 while let Some(item) = sequence.next_element()? {
                     if items.len() == MAX {
-                        return Err(de::Error::custom(TooLong {
-                            found: MAX + 1,
-                            max: MAX,
-                        }));
+                        return Err(de::Error::custom(TooLong { found: MAX + 1, max: MAX }));
                     }
                     items.push(item);
                 }

@@ -74,10 +74,7 @@ fn whole(bytes: usize, flags: ReturnFlags) -> Result<Packet, ReceiveError> {
     if bytes == 0 {
         return Err(ReceiveError::Closed);
     }
-    Ok(Packet {
-        bytes,
-        descriptors_lost: flags.contains(ReturnFlags::CTRUNC),
-    })
+    Ok(Packet { bytes, descriptors_lost: flags.contains(ReturnFlags::CTRUNC) })
 }
 
 /// Receives one packet without its descriptors: the kernel installs none, and says so with
@@ -92,10 +89,7 @@ pub fn receive_bare(channel: impl AsFd, buffer: &mut [u8]) -> Result<usize, Rece
         RecvFlags::CMSG_CLOEXEC,
     )?;
     match whole(message.bytes, message.flags)? {
-        Packet {
-            descriptors_lost: true,
-            bytes,
-        } => Err(ReceiveError::Surplus { bytes }),
+        Packet { descriptors_lost: true, bytes } => Err(ReceiveError::Surplus { bytes }),
         Packet { bytes, .. } => Ok(bytes),
     }
 }
@@ -109,12 +103,8 @@ pub fn receive(
 ) -> Result<Packet, ReceiveError> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message = rustix::net::recvmsg(
-        channel,
-        &mut [IoSliceMut::new(buffer)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
+    let message =
+        rustix::net::recvmsg(channel, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
     let packet = whole(message.bytes, message.flags)?;
     if !packet.descriptors_lost {
         // What is not drained is closed when the control buffer is dropped.
@@ -142,12 +132,8 @@ pub fn send(channel: &UnixDatagram, packet: &[u8], descriptors: &[BorrowedFd<'_>
         return send_bare(channel, packet);
     }
     let mut raw: [RawFd; MAX_DESCRIPTORS] = [-1; MAX_DESCRIPTORS];
-    let raw = raw
-        .get_mut(..descriptors.len())
-        .ok_or(io::ErrorKind::InvalidInput)?;
-    raw.iter_mut()
-        .zip(descriptors)
-        .for_each(|(to, from)| *to = from.as_raw_fd());
+    let raw = raw.get_mut(..descriptors.len()).ok_or(io::ErrorKind::InvalidInput)?;
+    raw.iter_mut().zip(descriptors).for_each(|(to, from)| *to = from.as_raw_fd());
     channel.send_with_fd(packet, raw)?;
     Ok(())
 }

@@ -51,18 +51,7 @@ pub fn encode<'b, T: Serialize>(
     let (head, body) = buffer.split_at_mut_checked(HEADER_LENGTH).ok_or_else(short)?;
     let written = bincode::serde::encode_into_slice(message, body, config()).map_err(BodyError::Encode)?;
     // The field has room for more than a frame has.
-    let length = u16::try_from(written)
-        .ok()
-        .filter(|_| written <= MAX_BODY)
-        .ok_or_else(short)?;
-    head.copy_from_slice(
-        &Header {
-            kind,
-            request,
-            descriptors,
-            body: length,
-        }
-        .encode(),
-    );
+    let length = u16::try_from(written).ok().filter(|_| written <= MAX_BODY).ok_or_else(short)?;
+    head.copy_from_slice(&Header { kind, request, descriptors, body: length }.encode());
     buffer.get(..HEADER_LENGTH + written).ok_or_else(short)
 }

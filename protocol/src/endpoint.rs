@@ -119,22 +119,14 @@ impl FromStr for InetEndpoint {
         let Some(inner) = bracketed else {
             let address = match address {
                 "" | "*" => Ipv4Addr::UNSPECIFIED,
-                other => other
-                    .parse()
-                    .map_err(|_| EndpointError::Address(other.to_owned()))?,
+                other => other.parse().map_err(|_| EndpointError::Address(other.to_owned()))?,
             };
-            return Ok(InetEndpoint {
-                address: address.into(),
-                port,
-                scope: Text::default(),
-            });
+            return Ok(InetEndpoint { address: address.into(), port, scope: Text::default() });
         };
         let (address, scope) = inner.split_once('%').map_or((inner, None), |(a, s)| (a, Some(s)));
         let address = match address {
             "*" => Ipv6Addr::UNSPECIFIED,
-            other => other
-                .parse()
-                .map_err(|_| EndpointError::Address6(other.to_owned()))?,
+            other => other.parse().map_err(|_| EndpointError::Address6(other.to_owned()))?,
         };
         let scope = match scope {
             None => Text::default(),
@@ -143,11 +135,7 @@ impl FromStr for InetEndpoint {
                 .filter(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/'))
                 .ok_or_else(|| EndpointError::Scope(name.to_owned()))?,
         };
-        Ok(InetEndpoint {
-            address: address.into(),
-            port,
-            scope,
-        })
+        Ok(InetEndpoint { address: address.into(), port, scope })
     }
 }
 

@@ -61,10 +61,7 @@ const CODES: [(u16, FaultCode, &str); 14] = [
 
 impl From<u16> for FaultCode {
     fn from(number: u16) -> Self {
-        CODES
-            .iter()
-            .find(|row| row.0 == number)
-            .map_or(FaultCode::Other(number), |row| row.1)
+        CODES.iter().find(|row| row.0 == number).map_or(FaultCode::Other(number), |row| row.1)
     }
 }
 
@@ -80,10 +77,7 @@ impl From<FaultCode> for u16 {
 impl FaultCode {
     /// The word for it: `denied`, `in-use`, …; `other` for a code of a later version.
     pub fn word(self) -> &'static str {
-        CODES
-            .iter()
-            .find(|row| row.1 == self)
-            .map_or("other", |row| row.2)
+        CODES.iter().find(|row| row.1 == self).map_or("other", |row| row.2)
     }
 }
 
@@ -118,26 +112,17 @@ impl Fault {
 
     /// The same fault with the thing it is about.
     pub fn about(self, subject: &str) -> Self {
-        Self {
-            subject: Text::clipped(subject),
-            ..self
-        }
+        Self { subject: Text::clipped(subject), ..self }
     }
 
     /// The same fault with a remedy.
     pub fn remedy(self, remedy: &str) -> Self {
-        Self {
-            remedy: Text::clipped(remedy),
-            ..self
-        }
+        Self { remedy: Text::clipped(remedy), ..self }
     }
 
     /// The same fault with an errno.
     pub fn errno(self, errno: i32) -> Self {
-        Self {
-            errno: errno.unsigned_abs(),
-            ..self
-        }
+        Self { errno: errno.unsigned_abs(), ..self }
     }
 }
 

@@ -104,24 +104,7 @@ impl Header {
         let Some((bytes, body)) = packet.split_first_chunk::<HEADER_LENGTH>() else {
             return Err(FrameError::Short(packet.len()));
         };
-        let [
-            m0,
-            m1,
-            m2,
-            m3,
-            v0,
-            v1,
-            k0,
-            k1,
-            r0,
-            r1,
-            r2,
-            r3,
-            b0,
-            b1,
-            descriptors,
-            reserved,
-        ] = *bytes;
+        let [m0, m1, m2, m3, v0, v1, k0, k1, r0, r1, r2, r3, b0, b1, descriptors, reserved] = *bytes;
         if [m0, m1, m2, m3] != MAGIC {
             return Err(FrameError::Magic);
         }
@@ -135,20 +118,9 @@ impl Header {
         }
         let declared = u16::from_le_bytes([b0, b1]);
         if usize::from(declared) != body.len() {
-            return Err(FrameError::Length {
-                declared: declared.into(),
-                received: body.len(),
-            });
+            return Err(FrameError::Length { declared: declared.into(), received: body.len() });
         }
         let kind = Kind(u16::from_le_bytes([k0, k1]));
-        Ok((
-            Header {
-                kind,
-                request,
-                descriptors,
-                body: declared,
-            },
-            body,
-        ))
+        Ok((Header { kind, request, descriptors, body: declared }, body))
     }
 }

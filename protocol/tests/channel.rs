@@ -32,13 +32,7 @@ impl Bench {
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let (ours, theirs) = channel::pair().unwrap();
         let file = File::open("/dev/null").unwrap();
-        Self {
-            ours,
-            theirs,
-            file,
-            open: descriptors_open(),
-            _alone: alone,
-        }
+        Self { ours, theirs, file, open: descriptors_open(), _alone: alone }
     }
 
     /// Sends as the peer, with as many descriptors.
@@ -103,10 +97,7 @@ fn descriptors_where_none_may_come_are_never_installed() {
     for count in [1, 2, MAX_DESCRIPTORS] {
         bench.attach(b"packet", count);
         let received = receive_bare(&bench.ours, &mut frame_buffer());
-        assert!(
-            matches!(received, Err(ReceiveError::Surplus { .. })),
-            "{received:?}"
-        );
+        assert!(matches!(received, Err(ReceiveError::Surplus { .. })), "{received:?}");
         assert_eq!(bench.leaks(), 0, "{count}");
     }
     // The packet is gone with its descriptors, and the channel still works.
@@ -121,10 +112,7 @@ fn descriptors_beyond_those_that_are_wanted_are_closed_with_the_list() {
         bench.attach(b"packet", count);
         let mut descriptors = Vec::new();
         let packet = receive(&bench.ours, &mut frame_buffer(), &mut descriptors).unwrap();
-        let whole = Packet {
-            bytes: 6,
-            descriptors_lost: false,
-        };
+        let whole = Packet { bytes: 6, descriptors_lost: false };
         assert_eq!(packet, whole);
         assert_eq!((descriptors.len(), bench.leaks()), (count, count));
         let wanted = descriptors.pop();
@@ -157,10 +145,7 @@ fn descriptors_for_which_there_is_no_room_are_reported_and_none_is_kept() {
         let limited = Room::of(room);
         let packet = receive(&bench.ours, &mut buffer, &mut descriptors);
         drop(limited);
-        let lost = Packet {
-            bytes: 6,
-            descriptors_lost: true,
-        };
+        let lost = Packet { bytes: 6, descriptors_lost: true };
         assert_eq!(packet.unwrap(), lost, "{count} with room for {room}");
         assert!(descriptors.is_empty());
         assert_eq!(bench.leaks(), fillers.len());
@@ -184,10 +169,7 @@ fn surplus_is_seen_without_any_room_for_descriptors() {
     let limited = Room::of(0);
     let received = receive_bare(&bench.ours, &mut buffer);
     drop(limited);
-    assert!(
-        matches!(received, Err(ReceiveError::Surplus { .. })),
-        "{received:?}"
-    );
+    assert!(matches!(received, Err(ReceiveError::Surplus { .. })), "{received:?}");
 }
 
 #[test]

@@ -33,18 +33,10 @@ impl Golden {
         };
         assert_eq!(vectors::hex(encoded), vectors::hex(golden), "{name}: encoded");
         let (header, body) = Header::decode(golden).unwrap();
-        let expected = Header {
-            kind,
-            request,
-            descriptors,
-            body: u16::try_from(golden.len() - 16).unwrap(),
-        };
+        let expected = Header { kind, request, descriptors, body: u16::try_from(golden.len() - 16).unwrap() };
         assert_eq!(header, expected, "{name}: header");
         assert_eq!(&codec::decode::<T>(body).unwrap(), value, "{name}: decoded");
-        assert!(
-            self.seen.borrow_mut().insert(name.to_owned()),
-            "{name} is pinned twice"
-        );
+        assert!(self.seen.borrow_mut().insert(name.to_owned()), "{name} is pinned twice");
     }
 
     fn request<O: Operation + PartialEq + Debug>(&self, name: &str, request: u32, value: &O) {
@@ -72,10 +64,7 @@ fn list<T, const MAX: usize>(items: impl Into<Vec<T>>) -> List<T, MAX> {
 }
 
 fn listen(endpoint: &str, options: ListenOptions) -> Listen {
-    Listen {
-        endpoint: endpoint.parse::<Endpoint>().unwrap(),
-        options,
-    }
+    Listen { endpoint: endpoint.parse::<Endpoint>().unwrap(), options }
 }
 
 fn every_option() -> ListenOptions {
@@ -137,10 +126,7 @@ fn state() -> Status {
 }
 
 fn pin_operations(golden: &Golden) {
-    let hello = Hello {
-        client: text("smtpd"),
-        features: 0,
-    };
+    let hello = Hello { client: text("smtpd"), features: 0 };
     golden.request("hello", 1, &hello);
     let welcome = Welcome {
         broker: 1234,
@@ -157,21 +143,9 @@ fn pin_operations(golden: &Golden) {
 
     golden.request("listen", 2, &listen("*:25", ListenOptions::default()));
     golden.request("listen-tcp6", 2, &listen("[2001:db8::1]:465", every_option()));
-    golden.request(
-        "listen-udp",
-        2,
-        &listen("[fe80::1%eth0]:53/udp", ListenOptions::default()),
-    );
-    golden.request(
-        "listen-unix-stream",
-        2,
-        &listen("/run/mail.sock", ListenOptions::default()),
-    );
-    golden.request(
-        "listen-unix-seqpacket",
-        2,
-        &listen("seqpacket:/run/mail.sock", ListenOptions::default()),
-    );
+    golden.request("listen-udp", 2, &listen("[fe80::1%eth0]:53/udp", ListenOptions::default()));
+    golden.request("listen-unix-stream", 2, &listen("/run/mail.sock", ListenOptions::default()));
+    golden.request("listen-unix-seqpacket", 2, &listen("seqpacket:/run/mail.sock", ListenOptions::default()));
     golden.reply::<Listen>("listen-reply", 2, 1, &Listening { id: ListenerId(7) });
 
     let many = ListenMany {
@@ -190,13 +164,9 @@ fn pin_operations(golden: &Golden) {
     };
     golden.reply::<ListenMany>("listen-many-reply", 3, 1, &results);
 
-    let stop = Stop {
-        listeners: list([ListenerId(7), ListenerId(u64::MAX)]),
-    };
+    let stop = Stop { listeners: list([ListenerId(7), ListenerId(u64::MAX)]) };
     golden.request("stop", 4, &stop);
-    let stopped = Stopped {
-        unknown: list([ListenerId(u64::MAX)]),
-    };
+    let stopped = Stopped { unknown: list([ListenerId(u64::MAX)]) };
     golden.reply::<Stop>("stop-reply", 4, 0, &stopped);
 
     golden.request("status", 5, &StatusRequest { after: 128 });
@@ -223,17 +193,12 @@ fn pin_faults(golden: &Golden) {
 }
 
 fn known_codes() -> impl Iterator<Item = FaultCode> {
-    (0..=u16::MAX)
-        .map(FaultCode::from)
-        .filter(|code| !matches!(code, FaultCode::Other(_)))
+    (0..=u16::MAX).map(FaultCode::from).filter(|code| !matches!(code, FaultCode::Other(_)))
 }
 
 #[test]
 fn every_message_has_the_bytes_that_were_agreed() {
-    let golden = Golden {
-        frames: vectors::golden(),
-        seen: RefCell::default(),
-    };
+    let golden = Golden { frames: vectors::golden(), seen: RefCell::default() };
     pin_operations(&golden);
     pin_faults(&golden);
 
@@ -242,9 +207,6 @@ fn every_message_has_the_bytes_that_were_agreed() {
     assert_eq!(names, seen, "a golden frame that nothing pins");
     for (_, operation) in OPERATIONS {
         assert!(seen.contains(*operation), "no golden request of {operation}");
-        assert!(
-            seen.contains(&format!("{operation}-reply")),
-            "no golden reply of {operation}"
-        );
+        assert!(seen.contains(&format!("{operation}-reply")), "no golden reply of {operation}");
     }
 }

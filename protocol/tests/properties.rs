@@ -143,10 +143,7 @@ where
 
 fn any_frame() -> impl Strategy<Value = Made> {
     let listening = || id().prop_map(|id| Listening { id });
-    let outcome = prop_oneof![
-        listening().prop_map(Outcome::Done),
-        fault().prop_map(Outcome::Fault)
-    ];
+    let outcome = prop_oneof![listening().prop_map(Outcome::Done), fault().prop_map(Outcome::Fault)];
     prop_oneof![
         request((text(), any::<u64>()).prop_map(|(client, features)| Hello { client, features })),
         reply::<Hello>(welcome()),
@@ -155,10 +152,8 @@ fn any_frame() -> impl Strategy<Value = Made> {
         request(listen()),
         reply::<Listen>(listening()),
         request(
-            (any::<bool>(), list(listen())).prop_map(|(all_or_nothing, listeners)| ListenMany {
-                all_or_nothing,
-                listeners
-            })
+            (any::<bool>(), list(listen()))
+                .prop_map(|(all_or_nothing, listeners)| ListenMany { all_or_nothing, listeners })
         ),
         reply::<ListenMany>(list(outcome).prop_map(|results| ListeningMany { results })),
         request(list(id()).prop_map(|listeners| Stop { listeners })),
@@ -174,13 +169,7 @@ fn again(packet: &[u8]) -> Option<Vec<u8>> {
     fn body<T: Serialize + DeserializeOwned>(header: Header, body: &[u8]) -> Option<Vec<u8>> {
         let message: T = codec::decode(body).ok()?;
         let mut buffer = codec::frame_buffer();
-        let frame = codec::encode(
-            &mut buffer,
-            header.kind,
-            header.request,
-            header.descriptors,
-            &message,
-        );
+        let frame = codec::encode(&mut buffer, header.kind, header.request, header.descriptors, &message);
         Some(frame.unwrap().to_vec())
     }
     fn operation<O: Operation>(header: Header, bytes: &[u8]) -> Option<Vec<u8>> {
@@ -204,11 +193,7 @@ fn again(packet: &[u8]) -> Option<Vec<u8>> {
 
 /// The header's length field made to agree, so that a changed length reaches the body's decoder.
 fn with_its_length(mut packet: Vec<u8>) -> Vec<u8> {
-    if let Some(body) = packet
-        .len()
-        .checked_sub(16)
-        .and_then(|length| u16::try_from(length).ok())
-    {
+    if let Some(body) = packet.len().checked_sub(16).and_then(|length| u16::try_from(length).ok()) {
         packet[12..14].copy_from_slice(&body.to_le_bytes());
     }
     packet

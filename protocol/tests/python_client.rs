@@ -23,13 +23,9 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 /// Starts the client with what stands in for the broker on the other end of its channel.
 fn by_control_socket(directory: &Path) -> (Child, UnixDatagram) {
     let path = directory.join("broker.sock");
-    let socket = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .unwrap();
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .unwrap();
     rustix::net::bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
     rustix::net::listen(&socket, 1).unwrap();
     let child = client().arg(&path).stdin(Stdio::null()).spawn().unwrap();
@@ -42,11 +38,7 @@ fn by_control_socket(directory: &Path) -> (Child, UnixDatagram) {
 fn by_inheritance() -> (Child, UnixDatagram) {
     let (ours, theirs) = channel::pair().unwrap();
     theirs.set_nonblocking(false).unwrap();
-    let child = client()
-        .env("PORTREEVE_CHANNEL", "0")
-        .stdin(OwnedFd::from(theirs))
-        .spawn()
-        .unwrap();
+    let child = client().env("PORTREEVE_CHANNEL", "0").stdin(OwnedFd::from(theirs)).spawn().unwrap();
     (child, patient(ours))
 }
 
@@ -96,10 +88,7 @@ fn welcome(channel: &UnixDatagram) {
 
 fn listen(channel: &UnixDatagram) -> u32 {
     let (request, listen) = receive::<Listen>(channel);
-    let expected = Listen {
-        endpoint: "127.0.0.1:2525".parse().unwrap(),
-        options: ListenOptions::default(),
-    };
+    let expected = Listen { endpoint: "127.0.0.1:2525".parse().unwrap(), options: ListenOptions::default() };
     assert_eq!(listen, expected);
     request
 }
@@ -123,10 +112,7 @@ fn serve(child: Child, channel: &UnixDatagram) {
     read.unwrap_or_else(|error| panic!("{error}: {}", shown(&output)));
     assert_eq!(greeting, "220 ready\r\n");
     assert!(output.status.success(), "{}", shown(&output));
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
-        format!("listener 7 on port {}\n", address.port())
-    );
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("listener 7 on port {}\n", address.port()));
 }
 
 fn shown(output: &Output) -> String {
@@ -157,10 +143,7 @@ fn the_python_client_shows_a_fault_and_its_remedy() {
     channel::send(&channel, frame, &[]).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(
-        shown(&output),
-        "fault 1: 'nothing permits\\x1b[2J it', remedy: 'write a permit'\n"
-    );
+    assert_eq!(shown(&output), "fault 1: 'nothing permits\\x1b[2J it', remedy: 'write a permit'\n");
 }
 
 #[test]
@@ -174,9 +157,5 @@ fn the_python_client_notices_a_socket_that_is_declared_and_missing() {
     channel::send(&channel, frame, &[]).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(
-        shown(&output).contains("the answer is damaged"),
-        "{}",
-        shown(&output)
-    );
+    assert!(shown(&output).contains("the answer is damaged"), "{}", shown(&output));
 }

@@ -72,14 +72,7 @@ fn the_counting_allocator_counts() {
 
 #[test]
 fn a_length_beyond_its_bound_is_refused_before_anything_is_reserved() {
-    let lies = [
-        254_u64,
-        1 << 16,
-        1 << 32,
-        u64::from(u32::MAX),
-        u64::MAX >> 1,
-        u64::MAX,
-    ];
+    let lies = [254_u64, 1 << 16, 1 << 32, u64::from(u32::MAX), u64::MAX >> 1, u64::MAX];
     for lie in lies {
         let lie = lie.to_le_bytes();
         // Bytes enough that the length alone decides.
@@ -177,14 +170,7 @@ fn a_flag_that_is_neither_0_nor_1_is_refused_by_its_number() {
 
 #[test]
 fn text_that_is_not_utf_8_is_refused() {
-    for wrong in [
-        &b"\xff"[..],
-        b"\xc3",
-        b"\x80",
-        b"\xc0\x80",
-        b"\xed\xa0\x80",
-        b"\xf4\x90\x80\x80",
-    ] {
+    for wrong in [&b"\xff"[..], b"\xc3", b"\x80", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"] {
         let length = (wrong.len() as u64).to_le_bytes();
         refusal::<Text<64>>(&bytes(&[&length, wrong]));
     }
@@ -218,9 +204,7 @@ fn what_a_peer_sent_cannot_forge_a_line() {
 fn a_message_that_does_not_fit_in_a_frame_is_not_encoded() {
     let long = Fault::new(portreeve_protocol::FaultCode::Os, &"x".repeat(512)).remedy(&"x".repeat(512));
     let results = vec![Outcome::<Listening>::Fault(long); 253];
-    let reply = ListeningMany {
-        results: List::new(results).unwrap(),
-    };
+    let reply = ListeningMany { results: List::new(results).unwrap() };
     // However long the buffer is.
     for length in [0, 15, 16, 17, 1 << 16, 1 << 20] {
         let mut buffer = vec![0; length];
@@ -228,19 +212,14 @@ fn a_message_that_does_not_fit_in_a_frame_is_not_encoded() {
     }
     // A body of 65521 to 65535 bytes would fit its length field, and not a frame.
     let fault = |length: usize| {
-        let (message, remedy) = (
-            "x".repeat(length.min(512)),
-            "x".repeat(length.saturating_sub(512)),
-        );
+        let (message, remedy) = ("x".repeat(length.min(512)), "x".repeat(length.saturating_sub(512)));
         let fault = Fault::new(portreeve_protocol::FaultCode::Os, &message).remedy(&remedy);
         Outcome::<Listening>::Fault(fault)
     };
     let encoded = |last: usize| {
         let mut results = vec![fault(512); 119];
         results.push(fault(last));
-        let reply = ListeningMany {
-            results: List::new(results).unwrap(),
-        };
+        let reply = ListeningMany { results: List::new(results).unwrap() };
         let mut buffer = vec![0; 1 << 20];
         codec::encode(&mut buffer, ListenMany::KIND.reply(), 1, 0, &reply).map(<[u8]>::len)
     };

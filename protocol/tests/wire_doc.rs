@@ -1,12 +1,7 @@
 //! WIRE.md is true: a decoder that knows nothing but its tables reads every golden frame to the last byte, its
 //! bounds are the codec's, and what it numbers and shows is what the crate numbers and sends.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)] // a helper of a test may fail it
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a helper of a test may fail it
 
 mod doc;
 mod vectors;
@@ -26,9 +21,7 @@ const VARIANTS: usize = 4;
 type Decode = fn(&[u8]) -> Result<(), String>;
 
 fn decodes<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<(), String> {
-    codec::decode::<T>(body)
-        .map(drop)
-        .map_err(|error| error.to_string())
+    codec::decode::<T>(body).map(drop).map_err(|error| error.to_string())
 }
 
 /// What the codec has for each message that can be a frame's body.
@@ -50,10 +43,7 @@ fn messages() -> BTreeMap<&'static str, Decode> {
 }
 
 fn row<'d>(doc: &'d Doc, section: &str, first: &str) -> &'d [String] {
-    let found = doc
-        .rows(section)
-        .iter()
-        .find(|row| row.first().is_some_and(|cell| cell == first));
+    let found = doc.rows(section).iter().find(|row| row.first().is_some_and(|cell| cell == first));
     found.unwrap_or_else(|| panic!("WIRE.md has no row {first:?} under {section:?}"))
 }
 
@@ -75,21 +65,13 @@ fn every_fault_is_listed_with_its_word() {
     let known: Vec<u16> = known.collect();
     assert_eq!(doc.rows("Faults").len(), known.len());
     for code in known {
-        assert_eq!(
-            row(&doc, "Faults", &code.to_string())[1],
-            FaultCode::from(code).word()
-        );
+        assert_eq!(row(&doc, "Faults", &code.to_string())[1], FaultCode::from(code).word());
     }
 }
 
 #[test]
 fn the_header_is_where_the_table_says() {
-    let header = Header {
-        kind: Kind(0x1234),
-        request: 0x5678_9abc,
-        descriptors: 0xde,
-        body: 0xf012,
-    };
+    let header = Header { kind: Kind(0x1234), request: 0x5678_9abc, descriptors: 0xde, body: 0xf012 };
     let fields = BTreeMap::from([
         ("magic", u64::from(u32::from_le_bytes(*b"PRTV"))),
         ("version", u64::from(portreeve_protocol::VERSION)),
@@ -107,10 +89,7 @@ fn the_header_is_where_the_table_says() {
         let (offset, length): (usize, usize) = (row[0].parse().unwrap(), row[1].parse().unwrap());
         assert_eq!(offset, end, "a gap before {}", row[2]);
         end = offset + length;
-        let value = bytes[offset..end]
-            .iter()
-            .rev()
-            .fold(0, |value, byte| value << 8 | u64::from(*byte));
+        let value = bytes[offset..end].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
         assert_eq!(value, fields[row[2].as_str()], "{}", row[2]);
     }
     assert_eq!(end, HEADER_LENGTH);
@@ -165,9 +144,7 @@ fn the_tables_name_the_fields_as_the_crate_does() {
         include_str!("../src/fault.rs"),
         include_str!("../src/endpoint.rs"),
     ];
-    let structures = sources
-        .iter()
-        .flat_map(|source| source.split("\npub struct ").skip(1));
+    let structures = sources.iter().flat_map(|source| source.split("\npub struct ").skip(1));
     let mut compared = 0;
     for (name, rest) in structures.filter_map(|structure| structure.split_once(" {")) {
         // What is no name stands before a brace of something else: a structure without named fields.
@@ -176,9 +153,7 @@ fn the_tables_name_the_fields_as_the_crate_does() {
         }
         let fields = rest.split('}').next().unwrap_or_default();
         let fields = fields.lines().filter_map(|line| line.trim().strip_prefix("pub "));
-        let fields: Vec<&str> = fields
-            .filter_map(|field| Some(field.split_once(':')?.0))
-            .collect();
+        let fields: Vec<&str> = fields.filter_map(|field| Some(field.split_once(':')?.0)).collect();
         let documented: Vec<&str> = doc.rows(name).iter().map(|row| row[0].as_str()).collect();
         assert_eq!(documented, fields, "{name}");
         compared += 1;

@@ -39,9 +39,7 @@ fn variable(name: &str) -> String {
 pub fn variables() -> impl Iterator<Item = (String, &'static PathBuf)> {
     static PATHS: OnceLock<BTreeMap<&'static str, PathBuf>> = OnceLock::new();
     let paths = PATHS.get_or_init(|| match std::env::var_os("PORTREEVE_BIN_DIR") {
-        Some(directory) => names()
-            .map(|name| (name, Path::new(&directory).join(name)))
-            .collect(),
+        Some(directory) => names().map(|name| (name, Path::new(&directory).join(name))).collect(),
         None => build(),
     });
     paths.iter().map(|(name, path)| (variable(name), path))
@@ -93,13 +91,7 @@ fn cargo() -> Command {
     let mut command = Command::new(cargo_program());
     command
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args([
-            "build",
-            "--locked",
-            "--message-format=json-render-diagnostics",
-            "--profile",
-            profile,
-        ])
+        .args(["build", "--locked", "--message-format=json-render-diagnostics", "--profile", profile])
         .stdin(Stdio::null());
     command
 }
@@ -121,21 +113,12 @@ fn cargo_build(
         panic!("cargo cannot be run to build what is tested: {error}; or set PORTREEVE_BIN_DIR to a directory that has it built")
     });
     let diagnostics = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{command:?} failed: {}\n{diagnostics}",
-        output.status
-    );
+    assert!(output.status.success(), "{command:?} failed: {}\n{diagnostics}", output.status);
     let messages = String::from_utf8_lossy(&output.stdout);
     let executables: Vec<PathBuf> = messages.lines().filter_map(executable).collect();
     let find = |name: &'static str| {
-        let path = executables
-            .iter()
-            .find(|path| path.file_name().is_some_and(|file| file == name));
-        (
-            name,
-            path.unwrap_or_else(|| panic!("cargo built no {name}")).clone(),
-        )
+        let path = executables.iter().find(|path| path.file_name().is_some_and(|file| file == name));
+        (name, path.unwrap_or_else(|| panic!("cargo built no {name}")).clone())
     };
     targets.iter().map(|(name, _)| find(name)).collect()
 }

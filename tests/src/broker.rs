@@ -44,10 +44,7 @@ impl Log {
     #[track_caller]
     pub fn wait_for(&self, words: &[&str]) -> String {
         let find = |lines: &[String]| {
-            lines
-                .iter()
-                .find(|line| words.iter().all(|word| line.contains(word)))
-                .cloned()
+            lines.iter().find(|line| words.iter().all(|word| line.contains(word))).cloned()
         };
         let (lines, arrived) = &*self.0;
         let (lines, _) = arrived
@@ -122,24 +119,14 @@ impl Broker {
         let end = Instant::now() + PATIENCE;
         let mut packet = [0; 4096];
         loop {
-            let mut either = [
-                PollFd::new(notify, PollFlags::IN),
-                PollFd::new(&pidfd, PollFlags::IN),
-            ];
+            let mut either = [PollFd::new(notify, PollFlags::IN), PollFd::new(&pidfd, PollFlags::IN)];
             let left = end.saturating_duration_since(Instant::now());
             let events = poll(&mut either, Some(&timespec(left))).unwrap();
-            assert!(
-                events > 0,
-                "the broker was not ready after {} s",
-                PATIENCE.as_secs()
-            );
+            assert!(events > 0, "the broker was not ready after {} s", PATIENCE.as_secs());
             let [message, exit] = either.map(|one| !one.revents().is_empty());
             if message {
                 let length = notify.recv(&mut packet).unwrap();
-                if packet[..length]
-                    .split(|byte| *byte == b'\n')
-                    .any(|line| line == b"READY=1")
-                {
+                if packet[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
                     return;
                 }
             } else if exit {
@@ -233,10 +220,7 @@ impl Drop for Broker {
         }
         if std::thread::panicking() {
             eprintln!("the broker's log:");
-            self.log
-                .lines()
-                .iter()
-                .for_each(|line| eprintln!("{:.500}", line));
+            self.log.lines().iter().for_each(|line| eprintln!("{:.500}", line));
         }
     }
 }

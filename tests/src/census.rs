@@ -45,11 +45,8 @@ fn kind(link: &str) -> String {
 /// The local addresses of the TCP sockets of this network namespace that listen, in order.
 pub fn listening() -> Vec<SocketAddr> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| fs::read_to_string(table).unwrap());
-    let mut found: Vec<SocketAddr> = tables
-        .iter()
-        .flat_map(|table| table.lines().skip(1))
-        .filter_map(row)
-        .collect();
+    let mut found: Vec<SocketAddr> =
+        tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(row).collect();
     found.sort_unstable();
     found
 }
@@ -58,11 +55,7 @@ pub fn listening() -> Vec<SocketAddr> {
 pub fn sockets_on(table: &str, port: u16) -> usize {
     let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap();
     let suffix = format!(":{port:04X}");
-    let local = |line: &str| {
-        line.split_whitespace()
-            .nth(1)
-            .is_some_and(|local| local.ends_with(&suffix))
-    };
+    let local = |line: &str| line.split_whitespace().nth(1).is_some_and(|local| local.ends_with(&suffix));
     text.lines().skip(1).filter(|line| local(line)).count()
 }
 
@@ -77,13 +70,7 @@ fn row(line: &str) -> Option<SocketAddr> {
     }
     let port = u16::from_str_radix(port, 16).ok()?;
     let words: Option<Vec<[u8; 4]>> = (0..address.len() / 8)
-        .map(|word| {
-            Some(
-                u32::from_str_radix(address.get(word * 8..word * 8 + 8)?, 16)
-                    .ok()?
-                    .to_ne_bytes(),
-            )
-        })
+        .map(|word| Some(u32::from_str_radix(address.get(word * 8..word * 8 + 8)?, 16).ok()?.to_ne_bytes()))
         .collect();
     let address = match words?.as_slice() {
         [v4] => IpAddr::from(Ipv4Addr::from(*v4)),

@@ -26,10 +26,7 @@ pub struct Contender<'a> {
 impl<'a> Contender<'a> {
     /// `name` is `ours`, or the floor's.
     pub fn new(name: &'static str, run: impl FnMut() + 'a) -> Self {
-        Self {
-            name,
-            run: Box::new(run),
-        }
+        Self { name, run: Box::new(run) }
     }
 }
 
@@ -123,17 +120,10 @@ pub fn main(title: &str, inside: impl FnOnce(&Host)) {
     // While it is open the namespaces live.
     let _lifeline = child.stdin.take();
     let output = child.wait_with_output().unwrap();
-    assert!(
-        output.status.success(),
-        "the benchmark failed ({}): {}",
-        output.status,
-        namespaces::NEEDS
-    );
+    assert!(output.status.success(), "the benchmark failed ({}): {}", output.status, namespaces::NEEDS);
     let lines = String::from_utf8(output.stdout).unwrap();
-    let figures: Vec<Figure> = lines
-        .lines()
-        .map(|line| Figure::from_json(&serde_json::from_str(line).unwrap()).unwrap())
-        .collect();
+    let figures: Vec<Figure> =
+        lines.lines().map(|line| Figure::from_json(&serde_json::from_str(line).unwrap()).unwrap()).collect();
     print_table(title, &figures);
     if let Some(file) = file {
         write(&beside_workspace(&file), &figures);
@@ -144,10 +134,7 @@ pub fn main(title: &str, inside: impl FnOnce(&Host)) {
 /// waking the other costs more than their work, and the kernel's choice is not the same from run to run.
 fn share_one_cpu() {
     let allowed = sched_getaffinity(None).unwrap();
-    let last = (0..CpuSet::MAX_CPU)
-        .rev()
-        .find(|cpu| allowed.is_set(*cpu))
-        .unwrap();
+    let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| allowed.is_set(*cpu)).unwrap();
     let mut one = CpuSet::new();
     one.set(last);
     sched_setaffinity(None, &one).unwrap();
@@ -166,10 +153,7 @@ fn write(file: &Path, figures: &[Figure]) {
 
 fn print_table(title: &str, figures: &[Figure]) {
     println!("{title}\n");
-    println!(
-        "{:<20} {:<10} {:>12} {:>12} {:>8}",
-        "case", "floor", "ours", "floor", "ratio"
-    );
+    println!("{:<20} {:<10} {:>12} {:>12} {:>8}", "case", "floor", "ours", "floor", "ratio");
     for figure in figures {
         println!(
             "{:<20} {:<10} {:>9.1} µs {:>9.1} µs {:>8.2}",

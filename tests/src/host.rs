@@ -42,22 +42,14 @@ pub fn isolated<T: FnOnce(&Host)>(test: T) {
 /// The test's name as the test runner knows it. The thread's name would do, but not with one test thread.
 fn test_name<T>() -> &'static str {
     let path = type_name::<T>();
-    let function = path
-        .split_once("::{{closure}}")
-        .map_or(path, |(function, _)| function);
+    let function = path.split_once("::{{closure}}").map_or(path, |(function, _)| function);
     function.split_once("::").map_or(function, |(_, name)| name)
 }
 
 fn enter(test: &str) {
     let mut command = namespaces::command(&std::env::current_exe().unwrap());
     command
-        .args([
-            "--exact",
-            test,
-            "--include-ignored",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        .args(["--exact", test, "--include-ignored", "--nocapture", "--test-threads=1"])
         .env(INSIDE, test)
         .envs(binaries::variables());
     let (mut reader, writer) = io::pipe().unwrap();
@@ -78,18 +70,12 @@ fn enter(test: &str) {
     if late {
         let _ = child.kill();
     }
-    let output = in_time
-        .or_else(|_| finished.recv_timeout(DEADLINE))
-        .unwrap_or_default();
+    let output = in_time.or_else(|_| finished.recv_timeout(DEADLINE)).unwrap_or_default();
     judge(&String::from_utf8_lossy(&output), late, child.wait().unwrap());
 }
 
 fn judge(output: &str, late: bool, status: ExitStatus) {
-    assert!(
-        !late,
-        "{output}\nthe test was not over after {} s and was killed",
-        DEADLINE.as_secs()
-    );
+    assert!(!late, "{output}\nthe test was not over after {} s and was killed", DEADLINE.as_secs());
     assert!(
         output.contains(ENTERED),
         "{output}\nthe test could not be run in namespaces of its own ({status}): {}",
@@ -110,18 +96,10 @@ impl Host {
         // Opened before their paths may vanish under the new /tmp.
         let binaries = binaries::given();
         for (place, mode) in [("/tmp", c"mode=1777"), ("/run", c"mode=0755")] {
-            mount(
-                "tmpfs",
-                place,
-                "tmpfs",
-                MountFlags::NOSUID | MountFlags::NODEV,
-                Some(mode),
-            )
-            .unwrap_or_else(|error| panic!("mounting a private {place} failed: {error}"));
+            mount("tmpfs", place, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(mode))
+                .unwrap_or_else(|error| panic!("mounting a private {place} failed: {error}"));
         }
-        let host = Self {
-            directory: PathBuf::from("/run/host"),
-        };
+        let host = Self { directory: PathBuf::from("/run/host") };
         fs::create_dir_all(host.path("bin")).unwrap();
         // The directory that the test runner chose may just have vanished under the new /tmp.
         std::env::set_current_dir(&host.directory).unwrap();

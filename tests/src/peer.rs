@@ -56,10 +56,7 @@ impl Frame {
 
 /// A request for a listener as the configuration says.
 pub fn listen(endpoint: &str) -> Listen {
-    Listen {
-        endpoint: endpoint.parse().unwrap(),
-        options: ListenOptions::default(),
-    }
+    Listen { endpoint: endpoint.parse().unwrap(), options: ListenOptions::default() }
 }
 
 impl Peer {
@@ -68,21 +65,13 @@ impl Peer {
         channel.set_nonblocking(false).unwrap();
         channel.set_read_timeout(Some(PATIENCE)).unwrap();
         channel.set_write_timeout(Some(PATIENCE)).unwrap();
-        Self {
-            channel,
-            request: 0,
-            buffer: codec::frame_buffer(),
-        }
+        Self { channel, request: 0, buffer: codec::frame_buffer() }
     }
 
     /// Connects to a control socket and says nothing.
     pub fn connect(path: &Path) -> io::Result<Self> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
         Ok(Self::over(socket.into()))
     }
@@ -113,21 +102,14 @@ impl Peer {
         let mut descriptors = Vec::new();
         let packet = channel::receive(&self.channel, &mut self.buffer, &mut descriptors)?;
         let (header, body) = Header::decode(&self.buffer[..packet.bytes]).unwrap();
-        Ok(Frame {
-            header,
-            body: body.to_vec(),
-            descriptors,
-            descriptors_lost: packet.descriptors_lost,
-        })
+        Ok(Frame { header, body: body.to_vec(), descriptors, descriptors_lost: packet.descriptors_lost })
     }
 
     /// Sends a request and waits for its reply, the only one that is under way.
     #[track_caller]
     pub fn ask<T: Operation>(&mut self, request: &T) -> Result<(T::Reply, Vec<OwnedFd>), Fault> {
         let number = self.send(request);
-        let frame = self
-            .receive()
-            .unwrap_or_else(|error| panic!("no reply to {}: {error}", T::NAME));
+        let frame = self.receive().unwrap_or_else(|error| panic!("no reply to {}: {error}", T::NAME));
         assert_eq!(frame.header.request, number, "the reply is to another request");
         frame.reply::<T>()
     }
@@ -135,10 +117,7 @@ impl Peer {
     /// Says Hello.
     #[track_caller]
     pub fn hello(&mut self) -> Welcome {
-        let hello = Hello {
-            client: Text::new("test").unwrap(),
-            features: 0,
-        };
+        let hello = Hello { client: Text::new("test").unwrap(), features: 0 };
         self.ask(&hello).unwrap().0
     }
 
@@ -166,9 +145,7 @@ impl Peer {
     /// The broker's state, from its first page of listeners.
     #[track_caller]
     pub fn status(&mut self) -> Status {
-        self.ask(&portreeve_protocol::message::StatusRequest { after: 0 })
-            .unwrap()
-            .0
+        self.ask(&portreeve_protocol::message::StatusRequest { after: 0 }).unwrap().0
     }
 
     /// Whether the broker has ended this session: what was still to be read is passed over.

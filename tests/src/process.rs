@@ -33,18 +33,8 @@ impl Status {
     /// Reads the text of a status file.
     pub fn parse(text: &str) -> Self {
         let fields: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once(':')).collect();
-        let field = |name: &str| {
-            fields
-                .get(name)
-                .unwrap_or_else(|| panic!("no {name} in {text}"))
-                .trim()
-        };
-        let numbers = |name: &str| {
-            field(name)
-                .split_whitespace()
-                .map(|word| word.parse().unwrap())
-                .collect()
-        };
+        let field = |name: &str| fields.get(name).unwrap_or_else(|| panic!("no {name} in {text}")).trim();
+        let numbers = |name: &str| field(name).split_whitespace().map(|word| word.parse().unwrap()).collect();
         let set = |name: &str| u64::from_str_radix(field(name), 16).unwrap();
         Self {
             uid: numbers("Uid"),
@@ -72,13 +62,8 @@ pub fn threads(pid: u32) -> Vec<Status> {
 /// One field of the status that [`Status`] does not keep, such as `VmRSS`.
 pub fn status_field(pid: u32, name: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    value
-        .unwrap_or_else(|| panic!("no {name} in {text}"))
-        .trim()
-        .to_owned()
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_owned()
 }
 
 /// The root directory of a process.

@@ -43,10 +43,7 @@ impl Stage {
     #[track_caller]
     pub fn enter(&self) -> (Puppet, Peer) {
         let patience = rustix::event::Timespec::try_from(PATIENCE).unwrap();
-        let mut ready = [rustix::event::PollFd::new(
-            &self.listener,
-            rustix::event::PollFlags::IN,
-        )];
+        let mut ready = [rustix::event::PollFd::new(&self.listener, rustix::event::PollFlags::IN)];
         let count = rustix::event::poll(&mut ready, Some(&patience)).unwrap();
         assert_eq!(count, 1, "no worker reported");
         let (control, _) = self.listener.accept().unwrap();
@@ -66,10 +63,7 @@ impl Puppet {
         writeln!(self.control.get_mut(), "{command}").unwrap();
         let mut line = String::new();
         self.control.read_line(&mut line).unwrap();
-        assert!(
-            line.ends_with('\n'),
-            "the worker ended while it was told {command:?}"
-        );
+        assert!(line.ends_with('\n'), "the worker ended while it was told {command:?}");
         line.trim_end().to_owned()
     }
 }

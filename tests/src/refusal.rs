@@ -47,11 +47,7 @@ impl Refusal {
     /// Likewise one that a test has prepared.
     #[track_caller]
     pub fn of_command(mut command: Command) -> Self {
-        let mut child = command
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let pidfd = pidfd_open(broker::pid_of(&child), PidfdFlags::empty()).unwrap();
         let mut end = [PollFd::new(&pidfd, PollFlags::IN)];
         let ended = poll(&mut end, Some(&broker::timespec(PATIENCE))).unwrap();
@@ -60,14 +56,8 @@ impl Refusal {
         }
         let output = child.wait_with_output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(
-            ended > 0,
-            "the broker went on running where it must refuse to start:\n{message}"
-        );
-        Self {
-            code: output.status.code(),
-            message,
-        }
+        assert!(ended > 0, "the broker went on running where it must refuse to start:\n{message}");
+        Self { code: output.status.code(), message }
     }
 
     /// It ended with this code and one line that has all these words, and left nothing behind.

@@ -10,10 +10,7 @@ use portreeve_tests::{Broker, census, isolated, process};
 fn a_web_server_that_knows_socket_activation_serves_on_port_80_without_a_privilege() {
     isolated(|host| {
         let server = Path::new("/usr/sbin/lighttpd");
-        assert!(
-            server.exists(),
-            "{server:?} is missing; it is in the package lighttpd"
-        );
+        assert!(server.exists(), "{server:?} is missing; it is in the package lighttpd");
         let www = host.path("www");
         std::fs::create_dir(&www).unwrap();
         std::fs::write(www.join("index.html"), "served without a privilege\n").unwrap();
@@ -41,24 +38,16 @@ fn a_web_server_that_knows_socket_activation_serves_on_port_80_without_a_privile
         let before = broker.census();
         for _ in 0..3 {
             let mut client = TcpStream::connect("127.0.0.1:80").unwrap();
-            client
-                .set_read_timeout(Some(portreeve_tests::wait::PATIENCE))
-                .unwrap();
+            client.set_read_timeout(Some(portreeve_tests::wait::PATIENCE)).unwrap();
             client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
             let mut answer = String::new();
             client.read_to_string(&mut answer).unwrap();
             assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
-            assert!(
-                answer.ends_with("\r\n\r\nserved without a privilege\n"),
-                "{answer}"
-            );
+            assert!(answer.ends_with("\r\n\r\nserved without a privilege\n"), "{answer}");
         }
         assert_eq!(census::listening().len(), 1);
         for thread in process::threads(broker.worker()) {
-            assert_eq!(
-                (thread.permitted, thread.bounding, thread.uid),
-                (0, 0, vec![65534; 4])
-            );
+            assert_eq!((thread.permitted, thread.bounding, thread.uid), (0, 0, vec![65534; 4]));
         }
         broker.await_no_more_than(&before);
     });

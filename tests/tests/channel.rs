@@ -104,21 +104,11 @@ fn a_peer_without_room_for_a_descriptor_is_told_and_gets_the_same_socket_later()
         let room = rustix::io::fcntl_dupfd_cloexec(&peer.channel, 0).unwrap();
         let full = u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&room)).unwrap();
         drop(room);
-        setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: Some(full),
-                ..limit
-            },
-        )
-        .unwrap();
+        setrlimit(Resource::Nofile, Rlimit { current: Some(full), ..limit }).unwrap();
         peer.send(&listen("127.0.0.1:25"));
         let received = peer.receive().unwrap();
         setrlimit(Resource::Nofile, limit).unwrap();
-        assert!(
-            received.descriptors_lost && received.descriptors.is_empty(),
-            "{received:?}"
-        );
+        assert!(received.descriptors_lost && received.descriptors.is_empty(), "{received:?}");
 
         let (first_id, first) = peer.listen("127.0.0.1:25").unwrap();
         let (second_id, second) = peer.listen("127.0.0.1:25").unwrap();

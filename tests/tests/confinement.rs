@@ -105,18 +105,9 @@ fn the_second_sample_keeps_four_or_names_the_one_that_it_cannot() {
             host.add_user("ecuser", ECUSER);
             let refusal = Refusal::of(host, SECOND_SAMPLE);
             assert_eq!(refusal.code, Some(77), "{}", refusal.message);
-            assert!(
-                refusal.message.contains("cap_sys_resource"),
-                "{}",
-                refusal.message
-            );
+            assert!(refusal.message.contains("cap_sys_resource"), "{}", refusal.message);
             let without = SECOND_SAMPLE.replace(" cap_sys_resource+ep", "");
-            confined(
-                host,
-                &without,
-                NET_ADMIN | NET_BIND_SERVICE | NET_RAW,
-                &worker_status(ECUSER, &[]),
-            );
+            confined(host, &without, NET_ADMIN | NET_BIND_SERVICE | NET_RAW, &worker_status(ECUSER, &[]));
         }
     });
 }
@@ -177,9 +168,9 @@ fn a_worker_cannot_regain_anything() {
             let stage = Stage::new(host, &format!("chroot-{user}"));
             let text = sample::worker(&stage.chroot, "( /run/host/bin/puppet )", "");
             let text = match user {
-                "root" => text
-                    .replace("user = nobody", "user = root")
-                    .replace("group = nogroup", "group = root"),
+                "root" => {
+                    text.replace("user = nobody", "user = root").replace("group = nogroup", "group = root")
+                }
                 _ => text,
             };
             let broker = Broker::start(host, &text);
@@ -190,11 +181,7 @@ fn a_worker_cannot_regain_anything() {
                 let harmless = user == "root" && attempt.starts_with("set") && attempt.contains("id");
                 assert!(answer != "done" || harmless, "{user} could {attempt}: {answers}");
             }
-            is(
-                "worker",
-                broker.worker(),
-                &worker_status(if user == "root" { 0 } else { WORKER }, &[]),
-            );
+            is("worker", broker.worker(), &worker_status(if user == "root" { 0 } else { WORKER }, &[]));
         }
     });
 }
@@ -216,11 +203,8 @@ fn a_worker_sees_its_channel_and_listeners_and_what_it_execs_sees_none() {
 fn a_worker_has_the_environment_that_the_configuration_says() {
     isolated(|host| {
         let stage = Stage::new(host, "chroot");
-        let text = sample::worker(
-            &stage.chroot,
-            "( /run/host/bin/puppet )\nenvironment = [ TZ = \"UTC\" ]",
-            "",
-        );
+        let text =
+            sample::worker(&stage.chroot, "( /run/host/bin/puppet )\nenvironment = [ TZ = \"UTC\" ]", "");
         let config = broker::config(host, &text);
         let mut command = broker::command(host, &config);
         command.env("SECRET", "of the one who started it");
@@ -236,10 +220,7 @@ fn a_user_without_permission_gets_a_fault_and_leaves_an_audit_line() {
         let text = sample::control(r#"( "127.0.0.1:25" )"#).replace("peer nobody", "peer daemon");
         let broker = Broker::start(host, &text);
         let mut stranger = Peer::connect_as(Path::new(SOCKET), WORKER, WORKER).unwrap();
-        let hello = portreeve_protocol::message::Hello {
-            client: Default::default(),
-            features: 0,
-        };
+        let hello = portreeve_protocol::message::Hello { client: Default::default(), features: 0 };
         let fault = match stranger.ask(&hello) {
             Err(fault) => fault,
             Ok(_) => stranger.listen("127.0.0.1:25").unwrap_err(),
@@ -256,9 +237,7 @@ fn the_mode_of_the_control_socket_keeps_others_out() {
     isolated(|host| {
         let text = sample::control(r#"( "127.0.0.1:25" )"#).replace("socket_mode = 0666", "");
         let broker = Broker::start(host, &text);
-        let refused = Peer::connect_as(Path::new(SOCKET), WORKER, WORKER)
-            .map(|_| ())
-            .unwrap_err();
+        let refused = Peer::connect_as(Path::new(SOCKET), WORKER, WORKER).map(|_| ()).unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
         broker.peer().ping();
     });

@@ -30,16 +30,8 @@ fn a_host_has_processes_and_temporary_files_of_its_own() {
 fn a_host_has_users_of_its_own() {
     isolated(|host| {
         host.add_user("ecuser", 1234);
-        assert!(
-            fs::read_to_string("/etc/passwd")
-                .unwrap()
-                .contains("\necuser:x:1234:1234:")
-        );
-        assert!(
-            fs::read_to_string("/etc/group")
-                .unwrap()
-                .contains("\necuser:x:1234:")
-        );
+        assert!(fs::read_to_string("/etc/passwd").unwrap().contains("\necuser:x:1234:1234:"));
+        assert!(fs::read_to_string("/etc/group").unwrap().contains("\necuser:x:1234:"));
     });
 }
 

@@ -14,10 +14,7 @@ const MAIL: &str = r#"broker { retain = 1 permit "mail" { listen = ( "127.0.0.1:
 
 fn start(host: &Host) -> (Stage, Broker) {
     let stage = Stage::new(host, "chroot");
-    let broker = Broker::start(
-        host,
-        &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", MAIL),
-    );
+    let broker = Broker::start(host, &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", MAIL));
     (stage, broker)
 }
 
@@ -70,9 +67,7 @@ fn what_the_next_worker_does_not_ask_for_ends_with_its_retention() {
         kill(broker.worker());
         drop((first, puppet));
         let _second = stage.enter();
-        eventually("the end of the listener", || {
-            census::listening().is_empty().then_some(())
-        });
+        eventually("the end of the listener", || census::listening().is_empty().then_some(()));
         broker.await_no_more_than(&before);
     });
 }
@@ -89,9 +84,7 @@ fn a_worker_that_is_killed_before_it_reads_its_reply_leaves_no_listener() {
         drop((first, puppet));
         let (_puppet, mut second) = stage.enter();
         second.hello();
-        eventually("the end of the listener", || {
-            census::listening().is_empty().then_some(())
-        });
+        eventually("the end of the listener", || census::listening().is_empty().then_some(()));
         broker.await_no_more_than(&before);
         second.listen("127.0.0.1:25").unwrap();
     });
@@ -105,9 +98,7 @@ fn a_peer_that_hangs_up_before_it_reads_its_reply_leaves_no_listener() {
         for port in 2000..2100 {
             broker.peer().send(&listen(&format!("127.0.0.1:{port}")));
         }
-        eventually("the end of the listeners", || {
-            census::listening().is_empty().then_some(())
-        });
+        eventually("the end of the listeners", || census::listening().is_empty().then_some(()));
         broker.await_no_more_than(&before);
     });
 }

@@ -156,24 +156,12 @@ fn of_many_each_stands_for_itself_or_all_fail_together() {
         let mut peer = broker.peer();
         let before = broker.census();
         let _taken = TcpListener::bind("127.0.0.1:2001").unwrap();
-        let endpoints = [
-            "127.0.0.1:2000",
-            "127.0.0.1:2001",
-            "127.0.0.1:3000",
-            "127.0.0.1:2002",
-        ];
-        let many = |all_or_nothing| ListenMany {
-            all_or_nothing,
-            listeners: List::first_of(endpoints.map(listen)),
-        };
+        let endpoints = ["127.0.0.1:2000", "127.0.0.1:2001", "127.0.0.1:3000", "127.0.0.1:2002"];
+        let many =
+            |all_or_nothing| ListenMany { all_or_nothing, listeners: List::first_of(endpoints.map(listen)) };
         let (reply, descriptors) = peer.ask(&many(true)).unwrap();
         assert!(descriptors.is_empty());
-        assert!(
-            reply
-                .results
-                .iter()
-                .all(|result| matches!(result, Outcome::Fault(_)))
-        );
+        assert!(reply.results.iter().all(|result| matches!(result, Outcome::Fault(_))));
         assert_eq!(census::listening(), [address("127.0.0.1:2001")]);
 
         let (reply, descriptors) = peer.ask(&many(false)).unwrap();
@@ -211,10 +199,7 @@ fn unix_and_udp_listeners_are_made_with_their_mode() {
         let broker = Broker::start(host, &sample::control(&permits));
         let mut peer = broker.peer();
         let request = Listen {
-            options: ListenOptions {
-                mode: Some(0o622),
-                ..ListenOptions::default()
-            },
+            options: ListenOptions { mode: Some(0o622), ..ListenOptions::default() },
             ..listen(stream.to_str().unwrap())
         };
         let (reply, _listener) = peer.ask(&request).unwrap();
@@ -237,9 +222,7 @@ fn listeners_of_a_peer_that_hangs_up_are_gone_after_their_retention() {
         let mut peer = broker.peer();
         peer.listen("127.0.0.1:25").unwrap();
         drop(peer);
-        eventually("the end of the listener", || {
-            census::listening().is_empty().then_some(())
-        });
+        eventually("the end of the listener", || census::listening().is_empty().then_some(()));
         broker.await_no_more_than(&before);
     });
 }

@@ -10,12 +10,7 @@ const ANYWHERE: &str = r#"( "127.0.0.1:1-65535" )"#;
 
 /// A header that is right for a Ping, for tests that spoil it.
 fn header() -> Header {
-    Header {
-        kind: Ping::KIND,
-        request: 7,
-        descriptors: 0,
-        body: 0,
-    }
+    Header { kind: Ping::KIND, request: 7, descriptors: 0, body: 0 }
 }
 
 fn spoiled(index: usize, value: u8) -> Vec<u8> {
@@ -26,16 +21,7 @@ fn spoiled(index: usize, value: u8) -> Vec<u8> {
 
 fn with_body(kind: Kind, body: &[u8]) -> Vec<u8> {
     let declared = u16::try_from(body.len()).unwrap();
-    [
-        &Header {
-            kind,
-            body: declared,
-            ..header()
-        }
-        .encode(),
-        body,
-    ]
-    .concat()
+    [&Header { kind, body: declared, ..header() }.encode(), body].concat()
 }
 
 #[test]
@@ -55,26 +41,17 @@ fn malformed_frames_end_their_session_and_nothing_else() {
             ("an unknown version", spoiled(4, 99)),
             ("a reserved byte set", spoiled(15, 1)),
             ("a declared body that is not there", spoiled(12, 1)),
-            (
-                "a body that is not declared",
-                [&header().encode()[..], b"x"].concat(),
-            ),
+            ("a body that is not declared", [&header().encode()[..], b"x"].concat()),
             ("a declared descriptor that is not there", spoiled(14, 1)),
             ("a truncated body", with_body(Listen::KIND, &[0, 0, 0, 0, 0, 0])),
-            (
-                "an empty body where there must be one",
-                with_body(Listen::KIND, &[]),
-            ),
+            ("an empty body where there must be one", with_body(Listen::KIND, &[])),
             ("bytes after the message", with_body(Ping::KIND, &[0])),
             ("text that is not UTF-8", hello(&[0xff, 0xfe])),
             ("a text longer than it may be", hello(&[b'a'; 65])),
             ("an unknown variant", with_body(Listen::KIND, &[0xff; 64])),
             (
                 "a length that no packet has",
-                with_body(
-                    ListenMany::KIND,
-                    &[0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
-                ),
+                with_body(ListenMany::KIND, &[0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]),
             ),
         ];
         for (what, packet) in cases {

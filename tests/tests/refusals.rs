@@ -24,18 +24,11 @@ fn an_endpoint_in_use_is_refused_with_its_owner_where_it_is_ours() {
         ];
         let mut held = Vec::new();
         for (first, second) in pairs {
-            let (id, _) = owner
-                .listen(first)
-                .unwrap_or_else(|fault| panic!("{first}: {fault}"));
+            let (id, _) = owner.listen(first).unwrap_or_else(|fault| panic!("{first}: {fault}"));
             held.push(id);
-            let Err(fault) = other.listen(second) else {
-                panic!("{second} was given beside {first}")
-            };
+            let Err(fault) = other.listen(second) else { panic!("{second} was given beside {first}") };
             assert_eq!(fault.code, FaultCode::InUse, "{second} beside {first}: {fault}");
-            assert!(
-                fault.subject.contains("session"),
-                "{second} beside {first}: {fault:?} names no owner"
-            );
+            assert!(fault.subject.contains("session"), "{second} beside {first}: {fault:?} names no owner");
         }
         owner.stop(&held);
         broker.await_no_more_than(&before);
@@ -51,16 +44,8 @@ fn an_endpoint_that_another_program_holds_is_refused_as_in_use() {
         let _specific = TcpListener::bind("127.0.0.1:2501").unwrap();
         let _wildcard = TcpListener::bind("0.0.0.0:2502").unwrap();
         let _both = TcpListener::bind("[::]:2503").unwrap();
-        for endpoint in [
-            "127.0.0.1:2501",
-            "*:2501",
-            "127.0.0.1:2502",
-            "127.0.0.1:2503",
-            "[::1]:2503",
-        ] {
-            let Err(fault) = peer.listen(endpoint) else {
-                panic!("{endpoint} was given")
-            };
+        for endpoint in ["127.0.0.1:2501", "*:2501", "127.0.0.1:2502", "127.0.0.1:2503", "[::1]:2503"] {
+            let Err(fault) = peer.listen(endpoint) else { panic!("{endpoint} was given") };
             assert_eq!(fault.code, FaultCode::InUse, "{endpoint}: {fault}");
         }
         assert_eq!(peer.status().listeners_held, 0);
@@ -75,10 +60,7 @@ fn an_address_that_is_not_here_is_refused_by_name() {
         let mut peer = broker.peer();
         assert_eq!(peer.listen("192.0.2.1:25").unwrap_err().code, FaultCode::NotLocal);
         let request = Listen {
-            options: ListenOptions {
-                free_bind: true,
-                ..ListenOptions::default()
-            },
+            options: ListenOptions { free_bind: true, ..ListenOptions::default() },
             ..listen("192.0.2.1:25")
         };
         peer.ask(&request).unwrap();
@@ -107,9 +89,7 @@ fn what_no_permit_allows_is_refused() {
             "/run/mail.sock",
             "seqpacket:/run/mail.sock",
         ] {
-            let Err(fault) = peer.listen(endpoint) else {
-                panic!("{endpoint} was given")
-            };
+            let Err(fault) = peer.listen(endpoint) else { panic!("{endpoint} was given") };
             assert_eq!(fault.code, FaultCode::Denied, "{endpoint}: {fault}");
         }
         assert!(census::listening().is_empty());
@@ -122,19 +102,10 @@ fn a_whole_request_of_refusals_is_answered_one_by_one() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:25" )"#));
         let mut peer = broker.peer();
-        let refused = (1..253).map(|port| {
-            listen(&format!(
-                "[2001:db8:1111:2222:3333:4444:5555:6666]:{}",
-                60_000 + port
-            ))
-        });
+        let refused = (1..253)
+            .map(|port| listen(&format!("[2001:db8:1111:2222:3333:4444:5555:6666]:{}", 60_000 + port)));
         let listeners = List::first_of([listen("127.0.0.1:25")].into_iter().chain(refused));
-        let (reply, descriptors) = peer
-            .ask(&ListenMany {
-                all_or_nothing: false,
-                listeners,
-            })
-            .unwrap();
+        let (reply, descriptors) = peer.ask(&ListenMany { all_or_nothing: false, listeners }).unwrap();
         assert_eq!(descriptors.len(), 1);
         let denied =
             |result: &Outcome<_>| matches!(result, Outcome::Fault(fault) if fault.code == FaultCode::Denied);

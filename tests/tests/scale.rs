@@ -13,10 +13,7 @@ fn ten_thousand_listeners_are_started_and_stopped_at_run_time() {
         let before = broker.census();
         let figure = |when: &str| {
             let rss = process::status_field(broker.pid(), "VmRSS");
-            println!(
-                "{when}: broker holds {} descriptors, VmRSS {rss}",
-                broker.census().0.len()
-            );
+            println!("{when}: broker holds {} descriptors, VmRSS {rss}", broker.census().0.len());
         };
         figure("idle");
         let mut held = Vec::new();
@@ -42,9 +39,7 @@ fn listen_many(peer: &mut Peer, ports: std::ops::Range<u16>) -> Vec<ListenerId> 
         all_or_nothing: true,
         listeners: List::first_of(ports.map(|port| listen(&format!("127.0.0.1:{port}")))),
     };
-    let (reply, _) = peer
-        .ask(&many)
-        .unwrap_or_else(|fault| panic!("{}: {fault}", ListenMany::NAME));
+    let (reply, _) = peer.ask(&many).unwrap_or_else(|fault| panic!("{}: {fault}", ListenMany::NAME));
     let id = |result: &Outcome<_>| match result {
         Outcome::Done(portreeve_protocol::message::Listening { id }) => *id,
         Outcome::Fault(fault) => panic!("{fault}"),

@@ -34,11 +34,7 @@ impl MailServer {
         let command = r#"( /run/host/bin/smtp_worker "--listen" "*:25" "--control" "/run/control" "--greeting" "mx1.example" )"#;
         let permit = r#"broker { permit "mail" { listen = ( "*:25" "*:2525" ) } }"#;
         let broker = Broker::start(host, &sample::worker(&chroot, command, permit));
-        let server = Self {
-            broker,
-            chroot,
-            maildir,
-        };
+        let server = Self { broker, chroot, maildir };
         await_ports(&[25]);
         server
     }
@@ -48,12 +44,8 @@ impl MailServer {
         eventually("the messages in the Maildir", || {
             let entries = fs::read_dir(self.maildir.join("new")).ok()?;
             let files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-            (files.len() == count).then(|| {
-                files
-                    .iter()
-                    .map(|file| fs::read_to_string(file).unwrap())
-                    .collect()
-            })
+            (files.len() == count)
+                .then(|| files.iter().map(|file| fs::read_to_string(file).unwrap()).collect())
         })
     }
 
@@ -75,29 +67,13 @@ fn await_ports(expected: &[u16]) {
 }
 
 fn send_with_python(port: u16, subject: &str) {
-    run(
-        Command::new("python3").args(["-c", PYTHON, &port.to_string(), subject]),
-        "python3",
-    );
+    run(Command::new("python3").args(["-c", PYTHON, &port.to_string(), subject]), "python3");
 }
 
 fn send_with_swaks(port: u16, subject: &str) {
     let mut swaks = Command::new("swaks");
-    swaks.args([
-        "--server",
-        "127.0.0.1",
-        "--port",
-        &port.to_string(),
-        "--helo",
-        "client.example",
-    ]);
-    swaks.args([
-        "--from",
-        "from@client.example",
-        "--to",
-        "to@mx1.example",
-        "--header",
-    ]);
+    swaks.args(["--server", "127.0.0.1", "--port", &port.to_string(), "--helo", "client.example"]);
+    swaks.args(["--from", "from@client.example", "--to", "to@mx1.example", "--header"]);
     let transcript = run(swaks.arg(format!("Subject: {subject}")), "swaks");
     assert!(transcript.contains("220 mx1.example"), "{transcript}");
 }
@@ -110,27 +86,16 @@ fn mail_on_port_25_is_taken_by_an_unprivileged_worker_in_a_chroot() {
         send_with_python(25, "from Python");
         send_with_swaks(25, "from swaks");
         let messages = server.messages(2);
-        let python = messages
-            .iter()
-            .find(|text| text.contains("Subject: from Python"))
-            .unwrap();
+        let python = messages.iter().find(|text| text.contains("Subject: from Python")).unwrap();
         assert!(python.contains("\n.A line with a dot."), "{python}");
         assert!(messages.iter().any(|text| text.contains("Subject: from swaks")));
 
         let worker = server.broker.worker();
         assert_eq!(process::root(worker), server.chroot.path);
         for thread in process::threads(worker) {
-            assert_eq!(
-                (thread.uid, thread.gid, thread.groups),
-                (vec![WORKER; 4], vec![WORKER; 4], vec![])
-            );
-            let sets = [
-                thread.permitted,
-                thread.effective,
-                thread.inheritable,
-                thread.bounding,
-                thread.ambient,
-            ];
+            assert_eq!((thread.uid, thread.gid, thread.groups), (vec![WORKER; 4], vec![WORKER; 4], vec![]));
+            let sets =
+                [thread.permitted, thread.effective, thread.inheritable, thread.bounding, thread.ambient];
             assert_eq!((sets, thread.no_new_privs), ([0; 5], true));
         }
         for file in fs::read_dir(server.maildir.join("new")).unwrap() {
@@ -159,10 +124,7 @@ fn the_worker_opens_and_closes_a_second_listener_at_run_time() {
         }
         server.broker.await_no_more_than(&broker_before);
         eventually("the worker's descriptors", || {
-            census::Descriptors::of(worker)
-                .beyond(&worker_before)
-                .is_empty()
-                .then_some(())
+            census::Descriptors::of(worker).beyond(&worker_before).is_empty().then_some(())
         });
     });
 }
@@ -204,9 +166,7 @@ fn a_killed_worker_is_started_again_and_nobody_is_refused_meanwhile() {
             // Connected while there may be no worker; greeted by the next one.
             send_with_python(25, "between two workers");
             server.messages(round + 1);
-            eventually("another worker", || {
-                (server.broker.worker() != worker).then_some(())
-            });
+            eventually("another worker", || (server.broker.worker() != worker).then_some(()));
         }
         server.broker.await_no_more_than(&before);
     });

@@ -14,10 +14,7 @@ use portreeve_tests::{Refusal, binaries, isolated, sample};
 
 /// A security scope with one line of its own after what is usual.
 fn security(line: &str) -> String {
-    format!(
-        "security {{\nuser = nobody\ngroup = nogroup\n{line}\n}}\n{}",
-        sample::socket(r#"( "*:2525" )"#)
-    )
+    format!("security {{\nuser = nobody\ngroup = nogroup\n{line}\n}}\n{}", sample::socket(r#"( "*:2525" )"#))
 }
 
 #[test]
@@ -33,10 +30,7 @@ fn without_root() {
 fn an_unknown_user() {
     isolated(|host| {
         let refusal = Refusal::of(host, &security("user = mailuser"));
-        refusal.says(
-            exit::NO_USER,
-            &["user", "mailuser", "portreeve.conf:4", "useradd"],
-        );
+        refusal.says(exit::NO_USER, &["user", "mailuser", "portreeve.conf:4", "useradd"]);
     });
 }
 
@@ -44,10 +38,7 @@ fn an_unknown_user() {
 fn an_unknown_group() {
     isolated(|host| {
         let refusal = Refusal::of(host, &security("group = mailgroup"));
-        refusal.says(
-            exit::NO_USER,
-            &["group", "mailgroup", "portreeve.conf:4", "groupadd"],
-        );
+        refusal.says(exit::NO_USER, &["group", "mailgroup", "portreeve.conf:4", "groupadd"]);
     });
 }
 
@@ -55,10 +46,7 @@ fn an_unknown_group() {
 fn an_unknown_supplemental_group() {
     isolated(|host| {
         let refusal = Refusal::of(host, &security("supplemental_groups = ( nogroup sslcerts )"));
-        refusal.says(
-            exit::NO_USER,
-            &["group", "sslcerts", "portreeve.conf:4", "groupadd"],
-        );
+        refusal.says(exit::NO_USER, &["group", "sslcerts", "portreeve.conf:4", "groupadd"]);
     });
 }
 
@@ -66,10 +54,7 @@ fn an_unknown_supplemental_group() {
 fn a_missing_chroot() {
     isolated(|host| {
         let refusal = Refusal::of(host, &security("chroot = /run/host/nowhere"));
-        refusal.says(
-            exit::NO_INPUT,
-            &["chroot", "/run/host/nowhere", "portreeve.conf:4", "create"],
-        );
+        refusal.says(exit::NO_INPUT, &["chroot", "/run/host/nowhere", "portreeve.conf:4", "create"]);
     });
 }
 
@@ -78,10 +63,7 @@ fn a_chroot_that_is_no_directory() {
     isolated(|host| {
         host.file("nowhere", "");
         let refusal = Refusal::of(host, &security("chroot = /run/host/nowhere"));
-        refusal.says(
-            exit::NO_INPUT,
-            &["chroot", "/run/host/nowhere", "portreeve.conf:4"],
-        );
+        refusal.says(exit::NO_INPUT, &["chroot", "/run/host/nowhere", "portreeve.conf:4"]);
     });
 }
 
@@ -93,10 +75,7 @@ fn a_chroot_that_the_worker_can_write_to() {
             |mode| std::fs::set_permissions(&chroot.path, std::fs::Permissions::from_mode(mode)).unwrap();
         let check = || {
             let refusal = Refusal::of(host, &security("chroot = /run/host/chroot"));
-            refusal.says(
-                exit::CONFIG,
-                &["/run/host/chroot", "writable", "portreeve.conf:4", "chown"],
-            );
+            refusal.says(exit::CONFIG, &["/run/host/chroot", "writable", "portreeve.conf:4", "chown"]);
         };
         mode(0o777);
         check();
@@ -152,16 +131,8 @@ fn a_capability_that_the_bounding_set_lacks() {
         let config = broker::config(host, &security("capabilities = \"cap_net_raw+ep\""));
         let mut command = Command::new("setpriv");
         command.args(["--bounding-set", "-net_raw", "--"]);
-        command
-            .arg(host.binary(binaries::BROKER))
-            .arg("--config")
-            .arg(config);
-        let words = [
-            "cap_net_raw",
-            "bounding set",
-            "portreeve.conf:4",
-            "CapabilityBoundingSet",
-        ];
+        command.arg(host.binary(binaries::BROKER)).arg("--config").arg(config);
+        let words = ["cap_net_raw", "bounding set", "portreeve.conf:4", "CapabilityBoundingSet"];
         Refusal::of_command(command).says(exit::NO_PERMISSION, &words);
     });
 }
@@ -178,15 +149,10 @@ fn a_permit_that_the_retained_capabilities_cannot_serve() {
 fn an_address_in_use() {
     isolated(|host| {
         let taken = TcpListener::bind("127.0.0.1:2525").unwrap();
-        let refusal = Refusal::of(
-            host,
-            &(security("") + "ESMTP_Listener {\nListen \"127.0.0.1:2525\" {}\n}\n"),
-        );
+        let refusal =
+            Refusal::of(host, &(security("") + "ESMTP_Listener {\nListen \"127.0.0.1:2525\" {}\n}\n"));
         drop(taken);
-        refusal.says(
-            exit::UNAVAILABLE,
-            &["127.0.0.1:2525", "portreeve.conf:", "in use"],
-        );
+        refusal.says(exit::UNAVAILABLE, &["127.0.0.1:2525", "portreeve.conf:", "in use"]);
     });
 }
 
@@ -194,9 +160,6 @@ fn an_address_in_use() {
 fn a_control_socket_without_its_directory() {
     isolated(|host| {
         let text = security("").replace(SOCKET, "/run/host/none/broker.sock");
-        Refusal::of(host, &text).says(
-            exit::CANNOT_CREATE,
-            &["/run/host/none", "portreeve.conf:", "create"],
-        );
+        Refusal::of(host, &text).says(exit::CANNOT_CREATE, &["/run/host/none", "portreeve.conf:", "create"]);
     });
 }

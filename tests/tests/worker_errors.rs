@@ -11,10 +11,7 @@ use portreeve_tests::{Host, Refusal, binaries, isolated, sample};
 fn worker(host: &Host, command: &str) -> Refusal {
     let security = "security {\nuser = nobody\ngroup = nogroup\nchroot = /run/host/chroot\n}\n";
     let socket = sample::socket(r#"( "*:2525" )"#);
-    Refusal::of(
-        host,
-        &format!("{security}{socket}worker {{ command = ( {command} ) }}\n"),
-    )
+    Refusal::of(host, &format!("{security}{socket}worker {{ command = ( {command} ) }}\n"))
 }
 
 #[test]
@@ -52,10 +49,7 @@ fn a_worker_whose_library_is_not_in_its_chroot() {
     isolated(|host| {
         let chroot = Chroot::new(host, "chroot");
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        let interpreter = maps
-            .split_whitespace()
-            .find(|word| word.contains("/ld-linux"))
-            .unwrap();
+        let interpreter = maps.split_whitespace().find(|word| word.contains("/ld-linux")).unwrap();
         // Where programs name it and where it really lies may differ.
         let name = Path::new(interpreter).file_name().unwrap();
         for directory in ["/lib", "/lib64"] {
@@ -65,10 +59,7 @@ fn a_worker_whose_library_is_not_in_its_chroot() {
             }
         }
         let refusal = worker(host, "/usr/bin/env");
-        refusal.says(
-            exit::OS_FILE,
-            &["/usr/bin/env", "library", "libc.so.6", "portreeve.conf"],
-        );
+        refusal.says(exit::OS_FILE, &["/usr/bin/env", "library", "libc.so.6", "portreeve.conf"]);
     });
 }
 

@@ -10,30 +10,19 @@ use crate::guard::{Guard, Stopper};
 use crate::request::Handed;
 
 pub(crate) fn hello(client: &str) -> Hello {
-    Hello {
-        client: Text::clipped(client),
-        features: 0,
-    }
+    Hello { client: Text::clipped(client), features: 0 }
 }
 
 pub(crate) fn listen(endpoint: &Endpoint, options: &ListenOptions) -> Listen {
-    Listen {
-        endpoint: endpoint.clone(),
-        options: options.clone(),
-    }
+    Listen { endpoint: endpoint.clone(), options: options.clone() }
 }
 
 pub(crate) fn listen_many(listeners: &[Listen], all_or_nothing: bool) -> Result<ListenMany, Error> {
-    Ok(ListenMany {
-        all_or_nothing,
-        listeners: List::new(listeners.to_vec()).map_err(too_long)?,
-    })
+    Ok(ListenMany { all_or_nothing, listeners: List::new(listeners.to_vec()).map_err(too_long)? })
 }
 
 pub(crate) fn stop(listeners: &[ListenerId]) -> Result<Stop, Error> {
-    Ok(Stop {
-        listeners: List::new(listeners.to_vec()).map_err(too_long)?,
-    })
+    Ok(Stop { listeners: List::new(listeners.to_vec()).map_err(too_long)? })
 }
 
 fn too_long(error: portreeve_protocol::bounded::TooLong) -> Error {

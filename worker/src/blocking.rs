@@ -37,9 +37,7 @@ struct Session {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Client")
-            .field("channel", &self.0.channel)
-            .finish_non_exhaustive()
+        out.debug_struct("Client").field("channel", &self.0.channel).finish_non_exhaustive()
     }
 }
 
@@ -69,15 +67,9 @@ impl Client {
     /// # Errors
     /// What the broker said, or why it could not be asked.
     pub fn open(channel: Channel, name: &str) -> Result<Self, Error> {
-        channel
-            .0
-            .set_nonblocking(false)
-            .map_err(Error::io("preparing the channel"))?;
-        let mut session = Session {
-            channel: channel.0,
-            exchange: Mutex::new(Exchange::new()),
-            welcome: None,
-        };
+        channel.0.set_nonblocking(false).map_err(Error::io("preparing the channel"))?;
+        let mut session =
+            Session { channel: channel.0, exchange: Mutex::new(Exchange::new()), welcome: None };
         session.welcome = Some(session.call(&ask::hello(name))?);
         Ok(Self(Arc::new(session)))
     }
@@ -150,9 +142,7 @@ impl<S> Listener<S> {
     /// # Errors
     /// As for every request. A listener that was stopped before is no error.
     pub fn stop(self) -> Result<(), Error> {
-        let result = self
-            .client()
-            .map_or(Ok(()), |client| client.stop(&[self.id()]).map(drop));
+        let result = self.client().map_or(Ok(()), |client| client.stop(&[self.id()]).map(drop));
         self.stopped();
         result
     }

@@ -47,21 +47,19 @@ impl Channel {
             rustix::net::connect(&socket, &address)?;
             Ok(socket)
         };
-        connect()
-            .map(|socket| Self(socket.into()))
-            .map_err(|errno| Error::Connect {
-                path: path.to_owned(),
-                source: Arc::new(io::Error::from(errno)),
-                remedy: match errno {
-                    Errno::NOENT | Errno::CONNREFUSED => "start portreeved, or name its control socket",
-                    Errno::ACCESS | Errno::PERM => {
-                        "ask the administrator for a place in the group that owns the socket"
-                    }
-                    Errno::PROTOTYPE => "this is another program's socket, name the broker's",
-                    Errno::NAMETOOLONG => "a Unix socket's path has at most 107 bytes",
-                    _ => "see connect(2)",
-                },
-            })
+        connect().map(|socket| Self(socket.into())).map_err(|errno| Error::Connect {
+            path: path.to_owned(),
+            source: Arc::new(io::Error::from(errno)),
+            remedy: match errno {
+                Errno::NOENT | Errno::CONNREFUSED => "start portreeved, or name its control socket",
+                Errno::ACCESS | Errno::PERM => {
+                    "ask the administrator for a place in the group that owns the socket"
+                }
+                Errno::PROTOTYPE => "this is another program's socket, name the broker's",
+                Errno::NAMETOOLONG => "a Unix socket's path has at most 107 bytes",
+                _ => "see connect(2)",
+            },
+        })
     }
 }
 

@@ -79,10 +79,7 @@ pub enum Error {
 impl Error {
     /// For `map_err`: names the call that failed.
     pub(crate) fn io<E: Into<io::Error>>(call: &'static str) -> impl FnOnce(E) -> Error {
-        move |source| Error::Io {
-            call,
-            source: Arc::new(source.into()),
-        }
+        move |source| Error::Io { call, source: Arc::new(source.into()) }
     }
 
     pub(crate) fn protocol(what: impl std::fmt::Display) -> Error {

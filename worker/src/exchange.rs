@@ -152,11 +152,7 @@ impl Exchange {
             },
         )?;
         let (declared, received) = (usize::from(header.descriptors), answer.descriptors.len());
-        let agree = if packet.descriptors_lost {
-            declared > 0
-        } else {
-            declared == received
-        };
+        let agree = if packet.descriptors_lost { declared > 0 } else { declared == received };
         if !agree {
             return Err(Error::protocol(format_args!(
                 "a frame declares {declared} descriptors and {received} came"
@@ -270,27 +266,15 @@ fn read<O: Request>(answer: &mut Answer) -> Result<O::Output, Error> {
             let reply = codec::decode(&answer.body).map_err(Error::protocol)?;
             O::join(reply, &mut answer.descriptors).ok_or_else(|| wrong_sockets(O::NAME))
         }
-        _ => Err(Error::protocol(format_args!(
-            "{} was answered with a frame of kind {kind:?}",
-            O::NAME
-        ))),
+        _ => Err(Error::protocol(format_args!("{} was answered with a frame of kind {kind:?}", O::NAME))),
     };
-    if answer.descriptors.is_empty() {
-        output
-    } else {
-        Err(wrong_sockets(O::NAME))
-    }
+    if answer.descriptors.is_empty() { output } else { Err(wrong_sockets(O::NAME)) }
 }
 
 fn wrong_sockets(operation: &str) -> Error {
-    Error::protocol(format_args!(
-        "{operation} was answered with a wrong number of sockets"
-    ))
+    Error::protocol(format_args!("{operation} was answered with a wrong number of sockets"))
 }
 
 fn is_hang_up(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::NotConnected
-    )
+    matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::NotConnected)
 }

@@ -46,14 +46,7 @@ impl<C: Stopper> Drop for Held<C> {
 
 impl<C: Stopper> Guard<OwnedFd, C> {
     pub(crate) fn new(client: C, endpoint: Endpoint, (id, socket): (ListenerId, OwnedFd)) -> Self {
-        Self {
-            held: Held {
-                id,
-                client: Some(client),
-            },
-            endpoint,
-            socket,
-        }
+        Self { held: Held { id, client: Some(client) }, endpoint, socket }
     }
 }
 
@@ -82,10 +75,7 @@ impl<S, C: Stopper> Guard<S, C> {
         into: impl FnOnce(S) -> std::io::Result<T>,
     ) -> Result<Guard<T, C>, Error> {
         if !fits(&self.endpoint) {
-            return Err(Error::WrongKind {
-                endpoint: self.endpoint,
-                wanted,
-            });
+            return Err(Error::WrongKind { endpoint: self.endpoint, wanted });
         }
         Ok(Guard {
             socket: into(self.socket).map_err(Error::io("preparing a listener's socket"))?,

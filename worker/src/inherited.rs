@@ -81,10 +81,7 @@ fn take(number: RawFd) -> Result<OwnedFd, InheritedError> {
 }
 
 fn number<T: std::str::FromStr>(variable: &'static str, value: &str) -> Result<T, InheritedError> {
-    value.parse().map_err(|_| InheritedError::Value {
-        variable,
-        value: value.to_owned(),
-    })
+    value.parse().map_err(|_| InheritedError::Value { variable, value: value.to_owned() })
 }
 
 fn variable(name: &'static str) -> Result<String, InheritedError> {
@@ -100,11 +97,7 @@ pub(crate) fn channel() -> Result<OwnedFd, InheritedError> {
         Ok(sockopt::socket_type(&channel)? == SocketType::SEQPACKET
             && sockopt::socket_domain(&channel)? == AddressFamily::UNIX)
     };
-    if is_channel().unwrap_or(false) {
-        Ok(channel)
-    } else {
-        Err(InheritedError::NoChannel(descriptor))
-    }
+    if is_channel().unwrap_or(false) { Ok(channel) } else { Err(InheritedError::NoChannel(descriptor)) }
 }
 
 /// The sockets that were passed to this process by `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES`, in order;
@@ -127,10 +120,7 @@ pub fn listeners_from_environment() -> Result<Vec<InheritedListener>, InheritedE
     (FIRST..FIRST + RawFd::from(count))
         .map(|descriptor| {
             let name = names.next().filter(|name| !name.is_empty()).unwrap_or("unknown");
-            Ok(InheritedListener {
-                name: name.to_owned(),
-                socket: take(descriptor)?,
-            })
+            Ok(InheritedListener { name: name.to_owned(), socket: take(descriptor)? })
         })
         .collect()
 }

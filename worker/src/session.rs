@@ -47,9 +47,7 @@ impl Drop for Session {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Shared")
-            .field("channel", &self.channel)
-            .finish_non_exhaustive()
+        out.debug_struct("Shared").field("channel", &self.channel).finish_non_exhaustive()
     }
 }
 
@@ -57,9 +55,7 @@ impl State {
     /// Sends the stops of dropped guards; `false` where the channel is full and some are left.
     fn flush(&mut self, channel: &UnixDatagram) -> bool {
         while !self.dropped.is_empty() {
-            let stop = Stop {
-                listeners: List::first_of(self.dropped.iter().copied()),
-            };
+            let stop = Stop { listeners: List::first_of(self.dropped.iter().copied()) };
             match self.exchange.tell(channel.as_fd(), &stop) {
                 Ok(true) => {
                     self.dropped.drain(..stop.listeners.len());
@@ -133,16 +129,10 @@ impl Session {
         };
         let shared = Arc::new(Shared {
             channel: prepare().map_err(Error::io("preparing the channel"))?,
-            state: Mutex::new(State {
-                exchange: Exchange::new(),
-                dropped: Vec::new(),
-            }),
+            state: Mutex::new(State { exchange: Exchange::new(), dropped: Vec::new() }),
         });
         tokio::spawn(Arc::clone(&shared).read());
-        let mut session = Self {
-            shared,
-            welcome: None,
-        };
+        let mut session = Self { shared, welcome: None };
         session.welcome = Some(session.call(&ask::hello(name)).await?);
         Ok(session)
     }

@@ -14,19 +14,12 @@ use support::broker_at;
 
 fn portreeve(socket: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portreeve"));
-    command
-        .env_clear()
-        .args(["--socket".as_ref(), socket.as_os_str()])
-        .args(arguments);
+    command.env_clear().args(["--socket".as_ref(), socket.as_os_str()]).args(arguments);
     command
 }
 
 fn run(socket: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = portreeve(socket, arguments).output().unwrap();
+    let Output { status, stdout, stderr } = portreeve(socket, arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code(), text(stdout), text(stderr))
 }
@@ -35,12 +28,7 @@ fn run(socket: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
 fn without_a_broker_every_verb_says_so_and_exits_69() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
-    for verb in [
-        &["status"][..],
-        &["listen", "*:25"],
-        &["stop", "1"],
-        &["ping", "-c", "1"],
-    ] {
+    for verb in [&["status"][..], &["listen", "*:25"], &["stop", "1"], &["ping", "-c", "1"]] {
         let (code, stdout, stderr) = run(&socket, verb);
         assert_eq!(code, Some(69), "{verb:?}");
         assert_eq!(stdout, "");
@@ -110,10 +98,7 @@ fn stop_names_what_was_unknown_and_exits_1() {
     });
     let (code, stdout, _) = run(&socket, &["stop", "7", "9"]);
     assert_eq!(code, Some(1));
-    assert_eq!(
-        stdout,
-        "7 is out of service\n9 is no listener that you may stop\n"
-    );
+    assert_eq!(stdout, "7 is out of service\n9 is no listener that you may stop\n");
     assert_eq!(thread.join().unwrap(), [ListenerId(7), ListenerId(9)]);
 }
 
@@ -131,10 +116,7 @@ fn listeners_are_passed_on_to_a_command_and_stopped_when_it_ends() {
     });
     let script = "test $LISTEN_PID = $$ && echo $LISTEN_FDS $LISTEN_FDNAMES && cat <&3; exit 7";
     let (code, stdout, stderr) = run(&socket, &["listen", "*:25", "--exec", "/bin/sh", "-c", script]);
-    assert_eq!(
-        (code, stdout.as_str(), stderr.as_str()),
-        (Some(7), "1 *_25\nAB", "")
-    );
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(7), "1 *_25\nAB", ""));
     assert_eq!(thread.join().unwrap(), [ListenerId(5)]);
 }
 
@@ -164,11 +146,7 @@ fn state(after: u64) -> Status {
         restarts: 0,
         root: Text::clipped("/var/lib/portreeve/root"),
         locks: List::first_of(["landlock: 25", "securebits: locked"].map(Text::clipped)),
-        credentials: Credentials {
-            effective,
-            permitted: effective,
-            ..Credentials::default()
-        },
+        credentials: Credentials { effective, permitted: effective, ..Credentials::default() },
     };
     Status {
         release: Text::clipped("0.1.0"),
@@ -202,10 +180,7 @@ fn status_shows_every_page_escaped_and_fits_forty_columns() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
     status_broker(&socket);
-    let output = portreeve(&socket, &["status"])
-        .env("COLUMNS", "40")
-        .output()
-        .unwrap();
+    let output = portreeve(&socket, &["status"]).env("COLUMNS", "40").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0));
     for line in text.lines() {
@@ -235,10 +210,7 @@ fn status_as_json_has_the_capabilities_by_name_and_no_control_character() {
     assert!(!stdout.trim_end().contains(char::is_control));
     let value: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     let effective = &value["processes"][0]["capabilities"]["effective"];
-    assert_eq!(
-        *effective,
-        serde_json::json!(["cap_net_bind_service", "cap_net_raw"])
-    );
+    assert_eq!(*effective, serde_json::json!(["cap_net_bind_service", "cap_net_raw"]));
     assert_eq!(value["listeners"].as_array().unwrap().len(), 3);
     assert_eq!(value["sessions"][0]["client"], "evil\n\u{1b}[2J\u{9b}2J");
 }
@@ -250,11 +222,7 @@ fn a_reader_that_goes_away_ends_the_command_quietly() {
     status_broker(&socket);
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let child = portreeve(&socket, &["status"])
-        .stdout(writer)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = portreeve(&socket, &["status"]).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");

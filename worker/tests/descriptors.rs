@@ -23,13 +23,7 @@ fn a_reply_that_finds_no_room_is_a_typed_error_and_asking_again_gives_the_same_s
         while let Some(asked) = broker.next() {
             match asked.is::<Listen>() {
                 true => broker.reply::<Listen>(&asked, &Listening { id: ListenerId(2) }, &socket),
-                false => broker.reply::<Stop>(
-                    &asked,
-                    &Stopped {
-                        unknown: Default::default(),
-                    },
-                    &[],
-                ),
+                false => broker.reply::<Stop>(&asked, &Stopped { unknown: Default::default() }, &[]),
             }
         }
     });
@@ -39,10 +33,7 @@ fn a_reply_that_finds_no_room_is_a_typed_error_and_asking_again_gives_the_same_s
     let before = open();
 
     let limit = getrlimit(Resource::Nofile);
-    let low = Rlimit {
-        current: Some(before as u64 + 4),
-        ..limit
-    };
+    let low = Rlimit { current: Some(before as u64 + 4), ..limit };
     setrlimit(Resource::Nofile, low).unwrap();
     let mut filler = Vec::new();
     while let Ok(file) = File::open("/dev/null") {

@@ -72,10 +72,7 @@ fn session(steps: Vec<Step>) {
         let last = broker.next().unwrap();
         broker.answer(&last);
     });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let client = Client::open(channel, "test").await.unwrap();
         let mut waiting = Vec::new();

@@ -30,13 +30,7 @@ async fn a_dropped_guard_stops_its_listener_and_a_kept_one_does_not() {
     drop(client.listen(&endpoint(2), &options).await.unwrap());
     let socket = client.listen(&endpoint(4), &options).await.unwrap().keep();
     assert_eq!(marked(socket), 4);
-    client
-        .listen(&endpoint(6), &options)
-        .await
-        .unwrap()
-        .stop()
-        .await
-        .unwrap();
+    client.listen(&endpoint(6), &options).await.unwrap().stop().await.unwrap();
     drop(client);
     assert_eq!(thread.join().unwrap(), [ListenerId(2), ListenerId(6)]);
 }
@@ -53,10 +47,7 @@ fn the_blocking_client_keeps_the_same_promises() {
     assert!(matches!(denied, Error::Fault(fault) if fault.code == FaultCode::Denied));
     let many: Vec<_> = (8..=11).map(listen).collect();
     let many = client.listen_many(&many, false).unwrap();
-    let ids: Vec<_> = many
-        .iter()
-        .map(|one| one.as_ref().ok().map(|one| one.id().0))
-        .collect();
+    let ids: Vec<_> = many.iter().map(|one| one.as_ref().ok().map(|one| one.id().0)).collect();
     assert_eq!(ids, [Some(8), None, Some(10), None]);
     client.ping().unwrap();
     drop(many);
@@ -138,12 +129,7 @@ async fn a_hang_up_is_told_to_everyone_who_waits_and_to_whoever_asks_later() {
     });
     let client = Client::open(channel, "test").await.unwrap();
     let (one, two, closed) = tokio::join!(client.ping(), client.ping(), client.closed());
-    for error in [
-        one.unwrap_err(),
-        two.unwrap_err(),
-        closed,
-        client.ping().await.unwrap_err(),
-    ] {
+    for error in [one.unwrap_err(), two.unwrap_err(), closed, client.ping().await.unwrap_err()] {
         assert!(matches!(error, Error::Closed), "{error}");
     }
     thread.join().unwrap();
@@ -160,9 +146,7 @@ async fn a_reply_that_breaks_the_protocol_is_an_error_and_gives_no_socket() {
         ("two sockets", |broker, asked| {
             broker.reply::<Listen>(asked, &Listening { id: ListenerId(1) }, &[mark(2), mark(4)]);
         }),
-        ("another operation's reply", |broker, asked| {
-            broker.reply::<Ping>(asked, &Pong {}, &[])
-        }),
+        ("another operation's reply", |broker, asked| broker.reply::<Ping>(asked, &Pong {}, &[])),
         ("a reply to nothing", |broker, _| {
             broker.frame(Kind(0x8002), 4_000_000_000, &Pong {}, &[]);
         }),
@@ -178,10 +162,7 @@ async fn a_reply_that_breaks_the_protocol_is_an_error_and_gives_no_socket() {
             broker.next();
         });
         let client = Client::open(channel, "test").await.unwrap();
-        let error = client
-            .listen(&endpoint(2), &ListenOptions::default())
-            .await
-            .unwrap_err();
+        let error = client.listen(&endpoint(2), &ListenOptions::default()).await.unwrap_err();
         assert!(matches!(error, Error::Protocol(_)), "{name}: {error}");
         drop(client);
         thread.join().unwrap();
@@ -192,12 +173,7 @@ async fn a_reply_that_breaks_the_protocol_is_an_error_and_gives_no_socket() {
 async fn the_reason_for_the_end_of_a_session_reaches_the_caller() {
     let (channel, thread) = broker(|broker| {
         broker.next();
-        broker.frame(
-            Kind::FAULT,
-            0,
-            &Fault::new(FaultCode::Malformed, "no such frame"),
-            &[],
-        );
+        broker.frame(Kind::FAULT, 0, &Fault::new(FaultCode::Malformed, "no such frame"), &[]);
     });
     let client = Client::open(channel, "test").await.unwrap();
     let error = client.ping().await.unwrap_err();

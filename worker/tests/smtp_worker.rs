@@ -43,13 +43,7 @@ fn serve(requests: usize, events: mpsc::Sender<Event>) -> impl FnOnce(&mut Broke
                 events.send(Event::Listen(id, address)).unwrap();
             } else {
                 let listeners = asked.read::<Stop>().listeners.into_vec();
-                broker.reply::<Stop>(
-                    &asked,
-                    &Stopped {
-                        unknown: Default::default(),
-                    },
-                    &[],
-                );
+                broker.reply::<Stop>(&asked, &Stopped { unknown: Default::default() }, &[]);
                 events.send(Event::Stop(listeners)).unwrap();
             }
         }
@@ -76,14 +70,9 @@ impl Worker {
     fn command(folder: &Path) -> Command {
         let tests = std::env::current_exe().unwrap();
         let program: PathBuf = tests.ancestors().nth(2).unwrap().join("examples/smtp_worker");
-        assert!(
-            program.exists(),
-            "build the program first: cargo build -p portreeve-worker --examples"
-        );
+        assert!(program.exists(), "build the program first: cargo build -p portreeve-worker --examples");
         let mut command = Command::new("/bin/sh");
-        command
-            .args(["-c", "export LISTEN_PID=$$; exec \"$@\"", "sh"])
-            .arg(program);
+        command.args(["-c", "export LISTEN_PID=$$; exec \"$@\"", "sh"]).arg(program);
         command.args(["--maildir", "Maildir", "--greeting", "mx.example"]);
         command.env_clear().current_dir(folder);
         command
@@ -98,9 +87,7 @@ impl Worker {
     }
 
     fn log(&mut self) -> impl Iterator<Item = String> + use<> {
-        BufReader::new(self.0.stderr.take().unwrap())
-            .lines()
-            .map_while(Result::ok)
+        BufReader::new(self.0.stderr.take().unwrap()).lines().map_while(Result::ok)
     }
 }
 
@@ -164,17 +151,12 @@ fn a_pipelined_message_is_stored_with_its_trace_and_without_its_transparency() {
         &["250", "250", "250", "354"],
     );
     client.says("Subject: x\r\n\r\n..dot\r\n.\r\nQUIT\r\n", &["250", "221"]);
-    let new: Vec<_> = std::fs::read_dir(folder.path().join("Maildir/new"))
-        .unwrap()
-        .collect();
+    let new: Vec<_> = std::fs::read_dir(folder.path().join("Maildir/new")).unwrap().collect();
     assert_eq!(new.len(), 1);
     let message = std::fs::read_to_string(new[0].as_ref().unwrap().path()).unwrap();
     assert!(message.starts_with("Return-Path: <a@b.example>\r\nReceived: from c.example ([127.0.0.1])\r\n"));
     assert!(message.contains("\tby mx.example with ESMTP id ") && message.contains("for <d@e.example>;\r\n"));
-    assert!(
-        message.ends_with(" +0000\r\nSubject: x\r\n\r\n.dot\r\n"),
-        "{message}"
-    );
+    assert!(message.ends_with(" +0000\r\nSubject: x\r\n\r\n.dot\r\n"), "{message}");
 }
 
 #[test]
@@ -183,10 +165,7 @@ fn what_is_too_long_or_smuggled_is_refused_and_the_dialogue_goes_on() {
     let seen = broker(&socket, 1);
     let _worker = Worker::start(folder.path(), &["--listen", "*:25", "--max-size", "20"]);
     let mut client = Client::connect(listening(&seen));
-    client.says(
-        &format!("NOOP {}\r\nEHLO c\r\n", "x".repeat(100_000)),
-        &["500", "250"],
-    );
+    client.says(&format!("NOOP {}\r\nEHLO c\r\n", "x".repeat(100_000)), &["500", "250"]);
     let envelope = "MAIL FROM:<>\r\nRCPT TO:<d@e>\r\nDATA\r\n";
     client.says(envelope, &["250", "250", "354"]);
     client.says(&format!("{}\r\n.\r\n", "x".repeat(21)), &["552"]);
@@ -194,12 +173,7 @@ fn what_is_too_long_or_smuggled_is_refused_and_the_dialogue_goes_on() {
     client.says("a\n.\nMAIL\r\n.\r\n", &["554"]);
     client.says("QUIT\r\n", &["221"]);
     for part in ["new", "tmp"] {
-        assert_eq!(
-            std::fs::read_dir(folder.path().join("Maildir").join(part))
-                .unwrap()
-                .count(),
-            0
-        );
+        assert_eq!(std::fs::read_dir(folder.path().join("Maildir").join(part)).unwrap().count(), 0);
     }
 }
 
@@ -207,17 +181,8 @@ fn what_is_too_long_or_smuggled_is_refused_and_the_dialogue_goes_on() {
 fn listeners_come_and_go_by_signal_and_by_command() {
     let (folder, socket) = folder();
     let seen = broker(&socket, 4);
-    let mut worker = Worker::start(
-        folder.path(),
-        &[
-            "--toggle",
-            "*:587",
-            "--listen",
-            "*:25",
-            "--control",
-            "control.sock",
-        ],
-    );
+    let mut worker =
+        Worker::start(folder.path(), &["--toggle", "*:587", "--listen", "*:25", "--control", "control.sock"]);
     let mut log = worker.log();
     listening(&seen);
     worker.signal(Signal::USR1);
@@ -253,10 +218,7 @@ fn after_sigterm_a_message_under_way_is_finished_and_the_exit_is_clean() {
     let mut log = worker.log();
     let address = listening(&seen);
     let (mut idle, mut busy) = (Client::connect(address), Client::connect(address));
-    busy.says(
-        "EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<d@e>\r\n",
-        &["250", "250", "250"],
-    );
+    busy.says("EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<d@e>\r\n", &["250", "250", "250"]);
     worker.signal(Signal::TERM);
     assert!(log.any(|line| line == "smtp_worker: finishing open dialogues"));
     assert!(idle.reply().starts_with("421"));
@@ -275,12 +237,8 @@ fn listeners_and_a_channel_that_were_inherited_are_served() {
     let passed = bound.local_addr().unwrap();
     let mut command = Worker::command(folder.path());
     let map = |parent_fd, child_fd| FdMapping { parent_fd, child_fd };
-    command
-        .args(["--listen", "*:25"])
-        .envs([("LISTEN_FDS", "1"), ("PORTREEVE_CHANNEL", "7")]);
-    command
-        .fd_mappings(vec![map(bound.into(), 3), map(channel.into(), 7)])
-        .unwrap();
+    command.args(["--listen", "*:25"]).envs([("LISTEN_FDS", "1"), ("PORTREEVE_CHANNEL", "7")]);
+    command.fd_mappings(vec![map(bound.into(), 3), map(channel.into(), 7)]).unwrap();
     let _worker = Worker::spawn(&mut command);
     drop(command);
     Client::connect(listening(&seen)).says("QUIT\r\n", &["221"]);
@@ -299,10 +257,7 @@ fn a_channel_that_is_none_is_named_and_nothing_is_served() {
     ];
     for (value, why) in cases {
         let bound = || -> OwnedFd { TcpListener::bind("127.0.0.1:0").unwrap().into() };
-        let map = |child_fd| FdMapping {
-            parent_fd: bound(),
-            child_fd,
-        };
+        let map = |child_fd| FdMapping { parent_fd: bound(), child_fd };
         let mut command = Worker::command(folder.path());
         command.envs([("LISTEN_FDS", "1"), ("PORTREEVE_CHANNEL", value)]);
         command.fd_mappings(vec![map(3), map(5)]).unwrap();

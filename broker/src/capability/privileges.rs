@@ -136,9 +136,7 @@ impl Privileges {
 
     /// The capabilities that come nearest to all of them together.
     pub fn nearest_capabilities(&self) -> CapabilitySet {
-        self.iter().fold(CapabilitySet::EMPTY, |all, privilege| {
-            all.union(privilege.nearest)
-        })
+        self.iter().fold(CapabilitySet::EMPTY, |all, privilege| all.union(privilege.nearest))
     }
 }
 
@@ -147,11 +145,7 @@ mod tests {
     use super::*;
 
     fn names(text: &str) -> Vec<&'static str> {
-        Privileges::parse(text)
-            .unwrap()
-            .iter()
-            .map(|privilege| privilege.name)
-            .collect()
+        Privileges::parse(text).unwrap().iter().map(|privilege| privilege.name).collect()
     }
 
     #[test]
@@ -168,11 +162,7 @@ mod tests {
     fn a_negated_name_takes_away_what_was_added_before_it() {
         let basic = names("basic");
         assert!(basic.contains(&"proc_fork"));
-        for text in [
-            "basic,!proc_fork",
-            "basic -proc_fork",
-            "!proc_fork,basic,-proc_fork",
-        ] {
+        for text in ["basic,!proc_fork", "basic -proc_fork", "!proc_fork,basic,-proc_fork"] {
             let left = names(text);
             assert!(!left.contains(&"proc_fork"), "{text}");
             assert_eq!(left.len(), basic.len() - 1, "{text}");
@@ -194,20 +184,14 @@ mod tests {
     fn what_a_mail_server_asks_for_is_told_in_capabilities() {
         let asked = Privileges::parse("basic,net_privaddr,sys_ip_config,proc_setid").unwrap();
         let nearest = asked.nearest_capabilities().to_string();
-        assert_eq!(
-            nearest,
-            "cap_setgid,cap_setuid,cap_net_bind_service,cap_net_admin"
-        );
+        assert_eq!(nearest, "cap_setgid,cap_setuid,cap_net_bind_service,cap_net_admin");
     }
 
     #[test]
     fn a_wrong_name_is_told_with_its_place_and_the_nearest() {
         let error = Privileges::parse("basic,!net_privadr").unwrap_err();
         assert_eq!(error.span, 7..18);
-        assert_eq!(
-            error.to_string(),
-            "\"net_privadr\" is not a privilege: write net_privaddr"
-        );
+        assert_eq!(error.to_string(), "\"net_privadr\" is not a privilege: write net_privaddr");
         let error = Privileges::parse("all, !").unwrap_err();
         assert_eq!(error.span, 6..6);
         assert_eq!(error.remedy(), "write a privilege after the ! or -");

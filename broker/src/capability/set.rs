@@ -76,8 +76,7 @@ impl CapabilitySet {
 
     /// The names in it, lowest number first; a number stands for a capability newer than the table of names.
     pub fn names(self) -> impl Iterator<Item = String> {
-        self.iter()
-            .map(|number| table::name(number).map_or_else(|| number.to_string(), str::to_owned))
+        self.iter().map(|number| table::name(number).map_or_else(|| number.to_string(), str::to_owned))
     }
 }
 

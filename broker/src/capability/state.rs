@@ -92,15 +92,12 @@ impl State {
     /// The capabilities of `among`, by the combination of sets that each is in.
     fn grouped(&self, among: CapabilitySet) -> [CapabilitySet; COMBINATIONS] {
         std::array::from_fn(|combination| {
-            [(1, self.effective), (2, self.permitted), (4, self.inheritable)]
-                .iter()
-                .fold(among, |left, (bit, set)| {
-                    if combination & bit == 0 {
-                        left.difference(*set)
-                    } else {
-                        left.intersection(*set)
-                    }
-                })
+            [(1, self.effective), (2, self.permitted), (4, self.inheritable)].iter().fold(
+                among,
+                |left, (bit, set)| {
+                    if combination & bit == 0 { left.difference(*set) } else { left.intersection(*set) }
+                },
+            )
         })
     }
 }
@@ -134,10 +131,7 @@ mod tests {
     #[test]
     fn all_means_what_the_kernel_has() {
         assert_eq!(on_a_kernel_of(38, "all=e"), "=e");
-        assert_eq!(
-            on_a_kernel_of(38, "all=e cap_audit_read-e"),
-            "=e cap_audit_read-e"
-        );
+        assert_eq!(on_a_kernel_of(38, "all=e cap_audit_read-e"), "=e cap_audit_read-e");
         assert_eq!(on_a_kernel_of(43, "=p 42-p 41+i"), "=p 41+i 42-p");
     }
 

@@ -14,11 +14,7 @@ fn names() -> &'static [Option<String>] {
     static NAMES: OnceLock<Vec<Option<String>>> = OnceLock::new();
     NAMES.get_or_init(|| {
         let known = caps::all();
-        let end = known
-            .iter()
-            .map(Capability::index)
-            .max()
-            .map_or(0, |last| usize::from(last) + 1);
+        let end = known.iter().map(Capability::index).max().map_or(0, |last| usize::from(last) + 1);
         let mut names = vec![None; end];
         for capability in known {
             if let Some(slot) = names.get_mut(usize::from(capability.index())) {
@@ -36,10 +32,7 @@ pub(super) fn name(number: u8) -> Option<&'static str> {
 
 /// The number of the capability named `name`, in any case.
 pub(super) fn number(name: &str) -> Option<u8> {
-    name.to_ascii_uppercase()
-        .parse::<Capability>()
-        .ok()
-        .map(|capability| capability.index())
+    name.to_ascii_uppercase().parse::<Capability>().ok().map(|capability| capability.index())
 }
 
 /// The known capability name that is most like `wrong`, where one is near enough to be worth offering.

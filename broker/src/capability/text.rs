@@ -23,16 +23,9 @@ pub fn parse(text: &str) -> Result<State, TextError> {
 /// The first place where libcap would refuse the text.
 pub fn parse_with(text: &str, count: Count) -> Result<State, TextError> {
     if let Some(at) = text.find('\0') {
-        return Err(TextError {
-            span: at..at + 1,
-            problem: Problem::Zero,
-        });
+        return Err(TextError { span: at..at + 1, problem: Problem::Zero });
     }
-    let mut reader = Reader {
-        text,
-        at: 0,
-        all: count.all(),
-    };
+    let mut reader = Reader { text, at: 0, all: count.all() };
     let mut state = State::default();
     loop {
         while reader.peek().is_some_and(is_space) {
@@ -72,10 +65,7 @@ impl<'a> Reader<'a> {
     }
 
     fn error(&self, length: usize, problem: Problem) -> TextError {
-        TextError {
-            span: self.at..self.at + length,
-            problem,
-        }
+        TextError { span: self.at..self.at + length, problem }
     }
 
     /// An error about the next character, or about its absence.
@@ -109,11 +99,7 @@ impl<'a> Reader<'a> {
     }
 
     fn clear(state: &mut State, list: CapabilitySet) {
-        let every = Flags {
-            effective: true,
-            inheritable: true,
-            permitted: true,
-        };
+        let every = Flags { effective: true, inheritable: true, permitted: true };
         state.change(every, |set| set.difference(list));
     }
 
@@ -206,14 +192,8 @@ impl<'a> Reader<'a> {
         };
         let mut length = prefix;
         let mut value = 0u64;
-        for digit in bytes
-            .iter()
-            .skip(prefix)
-            .map_while(|byte| char::from(*byte).to_digit(radix))
-        {
-            value = value
-                .saturating_mul(u64::from(radix))
-                .saturating_add(u64::from(digit));
+        for digit in bytes.iter().skip(prefix).map_while(|byte| char::from(*byte).to_digit(radix)) {
+            value = value.saturating_mul(u64::from(radix)).saturating_add(u64::from(digit));
             length += 1;
         }
         match u8::try_from(value) {

@@ -22,18 +22,12 @@ impl Binding {
         let duravip = DuraVip::read(&mut reader, &DuraVip::default());
         let address = reader.parsed("bind_address", address);
         let name = reader.instance("NAME")?;
-        Some(Binding {
-            name,
-            address,
-            duravip,
-        })
+        Some(Binding { name, address, duravip })
     }
 }
 
 /// An address, with or without the brackets that the MTA allows around IPv6.
 fn address(text: &str) -> Result<IpAddr, String> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    bare.unwrap_or(text)
-        .parse()
-        .map_err(|_| "write an IPv4 or IPv6 address, without a port".to_owned())
+    bare.unwrap_or(text).parse().map_err(|_| "write an IPv4 or IPv6 address, without a port".to_owned())
 }

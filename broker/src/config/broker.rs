@@ -86,12 +86,8 @@ impl Broker {
             socket_group: reader.text("socket_group"),
             retain: reader.seconds("retain", 0..=86_400).unwrap_or(default.retain),
             lease: reader.seconds("lease", 3..=86_400).unwrap_or(default.lease),
-            require_landlock: reader
-                .boolean("require_landlock")
-                .unwrap_or(default.require_landlock),
-            on_narrow: reader
-                .parsed("on_narrow", on_narrow)
-                .map_or(default.on_narrow, |found| found.value),
+            require_landlock: reader.boolean("require_landlock").unwrap_or(default.require_landlock),
+            on_narrow: reader.parsed("on_narrow", on_narrow).map_or(default.on_narrow, |found| found.value),
             permits,
             peers,
             span: Some(reader.section.name),

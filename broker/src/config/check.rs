@@ -34,11 +34,7 @@ fn endpoints(listeners: &[Listener], sources: &Sources, problems: &mut Problems)
         };
         let message = format!("{} is already an endpoint of {}", endpoint.value, first.scope);
         let place = sources.file_line(first.endpoint.span);
-        problems.error(
-            endpoint.span,
-            message,
-            format!("remove one of the two: the other is at {place}"),
-        );
+        problems.error(endpoint.span, message, format!("remove one of the two: the other is at {place}"));
     }
 }
 
@@ -81,10 +77,7 @@ fn topology(cluster: &Cluster, sources: &Sources, problems: &mut Problems) {
         let block = topology.block.value;
         if let Some(first) = seen.insert(block, topology.block.span) {
             let message = format!("there is another topology of {block}");
-            let help = format!(
-                "remove one of the two: the other is at {}",
-                sources.file_line(first)
-            );
+            let help = format!("remove one of the two: the other is at {}", sources.file_line(first));
             problems.error(topology.block.span, message, help);
         }
         if topology.mask != block.bits() {
@@ -98,20 +91,14 @@ fn topology(cluster: &Cluster, sources: &Sources, problems: &mut Problems) {
 /// An address that may be asked for needs an interface to be put on.
 fn permitted_addresses(config: &Config, problems: &mut Problems) {
     for block in config.broker.permits.iter().flat_map(|permit| &permit.address) {
-        let mut topology = config
-            .cluster
-            .topology
-            .iter()
-            .map(|topology| topology.block.value);
+        let mut topology = config.cluster.topology.iter().map(|topology| topology.block.value);
         let overlap = |other: super::cidr::Cidr| {
             other.contains(block.value.address()) || block.value.contains(other.address())
         };
         if !topology.any(overlap) {
             let message = format!("no topology says on which interface {} belongs", block.value);
-            let help = format!(
-                "add topology \"{}\" {{ interface = \"eth1\" }} to the cluster scope",
-                block.value
-            );
+            let help =
+                format!("add topology \"{}\" {{ interface = \"eth1\" }} to the cluster scope", block.value);
             problems.warning(block.span, message, help);
         }
     }
@@ -121,22 +108,12 @@ fn permitted_addresses(config: &Config, problems: &mut Problems) {
 fn idle_peer(peer: &Peer, broker: &Broker, problems: &mut Problems) {
     if broker.socket.is_none() {
         let message = "nobody can be this peer: there is no control socket";
-        problems.warning(
-            peer.name.span,
-            message,
-            "write socket = \"/PATH\" in the broker scope",
-        );
+        problems.warning(peer.name.span, message, "write socket = \"/PATH\" in the broker scope");
     }
     let needs_permit = ["listen", "address", "link", "limit"];
-    let word = peer
-        .allow
-        .iter()
-        .find(|word| needs_permit.contains(&word.value.as_str()));
+    let word = peer.allow.iter().find(|word| needs_permit.contains(&word.value.as_str()));
     if let Some(word) = word.filter(|_| peer.permit.is_empty()) {
-        let message = format!(
-            "this peer may ask for {:?} but for nothing in particular",
-            word.value
-        );
+        let message = format!("this peer may ask for {:?} but for nothing in particular", word.value);
         let help = "name permits in it: permit = ( NAME ); the listener scopes are the worker's";
         problems.warning(word.span, message, help);
     }

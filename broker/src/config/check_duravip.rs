@@ -18,17 +18,11 @@ pub(super) fn config(config: &mut Config, sources: &Sources, problems: &mut Prob
     for listener in &config.listeners {
         let (span, duravip) = (listener.endpoint.span, &listener.duravip);
         let inet = listener.endpoint.value.inet();
-        let address = inet
-            .map(|inet| inet.address)
-            .filter(|address| !address.is_unspecified());
+        let address = inet.map(|inet| inet.address).filter(|address| !address.is_unspecified());
         options(duravip, problems);
         if duravip.moves() && address.is_none() {
             let message = format!("{} has no address that could move", listener.endpoint.value);
-            problems.error(
-                span,
-                message,
-                "name one address, or remove enable_duravip and duravip_follow",
-            );
+            problems.error(span, message, "name one address, or remove enable_duravip and duravip_follow");
         }
         if let (Some(target), Some(address)) = (&duravip.follow, address) {
             follow(target, address, &bindings, problems);
@@ -42,10 +36,7 @@ pub(super) fn config(config: &mut Config, sources: &Sources, problems: &mut Prob
         }
         // A mistake in the address was told already.
         if binding.duravip.enable && binding.address.is_none() && !problems.any_error() {
-            let message = format!(
-                "the binding {:?} has no address that could move",
-                binding.name.value
-            );
+            let message = format!("the binding {:?} has no address that could move", binding.name.value);
             problems.error(binding.name.span, message, "write bind_address = ADDRESS in it");
         }
     }
@@ -96,20 +87,14 @@ impl<'b> Bindings<'b> {
 
     fn find(&self, target: &str) -> Option<&'b Binding> {
         let named = self.names.get(target);
-        named
-            .or_else(|| self.addresses.get(&target.parse().ok()?))
-            .copied()
+        named.or_else(|| self.addresses.get(&target.parse().ok()?)).copied()
     }
 }
 
 /// A follower names a binding, by name or address, that moves and has another address.
 fn follow(target: &Spanned<String>, own: IpAddr, bindings: &Bindings<'_>, problems: &mut Problems) {
     let Some(binding) = bindings.find(&target.value) else {
-        let names = bindings
-            .names
-            .keys()
-            .copied()
-            .take(if problems.is_full() { 0 } else { usize::MAX });
+        let names = bindings.names.keys().copied().take(if problems.is_full() { 0 } else { usize::MAX });
         let help = match nearest(&target.value, names) {
             Some(meant) => format!("did you mean {meant:?}? Names of bindings are case-sensitive"),
             None => "name a binding that there is, or its bind_address".to_owned(),
@@ -118,27 +103,12 @@ fn follow(target: &Spanned<String>, own: IpAddr, bindings: &Bindings<'_>, proble
         return problems.error(target.span, message, help);
     };
     if !binding.duravip.enable {
-        let message = format!(
-            "the binding {:?} does not move, so nothing follows it",
-            target.value
-        );
-        problems.error(
-            target.span,
-            message,
-            "write enable_duravip = true in that binding",
-        );
+        let message = format!("the binding {:?} does not move, so nothing follows it", target.value);
+        problems.error(target.span, message, "write enable_duravip = true in that binding");
     }
-    if binding
-        .address
-        .as_ref()
-        .is_some_and(|address| address.value == own)
-    {
+    if binding.address.as_ref().is_some_and(|address| address.value == own) {
         let message = format!("the binding {:?} has this listener's own address", target.value);
-        problems.error(
-            target.span,
-            message,
-            "write enable_duravip = true in place of duravip_follow",
-        );
+        problems.error(target.span, message, "write enable_duravip = true in place of duravip_follow");
     }
 }
 
@@ -171,10 +141,7 @@ fn preferences(config: &Config, sources: &Sources, problems: &mut Problems) {
         let first = *seen.entry(address).or_insert(preference);
         if first.value != preference.value {
             let message = format!("{address} would rather be on {:?} by another scope", first.value);
-            let help = format!(
-                "name one node: the other is named at {}",
-                sources.file_line(first.span)
-            );
+            let help = format!("name one node: the other is named at {}", sources.file_line(first.span));
             problems.error(preference.span, message, help);
         }
     }

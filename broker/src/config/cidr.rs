@@ -69,9 +69,7 @@ fn masked(address: IpAddr, prefix: u8) -> IpAddr {
             IpAddr::V4((u32::from(address) & mask).into())
         }
         IpAddr::V6(address) => {
-            let mask = u128::MAX
-                .checked_shl(128 - u32::from(prefix.min(128)))
-                .unwrap_or(0);
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix.min(128))).unwrap_or(0);
             IpAddr::V6((u128::from(address) & mask).into())
         }
     }
@@ -114,9 +112,7 @@ impl FromStr for Cidr {
 
     fn from_str(text: &str) -> Result<Self, CidrError> {
         let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
-        let address: IpAddr = address
-            .parse()
-            .map_err(|_| CidrError::Address(address.to_owned()))?;
+        let address: IpAddr = address.parse().map_err(|_| CidrError::Address(address.to_owned()))?;
         if is_mapped(address) {
             return Err(CidrError::Mapped(text.to_owned()));
         }
@@ -129,10 +125,7 @@ impl FromStr for Cidr {
                 .filter(|prefix| *prefix <= bits)
                 .ok_or_else(|| CidrError::Prefix(prefix.to_owned(), bits))?,
         };
-        let block = Cidr {
-            address: masked(address, prefix),
-            prefix,
-        };
+        let block = Cidr { address: masked(address, prefix), prefix };
         if block.address != address {
             return Err(CidrError::HostBits(text.to_owned(), block));
         }

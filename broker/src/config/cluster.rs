@@ -65,9 +65,7 @@ impl Cluster {
             if_check_interval: reader
                 .seconds("if_check_interval", 1..=86_400)
                 .unwrap_or(default.if_check_interval),
-            if_down_limit: reader
-                .number("if_down_limit", 0..=1_000)
-                .unwrap_or(default.if_down_limit),
+            if_down_limit: reader.number("if_down_limit", 0..=1_000).unwrap_or(default.if_down_limit),
             topology: reader
                 .scopes("topology")
                 .filter_map(|section| Topology::read(Reader::new(section, reader.sources, reader.problems)))
@@ -83,10 +81,7 @@ impl Topology {
         let mask = reader.number("cidrmask", 0..=128);
         let text = reader.instance("ADDRESS/PREFIX")?;
         let block = match text.value.parse::<Cidr>() {
-            Ok(block) => Spanned {
-                value: block,
-                span: text.span,
-            },
+            Ok(block) => Spanned { value: block, span: text.span },
             Err(error) => {
                 let message = format!("{:?} is not a block of addresses", text.value);
                 reader.error(text.span, message, error.to_string());
@@ -94,14 +89,9 @@ impl Topology {
             }
         };
         let bits = block.value.bits();
-        let mask = mask.map_or(Some(bits), |mask| {
-            u8::try_from(mask).ok().filter(|mask| *mask <= bits)
-        });
+        let mask = mask.map_or(Some(bits), |mask| u8::try_from(mask).ok().filter(|mask| *mask <= bits));
         let Some(mask) = mask else {
-            let place = reader
-                .section
-                .option("cidrmask")
-                .map_or(block.span, |option| option.value.span());
+            let place = reader.section.option("cidrmask").map_or(block.span, |option| option.value.span());
             let message = format!("a mask of {} has at most {bits} bits", block.value);
             reader.error(place, message, format!("write cidrmask = {bits}, or remove it"));
             return None;
@@ -110,24 +100,16 @@ impl Topology {
             let message = format!("the topology of {} names no interface", block.value);
             reader.error(block.span, message, "write interface = \"eth1\" in it");
         }
-        Some(Topology {
-            block,
-            interface: interface?,
-            mask,
-        })
+        Some(Topology { block, interface: interface?, mask })
     }
 }
 
 /// The name of a network interface, see netdevice(7).
 pub(super) fn interface(text: &str) -> Result<String, String> {
     let most = portreeve_protocol::endpoint::MAX_INTERFACE;
-    let plain = text
-        .bytes()
-        .all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':');
+    let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':');
     match plain && text.len() <= most && text != "." && text != ".." {
         true => Ok(text.to_owned()),
-        false => Err(format!(
-            "an interface has a name of at most {most} characters, without / and :"
-        )),
+        false => Err(format!("an interface has a name of at most {most} characters, without / and :")),
     }
 }

@@ -120,26 +120,20 @@ impl Diagnostic {
 
 /// The text with its control characters escaped, so that it stays on its line and drives no terminal.
 pub(super) fn escaped(text: &str) -> String {
-    text.chars()
-        .fold(String::with_capacity(text.len()), |mut out, c| {
-            match c.is_control() {
-                true => out.extend(c.escape_default()),
-                false => out.push(c),
-            }
-            out
-        })
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        match c.is_control() {
+            true => out.extend(c.escape_default()),
+            false => out.push(c),
+        }
+        out
+    })
 }
 
 impl Excerpt {
     fn of(sources: &Sources, span: Span) -> Self {
         let (line, part) = sources.line_of(span);
         if line.len() <= MAX_EXCERPT {
-            return Excerpt {
-                text: line.to_owned(),
-                start: part.start,
-                end: part.end,
-                whole: true,
-            };
+            return Excerpt { text: line.to_owned(), start: part.start, end: part.end, whole: true };
         }
         let first = boundary(line, part.start.saturating_sub(MAX_EXCERPT / 4));
         let last = boundary(line, first + MAX_EXCERPT);
@@ -252,17 +246,10 @@ mod tests {
         let mut sources = Sources::default();
         let text = format!("{}here{}", "é".repeat(5000), "y".repeat(1_000_000));
         let file = sources.add("a".into(), text);
-        let span = Span {
-            file,
-            start: 10_000,
-            end: 10_004,
-        };
+        let span = Span { file, start: 10_000, end: 10_004 };
         let found = Diagnostic::at(&sources, span, Severity::Error, "m", "h");
         assert!(found.excerpt.text.len() <= MAX_EXCERPT);
-        assert_eq!(
-            &found.excerpt.text[found.excerpt.start..found.excerpt.end],
-            "here"
-        );
+        assert_eq!(&found.excerpt.text[found.excerpt.start..found.excerpt.end], "here");
         assert_eq!(found.one_line(), "a:1:5001: error: m; h");
     }
 

@@ -24,9 +24,7 @@ impl DuraVip {
     pub(crate) fn read(reader: &mut Reader<'_, '_>, outer: &DuraVip) -> Self {
         DuraVip {
             enable: reader.boolean("enable_duravip").unwrap_or(outer.enable),
-            preference: reader
-                .text("duravip_preference")
-                .or_else(|| outer.preference.clone()),
+            preference: reader.text("duravip_preference").or_else(|| outer.preference.clone()),
             follow: reader.text("duravip_follow").or_else(|| outer.follow.clone()),
         }
     }

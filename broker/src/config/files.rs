@@ -38,11 +38,7 @@ pub(crate) enum ReadError {
     #[error("has {found} bytes and {left} are left of the {MAX_BYTES} that a configuration may have")]
     TooLarge { found: u64, left: u64 },
     #[error("is not text: byte {offset} is {what}")]
-    NotText {
-        offset: usize,
-        what: &'static str,
-        before: String,
-    },
+    NotText { offset: usize, what: &'static str, before: String },
 }
 
 impl ReadError {
@@ -80,11 +76,7 @@ pub(crate) fn open(path: &Path, trust: Trust) -> Result<Opened, ReadError> {
     // A FIFO or a terminal must not make the broker wait or give it a terminal.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .map_err(ReadError::Open)?;
+    let file = options.read(true).custom_flags(flags).open(path).map_err(ReadError::Open)?;
     let meta = file.metadata().map_err(ReadError::Open)?;
     if !meta.is_file() && !meta.is_dir() {
         return Err(ReadError::NotAFile);
@@ -113,9 +105,7 @@ pub(crate) fn read(file: File, meta: &Metadata, left: u64) -> Result<String, Rea
     }
     let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or_default());
     // It may have grown since.
-    file.take(left + 1)
-        .read_to_end(&mut bytes)
-        .map_err(ReadError::Read)?;
+    file.take(left + 1).read_to_end(&mut bytes).map_err(ReadError::Read)?;
     let found = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     if found > left {
         return Err(too_large(found));
@@ -141,11 +131,7 @@ pub(crate) fn text(bytes: Vec<u8>) -> Result<String, ReadError> {
     }
     match nul.map(|_| "NUL").or(invalid) {
         None => Ok(text),
-        Some(what) => Err(ReadError::NotText {
-            offset: text.len(),
-            what,
-            before: text,
-        }),
+        Some(what) => Err(ReadError::NotText { offset: text.len(), what, before: text }),
     }
 }
 

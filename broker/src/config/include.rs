@@ -32,14 +32,7 @@ pub(crate) struct Loader<'l> {
 
 impl<'l> Loader<'l> {
     pub fn new(sources: &'l mut Sources, problems: &'l mut Problems, trust: Trust) -> Self {
-        Loader {
-            sources,
-            problems,
-            trust,
-            left: MAX_BYTES,
-            files: 0,
-            reading: Vec::new(),
-        }
+        Loader { sources, problems, trust, left: MAX_BYTES, files: 0, reading: Vec::new() }
     }
 
     /// The main file, with its includes where `follow` says so.
@@ -95,8 +88,7 @@ impl<'l> Loader<'l> {
         let place = include.path.span;
         let text = include.path.text(self.sources).into_owned();
         if text.is_empty() {
-            self.problems
-                .error(place, "include names no file", "write include \"FILE\"");
+            self.problems.error(place, "include names no file", "write include \"FILE\"");
             return;
         }
         let path = beside.join(text);
@@ -108,10 +100,7 @@ impl<'l> Loader<'l> {
             Ok(Opened::Directory(directory)) => match files::list(&directory, &path) {
                 Err(error) => self.refuse(&path, Some(place), &error),
                 Ok(names) => {
-                    include.items = names
-                        .iter()
-                        .flat_map(|name| self.listed(name, place, depth))
-                        .collect();
+                    include.items = names.iter().flat_map(|name| self.listed(name, place, depth)).collect();
                 }
             },
         }
@@ -170,11 +159,7 @@ impl<'l> Loader<'l> {
             // Shown in the file itself, at the end of what could be read.
             let id = self.sources.add(name, before.clone());
             let end = u32::try_from(before.len()).unwrap_or(u32::MAX);
-            let span = Span {
-                file: id,
-                start: end,
-                end,
-            };
+            let span = Span { file: id, start: end, end };
             let message = format!("the file {error}");
             let found = Diagnostic::at(self.sources, span, Severity::Error, message, help);
             self.problems.file_error(found);

@@ -130,11 +130,7 @@ impl<'t> Lexer<'t> {
         while let Some(byte) = self.byte(at) {
             match byte {
                 b'"' => {
-                    return Token {
-                        kind: Kind::Quoted { escaped },
-                        start,
-                        end: at + 1,
-                    };
+                    return Token { kind: Kind::Quoted { escaped }, start, end: at + 1 };
                 }
                 b'\\' => {
                     escaped = true;
@@ -143,11 +139,7 @@ impl<'t> Lexer<'t> {
                 _ => at += 1,
             }
         }
-        Token {
-            kind: Kind::Bad(Bad::Quote),
-            start,
-            end: self.text.len(),
-        }
+        Token { kind: Kind::Bad(Bad::Quote), start, end: self.text.len() }
     }
 }
 
@@ -194,21 +186,7 @@ mod tests {
     fn barewords_end_where_the_language_says() {
         assert_eq!(
             texts("Listen /tmp/2025{a=127.0.0.0/8}x/*c*/y#z\n[*]:25"),
-            [
-                "Listen",
-                "/tmp/2025",
-                "{",
-                "a",
-                "=",
-                "127.0.0.0/8",
-                "}",
-                "x",
-                "y",
-                "[",
-                "*",
-                "]",
-                ":25"
-            ]
+            ["Listen", "/tmp/2025", "{", "a", "=", "127.0.0.0/8", "}", "x", "y", "[", "*", "]", ":25"]
         );
     }
 

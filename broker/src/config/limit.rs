@@ -68,21 +68,12 @@ impl Limit {
             });
         };
         if value.eq_ignore_ascii_case("unlimited") {
-            return Ok(Limit {
-                resource,
-                value: None,
-            });
+            return Ok(Limit { resource, value: None });
         }
         // The highest number is the kernel's word for unlimited.
         match super::words::integer(value).filter(|value| *value < u64::MAX) {
-            Some(value) => Ok(Limit {
-                resource,
-                value: Some(value),
-            }),
-            None => Err(format!(
-                "write {} with a whole number or unlimited",
-                resource.name()
-            )),
+            Some(value) => Ok(Limit { resource, value: Some(value) }),
+            None => Err(format!("write {} with a whole number or unlimited", resource.name())),
         }
     }
 

@@ -58,18 +58,12 @@ impl SocketOptions {
     fn read(reader: &mut Reader<'_, '_>, outer: &SocketOptions) -> Self {
         SocketOptions {
             enable: reader.boolean("enable").unwrap_or(outer.enable),
-            backlog: reader
-                .number("listen_backlog", 1..=INT_MAX)
-                .unwrap_or(outer.backlog),
+            backlog: reader.number("listen_backlog", 1..=INT_MAX).unwrap_or(outer.backlog),
             receive_buffer: reader
                 .number("tcp_recv_buffer_size", 0..=INT_MAX)
                 .unwrap_or(outer.receive_buffer),
-            send_buffer: reader
-                .number("tcp_send_buffer_size", 0..=INT_MAX)
-                .unwrap_or(outer.send_buffer),
-            no_delay: reader
-                .boolean("disable_nagle_algorithm")
-                .unwrap_or(outer.no_delay),
+            send_buffer: reader.number("tcp_send_buffer_size", 0..=INT_MAX).unwrap_or(outer.send_buffer),
+            no_delay: reader.boolean("disable_nagle_algorithm").unwrap_or(outer.no_delay),
             mode: reader.mode("file_mode").unwrap_or(outer.mode),
         }
     }
@@ -98,12 +92,7 @@ impl Listener {
                 continue;
             };
             if let Some(endpoint) = endpoint(&mut reader, text) {
-                all.push(Listener {
-                    scope: scope.clone(),
-                    endpoint,
-                    socket,
-                    duravip,
-                });
+                all.push(Listener { scope: scope.clone(), endpoint, socket, duravip });
             }
         }
         misspelt_listen(&mut outer);
@@ -114,11 +103,7 @@ impl Listener {
 fn endpoint(reader: &mut Reader<'_, '_>, text: Spanned<String>) -> Option<Spanned<Endpoint>> {
     let span = text.span;
     let refuse = |reader: &mut Reader<'_, '_>, why: String| {
-        reader.error(
-            span,
-            format!("{:?} is not an endpoint to listen on", text.value),
-            why,
-        );
+        reader.error(span, format!("{:?} is not an endpoint to listen on", text.value), why);
         None
     };
     let endpoint = match text.value.parse::<Endpoint>() {
@@ -126,10 +111,7 @@ fn endpoint(reader: &mut Reader<'_, '_>, text: Spanned<String>) -> Option<Spanne
         Err(error) => return refuse(reader, error.to_string()),
     };
     match well_formed(&endpoint) {
-        Ok(()) => Some(Spanned {
-            value: endpoint,
-            span,
-        }),
+        Ok(()) => Some(Spanned { value: endpoint, span }),
         Err(error) => refuse(reader, error.to_string()),
     }
 }

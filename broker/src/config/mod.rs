@@ -58,14 +58,7 @@ pub use worker::Worker;
 
 /// Whether a scope at top level is one that the broker reads; the others are the MTA's.
 fn is_read(name: &str) -> bool {
-    const READ: [&str; 6] = [
-        "security",
-        "broker",
-        "worker",
-        "binding",
-        "binding_group",
-        "cluster",
-    ];
+    const READ: [&str; 6] = ["security", "broker", "worker", "binding", "binding_group", "cluster"];
     READ.iter().any(|read| read.eq_ignore_ascii_case(name)) || is_listener(name)
 }
 

@@ -49,22 +49,10 @@ impl ListenPattern {
     /// Whether an endpoint is one of them. Only a [`well_formed`] endpoint ever is.
     pub fn matches(&self, endpoint: &Endpoint) -> bool {
         match (self, endpoint) {
-            (
-                ListenPattern::Inet {
-                    udp: false,
-                    hosts,
-                    ports,
-                },
-                Endpoint::Tcp(inet),
-            )
-            | (
-                ListenPattern::Inet {
-                    udp: true,
-                    hosts,
-                    ports,
-                },
-                Endpoint::Udp(inet),
-            ) => ports.contains(&inet.port) && hosts.contain(inet),
+            (ListenPattern::Inet { udp: false, hosts, ports }, Endpoint::Tcp(inet))
+            | (ListenPattern::Inet { udp: true, hosts, ports }, Endpoint::Udp(inet)) => {
+                ports.contains(&inet.port) && hosts.contain(inet)
+            }
             (ListenPattern::Path(path), Endpoint::UnixStream(asked) | Endpoint::UnixSeqpacket(asked)) => {
                 path == asked.as_str()
             }
@@ -187,11 +175,7 @@ impl FromStr for ListenPattern {
             Some((ports, "udp")) => (ports, true),
             Some((_, other)) => return Err(format!("{other:?} is not a transport: tcp and udp are")),
         };
-        Ok(ListenPattern::Inet {
-            udp,
-            hosts: hosts(host)?,
-            ports: port_range(ports)?,
-        })
+        Ok(ListenPattern::Inet { udp, hosts: hosts(host)?, ports: port_range(ports)? })
     }
 }
 
@@ -225,9 +209,7 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (port(first)?, port(last)?);
     if first > last {
-        return Err(format!(
-            "the range {first}-{last} runs backwards: write {last}-{first}"
-        ));
+        return Err(format!("the range {first}-{last} runs backwards: write {last}-{first}"));
     }
     Ok(first..=last)
 }
@@ -263,18 +245,12 @@ fn hosts(text: &str) -> Result<Hosts, String> {
 }
 
 fn needs_scope(address: IpAddr) -> bool {
-    let probe = InetEndpoint {
-        address,
-        port: 1,
-        scope: Default::default(),
-    };
+    let probe = InetEndpoint { address, port: 1, scope: Default::default() };
     inet_well_formed(&probe) == Err(Malformed::NoScope)
 }
 
 fn block(text: &str) -> Result<Hosts, String> {
-    text.parse()
-        .map(Hosts::Block)
-        .map_err(|error: super::cidr::CidrError| error.to_string())
+    text.parse().map(Hosts::Block).map_err(|error: super::cidr::CidrError| error.to_string())
 }
 
 impl fmt::Display for ListenPattern {

@@ -40,16 +40,7 @@ impl std::fmt::Display for PeerName {
 /// Words of `allow` and the operations that each stands for.
 pub const GROUPS: &[(&str, &[&str])] = &[
     ("listen", &["listen", "listen-many", "stop"]),
-    (
-        "address",
-        &[
-            "add-address",
-            "renew-address",
-            "remove-address",
-            "move-address",
-            "announce",
-        ],
-    ),
+    ("address", &["add-address", "renew-address", "remove-address", "move-address", "announce"]),
     ("link", &["set-link"]),
     ("limit", &["set-limit"]),
     ("status", &["status"]),
@@ -106,10 +97,6 @@ impl Peer {
             Some(group) => PeerName::Group(group.to_owned()),
             None => PeerName::User(text.value.clone()),
         };
-        Some(Peer {
-            name: text.map(|_| name),
-            allow,
-            permit,
-        })
+        Some(Peer { name: text.map(|_| name), allow, permit })
     }
 }

@@ -25,9 +25,8 @@ pub struct Permit {
 impl Permit {
     pub(crate) fn read(mut reader: Reader<'_, '_>) -> Option<Self> {
         let listen = words(&mut reader, "listen", |text| text.parse());
-        let address = words(&mut reader, "address", |text| {
-            text.parse::<Cidr>().map_err(|error| error.to_string())
-        });
+        let address =
+            words(&mut reader, "address", |text| text.parse::<Cidr>().map_err(|error| error.to_string()));
         let interface = words(&mut reader, "interface", interface);
         let limit = words(&mut reader, "limit", |text| match text.split_once('=') {
             Some((resource, value)) => Limit::parse(resource.trim(), value.trim()),
@@ -35,13 +34,7 @@ impl Permit {
         });
         reader.no_other_options();
         reader.no_other_scopes();
-        Some(Permit {
-            name: reader.instance("NAME")?,
-            listen,
-            address,
-            interface,
-            limit,
-        })
+        Some(Permit { name: reader.instance("NAME")?, listen, address, interface, limit })
     }
 }
 
@@ -54,10 +47,7 @@ fn words<T>(
     let mut values = Vec::new();
     for word in reader.list(name).unwrap_or_default() {
         match parse(&word.value) {
-            Ok(value) => values.push(Spanned {
-                value,
-                span: word.span,
-            }),
+            Ok(value) => values.push(Spanned { value, span: word.span }),
             Err(help) => {
                 let message = format!("{:?} is no value for {name}", word.value);
                 reader.error(word.span, message, help);

@@ -25,13 +25,7 @@ pub(crate) struct Reader<'r, 't> {
 
 impl<'r, 't> Reader<'r, 't> {
     pub fn new(section: &'r Section<'t>, sources: &'r Sources, problems: &'r mut Problems) -> Self {
-        Reader {
-            section,
-            sources,
-            problems,
-            options: Vec::new(),
-            scopes: Vec::new(),
-        }
+        Reader { section, sources, problems, options: Vec::new(), scopes: Vec::new() }
     }
 
     /// The scope's name as it is written, for messages.
@@ -57,11 +51,7 @@ impl<'r, 't> Reader<'r, 't> {
         if let Some(instance) = self.section.instance {
             let name = self.name();
             let help = format!("write {name} {{");
-            self.problems.error(
-                instance.span,
-                format!("a {name} scope has no name of its own"),
-                help,
-            );
+            self.problems.error(instance.span, format!("a {name} scope has no name of its own"), help);
         }
     }
 
@@ -74,10 +64,7 @@ impl<'r, 't> Reader<'r, 't> {
     pub fn scopes(&mut self, name: &'static str) -> impl Iterator<Item = &'r Section<'t>> + use<'r, 't> {
         self.scopes.push(name);
         let sources = self.sources;
-        self.section
-            .scopes()
-            .iter()
-            .filter(move |section| section.is(name, sources))
+        self.section.scopes().iter().filter(move |section| section.is(name, sources))
     }
 
     fn scalar(&mut self, name: &'static str) -> Option<Scalar> {
@@ -85,8 +72,7 @@ impl<'r, 't> Reader<'r, 't> {
             Value::Scalar(scalar) => Some(*scalar),
             other => {
                 let help = format!("write {name} = VALUE");
-                self.problems
-                    .error(other.span(), format!("{name} takes one value"), help);
+                self.problems.error(other.span(), format!("{name} takes one value"), help);
                 None
             }
         }
@@ -137,11 +123,10 @@ impl<'r, 't> Reader<'r, 't> {
         let (least, most) = (u64::from(*range.start()), u64::from(*range.end()));
         let parse = |text: &str| {
             let fits = integer(text).filter(|number| (least..=most).contains(number));
-            fits.and_then(|number| u32::try_from(number).ok())
-                .ok_or_else(|| match text.starts_with('0') {
-                    true => format!("write {least} to {most}; a number that begins with 0 is octal"),
-                    false => format!("write a whole number from {least} to {most}"),
-                })
+            fits.and_then(|number| u32::try_from(number).ok()).ok_or_else(|| match text.starts_with('0') {
+                true => format!("write {least} to {most}; a number that begins with 0 is octal"),
+                false => format!("write a whole number from {least} to {most}"),
+            })
         };
         self.parsed(name, parse).map(|found| found.value)
     }
@@ -154,8 +139,7 @@ impl<'r, 't> Reader<'r, 't> {
                 .filter(|number| (least..=most).contains(number))
                 .ok_or_else(|| format!("write whole seconds from {least} to {most}, without a unit"))
         };
-        self.parsed(name, parse)
-            .map(|found| Duration::from_secs(found.value))
+        self.parsed(name, parse).map(|found| Duration::from_secs(found.value))
     }
 
     /// The permission bits of a file, always octal.
@@ -199,8 +183,7 @@ impl<'r, 't> Reader<'r, 't> {
         let option = self.option(name)?;
         let Value::Dict { entries, .. } = &option.value else {
             let help = format!("write {name} = [ KEY = VALUE ]");
-            self.problems
-                .error(option.value.span(), format!("{name} takes a dictionary"), help);
+            self.problems.error(option.value.span(), format!("{name} takes a dictionary"), help);
             return None;
         };
         let mut seen = HashSet::new();

@@ -56,10 +56,7 @@ impl Report {
     }
 
     fn more(&self) -> String {
-        format!(
-            "{} more findings are not shown; put these right first",
-            self.omitted
-        )
+        format!("{} more findings are not shown; put these right first", self.omitted)
     }
 }
 

@@ -71,9 +71,7 @@ fn merge<'t>(
     // What there is one of is one, however it is called.
     let instance = scope.instance.filter(|_| !super::is_single(&name));
     let instance = instance.map(|scalar| scalar.text(sources).into_owned());
-    let at = *index
-        .entry((name, instance.unwrap_or_default()))
-        .or_insert(sections.len());
+    let at = *index.entry((name, instance.unwrap_or_default())).or_insert(sections.len());
     if at == sections.len() {
         sections.push(Section::empty(scope));
     }

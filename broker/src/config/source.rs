@@ -24,10 +24,7 @@ pub struct Span {
 impl Span {
     /// From the beginning of this span to the end of a later one of the same file.
     pub fn to(self, last: Span) -> Span {
-        Span {
-            end: last.end,
-            ..self
-        }
+        Span { end: last.end, ..self }
     }
 }
 
@@ -43,10 +40,7 @@ pub struct Spanned<T> {
 impl<T> Spanned<T> {
     /// The same place with another value.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Spanned<U> {
-        Spanned {
-            value: change(self.value),
-            span: self.span,
-        }
+        Spanned { value: change(self.value), span: self.span }
     }
 }
 
@@ -83,11 +77,7 @@ impl Sources {
     /// Keeps a file's text, of which at most 4 GiB can be pointed at.
     pub(crate) fn add(&mut self, name: String, text: String) -> FileId {
         let id = FileId(u32::try_from(self.files.len()).unwrap_or(u32::MAX));
-        self.files.push(Source {
-            name,
-            text,
-            lines: OnceLock::new(),
-        });
+        self.files.push(Source { name, text, lines: OnceLock::new() });
         id
     }
 
@@ -119,22 +109,12 @@ impl Sources {
     pub fn place(&self, span: Span) -> Place {
         let (line, column) = self.line_column(span.file, span.start);
         let (end_line, end_column) = self.line_column(span.file, span.end.max(span.start));
-        Place {
-            file: self.name(span.file).to_owned(),
-            line,
-            column,
-            end_line,
-            end_column,
-        }
+        Place { file: self.name(span.file).to_owned(), line, column, end_line, end_column }
     }
 
     /// `file:line`, the name by which a rule is known.
     pub(crate) fn file_line(&self, span: Span) -> String {
-        format!(
-            "{}:{}",
-            self.name(span.file),
-            self.line_column(span.file, span.start).0
-        )
+        format!("{}:{}", self.name(span.file), self.line_column(span.file, span.start).0)
     }
 
     /// The line in which a span begins, without its end, and the part of the span that is on it.
@@ -159,11 +139,7 @@ impl Sources {
         });
         let line = lines.partition_point(|start| *start <= offset);
         let first = lines.get(line.saturating_sub(1)).copied().unwrap_or_default();
-        let before = file.text.get(bytes(Span {
-            file: id,
-            start: first,
-            end: offset,
-        }));
+        let before = file.text.get(bytes(Span { file: id, start: first, end: offset }));
         (line, before.unwrap_or_default().chars().count() + 1)
     }
 }

@@ -167,12 +167,9 @@ fn meant(items: &[Item], sources: &Sources) -> Vec<Meant> {
     let value = |value: &Value| match value {
         Value::Scalar(scalar) => MeantValue::Scalar(text(scalar)),
         Value::List { items, .. } => MeantValue::List(items.iter().map(text).collect()),
-        Value::Dict { entries, .. } => MeantValue::Dict(
-            entries
-                .iter()
-                .map(|(key, value)| (text(key), text(value)))
-                .collect(),
-        ),
+        Value::Dict { entries, .. } => {
+            MeantValue::Dict(entries.iter().map(|(key, value)| (text(key), text(value))).collect())
+        }
     };
     let item = |item: &Item| match item {
         Item::Option(option) => Meant::Option(name(option.name), value(&option.value)),
@@ -190,10 +187,7 @@ fn read(text: &str) -> (Vec<Meant>, Vec<String>) {
     let file = sources.add("t".into(), text.to_owned());
     let items = parse(file, sources.whole(file), 0, &mut problems);
     let found = problems.finish(&sources).0;
-    (
-        meant(&items, &sources),
-        found.iter().map(|found| found.one_line()).collect(),
-    )
+    (meant(&items, &sources), found.iter().map(|found| found.one_line()).collect())
 }
 
 proptest! {

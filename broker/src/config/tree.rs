@@ -81,20 +81,15 @@ impl Scalar {
         let raw = sources.text(self.span);
         match (self.quoted, self.escaped) {
             (false, _) => raw.into(),
-            (true, false) => raw
-                .strip_prefix('"')
-                .and_then(|rest| rest.strip_suffix('"'))
-                .unwrap_or(raw)
-                .into(),
+            (true, false) => {
+                raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw).into()
+            }
             (true, true) => unquote(raw).map(|(_, c)| c).collect::<String>().into(),
         }
     }
 
     /// The text with its place.
     pub fn spanned(self, sources: &Sources) -> Spanned<String> {
-        Spanned {
-            value: self.text(sources).into_owned(),
-            span: self.span,
-        }
+        Spanned { value: self.text(sources).into_owned(), span: self.span }
     }
 }

@@ -50,9 +50,7 @@ pub struct Config {
 impl Config {
     /// `file:line:column` of a span.
     pub fn place(&self, span: Span) -> String {
-        let Place {
-            file, line, column, ..
-        } = self.sources.place(span);
+        let Place { file, line, column, .. } = self.sources.place(span);
         format!("{file}:{line}:{column}")
     }
 
@@ -78,11 +76,7 @@ impl Config {
             raw.len() - usize::from(quoted && raw.len() > 1)
         };
         let place = |byte| value.span.start + u32::try_from(offset(byte)).unwrap_or_default();
-        Span {
-            start: place(part.start),
-            end: place(part.end.max(part.start)),
-            ..value.span
-        }
+        Span { start: place(part.start), end: place(part.end.max(part.start)), ..value.span }
     }
 
     /// An error about a place, found by a later step.
@@ -152,11 +146,7 @@ fn typed(
         }
         check::config(&config, &sources, &mut problems);
         check_duravip::config(&mut config, &sources, &mut problems);
-        config.skipped = top
-            .skipped
-            .drain()
-            .map(|(value, span)| Spanned { value, span })
-            .collect();
+        config.skipped = top.skipped.drain().map(|(value, span)| Spanned { value, span }).collect();
         config.skipped.sort_by_key(|name| name.span);
         for name in &config.skipped {
             if let Some(meant) = nearest(&name.value, OWN) {

@@ -49,13 +49,9 @@ mod tests {
 
     #[test]
     fn booleans_have_five_pairs_in_any_case() {
-        for (yes, no) in [
-            ("ON", "off"),
-            ("True", "false"),
-            ("yes", "No"),
-            ("enabled", "DISABLED"),
-            ("1", "0"),
-        ] {
+        for (yes, no) in
+            [("ON", "off"), ("True", "false"), ("yes", "No"), ("enabled", "DISABLED"), ("1", "0")]
+        {
             assert_eq!((boolean(yes), boolean(no)), (Ok(true), Ok(false)));
         }
         assert!(boolean("2").is_err());

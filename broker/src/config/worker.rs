@@ -33,9 +33,7 @@ impl Worker {
             environment: environment(&mut reader),
             limits: limits(&mut reader),
             restart: reader.boolean("restart").unwrap_or(true),
-            stop_timeout: reader
-                .seconds("stop_timeout", 0..=3_600)
-                .unwrap_or(Duration::from_secs(30)),
+            stop_timeout: reader.seconds("stop_timeout", 0..=3_600).unwrap_or(Duration::from_secs(30)),
             span: reader.section.name,
         };
         reader.no_other_options();

@@ -47,22 +47,13 @@ impl Confinement<'_> {
         locks::no_new_privs()?;
 
         let sockets = directories.descriptors();
-        let permitted = Permitted {
-            tcp_ports: self.policy.tcp_ports(),
-            socket_directories: &sockets,
-        };
+        let permitted = Permitted { tcp_ports: self.policy.tcp_ports(), socket_directories: &sockets };
         let landlock = landlock::restrict(permitted)?;
-        let needs = SeccompNeeds {
-            socket_files: !sockets.is_empty(),
-            limits: false,
-        };
+        let needs = SeccompNeeds { socket_files: !sockets.is_empty(), limits: false };
         let seccomp = seccomp::install(&needs)?;
 
         let credentials = status.expect("broker", &self.expected(&seccomp))?;
-        let lacking: Vec<String> = [landlock.lacking(), seccomp.lacking()]
-            .into_iter()
-            .flatten()
-            .collect();
+        let lacking: Vec<String> = [landlock.lacking(), seccomp.lacking()].into_iter().flatten().collect();
         if self.require_landlock && landlock.lacking().is_some() {
             return Err(Failure::new(
                 Exit::Unavailable,
@@ -91,11 +82,7 @@ impl Confinement<'_> {
             effective: self.retained.effective.bits(),
             bounding: self.retained.permitted.bits(),
             no_new_privs: true,
-            seccomp: if matches!(seccomp, Seccomp::Enforced { .. }) {
-                2
-            } else {
-                0
-            },
+            seccomp: if matches!(seccomp, Seccomp::Enforced { .. }) { 2 } else { 0 },
             ..Credentials::default()
         }
     }

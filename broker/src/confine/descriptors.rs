@@ -27,11 +27,7 @@ pub fn settle() -> Result<(), Failure> {
     }
     // SAFETY: nothing in this process has opened a descriptor above 2 that it still means to use.
     if unsafe { libc::close_range(3, libc::c_uint::MAX, 0) } != 0 {
-        return Err(Failure::os(
-            STEP,
-            "close_range(3, ~0)",
-            std::io::Error::last_os_error(),
-        ));
+        return Err(Failure::os(STEP, "close_range(3, ~0)", std::io::Error::last_os_error()));
     }
     Ok(())
 }

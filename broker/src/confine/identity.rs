@@ -25,9 +25,7 @@ pub fn user(text: &str, place: impl fmt::Display) -> Result<Uid, Failure> {
         return Ok(Uid::from_raw(number));
     }
     let found = User::from_name(text).map_err(|error| lookup_failed("user", text, &place, error))?;
-    found
-        .map(|user| user.uid)
-        .ok_or_else(|| unknown("user", "useradd --system", text, &place))
+    found.map(|user| user.uid).ok_or_else(|| unknown("user", "useradd --system", text, &place))
 }
 
 /// Finds a group by name, or takes its number as it is.
@@ -36,9 +34,7 @@ pub fn group(text: &str, place: impl fmt::Display) -> Result<Gid, Failure> {
         return Ok(Gid::from_raw(number));
     }
     let found = Group::from_name(text).map_err(|error| lookup_failed("group", text, &place, error))?;
-    found
-        .map(|group| group.gid)
-        .ok_or_else(|| unknown("group", "groupadd --system", text, &place))
+    found.map(|group| group.gid).ok_or_else(|| unknown("group", "groupadd --system", text, &place))
 }
 
 fn unknown(kind: &str, command: &str, text: &str, place: &dyn fmt::Display) -> Failure {

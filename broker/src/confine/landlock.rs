@@ -57,10 +57,9 @@ impl Landlock {
     pub fn lacking(&self) -> Option<String> {
         match self {
             Landlock::Enforced { .. } => None,
-            Landlock::Partial { abi, lacking } => Some(format!(
-                "Landlock ABI {abi} does not limit {}",
-                lacking.join(", ")
-            )),
+            Landlock::Partial { abi, lacking } => {
+                Some(format!("Landlock ABI {abi} does not limit {}", lacking.join(", ")))
+            }
             Landlock::Absent(why) => Some(format!("no Landlock: {why}")),
         }
     }
@@ -165,16 +164,9 @@ fn told(kernel: LandlockStatus, ruleset: &RulesetStatus, bind: Bind) -> Landlock
         LandlockStatus::NotImplemented => return Landlock::Absent("the kernel has no Landlock"),
     };
     match ruleset {
-        RulesetStatus::FullyEnforced => Landlock::Enforced {
-            abi: abi.min(TRIED as u32),
-            bind,
-        },
+        RulesetStatus::FullyEnforced => Landlock::Enforced { abi: abi.min(TRIED as u32), bind },
         RulesetStatus::PartiallyEnforced => {
-            let lacking = SINCE
-                .iter()
-                .filter(|(since, _)| *since > abi)
-                .map(|(_, what)| *what)
-                .collect();
+            let lacking = SINCE.iter().filter(|(since, _)| *since > abi).map(|(_, what)| *what).collect();
             Landlock::Partial { abi, lacking }
         }
         RulesetStatus::NotEnforced => Landlock::Absent("the kernel enforced nothing of it"),
@@ -194,30 +186,16 @@ mod tests {
 
     #[test]
     fn an_older_kernel_is_told_with_what_it_lacks() {
-        let linux_6_7 = LandlockStatus::Available {
-            effective_abi: ABI::V4,
-            kernel_abi: None,
-        };
+        let linux_6_7 = LandlockStatus::Available { effective_abi: ABI::V4, kernel_abi: None };
         let told = told(linux_6_7, &RulesetStatus::PartiallyEnforced, Bind::Ports(1));
-        let lacking = vec![
-            "ioctl on devices (Linux 6.10)",
-            "signals and abstract Unix sockets (Linux 6.12)",
-        ];
+        let lacking = vec!["ioctl on devices (Linux 6.10)", "signals and abstract Unix sockets (Linux 6.12)"];
         assert_eq!(told, Landlock::Partial { abi: 4, lacking });
     }
 
     #[test]
     fn landlock_that_is_off_is_told_apart_from_landlock_that_is_not_there() {
-        let off = told(
-            LandlockStatus::NotEnabled,
-            &RulesetStatus::NotEnforced,
-            Bind::EveryPort,
-        );
-        let absent = told(
-            LandlockStatus::NotImplemented,
-            &RulesetStatus::NotEnforced,
-            Bind::EveryPort,
-        );
+        let off = told(LandlockStatus::NotEnabled, &RulesetStatus::NotEnforced, Bind::EveryPort);
+        let absent = told(LandlockStatus::NotImplemented, &RulesetStatus::NotEnforced, Bind::EveryPort);
         assert!(
             matches!((&off, &absent), (Landlock::Absent(off), Landlock::Absent(absent)) if off != absent)
         );

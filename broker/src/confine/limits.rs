@@ -34,12 +34,7 @@ pub fn raise_descriptors() -> Result<(Limit, rlim_t), Failure> {
 pub fn set(limit: &config::Limit) -> Result<(), Failure> {
     let (name, value) = (limit.resource.name(), limit.value.unwrap_or(RLIM_INFINITY));
     let Some(resource) = resource(name) else {
-        return Err(Failure::new(
-            Exit::Config,
-            STEP,
-            format_args!("{name} cannot be set here"),
-            "remove it",
-        ));
+        return Err(Failure::new(Exit::Config, STEP, format_args!("{name} cannot be set here"), "remove it"));
     };
     setrlimit(resource, value, value).map_err(|error| {
         Failure::new(
@@ -51,11 +46,7 @@ pub fn set(limit: &config::Limit) -> Result<(), Failure> {
     })?;
     match getrlimit(resource) {
         Ok(limits) if limits == (value, value) => Ok(()),
-        other => Err(Failure::os(
-            STEP,
-            "reading the limit back",
-            format_args!("{name} is {other:?}"),
-        )),
+        other => Err(Failure::os(STEP, "reading the limit back", format_args!("{name} is {other:?}"))),
     }
 }
 

@@ -69,11 +69,7 @@ pub fn install(needs: &SeccompNeeds) -> Result<Seccomp, Failure> {
     let calls = allowed.len();
     let both = || -> Result<(), Error> {
         // Of two filters the stricter answer counts; the refusing one is the first, for the other forbids a second.
-        let refusing = compile(
-            &refused,
-            SeccompAction::Allow,
-            SeccompAction::Errno(EACCES.unsigned_abs()),
-        )?;
+        let refusing = compile(&refused, SeccompAction::Allow, SeccompAction::Errno(EACCES.unsigned_abs()))?;
         let allowing = allowed.into_iter().chain(refused).collect::<Vec<_>>();
         let allowing = compile(&allowing, SeccompAction::KillProcess, SeccompAction::Allow)?;
         apply_filter_all_threads(&refusing)?;
@@ -88,10 +84,7 @@ pub fn install(needs: &SeccompNeeds) -> Result<Seccomp, Failure> {
 
 /// The calls that stay allowed, each by its name in syscalls(2) and with what it is for.
 pub fn allowed(needs: &SeccompNeeds) -> impl Iterator<Item = (&'static str, &'static str)> {
-    lists(*needs)
-        .0
-        .into_iter()
-        .map(|rule| (rule.name.trim_start_matches("SYS_"), rule.why))
+    lists(*needs).0.into_iter().map(|rule| (rule.name.trim_start_matches("SYS_"), rule.why))
 }
 
 /// Whether the kernel does not know the call, or was built without filters.
@@ -102,15 +95,9 @@ fn is_absent(error: &io::Error) -> bool {
 /// The allowed calls, and the refused ones.
 fn lists(needs: SeccompNeeds) -> (Vec<&'static Rule>, Vec<&'static Rule>) {
     let limits = if needs.limits { LIMITS } else { NO_LIMITS };
-    let (files, refused) = if needs.socket_files {
-        (SOCKET_FILES, &[][..])
-    } else {
-        (&[][..], REFUSED_WITHOUT_SOCKET_FILES)
-    };
-    (
-        ALWAYS.iter().chain(limits).chain(files).collect(),
-        REFUSED.iter().chain(refused).collect(),
-    )
+    let (files, refused) =
+        if needs.socket_files { (SOCKET_FILES, &[][..]) } else { (&[][..], REFUSED_WITHOUT_SOCKET_FILES) };
+    (ALWAYS.iter().chain(limits).chain(files).collect(), REFUSED.iter().chain(refused).collect())
 }
 
 fn compile(
@@ -123,13 +110,7 @@ fn compile(
         let alternatives: Result<Vec<_>, _> = rule.any_of.iter().map(|checks| alternative(checks)).collect();
         compiled.insert(rule.number, alternatives?);
     }
-    SeccompFilter::new(
-        compiled,
-        otherwise,
-        listed,
-        TargetArch::try_from(std::env::consts::ARCH)?,
-    )?
-    .try_into()
+    SeccompFilter::new(compiled, otherwise, listed, TargetArch::try_from(std::env::consts::ARCH)?)?.try_into()
 }
 
 fn alternative(checks: &[Check]) -> Result<SeccompRule, BackendError> {
@@ -138,23 +119,13 @@ fn alternative(checks: &[Check]) -> Result<SeccompRule, BackendError> {
         Check::Is(argument, value) => {
             SeccompCondition::new(argument, Length::Dword, Compare::Eq, bits(value))
         }
-        Check::Bits {
-            argument,
-            mask,
-            value,
-        } => SeccompCondition::new(
-            argument,
-            Length::Dword,
-            Compare::MaskedEq(bits(mask)),
-            bits(value),
-        ),
+        Check::Bits { argument, mask, value } => {
+            SeccompCondition::new(argument, Length::Dword, Compare::MaskedEq(bits(mask)), bits(value))
+        }
         Check::Zero(argument) => SeccompCondition::new(argument, Length::Qword, Compare::Eq, 0),
-        Check::OwnProcess(argument) => SeccompCondition::new(
-            argument,
-            Length::Dword,
-            Compare::Eq,
-            u64::from(std::process::id()),
-        ),
+        Check::OwnProcess(argument) => {
+            SeccompCondition::new(argument, Length::Dword, Compare::Eq, u64::from(std::process::id()))
+        }
     });
     SeccompRule::new(conditions.collect::<Result<_, _>>()?)
 }
@@ -164,22 +135,10 @@ mod tests {
     use super::*;
 
     const ALL_NEEDS: [SeccompNeeds; 4] = [
-        SeccompNeeds {
-            socket_files: false,
-            limits: false,
-        },
-        SeccompNeeds {
-            socket_files: false,
-            limits: true,
-        },
-        SeccompNeeds {
-            socket_files: true,
-            limits: false,
-        },
-        SeccompNeeds {
-            socket_files: true,
-            limits: true,
-        },
+        SeccompNeeds { socket_files: false, limits: false },
+        SeccompNeeds { socket_files: false, limits: true },
+        SeccompNeeds { socket_files: true, limits: false },
+        SeccompNeeds { socket_files: true, limits: true },
     ];
 
     #[test]
@@ -187,11 +146,8 @@ mod tests {
         for needs in ALL_NEEDS {
             assert!(allowed(&needs).all(|(name, why)| !name.starts_with("SYS_") && !why.is_empty()));
             let (allowed, refused) = lists(needs);
-            let mut numbers: Vec<_> = allowed
-                .iter()
-                .chain(&refused)
-                .map(|rule| (rule.number, rule.name))
-                .collect();
+            let mut numbers: Vec<_> =
+                allowed.iter().chain(&refused).map(|rule| (rule.number, rule.name)).collect();
             numbers.sort_unstable();
             for pair in numbers.windows(2) {
                 assert_ne!(pair[0].0, pair[1].0, "{} and {}", pair[0].1, pair[1].1);
@@ -202,11 +158,8 @@ mod tests {
     #[test]
     fn no_alternative_of_a_call_is_redundant() {
         for rule in lists(ALL_NEEDS[3]).0 {
-            let mut compiled: Vec<_> = rule
-                .any_of
-                .iter()
-                .map(|checks| format!("{:?}", alternative(checks)))
-                .collect();
+            let mut compiled: Vec<_> =
+                rule.any_of.iter().map(|checks| format!("{:?}", alternative(checks))).collect();
             assert!(
                 rule.any_of.iter().all(|checks| !checks.is_empty()),
                 "{} lets everything pass",

@@ -38,28 +38,16 @@ macro_rules! calls {
 }
 
 /// Nothing mapped may be run: new code cannot be brought in.
-const NOT_EXECUTABLE: &[&[Check]] = &[&[Bits {
-    argument: 2,
-    mask: PROT_EXEC,
-    value: 0,
-}]];
+const NOT_EXECUTABLE: &[&[Check]] = &[&[Bits { argument: 2, mask: PROT_EXEC, value: 0 }]];
 
 /// Fast open connects in the act of sending, past Landlock's check of connect(2).
 const fn without_fast_open(argument: u8) -> Check {
-    Bits {
-        argument,
-        mask: MSG_FASTOPEN,
-        value: 0,
-    }
+    Bits { argument, mask: MSG_FASTOPEN, value: 0 }
 }
 
 const fn socket_type(value: i32) -> Check {
     // The rest of the type are SOCK_CLOEXEC and SOCK_NONBLOCK.
-    Bits {
-        argument: 1,
-        mask: 0xf,
-        value,
-    }
+    Bits { argument: 1, mask: 0xf, value }
 }
 
 /// Calls of every broker.

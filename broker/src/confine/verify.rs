@@ -60,15 +60,10 @@ fn numbers<const N: usize>(value: &str) -> Option<[u32; N]> {
 }
 
 fn parse(text: &str) -> Option<Credentials> {
-    let field = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .map(str::trim)
-    };
+    let field =
+        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     let set = |name: &str| u64::from_str_radix(field(name)?, 16).ok();
-    let groups = field("Groups")?
-        .split_whitespace()
-        .map_while(|word| word.parse().ok());
+    let groups = field("Groups")?.split_whitespace().map_while(|word| word.parse().ok());
     Some(Credentials {
         uid: numbers(field("Uid")?)?,
         gid: numbers(field("Gid")?)?,
@@ -94,10 +89,7 @@ mod tests {
         let credentials = status.read().unwrap();
         assert_eq!(credentials.uid[1], nix::unistd::geteuid().as_raw());
         assert!(status.expect("test", &credentials).is_ok());
-        let other = Credentials {
-            no_new_privs: !credentials.no_new_privs,
-            ..credentials
-        };
+        let other = Credentials { no_new_privs: !credentials.no_new_privs, ..credentials };
         assert!(status.expect("test", &other).is_err());
     }
 

@@ -76,26 +76,15 @@ impl Identity {
     fn cannot_get_back(&self, chrooted: bool) -> Result<(), Failure> {
         let root = nix::unistd::ROOT;
         let attempts = [
-            (
-                "setresuid(0)",
-                !self.user.is_root() && setresuid(root, root, root).is_ok(),
-            ),
+            ("setresuid(0)", !self.user.is_root() && setresuid(root, root, root).is_ok()),
             ("chroot", nix::unistd::chroot("/").is_ok()),
             (
                 "capset",
-                locks::sets(&State {
-                    permitted: CapabilitySet::from_bits(1),
-                    ..State::default()
-                })
-                .is_ok(),
+                locks::sets(&State { permitted: CapabilitySet::from_bits(1), ..State::default() }).is_ok(),
             ),
         ];
         if let Some((what, _)) = attempts.iter().find(|(_, succeeded)| *succeeded) {
-            return Err(Failure::os(
-                STEP,
-                what,
-                "it succeeded after confinement, and must not",
-            ));
+            return Err(Failure::os(STEP, what, "it succeeded after confinement, and must not"));
         }
         // access(2) asks with the real user id, which is the worker's by now; it knows ACLs and read-only mounts.
         let writable = nix::unistd::access("/", nix::unistd::AccessFlags::W_OK).is_ok();

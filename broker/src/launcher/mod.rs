@@ -59,11 +59,7 @@ pub fn start(confinement: Confinement, command: Command) -> Result<Launcher, Fai
             await_confined(&ours)?;
             let status = ProcStatus::open(&child.to_string())?;
             let credentials = status.expect("launcher", &confinement.expected())?;
-            Ok(Launcher {
-                pid: child,
-                credentials,
-                channel: ours,
-            })
+            Ok(Launcher { pid: child, credentials, channel: ours })
         }
     }
 }
@@ -88,11 +84,7 @@ fn await_confined(channel: &UnixDatagram) -> Result<(), Failure> {
     let mut watched = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
     match poll(&mut watched, timeout) {
         Ok(0) => {
-            return Err(Failure::os(
-                STEP,
-                "confining itself",
-                format_args!("no answer in {PATIENCE:?}"),
-            ));
+            return Err(Failure::os(STEP, "confining itself", format_args!("no answer in {PATIENCE:?}")));
         }
         Ok(_) => {}
         Err(error) => return Err(Failure::os(STEP, "poll", error)),
@@ -100,11 +92,7 @@ fn await_confined(channel: &UnixDatagram) -> Result<(), Failure> {
     match message::take_bare(channel) {
         Ok(Report::Confined) => Ok(()),
         Ok(Report::NotConfined(why)) => Err(Failure::new(Exit::OsError, STEP, why, "nothing was started")),
-        Ok(other) => Err(Failure::os(
-            STEP,
-            "confining itself",
-            format_args!("it reported {other:?}"),
-        )),
+        Ok(other) => Err(Failure::os(STEP, "confining itself", format_args!("it reported {other:?}"))),
         Err(error) => Err(Failure::os(STEP, "confining itself", error)),
     }
 }
@@ -118,9 +106,7 @@ pub struct Handle {
 impl Launcher {
     /// Hands the channel to the runtime.
     pub fn into_handle(self) -> io::Result<Handle> {
-        Ok(Handle {
-            channel: tokio::net::UnixDatagram::from_std(self.channel)?,
-        })
+        Ok(Handle { channel: tokio::net::UnixDatagram::from_std(self.channel)? })
     }
 }
 
@@ -128,11 +114,7 @@ impl Handle {
     async fn order(&self, order: &message::Order, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let packet = message::packet(order, descriptors.len())?;
         let channel = self.channel.as_fd().try_clone_to_owned()?.into();
-        self.channel
-            .async_io(Interest::WRITABLE, || {
-                channel::send(&channel, &packet, descriptors)
-            })
-            .await
+        self.channel.async_io(Interest::WRITABLE, || channel::send(&channel, &packet, descriptors)).await
     }
 
     /// Asks for a worker that gets these listeners, with their names, and its channel.
@@ -149,9 +131,7 @@ impl Handle {
         while let Some(chunk) = chunks.next() {
             let order = match chunks.peek() {
                 Some(_) => message::Order::Keep,
-                None => message::Order::Spawn {
-                    names: names.take().unwrap_or_default(),
-                },
+                None => message::Order::Spawn { names: names.take().unwrap_or_default() },
             };
             self.order(&order, chunk).await?;
         }

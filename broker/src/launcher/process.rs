@@ -46,12 +46,7 @@ pub fn run(channel: UnixDatagram, confinement: Confinement, command: Command) ->
         Ok(()) => Report::Confined,
         Err(failure) => Report::NotConfined(failure.to_string()),
     };
-    let mut launcher = Launcher {
-        channel,
-        command,
-        kept: Vec::new(),
-        worker: None,
-    };
+    let mut launcher = Launcher { channel, command, kept: Vec::new(), worker: None };
     launcher.report(&report);
     confined?;
 
@@ -66,11 +61,7 @@ pub fn run(channel: UnixDatagram, confinement: Confinement, command: Command) ->
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(launcher.channel.as_fd(), PollFlags::POLLIN),
         ];
-        let watched = if broker_lives {
-            &mut watched[..]
-        } else {
-            &mut watched[..1]
-        };
+        let watched = if broker_lives { &mut watched[..] } else { &mut watched[..1] };
         match poll(watched, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(failure("poll")(error)),
@@ -142,10 +133,7 @@ impl Launcher {
             };
             if self.worker == Some(pid) {
                 self.worker = None;
-                self.report(&Report::Exited {
-                    pid: pid.as_raw(),
-                    how,
-                });
+                self.report(&Report::Exited { pid: pid.as_raw(), how });
             }
         }
     }

@@ -34,32 +34,17 @@ struct Needs {
 /// Opens the program at `path` on the host and makes sure that it can run below `root`.
 pub fn open(path: &str, place: &str, root: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
     let unusable = |what: String, remedy: &str| {
-        Failure::new(
-            Exit::OsFile,
-            STEP,
-            format_args!("{place}: {path:?} {what}"),
-            remedy,
-        )
+        Failure::new(Exit::OsFile, STEP, format_args!("{place}: {path:?} {what}"), remedy)
     };
     let mut file = File::open(path).map_err(|error| {
-        unusable(
-            format!("cannot be opened: {error}"),
-            "give the absolute path of an executable",
-        )
+        unusable(format!("cannot be opened: {error}"), "give the absolute path of an executable")
     })?;
-    let metadata = file
-        .metadata()
-        .map_err(|error| Failure::os(STEP, "fstat", error))?;
+    let metadata = file.metadata().map_err(|error| Failure::os(STEP, "fstat", error))?;
     if !metadata.is_file() {
-        return Err(unusable(
-            "is not a file".into(),
-            "give the absolute path of an executable",
-        ));
+        return Err(unusable("is not a file".into(), "give the absolute path of an executable"));
     }
     let mut magic = [0; 4];
-    let length = file
-        .read(&mut magic)
-        .map_err(|error| Failure::os(STEP, "read", error))?;
+    let length = file.read(&mut magic).map_err(|error| Failure::os(STEP, "read", error))?;
     if magic.starts_with(b"#!") {
         return Err(unusable(
             "is a script, and a script cannot be started by descriptor".into(),
@@ -67,19 +52,13 @@ pub fn open(path: &str, place: &str, root: Option<&OwnedFd>) -> Result<OwnedFd, 
         ));
     }
     if length < magic.len() || magic != abi::ELFMAGIC.as_slice() {
-        return Err(unusable(
-            "is not an ELF program".into(),
-            "give the absolute path of an executable",
-        ));
+        return Err(unusable("is not an ELF program".into(), "give the absolute path of an executable"));
     }
     let missing = missing(&file, root)
         .map_err(|error| unusable(format!("cannot be read as ELF: {error}"), "rebuild it"))?;
     if !missing.is_empty() {
         return Err(unusable(
-            format!(
-                "cannot run in security.chroot: {} missing there",
-                missing.join(", ")
-            ),
+            format!("cannot run in security.chroot: {} missing there", missing.join(", ")),
             "copy or bind-mount that into the chroot, or link the program statically",
         ));
     }
@@ -105,17 +84,11 @@ fn missing(program: &File, root: Option<&OwnedFd>) -> Result<Vec<String>, elf::P
     let mut waiting = VecDeque::from([program]);
     while let Some(needs) = waiting.pop_front() {
         let places: Vec<&String> = needs.search.iter().chain(&directories).collect();
-        for library in needs
-            .libraries
-            .iter()
-            .filter(|name| !interpreter.ends_with(name.as_str()))
-        {
+        for library in needs.libraries.iter().filter(|name| !interpreter.ends_with(name.as_str())) {
             if !seen.insert(library.clone()) {
                 continue;
             }
-            let found = places
-                .iter()
-                .find_map(|place| find(&format!("{place}/{library}")));
+            let found = places.iter().find_map(|place| find(&format!("{place}/{library}")));
             match found {
                 Some(file) => waiting.push_back(self::needs(&file)?),
                 None => missing.push(format!("the library {library}")),
@@ -128,9 +101,7 @@ fn missing(program: &File, root: Option<&OwnedFd>) -> Result<Vec<String>, elf::P
 /// Opens a path as it will be seen after chroot: links and `..` do not lead out.
 fn find_below(root: impl AsFd, path: &str) -> Option<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    openat2(root, Path::new(path), flags, Mode::empty(), ResolveFlags::IN_ROOT)
-        .ok()
-        .map(File::from)
+    openat2(root, Path::new(path), flags, Mode::empty(), ResolveFlags::IN_ROOT).ok().map(File::from)
 }
 
 /// The directories searched by default, the machine's own first, and those that ld.so.conf adds.
@@ -146,25 +117,16 @@ fn directories(machine: u16, find: &impl Fn(&str) -> Option<File>) -> Vec<String
     if let Some(mut file) = find("/etc/ld.so.conf") {
         let _unreadable_adds_nothing = file.read_to_string(&mut configured);
     }
-    let configured = configured
-        .lines()
-        .map(str::trim)
-        .filter(|line| line.starts_with('/'))
-        .map(str::to_owned);
-    own.into_iter()
-        .chain(LIBRARY_DIRECTORIES.map(str::to_owned))
-        .chain(configured)
-        .collect()
+    let configured =
+        configured.lines().map(str::trim).filter(|line| line.starts_with('/')).map(str::to_owned);
+    own.into_iter().chain(LIBRARY_DIRECTORIES.map(str::to_owned)).chain(configured).collect()
 }
 
 fn needs(file: &File) -> Result<Needs, elf::ParseError> {
     let mut file = file;
     file.rewind()?;
     let mut elf = ElfStream::<AnyEndian, &File>::open_stream(file)?;
-    let mut needs = Needs {
-        machine: elf.ehdr.e_machine,
-        ..Needs::default()
-    };
+    let mut needs = Needs { machine: elf.ehdr.e_machine, ..Needs::default() };
     let segments = elf.segments().clone();
     if let Some(segment) = segments.iter().find(|segment| segment.p_type == abi::PT_INTERP) {
         needs.interpreter = Some(text(elf.segment_data(segment)?, 0));
@@ -173,10 +135,7 @@ fn needs(file: &File) -> Result<Needs, elf::ParseError> {
         return Ok(needs);
     };
     let entries: Vec<(i64, u64)> = dynamic.iter().map(|entry| (entry.d_tag, entry.d_val())).collect();
-    let strings = entries
-        .iter()
-        .find(|entry| entry.0 == abi::DT_STRTAB)
-        .map_or(0, |entry| entry.1);
+    let strings = entries.iter().find(|entry| entry.0 == abi::DT_STRTAB).map_or(0, |entry| entry.1);
     let holds = |segment: &&elf::segment::ProgramHeader| {
         segment.p_type == abi::PT_LOAD
             && (segment.p_vaddr..segment.p_vaddr.saturating_add(segment.p_filesz)).contains(&strings)
@@ -190,12 +149,9 @@ fn needs(file: &File) -> Result<Needs, elf::ParseError> {
         match tag {
             abi::DT_NEEDED => needs.libraries.push(string(value)),
             abi::DT_RPATH | abi::DT_RUNPATH => {
-                needs.search.extend(
-                    string(value)
-                        .split(':')
-                        .filter(|path| path.starts_with('/'))
-                        .map(str::to_owned),
-                );
+                needs
+                    .search
+                    .extend(string(value).split(':').filter(|path| path.starts_with('/')).map(str::to_owned));
             }
             _ => {}
         }
@@ -205,10 +161,7 @@ fn needs(file: &File) -> Result<Needs, elf::ParseError> {
 
 /// The NUL-terminated string at an offset.
 fn text(data: &[u8], offset: u64) -> String {
-    let rest = usize::try_from(offset)
-        .ok()
-        .and_then(|offset| data.get(offset..))
-        .unwrap_or_default();
+    let rest = usize::try_from(offset).ok().and_then(|offset| data.get(offset..)).unwrap_or_default();
     let end = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
     String::from_utf8_lossy(rest.get(..end).unwrap_or_default()).into_owned()
 }
@@ -224,15 +177,7 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         let root = OwnedFd::from(File::open(empty.path()).unwrap());
         let missing = missing(&program, Some(&root)).unwrap();
-        assert!(
-            missing
-                .iter()
-                .any(|line| line.starts_with("the interpreter /lib")),
-            "{missing:?}"
-        );
-        assert!(
-            missing.contains(&"the library libc.so.6".to_owned()),
-            "{missing:?}"
-        );
+        assert!(missing.iter().any(|line| line.starts_with("the interpreter /lib")), "{missing:?}");
+        assert!(missing.contains(&"the library libc.so.6".to_owned()), "{missing:?}");
     }
 }

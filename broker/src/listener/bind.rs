@@ -91,12 +91,7 @@ fn bind_inet(
                 name => nix::net::if_::if_nametoindex(name).call("if_nametoindex")?,
             };
             let socket = new_socket(AddressFamily::Inet6, kind)?;
-            set(
-                &socket,
-                "setsockopt IPV6_V6ONLY",
-                sockopt::Ipv6V6Only,
-                &!options.dual_stack,
-            )?;
+            set(&socket, "setsockopt IPV6_V6ONLY", sockopt::Ipv6V6Only, &!options.dual_stack)?;
             let address = SockaddrIn6::from(SocketAddrV6::new(address, inet.port, 0, scope));
             finish_inet(socket, &address, kind, options, settings)
         }
@@ -124,30 +119,15 @@ fn finish_inet(
     }
     if !options.device.is_empty() {
         let device = std::ffi::OsString::from(options.device.as_str());
-        set(
-            &socket,
-            "setsockopt SO_BINDTODEVICE",
-            sockopt::BindToDevice,
-            &device,
-        )?;
+        set(&socket, "setsockopt SO_BINDTODEVICE", sockopt::BindToDevice, &device)?;
     }
     let receive_buffer = options.receive_buffer.unwrap_or(settings.receive_buffer);
     if receive_buffer > 0 {
-        set(
-            &socket,
-            "setsockopt SO_RCVBUF",
-            sockopt::RcvBuf,
-            &(receive_buffer as usize),
-        )?;
+        set(&socket, "setsockopt SO_RCVBUF", sockopt::RcvBuf, &(receive_buffer as usize))?;
     }
     let send_buffer = options.send_buffer.unwrap_or(settings.send_buffer);
     if send_buffer > 0 {
-        set(
-            &socket,
-            "setsockopt SO_SNDBUF",
-            sockopt::SndBuf,
-            &(send_buffer as usize),
-        )?;
+        set(&socket, "setsockopt SO_SNDBUF", sockopt::SndBuf, &(send_buffer as usize))?;
     }
     if stream && options.no_delay.unwrap_or(settings.no_delay) {
         set(&socket, "setsockopt TCP_NODELAY", sockopt::TcpNoDelay, &true)?;
@@ -176,10 +156,7 @@ fn bind_unix(
     let mode = options.mode.unwrap_or(settings.mode);
     let file = UnixFile::bind(directories, &socket, path, mode).call("bind")?;
     listen(&socket, options, settings)?;
-    Ok(Bound {
-        socket,
-        file: Some(file),
-    })
+    Ok(Bound { socket, file: Some(file) })
 }
 
 fn listen(socket: &OwnedFd, options: &ListenOptions, settings: &SocketOptions) -> Result<(), BindError> {
@@ -193,10 +170,7 @@ impl BindError {
     /// The fault that a peer gets for it.
     pub fn fault(self, endpoint: &Endpoint) -> Fault {
         let fault = |code, message: String, remedy: &str| {
-            Fault::new(code, &message)
-                .remedy(remedy)
-                .errno(self.errno as i32)
-                .about(self.call)
+            Fault::new(code, &message).remedy(remedy).errno(self.errno as i32).about(self.call)
         };
         match self.errno {
             Errno::EADDRINUSE => fault(
@@ -211,11 +185,7 @@ impl BindError {
                 "add the address first, or ask for free_bind",
             ),
             Errno::EACCES | Errno::EPERM if endpoint.inet().is_some() => {
-                let capability = if self.call == "bind" {
-                    "cap_net_bind_service"
-                } else {
-                    "cap_net_raw"
-                };
+                let capability = if self.call == "bind" { "cap_net_bind_service" } else { "cap_net_raw" };
                 fault(
                     FaultCode::NotRetained,
                     format!("{endpoint} needs {capability}, which the broker does not retain"),
@@ -233,11 +203,7 @@ impl BindError {
                 "the broker has no descriptor left".to_owned(),
                 "stop listeners, or start portreeved with a higher limit of open files",
             ),
-            errno => fault(
-                FaultCode::Os,
-                format!("{endpoint}: {} failed: {}", self.call, errno.desc()),
-                "",
-            ),
+            errno => fault(FaultCode::Os, format!("{endpoint}: {} failed: {}", self.call, errno.desc()), ""),
         }
     }
 }

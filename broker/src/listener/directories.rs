@@ -29,10 +29,7 @@ impl Directories {
 
     /// Puts the directories of the empty root in place of the host's, from which `..` would lead out.
     pub fn enter(&mut self, entered: Vec<SocketDirectory>) {
-        self.0 = entered
-            .into_iter()
-            .map(|directory| (directory.path, directory.descriptor))
-            .collect();
+        self.0 = entered.into_iter().map(|directory| (directory.path, directory.descriptor)).collect();
     }
 
     /// One of them; ENOENT where it was not named when the broker started.

@@ -22,10 +22,8 @@ struct LoadAttributes {
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
 /// `r0 = 0` (BPF_ALU64 | BPF_MOV | BPF_K) and `exit` (BPF_JMP | BPF_EXIT): the filter keeps 0 bytes.
-const INSTRUCTIONS: [u64; 2] = [
-    u64::from_le_bytes([0xb7, 0, 0, 0, 0, 0, 0, 0]),
-    u64::from_le_bytes([0x95, 0, 0, 0, 0, 0, 0, 0]),
-];
+const INSTRUCTIONS: [u64; 2] =
+    [u64::from_le_bytes([0xb7, 0, 0, 0, 0, 0, 0, 0]), u64::from_le_bytes([0x95, 0, 0, 0, 0, 0, 0, 0])];
 
 /// Loads the program. Needs CAP_BPF (Linux 5.8) or, before that and where unprivileged programs are allowed,
 /// nothing.
@@ -45,12 +43,7 @@ pub fn load() -> nix::Result<OwnedFd> {
     // SAFETY: the kernel reads the attributes, whose size is told, and through them the instructions and the
     // license, all of which live until the call returns; it writes to none of them.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_PROG_LOAD,
-            &raw const attributes,
-            size_of::<LoadAttributes>(),
-        )
+        libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attributes, size_of::<LoadAttributes>())
     };
     let number = RawFd::try_from(Errno::result(result)?).map_err(|_| Errno::EBADF)?;
     // SAFETY: the call has just made this descriptor, close-on-exec, and nobody else knows its number.

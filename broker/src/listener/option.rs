@@ -6,12 +6,7 @@ use nix::errno::Errno;
 
 /// TCP_DEFER_ACCEPT: wake the listener when data has arrived, in seconds. See tcp(7).
 pub fn defer_accept(socket: impl AsFd, seconds: u32) -> nix::Result<()> {
-    set(
-        socket,
-        libc::IPPROTO_TCP,
-        libc::TCP_DEFER_ACCEPT,
-        &number(seconds),
-    )
+    set(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &number(seconds))
 }
 
 /// TCP_FASTOPEN: how many connections may be pending before their handshake is over. See tcp(7).
@@ -21,26 +16,13 @@ pub fn fast_open(socket: impl AsFd, pending: u32) -> nix::Result<()> {
 
 /// SO_ATTACH_BPF: a loaded program sees each packet before the socket does. See socket(7), Linux 3.19.
 pub fn attach_program(socket: impl AsFd, program: &OwnedFd) -> nix::Result<()> {
-    set(
-        socket,
-        libc::SOL_SOCKET,
-        libc::SO_ATTACH_BPF,
-        &program.as_raw_fd(),
-    )
+    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, &program.as_raw_fd())
 }
 
 /// SO_ATTACH_FILTER with a classic BPF program that drops every packet. See socket(7).
 pub fn attach_drop_everything(socket: impl AsFd) -> nix::Result<()> {
-    let mut instructions = [libc::sock_filter {
-        code: 0x06,
-        jt: 0,
-        jf: 0,
-        k: 0,
-    }]; // BPF_RET | BPF_K, 0 bytes
-    let program = libc::sock_fprog {
-        len: 1,
-        filter: instructions.as_mut_ptr(),
-    };
+    let mut instructions = [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 }]; // BPF_RET | BPF_K, 0 bytes
+    let program = libc::sock_fprog { len: 1, filter: instructions.as_mut_ptr() };
     set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
 
@@ -58,13 +40,7 @@ fn set<T>(socket: impl AsFd, level: libc::c_int, name: libc::c_int, value: &T) -
     // SAFETY: the kernel reads `length` bytes at `value`, which is that long and lives until the call returns, as
     // does what a filter program points to.
     let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            level,
-            name,
-            std::ptr::from_ref(value).cast(),
-            length,
-        )
+        libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length)
     };
     Errno::result(result).map(drop)
 }

@@ -29,12 +29,7 @@ impl Filter {
 
     /// Tries, as the confined broker, whether it works, and tells what does.
     pub fn confirmed(self) -> nix::Result<Self> {
-        let scratch = socket(
-            AddressFamily::Inet,
-            SockType::Stream,
-            SockFlag::SOCK_CLOEXEC,
-            None,
-        )?;
+        let scratch = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         match self.lock_into(&scratch) {
             Ok(()) => Ok(self),
             Err(_) => Ok(Self::None),

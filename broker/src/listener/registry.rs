@@ -58,13 +58,8 @@ pub struct Registry {
 /// No file of a socket outlives the broker, however far its start came.
 impl Drop for Registry {
     fn drop(&mut self) {
-        let listeners = self
-            .entries
-            .values()
-            .filter_map(|entry| entry.bound.file.as_ref());
-        listeners
-            .chain(&self.control)
-            .for_each(|file| file.remove(&self.directories));
+        let listeners = self.entries.values().filter_map(|entry| entry.bound.file.as_ref());
+        listeners.chain(&self.control).for_each(|file| file.remove(&self.directories));
     }
 }
 
@@ -128,32 +123,18 @@ impl Registry {
             return self.listen_again(id, owner, request).map(|id| (id, false));
         }
         if self.entries.len() >= self.capacity {
-            let message = format!(
-                "the broker holds {} listeners and can hold no more",
-                self.capacity
-            );
+            let message = format!("the broker holds {} listeners and can hold no more", self.capacity);
             return Err(Fault::new(FaultCode::Quota, &message)
                 .remedy("stop listeners, or start portreeved with a higher limit of open files"));
         }
         let bound = bind(&self.directories, &request.endpoint, &request.options, settings)
             .map_err(|error| self.name_owner(error, &request.endpoint))?;
-        Ok((
-            self.insert(
-                request.endpoint.clone(),
-                request.options.clone(),
-                bound,
-                owner,
-                None,
-            ),
-            true,
-        ))
+        Ok((self.insert(request.endpoint.clone(), request.options.clone(), bound, owner, None), true))
     }
 
     fn listen_again(&mut self, id: ListenerId, owner: Owner, request: &Listen) -> Result<ListenerId, Fault> {
-        let entry = self
-            .entries
-            .get_mut(&id)
-            .ok_or_else(|| Fault::new(FaultCode::NotFound, "no listener"))?;
+        let entry =
+            self.entries.get_mut(&id).ok_or_else(|| Fault::new(FaultCode::NotFound, "no listener"))?;
         if entry.owner != owner {
             return Err(in_use(&request.endpoint, entry.owner));
         }
@@ -194,17 +175,7 @@ impl Registry {
         let id = ListenerId(self.last);
         self.by_endpoint.insert(endpoint.clone(), id);
         let options = Box::new(options);
-        self.entries.insert(
-            id,
-            Entry {
-                endpoint,
-                owner,
-                name,
-                retained_until: None,
-                options,
-                bound,
-            },
-        );
+        self.entries.insert(id, Entry { endpoint, owner, name, retained_until: None, options, bound });
         id
     }
 
@@ -222,13 +193,9 @@ impl Registry {
         if owner.is_some_and(|owner| owner != entry.owner) {
             return Ok(false);
         }
-        self.filter.end(&entry.bound.socket).map_err(|errno| {
-            BindError {
-                call: "taking it out of service",
-                errno,
-            }
-            .fault(&entry.endpoint)
-        })?;
+        self.filter
+            .end(&entry.bound.socket)
+            .map_err(|errno| BindError { call: "taking it out of service", errno }.fault(&entry.endpoint))?;
         self.remove(id);
         Ok(true)
     }
@@ -250,10 +217,8 @@ impl Registry {
 
     /// Keeps what the worker asked for until `deadline`, for its successor; static listeners stay anyhow.
     pub fn retain_until(&mut self, deadline: Instant) {
-        for entry in self
-            .entries
-            .values_mut()
-            .filter(|entry| entry.owner == Owner::Worker && entry.name.is_none())
+        for entry in
+            self.entries.values_mut().filter(|entry| entry.owner == Owner::Worker && entry.name.is_none())
         {
             entry.retained_until = Some(deadline);
         }
@@ -265,22 +230,14 @@ impl Registry {
     }
 
     fn stop_where(&mut self, which: impl Fn(&Entry) -> bool) -> Vec<Fault> {
-        let ids: Vec<ListenerId> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| which(entry))
-            .map(|(id, _)| *id)
-            .collect();
-        ids.into_iter()
-            .filter_map(|id| self.stop(id, None).err())
-            .collect()
+        let ids: Vec<ListenerId> =
+            self.entries.iter().filter(|(_, entry)| which(entry)).map(|(id, _)| *id).collect();
+        ids.into_iter().filter_map(|id| self.stop(id, None).err()).collect()
     }
 
     /// The static listeners with their names, in the order of the configuration.
     pub fn statics(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
-        self.entries
-            .values()
-            .filter_map(|entry| Some((entry.name.as_deref()?, entry.bound.socket.as_fd())))
+        self.entries.values().filter_map(|entry| Some((entry.name.as_deref()?, entry.bound.socket.as_fd())))
     }
 
     /// How many there are.
@@ -295,9 +252,7 @@ impl Registry {
 
     /// The listeners after a number, in their order.
     pub fn after(&self, id: ListenerId) -> impl Iterator<Item = (ListenerId, &Entry)> {
-        self.entries
-            .range((Excluded(id), Unbounded))
-            .map(|(id, entry)| (*id, entry))
+        self.entries.range((Excluded(id), Unbounded)).map(|(id, entry)| (*id, entry))
     }
 }
 

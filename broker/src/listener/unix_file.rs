@@ -26,10 +26,7 @@ impl UnixFile {
     pub fn bind(directories: &Directories, socket: &OwnedFd, path: &str, mode: u32) -> Result<Self, Errno> {
         let path = Path::new(path);
         let directory = path.parent().ok_or(Errno::EINVAL)?.to_owned();
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .ok_or(Errno::EINVAL)?;
+        let name = path.file_name().and_then(|name| name.to_str()).ok_or(Errno::EINVAL)?;
         let descriptor = directories.get(&directory)?;
         // bind(2) has no variant that takes a directory, so the process stands in it meanwhile.
         fchdir(descriptor)?;
@@ -37,29 +34,14 @@ impl UnixFile {
         nix::unistd::chdir("/")?;
         bound?;
         let identity = identity(descriptor, name)?;
-        Ok(Self {
-            directory,
-            name: name.to_owned(),
-            identity,
-        })
+        Ok(Self { directory, name: name.to_owned(), identity })
     }
 
     /// Gives the file to root and this group, and then this mode.
     pub fn open_to(&self, directories: &Directories, group: Gid, mode: u32) -> Result<(), Errno> {
         let (directory, name) = (directories.get(&self.directory)?, self.name.as_str());
-        fchownat(
-            directory,
-            name,
-            Some(ROOT),
-            Some(group),
-            AtFlags::AT_SYMLINK_NOFOLLOW,
-        )?;
-        fchmodat(
-            directory,
-            name,
-            Mode::from_bits_truncate(mode),
-            FchmodatFlags::NoFollowSymlink,
-        )
+        fchownat(directory, name, Some(ROOT), Some(group), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        fchmodat(directory, name, Mode::from_bits_truncate(mode), FchmodatFlags::NoFollowSymlink)
     }
 
     /// Removes the file, unless another has taken its place.

@@ -36,12 +36,7 @@ impl Policy {
             |all| all.find_address(address),
         );
         let Some(rule) = found.and_then(|id| self.rule(id)) else {
-            return Err(denied(
-                who,
-                &format!("have {address}"),
-                "address",
-                &address.to_string(),
-            ));
+            return Err(denied(who, &format!("have {address}"), "address", &address.to_string()));
         };
         let block = self.topology.block_of(address);
         Ok(AddressPermit {

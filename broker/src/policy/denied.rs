@@ -21,17 +21,10 @@ impl Denied {
         let remedy = match who {
             Requester::Worker => "ask as user 0 over the control socket".to_owned(),
             Requester::Local { .. } => {
-                format!(
-                    "add {} to allow in a peer scope of that user or its groups",
-                    word(name)
-                )
+                format!("add {} to allow in a peer scope of that user or its groups", word(name))
             }
         };
-        Denied {
-            message: format!("{who} may not ask for {name:?}"),
-            nearest: None,
-            remedy,
-        }
+        Denied { message: format!("{who} may not ask for {name:?}"), nearest: None, remedy }
     }
 
     /// The refusal as the peer receives it.
@@ -44,8 +37,6 @@ impl Denied {
 
 /// The word of `allow` that stands for an operation.
 fn word(operation: &str) -> &str {
-    let group = crate::config::GROUPS
-        .iter()
-        .find(|(_, names)| names.contains(&operation));
+    let group = crate::config::GROUPS.iter().find(|(_, names)| names.contains(&operation));
     group.map_or(operation, |(word, _)| word)
 }

@@ -62,13 +62,11 @@ impl Grant {
 
     /// Permits what another grant permits.
     pub fn join(&mut self, other: &Grant) {
-        self.endpoints
-            .extend(other.endpoints.iter().map(|(k, v)| (k.clone(), *v)));
+        self.endpoints.extend(other.endpoints.iter().map(|(k, v)| (k.clone(), *v)));
         self.patterns.extend_from_slice(&other.patterns);
         self.addresses.extend(&other.addresses);
         self.blocks.extend_from_slice(&other.blocks);
-        self.interfaces
-            .extend(other.interfaces.iter().map(|(k, v)| (k.clone(), *v)));
+        self.interfaces.extend(other.interfaces.iter().map(|(k, v)| (k.clone(), *v)));
         self.limits.extend_from_slice(&other.limits);
     }
 
@@ -102,16 +100,9 @@ impl Grant {
     /// Every rule, some more than once.
     pub fn rules(&self) -> impl Iterator<Item = RuleId> {
         let listens = self.listens().map(|(_, id)| id);
-        let addresses = self
-            .addresses
-            .values()
-            .copied()
-            .chain(self.blocks.iter().map(|(_, id)| *id));
+        let addresses = self.addresses.values().copied().chain(self.blocks.iter().map(|(_, id)| *id));
         let interfaces = self.interfaces.values().copied();
-        listens
-            .chain(addresses)
-            .chain(interfaces)
-            .chain(self.limits.iter().map(|(_, id)| *id))
+        listens.chain(addresses).chain(interfaces).chain(self.limits.iter().map(|(_, id)| *id))
     }
 
     /// Every endpoint and pattern.
@@ -150,16 +141,8 @@ fn singles(pattern: &ListenPattern) -> Vec<Endpoint> {
             let Ok(scope) = Text::new(scope) else {
                 return Vec::new();
             };
-            let inet = InetEndpoint {
-                address,
-                port: *ports.start(),
-                scope,
-            };
-            vec![if *udp {
-                Endpoint::Udp(inet)
-            } else {
-                Endpoint::Tcp(inet)
-            }]
+            let inet = InetEndpoint { address, port: *ports.start(), scope };
+            vec![if *udp { Endpoint::Udp(inet) } else { Endpoint::Tcp(inet) }]
         }
         _ => Vec::new(),
     }

@@ -65,11 +65,7 @@ impl Policy {
             Some(rule) => format!("{add}; the nearest rule is {rule}"),
             None => add,
         };
-        Denied {
-            message: format!("nothing permits {who} to listen on {endpoint}"),
-            nearest,
-            remedy,
-        }
+        Denied { message: format!("nothing permits {who} to listen on {endpoint}"), nearest, remedy }
     }
 }
 
@@ -83,9 +79,7 @@ fn nearest(grant: &Grant, asked: &Endpoint) -> Option<RuleId> {
         (score, id)
     });
     // The first of equals, so that the answer does not change from one time to the next.
-    let best = scored
-        .filter(|(score, _)| *score > 0)
-        .min_by_key(|(score, id)| (Reverse(*score), *id));
+    let best = scored.filter(|(score, _)| *score > 0).min_by_key(|(score, id)| (Reverse(*score), *id));
     best.map(|(_, id)| id)
 }
 
@@ -120,20 +114,9 @@ fn endpoint_score(rule: &Endpoint, asked: &Endpoint) -> u32 {
 
 fn pattern_score(rule: &ListenPattern, asked: &Endpoint) -> u32 {
     match (rule, inet(asked)) {
-        (
-            ListenPattern::Inet {
-                udp: rule_udp,
-                hosts,
-                ports,
-            },
-            Some((udp, inet)),
-        ) => {
+        (ListenPattern::Inet { udp: rule_udp, hosts, ports }, Some((udp, inet))) => {
             // The same pattern for every port, and for the asked port and transport.
-            let host = ListenPattern::Inet {
-                udp,
-                hosts: hosts.clone(),
-                ports: 1..=u16::MAX,
-            };
+            let host = ListenPattern::Inet { udp, hosts: hosts.clone(), ports: 1..=u16::MAX };
             score(
                 *rule_udp == udp,
                 is_ipv4(hosts) == inet.address.is_ipv4(),

@@ -78,11 +78,8 @@ impl Policy {
     /// The policy of a configuration. `resolve` gives the id of a user or group by name; a name that has none
     /// is an error that says where it stands. A name of digits alone is the id itself.
     pub fn new(config: &Config, resolve: &mut dyn FnMut(&PeerName) -> Option<u32>) -> Result<Self, Report> {
-        let mut policy = Policy {
-            tcp_ports: ports::tcp(config),
-            topology: config.cluster.clone(),
-            ..Policy::default()
-        };
+        let mut policy =
+            Policy { tcp_ports: ports::tcp(config), topology: config.cluster.clone(), ..Policy::default() };
         let permits = policy.rules_of(config);
         policy.peers_of(config, &permits, resolve)?;
         Ok(policy)
@@ -95,8 +92,7 @@ impl Policy {
             Requester::Local { uid: 0, .. } => known(name),
             Requester::Local { .. } => {
                 let for_all = FOR_ALL.contains(&name);
-                self.find(who, |peer| (for_all || peer.allows(name)).then_some(()), |_| None)
-                    .is_some()
+                self.find(who, |peer| (for_all || peer.allows(name)).then_some(()), |_| None).is_some()
             }
         };
         match allowed {

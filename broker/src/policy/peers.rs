@@ -19,9 +19,7 @@ impl PeerGrant {
     pub fn allows(&self, operation: &str) -> bool {
         self.allow.iter().any(|word| {
             word == operation
-                || GROUPS
-                    .iter()
-                    .any(|(group, names)| group == word && names.contains(&operation))
+                || GROUPS.iter().any(|(group, names)| group == word && names.contains(&operation))
         })
     }
 

@@ -8,18 +8,13 @@ use crate::config::{Config, ListenPattern};
 
 /// Every TCP port that a listener or permit names, in order, with ranges that touch made one.
 pub(super) fn tcp(config: &Config) -> Vec<RangeInclusive<u16>> {
-    let listeners = config
-        .listeners
-        .iter()
-        .filter_map(|listener| match &listener.endpoint.value {
-            Endpoint::Tcp(inet) => Some(inet.port..=inet.port),
-            _ => None,
-        });
+    let listeners = config.listeners.iter().filter_map(|listener| match &listener.endpoint.value {
+        Endpoint::Tcp(inet) => Some(inet.port..=inet.port),
+        _ => None,
+    });
     let permits = config.broker.permits.iter().flat_map(|permit| &permit.listen);
     let patterns = permits.filter_map(|pattern| match &pattern.value {
-        ListenPattern::Inet {
-            udp: false, ports, ..
-        } => Some(ports.clone()),
+        ListenPattern::Inet { udp: false, ports, .. } => Some(ports.clone()),
         _ => None,
     });
     let mut ranges: Vec<_> = listeners.chain(patterns).collect();

@@ -67,10 +67,8 @@ impl Policy {
         }
         // After the permits: of two rules for one endpoint the listen scope says how its socket is made. Of two
         // listen scopes it is the one that is enabled.
-        let (enabled, disabled): (Vec<_>, Vec<_>) = config
-            .listeners
-            .iter()
-            .partition(|listener| listener.socket.enable);
+        let (enabled, disabled): (Vec<_>, Vec<_>) =
+            config.listeners.iter().partition(|listener| listener.socket.enable);
         for listener in disabled.into_iter().chain(enabled) {
             let endpoint = &listener.endpoint;
             let text = format!("{}: Listen \"{}\"", listener.scope, endpoint.value);
@@ -82,10 +80,7 @@ impl Policy {
         }
         for binding in &config.bindings {
             if let Some(address) = binding.address.as_ref().filter(|_| binding.duravip.moves()) {
-                let text = format!(
-                    "binding {:?}: bind_address = {}",
-                    binding.name.value, address.value
-                );
+                let text = format!("binding {:?}: bind_address = {}", binding.name.value, address.value);
                 let rule = self.add_rule(config, address.span, text, None);
                 self.all.address(address.value, rule);
             }

@@ -32,43 +32,26 @@ pub fn unserved(config: &Config, effective: u64, unprivileged_port_start: u16) -
                 let message =
                     format!("port {port} cannot be bound: the broker does not keep cap_net_bind_service");
                 let otherwise = format!("permit ports from {unprivileged_port_start} on");
-                say(
-                    Severity::Error,
-                    pattern.span,
-                    message,
-                    "cap_net_bind_service",
-                    &otherwise,
-                );
+                say(Severity::Error, pattern.span, message, "cap_net_bind_service", &otherwise);
             }
         }
         for listener in &config.listeners {
             if let Some(inet) = listener.endpoint.value.inet().filter(|inet| low(inet.port)) {
                 let (severity, when) = when_unbound(listener);
-                let message = format!(
-                    "port {} {when}: the broker does not keep cap_net_bind_service",
-                    inet.port
-                );
+                let message =
+                    format!("port {} {when}: the broker does not keep cap_net_bind_service", inet.port);
                 let otherwise = "leave it as it is where that is meant";
-                say(
-                    severity,
-                    listener.endpoint.span,
-                    message,
-                    "cap_net_bind_service",
-                    otherwise,
-                );
+                say(severity, listener.endpoint.span, message, "cap_net_bind_service", otherwise);
             }
         }
     }
-    let blocks: Vec<Span> = permits
+    let blocks: Vec<Span> =
+        permits.iter().flat_map(|permit| &permit.address).map(|block| block.span).collect();
+    for (span, what) in blocks
         .iter()
-        .flat_map(|permit| &permit.address)
-        .map(|block| block.span)
-        .collect();
-    for (span, what) in blocks.iter().map(|span| (*span, "this address")).chain(
-        config
-            .moving_addresses()
-            .map(|(_, span)| (span, "this DuraVIP address")),
-    ) {
+        .map(|span| (*span, "this address"))
+        .chain(config.moving_addresses().map(|(_, span)| (span, "this DuraVIP address")))
+    {
         if !has(NET_ADMIN) {
             let message =
                 format!("{what} cannot be put on an interface: the broker does not keep cap_net_admin");
@@ -85,13 +68,7 @@ pub fn unserved(config: &Config, effective: u64, unprivileged_port_start: u16) -
                 "the interface {} cannot be changed: the broker does not keep cap_net_admin",
                 interface.value
             );
-            say(
-                Severity::Error,
-                interface.span,
-                message,
-                "cap_net_admin",
-                "remove it",
-            );
+            say(Severity::Error, interface.span, message, "cap_net_admin", "remove it");
         }
     }
     if !has(SYS_RESOURCE) {
@@ -100,13 +77,7 @@ pub fn unserved(config: &Config, effective: u64, unprivileged_port_start: u16) -
                 "the limit {} cannot be given: the broker does not keep cap_sys_resource",
                 limit.value
             );
-            say(
-                Severity::Error,
-                limit.span,
-                message,
-                "cap_sys_resource",
-                "remove it",
-            );
+            say(Severity::Error, limit.span, message, "cap_sys_resource", "remove it");
         }
     }
     found

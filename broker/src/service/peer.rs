@@ -16,13 +16,7 @@ pub fn identify(channel: impl AsFd) -> Result<(Requester, u32), Errno> {
     let peer = getsockopt(&channel, sockopt::PeerCredentials)?;
     let mut gids = supplementary_groups(&channel)?;
     gids.push(peer.gid());
-    Ok((
-        Requester::Local {
-            uid: peer.uid(),
-            gids,
-        },
-        u32::try_from(peer.pid()).unwrap_or(0),
-    ))
+    Ok((Requester::Local { uid: peer.uid(), gids }, u32::try_from(peer.pid()).unwrap_or(0)))
 }
 
 /// SO_PEERGROUPS, Linux 4.13.

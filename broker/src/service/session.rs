@@ -47,10 +47,7 @@ pub enum Turn {
     /// It was answered.
     Answered,
     /// It was acted upon, and its answer waits until the peer reads.
-    Waiting {
-        frame: Vec<u8>,
-        descriptors: Vec<OwnedFd>,
-    },
+    Waiting { frame: Vec<u8>, descriptors: Vec<OwnedFd> },
     /// The session is over.
     Over(String),
 }
@@ -61,13 +58,7 @@ pub fn open(broker: &Rc<Broker>, channel: OwnedFd, requester: Requester, pid: u3
     channel.set_nonblocking(true)?;
     let watched = tokio::net::UnixDatagram::from_std(channel.try_clone()?)?;
     let (number, owner) = broker.enter(&requester, pid);
-    let session = Session {
-        number,
-        requester,
-        owner,
-        greeted: false.into(),
-        channel,
-    };
+    let session = Session { number, requester, owner, greeted: false.into(), channel };
     let broker = broker.clone();
     tokio::task::spawn_local(async move {
         let why = session.serve(&broker, &watched).await;
@@ -140,11 +131,7 @@ impl Session {
                 ));
             }
         };
-        Ok(operation::carry_out(
-            broker,
-            self,
-            Received { header, body, outbox },
-        ))
+        Ok(operation::carry_out(broker, self, Received { header, body, outbox }))
     }
 
     /// Answers with a frame and the sockets of these listeners, or keeps it where the peer must read first.
@@ -164,10 +151,7 @@ impl Session {
             Err(error) if channel::is_busy(&error) => {
                 let copies = descriptors.iter().map(|fd| fd.try_clone_to_owned());
                 match copies.collect() {
-                    Ok(descriptors) => Turn::Waiting {
-                        frame: frame.to_vec(),
-                        descriptors,
-                    },
+                    Ok(descriptors) => Turn::Waiting { frame: frame.to_vec(), descriptors },
                     Err(error) => Turn::Over(format!("a reply could not be kept: {error}")),
                 }
             }
@@ -216,12 +200,8 @@ impl Session {
     }
 
     fn close(&self, broker: &Broker, why: &str) {
-        let client = broker
-            .sessions
-            .borrow_mut()
-            .remove(&self.number)
-            .map(|info| info.client)
-            .unwrap_or_default();
+        let client =
+            broker.sessions.borrow_mut().remove(&self.number).map(|info| info.client).unwrap_or_default();
         tracing::info!(session = self.number, peer = %self.requester, ?client, why, "session over");
         let mut registry = broker.registry.borrow_mut();
         let faults = match self.owner {
@@ -239,8 +219,5 @@ impl Session {
 
 /// The request's number, as far as the packet has one.
 fn request_number(packet: &[u8]) -> u32 {
-    packet
-        .get(8..12)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map_or(0, u32::from_le_bytes)
+    packet.get(8..12).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
 }

@@ -14,10 +14,7 @@ impl Signals {
     /// Catches them.
     pub fn new() -> Result<Self, Failure> {
         let catch = |kind| signal(kind).map_err(|error| Failure::os("signals", "sigaction", error));
-        Ok(Self {
-            terminate: catch(SignalKind::terminate())?,
-            interrupt: catch(SignalKind::interrupt())?,
-        })
+        Ok(Self { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
     }
 
     /// Waits for the first of them.

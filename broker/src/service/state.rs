@@ -76,10 +76,7 @@ impl Broker {
         Self {
             policy: RefCell::new(parts.policy),
             registry: RefCell::new(parts.registry),
-            buffers: RefCell::new(Buffers {
-                inbox: codec::frame_buffer(),
-                outbox: codec::frame_buffer(),
-            }),
+            buffers: RefCell::new(Buffers { inbox: codec::frame_buffer(), outbox: codec::frame_buffer() }),
             sessions: RefCell::default(),
             processes: parts.processes,
             retain: parts.retain,
@@ -99,12 +96,7 @@ impl Broker {
             Requester::Local { .. } => Owner::Session(number),
         };
         let peer = Text::clipped(&requester.to_string());
-        let info = SessionInfo {
-            peer,
-            client: Text::default(),
-            pid,
-            owner,
-        };
+        let info = SessionInfo { peer, client: Text::default(), pid, owner };
         self.sessions.borrow_mut().insert(number, info);
         (number, owner)
     }
@@ -141,10 +133,8 @@ impl Broker {
         };
         let broker = &self.processes.broker;
         let locks = List::first_of(broker.locks.iter().map(|lock| Text::clipped(lock)));
-        let mut rows = vec![Process {
-            locks,
-            ..row("broker", std::process::id(), 0, "(empty)", &broker.credentials)
-        }];
+        let mut rows =
+            vec![Process { locks, ..row("broker", std::process::id(), 0, "(empty)", &broker.credentials) }];
         if let Some((pid, root, credentials)) = &self.processes.launcher {
             rows.push(row("launcher", *pid, 0, root, credentials));
             if let Some((pid, restarts)) = self.worker.get() {

@@ -78,18 +78,12 @@ pub async fn supervise(
         if !supervision.restart {
             return match ending {
                 Ending::Exit(0) => Ok(()),
-                ending => Err(gone(
-                    supervision,
-                    ending,
-                    "it is not to be restarted (worker.restart = false)",
-                )),
+                ending => {
+                    Err(gone(supervision, ending, "it is not to be restarted (worker.restart = false)"))
+                }
             };
         }
-        short_lives = if born.elapsed() >= LONG_LIFE {
-            0
-        } else {
-            short_lives + 1
-        };
+        short_lives = if born.elapsed() >= LONG_LIFE { 0 } else { short_lives + 1 };
         if short_lives > SHORT_LIVES {
             return Err(gone(
                 supervision,
@@ -115,9 +109,7 @@ async fn start(
 ) -> Result<i32, Failure> {
     let (ours, theirs) = channel::pair().map_err(|error| Failure::os(STEP, "socketpair", error))?;
     // The program expects a blocking channel unless it asks otherwise.
-    theirs
-        .set_nonblocking(false)
-        .map_err(|error| Failure::os(STEP, "fcntl", error))?;
+    theirs.set_nonblocking(false).map_err(|error| Failure::os(STEP, "fcntl", error))?;
     let (names, listeners) = statics(broker)?;
     let borrowed: Vec<BorrowedFd<'_>> = listeners.iter().map(|fd| fd.as_fd()).collect();
     let asked = launcher.spawn(names, &borrowed, theirs.as_fd()).await;
@@ -140,9 +132,7 @@ async fn start(
             ));
         }
         other => {
-            return Err(lost(format_args!(
-                "it reported {other:?} when asked for a worker"
-            )));
+            return Err(lost(format_args!("it reported {other:?} when asked for a worker")));
         }
     };
     let number = u32::try_from(pid).unwrap_or(0);
@@ -156,14 +146,9 @@ async fn start(
 /// Copies of the static listeners: no borrow of the registry is held while they are sent.
 fn statics(broker: &Broker) -> Result<(Vec<String>, Vec<OwnedFd>), Failure> {
     let registry = broker.registry.borrow();
-    let copies = registry
-        .statics()
-        .map(|(name, fd)| Ok((name.to_owned(), fd.try_clone_to_owned()?)));
+    let copies = registry.statics().map(|(name, fd)| Ok((name.to_owned(), fd.try_clone_to_owned()?)));
     let pairs: Result<Vec<_>, std::io::Error> = copies.collect();
-    Ok(pairs
-        .map_err(|error| Failure::os(STEP, "dup", error))?
-        .into_iter()
-        .unzip())
+    Ok(pairs.map_err(|error| Failure::os(STEP, "dup", error))?.into_iter().unzip())
 }
 
 async fn report(launcher: &Handle) -> Result<Report, Failure> {
@@ -196,9 +181,7 @@ async fn stop_worker(launcher: &Handle, supervision: &Supervision, pid: i32) -> 
     tracing::warn!(pid, timeout = ?supervision.stop_timeout, "the worker does not end: killing it");
     tell(Signal::SIGKILL).await?;
     let ended = timeout(GRACE, ending(launcher, pid)).await;
-    ended
-        .map_err(|_| lost("it did not report the worker's end"))?
-        .map(|_| ())
+    ended.map_err(|_| lost("it did not report the worker's end"))?.map(|_| ())
 }
 
 /// Stops, once the time to retain them is over, the listeners that no successor has asked for.
@@ -213,20 +196,10 @@ fn expire_retained(broker: &Rc<Broker>) {
 }
 
 fn gone(supervision: &Supervision, ending: Ending, why: &str) -> Failure {
-    Failure::new(
-        Exit::Unavailable,
-        STEP,
-        format_args!("{} {ending}", supervision.program),
-        why,
-    )
+    Failure::new(Exit::Unavailable, STEP, format_args!("{} {ending}", supervision.program), why)
 }
 
 /// Without the launcher there is nobody to look after the worker: a supervisor must start all of it afresh.
 fn lost(why: impl std::fmt::Display) -> Failure {
-    Failure::new(
-        Exit::Unavailable,
-        "launcher",
-        format_args!("it is lost: {why}"),
-        "start portreeved again",
-    )
+    Failure::new(Exit::Unavailable, "launcher", format_args!("it is lost: {why}"), "start portreeved again")
 }

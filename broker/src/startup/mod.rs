@@ -10,7 +10,6 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::rc::Rc;
 
-
 use crate::config::{self, Trust};
 use crate::confine::verify::ProcStatus;
 use crate::confine::worker::Confinement;
@@ -32,10 +31,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         return Err(Failure::new(
             Exit::NoPermission,
             "start",
-            format_args!(
-                "portreeved runs with user id {} and not as root",
-                nix::unistd::geteuid()
-            ),
+            format_args!("portreeved runs with user id {} and not as root", nix::unistd::geteuid()),
             "start it as root; it gives up what it does not need",
         ));
     }
@@ -64,9 +60,8 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     plan::available(&config, &plan.retained)?;
     let root = plan::open_chroot(&config, &plan.identity)?;
     let worker = config.worker.as_ref();
-    let worker = worker
-        .map(|scope| Ok((scope, worker::worker(&config, scope, root.as_ref())?)))
-        .transpose()?;
+    let worker =
+        worker.map(|scope| Ok((scope, worker::worker(&config, scope, root.as_ref())?))).transpose()?;
 
     let (descriptor_limit, descriptors_now) = limits::raise_descriptors()?;
     let mut registry = sockets::empty_registry(&config, descriptors_now)?;
@@ -76,12 +71,8 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let worker = match worker {
         Some((scope, (command, supervision))) => {
             let limits = scope.limits.iter().map(|limit| limit.value).collect();
-            let confinement = Confinement {
-                identity: plan.identity,
-                root,
-                limits,
-                descriptors: descriptor_limit,
-            };
+            let confinement =
+                Confinement { identity: plan.identity, root, limits, descriptors: descriptor_limit };
             Some((launcher::start(confinement, command)?, supervision))
         }
         None => None,
@@ -94,10 +85,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let broker = confinement.apply(registry.directories_mut(), &status)?;
     plan.warnings.extend(broker.lacking.iter().cloned());
 
-    if !registry
-        .confirm_filter()
-        .map_err(|error| Failure::os("listener", "socket", error))?
-    {
+    if !registry.confirm_filter().map_err(|error| Failure::os("listener", "socket", error))? {
         plan.warnings.push(NOT_ENFORCED.to_owned());
     }
     for warning in &plan.warnings {
@@ -111,11 +99,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let processes = Processes {
         broker,
         launcher: worker.as_ref().map(|(launcher, _)| {
-            (
-                launcher.pid.as_raw().unsigned_abs(),
-                chroot,
-                launcher.credentials.clone(),
-            )
+            (launcher.pid.as_raw().unsigned_abs(), chroot, launcher.credentials.clone())
         }),
     };
     let parts = Parts {
@@ -143,17 +127,10 @@ fn serve(
     let local = Rc::new(tokio::task::LocalSet::new());
     let _entered = runtime.enter();
     let handle = |(launcher, supervision): (Launcher, Supervision)| {
-        let handle = launcher
-            .into_handle()
-            .map_err(|error| Failure::os("launcher", "epoll_ctl", error))?;
+        let handle = launcher.into_handle().map_err(|error| Failure::os("launcher", "epoll_ctl", error))?;
         Ok::<_, Failure>((handle, supervision))
     };
     let worker = worker.map(handle).transpose()?;
-    let service = Service {
-        broker: Broker::new(parts),
-        control,
-        worker,
-        notifier,
-    };
+    let service = Service { broker: Broker::new(parts), control, worker, notifier };
     local.block_on(&runtime, service.run())
 }

@@ -30,15 +30,11 @@ pub fn control(config: &Config, registry: &mut Registry) -> Result<Option<UnixLi
 /// A registry that can hold as many listeners as there are descriptors, and reach the directories that the
 /// configuration's Unix sockets are in.
 pub fn empty_registry(config: &Config, descriptors: rlim_t) -> Result<Registry, Failure> {
-    let capacity = usize::try_from(descriptors)
-        .unwrap_or(usize::MAX)
-        .saturating_sub(RESERVED);
+    let capacity = usize::try_from(descriptors).unwrap_or(usize::MAX).saturating_sub(RESERVED);
     let needed = plan::socket_directories(config);
     let paths: Vec<PathBuf> = needed.keys().cloned().collect();
     let directories = Directories::open(&paths).map_err(|(path, errno)| {
-        let place = needed
-            .get(&path)
-            .map_or_else(String::new, |span| config.place(*span));
+        let place = needed.get(&path).map_or_else(String::new, |span| config.place(*span));
         Failure::new(
             Exit::CannotCreate,
             "sockets",
@@ -53,20 +49,16 @@ pub fn empty_registry(config: &Config, descriptors: rlim_t) -> Result<Registry, 
 }
 
 pub fn bind_static(config: &Config, registry: &mut Registry) -> Result<(), Failure> {
-    for listener in config
-        .listeners
-        .iter()
-        .filter(|listener| listener.socket.enable && !listener.duravip.moves())
+    for listener in
+        config.listeners.iter().filter(|listener| listener.socket.enable && !listener.duravip.moves())
     {
         let endpoint = listener.endpoint.value.clone();
         let name = listener.scope.replace([':', ' '], "_");
-        registry
-            .bind_static(endpoint, &listener.socket, &name)
-            .map_err(|error| {
-                let fault = error.fault(&listener.endpoint.value);
-                let what = format!("{}: {}", config.place(listener.endpoint.span), &*fault.message);
-                Failure::new(Exit::Unavailable, "listen", what, &*fault.remedy)
-            })?;
+        registry.bind_static(endpoint, &listener.socket, &name).map_err(|error| {
+            let fault = error.fault(&listener.endpoint.value);
+            let what = format!("{}: {}", config.place(listener.endpoint.span), &*fault.message);
+            Failure::new(Exit::Unavailable, "listen", what, &*fault.remedy)
+        })?;
     }
     Ok(())
 }

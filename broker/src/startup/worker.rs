@@ -15,12 +15,7 @@ pub fn worker(
     root: Option<&OwnedFd>,
 ) -> Result<(Command, Supervision), Failure> {
     let Some(name) = worker.command.first() else {
-        return Err(Failure::new(
-            Exit::Config,
-            "worker.command",
-            "it is empty",
-            "name a program",
-        ));
+        return Err(Failure::new(Exit::Config, "worker.command", "it is empty", "name a program"));
     };
     let c_string = |text: String, span: Span| {
         CString::new(text).map_err(|_| {
@@ -28,10 +23,7 @@ pub fn worker(
             Failure::new(Exit::Config, "worker", what, "remove it")
         })
     };
-    let arguments = worker
-        .command
-        .iter()
-        .map(|word| c_string(word.value.clone(), word.span));
+    let arguments = worker.command.iter().map(|word| c_string(word.value.clone(), word.span));
     let environment = worker.environment.iter();
     let environment =
         environment.map(|(name, value)| c_string(format!("{}={}", name.value, value.value), value.span));

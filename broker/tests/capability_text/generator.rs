@@ -36,24 +36,16 @@ pub fn grammatical(random: &mut Random, names: &[String], text: &mut String) {
         let items = if random.chance(12) { 0 } else { 1 + random.below(4) };
         for item in 0..items {
             if item > 0 {
-                text.push_str(if random.chance(98) {
-                    ","
-                } else {
-                    random.one(&[", ", ",,", " ,", "", ";"])
-                });
+                text.push_str(if random.chance(98) { "," } else { random.one(&[", ", ",,", " ,", "", ";"]) });
             }
             match random.below(20) {
                 0..12 => {
                     let name = &names[random.below(names.len())];
                     match random.below(4) {
                         0 => text.push_str(&name.to_ascii_uppercase()),
-                        1 => text.extend(name.chars().map(|c| {
-                            if random.chance(50) {
-                                c.to_ascii_uppercase()
-                            } else {
-                                c
-                            }
-                        })),
+                        1 => text.extend(
+                            name.chars().map(|c| if random.chance(50) { c.to_ascii_uppercase() } else { c }),
+                        ),
                         _ => text.push_str(name),
                     }
                 }

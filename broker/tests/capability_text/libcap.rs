@@ -73,11 +73,8 @@ impl Libcap {
                 })
                 .collect::<CapabilitySet>()
         };
-        let state = State {
-            effective: set(EFFECTIVE),
-            permitted: set(PERMITTED),
-            inheritable: set(INHERITABLE),
-        };
+        let state =
+            State { effective: set(EFFECTIVE), permitted: set(PERMITTED), inheritable: set(INHERITABLE) };
         // SAFETY: `caps` came from cap_from_text; a null length is allowed; the text is freed below, after its copy.
         let shown = unsafe {
             let shown = (self.to_text)(caps, std::ptr::null_mut());
@@ -95,11 +92,7 @@ impl Libcap {
         match (self.read(text), &ours) {
             (None, Err(error)) => {
                 let in_text = text.get(error.span.clone()).is_some();
-                if in_text {
-                    Ok(false)
-                } else {
-                    Err(format!("{text:?}: place {:?} is outside", error.span))
-                }
+                if in_text { Ok(false) } else { Err(format!("{text:?}: place {:?} is outside", error.span)) }
             }
             (None, Ok(state)) => Err(format!("{text:?}: libcap refuses, we read {state:?}")),
             (Some((state, _)), Err(error)) => {
@@ -109,10 +102,7 @@ impl Libcap {
                 if theirs != *state {
                     Err(format!("{text:?}: libcap reads {theirs:?}, we read {state:?}"))
                 } else if shown != state.to_text() {
-                    Err(format!(
-                        "{text:?}: libcap writes {shown:?}, we write {:?}",
-                        state.to_text()
-                    ))
+                    Err(format!("{text:?}: libcap writes {shown:?}, we write {:?}", state.to_text()))
                 } else if parse(&shown).as_ref() != Ok(state) {
                     Err(format!("{text:?}: {shown:?} does not read back as the same sets"))
                 } else {

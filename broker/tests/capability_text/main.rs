@@ -130,10 +130,7 @@ const CORPUS: &[&str] = &[
 #[test]
 fn every_text_of_the_corpus_means_what_libcap_says() {
     let libcap = Libcap::load();
-    let differences: Vec<String> = CORPUS
-        .iter()
-        .filter_map(|text| libcap.agrees(text).err())
-        .collect();
+    let differences: Vec<String> = CORPUS.iter().filter_map(|text| libcap.agrees(text).err()).collect();
     assert!(differences.is_empty(), "{differences:#?}");
 }
 
@@ -142,11 +139,8 @@ fn every_single_capability_in_every_flag_means_what_libcap_says() {
     let libcap = Libcap::load();
     for set in Count::new(64).all().names().chain(["64".into()]) {
         for flags in ["e", "p", "i", "ep", "pi", "ei", "eip"] {
-            for text in [
-                format!("{set}={flags}"),
-                format!("=eip {set}-{flags}"),
-                format!("={flags} {set}="),
-            ] {
+            for text in [format!("{set}={flags}"), format!("=eip {set}-{flags}"), format!("={flags} {set}=")]
+            {
                 libcap.agrees(&text).unwrap();
             }
         }
@@ -193,36 +187,17 @@ fn a_million_generated_texts_mean_what_libcap_says() {
         );
         assert!(differences.is_empty(), "seed {seed:#x}: {differences:#?}");
         // Both outcomes must be common, or the comparison shows little.
-        assert!(
-            (TEXTS / 4..TEXTS * 3 / 4).contains(&accepted),
-            "seed {seed:#x}: {accepted} accepted"
-        );
+        assert!((TEXTS / 4..TEXTS * 3 / 4).contains(&accepted), "seed {seed:#x}: {accepted} accepted");
     }
 }
 
 #[test]
 fn a_refusal_tells_the_place_and_the_remedy() {
     for (text, span, message) in [
-        (
-            "cap_net_bind=ep",
-            0..12,
-            r#"no capability is named "cap_net_bind": write cap_net_bind_service"#,
-        ),
-        (
-            "cap_chown,net_admin=ep",
-            10..19,
-            r#"no capability is named "net_admin": write cap_net_admin"#,
-        ),
-        (
-            "cap_kill+ep CAP_NET_RWA=p",
-            12..23,
-            r#"no capability is named "CAP_NET_RWA": write cap_net_raw"#,
-        ),
-        (
-            "wibble=e",
-            0..6,
-            r#"no capability is named "wibble": see capabilities(7) for the names"#,
-        ),
+        ("cap_net_bind=ep", 0..12, r#"no capability is named "cap_net_bind": write cap_net_bind_service"#),
+        ("cap_chown,net_admin=ep", 10..19, r#"no capability is named "net_admin": write cap_net_admin"#),
+        ("cap_kill+ep CAP_NET_RWA=p", 12..23, r#"no capability is named "CAP_NET_RWA": write cap_net_raw"#),
+        ("wibble=e", 0..6, r#"no capability is named "wibble": see capabilities(7) for the names"#),
         (
             "1,64=e",
             2..4,
@@ -253,16 +228,8 @@ fn a_refusal_tells_the_place_and_the_remedy() {
             10..10,
             "no flag follows '+': write one or more of e, i and p; only = may stand alone",
         ),
-        (
-            "cap_chown=eP",
-            11..12,
-            "'P' is not a flag: flags are e, i and p, in lower case",
-        ),
-        (
-            "é=e",
-            0..2,
-            "'é' cannot start a clause: start with a capability, with all, or with =",
-        ),
+        ("cap_chown=eP", 11..12, "'P' is not a flag: flags are e, i and p, in lower case"),
+        ("é=e", 0..2, "'é' cannot start a clause: start with a capability, with all, or with ="),
     ] {
         let error = parse(text).unwrap_err();
         let message = message.replace("is 40", &format!("is {}", last_cap()));

@@ -62,11 +62,7 @@ impl Test {
                 End::Success => output.status.success(),
                 End::Signal(signal) => output.status.signal() == Some(signal) && printed.contains(CONFINED),
             };
-            if is_right {
-                Ok(())
-            } else {
-                Err(Failed::from(format!("{}: {printed}", output.status)))
-            }
+            if is_right { Ok(()) } else { Err(Failed::from(format!("{}: {printed}", output.status))) }
         })
     }
 }
@@ -76,13 +72,8 @@ pub fn take_away(call: libc::c_long) {
     use seccompiler::{SeccompAction, SeccompFilter, apply_filter};
     let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     let architecture = std::env::consts::ARCH.try_into().unwrap();
-    let filter = SeccompFilter::new(
-        [(call, vec![])].into(),
-        SeccompAction::Allow,
-        missing,
-        architecture,
-    )
-    .unwrap();
+    let filter =
+        SeccompFilter::new([(call, vec![])].into(), SeccompAction::Allow, missing, architecture).unwrap();
     let program: seccompiler::BpfProgram = filter.try_into().unwrap();
     apply_filter(&program).unwrap();
 }

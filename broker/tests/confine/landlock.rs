@@ -13,24 +13,13 @@ use crate::child::{self, End};
 
 /// A port that nothing has: bound, told, let go of.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Restricts this process; this machine's kernel must have all of it.
 fn enforce(ports: &[std::ops::RangeInclusive<u16>], directories: &[File]) {
-    let told = restrict(Permitted {
-        tcp_ports: ports,
-        socket_directories: directories,
-    })
-    .unwrap();
-    assert!(
-        matches!(told, Landlock::Enforced { abi: 6.., .. }),
-        "this test needs Linux 6.12: {told:?}"
-    );
+    let told = restrict(Permitted { tcp_ports: ports, socket_directories: directories }).unwrap();
+    assert!(matches!(told, Landlock::Enforced { abi: 6.., .. }), "this test needs Linux 6.12: {told:?}");
 }
 
 fn no_file_can_be_opened_made_or_removed() {
@@ -42,23 +31,9 @@ fn no_file_can_be_opened_made_or_removed() {
     assert_eq!(fs::read_dir("/").unwrap_err().kind(), PermissionDenied);
     assert_eq!(fs::write(&file, "x").unwrap_err().kind(), PermissionDenied);
     assert_eq!(fs::remove_file(&file).unwrap_err().kind(), PermissionDenied);
-    assert_eq!(
-        fs::create_dir(directory.path().join("new")).unwrap_err().kind(),
-        PermissionDenied
-    );
-    assert_eq!(
-        UnixListener::bind(directory.path().join("socket"))
-            .unwrap_err()
-            .kind(),
-        PermissionDenied
-    );
-    assert_eq!(
-        std::process::Command::new("/bin/true")
-            .spawn()
-            .unwrap_err()
-            .kind(),
-        PermissionDenied
-    );
+    assert_eq!(fs::create_dir(directory.path().join("new")).unwrap_err().kind(), PermissionDenied);
+    assert_eq!(UnixListener::bind(directory.path().join("socket")).unwrap_err().kind(), PermissionDenied);
+    assert_eq!(std::process::Command::new("/bin/true").spawn().unwrap_err().kind(), PermissionDenied);
     std::mem::forget(directory);
 }
 
@@ -68,14 +43,8 @@ fn sockets_can_be_made_and_removed_in_their_directories_and_nothing_else() {
     let socket = directory.path().join("socket");
     drop(UnixListener::bind(&socket).unwrap());
     fs::remove_file(&socket).unwrap();
-    assert_eq!(
-        fs::write(directory.path().join("file"), "").unwrap_err().kind(),
-        PermissionDenied
-    );
-    assert_eq!(
-        fs::create_dir(directory.path().join("new")).unwrap_err().kind(),
-        PermissionDenied
-    );
+    assert_eq!(fs::write(directory.path().join("file"), "").unwrap_err().kind(), PermissionDenied);
+    assert_eq!(fs::create_dir(directory.path().join("new")).unwrap_err().kind(), PermissionDenied);
     std::mem::forget(directory);
 }
 
@@ -83,98 +52,37 @@ fn tcp_is_bound_to_permitted_ports_only_and_connected_nowhere() {
     let (permitted, other) = (free_port(), free_port());
     assert_ne!(permitted, other);
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let told = restrict::<File>(Permitted {
-        tcp_ports: &[permitted..=permitted],
-        socket_directories: &[],
-    })
-    .unwrap();
-    assert!(
-        matches!(
-            told,
-            Landlock::Enforced {
-                bind: Bind::Ports(1),
-                ..
-            }
-        ),
-        "{told:?}"
-    );
+    let told =
+        restrict::<File>(Permitted { tcp_ports: &[permitted..=permitted], socket_directories: &[] }).unwrap();
+    assert!(matches!(told, Landlock::Enforced { bind: Bind::Ports(1), .. }), "{told:?}");
     for host in ["127.0.0.1", "::1", "0.0.0.0", "::"] {
         let address = |port| SocketAddr::new(host.parse().unwrap(), port);
-        assert_eq!(
-            TcpListener::bind(address(other)).unwrap_err().kind(),
-            PermissionDenied,
-            "{host}"
-        );
-        assert_eq!(
-            TcpListener::bind(address(0)).unwrap_err().kind(),
-            PermissionDenied,
-            "{host}"
-        );
+        assert_eq!(TcpListener::bind(address(other)).unwrap_err().kind(), PermissionDenied, "{host}");
+        assert_eq!(TcpListener::bind(address(0)).unwrap_err().kind(), PermissionDenied, "{host}");
         TcpListener::bind(address(permitted)).unwrap();
     }
-    assert_eq!(
-        TcpStream::connect(server.local_addr().unwrap())
-            .unwrap_err()
-            .kind(),
-        PermissionDenied
-    );
+    assert_eq!(TcpStream::connect(server.local_addr().unwrap()).unwrap_err().kind(), PermissionDenied);
     // Landlock of this version does not see UDP; the policy does.
     UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
 }
 
 fn a_policy_of_every_port_binds_any_and_says_so() {
-    let told = restrict::<File>(Permitted {
-        tcp_ports: &[1..=65535],
-        socket_directories: &[],
-    })
-    .unwrap();
-    assert!(
-        matches!(
-            told,
-            Landlock::Enforced {
-                bind: Bind::EveryPort,
-                ..
-            }
-        ),
-        "{told:?}"
-    );
+    let told = restrict::<File>(Permitted { tcp_ports: &[1..=65535], socket_directories: &[] }).unwrap();
+    assert!(matches!(told, Landlock::Enforced { bind: Bind::EveryPort, .. }), "{told:?}");
     let bound = TcpListener::bind("127.0.0.1:0").unwrap();
-    assert_eq!(
-        TcpStream::connect(bound.local_addr().unwrap())
-            .unwrap_err()
-            .kind(),
-        PermissionDenied
-    );
+    assert_eq!(TcpStream::connect(bound.local_addr().unwrap()).unwrap_err().kind(), PermissionDenied);
 }
 
 fn as_many_rules_as_there_are_ports_are_made() {
-    let told = restrict::<File>(Permitted {
-        tcp_ports: &[2..=65535],
-        socket_directories: &[],
-    })
-    .unwrap();
-    assert!(
-        matches!(
-            told,
-            Landlock::Enforced {
-                bind: Bind::Ports(65534),
-                ..
-            }
-        ),
-        "{told:?}"
-    );
-    assert_eq!(
-        TcpListener::bind("127.0.0.1:1").unwrap_err().kind(),
-        PermissionDenied
-    );
+    let told = restrict::<File>(Permitted { tcp_ports: &[2..=65535], socket_directories: &[] }).unwrap();
+    assert!(matches!(told, Landlock::Enforced { bind: Bind::Ports(65534), .. }), "{told:?}");
+    assert_eq!(TcpListener::bind("127.0.0.1:1").unwrap_err().kind(), PermissionDenied);
     TcpListener::bind(("127.0.0.1", free_port_from_range())).unwrap();
 }
 
 /// Like [`free_port`] where port 0 may not be bound.
 fn free_port_from_range() -> u16 {
-    (20_000..60_000)
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .unwrap()
+    (20_000..60_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 fn no_signal_and_no_abstract_socket_reaches_out() {
@@ -182,21 +90,14 @@ fn no_signal_and_no_abstract_socket_reaches_out() {
     let address = UnixAddress::from_abstract_name(&name).unwrap();
     let _outside = UnixListener::bind_addr(&address).unwrap();
     enforce(&[], &[]);
-    assert_eq!(
-        UnixStream::connect_addr(&address).unwrap_err().kind(),
-        PermissionDenied
-    );
+    assert_eq!(UnixStream::connect_addr(&address).unwrap_err().kind(), PermissionDenied);
     assert_eq!(kill(nix::unistd::getppid(), None), Err(nix::errno::Errno::EPERM));
     kill(nix::unistd::getpid(), Signal::SIGCONT).unwrap();
 }
 
 fn a_kernel_without_landlock_is_told_of() {
     child::take_away(libc::SYS_landlock_create_ruleset);
-    let told = restrict::<File>(Permitted {
-        tcp_ports: &[25..=25],
-        socket_directories: &[],
-    })
-    .unwrap();
+    let told = restrict::<File>(Permitted { tcp_ports: &[25..=25], socket_directories: &[] }).unwrap();
     assert_eq!(told, Landlock::Absent("the kernel has no Landlock"));
     fs::read("/etc/passwd").unwrap();
 }

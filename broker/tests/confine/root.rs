@@ -15,22 +15,12 @@ use crate::child::{self, End};
 
 /// Directories for sockets below one of the test's own: `a`, `a/inner`, `deep/er/b`.
 fn socket_directories() -> (tempfile::TempDir, Vec<PathBuf>) {
-    let base = tempfile::Builder::new()
-        .prefix("portreeve-root-")
-        .tempdir()
-        .unwrap();
+    let base = tempfile::Builder::new().prefix("portreeve-root-").tempdir().unwrap();
     // A temporary directory may be reached by a link; the broker refuses those.
     let real = base.path().canonicalize().unwrap();
-    let paths: Vec<PathBuf> = ["a", "a/inner", "deep/er/b"]
-        .iter()
-        .map(|name| real.join(name))
-        .collect();
+    let paths: Vec<PathBuf> = ["a", "a/inner", "deep/er/b"].iter().map(|name| real.join(name)).collect();
     for path in &paths {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(path)
-            .unwrap();
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(path).unwrap();
     }
     (base, paths)
 }
@@ -53,24 +43,11 @@ fn without_socket_directories_nothing_is_left_and_nothing_can_be_made() {
     assert!(root::enter(&[]).unwrap().is_empty());
     assert_eq!(fs::read_dir("/").unwrap().count(), 0);
     assert_eq!(std::env::current_dir().unwrap(), Path::new("/"));
-    for path in [
-        "/etc/shadow",
-        "/proc/1/root",
-        "/proc/self/exe",
-        "/../etc/passwd",
-        "etc/passwd",
-    ] {
-        assert_eq!(
-            fs::metadata(path).unwrap_err().kind(),
-            std::io::ErrorKind::NotFound,
-            "{path}"
-        );
+    for path in ["/etc/shadow", "/proc/1/root", "/proc/self/exe", "/../etc/passwd", "etc/passwd"] {
+        assert_eq!(fs::metadata(path).unwrap_err().kind(), std::io::ErrorKind::NotFound, "{path}");
     }
     assert_eq!(fs::write("/x", "").unwrap_err().raw_os_error(), Some(libc::EROFS));
-    assert_eq!(
-        fs::create_dir("/x").unwrap_err().raw_os_error(),
-        Some(libc::EROFS)
-    );
+    assert_eq!(fs::create_dir("/x").unwrap_err().raw_os_error(), Some(libc::EROFS));
     assert!(UnixListener::bind("/x").is_err());
     let flags = nix::sys::statvfs::statvfs("/").unwrap().flags();
     assert!(flags.contains(FsFlags::ST_RDONLY | FsFlags::ST_NOSUID | FsFlags::ST_NODEV | FsFlags::ST_NOEXEC));
@@ -95,9 +72,7 @@ fn only_the_socket_directories_are_left_and_sockets_can_be_made_there() {
         );
         drop(listener);
         fs::remove_file(&socket).unwrap();
-        let flags = nix::sys::statvfs::fstatvfs(&directory.descriptor)
-            .unwrap()
-            .flags();
+        let flags = nix::sys::statvfs::fstatvfs(&directory.descriptor).unwrap().flags();
         assert!(flags.contains(FsFlags::ST_NOSUID | FsFlags::ST_NODEV | FsFlags::ST_NOEXEC));
         // Up from the directory leads to the empty root and no further.
         let outside = nix::sys::stat::fstatat(
@@ -110,9 +85,7 @@ fn only_the_socket_directories_are_left_and_sockets_can_be_made_there() {
     assert_eq!(fs::read_to_string(paths[0].join("there")).unwrap(), "before");
     // The way to a socket directory is part of the read-only root.
     assert_eq!(
-        fs::write(paths[2].parent().unwrap().join("x"), "")
-            .unwrap_err()
-            .raw_os_error(),
+        fs::write(paths[2].parent().unwrap().join("x"), "").unwrap_err().raw_os_error(),
         Some(libc::EROFS)
     );
     assert_eq!(fs::read_dir("/").unwrap().count(), 1);
@@ -124,14 +97,7 @@ fn a_mount_below_a_socket_directory_is_there_only_where_it_is_named() {
     let (base, mut paths) = socket_directories();
     become_root();
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None::<&str>,
-    )
-    .unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
     for name in ["named", "other"] {
         let path = paths[0].join(name);
         fs::create_dir(&path).unwrap();
@@ -164,10 +130,7 @@ fn a_link_in_the_path_of_a_socket_directory_is_refused_by_name() {
     std::os::unix::fs::symlink(&paths[0], &link).unwrap();
     become_root();
     let failure = root::enter(&[link.join("inner")]).unwrap_err().to_string();
-    assert!(
-        failure.contains("link/inner has a symbolic link in its path"),
-        "{failure}"
-    );
+    assert!(failure.contains("link/inner has a symbolic link in its path"), "{failure}");
 }
 
 fn a_process_that_may_not_mount_is_told_what_it_lacks() {

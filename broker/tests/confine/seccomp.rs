@@ -13,30 +13,16 @@ use crate::child::{self, End};
 /// Puts the filter on, and says so for the harness.
 fn confine(needs: SeccompNeeds) {
     let told = install(&needs).unwrap();
-    assert_eq!(
-        told,
-        Seccomp::Enforced {
-            calls: allowed(&needs).count()
-        }
-    );
+    assert_eq!(told, Seccomp::Enforced { calls: allowed(&needs).count() });
     println!("{}", child::CONFINED);
 }
 
-const PLAIN: SeccompNeeds = SeccompNeeds {
-    socket_files: false,
-    limits: false,
-};
-const FILES: SeccompNeeds = SeccompNeeds {
-    socket_files: true,
-    limits: false,
-};
+const PLAIN: SeccompNeeds = SeccompNeeds { socket_files: false, limits: false };
+const FILES: SeccompNeeds = SeccompNeeds { socket_files: true, limits: false };
 
 fn a_runtime_with_sockets_timers_and_signals_works() {
     confine(PLAIN);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (a, b) = tokio::net::UnixDatagram::pair().unwrap();
         a.send(b"request").await.unwrap();
@@ -57,22 +43,13 @@ fn listeners_of_every_kind_the_policy_knows_can_be_made() {
     for host in ["127.0.0.1:0", "[::1]:0"] {
         let listener = TcpListener::bind(host).unwrap();
         listener.set_nonblocking(true).unwrap();
-        assert_eq!(
-            listener.accept().unwrap_err().kind(),
-            std::io::ErrorKind::WouldBlock
-        );
+        assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
         let copy = listener.try_clone().unwrap();
         assert_eq!(copy.local_addr().unwrap(), listener.local_addr().unwrap());
         UdpSocket::bind(host).unwrap();
     }
     for kind in [SockType::Stream, SockType::SeqPacket, SockType::Datagram] {
-        socket(
-            AddressFamily::Unix,
-            kind,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            None,
-        )
-        .unwrap();
+        socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None).unwrap();
     }
     assert_eq!(nix::net::if_::if_nametoindex("lo").unwrap(), 1);
     // Allocations of every size, and as many hash tables as need seeds.
@@ -91,16 +68,10 @@ fn a_socket_file_can_be_made_and_removed_where_that_is_needed() {
     drop(UnixListener::bind("socket").unwrap());
     // Whether somebody listens can be asked without connect(2): a datagram socket does not fit a live listener.
     let probe = UnixDatagram::unbound().unwrap();
-    assert_eq!(
-        probe.send_to(&[], "socket").unwrap_err().raw_os_error(),
-        Some(libc::ECONNREFUSED)
-    );
+    assert_eq!(probe.send_to(&[], "socket").unwrap_err().raw_os_error(), Some(libc::ECONNREFUSED));
     nix::unistd::unlinkat(&opened, "socket", nix::unistd::UnlinkatFlags::NoRemoveDir).unwrap();
     let live = UnixListener::bind("socket").unwrap();
-    assert_eq!(
-        probe.send_to(&[], "socket").unwrap_err().raw_os_error(),
-        Some(libc::EPROTOTYPE)
-    );
+    assert_eq!(probe.send_to(&[], "socket").unwrap_err().raw_os_error(), Some(libc::EPROTOTYPE));
     drop(live);
     nix::unistd::unlinkat(&opened, "socket", nix::unistd::UnlinkatFlags::NoRemoveDir).unwrap();
     nix::unistd::chdir("/").unwrap();
@@ -113,12 +84,7 @@ fn what_the_c_library_may_try_by_itself_is_refused() {
     let refused = Some(libc::EACCES);
     assert_eq!(std::fs::read("/etc/shadow").unwrap_err().raw_os_error(), refused);
     assert_eq!(std::fs::metadata("/etc").unwrap_err().raw_os_error(), refused);
-    assert_eq!(
-        TcpStream::connect(server.local_addr().unwrap())
-            .unwrap_err()
-            .raw_os_error(),
-        refused
-    );
+    assert_eq!(TcpStream::connect(server.local_addr().unwrap()).unwrap_err().raw_os_error(), refused);
     assert_eq!(std::env::current_dir().unwrap_err().raw_os_error(), refused);
 }
 

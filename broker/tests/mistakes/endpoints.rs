@@ -17,10 +17,7 @@ fn mistakes_in_endpoints_and_addresses() {
         ("an IPv6 address without brackets", listen("::1:25")),
         ("an IPv4 address in brackets", listen("[192.0.2.1]:25")),
         ("an IPv4-mapped address", listen("[::ffff:192.0.2.1]:25")),
-        (
-            "a link-local address without its interface",
-            listen("[fe80::1]:25"),
-        ),
+        ("a link-local address without its interface", listen("[fe80::1]:25")),
         ("an interface where none can be", listen("[2001:db8::1%eth0]:25")),
         ("a path with ..", listen("/run/../etc/socket")),
         ("a path with //", listen("/run//socket")),
@@ -38,32 +35,14 @@ fn mistakes_in_endpoints_and_addresses() {
         ("a pattern's link-local address", permit("[fe80::1]:25")),
         ("no address", address("eth0")),
         ("an address's host bits", address("10.1.1.1/24")),
-        (
-            "an interface's name",
-            "broker { permit p { interface = ( \"averyverylongname\" ) } }".to_owned(),
-        ),
-        (
-            "a limit without a value",
-            "broker { permit p { limit = ( nofile ) } }".to_owned(),
-        ),
-        (
-            "a limit's name",
-            "broker { permit p { limit = ( \"nofyle=1\" ) } }".to_owned(),
-        ),
+        ("an interface's name", "broker { permit p { interface = ( \"averyverylongname\" ) } }".to_owned()),
+        ("a limit without a value", "broker { permit p { limit = ( nofile ) } }".to_owned()),
+        ("a limit's name", "broker { permit p { limit = ( \"nofyle=1\" ) } }".to_owned()),
         ("a topology without a block", topology("{ interface = eth1 }")),
-        (
-            "a topology that is no block",
-            topology("\"10.1.1\" { interface = eth1 }"),
-        ),
+        ("a topology that is no block", topology("\"10.1.1\" { interface = eth1 }")),
         ("a topology without an interface", topology("\"10.1.1.0/24\" { }")),
-        (
-            "a mask too long",
-            topology("\"10.1.1.0/24\" { interface = eth1 cidrmask = 64 }"),
-        ),
-        (
-            "a binding's address",
-            "Binding b { bind_address = \"10.1.1.1:25\" }".to_owned(),
-        ),
+        ("a mask too long", topology("\"10.1.1.0/24\" { interface = eth1 cidrmask = 64 }")),
+        ("a binding's address", "Binding b { bind_address = \"10.1.1.1:25\" }".to_owned()),
     ];
     let cases: Vec<(&str, &str)> = cases.iter().map(|(name, text)| (*name, text.as_str())).collect();
     assert_told!(&cases);

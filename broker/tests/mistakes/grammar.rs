@@ -7,55 +7,22 @@ fn mistakes_in_the_grammar() {
     assert_told!(&[
         ("a value is missing", "security {\n  user =\n  group = mail\n}\n"),
         ("a name alone", "security {\n  user\n}\n"),
-        (
-            "a name alone before an option",
-            "security {\n  user\n  group = mail\n}\n"
-        ),
+        ("a name alone before an option", "security {\n  user\n  group = mail\n}\n"),
         ("no = before a value", "security {\n  user mail\n}\n"),
         ("a scope is not closed", "security {\n  user = mail\n"),
         ("a scope is closed twice", "security {\n  user = mail\n}\n}\n"),
         ("a quote is not closed", "security {\n  user = \"mail\n}\n"),
-        (
-            "a forgotten quote swallows the next line",
-            "security {\n  user = \"mail\n  group = \"mail\"\n}\n"
-        ),
+        ("a forgotten quote swallows the next line", "security {\n  user = \"mail\n  group = \"mail\"\n}\n"),
         ("a comment is not closed", "/* the worker\nsecurity {}\n"),
-        (
-            "a list is not closed",
-            "security {\n  supplemental_groups = ( mail adm\n  user = mail\n}\n"
-        ),
-        (
-            "a list is not closed before the scope ends",
-            "security {\n  supplemental_groups = ( mail\n}\n"
-        ),
-        (
-            "a dictionary is not closed",
-            "worker {\n  environment = [ TZ = UTC\n}\n"
-        ),
-        (
-            "a dictionary key without a value",
-            "worker { environment = [ TZ ] }"
-        ),
-        (
-            "a list in a dictionary",
-            "worker { environment = [ TZ = ( a b ) ] }"
-        ),
-        (
-            "a list in a list",
-            "security { supplemental_groups = ( a ( b ) ) }"
-        ),
-        (
-            "two commas in a list",
-            "security { supplemental_groups = ( a,, b ) }"
-        ),
-        (
-            "commas without a list",
-            "security {\n  supplemental_groups = mail, adm\n}\n"
-        ),
-        (
-            "a comma in a dictionary",
-            "worker { environment = [ A = 1, B = 2 ] }"
-        ),
+        ("a list is not closed", "security {\n  supplemental_groups = ( mail adm\n  user = mail\n}\n"),
+        ("a list is not closed before the scope ends", "security {\n  supplemental_groups = ( mail\n}\n"),
+        ("a dictionary is not closed", "worker {\n  environment = [ TZ = UTC\n}\n"),
+        ("a dictionary key without a value", "worker { environment = [ TZ ] }"),
+        ("a list in a dictionary", "worker { environment = [ TZ = ( a b ) ] }"),
+        ("a list in a list", "security { supplemental_groups = ( a ( b ) ) }"),
+        ("two commas in a list", "security { supplemental_groups = ( a,, b ) }"),
+        ("commas without a list", "security {\n  supplemental_groups = mail, adm\n}\n"),
+        ("a comma in a dictionary", "worker { environment = [ A = 1, B = 2 ] }"),
         ("a semicolon", "security { user = mail; }"),
         ("single quotes", "security { user = 'mail' }"),
         ("a C++ comment", "// the worker\nsecurity { user = mail }\n"),

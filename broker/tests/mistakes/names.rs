@@ -9,50 +9,26 @@ fn mistakes_in_names() {
         ("an unknown option", "security { banner = \"\" }"),
         ("an option of another scope", "broker { user = mail }"),
         ("a misspelt option of worker", "worker { comand = ( /bin/x ) }"),
-        (
-            "a misspelt option of a permit",
-            "broker { permit \"mail\" { listens = ( :25 ) } }"
-        ),
-        (
-            "a misspelt option of a peer",
-            "broker { socket = /run/b peer root { allowed = ( ping ) } }"
-        ),
+        ("a misspelt option of a permit", "broker { permit \"mail\" { listens = ( :25 ) } }"),
+        ("a misspelt option of a peer", "broker { socket = /run/b peer root { allowed = ( ping ) } }"),
         ("a misspelt scope", "secuirty { user = mail }"),
         ("a misspelt scope in broker", "broker { permitt \"mail\" { } }"),
         ("a scope in security", "security { permit \"mail\" { } }"),
         ("an option as a scope", "broker { socket { } }"),
         ("a permit as an option", "broker { permit = mail }"),
         ("a misspelt listen", "ESMTP_Listener { Lisen \":25\" { } }"),
-        (
-            "a permit without a name",
-            "broker { permit { listen = ( :25 ) } }"
-        ),
-        (
-            "a peer without a name",
-            "broker { socket = /run/b peer { allow = ( ping ) } }"
-        ),
-        (
-            "a group without a name",
-            "broker { socket = /run/b peer \"@\" { allow = ( ping ) } }"
-        ),
+        ("a permit without a name", "broker { permit { listen = ( :25 ) } }"),
+        ("a peer without a name", "broker { socket = /run/b peer { allow = ( ping ) } }"),
+        ("a group without a name", "broker { socket = /run/b peer \"@\" { allow = ( ping ) } }"),
         ("a listen without an endpoint", "ESMTP_Listener { Listen { } }"),
         ("a binding without a name", "Binding { }"),
         ("security with a name", "security \"x\" { user = mail }"),
-        (
-            "an unknown operation",
-            "broker { socket = /run/b peer root { allow = ( listn ) } }"
-        ),
-        (
-            "an operation of nobody",
-            "broker { socket = /run/b peer root { allow = ( everything ) } }"
-        ),
+        ("an unknown operation", "broker { socket = /run/b peer root { allow = ( listn ) } }"),
+        ("an operation of nobody", "broker { socket = /run/b peer root { allow = ( everything ) } }"),
         (
             "an unknown permit",
             "broker { socket = /run/b permit \"mail\" {} peer www { allow = listen permit = ( mial ) } }"
         ),
-        (
-            "a permit of nobody",
-            "broker { socket = /run/b peer www { allow = listen permit = ( mail ) } }"
-        ),
+        ("a permit of nobody", "broker { socket = /run/b peer www { allow = listen permit = ( mail ) } }"),
     ]);
 }

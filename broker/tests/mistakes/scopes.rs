@@ -6,34 +6,16 @@ use super::{assert_told, told};
 fn mistakes_between_scopes() {
     let listen = |text: &str| format!("{TOPOLOGY}ESMTP_Listener {{ {text} }}\n{BINDING}");
     let cases = [
-        (
-            "one endpoint twice",
-            listen("Listen \":25\" { } Listen \"*:25\" { }"),
-        ),
+        ("one endpoint twice", listen("Listen \":25\" { } Listen \"*:25\" { }")),
         (
             "one endpoint in two listeners",
             "ESMTP_Listener { Listen \":25\" { } }\nHTTP_Listener { Listen \":25\" { } }\n".to_owned(),
         ),
-        (
-            "a wildcard and one of its addresses",
-            listen("Listen \":25\" { } Listen \"10.2.1.1:25\" { }"),
-        ),
-        (
-            "a wildcard that moves",
-            listen("Listen \":25\" { enable_duravip = on }"),
-        ),
-        (
-            "a path that moves",
-            listen("Listen /run/a { enable_duravip = on }"),
-        ),
-        (
-            "an address outside the topology",
-            listen("Listen \"10.9.1.1:25\" { enable_duravip = on }"),
-        ),
-        (
-            "a loopback address that moves",
-            listen("Listen \"127.0.0.1:25\" { enable_duravip = on }"),
-        ),
+        ("a wildcard and one of its addresses", listen("Listen \":25\" { } Listen \"10.2.1.1:25\" { }")),
+        ("a wildcard that moves", listen("Listen \":25\" { enable_duravip = on }")),
+        ("a path that moves", listen("Listen /run/a { enable_duravip = on }")),
+        ("an address outside the topology", listen("Listen \"10.9.1.1:25\" { enable_duravip = on }")),
+        ("a loopback address that moves", listen("Listen \"127.0.0.1:25\" { enable_duravip = on }")),
         (
             "a follower that moves by itself",
             listen("Listen \"10.1.1.1:25\" { enable_duravip = on duravip_follow = out }"),
@@ -42,38 +24,17 @@ fn mistakes_between_scopes() {
             "a follower with a preference",
             listen("Listen \"10.1.1.1:25\" { duravip_preference = mx1 duravip_follow = out }"),
         ),
-        (
-            "a follower of nobody",
-            listen("Listen \"10.1.1.1:25\" { duravip_follow = Out }"),
-        ),
-        (
-            "a follower of an address",
-            listen("Listen \"10.1.1.1:25\" { duravip_follow = \"10.1.1.9\" }"),
-        ),
-        (
-            "a follower of what stays",
-            listen("Listen \"10.1.1.1:25\" { duravip_follow = fixed }"),
-        ),
-        (
-            "a follower of its own address",
-            listen("Listen \"10.1.1.2:25\" { duravip_follow = out }"),
-        ),
-        (
-            "a preference of what stays",
-            listen("Listen \"10.2.1.1:25\" { duravip_preference = mx1 }"),
-        ),
+        ("a follower of nobody", listen("Listen \"10.1.1.1:25\" { duravip_follow = Out }")),
+        ("a follower of an address", listen("Listen \"10.1.1.1:25\" { duravip_follow = \"10.1.1.9\" }")),
+        ("a follower of what stays", listen("Listen \"10.1.1.1:25\" { duravip_follow = fixed }")),
+        ("a follower of its own address", listen("Listen \"10.1.1.2:25\" { duravip_follow = out }")),
+        ("a preference of what stays", listen("Listen \"10.2.1.1:25\" { duravip_preference = mx1 }")),
         (
             "two preferences",
             listen("Listen \"10.1.1.2:25\" { enable_duravip = on duravip_preference = mx1 }"),
         ),
-        (
-            "a binding that follows",
-            format!("{TOPOLOGY}{BINDING}Binding b {{ duravip_follow = out }}\n"),
-        ),
-        (
-            "a binding without an address",
-            format!("{TOPOLOGY}Binding b {{ enable_duravip = on }}\n"),
-        ),
+        ("a binding that follows", format!("{TOPOLOGY}{BINDING}Binding b {{ duravip_follow = out }}\n")),
+        ("a binding without an address", format!("{TOPOLOGY}Binding b {{ enable_duravip = on }}\n")),
         (
             "one block twice",
             format!(
@@ -88,10 +49,7 @@ fn mistakes_between_scopes() {
             "a permitted address outside the topology",
             format!("{TOPOLOGY}broker {{ permit p {{ address = ( 10.9.0.0/16 ) }} }}\n"),
         ),
-        (
-            "a peer without a socket",
-            "broker { peer root { allow = status } }\n".to_owned(),
-        ),
+        ("a peer without a socket", "broker { peer root { allow = status } }\n".to_owned()),
         (
             "a peer without a permit",
             "broker { socket = /run/b peer www { allow = ( status listen ) } }\n".to_owned(),

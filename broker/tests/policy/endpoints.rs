@@ -8,14 +8,7 @@ use super::{allows, check, permit, policy, tcp};
 #[test]
 fn nothing_is_permitted_by_an_empty_configuration() {
     let policy = policy("");
-    for endpoint in [
-        "*:25",
-        "[::]:25",
-        "127.0.0.1:1",
-        "*:53/udp",
-        "/run/a",
-        "seqpacket:/run/a",
-    ] {
+    for endpoint in ["*:25", "[::]:25", "127.0.0.1:1", "*:53/udp", "/run/a", "seqpacket:/run/a"] {
         assert!(!allows(&policy, endpoint), "{endpoint}");
     }
     assert!(policy.tcp_ports().is_empty());
@@ -31,11 +24,7 @@ fn a_port_is_permitted_and_its_neighbours_are_not() {
 #[test]
 fn families_do_not_stand_for_each_other() {
     check("\"*:25\"", &["192.0.2.1:25"], &["[::]:25", "[2001:db8::1]:25"]);
-    check(
-        "\"[::]:25\"",
-        &["[::]:25", "[2001:db8::1]:25"],
-        &["*:25", "192.0.2.1:25"],
-    );
+    check("\"[::]:25\"", &["[::]:25", "[2001:db8::1]:25"], &["*:25", "192.0.2.1:25"]);
     check("\"0.0.0.0/0:25\"", &["192.0.2.1:25"], &["[2001:db8::1]:25"]);
 }
 
@@ -52,11 +41,7 @@ fn a_mapped_address_is_refused_whatever_permits_it() {
 fn the_wildcard_is_permitted_only_by_its_name() {
     check("\"10.0.0.0/8:25\"", &["10.255.0.1:25"], &["*:25"]);
     check("\"0.0.0.0/0:25\"", &["10.255.0.1:25"], &["*:25"]);
-    check(
-        "\"0.0.0.0/8:25\" \"[::/0]:25\"",
-        &["[2001:db8::1]:25"],
-        &["*:25", "[::]:25"],
-    );
+    check("\"0.0.0.0/8:25\" \"[::/0]:25\"", &["[2001:db8::1]:25"], &["*:25", "[::]:25"]);
     check("\"*:25\"", &["*:25", "10.255.0.1:25"], &[]);
 }
 
@@ -69,31 +54,15 @@ fn port_zero_is_refused_whatever_permits_it() {
 
 #[test]
 fn udp_is_permitted_only_where_the_pattern_says_so() {
-    check(
-        "\"*:53\" \"192.0.2.1:53/tcp\"",
-        &["*:53"],
-        &["*:53/udp", "192.0.2.1:53/udp"],
-    );
+    check("\"*:53\" \"192.0.2.1:53/tcp\"", &["*:53"], &["*:53/udp", "192.0.2.1:53/udp"]);
     check("\"*:53/udp\"", &["*:53/udp", "192.0.2.1:53/udp"], &["*:53"]);
 }
 
 #[test]
 fn a_block_permits_its_addresses_and_no_other() {
-    check(
-        "\"10.1.1.0/24:587/tcp\"",
-        &["10.1.1.0:587", "10.1.1.255:587"],
-        &["10.1.2.0:587", "10.1.1.1:25"],
-    );
-    check(
-        "\"[2001:db8::/32]:25\"",
-        &["[2001:db8:ffff::1]:25"],
-        &["[2001:db9::1]:25"],
-    );
-    check(
-        "\"192.0.2.7:25\"",
-        &["192.0.2.7:25"],
-        &["192.0.2.8:25", "*:25", "192.0.2.7:25/udp"],
-    );
+    check("\"10.1.1.0/24:587/tcp\"", &["10.1.1.0:587", "10.1.1.255:587"], &["10.1.2.0:587", "10.1.1.1:25"]);
+    check("\"[2001:db8::/32]:25\"", &["[2001:db8:ffff::1]:25"], &["[2001:db9::1]:25"]);
+    check("\"192.0.2.7:25\"", &["192.0.2.7:25"], &["192.0.2.8:25", "*:25", "192.0.2.7:25/udp"]);
 }
 
 #[test]
@@ -101,23 +70,10 @@ fn an_interface_is_permitted_by_its_name_or_by_a_block() {
     check(
         "\"[fe80::1%eth0]:25\"",
         &["[fe80::1%eth0]:25"],
-        &[
-            "[fe80::1%eth1]:25",
-            "[fe80::1]:25",
-            "[fe80::2%eth0]:25",
-            "[2001:db8::1%eth0]:25",
-        ],
+        &["[fe80::1%eth1]:25", "[fe80::1]:25", "[fe80::2%eth0]:25", "[2001:db8::1%eth0]:25"],
     );
-    check(
-        "\"[fe80::/10]:25\"",
-        &["[fe80::1%eth0]:25"],
-        &["[fe80::1]:25", "[2001:db8::1%eth0]:25"],
-    );
-    check(
-        "\"[::]:25\"",
-        &["[fe80::1%eth0]:25"],
-        &["[fe80::1]:25", "[::1%lo]:25"],
-    );
+    check("\"[fe80::/10]:25\"", &["[fe80::1%eth0]:25"], &["[fe80::1]:25", "[2001:db8::1%eth0]:25"]);
+    check("\"[::]:25\"", &["[fe80::1%eth0]:25"], &["[fe80::1]:25", "[::1%lo]:25"]);
 }
 
 #[test]
@@ -125,26 +81,12 @@ fn a_path_is_permitted_as_it_is_written() {
     check(
         "\"/run/mail/a\"",
         &["/run/mail/a", "seqpacket:/run/mail/a"],
-        &[
-            "/run/mail/b",
-            "/run/mail",
-            "/run/mail/a/b",
-            "/run/mail/./a",
-            "/run//mail/a",
-            "/run/mail/x/../a",
-        ],
+        &["/run/mail/b", "/run/mail", "/run/mail/a/b", "/run/mail/./a", "/run//mail/a", "/run/mail/x/../a"],
     );
     check(
         "\"/run/mail/*\"",
         &["/run/mail/a", "seqpacket:/run/mail/.a"],
-        &[
-            "/run/mail/",
-            "/run/mail/a/b",
-            "/run/mail/..",
-            "/run/mailbox",
-            "/run/mail/../etc/a",
-            "/run/a",
-        ],
+        &["/run/mail/", "/run/mail/a/b", "/run/mail/..", "/run/mailbox", "/run/mail/../etc/a", "/run/a"],
     );
     check("\"/*\"", &["/a"], &["/a/b", "/..", "/"]);
 }
@@ -154,9 +96,7 @@ fn a_path_that_is_relative_or_has_a_nul_is_refused() {
     let policy = permit("\"/run/*\"");
     for path in ["run/a", "", "/run/a\0b", "@abstract", "\0abstract"] {
         let path = Text::new(path).unwrap();
-        let denied = policy
-            .listen(&Requester::Worker, &Endpoint::UnixStream(path))
-            .unwrap_err();
+        let denied = policy.listen(&Requester::Worker, &Endpoint::UnixStream(path)).unwrap_err();
         assert_eq!(denied.nearest, None);
     }
 }

@@ -19,9 +19,7 @@ fn config(text: &str) -> Config {
 /// Users and groups of an imaginary host.
 fn ids(name: &PeerName) -> Option<u32> {
     match name {
-        PeerName::User(name) => [("root", 0), ("www", 33), ("mail", 8)]
-            .into_iter()
-            .find(|(n, _)| n == name),
+        PeerName::User(name) => [("root", 0), ("www", 33), ("mail", 8)].into_iter().find(|(n, _)| n == name),
         PeerName::Group(name) => [("www", 33), ("ops", 500)].into_iter().find(|(n, _)| n == name),
     }
     .map(|(_, id)| id)
@@ -57,19 +55,12 @@ fn check(patterns: &str, allowed: &[&str], refused: &[&str]) {
 }
 
 fn local(uid: u32, gids: &[u32]) -> Requester {
-    Requester::Local {
-        uid,
-        gids: gids.to_vec(),
-    }
+    Requester::Local { uid, gids: gids.to_vec() }
 }
 
 fn tcp(address: &str, port: u16) -> Endpoint {
     match address.parse() {
-        Ok(address) => Endpoint::Tcp(InetEndpoint {
-            address,
-            port,
-            scope: Text::default(),
-        }),
+        Ok(address) => Endpoint::Tcp(InetEndpoint { address, port, scope: Text::default() }),
         Err(error) => panic!("{address}: {error}"),
     }
 }

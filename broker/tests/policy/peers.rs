@@ -28,10 +28,7 @@ fn a_peer_may_do_what_its_scopes_say_and_no_more() {
     assert!(may(&www, "*:80") && !may(&www, "*:53/udp"));
     assert!(may(&ops, "*:53/udp") && !may(&ops, "*:80"));
     assert!(may(&both, "*:80") && may(&both, "*:53/udp"), "scopes add up");
-    assert!(
-        !may(&both, "*:81"),
-        "the operations of one scope do not reach the permits of another"
-    );
+    assert!(!may(&both, "*:81"), "the operations of one scope do not reach the permits of another");
     assert!(!may(&www, "*:25"), "listener scopes are the worker's");
     for (who, name, allowed) in [
         (&www, "listen-many", true),
@@ -89,16 +86,10 @@ fn an_address_is_permitted_where_the_longest_block_puts_it() {
     assert!(address(&local(33, &[]), "10.1.1.7").is_err());
     assert!(policy.interface(&ops, "eth1").is_ok() && policy.interface(&ops, "eth2").is_err());
     let nofile = Resource::named("nofile").unwrap();
-    let limit = |value| Limit {
-        resource: nofile,
-        value,
-    };
+    let limit = |value| Limit { resource: nofile, value };
     assert!(policy.limit(&ops, &limit(Some(1000))).is_ok());
     let denied = policy.limit(&ops, &limit(None)).unwrap_err();
-    assert_eq!(
-        denied.nearest.as_deref(),
-        Some("p.conf:5: permit \"dns\": limit nofile=1000")
-    );
+    assert_eq!(denied.nearest.as_deref(), Some("p.conf:5: permit \"dns\": limit nofile=1000"));
 }
 
 #[test]
@@ -116,18 +107,9 @@ fn addresses_that_belong_to_no_host_are_refused_whatever_permits_them() {
         "fe80::1",
         "::ffff:10.0.0.1",
     ] {
-        assert!(
-            policy
-                .address(&Requester::Worker, address.parse().unwrap())
-                .is_err(),
-            "{address}"
-        );
+        assert!(policy.address(&Requester::Worker, address.parse().unwrap()).is_err(), "{address}");
     }
-    assert!(
-        policy
-            .address(&Requester::Worker, "10.0.0.1".parse().unwrap())
-            .is_ok()
-    );
+    assert!(policy.address(&Requester::Worker, "10.0.0.1".parse().unwrap()).is_ok());
 }
 
 #[test]
@@ -138,18 +120,9 @@ fn a_duravip_address_is_the_workers_on_every_service() {
          Binding out { bind_address = 10.1.1.1 enable_duravip = true }",
     );
     for address in ["10.1.1.1", "10.1.1.2"] {
-        assert!(
-            policy
-                .address(&Requester::Worker, address.parse().unwrap())
-                .is_ok(),
-            "{address}"
-        );
+        assert!(policy.address(&Requester::Worker, address.parse().unwrap()).is_ok(), "{address}");
     }
-    assert!(
-        policy
-            .address(&Requester::Worker, "10.1.1.3".parse().unwrap())
-            .is_err()
-    );
+    assert!(policy.address(&Requester::Worker, "10.1.1.3".parse().unwrap()).is_err());
 }
 
 #[test]
@@ -162,19 +135,10 @@ fn a_refusal_names_the_nearest_of_the_requesters_own_rules() {
     };
     let rule = |text: &str| Some(text.to_owned());
     let worker = Requester::Worker;
-    assert_eq!(
-        nearest(&worker, "[::]:80"),
-        rule("p.conf:4: permit \"web\": listen *:80")
-    );
-    assert_eq!(
-        nearest(&worker, "*:53"),
-        rule("p.conf:5: permit \"dns\": listen *:53/udp")
-    );
+    assert_eq!(nearest(&worker, "[::]:80"), rule("p.conf:4: permit \"web\": listen *:80"));
+    assert_eq!(nearest(&worker, "*:53"), rule("p.conf:5: permit \"dns\": listen *:53/udp"));
     assert_eq!(nearest(&worker, "/run/a"), None);
-    assert_eq!(
-        nearest(&local(8, &[500]), "*:25"),
-        rule("p.conf:5: permit \"dns\": listen *:53/udp")
-    );
+    assert_eq!(nearest(&local(8, &[500]), "*:25"), rule("p.conf:5: permit \"dns\": listen *:53/udp"));
 }
 
 #[test]
@@ -202,11 +166,7 @@ fn the_ports_are_as_few_ranges_as_can_be() {
 fn the_rules_of_a_requester_are_listed_in_their_order() {
     let policy = policy(PEERS);
     let rules = |who: &Requester| -> Vec<String> {
-        policy
-            .rules_for(who)
-            .iter()
-            .map(|rule| rule.to_string())
-            .collect()
+        policy.rules_for(who).iter().map(|rule| rule.to_string()).collect()
     };
     assert_eq!(rules(&local(33, &[])), ["p.conf:4: permit \"web\": listen *:80"]);
     assert_eq!(rules(&Requester::Worker), rules(&local(0, &[])));

@@ -18,37 +18,22 @@ pub struct Sample {
 impl Sample {
     /// Nothing is filled. Of each choice it is this variant, or the last.
     pub fn empty(variant: usize) -> Self {
-        Self {
-            left: None,
-            extra: 0,
-            reached: false,
-            everything: false,
-            variant,
-        }
+        Self { left: None, extra: 0, reached: false, everything: false, variant }
     }
 
     /// Every bounded value is as long as its bound: the longest message.
     pub fn longest(variant: usize) -> Self {
-        Self {
-            everything: true,
-            ..Self::empty(variant)
-        }
+        Self { everything: true, ..Self::empty(variant) }
     }
 
     /// The bounded value at this place is as long as its bound.
     pub fn full(variant: usize, at: usize) -> Self {
-        Self {
-            left: Some(at),
-            ..Self::empty(variant)
-        }
+        Self { left: Some(at), ..Self::empty(variant) }
     }
 
     /// It is longer by one.
     pub fn overfull(variant: usize, at: usize) -> Self {
-        Self {
-            extra: 1,
-            ..Self::full(variant, at)
-        }
+        Self { extra: 1, ..Self::full(variant, at) }
     }
 
     /// Whether there was such a place.
@@ -108,9 +93,7 @@ impl Doc {
     }
 
     pub fn rows(&self, heading: &str) -> &[Vec<String>] {
-        self.0
-            .get(heading)
-            .unwrap_or_else(|| panic!("WIRE.md has no table under {heading:?}"))
+        self.0.get(heading).unwrap_or_else(|| panic!("WIRE.md has no table under {heading:?}"))
     }
 
     fn type_of<'d>(&'d self, name: &'d str) -> Type<'d> {
@@ -197,25 +180,15 @@ impl Doc {
             Type::List(of, bound) => {
                 let length = sample.length(bound);
                 // One item, while a place further inside is looked for.
-                let length = if length == 0 && sample.left.is_some() {
-                    1
-                } else {
-                    length
-                };
+                let length = if length == 0 && sample.left.is_some() { 1 } else { length };
                 let items = (0..length).flat_map(|_| self.encode(of, sample));
                 (length as u64).to_le_bytes().into_iter().chain(items).collect()
             }
             Type::Array(of, count) => (0..count).flat_map(|_| self.encode(of, sample)).collect(),
-            Type::Structure(fields) => fields
-                .into_iter()
-                .flat_map(|of| self.encode(of, sample))
-                .collect(),
+            Type::Structure(fields) => fields.into_iter().flat_map(|of| self.encode(of, sample)).collect(),
             Type::Choice(variants) => {
                 let (tag, carries) = variants[sample.variant.min(variants.len() - 1)];
-                tag.to_le_bytes()
-                    .into_iter()
-                    .chain(self.encode(carries, sample))
-                    .collect()
+                tag.to_le_bytes().into_iter().chain(self.encode(carries, sample)).collect()
             }
         }
     }
@@ -228,9 +201,6 @@ fn take<'b>(bytes: &mut &'b [u8], count: usize) -> &'b [u8] {
 }
 
 fn integer(bytes: &mut &[u8], size: usize) -> usize {
-    let value = take(bytes, size)
-        .iter()
-        .rev()
-        .fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
+    let value = take(bytes, size).iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
     usize::try_from(value).unwrap()
 }

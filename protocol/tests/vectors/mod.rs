@@ -25,10 +25,7 @@ fn read(
     let mut name: Option<String> = None;
     for line in text.lines() {
         if let Some(begun) = begins(line) {
-            assert!(
-                frames.insert(begun.to_owned(), Vec::new()).is_none(),
-                "{begun} is there twice"
-            );
+            assert!(frames.insert(begun.to_owned(), Vec::new()).is_none(), "{begun} is there twice");
             name = Some(begun.to_owned());
         } else if ends(line) {
             name = None;

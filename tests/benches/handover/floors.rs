@@ -20,13 +20,9 @@ const REQUEST: usize = 2 * (MOST + 1);
 const BACKLOG: i32 = 500;
 
 fn listener(port: u16) -> OwnedFd {
-    let socket = rustix::net::socket_with(
-        AddressFamily::INET,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .unwrap();
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .unwrap();
     rustix::net::sockopt::set_socket_reuseaddr(&socket, true).unwrap();
     rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).unwrap();
     rustix::net::listen(&socket, BACKLOG).unwrap();
@@ -47,22 +43,11 @@ pub struct Helper {
 impl Helper {
     /// Starts the process.
     pub fn start() -> Self {
-        let (ours, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
-        let process = Command::new("/proc/self/exe")
-            .arg(HELPER)
-            .stdin(theirs)
-            .spawn()
-            .unwrap();
-        Self {
-            channel: ours,
-            process,
-        }
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .unwrap();
+        let process = Command::new("/proc/self/exe").arg(HELPER).stdin(theirs).spawn().unwrap();
+        Self { channel: ours, process }
     }
 
     /// Asks for these listeners in one packet, receives them in one, and closes them.
@@ -70,25 +55,14 @@ impl Helper {
         let mut request = [0; REQUEST];
         let words = [u16::try_from(ports.len()).unwrap()];
         let words = words.iter().chain(ports).map(|word| word.to_ne_bytes());
-        request
-            .as_chunks_mut()
-            .0
-            .iter_mut()
-            .zip(words)
-            .for_each(|(to, from)| *to = from);
+        request.as_chunks_mut().0.iter_mut().zip(words).for_each(|(to, from)| *to = from);
         let length = 2 * (ports.len() + 1);
         rustix::net::send(&self.channel, &request[..length], SendFlags::NOSIGNAL).unwrap();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
         let flags = RecvFlags::CMSG_CLOEXEC;
-        rustix::net::recvmsg(
-            &self.channel,
-            &mut [IoSliceMut::new(&mut byte)],
-            &mut control,
-            flags,
-        )
-        .unwrap();
+        rustix::net::recvmsg(&self.channel, &mut [IoSliceMut::new(&mut byte)], &mut control, flags).unwrap();
         let received = control.drain().flat_map(|message| match message {
             RecvAncillaryMessage::ScmRights(rights) => rights,
             _ => panic!("the helper sent something other than descriptors"),
@@ -126,10 +100,7 @@ pub fn help() {
             *place = Some(listener(u16::from_ne_bytes(*port)));
         }
         let mut descriptors = [channel.as_fd(); MOST];
-        descriptors
-            .iter_mut()
-            .zip(made.iter().flatten())
-            .for_each(|(to, from)| *to = from.as_fd());
+        descriptors.iter_mut().zip(made.iter().flatten()).for_each(|(to, from)| *to = from.as_fd());
         send(channel, &descriptors[..count], &mut space);
     }
 }

@@ -13,10 +13,7 @@ fn main() {
     if floors::is_helper() {
         return floors::help();
     }
-    figures::main(
-        "bind, listen, hand over, close: per listener, median of rounds",
-        inside,
-    );
+    figures::main("bind, listen, hand over, close: per listener, median of rounds", inside);
 }
 
 fn inside(host: &Host) {
@@ -24,11 +21,7 @@ fn inside(host: &Host) {
     let helper = floors::Helper::start();
     let mut blocking = broker.blocking();
     let mut asynchronous = broker.asynchronous();
-    for (size, case) in [
-        (1, "handover/1"),
-        (64, "handover/batch64"),
-        (200, "handover/batch200"),
-    ] {
+    for (size, case) in [(1, "handover/1"), (64, "handover/batch64"), (200, "handover/batch200")] {
         measure(case, size, &mut blocking, &helper);
         measure(&format!("{case}/async"), size, &mut asynchronous, &helper);
     }

@@ -25,9 +25,7 @@ impl Broker {
             broker::SOCKET,
             ports::FIRST
         );
-        Self {
-            _process: portreeve_tests::Broker::start_quietly(host, &config),
-        }
+        Self { _process: portreeve_tests::Broker::start_quietly(host, &config) }
     }
 
     /// Opens a session of the blocking client.
@@ -37,10 +35,7 @@ impl Broker {
 
     /// Opens a session of the asynchronous client, with a runtime of its own.
     pub fn asynchronous(&self) -> Asynchronous {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         let client = runtime.block_on(Client::open(channel(), "bench")).unwrap();
         Asynchronous { runtime, client }
     }
@@ -90,11 +85,7 @@ pub struct Asynchronous {
 
 impl Worker for Asynchronous {
     fn one(&mut self, port: u16) {
-        let listening = async {
-            self.client
-                .listen(&endpoint(port), &ListenOptions::default())
-                .await
-        };
+        let listening = async { self.client.listen(&endpoint(port), &ListenOptions::default()).await };
         drop(self.runtime.block_on(listening).unwrap());
     }
 
@@ -110,17 +101,10 @@ impl Worker for Asynchronous {
 }
 
 fn endpoint(port: u16) -> Endpoint {
-    Endpoint::Tcp(InetEndpoint {
-        address: [127, 0, 0, 1].into(),
-        port,
-        scope: Default::default(),
-    })
+    Endpoint::Tcp(InetEndpoint { address: [127, 0, 0, 1].into(), port, scope: Default::default() })
 }
 
 fn listens(ports: &[u16]) -> Vec<Listen> {
-    let listen = |port: &u16| Listen {
-        endpoint: endpoint(*port),
-        options: ListenOptions::default(),
-    };
+    let listen = |port: &u16| Listen { endpoint: endpoint(*port), options: ListenOptions::default() };
     ports.iter().map(listen).collect()
 }

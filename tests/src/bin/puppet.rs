@@ -33,9 +33,7 @@ fn main() {
 fn obey(command: &str, at_start: &str) -> String {
     match command {
         "descriptors" => at_start.to_owned(),
-        "environment" => std::env::vars()
-            .map(|(name, value)| format!("{name}={value} "))
-            .collect(),
+        "environment" => std::env::vars().map(|(name, value)| format!("{name}={value} ")).collect(),
         "descriptors of a child" => {
             // Its own streams, because /dev/null is not in its chroot.
             let output = Command::new("/puppet")
@@ -78,13 +76,7 @@ fn send_channel(control: &UnixStream) {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     assert!(ancillary.push(SendAncillaryMessage::ScmRights(&rights)));
-    sendmsg(
-        control,
-        &[io::IoSlice::new(b"c")],
-        &mut ancillary,
-        SendFlags::NOSIGNAL,
-    )
-    .unwrap();
+    sendmsg(control, &[io::IoSlice::new(b"c")], &mut ancillary, SendFlags::NOSIGNAL).unwrap();
 }
 
 /// Everything that would give power back, with the errno of each; `done` where the kernel let it.
@@ -99,21 +91,12 @@ fn attempts() -> String {
             ("setgroups", libc::setgroups(0, std::ptr::null())),
             ("chroot", libc::chroot(c"/".as_ptr())),
             ("unshare-mount", libc::unshare(libc::CLONE_NEWNS)),
-            (
-                "mknod",
-                libc::mknod(c"/node".as_ptr(), libc::S_IFBLK | 0o600, libc::makedev(254, 0)),
-            ),
+            ("mknod", libc::mknod(c"/node".as_ptr(), libc::S_IFBLK | 0o600, libc::makedev(254, 0))),
             ("sethostname", libc::sethostname(c"x".as_ptr(), 1)),
-            (
-                "ambient",
-                libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, 10, 0, 0),
-            ),
+            ("ambient", libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, 10, 0, 0)),
             ("keepcaps", libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0)),
             ("securebits", libc::prctl(libc::PR_SET_SECUREBITS, 0, 0, 0, 0)),
-            (
-                "no-new-privs-off",
-                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 0, 0, 0, 0),
-            ),
+            ("no-new-privs-off", libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 0, 0, 0, 0)),
         ]
         .map(|(name, result)| (name, result, io::Error::last_os_error()))
     };

@@ -33,11 +33,7 @@ pub fn path(text: &str) -> Result<(&str, impl Iterator<Item = &str>), Malformed>
 
 /// Whether a mailbox is `local@domain`.
 pub fn is_mailbox(text: &str) -> bool {
-    let at = if text.starts_with('"') {
-        unquoted(text, '@')
-    } else {
-        text.find('@')
-    };
+    let at = if text.starts_with('"') { unquoted(text, '@') } else { text.find('@') };
     let Some((local, domain)) = at.and_then(|at| text.split_at_checked(at)) else {
         return false;
     };
@@ -48,9 +44,7 @@ fn is_local(local: &str) -> bool {
     let quoted = local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     let well_formed = match quoted {
         Some(inner) => inner.bytes().all(|byte| (b' '..=b'~').contains(&byte)),
-        None => local
-            .split('.')
-            .all(|atom| !atom.is_empty() && atom.bytes().all(is_atext)),
+        None => local.split('.').all(|atom| !atom.is_empty() && atom.bytes().all(is_atext)),
     };
     well_formed && local.len() <= LOCAL
 }
@@ -65,9 +59,7 @@ pub fn is_domain(text: &str) -> bool {
     let well_formed = match literal {
         Some(inner) => {
             !inner.is_empty()
-                && inner
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b".:-".contains(&byte))
+                && inner.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:-".contains(&byte))
         }
         None => text.split('.').all(|label| {
             let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
@@ -97,9 +89,7 @@ mod tests {
     use super::*;
 
     fn split(text: &str) -> Option<(&str, Vec<&str>)> {
-        path(text)
-            .ok()
-            .map(|(mailbox, parameters)| (mailbox, parameters.collect()))
+        path(text).ok().map(|(mailbox, parameters)| (mailbox, parameters.collect()))
     }
 
     #[test]
@@ -119,13 +109,7 @@ mod tests {
 
     #[test]
     fn mailboxes_are_printable_and_have_both_parts() {
-        for good in [
-            "a@b",
-            "a.b+c@d-e.example",
-            "\"a b@c\"@d",
-            "a@[192.0.2.1]",
-            "a@[IPv6:2001:db8::1]",
-        ] {
+        for good in ["a@b", "a.b+c@d-e.example", "\"a b@c\"@d", "a@[192.0.2.1]", "a@[IPv6:2001:db8::1]"] {
             assert!(is_mailbox(good), "{good}");
         }
         for bad in [

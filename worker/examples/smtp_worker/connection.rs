@@ -162,9 +162,8 @@ impl Connection<'_> {
             if self.reader.buffer().is_empty() {
                 self.flush().await?;
             }
-            let bytes = timeout(SILENCE, self.reader.fill_buf())
-                .await
-                .map_err(|_| io::ErrorKind::TimedOut)??;
+            let bytes =
+                timeout(SILENCE, self.reader.fill_buf()).await.map_err(|_| io::ErrorKind::TimedOut)??;
             if bytes.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -217,9 +216,7 @@ async fn store(delivery: io::Result<Delivery>) -> String {
         Ok(delivery) => {
             let name = delivery.name().to_owned();
             let finished = tokio::task::spawn_blocking(|| delivery.finish()).await;
-            finished
-                .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
-                .map(|()| name)
+            finished.unwrap_or_else(|_| Err(io::ErrorKind::Other.into())).map(|()| name)
         }
         Err(error) => Err(error),
     };

@@ -28,10 +28,7 @@ pub struct Command {
 
 /// Takes commands at `path`, in place of a socket that an earlier run left there.
 pub fn open(path: &Path, commands: mpsc::Sender<Command>) -> io::Result<()> {
-    if path
-        .symlink_metadata()
-        .is_ok_and(|found| found.file_type().is_socket())
-    {
+    if path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket()) {
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
@@ -57,16 +54,8 @@ async fn talk(mut stream: UnixStream, commands: mpsc::Sender<Command>) -> io::Re
         let answer = match parse(line.trim()) {
             Ok((verb, endpoint)) => {
                 let (answer, answered) = oneshot::channel();
-                let _ = commands
-                    .send(Command {
-                        verb,
-                        endpoint,
-                        answer,
-                    })
-                    .await;
-                answered
-                    .await
-                    .unwrap_or_else(|_| Err("the server is stopping".to_owned()))
+                let _ = commands.send(Command { verb, endpoint, answer }).await;
+                answered.await.unwrap_or_else(|_| Err("the server is stopping".to_owned()))
             }
             Err(why) => Err(why),
         };
@@ -80,19 +69,12 @@ async fn talk(mut stream: UnixStream, commands: mpsc::Sender<Command>) -> io::Re
 
 fn parse(line: &str) -> Result<(Verb, Option<Endpoint>), String> {
     let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
-    let endpoint = || {
-        rest.trim()
-            .parse()
-            .map(Some)
-            .map_err(|why| format!("{rest:?}: {why}"))
-    };
+    let endpoint = || rest.trim().parse().map(Some).map_err(|why| format!("{rest:?}: {why}"));
     match verb {
         "start" => Ok((Verb::Start, endpoint()?)),
         "stop" => Ok((Verb::Stop, endpoint()?)),
         "list" if rest.is_empty() => Ok((Verb::List, None)),
-        other => Err(format!(
-            "{other:?} is none of: start ENDPOINT, stop ENDPOINT, list"
-        )),
+        other => Err(format!("{other:?} is none of: start ENDPOINT, stop ENDPOINT, list")),
     }
 }
 

@@ -28,11 +28,7 @@ pub struct Text {
 
 impl Text {
     pub fn new() -> Self {
-        Self {
-            at: At::LineStart,
-            length: 0,
-            bare: false,
-        }
+        Self { at: At::LineStart, length: 0, bare: false }
     }
 
     /// Takes bytes and puts the message's own into `out`; tells how many it took once the end was among them.
@@ -92,9 +88,7 @@ mod tests {
         assert_eq!(text.length(), out.len() as u64);
         // The same in pieces of one byte.
         let (mut pieces, mut other) = (Text::new(), Vec::new());
-        let ends = bytes
-            .iter()
-            .position(|byte| pieces.take(&[*byte], &mut other).is_some());
+        let ends = bytes.iter().position(|byte| pieces.take(&[*byte], &mut other).is_some());
         assert_eq!((other.as_slice(), ends.map(|at| at + 1)), (out.as_slice(), end));
         (out, end, text.has_bare_line_ends())
     }
@@ -102,10 +96,7 @@ mod tests {
     #[test]
     fn a_dot_alone_ends_and_a_leading_dot_is_undone() {
         assert_eq!(read(b".\r\nQUIT"), (b"".to_vec(), Some(3), false));
-        assert_eq!(
-            read(b"a\r\n..b\r\n.\r\nX"),
-            (b"a\r\n.b\r\n".to_vec(), Some(11), false)
-        );
+        assert_eq!(read(b"a\r\n..b\r\n.\r\nX"), (b"a\r\n.b\r\n".to_vec(), Some(11), false));
         assert_eq!(read(b"a\r\n.b\r\n"), (b"a\r\nb\r\n".to_vec(), None, false));
         assert_eq!(read(b"a.\r\n"), (b"a.\r\n".to_vec(), None, false));
     }

@@ -51,13 +51,7 @@ pub fn line(code: u16, text: &str) -> String {
 
 impl Dialogue {
     pub fn new(name: &str, max_size: u64) -> Self {
-        Self {
-            name: name.to_owned(),
-            max_size,
-            client: None,
-            extended: false,
-            envelope: None,
-        }
+        Self { name: name.to_owned(), max_size, client: None, extended: false, envelope: None }
     }
 
     /// What the server says first.
@@ -124,11 +118,7 @@ impl Dialogue {
             return reply(250, &self.name);
         }
         let mut text = format!("250-{} greets {argument}\r\n", self.name);
-        let _ = write!(
-            text,
-            "250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE {}\r\n250 HELP\r\n",
-            self.max_size
-        );
+        let _ = write!(text, "250-PIPELINING\r\n250-8BITMIME\r\n250-SIZE {}\r\n250 HELP\r\n", self.max_size);
         Action::Reply(text)
     }
 
@@ -153,10 +143,7 @@ impl Dialogue {
                 return refusal;
             }
         }
-        self.envelope = Some(Envelope {
-            from: from.to_owned(),
-            to: Vec::new(),
-        });
+        self.envelope = Some(Envelope { from: from.to_owned(), to: Vec::new() });
         reply(250, "ok")
     }
 

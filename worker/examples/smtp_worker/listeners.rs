@@ -55,17 +55,12 @@ impl Listeners {
             let socket = std::net::TcpListener::from(inherited.socket);
             socket.set_nonblocking(true)?;
             let text = socket.local_addr()?.to_string();
-            let text = text
-                .parse()
-                .map_or(text, |endpoint: Endpoint| endpoint.to_string());
+            let text = text.parse().map_or(text, |endpoint: Endpoint| endpoint.to_string());
             Ok((text, TcpListener::from_std(socket)?))
         };
         match adopt() {
             Ok((text, listener)) => self.serve(text, None, listener),
-            Err(error) => note(format_args!(
-                "the passed socket {:?} is not served: {error}",
-                inherited.name
-            )),
+            Err(error) => note(format_args!("the passed socket {:?} is not served: {error}", inherited.name)),
         }
     }
 
@@ -76,19 +71,16 @@ impl Listeners {
         if self.served.get(&text).is_some_and(Served::accepts) {
             return Ok(format!("{text} is being served"));
         }
-        let client = self
-            .client
-            .as_ref()
-            .ok_or("there is no broker to ask: the server was started without one")?;
+        let client =
+            self.client.as_ref().ok_or("there is no broker to ask: the server was started without one")?;
         let options = ListenOptions::default();
         let listener = match client.listen(endpoint, &options).await {
             // The broker still has the socket.
             Err(Error::DescriptorsLost) => client.listen(endpoint, &options).await,
             other => other,
         };
-        let listener = listener
-            .and_then(|listener| listener.into_tcp())
-            .map_err(|error| error.to_string())?;
+        let listener =
+            listener.and_then(|listener| listener.into_tcp()).map_err(|error| error.to_string())?;
         let id = listener.id();
         self.serve(text.clone(), Some(id), listener.keep());
         Ok(format!("{text} is being served"))
@@ -97,10 +89,7 @@ impl Listeners {
     /// Closes a listener and takes it out of service at the broker.
     pub async fn stop(&mut self, endpoint: &Endpoint) -> Result<String, String> {
         let text = endpoint.to_string();
-        let served = self
-            .served
-            .remove(&text)
-            .ok_or_else(|| format!("{text} is not being served"))?;
+        let served = self.served.remove(&text).ok_or_else(|| format!("{text} is not being served"))?;
         served.accepts.abort();
         let _ = served.accepts.await;
         match (&self.client, served.id) {
@@ -108,9 +97,7 @@ impl Listeners {
                 client.stop(&[id]).await.map_err(|error| error.to_string())?;
                 Ok(format!("{text} is out of service"))
             }
-            _ => Ok(format!(
-                "{text} is closed here; whoever passed it may have it open"
-            )),
+            _ => Ok(format!("{text} is closed here; whoever passed it may have it open")),
         }
     }
 

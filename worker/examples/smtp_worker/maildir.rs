@@ -49,11 +49,7 @@ impl Maildir {
             self.host
         );
         let temporary = self.root.join("tmp").join(&name);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         Ok(Delivery {
             file: BufWriter::with_capacity(64 * 1024, file),
             name,
@@ -100,10 +96,7 @@ mod tests {
     use super::*;
 
     fn files(root: &Path, part: &str) -> Vec<PathBuf> {
-        fs::read_dir(root.join(part))
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect()
+        fs::read_dir(root.join(part)).unwrap().map(|entry| entry.unwrap().path()).collect()
     }
 
     #[test]

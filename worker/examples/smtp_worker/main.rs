@@ -137,10 +137,7 @@ async fn serve(arguments: Arguments) -> Result<(), Failure> {
         listeners.adopt(one);
     }
     for endpoint in &arguments.listen {
-        listeners
-            .start(endpoint)
-            .await
-            .map_err(|why| Failure::Start(endpoint.to_string(), why))?;
+        listeners.start(endpoint).await.map_err(|why| Failure::Start(endpoint.to_string(), why))?;
     }
     if listeners.list().is_empty() && arguments.control.is_none() && arguments.toggle.is_none() {
         return Err(Failure::NoListener);

@@ -133,10 +133,7 @@ pub fn endpoint(port: u16) -> Endpoint {
 }
 
 pub fn listen(port: u16) -> Listen {
-    Listen {
-        endpoint: endpoint(port),
-        options: Default::default(),
-    }
+    Listen { endpoint: endpoint(port), options: Default::default() }
 }
 
 /// A channel whose other end does `serve` in a thread of its own.
@@ -154,10 +151,7 @@ pub fn channel_to<T: Send + 'static>(
     let (ours, theirs) = channel::pair().unwrap();
     ours.set_nonblocking(false).unwrap();
     let thread = std::thread::spawn(move || {
-        let mut broker = Broker {
-            channel: ours,
-            buffer: codec::frame_buffer(),
-        };
+        let mut broker = Broker { channel: ours, buffer: codec::frame_buffer() };
         broker.greet();
         serve(&mut broker)
     });

@@ -9,10 +9,7 @@ impl Parser<'_, '_> {
     pub(super) fn no_value(&mut self, name: Span) {
         let text = self.at(name);
         let (message, help) = if text.eq_ignore_ascii_case("include") {
-            (
-                "include names no file".to_owned(),
-                "write include \"FILE\"".to_owned(),
-            )
+            ("include names no file".to_owned(), "write include \"FILE\"".to_owned())
         } else {
             (
                 format!("{text:?} has no value"),
@@ -36,8 +33,7 @@ impl Parser<'_, '_> {
             Kind::OpenBrace => self.nameless_scope(span),
             _ => {
                 let message = format!("{} stands where an option or a scope should begin", self.at(span));
-                self.problems
-                    .error(span, message, "write NAME = VALUE or NAME { … }");
+                self.problems.error(span, message, "write NAME = VALUE or NAME { … }");
                 self.skip_line(span);
             }
         }
@@ -46,10 +42,9 @@ impl Parser<'_, '_> {
     /// A `{` where an item should begin: the end of `name = value {`, or of nothing.
     fn nameless_scope(&mut self, span: Span) {
         let (name, instance) = match self.items.pop() {
-            Some(Item::Option(Opt {
-                name,
-                value: Value::Scalar(scalar),
-            })) if !self.on_line_after(scalar.span, span) => {
+            Some(Item::Option(Opt { name, value: Value::Scalar(scalar) }))
+                if !self.on_line_after(scalar.span, span) =>
+            {
                 let help = format!("write {} {} {{", self.at(name), self.at(scalar.span));
                 let message = "a scope has no value, only a name of its own";
                 self.problems.error(name.to(scalar.span), message, help);
@@ -58,25 +53,17 @@ impl Parser<'_, '_> {
             before => {
                 self.items.extend(before);
                 let help = "write the scope's name before it";
-                self.problems
-                    .error(span, "this { opens a scope without a name", help);
+                self.problems.error(span, "this { opens a scope without a name", help);
                 (span, None)
             }
         };
-        let head = Head {
-            name,
-            instance,
-            brace: span,
-        };
+        let head = Head { name, instance, brace: span };
         self.open.push((head, std::mem::take(&mut self.items)));
     }
 
     pub(super) fn bad(&mut self, token: Token, bad: Bad) {
         let span = self.span(token);
-        let begin = Span {
-            end: span.start.saturating_add(if bad == Bad::Comment { 2 } else { 1 }),
-            ..span
-        };
+        let begin = Span { end: span.start.saturating_add(if bad == Bad::Comment { 2 } else { 1 }), ..span };
         match bad {
             Bad::Quote => self.problems.error(
                 begin,
@@ -93,11 +80,9 @@ impl Parser<'_, '_> {
                 "a ; stands nowhere in this language",
                 "remove it: options end by themselves; quote a value that holds one",
             ),
-            Bad::Character('\'') => self.problems.error(
-                span,
-                "single quotes do not quote in this language",
-                "use double quotes",
-            ),
+            Bad::Character('\'') => {
+                self.problems.error(span, "single quotes do not quote in this language", "use double quotes")
+            }
             Bad::Character(c) => self.problems.error(
                 span,
                 format!("the character {c:?} cannot stand here"),
@@ -113,20 +98,14 @@ impl Parser<'_, '_> {
         let span = self.span(token);
         let text = self.at(span);
         let (message, help) = if text.starts_with("//") {
-            (
-                "// does not begin a comment".to_owned(),
-                "begin it with #, or put it between /* and */",
-            )
+            ("// does not begin a comment".to_owned(), "begin it with #, or put it between /* and */")
         } else if text.starts_with('"') {
             (
                 format!("the quoted string {text} stands where a name should"),
                 "write the name of an option or scope before it, and = for an option",
             )
         } else {
-            (
-                format!("{text:?} is not a name"),
-                "names have letters, digits and _ only",
-            )
+            (format!("{text:?} is not a name"), "names have letters, digits and _ only")
         };
         self.problems.error(span, message, help);
         if text.starts_with("//") {
@@ -136,14 +115,8 @@ impl Parser<'_, '_> {
 
     /// After a forgotten quote everything is read inside out: say where that may have begun.
     pub(super) fn look_for_lost_quote(&mut self) {
-        if let Some(span) = self
-            .long_quote
-            .filter(|_| self.problems.errors() > self.errors_before)
-        {
-            let begin = Span {
-                end: span.start.saturating_add(1),
-                ..span
-            };
+        if let Some(span) = self.long_quote.filter(|_| self.problems.errors() > self.errors_before) {
+            let begin = Span { end: span.start.saturating_add(1), ..span };
             self.problems.error(
                 begin,
                 "the quoted string that begins here goes over several lines",

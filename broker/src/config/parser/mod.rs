@@ -72,8 +72,7 @@ impl<'t> Parser<'t, '_> {
                 Kind::Word | Kind::Quoted { .. } => {
                     if depth + self.open.len() > MAX_DEPTH {
                         let help = format!("at most {MAX_DEPTH} scopes may stand in each other");
-                        self.problems
-                            .error(self.span(token), "scopes are nested too deep", help);
+                        self.problems.error(self.span(token), "scopes are nested too deep", help);
                         return;
                     }
                     self.item(token);
@@ -86,11 +85,7 @@ impl<'t> Parser<'t, '_> {
         let open = if self.cut_short { &[] } else { self.open.as_slice() };
         for (head, _) in open {
             let message = format!("the scope {:?} is not closed", self.at(head.name));
-            self.problems.error(
-                head.name.to(head.brace),
-                message,
-                "close it with a } after its last option",
-            );
+            self.problems.error(head.name.to(head.brace), message, "close it with a } after its last option");
         }
         while let Some((head, before)) = self.open.pop() {
             self.end_scope(head, before);
@@ -170,11 +165,7 @@ impl<'t> Parser<'t, '_> {
     fn open_scope(&mut self, name: Span, instance: Option<Scalar>) {
         let brace = self.take();
         let brace = self.span(brace);
-        let head = Head {
-            name,
-            instance,
-            brace,
-        };
+        let head = Head { name, instance, brace };
         self.open.push((head, std::mem::take(&mut self.items)));
     }
 
@@ -192,11 +183,7 @@ impl<'t> Parser<'t, '_> {
     fn end_scope(&mut self, head: Head, before: Vec<Item>) {
         let items = std::mem::replace(&mut self.items, before);
         let Head { name, instance, .. } = head;
-        self.items.push(Item::Scope(Scope {
-            name,
-            instance,
-            items,
-        }));
+        self.items.push(Item::Scope(Scope { name, instance, items }));
     }
 
     fn take(&mut self) -> Token {
@@ -218,27 +205,17 @@ impl<'t> Parser<'t, '_> {
         if quoted && self.long_quote.is_none() && self.at(span).contains('\n') {
             self.long_quote = Some(span);
         }
-        Scalar {
-            span,
-            quoted,
-            escaped: token.kind == Kind::Quoted { escaped: true },
-        }
+        Scalar { span, quoted, escaped: token.kind == Kind::Quoted { escaped: true } }
     }
 
     fn span(&self, token: Token) -> Span {
         let offset = |at| u32::try_from(at).unwrap_or(u32::MAX);
-        Span {
-            file: self.file,
-            start: offset(token.start),
-            end: offset(token.end),
-        }
+        Span { file: self.file, start: offset(token.start), end: offset(token.end) }
     }
 
     fn at(&self, span: Span) -> &'t str {
         let index = |offset| usize::try_from(offset).unwrap_or(usize::MAX);
-        self.text
-            .get(index(span.start)..index(span.end))
-            .unwrap_or_default()
+        self.text.get(index(span.start)..index(span.end)).unwrap_or_default()
     }
 
     /// Where the line ends in which a span ends. Spans are asked for in their order, and the answer is kept: a
@@ -253,11 +230,7 @@ impl<'t> Parser<'t, '_> {
     }
 
     fn on_line_after(&self, first: Span, second: Span) -> bool {
-        let between = Span {
-            start: first.end,
-            end: second.start,
-            ..first
-        };
+        let between = Span { start: first.end, end: second.start, ..first };
         self.at(between).contains('\n')
     }
 }

@@ -21,8 +21,7 @@ impl Parser<'_, '_> {
                 if self.next.kind == Kind::Comma {
                     let comma = self.take();
                     let help = format!("write a list as {} = ( a, b )", self.at(name));
-                    self.problems
-                        .error(self.span(comma), "a comma stands only in a list", help);
+                    self.problems.error(self.span(comma), "a comma stands only in a list", help);
                     self.skip_line(scalar.span);
                 }
                 Value::Scalar(scalar)
@@ -64,16 +63,14 @@ impl Parser<'_, '_> {
                     self.take();
                     if !comma_may_stand {
                         let help = "write one comma, or none, after each value";
-                        self.problems
-                            .error(self.span(token), "no value stands before this comma", help);
+                        self.problems.error(self.span(token), "no value stands before this comma", help);
                     }
                     comma_may_stand = false;
                 }
                 Kind::OpenParen | Kind::OpenBracket => {
                     self.take();
                     let help = "a list holds words and quoted strings only";
-                    self.problems
-                        .error(self.span(token), "a list cannot hold another one", help);
+                    self.problems.error(self.span(token), "a list cannot hold another one", help);
                     self.skip_nested();
                 }
                 Kind::Bad(bad) => {
@@ -109,8 +106,7 @@ impl Parser<'_, '_> {
                 Kind::Comma => {
                     self.take();
                     let help = "separate the entries of [ ] with spaces or lines";
-                    self.problems
-                        .error(self.span(token), "a comma stands only in a list", help);
+                    self.problems.error(self.span(token), "a comma stands only in a list", help);
                 }
                 Kind::Bad(bad) => {
                     self.take();
@@ -119,8 +115,7 @@ impl Parser<'_, '_> {
                 Kind::Equals => {
                     self.take();
                     let help = "write KEY = VALUE";
-                    self.problems
-                        .error(self.span(token), "no key stands before this =", help);
+                    self.problems.error(self.span(token), "no key stands before this =", help);
                 }
                 _ => {
                     self.unclosed(open, "dictionary", "]");
@@ -135,8 +130,7 @@ impl Parser<'_, '_> {
         let text = self.at(key.span);
         if self.next.kind != Kind::Equals {
             let help = format!("write {text} = VALUE");
-            self.problems
-                .error(key.span, format!("the key {text} has no value"), help);
+            self.problems.error(key.span, format!("the key {text} has no value"), help);
             return None;
         }
         self.take();
@@ -152,8 +146,7 @@ impl Parser<'_, '_> {
             }
             _ => {
                 let help = format!("write {text} = VALUE");
-                self.problems
-                    .error(key.span, format!("the key {text} has no value"), help);
+                self.problems.error(key.span, format!("the key {text} has no value"), help);
                 None
             }
         }

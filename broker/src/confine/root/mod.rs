@@ -25,9 +25,7 @@ use rustix::mount::{
 use crate::failure::{Exit, Failure};
 
 const STEP: &str = "empty root";
-const NO_PROGRAM: MsFlags = MsFlags::MS_NOSUID
-    .union(MsFlags::MS_NODEV)
-    .union(MsFlags::MS_NOEXEC);
+const NO_PROGRAM: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
 /// A directory that Unix sockets are bound in.
 #[derive(Debug)]
@@ -56,14 +54,8 @@ pub fn enter(directories: &[PathBuf]) -> Result<Vec<SocketDirectory>, Failure> {
         )
     })?;
     // Nothing that is mounted here from now on may be seen by the host, or the other way round.
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None::<&str>,
-    )
-    .map_err(os("mount MS_PRIVATE /"))?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .map_err(os("mount MS_PRIVATE /"))?;
     let taken: Vec<Taken> = paths.iter().map(|path| take(path)).collect::<Result<_, _>>()?;
     let root = new_root()?;
     for directory in &taken {
@@ -78,15 +70,7 @@ pub fn enter(directories: &[PathBuf]) -> Result<Vec<SocketDirectory>, Failure> {
     mount(None::<&str>, "/", None::<&str>, read_only, None::<&str>)
         .map_err(os("mount MS_REMOUNT MS_RDONLY /"))?;
     read_back::verify(&taken)?;
-    paths
-        .into_iter()
-        .map(|path| {
-            Ok(SocketDirectory {
-                descriptor: open_directory(&path)?,
-                path,
-            })
-        })
-        .collect()
+    paths.into_iter().map(|path| Ok(SocketDirectory { descriptor: open_directory(&path)?, path })).collect()
 }
 
 fn os<E: std::fmt::Display>(call: &'static str) -> impl Fn(E) -> Failure {
@@ -117,20 +101,11 @@ fn take(path: &Path) -> Result<Taken, Failure> {
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(&directory, "", clone).map_err(os("open_tree OPEN_TREE_CLONE"))?;
     let stat = fstat(&directory).map_err(os("fstat"))?;
-    Ok(Taken {
-        path: path.to_owned(),
-        tree,
-        stat,
-    })
+    Ok(Taken { path: path.to_owned(), tree, stat })
 }
 
 fn refused(path: &Path, why: &str, remedy: &str) -> Failure {
-    Failure::new(
-        Exit::Config,
-        STEP,
-        format_args!("the socket directory {} {why}", path.display()),
-        remedy,
-    )
+    Failure::new(Exit::Config, STEP, format_args!("the socket directory {} {why}", path.display()), remedy)
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, Failure> {
@@ -138,18 +113,10 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Failure> {
         .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     openat2(AT_FDCWD, path, how).map_err(|errno| match errno {
-        Errno::ELOOP => refused(
-            path,
-            "has a symbolic link in its path",
-            "write where the link leads to",
-        ),
+        Errno::ELOOP => refused(path, "has a symbolic link in its path", "write where the link leads to"),
         Errno::ENOENT => refused(path, "does not exist", "make it before portreeved starts"),
         Errno::ENOTDIR => refused(path, "is not a directory", "name a directory"),
-        errno => refused(
-            path,
-            &format!("cannot be opened: {errno}"),
-            "see path_resolution(7)",
-        ),
+        errno => refused(path, &format!("cannot be opened: {errno}"), "see path_resolution(7)"),
     })
 }
 
@@ -194,14 +161,8 @@ fn names(path: &Path) -> impl Iterator<Item = &OsStr> {
 /// Makes `root` the root of this process and lets go of the old one.
 fn replace_root(root: &OwnedFd) -> Result<(), Failure> {
     // On top of the old root, so that no directory of the host is needed as a mount point.
-    move_mount(
-        root,
-        "",
-        rustix::fs::CWD,
-        "/",
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )
-    .map_err(os("move_mount to /"))?;
+    move_mount(root, "", rustix::fs::CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(os("move_mount to /"))?;
     fchdir(root).map_err(os("fchdir to the empty root"))?;
     // The old root ends up on top of the new one, in the same place, and goes from there.
     pivot_root(".", ".").map_err(os("pivot_root"))?;
@@ -212,14 +173,8 @@ fn replace_root(root: &OwnedFd) -> Result<(), Failure> {
 fn put(directory: &Taken) -> Result<(), Failure> {
     let path = &directory.path;
     let from_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(
-        &directory.tree,
-        "",
-        rustix::fs::CWD,
-        path.as_path(),
-        from_descriptor,
-    )
-    .map_err(os("move_mount of a socket directory"))?;
+    move_mount(&directory.tree, "", rustix::fs::CWD, path.as_path(), from_descriptor)
+        .map_err(os("move_mount of a socket directory"))?;
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | NO_PROGRAM;
     mount(None::<&str>, path.as_path(), None::<&str>, flags, None::<&str>)
         .map_err(os("mount MS_REMOUNT MS_BIND of a socket directory"))
@@ -235,10 +190,7 @@ mod tests {
             let failure = take(Path::new(path)).map(|_| ()).unwrap_err().to_string();
             assert!(failure.contains("is not an absolute path"), "{failure}");
         }
-        let failure = take(Path::new("/nonesuch/a"))
-            .map(|_| ())
-            .unwrap_err()
-            .to_string();
+        let failure = take(Path::new("/nonesuch/a")).map(|_| ()).unwrap_err().to_string();
         assert_eq!(
             failure,
             "empty root: the socket directory /nonesuch/a does not exist: make it before portreeved starts"

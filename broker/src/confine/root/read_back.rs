@@ -30,10 +30,7 @@ pub(super) fn verify(directories: &[Taken]) -> Result<(), Failure> {
     let kind = fstatfs(&root).map_err(os("fstatfs /"))?.filesystem_type();
     expect(kind == TMPFS_MAGIC, "/ is not a tmpfs")?;
     expect(
-        same_file(
-            &fstat(&root).map_err(os("fstat /"))?,
-            &fstat(&up).map_err(os("fstat /.."))?,
-        ),
+        same_file(&fstat(&root).map_err(os("fstat /"))?, &fstat(&up).map_err(os("fstat /.."))?),
         "/.. is not /",
     )?;
     expect_only(Path::new("/"), directories)?;
@@ -44,10 +41,7 @@ pub(super) fn verify(directories: &[Taken]) -> Result<(), Failure> {
         expect(is_same, format_args!("{name} is not the directory it was"))?;
         let message = format_args!("{name} is not writable, nosuid, nodev and noexec");
         let found = mounted(&now)?;
-        expect(
-            found.contains(flags) && !found.contains(FsFlags::ST_RDONLY),
-            message,
-        )?;
+        expect(found.contains(flags) && !found.contains(FsFlags::ST_RDONLY), message)?;
     }
     Ok(())
 }
@@ -66,9 +60,7 @@ fn expect_only(at: &Path, directories: &[Taken]) -> Result<(), Failure> {
             continue;
         }
         let path = at.join(name);
-        let leads_on = directories
-            .iter()
-            .any(|directory| directory.path.starts_with(&path));
+        let leads_on = directories.iter().any(|directory| directory.path.starts_with(&path));
         expect(leads_on, format_args!("{} is in the empty root", path.display()))?;
         expect_only(&path, directories)?;
     }
@@ -80,12 +72,8 @@ fn mounted(directory: &OwnedFd) -> Result<FsFlags, Failure> {
 }
 
 fn open_path(path: &Path) -> Result<OwnedFd, Failure> {
-    nix::fcntl::open(
-        path,
-        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(os("open /"))
+    nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(os("open /"))
 }
 
 fn same_file(a: &FileStat, b: &FileStat) -> bool {
@@ -93,9 +81,5 @@ fn same_file(a: &FileStat, b: &FileStat) -> bool {
 }
 
 fn expect(is_so: bool, otherwise: impl std::fmt::Display) -> Result<(), Failure> {
-    if is_so {
-        Ok(())
-    } else {
-        Err(Failure::os(STEP, "reading the new root back", otherwise))
-    }
+    if is_so { Ok(()) } else { Err(Failure::os(STEP, "reading the new root back", otherwise)) }
 }

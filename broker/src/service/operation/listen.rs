@@ -17,11 +17,7 @@ use crate::service::state::Broker;
 impl Arguments for Listen {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.endpoint, out)?;
-        if self.options == ListenOptions::default() {
-            Ok(())
-        } else {
-            write!(out, " {:?}", self.options)
-        }
+        if self.options == ListenOptions::default() { Ok(()) } else { write!(out, " {:?}", self.options) }
     }
 }
 
@@ -36,10 +32,7 @@ impl Arguments for ListenMany {
 
 pub fn listen(broker: &Broker, session: &Session, request: &Listen) -> Result<Done<Listening>, Fault> {
     let (id, _) = one(broker, session, request)?;
-    Ok(Done {
-        reply: Listening { id },
-        sockets: vec![id],
-    })
+    Ok(Done { reply: Listening { id }, sockets: vec![id] })
 }
 
 pub fn listen_many(
@@ -47,30 +40,18 @@ pub fn listen_many(
     session: &Session,
     request: &ListenMany,
 ) -> Result<Done<ListeningMany>, Fault> {
-    let mut results: Vec<_> = request
-        .listeners
-        .iter()
-        .map(|listen| one(broker, session, listen))
-        .collect();
+    let mut results: Vec<_> = request.listeners.iter().map(|listen| one(broker, session, listen)).collect();
     if request.all_or_nothing && results.iter().any(Result::is_err) {
         withdraw(broker, &mut results);
     }
-    let sockets = results
-        .iter()
-        .filter_map(|result| Some(result.as_ref().ok()?.0))
-        .collect();
+    let sockets = results.iter().filter_map(|result| Some(result.as_ref().ok()?.0)).collect();
     let brief = results.iter().filter(|result| result.is_err()).count() > WHOLE_FAULTS;
     let outcomes = results.into_iter().map(|result| match result {
         Ok((id, _)) => Outcome::Done(Listening { id }),
         Err(fault) if brief => Outcome::Fault(shortened(&fault)),
         Err(fault) => Outcome::Fault(fault),
     });
-    Ok(Done {
-        reply: ListeningMany {
-            results: List::first_of(outcomes),
-        },
-        sockets,
-    })
+    Ok(Done { reply: ListeningMany { results: List::first_of(outcomes) }, sockets })
 }
 
 /// How many faults of the longest fit in a frame beside the other results.
@@ -80,34 +61,20 @@ const WHOLE_FAULTS: usize = 40;
 fn shortened(fault: &Fault) -> Fault {
     let message: Text<128> = Text::clipped(&fault.message);
     let subject: Text<64> = Text::clipped(&fault.subject);
-    Fault {
-        errno: fault.errno,
-        ..Fault::new(fault.code, &message).about(&subject)
-    }
+    Fault { errno: fault.errno, ..Fault::new(fault.code, &message).about(&subject) }
 }
 
 /// A listener, and whether this request made it.
 fn one(broker: &Broker, session: &Session, request: &Listen) -> Result<(ListenerId, bool), Fault> {
     let policy = broker.policy.borrow();
-    let permit = policy
-        .listen(&session.requester, &request.endpoint)
-        .map_err(|denied| denied.fault())?;
-    let both = request
-        .options
-        .dual_stack
-        .then(|| same_port_of_ipv4(&request.endpoint))
-        .flatten();
+    let permit = policy.listen(&session.requester, &request.endpoint).map_err(|denied| denied.fault())?;
+    let both = request.options.dual_stack.then(|| same_port_of_ipv4(&request.endpoint)).flatten();
     if let Some(ipv4) = both {
-        policy
-            .listen(&session.requester, &ipv4)
-            .map_err(|denied| denied.fault())?;
+        policy.listen(&session.requester, &ipv4).map_err(|denied| denied.fault())?;
     }
     let unconfigured = SocketOptions::default();
     let settings = permit.socket().unwrap_or(&unconfigured);
-    broker
-        .registry
-        .borrow_mut()
-        .listen(session.owner, request, settings)
+    broker.registry.borrow_mut().listen(session.owner, request, settings)
 }
 
 /// What a dual-stack socket listens on beside its own endpoint.
@@ -129,11 +96,7 @@ fn withdraw(broker: &Broker, results: &mut [Result<(ListenerId, bool), Fault>]) 
     let mut registry = broker.registry.borrow_mut();
     for result in results {
         if let Ok((id, made)) = *result {
-            let stopped = if made {
-                registry.stop(id, None).map(|_| ())
-            } else {
-                Ok(())
-            };
+            let stopped = if made { registry.stop(id, None).map(|_| ()) } else { Ok(()) };
             let withdrawn = || Fault::new(FaultCode::Busy, "another listener of the same request failed");
             *result = Err(stopped.err().unwrap_or_else(withdrawn));
         }

@@ -29,10 +29,7 @@ struct Done<Reply> {
 
 impl<Reply> Done<Reply> {
     fn new(reply: Reply) -> Self {
-        Self {
-            reply,
-            sockets: Vec::new(),
-        }
+        Self { reply, sockets: Vec::new() }
     }
 }
 
@@ -106,22 +103,12 @@ fn run<O: Operation + Arguments>(
 /// A peer says hello first; and each operation has to be allowed to it.
 fn permitted<O: Operation>(broker: &Broker, session: &Session) -> Result<(), Fault> {
     if !session.is_greeted() && O::KIND != Hello::KIND {
-        return Err(Fault::new(
-            FaultCode::Malformed,
-            "the first request of a session is hello",
-        ));
+        return Err(Fault::new(FaultCode::Malformed, "the first request of a session is hello"));
     }
-    broker
-        .policy
-        .borrow()
-        .operation(&session.requester, O::NAME)
-        .map_err(|denied| denied.fault())
+    broker.policy.borrow().operation(&session.requester, O::NAME).map_err(|denied| denied.fault())
 }
 
 fn too_long(session: &Session, outbox: &mut [u8], request: u32, error: &BodyError) -> Turn {
-    let fault = Fault::new(
-        FaultCode::Unsupported,
-        &format!("the answer does not fit in a frame: {error}"),
-    );
+    let fault = Fault::new(FaultCode::Unsupported, &format!("the answer does not fit in a frame: {error}"));
     session.refuse(outbox, request, &fault.remedy("ask for less at once"))
 }

@@ -23,24 +23,18 @@ impl Arguments for StatusRequest {
 
 pub fn status(broker: &Broker, _: &Session, request: &StatusRequest) -> Result<Done<Status>, Fault> {
     let registry = broker.registry.borrow();
-    let mut rest = registry
-        .after(ListenerId(request.after))
-        .map(|(id, entry)| Listener {
-            id,
-            endpoint: Text::clipped(&entry.endpoint.to_string()),
-            owner: Text::clipped(&match (&entry.name, entry.owner) {
-                (Some(name), _) => format!("static {name}"),
-                (None, Owner::Worker) => "worker".to_owned(),
-                (None, Owner::Session(number)) => format!("session {number}"),
-            }),
-            retained: entry.retained_until.is_some(),
-        });
+    let mut rest = registry.after(ListenerId(request.after)).map(|(id, entry)| Listener {
+        id,
+        endpoint: Text::clipped(&entry.endpoint.to_string()),
+        owner: Text::clipped(&match (&entry.name, entry.owner) {
+            (Some(name), _) => format!("static {name}"),
+            (None, Owner::Worker) => "worker".to_owned(),
+            (None, Owner::Session(number)) => format!("session {number}"),
+        }),
+        retained: entry.retained_until.is_some(),
+    });
     let page: Vec<Listener> = rest.by_ref().take(PAGE).collect();
-    let next = if rest.next().is_some() {
-        page.last().map_or(0, |listener| listener.id.0)
-    } else {
-        0
-    };
+    let next = if rest.next().is_some() { page.last().map_or(0, |listener| listener.id.0) } else { 0 };
     let sessions = broker.sessions.borrow();
     let sessions = sessions.iter().map(|(number, info)| SessionRow {
         id: *number,

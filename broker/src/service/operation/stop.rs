@@ -22,18 +22,12 @@ impl Arguments for Stop {
 pub fn stop(broker: &Broker, session: &Session, request: &Stop) -> Result<Done<Stopped>, Fault> {
     let mut registry = broker.registry.borrow_mut();
     // Root may stop what is not its own: it is the operator.
-    let owner = if session.is_root() {
-        None
-    } else {
-        Some(session.owner)
-    };
+    let owner = if session.is_root() { None } else { Some(session.owner) };
     let mut unknown: Vec<ListenerId> = Vec::new();
     for id in request.listeners.iter() {
         if !registry.stop(*id, owner)? {
             unknown.push(*id);
         }
     }
-    Ok(Done::new(Stopped {
-        unknown: List::first_of(unknown),
-    }))
+    Ok(Done::new(Stopped { unknown: List::first_of(unknown) }))
 }

@@ -54,10 +54,7 @@ impl Failure {
             Failure::Usage(error) => error.kind().to_string(),
             Failure::Session(error) => error.to_string(),
             Failure::Refused(faults) => {
-                let lines: Vec<_> = faults
-                    .iter()
-                    .map(|(what, fault)| format!("{what}: {fault}"))
-                    .collect();
+                let lines: Vec<_> = faults.iter().map(|(what, fault)| format!("{what}: {fault}")).collect();
                 lines.join("\nportreeve: ")
             }
             Failure::Output(error) => format!("the result could not be written: {error}"),
@@ -73,9 +70,7 @@ impl Failure {
                     .iter()
                     .map(|(endpoint, fault)| json!({ "endpoint": endpoint, "error": fault_value(fault) }))
                     .collect();
-                let first = faults
-                    .first()
-                    .map_or(Value::Null, |(_, fault)| fault_value(fault));
+                let first = faults.first().map_or(Value::Null, |(_, fault)| fault_value(fault));
                 let mut value = first;
                 if let Some(fields) = value.as_object_mut() {
                     fields.insert("listeners".into(), listeners.into());

@@ -73,10 +73,7 @@ async fn ask(
     }
     let asked: Vec<_> = endpoints
         .iter()
-        .map(|endpoint| Listen {
-            endpoint: endpoint.clone(),
-            options: options.clone(),
-        })
+        .map(|endpoint| Listen { endpoint: endpoint.clone(), options: options.clone() })
         .collect();
     let (mut listeners, mut faults) = (Vec::new(), Vec::new());
     for batch in asked.chunks(BATCH) {
@@ -114,11 +111,7 @@ fn show(listeners: &[Listener], out: Output) -> Result<(), Failure> {
 async fn hold(client: &Client, count: usize) -> Result<(), Failure> {
     let mut terminate = on(SignalKind::terminate())?;
     let mut interrupt = on(SignalKind::interrupt())?;
-    let these = if count == 1 {
-        "the listener"
-    } else {
-        "these listeners"
-    };
+    let these = if count == 1 { "the listener" } else { "these listeners" };
     note(format_args!("holding {these} until interrupted"));
     tokio::select! {
         _ = terminate.recv() => Ok(()),
@@ -134,10 +127,7 @@ async fn pass_on(listeners: &[Listener], command: &[OsString]) -> Result<ExitCod
     let (mut sockets, mut names) = (Vec::new(), Vec::new());
     for (listener, number) in listeners.iter().zip(3..) {
         let socket: OwnedFd = listener.try_clone().map_err(failed)?;
-        sockets.push(FdMapping {
-            parent_fd: socket,
-            child_fd: number,
-        });
+        sockets.push(FdMapping { parent_fd: socket, child_fd: number });
         names.push(listener.endpoint().to_string().replace(':', "_"));
     }
     let mut shell = Command::new("/bin/sh");
@@ -163,12 +153,8 @@ async fn pass_on(listeners: &[Listener], command: &[OsString]) -> Result<ExitCod
             _ = interrupt.recv() => None,
         };
     };
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal));
-    Ok(code
-        .and_then(|code| u8::try_from(code).ok())
-        .map_or(ExitCode::FAILURE, ExitCode::from))
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 fn on(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {

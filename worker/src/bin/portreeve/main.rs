@@ -23,12 +23,7 @@ use output::Output;
 
 /// Asks Portreeve's broker for listeners and shows its state.
 #[derive(Parser)]
-#[command(
-    name = "portreeve",
-    version,
-    max_term_width = 100,
-    arg_required_else_help = true
-)]
+#[command(name = "portreeve", version, max_term_width = 100, arg_required_else_help = true)]
 struct Arguments {
     /// The broker's control socket.
     #[arg(long, global = true, value_name = "PATH", env = "PORTREEVE_SOCKET", default_value = DEFAULT_SOCKET)]

@@ -18,9 +18,7 @@ impl Output {
     /// Prints text as it is.
     pub fn text(self, text: impl std::fmt::Display) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
-        writeln!(out, "{text}")
-            .and_then(|()| out.flush())
-            .map_err(Failure::Output)
+        writeln!(out, "{text}").and_then(|()| out.flush()).map_err(Failure::Output)
     }
 
     /// Prints a JSON value on one line.
@@ -45,9 +43,7 @@ pub fn note(text: impl std::fmt::Display) {
 /// A table without lines, as wide as the terminal at most.
 pub fn table<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Table {
     let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     if let Some(width) = width() {
         table.set_width(width);
     }
@@ -73,7 +69,5 @@ fn width() -> Option<u16> {
         return asked();
     }
     let size = rustix::termios::tcgetwinsize(&stdout).ok();
-    size.map(|size| size.ws_col)
-        .filter(|columns| *columns > 0)
-        .or_else(asked)
+    size.map(|size| size.ws_col).filter(|columns| *columns > 0).or_else(asked)
 }

@@ -34,10 +34,8 @@ fn value(status: &Status, listeners: &[Listener]) -> Value {
         .iter()
         .map(|process| {
             let held = &process.credentials;
-            let sets: serde_json::Map<_, _> = sets(held)
-                .into_iter()
-                .map(|(name, set)| (name.to_owned(), names(set).into()))
-                .collect();
+            let sets: serde_json::Map<_, _> =
+                sets(held).into_iter().map(|(name, set)| (name.to_owned(), names(set).into())).collect();
             json!({
                 "role": process.role.as_str(),
                 "pid": process.pid,
@@ -72,12 +70,7 @@ fn text(status: &Status, listeners: &[Listener]) -> String {
         status.release,
         seconds % 60
     )];
-    parts.extend(
-        status
-            .warnings
-            .iter()
-            .map(|warning| format!("warning: {warning}")),
-    );
+    parts.extend(status.warnings.iter().map(|warning| format!("warning: {warning}")));
     parts.extend(status.processes.iter().map(process));
     parts.push(sessions(&status.sessions));
     parts.push(page(listeners, status.listeners_held));
@@ -90,33 +83,16 @@ fn process(process: &Process) -> String {
     let mut row = |name: &str, value: String| {
         table.add_row([name.to_owned(), value]);
     };
-    row(
-        &process.role.to_string(),
-        format!("pid {}, restarts {}", process.pid, process.restarts),
-    );
+    row(&process.role.to_string(), format!("pid {}, restarts {}", process.pid, process.restarts));
     row("  user", ids(held.uid));
     row("  group", ids(held.gid));
     let groups: Vec<_> = held.groups.iter().map(u32::to_string).collect();
-    row(
-        "  groups",
-        if groups.is_empty() {
-            "none".into()
-        } else {
-            groups.join(" ")
-        },
-    );
+    row("  groups", if groups.is_empty() { "none".into() } else { groups.join(" ") });
     row("  root", process.root.to_string());
     for (name, set) in sets(held) {
         row(&format!("  {name}"), words(set));
     }
-    row(
-        "  no_new_privs",
-        if held.no_new_privs {
-            "yes".into()
-        } else {
-            "no".into()
-        },
-    );
+    row("  no_new_privs", if held.no_new_privs { "yes".into() } else { "no".into() });
     let seccomp = match held.seccomp {
         0 => "none".into(),
         1 => "strict".into(),
@@ -137,11 +113,7 @@ fn sessions(sessions: &[Session]) -> String {
             session.id.to_string(),
             session.peer.to_string(),
             session.client.to_string(),
-            if session.pid == 0 {
-                "-".into()
-            } else {
-                session.pid.to_string()
-            },
+            if session.pid == 0 { "-".into() } else { session.pid.to_string() },
             session.listeners.to_string(),
         ]);
     }
@@ -158,11 +130,7 @@ fn page(listeners: &[Listener], held: u64) -> String {
             listener.id.0.to_string(),
             listener.endpoint.to_string(),
             listener.owner.to_string(),
-            if listener.retained {
-                "retained".into()
-            } else {
-                "held".to_owned()
-            },
+            if listener.retained { "retained".into() } else { "held".to_owned() },
         ]);
     }
     render(table)
@@ -194,9 +162,7 @@ fn sets(held: &Credentials) -> [(&'static str, u64); 5] {
 fn names(set: u64) -> Vec<String> {
     let mut known: Vec<Capability> = caps::all().into_iter().collect();
     known.sort_by_key(Capability::index);
-    let held = known
-        .into_iter()
-        .filter(|capability| set & capability.bitmask() != 0);
+    let held = known.into_iter().filter(|capability| set & capability.bitmask() != 0);
     let mut unnamed = set;
     let mut names: Vec<_> = held
         .map(|capability| {
@@ -227,10 +193,7 @@ mod tests {
     fn capabilities_are_named_and_unknown_bits_are_not_lost() {
         assert_eq!(words(0), "none");
         assert_eq!(words(1 << 10 | 1 << 12), "cap_net_bind_service cap_net_admin");
-        assert_eq!(
-            words(1 << 10 | 1 << 63),
-            "cap_net_bind_service 0x8000000000000000"
-        );
+        assert_eq!(words(1 << 10 | 1 << 63), "cap_net_bind_service 0x8000000000000000");
         assert_eq!(words((1 << 41) - 1), "all");
     }
 

@@ -22,22 +22,9 @@ pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<
     let asked: Vec<_> = arguments.listeners.iter().copied().map(ListenerId).collect();
     let mut unknown = Vec::new();
     for batch in asked.chunks(BATCH) {
-        unknown.extend(
-            client
-                .stop(batch)
-                .await?
-                .unknown
-                .into_vec()
-                .into_iter()
-                .map(|id| id.0),
-        );
+        unknown.extend(client.stop(batch).await?.unknown.into_vec().into_iter().map(|id| id.0));
     }
-    let stopped: Vec<u64> = arguments
-        .listeners
-        .iter()
-        .copied()
-        .filter(|id| !unknown.contains(id))
-        .collect();
+    let stopped: Vec<u64> = arguments.listeners.iter().copied().filter(|id| !unknown.contains(id)).collect();
     if out.json {
         out.value(&json!({ "stopped": stopped, "unknown": unknown }))?;
     } else {
@@ -48,9 +35,5 @@ pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<
             out.text(format_args!("{id} is no listener that you may stop"))?;
         }
     }
-    Ok(if unknown.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if unknown.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
