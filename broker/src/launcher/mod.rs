@@ -19,7 +19,7 @@ use portreeve_protocol::status::Credentials;
 use tokio::io::Interest;
 
 pub use self::message::{Ending, Report};
-pub use self::process::Command;
+pub use self::process::{Command, ProgramName};
 use crate::confine::verify::ProcStatus;
 use crate::confine::worker::Confinement;
 use crate::failure::{Exit, Failure};
@@ -40,6 +40,7 @@ pub struct Launcher {
 
 /// Forks the launcher and waits until it has confined itself and the kernel says so.
 pub fn start(confinement: Confinement, command: Command) -> Result<Launcher, Failure> {
+    let name = command.name.clone();
     let (ours, theirs) = channel::pair().map_err(|error| Failure::os(STEP, "socketpair", error))?;
     // SAFETY: the broker has one thread this early, so the child may run on as a process of its own.
     match unsafe { fork() }.map_err(|error| Failure::os(STEP, "fork", error))? {
@@ -56,7 +57,7 @@ pub fn start(confinement: Confinement, command: Command) -> Result<Launcher, Fai
         }
         ForkResult::Parent { child } => {
             drop(theirs);
-            await_confined(&ours)?;
+            await_confined(&ours, &name)?;
             let status = ProcStatus::open(&child.to_string())?;
             let credentials = status.expect("launcher", &confinement.expected())?;
             Ok(Launcher { pid: child, credentials, channel: ours })
@@ -79,7 +80,7 @@ fn close_others<'a>(keep: impl Iterator<Item = BorrowedFd<'a>>) {
     }
 }
 
-fn await_confined(channel: &UnixDatagram) -> Result<(), Failure> {
+fn await_confined(channel: &UnixDatagram, program: &ProgramName) -> Result<(), Failure> {
     let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
     let mut watched = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
     match poll(&mut watched, timeout) {
@@ -91,6 +92,7 @@ fn await_confined(channel: &UnixDatagram) -> Result<(), Failure> {
     }
     match message::take_bare(channel) {
         Ok(Report::Confined) => Ok(()),
+        Ok(Report::NotSpawned { errno }) => Err(program.not_executable(errno)),
         Ok(Report::NotConfined(why)) => Err(Failure::new(Exit::OsError, STEP, why, "nothing was started")),
         Ok(other) => Err(Failure::os(STEP, "confining itself", format_args!("it reported {other:?}"))),
         Err(error) => Err(Failure::os(STEP, "confining itself", error)),

@@ -8,27 +8,56 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 
 use nix::errno::Errno;
+use nix::fcntl::AtFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{AccessFlags, Pid, faccessat};
 use portreeve_protocol::channel::{ReceiveError, send_bare};
 
 use super::message::{Ending, Order, Report, packet, take};
 use super::spawn;
 use crate::confine::worker::Confinement;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 /// What to start.
 #[derive(Debug)]
 pub struct Command {
     /// The executable, opened before the chroot.
     pub program: OwnedFd,
+    /// Its path on the host, and where the configuration names it, for messages.
+    pub name: ProgramName,
     /// worker.command: the arguments, the program's path first.
     pub arguments: Vec<CString>,
     /// worker.environment: NAME=VALUE each.
     pub environment: Vec<CString>,
+}
+
+/// A program as messages name it.
+#[derive(Clone, Debug)]
+pub struct ProgramName {
+    /// Its path on the host.
+    pub path: String,
+    /// Where the configuration names it.
+    pub place: String,
+}
+
+impl ProgramName {
+    /// The failure of a program that the worker's user cannot execute.
+    pub fn not_executable(&self, errno: i32) -> Failure {
+        Failure::new(
+            Exit::OsFile,
+            "worker",
+            format_args!(
+                "{}: {:?} cannot be executed: {}",
+                self.place,
+                self.path,
+                Errno::from_raw(errno).desc()
+            ),
+            "the worker's user must be allowed to execute it, on a file system that is not mounted noexec",
+        )
+    }
 }
 
 struct Launcher {
@@ -43,7 +72,10 @@ pub fn run(channel: UnixDatagram, confinement: Confinement, command: Command) ->
     let failure = |call: &'static str| move |error: Errno| Failure::os("launcher", call, error);
     let confined = confinement.apply();
     let report = match &confined {
-        Ok(()) => Report::Confined,
+        Ok(()) => match may_execute(&command.program) {
+            Ok(()) => Report::Confined,
+            Err(errno) => Report::NotSpawned { errno: errno as i32 },
+        },
         Err(failure) => Report::NotConfined(failure.to_string()),
     };
     let mut launcher = Launcher { channel, command, kept: Vec::new(), worker: None };
@@ -73,6 +105,11 @@ pub fn run(channel: UnixDatagram, confinement: Confinement, command: Command) ->
         }
     }
     Ok(())
+}
+
+/// Whether this process, as the worker that it is by now, could execute the program. See access(2).
+fn may_execute(program: &OwnedFd) -> nix::Result<()> {
+    faccessat(program, "", AccessFlags::X_OK, AtFlags::AT_EMPTY_PATH)
 }
 
 impl Launcher {

@@ -4,7 +4,6 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use portreeve_protocol::channel::{self, ReceiveError};
 use tokio::time::{sleep, timeout};
@@ -15,7 +14,7 @@ use super::session;
 use super::shutdown::Signals;
 use super::state::Broker;
 use crate::failure::{Exit, Failure};
-use crate::launcher::{Ending, Handle, Report};
+use crate::launcher::{Ending, Handle, ProgramName, Report};
 use crate::policy::Requester;
 
 const STEP: &str = "worker";
@@ -32,9 +31,7 @@ const SHORT_LIVES: u32 = 18;
 #[derive(Clone, Debug)]
 pub struct Supervision {
     /// worker.command's program.
-    pub program: String,
-    /// Where the configuration names it.
-    pub place: String,
+    pub program: ProgramName,
     /// worker.restart
     pub restart: bool,
     /// worker.stop_timeout
@@ -117,20 +114,7 @@ async fn start(
     drop(theirs);
     let pid = match report(launcher).await? {
         Report::Spawned { pid } => pid,
-        Report::NotSpawned { errno } => {
-            let errno = Errno::from_raw(errno);
-            return Err(Failure::new(
-                Exit::OsFile,
-                STEP,
-                format_args!(
-                    "{}: {:?} cannot be executed: {}",
-                    supervision.place,
-                    supervision.program,
-                    errno.desc()
-                ),
-                "the worker's user must be allowed to execute it, on a file system that is not mounted noexec",
-            ));
-        }
+        Report::NotSpawned { errno } => return Err(supervision.program.not_executable(errno)),
         other => {
             return Err(lost(format_args!("it reported {other:?} when asked for a worker")));
         }
@@ -139,7 +123,7 @@ async fn start(
     broker.set_worker(Some((number, restarts)));
     session::open(broker, ours.into(), Requester::Worker, number)
         .map_err(|error| Failure::os(STEP, "opening its session", error))?;
-    tracing::info!(pid, restarts, program = ?supervision.program, "the worker runs");
+    tracing::info!(pid, restarts, program = ?supervision.program.path, "the worker runs");
     Ok(pid)
 }
 
@@ -196,7 +180,7 @@ fn expire_retained(broker: &Rc<Broker>) {
 }
 
 fn gone(supervision: &Supervision, ending: Ending, why: &str) -> Failure {
-    Failure::new(Exit::Unavailable, STEP, format_args!("{} {ending}", supervision.program), why)
+    Failure::new(Exit::Unavailable, STEP, format_args!("{:?} {ending}", supervision.program.path), why)
 }
 
 /// Without the launcher there is nobody to look after the worker: a supervisor must start all of it afresh.

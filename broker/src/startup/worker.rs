@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use crate::config::{Config, Span, Worker};
 use crate::failure::{Exit, Failure};
-use crate::launcher::{Command, program};
+use crate::launcher::{Command, ProgramName, program};
 use crate::service::Supervision;
 
 /// What the launcher is to start below this root, and how it is kept.
@@ -28,16 +28,13 @@ pub fn worker(
     let environment =
         environment.map(|(name, value)| c_string(format!("{}={}", name.value, value.value), value.span));
     let place = config.place(name.span);
+    let program = ProgramName { path: name.value.clone(), place: place.clone() };
     let command = Command {
         program: program::open(&name.value, &place, root)?,
+        name: program.clone(),
         arguments: arguments.collect::<Result<_, _>>()?,
         environment: environment.collect::<Result<_, _>>()?,
     };
-    let supervision = Supervision {
-        program: name.value.clone(),
-        place,
-        restart: worker.restart,
-        stop_timeout: worker.stop_timeout,
-    };
+    let supervision = Supervision { program, restart: worker.restart, stop_timeout: worker.stop_timeout };
     Ok((command, supervision))
 }
