@@ -56,7 +56,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("portreeved: {failure}");
+            failure.tell();
             failure.exit()
         }
     }
@@ -112,7 +112,7 @@ fn check(file: &Path, verbose: bool) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            eprintln!("portreeved: {failure}");
+            failure.tell();
             ExitCode::from(Exit::Config as u8)
         }
     }

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::config::Report;
+
 /// Exit codes, as sysexits(3) numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -28,19 +30,22 @@ pub enum Exit {
     Config = 78,
 }
 
-/// Why the broker does not start, or stops.
+/// Why the broker does not start, or stops: a line for each thing that is wrong.
 #[derive(Debug)]
 pub struct Failure {
-    step: &'static str,
-    what: String,
-    remedy: String,
+    lines: Vec<String>,
     exit: Exit,
 }
 
 impl Failure {
     /// `what` says what failed on which value at which place, `remedy` what to do about it.
     pub fn new(exit: Exit, step: &'static str, what: impl fmt::Display, remedy: impl fmt::Display) -> Self {
-        Self { step, what: what.to_string(), remedy: remedy.to_string(), exit }
+        Self { lines: vec![one_line(&format!("{step}: {what}: {remedy}"))], exit }
+    }
+
+    /// Everything that is wrong with a configuration.
+    pub fn of_configuration(report: &Report) -> Self {
+        Self { lines: report.one_lines().map(|line| one_line(&line)).collect(), exit: Exit::Config }
     }
 
     /// A system call that should work and does not.
@@ -53,20 +58,27 @@ impl Failure {
         )
     }
 
+    /// Tells it on standard error, each line with the program's name.
+    pub fn tell(&self) {
+        self.lines.iter().for_each(|line| eprintln!("portreeved: {line}"));
+    }
+
     /// The exit code for it.
     pub fn exit(&self) -> ExitCode {
         ExitCode::from(self.exit as u8)
     }
 }
 
+/// A value from the configuration may hold a newline: what is one line stays one.
+fn one_line(text: &str) -> String {
+    let escaped =
+        text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() });
+    escaped.collect()
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A value from the configuration may hold a newline: one failure stays one line.
-        let line = format!("{}: {}: {}", self.step, self.what, self.remedy);
-        line.chars().try_for_each(|c| {
-            use fmt::Write as _;
-            if c.is_control() { write!(out, "{}", c.escape_default()) } else { out.write_char(c) }
-        })
+        out.write_str(&self.lines.join("\n"))
     }
 }
 

@@ -105,9 +105,10 @@ impl Registry {
         endpoint: Endpoint,
         settings: &SocketOptions,
         name: &str,
-    ) -> Result<(), BindError> {
+    ) -> Result<(), Fault> {
         let options = ListenOptions::default();
-        let bound = bind(&self.directories, &endpoint, &options, settings)?;
+        let bound = bind(&self.directories, &endpoint, &options, settings);
+        let bound = bound.map_err(|error| self.name_owner(error, &endpoint))?;
         self.insert(endpoint, options, bound, Owner::Worker, Some(name.into()));
         Ok(())
     }

@@ -48,14 +48,8 @@ pub fn run(path: &Path) -> Result<(), Failure> {
             "see --config",
         )
     })?;
-    let (config, warnings) = config::load(path, Trust::RootOnly).map_err(|report| {
-        Failure::new(
-            Exit::Config,
-            "config",
-            report.one_lines().collect::<Vec<_>>().join("\n"),
-            "nothing was started",
-        )
-    })?;
+    let loaded = config::load(path, Trust::RootOnly);
+    let (config, warnings) = loaded.map_err(|report| Failure::of_configuration(&report))?;
     let mut plan = Plan::new(&config, &warnings)?;
     plan::available(&config, &plan.retained)?;
     let root = plan::open_chroot(&config, &plan.identity)?;

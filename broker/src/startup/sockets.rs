@@ -54,8 +54,7 @@ pub fn bind_static(config: &Config, registry: &mut Registry) -> Result<(), Failu
     {
         let endpoint = listener.endpoint.value.clone();
         let name = listener.scope.replace([':', ' '], "_");
-        registry.bind_static(endpoint, &listener.socket, &name).map_err(|error| {
-            let fault = error.fault(&listener.endpoint.value);
+        registry.bind_static(endpoint, &listener.socket, &name).map_err(|fault| {
             let what = format!("{}: {}", config.place(listener.endpoint.span), &*fault.message);
             Failure::new(Exit::Unavailable, "listen", what, &*fault.remedy)
         })?;
