@@ -1,6 +1,7 @@
 //! The launcher, seen from the broker: forked before the broker confines itself, asked afterwards to start and
 //! signal the worker, because the broker no longer can.
 
+mod command;
 mod message;
 mod process;
 pub mod program;
@@ -18,8 +19,9 @@ use portreeve_protocol::frame::MAX_DESCRIPTORS;
 use portreeve_protocol::status::Credentials;
 use tokio::io::Interest;
 
+pub use self::command::{Command, ProgramName};
 pub use self::message::{Ending, Report};
-pub use self::process::{Command, ProgramName};
+
 use crate::confine::verify::ProcStatus;
 use crate::confine::worker::Confinement;
 use crate::failure::{Exit, Failure};

@@ -3,7 +3,6 @@
 //! It has one thread and blocks; it holds its channel, the worker's executable and nothing else. It outlives
 //! the broker as long as a worker runs, so that there is someone to reap it.
 
-use std::ffi::CString;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 
@@ -16,49 +15,11 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{AccessFlags, Pid, faccessat};
 use portreeve_protocol::channel::{ReceiveError, send_bare};
 
+use super::command::Command;
 use super::message::{Ending, Order, Report, packet, take};
 use super::spawn;
 use crate::confine::worker::Confinement;
-use crate::failure::{Exit, Failure};
-
-/// What to start.
-#[derive(Debug)]
-pub struct Command {
-    /// The executable, opened before the chroot.
-    pub program: OwnedFd,
-    /// Its path on the host, and where the configuration names it, for messages.
-    pub name: ProgramName,
-    /// worker.command: the arguments, the program's path first.
-    pub arguments: Vec<CString>,
-    /// worker.environment: NAME=VALUE each.
-    pub environment: Vec<CString>,
-}
-
-/// A program as messages name it.
-#[derive(Clone, Debug)]
-pub struct ProgramName {
-    /// Its path on the host.
-    pub path: String,
-    /// Where the configuration names it.
-    pub place: String,
-}
-
-impl ProgramName {
-    /// The failure of a program that the worker's user cannot execute.
-    pub fn not_executable(&self, errno: i32) -> Failure {
-        Failure::new(
-            Exit::OsFile,
-            "worker",
-            format_args!(
-                "{}: {:?} cannot be executed: {}",
-                self.place,
-                self.path,
-                Errno::from_raw(errno).desc()
-            ),
-            "the worker's user must be allowed to execute it, on a file system that is not mounted noexec",
-        )
-    }
-}
+use crate::failure::Failure;
 
 struct Launcher {
     channel: UnixDatagram,

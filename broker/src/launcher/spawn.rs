@@ -13,7 +13,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, Pid, fork, getpid, pipe2};
 
-use super::process::Command;
+use super::command::Command;
 
 /// The first descriptor after standard error: SD_LISTEN_FDS_START.
 const FIRST: RawFd = 3;
