@@ -52,6 +52,7 @@ impl Confinement<'_> {
         let needs = SeccompNeeds { socket_files: !sockets.is_empty(), limits: false };
         let seccomp = seccomp::install(&needs)?;
 
+        status.expect_one_thread("broker")?;
         let credentials = status.expect("broker", &self.expected(&seccomp))?;
         let lacking: Vec<String> = [landlock.lacking(), seccomp.lacking()].into_iter().flatten().collect();
         if self.require_landlock && landlock.lacking().is_some() {

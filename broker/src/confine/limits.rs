@@ -16,6 +16,9 @@ pub fn make_private() -> Result<(), Failure> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|e| Failure::os(STEP, "setrlimit RLIMIT_CORE 0", e))?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(|e| Failure::os(STEP, "prctl PR_SET_DUMPABLE 0", e))?;
+    if !matches!(rustix::process::dumpable_behavior(), Ok(rustix::process::DumpableBehavior::NotDumpable)) {
+        return Err(Failure::os(STEP, "reading PR_GET_DUMPABLE back", "this process is dumpable still"));
+    }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     Ok(())
 }

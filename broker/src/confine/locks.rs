@@ -3,8 +3,8 @@
 
 use caps::CapSet;
 use rustix::thread::{
-    CapabilitiesSecureBits, CapabilitySet as Bits, CapabilitySets, capability_is_in_bounding_set,
-    set_capabilities, set_capabilities_secure_bits, set_no_new_privs,
+    CapabilitiesSecureBits, CapabilitySet as Bits, CapabilitySets, capabilities_secure_bits,
+    capability_is_in_bounding_set, set_capabilities, set_capabilities_secure_bits, set_no_new_privs,
 };
 
 use crate::capability::{CapabilitySet, State, last_cap};
@@ -22,9 +22,13 @@ pub const SECUREBITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
     .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE)
     .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED);
 
-/// Sets and locks the securebits. Needs CAP_SETPCAP, so it comes before the sets.
+/// Sets and locks the securebits and reads them back. Needs CAP_SETPCAP, so it comes before the sets.
 pub fn securebits() -> Result<(), Failure> {
-    set_capabilities_secure_bits(SECUREBITS).map_err(|e| Failure::os(STEP, "prctl PR_SET_SECUREBITS", e))
+    set_capabilities_secure_bits(SECUREBITS).map_err(|e| Failure::os(STEP, "prctl PR_SET_SECUREBITS", e))?;
+    match capabilities_secure_bits() {
+        Ok(SECUREBITS) => Ok(()),
+        other => Err(Failure::os(STEP, "reading the securebits back", format_args!("they are {other:?}"))),
+    }
 }
 
 /// Drops from the bounding set whatever is not in `keep`, up to the kernel's last capability, known by name

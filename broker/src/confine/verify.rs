@@ -30,14 +30,32 @@ impl ProcStatus {
 
     /// What the process holds now.
     pub fn read(&self) -> Result<Credentials, Failure> {
+        parse(&self.text()?)
+            .ok_or_else(|| Failure::os(STEP, &format!("parse {}", self.path), "a field is missing"))
+    }
+
+    /// Fails unless the process has one thread, so that what this file says of one is said of all.
+    pub fn expect_one_thread(&self, process: &str) -> Result<(), Failure> {
+        let text = self.text()?;
+        let threads = field(&text, "Threads").unwrap_or("an unknown number of");
+        if threads == "1" {
+            return Ok(());
+        }
+        Err(Failure::os(
+            STEP,
+            &format!("confining the {process}"),
+            format_args!("it has {threads} threads, not 1"),
+        ))
+    }
+
+    fn text(&self) -> Result<String, Failure> {
         // About 1.5 kB; a process with very many groups has more, and then what is cut off is only theirs.
         let mut buffer = vec![0; 32 * 1024];
         let length = self
             .file
             .read_at(&mut buffer, 0)
             .map_err(|error| Failure::os(STEP, &format!("read {}", self.path), error))?;
-        let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
-        parse(&text).ok_or_else(|| Failure::os(STEP, &format!("parse {}", self.path), "a field is missing"))
+        Ok(String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned())
     }
 
     /// Fails unless the process holds exactly this, and tells the first field that differs.
@@ -54,14 +72,17 @@ impl ProcStatus {
     }
 }
 
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
 fn numbers<const N: usize>(value: &str) -> Option<[u32; N]> {
     let numbers: Option<Vec<u32>> = value.split_whitespace().map(|word| word.parse().ok()).collect();
     numbers?.try_into().ok()
 }
 
 fn parse(text: &str) -> Option<Credentials> {
-    let field =
-        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    let field = |name: &str| field(text, name);
     let set = |name: &str| u64::from_str_radix(field(name)?, 16).ok();
     let groups = field("Groups")?.split_whitespace().map_while(|word| word.parse().ok());
     Some(Credentials {

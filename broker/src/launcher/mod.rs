@@ -61,6 +61,7 @@ pub fn start(confinement: Confinement, command: Command) -> Result<Launcher, Fai
             drop(theirs);
             await_confined(&ours, &name)?;
             let status = ProcStatus::open(&child.to_string())?;
+            status.expect_one_thread("launcher")?;
             let credentials = status.expect("launcher", &confinement.expected())?;
             Ok(Launcher { pid: child, credentials, channel: ours })
         }
