@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustix::mount::{MountFlags, mount, mount_bind};
 
-use crate::{binaries, namespaces};
+use crate::{binaries, namespaces, packages};
 
 /// How long a test may take inside.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -47,6 +47,7 @@ fn test_name<T>() -> &'static str {
 }
 
 fn enter(test: &str) {
+    packages::install_missing();
     let mut command = namespaces::command(&std::env::current_exe().unwrap());
     command
         .args(["--exact", test, "--include-ignored", "--nocapture", "--test-threads=1"])

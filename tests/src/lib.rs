@@ -10,6 +10,7 @@ pub mod chroot;
 pub mod figures;
 pub mod host;
 pub mod namespaces;
+mod packages;
 pub mod peer;
 pub mod process;
 pub mod puppet;
