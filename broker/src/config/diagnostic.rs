@@ -133,17 +133,23 @@ impl Excerpt {
     fn of(sources: &Sources, span: Span) -> Self {
         let (line, part) = sources.line_of(span);
         if line.len() <= MAX_EXCERPT {
-            return Excerpt { text: line.to_owned(), start: part.start, end: part.end, whole: true };
+            return Excerpt { text: without_c1(line), start: part.start, end: part.end, whole: true };
         }
         let first = boundary(line, part.start.saturating_sub(MAX_EXCERPT / 4));
         let last = boundary(line, first + MAX_EXCERPT);
         Excerpt {
-            text: line.get(first..last).unwrap_or_default().to_owned(),
+            text: without_c1(line.get(first..last).unwrap_or_default()),
             start: part.start.min(last) - first,
             end: part.end.clamp(first, last) - first,
             whole: false,
         }
     }
+}
+
+/// The text with a dot for each control character of U+0080 to U+009F, which a terminal may obey and what draws the
+/// excerpt lets through. A dot is as long as they are, so every offset stays.
+fn without_c1(text: &str) -> String {
+    text.replace(|c| matches!(c, '\u{80}'..='\u{9f}'), "\u{b7}")
 }
 
 /// The offset, or the nearest one before it at which a character begins.

@@ -7,6 +7,7 @@ use super::diagnostic::Problems;
 use super::parser::parse;
 use super::source::Sources;
 use super::tree::{Item, Scalar, Value};
+use super::{Style, check_syntax_text};
 
 /// An item as it is meant, without places.
 #[derive(Clone, Debug, PartialEq)]
@@ -239,4 +240,13 @@ fn an_offset_in_a_value_is_a_place_in_the_file() {
     assert_eq!(config.place(part), "t:2:24");
     let end = config.within(value, 9..9);
     assert_eq!(config.place(end), "t:2:29");
+}
+
+#[test]
+fn an_excerpt_drives_no_terminal() {
+    let text = (0..=0x9f).filter_map(char::from_u32).filter(|c| *c != '\n').collect::<String>();
+    let report = check_syntax_text("c.conf", &format!("a = (\u{e9}{text}")).unwrap_err();
+    for line in report.render(Style::Plain).lines() {
+        assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
+    }
 }
