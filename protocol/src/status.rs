@@ -16,6 +16,8 @@ pub struct Status {
     pub processes: List<Process, 8>,
     /// Things that the operator should know: a lock that this kernel lacks, a worker that keeps dying.
     pub warnings: List<Text<256>, 16>,
+    /// What one peer may use at most, by the name of the option that says so.
+    pub quotas: List<Quota, 16>,
     /// How many listeners are held in all.
     pub listeners_held: u64,
     /// The open sessions, at most as many as fit.
@@ -24,6 +26,15 @@ pub struct Status {
     pub listeners: List<Listener, 128>,
     /// Where the next page begins, as `after`; 0 when this is the last.
     pub next: u64,
+}
+
+/// One quota.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// The option's name, such as `max_sessions`.
+    pub name: Text<32>,
+    /// What it is set to.
+    pub most: u64,
 }
 
 /// One process.
@@ -81,6 +92,8 @@ pub struct Session {
     pub pid: u32,
     /// How many listeners it owns.
     pub listeners: u32,
+    /// How many requests of this peer were refused since it came.
+    pub refused: u64,
 }
 
 /// One listener.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use portreeve_protocol::message::*;
-use portreeve_protocol::status::{Credentials, Listener, Process, Session, Status};
+use portreeve_protocol::status::{Credentials, Listener, Process, Quota, Session, Status};
 use portreeve_protocol::{Endpoint, Fault, FaultCode, Header, Kind, List, Text, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -107,6 +107,7 @@ fn state() -> Status {
             locks: list([text("landlock 7")]),
         }]),
         warnings: list([text("this kernel has no Landlock")]),
+        quotas: list([Quota { name: text("max_sessions"), most: 64 }]),
         listeners_held: 200,
         sessions: list([Session {
             id: 3,
@@ -114,6 +115,7 @@ fn state() -> Status {
             client: text("portreeve"),
             pid: 99,
             listeners: 1,
+            refused: 5,
         }]),
         listeners: list([Listener {
             id: ListenerId(7),

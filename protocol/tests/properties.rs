@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use portreeve_protocol::bounded::TooLong;
 use portreeve_protocol::message::*;
-use portreeve_protocol::status::{Credentials, Listener, Process, Session, Status};
+use portreeve_protocol::status::{Credentials, Listener, Process, Quota, Session, Status};
 use portreeve_protocol::{Endpoint, Fault, FaultCode, Header, InetEndpoint, Kind, List, Text, codec};
 use proptest::prelude::*;
 use serde::Serialize;
@@ -98,14 +98,15 @@ prop_compose! {
         (uptime_ms, listeners_held, next) in any::<(u64, u64, u64)>(),
         processes in list(process()),
         warnings in list(text()),
-        sessions in list((any::<(u64, u32, u32)>(), text(), text()).prop_map(
-            |((id, pid, listeners), peer, client)| Session { id, peer, client, pid, listeners },
+        quotas in list((text(), any::<u64>()).prop_map(|(name, most)| Quota { name, most })),
+        sessions in list((any::<(u64, u32, u32, u64)>(), text(), text()).prop_map(
+            |((id, pid, listeners, refused), peer, client)| Session { id, peer, client, pid, listeners, refused },
         )),
         listeners in list((id(), text(), text(), any::<bool>()).prop_map(
             |(id, endpoint, owner, retained)| Listener { id, endpoint, owner, retained },
         )),
     ) -> Status {
-        Status { release, uptime_ms, processes, warnings, listeners_held, sessions, listeners, next }
+        Status { release, uptime_ms, processes, warnings, quotas, listeners_held, sessions, listeners, next }
     }
 }
 

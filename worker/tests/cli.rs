@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use portreeve_protocol::message::{Listen, Listening, StatusRequest, Stop, Stopped};
-use portreeve_protocol::status::{Credentials, Listener, Process, Session, Status};
+use portreeve_protocol::status::{Credentials, Listener, Process, Quota, Session, Status};
 use portreeve_protocol::{List, Text};
 use portreeve_worker::ListenerId;
 use support::broker_at;
@@ -153,6 +153,7 @@ fn state(after: u64) -> Status {
         uptime_ms: 3_723_000,
         processes: List::first_of([process("broker", 0x2400), process("worker", 0)]),
         warnings: List::first_of([Text::clipped("this kernel lacks Landlock")]),
+        quotas: List::first_of([Quota { name: Text::clipped("max_sessions"), most: 64 }]),
         listeners_held: 3,
         sessions: List::first_of([Session {
             id: 1,
@@ -160,6 +161,7 @@ fn state(after: u64) -> Status {
             client: Text::clipped("evil\n\u{1b}[2J\u{9b}2J"),
             pid: 0,
             listeners: 3,
+            refused: 12,
         }]),
         listeners: List::first_of((after + 1..=3).take(2).map(listener)),
         next: if after == 0 { 2 } else { 0 },

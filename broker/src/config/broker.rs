@@ -8,6 +8,7 @@ use portreeve_protocol::endpoint::MAX_PATH;
 
 use super::peer::Peer;
 use super::permit::Permit;
+use super::quotas::Quotas;
 use super::reader::Reader;
 use super::security::absolute;
 use super::source::{Span, Spanned};
@@ -29,6 +30,8 @@ pub struct Broker {
     pub require_landlock: bool,
     /// What becomes of listeners and addresses that a reload no longer permits.
     pub on_narrow: OnNarrow,
+    /// What one peer may use up.
+    pub quotas: Quotas,
     /// What may be asked for beyond the listener scopes.
     pub permits: Vec<Permit>,
     /// Who may ask over the control socket.
@@ -57,6 +60,7 @@ impl Default for Broker {
             lease: Duration::from_secs(10),
             require_landlock: false,
             on_narrow: OnNarrow::default(),
+            quotas: Quotas::default(),
             permits: Vec::new(),
             peers: Vec::new(),
             span: None,
@@ -88,6 +92,7 @@ impl Broker {
             lease: reader.seconds("lease", 3..=86_400).unwrap_or(default.lease),
             require_landlock: reader.boolean("require_landlock").unwrap_or(default.require_landlock),
             on_narrow: reader.parsed("on_narrow", on_narrow).map_or(default.on_narrow, |found| found.value),
+            quotas: Quotas::read(&mut reader),
             permits,
             peers,
             span: Some(reader.section.name),

@@ -18,6 +18,9 @@ pub struct Worker {
     pub limits: Vec<Spanned<Limit>>,
     /// It is started again when it ends.
     pub restart: bool,
+    /// A worker that lived so long is started again at once when it ends; after a shorter life it waits, each time
+    /// longer.
+    pub stable_after: Duration,
     /// How long it may take to end after it was asked to, before it is killed.
     pub stop_timeout: Duration,
     /// Where the scope stands.
@@ -33,6 +36,7 @@ impl Worker {
             environment: environment(&mut reader),
             limits: limits(&mut reader),
             restart: reader.boolean("restart").unwrap_or(true),
+            stable_after: reader.seconds("stable_after", 0..=86_400).unwrap_or(Duration::from_secs(60)),
             stop_timeout: reader.seconds("stop_timeout", 0..=3_600).unwrap_or(Duration::from_secs(30)),
             span: reader.section.name,
         };

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{ForkResult, Pid, fork};
 use portreeve_protocol::channel::{self, ReceiveError};
@@ -86,7 +87,13 @@ fn close_others<'a>(keep: impl Iterator<Item = BorrowedFd<'a>>) {
 fn await_confined(channel: &UnixDatagram, program: &ProgramName) -> Result<(), Failure> {
     let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
     let mut watched = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
-    match poll(&mut watched, timeout) {
+    let answered = loop {
+        match poll(&mut watched, timeout) {
+            Err(Errno::EINTR) => {}
+            other => break other,
+        }
+    };
+    match answered {
         Ok(0) => {
             return Err(Failure::os(STEP, "confining itself", format_args!("no answer in {PATIENCE:?}")));
         }

@@ -19,7 +19,7 @@ use super::unix_file::UnixFile;
 use crate::config::SocketOptions;
 
 /// Whose a listener is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Owner {
     /// The worker's, whichever process that is: its successor adopts it.
     Worker,
@@ -47,6 +47,8 @@ pub struct Entry {
 pub struct Registry {
     entries: BTreeMap<ListenerId, Entry>,
     by_endpoint: HashMap<Endpoint, ListenerId>,
+    /// How many each owner has; none of those who have none.
+    counts: HashMap<Owner, usize>,
     last: u64,
     capacity: usize,
     filter: Filter,
@@ -72,6 +74,7 @@ impl Registry {
             control: None,
             entries: BTreeMap::new(),
             by_endpoint: HashMap::new(),
+            counts: HashMap::new(),
             last: 0,
             capacity,
             filter,
@@ -175,6 +178,7 @@ impl Registry {
         self.last += 1;
         let id = ListenerId(self.last);
         self.by_endpoint.insert(endpoint.clone(), id);
+        *self.counts.entry(owner).or_default() += 1;
         let options = Box::new(options);
         self.entries.insert(id, Entry { endpoint, owner, name, retained_until: None, options, bound });
         id
@@ -204,6 +208,12 @@ impl Registry {
     fn remove(&mut self, id: ListenerId) {
         if let Some(entry) = self.entries.remove(&id) {
             self.by_endpoint.remove(&entry.endpoint);
+            if let Some(count) = self.counts.get_mut(&entry.owner) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.counts.remove(&entry.owner);
+                }
+            }
             if let Some(file) = &entry.bound.file {
                 file.remove(&self.directories);
             }
@@ -216,12 +226,13 @@ impl Registry {
         self.stop_where(theirs)
     }
 
-    /// Keeps what the worker asked for until `deadline`, for its successor; static listeners stay anyhow.
+    /// Keeps what the worker asked for until `deadline`, for its successor; static listeners stay anyhow. What waits for
+    /// a successor already waits no longer for that.
     pub fn retain_until(&mut self, deadline: Instant) {
         for entry in
             self.entries.values_mut().filter(|entry| entry.owner == Owner::Worker && entry.name.is_none())
         {
-            entry.retained_until = Some(deadline);
+            entry.retained_until.get_or_insert(deadline);
         }
     }
 
@@ -241,6 +252,16 @@ impl Registry {
         self.entries.values().filter_map(|entry| Some((entry.name.as_deref()?, entry.bound.socket.as_fd())))
     }
 
+    /// Whether there is one at this endpoint, whosever it is.
+    pub fn holds(&self, endpoint: &Endpoint) -> bool {
+        self.by_endpoint.contains_key(endpoint)
+    }
+
+    /// How many there can be.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.entries.len()
@@ -248,7 +269,7 @@ impl Registry {
 
     /// How many the owner has.
     pub fn count_of(&self, owner: Owner) -> usize {
-        self.entries.values().filter(|entry| entry.owner == owner).count()
+        self.counts.get(&owner).copied().unwrap_or_default()
     }
 
     /// The listeners after a number, in their order.

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::rc::Rc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, listen, socket};
 use nix::unistd::Gid;
+use portreeve_protocol::{Fault, Kind, channel, codec};
 
 use super::{peer, session, state::Broker};
 use crate::failure::{Exit, Failure};
@@ -54,6 +55,8 @@ pub fn bind(
 /// Opens a session for each peer that connects.
 pub async fn accept(broker: Rc<Broker>, listener: tokio::net::UnixListener) {
     loop {
+        // Peers that come in crowds leave room for those that are in.
+        tokio::task::yield_now().await;
         if broker.session_count() >= MAX_SESSIONS {
             tokio::time::sleep(PAUSE).await;
             continue;
@@ -71,5 +74,27 @@ pub async fn accept(broker: Rc<Broker>, listener: tokio::net::UnixListener) {
 
 fn open(broker: &Rc<Broker>, channel: OwnedFd) -> io::Result<()> {
     let (requester, pid) = peer::identify(&channel)?;
-    session::open(broker, channel, requester, pid)
+    match broker.accounts.seat(&requester) {
+        Ok(seat) => session::open(broker, channel, requester, pid, seat).map(drop),
+        Err((account, fault)) => {
+            if account.may_log() {
+                tracing::warn!(target: "audit", peer = %requester, pid, why = ?&*fault.message, "no session");
+            }
+            turn_away(channel, &fault);
+            Ok(())
+        }
+    }
+}
+
+/// Says why there is no session to a peer that is there to read it.
+fn turn_away(channel: OwnedFd, fault: &Fault) {
+    let mut buffer = codec::frame_buffer();
+    let channel = UnixDatagram::from(channel);
+    if channel.set_nonblocking(true).is_ok() {
+        // What is left unread at the end would have the kernel throw away what is said.
+        let _hello = channel::receive_bare(&channel, &mut buffer);
+        if let Ok(frame) = codec::encode(&mut buffer, Kind::FAULT, 0, 0, fault) {
+            let _nobody_waits_for_it_to_read = channel::send_bare(&channel, frame);
+        }
+    }
 }

@@ -4,6 +4,7 @@ pub mod control_socket;
 mod notify;
 mod operation;
 mod peer;
+mod quota;
 mod session;
 mod shutdown;
 mod state;
@@ -49,13 +50,13 @@ impl Service {
             None => {
                 self.notifier.ready();
                 stop.wait().await;
+                self.notifier.stopping();
                 Ok(())
             }
             Some((launcher, supervision)) => {
                 worker::supervise(&broker, launcher, supervision, &self.notifier, &mut stop).await
             }
         };
-        self.notifier.stopping();
         broker.stop_everything();
         ended
     }

@@ -1,6 +1,7 @@
 //! One session: from a channel to its hang-up. It takes one request at a time, answers it, and ends without
 //! touching any other session whatever its peer sends.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram as StdChannel;
@@ -12,14 +13,16 @@ use portreeve_protocol::frame::FrameError;
 use portreeve_protocol::message::ListenerId;
 use portreeve_protocol::{Fault, FaultCode, Header, Kind, codec};
 use tokio::io::Interest;
+use tokio::task::JoinHandle;
 
 use super::operation::{self, Received};
+use super::quota::{Account, Seat};
 use super::state::{Broker, Buffers};
 use crate::listener::Owner;
 use crate::policy::Requester;
 
-/// How long a peer may leave a reply unread before its session ends.
-const UNREAD: Duration = Duration::from_secs(30);
+/// How many requests of one session are taken in a row while others wait.
+const IN_A_ROW: u32 = 8;
 /// How long to wait while too many descriptors are in flight: no event tells when that is over.
 const IN_FLIGHT: Duration = Duration::from_millis(5);
 
@@ -31,7 +34,12 @@ pub struct Session {
     pub requester: Requester,
     /// Whose its listeners are.
     pub owner: Owner,
-    greeted: std::cell::Cell<bool>,
+    /// What its peer has used up.
+    pub account: Rc<Account>,
+    greeted: Cell<bool>,
+    /// How long the peer waits, because of what it was refused.
+    penalty: Cell<Duration>,
+    in_a_row: Cell<u32>,
     channel: StdChannel,
 }
 
@@ -53,39 +61,78 @@ pub enum Turn {
 }
 
 /// Opens a session as a task of its own, for the peer at the other end of the channel.
-pub fn open(broker: &Rc<Broker>, channel: OwnedFd, requester: Requester, pid: u32) -> io::Result<()> {
+pub fn open(
+    broker: &Rc<Broker>,
+    channel: OwnedFd,
+    requester: Requester,
+    pid: u32,
+    seat: Seat,
+) -> io::Result<JoinHandle<()>> {
     let channel = StdChannel::from(channel);
     channel.set_nonblocking(true)?;
     let watched = tokio::net::UnixDatagram::from_std(channel.try_clone()?)?;
-    let (number, owner) = broker.enter(&requester, pid);
-    let session = Session { number, requester, owner, greeted: false.into(), channel };
+    let account = seat.account.clone();
+    let (number, owner) = broker.enter(&requester, pid, &account);
+    let session = Session {
+        number,
+        requester,
+        owner,
+        account,
+        greeted: false.into(),
+        penalty: seat.wait.into(),
+        in_a_row: 0.into(),
+        channel,
+    };
     let broker = broker.clone();
-    tokio::task::spawn_local(async move {
+    Ok(tokio::task::spawn_local(async move {
         let why = session.serve(&broker, &watched).await;
         session.close(&broker, &why);
-    });
-    Ok(())
+        drop(seat);
+    }))
 }
 
 impl Session {
     async fn serve(&self, broker: &Broker, watched: &tokio::net::UnixDatagram) -> String {
+        let unread = broker.accounts.quotas().unread_timeout;
+        let greeting = Instant::now() + unread;
         loop {
-            let turn = match watched.async_io(Interest::READABLE, || self.turn(broker)).await {
+            self.pause().await;
+            let turn = watched.async_io(Interest::READABLE, || self.turn(broker));
+            let turn = match self.is_greeted() || self.owner == Owner::Worker {
+                true => turn.await,
+                false => match tokio::time::timeout_at(greeting.into(), turn).await {
+                    Ok(turn) => turn,
+                    Err(_) => return format!("there was no hello in {} s", unread.as_secs()),
+                },
+            };
+            let turn = match turn {
                 Ok(turn) => turn,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => Turn::Over(format!("receiving failed: {error}")),
             };
             match turn {
                 Turn::Answered => {}
                 Turn::Waiting { frame, descriptors } => {
                     let sending = self.send_waiting(watched, &frame, &descriptors);
-                    match tokio::time::timeout(UNREAD, sending).await {
+                    match tokio::time::timeout(unread, sending).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => return format!("sending failed: {error}"),
-                        Err(_) => return format!("a reply was left unread for {} s", UNREAD.as_secs()),
+                        Err(_) => return format!("a reply was left unread for {} s", unread.as_secs()),
                     }
                 }
                 Turn::Over(why) => return why,
             }
+        }
+    }
+
+    /// Leaves the thread to others, as long as what was refused asks for, or for a moment after so many requests.
+    async fn pause(&self) {
+        let penalty = self.penalty.take();
+        if !penalty.is_zero() {
+            tokio::time::sleep(penalty).await;
+        } else if self.in_a_row.replace(self.in_a_row.get() + 1) >= IN_A_ROW {
+            self.in_a_row.set(0);
+            tokio::task::yield_now().await;
         }
     }
 
@@ -94,7 +141,10 @@ impl Session {
         let Buffers { inbox, outbox } = &mut *broker.buffers.borrow_mut();
         let length = match receive_bare(&self.channel, inbox) {
             Ok(length) => length,
-            Err(ReceiveError::Os(error)) => return Err(error),
+            Err(ReceiveError::Os(error)) => {
+                self.in_a_row.set(0);
+                return Err(error);
+            }
             Err(ReceiveError::Closed) => return Ok(Turn::Over("the peer hung up".to_owned())),
             Err(why) => {
                 let bytes = match why {
@@ -161,6 +211,7 @@ impl Session {
 
     /// Answers with a fault; the session goes on.
     pub fn refuse(&self, outbox: &mut [u8], request: u32, fault: &Fault) -> Turn {
+        self.note_refusals(1);
         match codec::encode(outbox, Kind::FAULT, request, 0, fault) {
             Ok(frame) => self.send_now(frame, &[]),
             Err(error) => Turn::Over(format!("a fault could not be encoded: {error}")),
@@ -189,6 +240,13 @@ impl Session {
         }
     }
 
+    /// Counts refusals against the peer, which may have to wait for them before its next request is taken.
+    pub fn note_refusals(&self, count: usize) {
+        if count > 0 {
+            self.penalty.set(self.penalty.get().max(self.account.refuse(count)));
+        }
+    }
+
     /// Whether the first request was `Hello`, and it was granted.
     pub fn is_greeted(&self) -> bool {
         self.greeted.get()
@@ -202,16 +260,14 @@ impl Session {
     fn close(&self, broker: &Broker, why: &str) {
         let client =
             broker.sessions.borrow_mut().remove(&self.number).map(|info| info.client).unwrap_or_default();
-        tracing::info!(session = self.number, peer = %self.requester, ?client, why, "session over");
-        let mut registry = broker.registry.borrow_mut();
-        let faults = match self.owner {
-            Owner::Worker => {
-                registry.retain_until(Instant::now() + broker.retain);
-                Vec::new()
-            }
-            owner => registry.stop_all(owner),
-        };
-        for fault in faults {
+        if self.account.may_log() {
+            tracing::info!(session = self.number, peer = %self.requester, ?client, why, "session over");
+        }
+        // The worker's listeners are its process's: they stay until that is gone, and then a while for the next one.
+        if self.owner == Owner::Worker {
+            return;
+        }
+        for fault in broker.registry.borrow_mut().stop_all(self.owner) {
             tracing::error!(session = self.number, %fault, "a listener could not be stopped");
         }
     }

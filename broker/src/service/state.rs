@@ -2,11 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use portreeve_protocol::status::{Credentials, Process};
-use portreeve_protocol::{List, Text, codec};
+use portreeve_protocol::{Fault, List, Text, codec};
 
+use super::quota::{Account, Accounts};
+use crate::config::Quotas;
 use crate::confine::broker::Verified;
 use crate::listener::{Owner, Registry};
 use crate::policy::{Policy, Requester};
@@ -24,6 +27,8 @@ pub struct Parts {
     pub processes: Processes,
     /// How long listeners outlive their worker.
     pub retain: Duration,
+    /// What one peer may use up.
+    pub quotas: Quotas,
     /// What the operator should know.
     pub warnings: Vec<String>,
 }
@@ -38,7 +43,6 @@ pub struct Processes {
 }
 
 /// What `status` tells of a session.
-#[derive(Debug)]
 pub struct SessionInfo {
     /// Who the broker takes the peer for.
     pub peer: Text<64>,
@@ -48,6 +52,8 @@ pub struct SessionInfo {
     pub pid: u32,
     /// Whose its listeners are.
     pub owner: Owner,
+    /// What its peer has used up.
+    pub account: Rc<Account>,
 }
 
 /// One buffer for what comes in and one for what goes out: a session uses them only while it has the thread.
@@ -64,6 +70,7 @@ pub struct Broker {
     pub(super) sessions: RefCell<BTreeMap<u64, SessionInfo>>,
     pub(super) processes: Processes,
     pub(super) retain: Duration,
+    pub(super) accounts: Accounts,
     warnings: Vec<String>,
     started: Instant,
     last_session: Cell<u64>,
@@ -80,6 +87,7 @@ impl Broker {
             sessions: RefCell::default(),
             processes: parts.processes,
             retain: parts.retain,
+            accounts: Accounts::new(parts.quotas),
             warnings: parts.warnings,
             started: Instant::now(),
             last_session: Cell::new(0),
@@ -88,7 +96,7 @@ impl Broker {
     }
 
     /// Enters a session of this peer and gives its number and whose its listeners are.
-    pub(super) fn enter(&self, requester: &Requester, pid: u32) -> (u64, Owner) {
+    pub(super) fn enter(&self, requester: &Requester, pid: u32, account: &Rc<Account>) -> (u64, Owner) {
         let number = self.last_session.get() + 1;
         self.last_session.set(number);
         let owner = match requester {
@@ -96,9 +104,20 @@ impl Broker {
             Requester::Local { .. } => Owner::Session(number),
         };
         let peer = Text::clipped(&requester.to_string());
-        let info = SessionInfo { peer, client: Text::default(), pid, owner };
+        let info = SessionInfo { peer, client: Text::default(), pid, owner, account: account.clone() };
         self.sessions.borrow_mut().insert(number, info);
         (number, owner)
+    }
+
+    /// Why the peer may not have another listener, if it may not.
+    pub(super) fn listeners_used_up(&self, account: &Rc<Account>) -> Option<Fault> {
+        let registry = self.registry.borrow();
+        // Where all peers together hold no more than one may, none does.
+        account.listeners_used_up(registry.count(), registry.capacity())?;
+        let sessions = self.sessions.borrow();
+        let owners =
+            sessions.values().filter(|info| Rc::ptr_eq(&info.account, account)).map(|info| info.owner);
+        account.listeners_used_up(owners.map(|owner| registry.count_of(owner)).sum(), registry.capacity())
     }
 
     /// How many sessions are open.

@@ -1,11 +1,14 @@
 //! The worker's life: started through the launcher, started again when it ends, stopped when the broker does.
 
+use std::net::Shutdown;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use portreeve_protocol::channel::{self, ReceiveError};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::GRACE;
@@ -22,8 +25,6 @@ const STEP: &str = "worker";
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A worker that lived so long starts the pauses afresh.
-const LONG_LIFE: Duration = Duration::from_secs(60);
 /// How many short lives in a row end the broker: about five minutes of pauses.
 const SHORT_LIVES: u32 = 18;
 
@@ -34,6 +35,8 @@ pub struct Supervision {
     pub program: ProgramName,
     /// worker.restart
     pub restart: bool,
+    /// worker.stable_after
+    pub stable_after: Duration,
     /// worker.stop_timeout
     pub stop_timeout: Duration,
 }
@@ -44,6 +47,13 @@ enum End {
     Worker(Ending),
     /// The broker is to stop.
     Stop,
+}
+
+/// A worker that runs.
+struct Life {
+    pid: i32,
+    session: JoinHandle<()>,
+    channel: UnixDatagram,
 }
 
 /// Keeps a worker running until the broker is to stop or cannot.
@@ -58,7 +68,7 @@ pub async fn supervise(
     let mut restarts = 0;
     loop {
         let born = Instant::now();
-        let pid = start(broker, launcher, supervision, restarts).await?;
+        let Life { pid, session, channel } = start(broker, launcher, supervision, restarts).await?;
         if restarts == 0 {
             notifier.ready();
         }
@@ -67,11 +77,18 @@ pub async fn supervise(
             () = stop.wait() => End::Stop,
         };
         let ending = match end {
-            End::Stop => return stop_worker(launcher, supervision, pid).await,
+            End::Stop => {
+                notifier.stopping();
+                return stop_worker(launcher, supervision, pid).await;
+            }
             End::Worker(ending) => ending,
         };
         broker.set_worker(None);
         tracing::warn!(pid, %ending, "the worker is gone");
+        // Its session ends with it, though a child of its may have kept the channel: from here on its successor asks.
+        let _hung_up_already = channel.shutdown(Shutdown::Both);
+        let _it_ends_by_itself = session.await;
+        retain(broker);
         if !supervision.restart {
             return match ending {
                 Ending::Exit(0) => Ok(()),
@@ -80,20 +97,20 @@ pub async fn supervise(
                 }
             };
         }
-        short_lives = if born.elapsed() >= LONG_LIFE { 0 } else { short_lives + 1 };
+        short_lives = if born.elapsed() >= supervision.stable_after { 0 } else { short_lives + 1 };
         if short_lives > SHORT_LIVES {
             return Err(gone(
                 supervision,
                 ending,
-                "it keeps ending soon after its start; see its own messages",
+                "it keeps ending soon after its start; see its own messages, and have it stay in the foreground",
             ));
         }
-        expire_retained(broker);
         restarts += 1;
         let pause = LONGEST_PAUSE.min(FIRST_PAUSE * 2_u32.saturating_pow(short_lives.saturating_sub(1)));
         tokio::select! {
             () = sleep(pause) => {}
             () = stop.wait() => return Ok(()),
+            lost = orphaned(launcher) => return Err(lost),
         }
     }
 }
@@ -103,7 +120,7 @@ async fn start(
     launcher: &Handle,
     supervision: &Supervision,
     restarts: u32,
-) -> Result<i32, Failure> {
+) -> Result<Life, Failure> {
     let (ours, theirs) = channel::pair().map_err(|error| Failure::os(STEP, "socketpair", error))?;
     // The program expects a blocking channel unless it asks otherwise.
     theirs.set_nonblocking(false).map_err(|error| Failure::os(STEP, "fcntl", error))?;
@@ -121,10 +138,16 @@ async fn start(
     };
     let number = u32::try_from(pid).unwrap_or(0);
     broker.set_worker(Some((number, restarts)));
-    session::open(broker, ours.into(), Requester::Worker, number)
-        .map_err(|error| Failure::os(STEP, "opening its session", error))?;
+    let seat = broker.accounts.seat(&Requester::Worker);
+    let seat = seat.map_err(|(_, fault)| Failure::os(STEP, "opening its session", fault))?;
+    let open = || -> std::io::Result<Life> {
+        let channel = ours.try_clone()?;
+        let session = session::open(broker, ours.into(), Requester::Worker, number, seat)?;
+        Ok(Life { pid, session, channel })
+    };
+    let life = open().map_err(|error| Failure::os(STEP, "opening its session", error))?;
     tracing::info!(pid, restarts, program = ?supervision.program.path, "the worker runs");
-    Ok(pid)
+    Ok(life)
 }
 
 /// Copies of the static listeners: no borrow of the registry is held while they are sent.
@@ -154,6 +177,16 @@ async fn ending(launcher: &Handle, worker: i32) -> Result<Ending, Failure> {
     }
 }
 
+/// Waits for the end of the launcher while there is no worker.
+async fn orphaned(launcher: &Handle) -> Failure {
+    loop {
+        match report(launcher).await {
+            Ok(report) => tracing::warn!(?report, "the launcher reported what nobody asked for"),
+            Err(lost) => return lost,
+        }
+    }
+}
+
 /// SIGTERM, patience, SIGKILL.
 async fn stop_worker(launcher: &Handle, supervision: &Supervision, pid: i32) -> Result<(), Failure> {
     tracing::info!(pid, "stopping the worker");
@@ -168,8 +201,10 @@ async fn stop_worker(launcher: &Handle, supervision: &Supervision, pid: i32) -> 
     ended.map_err(|_| lost("it did not report the worker's end"))?.map(|_| ())
 }
 
-/// Stops, once the time to retain them is over, the listeners that no successor has asked for.
-fn expire_retained(broker: &Rc<Broker>) {
+/// Keeps the worker's listeners for its successor, and stops those that it has not asked for once the time to retain
+/// them is over.
+fn retain(broker: &Rc<Broker>) {
+    broker.registry.borrow_mut().retain_until(Instant::now() + broker.retain);
     let broker = broker.clone();
     tokio::task::spawn_local(async move {
         sleep(broker.retain).await;

@@ -101,6 +101,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         registry,
         processes,
         retain: config.broker.retain,
+        quotas: config.broker.quotas,
         warnings: plan.warnings,
     };
     serve(parts, control, worker, notifier)

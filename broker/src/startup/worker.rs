@@ -35,6 +35,11 @@ pub fn worker(
         arguments: arguments.collect::<Result<_, _>>()?,
         environment: environment.collect::<Result<_, _>>()?,
     };
-    let supervision = Supervision { program, restart: worker.restart, stop_timeout: worker.stop_timeout };
+    let supervision = Supervision {
+        program,
+        restart: worker.restart,
+        stable_after: worker.stable_after,
+        stop_timeout: worker.stop_timeout,
+    };
     Ok((command, supervision))
 }

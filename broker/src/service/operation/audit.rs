@@ -29,6 +29,7 @@ pub fn audit<O: Operation + Arguments>(
     fault: Option<&Fault>,
     started: Instant,
 ) {
+    let may_log = fault.is_none() || session.account.may_log();
     let (peer, micros) = (&session.requester, started.elapsed().as_micros());
     let (session, operation, arguments) = (session.number, O::NAME, Shown(request));
     match fault {
@@ -38,6 +39,7 @@ pub fn audit<O: Operation + Arguments>(
         None => {
             tracing::info!(target: "audit", session, %peer, operation, %arguments, micros, "done");
         }
+        Some(_) if !may_log => {}
         Some(fault) => {
             let (code, why, errno) = (fault.code.word(), &*fault.message, fault.errno);
             tracing::warn!(target: "audit", session, %peer, operation, %arguments, code, ?why, errno, micros, "refused");

@@ -41,17 +41,22 @@ pub fn listen_many(
     request: &ListenMany,
 ) -> Result<Done<ListeningMany>, Fault> {
     let mut results: Vec<_> = request.listeners.iter().map(|listen| one(broker, session, listen)).collect();
+    session.note_refusals(faults(&results));
     if request.all_or_nothing && results.iter().any(Result::is_err) {
         withdraw(broker, &mut results);
     }
     let sockets = results.iter().filter_map(|result| Some(result.as_ref().ok()?.0)).collect();
-    let brief = results.iter().filter(|result| result.is_err()).count() > WHOLE_FAULTS;
+    let brief = faults(&results) > WHOLE_FAULTS;
     let outcomes = results.into_iter().map(|result| match result {
         Ok((id, _)) => Outcome::Done(Listening { id }),
         Err(fault) if brief => Outcome::Fault(shortened(&fault)),
         Err(fault) => Outcome::Fault(fault),
     });
     Ok(Done { reply: ListeningMany { results: List::first_of(outcomes) }, sockets })
+}
+
+fn faults<T>(results: &[Result<T, Fault>]) -> usize {
+    results.iter().filter(|result| result.is_err()).count()
 }
 
 /// How many faults of the longest fit in a frame beside the other results.
@@ -74,6 +79,12 @@ fn one(broker: &Broker, session: &Session, request: &Listen) -> Result<(Listener
     }
     let unconfigured = SocketOptions::default();
     let settings = permit.socket().unwrap_or(&unconfigured);
+    // What is there already costs nothing more.
+    if let Some(fault) = broker.listeners_used_up(&session.account)
+        && !broker.registry.borrow().holds(&request.endpoint)
+    {
+        return Err(fault);
+    }
     broker.registry.borrow_mut().listen(session.owner, request, settings)
 }
 

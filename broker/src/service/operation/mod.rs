@@ -74,7 +74,6 @@ fn run<O: Operation + Arguments>(
     let request: O = match codec::decode(body) {
         Ok(request) => request,
         Err(error) => {
-            tracing::warn!(target: "audit", session = session.number, operation = O::NAME, %error, "malformed");
             return session.last_fault(
                 outbox,
                 header.request,
@@ -85,7 +84,11 @@ fn run<O: Operation + Arguments>(
     let outcome = permitted::<O>(broker, session).and_then(|()| act(broker, session, &request));
     let turn = match &outcome {
         // A request without a number wants no answer.
-        _ if header.request == 0 && session.is_greeted() => Turn::Answered,
+        Err(_) if header.request == 0 && session.is_greeted() => {
+            session.note_refusals(1);
+            Turn::Answered
+        }
+        Ok(_) if header.request == 0 && session.is_greeted() => Turn::Answered,
         Ok(done) => {
             let count = u8::try_from(done.sockets.len()).unwrap_or(u8::MAX);
             match codec::encode(outbox, O::KIND.reply(), header.request, count, &done.reply) {

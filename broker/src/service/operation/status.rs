@@ -3,7 +3,7 @@
 use std::fmt;
 
 use portreeve_protocol::message::{ListenerId, StatusRequest};
-use portreeve_protocol::status::{Listener, Session as SessionRow, Status};
+use portreeve_protocol::status::{Listener, Quota, Session as SessionRow, Status};
 use portreeve_protocol::{Fault, List, Text};
 
 use super::Done;
@@ -42,15 +42,32 @@ pub fn status(broker: &Broker, _: &Session, request: &StatusRequest) -> Result<D
         client: info.client.clone(),
         pid: info.pid,
         listeners: u32::try_from(registry.count_of(info.owner)).unwrap_or(u32::MAX),
+        refused: info.account.refusals(),
     });
     Ok(Done::new(Status {
         release: Text::clipped(RELEASE),
         uptime_ms: u64::try_from(broker.uptime().as_millis()).unwrap_or(u64::MAX),
         processes: List::first_of(broker.process_rows()),
         warnings: List::first_of(broker.warnings()),
+        quotas: List::first_of(quotas(broker)),
         listeners_held: registry.count() as u64,
         sessions: List::first_of(sessions),
         listeners: List::first_of(page),
         next,
     }))
+}
+
+/// By the names of their options.
+fn quotas(broker: &Broker) -> impl Iterator<Item = Quota> {
+    let quotas = broker.accounts.quotas();
+    [
+        ("max_sessions", quotas.sessions),
+        ("max_new_sessions", quotas.new_sessions),
+        ("max_listeners", quotas.listeners),
+        ("max_refusals", quotas.refusals),
+        ("max_log_lines", quotas.lines),
+        ("unread_timeout", u32::try_from(quotas.unread_timeout.as_secs()).unwrap_or(u32::MAX)),
+    ]
+    .into_iter()
+    .map(|(name, most)| Quota { name: Text::clipped(name), most: most.into() })
 }

@@ -51,11 +51,14 @@ fn value(status: &Status, listeners: &[Listener]) -> Value {
             })
         })
         .collect();
+    let quotas: serde_json::Map<_, _> =
+        status.quotas.iter().map(|quota| (quota.name.to_string(), quota.most.into())).collect();
     json!({
         "release": status.release.as_str(),
         "uptime_ms": status.uptime_ms,
         "warnings": *status.warnings,
         "processes": processes,
+        "quotas": quotas,
         "sessions": *status.sessions,
         "listeners_held": status.listeners_held,
         "listeners": listeners,
@@ -73,6 +76,11 @@ fn text(status: &Status, listeners: &[Listener]) -> String {
     parts.extend(status.warnings.iter().map(|warning| format!("warning: {warning}")));
     parts.extend(status.processes.iter().map(process));
     parts.push(sessions(&status.sessions));
+    let quotas: Vec<_> =
+        status.quotas.iter().map(|quota| [quota.name.to_string(), quota.most.to_string()]).collect();
+    let mut most = table(["EACH PEER", "AT MOST"]);
+    most.add_rows(quotas);
+    parts.push(render(most));
     parts.push(page(listeners, status.listeners_held));
     parts.join("\n\n")
 }
@@ -107,7 +115,7 @@ fn process(process: &Process) -> String {
 }
 
 fn sessions(sessions: &[Session]) -> String {
-    let mut table = table(["SESSION", "PEER", "CLIENT", "PID", "HELD"]);
+    let mut table = table(["SESSION", "PEER", "CLIENT", "PID", "HELD", "REFUSED"]);
     for session in sessions {
         table.add_row([
             session.id.to_string(),
@@ -115,6 +123,7 @@ fn sessions(sessions: &[Session]) -> String {
             session.client.to_string(),
             if session.pid == 0 { "-".into() } else { session.pid.to_string() },
             session.listeners.to_string(),
+            session.refused.to_string(),
         ]);
     }
     render(table)

@@ -1,0 +1,49 @@
+//! How much one peer may use up: options of the `broker` scope.
+
+use std::time::Duration;
+
+use super::reader::Reader;
+
+/// What each peer may use at most. All sessions of one user count together; the worker is a peer of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quotas {
+    /// Sessions that are open at once.
+    pub sessions: u32,
+    /// Sessions begun in a second; more than that wait to be served.
+    pub new_sessions: u32,
+    /// Listeners held at once.
+    pub listeners: u32,
+    /// Refused requests in a second; after more than that the peer waits for its next answer. Never the worker.
+    pub refusals: u32,
+    /// Lines in the log a second about refusals and ends of sessions; what is more is counted in one line.
+    pub lines: u32,
+    /// How long a reply may be left unread, and a session without its hello.
+    pub unread_timeout: Duration,
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Quotas {
+            sessions: 64,
+            new_sessions: 200,
+            listeners: 16_384,
+            refusals: 50,
+            lines: 20,
+            unread_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Quotas {
+    pub(super) fn read(reader: &mut Reader<'_, '_>) -> Self {
+        let default = Quotas::default();
+        Quotas {
+            sessions: reader.number("max_sessions", 1..=256).unwrap_or(default.sessions),
+            new_sessions: reader.number("max_new_sessions", 1..=100_000).unwrap_or(default.new_sessions),
+            listeners: reader.number("max_listeners", 1..=1_000_000).unwrap_or(default.listeners),
+            refusals: reader.number("max_refusals", 1..=100_000).unwrap_or(default.refusals),
+            lines: reader.number("max_log_lines", 1..=100_000).unwrap_or(default.lines),
+            unread_timeout: reader.seconds("unread_timeout", 1..=3_600).unwrap_or(default.unread_timeout),
+        }
+    }
+}
