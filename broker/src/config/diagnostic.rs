@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 
+use super::report::Report;
 use super::source::{Sources, Span};
 
 /// How many diagnostics one run keeps; the rest is counted.
@@ -21,6 +22,8 @@ pub enum Severity {
     Error,
     /// It is accepted and something about it will surprise.
     Warning,
+    /// It is as it should be, and there is something to know about it.
+    Note,
 }
 
 impl Severity {
@@ -29,6 +32,7 @@ impl Severity {
         match self {
             Severity::Error => "error",
             Severity::Warning => "warning",
+            Severity::Note => "note",
         }
     }
 }
@@ -89,7 +93,7 @@ impl Diagnostic {
         }
     }
 
-    /// A finding about a whole file, one that could not be read for example.
+    /// An error about a whole file, one that could not be read for example.
     pub(crate) fn about_file(file: &str, message: impl Into<String>, help: impl Into<String>) -> Self {
         Diagnostic {
             file: file.to_owned(),
@@ -104,12 +108,17 @@ impl Diagnostic {
         }
     }
 
+    /// `file:line:column`, or the file alone where the finding is about all of it.
+    pub fn place(&self) -> String {
+        match self.line {
+            0 => self.file.clone(),
+            _ => format!("{}:{}:{}", self.file, self.line, self.column),
+        }
+    }
+
     /// `file:line:column: error: message; help`, on one line whatever the configuration holds.
     pub fn one_line(&self) -> String {
-        let mut line = escaped(&self.file);
-        if self.line > 0 {
-            line += &format!(":{}:{}", self.line, self.column);
-        }
+        let mut line = escaped(&self.place());
         line += &format!(": {}: {}", self.severity.word(), escaped(&self.message));
         if !self.help.is_empty() {
             line += &format!("; {}", escaped(&self.help));
@@ -177,6 +186,7 @@ pub(crate) struct Problems {
     files: Vec<Diagnostic>,
     errors: usize,
     omitted: usize,
+    unread: bool,
 }
 
 #[derive(Debug)]
@@ -203,6 +213,12 @@ impl Problems {
     pub fn file_error(&mut self, diagnostic: Diagnostic) {
         self.errors += 1;
         self.files.push(diagnostic);
+    }
+
+    /// Notes that the main file could not be read at all, and why.
+    pub fn unread(&mut self, diagnostic: Diagnostic) {
+        self.unread = true;
+        self.file_error(diagnostic);
     }
 
     /// How many errors there are so far.
@@ -233,13 +249,13 @@ impl Problems {
         });
     }
 
-    /// The findings in the order of their places, and how many more there were.
-    pub fn finish(mut self, sources: &Sources) -> (Vec<Diagnostic>, usize) {
+    /// The findings in the order of their places.
+    pub fn finish(mut self, sources: &Sources) -> Report {
         self.found.sort_by_key(|problem| problem.span);
         let at = |p: Problem| Diagnostic::at(sources, p.span, p.severity, p.message, p.help);
         let mut all = self.files;
         all.extend(self.found.into_iter().map(at));
-        (all, self.omitted)
+        Report { diagnostics: all, omitted: self.omitted, unread: self.unread }
     }
 }
 

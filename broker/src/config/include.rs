@@ -169,7 +169,12 @@ impl<'l> Loader<'l> {
             Some(place) => self.problems.error(place, format!("{name} {error}"), help),
             None => {
                 let found = Diagnostic::about_file(&name, format!("the file {error}"), help);
-                self.problems.file_error(found);
+                match error {
+                    ReadError::Open(_) | ReadError::Read(_) | ReadError::NotAFile => {
+                        self.problems.unread(found);
+                    }
+                    _ => self.problems.file_error(found),
+                }
             }
         }
     }

@@ -55,7 +55,7 @@ pub use quotas::Quotas;
 pub use report::{Report, Style};
 pub use security::{DEFAULT_ACCOUNT, Security};
 pub use source::{FileId, Place, Sources, Span, Spanned};
-pub use typed::{Config, check_syntax, check_syntax_text, load, parse_text};
+pub use typed::{Config, check_syntax, check_syntax_text, examine, load, parse_text};
 pub use worker::Worker;
 
 /// Whether a scope at top level is one that the broker reads; the others are the MTA's.

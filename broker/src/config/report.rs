@@ -2,13 +2,14 @@
 
 use annotate_snippets::{AnnotationKind, Element, Group, Level, Origin, Renderer, Snippet};
 
-use super::diagnostic::{Diagnostic, Severity, escaped};
+use super::diagnostic::{Diagnostic, MAX_DIAGNOSTICS, Severity, escaped};
 
-/// Why a configuration is refused: every error and warning of the run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Every finding of a run: with an error among them the configuration is refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    diagnostics: Vec<Diagnostic>,
-    omitted: usize,
+    pub(super) diagnostics: Vec<Diagnostic>,
+    pub(super) omitted: usize,
+    pub(super) unread: bool,
 }
 
 /// How a report is written.
@@ -21,8 +22,23 @@ pub enum Style {
 }
 
 impl Report {
-    pub(crate) fn new(diagnostics: Vec<Diagnostic>, omitted: usize) -> Self {
-        Report { diagnostics, omitted }
+    /// Puts what later steps found about the same files in its place. Errors are kept before anything else.
+    pub(crate) fn extend(&mut self, found: impl IntoIterator<Item = Diagnostic>) {
+        self.diagnostics.extend(found);
+        self.diagnostics.sort_by_key(|diagnostic| diagnostic.severity != Severity::Error);
+        self.omitted += self.diagnostics.len().saturating_sub(MAX_DIAGNOSTICS);
+        self.diagnostics.truncate(MAX_DIAGNOSTICS);
+        self.diagnostics.sort_by(|a, b| a.order().cmp(&b.order()));
+    }
+
+    /// Whether the configuration is refused.
+    pub fn refuses(&self) -> bool {
+        self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
+    /// Whether the main file is missing, may not be read, or is no file.
+    pub fn is_unread(&self) -> bool {
+        self.unread
     }
 
     /// The findings, those about whole files first, the others by place.
@@ -68,9 +84,15 @@ impl std::fmt::Display for Report {
 
 impl std::error::Error for Report {}
 
+impl From<Vec<Diagnostic>> for Report {
+    fn from(diagnostics: Vec<Diagnostic>) -> Self {
+        Report { diagnostics, ..Report::default() }
+    }
+}
+
 impl From<Diagnostic> for Report {
     fn from(diagnostic: Diagnostic) -> Self {
-        Report::new(vec![diagnostic], 0)
+        Report { diagnostics: vec![diagnostic], ..Report::default() }
     }
 }
 
@@ -87,6 +109,7 @@ impl Diagnostic {
         let level = match self.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
+            Severity::Note => Level::NOTE,
         };
         let mut group = level.primary_title(escaped(&self.message)).elements(self.shown());
         if !self.help.is_empty() {
@@ -97,6 +120,11 @@ impl Diagnostic {
             Style::Colour => Renderer::styled(),
         };
         renderer.render(&[group] as &[Group<'_>])
+    }
+
+    /// What comes first when findings are shown: those about whole files, then the others by place.
+    fn order(&self) -> (bool, &str, usize, usize) {
+        (self.line > 0, &self.file, self.line, self.column)
     }
 
     fn shown(&self) -> Vec<Element<'_>> {

@@ -187,7 +187,7 @@ fn read(text: &str) -> (Vec<Meant>, Vec<String>) {
     let (mut sources, mut problems) = (Sources::default(), Problems::default());
     let file = sources.add("t".into(), text.to_owned());
     let items = parse(file, sources.whole(file), 0, &mut problems);
-    let found = problems.finish(&sources).0;
+    let found = problems.finish(&sources).diagnostics().to_vec();
     (meant(&items, &sources), found.iter().map(|found| found.one_line()).collect())
 }
 

@@ -84,6 +84,11 @@ impl Config {
         Diagnostic::at(&self.sources, span, Severity::Error, message, help)
     }
 
+    /// A note about a place.
+    pub fn note(&self, span: Span, message: impl Into<String>, help: impl Into<String>) -> Diagnostic {
+        Diagnostic::at(&self.sources, span, Severity::Note, message, help)
+    }
+
     /// A warning about a place, found by a later step.
     pub fn warning(&self, span: Span, message: impl Into<String>, help: impl Into<String>) -> Diagnostic {
         Diagnostic::at(&self.sources, span, Severity::Warning, message, help)
@@ -92,16 +97,29 @@ impl Config {
 
 /// Reads a configuration file and what it includes. The diagnostics beside a configuration are warnings.
 pub fn load(path: &Path, trust: Trust) -> Result<(Config, Vec<Diagnostic>), Report> {
+    sound(examine(path, trust))
+}
+
+/// Likewise, for who wants to say more about the configuration even where it is refused: then only what it says
+/// can be judged, not what it does not say. There is none where the text is not well formed.
+pub fn examine(path: &Path, trust: Trust) -> (Option<Config>, Report) {
     let (mut sources, mut problems) = (Sources::default(), Problems::default());
     let items = Loader::new(&mut sources, &mut problems, trust).main(path, true);
     typed(&items, sources, problems)
+}
+
+fn sound(examined: (Option<Config>, Report)) -> Result<(Config, Vec<Diagnostic>), Report> {
+    match examined {
+        (Some(config), report) if !report.refuses() => Ok((config, report.diagnostics)),
+        (_, report) => Err(report),
+    }
 }
 
 /// Reads a configuration from text alone: nothing is included.
 pub fn parse_text(name: &str, text: &str) -> Result<(Config, Vec<Diagnostic>), Report> {
     let (mut sources, mut problems) = (Sources::default(), Problems::default());
     let items = text_items(name, text, &mut sources, &mut problems);
-    typed(&items, sources, problems)
+    sound(typed(&items, sources, problems))
 }
 
 /// Whether one file is well formed, whatever its scopes and options mean. Includes are not followed.
@@ -127,41 +145,33 @@ fn syntax(sources: &Sources, problems: Problems) -> Result<(), Report> {
     if !problems.any_error() {
         return Ok(());
     }
-    let (diagnostics, omitted) = problems.finish(sources);
-    Err(Report::new(diagnostics, omitted))
+    Err(problems.finish(sources))
 }
 
-fn typed(
-    items: &[Item],
-    sources: Sources,
-    mut problems: Problems,
-) -> Result<(Config, Vec<Diagnostic>), Report> {
-    let mut config = Config::default();
+fn typed(items: &[Item], sources: Sources, mut problems: Problems) -> (Option<Config>, Report) {
     // What a broken tree means is a guess, and each guess would be one more message.
-    if !problems.any_error() {
-        let mut top = Top::default();
-        top.add(items, &sources);
-        for section in top.sections() {
-            config.read(section, &sources, &mut problems);
-        }
-        check::config(&config, &sources, &mut problems);
-        check_duravip::config(&mut config, &sources, &mut problems);
-        config.skipped = top.skipped.drain().map(|(value, span)| Spanned { value, span }).collect();
-        config.skipped.sort_by_key(|name| name.span);
-        for name in &config.skipped {
-            if let Some(meant) = nearest(&name.value, OWN) {
-                let message = format!("{:?} is none of the broker's scopes and is skipped", name.value);
-                problems.warning(name.span, message, format!("did you mean {meant}?"));
-            }
+    if problems.any_error() {
+        return (None, problems.finish(&sources));
+    }
+    let mut config = Config::default();
+    let mut top = Top::default();
+    top.add(items, &sources);
+    for section in top.sections() {
+        config.read(section, &sources, &mut problems);
+    }
+    check::config(&config, &sources, &mut problems);
+    check_duravip::config(&mut config, &sources, &mut problems);
+    config.skipped = top.skipped.drain().map(|(value, span)| Spanned { value, span }).collect();
+    config.skipped.sort_by_key(|name| name.span);
+    for name in &config.skipped {
+        if let Some(meant) = nearest(&name.value, OWN) {
+            let message = format!("{:?} is none of the broker's scopes and is skipped", name.value);
+            problems.warning(name.span, message, format!("did you mean {meant}?"));
         }
     }
-    let refused = problems.any_error();
-    let (diagnostics, omitted) = problems.finish(&sources);
-    if refused {
-        return Err(Report::new(diagnostics, omitted));
-    }
+    let report = problems.finish(&sources);
     config.sources = sources;
-    Ok((config, diagnostics))
+    (Some(config), report)
 }
 
 impl Config {

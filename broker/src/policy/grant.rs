@@ -97,12 +97,22 @@ impl Grant {
         first(&self.limits, |limit| limit.resource == asked.resource)
     }
 
-    /// Every rule, some more than once.
-    pub fn rules(&self) -> impl Iterator<Item = RuleId> {
-        let listens = self.listens().map(|(_, id)| id);
-        let addresses = self.addresses.values().copied().chain(self.blocks.iter().map(|(_, id)| *id));
-        let interfaces = self.interfaces.values().copied();
-        listens.chain(addresses).chain(interfaces).chain(self.limits.iter().map(|(_, id)| *id))
+    /// The rules about what is `usable`, asked by the word of `allow` that stands for it; some more than once.
+    pub fn rules(&self, usable: impl Fn(&str) -> bool) -> Vec<RuleId> {
+        let mut rules = Vec::new();
+        if usable("listen") {
+            rules.extend(self.listens().map(|(_, id)| id));
+        }
+        if usable("address") {
+            rules.extend(self.addresses.values().copied().chain(self.blocks.iter().map(|(_, id)| *id)));
+        }
+        if usable("link") {
+            rules.extend(self.interfaces.values().copied());
+        }
+        if usable("limit") {
+            rules.extend(self.limits.iter().map(|(_, id)| *id));
+        }
+        rules
     }
 
     /// Every endpoint and pattern.

@@ -71,7 +71,7 @@ impl Policy {
         }
         match unknown.is_empty() {
             true => Ok(()),
-            false => Err(Report::new(unknown, 0)),
+            false => Err(unknown.into()),
         }
     }
 
@@ -96,13 +96,13 @@ impl Policy {
         scopes.filter_map(|at| self.peers.get(*at))
     }
 
-    /// All grants of the requester.
-    pub(super) fn grants(&self, who: &Requester) -> impl Iterator<Item = &Grant> {
+    /// All grants of the requester, each with the `peer` scope that limits which operations use it.
+    pub(super) fn grants(&self, who: &Requester) -> impl Iterator<Item = (&Grant, Option<&PeerGrant>)> {
         let (all, uid, gids) = match who {
             Requester::Worker | Requester::Local { uid: 0, .. } => (Some(&self.all), 0, [].as_slice()),
             Requester::Local { uid, gids } => (None, *uid, gids.as_slice()),
         };
         let scopes = self.scopes(uid, gids).filter(move |_| all.is_none());
-        all.into_iter().chain(scopes.map(|scope| &scope.grant))
+        all.map(|all| (all, None)).into_iter().chain(scopes.map(|scope| (&scope.grant, Some(scope))))
     }
 }

@@ -35,10 +35,12 @@ impl Policy {
         self.rules.get(id.0)
     }
 
-    /// Every rule that somebody has, in the order of the configuration. Which of them an operation may use is
-    /// for [`Policy::operation`], [`Policy::listen`] and [`Policy::address`] to say.
+    /// Every rule by which somebody may ask for something, in the order of the configuration.
     pub fn rules_for(&self, who: &Requester) -> Vec<&Rule> {
-        let mut ids: Vec<RuleId> = self.grants(who).flat_map(Grant::rules).collect();
+        let mut ids: Vec<RuleId> = Vec::new();
+        for (grant, scope) in self.grants(who) {
+            ids.extend(grant.rules(|word| scope.is_none_or(|scope| scope.allows_any(word))));
+        }
         ids.sort();
         ids.dedup();
         ids.into_iter().filter_map(|id| self.rule(id)).collect()

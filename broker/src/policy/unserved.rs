@@ -18,7 +18,7 @@ pub fn unserved(config: &Config, effective: u64, unprivileged_port_start: u16) -
         let help = format!("add {capability}+ep to capabilities in the security scope, or {otherwise}");
         found.push(match severity {
             Severity::Error => config.error(span, message, help),
-            Severity::Warning => config.warning(span, message, help),
+            Severity::Warning | Severity::Note => config.warning(span, message, help),
         });
     };
     let permits = &config.broker.permits;
