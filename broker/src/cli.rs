@@ -1,14 +1,14 @@
 //! The command line of `portreeved`.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use lexopt::ValueExt as _;
 use lexopt::prelude::{Long, Short, Value};
 
-use crate::config::{self, Trust};
+use crate::command::{self, Check, Explain, Question};
 use crate::failure::{Exit, Failure};
-use crate::plan::{self, Plan};
 use crate::{log, startup};
 
 /// Where the configuration is when nobody says.
@@ -18,22 +18,36 @@ const HELP: &str = "\
 portreeved: keeps a few of root's powers and lends, by policy, what they make
 
 Usage:
-  portreeved [--config FILE]   run in the foreground (as root)
-  portreeved check FILE        say what is wrong with a configuration, and change nothing
+  portreeved [--config FILE]                run in the foreground (as root)
+  portreeved check FILE                     say everything that is wrong with a configuration
+  portreeved explain FILE                   say what each process will hold, and who may ask for what
+  portreeved explain FILE listen ENDPOINT   may somebody listen there, and by which rule
+  portreeved explain FILE address IP        may somebody have that address, and by which rule
+
+Only the first needs root; the others change nothing.
 
 Options:
   -c, --config FILE  the configuration [default: /etc/portreeve/portreeve.conf]
+      --syntax       check: only whether the text is well formed, whatever it means; includes are not read
+      --json         check, explain: one JSON document on standard output
   -v, --verbose      check: name the scopes that are skipped because they are the MTA's
+                     explain: name every system call that the broker may make, and what for
+      --as USER      explain listen, explain address: who asks, a user's name or number [default: worker]
   -h, --help         this text
   -V, --version      the release
 
+Findings go to standard error, in colour on a terminal unless NO_COLOR is set.
+
 Exit codes are those of sysexits(3): 64 wrong usage, 66 a file that cannot be read, 67 an unknown user or
-group, 69 something is taken, 71 the kernel refused, 77 not allowed, 78 wrong configuration.
+group, 69 something is taken, 71 the kernel refused, 77 not allowed, 78 wrong configuration. A question to explain
+ends with 0 for yes and 1 for no.
 ";
 
+#[derive(Debug)]
 enum Action {
     Run(PathBuf),
-    Check { file: PathBuf, verbose: bool },
+    Check(Check),
+    Explain(Explain),
     Print(String),
 }
 
@@ -41,29 +55,54 @@ enum Action {
 pub fn main() -> ExitCode {
     let done = match parse(lexopt::Parser::from_env()) {
         Ok(Action::Print(text)) => {
-            print!("{text}");
-            Ok(())
+            command::print(&text);
+            Ok(ExitCode::SUCCESS)
         }
-        Ok(Action::Check { file, verbose }) => return check(&file, verbose),
+        Ok(Action::Check(check)) => Ok(check.run()),
+        Ok(Action::Explain(explain)) => explain.run(),
         Ok(Action::Run(file)) => {
             log::begin();
             let ended = startup::run(&file);
             log::flush();
-            ended
+            ended.map(|()| ExitCode::SUCCESS)
         }
         Err(error) => Err(Failure::new(Exit::Usage, "usage", error, "see portreeved --help")),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            failure.tell();
-            failure.exit()
+    done.unwrap_or_else(|failure| {
+        failure.tell();
+        failure.exit()
+    })
+}
+
+/// The options of every command; each command takes some.
+#[derive(Default)]
+struct Options {
+    config: Option<PathBuf>,
+    verbose: bool,
+    syntax: bool,
+    json: bool,
+    by: Option<String>,
+}
+
+impl Options {
+    /// Refuses the first that is given and not among those that the command takes.
+    fn only(&self, command: &str, taken: &[&str]) -> Result<(), lexopt::Error> {
+        let given = [
+            ("--config", self.config.is_some()),
+            ("--verbose", self.verbose),
+            ("--syntax", self.syntax),
+            ("--json", self.json),
+            ("--as", self.by.is_some()),
+        ];
+        match given.iter().find(|(name, given)| *given && !taken.contains(name)) {
+            Some((name, _)) => Err(format!("{name} means nothing to {command}").into()),
+            None => Ok(()),
         }
     }
 }
 
 fn parse(mut parser: lexopt::Parser) -> Result<Action, lexopt::Error> {
-    let (mut config, mut verbose) = (PathBuf::from(DEFAULT_CONFIG), false);
+    let mut options = Options::default();
     let mut words: Vec<OsString> = Vec::new();
     while let Some(argument) = parser.next()? {
         match argument {
@@ -71,49 +110,45 @@ fn parse(mut parser: lexopt::Parser) -> Result<Action, lexopt::Error> {
             Short('V') | Long("version") => {
                 return Ok(Action::Print(concat!("portreeved ", env!("CARGO_PKG_VERSION"), "\n").to_owned()));
             }
-            Short('c') | Long("config") => config = parser.value()?.into(),
-            Short('v') | Long("verbose") => verbose = true,
+            Short('c') | Long("config") => options.config = Some(parser.value()?.into()),
+            Short('v') | Long("verbose") => options.verbose = true,
+            Long("syntax") => options.syntax = true,
+            Long("json") => options.json = true,
+            Long("as") => options.by = Some(parser.value()?.string()?),
             Value(word) => words.push(word),
             other => return Err(other.unexpected()),
         }
     }
-    match words.as_slice() {
-        [] => Ok(Action::Run(config)),
-        [verb, file] if verb == "check" => Ok(Action::Check { file: file.into(), verbose }),
-        [verb, ..] if verb == "check" => Err("check takes one file".into()),
-        [verb, ..] => Err(format!("there is no command {verb:?}").into()),
-    }
+    action(&words, options)
 }
 
-fn check(file: &Path, verbose: bool) -> ExitCode {
-    let trust = Trust::RootOr(nix::unistd::getuid().as_raw());
-    let (config, warnings) = match config::load(file, trust) {
-        Ok(loaded) => loaded,
-        Err(report) => {
-            eprintln!("{report}");
-            return ExitCode::from(Exit::Config as u8);
+fn action(words: &[OsString], options: Options) -> Result<Action, lexopt::Error> {
+    match words {
+        [] => {
+            options.only("a broker that runs", &["--config"])?;
+            Ok(Action::Run(options.config.unwrap_or_else(|| DEFAULT_CONFIG.into())))
         }
-    };
-    let checked = Plan::new(&config, &warnings).and_then(|plan| {
-        plan::open_chroot(&config, &plan.identity)?;
-        Ok(plan)
-    });
-    match checked {
-        Ok(plan) => {
-            for warning in &plan.warnings {
-                eprintln!("{warning}");
-            }
-            if verbose {
-                for name in &config.skipped {
-                    println!("{}: {} is the MTA's and was skipped", config.place(name.span), name.value);
-                }
-            }
-            println!("{}: good", file.display());
-            ExitCode::SUCCESS
+        [verb, file] if verb == "check" => {
+            options.only("check", &["--verbose", "--syntax", "--json"])?;
+            let Options { verbose, syntax, json, .. } = options;
+            Ok(Action::Check(Check { file: file.into(), verbose, syntax, json }))
         }
-        Err(failure) => {
-            failure.tell();
-            ExitCode::from(Exit::Config as u8)
+        [verb, ..] if verb == "check" => Err("check takes one file".into()),
+        [verb, file] if verb == "explain" => {
+            options.only("explain", &["--verbose", "--json"])?;
+            let Options { verbose, json, .. } = options;
+            Ok(Action::Explain(Explain { file: file.into(), verbose, json, question: None }))
         }
+        [verb, file, what, object] if verb == "explain" => {
+            options.only("a question", &["--json", "--as"])?;
+            let text = |word: &OsString| word.clone().into_string().map_err(lexopt::Error::NonUnicodeValue);
+            let question = Question::parse(&text(what)?, &text(object)?, options.by)?;
+            let (file, json) = (file.into(), options.json);
+            Ok(Action::Explain(Explain { file, verbose: false, json, question: Some(question) }))
+        }
+        [verb, ..] if verb == "explain" => {
+            Err("explain takes a file, and after it listen ENDPOINT or address IP".into())
+        }
+        [verb, ..] => Err(format!("there is no command {verb:?}").into()),
     }
 }

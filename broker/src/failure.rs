@@ -45,7 +45,8 @@ impl Failure {
 
     /// Everything that is wrong with a configuration.
     pub fn of_configuration(report: &Report) -> Self {
-        Self { lines: report.one_lines().map(|line| one_line(&line)).collect(), exit: Exit::Config }
+        let exit = if report.is_unread() { Exit::NoInput } else { Exit::Config };
+        Self { lines: report.one_lines().map(|line| one_line(&line)).collect(), exit }
     }
 
     /// A system call that should work and does not.

@@ -6,6 +6,7 @@
 
 pub mod capability;
 pub mod cli;
+mod command;
 pub mod config;
 pub mod confine;
 pub mod failure;

@@ -3,7 +3,7 @@
 
 use portreeve_protocol::status::Credentials;
 
-use super::landlock::{self, Permitted};
+use super::landlock::{self, Landlock, Permitted};
 use super::seccomp::{self, Seccomp, SeccompNeeds};
 use super::verify::ProcStatus;
 use super::{locks, root};
@@ -49,31 +49,28 @@ impl Confinement<'_> {
         let sockets = directories.descriptors();
         let permitted = Permitted { tcp_ports: self.policy.tcp_ports(), socket_directories: &sockets };
         let landlock = landlock::restrict(permitted)?;
-        let needs = SeccompNeeds { socket_files: !sockets.is_empty(), limits: false };
-        let seccomp = seccomp::install(&needs)?;
+        let seccomp = seccomp::install(&needs(sockets.len()))?;
 
         status.expect_one_thread("broker")?;
         let credentials = status.expect("broker", &self.expected(&seccomp))?;
-        let lacking: Vec<String> = [landlock.lacking(), seccomp.lacking()].into_iter().flatten().collect();
-        if self.require_landlock && landlock.lacking().is_some() {
+        if let Some(lacking) = landlock.lacking().filter(|_| self.require_landlock) {
             return Err(Failure::new(
                 Exit::Unavailable,
                 STEP,
-                lacking.join("; "),
+                lacking,
                 "boot a kernel with Landlock (CONFIG_SECURITY_LANDLOCK and lsm=landlock), or set \
                  require_landlock = false in the broker scope",
             ));
         }
-        let root = match sockets.len() {
-            0 => "empty read-only root".to_owned(),
-            count => format!("empty read-only root but for {count} of Unix sockets"),
-        };
-        let securebits = format!("securebits {:#x}, locked", locks::SECUREBITS.bits());
-        Ok(Verified {
-            credentials,
-            locks: vec![root, securebits, landlock.to_string(), seccomp.to_string()],
-            lacking,
-        })
+        Ok(verified(credentials, sockets.len(), &landlock, &seccomp))
+    }
+
+    /// What [`Confinement::apply`] will verify, as far as this kernel tells without being asked to enforce it on
+    /// this process. Needs no privilege.
+    pub fn foresee(&self, socket_directories: usize) -> Result<Verified, Failure> {
+        let landlock = landlock::probe(self.policy.tcp_ports())?;
+        let seccomp = seccomp::probe(&needs(socket_directories));
+        Ok(verified(self.expected(&seccomp), socket_directories, &landlock, &seccomp))
     }
 
     fn expected(&self, seccomp: &Seccomp) -> Credentials {
@@ -86,6 +83,29 @@ impl Confinement<'_> {
             seccomp: if matches!(seccomp, Seccomp::Enforced { .. }) { 2 } else { 0 },
             ..Credentials::default()
         }
+    }
+}
+
+/// What a broker with so many directories of Unix sockets will call the kernel for.
+pub fn needs(socket_directories: usize) -> SeccompNeeds {
+    SeccompNeeds { socket_files: socket_directories > 0, limits: false }
+}
+
+fn verified(
+    credentials: Credentials,
+    socket_directories: usize,
+    landlock: &Landlock,
+    seccomp: &Seccomp,
+) -> Verified {
+    let root = match socket_directories {
+        0 => "empty read-only root".to_owned(),
+        count => format!("empty read-only root but for {count} of Unix sockets"),
+    };
+    let securebits = format!("securebits {:#x}, locked", locks::SECUREBITS.bits());
+    Verified {
+        credentials,
+        locks: vec![root, securebits, landlock.to_string(), seccomp.to_string()],
+        lacking: [landlock.lacking(), seccomp.lacking()].into_iter().flatten().collect(),
     }
 }
 

@@ -1,12 +1,6 @@
 //! Who the worker is: user, group and supplementary groups, resolved once, before name services go away.
 
-use std::fmt;
-
 use nix::unistd::{Gid, Group, Uid, User};
-
-use crate::failure::{Exit, Failure};
-
-const STEP: &str = "identity";
 
 /// The worker's identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,38 +13,67 @@ pub struct Identity {
     pub groups: Vec<Gid>,
 }
 
-/// Finds a user by name, or takes its number as it is.
-pub fn user(text: &str, place: impl fmt::Display) -> Result<Uid, Failure> {
-    if let Ok(number) = text.parse() {
-        return Ok(Uid::from_raw(number));
+/// Why an account's name has no id here.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountError {
+    /// Nobody knows it.
+    #[error("there is no {kind} {name:?} on this system")]
+    Unknown {
+        /// `user` or `group`
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The name service fails, see nsswitch.conf(5).
+    #[error("the {kind} {name:?} cannot be looked up: {error}")]
+    LookupFailed {
+        /// `user` or `group`
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// What getpwnam_r(3) or getgrnam_r(3) said.
+        error: nix::Error,
+    },
+}
+
+impl AccountError {
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Unknown { kind, name } => {
+                format!("create it ({kind}add --system {name}) or name one that exists")
+            }
+            Self::LookupFailed { .. } => {
+                "mend the name service (nsswitch.conf), or give the number".to_owned()
+            }
+        }
     }
-    let found = User::from_name(text).map_err(|error| lookup_failed("user", text, &place, error))?;
-    found.map(|user| user.uid).ok_or_else(|| unknown("user", "useradd --system", text, &place))
+}
+
+/// Finds a user by name, or takes its number as it is.
+pub fn user(name: &str) -> Result<Uid, AccountError> {
+    let found = || User::from_name(name).map(|user| user.map(|user| user.uid));
+    id("user", name, Uid::from_raw, found)
 }
 
 /// Finds a group by name, or takes its number as it is.
-pub fn group(text: &str, place: impl fmt::Display) -> Result<Gid, Failure> {
-    if let Ok(number) = text.parse() {
-        return Ok(Gid::from_raw(number));
+pub fn group(name: &str) -> Result<Gid, AccountError> {
+    let found = || Group::from_name(name).map(|group| group.map(|group| group.gid));
+    id("group", name, Gid::from_raw, found)
+}
+
+fn id<T>(
+    kind: &'static str,
+    name: &str,
+    from_number: fn(u32) -> T,
+    find: impl Fn() -> nix::Result<Option<T>>,
+) -> Result<T, AccountError> {
+    if let Ok(number) = name.parse() {
+        return Ok(from_number(number));
     }
-    let found = Group::from_name(text).map_err(|error| lookup_failed("group", text, &place, error))?;
-    found.map(|group| group.gid).ok_or_else(|| unknown("group", "groupadd --system", text, &place))
-}
-
-fn unknown(kind: &str, command: &str, text: &str, place: &dyn fmt::Display) -> Failure {
-    Failure::new(
-        Exit::NoUser,
-        STEP,
-        format_args!("{place}: there is no {kind} {text:?} on this system"),
-        format_args!("create it ({command} {text}) or name one that exists"),
-    )
-}
-
-fn lookup_failed(kind: &str, text: &str, place: &dyn fmt::Display, error: nix::Error) -> Failure {
-    Failure::new(
-        Exit::NoUser,
-        STEP,
-        format_args!("{place}: the {kind} {text:?} cannot be looked up: {error}"),
-        "mend the name service (nsswitch.conf), or give the number",
-    )
+    match find() {
+        Ok(Some(id)) => Ok(id),
+        Ok(None) => Err(AccountError::Unknown { kind, name: name.to_owned() }),
+        Err(error) => Err(AccountError::LookupFailed { kind, name: name.to_owned(), error }),
+    }
 }

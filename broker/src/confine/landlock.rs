@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, LandlockStatus, NetPort, PathBeneath, RestrictionStatus,
@@ -109,6 +109,16 @@ pub fn restrict<D: AsFd>(permitted: Permitted<'_, D>) -> Result<Landlock, Failur
     let status =
         apply(permitted, bind).map_err(|error| Failure::os(STEP, "restricting the broker", error))?;
     Ok(told(status.landlock, &status.ruleset, bind))
+}
+
+/// What [`restrict`] would give, found out on a thread that ends at once: Landlock is a thread's own.
+///
+/// # Errors
+/// As [`restrict`].
+pub fn probe(tcp_ports: &[RangeInclusive<u16>]) -> Result<Landlock, Failure> {
+    let permitted = Permitted { tcp_ports, socket_directories: &[] as &[BorrowedFd<'_>] };
+    let tried = std::thread::scope(|scope| scope.spawn(|| restrict(permitted)).join());
+    tried.unwrap_or_else(|_| Err(Failure::os(STEP, "trying it", "the thread that tried it ended")))
 }
 
 fn bind(ranges: &[RangeInclusive<u16>]) -> Bind {

@@ -10,6 +10,9 @@ const STEP: &str = "limits";
 /// A soft and a hard limit.
 pub type Limit = (rlim_t, rlim_t);
 
+/// The descriptor limit of whoever starts the broker, where nobody has started it.
+pub const AS_STARTED: Limit = (0, 0);
+
 /// Makes this process one whose memory nobody may look at: no core file, not dumpable (PR_SET_DUMPABLE 0, see
 /// prctl(2)), new files for nobody else.
 pub fn make_private() -> Result<(), Failure> {

@@ -22,6 +22,11 @@ pub const SECUREBITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
     .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE)
     .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED);
 
+/// Their names, as setpriv(1) writes them.
+pub fn securebits_names() -> Vec<String> {
+    SECUREBITS.iter_names().map(|(name, _)| name.to_lowercase().replace("no_root", "noroot")).collect()
+}
+
 /// Sets and locks the securebits and reads them back. Needs CAP_SETPCAP, so it comes before the sets.
 pub fn securebits() -> Result<(), Failure> {
     set_capabilities_secure_bits(SECUREBITS).map_err(|e| Failure::os(STEP, "prctl PR_SET_SECUREBITS", e))?;

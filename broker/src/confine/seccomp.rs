@@ -82,6 +82,16 @@ pub fn install(needs: &SeccompNeeds) -> Result<Seccomp, Failure> {
     }
 }
 
+/// What [`install`] would give: whether the kernel has filters at all is all that could be in its way. Asks
+/// /proc/sys/kernel/seccomp, which is there since Linux 4.14.
+pub fn probe(needs: &SeccompNeeds) -> Seccomp {
+    match std::fs::exists("/proc/sys/kernel/seccomp/actions_avail") {
+        Ok(false) => Seccomp::Absent,
+        // Where it cannot be asked the start will tell; that it can is what there is to expect.
+        Ok(true) | Err(_) => Seccomp::Enforced { calls: allowed(needs).count() },
+    }
+}
+
 /// The calls that stay allowed, each by its name in syscalls(2) and with what it is for.
 pub fn allowed(needs: &SeccompNeeds) -> impl Iterator<Item = (&'static str, &'static str)> {
     lists(*needs).0.into_iter().map(|rule| (rule.name.trim_start_matches("SYS_"), rule.why))

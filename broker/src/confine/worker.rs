@@ -56,6 +56,25 @@ impl Confinement {
         identity.cannot_get_back(chrooted)
     }
 
+    /// The resource limits that it sets, by the names that setrlimit(2) gives them.
+    pub fn expected_limits(&self) -> Vec<(&'static str, String)> {
+        let own = |limit: &&config::Limit| limit.resource.name() != "core";
+        let mut limits: Vec<_> = self
+            .limits
+            .iter()
+            .filter(own)
+            .map(|limit| {
+                let value = limit.value.map_or_else(|| "unlimited".to_owned(), |value| value.to_string());
+                (limit.resource.name(), value)
+            })
+            .collect();
+        if limits.iter().all(|(name, _)| *name != "nofile") {
+            limits.push(("nofile", "as portreeved is started with".to_owned()));
+        }
+        limits.push(("core", "0".to_owned()));
+        limits
+    }
+
     /// What the kernel must say of a process that was confined so.
     pub fn expected(&self) -> Credentials {
         let mut groups: Vec<u32> = self.identity.groups.iter().map(|group| group.as_raw()).collect();

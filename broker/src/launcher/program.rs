@@ -5,18 +5,15 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
-use std::io::{Read as _, Seek as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Read as _, Seek as _};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use elf::ElfStream;
 use elf::abi;
 use elf::endian::AnyEndian;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
-
-use crate::failure::{Exit, Failure};
-
-const STEP: &str = "worker.command";
 
 /// Where ld.so(8) looks without being told, and where distributions put libraries beside that.
 const LIBRARY_DIRECTORIES: [&str; 4] = ["/lib", "/usr/lib", "/lib64", "/usr/lib64"];
@@ -31,42 +28,82 @@ struct Needs {
     machine: u16,
 }
 
-/// Opens the program at `path` on the host and makes sure that it can run below `root`.
-pub fn open(path: &str, place: &str, root: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
-    let unusable = |what: String, remedy: &str| {
-        Failure::new(Exit::OsFile, STEP, format_args!("{place}: {path:?} {what}"), remedy)
-    };
-    let mut file = File::open(path).map_err(|error| {
-        unusable(format!("cannot be opened: {error}"), "give the absolute path of an executable")
-    })?;
-    let metadata = file.metadata().map_err(|error| Failure::os(STEP, "fstat", error))?;
+/// Why a program cannot be a worker. Each is the end of a sentence that begins with the program's name.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// open(2) or fstat(2) failed.
+    #[error("cannot be opened: {0}")]
+    Open(io::Error),
+    /// It is a directory, a device or the like.
+    #[error("is not a file")]
+    NotAFile,
+    /// Nobody may execute it, by its mode.
+    #[error("is not executable (mode {0:04o})")]
+    NotExecutable(u32),
+    /// It begins with `#!`: execveat(2) of a close-on-exec descriptor cannot start it.
+    #[error("is a script, and a script cannot be started by descriptor")]
+    Script,
+    /// It is no ELF file.
+    #[error("is not an ELF program")]
+    NotElf,
+    /// It begins like an ELF file and is none.
+    #[error("cannot be read as ELF: {0}")]
+    Malformed(elf::ParseError),
+    /// What it needs is not where it will run.
+    #[error("cannot run {place}: {} missing there", .needs.join(", "))]
+    Missing {
+        /// In the chroot, or on this host.
+        place: &'static str,
+        /// The interpreter and libraries.
+        needs: Vec<String>,
+    },
+}
+
+impl Unusable {
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Open(_) | Self::NotAFile | Self::NotElf => "give the absolute path of an executable",
+            Self::NotExecutable(_) => "chmod a+x it, or give the path of an executable",
+            Self::Script => "name its interpreter as the command and the script as the first argument",
+            Self::Malformed(_) => "rebuild it",
+            Self::Missing { .. } => "copy or bind-mount that into the chroot, or link the program statically",
+        }
+    }
+}
+
+/// Opens the program at `path` on the host and makes sure that it is one.
+pub fn open(path: &str) -> Result<File, Unusable> {
+    // A FIFO must not make the broker wait.
+    let mut options = File::options();
+    let mut file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(Unusable::Open)?;
+    let metadata = file.metadata().map_err(Unusable::Open)?;
     if !metadata.is_file() {
-        return Err(unusable("is not a file".into(), "give the absolute path of an executable"));
+        return Err(Unusable::NotAFile);
+    }
+    if metadata.mode() & 0o111 == 0 {
+        return Err(Unusable::NotExecutable(metadata.mode() & 0o7777));
     }
     let mut magic = [0; 4];
-    let length = file.read(&mut magic).map_err(|error| Failure::os(STEP, "read", error))?;
+    let length = file.read(&mut magic).map_err(Unusable::Open)?;
     if magic.starts_with(b"#!") {
-        return Err(unusable(
-            "is a script, and a script cannot be started by descriptor".into(),
-            "name its interpreter as the command and the script as the first argument",
-        ));
+        return Err(Unusable::Script);
     }
     if length < magic.len() || magic != abi::ELFMAGIC.as_slice() {
-        return Err(unusable("is not an ELF program".into(), "give the absolute path of an executable"));
+        return Err(Unusable::NotElf);
     }
-    let missing = missing(&file, root)
-        .map_err(|error| unusable(format!("cannot be read as ELF: {error}"), "rebuild it"))?;
-    if !missing.is_empty() {
-        return Err(unusable(
-            format!("cannot run in security.chroot: {} missing there", missing.join(", ")),
-            "copy or bind-mount that into the chroot, or link the program statically",
-        ));
-    }
-    Ok(file.into())
+    Ok(file)
+}
+
+/// Makes sure that what the program needs is below `root`, or on this host where there is none.
+pub fn complete(program: &File, root: Option<BorrowedFd<'_>>) -> Result<(), Unusable> {
+    let needs = missing(program, root).map_err(Unusable::Malformed)?;
+    let place = if root.is_some() { "in security.chroot" } else { "on this host" };
+    if needs.is_empty() { Ok(()) } else { Err(Unusable::Missing { place, needs }) }
 }
 
 /// The interpreter and libraries that the program needs and that are not below `root`.
-fn missing(program: &File, root: Option<&OwnedFd>) -> Result<Vec<String>, elf::ParseError> {
+fn missing(program: &File, root: Option<BorrowedFd<'_>>) -> Result<Vec<String>, elf::ParseError> {
     let program = needs(program)?;
     let Some(interpreter) = program.interpreter.clone() else {
         return Ok(Vec::new());
@@ -175,8 +212,8 @@ mod tests {
         let program = File::open(std::env::current_exe().unwrap()).unwrap();
         assert_eq!(missing(&program, None).unwrap(), Vec::<String>::new());
         let empty = tempfile::tempdir().unwrap();
-        let root = OwnedFd::from(File::open(empty.path()).unwrap());
-        let missing = missing(&program, Some(&root)).unwrap();
+        let root = File::open(empty.path()).unwrap();
+        let missing = missing(&program, Some(root.as_fd())).unwrap();
         assert!(missing.iter().any(|line| line.starts_with("the interpreter /lib")), "{missing:?}");
         assert!(missing.contains(&"the library libc.so.6".to_owned()), "{missing:?}");
     }

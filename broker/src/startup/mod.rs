@@ -5,7 +5,6 @@
 mod sockets;
 mod worker;
 
-use std::fs::File;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::rc::Rc;
@@ -17,7 +16,7 @@ use crate::confine::{self, descriptors, limits};
 use crate::failure::{Exit, Failure};
 use crate::launcher::{self, Launcher};
 use crate::log;
-use crate::plan::{self, Plan};
+use crate::plan::{self, Findings, Plan, Root};
 use crate::service::{Broker, Notifier, Parts, Processes, Service, Supervision};
 
 /// What `status` says where the kernel gives no way to lock a stopped socket.
@@ -40,33 +39,29 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let notifier = Notifier::connect()?;
     descriptors::clear_environment();
 
-    File::open(path).map_err(|error| {
-        Failure::new(
-            Exit::NoInput,
-            "config",
-            format_args!("{path:?} cannot be opened: {error}"),
-            "see --config",
-        )
-    })?;
     let loaded = config::load(path, Trust::RootOnly);
     let (config, warnings) = loaded.map_err(|report| Failure::of_configuration(&report))?;
-    let mut plan = Plan::new(&config, &warnings)?;
-    plan::available(&config, &plan.retained)?;
-    let root = plan::open_chroot(&config, &plan.identity)?;
-    let worker = config.worker.as_ref();
-    let worker =
-        worker.map(|scope| Ok((scope, worker::worker(&config, scope, root.as_ref())?))).transpose()?;
+    let mut findings = Findings::of(warnings.into());
+    let plan = Plan::new(&config, &mut findings)?;
+    plan::capabilities::available(&config, &plan.retained)?;
+    let root = Root::open(&config, Some(&plan.identity), &mut findings);
+    let command = |scope| plan::command(&config, scope, &root, Some(&plan.identity), &mut findings);
+    let command = config.worker.as_ref().map(command);
+    findings.first_failure().map_or(Ok(()), Err)?;
+    let mut warnings = findings.warnings();
 
     let (descriptor_limit, descriptors_now) = limits::raise_descriptors()?;
     let mut registry = sockets::empty_registry(&config, descriptors_now)?;
-    let control = sockets::control(&config, &mut registry)?;
+    let control = sockets::control(&config, plan.socket_group, &mut registry)?;
     sockets::bind_static(&config, &mut registry)?;
     let status = ProcStatus::open("self")?;
-    let worker = match worker {
-        Some((scope, (command, supervision))) => {
+    let worker = match config.worker.as_ref().zip(command.flatten()) {
+        Some((scope, command)) => {
             let limits = scope.limits.iter().map(|limit| limit.value).collect();
+            let root = root.into_chroot();
             let confinement =
                 Confinement { identity: plan.identity, root, limits, descriptors: descriptor_limit };
+            let supervision = worker::supervision(scope, command.name.clone());
             Some((launcher::start(confinement, command)?, supervision))
         }
         None => None,
@@ -77,12 +72,12 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         require_landlock: config.broker.require_landlock,
     };
     let broker = confinement.apply(registry.directories_mut(), &status)?;
-    plan.warnings.extend(broker.lacking.iter().cloned());
+    warnings.extend(broker.lacking.iter().cloned());
 
     if !registry.confirm_filter().map_err(|error| Failure::os("listener", "socket", error))? {
-        plan.warnings.push(NOT_ENFORCED.to_owned());
+        warnings.push(NOT_ENFORCED.to_owned());
     }
-    for warning in &plan.warnings {
+    for warning in &warnings {
         tracing::warn!(?warning);
     }
     let chroot = config
@@ -102,7 +97,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         processes,
         retain: config.broker.retain,
         quotas: config.broker.quotas,
-        warnings: plan.warnings,
+        warnings,
     };
     serve(parts, control, worker, notifier)
 }

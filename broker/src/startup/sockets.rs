@@ -4,9 +4,9 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use nix::sys::resource::rlim_t;
+use nix::unistd::Gid;
 
 use crate::config::Config;
-use crate::confine::identity;
 use crate::failure::{Exit, Failure};
 use crate::listener::{Directories, Filter, Registry};
 use crate::plan;
@@ -15,13 +15,13 @@ use crate::service::control_socket;
 /// Descriptors that are no listeners: sessions, the runtime's own, copies on their way.
 const RESERVED: usize = 1024;
 
-pub fn control(config: &Config, registry: &mut Registry) -> Result<Option<UnixListener>, Failure> {
+pub fn control(
+    config: &Config,
+    group: Gid,
+    registry: &mut Registry,
+) -> Result<Option<UnixListener>, Failure> {
     let Some(path) = &config.broker.socket else {
         return Ok(None);
-    };
-    let group = match &config.broker.socket_group {
-        Some(group) => identity::group(&group.value, config.place(group.span))?,
-        None => nix::unistd::Gid::from_raw(0),
     };
     let (text, place) = (path.value.to_string_lossy(), config.place(path.span));
     control_socket::bind(registry, &text, (group, config.broker.socket_mode), &place).map(Some)

@@ -1,0 +1,104 @@
+//! `portreeved explain`: what a configuration comes to on this kernel, before anything is started: what each process
+//! will hold, and who may ask for what by which rule.
+
+mod peers;
+mod processes;
+mod question;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::output;
+use crate::config::{self, Config, Report, Trust};
+use crate::failure::Failure;
+use crate::plan::{Findings, Plan};
+
+use processes::Process;
+pub use question::Question;
+
+/// What is to be explained, and how it is told.
+#[derive(Debug)]
+pub struct Explain {
+    /// The configuration's file.
+    pub file: PathBuf,
+    /// Name every system call too.
+    pub verbose: bool,
+    /// As one JSON document.
+    pub json: bool,
+    /// One question rather than everything.
+    pub question: Option<Question>,
+}
+
+impl Explain {
+    /// Explains, and gives the exit code: of a question 0 for yes and 1 for no.
+    pub fn run(&self) -> Result<ExitCode, Failure> {
+        let trust = Trust::RootOr(nix::unistd::getuid().as_raw());
+        let (config, warnings) = match config::load(&self.file, trust) {
+            Ok((config, warnings)) => (config, Findings::of(warnings.into())),
+            Err(report) => return Ok(self.refuse(&report, None)),
+        };
+        match &self.question {
+            Some(question) => self.answer(question, &config, warnings),
+            None => self.everything(&config, warnings),
+        }
+    }
+
+    fn refuse(&self, report: &Report, config: Option<&Config>) -> ExitCode {
+        if self.json {
+            output::print_json(&output::findings(&self.name(), report, config));
+        } else {
+            output::show(report);
+        }
+        output::exit(report)
+    }
+
+    fn name(&self) -> String {
+        self.file.display().to_string()
+    }
+
+    fn answer(
+        &self,
+        question: &Question,
+        config: &Config,
+        mut findings: Findings,
+    ) -> Result<ExitCode, Failure> {
+        let Some(policy) = crate::plan::policy(config, &mut findings) else {
+            return Ok(self.refuse(&findings.into_report(), Some(config)));
+        };
+        let answer = question.answer(&policy, config)?;
+        match self.json {
+            true => output::print_json(&answer.json(&self.name())),
+            false => output::print(&answer.text()),
+        }
+        Ok(ExitCode::from(u8::from(!answer.is_yes())))
+    }
+
+    fn everything(&self, config: &Config, mut findings: Findings) -> Result<ExitCode, Failure> {
+        let plan = Plan::new(config, &mut findings);
+        let report = findings.into_report();
+        let Ok(plan) = plan else {
+            return Ok(self.refuse(&report, Some(config)));
+        };
+        let processes = processes::all(config, &plan)?;
+        let peers = peers::all(config, &plan.policy);
+        if self.json {
+            let mut document = output::findings(&self.name(), &report, Some(config));
+            let processes: Vec<_> = processes.iter().map(|process| process.json(self.verbose)).collect();
+            let peers: Vec<_> = peers.iter().map(peers::Peer::json).collect();
+            if let Some(document) = document.as_object_mut() {
+                document.insert("processes".into(), processes.into());
+                document.insert("peers".into(), peers.into());
+                document.insert("tcp_ports".into(), json!(processes::ports(&plan.policy)));
+            }
+            output::print_json(&document);
+        } else {
+            output::show(&report);
+            let mut parts = Process::tables(&processes, self.verbose);
+            parts.extend(peers.iter().map(peers::Peer::text));
+            output::print(&parts.join("\n"));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

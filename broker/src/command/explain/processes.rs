@@ -1,0 +1,187 @@
+//! What broker, launcher and worker will hold: from the code that confinement is verified against.
+
+use portreeve_protocol::status::Credentials;
+use serde_json::{Value, json};
+
+use crate::capability::CapabilitySet;
+use crate::config::Config;
+use crate::confine::broker::{self, Confinement};
+use crate::confine::{limits, locks, seccomp, worker};
+use crate::failure::Failure;
+use crate::plan::{self, Plan};
+use crate::policy::Policy;
+
+/// One process to be.
+pub(super) struct Process {
+    role: &'static str,
+    credentials: Credentials,
+    root: String,
+    /// Directories of the host in an otherwise empty root.
+    reaches: Vec<String>,
+    /// Landlock and seccomp, in words; what this kernel lacks of them.
+    locks: Vec<String>,
+    lacking: Vec<String>,
+    calls: Vec<(&'static str, &'static str)>,
+    limits: Vec<(&'static str, String)>,
+}
+
+/// The broker and, where a worker is to be started, the launcher and the worker.
+pub(super) fn all(config: &Config, plan: &Plan) -> Result<Vec<Process>, Failure> {
+    let mut all = vec![broker(config, plan)?];
+    if let Some(scope) = &config.worker {
+        let confinement = worker::Confinement {
+            identity: plan.identity.clone(),
+            root: None,
+            limits: scope.limits.iter().map(|limit| limit.value).collect(),
+            descriptors: limits::AS_STARTED,
+        };
+        let chroot = config.security.chroot.as_ref();
+        let root = chroot.map_or_else(|| "/".to_owned(), |chroot| chroot.value.display().to_string());
+        all.extend(["launcher", "worker"].map(|role| Process {
+            role,
+            credentials: confinement.expected(),
+            root: root.clone(),
+            reaches: Vec::new(),
+            locks: Vec::new(),
+            lacking: Vec::new(),
+            calls: Vec::new(),
+            limits: confinement.expected_limits(),
+        }));
+    }
+    Ok(all)
+}
+
+fn broker(config: &Config, plan: &Plan) -> Result<Process, Failure> {
+    let reaches = plan::socket_directories(config).into_keys();
+    let reaches: Vec<String> = reaches.map(|path| path.display().to_string()).collect();
+    let confinement = Confinement {
+        retained: plan.retained,
+        policy: &plan.policy,
+        require_landlock: config.broker.require_landlock,
+    };
+    let foreseen = confinement.foresee(reaches.len())?;
+    let needs = broker::needs(reaches.len());
+    Ok(Process {
+        role: "broker",
+        root: "empty, read-only".to_owned(),
+        calls: match foreseen.credentials.seccomp {
+            0 => Vec::new(),
+            _ => seccomp::allowed(&needs).collect(),
+        },
+        credentials: foreseen.credentials,
+        locks: foreseen.locks,
+        lacking: foreseen.lacking,
+        reaches,
+        limits: vec![
+            ("core", "0".to_owned()),
+            ("nofile", "the hard limit that it is started with".to_owned()),
+        ],
+    })
+}
+
+impl Process {
+    fn sets(&self) -> [(&'static str, CapabilitySet); 5] {
+        let held = &self.credentials;
+        [
+            ("inheritable", held.inheritable),
+            ("permitted", held.permitted),
+            ("effective", held.effective),
+            ("bounding", held.bounding),
+            ("ambient", held.ambient),
+        ]
+        .map(|(name, bits)| (name, CapabilitySet::from_bits(bits)))
+    }
+
+    /// As data.
+    pub fn json(&self, verbose: bool) -> Value {
+        let held = &self.credentials;
+        let sets = self.sets().map(|(name, set)| {
+            let names: Vec<String> = set.names().collect();
+            (name.to_owned(), json!({ "hex": format!("{:016x}", set.bits()), "names": names }))
+        });
+        let mut seccomp = json!({ "mode": held.seccomp, "calls": self.calls.len() });
+        if let Some(seccomp) = seccomp.as_object_mut().filter(|_| verbose) {
+            let calls = self.calls.iter().map(|(name, why)| json!({ "name": name, "why": why }));
+            seccomp.insert("allowed".into(), calls.collect());
+        }
+        let limits = self.limits.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into()));
+        json!({
+            "role": self.role,
+            "uid": held.uid,
+            "gid": held.gid,
+            "groups": held.groups.to_vec(),
+            "root": self.root,
+            "root_reaches": self.reaches,
+            "capabilities": sets.into_iter().collect::<serde_json::Map<_, _>>(),
+            "securebits": { "hex": format!("{:#x}", locks::SECUREBITS.bits()), "names": locks::securebits_names() },
+            "no_new_privs": held.no_new_privs,
+            "seccomp": seccomp,
+            "locks": self.locks,
+            "lacking": self.lacking,
+            "limits": limits.collect::<serde_json::Map<_, _>>(),
+        })
+    }
+
+    /// As tables, one for processes that hold the same.
+    pub fn tables(processes: &[Self], verbose: bool) -> Vec<String> {
+        let mut tables: Vec<(String, String)> = Vec::new();
+        for process in processes {
+            let table = process.table(verbose);
+            match tables.last_mut() {
+                Some((roles, last)) if *last == table => *roles += &format!(" and {}", process.role),
+                _ => tables.push((process.role.to_owned(), table)),
+            }
+        }
+        tables.into_iter().map(|(roles, table)| format!("{roles}\n{table}")).collect()
+    }
+
+    fn table(&self, verbose: bool) -> String {
+        let held = &self.credentials;
+        let mut out = String::new();
+        let mut row = |name: &str, value: &str| out += &format!("  {name:<14}{value}\n");
+        row("user", &ids(held.uid));
+        row("group", &ids(held.gid));
+        let groups: Vec<String> = held.groups.iter().map(u32::to_string).collect();
+        row("groups", &if groups.is_empty() { "none".to_owned() } else { groups.join(" ") });
+        row(
+            "root",
+            &match self.reaches.as_slice() {
+                [] => self.root.clone(),
+                some => format!("{}, but for {}", self.root, some.join(" ")),
+            },
+        );
+        for (name, set) in self.sets() {
+            row(name, &format!("{:016x}  {set}", set.bits()));
+        }
+        let names = locks::securebits_names();
+        row("securebits", &format!("{:#x}  {}", locks::SECUREBITS.bits(), names.join(",")));
+        row("no_new_privs", if held.no_new_privs { "yes" } else { "no" });
+        row("seccomp", if held.seccomp == 0 { "none" } else { "filter" });
+        for (number, lock) in self.locks.iter().enumerate() {
+            row(if number == 0 { "locks" } else { "" }, lock);
+        }
+        for lacking in &self.lacking {
+            row("lacking", lacking);
+        }
+        for (number, (name, value)) in self.limits.iter().enumerate() {
+            row(if number == 0 { "limits" } else { "" }, &format!("{name} {value}"));
+        }
+        for (number, (name, why)) in self.calls.iter().enumerate().filter(|_| verbose) {
+            row(if number == 0 { "system calls" } else { "" }, &format!("{name:<16} {why}"));
+        }
+        out
+    }
+}
+
+/// One number where all four are the same.
+fn ids(ids: [u32; 4]) -> String {
+    match ids {
+        [real, rest @ ..] if rest == [real; 3] => real.to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// The TCP ports that may be bound, as ranges.
+pub(super) fn ports(policy: &Policy) -> Vec<[u16; 2]> {
+    policy.tcp_ports().iter().map(|range| [*range.start(), *range.end()]).collect()
+}

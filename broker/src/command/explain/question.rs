@@ -1,0 +1,154 @@
+//! One question: may somebody listen here, or have this address, and by which rule?
+
+use std::ffi::CString;
+use std::net::IpAddr;
+
+use nix::unistd::{User, getgrouplist};
+use portreeve_protocol::Endpoint;
+use serde_json::{Value, json};
+
+use super::peers;
+use crate::config::Config;
+use crate::confine::identity;
+use crate::failure::{Exit, Failure};
+use crate::policy::{Denied, Policy, Requester, Rule};
+
+/// What is asked.
+#[derive(Debug)]
+pub struct Question {
+    what: What,
+    /// `worker`, or a user's name or number.
+    by: String,
+}
+
+#[derive(Debug)]
+enum What {
+    Listen(Endpoint),
+    Address(IpAddr),
+}
+
+/// Yes or no, and why.
+pub(super) struct Answer<'p> {
+    question: String,
+    by: String,
+    found: Result<(&'p Rule, Option<String>), Denied>,
+    /// Why nobody can ask it, whatever the policy says.
+    moot: Option<&'static str>,
+}
+
+impl Question {
+    /// A question from the words of a command line; the error says what would be right.
+    pub fn parse(verb: &str, object: &str, by: Option<String>) -> Result<Self, String> {
+        let what = match verb {
+            "listen" => object
+                .parse()
+                .map(What::Listen)
+                .map_err(|error| format!("{object:?} is no endpoint: {error}"))?,
+            "address" => object
+                .parse()
+                .map(What::Address)
+                .map_err(|_| format!("{object:?} is no IP address, such as 192.0.2.1 or 2001:db8::1"))?,
+            other => return Err(format!("explain answers listen and address, not {other:?}")),
+        };
+        Ok(Self { what, by: by.unwrap_or_else(|| "worker".to_owned()) })
+    }
+
+    pub(super) fn answer<'p>(&self, policy: &'p Policy, config: &Config) -> Result<Answer<'p>, Failure> {
+        let who = self.requester()?;
+        let (question, operations) = match &self.what {
+            What::Listen(endpoint) => (format!("listen {endpoint}"), ["listen", "listen-many"]),
+            What::Address(address) => (format!("address {address}"), ["add-address", "move-address"]),
+        };
+        let mut permitted = operations.map(|operation| policy.operation(&who, operation));
+        let found = match (&self.what, &mut permitted) {
+            (_, [Err(denied), Err(_)]) => Err(denied.clone()),
+            (What::Listen(endpoint), _) => policy.listen(&who, endpoint).map(|permit| (permit.rule, None)),
+            (What::Address(address), _) => policy.address(&who, *address).map(|permit| {
+                let onto = match permit.interface {
+                    Some(interface) => format!("on {interface} with prefix length {}", permit.mask),
+                    None => "on no interface: no topology holds it".to_owned(),
+                };
+                (permit.rule, Some(onto))
+            }),
+        };
+        let moot = match who {
+            Requester::Worker if config.worker.is_none() => {
+                Some("there is no worker scope, so no worker asks")
+            }
+            Requester::Local { .. } if config.broker.socket.is_none() => {
+                Some("there is no control socket, so no user can ask")
+            }
+            _ => None,
+        };
+        Ok(Answer { question, by: who.to_string(), found, moot })
+    }
+
+    fn requester(&self) -> Result<Requester, Failure> {
+        if self.by == "worker" {
+            return Ok(Requester::Worker);
+        }
+        let refused = |what: String, remedy: String| Failure::new(Exit::NoUser, "--as", what, remedy);
+        let uid = identity::user(&self.by).map_err(|error| refused(error.to_string(), error.remedy()))?;
+        let lookup = |error: nix::Error| {
+            refused(
+                format!("the groups of {:?} cannot be looked up: {error}", self.by),
+                "give its number".into(),
+            )
+        };
+        let gids = match User::from_uid(uid).map_err(lookup)? {
+            Some(user) => {
+                let name = CString::new(user.name).unwrap_or_default();
+                getgrouplist(&name, user.gid).map_err(lookup)?.into_iter().map(|gid| gid.as_raw()).collect()
+            }
+            None => Vec::new(),
+        };
+        Ok(Requester::Local { uid: uid.as_raw(), gids })
+    }
+}
+
+impl Answer<'_> {
+    pub(super) fn is_yes(&self) -> bool {
+        self.found.is_ok()
+    }
+
+    /// As data.
+    pub(super) fn json(&self, file: &str) -> Value {
+        let denied = self.found.as_ref().err();
+        let granted = self.found.as_ref().ok();
+        json!({
+            "file": file,
+            "question": self.question,
+            "as": self.by,
+            "allowed": self.is_yes(),
+            "rule": granted.map(|(rule, _)| peers::rule(rule)),
+            "onto": granted.and_then(|(_, onto)| onto.clone()),
+            "message": denied.map(|denied| &denied.message),
+            "nearest": denied.and_then(|denied| denied.nearest.as_ref()),
+            "remedy": denied.map(|denied| &denied.remedy),
+            "note": self.moot,
+        })
+    }
+
+    /// As a sentence.
+    pub(super) fn text(&self) -> String {
+        let mut text = match &self.found {
+            Ok((rule, onto)) => {
+                let onto = onto.as_ref().map_or_else(String::new, |onto| format!(", {onto}"));
+                format!("yes: {} may {}{onto}\n  by {rule}\n", self.by, self.verb())
+            }
+            Err(denied) => format!("no: {}\n  {}\n", denied.message, denied.remedy),
+        };
+        if let Some(moot) = self.moot {
+            text += &format!("  {moot}\n");
+        }
+        text
+    }
+
+    fn verb(&self) -> String {
+        match self.question.split_once(' ') {
+            Some(("listen", endpoint)) => format!("listen on {endpoint}"),
+            Some((_, address)) => format!("have the address {address}"),
+            None => self.question.clone(),
+        }
+    }
+}

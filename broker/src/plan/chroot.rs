@@ -1,0 +1,73 @@
+//! `security.chroot`: there, a directory, and not the worker's to write to.
+
+use std::fs::{File, Metadata};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+
+use super::finding::{Findings, only_root_may};
+use crate::config::Config;
+use crate::confine::identity::Identity;
+use crate::failure::Exit;
+
+const STEP: &str = "security.chroot";
+
+/// Where the worker lives.
+#[derive(Debug)]
+pub enum Root {
+    /// In the host's own root.
+    Host,
+    /// In this directory.
+    Chroot(OwnedFd),
+    /// In one that cannot be opened, for which there is a finding.
+    Unknown,
+}
+
+impl Root {
+    /// Opens the chroot and refuses one that the worker could write to.
+    pub fn open(config: &Config, identity: Option<&Identity>, findings: &mut Findings) -> Self {
+        let Some(chroot) = &config.security.chroot else {
+            return Self::Host;
+        };
+        let path = &chroot.value;
+        let mut options = File::options();
+        options.read(true).custom_flags(libc::O_DIRECTORY);
+        let opened = options.open(path).and_then(|directory| Ok((directory.metadata()?, directory)));
+        let (metadata, directory) = match opened {
+            Ok(opened) => opened,
+            Err(error) if only_root_may(&error) => {
+                findings.unseen(config, chroot.span, &format!("the chroot {path:?}"));
+                return Self::Unknown;
+            }
+            Err(error) => {
+                let message = format!("{path:?} cannot be opened: {error}");
+                let help = "create it, owned by root with mode 0755, or remove the option";
+                findings.error(STEP, Exit::NoInput, config.error(chroot.span, message, help));
+                return Self::Unknown;
+            }
+        };
+        if identity.is_some_and(|identity| is_writable(&metadata, identity)) {
+            let message =
+                format!("{path:?} is writable by the worker, who could then replace what is trusted in it");
+            let help = "chown it to root and chmod it 0755; give the worker writable directories below it";
+            findings.error(STEP, Exit::Config, config.error(chroot.span, message, help));
+        }
+        Self::Chroot(directory.into())
+    }
+
+    /// The chroot, where there is one.
+    pub fn into_chroot(self) -> Option<OwnedFd> {
+        match self {
+            Self::Chroot(directory) => Some(directory),
+            Self::Host | Self::Unknown => None,
+        }
+    }
+}
+
+/// By owner and mode. Access control lists are asked when the worker's process is confined.
+fn is_writable(metadata: &Metadata, identity: &Identity) -> bool {
+    let groups = || identity.groups.iter().chain([&identity.group]);
+    !identity.user.is_root()
+        && (metadata.uid() == identity.user.as_raw()
+            || (metadata.mode() & 0o020 != 0 && groups().any(|group| group.as_raw() == metadata.gid()))
+            || metadata.mode() & 0o002 != 0)
+}

@@ -1,0 +1,98 @@
+//! `worker.command`: its program opened and checked, its words and environment as exec(3) takes them.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+
+use super::Root;
+use super::finding::{Findings, only_root_may};
+use crate::config::{Config, Span, Worker};
+use crate::confine::identity::Identity;
+use crate::failure::Exit;
+use crate::launcher::program::{self, Unusable};
+use crate::launcher::{Command, ProgramName};
+
+const STEP: &str = "worker.command";
+
+/// What the launcher is to start below this root; `None` where an error is among the findings, or something could
+/// not be looked at.
+pub fn command(
+    config: &Config,
+    worker: &Worker,
+    root: &Root,
+    identity: Option<&Identity>,
+    findings: &mut Findings,
+) -> Option<Command> {
+    let Some(name) = worker.command.first() else {
+        let found = config.error(worker.span, "the command is empty", "name a program");
+        findings.error(STEP, Exit::Config, found);
+        return None;
+    };
+    let mut c_string = |text: String, span: Span| {
+        CString::new(text)
+            .map_err(|_| {
+                let found = config.error(span, "there is a zero byte in it", "remove it");
+                findings.error(STEP, Exit::Config, found);
+            })
+            .ok()
+    };
+    let arguments: Vec<_> =
+        worker.command.iter().map(|word| c_string(word.value.clone(), word.span)).collect();
+    let environment = worker.environment.iter();
+    let environment: Vec<_> = environment
+        .map(|(name, value)| c_string(format!("{}={}", name.value, value.value), value.span))
+        .collect();
+    let checked = program::open(&name.value).and_then(|program| {
+        may_execute(config, name.span, &program, identity, findings);
+        let complete = match root {
+            Root::Host => program::complete(&program, None),
+            Root::Chroot(directory) => program::complete(&program, Some(directory.as_fd())),
+            Root::Unknown => Ok(()),
+        };
+        complete.map(|()| program)
+    });
+    let program = match checked {
+        Ok(program) => Some(program.into()),
+        Err(Unusable::Open(error)) if only_root_may(&error) => {
+            findings.unseen(config, name.span, &format!("the program {:?}", name.value));
+            None
+        }
+        Err(unusable) => {
+            let message = format!("{:?} {unusable}", name.value);
+            findings.error(STEP, Exit::OsFile, config.error(name.span, message, unusable.remedy()));
+            None
+        }
+    };
+    Some(Command {
+        program: program?,
+        name: ProgramName { path: name.value.clone(), place: config.place(name.span) },
+        arguments: arguments.into_iter().collect::<Option<_>>()?,
+        environment: environment.into_iter().collect::<Option<_>>()?,
+    })
+}
+
+/// By owner and mode; an access control list may say otherwise, so all but the certain case is a warning.
+fn may_execute(
+    config: &Config,
+    span: Span,
+    program: &File,
+    identity: Option<&Identity>,
+    findings: &mut Findings,
+) {
+    let (Some(identity), Ok(metadata)) = (identity, program.metadata()) else {
+        return;
+    };
+    let groups = || identity.groups.iter().chain([&identity.group]);
+    let bit = match metadata.uid() == identity.user.as_raw() {
+        true => 0o100,
+        false if groups().any(|group| group.as_raw() == metadata.gid()) => 0o010,
+        false => 0o001,
+    };
+    // Not even root's worker overrides this: it has no capability.
+    if metadata.mode() & bit == 0 && metadata.mode() & 0o111 != 0 {
+        let message = format!("user {} may not execute this by its mode", identity.user);
+        let help = "chmod o+x it, or change its group, unless an access control list allows it";
+        findings.tell(config.warning(span, message, help));
+    }
+}
