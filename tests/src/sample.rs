@@ -3,6 +3,25 @@
 use crate::broker::SOCKET;
 use crate::chroot::Chroot;
 
+/// A security scope that keeps one capability, as users have it.
+pub const FIRST_SECURITY: &str = r#"
+security {
+  user = ecuser
+  group = ecuser
+  capabilities = "cap_net_bind_service+ep"
+  privileges = "basic net_privaddr"
+}
+"#;
+/// One that keeps four.
+pub const SECOND_SECURITY: &str = r#"
+security {
+  user = ecuser
+  group = ecuser
+  capabilities = "cap_net_admin+ep cap_net_bind_service+ep cap_net_raw+ep cap_sys_resource+ep"
+  privileges = "basic net_privaddr net_bindmlp sys_resource sys_net_config net_rawaccess"
+}
+"#;
+
 /// A broker without a worker, whose control socket permits root and nobody to listen wherever `listen` says, a list in
 /// the configuration's language.
 pub fn control(listen: &str) -> String {

@@ -7,6 +7,7 @@ use portreeve_tests::broker::{self, SOCKET};
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::process::{self, Status};
 use portreeve_tests::puppet::Stage;
+use portreeve_tests::sample::{FIRST_SECURITY, SECOND_SECURITY};
 use portreeve_tests::{Broker, Host, Peer, Refusal, isolated, sample};
 
 const NET_BIND_SERVICE: u64 = 1 << 10;
@@ -14,22 +15,6 @@ const NET_ADMIN: u64 = 1 << 12;
 const NET_RAW: u64 = 1 << 13;
 const SYS_RESOURCE: u64 = 1 << 24;
 
-const FIRST_SAMPLE: &str = r#"
-security {
-  user = ecuser
-  group = ecuser
-  capabilities = "cap_net_bind_service+ep"
-  privileges = "basic net_privaddr"
-}
-"#;
-const SECOND_SAMPLE: &str = r#"
-security {
-  user = ecuser
-  group = ecuser
-  capabilities = "cap_net_admin+ep cap_net_bind_service+ep cap_net_raw+ep cap_sys_resource+ep"
-  privileges = "basic net_privaddr net_bindmlp sys_resource sys_net_config net_rawaccess"
-}
-"#;
 const ECUSER: u32 = 4321;
 
 /// Adds to a security scope a chroot and a puppet in it.
@@ -90,7 +75,7 @@ fn confined(host: &Host, security: &str, retained: u64, worker: &Status) -> Brok
 #[test]
 fn the_first_sample_keeps_one_capability_and_the_worker_none() {
     isolated(|host| {
-        confined(host, FIRST_SAMPLE, NET_BIND_SERVICE, &worker_status(ECUSER, &[]));
+        confined(host, FIRST_SECURITY, NET_BIND_SERVICE, &worker_status(ECUSER, &[]));
     });
 }
 
@@ -100,13 +85,13 @@ fn the_second_sample_keeps_four_or_names_the_one_that_it_cannot() {
         let held = &process::threads(std::process::id())[0];
         if held.bounding & SYS_RESOURCE != 0 {
             let retained = NET_ADMIN | NET_BIND_SERVICE | NET_RAW | SYS_RESOURCE;
-            confined(host, SECOND_SAMPLE, retained, &worker_status(ECUSER, &[]));
+            confined(host, SECOND_SECURITY, retained, &worker_status(ECUSER, &[]));
         } else {
             host.add_user("ecuser", ECUSER);
-            let refusal = Refusal::of(host, SECOND_SAMPLE);
+            let refusal = Refusal::of(host, SECOND_SECURITY);
             assert_eq!(refusal.code, Some(77), "{}", refusal.message);
             assert!(refusal.message.contains("cap_sys_resource"), "{}", refusal.message);
-            let without = SECOND_SAMPLE.replace(" cap_sys_resource+ep", "");
+            let without = SECOND_SECURITY.replace(" cap_sys_resource+ep", "");
             confined(host, &without, NET_ADMIN | NET_BIND_SERVICE | NET_RAW, &worker_status(ECUSER, &[]));
         }
     });
