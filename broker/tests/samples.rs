@@ -77,6 +77,13 @@ fn the_two_samples_of_the_security_scope_are_read() {
 }
 
 #[test]
+fn every_sample_is_well_formed() {
+    for text in [BIND_ONLY, FOUR, BROKER] {
+        assert_eq!(config::check_syntax_text("sample.conf", text), Ok(()));
+    }
+}
+
+#[test]
 fn every_scope_of_a_whole_configuration_is_read() {
     let config = load(BROKER);
     assert_eq!(config.broker.socket.as_ref().unwrap().value, Path::new("/run/portreeve/broker.sock"));

@@ -172,4 +172,6 @@ fn the_rules_of_a_requester_are_listed_in_their_order() {
     assert_eq!(rules(&Requester::Worker), rules(&local(0, &[])));
     assert_eq!(rules(&Requester::Worker).len(), 7);
     assert_eq!(rules(&local(1000, &[])), [""; 0]);
+    let spare = local(8, &[33]);
+    assert_eq!(rules(&spare), [""; 0], "a permit whose operations are not allowed is of no use");
 }

@@ -1,0 +1,48 @@
+//! Every configuration that this project shows is well formed: in the README, in scripts and files of deploy.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::panic)] // a helper of a test may fail it
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// What stands between the lines that begin and end a block.
+fn blocks<'t>(text: &'t str, begins: &str, ends: &str) -> Vec<&'t str> {
+    let parts = text.split(begins).skip(1);
+    parts.map(|part| part.split_once(ends).unwrap_or_else(|| panic!("{begins} has no {ends}")).0).collect()
+}
+
+/// The configurations of a file: all of one that is named so, what a page or a script quotes otherwise.
+fn configurations(name: &str, text: &str) -> Vec<String> {
+    let quoted = match name {
+        _ if name.ends_with(".conf") => return vec![text.to_owned()],
+        _ if name.ends_with(".md") => blocks(text, "```text\n", "\n```"),
+        _ => blocks(text, "<<EOF\n", "\nEOF\n"),
+    };
+    quoted.into_iter().filter(|block| block.contains("security {")).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_configuration_that_is_shown_is_well_formed() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (mut waiting, mut shown) = (vec![repository.join("README.md"), repository.join("deploy")], 0);
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            waiting.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        // What the shell puts there is one word.
+        let text = text.replace("$(id -gn nobody)", "nogroup");
+        for configuration in configurations(&path.display().to_string(), &text) {
+            let file = folder.path().join("shown.conf");
+            fs::write(&file, configuration).unwrap();
+            let mut check = Command::new(env!("CARGO_BIN_EXE_portreeved"));
+            let output = check.args(["check", "--syntax"]).arg(&file).output().unwrap();
+            assert!(output.status.success(), "{path:?}: {}", String::from_utf8_lossy(&output.stderr));
+            shown += 1;
+        }
+    }
+    assert!(shown > 1, "the README and the quickstart show one each");
+}

@@ -1,0 +1,195 @@
+//! What `check` says of a configuration on a host: as an ordinary user, of what lies in the chroot, of every sample that
+//! this project shows, and that a start agrees.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use portreeve_tests::chroot::{Chroot, WORKER};
+use portreeve_tests::sample::{FIRST_SECURITY, SECOND_SECURITY};
+use portreeve_tests::{Host, Refusal, binaries, broker, isolated, sample};
+use rustix::mount::mount_bind;
+use serde_json::Value;
+
+fn check(host: &Host, options: &[&str], config: &Path) -> Output {
+    Command::new(host.binary(binaries::BROKER)).arg("check").args(options).arg(config).output().unwrap()
+}
+
+/// Every finding as `severity: message; help`.
+fn found(output: &Output) -> Vec<String> {
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let line = |found: &Value| {
+        let word = |name: &str| found[name].as_str().unwrap().to_owned();
+        format!("{}: {}; {}", word("severity"), word("message"), word("help"))
+    };
+    document["diagnostics"].as_array().unwrap().iter().map(line).collect()
+}
+
+fn in_chroot(line: &str) -> String {
+    format!("security {{\nuser = nobody\ngroup = nogroup\nchroot = /run/host/chroot\n{line}\n}}\n")
+}
+
+#[test]
+fn a_device_node_and_a_set_user_id_file_in_the_chroot_are_named() {
+    isolated(|host| {
+        let chroot = Chroot::new(host, "chroot");
+        fs::create_dir(chroot.path.join("dev")).unwrap();
+        for device in ["null", "tty"] {
+            let here = chroot.path.join("dev").join(device);
+            fs::write(&here, "").unwrap();
+            mount_bind(format!("/dev/{device}"), &here).unwrap();
+        }
+        fs::write(chroot.path.join("su"), "").unwrap();
+        fs::set_permissions(chroot.path.join("su"), Permissions::from_mode(0o4755)).unwrap();
+        let config = broker::config(host, &in_chroot(""));
+        let output = check(host, &["--json"], &config);
+        assert!(output.status.success());
+        let mut found = found(&output);
+        found.sort();
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(
+            found[0].starts_with("note: \"/run/host/chroot/dev/null\" in the chroot is a device"),
+            "{found:?}"
+        );
+        assert!(
+            found[1].starts_with("warning: \"/run/host/chroot/dev/tty\" in the chroot is a device"),
+            "{found:?}"
+        );
+        assert!(
+            found[2].starts_with("warning: \"/run/host/chroot/su\" in the chroot is set-user-id"),
+            "{found:?}"
+        );
+        assert!(found[1].contains("nodev") && found[2].contains("chmod"), "{found:?}");
+    });
+}
+
+#[test]
+fn a_chroot_that_the_worker_can_write_to_is_refused_beside_every_other_mistake() {
+    isolated(|host| {
+        let chroot = Chroot::new(host, "chroot");
+        fs::set_permissions(&chroot.path, Permissions::from_mode(0o777)).unwrap();
+        let config = broker::config(host, &in_chroot("capabilities = \"cap_net_bind_service+\""));
+        let output = check(host, &["--json"], &config);
+        assert_eq!(output.status.code(), Some(78));
+        let found = found(&output);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains("writable by the worker") && found[0].contains("chown"), "{found:?}");
+        assert!(found[1].contains("no flag follows"), "{found:?}");
+    });
+}
+
+#[test]
+fn an_ordinary_user_is_told_what_only_root_can_judge_and_the_rest_is_judged() {
+    isolated(|host| {
+        let chroot = Chroot::new(host, "chroot");
+        let hidden = chroot.path.join("hidden");
+        fs::create_dir(&hidden).unwrap();
+        fs::set_permissions(&hidden, Permissions::from_mode(0o700)).unwrap();
+        fs::copy(host.binary(binaries::PUPPET), host.path("secret")).unwrap();
+        fs::set_permissions(host.path("secret"), Permissions::from_mode(0o700)).unwrap();
+        let text = in_chroot("privileges = net_privaddr") + "worker { command = ( /run/host/secret ) }";
+        let config = broker::config(host, &text);
+        fs::set_permissions(&config, Permissions::from_mode(0o644)).unwrap();
+        let as_user = |config: &Path| {
+            let mut command = Command::new(host.binary(binaries::BROKER));
+            command.args(["check", "--json"]).arg(config).uid(WORKER).gid(WORKER).output().unwrap()
+        };
+        let output = as_user(&config);
+        let told = found(&output);
+        assert!(output.status.success(), "{told:?}");
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(
+            told[0].starts_with("warning: the inside of 1 directories") && told[0].contains("root"),
+            "{told:?}"
+        );
+        assert!(told[1].starts_with("note: Linux has no such privileges"), "{told:?}");
+        assert!(
+            told[2].starts_with("warning: the program \"/run/host/secret\" cannot be looked at"),
+            "{told:?}"
+        );
+
+        fs::set_permissions(&chroot.path, Permissions::from_mode(0o700)).unwrap();
+        let told = found(&as_user(&config));
+        assert!(
+            told[0].starts_with("warning: the chroot \"/run/host/chroot\" cannot be looked at"),
+            "{told:?}"
+        );
+        fs::set_permissions(&config, Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(as_user(&config).status.code(), Some(66));
+    });
+}
+
+#[test]
+fn the_start_refuses_what_the_check_refuses_in_the_same_words() {
+    isolated(|host| {
+        Chroot::new(host, "chroot");
+        host.file("script", "#!/bin/sh\n");
+        fs::set_permissions(host.path("script"), Permissions::from_mode(0o755)).unwrap();
+        for (text, code) in [
+            (in_chroot("user = mailuser"), 67),
+            (in_chroot("supplemental_groups = sslcerts"), 67),
+            (in_chroot("capabilities = \"cap_net_bind_servce+ep\""), 78),
+            (in_chroot("capabilities = 63+ep"), 78),
+            (in_chroot("privileges = net_privadr"), 78),
+            (in_chroot("chroot = /run/host/nowhere"), 66),
+            (in_chroot("") + "worker { command = ( /run/host/script ) }", 72),
+            (in_chroot("") + "worker { command = ( /usr/bin/env ) }", 72),
+            (in_chroot("") + "broker { socket = /run/x.sock socket_group = sslcerts }", 67),
+            (in_chroot("") + "broker { permit p { listen = ( :25 ) } }", 78),
+            (in_chroot("chrot = /"), 78),
+        ] {
+            let config = broker::config(host, &text);
+            let output = check(host, &["--json"], &config);
+            let found = found(&output);
+            let first = found.iter().find(|line| line.starts_with("error: ")).unwrap();
+            assert_eq!(output.status.code(), Some(78), "{found:?}");
+            let (message, help) = first.trim_start_matches("error: ").rsplit_once("; ").unwrap();
+            Refusal::of(host, &text).says(code, &[message, help]);
+        }
+        assert!(check(host, &[], &broker::config(host, &in_chroot(""))).status.success());
+    });
+}
+
+/// The configurations that the README and the quickstart show.
+fn shown() -> [(&'static str, &'static str); 2] {
+    [
+        ("README", block(include_str!("../../README.md"), "```text\nsecurity {", "\n```")),
+        ("quickstart", block(include_str!("../../deploy/quickstart"), "<<EOF\nsecurity {", "\nEOF\n")),
+    ]
+}
+
+/// From the line that opens the security scope to what ends the block.
+fn block<'t>(text: &'t str, begins: &str, ends: &str) -> &'t str {
+    let start = text.find(begins).unwrap_or_else(|| panic!("no block begins with {begins:?}"));
+    let block = text[start..].split_once('\n').unwrap().1;
+    block.split_once(ends).unwrap().0
+}
+
+#[test]
+fn every_configuration_that_is_shown_is_good_where_its_paths_are() {
+    isolated(|host| {
+        let chroot = Chroot::new(host, "chroot");
+        let program = host.binary(binaries::PUPPET).display().to_string();
+        for (name, text) in shown() {
+            let real = |line: &str| match line.trim_start() {
+                line if line.starts_with("chroot = ") => format!("chroot = {}", chroot.path.display()),
+                line if line.starts_with("command = ") => format!("command = ( {program} )"),
+                line if line.starts_with("socket = ") => format!("socket = {}", broker::SOCKET),
+                line => line.replace("$(id -gn nobody)", "nogroup"),
+            };
+            let text: Vec<String> = text.lines().map(real).collect();
+            let output = check(host, &["--json"], &broker::config(host, &text.join("\n")));
+            assert_eq!(found(&output), [""; 0], "{name}");
+            assert!(output.status.success(), "{name}");
+        }
+        host.add_user("ecuser", 4321);
+        for text in [FIRST_SECURITY, SECOND_SECURITY] {
+            assert!(check(host, &[], &broker::config(host, text)).status.success());
+        }
+        let whole = sample::worker(&chroot, &format!("( {program} )"), &sample::socket("( :25 )"));
+        let output = check(host, &["--json"], &broker::config(host, &whole));
+        assert_eq!(found(&output), [""; 0]);
+    });
+}
