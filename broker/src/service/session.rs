@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram as StdChannel;
 use std::rc::Rc;
@@ -258,6 +259,8 @@ impl Session {
     }
 
     fn close(&self, broker: &Broker, why: &str) {
+        // The worker's channel is held for as long as its process lives, and the worker is to see the end.
+        let _hung_up_already = self.channel.shutdown(Shutdown::Both);
         let client =
             broker.sessions.borrow_mut().remove(&self.number).map(|info| info.client).unwrap_or_default();
         if self.account.may_log() {

@@ -1,0 +1,230 @@
+//! What one peer may use up, and what the others notice of one that tries.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use portreeve_protocol::channel::{self, ReceiveError};
+use portreeve_protocol::message::{Operation as _, Ping};
+use portreeve_protocol::{Fault, FaultCode, Kind, codec};
+use portreeve_tests::broker::SOCKET;
+use portreeve_tests::chroot::WORKER;
+use portreeve_tests::peer::listen;
+use portreeve_tests::puppet::Stage;
+use portreeve_tests::{Broker, Host, Peer, eventually, isolated, process, sample};
+
+fn start(host: &Host, quotas: &str) -> Broker {
+    let text = sample::control(r#"( "127.0.0.1:1-65535" )"#);
+    Broker::start(host, &format!("{text}broker {{ {quotas} }}"))
+}
+
+/// A peer that is not root.
+fn other() -> Peer {
+    Peer::connect_as(Path::new(SOCKET), WORKER, WORKER).unwrap()
+}
+
+fn greeted(mut peer: Peer) -> Peer {
+    peer.hello();
+    peer
+}
+
+#[test]
+fn a_peer_that_never_reads_is_cut_off_at_its_deadline_while_others_are_busy() {
+    isolated(|host| {
+        let broker = start(host, "unread_timeout = 1");
+        let before = broker.census();
+        let mut deaf = broker.peer();
+        let mut busy = broker.peer();
+        // Until neither side's buffer takes any more: then the broker has stopped reading.
+        deaf.channel.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+        let mut buffer = codec::frame_buffer();
+        let ping = codec::encode(&mut buffer, Ping::KIND, 1, 0, &Ping {}).unwrap();
+        while channel::send_bare(&deaf.channel, ping).is_ok() {}
+        let start = Instant::now();
+        let line = eventually("the end of the deaf session", || {
+            (0..100).for_each(|_| busy.ping());
+            broker.log.lines().into_iter().find(|line| line.contains("left unread for 1 s"))
+        });
+        println!("after {:?}: {line}", start.elapsed());
+        let end = std::iter::repeat_with(|| deaf.receive()).find_map(Result::err);
+        assert!(matches!(end, Some(ReceiveError::Closed | ReceiveError::Os(_))), "{end:?}");
+        drop((deaf, busy));
+        broker.await_no_more_than(&before);
+    });
+}
+
+#[test]
+fn a_peer_that_never_says_hello_is_cut_off_at_its_deadline() {
+    isolated(|host| {
+        let broker = start(host, "unread_timeout = 1");
+        let mut quiet = broker.peer();
+        assert!(broker.stranger().is_cut_off());
+        broker.log.wait_for(&["no hello in 1 s"]);
+        // Who has said it may be as quiet as it likes.
+        quiet.ping();
+    });
+}
+
+#[test]
+fn a_user_with_too_many_sessions_gets_no_other_and_others_do() {
+    isolated(|host| {
+        let broker = start(host, "max_sessions = 3");
+        let held: Vec<Peer> = (0..3).map(|_| greeted(other())).collect();
+        let mut refused = other();
+        let frame = refused.receive().unwrap();
+        assert_eq!((frame.header.kind, frame.header.request), (Kind::FAULT, 0));
+        let fault: Fault = codec::decode(&frame.body).unwrap();
+        assert_eq!(fault.code, FaultCode::Quota, "{fault}");
+        assert!(refused.is_cut_off());
+        let mut bystander = broker.peer();
+        let quotas = bystander.status().quotas;
+        assert!(quotas.iter().any(|quota| &*quota.name == "max_sessions" && quota.most == 3), "{quotas:?}");
+        drop(held);
+        eventually("the end of the sessions", || (bystander.status().sessions.len() == 1).then_some(()));
+        greeted(other()).ping();
+    });
+}
+
+#[test]
+fn a_user_holds_no_more_listeners_than_it_may_however_many_sessions_it_has() {
+    isolated(|host| {
+        let broker = start(host, "max_listeners = 2");
+        let (mut first, mut second) = (greeted(other()), greeted(other()));
+        let (id, _) = first.listen("127.0.0.1:2001").unwrap();
+        second.listen("127.0.0.1:2002").unwrap();
+        for peer in [&mut first, &mut second] {
+            let fault = peer.listen("127.0.0.1:2003").unwrap_err();
+            assert_eq!(fault.code, FaultCode::Quota, "{fault}");
+            assert!(fault.remedy.contains("max_listeners"), "{fault}");
+        }
+        assert_eq!(first.listen("127.0.0.1:2001").unwrap().0, id, "what is there already is no more");
+        broker.peer().listen("127.0.0.1:2003").unwrap();
+        first.stop(&[id]);
+        second.listen("127.0.0.1:2004").unwrap();
+    });
+}
+
+/// The median time of a ping, in microseconds.
+fn latency(peer: &mut Peer, during: Duration) -> u128 {
+    let end = Instant::now() + during;
+    let mut samples = Vec::new();
+    while Instant::now() < end {
+        let start = Instant::now();
+        peer.ping();
+        samples.push(start.elapsed().as_micros());
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    samples.sort_unstable();
+    samples[samples.len() / 2]
+}
+
+fn refused_requests(over: &AtomicBool) {
+    let mut peer = greeted(Peer::connect(Path::new(SOCKET)).unwrap());
+    peer.channel.set_nonblocking(true).unwrap();
+    let mut buffer = codec::frame_buffer();
+    let kind = portreeve_protocol::message::Listen::KIND;
+    let request = codec::encode(&mut buffer, kind, 7, 0, &listen("192.0.2.1:25")).unwrap();
+    while !over.load(Ordering::Relaxed) {
+        // One of them wants no answer.
+        let mut silent = request.to_vec();
+        silent[8] = 0;
+        let _full_is_as_good = channel::send_bare(&peer.channel, &silent);
+        let _full_is_as_good = channel::send_bare(&peer.channel, request);
+        while peer.receive().is_ok() {}
+        std::thread::yield_now();
+    }
+}
+
+fn malformed_frames(over: &AtomicBool) {
+    while !over.load(Ordering::Relaxed) {
+        if let Ok(peer) = Peer::connect(Path::new(SOCKET)) {
+            let _cut_off_already = channel::send_bare(&peer.channel, &[0x50; 100]);
+        }
+    }
+}
+
+fn connections(over: &AtomicBool) {
+    let mut held = std::collections::VecDeque::new();
+    while !over.load(Ordering::Relaxed) {
+        held.extend(Peer::connect(Path::new(SOCKET)));
+        if held.len() > 200 {
+            held.pop_front();
+        }
+    }
+}
+
+#[test]
+fn a_flood_of_one_peer_leaves_others_their_latency_and_the_log_its_size() {
+    const DURING: Duration = Duration::from_secs(2);
+    isolated(|host| {
+        let broker = start(host, "");
+        let mut bystander = broker.peer();
+        let resident = || -> u64 {
+            let field = process::status_field(broker.pid(), "VmRSS");
+            field.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        let idle = latency(&mut bystander, DURING);
+        let memory = resident();
+        println!("idle: median {idle} µs, VmRSS {memory} kB");
+        for (what, flood) in [
+            ("refused requests", refused_requests as fn(&AtomicBool)),
+            ("malformed frames", malformed_frames),
+            ("connections", connections),
+        ] {
+            let over = AtomicBool::new(false);
+            let lines = broker.log.lines().len();
+            let median = std::thread::scope(|scope| {
+                // As another user than the bystander, whose quotas are its own.
+                scope.spawn(|| {
+                    become_nobody();
+                    flood(&over);
+                });
+                let median = latency(&mut bystander, DURING);
+                over.store(true, Ordering::Relaxed);
+                median
+            });
+            let counted = eventually("the line that counts", || {
+                let new = broker.log.lines().split_off(lines);
+                new.into_iter().find(|line| line.contains("suppressed="))
+            });
+            let lines = broker.log.lines().len() - lines;
+            let (now, word) = (resident(), counted.split("suppressed=").nth(1).unwrap());
+            let suppressed = word.split_whitespace().next().unwrap();
+            println!("{what}: median {median} µs, VmRSS {now} kB, {lines} lines, {suppressed} suppressed");
+            // Twice its idle latency is what is meant; a machine that runs other things needs some more.
+            assert!(median <= 3 * idle + 500, "{what}: {median} µs where idle is {idle} µs");
+            assert!(now < memory + 16 * 1024, "{what}: {now} kB where idle is {memory} kB");
+            assert!(lines < 500, "{what}: {lines} lines");
+        }
+    });
+}
+
+/// Of this thread alone, which ends with it.
+fn become_nobody() {
+    rustix::thread::set_thread_groups(&[]).unwrap();
+    rustix::thread::set_thread_gid(rustix::process::Gid::from_raw(WORKER)).unwrap();
+    rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(WORKER)).unwrap();
+}
+
+#[test]
+fn refused_requests_slow_their_user_down_and_never_the_worker() {
+    isolated(|host| {
+        let stage = Stage::new(host, "chroot");
+        let socket = sample::socket(r#"( "127.0.0.1:25" )"#);
+        let rest = format!("{socket} broker {{ max_refusals = 10 }}");
+        let _broker = Broker::start(host, &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &rest));
+        let (_puppet, mut worker) = stage.enter();
+        worker.hello();
+        let took = |peer: &mut Peer| {
+            let start = Instant::now();
+            (0..30).for_each(|_| drop(peer.listen("127.0.0.1:26").unwrap_err()));
+            peer.ping();
+            start.elapsed()
+        };
+        let (worker, other) = (took(&mut worker), took(&mut greeted(other())));
+        println!("30 refusals and a ping: the worker {worker:?}, another {other:?}");
+        assert!(worker < Duration::from_secs(1), "{worker:?}");
+        // Ten at once, then ten a second.
+        assert!(other > Duration::from_millis(1500), "{other:?}");
+    });
+}
