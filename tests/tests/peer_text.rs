@@ -1,0 +1,90 @@
+//! Text of a peer's own choosing, where people read it: it is bounded, and nothing in it drives a terminal or begins a
+//! line.
+
+use std::process::Command;
+
+use portreeve_protocol::frame::MAX_FRAME;
+use portreeve_protocol::message::{Hello, Listen, ListenMany, ListenOptions, Operation as _};
+use portreeve_protocol::{Endpoint, InetEndpoint, Kind, List, Text, channel, codec};
+use portreeve_tests::broker::SOCKET;
+use portreeve_tests::namespaces::run;
+use portreeve_tests::{Broker, binaries, eventually, isolated, sample};
+
+/// A new line, ESC, NUL, DEL, a C1 control sequence introducer, a reversal of direction, and much of it.
+const EVIL: &str = "\nWARN forged line\r\u{1b}[2J\0\u{7f}\u{9b}31m";
+
+fn evil<const MAX: usize>() -> Text<MAX> {
+    Text::clipped(&EVIL.repeat(MAX / EVIL.len() + 1))
+}
+
+fn requests() -> Vec<Listen> {
+    let inet = InetEndpoint { address: "fe80::1".parse().unwrap(), port: 25, scope: evil() };
+    let path = Endpoint::UnixStream(Text::clipped(&format!("/run/{EVIL}{EVIL}{EVIL}{EVIL}")));
+    [Endpoint::Tcp(inet), path, Endpoint::UnixSeqpacket(evil()), "127.0.0.1:25".parse().unwrap()]
+        .map(|endpoint| Listen {
+            endpoint,
+            options: ListenOptions { device: evil(), ..ListenOptions::default() },
+        })
+        .to_vec()
+}
+
+#[test]
+fn text_of_a_peer_is_bounded_and_escaped_wherever_it_is_read() {
+    isolated(|host| {
+        let permits = r#"( "127.0.0.1:1-65535" "/run/*" )"#;
+        let text = format!("{}broker {{ max_log_lines = 1000 }}", sample::control(permits));
+        let broker = Broker::start(host, &text);
+        let mut peer = broker.stranger();
+        peer.ask(&Hello { client: evil(), features: 0 }).unwrap();
+        let mut frame = codec::frame_buffer();
+        for request in requests() {
+            if let Err(fault) = peer.ask(&request) {
+                assert!(!fault.to_string().contains(|c: char| c.is_control()), "{fault}");
+            }
+        }
+        let listeners = List::first_of(requests().into_iter().cycle().take(253));
+        peer.ask(&ListenMany { all_or_nothing: false, listeners }).unwrap();
+        // Longer than any text may be, in a packet that is right in all else; and longer than any packet.
+        let mut long = broker.peer();
+        let body = [&60_000_u64.to_le_bytes()[..], &[0x1b; 60_000], &[0; 8]].concat();
+        let header = portreeve_protocol::Header {
+            kind: Hello::KIND,
+            request: 9,
+            descriptors: 0,
+            body: u16::try_from(body.len()).unwrap(),
+        };
+        channel::send_bare(&long.channel, &[&header.encode()[..], &body].concat()).unwrap();
+        assert!(long.is_cut_off());
+        let mut longer = broker.peer();
+        channel::send_bare(&longer.channel, &EVIL.repeat(2 * MAX_FRAME / EVIL.len()).into_bytes()).unwrap();
+        assert!(longer.is_cut_off());
+        let odd = codec::encode(&mut frame, Kind(0x1b5b), 1, 0, &peer_like()).unwrap();
+        channel::send_bare(&peer.channel, odd).unwrap();
+        peer.receive().unwrap();
+
+        let mut client = Command::new(host.binary(binaries::CLIENT));
+        let shown = run(client.args(["--socket", SOCKET, "status"]), "none: it is built here");
+        assert!(shown.contains("forged"), "{shown}");
+        let mut client = Command::new(host.binary(binaries::CLIENT));
+        let json = run(client.args(["--socket", SOCKET, "status", "--json"]), "none: it is built here");
+        for line in shown.lines().chain(json.lines()) {
+            assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
+        }
+        drop(peer);
+        let lines = eventually("the last line", || {
+            let lines = broker.log.lines();
+            (lines.iter().filter(|line| line.contains("session over")).count() >= 4).then_some(lines)
+        });
+        for line in &lines {
+            assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
+            assert!(!line.starts_with("WARN"), "{line:?}");
+            println!("{} bytes: {:.60}", line.len(), line);
+            assert!(line.len() < 4 * MAX_FRAME, "{} bytes", line.len());
+        }
+    });
+}
+
+/// A message, of whatever kind it is said to be.
+fn peer_like() -> Hello {
+    Hello { client: evil(), features: 0 }
+}
