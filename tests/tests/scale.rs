@@ -1,5 +1,9 @@
 //! As many listeners as a large host has.
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::time::Instant;
+
 use portreeve_protocol::List;
 use portreeve_protocol::message::{ListenMany, ListenerId, Operation as _, Outcome};
 use portreeve_tests::peer::listen;
@@ -30,6 +34,28 @@ fn ten_thousand_listeners_are_started_and_stopped_at_run_time() {
         assert!(census::listening().is_empty());
         broker.await_no_more_than(&before);
         figure("released");
+    });
+}
+
+#[test]
+fn ten_thousand_endpoints_serve_once_and_are_gone() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:1-65535" )"#));
+        let mut peer = broker.peer();
+        let before = broker.census();
+        let started = Instant::now();
+        for port in 10_000..20_000u16 {
+            let (id, socket) = peer.listen(&format!("127.0.0.1:{port}")).unwrap();
+            let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let (mut served, _) = TcpListener::from(socket).accept().unwrap();
+            served.write_all(b"2").unwrap();
+            client.read_exact(&mut [0]).unwrap();
+            assert!(peer.stop(&[id]).unknown.is_empty());
+        }
+        println!("10,000 endpoints started, served once and stopped in {:?}", started.elapsed());
+        assert_eq!(peer.status().listeners_held, 0);
+        assert!(census::listening().is_empty());
+        broker.await_no_more_than(&before);
     });
 }
 
