@@ -1,0 +1,271 @@
+//! Sessions at random: requests that are right and that are not, in crowds, with hang-ups and killed workers, and at the
+//! end a count of everything that could be left.
+//!
+//! Every run is told by its seed. `PORTREEVE_FUZZ_SEED` gives the first one, `PORTREEVE_FUZZ_SECONDS` how long to go on
+//! with the next ones (at most 150 in one run of the test, which has a deadline).
+
+use std::collections::VecDeque;
+use std::net::Shutdown;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use portreeve_protocol::message::{
+    Hello, Listen, ListenMany, ListenOptions, ListenerId, Operation, Ping, StatusRequest, Stop,
+};
+use portreeve_protocol::{Kind, List, Text, channel, codec};
+use portreeve_tests::broker::SOCKET;
+use portreeve_tests::chroot::WORKER;
+use portreeve_tests::puppet::{Puppet, Stage};
+use portreeve_tests::{Broker, Peer, census, eventually, isolated, sample};
+use rustix::process::{Pid, Signal, kill_process};
+
+const QUOTAS: &str = "broker { retain = 1 max_refusals = 100000 max_new_sessions = 100000 max_sessions = 8 max_listeners = 30 }
+    worker { stable_after = 0 }";
+
+/// xorshift64*: small, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
+    }
+
+    fn one_in(&mut self, chances: u64) -> bool {
+        self.below(chances) == 0
+    }
+}
+
+/// A session as the fuzz knows it: what it has asked and has no answer to.
+struct Open {
+    peer: Peer,
+    asked: VecDeque<(u32, Kind)>,
+}
+
+impl Open {
+    fn new(peer: Peer) -> Self {
+        Self { peer, asked: VecDeque::new() }
+    }
+
+    fn send<O: Operation>(&mut self, request: &O) {
+        let number = self.peer.send(request);
+        self.asked.push_back((number, O::KIND));
+    }
+
+    /// Reads every answer. Each is to what was asked, is a message, and has the sockets that it says.
+    fn settle(&mut self) {
+        while let Some((number, kind)) = self.asked.pop_front() {
+            let frame = self.peer.receive().unwrap_or_else(|error| panic!("no answer to {kind:?}: {error}"));
+            assert_eq!(frame.header.request, number);
+            let refused = match kind {
+                Hello::KIND => frame.reply::<Hello>().is_err(),
+                Ping::KIND => frame.reply::<Ping>().is_err(),
+                Listen::KIND => match frame.reply::<Listen>() {
+                    Ok((_, sockets)) => {
+                        assert_eq!(sockets.len(), 1);
+                        false
+                    }
+                    Err(_) => true,
+                },
+                ListenMany::KIND => frame.reply::<ListenMany>().is_err(),
+                Stop::KIND => frame.reply::<Stop>().is_err(),
+                _ => frame.reply::<StatusRequest>().is_err(),
+            };
+            assert!(!refused || kind == Listen::KIND, "{kind:?} was refused");
+        }
+    }
+
+    /// After bytes that may be no request: says no more, and reads to the end, which comes.
+    fn until_the_end(mut self) {
+        let _ended_already = self.peer.channel.shutdown(Shutdown::Write);
+        assert!(self.peer.is_cut_off(), "the session did not end");
+    }
+}
+
+fn listen(random: &mut Random) -> Listen {
+    let port = 2000 + random.below(40);
+    let endpoint = match random.below(8) {
+        0 => format!("192.0.2.1:{port}"),
+        1 => format!("127.0.0.1:{port}/udp"),
+        2 => format!("/run/host/{port}"),
+        _ => format!("127.0.0.1:{port}"),
+    };
+    let mut options = ListenOptions::default();
+    if random.one_in(8) {
+        options.backlog = Some(random.below(5_000) as u32);
+        options.reuse_port = random.one_in(2);
+        options.device = Text::clipped(if random.one_in(2) { "lo" } else { "nowhere" });
+    }
+    Listen { endpoint: endpoint.parse().unwrap(), options }
+}
+
+/// Never of the first listener, which is the bystander's: root may stop what is not its own.
+fn stop(random: &mut Random, last: u64) -> Stop {
+    let ids = (0..random.below(6)).map(|_| ListenerId(random.below(last + 2) + 2));
+    Stop { listeners: List::first_of(ids.collect::<Vec<_>>()) }
+}
+
+fn ask(open: &mut Open, random: &mut Random, last: u64) {
+    match random.below(8) {
+        0..3 => open.send(&listen(random)),
+        3 => {
+            let count = random.below(12);
+            let listeners = List::first_of((0..count).map(|_| listen(random)).collect::<Vec<_>>());
+            open.send(&ListenMany { all_or_nothing: random.one_in(2), listeners });
+        }
+        4 | 5 => open.send(&stop(random, last)),
+        6 => open.send(&Ping {}),
+        _ => open.send(&StatusRequest { after: random.below(last + 2) }),
+    }
+}
+
+/// A request with a few bytes changed, cut off, or added, or none at all; or with descriptors.
+fn spoil(open: &Open, random: &mut Random) {
+    let mut buffer = codec::frame_buffer();
+    let number = random.below(3) as u32;
+    let mut packet = codec::encode(&mut buffer, Listen::KIND, number, 0, &listen(random)).unwrap().to_vec();
+    match random.below(5) {
+        0 => packet.truncate(random.below(packet.len() as u64) as usize + 1),
+        1 => packet.extend(std::iter::repeat_n(b'x', random.below(70_000) as usize)),
+        2 => packet = (0..random.below(300) + 1).map(|_| random.below(256) as u8).collect(),
+        3 => {
+            let file = std::fs::File::open("/dev/null").unwrap();
+            let descriptors: Vec<BorrowedFd<'_>> = vec![file.as_fd(); random.below(253) as usize + 1];
+            let _ended_already = channel::send(&open.peer.channel, &packet, &descriptors);
+            return;
+        }
+        _ => {
+            for _ in 0..random.below(4) + 1 {
+                let at = random.below(packet.len() as u64) as usize;
+                packet[at] ^= 1 << random.below(8);
+            }
+        }
+    }
+    let _ended_already = channel::send_bare(&open.peer.channel, &packet);
+}
+
+/// Connects as root or as another user; most say hello.
+fn connect(random: &mut Random) -> Peer {
+    let path = Path::new(SOCKET);
+    if random.one_in(2) { Peer::connect(path) } else { Peer::connect_as(path, WORKER, WORKER) }.unwrap()
+}
+
+/// The worker's session, and its process's strings.
+struct Worker {
+    puppet: Puppet,
+    open: Open,
+}
+
+impl Worker {
+    fn enter(stage: &Stage) -> Self {
+        let (puppet, mut peer) = stage.enter();
+        peer.hello();
+        Self { puppet, open: Open::new(peer) }
+    }
+
+    fn replace(self, broker: &Broker, stage: &Stage) -> Self {
+        kill_process(Pid::from_raw(broker.worker().cast_signed()).unwrap(), Signal::KILL).unwrap();
+        drop((self.puppet, self.open));
+        Self::enter(stage)
+    }
+}
+
+/// One run of so many steps. Gives how many requests were made.
+fn run(broker: &Broker, stage: &Stage, mut worker: Worker, seed: u64, steps: u64) -> (Worker, u64) {
+    let mut random = Random(seed.max(1));
+    let mut sessions: Vec<Open> = Vec::new();
+    let mut requests = 0;
+    for step in 0..steps {
+        let chosen = random.below(sessions.len() as u64 + 1) as usize;
+        let at_worker = chosen == sessions.len();
+        let room = sessions.len() < 6;
+        let open = sessions.get_mut(chosen).unwrap_or(&mut worker.open);
+        match random.below(20) {
+            0..12 => {
+                // Alone, or in a crowd of which nobody reads the answers yet.
+                for _ in 0..if random.one_in(4) { random.below(20) + 1 } else { 1 } {
+                    ask(open, &mut random, step);
+                    requests += 1;
+                }
+                if !random.one_in(4) || open.asked.len() > 40 {
+                    open.settle();
+                }
+            }
+            12 => {
+                let mut buffer = codec::frame_buffer();
+                let silent = codec::encode(&mut buffer, Listen::KIND, 0, 0, &listen(&mut random)).unwrap();
+                channel::send_bare(&open.peer.channel, silent).unwrap();
+                requests += 1;
+            }
+            13..16 if room => {
+                let mut open = Open::new(connect(&mut random));
+                match random.one_in(6) {
+                    true => {
+                        spoil(&open, &mut random);
+                        open.until_the_end();
+                    }
+                    false => {
+                        open.send(&Hello { client: Text::clipped("fuzz\n\u{1b}[2J"), features: u64::MAX });
+                        open.settle();
+                        sessions.push(open);
+                    }
+                }
+                requests += 1;
+            }
+            16 | 17 if !at_worker => drop(sessions.swap_remove(chosen)),
+            18 if !at_worker => {
+                let open = sessions.swap_remove(chosen);
+                spoil(&open, &mut random);
+                open.until_the_end();
+                requests += 1;
+            }
+            19 if random.one_in(4) => worker = worker.replace(broker, stage),
+            _ => open.settle(),
+        }
+    }
+    sessions.iter_mut().for_each(Open::settle);
+    worker.open.settle();
+    (worker, requests)
+}
+
+#[test]
+fn whatever_peers_ask_in_whatever_order_nothing_is_left_and_nobody_else_is_harmed() {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    isolated(|host| {
+        let stage = Stage::new(host, "chroot");
+        let rest = format!(
+            "{}{QUOTAS}",
+            sample::socket(r#"( "127.0.0.1:1-65535" "127.0.0.1:1-65535/udp" "/run/host/*" )"#)
+        );
+        let broker = Broker::start(host, &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &rest));
+        let mut worker = Worker::enter(&stage);
+        let mut bystander = broker.peer();
+        let (kept, listener) = bystander.listen("127.0.0.1:25").unwrap();
+        assert_eq!(kept, ListenerId(1));
+        let before = broker.census();
+        let mut seed = number("PORTREEVE_FUZZ_SEED").unwrap_or(1);
+        let end =
+            Instant::now() + Duration::from_secs(number("PORTREEVE_FUZZ_SECONDS").unwrap_or(5).min(150));
+        let (mut requests, mut runs) = (0, 0);
+        while runs == 0 || Instant::now() < end {
+            println!("seed {seed}");
+            let (next, made) = run(&broker, &stage, worker, seed, 2000);
+            bystander.ping();
+            // The worker's listeners end with their retention, the others with their sessions.
+            worker = next.replace(&broker, &stage);
+            eventually("the end of all listeners", || (bystander.status().listeners_held == 1).then_some(()));
+            assert_eq!(census::listening().len(), 1);
+            eventually("the end of all sessions", || (bystander.status().sessions.len() == 2).then_some(()));
+            broker.await_no_more_than(&before);
+            (requests, runs, seed) = (requests + made, runs + 1, seed + 1);
+        }
+        println!("{runs} runs, {requests} requests");
+        let client = std::net::TcpStream::connect("127.0.0.1:25").unwrap();
+        std::net::TcpListener::from(listener).accept().unwrap();
+        drop(client);
+        assert!(bystander.stop(&[kept]).unknown.is_empty());
+    });
+}
