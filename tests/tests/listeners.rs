@@ -171,6 +171,7 @@ fn of_many_each_stands_for_itself_or_all_fail_together() {
         });
         let expected = [None, Some(FaultCode::InUse), Some(FaultCode::Denied), None];
         assert_eq!(codes.collect::<Vec<_>>(), expected);
+        broker.log.wait_for(&["refused", "listen-many", "127.0.0.1:3000", "denied"]);
         let ports = descriptors.iter().map(|descriptor| {
             let address: SocketAddr = rustix::net::getsockname(descriptor).unwrap().try_into().unwrap();
             address.port()

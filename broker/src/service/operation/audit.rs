@@ -14,7 +14,8 @@ pub trait Arguments {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result;
 }
 
-struct Shown<'a, T>(&'a T);
+/// Arguments as a line shows them.
+pub struct Shown<'a, T>(pub &'a T);
 
 impl<T: Arguments> fmt::Display for Shown<'_, T> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,12 +4,12 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use portreeve_protocol::message::{
-    Listen, ListenMany, ListenOptions, ListenerId, Listening, ListeningMany, Outcome,
+    Listen, ListenMany, ListenOptions, ListenerId, Listening, ListeningMany, Operation as _, Outcome,
 };
 use portreeve_protocol::{Endpoint, Fault, FaultCode, InetEndpoint, List, Text};
 
 use super::Done;
-use super::audit::Arguments;
+use super::audit::{Arguments, Shown};
 use crate::config::SocketOptions;
 use crate::service::session::Session;
 use crate::service::state::Broker;
@@ -42,6 +42,11 @@ pub fn listen_many(
 ) -> Result<Done<ListeningMany>, Fault> {
     let mut results: Vec<_> = request.listeners.iter().map(|listen| one(broker, session, listen)).collect();
     session.note_refusals(faults(&results));
+    for (listen, result) in request.listeners.iter().zip(&results) {
+        if let Err(fault) = result {
+            audit_one(session, listen, fault);
+        }
+    }
     if request.all_or_nothing && results.iter().any(Result::is_err) {
         withdraw(broker, &mut results);
     }
@@ -53,6 +58,15 @@ pub fn listen_many(
         Err(fault) => Outcome::Fault(fault),
     });
     Ok(Done { reply: ListeningMany { results: List::first_of(outcomes) }, sockets })
+}
+
+/// Of many, what was refused has a line of its own, as if it had been asked for alone.
+fn audit_one(session: &Session, listen: &Listen, fault: &Fault) {
+    if session.account.may_log() {
+        let (peer, arguments, code) = (&session.requester, Shown(listen), fault.code.word());
+        let (session, why, errno) = (session.number, &*fault.message, fault.errno);
+        tracing::warn!(target: "audit", session, %peer, operation = ListenMany::NAME, %arguments, code, ?why, errno, "refused");
+    }
 }
 
 fn faults<T>(results: &[Result<T, Fault>]) -> usize {
