@@ -12,8 +12,18 @@ use portreeve_protocol::{Endpoint, InetEndpoint, Text};
 
 /// What patterns and endpoints are made of: few words, so that they meet.
 const ADDRESSES: [&str; 12] = [
-    "*", "0.0.0.0", "127.0.0.1", "192.0.2.7", "10.0.0.0/8", "0.0.0.0/0", "[::]", "[::1]", "[fe80::1%eth0]",
-    "[2001:db8::/32]", "[::/0]", "[::ffff:10.1.1.1]",
+    "*",
+    "0.0.0.0",
+    "127.0.0.1",
+    "192.0.2.7",
+    "10.0.0.0/8",
+    "0.0.0.0/0",
+    "[::]",
+    "[::1]",
+    "[fe80::1%eth0]",
+    "[2001:db8::/32]",
+    "[::/0]",
+    "[::ffff:10.1.1.1]",
 ];
 const PORTS: [&str; 8] = ["0", "1", "25", "24-26", "1-65535", "65535", "1024-1023", "53"];
 const SUFFIXES: [&str; 3] = ["", "/udp", "/tcp"];
