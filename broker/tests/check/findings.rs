@@ -1,0 +1,161 @@
+//! What is found in one run.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use super::{Folder, SOUND, text};
+
+#[test]
+fn one_run_tells_every_mistake_of_the_file_and_of_what_it_means_here() {
+    let folder = Folder::new("");
+    let path = |name: &str| folder.path(name).display().to_string();
+    folder.file("script", "#!/bin/sh\n", 0o755);
+    let config = format!(
+        "security {{
+  user = no-such-user
+  group = no-such-group
+  supplemental_groups = ( 4300 no-such-third )
+  chroot = {}
+  capabilities = \"cap_net_bind_servce+ep\"
+  privileges = \"basic,!net_privadr\"
+  chrot = /
+}}
+worker {{
+  command = ( {} )
+  restart = perhaps
+}}
+broker {{
+  socket = {}
+  socket_group = no-such-fourth
+  peer no-such-peer {{ allow = status }}
+  peer @no-such-fifth {{ allow = status }}
+}}
+",
+        path("nowhere"),
+        path("script"),
+        path("run/broker.sock")
+    );
+    folder.file("main.conf", &config, 0o600);
+    assert_eq!(
+        folder.found(),
+        [
+            "2 error: there is no user \"no-such-user\" on this system",
+            "3 error: there is no group \"no-such-group\" on this system",
+            "4 error: there is no group \"no-such-third\" on this system",
+            "5 error: \"nowhere\" cannot be opened: No such file or directory (os error 2)",
+            "6 error: no capability is named \"cap_net_bind_servce\"",
+            "7 error: \"net_privadr\" is not a privilege",
+            "8 error: the scope security has no option \"chrot\"",
+            "11 error: \"script\" is a script, and a script cannot be started by descriptor",
+            "12 error: \"perhaps\" is no value for restart",
+            "15 warning: the directory \"run\" of this Unix socket does not exist now",
+            "16 error: there is no group \"no-such-fourth\" on this system",
+            "17 error: there is no user \"no-such-peer\" on this host",
+            "18 error: there is no group \"no-such-fifth\" on this host",
+        ]
+    );
+    let shown = text(&folder.check(&[]).stderr);
+    assert!(shown.contains("  capabilities = \"cap_net_bind_servce+ep\"\n"), "{shown}");
+    assert!(shown.contains("\n  |                   ^^^^^^^^^^^^^^^^^^^\n"), "{shown}");
+    assert!(shown.contains("help: write cap_net_bind_service\n"), "{shown}");
+}
+
+#[test]
+fn what_a_mistake_may_have_caused_is_not_told_as_another() {
+    // No user, no capabilities and no chroot are what is left when their options are misspelt.
+    let text = "security { usr = 65534 grup = 65534 capabilites = \"cap_net_bind_service+ep\" }
+        ESMTP_Listener { Listen \":25\" {} }
+        broker { permit p { listen = ( :26 ) } }\n";
+    let folder = Folder::new(text);
+    let found = folder.found();
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found.iter().all(|line| line.contains("has no option")), "{found:?}");
+}
+
+#[test]
+fn what_the_capabilities_cannot_serve_is_an_error_for_a_permit_and_a_warning_for_a_static_listener() {
+    let text = "ESMTP_Listener { Listen \":25\" {} }\nbroker { permit p { listen = ( :26 ) limit = ( \"nofile=9\" ) } }\n";
+    let folder = Folder::new(&format!("{SOUND}{text}"));
+    assert_eq!(
+        folder.found(),
+        [
+            "2 warning: port 25 is bound at start and cannot be started again: the broker does not keep \
+             cap_net_bind_service",
+            "3 error: port 26 cannot be bound: the broker does not keep cap_net_bind_service",
+            "3 error: the limit nofile=9 cannot be given: the broker does not keep cap_sys_resource",
+        ]
+    );
+}
+
+#[test]
+fn capabilities_that_no_kernel_gives_are_refused() {
+    for (capabilities, message) in [
+        ("63+ep", "1 error: this kernel has no capability 63"),
+        ("64+ep", "1 error: \"64\" is more than 63, the highest number a capability can have"),
+        ("cap_chown=e", "1 error: cap_chown would be effective and not permitted, which the kernel refuses"),
+        ("cap_chown+", "1 error: no flag follows '+'"),
+    ] {
+        let folder =
+            Folder::new(&format!("security {{ user = 1 group = 1 capabilities = \"{capabilities}\" }}"));
+        assert_eq!(folder.found(), [message]);
+    }
+}
+
+#[test]
+fn privileges_of_another_system_are_told_with_the_capabilities_that_come_nearest() {
+    let scope =
+        |more: &str| format!("security {{ user = 1 group = 1 privileges = \"basic net_privaddr\" {more} }}");
+    for (more, help) in [
+        ("", "capabilities has none of them"),
+        (
+            "capabilities = \"cap_net_bind_service+ep\"",
+            "capabilities has what comes nearest: cap_net_bind_service",
+        ),
+    ] {
+        let folder = Folder::new(&scope(more));
+        assert_eq!(folder.found(), ["1 note: Linux has no such privileges: they are validated and not used"]);
+        let output = folder.check(&[]);
+        assert!(output.status.success());
+        assert!(text(&output.stderr).contains(help), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn what_lies_in_the_chroot_is_not_followed_out_of_it() {
+    let folder = Folder::new("");
+    fs::create_dir_all(folder.path("chroot/deep/er")).unwrap();
+    folder.file("chroot/deep/er/su", "", 0o4755);
+    folder.file("chroot/tool", "", 0o2755);
+    folder.file("outside/su", "", 0o4755);
+    symlink("../../outside", folder.path("chroot/deep/link")).unwrap();
+    symlink("/usr/bin", folder.path("chroot/bin")).unwrap();
+    let chroot = folder.path("chroot");
+    fs::set_permissions(&chroot, PermissionsExt::from_mode(0o755)).unwrap();
+    let config = format!("security {{ user = 65533 group = 65533\nchroot = {} }}\n", chroot.display());
+    folder.file("main.conf", &config, 0o600);
+    let mut found = folder.found();
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            "2 warning: \"chroot/deep/er/su\" in the chroot is set-user-id or set-group-id",
+            "2 warning: \"chroot/tool\" in the chroot is set-user-id or set-group-id",
+        ]
+    );
+}
+
+#[test]
+fn a_chroot_full_of_surprises_is_told_in_part() {
+    let folder = Folder::new("");
+    for number in 0..100 {
+        folder.file(&format!("chroot/{number}"), "", 0o4755);
+    }
+    let chroot: &Path = &folder.path("chroot");
+    fs::set_permissions(chroot, PermissionsExt::from_mode(0o755)).unwrap();
+    let config = format!("security {{ user = 65533 group = 65533 chroot = {} }}\n", chroot.display());
+    folder.file("main.conf", &config, 0o600);
+    let found = folder.found();
+    assert_eq!(found.len(), 33, "{found:?}");
+    assert!(found.iter().any(|line| line.contains("note: only 32 files of the chroot")), "{found:?}");
+}

@@ -1,0 +1,85 @@
+//! `portreeved check`: every mistake of one run, as text, in colour, as JSON, and by its exit code.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)] // a helper of a test may fail it
+
+mod findings;
+mod forms;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// A folder that only this user can write, with a configuration in it.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new(text: &str) -> Self {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        folder.file("main.conf", text, 0o600);
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn file(&self, name: &str, text: &str, mode: u32) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    fn check(&self, options: &[&str]) -> Output {
+        let mut command = command(options);
+        command.arg(self.path("main.conf")).output().unwrap()
+    }
+
+    /// The one document of `--json`, which is there whatever is wrong.
+    fn json(&self) -> Value {
+        let output = self.check(&["--json"]);
+        assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Severity and message of every finding, without the folder's name.
+    fn found(&self) -> Vec<String> {
+        let document = self.json();
+        let folder = format!("{}/", self.0.path().display());
+        let line = |found: &Value| {
+            let word = |name: &str| found[name].as_str().unwrap().to_owned();
+            format!("{} {}: {}", found["line"], word("severity"), word("message")).replace(&folder, "")
+        };
+        document["diagnostics"].as_array().unwrap().iter().map(line).collect()
+    }
+
+    /// Names and contents of everything in it.
+    fn contents(&self) -> Vec<(PathBuf, Option<Vec<u8>>)> {
+        let mut all = Vec::new();
+        let mut waiting = vec![self.0.path().to_owned()];
+        while let Some(path) = waiting.pop() {
+            if path.is_dir() {
+                waiting.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            }
+            all.push((path.clone(), fs::read(&path).ok()));
+        }
+        all.sort();
+        all
+    }
+}
+
+fn command(options: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portreeved"));
+    command.arg("check").args(options).env_remove("NO_COLOR").env("TERM", "xterm");
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What is the same on every host: no account is looked up by a name that might be there.
+const SOUND: &str = "security { user = 65534 group = 65534 }\n";

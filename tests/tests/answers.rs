@@ -1,0 +1,105 @@
+//! What `explain` answers about one endpoint or address is what the broker does.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use portreeve_tests::chroot::WORKER;
+use portreeve_tests::puppet::Stage;
+use portreeve_tests::{Broker, Host, Peer, binaries, broker, isolated, sample};
+use serde_json::Value;
+
+fn explain(host: &Host, config: &Path, words: &[&str]) -> Output {
+    Command::new(host.binary(binaries::BROKER)).arg("explain").arg(config).args(words).output().unwrap()
+}
+
+#[test]
+fn what_explain_answers_is_what_the_broker_does() {
+    isolated(|host| {
+        let stage = Stage::new(host, "chroot");
+        let rest = "ESMTP_Listener { Listen \"127.0.0.1:25\" { enable = false } }
+            broker { socket = /run/host/broker.sock socket_mode = 0666
+              permit few { listen = ( \"127.0.0.1:1000-1009\" \"/run/host/sockets/*\" ) }
+              permit others { listen = ( \"127.0.0.2:1000\" ) }
+              peer nobody { allow = ( listen ) permit = ( few ) } }";
+        std::fs::create_dir(host.path("sockets")).unwrap();
+        let text = sample::worker(&stage.chroot, "( /run/host/bin/puppet )", rest);
+        let config = broker::config(host, &text);
+        let broker = Broker::start(host, &text);
+        let (_puppet, mut worker) = stage.enter();
+        worker.hello();
+        let socket = Path::new(broker::SOCKET);
+        let mut nobody = Peer::connect_as(socket, WORKER, WORKER).unwrap();
+        nobody.hello();
+        let mut root = broker.peer();
+        let mut answers = [0, 0];
+        for endpoint in [
+            "127.0.0.1:25",
+            "127.0.0.1:1009",
+            "127.0.0.1:1010",
+            "127.0.0.2:1000",
+            "[::1]:1000",
+            "127.0.0.1:1000/udp",
+            "*:1000",
+            "/run/host/sockets/a",
+            "/run/host/sockets/a/b",
+        ] {
+            for (by, peer) in [("worker", &mut worker), ("nobody", &mut nobody), ("root", &mut root)] {
+                let output = explain(host, &config, &["listen", endpoint, "--as", by, "--json"]);
+                let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+                let does =
+                    peer.listen(endpoint).map(|(id, _socket)| assert!(peer.stop(&[id]).unknown.is_empty()));
+                assert_eq!(answer["allowed"], does.is_ok(), "{by} {endpoint}: {answer}\n{does:?}");
+                assert_eq!(output.status.code(), Some(i32::from(does.is_err())));
+                match does {
+                    Ok(()) => assert!(
+                        answer["rule"]["place"].as_str().unwrap().starts_with(config.to_str().unwrap())
+                    ),
+                    Err(fault) => assert_eq!(answer["message"], *fault.message),
+                }
+                answers[usize::from(answer["allowed"].as_bool().unwrap())] += 1;
+            }
+        }
+        assert!(answers.iter().all(|count| *count > 5), "{answers:?}");
+    });
+}
+
+#[test]
+fn explain_answers_about_addresses_with_the_rule_and_the_interface() {
+    isolated(|host| {
+        let text =
+            "security { user = nobody group = nogroup capabilities = \"cap_net_admin,cap_net_raw+ep\" }
+            cluster { topology \"10.1.1.0/24\" { interface = eth1 cidrmask = 24 } }
+            broker { socket = /run/host/broker.sock
+              permit moving {
+                address = ( 10.1.1.0/24 )
+              }
+              peer nobody { allow = ( status ) permit = ( moving ) } }
+            worker { command = ( /run/host/bin/puppet ) }";
+        let config = broker::config(host, text);
+        let ask = |words: &[&str]| {
+            let output = explain(host, &config, words);
+            (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let (code, said) = ask(&["address", "10.1.1.7"]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(
+            said.starts_with("yes: the worker") && said.contains("portreeve.conf:5: permit \"moving\""),
+            "{said}"
+        );
+        assert!(said.contains("eth1") && said.contains("24"), "{said}");
+        for question in [
+            &["address", "10.1.2.7"][..],
+            &["address", "127.0.0.1"],
+            &["address", "10.1.1.7", "--as", "nobody"],
+            &["listen", "*:25"],
+        ] {
+            let (code, said) = ask(question);
+            assert_eq!(code, Some(1), "{question:?}: {said}");
+            assert!(said.starts_with("no: ") && said.lines().count() > 1, "{said}");
+        }
+        for wrong in [&["address", "10.1.1"][..], &["listen", "25"], &["reach", "x"], &["listen"]] {
+            assert_eq!(ask(wrong).0, Some(64), "{wrong:?}");
+        }
+        assert_eq!(ask(&["listen", "*:25", "--as", "no-such-user"]).0, Some(67));
+    });
+}
