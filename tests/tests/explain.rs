@@ -194,6 +194,45 @@ fn sets_and_groups_of_every_kind_come_to_what_is_explained() {
     });
 }
 
+/// Has the command run under a system call filter that forbids nothing, as a container's forbids little.
+fn under_a_filter(command: &mut Command) {
+    let mut allow = [libc::sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: libc::SECCOMP_RET_ALLOW,
+    }];
+    let filter = move || {
+        let program = libc::sock_fprog { len: 1, filter: allow.as_mut_ptr() };
+        // SAFETY: the program points at the one instruction of it, which outlives the call.
+        match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec it makes one system call and allocates nothing.
+    unsafe { command.pre_exec(filter) };
+}
+
+#[test]
+fn under_a_filter_of_a_container_the_processes_are_as_explained() {
+    isolated(|host| {
+        let stage = Stage::new(host, "chroot");
+        let config = broker::config(host, &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", ""));
+        let mut explain = Command::new(host.binary(binaries::BROKER));
+        under_a_filter(explain.args(["explain", "--json"]).arg(&config));
+        let explained = json(&explain.output().unwrap());
+        let mut command = broker::command(host, &config);
+        under_a_filter(&mut command);
+        let broker = Broker::start_command(host, command);
+        let _worker = stage.enter();
+        is_as_explained(&explained, "broker", broker.pid());
+        is_as_explained(&explained, "launcher", broker.launcher());
+        is_as_explained(&explained, "worker", broker.worker());
+        assert_eq!(role(&explained, "worker")["seccomp"]["mode"], 2);
+    });
+}
+
 #[test]
 fn explain_needs_no_root_and_changes_nothing() {
     isolated(|host| {

@@ -27,6 +27,8 @@ pub struct Confinement {
     pub limits: Vec<config::Limit>,
     /// The descriptor limit that the broker was started with.
     pub descriptors: limits::Limit,
+    /// The seccomp mode that the broker was started in, by a container for example: nobody leaves one.
+    pub seccomp: u8,
 }
 
 impl Confinement {
@@ -85,6 +87,7 @@ impl Confinement {
             gid: [self.identity.group.as_raw(); 4],
             groups: List::first_of(groups),
             no_new_privs: true,
+            seccomp: self.seccomp,
             ..Credentials::default()
         }
     }

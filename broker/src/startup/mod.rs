@@ -58,9 +58,13 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let worker = match config.worker.as_ref().zip(command.flatten()) {
         Some((scope, command)) => {
             let limits = scope.limits.iter().map(|limit| limit.value).collect();
-            let root = root.into_chroot();
-            let confinement =
-                Confinement { identity: plan.identity, root, limits, descriptors: descriptor_limit };
+            let confinement = Confinement {
+                identity: plan.identity,
+                root: root.into_chroot(),
+                limits,
+                descriptors: descriptor_limit,
+                seccomp: status.read()?.seccomp,
+            };
             let supervision = worker::supervision(scope, command.name.clone());
             Some((launcher::start(confinement, command)?, supervision))
         }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::capability::CapabilitySet;
 use crate::config::Config;
 use crate::confine::broker::{self, Confinement};
+use crate::confine::verify::ProcStatus;
 use crate::confine::{limits, locks, seccomp, worker};
 use crate::failure::Failure;
 use crate::plan::{self, Plan};
@@ -34,6 +35,7 @@ pub(super) fn all(config: &Config, plan: &Plan) -> Result<Vec<Process>, Failure>
             root: None,
             limits: scope.limits.iter().map(|limit| limit.value).collect(),
             descriptors: limits::AS_STARTED,
+            seccomp: ProcStatus::open("self")?.read()?.seccomp,
         };
         let chroot = config.security.chroot.as_ref();
         let root = chroot.map_or_else(|| "/".to_owned(), |chroot| chroot.value.display().to_string());
