@@ -59,7 +59,7 @@ pub fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Ok(Action::Check(check)) => Ok(check.run()),
-        Ok(Action::Explain(explain)) => explain.run(),
+        Ok(Action::Explain(explain)) => Ok(explain.run()),
         Ok(Action::Run(file)) => {
             log::begin();
             let ended = startup::run(&file);

@@ -7,6 +7,7 @@ pub mod binaries;
 pub mod broker;
 pub mod census;
 pub mod chroot;
+pub mod explained;
 pub mod figures;
 pub mod host;
 pub mod namespaces;

@@ -100,6 +100,10 @@ fn explain_answers_about_addresses_with_the_rule_and_the_interface() {
         for wrong in [&["address", "10.1.1"][..], &["listen", "25"], &["reach", "x"], &["listen"]] {
             assert_eq!(ask(wrong).0, Some(64), "{wrong:?}");
         }
-        assert_eq!(ask(&["listen", "*:25", "--as", "no-such-user"]).0, Some(67));
+        assert_eq!(ask(&["listen", "*:25", "--as", "no-such-user"]), (Some(67), String::new()));
+        let (code, said) = ask(&["listen", "*:25", "--as", "no-such-user", "--json"]);
+        let said: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!((code, &said["ok"]), (Some(67), &Value::Bool(false)));
+        assert!(said["diagnostics"][0]["message"].as_str().unwrap().contains("no-such-user"), "{said}");
     });
 }

@@ -1,107 +1,17 @@
 //! What `explain` prints is what the kernel then says of the processes.
 
-use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use portreeve_tests::chroot::WORKER;
-use portreeve_tests::process::{self, Status};
+use portreeve_tests::explained::{is_as_explained, json, publishes_what_is_explained, role, run};
 use portreeve_tests::puppet::Stage;
 use portreeve_tests::sample::{FIRST_SECURITY, SECOND_SECURITY};
-use portreeve_tests::{Broker, Host, Refusal, binaries, broker, census, isolated, sample};
-use serde_json::Value;
+use portreeve_tests::{Broker, Host, Refusal, binaries, broker, census, isolated, process, sample};
 
 const SYS_RESOURCE: u64 = 1 << 24;
 const ECUSER: u32 = 4321;
-
-fn run(host: &Host, arguments: &[&str]) -> Output {
-    Command::new(host.binary(binaries::BROKER)).args(arguments).output().unwrap()
-}
-
-fn json(output: &Output) -> Value {
-    let text = String::from_utf8_lossy(&output.stdout);
-    serde_json::from_str(&text)
-        .unwrap_or_else(|error| panic!("{error}: {text}{}", String::from_utf8_lossy(&output.stderr)))
-}
-
-fn numbers(value: &Value) -> Vec<u32> {
-    value.as_array().unwrap().iter().map(|number| number.as_u64().unwrap().try_into().unwrap()).collect()
-}
-
-/// What `explain --json` says of a process, as the kernel would say it.
-fn status(process: &Value) -> Status {
-    let set = |name: &str| {
-        let hex = process["capabilities"][name]["hex"].as_str().unwrap();
-        u64::from_str_radix(hex, 16).unwrap()
-    };
-    Status {
-        uid: numbers(&process["uid"]),
-        gid: numbers(&process["gid"]),
-        groups: numbers(&process["groups"]),
-        inheritable: set("inheritable"),
-        permitted: set("permitted"),
-        effective: set("effective"),
-        bounding: set("bounding"),
-        ambient: set("ambient"),
-        no_new_privs: process["no_new_privs"].as_bool().unwrap(),
-        seccomp: process["seccomp"]["mode"].as_u64().unwrap().try_into().unwrap(),
-    }
-}
-
-fn role<'v>(explained: &'v Value, role: &str) -> &'v Value {
-    let processes = explained["processes"].as_array().unwrap();
-    processes
-        .iter()
-        .find(|process| process["role"] == role)
-        .unwrap_or_else(|| panic!("no {role}: {explained}"))
-}
-
-/// Both, a field a line.
-fn side_by_side(explained: &Status, kernel: &Status) -> String {
-    let lines = |status: &Status| -> Vec<String> {
-        format!("{status:#?}").lines().map(|line| line.trim().to_owned()).collect()
-    };
-    let mut out = String::new();
-    for (ours, theirs) in lines(explained).iter().zip(lines(kernel)) {
-        writeln!(out, "{} {ours:<40} {theirs}", if *ours == theirs { ' ' } else { '!' }).unwrap();
-    }
-    out
-}
-
-/// Every thread of the process is as explained, and so are its root and its limits.
-#[track_caller]
-fn is_as_explained(explained: &Value, name: &str, pid: u32) {
-    let process = role(explained, name);
-    let expected = status(process);
-    for thread in process::threads(pid) {
-        assert!(
-            thread == expected,
-            "{name}: explained, and the kernel\n{}",
-            side_by_side(&expected, &thread)
-        );
-    }
-    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
-    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    assert_eq!(core.split_whitespace().nth(4), process["limits"]["core"].as_str(), "{name}: {limits}");
-    let root = format!("/proc/{pid}/root");
-    match name {
-        "broker" => {
-            assert_eq!(process["root"], "empty, read-only");
-            let reaches = process["root_reaches"].as_array().unwrap();
-            let reaches: Vec<&Path> = reaches.iter().map(|path| Path::new(path.as_str().unwrap())).collect();
-            for entry in std::fs::read_dir(&root).unwrap() {
-                let path = Path::new("/").join(entry.unwrap().file_name());
-                assert!(
-                    reaches.iter().any(|reached| reached.starts_with(&path)),
-                    "{path:?} not in {reaches:?}"
-                );
-            }
-        }
-        _ => assert_eq!(process["root"].as_str(), std::fs::read_link(&root).unwrap().to_str(), "{name}"),
-    }
-}
 
 /// Explains a configuration, starts it, and compares.
 #[track_caller]
@@ -123,13 +33,8 @@ fn comes_to_what_is_explained(host: &Host, security: &str) {
     let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     assert_eq!(files.split_whitespace().nth(3), role(&explained, "worker")["limits"]["nofile"].as_str());
 
-    // Landlock, seccomp and securebits are in no file of /proc: the broker tells what it verified.
     channel.hello();
-    let published = channel.status();
-    let locks: Vec<&str> = published.processes[0].locks.iter().map(|lock| lock.as_str()).collect();
-    let foreseen = role(&explained, "broker")["locks"].as_array().unwrap();
-    let foreseen: Vec<&str> = foreseen.iter().map(|lock| lock.as_str().unwrap()).collect();
-    assert_eq!(foreseen, locks);
+    publishes_what_is_explained(&explained, &mut channel);
     let operations = explained["peers"][0]["operations"].as_array().unwrap();
     assert!(operations.iter().any(|operation| operation == "listen"), "{explained}");
 }
@@ -191,45 +96,6 @@ fn sets_and_groups_of_every_kind_come_to_what_is_explained() {
             capabilities = \"cap_net_raw+eip cap_chown+p\" }
             broker { socket = /run/host/broker.sock }";
         comes_to_what_is_explained(host, security);
-    });
-}
-
-/// Has the command run under a system call filter that forbids nothing, as a container's forbids little.
-fn under_a_filter(command: &mut Command) {
-    let mut allow = [libc::sock_filter {
-        code: (libc::BPF_RET | libc::BPF_K) as u16,
-        jt: 0,
-        jf: 0,
-        k: libc::SECCOMP_RET_ALLOW,
-    }];
-    let filter = move || {
-        let program = libc::sock_fprog { len: 1, filter: allow.as_mut_ptr() };
-        // SAFETY: the program points at the one instruction of it, which outlives the call.
-        match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) } {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        }
-    };
-    // SAFETY: between fork and exec it makes one system call and allocates nothing.
-    unsafe { command.pre_exec(filter) };
-}
-
-#[test]
-fn under_a_filter_of_a_container_the_processes_are_as_explained() {
-    isolated(|host| {
-        let stage = Stage::new(host, "chroot");
-        let config = broker::config(host, &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", ""));
-        let mut explain = Command::new(host.binary(binaries::BROKER));
-        under_a_filter(explain.args(["explain", "--json"]).arg(&config));
-        let explained = json(&explain.output().unwrap());
-        let mut command = broker::command(host, &config);
-        under_a_filter(&mut command);
-        let broker = Broker::start_command(host, command);
-        let _worker = stage.enter();
-        is_as_explained(&explained, "broker", broker.pid());
-        is_as_explained(&explained, "launcher", broker.launcher());
-        is_as_explained(&explained, "worker", broker.worker());
-        assert_eq!(role(&explained, "worker")["seccomp"]["mode"], 2);
     });
 }
 

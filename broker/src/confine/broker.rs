@@ -22,6 +22,8 @@ pub struct Confinement<'a> {
     pub policy: &'a Policy,
     /// A kernel that cannot enforce all of Landlock is fatal.
     pub require_landlock: bool,
+    /// The seccomp mode that it was started in.
+    pub seccomp: u8,
 }
 
 /// What was verified after confinement.
@@ -53,6 +55,25 @@ impl Confinement<'_> {
 
         status.expect_one_thread("broker")?;
         let credentials = status.expect("broker", &self.expected(&seccomp))?;
+        self.verified(credentials, sockets.len(), &landlock, &seccomp)
+    }
+
+    /// What [`Confinement::apply`] will verify, as far as this kernel tells without being asked to enforce it on
+    /// this process. Needs no privilege.
+    pub fn foresee(&self, socket_directories: usize) -> Result<Verified, Failure> {
+        let landlock = landlock::probe(self.policy.tcp_ports())?;
+        let seccomp = seccomp::probe(&needs(socket_directories));
+        self.verified(self.expected(&seccomp), socket_directories, &landlock, &seccomp)
+    }
+
+    /// What is told of the confinement, unless it lacks what is required.
+    fn verified(
+        &self,
+        credentials: Credentials,
+        socket_directories: usize,
+        landlock: &Landlock,
+        seccomp: &Seccomp,
+    ) -> Result<Verified, Failure> {
         if let Some(lacking) = landlock.lacking().filter(|_| self.require_landlock) {
             return Err(Failure::new(
                 Exit::Unavailable,
@@ -62,15 +83,16 @@ impl Confinement<'_> {
                  require_landlock = false in the broker scope",
             ));
         }
-        Ok(verified(credentials, sockets.len(), &landlock, &seccomp))
-    }
-
-    /// What [`Confinement::apply`] will verify, as far as this kernel tells without being asked to enforce it on
-    /// this process. Needs no privilege.
-    pub fn foresee(&self, socket_directories: usize) -> Result<Verified, Failure> {
-        let landlock = landlock::probe(self.policy.tcp_ports())?;
-        let seccomp = seccomp::probe(&needs(socket_directories));
-        Ok(verified(self.expected(&seccomp), socket_directories, &landlock, &seccomp))
+        let root = match socket_directories {
+            0 => "empty read-only root".to_owned(),
+            count => format!("empty read-only root but for {count} of Unix sockets"),
+        };
+        let securebits = format!("securebits {:#x}, locked", locks::SECUREBITS.bits());
+        Ok(Verified {
+            credentials,
+            locks: vec![root, securebits, landlock.to_string(), seccomp.to_string()],
+            lacking: [landlock.lacking(), seccomp.lacking()].into_iter().flatten().collect(),
+        })
     }
 
     fn expected(&self, seccomp: &Seccomp) -> Credentials {
@@ -80,7 +102,7 @@ impl Confinement<'_> {
             effective: self.retained.effective.bits(),
             bounding: self.retained.permitted.bits(),
             no_new_privs: true,
-            seccomp: if matches!(seccomp, Seccomp::Enforced { .. }) { 2 } else { 0 },
+            seccomp: if matches!(seccomp, Seccomp::Enforced { .. }) { 2 } else { self.seccomp },
             ..Credentials::default()
         }
     }
@@ -89,24 +111,6 @@ impl Confinement<'_> {
 /// What a broker with so many directories of Unix sockets will call the kernel for.
 pub fn needs(socket_directories: usize) -> SeccompNeeds {
     SeccompNeeds { socket_files: socket_directories > 0, limits: false }
-}
-
-fn verified(
-    credentials: Credentials,
-    socket_directories: usize,
-    landlock: &Landlock,
-    seccomp: &Seccomp,
-) -> Verified {
-    let root = match socket_directories {
-        0 => "empty read-only root".to_owned(),
-        count => format!("empty read-only root but for {count} of Unix sockets"),
-    };
-    let securebits = format!("securebits {:#x}, locked", locks::SECUREBITS.bits());
-    Verified {
-        credentials,
-        locks: vec![root, securebits, landlock.to_string(), seccomp.to_string()],
-        lacking: [landlock.lacking(), seccomp.lacking()].into_iter().flatten().collect(),
-    }
 }
 
 /// Root in every id, and no other group.

@@ -82,13 +82,17 @@ pub fn install(needs: &SeccompNeeds) -> Result<Seccomp, Failure> {
     }
 }
 
-/// What [`install`] would give: whether the kernel has filters at all is all that could be in its way. Asks
-/// /proc/sys/kernel/seccomp, which is there since Linux 4.14.
+/// What [`install`] would give: that the kernel has no filters is all that could be in its way. Asks the kernel
+/// whether it knows the filter's last resort (SECCOMP_GET_ACTION_AVAIL, Linux 4.14) and changes nothing.
 pub fn probe(needs: &SeccompNeeds) -> Seccomp {
-    match std::fs::exists("/proc/sys/kernel/seccomp/actions_avail") {
-        Ok(false) => Seccomp::Absent,
-        // Where it cannot be asked the start will tell; that it can is what there is to expect.
-        Ok(true) | Err(_) => Seccomp::Enforced { calls: allowed(needs).count() },
+    let action = libc::SECCOMP_RET_KILL_PROCESS;
+    // SAFETY: the kernel reads the one number that the pointer leads to.
+    let known =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) };
+    match known {
+        -1 if is_absent(&io::Error::last_os_error()) => Seccomp::Absent,
+        // Whatever else is wrong with it, the start will say.
+        _ => Seccomp::Enforced { calls: allowed(needs).count() },
     }
 }
 

@@ -55,6 +55,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let control = sockets::control(&config, plan.socket_group, &mut registry)?;
     sockets::bind_static(&config, &mut registry)?;
     let status = ProcStatus::open("self")?;
+    let seccomp = status.read()?.seccomp;
     let worker = match config.worker.as_ref().zip(command.flatten()) {
         Some((scope, command)) => {
             let limits = scope.limits.iter().map(|limit| limit.value).collect();
@@ -63,7 +64,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
                 root: root.into_chroot(),
                 limits,
                 descriptors: descriptor_limit,
-                seccomp: status.read()?.seccomp,
+                seccomp,
             };
             let supervision = worker::supervision(scope, command.name.clone());
             Some((launcher::start(confinement, command)?, supervision))
@@ -74,6 +75,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         retained: plan.retained,
         policy: &plan.policy,
         require_landlock: config.broker.require_landlock,
+        seccomp,
     };
     let broker = confinement.apply(registry.directories_mut(), &status)?;
     warnings.extend(broker.lacking.iter().cloned());

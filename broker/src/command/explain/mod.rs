@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::output;
-use crate::config::{self, Config, Report, Trust};
+use crate::config::{self, Config, Diagnostic, Report, Trust};
 use crate::failure::Failure;
 use crate::plan::{Findings, Plan};
 
@@ -33,7 +33,19 @@ pub struct Explain {
 
 impl Explain {
     /// Explains, and gives the exit code: of a question 0 for yes and 1 for no.
-    pub fn run(&self) -> Result<ExitCode, Failure> {
+    pub fn run(&self) -> ExitCode {
+        self.explain().unwrap_or_else(|failure| {
+            if self.json {
+                let found = Diagnostic::about_file(&self.name(), failure.to_string(), "");
+                output::print_json(&output::findings(&self.name(), &found.into(), None));
+            } else {
+                failure.tell();
+            }
+            failure.exit()
+        })
+    }
+
+    fn explain(&self) -> Result<ExitCode, Failure> {
         let trust = Trust::RootOr(nix::unistd::getuid().as_raw());
         let (config, warnings) = match config::load(&self.file, trust) {
             Ok((config, warnings)) => (config, Findings::of(warnings.into())),

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::capability::CapabilitySet;
 use crate::config::Config;
 use crate::confine::broker::{self, Confinement};
+use crate::confine::seccomp::Seccomp;
 use crate::confine::verify::ProcStatus;
 use crate::confine::{limits, locks, seccomp, worker};
 use crate::failure::Failure;
@@ -28,14 +29,16 @@ pub(super) struct Process {
 
 /// The broker and, where a worker is to be started, the launcher and the worker.
 pub(super) fn all(config: &Config, plan: &Plan) -> Result<Vec<Process>, Failure> {
-    let mut all = vec![broker(config, plan)?];
+    // As portreeved would be started from here.
+    let seccomp = ProcStatus::open("self")?.read()?.seccomp;
+    let mut all = vec![broker(config, plan, seccomp)?];
     if let Some(scope) = &config.worker {
         let confinement = worker::Confinement {
             identity: plan.identity.clone(),
             root: None,
             limits: scope.limits.iter().map(|limit| limit.value).collect(),
             descriptors: limits::AS_STARTED,
-            seccomp: ProcStatus::open("self")?.read()?.seccomp,
+            seccomp,
         };
         let chroot = config.security.chroot.as_ref();
         let root = chroot.map_or_else(|| "/".to_owned(), |chroot| chroot.value.display().to_string());
@@ -53,22 +56,23 @@ pub(super) fn all(config: &Config, plan: &Plan) -> Result<Vec<Process>, Failure>
     Ok(all)
 }
 
-fn broker(config: &Config, plan: &Plan) -> Result<Process, Failure> {
+fn broker(config: &Config, plan: &Plan, seccomp_mode: u8) -> Result<Process, Failure> {
     let reaches = plan::socket_directories(config).into_keys();
     let reaches: Vec<String> = reaches.map(|path| path.display().to_string()).collect();
     let confinement = Confinement {
         retained: plan.retained,
         policy: &plan.policy,
         require_landlock: config.broker.require_landlock,
+        seccomp: seccomp_mode,
     };
     let foreseen = confinement.foresee(reaches.len())?;
     let needs = broker::needs(reaches.len());
     Ok(Process {
         role: "broker",
         root: "empty, read-only".to_owned(),
-        calls: match foreseen.credentials.seccomp {
-            0 => Vec::new(),
-            _ => seccomp::allowed(&needs).collect(),
+        calls: match seccomp::probe(&needs) {
+            Seccomp::Absent => Vec::new(),
+            Seccomp::Enforced { .. } => seccomp::allowed(&needs).collect(),
         },
         credentials: foreseen.credentials,
         locks: foreseen.locks,

@@ -1,0 +1,102 @@
+//! Kernels and containers that have less, or more: what `explain` prints there is what the processes then hold.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use portreeve_tests::explained::{is_as_explained, json, publishes_what_is_explained, role};
+use portreeve_tests::puppet::Stage;
+use portreeve_tests::{Broker, Host, Refusal, binaries, broker, isolated, sample};
+use serde_json::Value;
+
+/// Has the command run under a system call filter: one that a container may have, which forbids nothing here, or one that
+/// answers some calls as a kernel does that does not know them.
+fn under_a_filter(command: &mut Command, unknown: &[libc::c_long]) {
+    let statement = |code: u32, k: u32, jt: u8| libc::sock_filter { code: code as u16, jt, jf: 0, k };
+    // The call's number is the first field of struct seccomp_data.
+    let mut filter = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0)];
+    for (at, number) in unknown.iter().enumerate() {
+        let jump = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+        filter.push(statement(
+            jump,
+            u32::try_from(*number).unwrap(),
+            u8::try_from(unknown.len() - at).unwrap(),
+        ));
+    }
+    filter.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0));
+    filter.push(statement(
+        libc::BPF_RET | libc::BPF_K,
+        libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs(),
+        0,
+    ));
+    let install = move || {
+        let len = u16::try_from(filter.len()).unwrap();
+        let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
+        // SAFETY: the program points at as many instructions as it says, which outlive the call.
+        match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec it makes one system call and allocates nothing.
+    unsafe { command.pre_exec(install) };
+}
+
+/// Explains and starts under a filter, compares, and gives what was explained.
+fn under_a_filter_is_as_explained(host: &Host, unknown: &[libc::c_long]) -> Value {
+    let stage = Stage::new(host, "chroot");
+    let config = broker::config(host, &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", ""));
+    let mut explain = Command::new(host.binary(binaries::BROKER));
+    under_a_filter(explain.args(["explain", "--json"]).arg(&config), unknown);
+    let explained = json(&explain.output().unwrap());
+    let mut command = broker::command(host, &config);
+    under_a_filter(&mut command, unknown);
+    let broker = Broker::start_command(host, command);
+    let (_puppet, mut channel) = stage.enter();
+    is_as_explained(&explained, "broker", broker.pid());
+    is_as_explained(&explained, "launcher", broker.launcher());
+    is_as_explained(&explained, "worker", broker.worker());
+    assert_eq!(role(&explained, "worker")["seccomp"]["mode"], 2);
+    channel.hello();
+    publishes_what_is_explained(&explained, &mut channel);
+    explained
+}
+
+#[test]
+fn under_a_filter_of_a_container_the_processes_are_as_explained() {
+    isolated(|host| {
+        let explained = under_a_filter_is_as_explained(host, &[]);
+        assert_eq!(role(&explained, "broker")["lacking"], serde_json::json!([]));
+    });
+}
+
+#[test]
+fn what_the_kernel_lacks_is_explained_and_where_it_is_required_an_error() {
+    isolated(|host| {
+        let landlock = [libc::SYS_landlock_create_ruleset];
+        let explained = under_a_filter_is_as_explained(host, &landlock);
+        let lacking = role(&explained, "broker")["lacking"][0].as_str().unwrap();
+        assert_eq!(lacking, "no Landlock: the kernel has no Landlock");
+
+        let text = "security { user = nobody group = nogroup } broker { require_landlock = true }";
+        let config = broker::config(host, text);
+        let mut explain = Command::new(host.binary(binaries::BROKER));
+        under_a_filter(explain.arg("explain").arg(&config), &landlock);
+        let output = explain.output().unwrap();
+        let mut start = broker::command(host, &config);
+        under_a_filter(&mut start, &landlock);
+        let refusal = Refusal::of_command(start);
+        refusal.says(69, &["no Landlock", "require_landlock"]);
+        assert_eq!(output.status.code(), refusal.code);
+        assert_eq!(String::from_utf8_lossy(&output.stderr), refusal.message);
+    });
+}
+
+#[test]
+fn without_seccomp_the_processes_are_as_explained() {
+    isolated(|host| {
+        let explained = under_a_filter_is_as_explained(host, &[libc::SYS_seccomp]);
+        let lacking = role(&explained, "broker")["lacking"][0].as_str().unwrap();
+        assert!(lacking.starts_with("no seccomp"), "{lacking}");
+        assert_eq!(role(&explained, "broker")["seccomp"]["calls"], 0);
+    });
+}
