@@ -2,7 +2,8 @@
 //!
 //! What decides (`config`, `policy`, `capability`) has no unsafe code and touches nothing; what acts is one
 //! mechanism a file: `confine` holds the locks, `launcher` the worker's process, `listener` the sockets, and
-//! `service` the sessions in which peers ask for them.
+//! `service` the sessions in which peers ask for them. Between the two, `plan` finds what a configuration means on
+//! this host: `startup` acts on it, `command` only tells it.
 
 pub mod capability;
 pub mod cli;

@@ -54,6 +54,14 @@ impl Findings {
         })
     }
 
+    /// How a start ends that cannot go on.
+    pub fn failure(&self) -> Failure {
+        self.first_failure().unwrap_or_else(|| {
+            let remedy = "report it: this is a mistake of portreeved";
+            Failure::new(Exit::Config, "config", "it cannot be started from, and nothing says why", remedy)
+        })
+    }
+
     /// What an operator should know at a start, a line each.
     pub fn warnings(&self) -> Vec<String> {
         let read = self.read.diagnostics().iter();

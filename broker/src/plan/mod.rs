@@ -78,11 +78,9 @@ impl Plan {
     /// Works it out, or fails for the first error.
     pub fn new(config: &Config, findings: &mut Findings) -> Result<Self, Failure> {
         let draft = Draft::new(config, findings);
-        match findings.first_failure() {
-            Some(failure) => Err(failure),
-            None => draft
-                .complete()
-                .ok_or_else(|| Failure::os("config", "understanding it", "it was refused unexplained")),
+        match draft.complete() {
+            Some(plan) if findings.first_failure().is_none() => Ok(plan),
+            _ => Err(findings.failure()),
         }
     }
 }

@@ -45,9 +45,13 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let plan = Plan::new(&config, &mut findings)?;
     plan::capabilities::available(&config, &plan.retained)?;
     let root = Root::open(&config, Some(&plan.identity), &mut findings);
-    let command = |scope| plan::command(&config, scope, &root, Some(&plan.identity), &mut findings);
-    let command = config.worker.as_ref().map(command);
-    findings.first_failure().map_or(Ok(()), Err)?;
+    let mut command = |scope| plan::command(&config, scope, &root, Some(&plan.identity), &mut findings);
+    let worker = config.worker.as_ref().map(|scope| (scope, command(scope)));
+    let worker = match (worker, findings.first_failure()) {
+        (None, None) => None,
+        (Some((scope, Some(command))), None) => Some((scope, command)),
+        _ => return Err(findings.failure()),
+    };
     let mut warnings = findings.warnings();
 
     let (descriptor_limit, descriptors_now) = limits::raise_descriptors()?;
@@ -56,7 +60,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     sockets::bind_static(&config, &mut registry)?;
     let status = ProcStatus::open("self")?;
     let seccomp = status.read()?.seccomp;
-    let worker = match config.worker.as_ref().zip(command.flatten()) {
+    let worker = match worker {
         Some((scope, command)) => {
             let limits = scope.limits.iter().map(|limit| limit.value).collect();
             let confinement = Confinement {
