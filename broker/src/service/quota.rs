@@ -16,6 +16,9 @@ use crate::policy::Requester;
 const KEPT: usize = 64;
 /// How long what is not logged is counted before a line tells the count.
 const COUNTING: Duration = Duration::from_secs(5);
+/// The longest that a peer waits, however much all of its sessions together were refused: nobody sees it hang up
+/// meanwhile.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// So many in a second: a second's worth at once, then one after the other.
@@ -28,6 +31,7 @@ struct Rate {
 impl Rate {
     fn after(&self, count: u32, per_second: u32, now: Instant) -> (Instant, Duration) {
         let paid = self.paid.get().map_or(now, |paid| paid.max(now)) + SECOND * count / per_second.max(1);
+        let paid = paid.min(now + SECOND + LONGEST_WAIT);
         (paid, paid.saturating_duration_since(now + SECOND))
     }
 
@@ -190,5 +194,27 @@ impl Accounts {
         };
         account.sessions.set(account.sessions.get() + 1);
         Ok(Seat { account, wait })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seconds_worth_comes_at_once_and_the_rest_one_after_the_other() {
+        let rate = Rate::default();
+        assert!((0..10).all(|_| rate.take(1, 10).is_zero()));
+        let waits: Vec<Duration> = (0..5).map(|_| rate.take(1, 10)).collect();
+        assert!(waits.windows(2).all(|pair| pair[0] < pair[1]), "{waits:?}");
+        assert!(waits[4] > Duration::from_millis(400) && waits[4] <= Duration::from_millis(500), "{waits:?}");
+        assert_eq!(rate.take(u32::MAX, 1), LONGEST_WAIT);
+    }
+
+    #[test]
+    fn what_is_not_to_be_had_is_not_taken() {
+        let rate = Rate::default();
+        assert_eq!((0..100).filter(|_| rate.try_take(10)).count(), 10);
+        assert!(rate.take(1, 10) <= Duration::from_millis(100));
     }
 }
