@@ -118,6 +118,7 @@ fn a_worker_that_lost_its_session_keeps_its_listeners_as_long_as_it_lives() {
         let worker = broker.worker();
         portreeve_protocol::channel::send_bare(&first.channel, b"nonsense").unwrap();
         assert!(first.is_cut_off());
+        broker.log.wait_for(&["lives on"]);
         // Longer than listeners outlive a worker.
         std::thread::sleep(Duration::from_millis(1500));
         assert!(process::runs(worker));

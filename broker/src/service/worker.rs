@@ -23,6 +23,9 @@ use crate::policy::Requester;
 const STEP: &str = "worker";
 /// The pause before the first restart; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// What the log says of a worker that lives without a session.
+const MUTE: &str = "the worker's session is over and the worker lives on: it keeps its listeners, and can ask for nothing \
+    until it is started again";
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How many short lives in a row end the broker: about five minutes of pauses.
@@ -68,13 +71,20 @@ pub async fn supervise(
     let mut restarts = 0;
     loop {
         let born = Instant::now();
-        let Life { pid, session, channel } = start(broker, launcher, supervision, restarts).await?;
+        let Life { pid, mut session, channel } = start(broker, launcher, supervision, restarts).await?;
         if restarts == 0 {
             notifier.ready();
         }
-        let end = tokio::select! {
-            ending = ending(launcher, pid) => End::Worker(ending?),
-            () = stop.wait() => End::Stop,
+        let mut mute = false;
+        let end = loop {
+            tokio::select! {
+                ending = ending(launcher, pid) => break End::Worker(ending?),
+                () = stop.wait() => break End::Stop,
+                () = outlived(&mut session), if !mute => {
+                    mute = true;
+                    tracing::warn!(pid, "{MUTE}");
+                }
+            }
         };
         let ending = match end {
             End::Stop => {
@@ -87,7 +97,9 @@ pub async fn supervise(
         tracing::warn!(pid, %ending, "the worker is gone");
         // Its session ends with it, though a child of its may have kept the channel: from here on its successor asks.
         let _hung_up_already = channel.shutdown(Shutdown::Both);
-        let _it_ends_by_itself = session.await;
+        if !session.is_finished() {
+            let _it_ends_by_itself = session.await;
+        }
         retain(broker);
         if !supervision.restart {
             return match ending {
@@ -109,7 +121,10 @@ pub async fn supervise(
         let pause = LONGEST_PAUSE.min(FIRST_PAUSE * 2_u32.saturating_pow(short_lives.saturating_sub(1)));
         tokio::select! {
             () = sleep(pause) => {}
-            () = stop.wait() => return Ok(()),
+            () = stop.wait() => {
+                notifier.stopping();
+                return Ok(());
+            }
             lost = orphaned(launcher) => return Err(lost),
         }
     }
@@ -175,6 +190,15 @@ async fn ending(launcher: &Handle, worker: i32) -> Result<Ending, Failure> {
             other => tracing::warn!(report = ?other, "the launcher reported what nobody asked for"),
         }
     }
+}
+
+/// Waits until a worker has lived a while longer than its session. One that ends hangs up a moment before that is
+/// reported.
+async fn outlived(session: &mut JoinHandle<()>) {
+    if !session.is_finished() {
+        let _it_is_over = session.await;
+    }
+    sleep(FIRST_PAUSE).await;
 }
 
 /// Waits for the end of the launcher while there is no worker.
