@@ -6,6 +6,7 @@
 //! the same for readers of other languages, and `tests/golden.rs` pins the bytes.
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod bounded;
 pub mod channel;
 pub mod codec;

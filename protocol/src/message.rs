@@ -3,6 +3,10 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::address::{
+    AddAddress, AddressPage, Announce, Leases, Link, ListAddresses, RemoveAddress, RemovedMany, RenewAddress,
+    SetLink,
+};
 use crate::bounded::{List, Text};
 use crate::endpoint::{Endpoint, MAX_INTERFACE};
 use crate::fault::Fault;
@@ -39,6 +43,12 @@ operations! {
     4 "listen-many" ListenMany -> ListeningMany;
     5 "stop"        Stop -> Stopped;
     6 "status"      StatusRequest -> Status;
+    7 "add-address"    AddAddress -> Leases;
+    8 "renew-address"  RenewAddress -> Leases;
+    9 "remove-address" RemoveAddress -> RemovedMany;
+    10 "announce"      Announce -> Leases;
+    11 "list-addresses" ListAddresses -> AddressPage;
+    12 "set-link"      SetLink -> Link;
 }
 
 /// A listener's number: never 0 and never used again while the broker lives.

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
+use portreeve_protocol::address::*;
 use portreeve_protocol::message::*;
 use portreeve_protocol::status::{Credentials, Listener, Process, Quota, Session, Status};
 use portreeve_protocol::{Endpoint, Fault, FaultCode, Header, Kind, List, Text, codec};
@@ -175,6 +176,43 @@ fn pin_operations(golden: &Golden) {
     golden.reply::<StatusRequest>("status-reply", 5, 0, &state());
 }
 
+fn pin_addresses(golden: &Golden) {
+    let addresses = || list(["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]);
+    let lease = Lease {
+        address: "192.0.2.1".parse().unwrap(),
+        interface: text("eth1"),
+        prefix: 32,
+        left_ms: 9_999,
+        epoch: 42,
+    };
+    let results = list([Outcome::Done(lease.clone()), Outcome::Fault(Fault::new(FaultCode::Conflict, "no"))]);
+    let leases = Leases { results };
+    let add = AddAddress { addresses: addresses(), lease: Some(10), epoch: 42, probes: 3, announce: true };
+    golden.request("add-address", 6, &add);
+    golden.reply::<AddAddress>("add-address-reply", 6, 0, &leases);
+
+    let renew = RenewAddress { addresses: addresses(), lease: None, epoch: 42 };
+    golden.request("renew-address", 7, &renew);
+    golden.reply::<RenewAddress>("renew-address-reply", 7, 0, &leases);
+
+    golden.request("remove-address", 8, &RemoveAddress { addresses: addresses(), epoch: 42 });
+    let removed = Removed { address: lease.address, verified: true };
+    let results = list([Outcome::Done(removed), Outcome::Fault(Fault::new(FaultCode::NotFound, "no"))]);
+    golden.reply::<RemoveAddress>("remove-address-reply", 8, 0, &RemovedMany { results });
+
+    golden.request("announce", 9, &Announce { addresses: addresses(), epoch: 42 });
+    golden.reply::<Announce>("announce-reply", 9, 0, &leases);
+
+    golden.request("list-addresses", 10, &ListAddresses { after: Some(lease.address) });
+    let row = AddressRow { lease, holder: text("the worker"), present: true };
+    let page = AddressPage { fenced: true, addresses: list([row]), more: false };
+    golden.reply::<ListAddresses>("list-addresses-reply", 10, 0, &page);
+
+    golden.request("set-link", 11, &SetLink { interface: text("eth1"), up: Some(true), mtu: Some(1500) });
+    let link = Link { interface: text("eth1"), index: 2, up: true, carrier: false, mtu: 1500 };
+    golden.reply::<SetLink>("set-link-reply", 11, 0, &link);
+}
+
 fn pin_faults(golden: &Golden) {
     let denied = Fault::new(FaultCode::Denied, "nothing permits user 8 to listen on *:25")
         .about("mail.conf:7: listen *:587")
@@ -202,6 +240,7 @@ fn known_codes() -> impl Iterator<Item = FaultCode> {
 fn every_message_has_the_bytes_that_were_agreed() {
     let golden = Golden { frames: vectors::golden(), seen: RefCell::default() };
     pin_operations(&golden);
+    pin_addresses(&golden);
     pin_faults(&golden);
 
     let seen = golden.seen.into_inner();

@@ -2,6 +2,10 @@
 
 use std::os::fd::OwnedFd;
 
+use portreeve_protocol::address::{
+    AddAddress, AddressPage, Announce, Leases, Link, ListAddresses, RemoveAddress, RemovedMany, RenewAddress,
+    SetLink,
+};
 use portreeve_protocol::message::{
     Hello, Listen, ListenMany, ListenerId, Outcome, Ping, Pong, StatusRequest, Stop, Stopped, Welcome,
 };
@@ -32,7 +36,11 @@ macro_rules! without_descriptors {
     };
 }
 
-without_descriptors! { Hello => Welcome, Ping => Pong, Stop => Stopped, StatusRequest => Status }
+without_descriptors! {
+    Hello => Welcome, Ping => Pong, Stop => Stopped, StatusRequest => Status,
+    AddAddress => Leases, RenewAddress => Leases, RemoveAddress => RemovedMany, Announce => Leases,
+    ListAddresses => AddressPage, SetLink => Link
+}
 
 impl Request for Listen {
     type Output = Handed;

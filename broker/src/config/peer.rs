@@ -40,7 +40,10 @@ impl std::fmt::Display for PeerName {
 /// Words of `allow` and the operations that each stands for.
 pub const GROUPS: &[(&str, &[&str])] = &[
     ("listen", &["listen", "listen-many", "stop"]),
-    ("address", &["add-address", "renew-address", "remove-address", "move-address", "announce"]),
+    (
+        "address",
+        &["add-address", "renew-address", "remove-address", "move-address", "announce", "list-addresses"],
+    ),
     ("link", &["set-link"]),
     ("limit", &["set-limit"]),
     ("status", &["status"]),
