@@ -1,10 +1,11 @@
 //! The broker: keeps a few of root's powers and lends, by policy, what they make.
 //!
 //! What decides (`config`, `policy`, `capability`) has no unsafe code and touches nothing; what acts is one
-//! mechanism a file: `confine` holds the locks, `launcher` the worker's process, `listener` the sockets, and
-//! `service` the sessions in which peers ask for them. Between the two, `plan` finds what a configuration means on
-//! this host: `startup` acts on it, `command` only tells it.
+//! mechanism a file: `confine` holds the locks, `launcher` the worker's process, `listener` the sockets, `address` and
+//! `link` what is on an interface, and `service` the sessions in which peers ask for them. Between the two, `plan`
+//! finds what a configuration means on this host: `startup` acts on it, `command` only tells it.
 
+pub mod address;
 pub mod capability;
 pub mod cli;
 mod command;
@@ -12,6 +13,7 @@ pub mod config;
 pub mod confine;
 pub mod failure;
 pub mod launcher;
+pub mod link;
 pub mod listener;
 mod log;
 mod plan;

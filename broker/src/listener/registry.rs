@@ -4,6 +4,7 @@
 //! the way is not lost. Nothing here asks policy.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Instant;
@@ -239,6 +240,11 @@ impl Registry {
     /// Stops what was retained and nobody asked for in time.
     pub fn stop_expired(&mut self, now: Instant) -> Vec<Fault> {
         self.stop_where(|entry| entry.retained_until.is_some_and(|deadline| deadline <= now))
+    }
+
+    /// Stops what listens at an address.
+    pub fn stop_at(&mut self, address: IpAddr) -> Vec<Fault> {
+        self.stop_where(|entry| entry.endpoint.inet().is_some_and(|inet| inet.address == address))
     }
 
     fn stop_where(&mut self, which: impl Fn(&Entry) -> bool) -> Vec<Fault> {

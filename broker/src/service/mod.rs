@@ -18,6 +18,7 @@ use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::address;
 use crate::failure::Failure;
 use crate::launcher::Handle;
 
@@ -45,6 +46,11 @@ impl Service {
             let listener = tokio::net::UnixListener::from_std(socket)
                 .map_err(|error| Failure::os("control socket", "epoll_ctl", error))?;
             tokio::task::spawn_local(control_socket::accept(broker.clone(), listener));
+        }
+        if let Some(addresses) = &broker.addresses {
+            let served = broker.clone();
+            address::keep(addresses, move |address| served.stop_listeners_at(address))
+                .map_err(|error| Failure::os("addresses", "epoll_ctl", error))?;
         }
         let ended = match &self.worker {
             None => {

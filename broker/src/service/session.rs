@@ -24,6 +24,8 @@ use crate::policy::Requester;
 
 /// How many requests of one session are taken in a row while others wait.
 const IN_A_ROW: u32 = 8;
+/// How many requests of a session may be carried out beside each other.
+const LATER: usize = 256;
 /// How long to wait while too many descriptors are in flight: no event tells when that is over.
 const IN_FLIGHT: Duration = Duration::from_millis(5);
 
@@ -41,7 +43,12 @@ pub struct Session {
     /// How long the peer waits, because of what it was refused.
     penalty: Cell<Duration>,
     in_a_row: Cell<u32>,
+    /// How many requests are carried out beside the session's own task.
+    later: Cell<usize>,
+    /// How long a reply may be left unread.
+    unread: Duration,
     channel: StdChannel,
+    watched: tokio::net::UnixDatagram,
 }
 
 impl Session {
@@ -82,28 +89,30 @@ pub fn open(
         greeted: false.into(),
         penalty: seat.wait.into(),
         in_a_row: 0.into(),
+        later: 0.into(),
+        unread: broker.accounts.quotas().unread_timeout,
         channel,
+        watched,
     };
-    let broker = broker.clone();
+    let (broker, session) = (broker.clone(), Rc::new(session));
     Ok(tokio::task::spawn_local(async move {
-        let why = session.serve(&broker, &watched).await;
+        let why = session.serve(&broker).await;
         session.close(&broker, &why);
         drop(seat);
     }))
 }
 
 impl Session {
-    async fn serve(&self, broker: &Broker, watched: &tokio::net::UnixDatagram) -> String {
-        let unread = broker.accounts.quotas().unread_timeout;
-        let greeting = Instant::now() + unread;
+    async fn serve(self: &Rc<Self>, broker: &Rc<Broker>) -> String {
+        let greeting = Instant::now() + self.unread;
         loop {
             self.pause().await;
-            let turn = watched.async_io(Interest::READABLE, || self.turn(broker));
+            let turn = self.watched.async_io(Interest::READABLE, || self.turn(broker));
             let turn = match self.is_greeted() || self.owner == Owner::Worker {
                 true => turn.await,
                 false => match tokio::time::timeout_at(greeting.into(), turn).await {
                     Ok(turn) => turn,
-                    Err(_) => return format!("there was no hello in {} s", unread.as_secs()),
+                    Err(_) => return format!("there was no hello in {} s", self.unread.as_secs()),
                 },
             };
             let turn = match turn {
@@ -114,11 +123,8 @@ impl Session {
             match turn {
                 Turn::Answered => {}
                 Turn::Waiting { frame, descriptors } => {
-                    let sending = self.send_waiting(watched, &frame, &descriptors);
-                    match tokio::time::timeout(unread, sending).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => return format!("sending failed: {error}"),
-                        Err(_) => return format!("a reply was left unread for {} s", unread.as_secs()),
+                    if let Err(why) = self.send_in_time(&frame, &descriptors).await {
+                        return why;
                     }
                 }
                 Turn::Over(why) => return why,
@@ -138,7 +144,7 @@ impl Session {
     }
 
     /// Takes one packet, acts, answers. `WouldBlock` when there is none.
-    fn turn(&self, broker: &Broker) -> io::Result<Turn> {
+    fn turn(self: &Rc<Self>, broker: &Rc<Broker>) -> io::Result<Turn> {
         let Buffers { inbox, outbox } = &mut *broker.buffers.borrow_mut();
         let length = match receive_bare(&self.channel, inbox) {
             Ok(length) => length,
@@ -225,16 +231,37 @@ impl Session {
         Turn::Over(fault.message.to_string())
     }
 
-    async fn send_waiting(
-        &self,
-        watched: &tokio::net::UnixDatagram,
-        frame: &[u8],
-        descriptors: &[OwnedFd],
-    ) -> io::Result<()> {
+    /// Begins to carry out a request beside the session's own task; false when there are too many.
+    pub fn begin_later(&self) -> bool {
+        let may = self.later.get() < LATER;
+        self.later.update(|count| count + usize::from(may));
+        may
+    }
+
+    /// Answers a request that was begun so, where it wants an answer. A session that is over misses it.
+    pub async fn end_later(&self, frame: Option<Vec<u8>>) {
+        self.later.update(|count| count.saturating_sub(1));
+        if let Some(frame) = frame
+            && let Err(why) = self.send_in_time(&frame, &[]).await
+        {
+            tracing::info!(session = self.number, why, "an answer was not sent");
+            let _it_is_over_already = self.channel.shutdown(Shutdown::Both);
+        }
+    }
+
+    async fn send_in_time(&self, frame: &[u8], descriptors: &[OwnedFd]) -> Result<(), String> {
+        match tokio::time::timeout(self.unread, self.send_waiting(frame, descriptors)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(format!("sending failed: {error}")),
+            Err(_) => Err(format!("a reply was left unread for {} s", self.unread.as_secs())),
+        }
+    }
+
+    async fn send_waiting(&self, frame: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
         let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(|fd| fd.as_fd()).collect();
         loop {
             let send = || channel::send(&self.channel, frame, &descriptors);
-            match watched.async_io(Interest::WRITABLE, send).await {
+            match self.watched.async_io(Interest::WRITABLE, send).await {
                 Err(error) if channel::is_busy(&error) => tokio::time::sleep(IN_FLIGHT).await,
                 other => return other,
             }
@@ -265,6 +292,10 @@ impl Session {
             broker.sessions.borrow_mut().remove(&self.number).map(|info| info.client).unwrap_or_default();
         if self.account.may_log() {
             tracing::info!(session = self.number, peer = %self.requester, ?client, why, "session over");
+        }
+        // What is carried out still keeps the channel open, and the peer is to see that nobody reads it.
+        if self.later.get() > 0 {
+            let _it_is_over_already = self.channel.shutdown(Shutdown::Both);
         }
         // The worker's listeners are its process's: they stay until that is gone, and then a while for the next one.
         if self.owner == Owner::Worker {

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use portreeve_protocol::status::{Credentials, Process};
 use portreeve_protocol::{Fault, List, Text, codec};
 
 use super::quota::{Account, Accounts};
+use crate::address::Addresses;
 use crate::config::Quotas;
 use crate::confine::broker::Verified;
 use crate::listener::{Owner, Registry};
@@ -23,6 +25,8 @@ pub struct Parts {
     pub policy: Policy,
     /// The static listeners, bound already.
     pub registry: Registry,
+    /// The addresses, where there may be any.
+    pub addresses: Option<Rc<Addresses>>,
     /// What was verified of each process.
     pub processes: Processes,
     /// How long listeners outlive their worker.
@@ -68,6 +72,7 @@ pub struct Broker {
     pub(super) registry: RefCell<Registry>,
     pub(super) buffers: RefCell<Buffers>,
     pub(super) sessions: RefCell<BTreeMap<u64, SessionInfo>>,
+    pub(super) addresses: Option<Rc<Addresses>>,
     pub(super) processes: Processes,
     pub(super) retain: Duration,
     pub(super) accounts: Accounts,
@@ -85,6 +90,7 @@ impl Broker {
             registry: RefCell::new(parts.registry),
             buffers: RefCell::new(Buffers { inbox: codec::frame_buffer(), outbox: codec::frame_buffer() }),
             sessions: RefCell::default(),
+            addresses: parts.addresses,
             processes: parts.processes,
             retain: parts.retain,
             accounts: Accounts::new(parts.quotas),
@@ -130,8 +136,20 @@ impl Broker {
         self.worker.set(worker);
     }
 
-    /// Takes every listener out of service, at the end.
+    /// Takes the listeners at an address out of service, before it goes.
+    pub(super) fn stop_listeners_at(&self, address: IpAddr) {
+        for fault in self.registry.borrow_mut().stop_at(address) {
+            tracing::error!(%address, %fault, "a listener at an address that goes could not be stopped");
+        }
+    }
+
+    /// Takes every listener out of service and gives every address back, at the end.
     pub(super) fn stop_everything(&self) {
+        self.stop_listeners();
+        self.addresses.iter().for_each(|addresses| addresses.give_up());
+    }
+
+    fn stop_listeners(&self) {
         let mut registry = self.registry.borrow_mut();
         let sessions: Vec<u64> = self.sessions.borrow().keys().copied().collect();
         let owners = sessions.into_iter().map(Owner::Session).chain([Owner::Worker]);

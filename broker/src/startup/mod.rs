@@ -58,6 +58,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let mut registry = sockets::empty_registry(&config, descriptors_now)?;
     let control = sockets::control(&config, plan.socket_group, &mut registry)?;
     sockets::bind_static(&config, &mut registry)?;
+    let mut addresses = sockets::addresses(&config, &plan)?;
     let status = ProcStatus::open("self")?;
     let seccomp = status.read()?.seccomp;
     let worker = match worker {
@@ -87,6 +88,9 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     if !registry.confirm_filter().map_err(|error| Failure::os("listener", "socket", error))? {
         warnings.push(NOT_ENFORCED.to_owned());
     }
+    if let Some(addresses) = &mut addresses {
+        warnings.extend(addresses.clean_slate()?);
+    }
     for warning in &warnings {
         tracing::warn!(?warning);
     }
@@ -104,6 +108,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let parts = Parts {
         policy: plan.policy,
         registry,
+        addresses: addresses.map(Rc::new),
         processes,
         retain: config.broker.retain,
         quotas: config.broker.quotas,

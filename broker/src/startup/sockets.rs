@@ -1,4 +1,5 @@
-//! What is bound while the broker is still root: the control socket and the static listeners.
+//! What is opened while the broker is still root: the control socket, the static listeners, and what addresses are
+//! put on interfaces by.
 
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -6,14 +7,18 @@ use std::path::PathBuf;
 use nix::sys::resource::rlim_t;
 use nix::unistd::Gid;
 
+use crate::address::{Addresses, Settings};
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
 use crate::listener::{Directories, Filter, Registry};
-use crate::plan;
+use crate::plan::{self, Plan};
 use crate::service::control_socket;
 
 /// Descriptors that are no listeners: sessions, the runtime's own, copies on their way.
 const RESERVED: usize = 1024;
+/// The capabilities' numbers, see include/uapi/linux/capability.h.
+const NET_ADMIN: u8 = 12;
+const NET_RAW: u8 = 13;
 
 pub fn control(
     config: &Config,
@@ -46,6 +51,22 @@ pub fn empty_registry(config: &Config, descriptors: rlim_t) -> Result<Registry, 
         )
     })?;
     Ok(Registry::new(capacity, Filter::load(), directories))
+}
+
+/// What addresses are put on interfaces by, where the configuration has any and the capabilities allow it.
+pub fn addresses(config: &Config, plan: &Plan) -> Result<Option<Addresses>, Failure> {
+    let retains = |capability: u8| plan.retained.effective.bits() & (1 << capability) != 0;
+    let permits = &config.broker.permits;
+    let any = permits.iter().any(|permit| !permit.address.is_empty() || !permit.interface.is_empty());
+    if !retains(NET_ADMIN) || !(any || config.moving_addresses().next().is_some()) {
+        return Ok(None);
+    }
+    let settings = Settings {
+        lease: u32::try_from(config.broker.lease.as_secs()).unwrap_or(u32::MAX),
+        put_back: config.cluster.if_down_limit,
+        check: config.cluster.if_check_interval,
+    };
+    Addresses::open(settings, retains(NET_RAW)).map(Some)
 }
 
 pub fn bind_static(config: &Config, registry: &mut Registry) -> Result<(), Failure> {

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::Instant;
 
-use portreeve_protocol::Fault;
+use portreeve_protocol::address::{ListAddresses, RenewAddress};
 use portreeve_protocol::message::{Operation, Ping, StatusRequest};
+use portreeve_protocol::{Fault, Kind};
 
 use crate::service::session::Session;
 
@@ -23,6 +24,9 @@ impl<T: Arguments> fmt::Display for Shown<'_, T> {
     }
 }
 
+/// What is asked every few seconds and changes nothing, or goes on as it was.
+const OFTEN: [Kind; 4] = [Ping::KIND, StatusRequest::KIND, RenewAddress::KIND, ListAddresses::KIND];
+
 /// Writes the line.
 pub fn audit<O: Operation + Arguments>(
     session: &Session,
@@ -34,7 +38,7 @@ pub fn audit<O: Operation + Arguments>(
     let (peer, micros) = (&session.requester, started.elapsed().as_micros());
     let (session, operation, arguments) = (session.number, O::NAME, Shown(request));
     match fault {
-        None if matches!(O::KIND, Ping::KIND | StatusRequest::KIND) => {
+        None if OFTEN.contains(&O::KIND) => {
             tracing::debug!(target: "audit", session, %peer, operation, micros, "done");
         }
         None => {

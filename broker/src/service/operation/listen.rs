@@ -74,10 +74,10 @@ fn faults<T>(results: &[Result<T, Fault>]) -> usize {
 }
 
 /// How many faults of the longest fit in a frame beside the other results.
-const WHOLE_FAULTS: usize = 40;
+pub(super) const WHOLE_FAULTS: usize = 40;
 
 /// A fault that fits in a frame with 252 like it.
-fn shortened(fault: &Fault) -> Fault {
+pub(super) fn shortened(fault: &Fault) -> Fault {
     let message: Text<128> = Text::clipped(&fault.message);
     let subject: Text<64> = Text::clipped(&fault.subject);
     Fault { errno: fault.errno, ..Fault::new(fault.code, &message).about(&subject) }

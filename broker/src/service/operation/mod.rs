@@ -1,15 +1,21 @@
 //! The operations, one file each: policy is asked, then the thing is done. This file finds the operation for a
 //! request's number, and takes every request the same way from its bytes to its audit line.
 
+mod address;
 mod audit;
 mod hello;
+mod link;
 mod listen;
 mod ping;
 mod status;
 mod stop;
 
+use std::rc::Rc;
 use std::time::Instant;
 
+use portreeve_protocol::address::{
+    AddAddress, Announce, ListAddresses, RemoveAddress, RenewAddress, SetLink,
+};
 use portreeve_protocol::codec::{self, BodyError};
 use portreeve_protocol::message::{
     Hello, Listen, ListenMany, ListenerId, Operation, Ping, StatusRequest, Stop,
@@ -44,7 +50,7 @@ pub struct Received<'a> {
 }
 
 /// Finds the operation for the request and carries it out.
-pub fn carry_out(broker: &Broker, session: &Session, received: Received<'_>) -> Turn {
+pub fn carry_out(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<'_>) -> Turn {
     match received.header.kind {
         Hello::KIND => run(broker, session, received, hello::hello),
         Ping::KIND => run(broker, session, received, ping::ping),
@@ -52,6 +58,12 @@ pub fn carry_out(broker: &Broker, session: &Session, received: Received<'_>) -> 
         ListenMany::KIND => run(broker, session, received, listen::listen_many),
         Stop::KIND => run(broker, session, received, stop::stop),
         StatusRequest::KIND => run(broker, session, received, status::status),
+        AddAddress::KIND => run_later(broker, session, received, address::add),
+        RenewAddress::KIND => run(broker, session, received, address::renew),
+        RemoveAddress::KIND => run(broker, session, received, address::remove),
+        Announce::KIND => run(broker, session, received, address::announce),
+        ListAddresses::KIND => run(broker, session, received, address::list),
+        SetLink::KIND => run(broker, session, received, link::set_link),
         Kind(number) => {
             let message = format!("this broker knows no operation {number}");
             let fault = Fault::new(FaultCode::Unsupported, &message).remedy("see Welcome for its release");
@@ -71,15 +83,9 @@ fn run<O: Operation + Arguments>(
 ) -> Turn {
     let Received { header, body, outbox } = received;
     let started = Instant::now();
-    let request: O = match codec::decode(body) {
+    let request: O = match decode(session, &header, body, outbox) {
         Ok(request) => request,
-        Err(error) => {
-            return session.last_fault(
-                outbox,
-                header.request,
-                &Fault::new(FaultCode::Malformed, &error.to_string()),
-            );
-        }
+        Err(over) => return over,
     };
     let outcome = permitted::<O>(broker, session).and_then(|()| act(broker, session, &request));
     let turn = match &outcome {
@@ -101,6 +107,63 @@ fn run<O: Operation + Arguments>(
     };
     audit(session, &request, outcome.err().as_ref(), started);
     turn
+}
+
+/// An operation that takes a while: other requests are answered meanwhile.
+fn run_later<O, F>(
+    broker: &Rc<Broker>,
+    session: &Rc<Session>,
+    received: Received<'_>,
+    act: fn(Rc<Broker>, Rc<Session>, Rc<O>) -> F,
+) -> Turn
+where
+    O: Operation + Arguments + 'static,
+    F: Future<Output = Result<O::Reply, Fault>> + 'static,
+{
+    let Received { header, body, outbox } = received;
+    let started = Instant::now();
+    let request: Rc<O> = match decode(session, &header, body, outbox) {
+        Ok(request) => Rc::new(request),
+        Err(over) => return over,
+    };
+    let too_many = || Fault::new(FaultCode::Busy, "too many requests of this session are under way");
+    let begun = permitted::<O>(broker, session)
+        .and_then(|()| if session.begin_later() { Ok(()) } else { Err(too_many()) });
+    if let Err(fault) = begun {
+        audit(session, &*request, Some(&fault), started);
+        return match session.is_greeted() {
+            true => session.refuse(outbox, header.request, &fault),
+            false => session.last_fault(outbox, header.request, &fault),
+        };
+    }
+    let (broker, session) = (broker.clone(), session.clone());
+    tokio::task::spawn_local(async move {
+        let outcome = act(broker, session.clone(), request.clone()).await;
+        let frame = {
+            let mut outbox = codec::frame_buffer();
+            let encoded = match &outcome {
+                Ok(reply) => codec::encode(&mut outbox, O::KIND.reply(), header.request, 0, reply),
+                Err(fault) => codec::encode(&mut outbox, Kind::FAULT, header.request, 0, fault),
+            };
+            encoded.map(<[u8]>::to_vec)
+        };
+        let frame = frame.inspect_err(|error| tracing::error!(%error, "an answer could not be encoded"));
+        session.end_later(frame.ok().filter(|_| header.request != 0)).await;
+        audit(&session, &*request, outcome.err().as_ref(), started);
+    });
+    Turn::Answered
+}
+
+/// The request, or the end of a session whose peer sent none.
+fn decode<O: Operation>(
+    session: &Session,
+    header: &Header,
+    body: &[u8],
+    outbox: &mut [u8],
+) -> Result<O, Turn> {
+    codec::decode(body).map_err(|error| {
+        session.last_fault(outbox, header.request, &Fault::new(FaultCode::Malformed, &error.to_string()))
+    })
 }
 
 /// A peer says hello first; and each operation has to be allowed to it.

@@ -1,0 +1,92 @@
+//! Keeping: what happens to addresses by the clock and by the wire, while nobody asks anything.
+//!
+//! Promises: an address is removed at the instant that its lease ends; what is due is announced; news and rivals are heard
+//! as they come; all of it is compared with the kernel every so often.
+
+use std::io;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+use tokio::time::{Instant, sleep_until};
+
+use super::Addresses;
+use super::lease::BootTime;
+
+/// The longest sleep: the clock of leases goes on while the host sleeps, and the timer's does not.
+const AT_MOST: Duration = Duration::from_secs(1);
+
+/// Keeps the addresses for as long as the broker serves. `stop_listeners` is told of each address before it goes.
+///
+/// # Errors
+/// The sockets cannot be waited on.
+pub fn keep(addresses: &Rc<Addresses>, stop_listeners: impl Fn(IpAddr) + 'static) -> io::Result<()> {
+    let news = UnixDatagram::from_std(addresses.news.try_clone()?)?;
+    watch(addresses, news, |addresses| {
+        let taken = addresses.take_one();
+        addresses.put_back();
+        taken
+    });
+    if let Some(packet) = &addresses.packet {
+        let wire = UnixDatagram::from_std(packet.watched()?)?;
+        watch(addresses, wire, Addresses::listen_once);
+    }
+    let kept = addresses.clone();
+    tokio::task::spawn_local(async move {
+        let mut compare = Instant::now() + kept.settings.check;
+        loop {
+            let next = kept.turn(&stop_listeners).min(compare);
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = kept.changed.notified() => {}
+            }
+            if Instant::now() >= compare {
+                kept.compare();
+                kept.put_back();
+                compare = Instant::now() + kept.settings.check;
+            }
+        }
+    });
+    Ok(())
+}
+
+fn watch(
+    addresses: &Rc<Addresses>,
+    socket: UnixDatagram,
+    take: impl Fn(&Addresses) -> io::Result<()> + 'static,
+) {
+    let addresses = addresses.clone();
+    tokio::task::spawn_local(async move {
+        loop {
+            if let Err(error) = socket.async_io(Interest::READABLE, || take(&addresses)).await {
+                // ENETDOWN tells of an interface that went down; the socket goes on.
+                tracing::debug!(%error, "receiving");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    });
+}
+
+impl Addresses {
+    /// Does what is due, and tells when to look again.
+    fn turn(&self, stop_listeners: &impl Fn(IpAddr)) -> Instant {
+        let now = BootTime::now();
+        let over = self.table.borrow().over(now);
+        for address in &over {
+            stop_listeners(*address);
+        }
+        for outcome in self.remove(&over, true) {
+            match outcome {
+                Ok(removed) => {
+                    tracing::warn!(address = %removed.address, "a lease was not renewed; the address is gone")
+                }
+                Err(fault) => tracing::error!(%fault, "a lease was not renewed, and its address stays"),
+            }
+        }
+        let end = self.table.borrow().next_end().map_or(AT_MOST, |end| now.until(end).min(AT_MOST));
+        let end = Instant::now() + end;
+        self.announce_due().map_or(end, |due| end.min(due.into()))
+    }
+}

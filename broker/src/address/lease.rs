@@ -1,0 +1,312 @@
+//! The leases: which address is whose, until when, by which epoch. The clock goes on while the host sleeps.
+//!
+//! Promises: an address has one holder at a time; a lease that ended is never renewed; an epoch never goes back.
+//! Data only: touches nothing.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use portreeve_protocol::{Fault, FaultCode, Text, address};
+
+use super::kernel::{Lifetime, Place};
+
+/// How many addresses the broker has at most.
+pub const MOST: usize = 10_240;
+/// How many addresses that are gone are remembered, for their epochs.
+const REMEMBERED: usize = 65_536;
+
+/// CLOCK_BOOTTIME, since an instant that means nothing. See clock_gettime(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootTime(Duration);
+
+impl BootTime {
+    /// The time now.
+    pub fn now() -> Self {
+        // It cannot fail for a clock that the kernel has, and 2.6.39 had it.
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from);
+        Self(now.unwrap_or_default())
+    }
+
+    /// The time so much later.
+    pub fn after(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(time))
+    }
+
+    /// How long until then; zero when that is past.
+    pub fn until(self, then: Self) -> Duration {
+        then.0.saturating_sub(self.0)
+    }
+}
+
+/// Whose an address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// The worker's, whichever process that is.
+    Worker,
+    /// A user's of the control socket, by number.
+    User(u32),
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Holder::Worker => out.write_str("the worker"),
+            Holder::User(number) => write!(out, "user {number}"),
+        }
+    }
+}
+
+/// Where an address is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Other hosts are being asked, or the kernel asks them.
+    Adding,
+    /// It is on its interface.
+    Held,
+    /// Somebody else took it away.
+    Missing,
+}
+
+/// One lease.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    /// Where the address is.
+    pub place: Place,
+    /// The interface's name when it was added.
+    pub interface: Text<15>,
+    /// Whose it is.
+    pub holder: Holder,
+    /// How long it was given; `None` for ever.
+    pub lifetime: Lifetime,
+    /// When it ends.
+    pub deadline: Option<BootTime>,
+    /// The number of this ownership.
+    pub epoch: u64,
+    /// Where it is on its way.
+    pub state: State,
+    /// Which series of announcements is its present one.
+    pub series: u64,
+    /// When it was put back, the last minute's.
+    pub put_back: VecDeque<Instant>,
+}
+
+impl Lease {
+    /// Whether it has ended.
+    pub fn is_over(&self, now: BootTime) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Whether the address is on its interface.
+    pub fn is_present(&self) -> bool {
+        self.state == State::Held
+    }
+
+    /// How long it lasts still, in whole seconds upwards, as the kernel takes it.
+    pub fn left(&self, now: BootTime) -> Lifetime {
+        let left = now.until(self.deadline?);
+        Some(u32::try_from(left.as_millis().div_ceil(1000)).unwrap_or(u32::MAX - 1).max(1))
+    }
+
+    /// As a peer is told.
+    pub fn told(&self, now: BootTime) -> address::Lease {
+        let left = self.deadline.map_or(u128::from(u64::MAX), |deadline| now.until(deadline).as_millis());
+        address::Lease {
+            address: self.place.address,
+            interface: self.interface.clone(),
+            prefix: self.place.prefix,
+            left_ms: u64::try_from(left).unwrap_or(u64::MAX),
+            epoch: self.epoch,
+        }
+    }
+}
+
+/// All leases.
+#[derive(Debug, Default)]
+pub struct Table {
+    leases: BTreeMap<IpAddr, Lease>,
+    /// The newest epoch of addresses that are gone, and whether their lease ran out.
+    past: HashMap<IpAddr, (u64, bool)>,
+}
+
+impl Table {
+    /// Enters an address that is being added.
+    ///
+    /// # Errors
+    /// InUse where somebody has it, Busy while it is being added, Expired for an old epoch, Quota.
+    pub fn enter(&mut self, lease: Lease) -> Result<(), Fault> {
+        let address = lease.place.address;
+        self.accept_epoch(address, lease.epoch)?;
+        if let Some(other) = self.leases.get(&address) {
+            let message = format!("{address} is {}'s of this broker", other.holder);
+            return Err(Fault::new(FaultCode::InUse, &message)
+                .about(&other.holder.to_string())
+                .remedy("have its holder remove it"));
+        }
+        if self.leases.len() >= MOST {
+            let message = format!("the broker holds {MOST} addresses and can hold no more");
+            return Err(Fault::new(FaultCode::Quota, &message).remedy("remove some first"));
+        }
+        self.leases.insert(address, lease);
+        Ok(())
+    }
+
+    /// Refuses what an older owner asks, and remembers the newer one.
+    fn accept_epoch(&mut self, address: IpAddr, epoch: u64) -> Result<(), Fault> {
+        let now = self.leases.get(&address).map(|lease| lease.epoch);
+        let newest = now.into_iter().chain(self.past.get(&address).map(|past| past.0)).max().unwrap_or(0);
+        if epoch < newest {
+            let message = format!("epoch {epoch} of {address} is older than {newest}");
+            return Err(Fault::new(FaultCode::Expired, &message)
+                .about(&newest.to_string())
+                .remedy("another host was given the address; ask for it anew"));
+        }
+        if let Some(lease) = self.leases.get_mut(&address) {
+            lease.epoch = epoch;
+        }
+        Ok(())
+    }
+
+    /// The lease of an address, for who holds it; `None` may have anyone's.
+    ///
+    /// # Errors
+    /// NotFound, Busy while it is being added, Expired for a lease that ended or an old epoch.
+    pub fn of(
+        &mut self,
+        address: IpAddr,
+        holder: Option<Holder>,
+        epoch: u64,
+        now: BootTime,
+    ) -> Result<&mut Lease, Fault> {
+        self.accept_epoch(address, epoch)?;
+        let past = self.past.get(&address).is_some_and(|past| past.1);
+        match self.leases.get_mut(&address) {
+            Some(lease) if holder.is_some_and(|holder| holder != lease.holder) => Err(unknown(address)),
+            Some(lease) if lease.state == State::Adding => {
+                Err(Fault::new(FaultCode::Busy, &format!("{address} is being added")))
+            }
+            Some(lease) if lease.is_over(now) => Err(over(address)),
+            Some(lease) => Ok(lease),
+            None if past => Err(over(address)),
+            None => Err(unknown(address)),
+        }
+    }
+
+    /// The lease of an address, whoever's and in whatever state.
+    pub fn get(&self, address: IpAddr) -> Option<&Lease> {
+        self.leases.get(&address)
+    }
+
+    /// The same, to be changed.
+    pub fn get_mut(&mut self, address: IpAddr) -> Option<&mut Lease> {
+        self.leases.get_mut(&address)
+    }
+
+    /// Forgets a lease but for its epoch; `ran_out` where nobody gave it back.
+    pub fn remove(&mut self, address: IpAddr, ran_out: bool) -> Option<Lease> {
+        let lease = self.leases.remove(&address)?;
+        if self.past.len() >= REMEMBERED {
+            self.past.retain(|_, (epoch, _)| *epoch != 0);
+        }
+        if self.past.len() < REMEMBERED {
+            self.past.insert(address, (lease.epoch, ran_out));
+        }
+        Some(lease)
+    }
+
+    /// The addresses whose lease has ended.
+    pub fn over(&self, now: BootTime) -> Vec<IpAddr> {
+        let over = self.leases.values().filter(|lease| lease.state != State::Adding && lease.is_over(now));
+        over.map(|lease| lease.place.address).collect()
+    }
+
+    /// When the next one ends.
+    pub fn next_end(&self) -> Option<BootTime> {
+        let added = self.leases.values().filter(|lease| lease.state != State::Adding);
+        added.filter_map(|lease| lease.deadline).min()
+    }
+
+    /// Those that somebody took away.
+    pub fn missing(&mut self) -> impl Iterator<Item = &mut Lease> {
+        self.leases.values_mut().filter(|lease| lease.state == State::Missing)
+    }
+
+    /// All of them, in the order of their addresses.
+    pub fn iter(&self) -> impl Iterator<Item = &Lease> {
+        self.leases.values()
+    }
+
+    /// The ones after an address.
+    pub fn after(&self, address: Option<IpAddr>) -> impl Iterator<Item = &Lease> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        self.leases.range((address.map_or(Unbounded, Excluded), Unbounded)).map(|(_, lease)| lease)
+    }
+}
+
+fn unknown(address: IpAddr) -> Fault {
+    Fault::new(FaultCode::NotFound, &format!("{address} is no address of this peer's"))
+}
+
+/// The fault of a lease that has ended.
+pub fn over(address: IpAddr) -> Fault {
+    Fault::new(FaultCode::Expired, &format!("the lease of {address} has ended"))
+        .remedy("add the address again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    fn lease(epoch: u64, deadline: BootTime) -> Lease {
+        Lease {
+            place: Place { address: ADDRESS, index: 1, prefix: 32 },
+            interface: Text::default(),
+            holder: Holder::Worker,
+            lifetime: Some(3),
+            deadline: Some(deadline),
+            epoch,
+            state: State::Held,
+            series: 0,
+            put_back: VecDeque::new(),
+        }
+    }
+
+    fn code<T>(result: Result<T, Fault>) -> Option<FaultCode> {
+        result.err().map(|fault| fault.code)
+    }
+
+    #[test]
+    fn an_epoch_never_goes_back_even_when_its_address_is_gone() {
+        let (now, mut table) = (BootTime::now(), Table::default());
+        let end = now.after(Duration::from_secs(9));
+        table.enter(lease(5, end)).unwrap();
+        assert_eq!(code(table.of(ADDRESS, None, 4, now)), Some(FaultCode::Expired));
+        assert_eq!(table.of(ADDRESS, None, 6, now).unwrap().epoch, 6);
+        table.remove(ADDRESS, false);
+        assert_eq!(code(table.enter(lease(5, end))), Some(FaultCode::Expired));
+        table.enter(lease(6, end)).unwrap();
+    }
+
+    #[test]
+    fn a_lease_that_ended_is_not_renewed() {
+        let (now, mut table) = (BootTime::now(), Table::default());
+        let end = now.after(Duration::from_secs(3));
+        table.enter(lease(0, end)).unwrap();
+        assert!(table.of(ADDRESS, Some(Holder::Worker), 0, now).is_ok());
+        assert_eq!(code(table.of(ADDRESS, Some(Holder::Worker), 0, end)), Some(FaultCode::Expired));
+        assert_eq!(table.over(end), [ADDRESS]);
+        table.remove(ADDRESS, true);
+        assert_eq!(code(table.of(ADDRESS, Some(Holder::Worker), 0, end)), Some(FaultCode::Expired));
+    }
+
+    #[test]
+    fn an_address_has_one_holder() {
+        let (now, mut table) = (BootTime::now(), Table::default());
+        table.enter(lease(0, now.after(Duration::from_secs(9)))).unwrap();
+        assert_eq!(code(table.enter(lease(0, now.after(Duration::from_secs(9))))), Some(FaultCode::InUse));
+        assert_eq!(code(table.of(ADDRESS, Some(Holder::User(8)), 0, now)), Some(FaultCode::NotFound));
+        assert!(table.of(ADDRESS, None, 0, now).is_ok());
+    }
+}

@@ -1,0 +1,99 @@
+//! Addresses: what the broker puts on an interface for a peer, for as long as its lease lasts.
+//!
+//! The kernel ends a lease by itself: every address has a lifetime there, so that it goes though nobody of us lives.
+//! Each mechanism is a file; [`Addresses`] is what they do together, one thread's. Nothing here asks policy.
+
+mod add;
+mod announce;
+pub mod connections;
+mod fault;
+pub mod fence;
+pub mod frame;
+mod keep;
+pub mod kernel;
+pub mod lease;
+mod nft;
+pub mod packet;
+mod probe;
+mod remove;
+mod renew;
+mod start;
+mod watch;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+pub use add::{Asked, How};
+pub use keep::keep;
+pub use lease::{BootTime, Holder};
+
+use crate::link::{Interface, Netlink};
+use announce::{Allowance, Queue};
+use fence::Fence;
+use lease::{Lease, Table};
+use packet::Packet;
+use probe::Heard;
+
+/// What the configuration says of addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Seconds that an address stays without renewal where the peer does not say.
+    pub lease: u32,
+    /// How often a minute an address that somebody took away is put back.
+    pub put_back: u32,
+    /// How often all of them are compared with what the kernel has.
+    pub check: Duration,
+}
+
+/// The broker's addresses, and the sockets by which they are kept. No borrow is held across an await.
+#[derive(Debug)]
+pub struct Addresses {
+    settings: Settings,
+    route: Netlink,
+    diag: Netlink,
+    /// Absent where the kernel has no nf_tables.
+    fence: Option<Fence>,
+    /// Absent where the broker does not keep CAP_NET_RAW.
+    packet: Option<Packet>,
+    /// What the kernel tells of interfaces and addresses.
+    news: UnixDatagram,
+    table: RefCell<Table>,
+    links: RefCell<HashMap<u32, Interface>>,
+    queue: RefCell<Queue>,
+    allowance: RefCell<HashMap<u32, Allowance>>,
+    heard: RefCell<Heard>,
+    series: Cell<u64>,
+    /// Something is due earlier than before.
+    changed: Notify,
+}
+
+impl Addresses {
+    /// The interface of an address as it was last told of.
+    fn link(&self, index: u32) -> Option<Interface> {
+        self.links.borrow().get(&index).cloned()
+    }
+
+    /// Whether rules of the packet filter end each lease to the millisecond.
+    pub fn is_fenced(&self) -> bool {
+        self.fence.is_some()
+    }
+
+    /// The socket to ask the kernel of interfaces by.
+    pub fn route(&self) -> &Netlink {
+        &self.route
+    }
+
+    /// Looks at the leases after an address, in their order.
+    pub fn leases_after<T>(
+        &self,
+        after: Option<IpAddr>,
+        look: impl FnOnce(&mut dyn Iterator<Item = &Lease>) -> T,
+    ) -> T {
+        look(&mut self.table.borrow().after(after))
+    }
+}

@@ -1,0 +1,79 @@
+//! Removing: connections are ended while the address can still tell their peers, then it falls silent, then it goes, then
+//! it is looked for.
+//!
+//! Promises: only what is in the broker's table is removed, at its own interface and prefix; what cannot be seen to be
+//! gone stays silent. Listeners are not known here: whoever asks has stopped them.
+
+use std::net::IpAddr;
+
+use nix::errno::Errno;
+use portreeve_protocol::Fault;
+use portreeve_protocol::address::Removed;
+
+use super::kernel::{self, Place};
+use super::lease::{BootTime, Holder};
+use super::{Addresses, connections, fault};
+
+impl Addresses {
+    /// Whether somebody may remove an address.
+    ///
+    /// # Errors
+    /// As the table has them; one whose lease has ended counts as gone.
+    pub fn may_remove(&self, address: IpAddr, holder: Option<Holder>, epoch: u64) -> Result<(), Fault> {
+        self.table.borrow_mut().of(address, holder, epoch, BootTime::now()).map(drop)
+    }
+
+    /// Removes addresses that are in the table; `ran_out` where nobody asked for it.
+    pub fn remove(&self, addresses: &[IpAddr], ran_out: bool) -> Vec<Result<Removed, Fault>> {
+        let places: Vec<Place> = {
+            let table = self.table.borrow();
+            addresses.iter().filter_map(|address| Some(table.get(*address)?.place)).collect()
+        };
+        let outcomes = self.clear(&places);
+        let mut table = self.table.borrow_mut();
+        for (place, outcome) in places.iter().zip(&outcomes) {
+            // What could not be removed is tried again, by whoever asks or by the clock.
+            if outcome.is_ok() || ran_out {
+                table.remove(place.address, ran_out);
+            }
+        }
+        outcomes
+    }
+
+    /// Clears addresses off the host, whether or not they are in the table.
+    pub(super) fn clear(&self, places: &[Place]) -> Vec<Result<Removed, Fault>> {
+        let addresses: Vec<IpAddr> = places.iter().map(|place| place.address).collect();
+        if addresses.is_empty() {
+            return Vec::new();
+        }
+        if let Err(errno) = connections::end(&self.diag, &addresses) {
+            tracing::warn!(?addresses, %errno, "connections of addresses could not be reset before they go");
+        }
+        if let Some(fence) = &self.fence
+            && let Err(error) = fence.close(&addresses)
+        {
+            tracing::error!(?addresses, %error, "the fence of addresses could not be closed before they go");
+        }
+        let results = kernel::remove(&self.route, places);
+        let results = results.unwrap_or_else(|error| vec![Err(fault::errno(&error)); places.len()]);
+        let outcomes = places.iter().zip(results).map(|(place, result)| match result {
+            // What is gone is gone, whoever did it.
+            Ok(()) | Err(Errno::EADDRNOTAVAIL | Errno::ENODEV) => Ok(self.verify(place.address)),
+            Err(errno) => Err(fault::of_address("RTM_DELADDR", place.address, errno)),
+        });
+        outcomes.collect()
+    }
+
+    /// Looks whether an address is gone; only then may its packets pass again.
+    fn verify(&self, address: IpAddr) -> Removed {
+        let verified = matches!(kernel::is_local(&self.route, address), Ok(false));
+        if !verified {
+            tracing::warn!(%address, "an address that was removed is on this host still, on another interface");
+        } else if let Some(fence) = &self.fence
+            && let Err(error) = fence.forget(&[address])
+        {
+            tracing::error!(%address, %error, "the fence of an address that is gone stays");
+        }
+        Removed { address, verified }
+    }
+}

@@ -1,0 +1,102 @@
+//! The start and the end: sockets while the broker may still open them, a clean slate, and nothing left behind.
+//!
+//! Promises: of the addresses that are there only those that carry the broker's tag are removed, and no link is touched.
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+
+use nix::sys::socket::SockProtocol;
+use tokio::sync::Notify;
+
+use super::announce::Queue;
+use super::fence::Fence;
+use super::kernel::{self, Place};
+use super::lease::Table;
+use super::packet::Packet;
+use super::probe::Heard;
+use super::{Addresses, Settings};
+use crate::failure::Failure;
+use crate::link::{Netlink, netlink};
+
+const STEP: &str = "addresses";
+/// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
+const GROUPS: u32 = 0x1 | 0x10 | 0x100;
+
+impl Addresses {
+    /// Opens what cannot be opened later. Without `raw`, CAP_NET_RAW, nothing can be announced or probed for.
+    ///
+    /// # Errors
+    /// The socket that could not be opened.
+    pub fn open(settings: Settings, raw: bool) -> Result<Self, Failure> {
+        let os = |call: &'static str| move |error: nix::Error| Failure::os(STEP, call, error);
+        let news = netlink::open(SockProtocol::NetlinkRoute, GROUPS).map_err(os("netlink for news"))?;
+        Ok(Self {
+            settings,
+            route: Netlink::open(SockProtocol::NetlinkRoute).map_err(os("netlink for routes"))?,
+            diag: Netlink::open(SockProtocol::NetlinkSockDiag).map_err(os("netlink for sockets"))?,
+            fence: Fence::open().ok(),
+            packet: raw.then(Packet::open).transpose().map_err(os("a packet socket"))?,
+            news: news.into(),
+            table: RefCell::new(Table::default()),
+            links: RefCell::default(),
+            queue: RefCell::new(Queue::default()),
+            allowance: RefCell::default(),
+            heard: RefCell::new(Heard::default()),
+            series: Cell::new(0),
+            changed: Notify::new(),
+        })
+    }
+
+    /// Removes what an earlier broker left and builds the fence. Gives what the operator should know.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked, or keeps an address that should go.
+    pub fn clean_slate(&mut self) -> Result<Vec<String>, Failure> {
+        let mut warnings = Vec::new();
+        let present = kernel::list(&self.route).map_err(|error| Failure::os(STEP, "RTM_GETADDR", error))?;
+        let left: Vec<Place> = present.iter().filter(|one| one.ours).map(|one| one.place).collect();
+        for (place, outcome) in left.iter().zip(self.clear(&left)) {
+            let address = place.address;
+            match outcome {
+                Ok(_) => tracing::info!(%address, index = place.index, "removed what an earlier broker left"),
+                Err(fault) => return Err(Failure::os(STEP, "RTM_DELADDR", fault)),
+            }
+        }
+        let built = self.fence.as_ref().map(Fence::build);
+        if !matches!(built, Some(Ok(()))) {
+            let why = built.and_then(Result::err).map_or_else(String::new, |error| format!(" ({error})"));
+            warnings.push(format!(
+                "no fence: this kernel has no nf_tables{why}; an orphaned address may answer up to 1.2 s after its lease, \
+                 IPv6 longer on a busy host"
+            ));
+            self.fence = None;
+        }
+        if self.packet.is_none() {
+            warnings.push(
+                "addresses are neither probed for nor announced: the broker does not keep cap_net_raw"
+                    .to_owned(),
+            );
+        }
+        Ok(warnings)
+    }
+
+    /// Gives every address back, and the fence.
+    pub fn give_up(&self) {
+        let all: Vec<IpAddr> = self.table.borrow().iter().map(|lease| lease.place.address).collect();
+        let mut fenced = false;
+        for outcome in self.remove(&all, false) {
+            match outcome {
+                Ok(removed) => fenced |= !removed.verified,
+                Err(fault) => {
+                    fenced = true;
+                    tracing::error!(%fault, "an address could not be removed");
+                }
+            }
+        }
+        if let Some(fence) = self.fence.as_ref().filter(|_| !fenced)
+            && let Err(error) = fence.clear()
+        {
+            tracing::error!(%error, "the fence could not be taken away");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Staying true: what the kernel tells of interfaces and addresses, and putting back what somebody took away.
+//!
+//! Promises: an address that is leased and was taken away is put back while its lease lasts, at most so often a minute;
+//! it is announced again then, and when its interface has a carrier again or another hardware address. News that were
+//! lost are made up for by looking at everything.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd as _;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
+
+use super::kernel::{self, Place, Present, RTM_DELADDR, RTM_NEWADDR};
+use super::lease::{BootTime, State};
+use super::{Addresses, fault};
+use crate::link::interface::{Interface, RTM_DELLINK, RTM_NEWLINK};
+use crate::link::netlink;
+
+const A_MINUTE: Duration = Duration::from_secs(60);
+/// Room for one datagram of news.
+const DATAGRAM: usize = 32 * 1024;
+
+impl Addresses {
+    /// Takes all news that there are, and puts back what they say is missing.
+    pub(super) fn take_news(&self) {
+        while self.take_one().is_ok() {}
+        self.put_back();
+    }
+
+    /// Takes one datagram of news; `WouldBlock` when there is none.
+    pub(super) fn take_one(&self) -> io::Result<()> {
+        let mut datagram = [0; DATAGRAM];
+        match recv(self.news.as_raw_fd(), &mut datagram, MsgFlags::empty()) {
+            Ok(length) => {
+                for (kind, body) in netlink::bodies(datagram.get(..length).unwrap_or_default()) {
+                    self.take(kind, body);
+                }
+                Ok(())
+            }
+            Err(Errno::ENOBUFS) => {
+                tracing::warn!("news of interfaces were lost; everything is looked at");
+                self.compare();
+                Ok(())
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn take(&self, kind: u16, body: &[u8]) {
+        match kind {
+            RTM_NEWLINK => Interface::read(body).into_iter().for_each(|link| self.link_is(link)),
+            RTM_DELLINK => {
+                if let Some(link) = Interface::read(body) {
+                    self.links.borrow_mut().remove(&link.index);
+                    self.missing_where(|place| place.index == link.index);
+                }
+            }
+            RTM_NEWADDR => {
+                if let Some(present) = Present::read(body) {
+                    self.is_there(&present.place);
+                }
+            }
+            RTM_DELADDR => {
+                if let Some(present) = Present::read(body) {
+                    self.missing_where(|place| *place == present.place);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn link_is(&self, link: Interface) {
+        let index = link.index;
+        let before =
+            self.links.borrow_mut().get_mut(&index).map(|known| std::mem::replace(known, link.clone()));
+        let Some(before) = before else { return };
+        if (link.carrier && !before.carrier) || (link.hardware != before.hardware) {
+            let there: Vec<IpAddr> = {
+                let table = self.table.borrow();
+                let held =
+                    table.iter().filter(|lease| lease.place.index == index && lease.state == State::Held);
+                held.filter(|lease| lease.series > 0).map(|lease| lease.place.address).collect()
+            };
+            there.into_iter().for_each(|address| self.announce(address));
+        }
+    }
+
+    fn is_there(&self, place: &Place) {
+        if let Some(lease) = self.table.borrow_mut().get_mut(place.address)
+            && lease.place == *place
+            && lease.state == State::Missing
+        {
+            lease.state = State::Held;
+        }
+    }
+
+    fn missing_where(&self, which: impl Fn(&Place) -> bool) {
+        let mut table = self.table.borrow_mut();
+        let gone: Vec<IpAddr> = table
+            .iter()
+            .filter(|lease| lease.state == State::Held && which(&lease.place))
+            .map(|lease| lease.place.address)
+            .collect();
+        for address in gone {
+            table.get_mut(address).into_iter().for_each(|lease| lease.state = State::Missing);
+        }
+    }
+
+    /// Compares every lease with what the kernel has.
+    pub(super) fn compare(&self) {
+        let links: Vec<u32> = self.links.borrow().keys().copied().collect();
+        for index in links {
+            match Interface::numbered(&self.route, index) {
+                Ok(link) => self.link_is(link),
+                Err(_) => drop(self.links.borrow_mut().remove(&index)),
+            }
+        }
+        match kernel::list(&self.route) {
+            Ok(present) => {
+                let present: HashSet<Place> = present.into_iter().map(|present| present.place).collect();
+                present.iter().for_each(|place| self.is_there(place));
+                self.missing_where(|place| !present.contains(place));
+            }
+            Err(errno) => tracing::error!(%errno, "the addresses of this host could not be listed"),
+        }
+    }
+
+    /// Puts back what is missing, where its interface is up.
+    pub(super) fn put_back(&self) {
+        let (now, instant) = (BootTime::now(), Instant::now());
+        let mut again = Vec::new();
+        for lease in self.table.borrow_mut().missing() {
+            let place = lease.place;
+            let up = Interface::numbered(&self.route, place.index).is_ok_and(|link| link.up);
+            lease.put_back.retain(|then| instant.duration_since(*then) < A_MINUTE);
+            let most = usize::try_from(self.settings.put_back).unwrap_or(usize::MAX);
+            if up && !lease.is_over(now) && lease.put_back.len() < most {
+                lease.put_back.push_back(instant);
+                again.push((place, lease.left(now)));
+            }
+        }
+        if again.is_empty() {
+            return;
+        }
+        // It was this host's a moment ago: no other may have it, and it has to be usable at once.
+        let results = kernel::add(&self.route, &again, false);
+        let results = results.unwrap_or_else(|error| vec![Err(fault::errno(&error)); again.len()]);
+        for ((place, _), result) in again.into_iter().zip(results) {
+            let (address, index) = (place.address, place.index);
+            match result {
+                Ok(()) | Err(Errno::EEXIST) => {
+                    self.is_there(&place);
+                    tracing::warn!(%address, index, "somebody took an address away; it was put back");
+                    if self.table.borrow().get(address).is_some_and(|lease| lease.series > 0) {
+                        self.announce(address);
+                    }
+                }
+                Err(errno) => tracing::warn!(%address, index, %errno, "an address could not be put back"),
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! One netlink socket for requests: batches that are acknowledged message by message, single questions, and dumps.
+//!
+//! Promises: every exchange is over when its function returns, for the kernel answers within the send; nothing ever
+//! waits. A dump that a change interrupted is taken anew. Touches the socket that [`Netlink::open`] opened and no other.
+//! Source: netlink(7).
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use netlink_packet_core::{
+    Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
+    socket, sockopt,
+};
+
+/// The most messages that one send carries: the acknowledgements of a thousand overran the socket.
+pub const BATCH: usize = 256;
+/// Room for one datagram: the kernel fills a dump's datagrams up to 32 KiB.
+const DATAGRAM: usize = 64 * 1024;
+/// Room for what waits to be received.
+const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
+/// The length of a message's header.
+const HEADER: usize = 16;
+/// How often a dump is taken anew before it is a failure.
+const RETRIES: u32 = 8;
+
+/// A socket for requests.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: OwnedFd,
+    sequence: Cell<u32>,
+    inbox: RefCell<Box<[u8]>>,
+}
+
+/// Messages that are sent in one go.
+#[derive(Debug)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    first: u32,
+    next: u32,
+}
+
+/// One message as it was received.
+struct Message<'a> {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    body: &'a [u8],
+}
+
+/// Opens a netlink socket that never blocks and receives what these groups tell, as a mask of RTMGRP_ bits.
+///
+/// # Errors
+/// As socket(2), setsockopt(2) and bind(2) have them. It needs CAP_NET_ADMIN for the size of its buffer.
+pub fn open(protocol: SockProtocol, groups: u32) -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let opened = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
+    setsockopt(&opened, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
+    bind(opened.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    Ok(opened)
+}
+
+impl Netlink {
+    /// Opens one for requests of a protocol.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn open(protocol: SockProtocol) -> nix::Result<Self> {
+        let inbox = RefCell::new(vec![0; DATAGRAM].into());
+        Ok(Self { socket: open(protocol, 0)?, sequence: Cell::new(1), inbox })
+    }
+
+    /// An empty batch.
+    pub fn batch(&self) -> Batch {
+        let first = self.sequence.get();
+        Batch { bytes: Vec::new(), first, next: first }
+    }
+
+    /// Sends a batch of at most [`BATCH`] messages and gives what became of each, in their order. Those that want no
+    /// acknowledgement count as done.
+    ///
+    /// # Errors
+    /// The batch could not be sent, or an answer is missing.
+    pub fn act(&self, batch: &Batch, acknowledged: &[bool]) -> io::Result<Vec<Result<(), Errno>>> {
+        self.sequence.set(batch.next);
+        self.send(&batch.bytes)?;
+        let mut results: Vec<Option<Result<(), Errno>>> =
+            acknowledged.iter().map(|wanted| (!wanted).then_some(Ok(()))).collect();
+        let mut left = acknowledged.iter().filter(|wanted| **wanted).count();
+        let mut first_stray = None;
+        while left > 0 {
+            let over = self.receive(|message| {
+                let Some(errno) = error_of(&message) else { return };
+                let index = message.sequence.checked_sub(batch.first).and_then(|at| usize::try_from(at).ok());
+                match index.and_then(|at| results.get_mut(at)) {
+                    Some(result @ None) => {
+                        *result = Some(errno);
+                        left = left.saturating_sub(1);
+                    }
+                    Some(result) if errno.is_err() => *result = Some(errno),
+                    Some(_) => {}
+                    None => first_stray = errno.err().or(first_stray),
+                }
+            });
+            match over {
+                Ok(()) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        let missing = || first_stray.unwrap_or(Errno::EPROTO);
+        results.into_iter().map(|result| result.ok_or_else(|| missing().into())).collect()
+    }
+
+    /// Sends messages that are each acknowledged, in batches, and gives what became of each.
+    ///
+    /// # Errors
+    /// As [`Netlink::act`].
+    pub fn act_all<M: Emitable>(
+        &self,
+        kind: u16,
+        flags: u16,
+        messages: &[M],
+    ) -> io::Result<Vec<Result<(), Errno>>> {
+        let mut results = Vec::with_capacity(messages.len());
+        for some in messages.chunks(BATCH) {
+            let mut batch = self.batch();
+            some.iter().for_each(|message| batch.push(kind, flags | NLM_F_ACK, message));
+            results.extend(self.act(&batch, &vec![true; some.len()])?);
+        }
+        Ok(results)
+    }
+
+    /// Asks one thing and gives the body of the answer.
+    ///
+    /// # Errors
+    /// What the kernel refused it with.
+    pub fn ask<M: Emitable>(&self, kind: u16, message: &M) -> Result<Vec<u8>, Errno> {
+        let mut batch = self.batch();
+        batch.push(kind, 0, message);
+        self.sequence.set(batch.next);
+        self.send(&batch.bytes)?;
+        let mut answer = None;
+        while answer.is_none() {
+            self.receive(|message| {
+                if message.sequence == batch.first {
+                    answer = Some(match error_of(&message) {
+                        Some(Err(errno)) => Err(errno),
+                        _ => Ok(message.body.to_vec()),
+                    });
+                }
+            })?;
+        }
+        answer.unwrap_or(Err(Errno::EPROTO))
+    }
+
+    /// Asks for everything of a kind; `take` sees each body of the answer.
+    ///
+    /// # Errors
+    /// What the kernel refused it with, or EINTR where changes interrupted it again and again.
+    pub fn dump<M: Emitable, T>(
+        &self,
+        kind: u16,
+        message: &M,
+        take: impl Fn(u16, &[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Errno> {
+        for _ in 0..RETRIES {
+            let mut batch = self.batch();
+            batch.push(kind, NLM_F_DUMP, message);
+            self.sequence.set(batch.next);
+            self.send(&batch.bytes)?;
+            let (mut found, mut interrupted, mut over) = (Vec::new(), false, None);
+            while over.is_none() {
+                self.receive(|message| {
+                    if message.sequence != batch.first {
+                        return;
+                    }
+                    interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+                    match error_of(&message) {
+                        Some(result) => over = Some(result),
+                        None if message.kind == NLMSG_DONE => over = Some(done(message.body)),
+                        None => found.extend(take(message.kind, message.body)),
+                    }
+                })?;
+            }
+            match over {
+                Some(Err(errno)) if errno != Errno::EINTR => return Err(errno),
+                Some(Ok(())) if !interrupted => return Ok(found),
+                _ => {}
+            }
+        }
+        Err(Errno::EINTR)
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), Errno> {
+        // What an exchange that failed has left unread answers nothing of this one.
+        while let Ok(1..) = recv(self.socket.as_raw_fd(), &mut self.inbox.borrow_mut(), MsgFlags::empty()) {}
+        match send(self.socket.as_raw_fd(), bytes, MsgFlags::empty()) {
+            Ok(sent) if sent == bytes.len() => Ok(()),
+            Ok(_) => Err(Errno::EMSGSIZE),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn receive(&self, take: impl FnMut(Message<'_>)) -> Result<(), Errno> {
+        let mut inbox = self.inbox.borrow_mut();
+        let length = recv(self.socket.as_raw_fd(), &mut inbox, MsgFlags::empty())?;
+        messages(inbox.get(..length).unwrap_or_default()).for_each(take);
+        Ok(())
+    }
+}
+
+impl Batch {
+    /// Adds a message; its flags beside NLM_F_REQUEST.
+    pub fn push(&mut self, kind: u16, flags: u16, body: &impl Emitable) {
+        let length = HEADER + body.buffer_len();
+        let start = self.bytes.len();
+        self.bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
+        self.bytes.extend(kind.to_ne_bytes());
+        self.bytes.extend((flags | NLM_F_REQUEST).to_ne_bytes());
+        self.bytes.extend(self.next.to_ne_bytes());
+        self.bytes.extend(0_u32.to_ne_bytes());
+        self.bytes.resize(start + length.next_multiple_of(4), 0);
+        if let Some(room) = self.bytes.get_mut(start + HEADER..start + length) {
+            body.emit(room);
+        }
+        self.next = self.next.wrapping_add(1).max(1);
+    }
+}
+
+/// The outcome that a message tells, where it is one.
+fn error_of(message: &Message<'_>) -> Option<Result<(), Errno>> {
+    (message.kind == NLMSG_ERROR).then(|| done(message.body))
+}
+
+/// The outcome at the start of a body: 0, or an errno below it.
+fn done(body: &[u8]) -> Result<(), Errno> {
+    match body.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)) {
+        Some(0) | None => Ok(()),
+        Some(negative) => Err(Errno::from_raw(negative.wrapping_neg())),
+    }
+}
+
+/// The kinds and bodies of the messages of one datagram.
+pub fn bodies(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    messages(datagram).map(|message| (message.kind, message.body))
+}
+
+fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let word = |at: usize| rest.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
+        let half = |at: usize| rest.get(at..)?.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes));
+        let length = usize::try_from(word(0)?).ok()?;
+        let (kind, flags, sequence) = (half(4)?, half(6)?, word(8)?);
+        let body = rest.get(HEADER..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(Message { kind, flags, sequence, body })
+    })
+}

@@ -1,0 +1,185 @@
+//! Add, renew, remove, announce, list: policy permits each address and says where it goes; the rest is the addresses'.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use portreeve_protocol::address::{
+    ADDRESS_PAGE, AddAddress, AddressPage, AddressRow, Announce, Leases, ListAddresses, RemoveAddress,
+    Removed, RemovedMany, RenewAddress,
+};
+use portreeve_protocol::message::Outcome;
+use portreeve_protocol::{Fault, FaultCode, List, Text};
+
+use super::Done;
+use super::audit::Arguments;
+use super::listen::{WHOLE_FAULTS, shortened};
+use crate::address::{Addresses, Asked, BootTime, Holder, How};
+use crate::policy::Requester;
+use crate::service::session::Session;
+use crate::service::state::Broker;
+
+/// The least seconds of a lease: below that a moment's load would end it.
+const SHORTEST: u32 = 3;
+const LONGEST: u32 = 86_400;
+
+fn words(out: &mut fmt::Formatter<'_>, addresses: &[IpAddr], epoch: u64) -> fmt::Result {
+    write!(out, "epoch {epoch}:")?;
+    addresses.iter().try_for_each(|address| write!(out, " {address}"))
+}
+
+impl Arguments for AddAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        words(out, &self.addresses, self.epoch)
+    }
+}
+
+impl Arguments for RenewAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        words(out, &self.addresses, self.epoch)
+    }
+}
+
+impl Arguments for RemoveAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        words(out, &self.addresses, self.epoch)
+    }
+}
+
+impl Arguments for Announce {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        words(out, &self.addresses, self.epoch)
+    }
+}
+
+impl Arguments for ListAddresses {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.after.iter().try_for_each(|address| write!(out, "after {address}"))
+    }
+}
+
+pub async fn add(broker: Rc<Broker>, session: Rc<Session>, request: Rc<AddAddress>) -> Result<Leases, Fault> {
+    let addresses = of(&broker)?;
+    lease_in_bounds(request.lease)?;
+    let asked = request.addresses.iter().map(|address| permitted(&broker, &session, *address));
+    let how = How {
+        holder: holder(&session),
+        lease: request.lease,
+        epoch: request.epoch,
+        probes: request.probes,
+        announce: request.announce,
+    };
+    let asked = asked.collect();
+    Ok(Leases { results: results(&session, addresses.add(asked, how).await) })
+}
+
+pub fn renew(broker: &Broker, session: &Session, request: &RenewAddress) -> Result<Done<Leases>, Fault> {
+    lease_in_bounds(request.lease)?;
+    let asked = all_permitted(broker, session, &request.addresses);
+    let outcomes = of(broker)?.renew(&asked, Some(holder(session)), request.lease, request.epoch);
+    Ok(Done::new(Leases { results: results(session, outcomes) }))
+}
+
+pub fn announce(broker: &Broker, session: &Session, request: &Announce) -> Result<Done<Leases>, Fault> {
+    let asked = all_permitted(broker, session, &request.addresses);
+    let outcomes = of(broker)?.announce_again(&asked, Some(holder(session)), request.epoch);
+    Ok(Done::new(Leases { results: results(session, outcomes) }))
+}
+
+pub fn remove(
+    broker: &Broker,
+    session: &Session,
+    request: &RemoveAddress,
+) -> Result<Done<RemovedMany>, Fault> {
+    let addresses = of(broker)?;
+    // Root may remove what is not its own: it is the operator.
+    let who = if session.is_root() { None } else { Some(holder(session)) };
+    let allowed: Vec<Result<IpAddr, Fault>> = request
+        .addresses
+        .iter()
+        .map(|address| addresses.may_remove(*address, who, request.epoch).map(|()| *address))
+        .collect();
+    let mut going: Vec<IpAddr> = allowed.iter().filter_map(|address| address.clone().ok()).collect();
+    going.sort_unstable();
+    going.dedup();
+    going.iter().for_each(|address| broker.stop_listeners_at(*address));
+    let mut gone = going.iter().copied().zip(addresses.remove(&going, false));
+    let gone: std::collections::HashMap<IpAddr, Result<Removed, Fault>> = gone.by_ref().collect();
+    let outcomes = allowed.into_iter().map(|address| {
+        let address = address?;
+        gone.get(&address).cloned().unwrap_or_else(|| Err(Fault::new(FaultCode::NotFound, "it is gone")))
+    });
+    Ok(Done::new(RemovedMany { results: results(session, outcomes.collect()) }))
+}
+
+pub fn list(broker: &Broker, _: &Session, request: &ListAddresses) -> Result<Done<AddressPage>, Fault> {
+    let addresses = of(broker)?;
+    let now = BootTime::now();
+    let page = addresses.leases_after(request.after, |rest| {
+        let mut rows = rest.map(|lease| AddressRow {
+            lease: lease.told(now),
+            holder: Text::clipped(&lease.holder.to_string()),
+            present: lease.is_present(),
+        });
+        let page: Vec<AddressRow> = rows.by_ref().take(ADDRESS_PAGE).collect();
+        AddressPage {
+            fenced: addresses.is_fenced(),
+            addresses: List::first_of(page),
+            more: rows.next().is_some(),
+        }
+    });
+    Ok(Done::new(page))
+}
+
+/// The addresses, where the configuration and the capabilities let the broker have any.
+pub fn of(broker: &Broker) -> Result<&Rc<Addresses>, Fault> {
+    broker.addresses.as_ref().ok_or_else(|| {
+        Fault::new(FaultCode::NotRetained, "this broker has no addresses and changes no interface")
+            .about("cap_net_admin")
+            .remedy("permit an address or an interface, and add cap_net_admin+ep to capabilities")
+    })
+}
+
+fn holder(session: &Session) -> Holder {
+    match session.requester {
+        Requester::Worker => Holder::Worker,
+        Requester::Local { uid, .. } => Holder::User(uid),
+    }
+}
+
+fn lease_in_bounds(lease: Option<u32>) -> Result<(), Fault> {
+    match lease {
+        Some(seconds) if !(SHORTEST..=LONGEST).contains(&seconds) => {
+            let message = format!("a lease of {seconds} s is not from {SHORTEST} to {LONGEST} s");
+            Err(Fault::new(FaultCode::Unsupported, &message).remedy("ask for one that is"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn permitted(broker: &Broker, session: &Session, address: IpAddr) -> Result<Asked, Fault> {
+    let policy = broker.policy.borrow();
+    let permit = policy.address(&session.requester, address).map_err(|denied| denied.fault())?;
+    let Some(interface) = permit.interface else {
+        return Err(Fault::new(FaultCode::Denied, &format!("{address} is in no topology block"))
+            .about(&permit.rule.to_string())
+            .remedy("add a topology scope that holds it to the cluster scope"));
+    };
+    Ok(Asked { address, interface: Text::clipped(interface), prefix: permit.mask })
+}
+
+/// A permit that a reload took away is needed for whatever keeps an address.
+fn all_permitted(broker: &Broker, session: &Session, addresses: &[IpAddr]) -> Vec<Result<IpAddr, Fault>> {
+    addresses.iter().map(|address| permitted(broker, session, *address).map(|asked| asked.address)).collect()
+}
+
+fn results<T, const MAX: usize>(session: &Session, outcomes: Vec<Result<T, Fault>>) -> List<Outcome<T>, MAX> {
+    let refused = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+    session.note_refusals(refused);
+    let brief = refused > WHOLE_FAULTS;
+    List::first_of(outcomes.into_iter().map(|outcome| match outcome {
+        Ok(done) => Outcome::Done(done),
+        Err(fault) if brief => Outcome::Fault(shortened(&fault)),
+        Err(fault) => Outcome::Fault(fault),
+    }))
+}
