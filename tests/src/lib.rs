@@ -10,6 +10,7 @@ pub mod chroot;
 pub mod explained;
 pub mod figures;
 pub mod host;
+pub mod lan;
 pub mod namespaces;
 mod packages;
 pub mod peer;
@@ -18,6 +19,7 @@ pub mod puppet;
 pub mod refusal;
 pub mod sample;
 pub mod wait;
+pub mod wire;
 
 pub use broker::Broker;
 pub use host::{Host, isolated};

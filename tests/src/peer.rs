@@ -1,13 +1,15 @@
 //! A peer of the broker made of the protocol crate alone, so that it can also say what no library would.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
+use portreeve_protocol::address::{AddAddress, Lease, RemoveAddress, Removed, RenewAddress};
 use portreeve_protocol::channel::{self, ReceiveError};
 use portreeve_protocol::message::{
-    Hello, Listen, ListenOptions, ListenerId, Listening, Operation, Ping, Stop, Stopped, Welcome,
+    Hello, Listen, ListenOptions, ListenerId, Listening, Operation, Outcome, Ping, Stop, Stopped, Welcome,
 };
 use portreeve_protocol::status::Status;
 use portreeve_protocol::{Fault, Header, Kind, List, Text, codec};
@@ -57,6 +59,21 @@ impl Frame {
 /// A request for a listener as the configuration says.
 pub fn listen(endpoint: &str) -> Listen {
     Listen { endpoint: endpoint.parse().unwrap(), options: ListenOptions::default() }
+}
+
+/// A list of one address.
+pub fn one_address<const MAX: usize>(address: &str) -> List<IpAddr, MAX> {
+    List::first_of([address.parse().unwrap()])
+}
+
+#[track_caller]
+fn only<T, const MAX: usize>(results: List<Outcome<T>, MAX>) -> Result<T, Fault> {
+    let mut results = results.into_vec();
+    assert_eq!(results.len(), 1, "a result each");
+    match results.remove(0) {
+        Outcome::Done(done) => Ok(done),
+        Outcome::Fault(fault) => Err(fault),
+    }
 }
 
 impl Peer {
@@ -140,6 +157,32 @@ impl Peer {
     pub fn stop(&mut self, listeners: &[ListenerId]) -> Stopped {
         let listeners = List::new(listeners.to_vec()).unwrap();
         self.ask(&Stop { listeners }).unwrap().0
+    }
+
+    /// Asks for one address, without a probe or announcement unless `change` says otherwise.
+    #[track_caller]
+    pub fn add_address(
+        &mut self,
+        address: &str,
+        change: impl FnOnce(&mut AddAddress),
+    ) -> Result<Lease, Fault> {
+        let mut add =
+            AddAddress { addresses: one_address(address), lease: Some(10), ..AddAddress::default() };
+        change(&mut add);
+        only(self.ask(&add)?.0.results)
+    }
+
+    /// Renews the lease of one address.
+    #[track_caller]
+    pub fn renew_address(&mut self, address: &str) -> Result<Lease, Fault> {
+        let renew = RenewAddress { addresses: one_address(address), ..RenewAddress::default() };
+        only(self.ask(&renew)?.0.results)
+    }
+
+    /// Has one address removed.
+    #[track_caller]
+    pub fn remove_address(&mut self, address: &str) -> Result<Removed, Fault> {
+        only(self.ask(&RemoveAddress { addresses: one_address(address), epoch: 0 })?.0.results)
     }
 
     /// The broker's state, from its first page of listeners.

@@ -67,3 +67,34 @@ pub fn worker(chroot: &Chroot, command: &str, rest: &str) -> String {
         chroot.path.display()
     )
 }
+
+/// A broker without a worker, whose control socket permits root addresses of the network of [`crate::lan`], listeners
+/// anywhere, and the interface itself; `more` goes into the configuration.
+pub fn addresses(more: &str) -> String {
+    format!(
+        r#"
+        security {{
+            user = nobody
+            group = nogroup
+            capabilities = "cap_net_admin,cap_net_raw,cap_net_bind_service+ep"
+        }}
+        cluster {{
+            topology "10.1.1.0/24" {{ interface = eth1 }}
+            topology "10.2.0.0/16" {{ interface = eth1 }}
+            topology "2001:db8::/64" {{ interface = eth1 }}
+            topology "10.9.0.0/24" {{ interface = nowhere0 }}
+        }}
+        broker {{
+            socket = "{SOCKET}"
+            socket_mode = 0666
+            permit "any" {{
+                address = ( "10.0.0.0/8" "2001:db8::/64" )
+                listen = ( "*:1-65535" "[::]:1-65535" )
+                interface = ( eth1 )
+            }}
+            peer root {{ allow = ( status listen address link ) permit = ( any ) }}
+            peer nobody {{ allow = ( address ) permit = ( any ) }}
+        }}
+        {more}"#
+    )
+}

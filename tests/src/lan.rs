@@ -1,0 +1,91 @@
+//! A network of a test's own: this host and others in namespaces of theirs, at one bridge.
+//!
+//! This host has it as `eth1`, and so has every other. Programs of the test run in another host by [`within`].
+
+use std::os::fd::AsFd as _;
+use std::process::Command;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::namespaces::run;
+
+/// This host's interface, and every other host's.
+pub const INTERFACE: &str = "eth1";
+
+/// This host's Ethernet address.
+pub const OURS: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+/// Runs ip(8) with these words.
+#[track_caller]
+pub fn ip(words: &str) -> String {
+    run(Command::new("ip").args(words.split_whitespace()), "iproute2")
+}
+
+/// Makes the network, with this host as 10.1.1.1/24 and 2001:db8::1/64 on it, and other hosts of these names as
+/// 10.1.1.201 and 2001:db8::201 and so on.
+pub fn join(hosts: &[&str]) {
+    ip("netns add switch");
+    ip("-n switch link add br0 type bridge forward_delay 0 mcast_snooping 0");
+    ip("-n switch link set br0 up");
+    attach("", 1, "1");
+    for (number, host) in hosts.iter().enumerate() {
+        ip(&format!("netns add {host}"));
+        ip(&format!("-n {host} link set lo up"));
+        attach(host, number + 2, &(201 + number).to_string());
+    }
+}
+
+fn attach(host: &str, port: usize, last: &str) {
+    let (at, of) = if host.is_empty() {
+        (String::new(), "1".to_owned())
+    } else {
+        (format!("-n {host} "), host.to_owned())
+    };
+    // Made in the switch, so that its end there has no name that this host knows.
+    ip(&format!("-n switch link add port{port} type veth peer name far{port}"));
+    ip(&format!("-n switch link set far{port} netns {of}"));
+    ip(&format!("{at}link set far{port} name {INTERFACE} address 02:00:00:00:00:{port:02x}"));
+    ip(&format!("-n switch link set port{port} master br0 up"));
+    ip(&format!("{at}link set {INTERFACE} up"));
+    ip(&format!("{at}addr add 10.1.1.{last}/24 dev {INTERFACE}"));
+    ip(&format!("{at}addr add 2001:db8::{last}/64 dev {INTERFACE} nodad"));
+}
+
+/// Does something in another host, and gives what came of it. What it opens stays there.
+pub fn within<T: Send>(host: &str, act: impl FnOnce() -> T + Send) -> T {
+    let namespace = std::fs::File::open(format!("/run/netns/{host}")).unwrap();
+    let enter = || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        act()
+    };
+    // Of this thread alone, and the thread ends here.
+    std::thread::scope(|scope| scope.spawn(enter).join().unwrap())
+}
+
+/// The line of ip(8) about an address on this host, where it is on one.
+pub fn shown(address: &str) -> Option<String> {
+    let text = ip("-o -d addr show");
+    let found = text
+        .lines()
+        .find(|line| line.contains(&format!(" {address}/")) || line.contains(&format!(" {address} ")));
+    found.map(str::to_owned)
+}
+
+/// Every address of this host, as ip(8) shows it, but for what changes by itself.
+pub fn addresses() -> Vec<String> {
+    let text = ip("-o addr show");
+    let mut lines: Vec<String> = text
+        .lines()
+        .map(|line| {
+            line.split(" valid_lft")
+                .next()
+                .unwrap_or_default()
+                .split_whitespace()
+                .filter(|word| *word != "tentative")
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .collect();
+    lines.sort();
+    lines
+}

@@ -1,0 +1,101 @@
+//! What is on the wire at another host: every frame that arrives there, as it came and when.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
+use std::time::{Duration, Instant};
+
+use crate::lan::{INTERFACE, within};
+
+/// A packet socket at the interface of a host.
+pub struct Wire(File);
+
+/// A frame.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// When it was read.
+    pub at: Instant,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Wire {
+    /// Listens at a host of the network.
+    #[track_caller]
+    pub fn at(host: &str) -> Self {
+        within(host, || {
+            let all = u16::try_from(libc::ETH_P_ALL).unwrap().to_be();
+            // SAFETY: no pointer is given, and what is returned is checked and owned by nobody else.
+            let socket = unsafe {
+                let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+                let raw = libc::socket(libc::AF_PACKET, kind, i32::from(all));
+                assert!(raw >= 0, "a packet socket: {}", std::io::Error::last_os_error());
+                File::from_raw_fd(raw)
+            };
+            // SAFETY: an address of zeros is valid, and so is its length.
+            let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+            address.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
+            address.sll_protocol = all;
+            let name = std::ffi::CString::new(INTERFACE).unwrap();
+            // SAFETY: the name ends with a zero byte.
+            let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+            address.sll_ifindex = index.cast_signed();
+            let length = u32::try_from(size_of_val(&address)).unwrap();
+            // SAFETY: the address is valid for its length and only read.
+            let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
+            assert_eq!(bound, 0, "{}", std::io::Error::last_os_error());
+            Self(socket)
+        })
+    }
+
+    /// Sends a frame.
+    #[track_caller]
+    pub fn send(&mut self, frame: &[u8]) {
+        assert_eq!(self.0.write(frame).unwrap(), frame.len());
+    }
+
+    /// The frames of `wanted` that arrive until `enough` says so, or for as long as `time` at most.
+    #[track_caller]
+    pub fn collect(
+        &mut self,
+        time: Duration,
+        wanted: impl Fn(&[u8]) -> bool,
+        enough: impl Fn(&[Frame]) -> bool,
+    ) -> Vec<Frame> {
+        let end = Instant::now() + time;
+        let mut found = Vec::new();
+        while !enough(&found) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let wait = libc::timeval {
+                tv_sec: left.as_secs().try_into().unwrap(),
+                tv_usec: left.subsec_micros().max(1).into(),
+            };
+            let length = u32::try_from(size_of_val(&wait)).unwrap();
+            // SAFETY: the option is valid for its length and only read.
+            let set = unsafe {
+                let value = (&raw const wait).cast();
+                libc::setsockopt(self.0.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVTIMEO, value, length)
+            };
+            assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+            let mut bytes = vec![0; 2048];
+            match self.0.read(&mut bytes) {
+                Ok(length) if wanted(&bytes[..length]) => {
+                    bytes.truncate(length);
+                    found.push(Frame { at: Instant::now(), bytes });
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("receiving frames: {error}"),
+            }
+        }
+        found
+    }
+}
+
+/// The bytes that hexadecimal words stand for.
+pub fn hex(words: &str) -> Vec<u8> {
+    words.split_whitespace().map(|word| u8::from_str_radix(word, 16).unwrap()).collect()
+}

@@ -1,0 +1,221 @@
+//! Addresses: put on an interface for as long as their lease lasts, and nothing else of the host touched.
+
+use std::io::{ErrorKind, Read as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use portreeve_protocol::FaultCode;
+use portreeve_protocol::address::RemoveAddress;
+use portreeve_tests::broker::SOCKET;
+use portreeve_tests::peer::one_address;
+use portreeve_tests::{Broker, Peer, census, eventually, isolated, lan, sample};
+use rustix::process::Signal;
+
+/// As long as anything may take that should take no time.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+#[test]
+fn an_address_is_there_from_its_addition_to_its_removal_and_nothing_else_changes() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let (before, descriptors) = (lan::addresses(), broker.census());
+        let mut peer = broker.peer();
+        for (address, prefix) in [("10.1.1.7", 32), ("2001:db8::7", 128)] {
+            let lease = peer.add_address(address, |_| {}).unwrap();
+            assert_eq!((&*lease.interface, lease.prefix), (lan::INTERFACE, prefix));
+            let shown = lan::shown(address).unwrap();
+            assert!(shown.contains("scope global") && shown.contains("noprefixroute"), "{shown}");
+            assert!(shown.contains("valid_lft 10sec") || shown.contains("valid_lft 9sec"), "{shown}");
+            peer.renew_address(address).unwrap();
+            assert!(peer.remove_address(address).unwrap().verified);
+            assert_eq!(lan::shown(address), None);
+            assert_eq!(peer.renew_address(address).unwrap_err().code, FaultCode::NotFound);
+        }
+        assert_eq!(lan::addresses(), before);
+        drop(peer);
+        broker.await_no_more_than(&descriptors);
+    });
+}
+
+/// How long after its last renewal the kernel may have an address, beyond its lease.
+const LATE: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_killed_brokers_addresses_are_removed_by_the_kernel() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        let begin = Instant::now();
+        for address in ["10.1.1.7", "2001:db8::7"] {
+            peer.add_address(address, |add| add.lease = Some(3)).unwrap();
+        }
+        broker.signal(Signal::KILL);
+        for address in ["10.1.1.7", "2001:db8::7"] {
+            eventually("the end of the address", || lan::shown(address).is_none().then_some(()));
+            let gone = begin.elapsed();
+            println!("{address} was gone {} ms after its lease", gone.as_millis().saturating_sub(3_000));
+            assert!(gone < Duration::from_secs(3) + LATE, "{address} was there for {gone:?}");
+        }
+    });
+}
+
+#[test]
+fn a_broker_that_starts_removes_what_a_killed_one_left_and_only_that() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        for foreign in ["10.1.1.20/32", "10.1.1.21/24", "2001:db8::20/128"] {
+            lan::ip(
+                &format!("addr add {foreign} dev {} nodad", lan::INTERFACE)
+                    .replace("/24 dev eth1 nodad", "/24 dev eth1"),
+            );
+        }
+        let before = lan::addresses();
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        for address in ["10.1.1.7", "2001:db8::7"] {
+            peer.add_address(address, |add| add.lease = Some(600)).unwrap();
+        }
+        broker.signal(Signal::KILL);
+        drop(broker);
+        assert!(lan::shown("10.1.1.7").is_some() && lan::shown("2001:db8::7").is_some());
+        let mut broker = Broker::start(host, &sample::addresses(""));
+        assert_eq!(lan::addresses(), before);
+        broker.peer().add_address("10.1.1.7", |_| {}).unwrap();
+        assert!(broker.terminate().success());
+        assert_eq!(lan::addresses(), before, "a broker that ends gives its addresses back");
+    });
+}
+
+#[test]
+fn what_was_there_before_is_never_ours() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        lan::ip("addr add 10.1.1.20/32 dev eth1");
+        lan::ip("addr add 10.1.1.21/24 dev eth1");
+        let broker = Broker::start(host, &sample::addresses(""));
+        let before = lan::addresses();
+        let mut peer = broker.peer();
+        for address in ["10.1.1.20", "10.1.1.21", "10.1.1.1", "2001:db8::1"] {
+            assert_eq!(peer.add_address(address, |_| {}).unwrap_err().code, FaultCode::InUse, "{address}");
+            assert_eq!(peer.remove_address(address).unwrap_err().code, FaultCode::NotFound, "{address}");
+            assert_eq!(peer.renew_address(address).unwrap_err().code, FaultCode::NotFound, "{address}");
+        }
+        assert_eq!(lan::addresses(), before);
+        // A primary address of ours would take the secondary ones of its subnet along.
+        peer.add_address("10.1.1.22", |_| {}).unwrap();
+        lan::ip("addr add 10.1.1.23/24 dev eth1");
+        peer.remove_address("10.1.1.22").unwrap();
+        assert!(lan::shown("10.1.1.23").is_some());
+    });
+}
+
+#[test]
+fn every_bad_request_has_its_own_fault_and_changes_nothing() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let before = lan::addresses();
+        let mut peer = broker.peer();
+        for (address, code) in [
+            ("192.0.2.1", FaultCode::Denied),
+            ("10.3.0.1", FaultCode::Denied),
+            ("224.0.0.1", FaultCode::Denied),
+            ("127.0.0.1", FaultCode::Denied),
+            ("0.0.0.0", FaultCode::Denied),
+            ("255.255.255.255", FaultCode::Denied),
+            ("ff02::1", FaultCode::Denied),
+            ("::1", FaultCode::Denied),
+            ("::", FaultCode::Denied),
+            ("::ffff:10.1.1.7", FaultCode::Denied),
+            ("fe80::7", FaultCode::Denied),
+            ("10.9.0.1", FaultCode::UnknownInterface),
+        ] {
+            assert_eq!(peer.add_address(address, |_| {}).unwrap_err().code, code, "{address}");
+        }
+        let short = peer.add_address("10.1.1.7", |add| add.lease = Some(2)).unwrap_err();
+        assert_eq!(short.code, FaultCode::Unsupported);
+        peer.add_address("10.1.1.8", |add| add.epoch = 9).unwrap();
+        assert_eq!(peer.renew_address("10.1.1.8").unwrap_err().code, FaultCode::Expired, "epoch 0 after 9");
+        assert_eq!(peer.add_address("10.1.1.8", |add| add.epoch = 8).unwrap_err().code, FaultCode::Expired);
+        let mut other = Peer::connect_as(Path::new(SOCKET), 65_534, 65_534).unwrap();
+        other.hello();
+        assert_eq!(other.add_address("10.1.1.8", |add| add.epoch = 9).unwrap_err().code, FaultCode::InUse);
+        assert_eq!(other.remove_address("10.1.1.8").unwrap_err().code, FaultCode::Expired);
+        lan::ip("link set eth1 down");
+        let down = peer.add_address("10.1.1.7", |_| {}).unwrap_err();
+        assert_eq!((down.code, down.errno), (FaultCode::Os, libc::ENETDOWN.unsigned_abs()));
+        lan::ip("link set eth1 up");
+        lan::ip("addr add 2001:db8::1/64 dev eth1 nodad");
+        peer.ask(&RemoveAddress { addresses: one_address("10.1.1.8"), epoch: 9 }).unwrap();
+        eventually("the same addresses", || (lan::addresses() == before).then_some(()));
+    });
+}
+
+#[test]
+fn a_lease_that_ended_is_over_for_the_peer_too() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        let begin = Instant::now();
+        peer.add_address("10.1.1.7", |add| add.lease = Some(3)).unwrap();
+        eventually("the end of the address", || lan::shown("10.1.1.7").is_none().then_some(()));
+        let lasted = begin.elapsed();
+        assert!(
+            (2_990..3_500).contains(&lasted.as_millis()),
+            "the broker itself removes it in time: {lasted:?}"
+        );
+        assert_eq!(peer.renew_address("10.1.1.7").unwrap_err().code, FaultCode::Expired);
+        assert_eq!(lan::shown("10.1.1.7"), None);
+        peer.add_address("10.1.1.7", |_| {}).unwrap();
+    });
+}
+
+#[test]
+fn an_address_that_somebody_takes_away_is_put_back_while_its_lease_lasts_but_not_for_ever() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses("cluster { if_down_limit = 2 }"));
+        let mut peer = broker.peer();
+        peer.add_address("10.1.1.7", |add| add.lease = Some(30)).unwrap();
+        for _ in 0..2 {
+            lan::ip("addr del 10.1.1.7/32 dev eth1");
+            eventually("the address again", || lan::shown("10.1.1.7"));
+        }
+        lan::ip("addr del 10.1.1.7/32 dev eth1");
+        assert_eq!(peer.renew_address("10.1.1.7").unwrap_err().code, FaultCode::NotLocal);
+        assert_eq!(lan::shown("10.1.1.7"), None);
+        // Link down takes every IPv6 address along.
+        peer.add_address("2001:db8::7", |add| add.lease = Some(30)).unwrap();
+        lan::ip("link set eth1 down");
+        eventually("the end of the address", || lan::shown("2001:db8::7").is_none().then_some(()));
+        lan::ip("link set eth1 up");
+        eventually("the address again", || lan::shown("2001:db8::7"));
+        peer.renew_address("2001:db8::7").unwrap();
+    });
+}
+
+#[test]
+fn removing_an_address_resets_its_connections_and_stops_its_listeners() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        for (address, at) in [("10.1.1.7", "10.1.1.7:25"), ("2001:db8::7", "[2001:db8::7]:25")] {
+            peer.add_address(address, |_| {}).unwrap();
+            let (_, listener) = peer.listen(at).unwrap();
+            let listener = TcpListener::from(listener);
+            let at: SocketAddr = at.parse().unwrap();
+            let mut client = lan::within("far", || TcpStream::connect_timeout(&at, AT_ONCE).unwrap());
+            let (_served, _) = listener.accept().unwrap();
+            client.set_read_timeout(Some(AT_ONCE)).unwrap();
+            assert!(peer.remove_address(address).unwrap().verified);
+            let end = client.read(&mut [0]).unwrap_err();
+            assert_eq!(end.kind(), ErrorKind::ConnectionReset, "{address}");
+            assert!(census::listening().is_empty(), "{address}");
+        }
+    });
+}

@@ -1,0 +1,167 @@
+//! What neighbours see of an address: probes, announcements, byte by byte and round by round, and what rivals do.
+
+use std::time::Duration;
+
+use portreeve_protocol::FaultCode;
+use portreeve_protocol::address::{AddAddress, Announce};
+use portreeve_tests::peer::one_address;
+use portreeve_tests::wire::{Frame, Wire, hex};
+use portreeve_tests::{Broker, eventually, isolated, lan, sample};
+
+/// RFC 826 with RFC 5227's announcement: a broadcast request for the own address.
+const ARP_REQUEST: &str = "ff ff ff ff ff ff 02 00 00 00 00 01 08 06 \
+    00 01 08 00 06 04 00 01 02 00 00 00 00 01 0a 01 01 07 00 00 00 00 00 00 0a 01 01 07";
+/// The same as a reply, for hosts that learn from replies alone.
+const ARP_REPLY: &str = "ff ff ff ff ff ff 02 00 00 00 00 01 08 06 \
+    00 01 08 00 06 04 00 02 02 00 00 00 00 01 0a 01 01 07 02 00 00 00 00 01 0a 01 01 07";
+/// RFC 5227's probe: no sender address.
+const ARP_PROBE: &str = "ff ff ff ff ff ff 02 00 00 00 00 01 08 06 \
+    00 01 08 00 06 04 00 01 02 00 00 00 00 01 00 00 00 00 00 00 00 00 00 00 0a 01 01 07";
+/// RFC 4861's unsolicited advertisement: override set, to all nodes, hop limit 255, with the link-layer address.
+const ADVERTISEMENT: &str = "33 33 00 00 00 01 02 00 00 00 00 01 86 dd \
+    60 00 00 00 00 20 3a ff 20 01 0d b8 00 00 00 00 00 00 00 00 00 00 00 07 \
+    ff 02 00 00 00 00 00 00 00 00 00 00 00 00 00 01 \
+    88 00 CHECKSUM 20 00 00 00 20 01 0d b8 00 00 00 00 00 00 00 00 00 00 00 07 02 01 02 00 00 00 00 01";
+
+fn arp(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[8, 6])
+        && frame.get(6..12) == Some(&lan::OURS)
+        && frame.get(38..42) == Some(&[10, 1, 1, 7])
+}
+
+fn advertisement(frame: &[u8]) -> bool {
+    // Our own link-layer address; the kernel's own, if it sent any, would be told apart by its bytes.
+    frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(54) == Some(&136)
+}
+
+/// The sum of a whole ICMPv6 packet, for whoever receives it: RFC 1071.
+fn sums_up(frame: &[u8]) -> bool {
+    let pseudo = [&frame[22..54], &[0, 0, 0, 32, 0, 0, 0, 58], &frame[54..]].concat();
+    let sum: u32 = pseudo.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+    (sum & 0xffff) + (sum >> 16) == 0xffff
+}
+
+fn offsets(frames: &[Frame]) -> Vec<u128> {
+    frames.iter().map(|frame| frame.at.duration_since(frames[0].at).as_millis()).collect()
+}
+
+/// Whether frames came at these times, in milliseconds, give or take what a busy machine adds.
+#[track_caller]
+fn came_at(frames: &[Frame], times: &[u128]) {
+    let found = offsets(frames);
+    assert_eq!(found.len(), times.len(), "{found:?}");
+    for (found, expected) in found.iter().zip(times) {
+        assert!(
+            (expected.saturating_sub(30)..expected + 150).contains(found),
+            "{found} ms, not {expected} ms"
+        );
+    }
+}
+
+#[test]
+fn an_address_is_announced_in_the_words_of_the_standards_and_in_time() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        let mut wire = Wire::at("far");
+        // Its answer waits: frames are timed as they come.
+        peer.send(&AddAddress {
+            addresses: one_address("10.1.1.7"),
+            lease: Some(10),
+            probes: 3,
+            announce: true,
+            ..AddAddress::default()
+        });
+        let frames = wire.collect(Duration::from_secs(10), arp, |frames| frames.len() == 13);
+        let (probes, rest) = frames.split_at(3);
+        probes.iter().for_each(|probe| assert_eq!(probe.bytes, hex(ARP_PROBE)));
+        came_at(probes, &[0, 200, 400]);
+        for pair in rest.chunks(2) {
+            assert_eq!((&pair[0].bytes, &pair[1].bytes), (&hex(ARP_REQUEST), &hex(ARP_REPLY)));
+        }
+        came_at(&rest.iter().step_by(2).cloned().collect::<Vec<_>>(), &[0, 250, 1_100, 2_200, 4_400]);
+        assert!(offsets(&frames)[3] >= 590, "announced before the verdict: {:?}", offsets(&frames));
+        assert!(wire.collect(Duration::from_millis(300), arp, |_| false).is_empty());
+    });
+}
+
+#[test]
+fn an_ipv6_address_is_advertised_unsolicited() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        let mut wire = Wire::at("far");
+        peer.add_address("2001:db8::7", |add| add.announce = true).unwrap();
+        let frames = wire.collect(Duration::from_secs(10), advertisement, |frames| frames.len() == 5);
+        came_at(&frames, &[0, 250, 1_100, 2_200, 4_400]);
+        for frame in &frames {
+            let sum = format!("{:02x} {:02x}", frame.bytes[56], frame.bytes[57]);
+            assert_eq!(frame.bytes, hex(&ADVERTISEMENT.replace("CHECKSUM", &sum)));
+            assert!(sums_up(&frame.bytes));
+        }
+    });
+}
+
+#[test]
+fn an_address_is_announced_again_when_its_link_has_a_carrier_again() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        let mut wire = Wire::at("far");
+        peer.add_address("10.1.1.7", |add| (add.announce, add.lease) = (true, Some(60))).unwrap();
+        wire.collect(Duration::from_secs(10), arp, |frames| frames.len() == 10);
+        lan::ip("-n switch link set port1 down");
+        peer.ask(&Announce { addresses: one_address("10.1.1.7"), epoch: 0 }).unwrap();
+        assert!(
+            wire.collect(Duration::from_millis(600), arp, |_| false).is_empty(),
+            "sent without a carrier"
+        );
+        lan::ip("-n switch link set port1 up");
+        let again = wire.collect(Duration::from_secs(10), arp, |frames| frames.len() == 4);
+        assert_eq!(again[0].bytes, hex(ARP_REQUEST));
+    });
+}
+
+#[test]
+fn a_rival_that_answers_is_named_and_nothing_is_added() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        lan::ip("-n far addr add 10.1.1.7/32 dev eth1");
+        lan::ip("-n far addr add 2001:db8::7/128 dev eth1 nodad");
+        let broker = Broker::start(host, &sample::addresses(""));
+        let before = lan::addresses();
+        let mut peer = broker.peer();
+        let fault = peer.add_address("10.1.1.7", |add| (add.probes, add.announce) = (3, true)).unwrap_err();
+        assert_eq!((fault.code, &*fault.subject), (FaultCode::Conflict, "02:00:00:00:00:02"));
+        let fault =
+            peer.add_address("2001:db8::7", |add| (add.probes, add.announce) = (1, true)).unwrap_err();
+        assert_eq!(fault.code, FaultCode::Conflict);
+        assert_eq!(lan::addresses(), before);
+        lan::ip("-n far addr del 10.1.1.7/32 dev eth1");
+        lan::ip("-n far addr del 2001:db8::7/128 dev eth1");
+        peer.add_address("10.1.1.7", |add| add.probes = 3).unwrap();
+        peer.add_address("2001:db8::7", |add| add.probes = 1).unwrap();
+        // Of an IPv6 address that was added, a bind succeeds at once.
+        peer.listen("[2001:db8::7]:25").unwrap();
+    });
+}
+
+#[test]
+fn a_rival_that_comes_later_is_told_of_and_answered() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        let mut wire = Wire::at("far");
+        peer.add_address("10.1.1.7", |add| add.lease = Some(60)).unwrap();
+        let rival = ARP_REQUEST.replace("02 00 00 00 00 01", "02 00 00 00 00 02");
+        wire.send(&hex(&rival));
+        broker.log.wait_for(&["another host has this address too", "02:00:00:00:00:02"]);
+        let answer = wire.collect(Duration::from_secs(5), arp, |frames| !frames.is_empty());
+        assert_eq!(answer[0].bytes, hex(ARP_REQUEST));
+        eventually("the address", || lan::shown("10.1.1.7"));
+    });
+}
