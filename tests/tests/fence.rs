@@ -1,0 +1,118 @@
+//! The fence: an address falls silent when its lease ends, whoever of the broker's processes lives by then.
+
+use std::time::{Duration, Instant};
+
+use portreeve_tests::wire::{Wire, hex};
+use portreeve_tests::{Broker, eventually, isolated, lan, sample};
+use rustix::process::Signal;
+
+/// A request of the host at 10.1.1.201 for 10.1.1.7.
+const ASK: &str = "ff ff ff ff ff ff 02 00 00 00 00 02 08 06 \
+    00 01 08 00 06 04 00 01 02 00 00 00 00 02 0a 01 01 c9 00 00 00 00 00 00 0a 01 01 07";
+const LEASE: Duration = Duration::from_secs(3);
+
+fn answer(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[8, 6])
+        && frame.get(21) == Some(&2)
+        && frame.get(28..32) == Some(&[10, 1, 1, 7])
+}
+
+/// Asks every few milliseconds until nobody has answered for a second, and gives when the last answer came.
+fn last_answer(wire: &mut Wire, begin: Instant) -> Option<Duration> {
+    let mut last = None;
+    let end = begin + Duration::from_secs(15);
+    while Instant::now() < end {
+        wire.send(&hex(ASK));
+        match wire.collect(Duration::from_millis(4), answer, |frames| !frames.is_empty()).first() {
+            Some(frame) => last = Some(frame.at.duration_since(begin)),
+            None if last.is_none_or(|last| begin.elapsed() > last + Duration::from_secs(1)) => break,
+            None => {}
+        }
+    }
+    last
+}
+
+#[test]
+fn no_answer_comes_after_the_lease_though_the_broker_was_killed_or_stopped() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        for signal in [Signal::KILL, Signal::STOP] {
+            let broker = Broker::start(host, &sample::addresses(""));
+            let mut peer = broker.peer();
+            let mut wire = Wire::at("far");
+            peer.add_address("10.1.1.7", |add| add.lease = Some(3)).unwrap();
+            let begin = Instant::now();
+            peer.renew_address("10.1.1.7").unwrap();
+            // The lease began within the renewal, so it ends before this.
+            let sure = begin.elapsed();
+            broker.signal(signal);
+            let last = last_answer(&mut wire, begin).expect("an answer while the lease lasts");
+            println!("{signal:?}: the last answer came {} ms after the renewal", last.as_millis());
+            assert!(last <= LEASE + sure + Duration::from_millis(5), "answered after the lease: {last:?}");
+            assert!(last >= LEASE - Duration::from_millis(100), "silent before the lease ended: {last:?}");
+            broker.signal(Signal::CONT);
+            drop(broker);
+            eventually("the end of the address", || lan::shown("10.1.1.7").is_none().then_some(()));
+        }
+    });
+}
+
+#[test]
+fn a_renewal_leaves_no_gap() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        peer.add_address("10.1.1.7", |add| add.lease = Some(3)).unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..1_000 {
+                    peer.renew_address("10.1.1.7").unwrap();
+                }
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+            let mut wire = Wire::at("far");
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                wire.send(&hex(ASK));
+                let answers = wire.collect(Duration::from_secs(1), answer, |frames| !frames.is_empty());
+                assert_eq!(answers.len(), 1, "a request was not answered between two renewals");
+            }
+        });
+    });
+}
+
+#[test]
+fn the_fence_is_of_leased_addresses_alone_and_goes_with_the_broker() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let nft = || {
+            portreeve_tests::namespaces::run(
+                std::process::Command::new("nft").args(["list", "ruleset"]),
+                "nftables",
+            )
+        };
+        let mut broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        peer.add_address("10.1.1.7", |add| add.lease = Some(30)).unwrap();
+        peer.add_address("2001:db8::7", |add| add.lease = Some(30)).unwrap();
+        let rules = nft();
+        for line in [
+            "table inet portreeve",
+            "table arp portreeve",
+            "elements = { 10.1.1.7 }",
+            "elements = { 2001:db8::7 }",
+            "ip daddr @leased4 ip daddr != @allowed4 drop",
+            "ip saddr @leased4 ip saddr != @allowed4 drop",
+            "ip6 daddr @leased6 ip6 daddr != @allowed6 drop",
+            "ip6 saddr @leased6 ip6 saddr != @allowed6 drop",
+        ] {
+            assert!(rules.contains(line), "no {line:?} in {rules}");
+        }
+        assert_eq!(rules.matches("10.1.1.").count(), 4, "{rules}");
+        peer.remove_address("10.1.1.7").unwrap();
+        assert!(!nft().contains("10.1.1.7"));
+        assert!(broker.terminate().success());
+        assert!(!nft().contains("portreeve"));
+    });
+}
