@@ -15,6 +15,7 @@ use crate::ask;
 use crate::channel::Channel;
 use crate::error::Error;
 use crate::guard::{Guard, Stopper};
+use crate::request::Request;
 use crate::session::Session;
 
 /// A listener of the asynchronous client. See [`Guard`].
@@ -87,6 +88,10 @@ impl Client {
     /// As for every request.
     pub async fn ping(&self) -> Result<(), Error> {
         self.0.call(&Ping {}).await.map(drop)
+    }
+
+    pub(crate) async fn call<O: Request>(&self, request: &O) -> Result<O::Output, Error> {
+        self.0.call(request).await
     }
 
     /// Waits until the session is over and says why. Sockets that were handed over go on serving.

@@ -1,4 +1,4 @@
-//! The client library of Portreeve: a worker asks its broker for listeners and serves on them.
+//! The client library of Portreeve: a worker asks its broker for listeners and serves on them, and for addresses.
 //!
 //! [`Client`] is for tokio, [`blocking::Client`] needs no runtime; both are opened on a [`Channel`]. A
 //! [`Listener`] stops when it is dropped. [`listeners_from_environment`] adopts listeners that were bound
@@ -17,6 +17,8 @@
 //! ```
 #![deny(unsafe_code)]
 
+#[cfg(feature = "tokio")]
+mod addresses;
 mod ask;
 pub mod blocking;
 mod channel;
@@ -31,6 +33,8 @@ mod request;
 #[cfg(feature = "tokio")]
 mod session;
 
+#[cfg(feature = "tokio")]
+pub use addresses::{AddressOptions, Lease};
 pub use channel::{Channel, DEFAULT_SOCKET};
 #[cfg(feature = "tokio")]
 pub use client::{Client, Listener};
@@ -38,7 +42,7 @@ pub use error::Error;
 pub use guard::{Guard, Stopper};
 pub use inherited::{CHANNEL_VARIABLE, InheritedError, InheritedListener, listeners_from_environment};
 pub use portreeve_protocol::message::{Listen, ListenOptions, ListenerId, Stopped, Welcome};
-pub use portreeve_protocol::{Endpoint, Fault, FaultCode, InetEndpoint, status};
+pub use portreeve_protocol::{Endpoint, Fault, FaultCode, InetEndpoint, address, status};
 
 /// The README's example compiles.
 #[cfg(doctest)]

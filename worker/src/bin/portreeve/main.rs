@@ -1,9 +1,10 @@
-//! `portreeve`: asks the broker for listeners, stops them, and shows its state.
+//! `portreeve`: asks the broker for listeners and addresses, gives them back, and shows its state.
 //!
 //! It talks to the broker's control socket and decides nothing: what it may do is the broker's policy. Results
 //! go to standard output as tables or, with `--json`, as one JSON value, errors too; exit codes are those of
 //! sysexits(3).
 
+mod address;
 mod failure;
 mod listen;
 mod output;
@@ -41,6 +42,8 @@ enum Verb {
     Status,
     /// Ask for listeners and hold them, or pass them on to a command.
     Listen(listen::Arguments),
+    /// Put addresses on this host, renew, remove, announce and list them.
+    Address(address::Arguments),
     /// Take listeners out of service.
     Stop(stop::Arguments),
     /// Measure the round trip to the broker.
@@ -52,6 +55,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let client = Client::open(Channel::connect(&arguments.socket)?, "portreeve").await?;
     match arguments.verb {
         Verb::Status => status::run(&client, out).await,
+        Verb::Address(arguments) => address::run(&client, out, arguments).await,
         Verb::Listen(arguments) => listen::run(&client, out, arguments).await,
         Verb::Stop(arguments) => stop::run(&client, out, &arguments).await,
         Verb::Ping(arguments) => ping::run(&client, out, &arguments).await,

@@ -1,0 +1,88 @@
+//! Leases as a program holds them: renewed by their guard, and told of when they are lost.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use portreeve_tests::broker::SOCKET;
+use portreeve_tests::namespaces::run;
+use portreeve_tests::{Broker, binaries, eventually, isolated, lan, sample};
+use portreeve_worker::{AddressOptions, Channel, Client, Error, FaultCode};
+use rustix::process::Signal;
+
+const QUIET: AddressOptions = AddressOptions { lease: Some(3), epoch: 0, probes: 0, announce: false };
+
+fn with_client<T>(act: impl AsyncFnOnce(Client) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = Client::open(Channel::connect(Path::new(SOCKET)).unwrap(), "test").await.unwrap();
+        act(client).await
+    })
+}
+
+#[test]
+fn a_held_address_outlasts_its_lease_and_goes_with_its_guard() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let _broker = Broker::start(host, &sample::addresses(""));
+        with_client(async |client| {
+            let held = client.hold_address("10.1.1.7".parse().unwrap(), &QUIET).await.unwrap();
+            assert_eq!(held.interface(), lan::INTERFACE);
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_millis(4_500) {
+                assert!(lan::shown("10.1.1.7").is_some(), "gone after {:?}", begin.elapsed());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            assert!(held.remove().await.unwrap());
+            assert_eq!(lan::shown("10.1.1.7"), None);
+            drop(client.hold_address("10.1.1.8".parse().unwrap(), &QUIET).await.unwrap());
+            // The request of the drop goes before this one's.
+            tokio::task::yield_now().await;
+            client.ping().await.unwrap();
+            eventually("the end of the address", || lan::shown("10.1.1.8").is_none().then_some(()));
+        });
+    });
+}
+
+#[test]
+fn a_holder_is_told_before_the_lease_ends_that_the_broker_does_not_renew_it() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        with_client(async |client| {
+            let mut held = client.hold_address("10.1.1.7".parse().unwrap(), &QUIET).await.unwrap();
+            broker.signal(Signal::STOP);
+            let begin = Instant::now();
+            let why = held.lost().await;
+            assert!(matches!(&why, Error::Fault(fault) if fault.code == FaultCode::Expired), "{why}");
+            assert!(begin.elapsed() <= Duration::from_millis(3_100), "{:?}", begin.elapsed());
+            broker.signal(Signal::CONT);
+        });
+    });
+}
+
+#[test]
+fn the_command_adds_lists_renews_and_removes() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let _broker = Broker::start(host, &sample::addresses(""));
+        let command = |words: &str| {
+            let mut command = Command::new(host.binary(binaries::CLIENT));
+            run(command.args(["--socket", SOCKET, "address"]).args(words.split(' ')), "portreeve")
+        };
+        let added = command("add 10.1.1.7 2001:db8::7 --lease 30 --probes 0 --epoch 4");
+        assert_eq!(added.lines().count(), 2, "{added}");
+        assert!(added.starts_with("10.1.1.7/32 is on eth1 for "), "{added}");
+        let list = command("list");
+        for part in ["10.1.1.7/32", "2001:db8::7/128", "eth1", "user 0"] {
+            assert!(list.contains(part), "no {part:?} in {list}");
+        }
+        assert!(command("renew 10.1.1.7 --epoch 4 --lease 60").contains("for 60000 ms"));
+        command("announce 10.1.1.7 --epoch 5");
+        assert_eq!(
+            command("remove 10.1.1.7 2001:db8::7 --epoch 5"),
+            "10.1.1.7 is gone\n2001:db8::7 is gone\n"
+        );
+        assert_eq!(lan::shown("10.1.1.7"), None);
+    });
+}

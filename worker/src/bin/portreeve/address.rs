@@ -1,0 +1,183 @@
+//! `portreeve address`: adds addresses and holds them, renews, removes, announces and lists them.
+
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use portreeve_worker::address::{AddressPage, Lease as Granted};
+use portreeve_worker::{AddressOptions, Client, Fault};
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::output::{self, Output};
+
+/// The most addresses that one request names.
+const BATCH: usize = 256;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// Put addresses on this host until their lease ends.
+    Add {
+        #[command(flatten)]
+        which: Which,
+        /// Seconds until they go by themselves.
+        #[arg(long, value_name = "SECONDS")]
+        lease: Option<u32>,
+        /// How often to ask first whether another host has them, 200 ms each.
+        #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=3))]
+        probes: u8,
+        /// Do not tell the neighbours.
+        #[arg(long)]
+        quiet: bool,
+    },
+    /// Begin their lease anew.
+    Renew {
+        #[command(flatten)]
+        which: Which,
+        /// Seconds from now; as long as the last time otherwise.
+        #[arg(long, value_name = "SECONDS")]
+        lease: Option<u32>,
+    },
+    /// Take them away, with their listeners and connections.
+    Remove(Which),
+    /// Tell the neighbours again.
+    Announce(Which),
+    /// Show what the broker has put on interfaces.
+    List,
+}
+
+#[derive(clap::Args)]
+struct Which {
+    /// The addresses.
+    #[arg(required = true, value_name = "ADDRESS")]
+    addresses: Vec<IpAddr>,
+    /// The number of this ownership, from whoever decides which host has them.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    epoch: u64,
+}
+
+pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<ExitCode, Failure> {
+    let mut done = Vec::new();
+    match arguments.verb {
+        Verb::List => return list(client, out).await,
+        Verb::Add { which, lease, probes, quiet } => {
+            let options = AddressOptions { lease, epoch: which.epoch, probes, announce: !quiet };
+            for batch in which.addresses.chunks(BATCH) {
+                done.extend(rows(batch, client.add_addresses(batch, &options).await?, leased));
+            }
+        }
+        Verb::Renew { which, lease } => {
+            for batch in which.addresses.chunks(BATCH) {
+                done.extend(rows(batch, client.renew_addresses(batch, lease, which.epoch).await?, leased));
+            }
+        }
+        Verb::Announce(which) => {
+            for batch in which.addresses.chunks(BATCH) {
+                done.extend(rows(batch, client.announce_addresses(batch, which.epoch).await?, leased));
+            }
+        }
+        Verb::Remove(which) => {
+            for batch in which.addresses.chunks(BATCH) {
+                let removed = client.remove_addresses(batch, which.epoch).await?;
+                done.extend(rows(batch, removed, |removed| json!({ "verified": removed.verified })));
+            }
+        }
+    }
+    let failed = done.iter().any(|row| row.get("fault").is_some());
+    if out.json {
+        out.value(&Value::Array(done))?;
+    } else {
+        for row in &done {
+            out.text(sentence(row))?;
+        }
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn rows<T>(asked: &[IpAddr], results: Vec<Result<T, Fault>>, show: impl Fn(T) -> Value) -> Vec<Value> {
+    let row = |(address, result): (&IpAddr, Result<T, Fault>)| {
+        let mut row = match result {
+            Ok(done) => show(done),
+            Err(fault) => json!({ "fault": fault.code.word(), "message": fault.to_string() }),
+        };
+        if let Some(row) = row.as_object_mut() {
+            row.insert("address".to_owned(), json!(address));
+        }
+        row
+    };
+    asked.iter().zip(results).map(row).collect()
+}
+
+fn leased(lease: Granted) -> Value {
+    json!({
+        "interface": lease.interface.as_str(),
+        "prefix": lease.prefix,
+        "left_ms": lease.left_ms,
+        "epoch": lease.epoch,
+    })
+}
+
+fn sentence(row: &Value) -> String {
+    let text = |name: &str| {
+        row.get(name).map_or_else(String::new, |value| match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        })
+    };
+    let address = text("address");
+    match (row.get("message"), row.get("verified")) {
+        (Some(_), _) => format!("{address}: {}", text("message")),
+        (_, Some(Value::Bool(true))) => format!("{address} is gone"),
+        (_, Some(_)) => format!("{address} was removed, and this host has it still, on another interface"),
+        _ => format!("{address}/{} is on {} for {} ms", text("prefix"), text("interface"), text("left_ms")),
+    }
+}
+
+async fn list(client: &Client, out: Output) -> Result<ExitCode, Failure> {
+    let (mut rows, mut after) = (Vec::new(), None);
+    let fenced = loop {
+        let AddressPage { fenced, addresses, more } = client.addresses(after).await?;
+        rows.extend(addresses.into_vec());
+        after = rows.last().map(|row| row.lease.address);
+        if !more {
+            break fenced;
+        }
+    };
+    if out.json {
+        let rows = rows.into_iter().map(|row| {
+            let (address, holder, present) = (row.lease.address, row.holder.as_str().to_owned(), row.present);
+            let mut shown = leased(row.lease);
+            if let Some(shown) = shown.as_object_mut() {
+                shown.extend([
+                    ("address".to_owned(), json!(address)),
+                    ("holder".to_owned(), json!(holder)),
+                    ("present".to_owned(), json!(present)),
+                ]);
+            }
+            shown
+        });
+        out.value(&json!({ "fenced": fenced, "addresses": rows.collect::<Vec<_>>() }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = output::table(["ADDRESS", "INTERFACE", "LEFT", "EPOCH", "HOLDER", ""]);
+    for row in rows {
+        table.add_row([
+            format!("{}/{}", row.lease.address, row.lease.prefix),
+            row.lease.interface.to_string(),
+            format!("{:.1} s", row.lease.left_ms as f64 / 1000.0),
+            row.lease.epoch.to_string(),
+            row.holder.to_string(),
+            if row.present { "" } else { "missing" }.to_owned(),
+        ]);
+    }
+    out.text(output::render(table))?;
+    if !fenced {
+        output::note("no fence: an orphaned address may answer a little longer than its lease");
+    }
+    Ok(ExitCode::SUCCESS)
+}
