@@ -7,9 +7,10 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 /// Each program and the package that it is in.
-const NEEDED: [(&str, &str); 5] = [
+const NEEDED: [(&str, &str); 6] = [
     ("ip", "iproute2"),
     ("lighttpd", "lighttpd"),
+    ("nft", "nftables"),
     ("python3", "python3"),
     ("swaks", "swaks"),
     ("unshare", "util-linux"),

@@ -11,8 +11,9 @@ use nix::errno::Errno;
 use portreeve_protocol::{Fault, FaultCode, Text, address};
 use tokio::time::{Instant, sleep};
 
+use super::boot_time::BootTime;
 use super::kernel::{self, Lifetime, Place};
-use super::lease::{BootTime, Holder, Lease, State};
+use super::lease::{Holder, Lease, State};
 use super::probe::hardware_text;
 use super::{Addresses, fault};
 use crate::link::Interface;

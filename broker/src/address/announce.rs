@@ -11,7 +11,8 @@ use std::collections::BinaryHeap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::lease::{BootTime, State};
+use super::boot_time::BootTime;
+use super::lease::State;
 use super::{Addresses, frame};
 
 /// How many frames a second leave one interface: some switches shut a port above that.

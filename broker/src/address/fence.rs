@@ -191,8 +191,9 @@ fn set(key: Key, name: &str) -> String {
 }
 
 fn succeed(failures: Vec<(usize, Errno)>) -> io::Result<()> {
-    match failures.into_iter().next() {
-        Some((_, errno)) => Err(errno.into()),
+    // What exists is the least of the troubles, where there are others.
+    match failures.into_iter().map(|(_, errno)| errno).min_by_key(|errno| *errno == Errno::EEXIST) {
+        Some(errno) => Err(errno.into()),
         None => Ok(()),
     }
 }

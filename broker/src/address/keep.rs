@@ -13,7 +13,7 @@ use tokio::net::UnixDatagram;
 use tokio::time::{Instant, sleep_until};
 
 use super::Addresses;
-use super::lease::BootTime;
+use super::boot_time::BootTime;
 
 /// The longest sleep: the clock of leases goes on while the host sleeps, and the timer's does not.
 const AT_MOST: Duration = Duration::from_secs(1);

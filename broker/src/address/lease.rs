@@ -5,39 +5,17 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use portreeve_protocol::{Fault, FaultCode, Text, address};
 
+use super::boot_time::BootTime;
 use super::kernel::{Lifetime, Place};
 
 /// How many addresses the broker has at most.
 pub const MOST: usize = 10_240;
 /// How many addresses that are gone are remembered, for their epochs.
 const REMEMBERED: usize = 65_536;
-
-/// CLOCK_BOOTTIME, since an instant that means nothing. See clock_gettime(2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BootTime(Duration);
-
-impl BootTime {
-    /// The time now.
-    pub fn now() -> Self {
-        // It cannot fail for a clock that the kernel has, and 2.6.39 had it.
-        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from);
-        Self(now.unwrap_or_default())
-    }
-
-    /// The time so much later.
-    pub fn after(self, time: Duration) -> Self {
-        Self(self.0.saturating_add(time))
-    }
-
-    /// How long until then; zero when that is past.
-    pub fn until(self, then: Self) -> Duration {
-        then.0.saturating_sub(self.0)
-    }
-}
 
 /// Whose an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,6 +233,8 @@ pub fn over(address: IpAddr) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));

@@ -5,6 +5,7 @@
 
 mod add;
 mod announce;
+mod boot_time;
 pub mod connections;
 mod fault;
 pub mod fence;
@@ -29,8 +30,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 pub use add::{Asked, How};
+pub use boot_time::BootTime;
 pub use keep::keep;
-pub use lease::{BootTime, Holder};
+pub use lease::Holder;
 
 use crate::link::{Interface, Netlink};
 use announce::{Allowance, Queue};

@@ -10,8 +10,9 @@ use nix::errno::Errno;
 use portreeve_protocol::Fault;
 use portreeve_protocol::address::Removed;
 
+use super::boot_time::BootTime;
 use super::kernel::{self, Place};
-use super::lease::{BootTime, Holder};
+use super::lease::Holder;
 use super::{Addresses, connections, fault};
 
 impl Addresses {

@@ -9,8 +9,9 @@ use std::time::Duration;
 use portreeve_protocol::{Fault, FaultCode};
 
 use super::add::Outcome;
+use super::boot_time::BootTime;
 use super::kernel::{self, Lifetime, Place};
-use super::lease::{BootTime, Holder, State};
+use super::lease::{Holder, State};
 use super::{Addresses, fault};
 
 impl Addresses {

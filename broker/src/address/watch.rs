@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
+use super::boot_time::BootTime;
 use super::kernel::{self, Place, Present, RTM_DELADDR, RTM_NEWADDR};
-use super::lease::{BootTime, State};
+use super::lease::State;
 use super::{Addresses, fault};
 use crate::link::interface::{Interface, RTM_DELLINK, RTM_NEWLINK};
 use crate::link::netlink;

@@ -24,8 +24,6 @@ use crate::policy::Requester;
 
 /// How many requests of one session are taken in a row while others wait.
 const IN_A_ROW: u32 = 8;
-/// How many requests of a session may be carried out beside each other.
-const LATER: usize = 256;
 /// How long to wait while too many descriptors are in flight: no event tells when that is over.
 const IN_FLIGHT: Duration = Duration::from_millis(5);
 
@@ -44,10 +42,10 @@ pub struct Session {
     penalty: Cell<Duration>,
     in_a_row: Cell<u32>,
     /// How many requests are carried out beside the session's own task.
-    later: Cell<usize>,
+    pub(super) later: Cell<usize>,
     /// How long a reply may be left unread.
     unread: Duration,
-    channel: StdChannel,
+    pub(super) channel: StdChannel,
     watched: tokio::net::UnixDatagram,
 }
 
@@ -231,25 +229,8 @@ impl Session {
         Turn::Over(fault.message.to_string())
     }
 
-    /// Begins to carry out a request beside the session's own task; false when there are too many.
-    pub fn begin_later(&self) -> bool {
-        let may = self.later.get() < LATER;
-        self.later.update(|count| count + usize::from(may));
-        may
-    }
-
-    /// Answers a request that was begun so, where it wants an answer. A session that is over misses it.
-    pub async fn end_later(&self, frame: Option<Vec<u8>>) {
-        self.later.update(|count| count.saturating_sub(1));
-        if let Some(frame) = frame
-            && let Err(why) = self.send_in_time(&frame, &[]).await
-        {
-            tracing::info!(session = self.number, why, "an answer was not sent");
-            let _it_is_over_already = self.channel.shutdown(Shutdown::Both);
-        }
-    }
-
-    async fn send_in_time(&self, frame: &[u8], descriptors: &[OwnedFd]) -> Result<(), String> {
+    /// Sends a frame, waiting for the peer to make room for as long as it may.
+    pub(super) async fn send_in_time(&self, frame: &[u8], descriptors: &[OwnedFd]) -> Result<(), String> {
         match tokio::time::timeout(self.unread, self.send_waiting(frame, descriptors)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(format!("sending failed: {error}")),

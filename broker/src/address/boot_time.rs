@@ -1,0 +1,26 @@
+//! The clock of leases: it goes on while the host sleeps, as other hosts' clocks do.
+
+use std::time::Duration;
+
+/// CLOCK_BOOTTIME, since an instant that means nothing. See clock_gettime(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootTime(Duration);
+
+impl BootTime {
+    /// The time now.
+    pub fn now() -> Self {
+        // It cannot fail for a clock that the kernel has, and 2.6.39 had it.
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from);
+        Self(now.unwrap_or_default())
+    }
+
+    /// The time so much later.
+    pub fn after(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(time))
+    }
+
+    /// How long until then; zero when that is past.
+    pub fn until(self, then: Self) -> Duration {
+        then.0.saturating_sub(self.0)
+    }
+}

@@ -1,0 +1,125 @@
+//! Many addresses: as many as the broker holds, in one namespace, from their addition to their end.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use portreeve_protocol::address::{
+    ADDRESS_PAGE, AddAddress, Leases, ListAddresses, MAX_ADDRESSES, RemoveAddress, RenewAddress,
+};
+use portreeve_protocol::message::Outcome;
+use portreeve_protocol::{Fault, FaultCode, List};
+use portreeve_tests::namespaces::run;
+use portreeve_tests::{Broker, Peer, eventually, isolated, lan, process, sample};
+
+const MOST: u32 = 10_240;
+
+fn addresses(from: u32, count: u32) -> Vec<IpAddr> {
+    (from..from + count).map(|number| Ipv4Addr::from(0x0a02_0000 + 1 + number).into()).collect()
+}
+
+fn done(leases: Leases) -> usize {
+    let done = leases.results.iter().filter(|result| matches!(result, Outcome::Done(_))).count();
+    assert_eq!(
+        done,
+        leases.results.len(),
+        "{:?}",
+        leases.results.iter().find(|one| matches!(one, Outcome::Fault(_)))
+    );
+    done
+}
+
+/// Asks for all of them in full requests, and tells how long that took.
+#[track_caller]
+fn timed(what: &str, all: &[IpAddr], mut ask: impl FnMut(List<IpAddr, MAX_ADDRESSES>)) -> Duration {
+    let begin = Instant::now();
+    all.chunks(MAX_ADDRESSES).for_each(|some| ask(List::new(some.to_vec()).unwrap()));
+    let time = begin.elapsed();
+    println!("{what} of {} addresses: {} ms", all.len(), time.as_millis());
+    time
+}
+
+fn add(peer: &mut Peer, addresses: List<IpAddr, MAX_ADDRESSES>) -> Result<Leases, Fault> {
+    let add = AddAddress { addresses, lease: Some(120), ..AddAddress::default() };
+    Ok(peer.ask(&add)?.0)
+}
+
+fn cpu(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = text.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn as_many_addresses_as_the_broker_holds_are_added_renewed_listed_and_removed() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let before = lan::addresses();
+        let mut peer = broker.peer();
+        let all = addresses(0, MOST);
+        timed("add", &all, |some| _ = done(add(&mut peer, some).unwrap()));
+        let one_more = peer.add_address("10.1.1.7", |_| {}).unwrap_err();
+        assert_eq!(one_more.code, FaultCode::Quota);
+
+        let renew = |peer: &mut Peer| {
+            timed("renewal", &all, |addresses| {
+                let renew = RenewAddress { addresses, ..RenewAddress::default() };
+                _ = done(peer.ask(&renew).unwrap().0);
+            })
+        };
+        let (began, ticks) = (Instant::now(), cpu(broker.pid()));
+        renew(&mut peer);
+        renew(&mut peer);
+        let share = (cpu(broker.pid()) - ticks) as f64 / 100.0 / began.elapsed().as_secs_f64();
+        println!(
+            "processor share while it renews: {share:.2}; VmRSS {}",
+            process::status_field(broker.pid(), "VmRSS")
+        );
+
+        let mut listed = Vec::new();
+        loop {
+            let page = peer.ask(&ListAddresses { after: listed.last().copied() }).unwrap().0;
+            assert!(page.addresses.len() <= ADDRESS_PAGE);
+            listed.extend(page.addresses.iter().map(|row| row.lease.address));
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(listed, all);
+
+        timed("removal", &all, |addresses| {
+            let removed = peer.ask(&RemoveAddress { addresses, epoch: 0 }).unwrap().0;
+            assert!(
+                removed.results.iter().all(|result| matches!(result, Outcome::Done(gone) if gone.verified))
+            );
+        });
+        assert_eq!(lan::addresses(), before);
+    });
+}
+
+#[test]
+fn news_that_were_lost_are_made_up_for() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        peer.add_address("10.1.1.7", |add| add.lease = Some(120)).unwrap();
+        // While the broker stands still, far more happens than its socket can tell of; then the address is taken away.
+        broker.signal(rustix::process::Signal::STOP);
+        let mut flood = String::new();
+        for round in 0..6 {
+            for number in 1..6_000 {
+                let (verb, host) = (if round % 2 == 0 { "add" } else { "del" }, number % 250 + 1);
+                flood.push_str(&format!("addr {verb} 10.2.{}.{host}/32 dev eth1\n", number / 250));
+            }
+        }
+        flood.push_str("addr del 10.1.1.7/32 dev eth1\n");
+        let script = host.file("flood", &flood);
+        run(Command::new("ip").args(["-force", "-batch"]).arg(script), "iproute2");
+        assert_eq!(lan::shown("10.1.1.7"), None);
+        broker.signal(rustix::process::Signal::CONT);
+        broker.log.wait_for(&["news of interfaces were lost"]);
+        eventually("the address again", || lan::shown("10.1.1.7"));
+    });
+}
