@@ -15,10 +15,10 @@ use nix::sys::socket::SockProtocol;
 
 use super::nft::{self, Family, Key, Set, Transaction};
 use crate::link::Netlink;
-use crate::link::netlink::BATCH;
 
-/// How many addresses one transaction changes: each takes up to four messages.
-const ADDRESSES: usize = BATCH / 4;
+/// How many addresses one transaction changes, each by up to four messages: as many as a request has, for each costs the
+/// kernel a wait. The acknowledgements fit in the receive buffer that the socket has.
+const ADDRESSES: usize = 256;
 
 /// The sets of one family: every address that was leased, and those whose lease lasts.
 const LEASED: &str = "leased";

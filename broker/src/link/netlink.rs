@@ -80,7 +80,7 @@ impl Netlink {
         Batch { bytes: Vec::new(), first, next: first }
     }
 
-    /// Sends a batch of at most [`BATCH`] messages and gives what became of each, in their order. Those that want no
+    /// Sends a batch, of messages about as many as [`BATCH`], and gives what became of each, in their order. Those that want no
     /// acknowledgement count as done.
     ///
     /// # Errors
