@@ -1,0 +1,114 @@
+//! Addresses added, renewed and removed through the broker, in requests of as many as fit, beside the same netlink
+//! messages sent directly by a privileged process; and how soon a neighbour hears of one. Conflict detection and
+//! announcements are off but where they are what is measured.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use portreeve_broker::address::kernel::{self, Place};
+use portreeve_broker::link::{Interface, Netlink};
+use portreeve_protocol::address::{AddAddress, MAX_ADDRESSES, RemoveAddress, RenewAddress};
+use portreeve_protocol::message::Outcome;
+use portreeve_tests::figures::{self, Contender};
+use portreeve_tests::peer::one_address;
+use portreeve_tests::wire::Wire;
+use portreeve_tests::{Broker, Host, Peer, lan, sample};
+
+const LEASE: u32 = 600;
+
+fn main() {
+    figures::main("add, renew, remove: per address, median of rounds", inside);
+}
+
+fn inside(host: &Host) {
+    lan::join(&["far"]);
+    let _broker = Broker::start_quietly(host, &sample::addresses(""));
+    let mut peer = Peer::connect(Path::new(portreeve_tests::broker::SOCKET)).unwrap();
+    peer.hello();
+    let netlink = Netlink::open(nix::sys::socket::SockProtocol::NetlinkRoute).unwrap();
+    let index = Interface::named(&netlink, lan::INTERFACE).unwrap().index;
+    for (count, v6) in [(1, false), (100, false), (1_000, false), (1, true), (100, true), (1_000, true)] {
+        let (ours, theirs) = (addresses(count, v6, 1), addresses(count, v6, 2));
+        let places: Vec<Place> = theirs
+            .iter()
+            .map(|address| Place { address: *address, index, prefix: if v6 { 128 } else { 32 } })
+            .collect();
+        let leased: Vec<_> = places.iter().map(|place| (*place, Some(LEASE))).collect();
+        let ok = |outcomes: kernel::Outcomes| outcomes.unwrap().into_iter().for_each(|one| one.unwrap());
+        let contenders = vec![
+            Contender::new("ours", || {
+                add(&mut peer, &ours);
+                renew(&mut peer, &ours);
+                remove(&mut peer, &ours);
+            }),
+            Contender::new("netlink", || {
+                ok(kernel::add(&netlink, &leased, false));
+                ok(kernel::renew(&netlink, &leased));
+                ok(kernel::remove(&netlink, &places));
+            }),
+        ];
+        let case = format!("addresses/{}/{count}", if v6 { "v6" } else { "v4" });
+        figures::measure(&case, count, contenders);
+    }
+    first_announcement(&mut peer);
+}
+
+fn addresses(count: usize, v6: bool, whose: u16) -> Vec<IpAddr> {
+    let numbers = 1..=u16::try_from(count).unwrap();
+    match v6 {
+        true => numbers.map(|n| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, whose, n, 0, 1).into()).collect(),
+        false => {
+            let base = 0x0a02_0000 + u32::from(whose) * 0x4000;
+            numbers.map(|n| Ipv4Addr::from(base + u32::from(n)).into()).collect()
+        }
+    }
+}
+
+fn add(peer: &mut Peer, all: &[IpAddr]) {
+    for some in all.chunks(MAX_ADDRESSES) {
+        let addresses = portreeve_protocol::List::new(some.to_vec()).unwrap();
+        let add = AddAddress { addresses, lease: Some(LEASE), ..AddAddress::default() };
+        let leases = peer.ask(&add).unwrap().0;
+        assert!(leases.results.iter().all(|one| matches!(one, Outcome::Done(_))));
+    }
+}
+
+fn renew(peer: &mut Peer, all: &[IpAddr]) {
+    for some in all.chunks(MAX_ADDRESSES) {
+        let addresses = portreeve_protocol::List::new(some.to_vec()).unwrap();
+        let leases = peer.ask(&RenewAddress { addresses, ..RenewAddress::default() }).unwrap().0;
+        assert!(leases.results.iter().all(|one| matches!(one, Outcome::Done(_))));
+    }
+}
+
+fn remove(peer: &mut Peer, all: &[IpAddr]) {
+    for some in all.chunks(MAX_ADDRESSES) {
+        let addresses = portreeve_protocol::List::new(some.to_vec()).unwrap();
+        let removed = peer.ask(&RemoveAddress { addresses, epoch: 0 }).unwrap().0;
+        assert!(removed.results.iter().all(|one| matches!(one, Outcome::Done(_))));
+    }
+}
+
+/// The time from the request to the first announcement at a neighbour.
+fn first_announcement(peer: &mut Peer) {
+    let mut wire = Wire::at("far");
+    let mut times = Vec::new();
+    for _ in 0..50 {
+        let begin = Instant::now();
+        peer.send(&AddAddress {
+            addresses: one_address("10.1.1.7"),
+            lease: Some(LEASE),
+            announce: true,
+            ..AddAddress::default()
+        });
+        let arp =
+            |frame: &[u8]| frame.get(12..14) == Some(&[8, 6]) && frame.get(28..32) == Some(&[10, 1, 1, 7]);
+        let frames = wire.collect(Duration::from_secs(2), arp, |frames| !frames.is_empty());
+        times.push(frames[0].at.duration_since(begin));
+        peer.receive().unwrap();
+        peer.remove_address("10.1.1.7").unwrap();
+    }
+    times.sort_unstable();
+    eprintln!("from request to first announcement: median {:?}, worst {:?}", times[25], times[49]);
+}
