@@ -12,6 +12,9 @@ mod command;
 pub mod config;
 pub mod confine;
 pub mod failure;
+#[cfg(feature = "hostile")]
+pub mod hostile;
+mod inject;
 pub mod launcher;
 pub mod link;
 pub mod listener;

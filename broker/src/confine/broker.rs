@@ -9,6 +9,7 @@ use super::verify::ProcStatus;
 use super::{locks, root};
 use crate::capability::State;
 use crate::failure::{Exit, Failure};
+use crate::inject;
 use crate::listener::Directories;
 use crate::policy::Policy;
 
@@ -41,20 +42,41 @@ impl Confinement<'_> {
     /// Confines this process, which has one thread, for good and reads back from the kernel that it holds exactly
     /// this. Capabilities are needed down to the last but two steps, so the order matters.
     pub fn apply(&self, directories: &mut Directories, status: &ProcStatus) -> Result<Verified, Failure> {
-        directories.enter(root::enter(&directories.paths())?);
+        if inject::lock("root")? {
+            directories.enter(root::enter(&directories.paths())?);
+        }
+        inject::point("broker.identity")?;
         own_identity()?;
-        locks::bounding(self.retained.permitted)?;
-        locks::securebits()?;
-        locks::sets(&self.retained)?;
-        locks::no_new_privs()?;
+        if inject::lock("bounding")? {
+            locks::bounding(self.retained.permitted)?;
+        }
+        if inject::lock("securebits")? {
+            locks::securebits()?;
+        }
+        if inject::lock("sets")? {
+            locks::sets(&self.retained)?;
+        }
+        if inject::lock("no_new_privs")? {
+            locks::no_new_privs()?;
+        }
 
         let sockets = directories.descriptors();
         let permitted = Permitted { tcp_ports: self.policy.tcp_ports(), socket_directories: &sockets };
-        let landlock = landlock::restrict(permitted)?;
-        let seccomp = seccomp::install(&needs(sockets.len()))?;
+        let landlock = if inject::lock("landlock")? {
+            landlock::restrict(permitted)?
+        } else {
+            Landlock::Absent("left out by a test")
+        };
+        let needs = needs(sockets.len());
+        let seccomp = if inject::lock("seccomp")? { seccomp::install(&needs)? } else { Seccomp::Absent };
 
+        inject::point("one_thread")?;
         status.expect_one_thread("broker")?;
-        let credentials = status.expect("broker", &self.expected(&seccomp))?;
+        let credentials = if inject::lock("verify")? {
+            status.expect("broker", &self.expected(&seccomp))?
+        } else {
+            status.read()?
+        };
         self.verified(credentials, sockets.len(), &landlock, &seccomp)
     }
 

@@ -13,6 +13,7 @@ use super::{limits, locks};
 use crate::capability::{CapabilitySet, State};
 use crate::config;
 use crate::failure::{Exit, Failure};
+use crate::inject;
 
 const STEP: &str = "confining the worker";
 
@@ -36,10 +37,13 @@ impl Confinement {
     /// what needs a capability, then the locks, then the identity, then the sets.
     pub fn apply(self) -> Result<(), Failure> {
         let os = |call: &'static str| move |error: nix::Error| Failure::os(STEP, call, error);
+        inject::point("worker.session")?;
         setsid().map_err(os("setsid"))?;
+        inject::point("worker.limits")?;
         limits::restore_descriptors(self.descriptors)?;
         self.limits.iter().try_for_each(limits::set)?;
         let chrooted = self.root.is_some();
+        inject::point("worker.chroot")?;
         if let Some(root) = self.root {
             fchdir(&root).map_err(os("fchdir to security.chroot"))?;
             nix::unistd::chroot(".").map_err(os("chroot to security.chroot"))?;
@@ -47,14 +51,23 @@ impl Confinement {
         chdir("/").map_err(os("chdir /"))?;
         let identity = &self.identity;
         let Identity { user, group, groups } = identity;
+        inject::point("worker.groups")?;
         setgroups(groups).map_err(os("setgroups"))?;
+        inject::point("worker.group")?;
         setresgid(*group, *group, *group).map_err(os("setresgid"))?;
+        inject::point("worker.bounding")?;
         locks::bounding(CapabilitySet::default())?;
+        inject::point("worker.securebits")?;
         locks::securebits()?;
+        inject::point("worker.user")?;
         setresuid(*user, *user, *user).map_err(os("setresuid"))?;
+        inject::point("worker.sets")?;
         locks::sets(&State::default())?;
+        inject::point("worker.no_new_privs")?;
         locks::no_new_privs()?;
+        inject::point("worker.private")?;
         limits::make_private()?;
+        inject::point("worker.getting_back")?;
         identity.cannot_get_back(chrooted)
     }
 

@@ -26,6 +26,7 @@ pub use self::message::{Ending, Report};
 use crate::confine::verify::ProcStatus;
 use crate::confine::worker::Confinement;
 use crate::failure::{Exit, Failure};
+use crate::inject;
 
 const STEP: &str = "launcher";
 /// How long the launcher may take to confine itself.
@@ -44,7 +45,9 @@ pub struct Launcher {
 /// Forks the launcher and waits until it has confined itself and the kernel says so.
 pub fn start(confinement: Confinement, command: Command) -> Result<Launcher, Failure> {
     let name = command.name.clone();
+    inject::point("launcher.channel")?;
     let (ours, theirs) = channel::pair().map_err(|error| Failure::os(STEP, "socketpair", error))?;
+    inject::point("launcher.fork")?;
     // SAFETY: the broker has one thread this early, so the child may run on as a process of its own.
     match unsafe { fork() }.map_err(|error| Failure::os(STEP, "fork", error))? {
         ForkResult::Child => {
@@ -60,7 +63,9 @@ pub fn start(confinement: Confinement, command: Command) -> Result<Launcher, Fai
         }
         ForkResult::Parent { child } => {
             drop(theirs);
+            inject::point("launcher.answer")?;
             await_confined(&ours, &name)?;
+            inject::point("launcher.verify")?;
             let status = ProcStatus::open(&child.to_string())?;
             status.expect_one_thread("launcher")?;
             let credentials = status.expect("launcher", &confinement.expected())?;

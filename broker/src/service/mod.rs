@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use crate::address;
 use crate::failure::Failure;
+use crate::inject;
 use crate::launcher::Handle;
 
 /// How long what has ended by itself may take to be gone.
@@ -42,8 +43,10 @@ impl Service {
     /// Serves until a signal ends it, or something that it cannot do without is gone.
     pub async fn run(self) -> Result<(), Failure> {
         let broker = Rc::new(self.broker);
+        inject::point("signals")?;
         let mut stop = shutdown::Signals::new()?;
         if let Some(socket) = self.control {
+            inject::point("control.epoll")?;
             let listener = tokio::net::UnixListener::from_std(socket)
                 .map_err(|error| Failure::os("control socket", "epoll_ctl", error))?;
             tokio::task::spawn_local(control_socket::accept(broker.clone(), listener));

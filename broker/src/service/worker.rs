@@ -17,6 +17,7 @@ use super::session;
 use super::shutdown::Signals;
 use super::state::Broker;
 use crate::failure::{Exit, Failure};
+use crate::inject;
 use crate::launcher::{Ending, Handle, ProgramName, Report};
 use crate::policy::Requester;
 
@@ -136,11 +137,13 @@ async fn start(
     supervision: &Supervision,
     restarts: u32,
 ) -> Result<Life, Failure> {
+    inject::point("worker.channel")?;
     let (ours, theirs) = channel::pair().map_err(|error| Failure::os(STEP, "socketpair", error))?;
     // The program expects a blocking channel unless it asks otherwise.
     theirs.set_nonblocking(false).map_err(|error| Failure::os(STEP, "fcntl", error))?;
     let (names, listeners) = statics(broker)?;
     let borrowed: Vec<BorrowedFd<'_>> = listeners.iter().map(|fd| fd.as_fd()).collect();
+    inject::point("worker.start")?;
     let asked = launcher.spawn(names, &borrowed, theirs.as_fd()).await;
     asked.map_err(|error| lost(format_args!("it cannot be told to start a worker: {error}")))?;
     drop(theirs);
@@ -151,6 +154,7 @@ async fn start(
             return Err(lost(format_args!("it reported {other:?} when asked for a worker")));
         }
     };
+    inject::point("worker.session.open")?;
     let number = u32::try_from(pid).unwrap_or(0);
     broker.set_worker(Some((number, restarts)));
     let seat = broker.accounts.seat(&Requester::Worker);

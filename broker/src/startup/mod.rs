@@ -14,6 +14,7 @@ use crate::confine::verify::ProcStatus;
 use crate::confine::worker::Confinement;
 use crate::confine::{self, descriptors, limits};
 use crate::failure::{Exit, Failure};
+use crate::inject;
 use crate::launcher::{self, Launcher};
 use crate::log;
 use crate::plan::{self, Findings, Plan, Root};
@@ -34,17 +35,25 @@ pub fn run(path: &Path) -> Result<(), Failure> {
             "start it as root; it gives up what it does not need",
         ));
     }
+    inject::point("descriptors")?;
     descriptors::settle()?;
+    inject::point("private")?;
     limits::make_private()?;
+    inject::point("notify")?;
     let notifier = Notifier::connect()?;
     descriptors::clear_environment();
 
+    inject::point("config")?;
     let loaded = config::load(path, Trust::RootOnly);
     let (config, warnings) = loaded.map_err(|report| Failure::of_configuration(&report))?;
     let mut findings = Findings::of(warnings.into());
+    inject::point("plan")?;
     let plan = Plan::new(&config, &mut findings)?;
+    inject::point("capabilities")?;
     plan::capabilities::available(&config, &plan.retained)?;
+    inject::point("chroot")?;
     let root = Root::open(&config, Some(&plan.identity), &mut findings);
+    inject::point("worker.program")?;
     let mut command = |scope| plan::command(&config, scope, &root, Some(&plan.identity), &mut findings);
     let worker = config.worker.as_ref().map(|scope| (scope, command(scope)));
     let worker = match (worker, findings.first_failure()) {
@@ -54,11 +63,17 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     };
     let mut warnings = findings.warnings();
 
+    inject::point("limits")?;
     let (descriptor_limit, descriptors_now) = limits::raise_descriptors()?;
+    inject::point("sockets")?;
     let mut registry = sockets::empty_registry(&config, descriptors_now)?;
+    inject::point("control")?;
     let control = sockets::control(&config, plan.socket_group, &mut registry)?;
+    inject::point("listen")?;
     sockets::bind_static(&config, &mut registry)?;
+    inject::point("addresses")?;
     let mut addresses = sockets::addresses(&config, &plan)?;
+    inject::point("status")?;
     let status = ProcStatus::open("self")?;
     let seccomp = status.read()?.seccomp;
     let worker = match worker {
@@ -85,15 +100,18 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     let broker = confinement.apply(registry.directories_mut(), &status)?;
     warnings.extend(broker.lacking.iter().cloned());
 
+    inject::point("filter")?;
     if !registry.confirm_filter().map_err(|error| Failure::os("listener", "socket", error))? {
         warnings.push(NOT_ENFORCED.to_owned());
     }
+    inject::point("clean_slate")?;
     if let Some(addresses) = &mut addresses {
         warnings.extend(addresses.clean_slate()?);
     }
     for warning in &warnings {
         tracing::warn!(?warning);
     }
+    inject::confined();
     let chroot = config
         .security
         .chroot
@@ -123,6 +141,7 @@ fn serve(
     worker: Option<(Launcher, Supervision)>,
     notifier: Notifier,
 ) -> Result<(), Failure> {
+    inject::point("runtime")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()

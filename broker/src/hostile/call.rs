@@ -1,0 +1,38 @@
+//! System calls by number, for attacks: no library stands between them and the kernel.
+
+use nix::errno::Errno;
+
+/// A number or the address of something, as a system call takes it.
+pub type Word = libc::c_long;
+
+/// Makes a call. The arguments that a call does not have are ignored by the kernel.
+pub fn call<const N: usize>(number: Word, arguments: [Word; N]) -> nix::Result<i64> {
+    let mut words = [0; 6];
+    for (word, argument) in words.iter_mut().zip(arguments) {
+        *word = argument;
+    }
+    let [a, b, c, d, e, f] = words;
+    // SAFETY: every address that an attack passes is of something that lives until the call returns and is as large
+    // as the call takes it for.
+    Errno::result(unsafe { libc::syscall(number, a, b, c, d, e, f) })
+}
+
+/// The address of a value.
+pub fn address<T: ?Sized>(value: &T) -> Word {
+    std::ptr::from_ref(value).cast::<u8>().expose_provenance().cast_signed() as Word
+}
+
+/// The address of a value that the call writes to.
+pub fn address_mut<T: ?Sized>(value: &mut T) -> Word {
+    std::ptr::from_mut(value).cast::<u8>().expose_provenance().cast_signed() as Word
+}
+
+/// A small number as an argument.
+pub fn word(value: i32) -> Word {
+    Word::from(value)
+}
+
+/// The process that started this one: it is root's, has every capability and is not confined.
+pub fn victim() -> Word {
+    word(nix::unistd::getppid().as_raw())
+}
