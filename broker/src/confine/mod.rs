@@ -3,6 +3,7 @@
 pub mod broker;
 pub mod descriptors;
 pub mod identity;
+pub mod keyring;
 pub mod landlock;
 pub mod limits;
 pub mod locks;

@@ -9,7 +9,7 @@ use portreeve_protocol::List;
 use portreeve_protocol::status::Credentials;
 
 use super::identity::Identity;
-use super::{limits, locks};
+use super::{keyring, limits, locks};
 use crate::capability::{CapabilitySet, State};
 use crate::config;
 use crate::failure::{Exit, Failure};
@@ -39,6 +39,8 @@ impl Confinement {
         let os = |call: &'static str| move |error: nix::Error| Failure::os(STEP, call, error);
         inject::point("worker.session")?;
         setsid().map_err(os("setsid"))?;
+        inject::point("worker.keyring")?;
+        keyring::leave()?;
         inject::point("worker.limits")?;
         limits::restore_descriptors(self.descriptors)?;
         self.limits.iter().try_for_each(limits::set)?;

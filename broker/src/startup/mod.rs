@@ -12,7 +12,7 @@ use std::rc::Rc;
 use crate::config::{self, Trust};
 use crate::confine::verify::ProcStatus;
 use crate::confine::worker::Confinement;
-use crate::confine::{self, descriptors, limits};
+use crate::confine::{self, descriptors, keyring, limits};
 use crate::failure::{Exit, Failure};
 use crate::inject;
 use crate::launcher::{self, Launcher};
@@ -39,6 +39,8 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     descriptors::settle()?;
     inject::point("private")?;
     limits::make_private()?;
+    inject::point("keyring")?;
+    keyring::leave()?;
     inject::point("notify")?;
     let notifier = Notifier::connect()?;
     descriptors::clear_environment();
