@@ -154,17 +154,24 @@ async fn start(
             return Err(lost(format_args!("it reported {other:?} when asked for a worker")));
         }
     };
-    inject::point("worker.session.open")?;
     let number = u32::try_from(pid).unwrap_or(0);
     broker.set_worker(Some((number, restarts)));
-    let seat = broker.accounts.seat(&Requester::Worker);
-    let seat = seat.map_err(|(_, fault)| Failure::os(STEP, "opening its session", fault))?;
-    let open = || -> std::io::Result<Life> {
-        let channel = ours.try_clone()?;
-        let session = session::open(broker, ours.into(), Requester::Worker, number, seat)?;
-        Ok(Life { pid, session, channel })
+    let open = || -> Result<Life, Failure> {
+        let failed = |error: &dyn std::fmt::Display| Failure::os(STEP, "opening its session", error);
+        inject::point("worker.session.open")?;
+        let seat = broker.accounts.seat(&Requester::Worker).map_err(|(_, fault)| failed(&fault))?;
+        let channel = ours.try_clone().map_err(|error| failed(&error))?;
+        let session = session::open(broker, ours.into(), Requester::Worker, number, seat);
+        Ok(Life { pid, session: session.map_err(|error| failed(&error))?, channel })
     };
-    let life = open().map_err(|error| Failure::os(STEP, "opening its session", error))?;
+    let life = match open() {
+        Ok(life) => life,
+        Err(failure) => {
+            // A broker that ends here must not leave a worker that nobody serves.
+            let _first_failure_is_told = stop_worker(launcher, supervision, pid).await;
+            return Err(failure);
+        }
+    };
     tracing::info!(pid, restarts, program = ?supervision.program.path, "the worker runs");
     Ok(life)
 }
