@@ -13,6 +13,12 @@ use std::sync::OnceLock;
 pub const BROKER: &str = "portreeved";
 /// The command line client.
 pub const CLIENT: &str = "portreeve";
+/// The broker of the tests that fails, leaves locks out and attacks as a test says.
+pub const HOSTILE_BROKER: &str = "portreeved_hostile";
+/// The worker that tries to escape.
+pub const HOSTILE_WORKER: &str = "hostile_worker";
+/// What runs another program on a kernel that refuses some system calls.
+pub const REFUSING_KERNEL: &str = "refusing_kernel";
 /// The worker that does as a test says.
 pub const PUPPET: &str = "puppet";
 /// The sample mail server.
@@ -22,13 +28,18 @@ const DYNAMIC: &[(&str, &[&str])] = &[
     (BROKER, &["-p", "portreeve-broker", "--bin", BROKER]),
     (CLIENT, &["-p", "portreeve-worker", "--bin", CLIENT]),
 ];
+// Built by itself: cargo gives every package of a build the features that any of them asks for.
+const WITH_FEATURE: &[(&str, &[&str])] =
+    &[(HOSTILE_BROKER, &["-p", "portreeve-broker", "--bin", HOSTILE_BROKER, "--features", "hostile"])];
 const STATIC: &[(&str, &[&str])] = &[
     (PUPPET, &["-p", "portreeve-tests", "--bin", PUPPET]),
+    (HOSTILE_WORKER, &["--bin", HOSTILE_WORKER]),
+    (REFUSING_KERNEL, &["--bin", REFUSING_KERNEL]),
     (SMTP_WORKER, &["-p", "portreeve-worker", "--example", SMTP_WORKER]),
 ];
 
 fn names() -> impl Iterator<Item = &'static str> {
-    DYNAMIC.iter().chain(STATIC).map(|(name, _)| *name)
+    DYNAMIC.iter().chain(WITH_FEATURE).chain(STATIC).map(|(name, _)| *name)
 }
 
 fn variable(name: &str) -> String {
@@ -57,8 +68,11 @@ pub fn given() -> Vec<(&'static str, File)> {
 }
 
 fn build() -> BTreeMap<&'static str, PathBuf> {
-    let mut paths = cargo_build(DYNAMIC, &mut cargo());
-    let mut command = cargo();
+    let profile = profile();
+    let mut paths = cargo_build(DYNAMIC, &mut cargo(&profile));
+    // Whatever the tests' own profile: no other can be built with that feature.
+    paths.extend(cargo_build(WITH_FEATURE, &mut cargo("dev")));
+    let mut command = cargo(&profile);
     // Cargo prefers the encoded variable, so that is the one to set.
     command
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
@@ -82,12 +96,14 @@ fn target_directory() -> PathBuf {
     profile_directory().parent().unwrap().to_owned()
 }
 
-fn cargo() -> Command {
-    let directory = profile_directory();
-    let profile = match directory.file_name().and_then(|name| name.to_str()) {
-        Some("debug") | None => "dev",
-        Some(other) => other,
-    };
+fn profile() -> String {
+    match profile_directory().file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev".to_owned(),
+        Some(other) => other.to_owned(),
+    }
+}
+
+fn cargo(profile: &str) -> Command {
     let mut command = Command::new(cargo_program());
     command
         .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -10,6 +10,7 @@ pub mod chroot;
 pub mod explained;
 pub mod figures;
 pub mod host;
+pub mod kernel;
 pub mod lan;
 pub mod namespaces;
 mod packages;
@@ -23,6 +24,7 @@ pub mod wire;
 
 pub use broker::Broker;
 pub use host::{Host, isolated};
+pub use kernel::Kernel;
 pub use peer::Peer;
 pub use refusal::Refusal;
 pub use wait::eventually;

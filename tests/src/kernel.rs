@@ -1,0 +1,45 @@
+//! Kernels that lack a lock, made by refusing its system calls to the broker.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::{Host, binaries};
+
+/// What the kernel under a broker can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// Everything that this machine's can.
+    Whole,
+    /// It has no Landlock.
+    WithoutLandlock,
+    /// It was built without system call filters.
+    WithoutSeccomp,
+    /// It has neither.
+    WithoutEither,
+}
+
+const LANDLOCK: &str = "landlock_create_ruleset=ENOSYS";
+const SECCOMP: &[&str] = &["seccomp=ENOSYS", "prctl:22=EINVAL"];
+
+impl Kernel {
+    /// What it refuses, as `refusing_kernel` takes it.
+    pub fn refusals(self) -> Vec<&'static str> {
+        let landlock = matches!(self, Self::WithoutLandlock | Self::WithoutEither).then_some(LANDLOCK);
+        let seccomp = matches!(self, Self::WithoutSeccomp | Self::WithoutEither).then_some(SECCOMP);
+        // The filters that refuse are installed by the very calls that are refused last.
+        landlock.into_iter().chain(seccomp.into_iter().flatten().copied()).collect()
+    }
+
+    /// A command that runs a broker on it, for tests that change it.
+    pub fn command(self, host: &Host, config: &Path) -> Command {
+        refusing(host, &self.refusals(), binaries::BROKER, config)
+    }
+}
+
+/// A command that runs one of the brokers under test on a kernel that refuses these calls.
+pub fn refusing(host: &Host, refusals: &[&str], broker: &str, config: &Path) -> Command {
+    let mut command = Command::new(host.binary(binaries::REFUSING_KERNEL));
+    command.args(refusals).arg("--").arg(host.binary(broker)).arg("--config").arg(config);
+    command.stdin(Stdio::null());
+    command
+}

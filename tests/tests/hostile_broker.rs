@@ -1,0 +1,225 @@
+//! A broker that was taken over after it confined itself: each attack with every lock, with each lock left out in turn,
+//! and with each lock alone. What comes of it is the table in SECURITY.md.
+//!
+//! `UPDATE_SECURITY=1` writes the table anew.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use portreeve_tests::{Host, binaries, broker, isolated, namespaces};
+
+const LOCKS: [&str; 7] = ["root", "bounding", "securebits", "sets", "no_new_privs", "landlock", "seccomp"];
+const BEGIN: &str = "<!-- attacks: begin -->\n";
+const END: &str = "<!-- attacks: end -->";
+
+/// What came of one attack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The broker was ended by the system call filter.
+    Killed,
+    /// The kernel refused it with this error, or let it gain nothing.
+    Refused(String),
+    /// It went through.
+    Done,
+}
+
+impl Outcome {
+    fn cell(&self) -> &str {
+        match self {
+            Outcome::Killed => "SIGSYS",
+            Outcome::Refused(error) => error,
+            Outcome::Done => "**done**",
+        }
+    }
+}
+
+/// The host as the attacks expect it.
+struct Field<'a> {
+    host: &'a Host,
+    config: PathBuf,
+    _listeners: (TcpListener, UnixListener, UnixListener),
+}
+
+impl<'a> Field<'a> {
+    fn new(host: &'a Host) -> Self {
+        for directory in ["sockets", "cron"] {
+            fs::create_dir(host.path(directory)).unwrap();
+        }
+        let text = r#"
+            security { user = nobody group = nogroup capabilities = "cap_net_bind_service+ep" }
+            broker {
+                socket = /run/host/sockets/broker.sock
+                permit "mail" { listen = ( "127.0.0.1:25" ) }
+            }"#;
+        let name = SocketAddr::from_abstract_name("portreeve-victim").unwrap();
+        let listeners = (
+            TcpListener::bind("127.0.0.1:2500").unwrap(),
+            UnixListener::bind_addr(&name).unwrap(),
+            UnixListener::bind(host.path("other.sock")).unwrap(),
+        );
+        Self { host, config: broker::config(host, text), _listeners: listeners }
+    }
+
+    /// Starts a broker without these locks that attacks once.
+    fn attack(&self, name: &str, omitted: &[&str]) -> Outcome {
+        // What an attack that went through has changed.
+        for left in ["file", "device", "link", "broker.sock"] {
+            let _ = fs::remove_file(self.host.path("sockets").join(left));
+        }
+        let _ = fs::remove_file(self.host.path("cron/job"));
+        fs::write(self.host.path("sockets/other.sock"), "").unwrap();
+        if !self.host.path("other.sock").exists() {
+            fs::write(self.host.path("other.sock"), "").unwrap();
+        }
+        let mut command = Command::new(self.host.binary(binaries::HOSTILE_BROKER));
+        command.arg("--config").arg(&self.config).args(["--attack", name]);
+        omitted.iter().for_each(|lock| {
+            command.args(["--omit", lock]);
+        });
+        let program = File::open(self.host.binary(binaries::HOSTILE_WORKER)).unwrap();
+        let output = command.stdin(Stdio::from(program)).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let what = format!("{name:?} without {omitted:?}: {} {said} {errors}", output.status);
+        let mut lines = said.lines();
+        assert_eq!(lines.next(), Some("attacking"), "{what}");
+        match (lines.next(), output.status.signal()) {
+            (None, Some(libc::SIGSYS)) => Outcome::Killed,
+            // Another program runs in its place, and says nothing.
+            (None, None) if output.status.success() => Outcome::Done,
+            (Some(line), None) => match line.strip_prefix("held ") {
+                Some(how) => Outcome::Refused(how.to_owned()),
+                None => {
+                    assert!(line.starts_with("done"), "{what}");
+                    Outcome::Done
+                }
+            },
+            _ => panic!("{what}"),
+        }
+    }
+
+    fn attacks(&self) -> Vec<String> {
+        let mut command = Command::new(self.host.binary(binaries::HOSTILE_BROKER));
+        let list = namespaces::run(command.arg("--list-attacks"), "the tests");
+        list.lines().map(str::to_owned).collect()
+    }
+}
+
+/// All of one attack's outcomes.
+struct Row {
+    name: String,
+    all: Outcome,
+    without: BTreeMap<&'static str, Outcome>,
+    alone: BTreeMap<&'static str, Outcome>,
+    unlocked: Outcome,
+}
+
+fn row(field: &Field<'_>, name: &str) -> Row {
+    let but = |kept: &str| LOCKS.into_iter().filter(|lock| *lock != kept).collect::<Vec<_>>();
+    Row {
+        all: field.attack(name, &[]),
+        without: LOCKS.into_iter().map(|lock| (lock, field.attack(name, &[lock]))).collect(),
+        alone: LOCKS.into_iter().map(|lock| (lock, field.attack(name, &but(lock)))).collect(),
+        unlocked: field.attack(name, &LOCKS),
+        name: name.to_owned(),
+    }
+}
+
+impl Row {
+    fn markdown(&self) -> String {
+        let without: String = LOCKS.iter().map(|lock| format!(" {} |", self.without[lock].cell())).collect();
+        let alone: Vec<&str> = LOCKS.into_iter().filter(|lock| self.alone[lock] != Outcome::Done).collect();
+        let alone = match (&self.unlocked, alone.as_slice()) {
+            (Outcome::Done, []) => "none".to_owned(),
+            (Outcome::Done, alone) => alone.join(", "),
+            (_, _) => "the kernel, without a lock".to_owned(),
+        };
+        format!("| {} | {} |{without} {alone} |\n", self.name, self.all.cell())
+    }
+}
+
+fn table(rows: &[Row]) -> String {
+    let locks = LOCKS.join(" | ");
+    let rule = "|---".repeat(LOCKS.len() + 3);
+    let rows: String = rows.iter().map(Row::markdown).collect();
+    format!("| attack | all locks | {locks} | each of these holds it alone |\n{rule}|\n{rows}")
+}
+
+fn document() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../broker/SECURITY.md")
+}
+
+/// The rows of a table: the attack, and which cells say that it went through.
+fn done(table: &str) -> BTreeMap<&str, Vec<bool>> {
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
+    rows.map(|(name, cells)| (name, cells.split(" | ").map(|cell| cell.contains("done")).collect())).collect()
+}
+
+#[test]
+fn each_attack_of_a_broker_that_was_taken_over_comes_to_what_the_document_says() {
+    // Opened before the test's host hides the place it may be in.
+    let mut file = File::options().read(true).write(true).open(document()).unwrap();
+    isolated(|host| {
+        let field = Field::new(host);
+        let rows: Vec<Row> = field.attacks().iter().map(|name| row(&field, name)).collect();
+        let found = table(&rows);
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        let (before, rest) = text.split_once(BEGIN).unwrap();
+        let (written, after) = rest.split_once(END).unwrap();
+        if std::env::var_os("UPDATE_SECURITY").is_some() {
+            let text = format!("{before}{BEGIN}{found}{END}{after}");
+            file.set_len(0).unwrap();
+            file.seek(SeekFrom::Start(0)).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+        } else if is_root_of_the_machine() {
+            // What one kernel has no call for, another has.
+            let comparable = |table: &str| -> Vec<String> {
+                table
+                    .lines()
+                    .filter(|row| !row.starts_with("| load a kernel module"))
+                    .map(str::to_owned)
+                    .collect()
+            };
+            let why = "the table in SECURITY.md is not what was found (UPDATE_SECURITY=1)";
+            assert_eq!(comparable(&found), comparable(written), "{why}");
+        } else {
+            // In a user namespace the kernel itself refuses more; nothing may go through that is not told.
+            let written = done(written);
+            for (name, found) in done(&found) {
+                let told = &written[name];
+                assert!(found.iter().zip(told).all(|(found, told)| *told || !found), "{name}");
+            }
+        }
+    });
+}
+
+fn is_root_of_the_machine() -> bool {
+    fs::read_to_string("/proc/self/uid_map").unwrap().split_whitespace().nth(2) == Some("4294967295")
+}
+
+#[test]
+fn the_broker_that_is_released_has_nothing_of_the_hostile_one() {
+    isolated(|host| {
+        let text = fs::read(host.binary(binaries::BROKER)).unwrap();
+        let hostile = fs::read(host.binary(binaries::HOSTILE_BROKER)).unwrap();
+        let has =
+            |program: &[u8], word: &str| program.windows(word.len()).any(|window| window == word.as_bytes());
+        for word in ["list-attacks", "it was made to fail", "left out by a test", "regain capabilities by it"]
+        {
+            assert!(has(&hostile, word), "{word}");
+            assert!(!has(&text, word) || word == "left out by a test", "{word}");
+        }
+        for option in ["--attack=fork", "--omit=seccomp", "--fail=root", "--list-attacks"] {
+            let output = Command::new(host.binary(binaries::BROKER)).arg(option).output().unwrap();
+            assert_eq!(output.status.code(), Some(64), "{option}");
+        }
+    });
+}

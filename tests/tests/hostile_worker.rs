@@ -1,0 +1,226 @@
+//! A worker that was taken over, in the chroot of a careless operator: nothing that it tries gets it out, and the broker
+//! and its other peers are none the worse for it.
+
+use std::ffi::CStr;
+use std::fs::{self, File, Permissions};
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use portreeve_tests::chroot::Chroot;
+use portreeve_tests::{
+    Broker, Host, Kernel, Peer, binaries, broker, eventually, isolated, namespaces, process,
+};
+use rustix::mount::mount_bind_recursive;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Every attack of the hostile worker: one that it no longer tries is missed here.
+const HELD: &[&str] = &[
+    "setresuid",
+    "setresgid",
+    "setfsuid",
+    "setgroups",
+    "setuid-program",
+    "file-capabilities",
+    "capset-each",
+    "ambient-each",
+    "securebits",
+    "keep-capabilities",
+    "no-new-privs-off",
+    "limits",
+    "priority",
+    "chroot",
+    "nested-chroot",
+    "dot-dot",
+    "directory-descriptors",
+    "unshare-each",
+    "user-namespace",
+    "clone-user-namespace",
+    "mount",
+    "new-mount-calls",
+    "unmount",
+    "pivot-root",
+    "mknod",
+    "open-by-handle",
+    "write-root",
+    "trace-broker",
+    "trace-launcher",
+    "read-memory-of-broker",
+    "read-memory-of-launcher",
+    "proc-of-broker",
+    "proc-of-launcher",
+    "proc-of-process-1",
+    "descriptors-of-broker",
+    "descriptors-of-launcher",
+    "namespaces-of-broker",
+    "signal-broker",
+    "limits-of-broker",
+    "scheduling-of-broker",
+    "write-sysctl",
+    "write-own-program",
+    "kernel-module",
+    "tracing-program",
+    "perf-events",
+    "reboot",
+    "kernel-image",
+    "swap",
+    "clock",
+    "host-name",
+    "kernel-log",
+    "session-keyring",
+    "terminal",
+    "standard-descriptors",
+    "raw-sockets",
+    "privileged-ports",
+    "interfaces",
+    "marks",
+    "beyond-the-policy",
+    "descriptors-with-a-request",
+    "malformed-frames",
+    "listen-again",
+    "stop-another's-listener",
+    "no-descriptor-left",
+    "sessions-without-a-word",
+];
+
+/// What the kernel lets any process do; SECURITY.md says what comes of it.
+const ALLOWED: &[&str] = &["signal-launcher", "io-uring"];
+
+const SOCKET: &str = "/run/host/chroot/run/broker.sock";
+
+/// A chroot with all in it that should not be there.
+fn careless(host: &Host) -> Chroot {
+    let chroot = Chroot::new(host, "chroot");
+    for (name, mode) in [("hostile_worker", 0o755), ("setuid", 0o6755), ("capable", 0o755)] {
+        let copy = chroot.path.join(name);
+        fs::copy(host.binary(binaries::HOSTILE_WORKER), &copy).unwrap();
+        fs::set_permissions(&copy, Permissions::from_mode(mode)).unwrap();
+    }
+    let capable = chroot.path.join("capable");
+    namespaces::run(Command::new("setcap").arg("cap_setuid,cap_sys_admin+ep").arg(&capable), "libcap2-bin");
+    for name in ["proc", "run"] {
+        fs::create_dir(chroot.path.join(name)).unwrap();
+    }
+    mount_bind_recursive("/proc", chroot.path.join("proc")).unwrap();
+    chroot.worker_directory("/writable");
+    chroot
+}
+
+fn text(chroot: &Chroot, program: &str) -> String {
+    format!(
+        r#"
+        security {{
+            user = nobody
+            group = nogroup
+            chroot = "{}"
+            capabilities = "cap_net_bind_service+ep"
+        }}
+        worker {{ command = ( {program} ) restart = false }}
+        broker {{
+            socket = "{SOCKET}"
+            socket_mode = 0666
+            permit "some" {{ listen = ( "127.0.0.1:2525-2530" ) }}
+            peer root {{ allow = ( status listen ) permit = ( some ) }}
+            peer nobody {{ allow = ( status listen ) permit = ( some ) }}
+        }}"#,
+        chroot.path.display()
+    )
+}
+
+/// Puts a key of the starter's where processes inherit it from.
+fn leave_a_key() {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    const SESSION: libc::c_long = -3;
+    let (kind, name): (&CStr, &CStr) = (c"user", c"portreeve-test");
+    // SAFETY: the strings end in NUL and outlive the calls; the secret is as long as is said.
+    let added = unsafe {
+        libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<u8>());
+        libc::syscall(libc::SYS_add_key, kind.as_ptr(), name.as_ptr(), c"secret".as_ptr(), 6_usize, SESSION)
+    };
+    assert!(added > 0, "no key could be added: {}", std::io::Error::last_os_error());
+}
+
+/// Both ends of a terminal.
+fn terminal() -> (OwnedFd, File) {
+    // SAFETY: the calls work on the new descriptor alone, and the name is copied before anything else is called.
+    let (owner, name) = unsafe {
+        let owner = libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY);
+        assert!(owner >= 0 && libc::grantpt(owner) == 0 && libc::unlockpt(owner) == 0);
+        (OwnedFd::from_raw_fd(owner), CStr::from_ptr(libc::ptsname(owner)).to_str().unwrap().to_owned())
+    };
+    let terminal = File::options().read(true).write(true).open(name).unwrap();
+    (owner, terminal)
+}
+
+/// Runs the attacks under a broker on this kernel, as from a login: the terminal is the broker's session's.
+fn gets_nowhere(host: &Host, kernel: Kernel) {
+    let chroot = careless(host);
+    leave_a_key();
+    let (_owner, terminal) = terminal();
+    let config = broker::config(host, &text(&chroot, "/run/host/bin/hostile_worker"));
+    let broker = kernel.command(host, &config);
+    let mut command = Command::new("setsid");
+    command.arg("--ctty").arg(broker.get_program()).args(broker.get_args()).stdin(terminal);
+    let broker = Broker::start_command(host, command);
+    let mut bystander = Peer::connect(Path::new(SOCKET)).unwrap();
+    bystander.hello();
+    let (_, _listener) = bystander.listen("127.0.0.1:2530").unwrap();
+
+    broker.log.wait_for(&["attack done"]);
+    let lines = broker.log.lines();
+    let results: Vec<(&str, &str)> = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix("attack ")?.split_once(' '))
+        .inspect(|(name, result)| println!("{name} {result}"))
+        .collect();
+    let escapes: Vec<_> = results.iter().filter(|(_, result)| result.starts_with("ESCAPED")).collect();
+    assert!(escapes.is_empty(), "{escapes:#?}");
+    let named = |verdict: &str| -> Vec<&str> {
+        results.iter().filter(|(_, result)| result.starts_with(verdict)).map(|(name, _)| *name).collect()
+    };
+    assert_eq!(named("allowed"), in_order(&results, ALLOWED));
+    assert_eq!(named("held"), in_order(&results, HELD));
+    assert_eq!(results.len(), HELD.len() + ALLOWED.len());
+
+    assert!(broker.runs());
+    assert!(process::runs(broker.launcher()));
+    bystander.ping();
+    std::net::TcpStream::connect("127.0.0.1:2530").unwrap();
+    let mut late = Peer::connect(Path::new(SOCKET)).unwrap();
+    late.hello();
+    late.listen("127.0.0.1:2529").unwrap();
+}
+
+#[test]
+fn a_worker_that_was_taken_over_gets_nowhere() {
+    isolated(|host| gets_nowhere(host, Kernel::Whole));
+}
+
+#[test]
+fn a_worker_that_was_taken_over_gets_nowhere_on_a_kernel_without_landlock_and_seccomp() {
+    isolated(|host| gets_nowhere(host, Kernel::WithoutEither));
+}
+
+/// The expected names, as the results have them in order; one that is missing stays at the end.
+fn in_order<'a>(results: &[(&str, &str)], expected: &[&'a str]) -> Vec<&'a str> {
+    let mut expected = expected.to_vec();
+    expected.sort_by_key(|name| results.iter().position(|(result, _)| result == name).unwrap_or(usize::MAX));
+    expected
+}
+
+#[test]
+fn a_worker_that_kills_its_launcher_ends_the_broker_which_says_so() {
+    isolated(|host| {
+        let chroot = careless(host);
+        let mut broker = Broker::start(host, &text(&chroot, "/run/host/bin/hostile_worker"));
+        broker.log.wait_for(&["attack done"]);
+        let launcher = Pid::from_raw(broker.launcher().cast_signed()).unwrap();
+        // What the kernel allowed the worker in the attack signal-launcher.
+        kill_process(launcher, Signal::KILL).unwrap();
+        let status = broker.ended();
+        assert!(!status.success() && status.code().is_some(), "{status}");
+        broker.log.wait_for(&["launcher"]);
+        eventually("no listener", || portreeve_tests::census::listening().is_empty().then_some(()));
+    });
+}
