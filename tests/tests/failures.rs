@@ -52,6 +52,7 @@ const STEPS: &[&str] = &[
     "no_new_privs",
     "landlock",
     "seccomp",
+    "one_thread",
     "verify",
     "filter",
     "runtime",

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use portreeve_protocol::channel;
-use portreeve_protocol::message::{Operation as _, Ping};
-use portreeve_protocol::{FaultCode, codec};
+use portreeve_protocol::message::{Hello, Operation as _, Ping};
+use portreeve_protocol::{FaultCode, Text, codec};
 use portreeve_tests::Peer;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -124,8 +124,17 @@ fn no_descriptor_left() -> Outcome {
     held_if(lost.descriptors_lost && again.is_ok(), "the socket is lost, told, and given when asked again")
 }
 
+/// As many as its quota is, and one more: that one is told why not, and another user's are none the worse.
 fn sessions_without_a_word() -> Outcome {
     let silent: Vec<Peer> = (0..64).map(|_| silent()).collect();
-    session().ping();
-    Outcome::Held(format!("a session beside {} silent ones is served", silent.len()))
+    let mut one_more = self::silent();
+    let hello = Hello { client: Text::default(), features: 0 };
+    one_more.send(&hello);
+    let answer = one_more.receive().map(|frame| frame.reply::<Hello>().map(|_| ()));
+    drop((silent, one_more));
+    match answer {
+        Ok(Err(fault)) => Outcome::Held(format!("there is a bound, which is told: {}", fault.message)),
+        Ok(Ok(())) => Outcome::Escaped("there is no bound to its sessions".to_owned()),
+        Err(error) => Outcome::Escaped(format!("it is not told why it has no session: {error}")),
+    }
 }
