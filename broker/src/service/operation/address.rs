@@ -8,7 +8,7 @@ use portreeve_protocol::address::{
     ADDRESS_PAGE, AddAddress, AddressPage, AddressRow, Announce, Leases, ListAddresses, RemoveAddress,
     Removed, RemovedMany, RenewAddress,
 };
-use portreeve_protocol::message::Outcome;
+use portreeve_protocol::message::{Operation, Outcome};
 use portreeve_protocol::{Fault, FaultCode, List, Text};
 
 use super::Done;
@@ -70,20 +70,20 @@ pub async fn add(broker: Rc<Broker>, session: Rc<Session>, request: Rc<AddAddres
         announce: request.announce,
     };
     let asked = asked.collect();
-    Ok(Leases { results: results(&session, addresses.add(asked, how).await) })
+    Ok(Leases { results: results(&session, &*request, addresses.add(asked, how).await) })
 }
 
 pub fn renew(broker: &Broker, session: &Session, request: &RenewAddress) -> Result<Done<Leases>, Fault> {
     lease_in_bounds(request.lease)?;
     let asked = all_permitted(broker, session, &request.addresses);
     let outcomes = of(broker)?.renew(&asked, Some(holder(session)), request.lease, request.epoch);
-    Ok(Done::new(Leases { results: results(session, outcomes) }))
+    Ok(Done::new(Leases { results: results(session, request, outcomes) }))
 }
 
 pub fn announce(broker: &Broker, session: &Session, request: &Announce) -> Result<Done<Leases>, Fault> {
     let asked = all_permitted(broker, session, &request.addresses);
     let outcomes = of(broker)?.announce_again(&asked, Some(holder(session)), request.epoch);
-    Ok(Done::new(Leases { results: results(session, outcomes) }))
+    Ok(Done::new(Leases { results: results(session, request, outcomes) }))
 }
 
 pub fn remove(
@@ -109,7 +109,7 @@ pub fn remove(
         let address = address?;
         gone.get(&address).cloned().unwrap_or_else(|| Err(Fault::new(FaultCode::NotFound, "it is gone")))
     });
-    Ok(Done::new(RemovedMany { results: results(session, outcomes.collect()) }))
+    Ok(Done::new(RemovedMany { results: results(session, request, outcomes.collect()) }))
 }
 
 pub fn list(broker: &Broker, _: &Session, request: &ListAddresses) -> Result<Done<AddressPage>, Fault> {
@@ -173,8 +173,22 @@ fn all_permitted(broker: &Broker, session: &Session, addresses: &[IpAddr]) -> Ve
     addresses.iter().map(|address| permitted(broker, session, *address).map(|asked| asked.address)).collect()
 }
 
-fn results<T, const MAX: usize>(session: &Session, outcomes: Vec<Result<T, Fault>>) -> List<Outcome<T>, MAX> {
-    let refused = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+/// The outcomes as they go on the wire. What was refused has an audit line of its own, as if it had been asked for
+/// alone.
+fn results<O: Operation, T, const MAX: usize>(
+    session: &Session,
+    _: &O,
+    outcomes: Vec<Result<T, Fault>>,
+) -> List<Outcome<T>, MAX> {
+    let mut refused = 0;
+    for fault in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+        refused += 1;
+        if session.account.may_log() {
+            let (peer, code) = (&session.requester, fault.code.word());
+            let (session, why, errno) = (session.number, &*fault.message, fault.errno);
+            tracing::warn!(target: "audit", session, %peer, operation = O::NAME, code, ?why, errno, "refused");
+        }
+    }
     session.note_refusals(refused);
     let brief = refused > WHOLE_FAULTS;
     List::first_of(outcomes.into_iter().map(|outcome| match outcome {
