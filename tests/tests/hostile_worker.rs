@@ -107,6 +107,7 @@ fn careless(host: &Host) -> Chroot {
     chroot
 }
 
+/// The broker may attach filters even where, as in a user namespace, it cannot load an eBPF program.
 fn text(chroot: &Chroot, program: &str) -> String {
     format!(
         r#"
@@ -114,7 +115,7 @@ fn text(chroot: &Chroot, program: &str) -> String {
             user = nobody
             group = nogroup
             chroot = "{}"
-            capabilities = "cap_net_bind_service+ep"
+            capabilities = "cap_net_bind_service,cap_net_admin+ep"
         }}
         worker {{ command = ( {program} ) restart = false }}
         broker {{
