@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::lan::{INTERFACE, within};
+
+/// See socket(7), of timestamps.
+const SIOCGSTAMPNS: libc::Ioctl = 0x8907;
 
 /// A packet socket at the interface of a host.
 pub struct Wire(File);
@@ -13,7 +16,7 @@ pub struct Wire(File);
 /// A frame.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// When it was read.
+    /// When it arrived.
     pub at: Instant,
     /// Its bytes.
     pub bytes: Vec<u8>,
@@ -44,8 +47,25 @@ impl Wire {
             // SAFETY: the address is valid for its length and only read.
             let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
             assert_eq!(bound, 0, "{}", std::io::Error::last_os_error());
-            Self(socket)
+            let wire = Self(socket);
+            // The first question has the kernel note the time of every frame from now on.
+            wire.arrived();
+            wire
         })
+    }
+
+    /// When the frame that was read last arrived, by the kernel: reading may come late on a busy machine.
+    fn arrived(&self) -> Instant {
+        // SAFETY: a timespec of zeros is valid.
+        let mut stamp: libc::timespec = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel writes one timespec there.
+        let got = unsafe { libc::ioctl(self.0.as_raw_fd(), SIOCGSTAMPNS, &raw mut stamp) };
+        let (now, clock) = (Instant::now(), SystemTime::now());
+        if got != 0 {
+            return now;
+        }
+        let since = Duration::new(stamp.tv_sec.try_into().unwrap(), stamp.tv_nsec.try_into().unwrap());
+        now - clock.duration_since(SystemTime::UNIX_EPOCH + since).unwrap_or_default()
     }
 
     /// Sends a frame.
@@ -84,7 +104,7 @@ impl Wire {
             match self.0.read(&mut bytes) {
                 Ok(length) if wanted(&bytes[..length]) => {
                     bytes.truncate(length);
-                    found.push(Frame { at: Instant::now(), bytes });
+                    found.push(Frame { at: self.arrived(), bytes });
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,

@@ -49,7 +49,7 @@ fn no_answer_comes_after_the_lease_though_the_broker_was_killed_or_stopped() {
             let last = last_answer(&mut wire, begin).expect("an answer while the lease lasts");
             println!("{signal:?}: the last answer came {} ms after the renewal", last.as_millis());
             assert!(last <= LEASE + sure + Duration::from_millis(5), "answered after the lease: {last:?}");
-            assert!(last >= LEASE - Duration::from_millis(100), "silent before the lease ended: {last:?}");
+            assert!(last >= LEASE - Duration::from_millis(500), "silent before the lease ended: {last:?}");
             broker.signal(Signal::CONT);
             drop(broker);
             eventually("the end of the address", || lan::shown("10.1.1.7").is_none().then_some(()));
