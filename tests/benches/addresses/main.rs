@@ -102,8 +102,11 @@ fn first_announcement(peer: &mut Peer) {
             announce: true,
             ..AddAddress::default()
         });
-        let arp =
-            |frame: &[u8]| frame.get(12..14) == Some(&[8, 6]) && frame.get(28..32) == Some(&[10, 1, 1, 7]);
+        let arp = |frame: &[u8]| {
+            frame.get(12..14) == Some(&[8, 6])
+                && frame.get(21) == Some(&1)
+                && frame.get(28..32) == Some(&[10, 1, 1, 7])
+        };
         let frames = wire.collect(Duration::from_secs(2), arp, |frames| !frames.is_empty());
         times.push(frames[0].at.duration_since(begin));
         peer.receive().unwrap();
