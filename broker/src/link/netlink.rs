@@ -55,11 +55,14 @@ struct Message<'a> {
 /// Opens a netlink socket that never blocks and receives what these groups tell, as a mask of RTMGRP_ bits.
 ///
 /// # Errors
-/// As socket(2), setsockopt(2) and bind(2) have them. It needs CAP_NET_ADMIN for the size of its buffer.
+/// As socket(2), setsockopt(2) and bind(2) have them.
 pub fn open(protocol: SockProtocol, groups: u32) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let opened = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
-    setsockopt(&opened, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
+    // In a user namespace nobody may force it: as much as net.core.rmem_max allows has to do, and what does not fit
+    // is read again by a dump.
+    setsockopt(&opened, sockopt::RcvBufForce, &RECEIVE_BUFFER)
+        .or_else(|_| setsockopt(&opened, sockopt::RcvBuf, &RECEIVE_BUFFER))?;
     bind(opened.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     Ok(opened)
 }
