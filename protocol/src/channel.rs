@@ -3,6 +3,9 @@
 //! These are the bare calls, which wait only where the socket is a blocking one. The broker receives with
 //! [`receive_bare`], which gives the kernel no room for a descriptor; peers receive with [`receive`]. Every
 //! descriptor received is owned and close-on-exec from the instant it exists.
+//!
+//! What the other end sent before it hung up is received before the hang-up is told, also where it left packets
+//! unread, for which the kernel puts a reset in front (once, ECONNRESET in unix(7)).
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -51,12 +54,6 @@ pub enum ReceiveError {
     },
 }
 
-impl From<rustix::io::Errno> for ReceiveError {
-    fn from(errno: rustix::io::Errno) -> Self {
-        Self::Os(errno.into())
-    }
-}
-
 /// One packet, as it was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
@@ -77,17 +74,29 @@ fn whole(bytes: usize, flags: ReturnFlags) -> Result<Packet, ReceiveError> {
     Ok(Packet { bytes, descriptors_lost: flags.contains(ReturnFlags::CTRUNC) })
 }
 
+/// Makes the call again where it was told of a reset: what is still to be received stands behind it, and a send
+/// then fails with EPIPE as after any hang-up.
+fn past_reset<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    match call() {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => call(),
+        done => done,
+    }
+}
+
 /// Receives one packet without its descriptors: the kernel installs none, and says so with
 /// [`ReceiveError::Surplus`] when the peer attached any.
 ///
 /// A packet of no bytes cannot be told from a hang-up (recv(2)), so it ends the channel too.
 pub fn receive_bare(channel: impl AsFd, buffer: &mut [u8]) -> Result<usize, ReceiveError> {
-    let message = rustix::net::recvmsg(
-        channel,
-        &mut [IoSliceMut::new(buffer)],
-        &mut RecvAncillaryBuffer::default(),
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
+    let message = past_reset(|| {
+        let mut none = RecvAncillaryBuffer::default();
+        Ok(rustix::net::recvmsg(
+            &channel,
+            &mut [IoSliceMut::new(buffer)],
+            &mut none,
+            RecvFlags::CMSG_CLOEXEC,
+        )?)
+    })?;
     match whole(message.bytes, message.flags)? {
         Packet { descriptors_lost: true, bytes } => Err(ReceiveError::Surplus { bytes }),
         Packet { bytes, .. } => Ok(bytes),
@@ -103,8 +112,14 @@ pub fn receive(
 ) -> Result<Packet, ReceiveError> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message =
-        rustix::net::recvmsg(channel, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let message = past_reset(|| {
+        Ok(rustix::net::recvmsg(
+            &channel,
+            &mut [IoSliceMut::new(buffer)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )?)
+    })?;
     let packet = whole(message.bytes, message.flags)?;
     if !packet.descriptors_lost {
         // What is not drained is closed when the control buffer is dropped.
@@ -119,7 +134,7 @@ pub fn receive(
 
 /// Sends one packet. A closed other end is an error, never a signal.
 pub fn send_bare(channel: impl AsFd, packet: &[u8]) -> io::Result<()> {
-    rustix::net::send(channel, packet, SendFlags::NOSIGNAL)?;
+    past_reset(|| Ok(rustix::net::send(&channel, packet, SendFlags::NOSIGNAL)?))?;
     Ok(())
 }
 
@@ -134,7 +149,7 @@ pub fn send(channel: &UnixDatagram, packet: &[u8], descriptors: &[BorrowedFd<'_>
     let mut raw: [RawFd; MAX_DESCRIPTORS] = [-1; MAX_DESCRIPTORS];
     let raw = raw.get_mut(..descriptors.len()).ok_or(io::ErrorKind::InvalidInput)?;
     raw.iter_mut().zip(descriptors).for_each(|(to, from)| *to = from.as_raw_fd());
-    channel.send_with_fd(packet, raw)?;
+    past_reset(|| channel.send_with_fd(packet, raw))?;
     Ok(())
 }
 

@@ -31,14 +31,21 @@ fn the_last_fault_is_there_after_a_reset() {
     channel::send_bare(&peer, b"never read").unwrap();
     channel::send_bare(&broker, b"fault").unwrap();
     drop(broker);
-    let received = receive_bare(&peer, &mut frame_buffer());
-    let Err(ReceiveError::Os(error)) = received else {
-        panic!("{received:?}");
-    };
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert_eq!(receive_bare(&peer, &mut frame_buffer()).unwrap(), 5);
     let received = receive_bare(&peer, &mut frame_buffer());
     assert!(matches!(received, Err(ReceiveError::Closed)), "{received:?}");
+}
+
+#[test]
+fn a_reset_is_told_to_a_sender_as_a_hang_up() {
+    let file = File::open("/dev/null").unwrap();
+    for descriptors in [&[][..], &[file.as_fd()]] {
+        let (ours, theirs) = pair().unwrap();
+        channel::send_bare(&ours, b"never read").unwrap();
+        drop(theirs);
+        let error = channel::send(&ours, b"packet", descriptors).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    }
 }
 
 #[test]

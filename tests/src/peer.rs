@@ -197,11 +197,7 @@ impl Peer {
         for _ in 0..1024 {
             match self.receive() {
                 Ok(_) => {}
-                Err(ReceiveError::Closed) => return true,
-                Err(ReceiveError::Os(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    return true;
-                }
-                Err(_) => return false,
+                Err(error) => return matches!(error, ReceiveError::Closed),
             }
         }
         false

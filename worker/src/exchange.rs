@@ -276,5 +276,5 @@ fn wrong_sockets(operation: &str) -> Error {
 }
 
 fn is_hang_up(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::NotConnected)
+    matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::NotConnected)
 }
