@@ -56,16 +56,22 @@ impl Service {
             address::keep(addresses, move |address| served.stop_listeners_at(address))
                 .map_err(|error| Failure::os("addresses", "epoll_ctl", error))?;
         }
-        let ended = match &self.worker {
-            None => {
-                self.notifier.ready();
-                stop.wait().await;
-                self.notifier.stopping();
-                Ok(())
+        let serving = async {
+            match &self.worker {
+                None => {
+                    self.notifier.ready();
+                    stop.wait().await;
+                    self.notifier.stopping();
+                    Ok(())
+                }
+                Some((launcher, supervision)) => {
+                    worker::supervise(&broker, launcher, supervision, &self.notifier, &mut stop).await
+                }
             }
-            Some((launcher, supervision)) => {
-                worker::supervise(&broker, launcher, supervision, &self.notifier, &mut stop).await
-            }
+        };
+        let ended = tokio::select! {
+            ended = serving => ended,
+            never = self.notifier.keep_alive() => match never {},
         };
         broker.stop_everything();
         ended

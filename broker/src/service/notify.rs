@@ -1,19 +1,29 @@
-//! What the service manager is told: READY=1, STOPPING=1. See sd_notify(3).
+//! What the service manager is told: READY=1, STOPPING=1, and WATCHDOG=1 as long as the broker serves. See
+//! sd_notify(3) and sd_watchdog_enabled(3).
 
+use std::convert::Infallible;
+use std::os::fd::AsRawFd as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use nix::sys::socket::{MsgFlags, send};
 
 use crate::failure::Failure;
 
 /// The service manager's socket, connected before there is an empty root; none where nobody asked.
 #[derive(Debug)]
-pub struct Notifier(Option<UnixDatagram>);
+pub struct Notifier {
+    socket: Option<UnixDatagram>,
+    /// After so long without a sign of life the service manager ends this process.
+    watchdog: Option<Duration>,
+}
 
 impl Notifier {
     /// Connects to the socket that NOTIFY_SOCKET names, and forgets the name.
     pub fn connect() -> Result<Self, Failure> {
         let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
-            return Ok(Self(None));
+            return Ok(Self { socket: None, watchdog: None });
         };
         let connect = || {
             let text = path.as_encoded_bytes();
@@ -28,7 +38,7 @@ impl Notifier {
         let socket = connect().map_err(|error: std::io::Error| {
             Failure::os("notify", &format!("connecting to NOTIFY_SOCKET {path:?}"), error)
         })?;
-        Ok(Self(Some(socket)))
+        Ok(Self { socket: Some(socket), watchdog: watchdog() })
     }
 
     /// The broker serves.
@@ -42,9 +52,33 @@ impl Notifier {
         self.tell("STOPPING=1");
     }
 
+    /// Gives signs of life, twice as often as they are wanted, for as long as it is polled: a loop that hangs gives
+    /// none. A service manager that does not read them is not waited for.
+    pub async fn keep_alive(&self) -> Infallible {
+        let (Some(socket), Some(watchdog)) = (&self.socket, self.watchdog) else {
+            return std::future::pending().await;
+        };
+        let mut ticks = tokio::time::interval(watchdog / 2);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = send(socket.as_raw_fd(), b"WATCHDOG=1", MsgFlags::MSG_DONTWAIT) {
+                tracing::warn!(%error, "the service manager could not be given a sign of life");
+            }
+        }
+    }
+
     fn tell(&self, state: &str) {
-        if let Some(Err(error)) = self.0.as_ref().map(|socket| socket.send(state.as_bytes())) {
+        if let Some(Err(error)) = self.socket.as_ref().map(|socket| socket.send(state.as_bytes())) {
             tracing::warn!(%error, state, "the service manager could not be told");
         }
     }
+}
+
+/// WATCHDOG_USEC, in microseconds, unless WATCHDOG_PID says that it is meant for another process.
+fn watchdog() -> Option<Duration> {
+    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    let meant = std::env::var_os("WATCHDOG_PID").is_none()
+        || number("WATCHDOG_PID") == Some(u64::from(std::process::id()));
+    number("WATCHDOG_USEC").filter(|length| meant && *length > 1).map(Duration::from_micros)
 }

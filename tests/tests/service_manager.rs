@@ -1,0 +1,68 @@
+//! What a service manager is told, as sd_notify(3) has it: the test stands in for one.
+
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use portreeve_tests::{Host, broker, eventually, isolated, process};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The service manager's end, and a broker's start that knows it.
+fn manager(host: &Host) -> (UnixDatagram, Command) {
+    let address = host.path("manager.sock");
+    let socket = UnixDatagram::bind(&address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let config = broker::config(host, "security { user = nobody group = nogroup }\n");
+    let mut command = broker::command(host, &config);
+    command.env("NOTIFY_SOCKET", &address).env("WATCHDOG_USEC", "500000");
+    (socket, command)
+}
+
+fn told(socket: &UnixDatagram) -> std::io::Result<String> {
+    let mut packet = [0; 512];
+    let length = socket.recv(&mut packet)?;
+    Ok(String::from_utf8(packet[..length].to_vec()).unwrap())
+}
+
+#[test]
+fn a_broker_with_a_watchdog_gives_signs_of_life_until_it_hangs() {
+    isolated(|host| {
+        let (socket, mut command) = manager(host);
+        let child = command.spawn().unwrap();
+        let began = Instant::now();
+        let mut heard = Vec::new();
+        while heard.iter().filter(|word| *word == "WATCHDOG=1").count() < 5 {
+            heard.push(told(&socket).unwrap());
+        }
+        assert_eq!(heard.iter().filter(|word| *word == "READY=1").count(), 1, "{heard:?}");
+        // The first comes at once and the others a quarter of a second apart: not as fast as they can be sent.
+        assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+
+        kill_process(Pid::from_child(&child), Signal::STOP).unwrap();
+        let hung = || process::status_field(child.id(), "State").starts_with('T');
+        eventually("a stopped broker", || hung().then_some(()));
+        socket.set_nonblocking(true).unwrap();
+        while told(&socket).is_ok() {}
+        socket.set_nonblocking(false).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        told(&socket).unwrap_err();
+        end(child);
+    });
+}
+
+#[test]
+fn the_watchdog_of_another_process_is_not_the_brokers_to_feed() {
+    isolated(|host| {
+        let (socket, mut command) = manager(host);
+        let child = command.env("WATCHDOG_PID", "1").spawn().unwrap();
+        assert_eq!(told(&socket).unwrap(), "READY=1");
+        socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        told(&socket).unwrap_err();
+        end(child);
+    });
+}
+
+fn end(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
