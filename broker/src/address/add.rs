@@ -98,6 +98,8 @@ impl Addresses {
             let refused = self.settle(&pending).await;
             failed(&mut pending, &|place| refused.get(&place.address).cloned());
         }
+        let refused = self.start_listeners(&pending);
+        failed(&mut pending, &|place| refused.get(&place.address).cloned());
         for (index, place) in pending {
             let told = self.hold(&place, deadline);
             if how.announce && told.is_some() {
@@ -224,16 +226,32 @@ impl Addresses {
                 failed.extend(waiting.drain(..).map(|place| late(&place)));
             }
         }
-        let places: Vec<Place> = pending
-            .iter()
-            .map(|(_, place)| *place)
-            .filter(|place| failed.contains_key(&place.address))
-            .collect();
-        if !places.is_empty() {
-            let _what_is_gone_by_itself_is_no_failure = kernel::remove(&self.route, &places);
-            self.unfence(failed.keys().copied());
+        self.take_back(pending, &failed);
+        failed
+    }
+
+    /// Starts what listens at addresses that are there; gives those where something cannot.
+    fn start_listeners(&self, pending: &Pending) -> HashMap<IpAddr, Fault> {
+        let Some(listeners) = self.listeners() else {
+            return HashMap::new();
+        };
+        let start = |place: &Place| Some((place.address, listeners.start(place.address).err()?));
+        let failed: HashMap<IpAddr, Fault> = pending.iter().filter_map(|(_, place)| start(place)).collect();
+        if !failed.is_empty() {
+            listeners.stop(&failed.keys().copied().collect::<Vec<_>>());
+            self.take_back(pending, &failed);
         }
         failed
+    }
+
+    /// Takes addresses off their interfaces again that were just put there and failed since.
+    fn take_back(&self, pending: &Pending, failed: &HashMap<IpAddr, Fault>) {
+        let places = pending.iter().map(|(_, place)| *place);
+        let places: Vec<Place> = places.filter(|place| failed.contains_key(&place.address)).collect();
+        if !places.is_empty() {
+            let _what_is_gone_by_itself_is_no_failure = kernel::remove(&self.route, &places);
+            self.unfence(places.iter().map(|place| place.address));
+        }
     }
 
     /// Filters addresses no longer that were not added after all.

@@ -4,7 +4,6 @@
 //! as they come; all of it is compared with the kernel every so often.
 
 use std::io;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,17 +11,18 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::time::{Instant, sleep_until};
 
-use super::Addresses;
 use super::boot_time::BootTime;
+use super::{Addresses, Listeners};
 
 /// The longest sleep: the clock of leases goes on while the host sleeps, and the timer's does not.
 const AT_MOST: Duration = Duration::from_secs(1);
 
-/// Keeps the addresses for as long as the broker serves. `stop_listeners` is told of each address before it goes.
+/// Keeps the addresses for as long as the broker serves, and has `listeners` start and stop with them.
 ///
 /// # Errors
 /// The sockets cannot be waited on.
-pub fn keep(addresses: &Rc<Addresses>, stop_listeners: impl Fn(IpAddr) + 'static) -> io::Result<()> {
+pub fn keep(addresses: &Rc<Addresses>, listeners: &Rc<dyn Listeners>) -> io::Result<()> {
+    let _it_is_unset_until_here = addresses.listeners.set(Rc::downgrade(listeners));
     let news = UnixDatagram::from_std(addresses.news.try_clone()?)?;
     watch(addresses, news, |addresses| {
         let taken = addresses.take_one();
@@ -37,7 +37,7 @@ pub fn keep(addresses: &Rc<Addresses>, stop_listeners: impl Fn(IpAddr) + 'static
     tokio::task::spawn_local(async move {
         let mut compare = Instant::now() + kept.settings.check;
         loop {
-            let next = kept.turn(&stop_listeners).min(compare);
+            let next = kept.turn().min(compare);
             tokio::select! {
                 () = sleep_until(next) => {}
                 () = kept.changed.notified() => {}
@@ -71,12 +71,9 @@ fn watch(
 
 impl Addresses {
     /// Does what is due, and tells when to look again.
-    fn turn(&self, stop_listeners: &impl Fn(IpAddr)) -> Instant {
+    fn turn(&self) -> Instant {
         let now = BootTime::now();
         let over = self.table.borrow().over(now);
-        for address in &over {
-            stop_listeners(*address);
-        }
         for outcome in self.remove(&over, true) {
             match outcome {
                 Ok(removed) => {

@@ -21,12 +21,14 @@ mod renew;
 mod start;
 mod watch;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::unix::net::UnixDatagram;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use portreeve_protocol::Fault;
 use tokio::sync::Notify;
 
 pub use add::{Asked, How};
@@ -40,6 +42,18 @@ use fence::Fence;
 use lease::{Lease, Table};
 use packet::Packet;
 use probe::Heard;
+
+/// Who has listeners at addresses.
+pub trait Listeners {
+    /// Starts what listens at an address that has just come, before its neighbours are told.
+    ///
+    /// # Errors
+    /// What could not start; the address then goes again, with whatever did.
+    fn start(&self, address: IpAddr) -> Result<(), Fault>;
+
+    /// Stops everything that listens at addresses that are about to go.
+    fn stop(&self, addresses: &[IpAddr]);
+}
 
 /// What the configuration says of addresses.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +84,8 @@ pub struct Addresses {
     allowance: RefCell<HashMap<u32, Allowance>>,
     heard: RefCell<Heard>,
     series: Cell<u64>,
+    /// Unset until the broker serves.
+    listeners: OnceCell<Weak<dyn Listeners>>,
     /// Something is due earlier than before.
     changed: Notify,
 }
@@ -78,6 +94,10 @@ impl Addresses {
     /// The interface of an address as it was last told of.
     fn link(&self, index: u32) -> Option<Interface> {
         self.links.borrow().get(&index).cloned()
+    }
+
+    fn listeners(&self) -> Option<Rc<dyn Listeners>> {
+        self.listeners.get().and_then(Weak::upgrade)
     }
 
     /// Whether rules of the packet filter end each lease to the millisecond.

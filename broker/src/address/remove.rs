@@ -1,8 +1,8 @@
-//! Removing: connections are ended while the address can still tell their peers, then it falls silent, then it goes, then
-//! it is looked for.
+//! Removing: listeners stop, connections are ended while the address can still tell their peers, then it falls silent,
+//! then it goes, then it is looked for.
 //!
 //! Promises: only what is in the broker's table is removed, at its own interface and prefix; what cannot be seen to be
-//! gone stays silent. Listeners are not known here: whoever asks has stopped them.
+//! gone stays silent.
 
 use std::net::IpAddr;
 
@@ -30,6 +30,9 @@ impl Addresses {
             let table = self.table.borrow();
             addresses.iter().filter_map(|address| Some(table.get(*address)?.place)).collect()
         };
+        if let Some(listeners) = self.listeners().filter(|_| !places.is_empty()) {
+            listeners.stop(addresses);
+        }
         let outcomes = self.clear(&places);
         let mut table = self.table.borrow_mut();
         for (place, outcome) in places.iter().zip(&outcomes) {

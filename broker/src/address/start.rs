@@ -2,7 +2,7 @@
 //!
 //! Promises: of the addresses that are there only those that carry the broker's tag are removed, and no link is touched.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
 
 use nix::sys::socket::SockProtocol;
@@ -43,6 +43,7 @@ impl Addresses {
             allowance: RefCell::default(),
             heard: RefCell::new(Heard::default()),
             series: Cell::new(0),
+            listeners: OnceCell::new(),
             changed: Notify::new(),
         })
     }

@@ -75,6 +75,12 @@ impl Listener {
         self.socket.enable && !self.duravip.moves()
     }
 
+    /// The name under which its socket reaches the worker and `status` tells of it: its scope's, without what
+    /// LISTEN_FDNAMES cannot hold. See sd_listen_fds(3).
+    pub fn name(&self) -> String {
+        self.scope.replace([':', ' '], "_")
+    }
+
     /// Every `listen` of one listener scope.
     pub(crate) fn read_all(mut outer: Reader<'_, '_>) -> Vec<Self> {
         let socket = SocketOptions::read(&mut outer, &SocketOptions::default());

@@ -3,7 +3,7 @@
 //! The broker's duplicate is the listener: asking again gives the same socket, so a descriptor that was lost on
 //! the way is not lost. Nothing here asks policy.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -35,8 +35,10 @@ pub struct Entry {
     pub endpoint: Endpoint,
     /// Whose it is.
     pub owner: Owner,
-    /// The name under which a static listener reaches the worker, LISTEN_FDNAMES.
+    /// The name of a listener that the configuration starts: under it a static one reaches the worker, LISTEN_FDNAMES.
     pub name: Option<Box<str>>,
+    /// It started with its address and stops with it.
+    pub moves: bool,
     /// When it ends, unless the worker's successor asks for it first.
     pub retained_until: Option<Instant>,
     options: Box<ListenOptions>,
@@ -117,6 +119,38 @@ impl Registry {
         Ok(())
     }
 
+    /// Binds a listener whose address has just come: the worker's, which asks for it when it likes. Until then clients
+    /// wait in its queue. One that the worker has there already stays as it is.
+    pub fn bind_moving(
+        &mut self,
+        endpoint: &Endpoint,
+        settings: &SocketOptions,
+        name: &str,
+    ) -> Result<(), Fault> {
+        let there = self.by_endpoint.get(endpoint).and_then(|id| self.entries.get(id));
+        match there.map(|entry| entry.owner) {
+            Some(Owner::Worker) => return Ok(()),
+            Some(owner) => return Err(in_use(endpoint, owner)),
+            None => self.room()?,
+        }
+        let options = ListenOptions::default();
+        let bound = bind(&self.directories, endpoint, &options, settings)
+            .map_err(|error| self.name_owner(error, endpoint))?;
+        let id = self.insert(endpoint.clone(), options, bound, Owner::Worker, Some(name.into()));
+        self.entries.get_mut(&id).into_iter().for_each(|entry| entry.moves = true);
+        Ok(())
+    }
+
+    /// Refuses where there is no room for another.
+    fn room(&self) -> Result<(), Fault> {
+        if self.entries.len() < self.capacity {
+            return Ok(());
+        }
+        let message = format!("the broker holds {} listeners and can hold no more", self.capacity);
+        Err(Fault::new(FaultCode::Quota, &message)
+            .remedy("stop listeners, or start portreeved with a higher limit of open files"))
+    }
+
     /// Gives the owner's listener at this endpoint, binding it where it is not there yet; tells which.
     pub fn listen(
         &mut self,
@@ -127,11 +161,7 @@ impl Registry {
         if let Some(id) = self.by_endpoint.get(&request.endpoint).copied() {
             return self.listen_again(id, owner, request).map(|id| (id, false));
         }
-        if self.entries.len() >= self.capacity {
-            let message = format!("the broker holds {} listeners and can hold no more", self.capacity);
-            return Err(Fault::new(FaultCode::Quota, &message)
-                .remedy("stop listeners, or start portreeved with a higher limit of open files"));
-        }
+        self.room()?;
         let bound = bind(&self.directories, &request.endpoint, &request.options, settings)
             .map_err(|error| self.name_owner(error, &request.endpoint))?;
         Ok((self.insert(request.endpoint.clone(), request.options.clone(), bound, owner, None), true))
@@ -143,7 +173,7 @@ impl Registry {
         if entry.owner != owner {
             return Err(in_use(&request.endpoint, entry.owner));
         }
-        // A static listener is as the configuration made it, whatever the worker would have asked for.
+        // What the configuration starts is as it says, whatever the worker would have asked for.
         if *entry.options != request.options && entry.name.is_none() {
             let message = format!("{} listens already, with other options", request.endpoint);
             return Err(Fault::new(FaultCode::InUse, &message)
@@ -181,7 +211,8 @@ impl Registry {
         self.by_endpoint.insert(endpoint.clone(), id);
         *self.counts.entry(owner).or_default() += 1;
         let options = Box::new(options);
-        self.entries.insert(id, Entry { endpoint, owner, name, retained_until: None, options, bound });
+        let entry = Entry { endpoint, owner, name, moves: false, retained_until: None, options, bound };
+        self.entries.insert(id, entry);
         id
     }
 
@@ -242,9 +273,9 @@ impl Registry {
         self.stop_where(|entry| entry.retained_until.is_some_and(|deadline| deadline <= now))
     }
 
-    /// Stops what listens at an address.
-    pub fn stop_at(&mut self, address: IpAddr) -> Vec<Fault> {
-        self.stop_where(|entry| entry.endpoint.inet().is_some_and(|inet| inet.address == address))
+    /// Stops what listens at these addresses.
+    pub fn stop_at(&mut self, addresses: &HashSet<IpAddr>) -> Vec<Fault> {
+        self.stop_where(|entry| entry.endpoint.inet().is_some_and(|inet| addresses.contains(&inet.address)))
     }
 
     fn stop_where(&mut self, which: impl Fn(&Entry) -> bool) -> Vec<Fault> {
@@ -255,7 +286,8 @@ impl Registry {
 
     /// The static listeners with their names, in the order of the configuration.
     pub fn statics(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
-        self.entries.values().filter_map(|entry| Some((entry.name.as_deref()?, entry.bound.socket.as_fd())))
+        let fixed = self.entries.values().filter(|entry| !entry.moves);
+        fixed.filter_map(|entry| Some((entry.name.as_deref()?, entry.bound.socket.as_fd())))
     }
 
     /// Whether there is one at this endpoint, whosever it is.

@@ -9,6 +9,7 @@ mod address;
 mod denied;
 mod grant;
 mod listen;
+mod moving;
 mod peers;
 mod ports;
 mod rule;
@@ -24,6 +25,7 @@ use crate::config::{Config, PeerName, Report};
 pub use address::AddressPermit;
 pub use denied::Denied;
 pub use listen::ListenPermit;
+pub use moving::MovingListener;
 pub use rule::Rule;
 pub use unserved::unserved;
 
@@ -66,6 +68,7 @@ pub struct Policy {
     groups: HashMap<u32, Vec<usize>>,
     tcp_ports: Vec<RangeInclusive<u16>>,
     topology: crate::config::Cluster,
+    moving: moving::Moving,
 }
 
 /// What the worker may not ask for: that is for who administers the broker.

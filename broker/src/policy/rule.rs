@@ -79,6 +79,9 @@ impl Policy {
             if let Some(inet) = endpoint.value.inet().filter(|_| listener.duravip.moves()) {
                 self.all.address(inet.address, rule);
             }
+            if config.worker.is_some() {
+                self.moving.listener(listener, rule);
+            }
         }
         for binding in &config.bindings {
             if let Some(address) = binding.address.as_ref().filter(|_| binding.duravip.moves()) {

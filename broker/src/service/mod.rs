@@ -2,6 +2,7 @@
 
 pub mod control_socket;
 mod later;
+mod moving;
 mod notify;
 mod operation;
 mod peer;
@@ -52,8 +53,8 @@ impl Service {
             tokio::task::spawn_local(control_socket::accept(broker.clone(), listener));
         }
         if let Some(addresses) = &broker.addresses {
-            let served = broker.clone();
-            address::keep(addresses, move |address| served.stop_listeners_at(address))
+            let listeners: Rc<dyn address::Listeners> = broker.clone();
+            address::keep(addresses, &listeners)
                 .map_err(|error| Failure::os("addresses", "epoll_ctl", error))?;
         }
         let serving = async {

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -134,13 +133,6 @@ impl Broker {
     /// The worker's process id and how often it was started again; `None` while none runs.
     pub(super) fn set_worker(&self, worker: Option<(u32, u32)>) {
         self.worker.set(worker);
-    }
-
-    /// Takes the listeners at an address out of service, before it goes.
-    pub(super) fn stop_listeners_at(&self, address: IpAddr) {
-        for fault in self.registry.borrow_mut().stop_at(address) {
-            tracing::error!(%address, %fault, "a listener at an address that goes could not be stopped");
-        }
     }
 
     /// Takes every listener out of service and gives every address back, at the end.

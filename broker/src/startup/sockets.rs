@@ -70,12 +70,9 @@ pub fn addresses(config: &Config, plan: &Plan) -> Result<Option<Addresses>, Fail
 }
 
 pub fn bind_static(config: &Config, registry: &mut Registry) -> Result<(), Failure> {
-    for listener in
-        config.listeners.iter().filter(|listener| listener.socket.enable && !listener.duravip.moves())
-    {
+    for listener in config.listeners.iter().filter(|listener| listener.is_static()) {
         let endpoint = listener.endpoint.value.clone();
-        let name = listener.scope.replace([':', ' '], "_");
-        registry.bind_static(endpoint, &listener.socket, &name).map_err(|fault| {
+        registry.bind_static(endpoint, &listener.socket, &listener.name()).map_err(|fault| {
             let what = format!("{}: {}", config.place(listener.endpoint.span), &*fault.message);
             Failure::new(Exit::Unavailable, "listen", what, &*fault.remedy)
         })?;

@@ -102,7 +102,6 @@ pub fn remove(
     let mut going: Vec<IpAddr> = allowed.iter().filter_map(|address| address.clone().ok()).collect();
     going.sort_unstable();
     going.dedup();
-    going.iter().for_each(|address| broker.stop_listeners_at(*address));
     let mut gone = going.iter().copied().zip(addresses.remove(&going, false));
     let gone: std::collections::HashMap<IpAddr, Result<Removed, Fault>> = gone.by_ref().collect();
     let outcomes = allowed.into_iter().map(|address| {

@@ -99,7 +99,13 @@ fn one(broker: &Broker, session: &Session, request: &Listen) -> Result<(Listener
     {
         return Err(fault);
     }
-    broker.registry.borrow_mut().listen(session.owner, request, settings)
+    let listening = broker.registry.borrow_mut().listen(session.owner, request, settings);
+    listening.map_err(|fault| match fault.code {
+        FaultCode::NotLocal if policy.starts_with_its_address(&request.endpoint) => {
+            fault.remedy("ask again once its address is added: it listens from then on")
+        }
+        _ => fault,
+    })
 }
 
 /// What a dual-stack socket listens on beside its own endpoint.

@@ -27,6 +27,7 @@ pub fn status(broker: &Broker, _: &Session, request: &StatusRequest) -> Result<D
         id,
         endpoint: Text::clipped(&entry.endpoint.to_string()),
         owner: Text::clipped(&match (&entry.name, entry.owner) {
+            (Some(name), _) if entry.moves => format!("duravip {name}"),
             (Some(name), _) => format!("static {name}"),
             (None, Owner::Worker) => "worker".to_owned(),
             (None, Owner::Session(number)) => format!("session {number}"),

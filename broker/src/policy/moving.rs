@@ -1,0 +1,58 @@
+//! What the configuration ties to an address that moves: the listeners that start when it is added and stop before it
+//! goes. Data only.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use portreeve_protocol::Endpoint;
+
+use super::Policy;
+use super::rule::RuleId;
+use crate::config::{Listener, SocketOptions};
+
+/// The listeners of addresses that move, by their address.
+#[derive(Debug, Default)]
+pub(super) struct Moving {
+    listeners: HashMap<IpAddr, Vec<(Endpoint, String, RuleId)>>,
+}
+
+/// A listener that starts with its address.
+#[derive(Clone, Copy, Debug)]
+pub struct MovingListener<'p> {
+    /// Where it listens.
+    pub endpoint: &'p Endpoint,
+    /// Its name in `status`.
+    pub name: &'p str,
+    /// How its socket is made.
+    pub socket: &'p SocketOptions,
+}
+
+impl Moving {
+    /// Enters the listener of a rule, if it is enabled and its address moves.
+    pub fn listener(&mut self, listener: &Listener, rule: RuleId) {
+        if let Some(inet) = listener.endpoint.value.inet()
+            && listener.socket.enable
+            && listener.duravip.moves()
+        {
+            let endpoint = listener.endpoint.value.clone();
+            self.listeners.entry(inet.address).or_default().push((endpoint, listener.name(), rule));
+        }
+    }
+}
+
+impl Policy {
+    /// The listeners that start when an address is added: the worker's, so none where no worker is configured.
+    pub fn listeners_at(&self, address: IpAddr) -> impl Iterator<Item = MovingListener<'_>> {
+        let listeners = self.moving.listeners.get(&address).map(Vec::as_slice).unwrap_or_default();
+        listeners.iter().filter_map(|(endpoint, name, rule)| {
+            let socket = self.rule(*rule)?.socket.as_ref()?;
+            Some(MovingListener { endpoint, name, socket })
+        })
+    }
+
+    /// Whether an endpoint starts to listen by itself, once its address is added.
+    pub fn starts_with_its_address(&self, endpoint: &Endpoint) -> bool {
+        let at = endpoint.inet().map(|inet| self.listeners_at(inet.address));
+        at.is_some_and(|mut listeners| listeners.any(|listener| listener.endpoint == endpoint))
+    }
+}
