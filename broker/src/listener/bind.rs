@@ -22,7 +22,7 @@ pub struct Bound {
     /// The socket: close-on-exec, blocking until its user says otherwise.
     pub socket: OwnedFd,
     /// The file of a Unix socket, removed when the listener stops.
-    pub file: Option<UnixFile>,
+    pub file: Option<Box<UnixFile>>,
 }
 
 /// The call that failed, and how.
@@ -156,7 +156,7 @@ fn bind_unix(
     let mode = options.mode.unwrap_or(settings.mode);
     let file = UnixFile::bind(directories, &socket, path, mode).call("bind")?;
     listen(&socket, options, settings)?;
-    Ok(Bound { socket, file: Some(file) })
+    Ok(Bound { socket, file: Some(Box::new(file)) })
 }
 
 fn listen(socket: &OwnedFd, options: &ListenOptions, settings: &SocketOptions) -> Result<(), BindError> {

@@ -3,6 +3,8 @@
 pub mod bind;
 pub mod directories;
 mod drop_program;
+mod entry;
+mod memory;
 mod option;
 pub mod out_of_service;
 pub mod registry;
@@ -10,5 +12,6 @@ pub mod unix_file;
 
 pub use bind::BindError;
 pub use directories::Directories;
+pub use entry::{Entry, Owner};
 pub use out_of_service::Filter;
-pub use registry::{Owner, Registry};
+pub use registry::Registry;

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::rc::Rc;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -15,41 +16,21 @@ use portreeve_protocol::{Endpoint, Fault, FaultCode};
 
 use super::bind::{BindError, Bound, bind};
 use super::directories::Directories;
+use super::entry::{Entry, Owner};
+use super::memory;
 use super::out_of_service::Filter;
 use super::unix_file::UnixFile;
 use crate::config::SocketOptions;
 
-/// Whose a listener is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Owner {
-    /// The worker's, whichever process that is: its successor adopts it.
-    Worker,
-    /// A control-socket session's; it ends with the session.
-    Session(u64),
-}
-
-/// One listener.
-#[derive(Debug)]
-pub struct Entry {
-    /// Where it listens.
-    pub endpoint: Endpoint,
-    /// Whose it is.
-    pub owner: Owner,
-    /// The name of a listener that the configuration starts: under it a static one reaches the worker, LISTEN_FDNAMES.
-    pub name: Option<Box<str>>,
-    /// It started with its address and stops with it.
-    pub moves: bool,
-    /// When it ends, unless the worker's successor asks for it first.
-    pub retained_until: Option<Instant>,
-    options: Box<ListenOptions>,
-    bound: Bound,
-}
+/// From how many on the memory of listeners is worth giving back.
+const MANY: usize = 512;
 
 /// All listeners.
 #[derive(Debug)]
 pub struct Registry {
-    entries: BTreeMap<ListenerId, Entry>,
-    by_endpoint: HashMap<Endpoint, ListenerId>,
+    /// Boxed, because a node of the tree is often half empty.
+    entries: BTreeMap<ListenerId, Box<Entry>>,
+    by_endpoint: HashMap<Rc<Endpoint>, ListenerId>,
     /// How many each owner has; none of those who have none.
     counts: HashMap<Owner, usize>,
     last: u64,
@@ -63,7 +44,7 @@ pub struct Registry {
 /// No file of a socket outlives the broker, however far its start came.
 impl Drop for Registry {
     fn drop(&mut self) {
-        let listeners = self.entries.values().filter_map(|entry| entry.bound.file.as_ref());
+        let listeners = self.entries.values().filter_map(|entry| entry.bound.file.as_deref());
         listeners.chain(&self.control).for_each(|file| file.remove(&self.directories));
     }
 }
@@ -115,7 +96,7 @@ impl Registry {
         let options = ListenOptions::default();
         let bound = bind(&self.directories, &endpoint, &options, settings);
         let bound = bound.map_err(|error| self.name_owner(error, &endpoint))?;
-        self.insert(endpoint, options, bound, Owner::Worker, Some(name.into()));
+        self.insert(endpoint, &options, bound, Owner::Worker, Some(name.into()));
         Ok(())
     }
 
@@ -136,7 +117,7 @@ impl Registry {
         let options = ListenOptions::default();
         let bound = bind(&self.directories, endpoint, &options, settings)
             .map_err(|error| self.name_owner(error, endpoint))?;
-        let id = self.insert(endpoint.clone(), options, bound, Owner::Worker, Some(name.into()));
+        let id = self.insert(endpoint.clone(), &options, bound, Owner::Worker, Some(name.into()));
         self.entries.get_mut(&id).into_iter().for_each(|entry| entry.moves = true);
         Ok(())
     }
@@ -164,7 +145,7 @@ impl Registry {
         self.room()?;
         let bound = bind(&self.directories, &request.endpoint, &request.options, settings)
             .map_err(|error| self.name_owner(error, &request.endpoint))?;
-        Ok((self.insert(request.endpoint.clone(), request.options.clone(), bound, owner, None), true))
+        Ok((self.insert(request.endpoint.clone(), &request.options, bound, owner, None), true))
     }
 
     fn listen_again(&mut self, id: ListenerId, owner: Owner, request: &Listen) -> Result<ListenerId, Fault> {
@@ -174,7 +155,7 @@ impl Registry {
             return Err(in_use(&request.endpoint, entry.owner));
         }
         // What the configuration starts is as it says, whatever the worker would have asked for.
-        if *entry.options != request.options && entry.name.is_none() {
+        if !entry.was_asked_with(&request.options) && entry.name.is_none() {
             let message = format!("{} listens already, with other options", request.endpoint);
             return Err(Fault::new(FaultCode::InUse, &message)
                 .about("this peer")
@@ -188,11 +169,11 @@ impl Registry {
     /// specific address.
     fn name_owner(&self, error: BindError, endpoint: &Endpoint) -> Fault {
         let same_port = |other: &&Entry| {
-            std::mem::discriminant(&other.endpoint) == std::mem::discriminant(endpoint)
+            std::mem::discriminant(&*other.endpoint) == std::mem::discriminant(endpoint)
                 && other.endpoint.inet().map(|inet| inet.port) == endpoint.inet().map(|inet| inet.port)
                 && endpoint.inet().is_some()
         };
-        match self.entries.values().find(same_port) {
+        match self.entries.values().map(|entry| &**entry).find(same_port) {
             Some(other) if error.errno == Errno::EADDRINUSE => in_use(&other.endpoint, other.owner),
             _ => error.fault(endpoint),
         }
@@ -201,18 +182,19 @@ impl Registry {
     fn insert(
         &mut self,
         endpoint: Endpoint,
-        options: ListenOptions,
+        options: &ListenOptions,
         bound: Bound,
         owner: Owner,
         name: Option<Box<str>>,
     ) -> ListenerId {
         self.last += 1;
         let id = ListenerId(self.last);
+        let endpoint = Rc::new(endpoint);
         self.by_endpoint.insert(endpoint.clone(), id);
         *self.counts.entry(owner).or_default() += 1;
-        let options = Box::new(options);
+        let options = (*options != ListenOptions::default()).then(|| Box::new(options.clone()));
         let entry = Entry { endpoint, owner, name, moves: false, retained_until: None, options, bound };
-        self.entries.insert(id, entry);
+        self.entries.insert(id, Box::new(entry));
         id
     }
 
@@ -249,6 +231,17 @@ impl Registry {
             if let Some(file) = &entry.bound.file {
                 file.remove(&self.directories);
             }
+            drop(entry);
+            self.give_back();
+        }
+    }
+
+    /// What thousands of listeners took is given back to the kernel once nearly all of them are gone.
+    fn give_back(&mut self) {
+        let (held, room) = (self.entries.len(), self.by_endpoint.capacity());
+        if room >= MANY && held < room / 8 {
+            self.by_endpoint.shrink_to(2 * held);
+            memory::give_back();
         }
     }
 
@@ -312,7 +305,7 @@ impl Registry {
 
     /// The listeners after a number, in their order.
     pub fn after(&self, id: ListenerId) -> impl Iterator<Item = (ListenerId, &Entry)> {
-        self.entries.range((Excluded(id), Unbounded)).map(|(id, entry)| (*id, entry))
+        self.entries.range((Excluded(id), Unbounded)).map(|(id, entry)| (*id, &**entry))
     }
 }
 
