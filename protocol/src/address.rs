@@ -73,9 +73,12 @@ pub struct Lease {
     pub left_ms: u64,
     /// The number of this ownership.
     pub epoch: u64,
+    /// The address that it follows: it came with that one and goes with it.
+    pub follows: Option<IpAddr>,
 }
 
-/// The reply to what is asked of many addresses: a result each, in the order of the request.
+/// The reply to what is asked of many addresses: a result each, in the order of the request, and then one for each
+/// address that follows one of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leases {
     /// The results.
@@ -92,7 +95,7 @@ pub struct Removed {
     pub verified: bool,
 }
 
-/// The reply to [`RemoveAddress`], in the order of the request.
+/// The reply to [`RemoveAddress`], in the order of the request and then of those that followed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemovedMany {
     /// The results.

@@ -184,6 +184,7 @@ fn pin_addresses(golden: &Golden) {
         prefix: 32,
         left_ms: 9_999,
         epoch: 42,
+        follows: Some("192.0.2.9".parse().unwrap()),
     };
     let results = list([Outcome::Done(lease.clone()), Outcome::Fault(Fault::new(FaultCode::Conflict, "no"))]);
     let leases = Leases { results };

@@ -36,7 +36,8 @@ impl Default for AddressOptions {
 }
 
 impl Client {
-    /// Adds addresses, at most 256, and gives what became of each in their order. They go at the end of their lease
+    /// Adds addresses, at most 256, and gives what became of each in their order, and after that of those that follow
+    /// them by the configuration (`duravip_follow`), which come and go with them. They go at the end of their lease
     /// unless they are renewed; [`Client::hold_address`] does that by itself.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! Promises: an address that this host or another one has is not added; a failure at any step takes back what the steps
 //! before it did; of many addresses each stands for itself. The lease begins when the kernel has the address.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use super::boot_time::BootTime;
 use super::kernel::{self, Lifetime, Place};
 use super::lease::{Holder, Lease, State};
 use super::probe::hardware_text;
+use super::together::{Begun, Way};
 use super::{Addresses, fault};
 use crate::link::Interface;
 
@@ -32,6 +33,8 @@ pub struct Asked {
     pub interface: Text<15>,
     /// The prefix length.
     pub prefix: u8,
+    /// The address that it comes with or not at all.
+    pub follows: Option<IpAddr>,
 }
 
 /// What goes for all addresses of a request.
@@ -52,65 +55,49 @@ pub struct How {
 /// What became of an address, as the peer is told.
 pub type Outcome = Result<address::Lease, Fault>;
 
-/// Addresses on their way, with their place in the request.
-type Pending = Vec<(usize, Place)>;
-
 impl Addresses {
     /// Adds addresses and gives what became of each, in their order.
     pub async fn add(&self, asked: Vec<Result<Asked, Fault>>, how: How) -> Vec<Outcome> {
-        let mut links = HashMap::new();
-        let mut pending = Pending::new();
-        let mut outcomes: Vec<Outcome> = Vec::with_capacity(asked.len());
+        let (mut links, mut seen) = (HashMap::new(), HashSet::new());
+        let mut way = Way::default();
         let lifetime = how.lease.unwrap_or(self.settings.lease);
-        for (index, asked) in asked.into_iter().enumerate() {
-            let begun = asked.and_then(|asked| self.begin(&asked, how, lifetime, &mut links));
-            outcomes.push(match begun {
-                Ok(Begun::Again(lease)) => Ok(lease),
-                Ok(Begun::New(place)) => {
-                    pending.push((index, place));
-                    Err(Fault::new(FaultCode::Busy, "it is being added"))
-                }
-                Err(fault) => Err(fault),
-            });
+        for asked in asked {
+            // One that is named twice is refused the second time, and fails nothing else.
+            let first = asked.as_ref().ok().filter(|asked| seen.insert(asked.address));
+            let group = first.map(|asked| asked.follows.unwrap_or(asked.address));
+            way.enter(group, asked.and_then(|asked| self.begin(&asked, how, lifetime, &mut links)));
         }
-        let mut failed = |pending: &mut Pending, which: &dyn Fn(&Place) -> Option<Fault>| {
-            pending.retain(|(index, place)| match which(place) {
-                None => true,
-                Some(fault) => {
-                    self.table.borrow_mut().remove(place.address, false);
-                    outcomes.get_mut(*index).into_iter().for_each(|outcome| *outcome = Err(fault.clone()));
-                    false
-                }
-            });
-        };
-        if how.probes > 0 && pending.iter().any(|(_, place)| place.address.is_ipv4()) {
-            let places: Vec<Place> = pending.iter().map(|(_, place)| *place).collect();
-            let rivals = self.probe(&places, how.probes.min(3)).await;
-            failed(&mut pending, &|place| {
+        let _nothing_was_done_for_them = way.fail_the_rest(&self.table);
+        if how.probes > 0 && way.pending.iter().any(|(_, place)| place.address.is_ipv4()) {
+            let rivals = self.probe(&way.places(), how.probes.min(3)).await;
+            way.fail(&self.table, |place| {
                 rivals.get(&place.address).map(|rival| conflict(place.address, Some(*rival)))
             });
-            failed(&mut pending, &|place| self.unusable(place));
+            way.fail(&self.table, |place| self.unusable(place));
+            let _nothing_was_done_for_them = way.fail_the_rest(&self.table);
         }
         let deadline = BootTime::now().after(Duration::from_secs(lifetime.into()));
-        let refused = self.put(&pending, lifetime, how.probes > 0);
-        failed(&mut pending, &|place| refused.get(&place.address).cloned());
+        let refused = self.put(&way.places(), lifetime, how.probes > 0);
+        way.fail(&self.table, |place| refused.get(&place.address).cloned());
         if how.probes > 0 {
-            let refused = self.settle(&pending).await;
-            failed(&mut pending, &|place| refused.get(&place.address).cloned());
+            let refused = self.settle(&way.places()).await;
+            way.fail(&self.table, |place| refused.get(&place.address).cloned());
         }
-        let refused = self.start_listeners(&pending);
-        failed(&mut pending, &|place| refused.get(&place.address).cloned());
-        for (index, place) in pending {
+        let refused = self.start_listeners(&way.places());
+        way.fail(&self.table, |place| refused.get(&place.address).cloned());
+        let rest = way.fail_the_rest(&self.table);
+        self.take_back(&rest);
+        for (index, place) in way.pending {
             let told = self.hold(&place, deadline);
             if how.announce && told.is_some() {
                 self.announce(place.address);
             }
-            if let (Some(told), Some(outcome)) = (told, outcomes.get_mut(index)) {
+            if let (Some(told), Some(outcome)) = (told, way.outcomes.get_mut(index)) {
                 *outcome = Ok(told);
             }
         }
         self.changed.notify_one();
-        outcomes
+        way.outcomes
     }
 
     /// Enters one address in the table, or says why not.
@@ -145,6 +132,7 @@ impl Addresses {
             lifetime: Some(lifetime),
             deadline: None,
             epoch: how.epoch,
+            follows: asked.follows,
             state: State::Adding,
             series: 0,
             put_back: VecDeque::new(),
@@ -172,17 +160,17 @@ impl Addresses {
     }
 
     /// Opens the fence and puts the addresses on their interfaces; gives those that failed.
-    fn put(&self, pending: &Pending, lifetime: u32, detect: bool) -> HashMap<IpAddr, Fault> {
+    fn put(&self, places: &[Place], lifetime: u32, detect: bool) -> HashMap<IpAddr, Fault> {
         let life: Lifetime = Some(lifetime);
         if let Some(fence) = &self.fence {
             let time = Some(Duration::from_secs(lifetime.into()));
-            let open: Vec<_> = pending.iter().map(|(_, place)| (place.address, time)).collect();
+            let open: Vec<_> = places.iter().map(|place| (place.address, time)).collect();
             if let Err(error) = fence.open_for(&open) {
                 let refused = |address| fault::of_address("opening the fence", address, fault::errno(&error));
                 return open.into_iter().map(|(address, _)| (address, refused(address))).collect();
             }
         }
-        let places: Vec<(Place, Lifetime)> = pending.iter().map(|(_, place)| (*place, life)).collect();
+        let places: Vec<(Place, Lifetime)> = places.iter().map(|place| (*place, life)).collect();
         let results = kernel::add(&self.route, &places, detect);
         let results = results.unwrap_or_else(|error| vec![Err(fault::errno(&error)); places.len()]);
         let failed = places.iter().zip(results).filter_map(|((place, _), result)| {
@@ -194,9 +182,9 @@ impl Addresses {
     }
 
     /// Waits until the kernel is sure that IPv6 addresses are this host's alone; gives those that are not.
-    async fn settle(&self, pending: &Pending) -> HashMap<IpAddr, Fault> {
+    async fn settle(&self, places: &[Place]) -> HashMap<IpAddr, Fault> {
         let mut waiting: Vec<Place> =
-            pending.iter().map(|(_, place)| *place).filter(|place| place.address.is_ipv6()).collect();
+            places.iter().copied().filter(|place| place.address.is_ipv6()).collect();
         let mut failed = HashMap::new();
         let end = Instant::now() + SETTLING;
         while !waiting.is_empty() {
@@ -226,32 +214,30 @@ impl Addresses {
                 failed.extend(waiting.drain(..).map(|place| late(&place)));
             }
         }
-        self.take_back(pending, &failed);
+        self.take_back(&those(places, &failed));
         failed
     }
 
     /// Starts what listens at addresses that are there; gives those where something cannot.
-    fn start_listeners(&self, pending: &Pending) -> HashMap<IpAddr, Fault> {
+    fn start_listeners(&self, places: &[Place]) -> HashMap<IpAddr, Fault> {
         let Some(listeners) = self.listeners() else {
             return HashMap::new();
         };
         let start = |place: &Place| Some((place.address, listeners.start(place.address).err()?));
-        let failed: HashMap<IpAddr, Fault> = pending.iter().filter_map(|(_, place)| start(place)).collect();
-        if !failed.is_empty() {
-            listeners.stop(&failed.keys().copied().collect::<Vec<_>>());
-            self.take_back(pending, &failed);
-        }
+        let failed: HashMap<IpAddr, Fault> = places.iter().filter_map(start).collect();
+        self.take_back(&those(places, &failed));
         failed
     }
 
-    /// Takes addresses off their interfaces again that were just put there and failed since.
-    fn take_back(&self, pending: &Pending, failed: &HashMap<IpAddr, Fault>) {
-        let places = pending.iter().map(|(_, place)| *place);
-        let places: Vec<Place> = places.filter(|place| failed.contains_key(&place.address)).collect();
-        if !places.is_empty() {
-            let _what_is_gone_by_itself_is_no_failure = kernel::remove(&self.route, &places);
-            self.unfence(places.iter().map(|place| place.address));
+    /// Takes addresses off their interfaces again that were just put there, with what has started at them.
+    fn take_back(&self, places: &[Place]) {
+        if places.is_empty() {
+            return;
         }
+        let addresses: Vec<IpAddr> = places.iter().map(|place| place.address).collect();
+        self.listeners().into_iter().for_each(|listeners| listeners.stop(&addresses));
+        let _what_is_gone_by_itself_is_no_failure = kernel::remove(&self.route, places);
+        self.unfence(addresses.into_iter());
     }
 
     /// Filters addresses no longer that were not added after all.
@@ -273,9 +259,9 @@ impl Addresses {
     }
 }
 
-enum Begun {
-    New(Place),
-    Again(address::Lease),
+/// The places of what failed.
+fn those(places: &[Place], failed: &HashMap<IpAddr, Fault>) -> Vec<Place> {
+    places.iter().copied().filter(|place| failed.contains_key(&place.address)).collect()
 }
 
 fn gone(address: IpAddr) -> Fault {

@@ -11,6 +11,7 @@ use portreeve_protocol::{Fault, FaultCode, Text, address};
 
 use super::boot_time::BootTime;
 use super::kernel::{Lifetime, Place};
+use super::together::Followers;
 
 /// How many addresses the broker has at most.
 pub const MOST: usize = 10_240;
@@ -61,6 +62,8 @@ pub struct Lease {
     pub deadline: Option<BootTime>,
     /// The number of this ownership.
     pub epoch: u64,
+    /// The address that it came with and goes with.
+    pub follows: Option<IpAddr>,
     /// Where it is on its way.
     pub state: State,
     /// Which series of announcements is its present one.
@@ -95,6 +98,7 @@ impl Lease {
             prefix: self.place.prefix,
             left_ms: u64::try_from(left).unwrap_or(u64::MAX),
             epoch: self.epoch,
+            follows: self.follows,
         }
     }
 }
@@ -105,6 +109,7 @@ pub struct Table {
     leases: BTreeMap<IpAddr, Lease>,
     /// The newest epoch of addresses that are gone, and whether their lease ran out.
     past: HashMap<IpAddr, (u64, bool)>,
+    pub(super) followers: Followers,
 }
 
 impl Table {
@@ -125,6 +130,7 @@ impl Table {
             let message = format!("the broker holds {MOST} addresses and can hold no more");
             return Err(Fault::new(FaultCode::Quota, &message).remedy("remove some first"));
         }
+        self.followers.enter(lease.follows, address);
         self.leases.insert(address, lease);
         Ok(())
     }
@@ -157,7 +163,6 @@ impl Table {
         now: BootTime,
     ) -> Result<&mut Lease, Fault> {
         self.accept_epoch(address, epoch)?;
-        let past = self.past.get(&address).is_some_and(|past| past.1);
         match self.leases.get_mut(&address) {
             Some(lease) if holder.is_some_and(|holder| holder != lease.holder) => Err(unknown(address)),
             Some(lease) if lease.state == State::Adding => {
@@ -165,7 +170,7 @@ impl Table {
             }
             Some(lease) if lease.is_over(now) => Err(over(address)),
             Some(lease) => Ok(lease),
-            None if past => Err(over(address)),
+            None if self.past.get(&address).is_some_and(|past| past.1) => Err(over(address)),
             None => Err(unknown(address)),
         }
     }
@@ -183,6 +188,7 @@ impl Table {
     /// Forgets a lease but for its epoch; `ran_out` where nobody gave it back.
     pub fn remove(&mut self, address: IpAddr, ran_out: bool) -> Option<Lease> {
         let lease = self.leases.remove(&address)?;
+        self.followers.leave(lease.follows, address);
         if self.past.len() >= REMEMBERED {
             self.past.retain(|_, (epoch, _)| *epoch != 0);
         }
@@ -247,6 +253,7 @@ mod tests {
             lifetime: Some(3),
             deadline: Some(deadline),
             epoch,
+            follows: None,
             state: State::Held,
             series: 0,
             put_back: VecDeque::new(),

@@ -19,6 +19,7 @@ mod probe;
 mod remove;
 mod renew;
 mod start;
+mod together;
 mod watch;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -103,6 +104,17 @@ impl Addresses {
     /// Whether rules of the packet filter end each lease to the millisecond.
     pub fn is_fenced(&self) -> bool {
         self.fence.is_some()
+    }
+
+    /// The addresses that came with one and go with it.
+    pub fn followers(&self, address: IpAddr) -> Vec<IpAddr> {
+        self.table.borrow().followers.of(address).to_vec()
+    }
+
+    /// The address that one came with and goes with, while that is here.
+    pub fn leader(&self, address: IpAddr) -> Option<IpAddr> {
+        let table = self.table.borrow();
+        table.get(address)?.follows.filter(|leader| table.get(*leader).is_some())
     }
 
     /// The socket to ask the kernel of interfaces by.

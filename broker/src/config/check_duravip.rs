@@ -7,6 +7,7 @@ use super::binding::Binding;
 use super::cidr::never_ours;
 use super::diagnostic::Problems;
 use super::duravip::DuraVip;
+use super::listener::Listener;
 use super::nearest::nearest;
 use super::source::{Sources, Span, Spanned};
 use super::typed::Config;
@@ -40,6 +41,7 @@ pub(super) fn config(config: &mut Config, sources: &Sources, problems: &mut Prob
             problems.error(binding.name.span, message, "write bind_address = ADDRESS in it");
         }
     }
+    one_way(config, sources, problems);
     for (address, span) in config.moving_addresses() {
         place(config, address, span, problems);
     }
@@ -109,6 +111,44 @@ fn follow(target: &Spanned<String>, own: IpAddr, bindings: &Bindings<'_>, proble
     if binding.address.as_ref().is_some_and(|address| address.value == own) {
         let message = format!("the binding {:?} has this listener's own address", target.value);
         problems.error(target.span, message, "write enable_duravip = true in place of duravip_follow");
+    }
+}
+
+/// An address that follows another has nothing else that moves it.
+fn one_way(config: &Config, sources: &Sources, problems: &mut Problems) {
+    let mut by_itself: HashMap<IpAddr, Span> = HashMap::new();
+    let enabled = |listener: &&Listener| listener.duravip.enable && listener.duravip.follow.is_none();
+    for listener in config.listeners.iter().filter(enabled) {
+        let inet = listener.endpoint.value.inet();
+        by_itself.extend(inet.map(|inet| (inet.address, listener.endpoint.span)));
+    }
+    let bindings = config.bindings.iter().filter(|binding| binding.duravip.enable);
+    by_itself
+        .extend(bindings.filter_map(|binding| binding.address.as_ref()).map(|own| (own.value, own.span)));
+    let mut followed: HashMap<IpAddr, (IpAddr, Span)> = HashMap::new();
+    for (own, leader, span) in config.follows() {
+        let other = by_itself.get(&own).map(|place| (format!("{own} is itself enable_duravip"), *place));
+        let (first, place) = *followed.entry(own).or_insert((leader, span));
+        let other =
+            other.or_else(|| (first != leader).then(|| (format!("{own} follows {first} too"), place)));
+        if let Some((message, place)) = other {
+            let help = format!("have it move one way: the other is at {}", sources.file_line(place));
+            problems.error(span, message, help);
+        }
+    }
+}
+
+impl Config {
+    /// The addresses that follow another one, each with that one and where it says so.
+    pub fn follows(&self) -> Vec<(IpAddr, IpAddr, Span)> {
+        let bindings = Bindings::of(&self.bindings);
+        let follows = |listener: &Listener| {
+            let own = listener.endpoint.value.inet()?.address;
+            let target = listener.duravip.follow.as_ref()?;
+            let leader = bindings.find(&target.value)?.address.as_ref()?.value;
+            (own != leader).then_some((own, leader, target.span))
+        };
+        self.listeners.iter().filter_map(follows).collect()
     }
 }
 

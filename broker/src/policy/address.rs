@@ -11,10 +11,8 @@ use crate::config::{Limit, never_ours};
 pub struct AddressPermit<'p> {
     /// The rule that gives it.
     pub rule: &'p Rule,
-    /// The interface that the topology puts it on; `None` where no block of it holds the address.
-    pub interface: Option<&'p str>,
-    /// The prefix length that it is put on with.
-    pub mask: u8,
+    /// As [`Policy::place`] has it.
+    pub place: Option<(&'p str, u8)>,
 }
 
 impl Policy {
@@ -25,6 +23,13 @@ impl Policy {
                 message: format!("{who} may not have {address}"),
                 nearest: None,
                 remedy: why.to_owned(),
+            });
+        }
+        if let Some(leader) = self.moving.leader(address) {
+            return Err(Denied {
+                message: format!("{address} follows {leader} and does not move by itself"),
+                nearest: None,
+                remedy: format!("ask for {leader}: what follows it comes along"),
             });
         }
         let found = self.find(
@@ -38,12 +43,14 @@ impl Policy {
         let Some(rule) = found.and_then(|id| self.rule(id)) else {
             return Err(denied(who, &format!("have {address}"), "address", &address.to_string()));
         };
-        let block = self.topology.block_of(address);
-        Ok(AddressPermit {
-            rule,
-            interface: block.map(|block| block.interface.value.as_str()),
-            mask: block.map_or(if address.is_ipv4() { 32 } else { 128 }, |block| block.mask),
-        })
+        Ok(AddressPermit { rule, place: self.place(address) })
+    }
+
+    /// The interface that the topology puts an address on and the prefix length that it has there; `None` where no block
+    /// of it holds the address.
+    pub fn place(&self, address: IpAddr) -> Option<(&str, u8)> {
+        let block = self.topology.block_of(address)?;
+        Some((&block.interface.value, block.mask))
     }
 
     /// Whether an interface may be set up, down or to another MTU.

@@ -1,5 +1,5 @@
 //! What the configuration ties to an address that moves: the listeners that start when it is added and stop before it
-//! goes. Data only.
+//! goes, and the addresses that follow it. Data only.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,11 +8,13 @@ use portreeve_protocol::Endpoint;
 
 use super::Policy;
 use super::rule::RuleId;
-use crate::config::{Listener, SocketOptions};
+use crate::config::{Config, Listener, SocketOptions};
 
-/// The listeners of addresses that move, by their address.
+/// What is tied to addresses that move, by their address.
 #[derive(Debug, Default)]
 pub(super) struct Moving {
+    followers: HashMap<IpAddr, Vec<IpAddr>>,
+    follows: HashMap<IpAddr, IpAddr>,
     listeners: HashMap<IpAddr, Vec<(Endpoint, String, RuleId)>>,
 }
 
@@ -28,6 +30,20 @@ pub struct MovingListener<'p> {
 }
 
 impl Moving {
+    /// Enters the addresses that follow others.
+    pub fn follow(&mut self, config: &Config) {
+        for (own, leader, _) in config.follows() {
+            if self.follows.insert(own, leader).is_none() {
+                self.followers.entry(leader).or_default().push(own);
+            }
+        }
+    }
+
+    /// The address that one follows.
+    pub fn leader(&self, address: IpAddr) -> Option<IpAddr> {
+        self.follows.get(&address).copied()
+    }
+
     /// Enters the listener of a rule, if it is enabled and its address moves.
     pub fn listener(&mut self, listener: &Listener, rule: RuleId) {
         if let Some(inet) = listener.endpoint.value.inet()
@@ -41,6 +57,11 @@ impl Moving {
 }
 
 impl Policy {
+    /// The addresses that follow one: who may have that one may have them with it, and only so.
+    pub fn followers(&self, address: IpAddr) -> &[IpAddr] {
+        self.moving.followers.get(&address).map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// The listeners that start when an address is added: the worker's, so none where no worker is configured.
     pub fn listeners_at(&self, address: IpAddr) -> impl Iterator<Item = MovingListener<'_>> {
         let listeners = self.moving.listeners.get(&address).map(Vec::as_slice).unwrap_or_default();

@@ -83,6 +83,7 @@ impl Policy {
                 self.moving.listener(listener, rule);
             }
         }
+        self.moving.follow(config);
         for binding in &config.bindings {
             if let Some(address) = binding.address.as_ref().filter(|_| binding.duravip.moves()) {
                 let text = format!("binding {:?}: bind_address = {}", binding.name.value, address.value);

@@ -28,6 +28,18 @@ fn mistakes_between_scopes() {
         ("a follower of an address", listen("Listen \"10.1.1.1:25\" { duravip_follow = \"10.1.1.9\" }")),
         ("a follower of what stays", listen("Listen \"10.1.1.1:25\" { duravip_follow = fixed }")),
         ("a follower of its own address", listen("Listen \"10.1.1.2:25\" { duravip_follow = out }")),
+        (
+            "a follower of two",
+            listen(
+                "Listen \"10.1.1.1:25\" { duravip_follow = out } Listen \"10.1.1.1:26\" { duravip_follow = out2 }",
+            ) + "Binding out2 { bind_address = \"10.1.1.3\" enable_duravip = on }\n",
+        ),
+        (
+            "an address that follows and moves by itself",
+            listen(
+                "Listen \"10.1.1.1:25\" { duravip_follow = out } Listen \"10.1.1.1:26\" { enable_duravip = on }",
+            ),
+        ),
         ("a preference of what stays", listen("Listen \"10.2.1.1:25\" { duravip_preference = mx1 }")),
         (
             "two preferences",

@@ -78,10 +78,10 @@ fn an_address_is_permitted_where_the_longest_block_puts_it() {
     let ops = local(8, &[500]);
     let address = |who: &Requester, text: &str| {
         let permit = policy.address(who, text.parse().unwrap())?;
-        Ok::<_, Denied>((permit.interface.map(str::to_owned), permit.mask))
+        Ok::<_, Denied>(permit.place.map(|(interface, prefix)| (interface.to_owned(), prefix)))
     };
-    assert_eq!(address(&ops, "10.1.1.7"), Ok((Some("eth1".into()), 32)));
-    assert_eq!(address(&ops, "10.1.1.200"), Ok((Some("eth2".into()), 24)));
+    assert_eq!(address(&ops, "10.1.1.7"), Ok(Some(("eth1".into(), 32))));
+    assert_eq!(address(&ops, "10.1.1.200"), Ok(Some(("eth2".into(), 24))));
     assert!(address(&ops, "10.1.2.1").is_err());
     assert!(address(&local(33, &[]), "10.1.1.7").is_err());
     assert!(policy.interface(&ops, "eth1").is_ok() && policy.interface(&ops, "eth2").is_err());

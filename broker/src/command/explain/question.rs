@@ -64,8 +64,8 @@ impl Question {
             (_, [Err(denied), Err(_)]) => Err(denied.clone()),
             (What::Listen(endpoint), _) => policy.listen(&who, endpoint).map(|permit| (permit.rule, None)),
             (What::Address(address), _) => policy.address(&who, *address).map(|permit| {
-                let onto = match permit.interface {
-                    Some(interface) => format!("on {interface} with prefix length {}", permit.mask),
+                let onto = match permit.place {
+                    Some((interface, mask)) => format!("on {interface} with prefix length {mask}"),
                     None => "on no interface: no topology holds it".to_owned(),
                 };
                 (permit.rule, Some(onto))

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use portreeve_protocol::address::{
-    ADDRESS_PAGE, AddAddress, AddressPage, AddressRow, Announce, Leases, ListAddresses, RemoveAddress,
-    Removed, RemovedMany, RenewAddress,
+    ADDRESS_PAGE, AddAddress, AddressPage, AddressRow, Announce, Leases, ListAddresses, MAX_ADDRESSES,
+    RemoveAddress, Removed, RemovedMany, RenewAddress,
 };
 use portreeve_protocol::message::{Operation, Outcome};
 use portreeve_protocol::{Fault, FaultCode, List, Text};
@@ -15,7 +15,7 @@ use super::Done;
 use super::audit::Arguments;
 use super::listen::{WHOLE_FAULTS, shortened};
 use crate::address::{Addresses, Asked, BootTime, Holder, How};
-use crate::policy::Requester;
+use crate::policy::{Policy, Requester};
 use crate::service::session::Session;
 use crate::service::state::Broker;
 
@@ -62,6 +62,11 @@ pub async fn add(broker: Rc<Broker>, session: Rc<Session>, request: Rc<AddAddres
     let addresses = of(&broker)?;
     lease_in_bounds(request.lease)?;
     let asked = request.addresses.iter().map(|address| permitted(&broker, &session, *address));
+    let asked = with_followers(asked.collect(), |asked: &Asked| {
+        let policy = broker.policy.borrow();
+        let follow = |own: &IpAddr| asked_for(&policy, *own, Some(asked.address));
+        policy.followers(asked.address).iter().filter_map(follow).collect()
+    })?;
     let how = How {
         holder: holder(&session),
         lease: request.lease,
@@ -69,19 +74,18 @@ pub async fn add(broker: Rc<Broker>, session: Rc<Session>, request: Rc<AddAddres
         probes: request.probes,
         announce: request.announce,
     };
-    let asked = asked.collect();
     Ok(Leases { results: results(&session, &*request, addresses.add(asked, how).await) })
 }
 
 pub fn renew(broker: &Broker, session: &Session, request: &RenewAddress) -> Result<Done<Leases>, Fault> {
     lease_in_bounds(request.lease)?;
-    let asked = all_permitted(broker, session, &request.addresses);
+    let asked = all_permitted(broker, session, &request.addresses)?;
     let outcomes = of(broker)?.renew(&asked, Some(holder(session)), request.lease, request.epoch);
     Ok(Done::new(Leases { results: results(session, request, outcomes) }))
 }
 
 pub fn announce(broker: &Broker, session: &Session, request: &Announce) -> Result<Done<Leases>, Fault> {
-    let asked = all_permitted(broker, session, &request.addresses);
+    let asked = all_permitted(broker, session, &request.addresses)?;
     let outcomes = of(broker)?.announce_again(&asked, Some(holder(session)), request.epoch);
     Ok(Done::new(Leases { results: results(session, request, outcomes) }))
 }
@@ -94,11 +98,12 @@ pub fn remove(
     let addresses = of(broker)?;
     // Root may remove what is not its own: it is the operator.
     let who = if session.is_root() { None } else { Some(holder(session)) };
-    let allowed: Vec<Result<IpAddr, Fault>> = request
-        .addresses
-        .iter()
-        .map(|address| addresses.may_remove(*address, who, request.epoch).map(|()| *address))
-        .collect();
+    let may = |address: IpAddr| addresses.may_remove(address, who, request.epoch).map(|()| address);
+    let allowed = request.addresses.iter().map(|address| match addresses.leader(*address) {
+        Some(leader) => Err(goes_with(*address, leader)),
+        None => may(*address),
+    });
+    let allowed = with_followers(allowed.collect(), |address| addresses.followers(*address))?;
     let mut going: Vec<IpAddr> = allowed.iter().filter_map(|address| address.clone().ok()).collect();
     going.sort_unstable();
     going.dedup();
@@ -159,17 +164,49 @@ fn lease_in_bounds(lease: Option<u32>) -> Result<(), Fault> {
 fn permitted(broker: &Broker, session: &Session, address: IpAddr) -> Result<Asked, Fault> {
     let policy = broker.policy.borrow();
     let permit = policy.address(&session.requester, address).map_err(|denied| denied.fault())?;
-    let Some(interface) = permit.interface else {
-        return Err(Fault::new(FaultCode::Denied, &format!("{address} is in no topology block"))
+    asked_for(&policy, address, None).ok_or_else(|| {
+        Fault::new(FaultCode::Denied, &format!("{address} is in no topology block"))
             .about(&permit.rule.to_string())
-            .remedy("add a topology scope that holds it to the cluster scope"));
-    };
-    Ok(Asked { address, interface: Text::clipped(interface), prefix: permit.mask })
+            .remedy("add a topology scope that holds it to the cluster scope")
+    })
+}
+
+/// An address where the topology puts it.
+fn asked_for(policy: &Policy, address: IpAddr, follows: Option<IpAddr>) -> Option<Asked> {
+    let (interface, prefix) = policy.place(address)?;
+    Some(Asked { address, interface: Text::clipped(interface), prefix, follows })
+}
+
+/// What is asked for and, after that, what follows it.
+fn with_followers<T>(
+    mut asked: Vec<Result<T, Fault>>,
+    followers: impl Fn(&T) -> Vec<T>,
+) -> Result<Vec<Result<T, Fault>>, Fault> {
+    let more: Vec<T> = asked.iter().filter_map(|one| one.as_ref().ok()).flat_map(followers).collect();
+    let count = asked.len() + more.len();
+    if count > MAX_ADDRESSES {
+        let message = format!("with those that follow them they are {count} addresses");
+        return Err(Fault::new(FaultCode::Unsupported, &message)
+            .remedy(&format!("ask for fewer at once: {MAX_ADDRESSES} with their followers")));
+    }
+    asked.extend(more.into_iter().map(Ok));
+    Ok(asked)
+}
+
+fn goes_with(address: IpAddr, leader: IpAddr) -> Fault {
+    Fault::new(FaultCode::Denied, &format!("{address} follows {leader} and does not go by itself"))
+        .remedy(&format!("remove {leader}: what follows it goes along"))
 }
 
 /// A permit that a reload took away is needed for whatever keeps an address.
-fn all_permitted(broker: &Broker, session: &Session, addresses: &[IpAddr]) -> Vec<Result<IpAddr, Fault>> {
-    addresses.iter().map(|address| permitted(broker, session, *address).map(|asked| asked.address)).collect()
+fn all_permitted(
+    broker: &Broker,
+    session: &Session,
+    addresses: &[IpAddr],
+) -> Result<Vec<Result<IpAddr, Fault>>, Fault> {
+    let permitted = |address: &IpAddr| permitted(broker, session, *address).map(|asked| asked.address);
+    let held = of(broker)?;
+    with_followers(addresses.iter().map(permitted).collect(), |address| held.followers(*address))
 }
 
 /// The outcomes as they go on the wire. What was refused has an audit line of its own, as if it had been asked for

@@ -84,7 +84,11 @@ pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<E
         Verb::Remove(which) => {
             for batch in which.addresses.chunks(BATCH) {
                 let removed = client.remove_addresses(batch, which.epoch).await?;
-                done.extend(rows(batch, removed, |removed| json!({ "verified": removed.verified })));
+                done.extend(rows(
+                    batch,
+                    removed,
+                    |removed| json!({ "address": removed.address, "verified": removed.verified }),
+                ));
             }
         }
     }
@@ -100,25 +104,28 @@ pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<E
 }
 
 fn rows<T>(asked: &[IpAddr], results: Vec<Result<T, Fault>>, show: impl Fn(T) -> Value) -> Vec<Value> {
-    let row = |(address, result): (&IpAddr, Result<T, Fault>)| {
+    let row = |(index, result): (usize, Result<T, Fault>)| {
         let mut row = match result {
             Ok(done) => show(done),
             Err(fault) => json!({ "fault": fault.code.word(), "message": fault.to_string() }),
         };
-        if let Some(row) = row.as_object_mut() {
+        // What follows the addresses that were asked for names itself.
+        if let (Some(row), Some(address)) = (row.as_object_mut(), asked.get(index)) {
             row.insert("address".to_owned(), json!(address));
         }
         row
     };
-    asked.iter().zip(results).map(row).collect()
+    results.into_iter().enumerate().map(row).collect()
 }
 
 fn leased(lease: Granted) -> Value {
     json!({
+        "address": lease.address,
         "interface": lease.interface.as_str(),
         "prefix": lease.prefix,
         "left_ms": lease.left_ms,
         "epoch": lease.epoch,
+        "follows": lease.follows,
     })
 }
 
@@ -131,6 +138,7 @@ fn sentence(row: &Value) -> String {
     };
     let address = text("address");
     match (row.get("message"), row.get("verified")) {
+        (Some(_), _) if row.get("address").is_none() => text("message"),
         (Some(_), _) => format!("{address}: {}", text("message")),
         (_, Some(Value::Bool(true))) => format!("{address} is gone"),
         (_, Some(_)) => format!("{address} was removed, and this host has it still, on another interface"),
@@ -150,14 +158,10 @@ async fn list(client: &Client, out: Output) -> Result<ExitCode, Failure> {
     };
     if out.json {
         let rows = rows.into_iter().map(|row| {
-            let (address, holder, present) = (row.lease.address, row.holder.as_str().to_owned(), row.present);
+            let (holder, present) = (row.holder.as_str().to_owned(), row.present);
             let mut shown = leased(row.lease);
             if let Some(shown) = shown.as_object_mut() {
-                shown.extend([
-                    ("address".to_owned(), json!(address)),
-                    ("holder".to_owned(), json!(holder)),
-                    ("present".to_owned(), json!(present)),
-                ]);
+                shown.extend([("holder".to_owned(), json!(holder)), ("present".to_owned(), json!(present))]);
             }
             shown
         });
