@@ -86,10 +86,11 @@ fn cargo_program() -> String {
     std::env::var("CARGO").unwrap_or_else(|_| env!("CARGO").to_owned())
 }
 
-/// This test's own executable lies in `<target>/[<triple>/]<profile>/deps/`.
+/// This test's own executable lies in `<target>/[<triple>/]<profile>/deps/`, a program of this package beside `deps`.
 fn profile_directory() -> PathBuf {
     let executable = std::env::current_exe().unwrap();
-    executable.ancestors().nth(2).unwrap().to_owned()
+    let directory = executable.parent().unwrap();
+    if directory.ends_with("deps") { directory.parent().unwrap().to_owned() } else { directory.to_owned() }
 }
 
 fn target_directory() -> PathBuf {

@@ -17,8 +17,10 @@ mod packages;
 pub mod peer;
 pub mod process;
 pub mod puppet;
+pub mod random;
 pub mod refusal;
 pub mod sample;
+pub mod soak;
 pub mod wait;
 pub mod wire;
 

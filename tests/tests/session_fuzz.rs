@@ -17,27 +17,12 @@ use portreeve_protocol::{Kind, List, Text, channel, codec};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::puppet::{Puppet, Stage};
+use portreeve_tests::random::Random;
 use portreeve_tests::{Broker, Peer, census, eventually, isolated, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
 const QUOTAS: &str = "broker { retain = 1 max_refusals = 100000 max_new_sessions = 100000 max_sessions = 8 max_listeners = 30 }
     worker { stable_after = 0 }";
-
-/// xorshift64*: small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
-    }
-
-    fn one_in(&mut self, chances: u64) -> bool {
-        self.below(chances) == 0
-    }
-}
 
 /// A session as the fuzz knows it: what it has asked and has no answer to.
 struct Open {
@@ -175,7 +160,7 @@ impl Worker {
 
 /// One run of so many steps. Gives how many requests were made.
 fn run(broker: &Broker, stage: &Stage, mut worker: Worker, seed: u64, steps: u64) -> (Worker, u64) {
-    let mut random = Random(seed.max(1));
+    let mut random = Random::new(seed);
     let mut sessions: Vec<Open> = Vec::new();
     let mut requests = 0;
     for step in 0..steps {

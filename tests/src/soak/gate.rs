@@ -1,0 +1,86 @@
+//! Holding the load still: everyone who acts passes a gate before each act, and the auditor closes it.
+//!
+//! Frozen, everyone stands between two acts and keeps what it has. Calm, everyone has given back what it had.
+
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+/// What those who act are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Act.
+    Run,
+    /// Stand still.
+    Frozen,
+    /// Give everything back and stand still.
+    Calm,
+    /// Give everything back and leave.
+    Over,
+}
+
+struct State {
+    phase: Phase,
+    acting: usize,
+    calm: usize,
+}
+
+/// The gate.
+pub struct Gate {
+    state: Mutex<State>,
+    changed: Condvar,
+    actors: usize,
+}
+
+impl Gate {
+    /// A gate that so many pass. It is open.
+    pub fn new(actors: usize) -> Self {
+        let state = State { phase: Phase::Run, acting: 0, calm: 0 };
+        Self { state: Mutex::new(state), changed: Condvar::new(), actors }
+    }
+
+    fn wait_while(&self, condition: impl FnMut(&mut State) -> bool) -> MutexGuard<'_, State> {
+        self.changed.wait_while(self.state.lock().unwrap(), condition).unwrap()
+    }
+
+    /// For one who acts: waits while frozen, then says what to do. [`Gate::leave`] ends each act.
+    pub fn enter(&self) -> Phase {
+        let mut state = self.wait_while(|state| state.phase == Phase::Frozen);
+        if state.phase == Phase::Run {
+            state.acting += 1;
+        }
+        state.phase
+    }
+
+    /// Ends an act.
+    pub fn leave(&self) {
+        self.state.lock().unwrap().acting -= 1;
+        self.changed.notify_all();
+    }
+
+    /// For one who has given back everything: waits until the calm is over.
+    pub fn rest(&self) {
+        self.state.lock().unwrap().calm += 1;
+        self.changed.notify_all();
+        let mut state = self.wait_while(|state| state.phase == Phase::Calm);
+        state.calm -= 1;
+    }
+
+    /// For the auditor: has everyone stand still, and returns when they do.
+    pub fn freeze(&self) {
+        self.set(Phase::Frozen);
+        drop(self.wait_while(|state| state.acting > 0));
+    }
+
+    /// For the auditor: has everyone give back what they have, and returns when they did.
+    pub fn calm(&self) {
+        // Who rests from the last calm has to be up again first.
+        drop(self.wait_while(|state| state.calm > 0));
+        self.set(Phase::Calm);
+        drop(self.wait_while(|state| state.calm < self.actors));
+    }
+
+    /// For the auditor: lets everyone go on, or leave.
+    pub fn set(&self, phase: Phase) {
+        self.state.lock().unwrap().phase = phase;
+        self.changed.notify_all();
+    }
+}
