@@ -119,10 +119,12 @@ fn a_duravip_address_is_the_workers_on_every_service() {
          ESMTP_Listener { Listen \"10.1.1.1:25\" { } Listen \"10.1.1.2:25\" { duravip_follow = out } }
          Binding out { bind_address = 10.1.1.1 enable_duravip = true }",
     );
-    for address in ["10.1.1.1", "10.1.1.2"] {
-        assert!(policy.address(&Requester::Worker, address.parse().unwrap()).is_ok(), "{address}");
-    }
-    assert!(policy.address(&Requester::Worker, "10.1.1.3".parse().unwrap()).is_err());
+    let address = |text: &str| policy.address(&Requester::Worker, text.parse().unwrap());
+    assert!(address("10.1.1.1").is_ok());
+    assert!(address("10.1.1.3").is_err());
+    assert_eq!(policy.followers("10.1.1.1".parse().unwrap()).len(), 1);
+    let denied = address("10.1.1.2").unwrap_err();
+    assert!(denied.remedy.contains("10.1.1.1"), "what follows is asked for by what it follows: {denied}");
 }
 
 #[test]
