@@ -14,6 +14,7 @@ pub mod endpoint;
 pub mod fault;
 pub mod frame;
 pub mod message;
+pub mod metrics;
 pub mod status;
 
 pub use bounded::{List, Text};

@@ -11,6 +11,7 @@ use crate::bounded::{List, Text};
 use crate::endpoint::{Endpoint, MAX_INTERFACE};
 use crate::fault::Fault;
 use crate::frame::{Kind, MAX_DESCRIPTORS};
+use crate::metrics::{Metrics, MetricsRequest};
 use crate::status::Status;
 
 /// A request that has a number and a reply.
@@ -49,6 +50,7 @@ operations! {
     10 "announce"      Announce -> Leases;
     11 "list-addresses" ListAddresses -> AddressPage;
     12 "set-link"      SetLink -> Link;
+    17 "metrics"       MetricsRequest -> Metrics;
 }
 
 /// A listener's number: never 0 and never used again while the broker lives.
@@ -149,6 +151,16 @@ pub enum Outcome<T> {
     Done(T),
     /// It did not.
     Fault(Fault),
+}
+
+impl<T> Outcome<T> {
+    /// Why it did not succeed, where it did not.
+    pub fn fault(&self) -> Option<&Fault> {
+        match self {
+            Outcome::Done(_) => None,
+            Outcome::Fault(fault) => Some(fault),
+        }
+    }
 }
 
 /// The reply to [`ListenMany`]: a result each; the sockets of those that succeeded ride with it in order.

@@ -11,6 +11,7 @@ use std::fmt::Debug;
 
 use portreeve_protocol::address::*;
 use portreeve_protocol::message::*;
+use portreeve_protocol::metrics::*;
 use portreeve_protocol::status::{Credentials, Listener, Process, Quota, Session, Status};
 use portreeve_protocol::{Endpoint, Fault, FaultCode, Header, Kind, List, Text, codec};
 use serde::Serialize;
@@ -214,6 +215,41 @@ fn pin_addresses(golden: &Golden) {
     golden.reply::<SetLink>("set-link-reply", 11, 0, &link);
 }
 
+fn pin_metrics(golden: &Golden) {
+    golden.request("metrics", 12, &MetricsRequest {});
+    let metrics = Metrics {
+        release: text("0.1.0"),
+        uptime_ms: 61_000,
+        bounds_us: list([10, 1_000]),
+        operations: list([OperationCounts {
+            name: text("listen"),
+            granted: 5,
+            denied: 2,
+            quota: 1,
+            failed: 3,
+            latencies: list([4, 6, 1]),
+            sum_us: 2_345,
+        }]),
+        quotas: list([Quota { name: text("max_sessions"), most: 64 }]),
+        peers: list([PeerCounts { peer: text("user 8"), sessions: 2, listeners: 4, refused: 3 }]),
+        sessions: SessionCounts { open: 2, opened: 9, turned_away: 1, malformed: 3, delayed: 4 },
+        listeners: ListenerCounts { held: 6, retained: 1, most: 1_000 },
+        addresses: Some(AddressCounts {
+            held: 7,
+            adding: 1,
+            missing: 2,
+            soonest_ms: Some(2_500),
+            renewals: 70,
+            expired: 3,
+            conflicts: 4,
+            put_back: 5,
+        }),
+        worker: Some(WorkerCounts { running: true, restarts: 2 }),
+        log: LogCounts { suppressed: 8, lost: 9 },
+    };
+    golden.reply::<MetricsRequest>("metrics-reply", 12, 0, &metrics);
+}
+
 fn pin_faults(golden: &Golden) {
     let denied = Fault::new(FaultCode::Denied, "nothing permits user 8 to listen on *:25")
         .about("mail.conf:7: listen *:587")
@@ -242,6 +278,7 @@ fn every_message_has_the_bytes_that_were_agreed() {
     let golden = Golden { frames: vectors::golden(), seen: RefCell::default() };
     pin_operations(&golden);
     pin_addresses(&golden);
+    pin_metrics(&golden);
     pin_faults(&golden);
 
     let seen = golden.seen.into_inner();

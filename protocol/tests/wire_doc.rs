@@ -12,6 +12,7 @@ use doc::{Doc, Sample};
 use portreeve_protocol::address::*;
 use portreeve_protocol::frame::{HEADER_LENGTH, MAX_BODY, MAX_DESCRIPTORS, MAX_FRAME};
 use portreeve_protocol::message::*;
+use portreeve_protocol::metrics::MetricsRequest;
 use portreeve_protocol::{Fault, FaultCode, Header, Kind, codec};
 
 const WIRE: &str = include_str!("../WIRE.md");
@@ -43,6 +44,7 @@ fn messages() -> BTreeMap<&'static str, Decode> {
         both::<Announce>("Announce", "Leases"),
         both::<ListAddresses>("ListAddresses", "AddressPage"),
         both::<SetLink>("SetLink", "Link"),
+        both::<MetricsRequest>("MetricsRequest", "Metrics"),
     ];
     assert_eq!(operations.len(), OPERATIONS.len(), "an operation is missing here");
     let faults: [(&str, Decode); 1] = [("Fault", decodes::<Fault>)];
@@ -149,6 +151,7 @@ fn the_tables_name_the_fields_as_the_crate_does() {
         include_str!("../src/message.rs"),
         include_str!("../src/address.rs"),
         include_str!("../src/status.rs"),
+        include_str!("../src/metrics.rs"),
         include_str!("../src/fault.rs"),
         include_str!("../src/endpoint.rs"),
     ];

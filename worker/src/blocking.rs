@@ -11,6 +11,7 @@ use std::task::{Poll, Waker};
 use portreeve_protocol::message::{
     Listen, ListenOptions, ListenerId, Ping, StatusRequest, Stop, Stopped, Welcome,
 };
+use portreeve_protocol::metrics::{Metrics, MetricsRequest};
 use portreeve_protocol::status::Status;
 use portreeve_protocol::{Endpoint, Fault, List};
 
@@ -116,6 +117,14 @@ impl Client {
     /// As for every request.
     pub fn status(&self, after: u64) -> Result<Status, Error> {
         self.0.call(&StatusRequest { after })
+    }
+
+    /// What the broker has counted and measured.
+    ///
+    /// # Errors
+    /// As for every request.
+    pub fn metrics(&self) -> Result<Metrics, Error> {
+        self.0.call(&MetricsRequest {})
     }
 
     /// Asks for a sign of life.

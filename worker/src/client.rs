@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use portreeve_protocol::message::{Listen, ListenOptions, ListenerId, Ping, StatusRequest, Stopped, Welcome};
+use portreeve_protocol::metrics::{Metrics, MetricsRequest};
 use portreeve_protocol::status::Status;
 use portreeve_protocol::{Endpoint, Fault};
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
@@ -80,6 +81,14 @@ impl Client {
     /// As for every request.
     pub async fn status(&self, after: u64) -> Result<Status, Error> {
         self.0.call(&StatusRequest { after }).await
+    }
+
+    /// What the broker has counted and measured.
+    ///
+    /// # Errors
+    /// As for every request.
+    pub async fn metrics(&self) -> Result<Metrics, Error> {
+        self.0.call(&MetricsRequest {}).await
     }
 
     /// Asks for a sign of life.

@@ -42,7 +42,7 @@ pub use error::Error;
 pub use guard::{Guard, Stopper};
 pub use inherited::{CHANNEL_VARIABLE, InheritedError, InheritedListener, listeners_from_environment};
 pub use portreeve_protocol::message::{Listen, ListenOptions, ListenerId, Stopped, Welcome};
-pub use portreeve_protocol::{Endpoint, Fault, FaultCode, InetEndpoint, address, status};
+pub use portreeve_protocol::{Endpoint, Fault, FaultCode, InetEndpoint, address, metrics, status};
 
 /// The README's example compiles.
 #[cfg(doctest)]

@@ -9,6 +9,7 @@ use portreeve_protocol::address::{
 use portreeve_protocol::message::{
     Hello, Listen, ListenMany, ListenerId, Outcome, Ping, Pong, StatusRequest, Stop, Stopped, Welcome,
 };
+use portreeve_protocol::metrics::{Metrics, MetricsRequest};
 use portreeve_protocol::status::Status;
 use portreeve_protocol::{Fault, Operation};
 
@@ -37,7 +38,7 @@ macro_rules! without_descriptors {
 }
 
 without_descriptors! {
-    Hello => Welcome, Ping => Pong, Stop => Stopped, StatusRequest => Status,
+    Hello => Welcome, Ping => Pong, Stop => Stopped, StatusRequest => Status, MetricsRequest => Metrics,
     AddAddress => Leases, RenewAddress => Leases, RemoveAddress => RemovedMany, Announce => Leases,
     ListAddresses => AddressPage, SetLink => Link
 }

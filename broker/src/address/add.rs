@@ -97,6 +97,9 @@ impl Addresses {
             }
         }
         self.changed.notify_one();
+        let conflict =
+            |outcome: &&Outcome| outcome.as_ref().is_err_and(|fault| fault.code == FaultCode::Conflict);
+        self.counts.conflicts.add(way.outcomes.iter().filter(conflict).count());
         way.outcomes
     }
 

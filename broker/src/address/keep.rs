@@ -77,6 +77,7 @@ impl Addresses {
         for outcome in self.remove(&over, true) {
             match outcome {
                 Ok(removed) => {
+                    self.counts.expired.up();
                     tracing::warn!(address = %removed.address, "a lease was not renewed; the address is gone")
                 }
                 Err(fault) => tracing::error!(%fault, "a lease was not renewed, and its address stays"),

@@ -7,6 +7,7 @@ mod add;
 mod announce;
 mod boot_time;
 pub mod connections;
+mod counts;
 mod fault;
 pub mod fence;
 pub mod frame;
@@ -39,6 +40,7 @@ pub use lease::Holder;
 
 use crate::link::{Interface, Netlink};
 use announce::{Allowance, Queue};
+use counts::Counts;
 use fence::Fence;
 use lease::{Lease, Table};
 use packet::Packet;
@@ -87,6 +89,7 @@ pub struct Addresses {
     series: Cell<u64>,
     /// Unset until the broker serves.
     listeners: OnceCell<Weak<dyn Listeners>>,
+    counts: Counts,
     /// Something is due earlier than before.
     changed: Notify,
 }

@@ -104,6 +104,7 @@ impl Addresses {
         if let Entry::Vacant(first) = heard.defended.entry(address) {
             first.insert(now);
             drop(heard);
+            self.counts.conflicts.up();
             let rival = hardware_text(hardware);
             tracing::warn!(%address, index, %rival, "another host has this address too; it is announced again");
             self.announce(address);

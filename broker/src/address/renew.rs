@@ -82,6 +82,7 @@ impl Addresses {
             let mut table = self.table.borrow_mut();
             let outcome = match (result, table.get_mut(place.address)) {
                 (Ok(()), Some(lease)) => {
+                    self.counts.renewals.up();
                     lease.lifetime = Some(lifetime);
                     lease.deadline = Some(now.after(Duration::from_secs(lifetime.into())));
                     Ok(lease.told(now))

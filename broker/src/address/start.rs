@@ -9,6 +9,7 @@ use nix::sys::socket::SockProtocol;
 use tokio::sync::Notify;
 
 use super::announce::Queue;
+use super::counts::Counts;
 use super::fence::Fence;
 use super::kernel::{self, Place};
 use super::lease::Table;
@@ -44,6 +45,7 @@ impl Addresses {
             heard: RefCell::new(Heard::default()),
             series: Cell::new(0),
             listeners: OnceCell::new(),
+            counts: Counts::default(),
             changed: Notify::new(),
         })
     }

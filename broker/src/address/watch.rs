@@ -154,6 +154,7 @@ impl Addresses {
             match result {
                 Ok(()) | Err(Errno::EEXIST) => {
                     self.is_there(&place);
+                    self.counts.put_back.up();
                     tracing::warn!(%address, index, "somebody took an address away; it was put back");
                     if self.table.borrow().get(address).is_some_and(|lease| lease.series > 0) {
                         self.announce(address);

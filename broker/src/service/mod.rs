@@ -1,6 +1,7 @@
 //! The service: what the confined broker does until it is told to stop. One thread, one task a session.
 
 pub mod control_socket;
+pub mod counters;
 mod later;
 mod moving;
 mod notify;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use portreeve_protocol::{Fault, FaultCode};
 
+use super::counters::Counter;
 use crate::config::Quotas;
 use crate::policy::Requester;
 
@@ -56,9 +57,19 @@ impl Rate {
     }
 }
 
+/// What was counted of all accounts together, also of those that are forgotten.
+#[derive(Default)]
+pub struct Totals {
+    /// How often a peer had to wait.
+    pub delayed: Counter,
+    /// Lines that were not logged.
+    pub not_logged: Counter,
+}
+
 /// What the sessions of one peer have used together.
 pub struct Account {
     quotas: Rc<Quotas>,
+    totals: Rc<Totals>,
     peer: Requester,
     sessions: Cell<u32>,
     opened: Rate,
@@ -72,12 +83,14 @@ impl Account {
     /// Notes refused requests, and says how long the peer is to wait before its next one is taken.
     pub fn refuse(&self, count: usize) -> Duration {
         self.refusals.set(self.refusals.get() + count as u64);
-        match self.peer {
+        let wait = match self.peer {
             Requester::Worker => Duration::ZERO,
             Requester::Local { .. } => {
                 self.refused.take(u32::try_from(count).unwrap_or(u32::MAX), self.quotas.refusals)
             }
-        }
+        };
+        self.totals.delayed.add(usize::from(!wait.is_zero()));
+        wait
     }
 
     /// Whether there may be a line in the log about this peer's refusals. What may not is counted, and the count told
@@ -86,6 +99,7 @@ impl Account {
         if self.lines.try_take(self.quotas.lines) {
             return true;
         }
+        self.totals.not_logged.up();
         let before = self.not_logged.replace(self.not_logged.get() + 1);
         if before == 0 {
             let account = self.clone();
@@ -102,6 +116,16 @@ impl Account {
     /// How many requests were refused.
     pub fn refusals(&self) -> u64 {
         self.refusals.get()
+    }
+
+    /// Whose it is.
+    pub fn peer(&self) -> &Requester {
+        &self.peer
+    }
+
+    /// How many of its sessions are open.
+    pub fn open_sessions(&self) -> u32 {
+        self.sessions.get()
     }
 
     fn owes_nothing(&self) -> bool {
@@ -148,6 +172,7 @@ impl Drop for Seat {
 /// The accounts of all peers.
 pub struct Accounts {
     quotas: Rc<Quotas>,
+    totals: Rc<Totals>,
     /// By user id; the worker's has none.
     of: RefCell<HashMap<Option<u32>, Rc<Account>>>,
 }
@@ -155,12 +180,25 @@ pub struct Accounts {
 impl Accounts {
     /// None yet.
     pub fn new(quotas: Quotas) -> Self {
-        Self { quotas: Rc::new(quotas), of: RefCell::default() }
+        Self { quotas: Rc::new(quotas), totals: Rc::default(), of: RefCell::default() }
     }
 
     /// What every peer may use.
     pub fn quotas(&self) -> &Quotas {
         &self.quotas
+    }
+
+    /// What was counted of all of them.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Tells of each account, the worker's first.
+    pub fn each<T>(&self, tell: impl Fn(&Account) -> T) -> Vec<T> {
+        let of = self.of.borrow();
+        let mut accounts: Vec<_> = of.iter().collect();
+        accounts.sort_by_key(|(key, _)| **key);
+        accounts.into_iter().map(|(_, account)| tell(account)).collect()
     }
 
     /// A place for one more session of this peer, or why it gets none.
@@ -175,6 +213,7 @@ impl Accounts {
         }
         let new = || Account {
             quotas: self.quotas.clone(),
+            totals: self.totals.clone(),
             peer: peer.clone(),
             sessions: Cell::new(0),
             opened: Rate::default(),
@@ -192,6 +231,7 @@ impl Accounts {
             Requester::Worker => Duration::ZERO,
             Requester::Local { .. } => account.opened.take(1, self.quotas.new_sessions),
         };
+        self.totals.delayed.add(usize::from(!wait.is_zero()));
         account.sessions.set(account.sessions.get() + 1);
         Ok(Seat { account, wait })
     }

@@ -157,6 +157,7 @@ impl Session {
                     _ => inbox.len(),
                 };
                 let request = request_number(inbox.get(..bytes).unwrap_or_default());
+                broker.counters.malformed.up();
                 return Ok(self.last_fault(
                     outbox,
                     request,
@@ -168,6 +169,7 @@ impl Session {
         let (header, body) = match Header::decode(packet) {
             Ok((header, body)) if header.descriptors == 0 => (header, body),
             Ok((header, _)) => {
+                broker.counters.malformed.up();
                 let fault = Fault::new(
                     FaultCode::Malformed,
                     "a request carries no descriptors, and this one declares some",
@@ -175,6 +177,7 @@ impl Session {
                 return Ok(self.last_fault(outbox, header.request, &fault));
             }
             Err(error) => {
+                broker.counters.malformed.up();
                 let code = match error {
                     FrameError::Version { .. } => FaultCode::Unsupported,
                     _ => FaultCode::Malformed,

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use portreeve_protocol::metrics::WorkerCounts;
 use portreeve_protocol::status::{Credentials, Process};
 use portreeve_protocol::{Fault, List, Text, codec};
 
+use super::counters::Counters;
 use super::quota::{Account, Accounts};
 use crate::address::Addresses;
 use crate::config::Quotas;
@@ -75,10 +77,12 @@ pub struct Broker {
     pub(super) processes: Processes,
     pub(super) retain: Duration,
     pub(super) accounts: Accounts,
+    pub(super) counters: Counters,
     warnings: Vec<String>,
     started: Instant,
     last_session: Cell<u64>,
     worker: Cell<Option<(u32, u32)>>,
+    restarts: Cell<u32>,
 }
 
 impl Broker {
@@ -93,10 +97,12 @@ impl Broker {
             processes: parts.processes,
             retain: parts.retain,
             accounts: Accounts::new(parts.quotas),
+            counters: Counters::default(),
             warnings: parts.warnings,
             started: Instant::now(),
             last_session: Cell::new(0),
             worker: Cell::new(None),
+            restarts: Cell::new(0),
         }
     }
 
@@ -111,6 +117,7 @@ impl Broker {
         let peer = Text::clipped(&requester.to_string());
         let info = SessionInfo { peer, client: Text::default(), pid, owner, account: account.clone() };
         self.sessions.borrow_mut().insert(number, info);
+        self.counters.opened.up();
         (number, owner)
     }
 
@@ -133,6 +140,13 @@ impl Broker {
     /// The worker's process id and how often it was started again; `None` while none runs.
     pub(super) fn set_worker(&self, worker: Option<(u32, u32)>) {
         self.worker.set(worker);
+        worker.into_iter().for_each(|(_, restarts)| self.restarts.set(restarts));
+    }
+
+    /// Whether the worker runs and how often it was started again, where there is one.
+    pub(super) fn worker_counts(&self) -> Option<WorkerCounts> {
+        self.processes.launcher.as_ref()?;
+        Some(WorkerCounts { running: self.worker.get().is_some(), restarts: self.restarts.get().into() })
     }
 
     /// Takes every listener out of service and gives every address back, at the end.

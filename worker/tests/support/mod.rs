@@ -8,7 +8,8 @@ use std::os::unix::net::UnixDatagram;
 use std::thread::JoinHandle;
 
 use portreeve_protocol::message::{
-    Hello, Listen, ListenMany, Listening, ListeningMany, Outcome, Ping, Pong, Stop, Stopped, Welcome,
+    Hello, Listen, ListenMany, Listening, ListeningMany, OPERATIONS, Outcome, Ping, Pong, Stop, Stopped,
+    Welcome,
 };
 use portreeve_protocol::{Fault, FaultCode, Header, Kind, List, Operation, Text, channel, codec};
 use portreeve_worker::{Channel, Endpoint, ListenerId};
@@ -72,7 +73,7 @@ impl Broker {
             features: 0,
             capabilities: 0,
             peer: Text::clipped("test"),
-            operations: List::default(),
+            operations: List::first_of(OPERATIONS.iter().map(|(_, name)| Text::clipped(name))),
         };
         self.reply::<Hello>(&asked, &welcome, &[]);
     }

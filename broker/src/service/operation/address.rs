@@ -28,9 +28,17 @@ fn words(out: &mut fmt::Formatter<'_>, addresses: &[IpAddr], epoch: u64) -> fmt:
     addresses.iter().try_for_each(|address| write!(out, " {address}"))
 }
 
+fn each<T>(results: &[Outcome<T>], count: impl Fn(Option<FaultCode>)) {
+    results.iter().for_each(|result| count(result.fault().map(|fault| fault.code)));
+}
+
 impl Arguments for AddAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         words(out, &self.addresses, self.epoch)
+    }
+
+    fn count(reply: &Leases, count: impl Fn(Option<FaultCode>)) {
+        each(&reply.results, count);
     }
 }
 
@@ -38,17 +46,29 @@ impl Arguments for RenewAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         words(out, &self.addresses, self.epoch)
     }
+
+    fn count(reply: &Leases, count: impl Fn(Option<FaultCode>)) {
+        each(&reply.results, count);
+    }
 }
 
 impl Arguments for RemoveAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         words(out, &self.addresses, self.epoch)
     }
+
+    fn count(reply: &RemovedMany, count: impl Fn(Option<FaultCode>)) {
+        each(&reply.results, count);
+    }
 }
 
 impl Arguments for Announce {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         words(out, &self.addresses, self.epoch)
+    }
+
+    fn count(reply: &Leases, count: impl Fn(Option<FaultCode>)) {
+        each(&reply.results, count);
     }
 }
 

@@ -1,18 +1,25 @@
-//! The audit line: one a decision, written after the answer is on its way. What a peer sent is escaped in it.
+//! The audit line and the counts: of each decision, after the answer is on its way. What a peer sent is escaped.
 
 use std::fmt;
 use std::time::Instant;
 
 use portreeve_protocol::address::{ListAddresses, RenewAddress};
 use portreeve_protocol::message::{Operation, Ping, StatusRequest};
-use portreeve_protocol::{Fault, Kind};
+use portreeve_protocol::metrics::MetricsRequest;
+use portreeve_protocol::{Fault, FaultCode, Kind};
 
 use crate::service::session::Session;
+use crate::service::state::Broker;
 
 /// A request's arguments, as an audit line tells them: what was asked for, and of how it only what is unusual.
-pub trait Arguments {
+pub trait Arguments: Operation {
     /// Writes them. Text of the peer's goes through [`Text`](portreeve_protocol::Text)'s Display, which escapes.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result;
+
+    /// Counts what became of it; of each part, where it has several.
+    fn count(_: &Self::Reply, count: impl Fn(Option<FaultCode>)) {
+        count(None);
+    }
 }
 
 /// Arguments as a line shows them.
@@ -25,17 +32,27 @@ impl<T: Arguments> fmt::Display for Shown<'_, T> {
 }
 
 /// What is asked every few seconds and changes nothing, or goes on as it was.
-const OFTEN: [Kind; 4] = [Ping::KIND, StatusRequest::KIND, RenewAddress::KIND, ListAddresses::KIND];
+const OFTEN: [Kind; 5] =
+    [Ping::KIND, StatusRequest::KIND, MetricsRequest::KIND, RenewAddress::KIND, ListAddresses::KIND];
 
-/// Writes the line.
-pub fn audit<O: Operation + Arguments>(
+/// Counts, and writes the line.
+pub fn audit<O: Arguments>(
+    broker: &Broker,
     session: &Session,
     request: &O,
-    fault: Option<&Fault>,
+    outcome: Result<&O::Reply, &Fault>,
     started: Instant,
 ) {
+    let took = started.elapsed();
+    broker.counters.latency(O::KIND, took);
+    let count = |code| broker.counters.outcome(O::KIND, code);
+    match outcome {
+        Ok(reply) => O::count(reply, count),
+        Err(fault) => count(Some(fault.code)),
+    }
+    let fault = outcome.err();
     let may_log = fault.is_none() || session.account.may_log();
-    let (peer, micros) = (&session.requester, started.elapsed().as_micros());
+    let (peer, micros) = (&session.requester, took.as_micros());
     let (session, operation, arguments) = (session.number, O::NAME, Shown(request));
     match fault {
         None if OFTEN.contains(&O::KIND) => {

@@ -28,6 +28,10 @@ impl Arguments for ListenMany {
             Arguments::fmt(listen, out)
         })
     }
+
+    fn count(reply: &ListeningMany, count: impl Fn(Option<FaultCode>)) {
+        reply.results.iter().for_each(|result| count(result.fault().map(|fault| fault.code)));
+    }
 }
 
 pub fn listen(broker: &Broker, session: &Session, request: &Listen) -> Result<Done<Listening>, Fault> {

@@ -6,6 +6,7 @@ mod audit;
 mod hello;
 mod link;
 mod listen;
+mod metrics;
 mod ping;
 mod status;
 mod stop;
@@ -20,6 +21,7 @@ use portreeve_protocol::codec::{self, BodyError};
 use portreeve_protocol::message::{
     Hello, Listen, ListenMany, ListenerId, Operation, Ping, StatusRequest, Stop,
 };
+use portreeve_protocol::metrics::MetricsRequest;
 use portreeve_protocol::{Fault, FaultCode, Header, Kind};
 
 use self::audit::{Arguments, audit};
@@ -64,6 +66,7 @@ pub fn carry_out(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<
         Announce::KIND => run(broker, session, received, address::announce),
         ListAddresses::KIND => run(broker, session, received, address::list),
         SetLink::KIND => run(broker, session, received, link::set_link),
+        MetricsRequest::KIND => run(broker, session, received, metrics::metrics),
         Kind(number) => {
             let message = format!("this broker knows no operation {number}");
             let fault = Fault::new(FaultCode::Unsupported, &message).remedy("see Welcome for its release");
@@ -83,7 +86,7 @@ fn run<O: Operation + Arguments>(
 ) -> Turn {
     let Received { header, body, outbox } = received;
     let started = Instant::now();
-    let request: O = match decode(session, &header, body, outbox) {
+    let request: O = match decode(broker, session, &header, body, outbox) {
         Ok(request) => request,
         Err(over) => return over,
     };
@@ -105,7 +108,7 @@ fn run<O: Operation + Arguments>(
         Err(fault) if session.is_greeted() => session.refuse(outbox, header.request, fault),
         Err(fault) => session.last_fault(outbox, header.request, fault),
     };
-    audit(session, &request, outcome.err().as_ref(), started);
+    audit(broker, session, &request, outcome.as_ref().map(|done| &done.reply), started);
     turn
 }
 
@@ -122,7 +125,7 @@ where
 {
     let Received { header, body, outbox } = received;
     let started = Instant::now();
-    let request: Rc<O> = match decode(session, &header, body, outbox) {
+    let request: Rc<O> = match decode(broker, session, &header, body, outbox) {
         Ok(request) => Rc::new(request),
         Err(over) => return over,
     };
@@ -130,7 +133,7 @@ where
     let begun = permitted::<O>(broker, session)
         .and_then(|()| if session.begin_later() { Ok(()) } else { Err(too_many()) });
     if let Err(fault) = begun {
-        audit(session, &*request, Some(&fault), started);
+        audit(broker, session, &*request, Err(&fault), started);
         return match session.is_greeted() {
             true => session.refuse(outbox, header.request, &fault),
             false => session.last_fault(outbox, header.request, &fault),
@@ -138,7 +141,7 @@ where
     }
     let (broker, session) = (broker.clone(), session.clone());
     tokio::task::spawn_local(async move {
-        let outcome = act(broker, session.clone(), request.clone()).await;
+        let outcome = act(broker.clone(), session.clone(), request.clone()).await;
         let frame = {
             let mut outbox = codec::frame_buffer();
             let encoded = match &outcome {
@@ -149,19 +152,21 @@ where
         };
         let frame = frame.inspect_err(|error| tracing::error!(%error, "an answer could not be encoded"));
         session.end_later(frame.ok().filter(|_| header.request != 0)).await;
-        audit(&session, &*request, outcome.err().as_ref(), started);
+        audit(&broker, &session, &*request, outcome.as_ref(), started);
     });
     Turn::Answered
 }
 
 /// The request, or the end of a session whose peer sent none.
 fn decode<O: Operation>(
+    broker: &Broker,
     session: &Session,
     header: &Header,
     body: &[u8],
     outbox: &mut [u8],
 ) -> Result<O, Turn> {
     codec::decode(body).map_err(|error| {
+        broker.counters.malformed.up();
         session.last_fault(outbox, header.request, &Fault::new(FaultCode::Malformed, &error.to_string()))
     })
 }

@@ -59,7 +59,7 @@ pub fn status(broker: &Broker, _: &Session, request: &StatusRequest) -> Result<D
 }
 
 /// By the names of their options.
-fn quotas(broker: &Broker) -> impl Iterator<Item = Quota> {
+pub(super) fn quotas(broker: &Broker) -> impl Iterator<Item = Quota> {
     let quotas = broker.accounts.quotas();
     [
         ("max_sessions", quotas.sessions),

@@ -157,6 +157,6 @@ async fn pass_on(listeners: &[Listener], command: &[OsString]) -> Result<ExitCod
     Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-fn on(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+pub fn on(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
     signal(kind).map_err(|error| Failure::System("waiting for signals", error))
 }

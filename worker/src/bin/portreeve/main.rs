@@ -7,6 +7,7 @@
 mod address;
 mod failure;
 mod listen;
+mod metrics;
 mod output;
 mod ping;
 mod status;
@@ -46,19 +47,22 @@ enum Verb {
     Address(address::Arguments),
     /// Take listeners out of service.
     Stop(stop::Arguments),
+    /// Show what the broker has counted and measured, or serve it to Prometheus.
+    Metrics(metrics::Arguments),
     /// Measure the round trip to the broker.
     Ping(ping::Arguments),
 }
 
 async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let out = Output { json: arguments.json };
-    let client = Client::open(Channel::connect(&arguments.socket)?, "portreeve").await?;
+    let open = async || Client::open(Channel::connect(&arguments.socket)?, "portreeve").await;
     match arguments.verb {
-        Verb::Status => status::run(&client, out).await,
-        Verb::Address(arguments) => address::run(&client, out, arguments).await,
-        Verb::Listen(arguments) => listen::run(&client, out, arguments).await,
-        Verb::Stop(arguments) => stop::run(&client, out, &arguments).await,
-        Verb::Ping(arguments) => ping::run(&client, out, &arguments).await,
+        Verb::Status => status::run(&open().await?, out).await,
+        Verb::Address(verb) => address::run(&open().await?, out, verb).await,
+        Verb::Listen(verb) => listen::run(&open().await?, out, verb).await,
+        Verb::Stop(verb) => stop::run(&open().await?, out, &verb).await,
+        Verb::Metrics(verb) => metrics::run(&arguments.socket, out, &verb).await,
+        Verb::Ping(verb) => ping::run(&open().await?, out, &verb).await,
     }
 }
 
