@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use portreeve_protocol::{Fault, FaultCode, Text, address};
-use tokio::time::{Instant, sleep};
 
 use super::boot_time::BootTime;
 use super::kernel::{self, Lifetime, Place};
@@ -18,11 +17,6 @@ use super::probe::hardware_text;
 use super::together::{Begun, Way};
 use super::{Addresses, fault};
 use crate::link::Interface;
-
-/// How long the kernel may take to be sure of an IPv6 address.
-const SETTLING: Duration = Duration::from_secs(5);
-/// How often it is asked.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// An address that policy permits, and where it says to put it.
 #[derive(Clone, Debug)]
@@ -61,11 +55,17 @@ impl Addresses {
         let (mut links, mut seen) = (HashMap::new(), HashSet::new());
         let mut way = Way::default();
         let lifetime = how.lease.unwrap_or(self.settings.lease);
+        let new: Vec<IpAddr> = {
+            let table = self.table.borrow();
+            let all = asked.iter().flatten().map(|asked| asked.address);
+            all.filter(|address| table.get(*address).is_none()).collect()
+        };
+        let local = self.are_local(&new);
         for asked in asked {
             // One that is named twice is refused the second time, and fails nothing else.
             let first = asked.as_ref().ok().filter(|asked| seen.insert(asked.address));
             let group = first.map(|asked| asked.follows.unwrap_or(asked.address));
-            way.enter(group, asked.and_then(|asked| self.begin(&asked, how, lifetime, &mut links)));
+            way.enter(group, asked.and_then(|asked| self.begin(&asked, how, lifetime, &mut links, &local)));
         }
         let _nothing_was_done_for_them = way.fail_the_rest(&self.table);
         if how.probes > 0 && way.pending.iter().any(|(_, place)| place.address.is_ipv4()) {
@@ -110,6 +110,7 @@ impl Addresses {
         how: How,
         lifetime: u32,
         links: &mut HashMap<Text<15>, Result<Interface, Fault>>,
+        local: &HashMap<IpAddr, Result<bool, Fault>>,
     ) -> Result<Begun, Fault> {
         let address = asked.address;
         // A request may come twice, when its first reply was lost.
@@ -140,7 +141,9 @@ impl Addresses {
             series: 0,
             put_back: VecDeque::new(),
         };
-        if self.table.borrow().get(address).is_none() && self.is_local(address)? {
+        if let Some(local) = local.get(&address)
+            && local.clone()?
+        {
             return Err(fault::of_address("RTM_GETROUTE", address, Errno::EEXIST));
         }
         self.table.borrow_mut().enter(lease)?;
@@ -148,9 +151,14 @@ impl Addresses {
         Ok(Begun::New(place))
     }
 
-    pub(super) fn is_local(&self, address: IpAddr) -> Result<bool, Fault> {
-        kernel::is_local(&self.route, address)
-            .map_err(|errno| fault::of_address("RTM_GETROUTE", address, errno))
+    /// Whether this host has addresses, wherever; asked for all of them at once.
+    pub(super) fn are_local(&self, addresses: &[IpAddr]) -> HashMap<IpAddr, Result<bool, Fault>> {
+        let answers = kernel::are_local(&self.route, addresses);
+        let answers = answers.unwrap_or_else(|errno| vec![Err(errno); addresses.len()]);
+        let told = addresses.iter().zip(answers).map(|(address, answer)| {
+            (*address, answer.map_err(|errno| fault::of_address("RTM_GETROUTE", *address, errno)))
+        });
+        told.collect()
     }
 
     /// Why an address cannot be added any more, after a while of asking for it.
@@ -184,43 +192,6 @@ impl Addresses {
         failed
     }
 
-    /// Waits until the kernel is sure that IPv6 addresses are this host's alone; gives those that are not.
-    async fn settle(&self, places: &[Place]) -> HashMap<IpAddr, Fault> {
-        let mut waiting: Vec<Place> =
-            places.iter().copied().filter(|place| place.address.is_ipv6()).collect();
-        let mut failed = HashMap::new();
-        let end = Instant::now() + SETTLING;
-        while !waiting.is_empty() {
-            sleep(LOOK).await;
-            waiting.retain(|place| match kernel::look(&self.route, place) {
-                Ok(present) if present.duplicate => {
-                    failed.insert(place.address, conflict(place.address, None));
-                    false
-                }
-                Ok(present) => present.tentative,
-                // With a lifetime the kernel deletes what has failed.
-                Err(Errno::EADDRNOTAVAIL) => {
-                    failed.insert(place.address, conflict(place.address, None));
-                    false
-                }
-                Err(errno) => {
-                    failed.insert(place.address, fault::of_address("RTM_GETADDR", place.address, errno));
-                    false
-                }
-            });
-            if Instant::now() >= end {
-                let late = |place: &Place| {
-                    let message = format!("{} is tentative still", place.address);
-                    let fault = Fault::new(FaultCode::Tentative, &message);
-                    (place.address, fault.remedy("see whether its interface has a carrier, and add it again"))
-                };
-                failed.extend(waiting.drain(..).map(|place| late(&place)));
-            }
-        }
-        self.take_back(&those(places, &failed));
-        failed
-    }
-
     /// Starts what listens at addresses that are there; gives those where something cannot.
     fn start_listeners(&self, places: &[Place]) -> HashMap<IpAddr, Fault> {
         let Some(listeners) = self.listeners() else {
@@ -233,7 +204,7 @@ impl Addresses {
     }
 
     /// Takes addresses off their interfaces again that were just put there, with what has started at them.
-    fn take_back(&self, places: &[Place]) {
+    pub(super) fn take_back(&self, places: &[Place]) {
         if places.is_empty() {
             return;
         }
@@ -263,7 +234,7 @@ impl Addresses {
 }
 
 /// The places of what failed.
-fn those(places: &[Place], failed: &HashMap<IpAddr, Fault>) -> Vec<Place> {
+pub(super) fn those(places: &[Place], failed: &HashMap<IpAddr, Fault>) -> Vec<Place> {
     places.iter().copied().filter(|place| failed.contains_key(&place.address)).collect()
 }
 
@@ -278,7 +249,7 @@ fn is_down(interface: &str) -> Fault {
         .remedy("set it up first")
 }
 
-fn conflict(address: IpAddr, rival: Option<super::frame::Hardware>) -> Fault {
+pub(super) fn conflict(address: IpAddr, rival: Option<super::frame::Hardware>) -> Fault {
     let rival = rival.map(hardware_text);
     let who = rival.as_ref().map_or_else(|| "another host".to_owned(), |rival| format!("the host {rival}"));
     Fault::new(FaultCode::Conflict, &format!("{who} has {address}"))

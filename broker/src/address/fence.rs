@@ -8,16 +8,15 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
-use super::nft::{self, Family, Key, Set, Transaction};
+use super::nft::{self, Element, Family, Key, Set, Transaction};
 use crate::link::Netlink;
 
-/// How many addresses one transaction changes, each by up to four messages: as many as a request has, for each costs the
-/// kernel a wait. The acknowledgements fit in the receive buffer that the socket has.
+/// How many addresses one transaction changes: as many as a request has, for each transaction costs the kernel a wait. The
+/// elements of so many fit in one message each time, whose attributes count their bytes in 16 bits.
 const ADDRESSES: usize = 256;
 
 /// The sets of one family: every address that was leased, and those whose lease lasts.
@@ -82,76 +81,75 @@ impl Fence {
     ///
     /// # Errors
     /// The kernel refused it; ENOSPC, ENOMEM.
-    pub fn open_for(&self, addresses: &[(IpAddr, Option<Duration>)]) -> io::Result<()> {
+    pub fn open_for(&self, addresses: &[Element]) -> io::Result<()> {
         for some in addresses.chunks(ADDRESSES) {
-            let again = self.try_open(some)?;
-            if !again.is_empty() {
-                self.close(&again)?;
-                if !self.try_open(some)?.is_empty() {
-                    return Err(Errno::EEXIST.into());
+            match self.try_open(some) {
+                Err(error) if is(&error, Errno::EEXIST) => {
+                    let addresses: Vec<IpAddr> = some.iter().map(|(address, _)| *address).collect();
+                    self.close(&addresses)?;
+                    self.try_open(some)?;
                 }
+                done => done?,
             }
         }
         Ok(())
     }
 
-    /// Opens for addresses that none passes of; gives those that do, and then nothing is done.
-    fn try_open(&self, addresses: &[(IpAddr, Option<Duration>)]) -> io::Result<Vec<IpAddr>> {
+    /// Opens for addresses; EEXIST where one of them passes, and then nothing is done.
+    fn try_open(&self, addresses: &[Element]) -> io::Result<()> {
         let mut open = Transaction::new(&self.netlink);
-        let mut whose = Vec::new();
-        for (address, time) in addresses {
-            for (family, key) in nft::tables_of(*address) {
-                open.add(family, &set(key, LEASED), *address, None, false);
-                open.add(family, &set(key, ALLOWED), *address, *time, true);
-                whose.extend([*address; 2]);
-            }
+        for (family, key, some) in by_table(addresses) {
+            let leased: Vec<Element> = some.iter().map(|(address, _)| (*address, None)).collect();
+            open.add(family, &set(key, LEASED), &leased, false);
+            open.add(family, &set(key, ALLOWED), &some, true);
         }
-        let failures = open.commit()?;
-        if failures.iter().any(|(_, errno)| *errno != Errno::EEXIST) {
-            succeed(failures)?;
-            return Ok(Vec::new());
-        }
-        Ok(failures.iter().filter_map(|(at, _)| whose.get(*at).copied()).collect())
+        succeed(open.commit()?)
     }
 
-    /// Gives addresses that pass another time from now on, and says for each whether it did pass still.
+    /// Gives addresses that pass another time from now on, and tells of which the time was over.
     ///
     /// # Errors
     /// The kernel refused it.
-    pub fn renew(&self, addresses: &[(IpAddr, Option<Duration>)]) -> io::Result<Vec<bool>> {
-        let mut passes = vec![true; addresses.len()];
-        for (some, passes) in addresses.chunks(ADDRESSES).zip(passes.chunks_mut(ADDRESSES)) {
-            // One that is over aborts the transaction; the rest is tried again, each time with fewer.
-            while passes.contains(&true) {
-                let mut renew = Transaction::new(&self.netlink);
-                let mut index_of = Vec::new();
-                for (index, (address, time)) in some.iter().enumerate() {
-                    if passes.get(index) == Some(&true) {
-                        for (family, key) in nft::tables_of(*address) {
-                            renew.delete(family, &set(key, ALLOWED), *address);
-                            renew.add(family, &set(key, ALLOWED), *address, *time, false);
-                            index_of.extend([index, index]);
-                        }
-                    }
-                }
-                let failures = renew.commit()?;
-                if failures.is_empty() {
+    pub fn renew(&self, addresses: &[Element]) -> io::Result<Vec<IpAddr>> {
+        let mut over = Vec::new();
+        for some in addresses.chunks(ADDRESSES) {
+            let (mut left, mut at_once) = (some.to_vec(), ADDRESSES);
+            loop {
+                let failed = self.try_renew(&left, at_once)?;
+                if failed.is_empty() {
                     break;
                 }
-                let over: Vec<usize> = failures
-                    .iter()
-                    .filter(|(_, errno)| *errno == Errno::ENOENT)
-                    .filter_map(|(at, _)| index_of.get(*at).copied())
-                    .collect();
-                if over.is_empty() {
-                    succeed(failures)?;
+                if at_once == 1 {
+                    left.retain(|(address, _)| !failed.contains(address));
+                    over.extend(failed);
                 }
-                for index in over {
-                    passes.get_mut(index).into_iter().for_each(|passes| *passes = false);
-                }
+                // One that is over aborts the transaction. In a message of its own it can be told from the rest, which is
+                // tried again without it.
+                at_once = 1;
             }
         }
-        Ok(passes)
+        Ok(over)
+    }
+
+    /// Renews addresses, so many by each message. Where something is over nothing is done, and the first address of each
+    /// message that failed is given.
+    fn try_renew(&self, addresses: &[Element], at_once: usize) -> io::Result<Vec<IpAddr>> {
+        let mut renew = Transaction::new(&self.netlink);
+        let mut whose = Vec::new();
+        for (family, key, some) in by_table(addresses) {
+            for group in some.chunks(at_once) {
+                renew.delete(family, &set(key, ALLOWED), group);
+                renew.add(family, &set(key, ALLOWED), group, false);
+                whose.extend(group.first().map(|(address, _)| [*address; 2]));
+            }
+        }
+        let failures = renew.commit()?;
+        if failures.iter().any(|(_, errno)| *errno != Errno::ENOENT) {
+            succeed(failures)?;
+            return Ok(Vec::new());
+        }
+        let whose = whose.as_flattened();
+        Ok(failures.iter().filter_map(|(at, _)| whose.get(*at).copied()).collect())
     }
 
     /// Lets addresses pass no longer.
@@ -159,7 +157,7 @@ impl Fence {
     /// # Errors
     /// The kernel refused it.
     pub fn close(&self, addresses: &[IpAddr]) -> io::Result<()> {
-        self.forget_in(ALLOWED, addresses)
+        self.delete_from(ALLOWED, addresses)
     }
 
     /// Filters addresses no longer: they are not this host's any more.
@@ -167,23 +165,43 @@ impl Fence {
     /// # Errors
     /// The kernel refused it.
     pub fn forget(&self, addresses: &[IpAddr]) -> io::Result<()> {
-        self.forget_in(LEASED, addresses)
+        self.delete_from(LEASED, addresses)
     }
 
-    /// What is not in the set is as good as deleted, but aborts a transaction: so each address has its own.
-    fn forget_in(&self, name: &'static str, addresses: &[IpAddr]) -> io::Result<()> {
-        for address in addresses {
-            for (family, key) in nft::tables_of(*address) {
-                let mut delete = Transaction::new(&self.netlink);
-                delete.delete(family, &set(key, name), *address);
-                match succeed(delete.commit()?) {
-                    Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
-                    _ => {}
-                }
+    fn delete_from(&self, name: &'static str, addresses: &[IpAddr]) -> io::Result<()> {
+        let elements: Vec<Element> = addresses.iter().map(|address| (*address, None)).collect();
+        for some in elements.chunks(ADDRESSES) {
+            match self.try_delete(name, some, false) {
+                // What is not in the set is as good as deleted, but aborts a transaction, unless the same one puts it there.
+                Err(error) if is(&error, Errno::ENOENT) => self.try_delete(name, some, true)?,
+                done => done?,
             }
         }
         Ok(())
     }
+
+    fn try_delete(&self, name: &'static str, elements: &[Element], after_adding: bool) -> io::Result<()> {
+        let mut delete = Transaction::new(&self.netlink);
+        for (family, key, some) in by_table(elements) {
+            if after_adding {
+                delete.add(family, &set(key, name), &some, false);
+            }
+            delete.delete(family, &set(key, name), &some);
+        }
+        succeed(delete.commit()?)
+    }
+}
+
+/// The elements that each table has sets for.
+fn by_table(elements: &[Element]) -> impl Iterator<Item = (Family, Key, Vec<Element>)> {
+    nft::TABLES.into_iter().filter_map(|(family, key)| {
+        let of: Vec<Element> = elements.iter().filter(|(address, _)| key.is_of(*address)).copied().collect();
+        (!of.is_empty()).then_some((family, key, of))
+    })
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno as i32)
 }
 
 fn set(key: Key, name: &str) -> String {

@@ -7,7 +7,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Parseable as _};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
@@ -26,6 +26,14 @@ pub const RTM_NEWADDR: u16 = 20;
 pub const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_GETROUTE: u16 = 26;
+/// The length of struct ifaddrmsg, and the attributes behind it that are looked at: include/uapi/linux/if_addr.h.
+const IFADDRMSG: usize = 8;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_FLAGS: u16 = 8;
+const IFA_PROTO: u16 = 11;
+/// Where struct rtmsg has its type.
+const ROUTE_TYPE: usize = 7;
 /// A lifetime without end.
 const FOREVER: u32 = u32::MAX;
 
@@ -112,51 +120,61 @@ pub fn look(netlink: &Netlink, place: &Place) -> Result<Present, Errno> {
     Present::read(&netlink.ask(RTM_GETADDR, &message)?).ok_or(Errno::EPROTO)
 }
 
-/// Whether the host takes an address for its own, wherever it has it.
+/// Whether the host takes addresses for its own, wherever it has them, in the order of the question.
 ///
 /// # Errors
-/// What the kernel refused it with.
-pub fn is_local(netlink: &Netlink, address: IpAddr) -> Result<bool, Errno> {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family(address);
-    message.header.destination_prefix_length = bits(address);
-    message.attributes.push(RouteAttribute::Destination(address.into()));
-    match netlink.ask(RTM_GETROUTE, &message) {
-        Ok(body) => {
-            let answer = RouteMessage::parse(body.as_slice()).map_err(|_| Errno::EPROTO)?;
-            Ok(answer.header.kind == RouteType::Local)
-        }
+/// The kernel could not be asked; of one address, what it refused that with.
+pub fn are_local(netlink: &Netlink, addresses: &[IpAddr]) -> Result<Vec<Result<bool, Errno>>, Errno> {
+    let question = |address: &IpAddr| {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(*address);
+        message.header.destination_prefix_length = bits(*address);
+        message.attributes.push(RouteAttribute::Destination((*address).into()));
+        message
+    };
+    let questions: Vec<RouteMessage> = addresses.iter().map(question).collect();
+    let local = u8::from(RouteType::Local);
+    let answers = netlink.ask_all(RTM_GETROUTE, &questions, |body| Some(*body.get(ROUTE_TYPE)? == local))?;
+    let known = |answer| match answer {
         Err(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL) => Ok(false),
-        Err(errno) => Err(errno),
-    }
+        other => other,
+    };
+    Ok(answers.into_iter().map(known).collect())
 }
 
 impl Present {
-    /// The address that a message of the kernel tells of.
+    /// The address that a message of the kernel tells of. Read by hand, for there may be thousands of them at once.
     pub fn read(body: &[u8]) -> Option<Self> {
-        let message = AddressMessage::parse(body).ok()?;
-        let (mut local, mut address, mut ours) = (None, None, false);
-        let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
-        for attribute in &message.attributes {
-            match attribute {
+        let [_, prefix, flags, _, index @ ..] = *body.first_chunk::<IFADDRMSG>()?;
+        let (mut local, mut address, mut ours, mut flags) = (None, None, false, u32::from(flags));
+        for attribute in NlasIterator::new(body.get(IFADDRMSG..)?) {
+            let attribute = attribute.ok()?;
+            let value = attribute.value();
+            match attribute.kind() {
+                IFA_ADDRESS => address = ip(value),
                 // On a point-to-point interface the other one is the peer's.
-                AddressAttribute::Local(own) => local = Some(*own),
-                AddressAttribute::Address(own) => address = Some(*own),
-                AddressAttribute::Protocol(protocol) => ours = u8::from(*protocol) == TAG,
-                AddressAttribute::Flags(all) => flags = *all,
+                IFA_LOCAL => local = ip(value),
+                IFA_FLAGS => flags = u32::from_ne_bytes(*value.first_chunk()?),
+                IFA_PROTO => ours = value == [TAG],
                 _ => {}
             }
         }
+        let place = Place { address: local.or(address)?, index: u32::from_ne_bytes(index), prefix };
+        let flags = AddressFlags::from_bits_retain(flags);
         Some(Self {
-            place: Place {
-                address: local.or(address)?,
-                index: message.header.index,
-                prefix: message.header.prefix_len,
-            },
+            place,
             ours,
             tentative: flags.contains(AddressFlags::Tentative),
             duplicate: flags.contains(AddressFlags::Dadfailed),
         })
+    }
+}
+
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(IpAddr::from(*bytes.first_chunk::<4>()?)),
+        16 => Some(IpAddr::from(*bytes.first_chunk::<16>()?)),
+        _ => None,
     }
 }
 

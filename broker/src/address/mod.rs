@@ -19,6 +19,7 @@ pub mod packet;
 mod probe;
 mod remove;
 mod renew;
+mod settle;
 mod start;
 mod together;
 mod watch;

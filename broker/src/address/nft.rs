@@ -8,9 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use netlink_packet_core::{
-    DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL,
-};
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use nix::errno::Errno;
 
 use crate::link::{Batch, Netlink};
@@ -33,6 +31,9 @@ const HAS_TIMEOUT: u32 = 0x10;
 const PRIORITY: i32 = -300;
 /// NFTA_LIST_ELEM.
 const ELEMENT: u16 = 1;
+
+/// An address in a set, and for how long from now on; `None` for ever.
+pub type Element = (IpAddr, Option<Duration>);
 
 /// The family of a table, by its NFPROTO_ number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,14 +65,9 @@ pub struct Set {
     pub timeout: bool,
 }
 
-/// The tables, by their family, that an address of a kind is in.
-pub fn tables_of(address: IpAddr) -> impl Iterator<Item = (Family, Key)> {
-    let (inet, arp) = match address {
-        IpAddr::V4(_) => ((Family::Inet, Key::V4), Some((Family::Arp, Key::V4))),
-        IpAddr::V6(_) => ((Family::Inet, Key::V6), None),
-    };
-    [inet].into_iter().chain(arp)
-}
+/// The tables, by their family, that addresses are in, and what their sets hold.
+pub const TABLES: [(Family, Key); 3] =
+    [(Family::Inet, Key::V4), (Family::Arp, Key::V4), (Family::Inet, Key::V6)];
 
 impl Family {
     /// What the sets of its table hold.
@@ -97,6 +93,11 @@ impl Key {
             Key::V4 => "4",
             Key::V6 => "6",
         }
+    }
+
+    /// Whether it is an address's.
+    pub fn is_of(self, address: IpAddr) -> bool {
+        (self == Key::V4) == address.is_ipv4()
     }
 
     fn length(self) -> u32 {
@@ -139,7 +140,6 @@ impl Key {
 pub struct Transaction<'n> {
     netlink: &'n Netlink,
     batch: Batch,
-    count: usize,
     sets: u32,
 }
 
@@ -148,25 +148,27 @@ impl<'n> Transaction<'n> {
     pub fn new(netlink: &'n Netlink) -> Self {
         let mut batch = netlink.batch();
         batch.push(BATCH_BEGIN, 0, &Body { family: 0, resource: SUBSYSTEM, attributes: Vec::new() });
-        Self { netlink, batch, count: 0, sets: 0 }
+        Self { netlink, batch, sets: 0 }
     }
 
     /// Makes it happen, and tells which of its changes failed with what: then nothing has happened.
+    ///
+    /// # Errors
+    /// The kernel refused all of it at once.
     pub fn commit(mut self) -> io::Result<Vec<(usize, Errno)>> {
-        self.batch.push(BATCH_END, 0, &Body { family: 0, resource: SUBSYSTEM, attributes: Vec::new() });
-        let mut acknowledged = vec![true; self.count + 2];
-        for end in [0, self.count + 1] {
-            acknowledged.get_mut(end).into_iter().for_each(|wanted| *wanted = false);
+        if self.batch.len() == 1 {
+            return Ok(Vec::new());
         }
-        let outcomes = self.netlink.act(&self.batch, &acknowledged)?;
-        let failed = outcomes.into_iter().enumerate().filter_map(|(at, outcome)| Some((at, outcome.err()?)));
-        Ok(failed.map(|(at, errno)| (at.saturating_sub(1), errno)).collect())
+        self.batch.acknowledge();
+        self.batch.push(BATCH_END, 0, &Body { family: 0, resource: SUBSYSTEM, attributes: Vec::new() });
+        let mut outcomes = self.netlink.act(&self.batch)?.into_iter();
+        // Of the beginning it tells what goes for all.
+        outcomes.next().unwrap_or(Ok(()))?;
+        Ok(outcomes.enumerate().filter_map(|(at, outcome)| Some((at, outcome.err()?))).collect())
     }
 
     fn push(&mut self, kind: u16, flags: u16, family: Family, attributes: Vec<DefaultNla>) {
-        let body = Body { family: family as u8, resource: 0, attributes };
-        self.batch.push(kind, flags | NLM_F_ACK, &body);
-        self.count += 1;
+        self.batch.push(kind, flags, &Body { family: family as u8, resource: 0, attributes });
     }
 
     /// Makes our table.
@@ -221,27 +223,31 @@ impl<'n> Transaction<'n> {
         self.push(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, family, attributes);
     }
 
-    /// Adds an element that ends after this time, `None` never. With `alone`, EEXIST where it is there.
-    pub fn add(&mut self, family: Family, set: &str, address: IpAddr, time: Option<Duration>, alone: bool) {
-        let mut element = vec![value(address)];
-        let millis = time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1));
-        element.extend(millis.map(|millis| DefaultNla::new(4, millis.to_be_bytes().to_vec())));
+    /// Adds elements that each end after their time, `None` never. With `alone`, EEXIST where one of them is there.
+    pub fn add(&mut self, family: Family, set: &str, elements: &[Element], alone: bool) {
+        let elements = elements.iter().map(|(address, time)| {
+            let mut element = vec![value(*address)];
+            let millis = time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1));
+            element.extend(millis.map(|millis| DefaultNla::new(4, millis.to_be_bytes().to_vec())));
+            nest(ELEMENT, &element)
+        });
         let flags = NLM_F_CREATE | if alone { NLM_F_EXCL } else { 0 };
-        self.push(NEW_ELEMENT, flags, family, one_element(set, &element));
+        self.push(NEW_ELEMENT, flags, family, listed(set, elements));
     }
 
-    /// Deletes an element; ENOENT where it is not there or is over.
-    pub fn delete(&mut self, family: Family, set: &str, address: IpAddr) {
-        self.push(DELETE_ELEMENT, 0, family, one_element(set, &[value(address)]));
+    /// Deletes elements, whatever their time; ENOENT where one of them is not there or is over.
+    pub fn delete(&mut self, family: Family, set: &str, elements: &[Element]) {
+        let elements = elements.iter().map(|(address, _)| nest(ELEMENT, &[value(*address)]));
+        self.push(DELETE_ELEMENT, 0, family, listed(set, elements));
     }
+}
+
+fn listed(set: &str, elements: impl Iterator<Item = DefaultNla>) -> Vec<DefaultNla> {
+    vec![text(1, TABLE), text(2, set), nest(3, &elements.collect::<Vec<_>>())]
 }
 
 fn chain(inward: bool) -> &'static str {
     if inward { "in" } else { "out" }
-}
-
-fn one_element(set: &str, element: &[DefaultNla]) -> Vec<DefaultNla> {
-    vec![text(1, TABLE), text(2, set), nest(3, &[nest(ELEMENT, element)])]
 }
 
 fn value(address: IpAddr) -> DefaultNla {

@@ -60,24 +60,35 @@ impl Addresses {
         }
         let results = kernel::remove(&self.route, places);
         let results = results.unwrap_or_else(|error| vec![Err(fault::errno(&error)); places.len()]);
+        let mut local = self.are_local(&addresses);
         let outcomes = places.iter().zip(results).map(|(place, result)| match result {
             // What is gone is gone, whoever did it.
-            Ok(()) | Err(Errno::EADDRNOTAVAIL | Errno::ENODEV) => Ok(self.verify(place.address)),
+            Ok(()) | Err(Errno::EADDRNOTAVAIL | Errno::ENODEV) => {
+                let verified = matches!(local.remove(&place.address), Some(Ok(false)));
+                Ok(Removed { address: place.address, verified })
+            }
             Err(errno) => Err(fault::of_address("RTM_DELADDR", place.address, errno)),
         });
-        outcomes.collect()
+        let outcomes: Vec<Result<Removed, Fault>> = outcomes.collect();
+        self.let_go(outcomes.iter().flatten());
+        outcomes
     }
 
-    /// Looks whether an address is gone; only then may its packets pass again.
-    fn verify(&self, address: IpAddr) -> Removed {
-        let verified = matches!(kernel::is_local(&self.route, address), Ok(false));
-        if !verified {
-            tracing::warn!(%address, "an address that was removed is on this host still, on another interface");
-        } else if let Some(fence) = &self.fence
-            && let Err(error) = fence.forget(&[address])
-        {
-            tracing::error!(%address, %error, "the fence of an address that is gone stays");
+    /// Lets packets of addresses that are surely gone pass again.
+    fn let_go<'r>(&self, removed: impl Iterator<Item = &'r Removed>) {
+        let mut gone = Vec::new();
+        for Removed { address, verified } in removed {
+            match verified {
+                true => gone.push(*address),
+                false => {
+                    tracing::warn!(%address, "an address that was removed is on this host still, elsewhere")
+                }
+            }
         }
-        Removed { address, verified }
+        if let Some(fence) = &self.fence
+            && let Err(error) = fence.forget(&gone)
+        {
+            tracing::error!(?gone, %error, "the fence of addresses that are gone stays");
+        }
     }
 }

@@ -54,16 +54,13 @@ impl Addresses {
                 .map(|(_, place, lifetime)| (place.address, Some(Duration::from_secs((*lifetime).into()))))
                 .collect();
             match fence.renew(&passes) {
-                Ok(passes) => {
-                    let mut passes = passes.into_iter();
-                    renewed.retain(|(index, place, _)| {
-                        let pass = passes.next().unwrap_or(false);
-                        if !pass {
-                            fail(*index, super::lease::over(place.address));
-                        }
-                        pass
-                    });
-                }
+                Ok(over) => renewed.retain(|(index, place, _)| {
+                    let passes = !over.contains(&place.address);
+                    if !passes {
+                        fail(*index, super::lease::over(place.address));
+                    }
+                    passes
+                }),
                 Err(error) => {
                     for (index, place, _) in renewed.drain(..) {
                         fail(

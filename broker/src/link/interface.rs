@@ -3,7 +3,7 @@
 //! Promises: what is changed is the interface of that number, whatever it is called by then. Touches the host's
 //! interfaces through the socket it is given. Source: rtnetlink(7).
 
-use netlink_packet_core::{NLM_F_ACK, Parseable as _};
+use netlink_packet_core::Parseable as _;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use nix::errno::Errno;
 
@@ -102,9 +102,7 @@ impl Interface {
             message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
         }
         message.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
-        let mut batch = netlink.batch();
-        batch.push(RTM_NEWLINK, NLM_F_ACK, &message);
-        let results = netlink.act(&batch, &[true]);
+        let results = netlink.act_all(RTM_NEWLINK, 0, &[message]);
         let results =
             results.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EPROTO)))?;
         results.into_iter().next().unwrap_or(Err(Errno::EPROTO))

@@ -2,8 +2,10 @@
 //!
 //! Every socket is opened before the broker confines itself; afterwards nothing here opens anything.
 
+mod batch;
 pub mod interface;
 pub mod netlink;
 
+pub use batch::Batch;
 pub use interface::Interface;
-pub use netlink::{Batch, Netlink};
+pub use netlink::Netlink;

@@ -1,21 +1,22 @@
-//! One netlink socket for requests: batches that are acknowledged message by message, single questions, and dumps.
+//! One netlink socket for requests: batches of changes, batches of questions, and dumps.
 //!
 //! Promises: every exchange is over when its function returns, for the kernel answers within the send; nothing ever
-//! waits. A dump that a change interrupted is taken anew. Touches the socket that [`Netlink::open`] opened and no other.
-//! Source: netlink(7).
+//! waits. Of a batch of changes only the last is acknowledged: the kernel tells of every failure unasked and before
+//! that, and an answer that found no room makes the exchange fail as a whole. A dump that a change interrupted is taken
+//! anew. Touches the socket that [`Netlink::open`] opened and no other. Source: netlink(7).
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use netlink_packet_core::{
-    Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-};
+use netlink_packet_core::{Emitable, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
     socket, sockopt,
 };
+
+use super::batch::{Batch, HEADER};
 
 /// The most messages that one send carries: the acknowledgements of a thousand overran the socket.
 pub const BATCH: usize = 256;
@@ -23,8 +24,6 @@ pub const BATCH: usize = 256;
 const DATAGRAM: usize = 64 * 1024;
 /// Room for what waits to be received.
 const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
-/// The length of a message's header.
-const HEADER: usize = 16;
 /// How often a dump is taken anew before it is a failure.
 const RETRIES: u32 = 8;
 
@@ -34,14 +33,6 @@ pub struct Netlink {
     socket: OwnedFd,
     sequence: Cell<u32>,
     inbox: RefCell<Box<[u8]>>,
-}
-
-/// Messages that are sent in one go.
-#[derive(Debug)]
-pub struct Batch {
-    bytes: Vec<u8>,
-    first: u32,
-    next: u32,
 }
 
 /// One message as it was received.
@@ -79,47 +70,40 @@ impl Netlink {
 
     /// An empty batch.
     pub fn batch(&self) -> Batch {
-        let first = self.sequence.get();
-        Batch { bytes: Vec::new(), first, next: first }
+        Batch::beginning_with(self.sequence.get())
     }
 
-    /// Sends a batch, of messages about as many as [`BATCH`], and gives what became of each, in their order. Those that want no
-    /// acknowledgement count as done.
+    /// Sends a batch, of messages about as many as [`BATCH`], and gives what became of each, in their order.
     ///
     /// # Errors
-    /// The batch could not be sent, or an answer is missing.
-    pub fn act(&self, batch: &Batch, acknowledged: &[bool]) -> io::Result<Vec<Result<(), Errno>>> {
-        self.sequence.set(batch.next);
-        self.send(&batch.bytes)?;
-        let mut results: Vec<Option<Result<(), Errno>>> =
-            acknowledged.iter().map(|wanted| (!wanted).then_some(Ok(()))).collect();
-        let mut left = acknowledged.iter().filter(|wanted| **wanted).count();
-        let mut first_stray = None;
-        while left > 0 {
-            let over = self.receive(|message| {
-                let Some(errno) = error_of(&message) else { return };
-                let index = message.sequence.checked_sub(batch.first).and_then(|at| usize::try_from(at).ok());
-                match index.and_then(|at| results.get_mut(at)) {
-                    Some(result @ None) => {
-                        *result = Some(errno);
-                        left = left.saturating_sub(1);
-                    }
-                    Some(result) if errno.is_err() => *result = Some(errno),
-                    Some(_) => {}
-                    None => first_stray = errno.err().or(first_stray),
+    /// The batch could not be sent, or its acknowledgement is missing.
+    pub fn act(&self, batch: &Batch) -> io::Result<Vec<Result<(), Errno>>> {
+        self.send(batch)?;
+        let mut results = vec![Ok(()); batch.len()];
+        let mut over = false;
+        while !over {
+            let received = self.receive(|message| {
+                let Some(outcome) = error_of(&message) else { return };
+                let place = batch.place_of(message.sequence).and_then(|at| results.get_mut(at));
+                if let (Some(result), Err(_)) = (place, outcome) {
+                    *result = outcome;
                 }
+                over |= message.sequence == batch.awaited();
             });
-            match over {
+            match received {
                 Ok(()) => {}
-                Err(Errno::EAGAIN) => break,
+                // The kernel has said all that it will: what it refused as a whole it tells of by another message.
+                Err(Errno::EAGAIN) => {
+                    let why = results.into_iter().find_map(Result::err);
+                    return Err(why.unwrap_or(Errno::EPROTO).into());
+                }
                 Err(errno) => return Err(errno.into()),
             }
         }
-        let missing = || first_stray.unwrap_or(Errno::EPROTO);
-        results.into_iter().map(|result| result.ok_or_else(|| missing().into())).collect()
+        Ok(results)
     }
 
-    /// Sends messages that are each acknowledged, in batches, and gives what became of each.
+    /// Sends messages in batches, and gives what became of each.
     ///
     /// # Errors
     /// As [`Netlink::act`].
@@ -132,8 +116,9 @@ impl Netlink {
         let mut results = Vec::with_capacity(messages.len());
         for some in messages.chunks(BATCH) {
             let mut batch = self.batch();
-            some.iter().for_each(|message| batch.push(kind, flags | NLM_F_ACK, message));
-            results.extend(self.act(&batch, &vec![true; some.len()])?);
+            some.iter().for_each(|message| batch.push(kind, flags, message));
+            batch.acknowledge();
+            results.extend(self.act(&batch)?);
         }
         Ok(results)
     }
@@ -143,22 +128,42 @@ impl Netlink {
     /// # Errors
     /// What the kernel refused it with.
     pub fn ask<M: Emitable>(&self, kind: u16, message: &M) -> Result<Vec<u8>, Errno> {
-        let mut batch = self.batch();
-        batch.push(kind, 0, message);
-        self.sequence.set(batch.next);
-        self.send(&batch.bytes)?;
-        let mut answer = None;
-        while answer.is_none() {
-            self.receive(|message| {
-                if message.sequence == batch.first {
-                    answer = Some(match error_of(&message) {
+        let answers = self.ask_all(kind, std::slice::from_ref(message), |body| Some(body.to_vec()))?;
+        answers.into_iter().next().unwrap_or(Err(Errno::EPROTO))
+    }
+
+    /// Asks many things, each of which has one answer, in batches; `take` sees the body of each, and what it makes no
+    /// sense of is EPROTO.
+    ///
+    /// # Errors
+    /// The questions could not be sent, or an answer is missing.
+    pub fn ask_all<M: Emitable, T>(
+        &self,
+        kind: u16,
+        messages: &[M],
+        take: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<Result<T, Errno>>, Errno> {
+        let mut answers = Vec::with_capacity(messages.len());
+        for some in messages.chunks(BATCH) {
+            let mut batch = self.batch();
+            some.iter().for_each(|message| batch.push(kind, 0, message));
+            self.send(&batch)?;
+            let mut found: Vec<Option<Result<T, Errno>>> = some.iter().map(|_| None).collect();
+            let mut left = found.len();
+            while left > 0 {
+                self.receive(|message| {
+                    let place = batch.place_of(message.sequence).and_then(|at| found.get_mut(at));
+                    let Some(place) = place.filter(|place| place.is_none()) else { return };
+                    left -= 1;
+                    *place = Some(match error_of(&message) {
                         Some(Err(errno)) => Err(errno),
-                        _ => Ok(message.body.to_vec()),
+                        _ => take(message.body).ok_or(Errno::EPROTO),
                     });
-                }
-            })?;
+                })?;
+            }
+            answers.extend(found.into_iter().flatten());
         }
-        answer.unwrap_or(Err(Errno::EPROTO))
+        Ok(answers)
     }
 
     /// Asks for everything of a kind; `take` sees each body of the answer.
@@ -174,12 +179,11 @@ impl Netlink {
         for _ in 0..RETRIES {
             let mut batch = self.batch();
             batch.push(kind, NLM_F_DUMP, message);
-            self.sequence.set(batch.next);
-            self.send(&batch.bytes)?;
+            self.send(&batch)?;
             let (mut found, mut interrupted, mut over) = (Vec::new(), false, None);
             while over.is_none() {
                 self.receive(|message| {
-                    if message.sequence != batch.first {
+                    if batch.place_of(message.sequence) != Some(0) {
                         return;
                     }
                     interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
@@ -199,7 +203,9 @@ impl Netlink {
         Err(Errno::EINTR)
     }
 
-    fn send(&self, bytes: &[u8]) -> Result<(), Errno> {
+    fn send(&self, batch: &Batch) -> Result<(), Errno> {
+        self.sequence.set(batch.next());
+        let bytes = batch.bytes();
         // What an exchange that failed has left unread answers nothing of this one.
         while let Ok(1..) = recv(self.socket.as_raw_fd(), &mut self.inbox.borrow_mut(), MsgFlags::empty()) {}
         match send(self.socket.as_raw_fd(), bytes, MsgFlags::empty()) {
@@ -214,24 +220,6 @@ impl Netlink {
         let length = recv(self.socket.as_raw_fd(), &mut inbox, MsgFlags::empty())?;
         messages(inbox.get(..length).unwrap_or_default()).for_each(take);
         Ok(())
-    }
-}
-
-impl Batch {
-    /// Adds a message; its flags beside NLM_F_REQUEST.
-    pub fn push(&mut self, kind: u16, flags: u16, body: &impl Emitable) {
-        let length = HEADER + body.buffer_len();
-        let start = self.bytes.len();
-        self.bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
-        self.bytes.extend(kind.to_ne_bytes());
-        self.bytes.extend((flags | NLM_F_REQUEST).to_ne_bytes());
-        self.bytes.extend(self.next.to_ne_bytes());
-        self.bytes.extend(0_u32.to_ne_bytes());
-        self.bytes.resize(start + length.next_multiple_of(4), 0);
-        if let Some(room) = self.bytes.get_mut(start + HEADER..start + length) {
-            body.emit(room);
-        }
-        self.next = self.next.wrapping_add(1).max(1);
     }
 }
 
