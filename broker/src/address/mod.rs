@@ -88,6 +88,8 @@ pub struct Addresses {
     allowance: RefCell<HashMap<u32, Allowance>>,
     heard: RefCell<Heard>,
     series: Cell<u64>,
+    /// Whether an address may be missing: most news are of none.
+    any_missing: Cell<bool>,
     /// Unset until the broker serves.
     listeners: OnceCell<Weak<dyn Listeners>>,
     counts: Counts,

@@ -44,6 +44,7 @@ impl Addresses {
             allowance: RefCell::default(),
             heard: RefCell::new(Heard::default()),
             series: Cell::new(0),
+            any_missing: Cell::new(false),
             listeners: OnceCell::new(),
             counts: Counts::default(),
             changed: Notify::new(),

@@ -15,7 +15,7 @@ use nix::sys::socket::{MsgFlags, recv};
 
 use super::boot_time::BootTime;
 use super::kernel::{self, Place, Present, RTM_DELADDR, RTM_NEWADDR};
-use super::lease::State;
+use super::lease::{Lease, State};
 use super::{Addresses, fault};
 use crate::link::interface::{Interface, RTM_DELLINK, RTM_NEWLINK};
 use crate::link::netlink;
@@ -66,7 +66,7 @@ impl Addresses {
             }
             RTM_DELADDR => {
                 if let Some(present) = Present::read(body) {
-                    self.missing_where(|place| *place == present.place);
+                    self.was_removed(&present.place);
                 }
             }
             _ => {}
@@ -98,6 +98,29 @@ impl Addresses {
         }
     }
 
+    /// An address was removed some time ago. What the broker itself has put there again since is not missing.
+    fn was_removed(&self, place: &Place) {
+        let held = |lease: &&Lease| lease.place == *place && lease.state == State::Held;
+        if self.table.borrow().get(place.address).filter(held).is_some() && !self.is_present(place) {
+            self.table
+                .borrow_mut()
+                .get_mut(place.address)
+                .into_iter()
+                .for_each(|lease| lease.state = State::Missing);
+            self.any_missing.set(true);
+        }
+    }
+
+    /// Whether an address is there now, or somewhere on this host where the kernel tells no more of IPv4.
+    fn is_present(&self, place: &Place) -> bool {
+        match place.address {
+            IpAddr::V4(_) => {
+                matches!(self.are_local(&[place.address]).remove(&place.address), Some(Ok(true)))
+            }
+            IpAddr::V6(_) => kernel::look(&self.route, place).is_ok_and(|present| present.place == *place),
+        }
+    }
+
     fn missing_where(&self, which: impl Fn(&Place) -> bool) {
         let mut table = self.table.borrow_mut();
         let gone: Vec<IpAddr> = table
@@ -105,6 +128,7 @@ impl Addresses {
             .filter(|lease| lease.state == State::Held && which(&lease.place))
             .map(|lease| lease.place.address)
             .collect();
+        self.any_missing.update(|any| any || !gone.is_empty());
         for address in gone {
             table.get_mut(address).into_iter().for_each(|lease| lease.state = State::Missing);
         }
@@ -131,9 +155,14 @@ impl Addresses {
 
     /// Puts back what is missing, where its interface is up.
     pub(super) fn put_back(&self) {
+        if !self.any_missing.replace(false) {
+            return;
+        }
         let (now, instant) = (BootTime::now(), Instant::now());
         let mut again = Vec::new();
         for lease in self.table.borrow_mut().missing() {
+            // Until it is there again it is tried again with each news.
+            self.any_missing.set(true);
             let place = lease.place;
             let up = Interface::numbered(&self.route, place.index).is_ok_and(|link| link.up);
             lease.put_back.retain(|then| instant.duration_since(*then) < A_MINUTE);
