@@ -2,7 +2,7 @@
 //!
 //! What decides (`config`, `policy`, `capability`) has no unsafe code and touches nothing; what acts is one
 //! mechanism a file: `confine` holds the locks, `launcher` the worker's process, `listener` the sockets, `address` and
-//! `link` what is on an interface, and `service` the sessions in which peers ask for them. Between the two, `plan`
+//! `link` what is on an interface, `service` the sessions in which peers ask for them, and `events` tells them what happens. Between the two, `plan`
 //! finds what a configuration means on this host: `startup` acts on it, `command` only tells it.
 
 pub mod address;
@@ -11,6 +11,7 @@ pub mod cli;
 mod command;
 pub mod config;
 pub mod confine;
+pub mod events;
 pub mod failure;
 #[cfg(feature = "hostile")]
 pub mod hostile;

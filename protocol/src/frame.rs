@@ -25,6 +25,8 @@ impl Kind {
     pub const REPLY: u16 = 0x8000;
     /// A refusal or failure instead of the reply.
     pub const FAULT: Kind = Kind(0xffff);
+    /// Something that happened, told unasked: an [`Event`](crate::Event).
+    pub const EVENT: Kind = Kind(0xfffe);
 
     /// The kind of the reply to this request.
     pub const fn reply(self) -> Kind {

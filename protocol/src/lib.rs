@@ -11,6 +11,7 @@ pub mod bounded;
 pub mod channel;
 pub mod codec;
 pub mod endpoint;
+pub mod event;
 pub mod fault;
 pub mod frame;
 pub mod message;
@@ -19,6 +20,7 @@ pub mod status;
 
 pub use bounded::{List, Text};
 pub use endpoint::{Endpoint, InetEndpoint};
+pub use event::{Event, EventCode};
 pub use fault::{Fault, FaultCode};
 pub use frame::{Header, Kind};
 pub use message::Operation;

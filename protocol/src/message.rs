@@ -9,6 +9,7 @@ use crate::address::{
 };
 use crate::bounded::{List, Text};
 use crate::endpoint::{Endpoint, MAX_INTERFACE};
+use crate::event::{Subscribe, Subscribed};
 use crate::fault::Fault;
 use crate::frame::{Kind, MAX_DESCRIPTORS};
 use crate::metrics::{Metrics, MetricsRequest};
@@ -50,6 +51,7 @@ operations! {
     10 "announce"      Announce -> Leases;
     11 "list-addresses" ListAddresses -> AddressPage;
     12 "set-link"      SetLink -> Link;
+    16 "subscribe"     Subscribe -> Subscribed;
     17 "metrics"       MetricsRequest -> Metrics;
 }
 

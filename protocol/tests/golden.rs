@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use portreeve_protocol::address::*;
+use portreeve_protocol::event::*;
 use portreeve_protocol::message::*;
 use portreeve_protocol::metrics::*;
 use portreeve_protocol::status::{Credentials, Listener, Process, Quota, Session, Status};
@@ -215,6 +216,32 @@ fn pin_addresses(golden: &Golden) {
     golden.reply::<SetLink>("set-link-reply", 11, 0, &link);
 }
 
+fn pin_events(golden: &Golden) {
+    let event = Event {
+        number: 300,
+        time_ms: 1_700_000_000_000,
+        code: EventCode::AddressConflict,
+        address: Some("192.0.2.1".parse().unwrap()),
+        interface: text("eth1"),
+        index: 2,
+        pid: 0,
+        epoch: 42,
+        count: 0,
+        detail: text("02:00:00:00:00:09"),
+    };
+    golden.pin("event", Kind::EVENT, 0, 0, &event);
+    golden.pin("event-gap", Kind::EVENT, 0, 0, &Event::gap(7));
+    let worker =
+        Event { number: 301, code: EventCode::WorkerStarted, pid: 4711, count: 2, ..Event::default() };
+    golden.request("subscribe", 12, &Subscribe { follow: true, all: false });
+    golden.reply::<Subscribe>(
+        "subscribe-reply",
+        12,
+        0,
+        &Subscribed { all: true, recent: list([event, worker]) },
+    );
+}
+
 fn pin_metrics(golden: &Golden) {
     golden.request("metrics", 12, &MetricsRequest {});
     let metrics = Metrics {
@@ -278,6 +305,7 @@ fn every_message_has_the_bytes_that_were_agreed() {
     let golden = Golden { frames: vectors::golden(), seen: RefCell::default() };
     pin_operations(&golden);
     pin_addresses(&golden);
+    pin_events(&golden);
     pin_metrics(&golden);
     pin_faults(&golden);
 

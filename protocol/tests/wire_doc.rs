@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use doc::{Doc, Sample};
 use portreeve_protocol::address::*;
+use portreeve_protocol::event::*;
 use portreeve_protocol::frame::{HEADER_LENGTH, MAX_BODY, MAX_DESCRIPTORS, MAX_FRAME};
 use portreeve_protocol::message::*;
 use portreeve_protocol::metrics::MetricsRequest;
@@ -44,11 +45,12 @@ fn messages() -> BTreeMap<&'static str, Decode> {
         both::<Announce>("Announce", "Leases"),
         both::<ListAddresses>("ListAddresses", "AddressPage"),
         both::<SetLink>("SetLink", "Link"),
+        both::<Subscribe>("Subscribe", "Subscribed"),
         both::<MetricsRequest>("MetricsRequest", "Metrics"),
     ];
     assert_eq!(operations.len(), OPERATIONS.len(), "an operation is missing here");
-    let faults: [(&str, Decode); 1] = [("Fault", decodes::<Fault>)];
-    operations.into_iter().flatten().chain(faults).collect()
+    let others: [(&str, Decode); 2] = [("Fault", decodes::<Fault>), ("Event", decodes::<Event>)];
+    operations.into_iter().flatten().chain(others).collect()
 }
 
 fn row<'d>(doc: &'d Doc, section: &str, first: &str) -> &'d [String] {
@@ -75,6 +77,17 @@ fn every_fault_is_listed_with_its_word() {
     assert_eq!(doc.rows("Faults").len(), known.len());
     for code in known {
         assert_eq!(row(&doc, "Faults", &code.to_string())[1], FaultCode::from(code).word());
+    }
+}
+
+#[test]
+fn every_event_is_listed_with_its_word() {
+    let doc = Doc::read(WIRE);
+    let known = (0..=u16::MAX).filter(|code| !matches!(EventCode::from(*code), EventCode::Other(_)));
+    let known: Vec<u16> = known.collect();
+    assert_eq!(doc.rows("Events").len(), known.len());
+    for code in known {
+        assert_eq!(row(&doc, "Events", &code.to_string())[1], EventCode::from(code).word());
     }
 }
 
@@ -133,6 +146,7 @@ fn the_tables_alone_decode_every_golden_frame() {
         let (header, body) = Header::decode(&frame).unwrap();
         let message = match header.kind {
             Kind::FAULT => "Fault",
+            Kind::EVENT => "Event",
             kind => {
                 let row = row(&doc, "Operations", &(kind.0 & !Kind::REPLY).to_string());
                 &row[if kind.0 & Kind::REPLY == 0 { 3 } else { 4 }]
@@ -154,6 +168,7 @@ fn the_tables_name_the_fields_as_the_crate_does() {
         include_str!("../src/metrics.rs"),
         include_str!("../src/fault.rs"),
         include_str!("../src/endpoint.rs"),
+        include_str!("../src/event.rs"),
     ];
     let structures = sources.iter().flat_map(|source| source.split("\npub struct ").skip(1));
     let mut compared = 0;

@@ -8,11 +8,12 @@ use std::path::Path;
 
 use portreeve_protocol::address::{AddAddress, Lease, RemoveAddress, Removed, RenewAddress};
 use portreeve_protocol::channel::{self, ReceiveError};
+use portreeve_protocol::event::Subscribe;
 use portreeve_protocol::message::{
     Hello, Listen, ListenOptions, ListenerId, Listening, Operation, Outcome, Ping, Stop, Stopped, Welcome,
 };
 use portreeve_protocol::status::Status;
-use portreeve_protocol::{Fault, Header, Kind, List, Text, codec};
+use portreeve_protocol::{Event, EventCode, Fault, Header, Kind, List, Text, codec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
@@ -183,6 +184,31 @@ impl Peer {
     #[track_caller]
     pub fn remove_address(&mut self, address: &str) -> Result<Removed, Fault> {
         only(self.ask(&RemoveAddress { addresses: one_address(address), epoch: 0 })?.0.results)
+    }
+
+    /// Begins to be told of events, and gives what happened lately.
+    #[track_caller]
+    pub fn follow(&mut self, all: bool) -> Vec<Event> {
+        self.ask(&Subscribe { follow: true, all }).unwrap().0.recent.into_vec()
+    }
+
+    /// Waits for the next event.
+    #[track_caller]
+    pub fn event(&mut self) -> Event {
+        let frame = self.receive().unwrap_or_else(|error| panic!("no event: {error}"));
+        assert_eq!((frame.header.kind, frame.header.request), (Kind::EVENT, 0));
+        codec::decode(&frame.body).unwrap()
+    }
+
+    /// Waits for an event of this code; others before it are passed over.
+    #[track_caller]
+    pub fn await_event(&mut self, code: EventCode) -> Event {
+        loop {
+            let event = self.event();
+            if event.code == code {
+                return event;
+            }
+        }
     }
 
     /// The broker's state, from its first page of listeners.

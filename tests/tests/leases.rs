@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::namespaces::run;
 use portreeve_tests::{Broker, binaries, eventually, isolated, lan, sample};
-use portreeve_worker::{AddressOptions, Channel, Client, Error, FaultCode};
+use portreeve_worker::{AddressOptions, Channel, Client, Error, EventCode, FaultCode};
 use rustix::process::Signal;
 
 const QUIET: AddressOptions = AddressOptions { lease: Some(3), epoch: 0, probes: 0, announce: false };
@@ -57,6 +57,47 @@ fn a_holder_is_told_before_the_lease_ends_that_the_broker_does_not_renew_it() {
             assert!(matches!(&why, Error::Fault(fault) if fault.code == FaultCode::Expired), "{why}");
             assert!(begin.elapsed() <= Duration::from_millis(3_100), "{:?}", begin.elapsed());
             broker.signal(Signal::CONT);
+        });
+    });
+}
+
+#[test]
+fn a_holder_hears_at_once_that_somebody_else_had_its_address_removed() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        with_client(async |client| {
+            let address = "10.1.1.7".parse().unwrap();
+            let mut held =
+                client.hold_address(address, &AddressOptions { lease: Some(3_600), ..QUIET }).await.unwrap();
+            broker.peer().remove_address("10.1.1.7").unwrap();
+            // Twelve minutes before it would be renewed.
+            let why = tokio::time::timeout(Duration::from_secs(20), held.lost()).await.unwrap();
+            assert!(matches!(&why, Error::Fault(fault) if fault.code == FaultCode::NotFound), "{why}");
+        });
+    });
+}
+
+#[test]
+fn events_reach_every_stream_of_a_session_and_its_end_too() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let mut broker = Broker::start(host, &sample::addresses(""));
+        with_client(async |client| {
+            let mut first = client.events(true).await.unwrap();
+            broker.peer().add_address("10.1.1.7", |_| {}).unwrap();
+            assert_eq!(first.next().await.unwrap().code, EventCode::AddressAdded);
+            let mut second = client.events(false).await.unwrap();
+            assert_eq!(second.next().await.unwrap().number, 1, "what was before it comes first");
+            broker.peer().remove_address("10.1.1.7").unwrap();
+            for stream in [&mut first, &mut second] {
+                let next = stream.next().await.unwrap();
+                assert_eq!((next.code, next.number), (EventCode::AddressRemoved, 2));
+            }
+            assert_eq!(client.recent_events(true).await.unwrap().len(), 2);
+            drop(first);
+            assert!(broker.terminate().success());
+            assert!(matches!(second.next().await, Err(Error::Closed)));
         });
     });
 }

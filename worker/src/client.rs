@@ -99,6 +99,10 @@ impl Client {
         self.0.call(&Ping {}).await.map(drop)
     }
 
+    pub(crate) fn session(&self) -> &Session {
+        &self.0
+    }
+
     pub(crate) async fn call<O: Request>(&self, request: &O) -> Result<O::Output, Error> {
         self.0.call(request).await
     }

@@ -12,9 +12,10 @@ use std::task::{Poll, Waker};
 
 use portreeve_protocol::channel::{self, ReceiveError};
 use portreeve_protocol::frame::FrameError;
-use portreeve_protocol::{Fault, Header, Kind, codec};
+use portreeve_protocol::{Event, Fault, Header, Kind, codec};
 
 use crate::error::Error;
+use crate::followers::{FollowerId, Followers};
 use crate::request::Request;
 
 /// How many answers' buffers are kept for the next ones, and how long each may have grown.
@@ -49,6 +50,7 @@ pub(crate) struct Exchange {
     spare: Vec<Answer>,
     over: Option<Error>,
     watchers: Vec<Waker>,
+    pub followers: Followers,
 }
 
 impl Exchange {
@@ -61,6 +63,7 @@ impl Exchange {
             spare: Vec::new(),
             over: None,
             watchers: Vec::new(),
+            followers: Followers::default(),
         }
     }
 
@@ -124,6 +127,7 @@ impl Exchange {
                 _ => None,
             });
             waiting.chain(self.watchers.drain(..)).for_each(Waker::wake);
+            self.followers.wake();
         })
     }
 
@@ -159,11 +163,18 @@ impl Exchange {
             )));
         }
         if header.request == 0 {
-            return match header.kind {
-                Kind::FAULT => Err(codec::decode::<Fault>(body).map_or_else(Error::protocol, Error::Ended)),
+            match header.kind {
+                Kind::FAULT => {
+                    return Err(codec::decode::<Fault>(body).map_or_else(Error::protocol, Error::Ended));
+                }
+                Kind::EVENT => {
+                    self.followers.tell(&codec::decode::<Event>(body).map_err(Error::protocol)?);
+                }
                 // What a later version may tell unasked.
-                _ => Ok(true),
-            };
+                _ => {}
+            }
+            self.keep(answer);
+            return Ok(true);
         }
         answer.kind = header.kind.0;
         answer.descriptors_lost = packet.descriptors_lost;
@@ -240,6 +251,15 @@ impl Exchange {
             self.watchers.push(waker.clone());
         }
         Poll::Pending
+    }
+
+    /// Gives a follower its next event; the waker is woken when there is one.
+    pub fn poll_event(&mut self, id: FollowerId, waker: &Waker) -> Poll<Result<Event, Error>> {
+        match (self.followers.take(id, waker), &self.over) {
+            (Some(event), _) => Poll::Ready(Ok(event)),
+            (None, Some(over)) => Poll::Ready(Err(over.clone())),
+            (None, None) => Poll::Pending,
+        }
     }
 
     fn find(&self, id: RequestId) -> Option<usize> {

@@ -25,24 +25,35 @@ mod channel;
 #[cfg(feature = "tokio")]
 mod client;
 mod error;
+#[cfg(feature = "tokio")]
+mod events;
 mod exchange;
+mod followers;
 mod guard;
 #[allow(unsafe_code)]
 mod inherited;
+#[cfg(feature = "tokio")]
+mod lease;
 mod request;
 #[cfg(feature = "tokio")]
 mod session;
 
 #[cfg(feature = "tokio")]
-pub use addresses::{AddressOptions, Lease};
+pub use addresses::AddressOptions;
 pub use channel::{Channel, DEFAULT_SOCKET};
 #[cfg(feature = "tokio")]
 pub use client::{Client, Listener};
 pub use error::Error;
+#[cfg(feature = "tokio")]
+pub use events::Events;
 pub use guard::{Guard, Stopper};
 pub use inherited::{CHANNEL_VARIABLE, InheritedError, InheritedListener, listeners_from_environment};
+#[cfg(feature = "tokio")]
+pub use lease::Lease;
 pub use portreeve_protocol::message::{Listen, ListenOptions, ListenerId, Stopped, Welcome};
-pub use portreeve_protocol::{Endpoint, Fault, FaultCode, InetEndpoint, address, metrics, status};
+pub use portreeve_protocol::{
+    Endpoint, Event, EventCode, Fault, FaultCode, InetEndpoint, address, metrics, status,
+};
 
 /// The README's example compiles.
 #[cfg(doctest)]

@@ -6,6 +6,7 @@ use portreeve_protocol::address::{
     AddAddress, AddressPage, Announce, Leases, Link, ListAddresses, RemoveAddress, RemovedMany, RenewAddress,
     SetLink,
 };
+use portreeve_protocol::event::{Subscribe, Subscribed};
 use portreeve_protocol::message::{
     Hello, Listen, ListenMany, ListenerId, Outcome, Ping, Pong, StatusRequest, Stop, Stopped, Welcome,
 };
@@ -40,7 +41,7 @@ macro_rules! without_descriptors {
 without_descriptors! {
     Hello => Welcome, Ping => Pong, Stop => Stopped, StatusRequest => Status, MetricsRequest => Metrics,
     AddAddress => Leases, RenewAddress => Leases, RemoveAddress => RemovedMany, Announce => Leases,
-    ListAddresses => AddressPage, SetLink => Link
+    ListAddresses => AddressPage, SetLink => Link, Subscribe => Subscribed
 }
 
 impl Request for Listen {

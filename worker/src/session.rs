@@ -8,8 +8,8 @@ use std::net::Shutdown;
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use portreeve_protocol::List;
 use portreeve_protocol::message::{ListenerId, Stop, Welcome};
+use portreeve_protocol::{Event, List};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
@@ -17,6 +17,7 @@ use crate::ask;
 use crate::channel::Channel;
 use crate::error::Error;
 use crate::exchange::{Exchange, RequestId};
+use crate::followers::{FollowerId, Followers};
 use crate::request::Request;
 
 /// One session; it is over when this is dropped.
@@ -152,6 +153,45 @@ impl Session {
     /// Waits for the end of the session.
     pub async fn over(&self) -> Error {
         std::future::poll_fn(|context| self.shared.state().exchange.poll_over(context.waker())).await
+    }
+
+    /// Asks the broker for what the followers want, where it was not asked yet.
+    pub async fn follow(&self) -> Result<(), Error> {
+        if let Some(wanted) = self.followers(|followers| followers.to_ask()) {
+            self.call(&wanted).await?;
+            self.followers(|followers| followers.asked(wanted));
+        }
+        Ok(())
+    }
+
+    /// Whether the broker offers an operation to this peer.
+    pub fn may(&self, operation: &str) -> bool {
+        let operations = self.welcome.as_ref().map(|welcome| &welcome.operations);
+        operations.is_some_and(|operations| operations.iter().any(|name| name.as_str() == operation))
+    }
+
+    /// Does something with the followers of this session's events.
+    pub fn followers<T>(&self, with: impl FnOnce(&mut Followers) -> T) -> T {
+        with(&mut self.shared.state().exchange.followers)
+    }
+
+    /// Ends a follower, and the subscription with the last one.
+    pub fn unfollow(&self, id: FollowerId) {
+        let mut state = self.shared.state();
+        state.exchange.followers.remove(id);
+        if state.exchange.followers.wanted().follow {
+            return;
+        }
+        if let Some(none) = state.exchange.followers.to_ask() {
+            // Where the channel is full or closed events go on to come, and nobody hears them.
+            let _ = state.exchange.tell(self.shared.channel.as_fd(), &none);
+            state.exchange.followers.asked(none);
+        }
+    }
+
+    /// Waits for the next event of a follower.
+    pub async fn event(&self, id: FollowerId) -> Result<Event, Error> {
+        std::future::poll_fn(|context| self.shared.state().exchange.poll_event(id, context.waker())).await
     }
 
     /// Sends a request and waits for its reply.

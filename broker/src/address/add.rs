@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use portreeve_protocol::{Fault, FaultCode, Text, address};
+use portreeve_protocol::{EventCode, Fault, FaultCode, Text, address};
 
 use super::boot_time::BootTime;
 use super::kernel::{self, Lifetime, Place};
@@ -229,6 +229,7 @@ impl Addresses {
         let lease = table.get_mut(place.address)?;
         lease.state = State::Held;
         lease.deadline = Some(deadline);
+        self.tell(lease, EventCode::AddressAdded, "");
         Some(lease.told(BootTime::now()))
     }
 }

@@ -215,6 +215,11 @@ impl Table {
         self.leases.values_mut().filter(|lease| lease.state == State::Missing)
     }
 
+    /// Those on the interface of a number.
+    pub fn on(&mut self, index: u32) -> impl Iterator<Item = &mut Lease> {
+        self.leases.values_mut().filter(move |lease| lease.place.index == index)
+    }
+
     /// All of them, in the order of their addresses.
     pub fn iter(&self) -> impl Iterator<Item = &Lease> {
         self.leases.values()

@@ -31,7 +31,7 @@ use std::os::unix::net::UnixDatagram;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use portreeve_protocol::Fault;
+use portreeve_protocol::{Event, EventCode, Fault, Text};
 use tokio::sync::Notify;
 
 pub use add::{Asked, How};
@@ -39,6 +39,7 @@ pub use boot_time::BootTime;
 pub use keep::keep;
 pub use lease::Holder;
 
+use crate::events::{Concern, Events};
 use crate::link::{Interface, Netlink};
 use announce::{Allowance, Queue};
 use counts::Counts;
@@ -71,9 +72,9 @@ pub struct Settings {
 }
 
 /// The broker's addresses, and the sockets by which they are kept. No borrow is held across an await.
-#[derive(Debug)]
 pub struct Addresses {
     settings: Settings,
+    events: Rc<Events>,
     route: Netlink,
     diag: Netlink,
     /// Absent where the kernel has no nf_tables.
@@ -83,6 +84,7 @@ pub struct Addresses {
     /// What the kernel tells of interfaces and addresses.
     news: UnixDatagram,
     table: RefCell<Table>,
+    /// Every interface, as it was last told of.
     links: RefCell<HashMap<u32, Interface>>,
     queue: RefCell<Queue>,
     allowance: RefCell<HashMap<u32, Allowance>>,
@@ -105,6 +107,20 @@ impl Addresses {
 
     fn listeners(&self) -> Option<Rc<dyn Listeners>> {
         self.listeners.get().and_then(Weak::upgrade)
+    }
+
+    /// Tells what happened to an address, to whom it concerns.
+    fn tell(&self, lease: &Lease, code: EventCode, detail: &str) {
+        let event = Event {
+            code,
+            address: Some(lease.place.address),
+            interface: lease.interface.clone(),
+            index: lease.place.index,
+            epoch: lease.epoch,
+            detail: Text::clipped(detail),
+            ..Event::default()
+        };
+        self.events.tell(Concern::Holder(lease.holder), event);
     }
 
     /// Whether rules of the packet filter end each lease to the millisecond.

@@ -10,6 +10,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+use portreeve_protocol::EventCode;
+
 use super::frame::{self, Arp, Hardware};
 use super::kernel::Place;
 use super::lease::State;
@@ -107,6 +109,9 @@ impl Addresses {
             self.counts.conflicts.up();
             let rival = hardware_text(hardware);
             tracing::warn!(%address, index, %rival, "another host has this address too; it is announced again");
+            if let Some(lease) = self.table.borrow().get(address) {
+                self.tell(lease, EventCode::AddressConflict, &rival);
+            }
             self.announce(address);
         }
     }

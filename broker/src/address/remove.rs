@@ -7,8 +7,8 @@
 use std::net::IpAddr;
 
 use nix::errno::Errno;
-use portreeve_protocol::Fault;
 use portreeve_protocol::address::Removed;
+use portreeve_protocol::{EventCode, Fault};
 
 use super::boot_time::BootTime;
 use super::kernel::{self, Place};
@@ -37,8 +37,12 @@ impl Addresses {
         let mut table = self.table.borrow_mut();
         for (place, outcome) in places.iter().zip(&outcomes) {
             // What could not be removed is tried again, by whoever asks or by the clock.
-            if outcome.is_ok() || ran_out {
-                table.remove(place.address, ran_out);
+            if (outcome.is_ok() || ran_out)
+                && let Some(lease) = table.remove(place.address, ran_out)
+            {
+                let code = if ran_out { EventCode::AddressExpired } else { EventCode::AddressRemoved };
+                let stays = outcome.as_ref().err().map_or("", |fault| &*fault.message);
+                self.tell(&lease, code, stays);
             }
         }
         outcomes

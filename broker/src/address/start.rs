@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use nix::sys::socket::SockProtocol;
 use tokio::sync::Notify;
@@ -16,8 +17,9 @@ use super::lease::Table;
 use super::packet::Packet;
 use super::probe::Heard;
 use super::{Addresses, Settings};
+use crate::events::Events;
 use crate::failure::Failure;
-use crate::link::{Netlink, netlink};
+use crate::link::{Interface, Netlink, netlink};
 
 const STEP: &str = "addresses";
 /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
@@ -28,11 +30,12 @@ impl Addresses {
     ///
     /// # Errors
     /// The socket that could not be opened.
-    pub fn open(settings: Settings, raw: bool) -> Result<Self, Failure> {
+    pub fn open(settings: Settings, raw: bool, events: Rc<Events>) -> Result<Self, Failure> {
         let os = |call: &'static str| move |error: nix::Error| Failure::os(STEP, call, error);
         let news = netlink::open(SockProtocol::NetlinkRoute, GROUPS).map_err(os("netlink for news"))?;
         Ok(Self {
             settings,
+            events,
             route: Netlink::open(SockProtocol::NetlinkRoute).map_err(os("netlink for routes"))?,
             diag: Netlink::open(SockProtocol::NetlinkSockDiag).map_err(os("netlink for sockets"))?,
             fence: Fence::open().ok(),
@@ -57,6 +60,8 @@ impl Addresses {
     /// The kernel cannot be asked, or keeps an address that should go.
     pub fn clean_slate(&mut self) -> Result<Vec<String>, Failure> {
         let mut warnings = Vec::new();
+        let links = Interface::all(&self.route).map_err(|error| Failure::os(STEP, "RTM_GETLINK", error))?;
+        self.links.borrow_mut().extend(links.into_iter().map(|link| (link.index, link)));
         let present = kernel::list(&self.route).map_err(|error| Failure::os(STEP, "RTM_GETADDR", error))?;
         let left: Vec<Place> = present.iter().filter(|one| one.ours).map(|one| one.place).collect();
         for (place, outcome) in left.iter().zip(self.clear(&left)) {

@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
+use portreeve_protocol::{Event, EventCode, Text};
 
 use super::boot_time::BootTime;
 use super::kernel::{self, Place, Present, RTM_DELADDR, RTM_NEWADDR};
-use super::lease::{Lease, State};
+use super::lease::{Holder, Lease, State};
 use super::{Addresses, fault};
+use crate::events::Concern;
 use crate::link::interface::{Interface, RTM_DELLINK, RTM_NEWLINK};
 use crate::link::netlink;
 
@@ -53,12 +55,7 @@ impl Addresses {
     fn take(&self, kind: u16, body: &[u8]) {
         match kind {
             RTM_NEWLINK => Interface::read(body).into_iter().for_each(|link| self.link_is(link)),
-            RTM_DELLINK => {
-                if let Some(link) = Interface::read(body) {
-                    self.links.borrow_mut().remove(&link.index);
-                    self.missing_where(|place| place.index == link.index);
-                }
-            }
+            RTM_DELLINK => Interface::read(body).into_iter().for_each(|link| self.link_is_gone(link.index)),
             RTM_NEWADDR => {
                 if let Some(present) = Present::read(body) {
                     self.is_there(&present.place);
@@ -75,8 +72,8 @@ impl Addresses {
 
     fn link_is(&self, link: Interface) {
         let index = link.index;
-        let before =
-            self.links.borrow_mut().get_mut(&index).map(|known| std::mem::replace(known, link.clone()));
+        let before = self.links.borrow_mut().insert(index, link.clone());
+        self.tell_of_link(&link, before.as_ref());
         let Some(before) = before else { return };
         if (link.carrier && !before.carrier) || (link.hardware != before.hardware) {
             let there: Vec<IpAddr> = {
@@ -89,12 +86,45 @@ impl Addresses {
         }
     }
 
+    fn link_is_gone(&self, index: u32) {
+        let Some(link) = self.links.borrow_mut().remove(&index) else { return };
+        self.tell_link(EventCode::LinkGone, &link, "");
+        self.missing_where(|place| place.index == index);
+    }
+
+    /// Tells what is different about an interface.
+    fn tell_of_link(&self, link: &Interface, before: Option<&Interface>) {
+        if let Some(before) = before.filter(|before| before.name != link.name) {
+            let mut table = self.table.borrow_mut();
+            table.on(link.index).for_each(|lease| lease.interface = Text::clipped(&link.name));
+            drop(table);
+            self.tell_link(EventCode::LinkRenamed, link, &before.name);
+        }
+        if link.carrier != before.is_some_and(|before| before.carrier) {
+            let code = if link.carrier { EventCode::LinkUp } else { EventCode::LinkDown };
+            self.tell_link(code, link, "");
+        }
+    }
+
+    fn tell_link(&self, code: EventCode, link: &Interface, detail: &str) {
+        let mut holders: Vec<Holder> = Vec::new();
+        for lease in self.table.borrow_mut().on(link.index) {
+            if !holders.contains(&lease.holder) {
+                holders.push(lease.holder);
+            }
+        }
+        let (interface, detail) = (Text::clipped(&link.name), Text::clipped(detail));
+        let event = Event { code, interface, index: link.index, detail, ..Event::default() };
+        self.events.tell(Concern::Interface(holders), event);
+    }
+
     fn is_there(&self, place: &Place) {
         if let Some(lease) = self.table.borrow_mut().get_mut(place.address)
             && lease.place == *place
             && lease.state == State::Missing
         {
             lease.state = State::Held;
+            self.tell(lease, EventCode::AddressRestored, "");
         }
     }
 
@@ -102,12 +132,7 @@ impl Addresses {
     fn was_removed(&self, place: &Place) {
         let held = |lease: &&Lease| lease.place == *place && lease.state == State::Held;
         if self.table.borrow().get(place.address).filter(held).is_some() && !self.is_present(place) {
-            self.table
-                .borrow_mut()
-                .get_mut(place.address)
-                .into_iter()
-                .for_each(|lease| lease.state = State::Missing);
-            self.any_missing.set(true);
+            self.table.borrow_mut().get_mut(place.address).into_iter().for_each(|lease| self.miss(lease));
         }
     }
 
@@ -128,20 +153,30 @@ impl Addresses {
             .filter(|lease| lease.state == State::Held && which(&lease.place))
             .map(|lease| lease.place.address)
             .collect();
-        self.any_missing.update(|any| any || !gone.is_empty());
         for address in gone {
-            table.get_mut(address).into_iter().for_each(|lease| lease.state = State::Missing);
+            table.get_mut(address).into_iter().for_each(|lease| self.miss(lease));
         }
+    }
+
+    fn miss(&self, lease: &mut Lease) {
+        lease.state = State::Missing;
+        self.any_missing.set(true);
+        self.tell(lease, EventCode::AddressLost, "");
     }
 
     /// Compares every lease with what the kernel has.
     pub(super) fn compare(&self) {
-        let links: Vec<u32> = self.links.borrow().keys().copied().collect();
-        for index in links {
-            match Interface::numbered(&self.route, index) {
-                Ok(link) => self.link_is(link),
-                Err(_) => drop(self.links.borrow_mut().remove(&index)),
+        match Interface::all(&self.route) {
+            Ok(links) => {
+                let there: HashSet<u32> = links.iter().map(|link| link.index).collect();
+                let known: Vec<u32> = self.links.borrow().keys().copied().collect();
+                known
+                    .iter()
+                    .filter(|index| !there.contains(index))
+                    .for_each(|index| self.link_is_gone(*index));
+                links.into_iter().for_each(|link| self.link_is(link));
             }
+            Err(errno) => tracing::error!(%errno, "the interfaces of this host could not be listed"),
         }
         match kernel::list(&self.route) {
             Ok(present) => {

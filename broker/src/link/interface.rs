@@ -4,6 +4,7 @@
 //! interfaces through the socket it is given. Source: rtnetlink(7).
 
 use netlink_packet_core::Parseable as _;
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use nix::errno::Errno;
 
@@ -62,13 +63,27 @@ impl Interface {
         Self::ask(netlink, &message)
     }
 
+    /// Every interface.
+    ///
+    /// # Errors
+    /// What the kernel refused it with.
+    pub fn all(netlink: &Netlink) -> Result<Vec<Self>, Errno> {
+        netlink.dump(RTM_GETLINK, &LinkMessage::default(), |kind, body| {
+            if kind == RTM_NEWLINK { Self::read(body) } else { None }
+        })
+    }
+
     fn ask(netlink: &Netlink, message: &LinkMessage) -> Result<Self, Errno> {
         Self::read(&netlink.ask(RTM_GETLINK, message)?).ok_or(Errno::EPROTO)
     }
 
-    /// The interface that a message of the kernel tells of.
+    /// The interface that a message of the kernel tells of. A bridge tells of its ports by such messages too, and that one
+    /// is no port any more by the message of an interface that is gone: those tell nothing here.
     pub fn read(body: &[u8]) -> Option<Self> {
         let message = LinkMessage::parse(body).ok()?;
+        if message.header.interface_family != AddressFamily::Unspec {
+            return None;
+        }
         let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
         let flags = message.header.flags;
         let mut interface = Self {

@@ -11,6 +11,7 @@ mod quota;
 mod session;
 mod shutdown;
 mod state;
+mod subscription;
 mod worker;
 
 pub use notify::Notifier;

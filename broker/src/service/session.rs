@@ -203,7 +203,7 @@ impl Session {
         }
     }
 
-    fn send_now(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> Turn {
+    pub(super) fn send_now(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> Turn {
         match channel::send(&self.channel, frame, descriptors) {
             Ok(()) => Turn::Answered,
             Err(error) if channel::is_busy(&error) => {
@@ -241,7 +241,8 @@ impl Session {
         }
     }
 
-    async fn send_waiting(&self, frame: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
+    /// Sends a frame, however long the peer takes to make room.
+    pub(super) async fn send_waiting(&self, frame: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
         let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(|fd| fd.as_fd()).collect();
         loop {
             let send = || channel::send(&self.channel, frame, &descriptors);
@@ -277,6 +278,7 @@ impl Session {
         if self.account.may_log() {
             tracing::info!(session = self.number, peer = %self.requester, ?client, why, "session over");
         }
+        broker.events.forget(self.number);
         // What is carried out still keeps the channel open, and the peer is to see that nobody reads it.
         if self.later.get() > 0 {
             let _it_is_over_already = self.channel.shutdown(Shutdown::Both);

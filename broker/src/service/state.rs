@@ -14,6 +14,7 @@ use super::quota::{Account, Accounts};
 use crate::address::Addresses;
 use crate::config::Quotas;
 use crate::confine::broker::Verified;
+use crate::events::Events;
 use crate::listener::{Owner, Registry};
 use crate::policy::{Policy, Requester};
 
@@ -28,6 +29,8 @@ pub struct Parts {
     pub registry: Registry,
     /// The addresses, where there may be any.
     pub addresses: Option<Rc<Addresses>>,
+    /// What happens, for whoever wants to know.
+    pub events: Rc<Events>,
     /// What was verified of each process.
     pub processes: Processes,
     /// How long listeners outlive their worker.
@@ -74,6 +77,7 @@ pub struct Broker {
     pub(super) buffers: RefCell<Buffers>,
     pub(super) sessions: RefCell<BTreeMap<u64, SessionInfo>>,
     pub(super) addresses: Option<Rc<Addresses>>,
+    pub(super) events: Rc<Events>,
     pub(super) processes: Processes,
     pub(super) retain: Duration,
     pub(super) accounts: Accounts,
@@ -94,6 +98,7 @@ impl Broker {
             buffers: RefCell::new(Buffers { inbox: codec::frame_buffer(), outbox: codec::frame_buffer() }),
             sessions: RefCell::default(),
             addresses: parts.addresses,
+            events: parts.events,
             processes: parts.processes,
             retain: parts.retain,
             accounts: Accounts::new(parts.quotas),

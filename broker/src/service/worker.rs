@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use portreeve_protocol::channel::{self, ReceiveError};
+use portreeve_protocol::{Event, EventCode, Text};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -16,6 +17,7 @@ use super::notify::Notifier;
 use super::session;
 use super::shutdown::Signals;
 use super::state::Broker;
+use crate::events::Concern;
 use crate::failure::{Exit, Failure};
 use crate::inject;
 use crate::launcher::{Ending, Handle, ProgramName, Report};
@@ -96,6 +98,7 @@ pub async fn supervise(
         };
         broker.set_worker(None);
         tracing::warn!(pid, %ending, "the worker is gone");
+        tell(broker, EventCode::WorkerEnded, pid, restarts, &ending.to_string());
         // Its session ends with it, though a child of its may have kept the channel: from here on its successor asks.
         let _hung_up_already = channel.shutdown(Shutdown::Both);
         if !session.is_finished() {
@@ -173,6 +176,7 @@ async fn start(
         }
     };
     tracing::info!(pid, restarts, program = ?supervision.program.path, "the worker runs");
+    tell(broker, EventCode::WorkerStarted, pid, restarts, "");
     Ok(life)
 }
 
@@ -247,6 +251,13 @@ fn retain(broker: &Rc<Broker>) {
             tracing::error!(%fault, "a retained listener could not be stopped");
         }
     });
+}
+
+fn tell(broker: &Broker, code: EventCode, pid: i32, restarts: u32, detail: &str) {
+    let pid = u32::try_from(pid).unwrap_or(0);
+    let event =
+        Event { code, pid, count: restarts.into(), detail: Text::clipped(detail), ..Event::default() };
+    broker.events.tell(Concern::Operator, event);
 }
 
 fn gone(supervision: &Supervision, ending: Ending, why: &str) -> Failure {

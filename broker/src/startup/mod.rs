@@ -13,6 +13,7 @@ use crate::config::{self, Trust};
 use crate::confine::verify::ProcStatus;
 use crate::confine::worker::Confinement;
 use crate::confine::{self, descriptors, keyring, limits};
+use crate::events::Events;
 use crate::failure::{Exit, Failure};
 use crate::inject;
 use crate::launcher::{self, Launcher};
@@ -74,7 +75,8 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     inject::point("listen")?;
     sockets::bind_static(&config, &mut registry)?;
     inject::point("addresses")?;
-    let mut addresses = sockets::addresses(&config, &plan)?;
+    let events = Rc::new(Events::default());
+    let mut addresses = sockets::addresses(&config, &plan, &events)?;
     inject::point("status")?;
     let status = ProcStatus::open("self")?;
     let seccomp = status.read()?.seccomp;
@@ -129,6 +131,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         policy: plan.policy,
         registry,
         addresses: addresses.map(Rc::new),
+        events,
         processes,
         retain: config.broker.retain,
         quotas: config.broker.quotas,

@@ -3,12 +3,14 @@
 
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use nix::sys::resource::rlim_t;
 use nix::unistd::Gid;
 
 use crate::address::{Addresses, Settings};
 use crate::config::Config;
+use crate::events::Events;
 use crate::failure::{Exit, Failure};
 use crate::listener::{Directories, Filter, Registry};
 use crate::plan::{self, Plan};
@@ -54,7 +56,7 @@ pub fn empty_registry(config: &Config, descriptors: rlim_t) -> Result<Registry, 
 }
 
 /// What addresses are put on interfaces by, where the configuration has any and the capabilities allow it.
-pub fn addresses(config: &Config, plan: &Plan) -> Result<Option<Addresses>, Failure> {
+pub fn addresses(config: &Config, plan: &Plan, events: &Rc<Events>) -> Result<Option<Addresses>, Failure> {
     let retains = |capability: u8| plan.retained.effective.bits() & (1 << capability) != 0;
     let permits = &config.broker.permits;
     let any = permits.iter().any(|permit| !permit.address.is_empty() || !permit.interface.is_empty());
@@ -66,7 +68,7 @@ pub fn addresses(config: &Config, plan: &Plan) -> Result<Option<Addresses>, Fail
         put_back: config.cluster.if_down_limit,
         check: config.cluster.if_check_interval,
     };
-    Addresses::open(settings, retains(NET_RAW)).map(Some)
+    Addresses::open(settings, retains(NET_RAW), events.clone()).map(Some)
 }
 
 pub fn bind_static(config: &Config, registry: &mut Registry) -> Result<(), Failure> {

@@ -14,8 +14,8 @@ use portreeve_protocol::{Fault, FaultCode, List, Text};
 use super::Done;
 use super::audit::Arguments;
 use super::listen::{WHOLE_FAULTS, shortened};
-use crate::address::{Addresses, Asked, BootTime, Holder, How};
-use crate::policy::{Policy, Requester};
+use crate::address::{Addresses, Asked, BootTime, How};
+use crate::policy::Policy;
 use crate::service::session::Session;
 use crate::service::state::Broker;
 
@@ -88,7 +88,7 @@ pub async fn add(broker: Rc<Broker>, session: Rc<Session>, request: Rc<AddAddres
         policy.followers(asked.address).iter().filter_map(follow).collect()
     })?;
     let how = How {
-        holder: holder(&session),
+        holder: session.holder(),
         lease: request.lease,
         epoch: request.epoch,
         probes: request.probes,
@@ -100,13 +100,13 @@ pub async fn add(broker: Rc<Broker>, session: Rc<Session>, request: Rc<AddAddres
 pub fn renew(broker: &Broker, session: &Session, request: &RenewAddress) -> Result<Done<Leases>, Fault> {
     lease_in_bounds(request.lease)?;
     let asked = all_permitted(broker, session, &request.addresses)?;
-    let outcomes = of(broker)?.renew(&asked, Some(holder(session)), request.lease, request.epoch);
+    let outcomes = of(broker)?.renew(&asked, Some(session.holder()), request.lease, request.epoch);
     Ok(Done::new(Leases { results: results(session, request, outcomes) }))
 }
 
 pub fn announce(broker: &Broker, session: &Session, request: &Announce) -> Result<Done<Leases>, Fault> {
     let asked = all_permitted(broker, session, &request.addresses)?;
-    let outcomes = of(broker)?.announce_again(&asked, Some(holder(session)), request.epoch);
+    let outcomes = of(broker)?.announce_again(&asked, Some(session.holder()), request.epoch);
     Ok(Done::new(Leases { results: results(session, request, outcomes) }))
 }
 
@@ -117,7 +117,7 @@ pub fn remove(
 ) -> Result<Done<RemovedMany>, Fault> {
     let addresses = of(broker)?;
     // Root may remove what is not its own: it is the operator.
-    let who = if session.is_root() { None } else { Some(holder(session)) };
+    let who = if session.is_root() { None } else { Some(session.holder()) };
     let may = |address: IpAddr| addresses.may_remove(address, who, request.epoch).map(|()| address);
     let allowed = request.addresses.iter().map(|address| match addresses.leader(*address) {
         Some(leader) => Err(goes_with(*address, leader)),
@@ -162,13 +162,6 @@ pub fn of(broker: &Broker) -> Result<&Rc<Addresses>, Fault> {
             .about("cap_net_admin")
             .remedy("permit an address or an interface, and add cap_net_admin+ep to capabilities")
     })
-}
-
-fn holder(session: &Session) -> Holder {
-    match session.requester {
-        Requester::Worker => Holder::Worker,
-        Requester::Local { uid, .. } => Holder::User(uid),
-    }
 }
 
 fn lease_in_bounds(lease: Option<u32>) -> Result<(), Fault> {

@@ -10,6 +10,7 @@ mod metrics;
 mod ping;
 mod status;
 mod stop;
+mod subscribe;
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -18,6 +19,7 @@ use portreeve_protocol::address::{
     AddAddress, Announce, ListAddresses, RemoveAddress, RenewAddress, SetLink,
 };
 use portreeve_protocol::codec::{self, BodyError};
+use portreeve_protocol::event::Subscribe;
 use portreeve_protocol::message::{
     Hello, Listen, ListenMany, ListenerId, Operation, Ping, StatusRequest, Stop,
 };
@@ -66,6 +68,7 @@ pub fn carry_out(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<
         Announce::KIND => run(broker, session, received, address::announce),
         ListAddresses::KIND => run(broker, session, received, address::list),
         SetLink::KIND => run(broker, session, received, link::set_link),
+        Subscribe::KIND => run_later(broker, session, received, subscribe::subscribe),
         MetricsRequest::KIND => run(broker, session, received, metrics::metrics),
         Kind(number) => {
             let message = format!("this broker knows no operation {number}");

@@ -5,6 +5,7 @@
 //! sysexits(3).
 
 mod address;
+mod events;
 mod failure;
 mod listen;
 mod metrics;
@@ -45,6 +46,8 @@ enum Verb {
     Listen(listen::Arguments),
     /// Put addresses on this host, renew, remove, announce and list them.
     Address(address::Arguments),
+    /// Show what happened to addresses, interfaces and the worker, and what happens.
+    Events(events::Arguments),
     /// Take listeners out of service.
     Stop(stop::Arguments),
     /// Show what the broker has counted and measured, or serve it to Prometheus.
@@ -59,6 +62,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.verb {
         Verb::Status => status::run(&open().await?, out).await,
         Verb::Address(verb) => address::run(&open().await?, out, verb).await,
+        Verb::Events(verb) => events::run(&open().await?, out, &verb).await,
         Verb::Listen(verb) => listen::run(&open().await?, out, verb).await,
         Verb::Stop(verb) => stop::run(&open().await?, out, &verb).await,
         Verb::Metrics(verb) => metrics::run(&arguments.socket, out, &verb).await,

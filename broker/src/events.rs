@@ -1,0 +1,118 @@
+//! Events: what happened, told to every subscriber that it concerns, and remembered for a while.
+//!
+//! Promises: telling waits for nobody and never fails; a subscriber that takes its events late loses some, is told how
+//! many, and costs no more memory than [`WAITING`] of them. Data only: touches nothing, and asks no policy.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use portreeve_protocol::Event;
+use portreeve_protocol::event::{Next, Queue, RECENT};
+use tokio::sync::Notify;
+
+use crate::address::Holder;
+
+/// How many events wait for one subscriber at most.
+pub const WAITING: usize = 256;
+
+/// Whom an event concerns, beside who may know of everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Concern {
+    /// Whose address it is about.
+    Holder(Holder),
+    /// Who may change the interface that it names, and whose addresses are on it.
+    Interface(Vec<Holder>),
+    /// Everyone.
+    Everyone,
+    /// Nobody beside.
+    Operator,
+}
+
+/// An event and whom it concerns.
+#[derive(Debug)]
+pub struct Told {
+    /// The event.
+    pub event: Event,
+    /// Whom it concerns.
+    pub concern: Concern,
+}
+
+/// Whether a subscriber may know of an event.
+type Sees = Box<dyn Fn(&Told) -> bool>;
+
+/// Who wants to know what happens.
+pub struct Subscriber {
+    sees: Sees,
+    queue: RefCell<Queue<Rc<Told>>>,
+    more: Notify,
+    over: Cell<bool>,
+}
+
+impl Subscriber {
+    /// Waits for the next event, or the gap where some are missing; `None` when the subscription is over.
+    pub async fn next(&self) -> Option<Event> {
+        loop {
+            if self.over.get() {
+                return None;
+            }
+            match self.queue.borrow_mut().pop() {
+                Some(Next::Event(told)) => return Some(told.event.clone()),
+                Some(Next::Gap(lost)) => return Some(Event::gap(lost)),
+                None => {}
+            }
+            self.more.notified().await;
+        }
+    }
+}
+
+/// The events of a broker.
+#[derive(Default)]
+pub struct Events {
+    last: Cell<u64>,
+    recent: RefCell<VecDeque<Rc<Told>>>,
+    /// By the number of their session.
+    subscribers: RefCell<BTreeMap<u64, Rc<Subscriber>>>,
+}
+
+impl Events {
+    /// Tells that something happened; number and time are given here.
+    pub fn tell(&self, concern: Concern, mut event: Event) {
+        event.number = self.last.get() + 1;
+        self.last.set(event.number);
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        event.time_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+        let told = Rc::new(Told { event, concern });
+        for subscriber in self.subscribers.borrow().values().filter(|one| (one.sees)(&told)) {
+            subscriber.queue.borrow_mut().push(told.clone(), 1);
+            subscriber.more.notify_one();
+        }
+        let mut recent = self.recent.borrow_mut();
+        if recent.len() >= RECENT {
+            recent.pop_front();
+        }
+        recent.push_back(told);
+    }
+
+    /// What is remembered of what somebody may see, the oldest first.
+    pub fn recent(&self, sees: impl Fn(&Told) -> bool) -> Vec<Event> {
+        self.recent.borrow().iter().filter(|told| sees(told)).map(|told| told.event.clone()).collect()
+    }
+
+    /// Begins to tell a session what happens. What an earlier subscription of its has not told yet is not lost.
+    pub fn subscribe(&self, session: u64, sees: Sees) -> Rc<Subscriber> {
+        let queue = self.forget(session).unwrap_or_else(|| Queue::new(WAITING)).into();
+        let subscriber = Rc::new(Subscriber { sees, queue, more: Notify::new(), over: Cell::new(false) });
+        self.subscribers.borrow_mut().insert(session, subscriber.clone());
+        subscriber
+    }
+
+    /// Tells a session nothing more, and gives what it was not told yet.
+    pub fn forget(&self, session: u64) -> Option<Queue<Rc<Told>>> {
+        let subscriber = self.subscribers.borrow_mut().remove(&session)?;
+        subscriber.over.set(true);
+        subscriber.more.notify_one();
+        Some(subscriber.queue.replace(Queue::new(0)))
+    }
+}

@@ -1,0 +1,271 @@
+//! Events: each session is told what concerns it, in order, and a slow one delays nobody.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use portreeve_protocol::address::{AddAddress, RemoveAddress};
+use portreeve_protocol::event::Subscribe;
+use portreeve_protocol::{Event, EventCode, FaultCode, List};
+use portreeve_tests::broker::SOCKET;
+use portreeve_tests::namespaces::run;
+use portreeve_tests::peer::one_address;
+use portreeve_tests::puppet::Stage;
+use portreeve_tests::wire::{Wire, hex};
+use portreeve_tests::{Broker, Host, Peer, binaries, eventually, isolated, lan, process, sample};
+use rustix::process::{Pid, Signal, kill_process};
+
+const NOBODY: u32 = 65_534;
+
+/// Root may everything, nobody may have addresses and hear of them, and user 2 may have some and hear of nothing.
+fn configuration(host: &Host) -> Broker {
+    let more = "broker {
+        peer nobody { allow = ( address subscribe ) permit = ( any ) }
+        peer 2 { allow = ( address ) permit = ( any ) }
+    }";
+    Broker::start(host, &sample::addresses(more))
+}
+
+fn user(number: u32) -> Peer {
+    let mut peer = Peer::connect_as(Path::new(SOCKET), number, number).unwrap();
+    peer.hello();
+    peer
+}
+
+fn words(events: &[Event]) -> Vec<String> {
+    let word = |event: &Event| match event.address {
+        Some(address) => format!("{} {address} {}", event.code.word(), event.interface),
+        None => format!("{} {}", event.code.word(), event.interface),
+    };
+    events.iter().map(word).collect()
+}
+
+#[test]
+fn what_happens_to_an_address_is_told_in_order_and_remembered() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = configuration(host);
+        let descriptors = broker.census();
+        let mut watcher = broker.peer();
+        assert!(watcher.follow(true).is_empty());
+        let mut owner = user(NOBODY);
+        owner.add_address("10.1.1.7", |add| add.epoch = 4).unwrap();
+        let added = watcher.event();
+        assert_eq!((added.code, added.epoch), (EventCode::AddressAdded, 4));
+        assert_eq!((&*added.interface, added.index > 0), ("eth1", true));
+        lan::ip("addr del 10.1.1.7/32 dev eth1");
+        assert_eq!(watcher.event().code, EventCode::AddressLost);
+        assert_eq!(watcher.event().code, EventCode::AddressRestored);
+        owner.add_address("10.1.1.8", |add| add.lease = Some(3)).unwrap();
+        assert_eq!(watcher.event().code, EventCode::AddressAdded);
+        let expired = watcher.event();
+        assert_eq!((expired.code, expired.address), (EventCode::AddressExpired, "10.1.1.8".parse().ok()));
+        broker.peer().ask(&RemoveAddress { addresses: one_address("10.1.1.7"), epoch: 4 }).unwrap();
+        assert_eq!(watcher.event().code, EventCode::AddressRemoved);
+        let remembered = broker.peer().ask(&Subscribe { follow: false, all: true }).unwrap().0;
+        assert!(remembered.all);
+        let expected = [
+            "address-added 10.1.1.7 eth1",
+            "address-lost 10.1.1.7 eth1",
+            "address-restored 10.1.1.7 eth1",
+            "address-added 10.1.1.8 eth1",
+            "address-expired 10.1.1.8 eth1",
+            "address-removed 10.1.1.7 eth1",
+        ];
+        assert_eq!(words(&remembered.recent), expected);
+        let numbers: Vec<u64> = remembered.recent.iter().map(|event| event.number).collect();
+        assert_eq!(numbers, [1, 2, 3, 4, 5, 6]);
+        assert!(remembered.recent.windows(2).all(|pair| pair[0].time_ms <= pair[1].time_ms));
+        drop((watcher, owner));
+        broker.await_no_more_than(&descriptors);
+    });
+}
+
+#[test]
+fn a_session_is_told_what_concerns_it_and_of_nothing_else() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = configuration(host);
+        let (mut root, mut all) = (broker.peer(), broker.peer());
+        root.add_address("10.1.1.7", |_| {}).unwrap();
+        let (mut watcher, mut owner, mut other) = (user(NOBODY), user(NOBODY), user(2));
+        let (answer, _) = watcher.ask(&Subscribe { follow: true, all: true }).unwrap();
+        assert!(!answer.all && answer.recent.is_empty(), "{answer:?}");
+        assert_eq!(other.ask(&Subscribe::default()).unwrap_err().code, FaultCode::Denied);
+        assert_eq!(words(&all.follow(true)), ["address-added 10.1.1.7 eth1"]);
+        other.add_address("10.1.1.10", |_| {}).unwrap();
+        owner.add_address("10.1.1.8", |_| {}).unwrap();
+        assert_eq!(watcher.event().address, "10.1.1.8".parse().ok());
+        // An interface concerns whose address is on it, and who may change it.
+        lan::ip("link set eth1 down");
+        assert_eq!(watcher.event().code, EventCode::LinkDown);
+        owner.remove_address("10.1.1.8").unwrap();
+        assert_eq!(watcher.event().code, EventCode::AddressRemoved);
+        lan::ip("link set eth1 up");
+        all.await_event(EventCode::LinkUp);
+        owner.add_address("10.1.1.9", |_| {}).unwrap();
+        assert_eq!(words(&[watcher.event()]), ["address-added 10.1.1.9 eth1"]);
+        let mut own = broker.peer();
+        assert_eq!(
+            words(&own.follow(false)),
+            ["address-added 10.1.1.7 eth1", "link-down eth1", "link-up eth1"]
+        );
+        // A subscription that is over tells nothing more.
+        watcher.ask(&Subscribe::default()).unwrap();
+        owner.remove_address("10.1.1.9").unwrap();
+        watcher.ping();
+    });
+}
+
+#[test]
+fn interfaces_that_go_down_are_renamed_and_vanish_are_told_of() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = configuration(host);
+        let (mut watcher, mut owner) = (broker.peer(), broker.peer());
+        watcher.follow(true);
+        owner.add_address("10.1.1.7", |add| add.lease = Some(60)).unwrap();
+        lan::ip("link set eth1 down");
+        let index = watcher.await_event(EventCode::LinkDown).index;
+        lan::ip("link set eth1 name eth9");
+        let renamed = watcher.await_event(EventCode::LinkRenamed);
+        assert_eq!((&*renamed.interface, &*renamed.detail, renamed.index), ("eth9", "eth1", index));
+        lan::ip("link set eth9 up");
+        assert_eq!(&*watcher.await_event(EventCode::LinkUp).interface, "eth9");
+        assert_eq!(&*owner.renew_address("10.1.1.7").unwrap().interface, "eth9");
+        lan::ip("link del eth9");
+        watcher.await_event(EventCode::LinkGone);
+        eventually("the news", || owner.renew_address("10.1.1.7").err());
+        let remembered = words(&broker.peer().ask(&Subscribe { follow: false, all: true }).unwrap().0.recent);
+        assert!(remembered.contains(&"address-lost 10.1.1.7 eth9".to_owned()), "{remembered:?}");
+    });
+}
+
+#[test]
+fn a_bridge_that_lets_a_port_go_is_not_taken_for_an_interface_that_is_gone() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = configuration(host);
+        let (mut watcher, mut owner) = (broker.peer(), broker.peer());
+        watcher.follow(true);
+        owner.add_address("10.1.1.7", |add| add.lease = Some(60)).unwrap();
+        watcher.await_event(EventCode::AddressAdded);
+        lan::ip("link add br9 type bridge");
+        lan::ip("link set eth1 master br9");
+        lan::ip("link set eth1 nomaster");
+        lan::ip("link del br9");
+        assert_eq!(&*watcher.await_event(EventCode::LinkGone).interface, "br9");
+        owner.renew_address("10.1.1.7").unwrap();
+    });
+}
+
+#[test]
+fn a_rival_host_is_told_of_with_its_hardware_address() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = configuration(host);
+        let (mut watcher, mut owner) = (broker.peer(), broker.peer());
+        owner.add_address("10.1.1.7", |_| {}).unwrap();
+        watcher.follow(false);
+        let announcement = "ff ff ff ff ff ff 02 00 00 00 00 02 08 06 00 01 08 00 06 04 00 01 \
+            02 00 00 00 00 02 0a 01 01 07 00 00 00 00 00 00 0a 01 01 07";
+        Wire::at("far").send(&hex(announcement));
+        let conflict = watcher.await_event(EventCode::AddressConflict);
+        assert_eq!((conflict.address, &*conflict.detail), ("10.1.1.7".parse().ok(), "02:00:00:00:00:02"));
+    });
+}
+
+#[test]
+fn a_subscriber_that_does_not_read_delays_nobody_costs_little_and_learns_how_much_it_missed() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = configuration(host);
+        let (mut slow, mut owner) = (broker.peer(), broker.peer());
+        slow.follow(true);
+        let addresses: List<IpAddr, 256> =
+            List::first_of((0..=255).map(|last| IpAddr::from([10, 2, 0, last])));
+        let mut round = || {
+            let add = AddAddress { addresses: addresses.clone(), lease: Some(60), ..AddAddress::default() };
+            owner.ask(&add).unwrap();
+            owner.ask(&RemoveAddress { addresses: addresses.clone(), epoch: 0 }).unwrap();
+        };
+        round();
+        let memory = || {
+            let resident = process::status_field(broker.pid(), "VmRSS");
+            resident.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+        };
+        let before = memory();
+        (1..8).for_each(|_| round());
+        let grown = memory().saturating_sub(before);
+        assert!(grown < 4_096, "{grown} KiB more for events that nobody takes");
+        let (mut last, mut lost, mut came) = (0, 0, 0);
+        while came + lost < 8 * 512 {
+            let event = slow.event();
+            match event.code {
+                EventCode::Gap => lost += event.count,
+                _ => {
+                    assert!(event.number > last, "{event:?} came after number {last}");
+                    (came, last) = (came + 1, event.number);
+                }
+            }
+        }
+        assert_eq!(came + lost, 8 * 512);
+        assert!(lost > 1_000 && came >= 256, "{came} came and {lost} were lost");
+        round();
+        assert_eq!(slow.event().number, 8 * 512 + 1, "after the gap it goes on");
+    });
+}
+
+#[test]
+fn the_workers_end_and_its_restart_are_told_to_who_may_see_the_status() {
+    isolated(|host| {
+        let stage = Stage::new(host, "chroot");
+        let rest = sample::socket("( \"*:25\" )") + "broker { peer nobody { allow = ( subscribe ) } }";
+        let broker = Broker::start(host, &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &rest));
+        let (_puppet, _channel) = stage.enter();
+        let mut watcher = broker.peer();
+        let first = watcher.follow(true);
+        assert_eq!((first[0].code, first[0].count), (EventCode::WorkerStarted, 0));
+        let worker = broker.worker();
+        kill_process(Pid::from_raw(worker.cast_signed()).unwrap(), Signal::KILL).unwrap();
+        let ended = watcher.event();
+        assert_eq!(ended.code, EventCode::WorkerEnded);
+        assert!(ended.pid > 0 && ended.detail.contains("SIGKILL"), "{ended:?}");
+        let again = watcher.event();
+        assert_eq!((again.code, again.count), (EventCode::WorkerStarted, 1));
+    });
+}
+
+#[test]
+fn the_command_tells_what_was_follows_what_comes_and_ends_with_its_reader() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = configuration(host);
+        let mut owner = broker.peer();
+        owner.add_address("10.1.1.7", |_| {}).unwrap();
+        let command = |words: &str| {
+            let mut command = Command::new(host.binary(binaries::CLIENT));
+            command.args(["--socket", SOCKET]).args(words.split(' ')).stdout(Stdio::piped());
+            command
+        };
+        let shown = run(&mut command("events"), "portreeve");
+        assert!(shown.contains("address-added") && shown.contains("10.1.1.7 on eth1"), "{shown}");
+        let events: serde_json::Value =
+            serde_json::from_str(&run(&mut command("events --json"), "portreeve")).unwrap();
+        assert_eq!(events["events"][0]["event"], "address-added");
+        assert_eq!(events["events"][0]["address"], "10.1.1.7");
+
+        let mut following = command("events --follow --json").spawn().unwrap();
+        let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
+        let mut next =
+            || -> serde_json::Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+        assert_eq!(next()["event"], "address-added");
+        owner.remove_address("10.1.1.7").unwrap();
+        assert_eq!(next()["event"], "address-removed");
+        // Nothing more happens, and it ends all the same.
+        drop(lines);
+        let status = eventually("its end", || following.try_wait().unwrap());
+        assert!(status.success(), "{status}");
+    });
+}

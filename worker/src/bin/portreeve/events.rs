@@ -1,0 +1,110 @@
+//! `portreeve events`: what the broker remembers of what happened, and what happens from then on.
+
+use std::io::{self, IsTerminal as _};
+use std::os::fd::AsFd as _;
+use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
+
+use humantime::format_rfc3339_millis;
+use portreeve_worker::{Client, Event, EventCode};
+use serde_json::{Map, Value, json};
+use tokio::io::Interest;
+use tokio::net::unix::pipe::Sender;
+
+use crate::failure::Failure;
+use crate::output::{Output, render, table};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Go on with what happens, until interrupted; with --json one value a line.
+    #[arg(short, long)]
+    follow: bool,
+    /// Only what concerns the addresses and interfaces of this user.
+    #[arg(long)]
+    own: bool,
+}
+
+pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<ExitCode, Failure> {
+    if !arguments.follow {
+        let events = client.recent_events(!arguments.own).await?;
+        if out.json {
+            out.value(&json!({ "events": events.iter().map(value).collect::<Vec<_>>() }))?;
+        } else {
+            let mut rows = table(["TIME", "EVENT", "WHAT", ""]);
+            rows.add_rows(events.iter().map(row));
+            out.text(render(rows))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut events = client.events(!arguments.own).await?;
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event?,
+            () = reader_gone() => return Ok(ExitCode::SUCCESS),
+        };
+        match out.json {
+            true => out.value(&value(&event))?,
+            false => {
+                let [time, what, about, more] = row(&event);
+                out.text(format!("{time}  {what:16}  {about}  {more}").trim_end())?;
+            }
+        }
+    }
+}
+
+/// Waits until nobody reads standard output any more; for ever where it is a file or a terminal.
+async fn reader_gone() {
+    // Unchecked, for a check would set the whole pipe to non-blocking. A file cannot be watched, and has no reader.
+    let copy = io::stdout().as_fd().try_clone_to_owned();
+    match copy.and_then(Sender::from_owned_fd_unchecked) {
+        Ok(watched) if !io::stdout().is_terminal() => drop(watched.ready(Interest::ERROR).await),
+        _ => std::future::pending().await,
+    }
+}
+
+fn value(event: &Event) -> Value {
+    let mut fields = Map::new();
+    let mut field = |name: &str, value: Value, is_there: bool| {
+        if is_there {
+            fields.insert(name.to_owned(), value);
+        }
+    };
+    field("event", event.code.word().into(), true);
+    field("code", u16::from(event.code).into(), true);
+    field("number", event.number.into(), event.number > 0);
+    field("time_ms", event.time_ms.into(), event.time_ms > 0);
+    field("address", json!(event.address), event.address.is_some());
+    field("interface", event.interface.as_str().into(), !event.interface.is_empty());
+    field("index", event.index.into(), event.index > 0);
+    field("pid", event.pid.into(), event.pid > 0);
+    field("epoch", event.epoch.into(), event.epoch > 0);
+    field("count", event.count.into(), event.count > 0);
+    field("detail", event.detail.as_str().into(), !event.detail.is_empty());
+    Value::Object(fields)
+}
+
+fn row(event: &Event) -> [String; 4] {
+    let about = match (event.address, event.interface.is_empty(), event.pid) {
+        (Some(address), false, _) => format!("{address} on {}", event.interface),
+        (Some(address), true, _) => address.to_string(),
+        (None, false, _) => event.interface.to_string(),
+        (None, true, 0) => String::new(),
+        (None, true, pid) => format!("pid {pid}"),
+    };
+    let detail = event.detail.to_string();
+    let more = match event.code {
+        EventCode::Gap => format!("{} events were lost", event.count),
+        EventCode::AddressConflict => format!("the host {detail} has it too"),
+        EventCode::AddressLeaving => format!("its owner has {} ms to let go", event.count),
+        EventCode::AddressMoved => format!("from {detail}"),
+        EventCode::LinkRenamed => format!("was {detail}"),
+        EventCode::WorkerStarted if event.count > 0 => format!("restart {}", event.count),
+        EventCode::Other(number) => format!("code {number} {detail}"),
+        _ => detail,
+    };
+    let time = match event.time_ms {
+        0 => "-".to_owned(),
+        since_1970 => format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(since_1970)).to_string(),
+    };
+    [time, event.code.word().to_owned(), about, more]
+}
