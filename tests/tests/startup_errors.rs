@@ -146,6 +146,20 @@ fn a_permit_that_the_retained_capabilities_cannot_serve() {
 }
 
 #[test]
+fn an_address_that_could_not_be_put_on_an_interface_or_not_be_announced() {
+    isolated(|host| {
+        for (kept, lacks, what) in [
+            ("cap_net_raw", "cap_net_admin", "cannot be put on an interface"),
+            ("cap_net_admin", "cap_net_raw", "cannot be announced"),
+        ] {
+            let text = security(&format!("capabilities = \"{kept}+ep\""))
+                + "broker { permit \"vip\" { address = ( \"10.1.1.0/24\" ) } }\n";
+            Refusal::of(host, &text).says(exit::CONFIG, &[lacks, what, "portreeve.conf:"]);
+        }
+    });
+}
+
+#[test]
 fn an_address_in_use() {
     isolated(|host| {
         let taken = TcpListener::bind("127.0.0.1:2525").unwrap();

@@ -58,8 +58,7 @@ pub fn unserved(config: &Config, effective: u64, unprivileged_port_start: u16) -
             say(Severity::Error, span, message, "cap_net_admin", "remove it");
         } else if !has(NET_RAW) {
             let message = format!("{what} cannot be announced: the broker does not keep cap_net_raw");
-            let otherwise = "expect neighbours to find it late";
-            say(Severity::Warning, span, message, "cap_net_raw", otherwise);
+            say(Severity::Error, span, message, "cap_net_raw", "remove it");
         }
     }
     if !has(NET_ADMIN) {
