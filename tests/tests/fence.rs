@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use portreeve_protocol::address::ListAddresses;
+use portreeve_tests::kernel::refusing;
 use portreeve_tests::wire::{Wire, hex};
-use portreeve_tests::{Broker, eventually, isolated, lan, sample};
+use portreeve_tests::{Broker, binaries, broker, eventually, isolated, lan, sample};
 use rustix::process::Signal;
 
 /// A request of the host at 10.1.1.201 for 10.1.1.7.
@@ -116,5 +118,33 @@ fn the_fence_is_of_leased_addresses_alone_and_goes_with_the_broker() {
         assert!(!nft().contains("10.1.1.7"));
         assert!(broker.terminate().success());
         assert!(!nft().contains("portreeve"));
+    });
+}
+
+#[test]
+fn where_the_kernel_has_no_packet_filter_addresses_end_by_their_lifetime_and_the_operator_is_told() {
+    isolated(|host| {
+        lan::join(&["far", "rival", "third"]);
+        let config = broker::config(host, &sample::addresses(""));
+        // The third argument is NETLINK_NETFILTER.
+        let command = refusing(host, &["socket:12@2=EPROTONOSUPPORT"], binaries::BROKER, &config);
+        let broker = Broker::start_command(host, command);
+        broker.log.wait_for(&["WARN", "no fence", "nf_tables", "1.2 s"]);
+        let mut peer = broker.peer();
+        let warnings = peer.status().warnings;
+        assert!(warnings.iter().any(|warning| warning.contains("no fence") && warning.contains("1.2 s")));
+        for address in ["10.1.1.7", "2001:db8::7"] {
+            peer.add_address(address, |add| add.lease = Some(3)).unwrap();
+            peer.renew_address(address).unwrap();
+        }
+        assert!(!peer.ask(&ListAddresses { after: None }).unwrap().0.fenced);
+        assert!(peer.remove_address("10.1.1.7").unwrap().verified);
+        peer.add_address("10.1.1.7", |add| add.lease = Some(3)).unwrap();
+        let begin = Instant::now();
+        broker.signal(Signal::KILL);
+        for address in ["10.1.1.7", "2001:db8::7"] {
+            eventually("the end of the address", || lan::shown(address).is_none().then_some(()));
+        }
+        assert!(begin.elapsed() < LEASE + Duration::from_secs(2), "{:?}", begin.elapsed());
     });
 }

@@ -1,6 +1,6 @@
 //! Runs a program as if the kernel refused some system calls: `refusing_kernel CALL=ERRNO... -- PROGRAM ARGUMENT...`
 //!
-//! `prctl:22=EPERM` refuses a call for one value of its first argument only. Needs CAP_SYS_ADMIN, because it does not set
+//! `prctl:22=EPERM` refuses a call for one value of its first argument only, `socket:12@2=EPERM` for one of its third. Needs CAP_SYS_ADMIN, because it does not set
 //! no_new_privs: a program under test that does is to be seen doing it.
 
 use std::os::unix::process::CommandExt as _;
@@ -33,6 +33,7 @@ const CALLS: &[(&str, libc::c_long)] = &[
     ("setresgid", libc::SYS_setresgid),
     ("setresuid", libc::SYS_setresuid),
     ("setsid", libc::SYS_setsid),
+    ("socket", libc::SYS_socket),
     ("socketpair", libc::SYS_socketpair),
     ("umount2", libc::SYS_umount2),
     ("unshare", libc::SYS_unshare),
@@ -44,6 +45,7 @@ const ERRORS: &[(&str, i32)] = &[
     ("ENOMEM", libc::ENOMEM),
     ("ENOSYS", libc::ENOSYS),
     ("EPERM", libc::EPERM),
+    ("EPROTONOSUPPORT", libc::EPROTONOSUPPORT),
 ];
 
 fn main() {
@@ -65,11 +67,14 @@ fn find<T: Copy>(table: &[(&str, T)], name: &str) -> T {
 fn refuse(refusal: &str) {
     let (call, error) = refusal.split_once('=').expect("CALL=ERRNO");
     let (call, argument) = match call.split_once(':') {
-        Some((call, argument)) => (call, Some(argument.parse().expect("a number"))),
+        Some((call, argument)) => {
+            let (value, place) = argument.split_once('@').unwrap_or((argument, "0"));
+            (call, Some((value.parse().expect("a number"), place.parse().expect("a number"))))
+        }
         None => (call, None),
     };
-    let condition = |value| {
-        let is = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value).unwrap();
+    let condition = |(value, place)| {
+        let is = SeccompCondition::new(place, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value).unwrap();
         SeccompRule::new(vec![is]).unwrap()
     };
     let rules = [(find(CALLS, call), argument.map(condition).into_iter().collect())].into();
