@@ -13,6 +13,7 @@ pub mod host;
 pub mod kernel;
 pub mod lan;
 pub mod namespaces;
+pub mod neighbour;
 mod packages;
 pub mod peer;
 pub mod process;

@@ -1,0 +1,94 @@
+//! What a neighbour asks to find an address, and who answers: ARP (RFC 826) and neighbour solicitation (RFC 4861).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// An Ethernet address.
+pub type Hardware = [u8; 6];
+
+const ICMPV6: u8 = 58;
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+
+/// Who asks: another host of [`crate::lan`].
+#[derive(Clone, Copy, Debug)]
+pub struct Asker {
+    hardware: Hardware,
+    v4: Ipv4Addr,
+    v6: Ipv6Addr,
+}
+
+impl Asker {
+    /// The host that was named at this place, from 0 on, when the network was made.
+    pub fn number(number: usize) -> Self {
+        let last = u8::try_from(201 + number).unwrap();
+        // The digits of its IPv4 address are those of its IPv6 address too.
+        let digits = u16::from_str_radix(&last.to_string(), 16).unwrap();
+        Self {
+            hardware: [2, 0, 0, 0, 0, u8::try_from(number + 2).unwrap()],
+            v4: Ipv4Addr::new(10, 1, 1, last),
+            v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, digits),
+        }
+    }
+
+    /// The frame that asks every host whose this address is.
+    pub fn question(&self, address: IpAddr) -> Vec<u8> {
+        match address {
+            IpAddr::V4(wanted) => {
+                let mut frame = self.ethernet([0xff; 6], 0x0806);
+                frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
+                frame.extend(self.hardware);
+                frame.extend(self.v4.octets());
+                frame.extend([0; 6]);
+                frame.extend(wanted.octets());
+                frame
+            }
+            IpAddr::V6(wanted) => self.solicitation(wanted),
+        }
+    }
+
+    fn solicitation(&self, wanted: Ipv6Addr) -> Vec<u8> {
+        // RFC 4291 section 2.7.1: the group of the address's last 24 bits.
+        let [.., a, b, c] = wanted.octets();
+        let mut group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 0).octets();
+        group[13..].copy_from_slice(&[a, b, c]);
+        let mut body = vec![SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
+        body.extend(wanted.octets());
+        body.extend([1, 1]);
+        body.extend(self.hardware);
+        let sum = checksum(&[&self.v6.octets()[..], &group, &[0, 0, 0, 32, 0, 0, 0, ICMPV6], &body].concat());
+        body[2..4].copy_from_slice(&sum.to_be_bytes());
+        let mut frame = self.ethernet([0x33, 0x33, 0xff, a, b, c], 0x86dd);
+        frame.extend([0x60, 0, 0, 0, 0, 32, ICMPV6, 255]);
+        frame.extend(self.v6.octets());
+        frame.extend(group);
+        frame.extend(body);
+        frame
+    }
+
+    fn ethernet(&self, to: Hardware, kind: u16) -> Vec<u8> {
+        let mut frame = [to, self.hardware].concat();
+        frame.extend(kind.to_be_bytes());
+        frame
+    }
+}
+
+/// Of an answer: which address is whose.
+pub fn answer(frame: &[u8]) -> Option<(IpAddr, Hardware)> {
+    let from = *frame.get(6..)?.first_chunk()?;
+    match *frame.get(12..14)? {
+        [8, 6] if frame.get(20..22)? == [0, 2] => {
+            Some((IpAddr::from(*frame.get(28..)?.first_chunk::<4>()?), from))
+        }
+        [0x86, 0xdd] if (*frame.get(20)?, *frame.get(54)?) == (ICMPV6, ADVERTISEMENT) => {
+            Some((IpAddr::from(*frame.get(62..)?.first_chunk::<16>()?), from))
+        }
+        _ => None,
+    }
+}
+
+/// RFC 1071.
+fn checksum(bytes: &[u8]) -> u16 {
+    let sum: u32 = bytes.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap()
+}
