@@ -1,0 +1,148 @@
+//! Interfaces that are renamed, vanish, come back or go down between the check and the use, and those that have no
+//! hardware address.
+
+use std::net::IpAddr;
+
+use portreeve_protocol::address::{AddAddress, Lease};
+use portreeve_protocol::message::Outcome;
+use portreeve_protocol::{Fault, FaultCode};
+use portreeve_tests::peer::one_address;
+use portreeve_tests::wire::Wire;
+use portreeve_tests::{Broker, Peer, eventually, isolated, lan, sample};
+
+/// A request that asks the network first, for more than half a second.
+fn slow(address: &str) -> AddAddress {
+    AddAddress { addresses: one_address(address), lease: Some(30), probes: 3, ..AddAddress::default() }
+}
+
+/// Has something happen between the checks of a request and its use of the interface.
+fn meanwhile(peer: &mut Peer, wire: &mut Wire, address: &str, happen: impl FnOnce()) -> Result<Lease, Fault> {
+    let IpAddr::V4(wanted) = address.parse().unwrap() else { panic!("{address} is not probed for") };
+    peer.send(&slow(address));
+    let probe =
+        |frame: &[u8]| frame.get(12..14) == Some(&[8, 6]) && frame.get(38..42) == Some(&wanted.octets());
+    let probes = wire.collect(portreeve_tests::wait::PATIENCE, probe, |frames| !frames.is_empty());
+    assert_eq!(probes.len(), 1, "no probe for {address}");
+    happen();
+    let reply = peer.receive().unwrap().reply::<AddAddress>().unwrap().0;
+    match reply.results.into_vec().remove(0) {
+        Outcome::Done(lease) => Ok(lease),
+        Outcome::Fault(fault) => Err(fault),
+    }
+}
+
+#[test]
+fn an_interface_that_is_renamed_keeps_its_addresses_and_gets_no_new_ones() {
+    isolated(|host| {
+        lan::join(&["far", "rival", "third"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let before = lan::addresses();
+        let (mut peer, mut wire) = (broker.peer(), Wire::at("far"));
+        peer.add_address("10.1.1.7", |_| {}).unwrap();
+        lan::ip("link set eth1 name mail0");
+        peer.renew_address("10.1.1.7").unwrap();
+        assert!(lan::shown("10.1.1.7").unwrap().contains("mail0"));
+        assert_eq!(peer.add_address("10.1.1.8", |_| {}).unwrap_err().code, FaultCode::UnknownInterface);
+        // Another one of that name is not the one that was meant.
+        lan::ip("link add eth1 type veth peer name nowhere1");
+        lan::ip("link set eth1 up");
+        peer.renew_address("10.1.1.7").unwrap();
+        assert!(peer.remove_address("10.1.1.7").unwrap().verified);
+        lan::ip("link del eth1");
+        lan::ip("link set mail0 name eth1");
+        // Renamed while it is asked for, it is the same interface still.
+        let lease = meanwhile(&mut peer, &mut wire, "10.1.1.9", || drop(lan::ip("link set eth1 name mail0")));
+        assert_eq!(&*lease.unwrap().interface, "eth1");
+        assert!(lan::shown("10.1.1.9").unwrap().contains("mail0"));
+        assert!(peer.remove_address("10.1.1.9").unwrap().verified);
+        lan::ip("link set mail0 name eth1");
+        assert_eq!(lan::addresses(), before);
+    });
+}
+
+#[test]
+fn an_interface_that_goes_down_or_away_while_it_is_asked_for_gets_nothing() {
+    isolated(|host| {
+        lan::join(&["far", "rival", "third"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let descriptors = broker.census();
+        let (mut peer, mut wire) = (broker.peer(), Wire::at("far"));
+        let down = || drop(lan::ip("link set eth1 down"));
+        let fault = meanwhile(&mut peer, &mut wire, "10.1.1.7", down).unwrap_err();
+        assert_eq!((fault.code, fault.errno), (FaultCode::Os, libc::ENETDOWN.unsigned_abs()));
+        lan::ip("link set eth1 up");
+        let vanish = || drop(lan::ip("link del eth1"));
+        let fault = meanwhile(&mut peer, &mut wire, "10.1.1.7", vanish).unwrap_err();
+        assert_eq!(fault.code, FaultCode::UnknownInterface);
+        assert_eq!(peer.add_address("10.1.1.7", |_| {}).unwrap_err().code, FaultCode::UnknownInterface);
+        make_again();
+        peer.add_address("10.1.1.7", |_| {}).unwrap();
+        peer.remove_address("10.1.1.7").unwrap();
+        // Made again under the same name while it is asked for: not the one that was looked at.
+        let swap = || {
+            lan::ip("link del eth1");
+            make_again();
+        };
+        let fault = meanwhile(&mut peer, &mut wire, "10.1.1.8", swap).unwrap_err();
+        assert_eq!(fault.code, FaultCode::UnknownInterface);
+        assert_eq!((lan::shown("10.1.1.7"), lan::shown("10.1.1.8")), (None, None));
+        drop(peer);
+        broker.await_no_more_than(&descriptors);
+    });
+}
+
+/// This host's interface, after it was deleted.
+fn make_again() {
+    lan::ip("-n switch link add port1 type veth peer name far1");
+    lan::ip("-n switch link set far1 netns 1");
+    lan::ip("link set far1 name eth1 address 02:00:00:00:00:01");
+    lan::ip("-n switch link set port1 master br0 up");
+    lan::ip("link set eth1 up");
+    lan::ip("addr add 10.1.1.1/24 dev eth1");
+    eventually("a carrier", || lan::ip("link show eth1").contains("LOWER_UP").then_some(()));
+}
+
+#[test]
+fn addresses_of_an_interface_that_vanishes_are_lost_and_can_be_had_anew_when_it_is_back() {
+    isolated(|host| {
+        lan::join(&["far", "rival", "third"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        for address in ["10.1.1.7", "2001:db8::7"] {
+            peer.add_address(address, |add| (add.lease, add.announce) = (Some(60), true)).unwrap();
+        }
+        lan::ip("link del eth1");
+        for address in ["10.1.1.7", "2001:db8::7"] {
+            assert_eq!(peer.renew_address(address).unwrap_err().code, FaultCode::NotLocal, "{address}");
+        }
+        make_again();
+        for address in ["10.1.1.7", "2001:db8::7"] {
+            assert!(peer.remove_address(address).unwrap().verified);
+            peer.add_address(address, |_| {}).unwrap();
+            assert!(lan::shown(address).unwrap().contains("eth1"));
+            assert!(peer.remove_address(address).unwrap().verified);
+        }
+    });
+}
+
+#[test]
+fn an_interface_without_a_hardware_address_has_its_addresses_unannounced() {
+    isolated(|host| {
+        lan::join(&["far", "rival", "third"]);
+        // Like a tunnel, loopback has none that a frame could bear.
+        let topology = r#"cluster {
+            topology "10.8.0.0/24" { interface = lo }
+            topology "2001:db8:0:0:8::/80" { interface = lo }
+        }"#;
+        let broker = Broker::start(host, &sample::addresses(topology));
+        let before = lan::addresses();
+        let mut peer = broker.peer();
+        for address in ["10.8.0.1", "2001:db8::8:0:0:1"] {
+            let lease = peer.add_address(address, |add| (add.probes, add.announce) = (3, true)).unwrap();
+            assert_eq!(&*lease.interface, "lo");
+            peer.renew_address(address).unwrap();
+            assert!(peer.remove_address(address).unwrap().verified);
+        }
+        assert_eq!(lan::addresses(), before);
+    });
+}
