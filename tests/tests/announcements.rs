@@ -126,6 +126,42 @@ fn an_address_is_announced_again_when_its_link_has_a_carrier_again() {
 }
 
 #[test]
+fn addresses_are_announced_again_when_their_link_is_set_up_again_or_has_another_hardware_address() {
+    isolated(|host| {
+        lan::join(&["far", "rival", "third"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        let mut wire = Wire::at("third");
+        let is_from = |hardware: [u8; 6]| move |frame: &[u8]| frame.get(6..12) == Some(&hardware);
+        let is_ours = |frame: &[u8]| arp(frame) || (is_from(lan::OURS)(frame) && advertisement(frame));
+        let both = |frames: &[Frame]| {
+            frames.iter().any(|frame| frame.bytes == hex(ARP_REQUEST))
+                && frames.iter().any(|frame| frame.bytes == hex(ARP_REPLY))
+                && frames.iter().any(|frame| advertisement(&frame.bytes))
+        };
+        for address in ["10.1.1.7", "2001:db8::7"] {
+            peer.add_address(address, |add| (add.announce, add.lease) = (true, Some(60))).unwrap();
+        }
+        let whole = |frames: &[Frame]| frames.len() == 15;
+        assert!(both(&wire.collect(Duration::from_secs(10), is_ours, whole)));
+        lan::ip("link set eth1 down");
+        peer.ask(&Announce { addresses: one_address("10.1.1.7"), epoch: 0 }).unwrap();
+        let quiet = wire.collect(Duration::from_millis(600), is_ours, |_| false);
+        assert!(quiet.is_empty(), "sent while the link was down: {quiet:?}");
+        lan::ip("link set eth1 up");
+        assert!(both(&wire.collect(Duration::from_secs(10), is_ours, both)), "not announced after link-up");
+
+        let other = [2, 0, 0, 0, 0, 0x77];
+        lan::ip("link set eth1 address 02:00:00:00:00:77");
+        let from_other = |frame: &[u8]| is_from(other)(frame) && frame.get(38..42) == Some(&[10, 1, 1, 7]);
+        let again = wire.collect(Duration::from_secs(10), from_other, |frames| frames.len() == 2);
+        let rewritten = |words: &str| hex(&words.replace("02 00 00 00 00 01", "02 00 00 00 00 77"));
+        let again: Vec<_> = again.into_iter().map(|frame| frame.bytes).collect();
+        assert_eq!(again, [rewritten(ARP_REQUEST), rewritten(ARP_REPLY)]);
+    });
+}
+
+#[test]
 fn a_rival_that_answers_is_named_and_nothing_is_added() {
     isolated(|host| {
         lan::join(&["far"]);
