@@ -1,11 +1,18 @@
-//! Addresses added, renewed and removed through the broker, in requests of as many as fit, beside the same netlink
-//! messages sent directly by a privileged process; and how soon a neighbour hears of one. Conflict detection and
-//! announcements are off but where they are what is measured.
+//! Addresses added, renewed and removed through the broker, in requests of as many as fit, beside a privileged process
+//! that does it itself; and how soon a neighbour hears of one. Conflict detection and announcements are off but where
+//! they are what is measured.
+//!
+//! There are three floors, for that process may do less: `bare` only puts addresses on the interface and takes them off;
+//! `fenced` also has the packet filter end them with their lease; `checked` also asks first whether the host has them,
+//! ends their connections, and looks whether they are gone, and so does what the broker does, but for nobody else.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::SockProtocol;
+use portreeve_broker::address::connections;
+use portreeve_broker::address::fence::Fence;
 use portreeve_broker::address::kernel::{self, Place};
 use portreeve_broker::link::{Interface, Netlink};
 use portreeve_protocol::address::{AddAddress, MAX_ADDRESSES, RemoveAddress, RenewAddress};
@@ -26,32 +33,85 @@ fn inside(host: &Host) {
     let _broker = Broker::start_quietly(host, &sample::addresses(""));
     let mut peer = Peer::connect(Path::new(portreeve_tests::broker::SOCKET)).unwrap();
     peer.hello();
-    let netlink = Netlink::open(nix::sys::socket::SockProtocol::NetlinkRoute).unwrap();
-    let index = Interface::named(&netlink, lan::INTERFACE).unwrap().index;
-    for (count, v6) in [(1, false), (100, false), (1_000, false), (1, true), (100, true), (1_000, true)] {
+    let own = Own::new();
+    let sizes =
+        [(1, false), (100, false), (1_000, false), (10_000, false), (1, true), (100, true), (1_000, true)];
+    for (count, v6) in sizes {
         let (ours, theirs) = (addresses(count, v6, 1), addresses(count, v6, 2));
         let places: Vec<Place> = theirs
             .iter()
-            .map(|address| Place { address: *address, index, prefix: if v6 { 128 } else { 32 } })
+            .map(|address| Place { address: *address, index: own.index, prefix: if v6 { 128 } else { 32 } })
             .collect();
-        let leased: Vec<_> = places.iter().map(|place| (*place, Some(LEASE))).collect();
-        let ok = |outcomes: kernel::Outcomes| outcomes.unwrap().into_iter().for_each(|one| one.unwrap());
-        let contenders = vec![
-            Contender::new("ours", || {
-                add(&mut peer, &ours);
-                renew(&mut peer, &ours);
-                remove(&mut peer, &ours);
-            }),
-            Contender::new("netlink", || {
-                ok(kernel::add(&netlink, &leased, false));
-                ok(kernel::renew(&netlink, &leased));
-                ok(kernel::remove(&netlink, &places));
-            }),
-        ];
+        let mut contenders = vec![Contender::new("ours", || {
+            add(&mut peer, &ours);
+            renew(&mut peer, &ours);
+            remove(&mut peer, &ours);
+        })];
+        for (name, fenced, checked) in
+            [("bare", false, false), ("fenced", true, false), ("checked", true, true)]
+        {
+            let (own, places) = (&own, &places);
+            contenders.push(Contender::new(name, move || own.round(places, fenced, checked)));
+        }
         let case = format!("addresses/{}/{count}", if v6 { "v6" } else { "v4" });
         figures::measure(&case, count, contenders);
     }
     first_announcement(&mut peer);
+}
+
+/// A process that needs no broker.
+struct Own {
+    route: Netlink,
+    diag: Netlink,
+    /// It has the broker's own sets hold its addresses, which makes the rules that all packets pass the same for both.
+    fence: Fence,
+    index: u32,
+}
+
+impl Own {
+    fn new() -> Self {
+        let route = Netlink::open(SockProtocol::NetlinkRoute).unwrap();
+        let index = Interface::named(&route, lan::INTERFACE).unwrap().index;
+        let diag = Netlink::open(SockProtocol::NetlinkSockDiag).unwrap();
+        Self { route, diag, fence: Fence::open().unwrap(), index }
+    }
+
+    /// Adds, renews and removes.
+    fn round(&self, places: &[Place], fenced: bool, checked: bool) {
+        let all: Vec<IpAddr> = places.iter().map(|place| place.address).collect();
+        let leased: Vec<_> = places.iter().map(|place| (*place, Some(LEASE))).collect();
+        let time = Some(Duration::from_secs(LEASE.into()));
+        let timed: Vec<_> = all.iter().map(|address| (*address, time)).collect();
+        let done = |outcomes: kernel::Outcomes| outcomes.unwrap().into_iter().for_each(|one| one.unwrap());
+        let none_is_local = || {
+            let local = kernel::are_local(&self.route, &all).unwrap();
+            assert!(local.iter().all(|local| *local == Ok(false)));
+        };
+        if checked {
+            none_is_local();
+        }
+        if fenced {
+            self.fence.open_for(&timed).unwrap();
+        }
+        done(kernel::add(&self.route, &leased, false));
+        if fenced {
+            assert!(self.fence.renew(&timed).unwrap().is_empty());
+        }
+        done(kernel::renew(&self.route, &leased));
+        if checked {
+            connections::end(&self.diag, &all).unwrap();
+        }
+        if fenced {
+            self.fence.close(&all).unwrap();
+        }
+        done(kernel::remove(&self.route, places));
+        if checked {
+            none_is_local();
+        }
+        if fenced {
+            self.fence.forget(&all).unwrap();
+        }
+    }
 }
 
 fn addresses(count: usize, v6: bool, whose: u16) -> Vec<IpAddr> {
