@@ -28,6 +28,7 @@ Only the first needs root; the others change nothing.
 
 Options:
   -c, --config FILE  the configuration [default: /etc/portreeve/portreeve.conf]
+      --log-format F text, json or journald [default: journald where standard error is the journal, else text]
       --syntax       check: only whether the text is well formed, whatever it means; includes are not read
       --json         check, explain: one JSON document on standard output
   -v, --verbose      check: name the scopes that are skipped because they are the MTA's
@@ -45,7 +46,7 @@ ends with 0 for yes and 1 for no.
 
 #[derive(Debug)]
 enum Action {
-    Run(PathBuf),
+    Run(PathBuf, Option<log::Format>),
     Check(Check),
     Explain(Explain),
     Print(String),
@@ -60,10 +61,9 @@ pub fn main() -> ExitCode {
         }
         Ok(Action::Check(check)) => Ok(check.run()),
         Ok(Action::Explain(explain)) => Ok(explain.run()),
-        Ok(Action::Run(file)) => {
-            log::begin();
-            let ended = startup::run(&file);
-            log::flush();
+        Ok(Action::Run(file, format)) => {
+            let ended = startup::run(&file, format);
+            log::finish();
             ended.map(|()| ExitCode::SUCCESS)
         }
         Err(error) => Err(Failure::new(Exit::Usage, "usage", error, "see portreeved --help")),
@@ -82,6 +82,7 @@ struct Options {
     syntax: bool,
     json: bool,
     by: Option<String>,
+    log_format: Option<log::Format>,
 }
 
 impl Options {
@@ -93,6 +94,7 @@ impl Options {
             ("--syntax", self.syntax),
             ("--json", self.json),
             ("--as", self.by.is_some()),
+            ("--log-format", self.log_format.is_some()),
         ];
         match given.iter().find(|(name, given)| *given && !taken.contains(name)) {
             Some((name, _)) => Err(format!("{name} means nothing to {command}").into()),
@@ -114,6 +116,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Action, lexopt::Error> {
             Short('v') | Long("verbose") => options.verbose = true,
             Long("syntax") => options.syntax = true,
             Long("json") => options.json = true,
+            Long("log-format") => options.log_format = Some(parser.value()?.parse()?),
             Long("as") => options.by = Some(parser.value()?.string()?),
             Value(word) => words.push(word),
             other => return Err(other.unexpected()),
@@ -125,8 +128,8 @@ fn parse(mut parser: lexopt::Parser) -> Result<Action, lexopt::Error> {
 fn action(words: &[OsString], options: Options) -> Result<Action, lexopt::Error> {
     match words {
         [] => {
-            options.only("a broker that runs", &["--config"])?;
-            Ok(Action::Run(options.config.unwrap_or_else(|| DEFAULT_CONFIG.into())))
+            options.only("a broker that runs", &["--config", "--log-format"])?;
+            Ok(Action::Run(options.config.unwrap_or_else(|| DEFAULT_CONFIG.into()), options.log_format))
         }
         [verb, file] if verb == "check" => {
             options.only("check", &["--verbose", "--syntax", "--json"])?;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use crate::config::Report;
+use crate::log;
 
 /// Exit codes, as sysexits(3) numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +60,9 @@ impl Failure {
         )
     }
 
-    /// Tells it on standard error, each line with the program's name.
+    /// Tells it where the log goes, each line with the program's name.
     pub fn tell(&self) {
-        self.lines.iter().for_each(|line| eprintln!("portreeved: {line}"));
+        log::tell(&self.lines);
     }
 
     /// The exit code for it.

@@ -97,8 +97,9 @@ impl Broker {
         Self::launch(host, command)
     }
 
+    /// Starts one whose standard error goes where the test says, and returns when it is ready.
     #[track_caller]
-    fn launch(host: &Host, mut command: Command) -> Self {
+    pub fn launch(host: &Host, mut command: Command) -> Self {
         let address = host.path("notify.sock");
         let _ = std::fs::remove_file(&address);
         let notify = UnixDatagram::bind(&address).unwrap();

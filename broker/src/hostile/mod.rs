@@ -56,13 +56,12 @@ pub fn main() -> ExitCode {
         }
     };
     let choice = CHOICE.get_or_init(|| choice);
-    log::begin();
-    let ended = startup::run(&choice.config);
-    log::flush();
+    let ended = startup::run(&choice.config, None);
+    log::finish();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("portreeved: {failure}");
+            failure.tell();
             failure.exit()
         }
     }

@@ -79,7 +79,7 @@ fn open(broker: &Rc<Broker>, channel: OwnedFd) -> io::Result<()> {
         Err((account, fault)) => {
             broker.counters.turned_away.up();
             if account.may_log() {
-                tracing::warn!(target: "audit", peer = %requester, pid, why = ?&*fault.message, "no session");
+                tracing::warn!(target: "audit", peer = %requester, pid, why = &*fault.message, "no session");
             }
             turn_away(channel, &fault);
             Ok(())

@@ -26,6 +26,7 @@ use crate::address;
 use crate::failure::Failure;
 use crate::inject;
 use crate::launcher::Handle;
+use crate::log;
 
 /// How long what has ended by itself may take to be gone.
 const GRACE: Duration = Duration::from_secs(2);
@@ -75,6 +76,7 @@ impl Service {
         let ended = tokio::select! {
             ended = serving => ended,
             never = self.notifier.keep_alive() => match never {},
+            never = log::look_after() => match never {},
         };
         broker.stop_everything();
         ended

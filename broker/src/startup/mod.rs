@@ -27,7 +27,7 @@ const NOT_ENFORCED: &str = "stopping a listener is not enforced against a worker
     or start portreeved with cap_bpf";
 
 /// Starts, serves, and ends.
-pub fn run(path: &Path) -> Result<(), Failure> {
+pub fn run(path: &Path, format: Option<log::Format>) -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Failure::new(
             Exit::NoPermission,
@@ -38,6 +38,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     }
     inject::point("descriptors")?;
     descriptors::settle()?;
+    log::begin(format)?;
     inject::point("private")?;
     limits::make_private()?;
     inject::point("keyring")?;
@@ -113,7 +114,7 @@ pub fn run(path: &Path) -> Result<(), Failure> {
         warnings.extend(addresses.clean_slate()?);
     }
     for warning in &warnings {
-        tracing::warn!(?warning);
+        tracing::warn!(warning);
     }
     inject::confined();
     let chroot = config

@@ -15,7 +15,7 @@ use super::Done;
 use super::audit::Arguments;
 use super::listen::{WHOLE_FAULTS, shortened};
 use crate::address::{Addresses, Asked, BootTime, How};
-use crate::policy::Policy;
+use crate::policy::{Policy, Requester, Rule};
 use crate::service::session::Session;
 use crate::service::state::Broker;
 
@@ -32,9 +32,18 @@ fn each<T>(results: &[Outcome<T>], count: impl Fn(Option<FaultCode>)) {
     results.iter().for_each(|result| count(result.fault().map(|fault| fault.code)));
 }
 
+fn rules(addresses: &[IpAddr], policy: &Policy, who: &Requester, tell: &mut dyn FnMut(&Rule)) {
+    let permits = addresses.iter().filter_map(|address| policy.address(who, *address).ok());
+    permits.for_each(|permit| tell(permit.rule));
+}
+
 impl Arguments for AddAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         words(out, &self.addresses, self.epoch)
+    }
+
+    fn rules(&self, policy: &Policy, who: &Requester, tell: &mut dyn FnMut(&Rule)) {
+        rules(&self.addresses, policy, who, tell);
     }
 
     fn count(reply: &Leases, count: impl Fn(Option<FaultCode>)) {
@@ -45,6 +54,10 @@ impl Arguments for AddAddress {
 impl Arguments for RenewAddress {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         words(out, &self.addresses, self.epoch)
+    }
+
+    fn rules(&self, policy: &Policy, who: &Requester, tell: &mut dyn FnMut(&Rule)) {
+        rules(&self.addresses, policy, who, tell);
     }
 
     fn count(reply: &Leases, count: impl Fn(Option<FaultCode>)) {
@@ -65,6 +78,10 @@ impl Arguments for RemoveAddress {
 impl Arguments for Announce {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         words(out, &self.addresses, self.epoch)
+    }
+
+    fn rules(&self, policy: &Policy, who: &Requester, tell: &mut dyn FnMut(&Rule)) {
+        rules(&self.addresses, policy, who, tell);
     }
 
     fn count(reply: &Leases, count: impl Fn(Option<FaultCode>)) {
@@ -234,8 +251,9 @@ fn results<O: Operation, T, const MAX: usize>(
         refused += 1;
         if session.account.may_log() {
             let (peer, code) = (&session.requester, fault.code.word());
-            let (session, why, errno) = (session.number, &*fault.message, fault.errno);
-            tracing::warn!(target: "audit", session, %peer, operation = O::NAME, code, ?why, errno, "refused");
+            let (session, why, about, errno) =
+                (session.number, &*fault.message, &*fault.subject, fault.errno);
+            tracing::warn!(target: "audit", session, %peer, operation = O::NAME, code, why, about, errno, "refused");
         }
     }
     session.note_refusals(refused);

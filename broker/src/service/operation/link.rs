@@ -10,12 +10,17 @@ use super::Done;
 use super::audit::Arguments;
 use crate::link::Interface;
 use crate::link::interface::Change;
+use crate::policy::{Policy, Requester, Rule};
 use crate::service::session::Session;
 use crate::service::state::Broker;
 
 impl Arguments for SetLink {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{:?} up {:?} mtu {:?}", self.interface, self.up, self.mtu)
+    }
+
+    fn rules(&self, policy: &Policy, who: &Requester, tell: &mut dyn FnMut(&Rule)) {
+        policy.interface(who, &self.interface).into_iter().for_each(tell);
     }
 }
 

@@ -11,6 +11,7 @@ use portreeve_protocol::{Endpoint, Fault, FaultCode, InetEndpoint, List, Text};
 use super::Done;
 use super::audit::{Arguments, Shown};
 use crate::config::SocketOptions;
+use crate::policy::{Policy, Requester, Rule};
 use crate::service::session::Session;
 use crate::service::state::Broker;
 
@@ -18,6 +19,10 @@ impl Arguments for Listen {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.endpoint, out)?;
         if self.options == ListenOptions::default() { Ok(()) } else { write!(out, " {:?}", self.options) }
+    }
+
+    fn rules(&self, policy: &Policy, who: &Requester, tell: &mut dyn FnMut(&Rule)) {
+        policy.listen(who, &self.endpoint).into_iter().for_each(|permit| tell(permit.rule));
     }
 }
 
@@ -27,6 +32,10 @@ impl Arguments for ListenMany {
             out.write_str(if index == 0 { "" } else { ", " })?;
             Arguments::fmt(listen, out)
         })
+    }
+
+    fn rules(&self, policy: &Policy, who: &Requester, tell: &mut dyn FnMut(&Rule)) {
+        self.listeners.iter().for_each(|listen| listen.rules(policy, who, tell));
     }
 
     fn count(reply: &ListeningMany, count: impl Fn(Option<FaultCode>)) {
@@ -68,8 +77,8 @@ pub fn listen_many(
 fn audit_one(session: &Session, listen: &Listen, fault: &Fault) {
     if session.account.may_log() {
         let (peer, arguments, code) = (&session.requester, Shown(listen), fault.code.word());
-        let (session, why, errno) = (session.number, &*fault.message, fault.errno);
-        tracing::warn!(target: "audit", session, %peer, operation = ListenMany::NAME, %arguments, code, ?why, errno, "refused");
+        let (session, why, about, errno) = (session.number, &*fault.message, &*fault.subject, fault.errno);
+        tracing::warn!(target: "audit", session, %peer, operation = ListenMany::NAME, %arguments, code, why, about, errno, "refused");
     }
 }
 

@@ -1,0 +1,186 @@
+//! The log: what a line says in each form, and that nobody waits for whoever reads it.
+
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use portreeve_protocol::message::Hello;
+use portreeve_protocol::metrics::MetricsRequest;
+use portreeve_protocol::{FaultCode, Text};
+use portreeve_tests::broker::{self, config};
+use portreeve_tests::{Broker, Host, Peer, eventually, isolated, sample};
+use serde_json::Value;
+
+/// A broker with a log of this form.
+fn command(host: &Host, format: &str) -> Command {
+    let text = format!("{}broker {{ max_log_lines = 1000 }}", sample::control(r#"( "127.0.0.1:1-1999" )"#));
+    let mut command = broker::command(host, &config(host, &text));
+    command.args(["--log-format", format]);
+    command
+}
+
+fn say_much(peer: &mut Peer) {
+    (0..10_000).for_each(|_| drop(peer.hello()));
+}
+
+#[test]
+fn a_reader_that_stops_loses_lines_that_are_counted_and_nobody_waits() {
+    isolated(|host| {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut command = command(host, "text");
+        command.stdout(Stdio::null()).stderr(writer);
+        let mut broker = Broker::launch(host, command);
+        let flags = rustix::fs::fcntl_getfl(reader.as_fd()).unwrap();
+        assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK), "the flags of others are theirs");
+        let mut peer = broker.peer();
+        say_much(&mut peer);
+        let lost = peer.ask(&MetricsRequest {}).unwrap().0.log.lost;
+        assert!(lost > 0, "a pipe holds less than that");
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            let mut page = [0; 4096];
+            while let Ok(length @ 1..) = reader.read(&mut page) {
+                text.push_str(std::str::from_utf8(&page[..length]).unwrap_or("?"));
+                while let Some((line, rest)) = text.split_once('\n') {
+                    let _ = sender.send(line.to_owned());
+                    text = rest.to_owned();
+                }
+            }
+        });
+        // A broker at rest tells of it too: nothing is asked meanwhile.
+        let told = eventually("the count", || {
+            lines.try_iter().find(|line| line.contains("lines of this log were lost"))
+        });
+        assert!(told.contains(&format!("lines={lost}")), "{told}");
+        assert!(broker.terminate().success());
+    });
+}
+
+#[test]
+fn a_reader_that_never_reads_delays_the_end_by_a_second_and_no_more() {
+    isolated(|host| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut command = command(host, "text");
+        command.stdout(Stdio::null()).stderr(writer);
+        let mut broker = Broker::launch(host, command);
+        say_much(&mut broker.peer());
+        let begin = Instant::now();
+        assert!(broker.terminate().success());
+        println!("it ended after {:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(20));
+        drop(reader);
+    });
+}
+
+#[test]
+fn a_reader_that_has_gone_ends_neither_a_broker_nor_the_reason_why_one_does_not_start() {
+    isolated(|host| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut quiet = command(host, "text");
+        quiet.stdout(Stdio::null()).stderr(writer.try_clone().unwrap());
+        let mut broker = Broker::launch(host, quiet);
+        drop(reader);
+        let mut peer = broker.peer();
+        (0..100).for_each(|_| drop(peer.hello()));
+        assert!(peer.ask(&MetricsRequest {}).unwrap().0.log.lost > 0);
+        assert!(broker.terminate().success());
+
+        let mut wrong = broker::command(host, &config(host, "security { user = }"));
+        let status = wrong.stderr(writer).stdout(Stdio::null()).status().unwrap();
+        assert_eq!((status.code(), status.signal()), (Some(78), None));
+    });
+}
+
+/// Grants, refusals and evil words, of which each form makes lines.
+fn decisions(broker: &Broker) {
+    let mut peer = broker.stranger();
+    let client: Text<64> = Text::clipped("e\"}\n\u{1b}[2J\u{9b}31m\0\nMESSAGE=forged");
+    peer.ask(&Hello { client, features: 0 }).unwrap();
+    peer.listen("127.0.0.1:1001").unwrap();
+    assert_eq!(peer.listen("127.0.0.1:2001").unwrap_err().code, FaultCode::Denied);
+}
+
+#[test]
+fn each_line_is_a_json_object_whatever_a_peer_sends() {
+    isolated(|host| {
+        let broker = Broker::start_command(host, command(host, "json"));
+        decisions(&broker);
+        broker.log.wait_for(&["session over"]);
+        let lines = broker.log.lines();
+        assert!(!lines.concat().contains(char::is_control));
+        let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let audit = |message: &str, operation: &str| {
+            let mut found = lines.iter().filter(|line| line["target"] == "audit");
+            found.find(|line| line["message"] == message && line["operation"] == operation).unwrap()
+        };
+        let granted = audit("done", "listen");
+        assert_eq!(granted["arguments"], "127.0.0.1:1001");
+        assert_eq!(granted["peer"], "user 0");
+        assert!(granted["rules"].as_str().unwrap().contains("portreeve.conf:"), "{granted}");
+        assert!(granted["micros"].is_u64() && granted["session"].is_u64(), "{granted}");
+        let refused = audit("refused", "listen");
+        assert_eq!((&refused["code"], &refused["level"]), (&"denied".into(), &"WARN".into()));
+        assert!(refused["about"].as_str().unwrap().contains("portreeve.conf:"), "{refused}");
+        assert!(
+            refused["why"].as_str().unwrap().starts_with("nothing permits user 0 to listen"),
+            "{refused}"
+        );
+    });
+}
+
+#[test]
+fn the_journal_gets_an_entry_with_fields_for_each_line() {
+    isolated(|host| {
+        std::fs::create_dir_all("/run/systemd/journal").unwrap();
+        let journal = UnixDatagram::bind("/run/systemd/journal/socket").unwrap();
+        journal.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let mut command = command(host, "journald");
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let broker = Broker::launch(host, command);
+        decisions(&broker);
+        let mut buffer = vec![0; 1 << 16];
+        let mut entries = Vec::new();
+        let refused = loop {
+            let length = journal.recv(&mut buffer).unwrap();
+            let entry = String::from_utf8(buffer[..length].to_vec()).unwrap();
+            for line in entry.lines() {
+                let (name, _) = line.split_once('=').unwrap_or_else(|| panic!("{entry}"));
+                assert!(name.chars().all(|c| c.is_ascii_uppercase() || c == '_'), "{entry}");
+            }
+            assert_eq!(entry.lines().filter(|line| line.starts_with("MESSAGE=")).count(), 1, "{entry}");
+            entries.push(entry.clone());
+            if entry.contains("MESSAGE=audit: refused") {
+                break entry;
+            }
+        };
+        for field in [
+            "PRIORITY=4",
+            "SYSLOG_IDENTIFIER=portreeved",
+            "PORTREEVE_TARGET=audit",
+            "PORTREEVE_OPERATION=listen",
+            "PORTREEVE_CODE=denied",
+            "PORTREEVE_ARGUMENTS=127.0.0.1:2001",
+            "PORTREEVE_PEER=user 0",
+            "ERRNO=0",
+        ] {
+            assert!(refused.lines().any(|line| line == field), "{field} in {refused}");
+        }
+        assert!(entries.iter().any(|entry| entry.contains("\nPORTREEVE_RULES=/")), "{entries:?}");
+    });
+}
+
+#[test]
+fn a_journal_that_is_asked_for_and_not_there_is_named() {
+    isolated(|host| {
+        let output = command(host, "journald").output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(69), "{said}");
+        assert!(said.starts_with("portreeved: log: the journal cannot be reached at /run/systemd"), "{said}");
+        let output = command(host, "xml").output().unwrap();
+        assert_eq!(output.status.code(), Some(64));
+    });
+}
