@@ -19,7 +19,8 @@ pub const ADDRESS_PAGE: usize = 256;
 pub struct AddAddress {
     /// Which ones.
     pub addresses: List<IpAddr, MAX_ADDRESSES>,
-    /// Seconds until each goes by itself unless it is renewed, from 3 on; the configuration's where absent.
+    /// Seconds until each goes by itself unless it is renewed, from 3 on; the configuration's where absent. 0 for ever, where
+    /// a permit says so.
     pub lease: Option<u32>,
     /// The number of this ownership, from whoever decides which host has the address; 0 where nobody does. One that is
     /// older than the newest that the broker has seen for the address is refused.
@@ -36,7 +37,7 @@ pub struct AddAddress {
 pub struct RenewAddress {
     /// Of which addresses.
     pub addresses: List<IpAddr, MAX_ADDRESSES>,
-    /// Seconds; as long as the last one where absent.
+    /// Seconds; as long as the last one where absent, 0 as in [`AddAddress`].
     pub lease: Option<u32>,
     /// As in [`AddAddress`].
     pub epoch: u64,
@@ -69,7 +70,7 @@ pub struct Lease {
     pub interface: Text<MAX_INTERFACE>,
     /// The prefix length that it is on it with.
     pub prefix: u8,
-    /// Milliseconds until it goes by itself, by CLOCK_BOOTTIME.
+    /// Milliseconds until it goes by itself, by CLOCK_BOOTTIME; the greatest number where it never does.
     pub left_ms: u64,
     /// The number of this ownership.
     pub epoch: u64,

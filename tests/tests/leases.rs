@@ -4,9 +4,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use portreeve_protocol::address::RenewAddress;
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::namespaces::run;
-use portreeve_tests::{Broker, binaries, eventually, isolated, lan, sample};
+use portreeve_tests::peer::one_address;
+use portreeve_tests::{Broker, Peer, binaries, eventually, isolated, lan, sample};
 use portreeve_worker::{AddressOptions, Channel, Client, Error, EventCode, FaultCode};
 use rustix::process::Signal;
 
@@ -58,6 +60,54 @@ fn a_holder_is_told_before_the_lease_ends_that_the_broker_does_not_renew_it() {
             assert!(begin.elapsed() <= Duration::from_millis(3_100), "{:?}", begin.elapsed());
             broker.signal(Signal::CONT);
         });
+    });
+}
+
+/// What lets some addresses stay for ever, beside the permit for all.
+const FOR_EVER: &str =
+    r#"broker { lease = 3 permit "ever" { address = ( "10.1.1.64/26" ) permanent = true } }"#;
+
+#[test]
+fn an_address_stays_for_ever_only_where_a_permit_says_so_and_no_longer_than_its_broker() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let before = lan::addresses();
+        let broker = Broker::start(host, &sample::addresses(FOR_EVER));
+        let mut peer = broker.peer();
+        let denied = peer.add_address("10.1.1.7", |add| add.lease = Some(0)).unwrap_err();
+        assert_eq!(denied.code, FaultCode::Denied, "{denied}");
+        assert!(denied.remedy.contains("permanent = true"), "{denied}");
+        let mut other = Peer::connect_as(Path::new(SOCKET), 65_534, 65_534).unwrap();
+        other.hello();
+        let denied = other.add_address("10.1.1.70", |add| add.lease = Some(0)).unwrap_err();
+        assert_eq!(denied.code, FaultCode::Denied, "its peer scope has another permit: {denied}");
+
+        let lease = peer.add_address("10.1.1.70", |add| add.lease = Some(0)).unwrap();
+        assert_eq!(lease.left_ms, u64::MAX);
+        peer.add_address("10.1.1.71", |add| add.lease = Some(0)).unwrap();
+        // A renewal that does not say how long leaves it so, and one that does ends it.
+        assert_eq!(peer.renew_address("10.1.1.70").unwrap().left_ms, u64::MAX);
+        let shorter =
+            RenewAddress { addresses: one_address("10.1.1.71"), lease: Some(3), ..RenewAddress::default() };
+        peer.ask(&shorter).unwrap();
+        eventually("the end of the other", || lan::shown("10.1.1.71").is_none().then_some(()));
+        let shown = lan::shown("10.1.1.70").unwrap();
+        assert!(shown.contains("valid_lft forever"), "{shown}");
+        let ping = |address: &str| {
+            let at = format!("{address}:9").parse().unwrap();
+            lan::within("far", || std::net::TcpStream::connect_timeout(&at, Duration::from_secs(5)))
+        };
+        let answer = ping("10.1.1.70").unwrap_err();
+        assert_eq!(answer.kind(), std::io::ErrorKind::ConnectionRefused, "it passes the fence: {answer}");
+
+        broker.signal(Signal::KILL);
+        drop(broker);
+        assert!(lan::shown("10.1.1.70").is_some(), "nobody was there to take it away");
+        let mut broker = Broker::start(host, &sample::addresses(FOR_EVER));
+        assert_eq!(lan::addresses(), before, "the next broker begins with a clean slate");
+        broker.peer().add_address("10.1.1.70", |add| add.lease = Some(0)).unwrap();
+        assert!(broker.terminate().success());
+        assert_eq!(lan::addresses(), before);
     });
 }
 

@@ -11,7 +11,7 @@ use portreeve_tests::broker::SOCKET;
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::peer::listen;
 use portreeve_tests::puppet::Stage;
-use portreeve_tests::{Broker, Host, Peer, eventually, isolated, process, sample};
+use portreeve_tests::{Broker, Host, Peer, eventually, isolated, lan, process, sample};
 
 fn start(host: &Host, quotas: &str) -> Broker {
     let text = sample::control(r#"( "127.0.0.1:1-65535" )"#);
@@ -101,6 +101,27 @@ fn a_user_holds_no_more_listeners_than_it_may_however_many_sessions_it_has() {
         broker.peer().listen("127.0.0.1:2003").unwrap();
         first.stop(&[id]);
         second.listen("127.0.0.1:2004").unwrap();
+    });
+}
+
+#[test]
+fn a_user_holds_no_more_addresses_than_it_may_however_many_sessions_it_has() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses("broker { max_addresses = 2 }"));
+        let (mut first, mut second) = (greeted(other()), greeted(other()));
+        first.add_address("10.1.1.7", |_| {}).unwrap();
+        second.add_address("10.1.1.8", |_| {}).unwrap();
+        for peer in [&mut first, &mut second] {
+            let fault = peer.add_address("10.1.1.9", |_| {}).unwrap_err();
+            assert_eq!(fault.code, FaultCode::Quota, "{fault}");
+            assert!(fault.remedy.contains("max_addresses"), "{fault}");
+        }
+        assert_eq!(lan::shown("10.1.1.9"), None);
+        second.add_address("10.1.1.7", |_| {}).unwrap();
+        broker.peer().add_address("10.1.1.9", |_| {}).unwrap();
+        first.remove_address("10.1.1.8").unwrap();
+        second.add_address("10.1.1.10", |_| {}).unwrap();
     });
 }
 

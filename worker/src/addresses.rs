@@ -16,7 +16,8 @@ use crate::error::Error;
 /// How an address is added. The default asks the network three times and tells the neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressOptions {
-    /// Seconds until it goes by itself unless it is renewed, from 3 on; the configuration's where absent.
+    /// Seconds until it goes by itself unless it is renewed, from 3 on; the configuration's where absent. 0 for ever, where
+    /// a permit of the broker's says so: such an address stays until it is removed.
     pub lease: Option<u32>,
     /// The number of this ownership, from whoever decides which host has the address; 0 where nobody does.
     pub epoch: u64,

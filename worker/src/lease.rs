@@ -18,6 +18,9 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::followers::FollowerId;
 
+/// The longest lease; one that never ends is renewed as if it had this one.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
 impl Client {
     /// Adds an address and keeps it: the lease is renewed at each fifth of it for as long as the guard lives. Where this
     /// peer may subscribe, what the broker tells of the address is heard too, so that a loss is known at once.
@@ -29,7 +32,7 @@ impl Client {
         let asked = Instant::now();
         let granted = self.add_addresses(&[address], options).await?;
         let granted = granted.into_iter().next().unwrap_or_else(|| Err(nothing()))?;
-        let length = Duration::from_millis(granted.left_ms).max(Duration::from_secs(1));
+        let length = Duration::from_millis(granted.left_ms).clamp(Duration::from_secs(1), LONGEST);
         let (tell, state) = watch::channel(State::default());
         let (tell, again) = (Arc::new(tell), Arc::new(Notify::new()));
         let renewing =
@@ -144,7 +147,7 @@ impl Renewing {
             let why = match tokio::time::timeout_at(end.into(), renewal).await {
                 Err(_) => return Error::Fault(over(self.address)),
                 Ok(Err(why)) => return why,
-                Ok(Ok(mut results)) => match results.pop().unwrap_or_else(|| Err(nothing())) {
+                Ok(Ok(results)) => match results.into_iter().next().unwrap_or_else(|| Err(nothing())) {
                     Ok(_) => {
                         end = asked + self.length;
                         continue;

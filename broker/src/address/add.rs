@@ -36,8 +36,10 @@ pub struct Asked {
 pub struct How {
     /// Who asks.
     pub holder: Holder,
-    /// Seconds; the configuration's where absent.
-    pub lease: Option<u32>,
+    /// How long they stay.
+    pub lifetime: Lifetime,
+    /// How many addresses who asks may have.
+    pub most: usize,
     /// The number of this ownership.
     pub epoch: u64,
     /// How often the network is asked first.
@@ -54,7 +56,6 @@ impl Addresses {
     pub async fn add(&self, asked: Vec<Result<Asked, Fault>>, how: How) -> Vec<Outcome> {
         let (mut links, mut seen) = (HashMap::new(), HashSet::new());
         let mut way = Way::default();
-        let lifetime = how.lease.unwrap_or(self.settings.lease);
         let new: Vec<IpAddr> = {
             let table = self.table.borrow();
             let all = asked.iter().flatten().map(|asked| asked.address);
@@ -65,7 +66,7 @@ impl Addresses {
             // One that is named twice is refused the second time, and fails nothing else.
             let first = asked.as_ref().ok().filter(|asked| seen.insert(asked.address));
             let group = first.map(|asked| asked.follows.unwrap_or(asked.address));
-            way.enter(group, asked.and_then(|asked| self.begin(&asked, how, lifetime, &mut links, &local)));
+            way.enter(group, asked.and_then(|asked| self.begin(&asked, how, &mut links, &local)));
         }
         let _nothing_was_done_for_them = way.fail_the_rest(&self.table);
         if how.probes > 0 && way.pending.iter().any(|(_, place)| place.address.is_ipv4()) {
@@ -76,8 +77,8 @@ impl Addresses {
             way.fail(&self.table, |place| self.unusable(place));
             let _nothing_was_done_for_them = way.fail_the_rest(&self.table);
         }
-        let deadline = BootTime::now().after(Duration::from_secs(lifetime.into()));
-        let refused = self.put(&way.places(), lifetime, how.probes > 0);
+        let deadline = how.lifetime.map(|seconds| BootTime::now().after(Duration::from_secs(seconds.into())));
+        let refused = self.put(&way.places(), how.lifetime, how.probes > 0);
         way.fail(&self.table, |place| refused.get(&place.address).cloned());
         if how.probes > 0 {
             let refused = self.settle(&way.places()).await;
@@ -108,7 +109,6 @@ impl Addresses {
         &self,
         asked: &Asked,
         how: How,
-        lifetime: u32,
         links: &mut HashMap<Text<15>, Result<Interface, Fault>>,
         local: &HashMap<IpAddr, Result<bool, Fault>>,
     ) -> Result<Begun, Fault> {
@@ -117,7 +117,7 @@ impl Addresses {
         if self.table.borrow().get(address).is_some_and(|lease| {
             lease.holder == how.holder && lease.state == State::Held && !lease.is_over(BootTime::now())
         }) {
-            let renewed = self.renew(&[Ok(address)], Some(how.holder), Some(lifetime), how.epoch);
+            let renewed = self.renew(&[Ok(address)], Some(how.holder), Some(how.lifetime), how.epoch);
             return renewed.into_iter().next().unwrap_or_else(|| Err(gone(address))).map(Begun::Again);
         }
         let link = links.entry(asked.interface.clone()).or_insert_with(|| {
@@ -133,7 +133,7 @@ impl Addresses {
             place,
             interface: asked.interface.clone(),
             holder: how.holder,
-            lifetime: Some(lifetime),
+            lifetime: how.lifetime,
             deadline: None,
             epoch: how.epoch,
             follows: asked.follows,
@@ -146,7 +146,7 @@ impl Addresses {
         {
             return Err(fault::of_address("RTM_GETROUTE", address, Errno::EEXIST));
         }
-        self.table.borrow_mut().enter(lease)?;
+        self.table.borrow_mut().enter(lease, how.most)?;
         self.links.borrow_mut().insert(link.index, link.clone());
         Ok(Begun::New(place))
     }
@@ -171,10 +171,9 @@ impl Addresses {
     }
 
     /// Opens the fence and puts the addresses on their interfaces; gives those that failed.
-    fn put(&self, places: &[Place], lifetime: u32, detect: bool) -> HashMap<IpAddr, Fault> {
-        let life: Lifetime = Some(lifetime);
+    fn put(&self, places: &[Place], life: Lifetime, detect: bool) -> HashMap<IpAddr, Fault> {
         if let Some(fence) = &self.fence {
-            let time = Some(Duration::from_secs(lifetime.into()));
+            let time = life.map(|seconds| Duration::from_secs(seconds.into()));
             let open: Vec<_> = places.iter().map(|place| (place.address, time)).collect();
             if let Err(error) = fence.open_for(&open) {
                 let refused = |address| fault::of_address("opening the fence", address, fault::errno(&error));
@@ -224,11 +223,11 @@ impl Addresses {
         }
     }
 
-    fn hold(&self, place: &Place, deadline: BootTime) -> Option<address::Lease> {
+    fn hold(&self, place: &Place, deadline: Option<BootTime>) -> Option<address::Lease> {
         let mut table = self.table.borrow_mut();
         let lease = table.get_mut(place.address)?;
         lease.state = State::Held;
-        lease.deadline = Some(deadline);
+        lease.deadline = deadline;
         self.tell(lease, EventCode::AddressAdded, "");
         Some(lease.told(BootTime::now()))
     }

@@ -19,7 +19,7 @@ pub const MOST: usize = 10_240;
 const REMEMBERED: usize = 65_536;
 
 /// Whose an address is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Holder {
     /// The worker's, whichever process that is.
     Worker,
@@ -110,14 +110,16 @@ pub struct Table {
     /// The newest epoch of addresses that are gone, and whether their lease ran out.
     past: HashMap<IpAddr, (u64, bool)>,
     pub(super) followers: Followers,
+    /// How many each holder has.
+    counts: HashMap<Holder, usize>,
 }
 
 impl Table {
-    /// Enters an address that is being added.
+    /// Enters an address that is being added, for a holder that may have so many.
     ///
     /// # Errors
     /// InUse where somebody has it, Busy while it is being added, Expired for an old epoch, Quota.
-    pub fn enter(&mut self, lease: Lease) -> Result<(), Fault> {
+    pub fn enter(&mut self, lease: Lease, most: usize) -> Result<(), Fault> {
         let address = lease.place.address;
         self.accept_epoch(address, lease.epoch)?;
         if let Some(other) = self.leases.get(&address) {
@@ -130,6 +132,13 @@ impl Table {
             let message = format!("the broker holds {MOST} addresses and can hold no more");
             return Err(Fault::new(FaultCode::Quota, &message).remedy("remove some first"));
         }
+        let held = self.counts.get(&lease.holder).copied().unwrap_or_default();
+        if held >= most {
+            let message = format!("{} has {held} addresses, and a peer may have {most}", lease.holder);
+            return Err(Fault::new(FaultCode::Quota, &message)
+                .remedy("remove some, or raise max_addresses in the broker scope"));
+        }
+        self.counts.insert(lease.holder, held + 1);
         self.followers.enter(lease.follows, address);
         self.leases.insert(address, lease);
         Ok(())
@@ -189,6 +198,9 @@ impl Table {
     pub fn remove(&mut self, address: IpAddr, ran_out: bool) -> Option<Lease> {
         let lease = self.leases.remove(&address)?;
         self.followers.leave(lease.follows, address);
+        if let Some(count) = self.counts.get_mut(&lease.holder) {
+            *count = count.saturating_sub(1);
+        }
         if self.past.len() >= REMEMBERED {
             self.past.retain(|_, (epoch, _)| *epoch != 0);
         }
@@ -243,62 +255,4 @@ pub fn over(address: IpAddr) -> Fault {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
-
-    fn lease(epoch: u64, deadline: BootTime) -> Lease {
-        Lease {
-            place: Place { address: ADDRESS, index: 1, prefix: 32 },
-            interface: Text::default(),
-            holder: Holder::Worker,
-            lifetime: Some(3),
-            deadline: Some(deadline),
-            epoch,
-            follows: None,
-            state: State::Held,
-            series: 0,
-            put_back: VecDeque::new(),
-        }
-    }
-
-    fn code<T>(result: Result<T, Fault>) -> Option<FaultCode> {
-        result.err().map(|fault| fault.code)
-    }
-
-    #[test]
-    fn an_epoch_never_goes_back_even_when_its_address_is_gone() {
-        let (now, mut table) = (BootTime::now(), Table::default());
-        let end = now.after(Duration::from_secs(9));
-        table.enter(lease(5, end)).unwrap();
-        assert_eq!(code(table.of(ADDRESS, None, 4, now)), Some(FaultCode::Expired));
-        assert_eq!(table.of(ADDRESS, None, 6, now).unwrap().epoch, 6);
-        table.remove(ADDRESS, false);
-        assert_eq!(code(table.enter(lease(5, end))), Some(FaultCode::Expired));
-        table.enter(lease(6, end)).unwrap();
-    }
-
-    #[test]
-    fn a_lease_that_ended_is_not_renewed() {
-        let (now, mut table) = (BootTime::now(), Table::default());
-        let end = now.after(Duration::from_secs(3));
-        table.enter(lease(0, end)).unwrap();
-        assert!(table.of(ADDRESS, Some(Holder::Worker), 0, now).is_ok());
-        assert_eq!(code(table.of(ADDRESS, Some(Holder::Worker), 0, end)), Some(FaultCode::Expired));
-        assert_eq!(table.over(end), [ADDRESS]);
-        table.remove(ADDRESS, true);
-        assert_eq!(code(table.of(ADDRESS, Some(Holder::Worker), 0, end)), Some(FaultCode::Expired));
-    }
-
-    #[test]
-    fn an_address_has_one_holder() {
-        let (now, mut table) = (BootTime::now(), Table::default());
-        table.enter(lease(0, now.after(Duration::from_secs(9)))).unwrap();
-        assert_eq!(code(table.enter(lease(0, now.after(Duration::from_secs(9))))), Some(FaultCode::InUse));
-        assert_eq!(code(table.of(ADDRESS, Some(Holder::User(8)), 0, now)), Some(FaultCode::NotFound));
-        assert!(table.of(ADDRESS, None, 0, now).is_ok());
-    }
-}
+mod tests;

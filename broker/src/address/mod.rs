@@ -128,6 +128,11 @@ impl Addresses {
         self.fence.is_some()
     }
 
+    /// How long an address stays by what a peer asks for: the configuration's time where it does not say, for ever for 0.
+    pub fn lifetime(&self, asked: Option<u32>) -> kernel::Lifetime {
+        Some(asked.unwrap_or(self.settings.lease)).filter(|seconds| *seconds > 0)
+    }
+
     /// The addresses that came with one and go with it.
     pub fn followers(&self, address: IpAddr) -> Vec<IpAddr> {
         self.table.borrow().followers.of(address).to_vec()

@@ -15,26 +15,26 @@ use super::lease::{Holder, State};
 use super::{Addresses, fault};
 
 impl Addresses {
-    /// Renews addresses for who holds them; `None` may anyone's.
+    /// Renews addresses for who holds them; `None` may anyone's. Without a lifetime each stays as long as the last time.
     pub fn renew(
         &self,
         asked: &[Result<IpAddr, Fault>],
         holder: Option<Holder>,
-        lease: Option<u32>,
+        lifetime: Option<Lifetime>,
         epoch: u64,
     ) -> Vec<Outcome> {
         // What the kernel has told by now is what is there.
         self.take_news();
         let now = BootTime::now();
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(asked.len());
-        let mut renewed: Vec<(usize, Place, u32)> = Vec::new();
+        let mut renewed: Vec<(usize, Place, Lifetime)> = Vec::new();
         for (index, address) in asked.iter().enumerate() {
             let found = address.clone().and_then(|address| {
                 let mut table = self.table.borrow_mut();
                 let found = table.of(address, holder, epoch, now)?;
                 match found.state {
                     State::Missing => Err(taken_away(address)),
-                    _ => Ok((found.place, lease.or(found.lifetime).unwrap_or(self.settings.lease))),
+                    _ => Ok((found.place, lifetime.unwrap_or(found.lifetime))),
                 }
             });
             outcomes.push(match found {
@@ -51,7 +51,9 @@ impl Addresses {
         if let Some(fence) = &self.fence {
             let passes: Vec<_> = renewed
                 .iter()
-                .map(|(_, place, lifetime)| (place.address, Some(Duration::from_secs((*lifetime).into()))))
+                .map(|(_, place, lifetime)| {
+                    (place.address, lifetime.map(|seconds| Duration::from_secs(seconds.into())))
+                })
                 .collect();
             match fence.renew(&passes) {
                 Ok(over) => renewed.retain(|(index, place, _)| {
@@ -72,7 +74,7 @@ impl Addresses {
             }
         }
         let places: Vec<(Place, Lifetime)> =
-            renewed.iter().map(|(_, place, lifetime)| (*place, Some(*lifetime))).collect();
+            renewed.iter().map(|(_, place, lifetime)| (*place, *lifetime)).collect();
         let results = kernel::renew(&self.route, &places);
         let results = results.unwrap_or_else(|error| vec![Err(fault::errno(&error)); places.len()]);
         for ((index, place, lifetime), result) in renewed.into_iter().zip(results) {
@@ -80,8 +82,8 @@ impl Addresses {
             let outcome = match (result, table.get_mut(place.address)) {
                 (Ok(()), Some(lease)) => {
                     self.counts.renewals.up();
-                    lease.lifetime = Some(lifetime);
-                    lease.deadline = Some(now.after(Duration::from_secs(lifetime.into())));
+                    lease.lifetime = lifetime;
+                    lease.deadline = lifetime.map(|seconds| now.after(Duration::from_secs(seconds.into())));
                     Ok(lease.told(now))
                 }
                 (Err(errno), _) => Err(fault::of_address("RTM_NEWADDR", place.address, errno)),

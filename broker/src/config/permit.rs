@@ -16,6 +16,8 @@ pub struct Permit {
     pub listen: Vec<Spanned<ListenPattern>>,
     /// Addresses that may be put on an interface.
     pub address: Vec<Spanned<Cidr>>,
+    /// Those addresses may stay for ever, too: with a lease of 0.
+    pub permanent: bool,
     /// Interfaces that may be set up, down or to another MTU.
     pub interface: Vec<Spanned<String>>,
     /// What a worker may have its resource limits raised to.
@@ -32,9 +34,17 @@ impl Permit {
             Some((resource, value)) => Limit::parse(resource.trim(), value.trim()),
             None => Err("write \"RESOURCE=VALUE\", in quotes".to_owned()),
         });
+        let permanent = reader.boolean("permanent").unwrap_or(false);
+        if let Some(option) = reader.section.option("permanent")
+            && permanent
+            && address.is_empty()
+        {
+            let message = "this permit names no address that could stay for ever";
+            reader.error(option.value.span(), message, "write address = ( ADDRESS/PREFIX ) in it");
+        }
         reader.no_other_options();
         reader.no_other_scopes();
-        Some(Permit { name: reader.instance("NAME")?, listen, address, interface, limit })
+        Some(Permit { name: reader.instance("NAME")?, listen, address, permanent, interface, limit })
     }
 }
 

@@ -13,6 +13,8 @@ pub struct Quotas {
     pub new_sessions: u32,
     /// Listeners held at once.
     pub listeners: u32,
+    /// Addresses held at once.
+    pub addresses: u32,
     /// Refused requests in a second; after more than that the peer waits for its next answer. Never the worker.
     pub refusals: u32,
     /// Lines in the log a second about refusals and ends of sessions; what is more is counted in one line.
@@ -27,6 +29,7 @@ impl Default for Quotas {
             sessions: 64,
             new_sessions: 200,
             listeners: 16_384,
+            addresses: 10_240,
             refusals: 50,
             lines: 20,
             unread_timeout: Duration::from_secs(30),
@@ -41,6 +44,7 @@ impl Quotas {
             sessions: reader.number("max_sessions", 1..=256).unwrap_or(default.sessions),
             new_sessions: reader.number("max_new_sessions", 1..=100_000).unwrap_or(default.new_sessions),
             listeners: reader.number("max_listeners", 1..=1_000_000).unwrap_or(default.listeners),
+            addresses: reader.number("max_addresses", 1..=10_240).unwrap_or(default.addresses),
             refusals: reader.number("max_refusals", 1..=100_000).unwrap_or(default.refusals),
             lines: reader.number("max_log_lines", 1..=100_000).unwrap_or(default.lines),
             unread_timeout: reader.seconds("unread_timeout", 1..=3_600).unwrap_or(default.unread_timeout),

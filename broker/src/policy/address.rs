@@ -46,6 +46,24 @@ impl Policy {
         Ok(AddressPermit { rule, place: self.place(address) })
     }
 
+    /// Whether an address may stay for ever, where it may be put on an interface at all.
+    pub fn permanent(&self, who: &Requester, address: IpAddr) -> Result<&Rule, Denied> {
+        let found = self.find(
+            who,
+            |peer| match peer.allows_any("address") {
+                true => peer.grant.find_permanent(address),
+                false => None,
+            },
+            |all| all.find_permanent(address),
+        );
+        self.ruled(found).ok_or_else(|| Denied {
+            message: format!("nothing permits {who} to have {address} for ever, with a lease of 0"),
+            nearest: None,
+            remedy: "write permanent = true in a permit of that address, or ask for a lease and renew it"
+                .to_owned(),
+        })
+    }
+
     /// The interface that the topology puts an address on and the prefix length that it has there; `None` where no block
     /// of it holds the address.
     pub fn place(&self, address: IpAddr) -> Option<(&str, u8)> {

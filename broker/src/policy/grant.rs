@@ -16,6 +16,7 @@ pub(super) struct Grant {
     patterns: Vec<(ListenPattern, RuleId)>,
     addresses: HashMap<IpAddr, RuleId>,
     blocks: Vec<(Cidr, RuleId)>,
+    permanent: Vec<(Cidr, RuleId)>,
     interfaces: HashMap<String, RuleId>,
     limits: Vec<(Limit, RuleId)>,
 }
@@ -50,6 +51,11 @@ impl Grant {
         }
     }
 
+    /// Permits the addresses of a block to stay for ever.
+    pub fn permanent(&mut self, block: Cidr, rule: RuleId) {
+        self.permanent.push((block, rule));
+    }
+
     /// Permits an interface.
     pub fn interface(&mut self, name: String, rule: RuleId) {
         self.interfaces.insert(name, rule);
@@ -66,6 +72,7 @@ impl Grant {
         self.patterns.extend_from_slice(&other.patterns);
         self.addresses.extend(&other.addresses);
         self.blocks.extend_from_slice(&other.blocks);
+        self.permanent.extend_from_slice(&other.permanent);
         self.interfaces.extend(other.interfaces.iter().map(|(k, v)| (k.clone(), *v)));
         self.limits.extend_from_slice(&other.limits);
     }
@@ -80,6 +87,11 @@ impl Grant {
     pub fn find_address(&self, address: IpAddr) -> Option<RuleId> {
         let exact = self.addresses.get(&address).copied();
         exact.or_else(|| first(&self.blocks, |block| block.contains(address)))
+    }
+
+    /// The rule that permits an address to stay for ever.
+    pub fn find_permanent(&self, address: IpAddr) -> Option<RuleId> {
+        first(&self.permanent, |block| block.contains(address))
     }
 
     /// The rule that permits an interface.

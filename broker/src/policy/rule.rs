@@ -103,8 +103,12 @@ impl Policy {
             grant.pattern(pattern.value.clone(), rule);
         }
         for block in &permit.address {
-            let rule = self.add_rule(config, block.span, text("address", &block.value), None);
+            let what = if permit.permanent { "address, for ever too," } else { "address" };
+            let rule = self.add_rule(config, block.span, text(what, &block.value), None);
             grant.block(block.value, rule);
+            if permit.permanent {
+                grant.permanent(block.value, rule);
+            }
         }
         for interface in &permit.interface {
             let rule = self.add_rule(config, interface.span, text("interface", &interface.value), None);

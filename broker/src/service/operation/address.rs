@@ -98,7 +98,7 @@ impl Arguments for ListAddresses {
 pub async fn add(broker: Rc<Broker>, session: Rc<Session>, request: Rc<AddAddress>) -> Result<Leases, Fault> {
     let addresses = of(&broker)?;
     lease_in_bounds(request.lease)?;
-    let asked = request.addresses.iter().map(|address| permitted(&broker, &session, *address));
+    let asked = request.addresses.iter().map(|address| permitted(&broker, &session, *address, request.lease));
     let asked = with_followers(asked.collect(), |asked: &Asked| {
         let policy = broker.policy.borrow();
         let follow = |own: &IpAddr| asked_for(&policy, *own, Some(asked.address));
@@ -106,7 +106,8 @@ pub async fn add(broker: Rc<Broker>, session: Rc<Session>, request: Rc<AddAddres
     })?;
     let how = How {
         holder: session.holder(),
-        lease: request.lease,
+        lifetime: addresses.lifetime(request.lease),
+        most: usize::try_from(broker.accounts.quotas().addresses).unwrap_or(usize::MAX),
         epoch: request.epoch,
         probes: request.probes,
         announce: request.announce,
@@ -116,13 +117,15 @@ pub async fn add(broker: Rc<Broker>, session: Rc<Session>, request: Rc<AddAddres
 
 pub fn renew(broker: &Broker, session: &Session, request: &RenewAddress) -> Result<Done<Leases>, Fault> {
     lease_in_bounds(request.lease)?;
-    let asked = all_permitted(broker, session, &request.addresses)?;
-    let outcomes = of(broker)?.renew(&asked, Some(session.holder()), request.lease, request.epoch);
+    let asked = all_permitted(broker, session, &request.addresses, request.lease)?;
+    let addresses = of(broker)?;
+    let lifetime = request.lease.map(|_| addresses.lifetime(request.lease));
+    let outcomes = addresses.renew(&asked, Some(session.holder()), lifetime, request.epoch);
     Ok(Done::new(Leases { results: results(session, request, outcomes) }))
 }
 
 pub fn announce(broker: &Broker, session: &Session, request: &Announce) -> Result<Done<Leases>, Fault> {
-    let asked = all_permitted(broker, session, &request.addresses)?;
+    let asked = all_permitted(broker, session, &request.addresses, None)?;
     let outcomes = of(broker)?.announce_again(&asked, Some(session.holder()), request.epoch);
     Ok(Done::new(Leases { results: results(session, request, outcomes) }))
 }
@@ -183,6 +186,8 @@ pub fn of(broker: &Broker) -> Result<&Rc<Addresses>, Fault> {
 
 fn lease_in_bounds(lease: Option<u32>) -> Result<(), Fault> {
     match lease {
+        // For ever; policy has a word about that.
+        Some(0) => Ok(()),
         Some(seconds) if !(SHORTEST..=LONGEST).contains(&seconds) => {
             let message = format!("a lease of {seconds} s is not from {SHORTEST} to {LONGEST} s");
             Err(Fault::new(FaultCode::Unsupported, &message).remedy("ask for one that is"))
@@ -191,9 +196,17 @@ fn lease_in_bounds(lease: Option<u32>) -> Result<(), Fault> {
     }
 }
 
-fn permitted(broker: &Broker, session: &Session, address: IpAddr) -> Result<Asked, Fault> {
+fn permitted(
+    broker: &Broker,
+    session: &Session,
+    address: IpAddr,
+    lease: Option<u32>,
+) -> Result<Asked, Fault> {
     let policy = broker.policy.borrow();
     let permit = policy.address(&session.requester, address).map_err(|denied| denied.fault())?;
+    if lease == Some(0) {
+        policy.permanent(&session.requester, address).map_err(|denied| denied.fault())?;
+    }
     asked_for(&policy, address, None).ok_or_else(|| {
         Fault::new(FaultCode::Denied, &format!("{address} is in no topology block"))
             .about(&permit.rule.to_string())
@@ -233,8 +246,9 @@ fn all_permitted(
     broker: &Broker,
     session: &Session,
     addresses: &[IpAddr],
+    lease: Option<u32>,
 ) -> Result<Vec<Result<IpAddr, Fault>>, Fault> {
-    let permitted = |address: &IpAddr| permitted(broker, session, *address).map(|asked| asked.address);
+    let permitted = |address: &IpAddr| permitted(broker, session, *address, lease).map(|asked| asked.address);
     let held = of(broker)?;
     with_followers(addresses.iter().map(permitted).collect(), |address| held.followers(*address))
 }

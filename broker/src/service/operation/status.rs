@@ -65,6 +65,7 @@ pub(super) fn quotas(broker: &Broker) -> impl Iterator<Item = Quota> {
         ("max_sessions", quotas.sessions),
         ("max_new_sessions", quotas.new_sessions),
         ("max_listeners", quotas.listeners),
+        ("max_addresses", quotas.addresses),
         ("max_refusals", quotas.refusals),
         ("max_log_lines", quotas.lines),
         ("unread_timeout", u32::try_from(quotas.unread_timeout.as_secs()).unwrap_or(u32::MAX)),

@@ -25,7 +25,7 @@ enum Verb {
     Add {
         #[command(flatten)]
         which: Which,
-        /// Seconds until they go by themselves.
+        /// Seconds until they go by themselves; 0 for never, where the configuration permits that.
         #[arg(long, value_name = "SECONDS")]
         lease: Option<u32>,
         /// How often to ask first whether another host has them, 200 ms each.
@@ -123,7 +123,8 @@ fn leased(lease: Granted) -> Value {
         "address": lease.address,
         "interface": lease.interface.as_str(),
         "prefix": lease.prefix,
-        "left_ms": lease.left_ms,
+        // Absent for ever.
+        "left_ms": Some(lease.left_ms).filter(|left| *left < u64::MAX),
         "epoch": lease.epoch,
         "follows": lease.follows,
     })
@@ -142,7 +143,11 @@ fn sentence(row: &Value) -> String {
         (Some(_), _) => format!("{address}: {}", text("message")),
         (_, Some(Value::Bool(true))) => format!("{address} is gone"),
         (_, Some(_)) => format!("{address} was removed, and this host has it still, on another interface"),
-        _ => format!("{address}/{} is on {} for {} ms", text("prefix"), text("interface"), text("left_ms")),
+        _ => {
+            let left = row.get("left_ms").and_then(Value::as_u64);
+            let left = left.map_or_else(|| "ever".to_owned(), |left| format!("{left} ms"));
+            format!("{address}/{} is on {} for {left}", text("prefix"), text("interface"))
+        }
     }
 }
 
@@ -173,7 +178,10 @@ async fn list(client: &Client, out: Output) -> Result<ExitCode, Failure> {
         table.add_row([
             format!("{}/{}", row.lease.address, row.lease.prefix),
             row.lease.interface.to_string(),
-            format!("{:.1} s", row.lease.left_ms as f64 / 1000.0),
+            match row.lease.left_ms {
+                u64::MAX => "for ever".to_owned(),
+                left => format!("{:.1} s", left as f64 / 1000.0),
+            },
             row.lease.epoch.to_string(),
             row.holder.to_string(),
             if row.present { "" } else { "missing" }.to_owned(),
