@@ -9,7 +9,8 @@ use lexopt::prelude::{Long, Short, Value};
 
 use crate::command::{self, Check, Explain, Question};
 use crate::failure::{Exit, Failure};
-use crate::{log, startup};
+use crate::log;
+use crate::startup::{self, Start};
 
 /// Where the configuration is when nobody says.
 const DEFAULT_CONFIG: &str = "/etc/portreeve/portreeve.conf";
@@ -19,12 +20,13 @@ portreeved: keeps a few of root's powers and lends, by policy, what they make
 
 Usage:
   portreeved [--config FILE]                run in the foreground (as root)
+  portreeved --takeover [--config FILE]     the same, in place of the broker that runs: no listener closes
   portreeved check FILE                     say everything that is wrong with a configuration
   portreeved explain FILE                   say what each process will hold, and who may ask for what
   portreeved explain FILE listen ENDPOINT   may somebody listen there, and by which rule
   portreeved explain FILE address IP        may somebody have that address, and by which rule
 
-Only the first needs root; the others change nothing.
+Only the first two need root; the others change nothing.
 
 Options:
   -c, --config FILE  the configuration [default: /etc/portreeve/portreeve.conf]
@@ -46,7 +48,7 @@ ends with 0 for yes and 1 for no.
 
 #[derive(Debug)]
 enum Action {
-    Run(PathBuf, Option<log::Format>),
+    Run(PathBuf, Start, Option<log::Format>),
     Check(Check),
     Explain(Explain),
     Print(String),
@@ -61,8 +63,8 @@ pub fn main() -> ExitCode {
         }
         Ok(Action::Check(check)) => Ok(check.run()),
         Ok(Action::Explain(explain)) => Ok(explain.run()),
-        Ok(Action::Run(file, format)) => {
-            let ended = startup::run(&file, format);
+        Ok(Action::Run(file, start, format)) => {
+            let ended = startup::run(&file, start, format);
             log::finish();
             ended.map(|()| ExitCode::SUCCESS)
         }
@@ -78,6 +80,7 @@ pub fn main() -> ExitCode {
 #[derive(Default)]
 struct Options {
     config: Option<PathBuf>,
+    takeover: bool,
     verbose: bool,
     syntax: bool,
     json: bool,
@@ -90,6 +93,7 @@ impl Options {
     fn only(&self, command: &str, taken: &[&str]) -> Result<(), lexopt::Error> {
         let given = [
             ("--config", self.config.is_some()),
+            ("--takeover", self.takeover),
             ("--verbose", self.verbose),
             ("--syntax", self.syntax),
             ("--json", self.json),
@@ -114,6 +118,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Action, lexopt::Error> {
             }
             Short('c') | Long("config") => options.config = Some(parser.value()?.into()),
             Short('v') | Long("verbose") => options.verbose = true,
+            Long("takeover") => options.takeover = true,
             Long("syntax") => options.syntax = true,
             Long("json") => options.json = true,
             Long("log-format") => options.log_format = Some(parser.value()?.parse()?),
@@ -128,8 +133,10 @@ fn parse(mut parser: lexopt::Parser) -> Result<Action, lexopt::Error> {
 fn action(words: &[OsString], options: Options) -> Result<Action, lexopt::Error> {
     match words {
         [] => {
-            options.only("a broker that runs", &["--config", "--log-format"])?;
-            Ok(Action::Run(options.config.unwrap_or_else(|| DEFAULT_CONFIG.into()), options.log_format))
+            options.only("a broker that runs", &["--config", "--takeover", "--log-format"])?;
+            let start = if options.takeover { Start::Takeover } else { Start::Afresh };
+            let file = options.config.unwrap_or_else(|| DEFAULT_CONFIG.into());
+            Ok(Action::Run(file, start, options.log_format))
         }
         [verb, file] if verb == "check" => {
             options.only("check", &["--verbose", "--syntax", "--json"])?;

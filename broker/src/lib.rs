@@ -24,3 +24,4 @@ mod plan;
 pub mod policy;
 pub mod service;
 mod startup;
+mod takeover;

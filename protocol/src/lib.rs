@@ -17,6 +17,7 @@ pub mod frame;
 pub mod message;
 pub mod metrics;
 pub mod status;
+pub mod takeover;
 
 pub use bounded::{List, Text};
 pub use endpoint::{Endpoint, InetEndpoint};

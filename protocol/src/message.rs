@@ -14,6 +14,7 @@ use crate::fault::Fault;
 use crate::frame::{Kind, MAX_DESCRIPTORS};
 use crate::metrics::{Metrics, MetricsRequest};
 use crate::status::Status;
+use crate::takeover::{Handed, Takeover};
 
 /// A request that has a number and a reply.
 pub trait Operation: Serialize + DeserializeOwned {
@@ -53,6 +54,7 @@ operations! {
     12 "set-link"      SetLink -> Link;
     16 "subscribe"     Subscribe -> Subscribed;
     17 "metrics"       MetricsRequest -> Metrics;
+    19 "takeover"      Takeover -> Handed;
 }
 
 /// A listener's number: never 0 and never used again while the broker lives.

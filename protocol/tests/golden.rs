@@ -14,6 +14,7 @@ use portreeve_protocol::event::*;
 use portreeve_protocol::message::*;
 use portreeve_protocol::metrics::*;
 use portreeve_protocol::status::{Credentials, Listener, Process, Quota, Session, Status};
+use portreeve_protocol::takeover::*;
 use portreeve_protocol::{Endpoint, Fault, FaultCode, Header, Kind, List, Text, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -277,6 +278,57 @@ fn pin_metrics(golden: &Golden) {
     golden.reply::<MetricsRequest>("metrics-reply", 12, 0, &metrics);
 }
 
+fn pin_takeover(golden: &Golden) {
+    golden.request("takeover", 12, &Takeover::Begin(Begin { oldest: 1, newest: 2 }));
+    let control = SocketFile { device: 27, inode: 1234 };
+    let offer = Offer {
+        version: 1,
+        release: text("0.1.0"),
+        clock: 86_400_000_000_000,
+        control,
+        manager: true,
+        watchdog: 30_000_000,
+        addresses: true,
+        fenced: false,
+    };
+    golden.reply::<Takeover>("takeover-reply", 12, 2, &Handed::Offer(offer));
+
+    golden.request("takeover-more", 13, &Takeover::More(More {}));
+    let listener = |id, endpoint: &str, options, user, file| {
+        let endpoint = endpoint.parse().unwrap();
+        HandedListener { id: ListenerId(id), endpoint, options, user, file }
+    };
+    let listeners = list([
+        listener(7, "*:25", ListenOptions::default(), None, None),
+        listener(8, "/run/mail.sock", every_option(), Some(8), Some(control)),
+    ]);
+    let page = Handed::Listeners(HandedListeners { listeners });
+    golden.reply::<Takeover>("takeover-listeners", 13, 2, &page);
+    let lease = HandedLease {
+        address: "192.0.2.1".parse().unwrap(),
+        index: 2,
+        interface: text("eth1"),
+        prefix: 32,
+        user: Some(8),
+        lifetime: Some(10),
+        deadline: Some(86_409_000_000_000),
+        epoch: 42,
+        follows: None,
+        present: true,
+        announced: false,
+    };
+    let leases = list([lease]);
+    golden.reply::<Takeover>("takeover-leases", 13, 0, &Handed::Leases(HandedLeases { leases }));
+    let past = PastEpoch { address: "2001:db8::1".parse().unwrap(), epoch: 41, expired: true };
+    let epochs = list([past]);
+    golden.reply::<Takeover>("takeover-epochs", 13, 0, &Handed::Epochs(HandedEpochs { epochs }));
+    golden.reply::<Takeover>("takeover-complete", 13, 0, &Handed::Complete(Complete {}));
+
+    golden.request("takeover-confirm", 14, &Takeover::Confirm(Confirm {}));
+    let confirmed = Handed::Confirmed(Confirmed { leaving_ms: 12_000 });
+    golden.reply::<Takeover>("takeover-confirmed", 14, 0, &confirmed);
+}
+
 fn pin_faults(golden: &Golden) {
     let denied = Fault::new(FaultCode::Denied, "nothing permits user 8 to listen on *:25")
         .about("mail.conf:7: listen *:587")
@@ -307,6 +359,7 @@ fn every_message_has_the_bytes_that_were_agreed() {
     pin_addresses(&golden);
     pin_events(&golden);
     pin_metrics(&golden);
+    pin_takeover(&golden);
     pin_faults(&golden);
 
     let seen = golden.seen.into_inner();

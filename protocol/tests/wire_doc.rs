@@ -14,12 +14,13 @@ use portreeve_protocol::event::*;
 use portreeve_protocol::frame::{HEADER_LENGTH, MAX_BODY, MAX_DESCRIPTORS, MAX_FRAME};
 use portreeve_protocol::message::*;
 use portreeve_protocol::metrics::MetricsRequest;
+use portreeve_protocol::takeover::Takeover;
 use portreeve_protocol::{Fault, FaultCode, Header, Kind, codec};
 
 const WIRE: &str = include_str!("../WIRE.md");
 
 /// The most variants that a choice has.
-const VARIANTS: usize = 4;
+const VARIANTS: usize = 6;
 
 type Decode = fn(&[u8]) -> Result<(), String>;
 
@@ -47,6 +48,7 @@ fn messages() -> BTreeMap<&'static str, Decode> {
         both::<SetLink>("SetLink", "Link"),
         both::<Subscribe>("Subscribe", "Subscribed"),
         both::<MetricsRequest>("MetricsRequest", "Metrics"),
+        both::<Takeover>("Takeover", "Handed"),
     ];
     assert_eq!(operations.len(), OPERATIONS.len(), "an operation is missing here");
     let others: [(&str, Decode); 2] = [("Fault", decodes::<Fault>), ("Event", decodes::<Event>)];
@@ -169,6 +171,7 @@ fn the_tables_name_the_fields_as_the_crate_does() {
         include_str!("../src/fault.rs"),
         include_str!("../src/endpoint.rs"),
         include_str!("../src/event.rs"),
+        include_str!("../src/takeover.rs"),
     ];
     let structures = sources.iter().flat_map(|source| source.split("\npub struct ").skip(1));
     let mut compared = 0;

@@ -82,6 +82,14 @@ impl Broker {
         Self::start_command(host, command(host, &config(host, text)))
     }
 
+    /// Starts one in this one's place, with this configuration, and returns when it is ready.
+    #[track_caller]
+    pub fn succeeded_by(&self, host: &Host, text: &str) -> Self {
+        let mut command = command(host, &config(host, text));
+        command.arg("--takeover");
+        Self::start_command(host, command)
+    }
+
     /// Starts one that a test has prepared, and returns when it is ready, as sd_notify(3) has it said.
     #[track_caller]
     pub fn start_command(host: &Host, mut command: Command) -> Self {

@@ -7,6 +7,7 @@ pub mod binaries;
 pub mod broker;
 pub mod census;
 pub mod chroot;
+pub mod crowd;
 pub mod explained;
 pub mod figures;
 pub mod host;
@@ -22,6 +23,7 @@ pub mod random;
 pub mod refusal;
 pub mod sample;
 pub mod soak;
+pub mod steps;
 pub mod wait;
 pub mod wire;
 

@@ -119,3 +119,32 @@ impl Wire {
 pub fn hex(words: &str) -> Vec<u8> {
     words.split_whitespace().map(|word| u8::from_str_radix(word, 16).unwrap()).collect()
 }
+
+/// A request of the host at 10.1.1.201 for 10.1.1.7.
+pub const ASK: &str = "ff ff ff ff ff ff 02 00 00 00 00 02 08 06 \
+    00 01 08 00 06 04 00 01 02 00 00 00 00 02 0a 01 01 c9 00 00 00 00 00 00 0a 01 01 07";
+
+/// The kernel counts a timeout in ticks, of 10 ms where they are longest (CONFIG_HZ=100).
+pub const TICK: Duration = Duration::from_millis(10);
+
+/// Whether a frame answers it.
+pub fn answer(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[8, 6])
+        && frame.get(21) == Some(&2)
+        && frame.get(28..32) == Some(&[10, 1, 1, 7])
+}
+
+/// Asks every few milliseconds until nobody has answered for a second, and gives when the last answer came.
+pub fn last_answer(wire: &mut Wire, begin: Instant) -> Option<Duration> {
+    let mut last = None;
+    let end = begin + Duration::from_secs(15);
+    while Instant::now() < end {
+        wire.send(&hex(ASK));
+        match wire.collect(Duration::from_millis(4), answer, |frames| !frames.is_empty()).first() {
+            Some(frame) => last = Some(frame.at.duration_since(begin)),
+            None if last.is_none_or(|last| begin.elapsed() > last + Duration::from_secs(1)) => break,
+            None => {}
+        }
+    }
+    last
+}

@@ -9,61 +9,9 @@ use std::process::{Command, Stdio};
 
 use portreeve_tests::kernel::refusing;
 use portreeve_tests::puppet::Stage;
-use portreeve_tests::{Host, Refusal, binaries, broker, census, eventually, isolated, process, sample};
-
-/// The steps, as the broker's source names them.
-const STEPS: &[&str] = &[
-    "descriptors",
-    "private",
-    "keyring",
-    "notify",
-    "config",
-    "plan",
-    "capabilities",
-    "chroot",
-    "worker.program",
-    "limits",
-    "sockets",
-    "control",
-    "listen",
-    "addresses",
-    "status",
-    "launcher.channel",
-    "launcher.fork",
-    "launcher.answer",
-    "launcher.verify",
-    "worker.session",
-    "worker.keyring",
-    "worker.limits",
-    "worker.chroot",
-    "worker.groups",
-    "worker.group",
-    "worker.bounding",
-    "worker.securebits",
-    "worker.user",
-    "worker.sets",
-    "worker.no_new_privs",
-    "worker.private",
-    "worker.getting_back",
-    "root",
-    "broker.identity",
-    "bounding",
-    "securebits",
-    "sets",
-    "no_new_privs",
-    "landlock",
-    "seccomp",
-    "one_thread",
-    "verify",
-    "filter",
-    "clean_slate",
-    "runtime",
-    "signals",
-    "control.epoll",
-    "worker.channel",
-    "worker.start",
-    "worker.session.open",
-];
+use portreeve_tests::{
+    Host, Refusal, binaries, broker, census, eventually, isolated, process, sample, steps,
+};
 
 /// What a kernel may refuse, and what the broker must then say: the step and the call.
 const REFUSALS: &[(&str, &[&str])] = &[
@@ -140,7 +88,7 @@ fn every_step_of_the_start_that_fails_is_named_and_leaves_nothing_behind() {
     isolated(|host| {
         let (_stage, text) = everything(host);
         let config = broker::config(host, &text);
-        for step in STEPS {
+        for step in steps::START {
             let mut command = Command::new(host.binary(binaries::HOSTILE_BROKER));
             command.arg("--config").arg(&config).args(["--fail", step]);
             let refusal = fails(host, command);
@@ -194,7 +142,7 @@ fn the_steps_are_those_that_the_source_names() {
         }
     }
     named.sort_unstable();
-    let mut steps: Vec<&str> = STEPS.to_vec();
+    let mut steps: Vec<&str> = steps::START.iter().chain(steps::TAKEOVER).copied().collect();
     steps.sort_unstable();
     assert_eq!(named, steps);
 }

@@ -4,37 +4,11 @@ use std::time::{Duration, Instant};
 
 use portreeve_protocol::address::ListAddresses;
 use portreeve_tests::kernel::refusing;
-use portreeve_tests::wire::{Wire, hex};
+use portreeve_tests::wire::{ASK, TICK, Wire, answer, hex, last_answer};
 use portreeve_tests::{Broker, binaries, broker, eventually, isolated, lan, sample};
 use rustix::process::Signal;
 
-/// A request of the host at 10.1.1.201 for 10.1.1.7.
-const ASK: &str = "ff ff ff ff ff ff 02 00 00 00 00 02 08 06 \
-    00 01 08 00 06 04 00 01 02 00 00 00 00 02 0a 01 01 c9 00 00 00 00 00 00 0a 01 01 07";
 const LEASE: Duration = Duration::from_secs(3);
-/// The kernel counts a timeout in ticks, of 10 ms where they are longest (CONFIG_HZ=100).
-const TICK: Duration = Duration::from_millis(10);
-
-fn answer(frame: &[u8]) -> bool {
-    frame.get(12..14) == Some(&[8, 6])
-        && frame.get(21) == Some(&2)
-        && frame.get(28..32) == Some(&[10, 1, 1, 7])
-}
-
-/// Asks every few milliseconds until nobody has answered for a second, and gives when the last answer came.
-fn last_answer(wire: &mut Wire, begin: Instant) -> Option<Duration> {
-    let mut last = None;
-    let end = begin + Duration::from_secs(15);
-    while Instant::now() < end {
-        wire.send(&hex(ASK));
-        match wire.collect(Duration::from_millis(4), answer, |frames| !frames.is_empty()).first() {
-            Some(frame) => last = Some(frame.at.duration_since(begin)),
-            None if last.is_none_or(|last| begin.elapsed() > last + Duration::from_secs(1)) => break,
-            None => {}
-        }
-    }
-    last
-}
 
 #[test]
 fn no_answer_comes_after_the_lease_though_the_broker_was_killed_or_stopped() {

@@ -1,70 +1,26 @@
 //! Workers that are killed, and signals without end, while clients come: whoever connects is served.
 
-use std::io::{ErrorKind, Read as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Read as _;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use portreeve_tests::chroot::Chroot;
+use portreeve_tests::crowd::{self, CROWD, Tally};
 use portreeve_tests::wait::PATIENCE;
-use portreeve_tests::{Broker, Host, census, eventually, isolated, process, sample};
+use portreeve_tests::{Broker, Host, census, eventually, isolated, process};
 use rustix::process::{Pid, Signal, kill_process};
-
-/// A worker of a test is killed more often than one that should give up.
-const RESTLESS: &str = "worker { stable_after = 0 }";
-
-/// How many connections one client opens before it reads from the first.
-const CROWD: usize = 16;
 
 fn kill(pid: u32) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
 }
 
 fn mail_server(host: &Host) -> Broker {
-    let chroot = Chroot::new(host, "chroot");
-    chroot.worker_directory("/Maildir");
-    let command = r#"( /run/host/bin/smtp_worker "--listen" "127.0.0.1:25" )"#;
-    let rest = format!("{}{RESTLESS}", sample::socket(r#"( "127.0.0.1:1-65535" )"#));
-    Broker::start(host, &sample::worker(&chroot, command, &rest))
+    Broker::start(host, &crowd::mail_server(host))
 }
 
 /// Waits for a worker that is not this one.
 fn successor(launcher: u32, last: u32) -> u32 {
     eventually("the next worker", || process::children(launcher).into_iter().find(|pid| *pid != last))
-}
-
-/// What became of the clients.
-#[derive(Default)]
-struct Tally {
-    enough: AtomicBool,
-    greeted: AtomicUsize,
-    cut_off: AtomicUsize,
-}
-
-impl Tally {
-    /// Comes in crowds, again and again, until it is enough. Not one may be refused.
-    fn come(&self) {
-        let server = SocketAddr::from(([127, 0, 0, 1], 25));
-        while !self.enough.load(Ordering::Relaxed) {
-            let crowd: [TcpStream; CROWD] = std::array::from_fn(|_| {
-                TcpStream::connect_timeout(&server, PATIENCE)
-                    .unwrap_or_else(|error| panic!("a client could not connect: {error}"))
-            });
-            crowd.into_iter().for_each(|client| self.greet(client));
-        }
-    }
-
-    fn greet(&self, mut client: TcpStream) {
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
-        match client.read(&mut [0; 64]) {
-            Ok(length) if length > 0 => self.greeted.fetch_add(1, Ordering::Relaxed),
-            Err(error) if error.kind() != ErrorKind::ConnectionReset => {
-                panic!("a client was not greeted: {error}")
-            }
-            // The worker that had taken it was killed.
-            _ => self.cut_off.fetch_add(1, Ordering::Relaxed),
-        };
-    }
 }
 
 #[test]
@@ -84,17 +40,17 @@ fn killing_the_worker_a_hundred_times_refuses_no_client() {
             let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| tally.come())).collect();
             let mut worker = broker.worker();
             for _ in 0..kills {
-                let greeted = tally.greeted.load(Ordering::Relaxed);
+                let greeted = tally.greeted();
                 eventually("clients that are greeted", || {
                     let failed = clients.iter().any(std::thread::ScopedJoinHandle::is_finished);
-                    (failed || tally.greeted.load(Ordering::Relaxed) > greeted + 100).then_some(())
+                    (failed || tally.greeted() > greeted + 100).then_some(())
                 });
                 kill(worker);
                 worker = successor(launcher, worker);
             }
-            tally.enough.store(true, Ordering::Relaxed);
+            tally.enough();
         });
-        let [greeted, cut_off] = [&tally.greeted, &tally.cut_off].map(|count| count.load(Ordering::Relaxed));
+        let (greeted, cut_off) = (tally.greeted(), tally.cut_off());
         let rate = greeted as f64 / started.elapsed().as_secs_f64();
         println!(
             "{kills} kills: {greeted} clients greeted ({rate:.0} a second), {cut_off} cut off, 0 refused"

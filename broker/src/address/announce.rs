@@ -89,6 +89,20 @@ impl Addresses {
         self.changed.notify_one();
     }
 
+    /// Goes on announcing an address where another broker was: with the rounds that are far apart, each address at its
+    /// own time.
+    pub(super) fn go_on_announcing(&self, address: IpAddr) {
+        let series = self.series.get() + 1;
+        self.series.set(series);
+        if let Some(lease) = self.table.borrow_mut().get_mut(address) {
+            lease.series = series;
+            let began = Instant::now();
+            let at = began + LATER.mul_f64(f64::from(u32::try_from(series % 60).unwrap_or_default()) / 60.0);
+            let due = Due { at, order: 0, address, series, began, round: ROUNDS.len() };
+            self.queue.borrow_mut().enter(due);
+        }
+    }
+
     /// Sends what is due and allowed, and tells when to look again.
     pub fn announce_due(&self) -> Option<Instant> {
         let now = Instant::now();

@@ -14,6 +14,16 @@ impl BootTime {
         Self(now.unwrap_or_default())
     }
 
+    /// As another process on this host is told it, in nanoseconds.
+    pub fn told(self) -> u64 {
+        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// As another process on this host told it.
+    pub fn of(nanoseconds: u64) -> Self {
+        Self(Duration::from_nanos(nanoseconds))
+    }
+
     /// The time so much later.
     pub fn after(self, time: Duration) -> Self {
         Self(self.0.saturating_add(time))

@@ -16,7 +16,7 @@ use super::together::Followers;
 /// How many addresses the broker has at most.
 pub const MOST: usize = 10_240;
 /// How many addresses that are gone are remembered, for their epochs.
-const REMEMBERED: usize = 65_536;
+pub const REMEMBERED: usize = 65_536;
 
 /// Whose an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,9 +106,9 @@ impl Lease {
 /// All leases.
 #[derive(Debug, Default)]
 pub struct Table {
-    leases: BTreeMap<IpAddr, Lease>,
+    pub(super) leases: BTreeMap<IpAddr, Lease>,
     /// The newest epoch of addresses that are gone, and whether their lease ran out.
-    past: HashMap<IpAddr, (u64, bool)>,
+    pub(super) past: HashMap<IpAddr, (u64, bool)>,
     pub(super) followers: Followers,
     /// How many each holder has.
     counts: HashMap<Holder, usize>,

@@ -11,6 +11,7 @@ mod counts;
 mod fault;
 pub mod fence;
 pub mod frame;
+mod handed;
 mod keep;
 pub mod kernel;
 pub mod lease;
@@ -36,6 +37,7 @@ use tokio::sync::Notify;
 
 pub use add::{Asked, How};
 pub use boot_time::BootTime;
+pub use handed::{MOST, REMEMBERED};
 pub use keep::keep;
 pub use lease::Holder;
 

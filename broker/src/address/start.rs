@@ -54,14 +54,41 @@ impl Addresses {
         })
     }
 
+    /// Goes on with what another broker keeps, its addresses and its fence, which stand as they are. Gives what the
+    /// operator should know.
+    ///
+    /// # Errors
+    /// There is a fence, and this process cannot reach it.
+    pub fn succeed(&mut self, fenced: bool) -> Result<Vec<String>, Failure> {
+        self.look_at_links()?;
+        let mut warnings = Vec::new();
+        match (&self.fence, fenced) {
+            (None, true) => {
+                return Err(Failure::os(STEP, "netlink for the fence", "the running broker has one"));
+            }
+            (_, true) => {}
+            (_, false) => {
+                self.fence = None;
+                warnings.push(no_fence("; the broker before had none either"));
+            }
+        }
+        Ok(warnings)
+    }
+
+    /// Learns which interfaces there are; news tell of changes.
+    fn look_at_links(&self) -> Result<(), Failure> {
+        let links = Interface::all(&self.route).map_err(|error| Failure::os(STEP, "RTM_GETLINK", error))?;
+        self.links.borrow_mut().extend(links.into_iter().map(|link| (link.index, link)));
+        Ok(())
+    }
+
     /// Removes what an earlier broker left and builds the fence. Gives what the operator should know.
     ///
     /// # Errors
     /// The kernel cannot be asked, or keeps an address that should go.
     pub fn clean_slate(&mut self) -> Result<Vec<String>, Failure> {
         let mut warnings = Vec::new();
-        let links = Interface::all(&self.route).map_err(|error| Failure::os(STEP, "RTM_GETLINK", error))?;
-        self.links.borrow_mut().extend(links.into_iter().map(|link| (link.index, link)));
+        self.look_at_links()?;
         let present = kernel::list(&self.route).map_err(|error| Failure::os(STEP, "RTM_GETADDR", error))?;
         let left: Vec<Place> = present.iter().filter(|one| one.ours).map(|one| one.place).collect();
         for (place, outcome) in left.iter().zip(self.clear(&left)) {
@@ -74,10 +101,7 @@ impl Addresses {
         let built = self.fence.as_ref().map(Fence::build);
         if !matches!(built, Some(Ok(()))) {
             let why = built.and_then(Result::err).map_or_else(String::new, |error| format!(" ({error})"));
-            warnings.push(format!(
-                "no fence: this kernel has no nf_tables{why}; an orphaned address may answer up to 1.2 s after its lease, \
-                 IPv6 longer on a busy host"
-            ));
+            warnings.push(no_fence(&why));
             self.fence = None;
         }
         Ok(warnings)
@@ -102,4 +126,11 @@ impl Addresses {
             tracing::error!(%error, "the fence could not be taken away");
         }
     }
+}
+
+fn no_fence(why: &str) -> String {
+    format!(
+        "no fence: this kernel has no nf_tables{why}; an orphaned address may answer up to 1.2 s after its lease, IPv6 \
+         longer on a busy host"
+    )
 }

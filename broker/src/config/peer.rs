@@ -53,9 +53,9 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ("reload", &["reload"]),
 ];
 
-/// Every word that `allow` may hold.
+/// Every word that `allow` may hold. Replacing the broker is root's and cannot be allowed to anyone.
 fn words() -> impl Iterator<Item = &'static str> {
-    let operations = OPERATIONS.iter().map(|(_, name)| *name);
+    let operations = OPERATIONS.iter().map(|(_, name)| *name).filter(|name| *name != "takeover");
     GROUPS.iter().map(|(word, _)| *word).chain(operations)
 }
 

@@ -18,7 +18,8 @@ use std::sync::OnceLock;
 use lexopt::prelude::{Long, ValueExt as _};
 
 use crate::failure::{Exit, Failure};
-use crate::{log, startup};
+use crate::log;
+use crate::startup::{self, Start};
 
 #[cfg(not(debug_assertions))]
 compile_error!("the feature hostile is for tests and cannot be built without debug assertions");
@@ -27,7 +28,10 @@ compile_error!("the feature hostile is for tests and cannot be built without deb
 #[derive(Debug, Default)]
 struct Choice {
     config: PathBuf,
+    start: Start,
     fail: Option<String>,
+    kill: Option<String>,
+    stall: Option<String>,
     omit: Vec<String>,
     attack: Option<String>,
 }
@@ -56,7 +60,7 @@ pub fn main() -> ExitCode {
         }
     };
     let choice = CHOICE.get_or_init(|| choice);
-    let ended = startup::run(&choice.config, None);
+    let ended = startup::run(&choice.config, choice.start, None);
     log::finish();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -72,7 +76,10 @@ fn parse(mut parser: lexopt::Parser) -> Result<Option<Choice>, lexopt::Error> {
     while let Some(argument) = parser.next()? {
         match argument {
             Long("config") => choice.config = parser.value()?.into(),
+            Long("takeover") => choice.start = Start::Takeover,
             Long("fail") => choice.fail = Some(parser.value()?.string()?),
+            Long("kill") => choice.kill = Some(parser.value()?.string()?),
+            Long("stall") => choice.stall = Some(parser.value()?.string()?),
             Long("omit") => choice.omit.push(parser.value()?.string()?),
             Long("attack") => choice.attack = Some(parser.value()?.string()?),
             Long("list-attacks") => {
@@ -85,8 +92,15 @@ fn parse(mut parser: lexopt::Parser) -> Result<Option<Choice>, lexopt::Error> {
     Ok(Some(choice))
 }
 
-/// Fails where the test wants this step to fail.
+/// Fails where the test wants this step to fail, is killed, or goes no further.
 pub fn point(name: &'static str) -> Result<(), Failure> {
+    let is = |step: &Option<String>| step.as_deref() == Some(name);
+    if CHOICE.get().is_some_and(|choice| is(&choice.kill)) {
+        let _it_cannot_fail = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+    }
+    while CHOICE.get().is_some_and(|choice| is(&choice.stall)) {
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
     match CHOICE.get().and_then(|choice| choice.fail.as_deref()) {
         Some(fail) if fail == name => Err(Failure::new(Exit::OsError, name, "it was made to fail", "none")),
         _ => Ok(()),

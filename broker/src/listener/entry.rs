@@ -15,6 +15,8 @@ pub enum Owner {
     Worker,
     /// A control-socket session's; it ends with the session.
     Session(u64),
+    /// Of a user whose session another broker had, before this one took over: that user's next session adopts it.
+    Former(u32),
 }
 
 /// One listener.

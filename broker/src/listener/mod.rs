@@ -4,10 +4,13 @@ pub mod bind;
 pub mod directories;
 mod drop_program;
 mod entry;
+pub mod handed;
 mod memory;
 mod option;
 pub mod out_of_service;
 pub mod registry;
+mod stopping;
+mod told;
 pub mod unix_file;
 
 pub use bind::BindError;
@@ -15,3 +18,4 @@ pub use directories::Directories;
 pub use entry::{Entry, Owner};
 pub use out_of_service::Filter;
 pub use registry::Registry;
+pub use told::Told;

@@ -3,12 +3,10 @@
 //! The broker's duplicate is the listener: asking again gives the same socket, so a descriptor that was lost on
 //! the way is not lost. Nothing here asks policy.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::rc::Rc;
-use std::time::Instant;
 
 use nix::errno::Errno;
 use portreeve_protocol::message::{Listen, ListenOptions, ListenerId};
@@ -17,28 +15,24 @@ use portreeve_protocol::{Endpoint, Fault, FaultCode};
 use super::bind::{BindError, Bound, bind};
 use super::directories::Directories;
 use super::entry::{Entry, Owner};
-use super::memory;
 use super::out_of_service::Filter;
 use super::unix_file::UnixFile;
 use crate::config::SocketOptions;
-
-/// From how many on the memory of listeners is worth giving back.
-const MANY: usize = 512;
 
 /// All listeners.
 #[derive(Debug)]
 pub struct Registry {
     /// Boxed, because a node of the tree is often half empty.
-    entries: BTreeMap<ListenerId, Box<Entry>>,
-    by_endpoint: HashMap<Rc<Endpoint>, ListenerId>,
+    pub(super) entries: BTreeMap<ListenerId, Box<Entry>>,
+    pub(super) by_endpoint: HashMap<Rc<Endpoint>, ListenerId>,
     /// How many each owner has; none of those who have none.
-    counts: HashMap<Owner, usize>,
-    last: u64,
+    pub(super) counts: HashMap<Owner, usize>,
+    pub(super) last: u64,
     capacity: usize,
-    filter: Filter,
-    directories: Directories,
+    pub(super) filter: Filter,
+    pub(super) directories: Directories,
     /// The file of the control socket, which goes with the others.
-    control: Option<UnixFile>,
+    pub(super) control: Option<UnixFile>,
 }
 
 /// No file of a socket outlives the broker, however far its start came.
@@ -187,94 +181,38 @@ impl Registry {
         owner: Owner,
         name: Option<Box<str>>,
     ) -> ListenerId {
-        self.last += 1;
-        let id = ListenerId(self.last);
+        let id = ListenerId(self.last + 1);
+        self.enter(id, endpoint, options, bound, owner);
+        self.entries.get_mut(&id).into_iter().for_each(|entry| entry.name.clone_from(&name));
+        id
+    }
+
+    /// Enters a listener under a number that none has.
+    pub(super) fn enter(
+        &mut self,
+        id: ListenerId,
+        endpoint: Endpoint,
+        options: &ListenOptions,
+        bound: Bound,
+        owner: Owner,
+    ) {
+        self.last = self.last.max(id.0);
         let endpoint = Rc::new(endpoint);
         self.by_endpoint.insert(endpoint.clone(), id);
         *self.counts.entry(owner).or_default() += 1;
         let options = (*options != ListenOptions::default()).then(|| Box::new(options.clone()));
-        let entry = Entry { endpoint, owner, name, moves: false, retained_until: None, options, bound };
+        let entry = Entry { endpoint, owner, name: None, moves: false, retained_until: None, options, bound };
         self.entries.insert(id, Box::new(entry));
-        id
+    }
+
+    /// Where a listener listens.
+    pub fn endpoint(&self, id: ListenerId) -> Option<&Endpoint> {
+        Some(&self.entries.get(&id)?.endpoint)
     }
 
     /// The listener's socket.
     pub fn socket(&self, id: ListenerId) -> Option<BorrowedFd<'_>> {
         Some(self.entries.get(&id)?.bound.socket.as_fd())
-    }
-
-    /// Takes a listener out of service. `owner` is who asks; `None` may stop anyone's. False when there is no
-    /// such listener of the owner's.
-    pub fn stop(&mut self, id: ListenerId, owner: Option<Owner>) -> Result<bool, Fault> {
-        let Some(entry) = self.entries.get(&id) else {
-            return Ok(false);
-        };
-        if owner.is_some_and(|owner| owner != entry.owner) {
-            return Ok(false);
-        }
-        self.filter
-            .end(&entry.bound.socket)
-            .map_err(|errno| BindError { call: "taking it out of service", errno }.fault(&entry.endpoint))?;
-        self.remove(id);
-        Ok(true)
-    }
-
-    fn remove(&mut self, id: ListenerId) {
-        if let Some(entry) = self.entries.remove(&id) {
-            self.by_endpoint.remove(&entry.endpoint);
-            if let Some(count) = self.counts.get_mut(&entry.owner) {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    self.counts.remove(&entry.owner);
-                }
-            }
-            if let Some(file) = &entry.bound.file {
-                file.remove(&self.directories);
-            }
-            drop(entry);
-            self.give_back();
-        }
-    }
-
-    /// What thousands of listeners took is given back to the kernel once nearly all of them are gone.
-    fn give_back(&mut self) {
-        let (held, room) = (self.entries.len(), self.by_endpoint.capacity());
-        if room >= MANY && held < room / 8 {
-            self.by_endpoint.shrink_to(2 * held);
-            memory::give_back();
-        }
-    }
-
-    /// Stops everything that the owner has, static listeners and all.
-    pub fn stop_all(&mut self, owner: Owner) -> Vec<Fault> {
-        let theirs = |entry: &Entry| entry.owner == owner;
-        self.stop_where(theirs)
-    }
-
-    /// Keeps what the worker asked for until `deadline`, for its successor; static listeners stay anyhow. What waits for
-    /// a successor already waits no longer for that.
-    pub fn retain_until(&mut self, deadline: Instant) {
-        for entry in
-            self.entries.values_mut().filter(|entry| entry.owner == Owner::Worker && entry.name.is_none())
-        {
-            entry.retained_until.get_or_insert(deadline);
-        }
-    }
-
-    /// Stops what was retained and nobody asked for in time.
-    pub fn stop_expired(&mut self, now: Instant) -> Vec<Fault> {
-        self.stop_where(|entry| entry.retained_until.is_some_and(|deadline| deadline <= now))
-    }
-
-    /// Stops what listens at these addresses.
-    pub fn stop_at(&mut self, addresses: &HashSet<IpAddr>) -> Vec<Fault> {
-        self.stop_where(|entry| entry.endpoint.inet().is_some_and(|inet| addresses.contains(&inet.address)))
-    }
-
-    fn stop_where(&mut self, which: impl Fn(&Entry) -> bool) -> Vec<Fault> {
-        let ids: Vec<ListenerId> =
-            self.entries.iter().filter(|(_, entry)| which(entry)).map(|(id, _)| *id).collect();
-        ids.into_iter().filter_map(|id| self.stop(id, None).err()).collect()
     }
 
     /// The static listeners with their names, in the order of the configuration.
@@ -313,6 +251,7 @@ fn in_use(endpoint: &Endpoint, owner: Owner) -> Fault {
     let owner = match owner {
         Owner::Worker => "the worker".to_owned(),
         Owner::Session(number) => format!("session {number}"),
+        Owner::Former(user) => format!("user {user}, for whom it is kept for a while,"),
     };
     let message = format!("{endpoint} is in use by {owner} of this broker");
     Fault::new(FaultCode::InUse, &message)

@@ -9,6 +9,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, sendto, socket};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstatat, umask};
 use nix::unistd::{Gid, ROOT, UnlinkatFlags, fchdir, fchownat, unlinkat};
+use portreeve_protocol::takeover::SocketFile;
 
 use super::directories::Directories;
 
@@ -18,15 +19,15 @@ pub struct UnixFile {
     directory: PathBuf,
     name: String,
     identity: (libc::dev_t, libc::ino_t),
+    /// It is another broker's still, and not removed here.
+    lent: bool,
 }
 
 impl UnixFile {
     /// Binds the socket to an absolute path in one of the directories. A socket's file that a dead program left
     /// there is replaced; anything else that is there is EADDRINUSE.
     pub fn bind(directories: &Directories, socket: &OwnedFd, path: &str, mode: u32) -> Result<Self, Errno> {
-        let path = Path::new(path);
-        let directory = path.parent().ok_or(Errno::EINVAL)?.to_owned();
-        let name = path.file_name().and_then(|name| name.to_str()).ok_or(Errno::EINVAL)?;
+        let (directory, name) = split(path)?;
         let descriptor = directories.get(&directory)?;
         // bind(2) has no variant that takes a directory, so the process stands in it meanwhile.
         fchdir(descriptor)?;
@@ -34,7 +35,28 @@ impl UnixFile {
         nix::unistd::chdir("/")?;
         bound?;
         let identity = identity(descriptor, name)?;
-        Ok(Self { directory, name: name.to_owned(), identity })
+        Ok(Self { directory, name: name.to_owned(), identity, lent: false })
+    }
+
+    /// The file of a socket that another broker made, at the same path: its own until [`UnixFile::own`]. ESTALE where
+    /// another has taken its place.
+    pub fn of_another(directories: &Directories, path: &str, file: SocketFile) -> Result<Self, Errno> {
+        let (directory, name) = split(path)?;
+        let identity = identity(directories.get(&directory)?, name)?;
+        match (file.device, file.inode) == identity {
+            true => Ok(Self { directory, name: name.to_owned(), identity, lent: true }),
+            false => Err(Errno::ESTALE),
+        }
+    }
+
+    /// Takes the file for this broker's own.
+    pub fn own(&mut self) {
+        self.lent = false;
+    }
+
+    /// How another broker knows it.
+    pub fn told(&self) -> SocketFile {
+        SocketFile { device: self.identity.0, inode: self.identity.1 }
     }
 
     /// Gives the file to root and this group, and then this mode.
@@ -44,8 +66,11 @@ impl UnixFile {
         fchmodat(directory, name, Mode::from_bits_truncate(mode), FchmodatFlags::NoFollowSymlink)
     }
 
-    /// Removes the file, unless another has taken its place.
+    /// Removes the file, unless another has taken its place or it is another broker's.
     pub fn remove(&self, directories: &Directories) {
+        if self.lent {
+            return;
+        }
         let Ok(directory) = directories.get(&self.directory) else {
             return;
         };
@@ -53,6 +78,13 @@ impl UnixFile {
             let _gone_already = unlinkat(directory, self.name.as_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
+}
+
+/// A path's directory and the name in it.
+fn split(path: &str) -> Result<(PathBuf, &str), Errno> {
+    let path = Path::new(path);
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or(Errno::EINVAL)?;
+    Ok((path.parent().ok_or(Errno::EINVAL)?.to_owned(), name))
 }
 
 fn identity(directory: BorrowedFd<'_>, name: &str) -> Result<(libc::dev_t, libc::ino_t), Errno> {

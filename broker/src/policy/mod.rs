@@ -74,6 +74,9 @@ pub struct Policy {
 /// What the worker may not ask for: that is for who administers the broker.
 const NOT_FOR_THE_WORKER: [&str; 1] = ["reload"];
 
+/// What root alone may ask for, whatever a `peer` scope says: another broker replaces this one.
+const FOR_ROOT: [&str; 1] = ["takeover"];
+
 /// What everybody may ask for who may ask at all.
 const FOR_ALL: [&str; 2] = ["hello", "ping"];
 
@@ -91,8 +94,9 @@ impl Policy {
     /// Whether an operation may be asked for at all. What it may be asked about is decided by itself.
     pub fn operation(&self, who: &Requester, name: &str) -> Result<(), Denied> {
         let allowed = match who {
-            Requester::Worker => known(name) && !NOT_FOR_THE_WORKER.contains(&name),
             Requester::Local { uid: 0, .. } => known(name),
+            _ if FOR_ROOT.contains(&name) => false,
+            Requester::Worker => known(name) && !NOT_FOR_THE_WORKER.contains(&name),
             Requester::Local { .. } => {
                 let for_all = FOR_ALL.contains(&name);
                 self.find(who, |peer| (for_all || peer.allows(name)).then_some(()), |_| None).is_some()

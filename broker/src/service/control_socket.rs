@@ -9,12 +9,13 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, listen, socket};
 use nix::unistd::Gid;
-use portreeve_protocol::{Fault, Kind, channel, codec};
+use portreeve_protocol::takeover::SocketFile;
+use portreeve_protocol::{Endpoint, Fault, Kind, Text, channel, codec};
 
 use super::{peer, session, state::Broker};
 use crate::failure::{Exit, Failure};
-use crate::listener::Registry;
 use crate::listener::unix_file::UnixFile;
+use crate::listener::{Registry, Told};
 
 const STEP: &str = "broker.socket";
 /// Sessions of the control socket that may be open at once.
@@ -52,19 +53,41 @@ pub fn bind(
     Ok(socket.into())
 }
 
+/// Takes the file of another broker's control socket into the registry's care. Its mode and group stay as they are.
+pub fn take(registry: &mut Registry, path: &str, file: &SocketFile, socket: &OwnedFd) -> Result<(), Failure> {
+    let failed = |what: &str| {
+        let what = format!("{path:?} {what}; the running broker serves as before");
+        Failure::new(Exit::Unavailable, STEP, what, "restart instead")
+    };
+    let endpoint = Text::new(path).map(Endpoint::UnixSeqpacket).map_err(|_| failed("is too long"))?;
+    if !Told::of(socket).is_some_and(|told| told.is(&endpoint)) {
+        return Err(failed("is not the socket that the running broker hands over"));
+    }
+    let file = UnixFile::of_another(registry.directories(), path, *file)
+        .map_err(|errno| failed(&format!("is another file than the running broker's: {}", errno.desc())))?;
+    registry.keep_control(file);
+    Ok(())
+}
+
 /// Opens a session for each peer that connects.
 pub async fn accept(broker: Rc<Broker>, listener: tokio::net::UnixListener) {
     loop {
         // Peers that come in crowds leave room for those that are in.
         tokio::task::yield_now().await;
+        broker.handover.released(0).await;
+        if broker.handover.is_over() {
+            return;
+        }
         if broker.session_count() >= MAX_SESSIONS {
             tokio::time::sleep(PAUSE).await;
             continue;
         }
-        let channel = match listener.accept().await {
-            Ok((stream, _)) => stream.into_std().map(OwnedFd::from),
-            Err(error) => Err(error),
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // Who comes now is another broker's to serve, or waits a moment.
+            () = broker.handover.held() => continue,
         };
+        let channel = accepted.and_then(|(stream, _)| stream.into_std().map(OwnedFd::from));
         if let Err(error) = channel.and_then(|channel| open(&broker, channel)) {
             tracing::warn!(%error, "a peer of the control socket could not be served");
             tokio::time::sleep(PAUSE).await;

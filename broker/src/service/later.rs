@@ -13,13 +13,17 @@ impl Session {
     /// Begins to carry out a request beside the session's own task; false when there are too many.
     pub fn begin_later(&self) -> bool {
         let may = self.later.get() < LATER;
-        self.later.update(|count| count + usize::from(may));
+        if may {
+            self.later.update(|count| count + 1);
+            self.handover.begin_later();
+        }
         may
     }
 
     /// Answers a request that was begun so, where it wants an answer. A session that is over misses it.
     pub async fn end_later(&self, frame: Option<Vec<u8>>) {
         self.later.update(|count| count.saturating_sub(1));
+        self.handover.end_later();
         if let Some(frame) = frame
             && let Err(why) = self.send_in_time(&frame, &[]).await
         {

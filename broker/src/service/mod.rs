@@ -1,7 +1,9 @@
 //! The service: what the confined broker does until it is told to stop. One thread, one task a session.
 
+mod answer;
 pub mod control_socket;
 pub mod counters;
+mod handover;
 mod later;
 mod moving;
 mod notify;
@@ -12,10 +14,13 @@ mod session;
 mod shutdown;
 mod state;
 mod subscription;
+mod succession;
 mod worker;
 
+pub use handover::Handover;
 pub use notify::Notifier;
 pub use state::{Broker, Parts, Processes};
+pub use succession::{Awaited, Succession};
 pub use worker::Supervision;
 
 use std::os::unix::net::UnixListener;
@@ -40,15 +45,17 @@ pub struct Service {
     /// The launcher and what it is to start, where there is a worker.
     pub worker: Option<(Handle, Supervision)>,
     /// The service manager.
-    pub notifier: Notifier,
+    pub notifier: Rc<Notifier>,
+    /// The broker that this one is to succeed.
+    pub succession: Option<Succession>,
 }
 
 impl Service {
     /// Serves until a signal ends it, or something that it cannot do without is gone.
-    pub async fn run(self) -> Result<(), Failure> {
+    pub async fn run(mut self) -> Result<(), Failure> {
         let broker = Rc::new(self.broker);
         inject::point("signals")?;
-        let mut stop = shutdown::Signals::new()?;
+        let mut stop = shutdown::Signals::new(broker.handover.clone())?;
         if let Some(socket) = self.control {
             inject::point("control.epoll")?;
             let listener = tokio::net::UnixListener::from_std(socket)
@@ -60,7 +67,18 @@ impl Service {
             address::keep(addresses, &listeners)
                 .map_err(|error| Failure::os("addresses", "epoll_ctl", error))?;
         }
+        if let Some(succession) = &mut self.succession {
+            succession.take(&broker)?;
+        }
         let serving = async {
+            if let Some(succession) = self.succession {
+                // One worker at a time: the other broker's goes first, and clients wait in the queues meanwhile.
+                tokio::select! {
+                    () = succession.predecessor.left() => {}
+                    () = stop.wait() => return Ok(()),
+                }
+                worker::retain(&broker);
+            }
             match &self.worker {
                 None => {
                     self.notifier.ready();

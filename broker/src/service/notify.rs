@@ -1,8 +1,9 @@
 //! What the service manager is told: READY=1, STOPPING=1, and WATCHDOG=1 as long as the broker serves. See
 //! sd_notify(3) and sd_watchdog_enabled(3).
 
+use std::cell::Cell;
 use std::convert::Infallible;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
@@ -17,13 +18,15 @@ pub struct Notifier {
     socket: Option<UnixDatagram>,
     /// After so long without a sign of life the service manager ends this process.
     watchdog: Option<Duration>,
+    /// Another process is the service now.
+    handed_over: Cell<bool>,
 }
 
 impl Notifier {
     /// Connects to the socket that NOTIFY_SOCKET names, and forgets the name.
     pub fn connect() -> Result<Self, Failure> {
         let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
-            return Ok(Self { socket: None, watchdog: None });
+            return Ok(Self { socket: None, watchdog: None, handed_over: Cell::new(false) });
         };
         let connect = || {
             let text = path.as_encoded_bytes();
@@ -38,7 +41,7 @@ impl Notifier {
         let socket = connect().map_err(|error: std::io::Error| {
             Failure::os("notify", &format!("connecting to NOTIFY_SOCKET {path:?}"), error)
         })?;
-        Ok(Self { socket: Some(socket), watchdog: watchdog() })
+        Ok(Self { socket: Some(socket), watchdog: watchdog(), handed_over: Cell::new(false) })
     }
 
     /// The broker serves.
@@ -62,13 +65,45 @@ impl Notifier {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            if self.handed_over.get() {
+                return std::future::pending().await;
+            }
             if let Err(error) = send(socket.as_raw_fd(), b"WATCHDOG=1", MsgFlags::MSG_DONTWAIT) {
                 tracing::warn!(%error, "the service manager could not be given a sign of life");
             }
         }
     }
 
+    /// Takes the service manager's socket from the broker before, unless there is one of this broker's own.
+    pub fn succeed(&mut self, socket: UnixDatagram, watchdog: Duration) {
+        if self.socket.is_none() {
+            self.socket = Some(socket);
+            self.watchdog = Some(watchdog).filter(|watchdog| !watchdog.is_zero());
+        }
+    }
+
+    /// The service is another process from now on; nothing more is told by this one.
+    pub fn hand_over(&self, pid: u32) {
+        if pid != 0 {
+            self.tell(&format!("MAINPID={pid}"));
+        }
+        self.handed_over.set(true);
+    }
+
+    /// The service manager's socket.
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(|socket| socket.as_fd())
+    }
+
+    /// Within how many microseconds it wants a sign of life; 0 where it wants none.
+    pub fn watchdog_us(&self) -> u64 {
+        self.watchdog.map_or(0, |watchdog| u64::try_from(watchdog.as_micros()).unwrap_or(u64::MAX))
+    }
+
     fn tell(&self, state: &str) {
+        if self.handed_over.get() {
+            return;
+        }
         if let Some(Err(error)) = self.socket.as_ref().map(|socket| socket.send(state.as_bytes())) {
             tracing::warn!(%error, state, "the service manager could not be told");
         }

@@ -4,18 +4,18 @@
 use std::cell::Cell;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram as StdChannel;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use portreeve_protocol::channel::{self, ReceiveError, receive_bare};
+use portreeve_protocol::channel::{ReceiveError, receive_bare};
 use portreeve_protocol::frame::FrameError;
-use portreeve_protocol::message::ListenerId;
-use portreeve_protocol::{Fault, FaultCode, Header, Kind, codec};
+use portreeve_protocol::{Fault, FaultCode, Header};
 use tokio::io::Interest;
 use tokio::task::JoinHandle;
 
+use super::handover::Handover;
 use super::operation::{self, Received};
 use super::quota::{Account, Seat};
 use super::state::{Broker, Buffers};
@@ -24,8 +24,6 @@ use crate::policy::Requester;
 
 /// How many requests of one session are taken in a row while others wait.
 const IN_A_ROW: u32 = 8;
-/// How long to wait while too many descriptors are in flight: no event tells when that is over.
-const IN_FLIGHT: Duration = Duration::from_millis(5);
 
 /// A session as its operations see it.
 pub struct Session {
@@ -43,16 +41,23 @@ pub struct Session {
     in_a_row: Cell<u32>,
     /// How many requests are carried out beside the session's own task.
     pub(super) later: Cell<usize>,
+    /// Whether another broker is about to take over.
+    pub(super) handover: Rc<Handover>,
     /// How long a reply may be left unread.
-    unread: Duration,
+    pub(super) unread: Duration,
     pub(super) channel: StdChannel,
-    watched: tokio::net::UnixDatagram,
+    pub(super) watched: tokio::net::UnixDatagram,
 }
 
 impl Session {
     /// Whether its peer is root, who may stop what is not its own.
     pub fn is_root(&self) -> bool {
         matches!(self.requester, Requester::Local { uid: 0, .. })
+    }
+
+    /// Whether its peer is the worker.
+    pub fn is_worker(&self) -> bool {
+        self.owner == Owner::Worker
     }
 }
 
@@ -88,11 +93,13 @@ pub fn open(
         penalty: seat.wait.into(),
         in_a_row: 0.into(),
         later: 0.into(),
+        handover: broker.handover.clone(),
         unread: broker.accounts.quotas().unread_timeout,
         channel,
         watched,
     };
     let (broker, session) = (broker.clone(), Rc::new(session));
+    broker.opened(&session);
     Ok(tokio::task::spawn_local(async move {
         let why = session.serve(&broker).await;
         session.close(&broker, &why);
@@ -132,6 +139,9 @@ impl Session {
 
     /// Leaves the thread to others, as long as what was refused asks for, or for a moment after so many requests.
     async fn pause(&self) {
+        if self.handover.holds(self.number) {
+            self.handover.released(self.number).await;
+        }
         let penalty = self.penalty.take();
         if !penalty.is_zero() {
             tokio::time::sleep(penalty).await;
@@ -143,6 +153,12 @@ impl Session {
 
     /// Takes one packet, acts, answers. `WouldBlock` when there is none.
     fn turn(self: &Rc<Self>, broker: &Rc<Broker>) -> io::Result<Turn> {
+        if self.handover.holds(self.number) {
+            return Ok(Turn::Answered);
+        }
+        if self.handover.leaves(self) {
+            return Ok(Turn::Over("another broker has taken over".to_owned()));
+        }
         let Buffers { inbox, outbox } = &mut *broker.buffers.borrow_mut();
         let length = match receive_bare(&self.channel, inbox) {
             Ok(length) => length,
@@ -192,67 +208,6 @@ impl Session {
         Ok(operation::carry_out(broker, self, Received { header, body, outbox }))
     }
 
-    /// Answers with a frame and the sockets of these listeners, or keeps it where the peer must read first.
-    pub fn send(&self, broker: &Broker, frame: &[u8], listeners: &[ListenerId]) -> Turn {
-        let registry = broker.registry.borrow();
-        let descriptors: Option<Vec<BorrowedFd<'_>>> =
-            listeners.iter().map(|id| registry.socket(*id)).collect();
-        match descriptors {
-            Some(descriptors) => self.send_now(frame, &descriptors),
-            None => Turn::Over("a listener was gone before its socket was sent".to_owned()),
-        }
-    }
-
-    pub(super) fn send_now(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> Turn {
-        match channel::send(&self.channel, frame, descriptors) {
-            Ok(()) => Turn::Answered,
-            Err(error) if channel::is_busy(&error) => {
-                let copies = descriptors.iter().map(|fd| fd.try_clone_to_owned());
-                match copies.collect() {
-                    Ok(descriptors) => Turn::Waiting { frame: frame.to_vec(), descriptors },
-                    Err(error) => Turn::Over(format!("a reply could not be kept: {error}")),
-                }
-            }
-            Err(error) => Turn::Over(format!("sending failed: {error}")),
-        }
-    }
-
-    /// Answers with a fault; the session goes on.
-    pub fn refuse(&self, outbox: &mut [u8], request: u32, fault: &Fault) -> Turn {
-        self.note_refusals(1);
-        match codec::encode(outbox, Kind::FAULT, request, 0, fault) {
-            Ok(frame) => self.send_now(frame, &[]),
-            Err(error) => Turn::Over(format!("a fault could not be encoded: {error}")),
-        }
-    }
-
-    /// Tells the peer why its session ends; a peer that does not read is not waited for.
-    pub fn last_fault(&self, outbox: &mut [u8], request: u32, fault: &Fault) -> Turn {
-        let _a_peer_that_does_not_read_misses_it = self.refuse(outbox, request, fault);
-        Turn::Over(fault.message.to_string())
-    }
-
-    /// Sends a frame, waiting for the peer to make room for as long as it may.
-    pub(super) async fn send_in_time(&self, frame: &[u8], descriptors: &[OwnedFd]) -> Result<(), String> {
-        match tokio::time::timeout(self.unread, self.send_waiting(frame, descriptors)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(format!("sending failed: {error}")),
-            Err(_) => Err(format!("a reply was left unread for {} s", self.unread.as_secs())),
-        }
-    }
-
-    /// Sends a frame, however long the peer takes to make room.
-    pub(super) async fn send_waiting(&self, frame: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
-        let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(|fd| fd.as_fd()).collect();
-        loop {
-            let send = || channel::send(&self.channel, frame, &descriptors);
-            match self.watched.async_io(Interest::WRITABLE, send).await {
-                Err(error) if channel::is_busy(&error) => tokio::time::sleep(IN_FLIGHT).await,
-                other => return other,
-            }
-        }
-    }
-
     /// Counts refusals against the peer, which may have to wait for them before its next request is taken.
     pub fn note_refusals(&self, count: usize) {
         if count > 0 {
@@ -271,6 +226,7 @@ impl Session {
     }
 
     fn close(&self, broker: &Broker, why: &str) {
+        self.handover.session_over(self.number);
         // The worker's channel is held for as long as its process lives, and the worker is to see the end.
         let _hung_up_already = self.channel.shutdown(Shutdown::Both);
         let client =

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use portreeve_protocol::metrics::WorkerCounts;
@@ -10,7 +10,9 @@ use portreeve_protocol::status::{Credentials, Process};
 use portreeve_protocol::{Fault, List, Text, codec};
 
 use super::counters::Counters;
+use super::handover::Handover;
 use super::quota::{Account, Accounts};
+use super::session::Session;
 use crate::address::Addresses;
 use crate::config::Quotas;
 use crate::confine::broker::Verified;
@@ -39,6 +41,8 @@ pub struct Parts {
     pub quotas: Quotas,
     /// What the operator should know.
     pub warnings: Vec<String>,
+    /// What another broker needs to take over.
+    pub handover: Handover,
 }
 
 /// The processes and what the kernel says they hold.
@@ -62,6 +66,8 @@ pub struct SessionInfo {
     pub owner: Owner,
     /// What its peer has used up.
     pub account: Rc<Account>,
+    /// The session itself.
+    pub session: Weak<Session>,
 }
 
 /// One buffer for what comes in and one for what goes out: a session uses them only while it has the thread.
@@ -82,6 +88,7 @@ pub struct Broker {
     pub(super) retain: Duration,
     pub(super) accounts: Accounts,
     pub(super) counters: Counters,
+    pub(super) handover: Rc<Handover>,
     warnings: Vec<String>,
     started: Instant,
     last_session: Cell<u64>,
@@ -103,6 +110,7 @@ impl Broker {
             retain: parts.retain,
             accounts: Accounts::new(parts.quotas),
             counters: Counters::default(),
+            handover: Rc::new(parts.handover),
             warnings: parts.warnings,
             started: Instant::now(),
             last_session: Cell::new(0),
@@ -120,10 +128,18 @@ impl Broker {
             Requester::Local { .. } => Owner::Session(number),
         };
         let peer = Text::clipped(&requester.to_string());
-        let info = SessionInfo { peer, client: Text::default(), pid, owner, account: account.clone() };
+        let client = Text::default();
+        let info = SessionInfo { peer, client, pid, owner, account: account.clone(), session: Weak::new() };
         self.sessions.borrow_mut().insert(number, info);
         self.counters.opened.up();
         (number, owner)
+    }
+
+    /// The session that was entered is there.
+    pub(super) fn opened(&self, session: &Rc<Session>) {
+        if let Some(info) = self.sessions.borrow_mut().get_mut(&session.number) {
+            info.session = Rc::downgrade(session);
+        }
     }
 
     /// Why the peer may not have another listener, if it may not.
@@ -154,17 +170,17 @@ impl Broker {
         Some(WorkerCounts { running: self.worker.get().is_some(), restarts: self.restarts.get().into() })
     }
 
-    /// Takes every listener out of service and gives every address back, at the end.
+    /// Takes every listener out of service and gives every address back, at the end, unless they are another broker's.
     pub(super) fn stop_everything(&self) {
+        if self.handover.is_over() {
+            return;
+        }
         self.stop_listeners();
         self.addresses.iter().for_each(|addresses| addresses.give_up());
     }
 
     fn stop_listeners(&self) {
-        let mut registry = self.registry.borrow_mut();
-        let sessions: Vec<u64> = self.sessions.borrow().keys().copied().collect();
-        let owners = sessions.into_iter().map(Owner::Session).chain([Owner::Worker]);
-        for fault in owners.flat_map(|owner| registry.stop_all(owner)) {
+        for fault in self.registry.borrow_mut().stop_everything() {
             tracing::error!(%fault, "a listener could not be stopped");
         }
     }

@@ -242,11 +242,13 @@ async fn stop_worker(launcher: &Handle, supervision: &Supervision, pid: i32) -> 
 
 /// Keeps the worker's listeners for its successor, and stops those that it has not asked for once the time to retain
 /// them is over.
-fn retain(broker: &Rc<Broker>) {
+pub fn retain(broker: &Rc<Broker>) {
     broker.registry.borrow_mut().retain_until(Instant::now() + broker.retain);
     let broker = broker.clone();
     tokio::task::spawn_local(async move {
         sleep(broker.retain).await;
+        // Nothing changes while another broker is told of it.
+        broker.handover.released(0).await;
         for fault in broker.registry.borrow_mut().stop_expired(Instant::now()) {
             tracing::error!(%fault, "a retained listener could not be stopped");
         }

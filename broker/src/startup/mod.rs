@@ -5,9 +5,11 @@
 mod sockets;
 mod worker;
 
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::config::{self, Trust};
 use crate::confine::verify::ProcStatus;
@@ -19,15 +21,28 @@ use crate::inject;
 use crate::launcher::{self, Launcher};
 use crate::log;
 use crate::plan::{self, Findings, Plan, Root};
-use crate::service::{Broker, Notifier, Parts, Processes, Service, Supervision};
+use crate::service::{Broker, Handover, Notifier, Parts, Processes, Service, Succession, Supervision};
+
+/// How much longer than its worker a broker may take that was taken over.
+const LEAVING: Duration = Duration::from_secs(3);
 
 /// What `status` says where the kernel gives no way to lock a stopped socket.
 const NOT_ENFORCED: &str = "stopping a listener is not enforced against a worker that keeps a copy of its socket and \
     listens again: neither an eBPF program could be loaded at start nor a classic one attached; retain cap_net_admin, \
     or start portreeved with cap_bpf";
 
+/// Whose place a broker takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// Nobody's.
+    #[default]
+    Afresh,
+    /// That of the one which serves at the configuration's control socket.
+    Takeover,
+}
+
 /// Starts, serves, and ends.
-pub fn run(path: &Path, format: Option<log::Format>) -> Result<(), Failure> {
+pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(), Failure> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Failure::new(
             Exit::NoPermission,
@@ -44,7 +59,7 @@ pub fn run(path: &Path, format: Option<log::Format>) -> Result<(), Failure> {
     inject::point("keyring")?;
     keyring::leave()?;
     inject::point("notify")?;
-    let notifier = Notifier::connect()?;
+    let mut notifier = Notifier::connect()?;
     descriptors::clear_environment();
 
     inject::point("config")?;
@@ -72,9 +87,20 @@ pub fn run(path: &Path, format: Option<log::Format>) -> Result<(), Failure> {
     inject::point("sockets")?;
     let mut registry = sockets::empty_registry(&config, descriptors_now)?;
     inject::point("control")?;
-    let control = sockets::control(&config, plan.socket_group, &mut registry)?;
+    let (control, mut succession) = match start {
+        Start::Afresh => (sockets::control(&config, plan.socket_group, &mut registry)?, None),
+        Start::Takeover => {
+            let (predecessor, offered) = sockets::succeed(&config, &mut registry)?;
+            if let Some(manager) = offered.manager {
+                notifier.succeed(manager, Duration::from_micros(predecessor.offer.watchdog));
+            }
+            let succession = Succession { predecessor, awaited: Vec::new() };
+            (Some(offered.control.into()), Some(succession))
+        }
+    };
     inject::point("listen")?;
-    sockets::bind_static(&config, &mut registry)?;
+    let awaited = succession.as_mut().map(|succession| &mut succession.awaited);
+    sockets::bind_static(&config, &mut registry, awaited)?;
     inject::point("addresses")?;
     let events = Rc::new(Events::default());
     let mut addresses = sockets::addresses(&config, &plan, &events)?;
@@ -111,7 +137,11 @@ pub fn run(path: &Path, format: Option<log::Format>) -> Result<(), Failure> {
     }
     inject::point("clean_slate")?;
     if let Some(addresses) = &mut addresses {
-        warnings.extend(addresses.clean_slate()?);
+        let before = succession.as_ref().map(|succession| &succession.predecessor.offer);
+        warnings.extend(match before.filter(|offer| offer.addresses) {
+            Some(offer) => addresses.succeed(offer.fenced)?,
+            None => addresses.clean_slate()?,
+        });
     }
     for warning in &warnings {
         tracing::warn!(warning);
@@ -128,6 +158,7 @@ pub fn run(path: &Path, format: Option<log::Format>) -> Result<(), Failure> {
             (launcher.pid.as_raw().unsigned_abs(), chroot, launcher.credentials.clone())
         }),
     };
+    let notifier = Rc::new(notifier);
     let parts = Parts {
         policy: plan.policy,
         registry,
@@ -137,15 +168,29 @@ pub fn run(path: &Path, format: Option<log::Format>) -> Result<(), Failure> {
         retain: config.broker.retain,
         quotas: config.broker.quotas,
         warnings,
+        handover: handover(control.as_ref(), &notifier, worker.as_ref().map(|(_, supervision)| supervision))?,
     };
-    serve(parts, control, worker, notifier)
+    serve(parts, control, worker, notifier, succession)
+}
+
+/// What another broker needs to take over from this one.
+fn handover(
+    control: Option<&UnixListener>,
+    notifier: &Rc<Notifier>,
+    worker: Option<&Supervision>,
+) -> Result<Handover, Failure> {
+    let copy = control.map(|control| control.as_fd().try_clone_to_owned()).transpose();
+    let copy = copy.map_err(|error| Failure::os("control socket", "dup", error))?;
+    let leaving = worker.map_or(Duration::ZERO, |supervision| supervision.stop_timeout) + LEAVING;
+    Ok(Handover::new(copy, notifier.clone(), leaving))
 }
 
 fn serve(
     parts: Parts,
     control: Option<UnixListener>,
     worker: Option<(Launcher, Supervision)>,
-    notifier: Notifier,
+    notifier: Rc<Notifier>,
+    succession: Option<Succession>,
 ) -> Result<(), Failure> {
     inject::point("runtime")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -161,6 +206,6 @@ fn serve(
         Ok::<_, Failure>((handle, supervision))
     };
     let worker = worker.map(handle).transpose()?;
-    let service = Service { broker: Broker::new(parts), control, worker, notifier };
+    let service = Service { broker: Broker::new(parts), control, worker, notifier, succession };
     local.block_on(&runtime, service.run())
 }

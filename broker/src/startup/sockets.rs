@@ -7,14 +7,17 @@ use std::rc::Rc;
 
 use nix::sys::resource::rlim_t;
 use nix::unistd::Gid;
+use portreeve_protocol::FaultCode;
 
 use crate::address::{Addresses, Settings};
 use crate::config::Config;
 use crate::events::Events;
 use crate::failure::{Exit, Failure};
+use crate::inject;
 use crate::listener::{Directories, Filter, Registry};
 use crate::plan::{self, Plan};
-use crate::service::control_socket;
+use crate::service::{Awaited, control_socket};
+use crate::takeover::{Offered, Predecessor};
 
 /// Descriptors that are no listeners: sessions, the runtime's own, copies on their way.
 const RESERVED: usize = 1024;
@@ -71,13 +74,43 @@ pub fn addresses(config: &Config, plan: &Plan, events: &Rc<Events>) -> Result<Op
     Addresses::open(settings, retains(NET_RAW), events.clone()).map(Some)
 }
 
-pub fn bind_static(config: &Config, registry: &mut Registry) -> Result<(), Failure> {
+/// Meets the broker that is to be replaced, and takes the control socket from it.
+pub fn succeed(config: &Config, registry: &mut Registry) -> Result<(Predecessor, Offered), Failure> {
+    let Some(path) = &config.broker.socket else {
+        let what = "the broker scope names no socket, over which the running broker could be asked";
+        return Err(Failure::new(
+            Exit::Config,
+            "takeover",
+            what,
+            "add the running broker's, or restart instead",
+        ));
+    };
+    let (predecessor, offered) = Predecessor::meet(&path.value)?;
+    inject::point("takeover.control")?;
+    let text = path.value.to_string_lossy();
+    control_socket::take(registry, &text, &predecessor.offer.control, &offered.control)?;
+    Ok((predecessor, offered))
+}
+
+/// Binds the static listeners. Those whose endpoint is in use are awaited from another broker, where there is one.
+pub fn bind_static(
+    config: &Config,
+    registry: &mut Registry,
+    mut awaited: Option<&mut Vec<Awaited>>,
+) -> Result<(), Failure> {
     for listener in config.listeners.iter().filter(|listener| listener.is_static()) {
         let endpoint = listener.endpoint.value.clone();
-        registry.bind_static(endpoint, &listener.socket, &listener.name()).map_err(|fault| {
+        let name = listener.name();
+        if let Err(fault) = registry.bind_static(endpoint.clone(), &listener.socket, &name) {
             let what = format!("{}: {}", config.place(listener.endpoint.span), &*fault.message);
-            Failure::new(Exit::Unavailable, "listen", what, &*fault.remedy)
-        })?;
+            let taken = Failure::new(Exit::Unavailable, "listen", what, &*fault.remedy);
+            match &mut awaited {
+                Some(awaited) if fault.code == FaultCode::InUse => {
+                    awaited.push(Awaited { endpoint, name, taken });
+                }
+                _ => return Err(taken),
+            }
+        }
     }
     Ok(())
 }

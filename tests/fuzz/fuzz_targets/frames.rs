@@ -4,6 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use portreeve_protocol::frame::{HEADER_LENGTH, MAX_FRAME};
 use portreeve_protocol::message::{Hello, Listen, ListenMany, Operation, Ping, StatusRequest, Stop};
+use portreeve_protocol::takeover::Takeover;
 use portreeve_protocol::{Endpoint, Fault, Header, Kind, codec};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -19,6 +20,7 @@ fuzz_target!(|packet: &[u8]| {
     operation::<ListenMany>(header, body);
     operation::<Stop>(header, body);
     operation::<StatusRequest>(header, body);
+    operation::<Takeover>(header, body);
     exact::<Fault>(header, body);
     if let Ok(listen) = codec::decode::<Listen>(body) {
         reread(&listen.endpoint);

@@ -11,7 +11,7 @@ use portreeve_protocol::{Endpoint, Fault, FaultCode, InetEndpoint, List, Text};
 use super::Done;
 use super::audit::{Arguments, Shown};
 use crate::config::SocketOptions;
-use crate::policy::{Policy, Requester, Rule};
+use crate::policy::{ListenPermit, Policy, Requester, Rule};
 use crate::service::session::Session;
 use crate::service::state::Broker;
 
@@ -99,13 +99,12 @@ pub(super) fn shortened(fault: &Fault) -> Fault {
 /// A listener, and whether this request made it.
 fn one(broker: &Broker, session: &Session, request: &Listen) -> Result<(ListenerId, bool), Fault> {
     let policy = broker.policy.borrow();
-    let permit = policy.listen(&session.requester, &request.endpoint).map_err(|denied| denied.fault())?;
-    let both = request.options.dual_stack.then(|| same_port_of_ipv4(&request.endpoint)).flatten();
-    if let Some(ipv4) = both {
-        policy.listen(&session.requester, &ipv4).map_err(|denied| denied.fault())?;
-    }
+    let permit = permit(&policy, &session.requester, request)?;
     let unconfigured = SocketOptions::default();
     let settings = permit.socket().unwrap_or(&unconfigured);
+    if let Requester::Local { uid, .. } = session.requester {
+        broker.registry.borrow_mut().adopt(&request.endpoint, uid, session.owner);
+    }
     // What is there already costs nothing more.
     if let Some(fault) = broker.listeners_used_up(&session.account)
         && !broker.registry.borrow().holds(&request.endpoint)
@@ -119,6 +118,16 @@ fn one(broker: &Broker, session: &Session, request: &Listen) -> Result<(Listener
         }
         _ => fault,
     })
+}
+
+/// Leave to listen, for a dual-stack socket on both of its endpoints.
+pub fn permit<'p>(policy: &'p Policy, who: &Requester, request: &Listen) -> Result<ListenPermit<'p>, Fault> {
+    let permit = policy.listen(who, &request.endpoint).map_err(|denied| denied.fault())?;
+    let both = request.options.dual_stack.then(|| same_port_of_ipv4(&request.endpoint)).flatten();
+    if let Some(ipv4) = both {
+        policy.listen(who, &ipv4).map_err(|denied| denied.fault())?;
+    }
+    Ok(permit)
 }
 
 /// What a dual-stack socket listens on beside its own endpoint.

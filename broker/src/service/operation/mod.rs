@@ -11,6 +11,9 @@ mod ping;
 mod status;
 mod stop;
 mod subscribe;
+mod takeover;
+
+pub use self::listen::permit as listen_permit;
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -24,9 +27,11 @@ use portreeve_protocol::message::{
     Hello, Listen, ListenMany, ListenerId, Operation, Ping, StatusRequest, Stop,
 };
 use portreeve_protocol::metrics::MetricsRequest;
+use portreeve_protocol::takeover::Takeover;
 use portreeve_protocol::{Fault, FaultCode, Header, Kind};
 
 use self::audit::{Arguments, audit};
+use super::handover::taken_over;
 use super::session::{Session, Turn};
 use super::state::Broker;
 
@@ -70,6 +75,7 @@ pub fn carry_out(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<
         SetLink::KIND => run(broker, session, received, link::set_link),
         Subscribe::KIND => run_later(broker, session, received, subscribe::subscribe),
         MetricsRequest::KIND => run(broker, session, received, metrics::metrics),
+        Takeover::KIND => takeover::takeover(broker, session, received),
         Kind(number) => {
             let message = format!("this broker knows no operation {number}");
             let fault = Fault::new(FaultCode::Unsupported, &message).remedy("see Welcome for its release");
@@ -182,6 +188,9 @@ fn decode<O: Operation>(
 fn permitted<O: Operation>(broker: &Broker, session: &Session) -> Result<(), Fault> {
     if !session.is_greeted() && O::KIND != Hello::KIND {
         return Err(Fault::new(FaultCode::Malformed, "the first request of a session is hello"));
+    }
+    if broker.handover.is_over() {
+        return Err(taken_over());
     }
     broker.policy.borrow().operation(&session.requester, O::NAME).map_err(|denied| denied.fault())
 }

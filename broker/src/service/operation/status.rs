@@ -31,6 +31,7 @@ pub fn status(broker: &Broker, _: &Session, request: &StatusRequest) -> Result<D
             (Some(name), _) => format!("static {name}"),
             (None, Owner::Worker) => "worker".to_owned(),
             (None, Owner::Session(number)) => format!("session {number}"),
+            (None, Owner::Former(user)) => format!("user {user}, gone"),
         }),
         retained: entry.retained_until.is_some(),
     });

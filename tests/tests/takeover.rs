@@ -1,0 +1,380 @@
+//! One broker replaced by another that runs: what it held passes over, and nobody but its log notices.
+
+use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt as _;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use portreeve_protocol::FaultCode;
+use portreeve_protocol::address::{ListAddresses, RemoveAddress, RenewAddress};
+use portreeve_protocol::message::Outcome;
+use portreeve_protocol::takeover::{Begin, Confirm, More, Takeover};
+use portreeve_tests::broker::SOCKET;
+use portreeve_tests::chroot::WORKER;
+use portreeve_tests::crowd::{self, CROWD, Tally};
+use portreeve_tests::peer::one_address;
+use portreeve_tests::wait::PATIENCE;
+use portreeve_tests::wire::{ASK, TICK, Wire, answer, hex, last_answer};
+use portreeve_tests::{
+    Broker, Host, Peer, Refusal, binaries, census, eventually, isolated, lan, sample, steps,
+};
+use rustix::process::Signal;
+
+/// The number that the control socket's file has in its directory.
+fn inode() -> u64 {
+    std::fs::symlink_metadata(SOCKET).unwrap().ino()
+}
+
+#[test]
+fn taking_over_again_and_again_refuses_no_client() {
+    const CLIENTS: usize = 2;
+    // More of them by hand: a hundred fit in a test's time.
+    let takeovers = std::env::var("PORTREEVE_TAKEOVERS").map_or(6, |text| text.parse().unwrap());
+    isolated(|host| {
+        let text = crowd::mail_server(host);
+        let mut broker = Broker::start(host, &text);
+        eventually("the listener", || (census::listening().len() == 1).then_some(()));
+        let (id, before) = (broker.peer().status().listeners[0].id, broker.census().0.len());
+        let tally = Tally::default();
+        let started = Instant::now();
+        let mut longest = Duration::ZERO;
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| tally.come())).collect();
+            for _ in 0..takeovers {
+                let greeted = tally.greeted();
+                eventually("clients that are greeted", || {
+                    let failed = clients.iter().any(std::thread::ScopedJoinHandle::is_finished);
+                    (failed || tally.greeted() > greeted + 100).then_some(())
+                });
+                let begun = Instant::now();
+                let next = broker.succeeded_by(host, &text);
+                longest = longest.max(begun.elapsed());
+                let status = broker.ended();
+                assert!(status.success(), "{status}");
+                broker = next;
+            }
+            tally.enough();
+        });
+        let (greeted, cut_off) = (tally.greeted(), tally.cut_off());
+        let rate = greeted as f64 / started.elapsed().as_secs_f64();
+        println!(
+            "{takeovers} takeovers, the longest {longest:?}: {greeted} clients greeted ({rate:.0} a second), {cut_off} \
+             cut off, 0 refused"
+        );
+        // Only those that a worker had taken when it was ended.
+        assert!(cut_off <= takeovers * CLIENTS * CROWD, "{cut_off} clients were cut off");
+        let listeners = eventually("the adoption", || {
+            let listeners = broker.peer().status().listeners;
+            (!listeners.iter().any(|listener| listener.retained)).then_some(listeners)
+        });
+        assert_eq!((listeners.len(), listeners[0].id), (1, id));
+        eventually("no descriptor more", || (broker.census().0.len() <= before).then_some(()));
+    });
+}
+
+#[test]
+fn what_a_user_listens_on_is_kept_for_its_next_session() {
+    isolated(|host| {
+        let text = sample::control(r#"( "127.0.0.1:1-65535" "[::1]:1-65535/udp" )"#);
+        let mut first = Broker::start(host, &text);
+        let file = inode();
+        let mut peer = first.peer();
+        let (id, _) = peer.listen("127.0.0.1:25").unwrap();
+        let (udp, _) = peer.listen("[::1]:53/udp").unwrap();
+        let second = first.succeeded_by(host, &text);
+        assert!(first.ended().success());
+        assert!(peer.is_cut_off());
+        assert_eq!(inode(), file, "the control socket is the same");
+        let _client = TcpStream::connect("127.0.0.1:25").unwrap();
+        let mut peer = second.peer();
+        assert!(peer.status().listeners.iter().all(|listener| listener.retained));
+        let (again, socket) = peer.listen("127.0.0.1:25").unwrap();
+        assert_eq!((again, peer.listen("[::1]:53/udp").unwrap().0), (id, udp));
+        assert!(!peer.status().listeners.iter().any(|listener| listener.retained));
+        std::net::TcpListener::from(socket).accept().unwrap();
+        assert!(peer.listen("127.0.0.1:26").unwrap().0 > udp, "numbers are never used again");
+        peer.stop(&[id]);
+        assert!(TcpStream::connect("127.0.0.1:25").is_err());
+    });
+}
+
+#[test]
+fn every_kind_of_listener_passes_over_and_what_is_no_longer_permitted_is_stopped() {
+    isolated(|host| {
+        let any = r#"( "127.0.0.1:1-65535" "/run/host/*" )"#;
+        let statics = |names: &str| format!("{}ESMTP_Listener {{ {names} }}", sample::control(any));
+        let mut first =
+            Broker::start(host, &statics(r#"Listen "127.0.0.1:2525" {} Listen "/run/host/static.sock" {}"#));
+        let mut peer = first.peer();
+        peer.listen("/run/host/stream.sock").unwrap();
+        peer.listen("seqpacket:/run/host/packets.sock").unwrap();
+        peer.listen("127.0.0.1:25").unwrap();
+        peer.listen("127.0.0.1:26").unwrap();
+        // Another static listener, one that is static from now on, one that is so no longer.
+        let now = statics(
+            r#"Listen "127.0.0.1:2526" {} Listen "127.0.0.1:25" {} Listen "/run/host/static.sock" {}"#,
+        );
+        let mut second = first.succeeded_by(host, &now);
+        assert!(first.ended().success());
+        let mut peer = second.peer();
+        let rows = peer.status().listeners.into_vec();
+        let shown: Vec<String> = rows.iter().map(|row| format!("{} {}", row.endpoint, row.owner)).collect();
+        assert_eq!(
+            shown,
+            [
+                "127.0.0.1:2525 worker",
+                "/run/host/static.sock static ESMTP_Listener",
+                "/run/host/stream.sock user 0, gone",
+                "seqpacket:/run/host/packets.sock user 0, gone",
+                "127.0.0.1:25 static ESMTP_Listener",
+                "127.0.0.1:26 user 0, gone",
+                "127.0.0.1:2526 static ESMTP_Listener",
+            ]
+        );
+        let (stream, _) = peer.listen("/run/host/stream.sock").unwrap();
+        let _client = std::os::unix::net::UnixStream::connect("/run/host/stream.sock").unwrap();
+        peer.stop(&[stream]);
+        assert!(!host.path("stream.sock").exists(), "its file is the new broker's to remove");
+
+        let mut third = second.succeeded_by(host, &sample::control(r#"( "127.0.0.1:26" )"#));
+        assert!(second.ended().success());
+        third.log.wait_for(&["no longer permitted", "127.0.0.1:25"]);
+        assert!(TcpStream::connect("127.0.0.1:25").is_err());
+        let _client = TcpStream::connect("127.0.0.1:26").unwrap();
+        assert!(third.terminate().success());
+        assert!(census::listening().is_empty() && !std::path::Path::new(SOCKET).exists());
+    });
+}
+
+/// A host with one broker and all that a takeover passes on.
+fn everything(host: &Host) -> (String, Broker, Peer) {
+    lan::join(&["far"]);
+    let more = r#"
+        broker { permit "files" { listen = ( "/run/host/*" ) } }
+        ESMTP_Listener { Listen "127.0.0.1:2525" {} }"#;
+    let text = sample::addresses(more);
+    let broker = Broker::start(host, &text);
+    let mut peer = broker.peer();
+    peer.listen("127.0.0.1:25").unwrap();
+    peer.listen("/run/host/stream.sock").unwrap();
+    peer.add_address("10.1.1.7", |add| (add.lease, add.epoch) = (Some(600), 7)).unwrap();
+    peer.add_address("10.1.1.8", |add| (add.lease, add.epoch) = (Some(600), 8)).unwrap();
+    peer.ask(&RemoveAddress { addresses: one_address("10.1.1.8"), epoch: 8 }).unwrap();
+    (text, broker, peer)
+}
+
+/// What a peer sees of all that, and the host.
+fn state(peer: &mut Peer) -> String {
+    let status = peer.status();
+    let addresses = peer.ask(&ListAddresses { after: None }).unwrap().0;
+    let mut rows = addresses.addresses.into_vec();
+    assert!(rows.iter_mut().all(|row| std::mem::take(&mut row.lease.left_ms) > 500_000));
+    let fence = Command::new("nft").args(["list", "table", "inet", "portreeve"]).output().unwrap();
+    // How long an element still lasts changes while one looks.
+    let fence = String::from_utf8(fence.stdout).unwrap();
+    let fence = fence.split("expires").next().unwrap_or_default().to_owned();
+    let files = ["broker.sock", "stream.sock"]
+        .map(|name| std::fs::symlink_metadata(format!("/run/host/{name}")).unwrap().ino());
+    format!(
+        "{:?} {:?} {rows:?} {:?} {files:?} {fence}",
+        status.processes[0].pid,
+        status.listeners,
+        lan::shown("10.1.1.7").map(|line| line.split("valid_lft").next().map(str::to_owned)),
+    )
+}
+
+fn taking_over(host: &Host, how: &[&str]) -> Refusal {
+    let mut command = Command::new(host.binary(binaries::HOSTILE_BROKER));
+    command.args(["--takeover", "--config"]).arg(host.path("portreeve.conf")).args(how).stdin(Stdio::null());
+    Refusal::of_command(command)
+}
+
+#[test]
+fn a_takeover_that_fails_or_is_killed_at_any_step_changes_nothing() {
+    isolated(|host| {
+        let (text, mut first, mut peer) = everything(host);
+        let before = state(&mut peer);
+        let census = first.census();
+        let apart = ["control", "launcher.", "worker."];
+        let start = steps::START.iter().filter(|step| !apart.iter().any(|part| step.starts_with(part)));
+        for step in start.chain(steps::TAKEOVER).copied().chain(["control.epoll"]) {
+            for how in ["--fail", "--kill"] {
+                let refusal = taking_over(host, &[how, step]);
+                match how {
+                    "--fail" => assert_eq!(refusal.code, Some(71), "{step}: {}", refusal.message),
+                    _ => assert_eq!(refusal.code, None, "{step}: {}", refusal.message),
+                }
+                assert_eq!(state(&mut peer), before, "{how} {step}");
+                assert_eq!(broker_of_a_new_session(), first.pid());
+            }
+        }
+        first.await_no_more_than(&census);
+        let second = first.succeeded_by(host, &text);
+        assert!(first.ended().success());
+        assert_eq!(broker_of_a_new_session(), second.pid());
+    });
+}
+
+fn broker_of_a_new_session() -> u32 {
+    let mut peer = Peer::connect(std::path::Path::new(SOCKET)).unwrap();
+    peer.hello().broker
+}
+
+#[test]
+fn a_takeover_that_stalls_is_off_after_its_deadline_and_a_second_one_meanwhile_is_refused() {
+    isolated(|host| {
+        let (_, broker, mut peer) = everything(host);
+        let before = state(&mut peer);
+        // Once before the others are held, and once while they are.
+        for (count, step) in (1..).zip(["takeover.control", "takeover.taken"]) {
+            let mut command = Command::new(host.binary(binaries::HOSTILE_BROKER));
+            command.args(["--takeover", "--config"]).arg(host.path("portreeve.conf")).args(["--stall", step]);
+            let mut stalled = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            broker.log.wait_for(&["takeover", if step == "takeover.taken" { "more" } else { "begin" }]);
+            let begun = Instant::now();
+            if step == "takeover.control" {
+                let refusal = taking_over(host, &[]);
+                assert_eq!(refusal.code, Some(69), "{}", refusal.message);
+                assert!(refusal.message.contains("another takeover is under way"), "{}", refusal.message);
+                peer.ping();
+            }
+            eventually("its end", || {
+                let lines = broker.log.lines();
+                let ends = lines.iter().filter(|line| line.contains("a takeover took too long")).count();
+                (ends == count).then_some(())
+            });
+            assert_eq!(state(&mut peer), before, "{step}");
+            println!("{step}: {:?}", begun.elapsed());
+            assert_eq!(broker_of_a_new_session(), broker.pid());
+            stalled.kill().unwrap();
+            stalled.wait().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_broker_that_dies_while_it_is_taken_over_leaves_none_that_serves_half() {
+    isolated(|host| {
+        let (_, broker, _peer) = everything(host);
+        let mut command = Command::new(host.binary(binaries::HOSTILE_BROKER));
+        command
+            .args(["--takeover", "--config"])
+            .arg(host.path("portreeve.conf"))
+            .args(["--stall", "takeover.taken"]);
+        let mut stalled = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        broker.log.wait_for(&["takeover", "more"]);
+        broker.signal(Signal::KILL);
+        stalled.kill().unwrap();
+        stalled.wait().unwrap();
+        drop(broker);
+        let refusal = taking_over(host, &[]);
+        assert_eq!(refusal.code, Some(69), "{}", refusal.message);
+        assert!(refusal.message.contains("start portreeved without --takeover"), "{}", refusal.message);
+        // Afresh it starts as after any death.
+        let broker = Broker::start(host, &sample::addresses(""));
+        broker.peer().listen("127.0.0.1:25").unwrap();
+        assert_eq!(lan::shown("10.1.1.7"), None);
+    });
+}
+
+#[test]
+fn nobody_but_root_can_take_over_whatever_the_policy() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:25" )"#));
+        let mut other = Peer::connect_as(std::path::Path::new(SOCKET), WORKER, WORKER).unwrap();
+        assert!(!other.hello().operations.iter().any(|name| &**name == "takeover"));
+        let begin = Takeover::Begin(Begin { oldest: 1, newest: 1 });
+        assert_eq!(other.ask(&begin).unwrap_err().code, FaultCode::Denied);
+        let allowed = sample::control(r#"( "127.0.0.1:25" )"#)
+            + r#"broker { peer daemon { allow = ( takeover ) permit = ( any ) } }"#;
+        let path = host.file("allowed.conf", &allowed);
+        let check = Command::new(host.binary(binaries::BROKER)).arg("check").arg(path).output().unwrap();
+        let said = String::from_utf8_lossy(&check.stderr);
+        assert!(!check.status.success() && said.contains("is not an operation"), "{said}");
+
+        let mut root = broker.peer();
+        for (step, why) in [
+            (Takeover::More(More {}), "it was not begun"),
+            (Takeover::Confirm(Confirm {}), "it was not begun"),
+        ] {
+            let fault = root.ask(&step).unwrap_err();
+            assert!(fault.code == FaultCode::Malformed && fault.message.contains(why), "{fault}");
+        }
+        let fault = root.ask(&Takeover::Begin(Begin { oldest: 2, newest: 9 })).unwrap_err();
+        assert_eq!(fault.code, FaultCode::Unsupported, "{fault}");
+        root.ask(&begin).unwrap();
+        let fault = root.ask(&Takeover::Confirm(Confirm {})).unwrap_err();
+        assert!(fault.message.contains("not everything"), "{fault}");
+        drop(root);
+        broker.peer().ping();
+    });
+}
+
+#[test]
+fn an_address_is_answered_for_through_takeovers_and_ends_with_its_own_lease() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let text = sample::addresses("");
+        let mut broker = Broker::start(host, &text);
+        let mut peer = broker.peer();
+        let mut wire = Wire::at("far");
+        peer.add_address("10.1.1.8", |add| (add.lease, add.epoch) = (Some(600), 9)).unwrap();
+        peer.ask(&RemoveAddress { addresses: one_address("10.1.1.8"), epoch: 9 }).unwrap();
+        peer.add_address("10.1.1.7", |add| (add.lease, add.epoch) = (Some(30), 5)).unwrap();
+        let over = AtomicBool::new(false);
+        let asked = std::thread::scope(|scope| {
+            let prober = scope.spawn(|| {
+                let mut asked = 0;
+                while !over.load(Ordering::Relaxed) {
+                    wire.send(&hex(ASK));
+                    let answers = wire.collect(PATIENCE, answer, |frames| !frames.is_empty());
+                    assert!(!answers.is_empty(), "request {asked} was not answered");
+                    asked += 1;
+                }
+                asked
+            });
+            for _ in 0..4 {
+                let next = broker.succeeded_by(host, &text);
+                assert!(broker.ended().success());
+                broker = next;
+                peer = broker.peer();
+                peer.renew_address("10.1.1.7").map(drop).unwrap_err();
+                let renew = RenewAddress { addresses: one_address("10.1.1.7"), lease: None, epoch: 5 };
+                let (renewed, _) = peer.ask(&renew).unwrap();
+                assert!(
+                    matches!(&renewed.results[..], [Outcome::Done(lease)] if lease.epoch == 5),
+                    "{renewed:?}"
+                );
+            }
+            over.store(true, Ordering::Relaxed);
+            prober.join().unwrap()
+        });
+        println!("{asked} requests, each answered");
+        for (address, epoch) in [("10.1.1.7", 4), ("10.1.1.8", 8)] {
+            let fault = peer.add_address(address, |add| add.epoch = epoch).unwrap_err();
+            assert_eq!(fault.code, FaultCode::Expired, "{fault}");
+        }
+
+        let renew = RenewAddress { addresses: one_address("10.1.1.7"), lease: Some(4), epoch: 5 };
+        let before = Instant::now();
+        peer.ask(&renew).unwrap();
+        let after = Instant::now();
+        let next = broker.succeeded_by(host, &text);
+        let left = next.peer().ask(&ListAddresses { after: None }).unwrap().0.addresses[0].lease.left_ms;
+        assert!(
+            Duration::from_millis(left)
+                <= Duration::from_secs(4) - (after.elapsed() - Duration::from_millis(1))
+        );
+        // It falls silent when the first broker said, though nobody of the second lives by then.
+        next.signal(Signal::STOP);
+        let last = last_answer(&mut wire, before).expect("an answer while the lease lasts");
+        assert!(
+            last <= Duration::from_secs(4) + (after - before) + TICK,
+            "answered after the lease: {last:?}"
+        );
+        next.signal(Signal::CONT);
+        eventually("the end of the address", || lan::shown("10.1.1.7").is_none().then_some(()));
+        next.log.wait_for(&["a lease was not renewed", "10.1.1.7"]);
+    });
+}
