@@ -10,9 +10,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use portreeve_protocol::Event;
 use portreeve_protocol::event::{Next, Queue, RECENT};
+use portreeve_protocol::metrics::EventCounts;
 use tokio::sync::Notify;
 
 use crate::address::Holder;
+use crate::service::counters::Counter;
 
 /// How many events wait for one subscriber at most.
 pub const WAITING: usize = 256;
@@ -48,6 +50,7 @@ pub struct Subscriber {
     queue: RefCell<Queue<Rc<Told>>>,
     more: Notify,
     over: Cell<bool>,
+    lost: Rc<Counter>,
 }
 
 impl Subscriber {
@@ -59,7 +62,10 @@ impl Subscriber {
             }
             match self.queue.borrow_mut().pop() {
                 Some(Next::Event(told)) => return Some(told.event.clone()),
-                Some(Next::Gap(lost)) => return Some(Event::gap(lost)),
+                Some(Next::Gap(lost)) => {
+                    self.lost.add(usize::try_from(lost).unwrap_or(usize::MAX));
+                    return Some(Event::gap(lost));
+                }
                 None => {}
             }
             self.more.notified().await;
@@ -74,6 +80,7 @@ pub struct Events {
     recent: RefCell<VecDeque<Rc<Told>>>,
     /// By the number of their session.
     subscribers: RefCell<BTreeMap<u64, Rc<Subscriber>>>,
+    lost: Rc<Counter>,
 }
 
 impl Events {
@@ -95,6 +102,11 @@ impl Events {
         recent.push_back(told);
     }
 
+    /// As metrics tell it.
+    pub fn counted(&self) -> EventCounts {
+        EventCounts { subscribers: self.subscribers.borrow().len() as u64, lost: self.lost.get() }
+    }
+
     /// What is remembered of what somebody may see, the oldest first.
     pub fn recent(&self, sees: impl Fn(&Told) -> bool) -> Vec<Event> {
         self.recent.borrow().iter().filter(|told| sees(told)).map(|told| told.event.clone()).collect()
@@ -103,7 +115,8 @@ impl Events {
     /// Begins to tell a session what happens. What an earlier subscription of its has not told yet is not lost.
     pub fn subscribe(&self, session: u64, sees: Sees) -> Rc<Subscriber> {
         let queue = self.forget(session).unwrap_or_else(|| Queue::new(WAITING)).into();
-        let subscriber = Rc::new(Subscriber { sees, queue, more: Notify::new(), over: Cell::new(false) });
+        let (more, over, lost) = (Notify::new(), Cell::new(false), self.lost.clone());
+        let subscriber = Rc::new(Subscriber { sees, queue, more, over, lost });
         self.subscribers.borrow_mut().insert(session, subscriber.clone());
         subscriber
     }

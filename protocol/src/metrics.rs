@@ -36,6 +36,8 @@ pub struct Metrics {
     pub worker: Option<WorkerCounts>,
     /// The log.
     pub log: LogCounts,
+    /// The events.
+    pub events: EventCounts,
 }
 
 /// The requests of one operation. Of a batch each listener or address counts as granted or not; the batch has one
@@ -135,5 +137,14 @@ pub struct LogCounts {
     /// Lines about refusals and ends of sessions that were counted and not written, because there were too many.
     pub suppressed: u64,
     /// Lines that were lost because nobody read them.
+    pub lost: u64,
+}
+
+/// The events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventCounts {
+    /// How many sessions are told of them.
+    pub subscribers: u64,
+    /// Events that a session was not told of, because it took those before too slowly.
     pub lost: u64,
 }

@@ -274,6 +274,7 @@ fn pin_metrics(golden: &Golden) {
         }),
         worker: Some(WorkerCounts { running: true, restarts: 2 }),
         log: LogCounts { suppressed: 8, lost: 9 },
+        events: EventCounts { subscribers: 1, lost: 7 },
     };
     golden.reply::<MetricsRequest>("metrics-reply", 12, 0, &metrics);
 }

@@ -87,6 +87,39 @@ fn another_programs_socket_is_told_apart_from_a_broker() {
 }
 
 #[test]
+fn whoever_is_behind_the_socket_and_is_no_broker_is_told_apart() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let folder = tempfile::tempdir().unwrap();
+    let bind = |name: &str| {
+        let path = folder.path().join(name);
+        let kind = (AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        let listener = rustix::net::socket_with(kind.0, kind.1, kind.2, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&listener, 8).unwrap();
+        (path, listener)
+    };
+    let (silent, _listener) = bind("silent.sock");
+    let (code, stdout, stderr) = run(&silent, &["--timeout", "1", "status"]);
+    assert_eq!((code, stdout.as_str()), (Some(69), ""));
+    assert!(stderr.starts_with("portreeve: nobody answered at "), "{stderr}");
+
+    let (babbling, listener) = bind("babbling.sock");
+    std::thread::spawn(move || {
+        let channel = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC).unwrap();
+        rustix::net::send(&channel, b"220 mail.example ESMTP", rustix::net::SendFlags::NOSIGNAL).unwrap();
+        let _ = rustix::net::recv(&channel, &mut [0; 64][..], rustix::net::RecvFlags::empty());
+    });
+    let (code, stdout, stderr) = run(&babbling, &["status"]);
+    assert_eq!((code, stdout.as_str()), (Some(76), ""), "{stderr}");
+    assert!(stderr.contains("the broker broke the protocol"), "{stderr}");
+
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let (code, _, stderr) = run(&file, &["status"]);
+    assert_eq!(code, Some(69), "{stderr}");
+}
+
+#[test]
 fn stop_names_what_was_unknown_and_exits_1() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");

@@ -46,6 +46,7 @@ fn counted() -> Metrics {
         addresses: Some(AddressCounts { held: 1, soonest_ms: Some(2_500), ..AddressCounts::default() }),
         worker: Some(WorkerCounts { running: true, restarts: 2 }),
         log: LogCounts { suppressed: 8, lost: 9 },
+        events: EventCounts { subscribers: 1, lost: 7 },
     }
 }
 

@@ -49,6 +49,7 @@ pub fn metrics(broker: &Broker, _: &Session, _: &MetricsRequest) -> Result<Done<
         addresses: broker.addresses.as_ref().map(|addresses| addresses.counted()),
         worker: broker.worker_counts(),
         log: LogCounts { suppressed: totals.not_logged.get(), lost: log::lost() },
+        events: broker.events.counted(),
     }))
 }
 

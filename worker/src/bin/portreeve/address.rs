@@ -8,7 +8,7 @@ use portreeve_worker::{AddressOptions, Client, Fault};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
-use crate::output::{self, Output};
+use crate::output::{self, Output, Progress};
 
 /// The most addresses that one request names.
 const BATCH: usize = 256;
@@ -51,6 +51,19 @@ enum Verb {
     List,
 }
 
+impl Verb {
+    /// How many addresses it is about.
+    fn count(&self) -> usize {
+        match self {
+            Verb::Add { which, .. }
+            | Verb::Renew { which, .. }
+            | Verb::Remove(which)
+            | Verb::Announce(which) => which.addresses.len(),
+            Verb::List => 0,
+        }
+    }
+}
+
 #[derive(clap::Args)]
 struct Which {
     /// The addresses.
@@ -63,22 +76,26 @@ struct Which {
 
 pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<ExitCode, Failure> {
     let mut done = Vec::new();
+    let mut progress = Progress::of(arguments.verb.count());
     match arguments.verb {
         Verb::List => return list(client, out).await,
         Verb::Add { which, lease, probes, quiet } => {
             let options = AddressOptions { lease, epoch: which.epoch, probes, announce: !quiet };
             for batch in which.addresses.chunks(BATCH) {
                 done.extend(rows(batch, client.add_addresses(batch, &options).await?, leased));
+                progress.done(done.len());
             }
         }
         Verb::Renew { which, lease } => {
             for batch in which.addresses.chunks(BATCH) {
                 done.extend(rows(batch, client.renew_addresses(batch, lease, which.epoch).await?, leased));
+                progress.done(done.len());
             }
         }
         Verb::Announce(which) => {
             for batch in which.addresses.chunks(BATCH) {
                 done.extend(rows(batch, client.announce_addresses(batch, which.epoch).await?, leased));
+                progress.done(done.len());
             }
         }
         Verb::Remove(which) => {
@@ -89,9 +106,11 @@ pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<E
                     removed,
                     |removed| json!({ "address": removed.address, "verified": removed.verified }),
                 ));
+                progress.done(done.len());
             }
         }
     }
+    drop(progress);
     let failed = done.iter().any(|row| row.get("fault").is_some());
     if out.json {
         out.value(&Value::Array(done))?;

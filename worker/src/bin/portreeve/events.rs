@@ -1,18 +1,14 @@
 //! `portreeve events`: what the broker remembers of what happened, and what happens from then on.
 
-use std::io::{self, IsTerminal as _};
-use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use humantime::format_rfc3339_millis;
 use portreeve_worker::{Client, Event, EventCode};
 use serde_json::{Map, Value, json};
-use tokio::io::Interest;
-use tokio::net::unix::pipe::Sender;
 
 use crate::failure::Failure;
-use crate::output::{Output, render, table};
+use crate::output::{self, Output, render, table};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -40,7 +36,7 @@ pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<
     loop {
         let event = tokio::select! {
             event = events.next() => event?,
-            () = reader_gone() => return Ok(ExitCode::SUCCESS),
+            () = output::reader_gone() => return Ok(ExitCode::SUCCESS),
         };
         match out.json {
             true => out.value(&value(&event))?,
@@ -49,16 +45,6 @@ pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<
                 out.text(format!("{time}  {what:16}  {about}  {more}").trim_end())?;
             }
         }
-    }
-}
-
-/// Waits until nobody reads standard output any more; for ever where it is a file or a terminal.
-async fn reader_gone() {
-    // Unchecked, for a check would set the whole pipe to non-blocking. A file cannot be watched, and has no reader.
-    let copy = io::stdout().as_fd().try_clone_to_owned();
-    match copy.and_then(Sender::from_owned_fd_unchecked) {
-        Ok(watched) if !io::stdout().is_terminal() => drop(watched.ready(Interest::ERROR).await),
-        _ => std::future::pending().await,
     }
 }
 

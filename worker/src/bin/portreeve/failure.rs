@@ -1,12 +1,32 @@
 //! Why the command failed: its exit code, and the same reason as a line for people or JSON for programs.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use portreeve_worker::{Error, Fault, FaultCode};
 use serde_json::{Value, json};
 
-use crate::output::{Output, note};
+use crate::open::Broker;
+use crate::output::{Output, Style};
+
+/// What each exit code means, as --help and the man pages tell it.
+pub const EXIT_CODES: &[(u8, &str)] = &[
+    (0, "It was done."),
+    (FAULT, "The broker refused some of it or could not do it, for another reason than policy."),
+    (USAGE, "The command line is wrong."),
+    (UNAVAILABLE, "No broker answers at the control socket."),
+    (OS_ERROR, "The system refused something to this command."),
+    (IO_ERROR, "The result could not be written."),
+    (PROTOCOL, "What answers at the control socket is no broker, or one of another version."),
+    (NO_PERMISSION, "Policy does not permit it, or the control socket may not be used."),
+];
+
+/// The same in short, for --help.
+pub fn exit_codes_line() -> String {
+    let codes =
+        "0 done, 1 fault, 64 wrong usage, 69 no broker, 71 system, 74 output, 76 protocol, 77 not permitted";
+    format!("Exit codes: {codes}; see portreeve(1).")
+}
 
 /// The codes of sysexits(3) that are used, and 1 for a fault.
 const FAULT: u8 = 1;
@@ -23,6 +43,8 @@ pub enum Failure {
     Usage(Box<clap::Error>),
     /// The broker refused, or cannot be reached.
     Session(Error),
+    /// Whoever is at the control socket says nothing.
+    Silent(Broker),
     /// Some of the listeners that were asked for are refused.
     Refused(Vec<(String, Fault)>),
     /// The result could not be written.
@@ -43,16 +65,22 @@ impl Failure {
             Failure::Usage(error) if !error.use_stderr() => 0,
             Failure::Usage(_) => USAGE,
             Failure::Session(error) => session_code(error),
+            Failure::Silent(_) => UNAVAILABLE,
             Failure::Refused(faults) => faults.first().map_or(FAULT, |(_, fault)| fault_code(fault)),
             Failure::Output(_) => IO_ERROR,
             Failure::System(..) => OS_ERROR,
         }
     }
 
-    fn line(&self) -> String {
+    /// The reason in a line, or one for each listener.
+    pub fn line(&self) -> String {
         match self {
             Failure::Usage(error) => error.kind().to_string(),
             Failure::Session(error) => error.to_string(),
+            Failure::Silent(Broker { socket, timeout }) => format!(
+                "nobody answered at {} in {timeout} s: see whether it is the broker's socket, and whether portreeved hangs",
+                socket.display()
+            ),
             Failure::Refused(faults) => {
                 let lines: Vec<_> = faults.iter().map(|(what, fault)| format!("{what}: {fault}")).collect();
                 lines.join("\nportreeve: ")
@@ -62,7 +90,7 @@ impl Failure {
         }
     }
 
-    fn value(&self) -> Value {
+    fn reason(&self) -> Value {
         match self {
             Failure::Session(Error::Fault(fault) | Error::Ended(fault)) => fault_value(fault),
             Failure::Refused(faults) => {
@@ -82,6 +110,11 @@ impl Failure {
         }
     }
 
+    /// As JSON.
+    pub fn value(&self) -> Value {
+        json!({ "error": self.reason() })
+    }
+
     /// Tells the user and gives the exit code. A reader that went away is no failure of this program's.
     pub fn report(self, json: bool) -> ExitCode {
         let code = self.code();
@@ -91,9 +124,12 @@ impl Failure {
                 let _ = error.print();
             }
             _ if json => {
-                let _ = Output { json }.value(&json!({ "error": self.value() }));
+                let _ = Output { json }.value(&self.value());
             }
-            _ => note(self.line()),
+            _ => {
+                let name = Style::Error.on(&io::stderr(), "portreeve:");
+                let _ = io::stderr().write_all(format!("{name} {}\n", self.line()).as_bytes());
+            }
         }
         ExitCode::from(code)
     }

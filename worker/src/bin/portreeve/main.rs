@@ -5,32 +5,33 @@
 //! sysexits(3).
 
 mod address;
+mod documentation;
 mod events;
 mod failure;
 mod listen;
 mod metrics;
+mod open;
 mod output;
 mod ping;
 mod status;
 mod stop;
+mod watch;
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use portreeve_worker::{Channel, Client, DEFAULT_SOCKET};
 
 use failure::Failure;
+use open::Broker;
 use output::Output;
 
 /// Asks Portreeve's broker for listeners and shows its state.
 #[derive(Parser)]
-#[command(name = "portreeve", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "portreeve", version, max_term_width = 100, arg_required_else_help = true, after_help = failure::exit_codes_line())]
 struct Arguments {
-    /// The broker's control socket.
-    #[arg(long, global = true, value_name = "PATH", env = "PORTREEVE_SOCKET", default_value = DEFAULT_SOCKET)]
-    socket: PathBuf,
+    #[command(flatten)]
+    broker: Broker,
     /// Print one JSON value, for errors too.
     #[arg(long, global = true)]
     json: bool,
@@ -41,7 +42,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Verb {
     /// Show processes and what they hold, sessions and listeners.
-    Status,
+    Status(status::Arguments),
     /// Ask for listeners and hold them, or pass them on to a command.
     Listen(listen::Arguments),
     /// Put addresses on this host, renew, remove, announce and list them.
@@ -54,19 +55,26 @@ enum Verb {
     Metrics(metrics::Arguments),
     /// Measure the round trip to the broker.
     Ping(ping::Arguments),
+    /// Print what a shell needs to complete this command's words.
+    Completions(documentation::Completions),
+    /// Write the man pages of this command.
+    #[command(hide = true)]
+    Man(documentation::Pages),
 }
 
 async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let out = Output { json: arguments.json };
-    let open = async || Client::open(Channel::connect(&arguments.socket)?, "portreeve").await;
+    let broker = &arguments.broker;
     match arguments.verb {
-        Verb::Status => status::run(&open().await?, out).await,
-        Verb::Address(verb) => address::run(&open().await?, out, verb).await,
-        Verb::Events(verb) => events::run(&open().await?, out, &verb).await,
-        Verb::Listen(verb) => listen::run(&open().await?, out, verb).await,
-        Verb::Stop(verb) => stop::run(&open().await?, out, &verb).await,
-        Verb::Metrics(verb) => metrics::run(&arguments.socket, out, &verb).await,
-        Verb::Ping(verb) => ping::run(&open().await?, out, &verb).await,
+        Verb::Status(verb) => status::run(broker, out, &verb).await,
+        Verb::Address(verb) => address::run(&broker.open().await?, out, verb).await,
+        Verb::Events(verb) => events::run(&broker.open().await?, out, &verb).await,
+        Verb::Listen(verb) => listen::run(&broker.open().await?, out, verb).await,
+        Verb::Stop(verb) => stop::run(&broker.open().await?, out, &verb).await,
+        Verb::Metrics(verb) => metrics::run(broker, out, &verb).await,
+        Verb::Completions(verb) => documentation::completions(&verb),
+        Verb::Man(verb) => documentation::pages(&verb),
+        Verb::Ping(verb) => ping::run(&broker.open().await?, out, &verb).await,
     }
 }
 
@@ -81,7 +89,12 @@ fn main() -> ExitCode {
     let json = arguments.json;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(arguments)),
+        Ok(runtime) => {
+            let result = runtime.block_on(run(arguments));
+            // A connect(2) that waits for ever is not waited for.
+            runtime.shutdown_background();
+            result
+        }
         Err(error) => Err(Failure::System("starting", error)),
     };
     result.unwrap_or_else(|failure| failure.report(json))

@@ -6,14 +6,14 @@ mod serve;
 mod text;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::ExitCode;
 
+use portreeve_worker::Client;
 use portreeve_worker::address::AddressRow;
 use portreeve_worker::metrics::Metrics;
-use portreeve_worker::{Channel, Client};
 
 use crate::failure::Failure;
+use crate::open::Broker;
 use crate::output::Output;
 
 #[derive(clap::Args)]
@@ -26,12 +26,12 @@ pub struct Arguments {
     leases: u32,
 }
 
-pub async fn run(socket: &Path, out: Output, arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub async fn run(broker: &Broker, out: Output, arguments: &Arguments) -> Result<ExitCode, Failure> {
     if let Some(address) = arguments.listen {
-        serve::serve(socket, address, arguments.leases as usize).await?;
+        serve::serve(broker, address, arguments.leases as usize).await?;
         return Ok(ExitCode::SUCCESS);
     }
-    let client = Client::open(Channel::connect(socket)?, "portreeve").await?;
+    let client = broker.open().await?;
     let (metrics, leases) = ask(&client, arguments.leases as usize).await?;
     match out.json {
         true => out.value(&serde_json::json!(metrics))?,

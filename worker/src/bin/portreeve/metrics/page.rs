@@ -39,6 +39,14 @@ pub fn of(metrics: &Metrics, leases: &[AddressRow]) -> String {
         "Log lines that were lost because nobody read them.",
     )
     .sample(&[], metrics.log.lost);
+    text.family("portreeve_event_subscribers", "gauge", "Sessions that are told of events.")
+        .sample(&[], metrics.events.subscribers);
+    text.family(
+        "portreeve_events_lost_total",
+        "counter",
+        "Events that a session was not told of, because it took those before too slowly.",
+    )
+    .sample(&[], metrics.events.lost);
     peers(&mut text, metrics);
     text.finish()
 }

@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use portreeve_worker::{Channel, Client};
+use portreeve_worker::Client;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{Mutex, Semaphore};
@@ -24,6 +23,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{ask, page};
 use crate::failure::Failure;
+use crate::open::Broker;
 use crate::output::note;
 
 /// How many connections are served at once; others wait.
@@ -38,14 +38,14 @@ const HEAD: usize = 8 * 1024;
 const FORMAT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
 /// Serves until interrupted.
-pub async fn serve(socket: &Path, address: SocketAddr, leases: usize) -> Result<(), Failure> {
+pub async fn serve(broker: &Broker, address: SocketAddr, leases: usize) -> Result<(), Failure> {
     let failed = |error| Failure::System("listening for HTTP", error);
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let mut interrupt = crate::listen::on(SignalKind::interrupt())?;
     let mut terminate = crate::listen::on(SignalKind::terminate())?;
     note(format_args!("serving http://{address}/metrics until interrupted"));
-    let source = Arc::new(Source { socket: socket.to_owned(), leases, session: Mutex::default() });
+    let source = Arc::new(Source { broker: broker.clone(), leases, session: Mutex::default() });
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -106,7 +106,7 @@ async fn answer(request: Request<Incoming>, source: &Source) -> Result<Response<
 
 /// Where the metrics come from: one session, opened again when it is over.
 struct Source {
-    socket: PathBuf,
+    broker: Broker,
     leases: usize,
     session: Mutex<Session>,
 }
@@ -150,10 +150,7 @@ impl Source {
             return Ok(page::of(&metrics, &leases));
         }
         // A broker that was started again knows nothing of the session of before.
-        let socket = self.socket.clone();
-        let connected = tokio::task::spawn_blocking(move || Channel::connect(&socket)).await;
-        let channel = connected.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        let client = Client::open(channel, "portreeve metrics").await.map_err(|error| error.to_string())?;
+        let client = self.broker.open().await.map_err(|failure| failure.line())?;
         let (metrics, leases) = ask(&client, self.leases).await.map_err(|error| error.to_string())?;
         session.client = Some(client);
         Ok(page::of(&metrics, &leases))

@@ -1,34 +1,15 @@
-//! `portreeve status`: the broker's state, all pages of it.
+//! The broker's state as a page for people, or as one JSON value.
 
-use std::process::ExitCode;
+use std::io;
 
 use caps::Capability;
-use portreeve_worker::Client;
 use portreeve_worker::status::{Credentials, Listener, Process, Session, Status};
 use serde_json::{Value, json};
 
-use crate::failure::Failure;
-use crate::output::{Output, render, table};
+use crate::output::{Style, render, table};
 
-pub async fn run(client: &Client, out: Output) -> Result<ExitCode, Failure> {
-    let status = client.status(0).await?;
-    let mut listeners = status.listeners.to_vec();
-    let mut next = status.next;
-    // Numbers only grow, so a broker that sends the reader back ends the list.
-    while listeners.last().is_some_and(|last| next >= last.id.0) {
-        let page = client.status(next).await?;
-        next = page.next;
-        listeners.extend(page.listeners.into_vec());
-    }
-    if out.json {
-        out.value(&value(&status, &listeners))?;
-    } else {
-        out.text(text(&status, &listeners))?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn value(status: &Status, listeners: &[Listener]) -> Value {
+/// As JSON.
+pub fn value(status: &Status, listeners: &[Listener]) -> Value {
     let processes: Vec<_> = status
         .processes
         .iter()
@@ -65,7 +46,8 @@ fn value(status: &Status, listeners: &[Listener]) -> Value {
     })
 }
 
-fn text(status: &Status, listeners: &[Listener]) -> String {
+/// For people.
+pub fn text(status: &Status, listeners: &[Listener]) -> String {
     let seconds = status.uptime_ms / 1000;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     let mut parts = vec![format!(
@@ -73,7 +55,8 @@ fn text(status: &Status, listeners: &[Listener]) -> String {
         status.release,
         seconds % 60
     )];
-    parts.extend(status.warnings.iter().map(|warning| format!("warning: {warning}")));
+    let warning = |text| Style::Warning.on(&io::stdout(), &format!("warning: {text}"));
+    parts.extend(status.warnings.iter().map(warning));
     parts.extend(status.processes.iter().map(process));
     parts.push(sessions(&status.sessions));
     let quotas: Vec<_> =

@@ -1,0 +1,37 @@
+//! A session with the broker, or why there is none: whoever is behind the socket may not be a broker, or may hang.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use portreeve_worker::{Channel, Client};
+use tokio::time::timeout;
+
+use crate::failure::Failure;
+
+/// Where the broker is, and how long it may take to answer.
+#[derive(clap::Args, Clone)]
+pub struct Broker {
+    /// The broker's control socket.
+    #[arg(long, global = true, value_name = "PATH", env = "PORTREEVE_SOCKET", default_value = portreeve_worker::DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Seconds to wait for the broker's first answer.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+}
+
+impl Broker {
+    /// Opens a session.
+    pub async fn open(&self) -> Result<Client, Failure> {
+        let path = self.socket.clone();
+        let opening = async {
+            // A queue of others that wait at the socket makes connect(2) wait.
+            let connected = tokio::task::spawn_blocking(move || Channel::connect(&path)).await;
+            let channel = connected.map_err(|error| Failure::System("connecting", error.into()))??;
+            Ok(Client::open(channel, "portreeve").await?)
+        };
+        match timeout(Duration::from_secs(self.timeout), opening).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Failure::Silent(self.clone())),
+        }
+    }
+}
