@@ -53,7 +53,7 @@ impl Addresses {
     }
 
     fn held(&self, ledger: &Ledger, session: &Session) -> Vec<IpAddr> {
-        let mine = |known: &Known| known.granted && known.holder == session.name;
+        let mine = |known: &Known| known.granted.is_some() && known.holder == session.name;
         ledger.addresses().iter().filter(|(_, known)| mine(known)).map(|(address, _)| *address).collect()
     }
 
@@ -113,10 +113,11 @@ impl Addresses {
         let before: Vec<Option<Known>> = addresses
             .iter()
             .map(|address| {
-                let known = Known { holder: session.name.clone(), until: None, granted: false };
+                let known = Known { holder: session.name.clone(), until: None, granted: None };
                 ledger.addresses().insert(*address, known)
             })
             .collect();
+        let asked = Instant::now();
         let answer = session.ask(ledger, request);
         let longest = Instant::now() + Duration::from_secs(LONGEST);
         let results = match answer {
@@ -132,7 +133,7 @@ impl Addresses {
         };
         for ((address, before), result) in addresses.iter().zip(before).zip(results) {
             match result {
-                Outcome::Done(lease) => granted(ledger, session, *address, &lease),
+                Outcome::Done(lease) => granted(ledger, session, asked, *address, &lease),
                 Outcome::Fault(fault) => refused(ledger, session, *address, before, &fault),
             }
         }
@@ -144,7 +145,7 @@ impl Addresses {
         for address in addresses {
             if let Some(one) = known.get_mut(address) {
                 one.until = Some(until);
-                one.granted = false;
+                one.granted = None;
             }
         }
     }
@@ -200,19 +201,19 @@ fn is_local(address: IpAddr) -> bool {
     }
 }
 
-fn granted(ledger: &Ledger, session: &Session, address: IpAddr, lease: &Lease) {
-    let until = Instant::now() + Duration::from_millis(lease.left_ms);
+/// The lease began between the request and the reading of its answer.
+fn granted(ledger: &Ledger, session: &Session, asked: Instant, address: IpAddr, lease: &Lease) {
+    let left = Duration::from_millis(lease.left_ms);
+    let before = ledger.broker_ends.now();
     let known = Known {
         holder: session.name.clone(),
-        until: Some(until),
-        granted: session.generation == ledger.generation(),
+        until: Some(Instant::now() + left),
+        granted: (session.generation == ledger.generation()).then_some(asked + left),
     };
-    let before = ledger.broker_ends.now();
     ledger.addresses().insert(address, known);
     let local = is_local(address);
-    // Late by a lease, or the broker went meanwhile: then it says nothing.
-    let at_least = until - Duration::from_millis(lease.left_ms / 2);
-    if !local && !ledger.broker_ends.since(before) && Instant::now() < at_least {
+    // Where the lease is over, or the broker went meanwhile, that says nothing.
+    if !local && !ledger.broker_ends.since(before) && Instant::now() < asked + left {
         ledger.violation(format_args!("{} was granted {address}, which is not there", session.name));
     }
     ledger.count("leases granted");
@@ -220,9 +221,9 @@ fn granted(ledger: &Ledger, session: &Session, address: IpAddr, lease: &Lease) {
 
 fn refused(ledger: &Ledger, session: &Session, address: IpAddr, before: Option<Known>, fault: &Fault) {
     let over = Instant::now() + Duration::from_secs(LONGEST);
-    let known = before.unwrap_or_else(|| Known { holder: session.name.clone(), until: None, granted: false });
+    let known = before.unwrap_or_else(|| Known { holder: session.name.clone(), until: None, granted: None });
     let until = Some(known.until.unwrap_or(over));
-    ledger.addresses().insert(address, Known { until, granted: false, ..known });
+    ledger.addresses().insert(address, Known { until, granted: None, ..known });
     match fault.code {
         FaultCode::Expired | FaultCode::NotFound => ledger.count("leases that had ended"),
         FaultCode::Busy => ledger.count("addresses that were busy"),

@@ -24,8 +24,6 @@ const FENCE: Duration = Duration::from_millis(500);
 /// How long after its lease the kernel may leave an address where no broker removes it: its own work on IPv6 addresses
 /// comes seldom.
 const KERNEL: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(20)];
-/// Longer than two readings of the kernel's tables take.
-const MARGIN: Duration = Duration::from_secs(1);
 /// How much more memory than at its first rest a broker may have at a later one, in kB.
 const GROWTH: u64 = 16 * 1024;
 
@@ -158,8 +156,7 @@ impl<'a> Auditor<'a> {
             self.ledger
                 .violation(format_args!("{address} is there after its lease: {:?}", known.get(address)));
         }
-        let live = |until: Option<Instant>| until.is_some_and(|until| until > now + MARGIN);
-        for (address, one) in known.iter().filter(|(_, one)| one.granted && live(one.until)) {
+        for (address, one) in known.iter().filter(|(_, one)| one.granted.is_some_and(|until| until > now)) {
             let row = told.iter().flat_map(|told| &told.addresses).find(|row| row.lease.address == *address);
             let is_told = row.is_some_and(|row| *row.holder == *one.holder);
             let allowed =

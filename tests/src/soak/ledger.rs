@@ -32,8 +32,8 @@ pub struct Known {
     pub holder: String,
     /// No later than this its lease ends; unknown while a request about it is under way.
     pub until: Option<Instant>,
-    /// Its lease was granted and not given back.
-    pub granted: bool,
+    /// No earlier than this, where its lease was granted and not given back.
+    pub granted: Option<Instant>,
 }
 
 /// The ledger.
@@ -115,7 +115,7 @@ impl Ledger {
         self.generation.fetch_add(1, Ordering::SeqCst);
         self.listeners.lock().unwrap().clear();
         for known in self.addresses.lock().unwrap().values_mut() {
-            known.granted = false;
+            known.granted = None;
             known.until = Some(known.until.map_or_else(Instant::now, |until| until.min(Instant::now())));
         }
     }

@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::actor::Actor;
 use super::ledger::{Held, Ledger};
 use super::session::{Lost, Session};
+use super::trouble::Moment;
 use crate::broker::timespec;
 use crate::peer::listen;
 use crate::random::Random;
@@ -77,7 +78,7 @@ impl Listeners {
                 Ok((reply, mut sockets)) => {
                     self.note(ledger, session, &endpoint, reply.id);
                     match sockets.pop() {
-                        Some(socket) => serve(ledger, &endpoint, socket),
+                        Some(socket) => serve(ledger, session.began, &endpoint, socket),
                         None => ledger.violation(format_args!("no socket came for {endpoint}")),
                     }
                     return Ok(());
@@ -111,7 +112,7 @@ impl Listeners {
                 Outcome::Done(done) => {
                     self.note(ledger, session, endpoint, done.id);
                     match sockets.next() {
-                        Some(socket) => serve(ledger, endpoint, socket),
+                        Some(socket) => serve(ledger, session.began, endpoint, socket),
                         None => ledger.violation(format_args!("no socket came for {endpoint}")),
                     }
                 }
@@ -233,12 +234,13 @@ fn at(endpoint: &str) -> (SocketAddr, bool) {
     (address.parse().unwrap(), udp)
 }
 
-/// Whoever comes to this endpoint comes out of this socket.
-fn serve(ledger: &Ledger, endpoint: &str, socket: OwnedFd) {
+/// Whoever comes to this endpoint comes out of this socket, unless its broker ends and takes it out of service.
+fn serve(ledger: &Ledger, began: Moment, endpoint: &str, socket: OwnedFd) {
     let (address, udp) = at(endpoint);
     let outcome = if udp { datagram(address, socket) } else { connection(address, socket) };
     match outcome {
         Ok(true) => ledger.count("listeners that served"),
+        _ if ledger.broker_ends.since(began) => ledger.count("listeners that ended with their broker"),
         Ok(false) => ledger.violation(format_args!("{endpoint} is served by somebody else than its owner")),
         Err(error) => ledger.violation(format_args!("{endpoint} serves nobody: {error}")),
     }

@@ -17,7 +17,8 @@ pub struct Session {
     peer: Peer,
     number: u32,
     buffer: Box<[u8]>,
-    began: Moment,
+    /// When it began, by the ends of brokers.
+    pub began: Moment,
     /// Who the broker takes the peer for.
     pub name: String,
     /// Which broker it is with.
