@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use portreeve_protocol::FaultCode;
-use portreeve_protocol::address::RemoveAddress;
+use portreeve_protocol::address::{Announce, RemoveAddress};
+use portreeve_protocol::message::Outcome;
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::peer::one_address;
 use portreeve_tests::{Broker, Peer, census, eventually, isolated, lan, sample};
@@ -171,6 +172,26 @@ fn a_lease_that_ended_is_over_for_the_peer_too() {
         assert_eq!(peer.renew_address("10.1.1.7").unwrap_err().code, FaultCode::Expired);
         assert_eq!(lan::shown("10.1.1.7"), None);
         peer.add_address("10.1.1.7", |_| {}).unwrap();
+    });
+}
+
+#[test]
+fn an_address_can_be_added_again_at_the_moment_when_its_lease_ends() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        for address in ["10.1.1.7", "2001:db8::7"] {
+            let lease = peer.add_address(address, |add| add.lease = Some(3)).unwrap();
+            std::thread::sleep(Duration::from_millis(lease.left_ms - 10));
+            // Asked until the lease is over, which is a moment before the broker's clock has its turn.
+            let announce = Announce { addresses: one_address(address), epoch: 0 };
+            let over =
+                |one: &Outcome<_>| matches!(one, Outcome::Fault(fault) if fault.code == FaultCode::Expired);
+            while !peer.ask(&announce).unwrap().0.results.iter().any(over) {}
+            peer.add_address(address, |_| {}).unwrap();
+            assert!(lan::shown(address).is_some());
+        }
     });
 }
 

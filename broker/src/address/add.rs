@@ -56,6 +56,8 @@ impl Addresses {
     pub async fn add(&self, asked: Vec<Result<Asked, Fault>>, how: How) -> Vec<Outcome> {
         let (mut links, mut seen) = (HashMap::new(), HashSet::new());
         let mut way = Way::default();
+        // A request may come between the end of a lease and the clock's turn: what has ended is in nobody's way.
+        self.end_leases();
         let new: Vec<IpAddr> = {
             let table = self.table.borrow();
             let all = asked.iter().flatten().map(|asked| asked.address);

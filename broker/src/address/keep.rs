@@ -72,6 +72,14 @@ fn watch(
 impl Addresses {
     /// Does what is due, and tells when to look again.
     fn turn(&self) -> Instant {
+        let now = self.end_leases();
+        let end = self.table.borrow().next_end().map_or(AT_MOST, |end| now.until(end).min(AT_MOST));
+        let end = Instant::now() + end;
+        self.announce_due().map_or(end, |due| end.min(due.into()))
+    }
+
+    /// Removes the addresses whose lease has ended by now, and tells which moment that is.
+    pub(super) fn end_leases(&self) -> BootTime {
         let now = BootTime::now();
         let over = self.table.borrow().over(now);
         for outcome in self.remove(&over, true) {
@@ -83,8 +91,6 @@ impl Addresses {
                 Err(fault) => tracing::error!(%fault, "a lease was not renewed, and its address stays"),
             }
         }
-        let end = self.table.borrow().next_end().map_or(AT_MOST, |end| now.until(end).min(AT_MOST));
-        let end = Instant::now() + end;
-        self.announce_due().map_or(end, |due| end.min(due.into()))
+        now
     }
 }
