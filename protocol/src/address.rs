@@ -61,6 +61,19 @@ pub struct Announce {
     pub epoch: u64,
 }
 
+/// Asks that addresses be taken from the interface that they are on to another of this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveAddress {
+    /// Which ones.
+    pub addresses: List<IpAddr, MAX_ADDRESSES>,
+    /// To which interface: one that a topology block of theirs names, or that this peer may change.
+    pub interface: Text<MAX_INTERFACE>,
+    /// As in [`AddAddress`].
+    pub epoch: u64,
+    /// Whether to tell the neighbours; those of an address that was announced before are told in any case.
+    pub announce: bool,
+}
+
 /// An address that this host has for now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {

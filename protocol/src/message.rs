@@ -4,8 +4,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{
-    AddAddress, AddressPage, Announce, Leases, Link, ListAddresses, RemoveAddress, RemovedMany, RenewAddress,
-    SetLink,
+    AddAddress, AddressPage, Announce, Leases, Link, ListAddresses, MoveAddress, RemoveAddress, RemovedMany,
+    RenewAddress, SetLink,
 };
 use crate::bounded::{List, Text};
 use crate::endpoint::{Endpoint, MAX_INTERFACE};
@@ -52,6 +52,7 @@ operations! {
     10 "announce"      Announce -> Leases;
     11 "list-addresses" ListAddresses -> AddressPage;
     12 "set-link"      SetLink -> Link;
+    13 "move-address"  MoveAddress -> Leases;
     16 "subscribe"     Subscribe -> Subscribed;
     17 "metrics"       MetricsRequest -> Metrics;
     19 "takeover"      Takeover -> Handed;

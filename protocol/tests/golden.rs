@@ -207,6 +207,10 @@ fn pin_addresses(golden: &Golden) {
     golden.request("announce", 9, &Announce { addresses: addresses(), epoch: 42 });
     golden.reply::<Announce>("announce-reply", 9, 0, &leases);
 
+    let to = MoveAddress { addresses: addresses(), interface: text("eth2"), epoch: 42, announce: true };
+    golden.request("move-address", 13, &to);
+    golden.reply::<MoveAddress>("move-address-reply", 13, 0, &leases);
+
     golden.request("list-addresses", 10, &ListAddresses { after: Some(lease.address) });
     let row = AddressRow { lease, holder: text("the worker"), present: true };
     let page = AddressPage { fenced: true, addresses: list([row]), more: false };

@@ -46,6 +46,7 @@ fn messages() -> BTreeMap<&'static str, Decode> {
         both::<Announce>("Announce", "Leases"),
         both::<ListAddresses>("ListAddresses", "AddressPage"),
         both::<SetLink>("SetLink", "Link"),
+        both::<MoveAddress>("MoveAddress", "Leases"),
         both::<Subscribe>("Subscribe", "Subscribed"),
         both::<MetricsRequest>("MetricsRequest", "Metrics"),
         both::<Takeover>("Takeover", "Handed"),

@@ -12,6 +12,9 @@ use crate::namespaces::run;
 /// This host's interface, and every other host's.
 pub const INTERFACE: &str = "eth1";
 
+/// This host's second interface, where it has one.
+pub const SECOND: &str = "eth2";
+
 /// This host's Ethernet address.
 pub const OURS: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
@@ -49,6 +52,15 @@ fn attach(host: &str, port: usize, last: &str) {
     ip(&format!("{at}link set {INTERFACE} up"));
     ip(&format!("{at}addr add 10.1.1.{last}/24 dev {INTERFACE}"));
     ip(&format!("{at}addr add 2001:db8::{last}/64 dev {INTERFACE} nodad"));
+}
+
+/// Joins this host to the network a second time, as `eth2` without an address.
+pub fn join_again() {
+    ip("-n switch link add port9 type veth peer name far9");
+    ip("-n switch link set far9 netns 1");
+    ip(&format!("link set far9 name {SECOND} address 02:00:00:00:00:09"));
+    ip("-n switch link set port9 master br0 up");
+    ip(&format!("link set {SECOND} up"));
 }
 
 /// Does something in another host, and gives what came of it. What it opens stays there.

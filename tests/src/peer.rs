@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-use portreeve_protocol::address::{AddAddress, Lease, RemoveAddress, Removed, RenewAddress};
+use portreeve_protocol::address::{AddAddress, Lease, MoveAddress, RemoveAddress, Removed, RenewAddress};
 use portreeve_protocol::channel::{self, ReceiveError};
 use portreeve_protocol::event::Subscribe;
 use portreeve_protocol::message::{
@@ -178,6 +178,14 @@ impl Peer {
     pub fn renew_address(&mut self, address: &str) -> Result<Lease, Fault> {
         let renew = RenewAddress { addresses: one_address(address), ..RenewAddress::default() };
         only(self.ask(&renew)?.0.results)
+    }
+
+    /// Moves one address to another interface of this host.
+    #[track_caller]
+    pub fn move_address(&mut self, address: &str, interface: &str) -> Result<Lease, Fault> {
+        let addresses = one_address(address);
+        let interface = Text::new(interface).unwrap();
+        only(self.ask(&MoveAddress { addresses, interface, ..MoveAddress::default() })?.0.results)
     }
 
     /// Has one address removed.

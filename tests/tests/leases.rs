@@ -9,7 +9,7 @@ use portreeve_tests::broker::SOCKET;
 use portreeve_tests::namespaces::run;
 use portreeve_tests::peer::one_address;
 use portreeve_tests::{Broker, Peer, binaries, eventually, isolated, lan, sample};
-use portreeve_worker::{AddressOptions, Channel, Client, Error, EventCode, FaultCode};
+use portreeve_worker::{AddressOptions, Channel, Client, Error, EventCode, FaultCode, blocking};
 use rustix::process::Signal;
 
 const QUIET: AddressOptions = AddressOptions { lease: Some(3), epoch: 0, probes: 0, announce: false };
@@ -149,6 +149,39 @@ fn events_reach_every_stream_of_a_session_and_its_end_too() {
             assert!(broker.terminate().success());
             assert!(matches!(second.next().await, Err(Error::Closed)));
         });
+    });
+}
+
+#[test]
+fn the_blocking_client_has_addresses_and_hears_of_them_while_another_thread_asks() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let mut broker = Broker::start(host, &sample::addresses(""));
+        let channel = Channel::connect(Path::new(SOCKET)).unwrap();
+        let client = blocking::Client::open(channel, "test").unwrap();
+        let mut events = client.events(false).unwrap();
+        let address = ["10.1.1.7".parse().unwrap()];
+        let asking = client.clone();
+        let thread = std::thread::spawn(move || {
+            for _ in 0..20 {
+                let added = asking.add_addresses(&address, &QUIET).unwrap();
+                assert_eq!(&*added[0].as_ref().unwrap().interface, lan::INTERFACE);
+                asking.renew_addresses(&address, Some(9), 0).unwrap()[0].as_ref().unwrap();
+                asking.announce_addresses(&address, 0).unwrap()[0].as_ref().unwrap();
+                assert_eq!(asking.addresses(None).unwrap().addresses.len(), 1);
+                assert!(asking.remove_addresses(&address, 0).unwrap()[0].as_ref().unwrap().verified);
+            }
+        });
+        for round in 0..20 {
+            for code in [EventCode::AddressAdded, EventCode::AddressRemoved] {
+                assert_eq!(events.next().unwrap().unwrap().code, code, "round {round}");
+            }
+        }
+        thread.join().unwrap();
+        assert_eq!(client.recent_events(false).unwrap().len(), 40);
+        assert!(broker.terminate().success());
+        assert!(matches!(events.next(), Some(Err(Error::Closed))));
+        assert!(events.next().is_none());
     });
 }
 

@@ -2,36 +2,16 @@
 
 use std::net::IpAddr;
 
+use portreeve_protocol::Fault;
 use portreeve_protocol::address::{
-    AddAddress, AddressPage, Announce, Lease as Granted, Link, ListAddresses, RemoveAddress, Removed,
+    AddressPage, Announce, Lease as Granted, Link, ListAddresses, MoveAddress, RemoveAddress, Removed,
     RenewAddress, SetLink,
 };
-use portreeve_protocol::message::Outcome;
-use portreeve_protocol::{Fault, FaultCode};
 
+use crate::address_options::{AddressOptions, each};
 use crate::ask;
 use crate::client::Client;
 use crate::error::Error;
-
-/// How an address is added. The default asks the network three times and tells the neighbours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddressOptions {
-    /// Seconds until it goes by itself unless it is renewed, from 3 on; the configuration's where absent. 0 for ever, where
-    /// a permit of the broker's says so: such an address stays until it is removed.
-    pub lease: Option<u32>,
-    /// The number of this ownership, from whoever decides which host has the address; 0 where nobody does.
-    pub epoch: u64,
-    /// How often to ask first whether another host has it: up to 3, 200 ms each.
-    pub probes: u8,
-    /// Whether to tell the neighbours.
-    pub announce: bool,
-}
-
-impl Default for AddressOptions {
-    fn default() -> Self {
-        Self { lease: None, epoch: 0, probes: 3, announce: true }
-    }
-}
 
 impl Client {
     /// Adds addresses, at most 256, and gives what became of each in their order, and after that of those that follow
@@ -45,9 +25,7 @@ impl Client {
         addresses: &[IpAddr],
         options: &AddressOptions,
     ) -> Result<Vec<Result<Granted, Fault>>, Error> {
-        let AddressOptions { lease, epoch, probes, announce } = *options;
-        let add = AddAddress { addresses: ask::list(addresses)?, lease, epoch, probes, announce };
-        Ok(each(self.call(&add).await?.results.into_vec()))
+        Ok(each(self.call(&options.add(addresses)?).await?.results.into_vec()))
     }
 
     /// Begins the leases of addresses anew; `lease` as in [`AddressOptions`], or as long as the last one.
@@ -75,6 +53,21 @@ impl Client {
     ) -> Result<Vec<Result<Removed, Fault>>, Error> {
         let remove = RemoveAddress { addresses: ask::list(addresses)?, epoch };
         Ok(each(self.call(&remove).await?.results.into_vec()))
+    }
+
+    /// Moves addresses from the interfaces that they are on to another of this host. Their leases and connections go on.
+    ///
+    /// # Errors
+    /// As [`Client::add_addresses`].
+    pub async fn move_addresses(
+        &self,
+        addresses: &[IpAddr],
+        interface: &str,
+        epoch: u64,
+    ) -> Result<Vec<Result<Granted, Fault>>, Error> {
+        let (addresses, interface) = (ask::list(addresses)?, ask::interface(interface)?);
+        let to = MoveAddress { addresses, interface, epoch, announce: true };
+        Ok(each(self.call(&to).await?.results.into_vec()))
     }
 
     /// Tells the neighbours of addresses again.
@@ -105,16 +98,4 @@ impl Client {
     pub async fn set_link(&self, interface: &str, up: Option<bool>, mtu: Option<u32>) -> Result<Link, Error> {
         self.call(&SetLink { interface: ask::interface(interface)?, up, mtu }).await
     }
-}
-
-pub(crate) fn nothing() -> Fault {
-    Fault::new(FaultCode::Other(0), "the broker answered for no address")
-}
-
-fn each<T>(outcomes: Vec<Outcome<T>>) -> Vec<Result<T, Fault>> {
-    let result = |outcome| match outcome {
-        Outcome::Done(done) => Ok(done),
-        Outcome::Fault(fault) => Err(fault),
-    };
-    outcomes.into_iter().map(result).collect()
 }

@@ -25,12 +25,10 @@ pub(crate) fn stop(listeners: &[ListenerId]) -> Result<Stop, Error> {
     Ok(Stop { listeners: List::new(listeners.to_vec()).map_err(too_long)? })
 }
 
-#[cfg(feature = "tokio")]
 pub(crate) fn list<T: Copy, const MAX: usize>(items: &[T]) -> Result<List<T, MAX>, Error> {
     List::new(items.to_vec()).map_err(too_long)
 }
 
-#[cfg(feature = "tokio")]
 pub(crate) fn interface<const MAX: usize>(name: &str) -> Result<Text<MAX>, Error> {
     Text::new(name).map_err(too_long)
 }

@@ -13,7 +13,7 @@ use portreeve_protocol::{EventCode, Fault, FaultCode, Operation as _};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
-use crate::addresses::{AddressOptions, nothing};
+use crate::address_options::AddressOptions;
 use crate::client::Client;
 use crate::error::Error;
 use crate::followers::FollowerId;
@@ -205,4 +205,8 @@ impl Drop for Heard {
 
 fn over(address: IpAddr) -> Fault {
     Fault::new(FaultCode::Expired, &format!("the lease of {address} ended before the broker renewed it"))
+}
+
+fn nothing() -> Fault {
+    Fault::new(FaultCode::Other(0), "the broker answered for no address")
 }

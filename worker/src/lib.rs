@@ -17,6 +17,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod address_options;
 #[cfg(feature = "tokio")]
 mod addresses;
 mod ask;
@@ -38,8 +39,7 @@ mod request;
 #[cfg(feature = "tokio")]
 mod session;
 
-#[cfg(feature = "tokio")]
-pub use addresses::AddressOptions;
+pub use address_options::AddressOptions;
 pub use channel::{Channel, DEFAULT_SOCKET};
 #[cfg(feature = "tokio")]
 pub use client::{Client, Listener};

@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use portreeve_protocol::address::{
-    AddAddress, AddressPage, Announce, Leases, Link, ListAddresses, RemoveAddress, RemovedMany, RenewAddress,
-    SetLink,
+    AddAddress, AddressPage, Announce, Leases, Link, ListAddresses, MoveAddress, RemoveAddress, RemovedMany,
+    RenewAddress, SetLink,
 };
 use portreeve_protocol::event::{Subscribe, Subscribed};
 use portreeve_protocol::message::{
@@ -41,7 +41,7 @@ macro_rules! without_descriptors {
 without_descriptors! {
     Hello => Welcome, Ping => Pong, Stop => Stopped, StatusRequest => Status, MetricsRequest => Metrics,
     AddAddress => Leases, RenewAddress => Leases, RemoveAddress => RemovedMany, Announce => Leases,
-    ListAddresses => AddressPage, SetLink => Link, Subscribe => Subscribed
+    ListAddresses => AddressPage, SetLink => Link, MoveAddress => Leases, Subscribe => Subscribed
 }
 
 impl Request for Listen {

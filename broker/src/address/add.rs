@@ -244,7 +244,7 @@ fn gone(address: IpAddr) -> Fault {
     Fault::new(FaultCode::NotFound, &format!("{address} is gone"))
 }
 
-fn is_down(interface: &str) -> Fault {
+pub(super) fn is_down(interface: &str) -> Fault {
     Fault::new(FaultCode::Os, &format!("the interface {interface:?} is down"))
         .about("RTM_GETLINK")
         .errno(libc::ENETDOWN)

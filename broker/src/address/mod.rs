@@ -15,6 +15,7 @@ mod handed;
 mod keep;
 pub mod kernel;
 pub mod lease;
+mod move_to;
 mod nft;
 pub mod packet;
 mod probe;

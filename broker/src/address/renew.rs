@@ -115,7 +115,7 @@ impl Addresses {
     }
 }
 
-fn taken_away(address: IpAddr) -> Fault {
+pub(super) fn taken_away(address: IpAddr) -> Fault {
     Fault::new(FaultCode::NotLocal, &format!("somebody took {address} away, and it could not be put back"))
         .remedy("remove it, find out who does that, and add it again")
 }

@@ -146,7 +146,7 @@ impl Addresses {
         }
     }
 
-    fn missing_where(&self, which: impl Fn(&Place) -> bool) {
+    pub(super) fn missing_where(&self, which: impl Fn(&Place) -> bool) {
         let mut table = self.table.borrow_mut();
         let gone: Vec<IpAddr> = table
             .iter()

@@ -71,6 +71,19 @@ impl Policy {
         Some((&block.interface.value, block.mask))
     }
 
+    /// Whether an address that somebody may have may be put on an interface of its choice, and with which prefix length:
+    /// one that a block of the topology names that holds it, or one that the requester may change.
+    pub fn place_on(&self, who: &Requester, address: IpAddr, interface: &str) -> Option<u8> {
+        let blocks = self
+            .topology
+            .topology
+            .iter()
+            .filter(|block| block.interface.value == interface && block.block.value.contains(address));
+        let nearest = blocks.max_by_key(|block| block.block.value.prefix()).map(|block| block.mask);
+        let own = || self.interface(who, interface).ok().and_then(|_| self.place(address));
+        nearest.or_else(|| own().map(|(_, mask)| mask))
+    }
+
     /// Whether an interface may be set up, down or to another MTU.
     pub fn interface(&self, who: &Requester, name: &str) -> Result<&Rule, Denied> {
         let found = self.find(

@@ -23,7 +23,7 @@ use crate::service::state::Broker;
 const SHORTEST: u32 = 3;
 const LONGEST: u32 = 86_400;
 
-fn words(out: &mut fmt::Formatter<'_>, addresses: &[IpAddr], epoch: u64) -> fmt::Result {
+pub(super) fn words(out: &mut fmt::Formatter<'_>, addresses: &[IpAddr], epoch: u64) -> fmt::Result {
     write!(out, "epoch {epoch}:")?;
     addresses.iter().try_for_each(|address| write!(out, " {address}"))
 }
@@ -196,7 +196,7 @@ fn lease_in_bounds(lease: Option<u32>) -> Result<(), Fault> {
     }
 }
 
-fn permitted(
+pub(super) fn permitted(
     broker: &Broker,
     session: &Session,
     address: IpAddr,
@@ -255,7 +255,7 @@ fn all_permitted(
 
 /// The outcomes as they go on the wire. What was refused has an audit line of its own, as if it had been asked for
 /// alone.
-fn results<O: Operation, T, const MAX: usize>(
+pub(super) fn results<O: Operation, T, const MAX: usize>(
     session: &Session,
     _: &O,
     outcomes: Vec<Result<T, Fault>>,

@@ -7,6 +7,7 @@ mod hello;
 mod link;
 mod listen;
 mod metrics;
+mod move_address;
 mod ping;
 mod status;
 mod stop;
@@ -19,7 +20,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use portreeve_protocol::address::{
-    AddAddress, Announce, ListAddresses, RemoveAddress, RenewAddress, SetLink,
+    AddAddress, Announce, ListAddresses, MoveAddress, RemoveAddress, RenewAddress, SetLink,
 };
 use portreeve_protocol::codec::{self, BodyError};
 use portreeve_protocol::event::Subscribe;
@@ -73,6 +74,7 @@ pub fn carry_out(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<
         Announce::KIND => run(broker, session, received, address::announce),
         ListAddresses::KIND => run(broker, session, received, address::list),
         SetLink::KIND => run(broker, session, received, link::set_link),
+        MoveAddress::KIND => run(broker, session, received, move_address::move_address),
         Subscribe::KIND => run_later(broker, session, received, subscribe::subscribe),
         MetricsRequest::KIND => run(broker, session, received, metrics::metrics),
         Takeover::KIND => takeover::takeover(broker, session, received),

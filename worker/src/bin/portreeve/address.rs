@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use portreeve_worker::address::{AddressPage, Lease as Granted};
+use portreeve_worker::address::{AddressPage, AddressRow, Lease as Granted};
 use portreeve_worker::{AddressOptions, Client, Fault};
 use serde_json::{Value, json};
 
@@ -45,6 +45,14 @@ enum Verb {
     },
     /// Take them away, with their listeners and connections.
     Remove(Which),
+    /// Take them to another interface of this host.
+    Move {
+        #[command(flatten)]
+        which: Which,
+        /// The interface.
+        #[arg(long, value_name = "INTERFACE")]
+        to: String,
+    },
     /// Tell the neighbours again.
     Announce(Which),
     /// Show what the broker has put on interfaces.
@@ -57,6 +65,7 @@ impl Verb {
         match self {
             Verb::Add { which, .. }
             | Verb::Renew { which, .. }
+            | Verb::Move { which, .. }
             | Verb::Remove(which)
             | Verb::Announce(which) => which.addresses.len(),
             Verb::List => 0,
@@ -89,6 +98,12 @@ pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<E
         Verb::Renew { which, lease } => {
             for batch in which.addresses.chunks(BATCH) {
                 done.extend(rows(batch, client.renew_addresses(batch, lease, which.epoch).await?, leased));
+                progress.done(done.len());
+            }
+        }
+        Verb::Move { which, to } => {
+            for batch in which.addresses.chunks(BATCH) {
+                done.extend(rows(batch, client.move_addresses(batch, &to, which.epoch).await?, leased));
                 progress.done(done.len());
             }
         }
@@ -171,28 +186,49 @@ fn sentence(row: &Value) -> String {
 }
 
 async fn list(client: &Client, out: Output) -> Result<ExitCode, Failure> {
-    let (mut rows, mut after) = (Vec::new(), None);
-    let fenced = loop {
-        let AddressPage { fenced, addresses, more } = client.addresses(after).await?;
-        rows.extend(addresses.into_vec());
-        after = rows.last().map(|row| row.lease.address);
-        if !more {
-            break fenced;
-        }
-    };
+    let (fenced, rows) = all(client).await?;
     if out.json {
-        let rows = rows.into_iter().map(|row| {
-            let (holder, present) = (row.holder.as_str().to_owned(), row.present);
-            let mut shown = leased(row.lease);
-            if let Some(shown) = shown.as_object_mut() {
-                shown.extend([("holder".to_owned(), json!(holder)), ("present".to_owned(), json!(present))]);
-            }
-            shown
-        });
-        out.value(&json!({ "fenced": fenced, "addresses": rows.collect::<Vec<_>>() }))?;
+        out.value(&json!({ "fenced": fenced, "addresses": values(&rows) }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = output::table(["ADDRESS", "INTERFACE", "LEFT", "EPOCH", "HOLDER", ""]);
+    out.text(shown(&rows, fenced))?;
+    if !fenced {
+        output::note("no fence: an orphaned address may answer a little longer than its lease");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Every address of the broker, and whether a fence ends their leases.
+pub async fn all(client: &Client) -> Result<(bool, Vec<AddressRow>), portreeve_worker::Error> {
+    let (mut rows, mut after) = (Vec::new(), None);
+    loop {
+        let AddressPage { fenced, addresses, more } = client.addresses(after).await?;
+        rows.extend(addresses.into_vec());
+        after = rows.last().map(|row: &AddressRow| row.lease.address);
+        if !more {
+            return Ok((fenced, rows));
+        }
+    }
+}
+
+/// The rows as JSON.
+pub fn values(rows: &[AddressRow]) -> Vec<Value> {
+    let row = |row: &AddressRow| {
+        let mut shown = leased(row.lease.clone());
+        if let Some(shown) = shown.as_object_mut() {
+            shown.extend([
+                ("holder".to_owned(), json!(row.holder.as_str())),
+                ("present".to_owned(), json!(row.present)),
+            ]);
+        }
+        shown
+    };
+    rows.iter().map(row).collect()
+}
+
+/// The rows as a table.
+pub fn shown(rows: &[AddressRow], fenced: bool) -> String {
+    let mut table = output::table(["ADDRESS", "INTERFACE", "LEFT", "EPOCH", "HOLDER", "STATE"]);
     for row in rows {
         table.add_row([
             format!("{}/{}", row.lease.address, row.lease.prefix),
@@ -203,12 +239,13 @@ async fn list(client: &Client, out: Output) -> Result<ExitCode, Failure> {
             },
             row.lease.epoch.to_string(),
             row.holder.to_string(),
-            if row.present { "" } else { "missing" }.to_owned(),
+            match (row.present, fenced) {
+                (false, _) => "missing",
+                (true, true) => "fenced",
+                (true, false) => "not fenced",
+            }
+            .to_owned(),
         ]);
     }
-    out.text(output::render(table))?;
-    if !fenced {
-        output::note("no fence: an orphaned address may answer a little longer than its lease");
-    }
-    Ok(ExitCode::SUCCESS)
+    output::render(table)
 }

@@ -8,6 +8,7 @@ mod address;
 mod documentation;
 mod events;
 mod failure;
+mod link;
 mod listen;
 mod metrics;
 mod open;
@@ -45,10 +46,12 @@ enum Verb {
     Status(status::Arguments),
     /// Ask for listeners and hold them, or pass them on to a command.
     Listen(listen::Arguments),
-    /// Put addresses on this host, renew, remove, announce and list them.
+    /// Put addresses on this host, renew, move, remove, announce and list them.
     Address(address::Arguments),
     /// Show what happened to addresses, interfaces and the worker, and what happens.
     Events(events::Arguments),
+    /// Set an interface up or down, or to another MTU.
+    Link(link::Arguments),
     /// Take listeners out of service.
     Stop(stop::Arguments),
     /// Show what the broker has counted and measured, or serve it to Prometheus.
@@ -69,6 +72,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Verb::Status(verb) => status::run(broker, out, &verb).await,
         Verb::Address(verb) => address::run(&broker.open().await?, out, verb).await,
         Verb::Events(verb) => events::run(&broker.open().await?, out, &verb).await,
+        Verb::Link(verb) => link::run(&broker.open().await?, out, &verb).await,
         Verb::Listen(verb) => listen::run(&broker.open().await?, out, verb).await,
         Verb::Stop(verb) => stop::run(&broker.open().await?, out, &verb).await,
         Verb::Metrics(verb) => metrics::run(broker, out, &verb).await,

@@ -5,15 +5,16 @@ mod page;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use portreeve_worker::Client;
+use portreeve_worker::address::AddressRow;
 use portreeve_worker::status::{Listener, Status};
+use portreeve_worker::{Client, Error, FaultCode};
 use tokio::signal::unix::SignalKind;
 use tokio::time::interval;
 
 use crate::failure::Failure;
 use crate::open::Broker;
 use crate::output::{self, Output};
-use crate::{listen, watch};
+use crate::{address, listen, watch};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -26,10 +27,10 @@ pub async fn run(broker: &Broker, out: Output, arguments: &Arguments) -> Result<
     if let Some(seconds) = arguments.watch {
         return keep_showing(broker, out, Duration::from_secs(seconds)).await;
     }
-    let (status, listeners) = ask(&broker.open().await?).await?;
+    let state = ask(&broker.open().await?).await?;
     match out.json {
-        true => out.value(&page::value(&status, &listeners))?,
-        false => out.text(page::text(&status, &listeners))?,
+        true => out.value(&page::value(&state))?,
+        false => out.text(page::text(&state))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -45,8 +46,8 @@ async fn keep_showing(broker: &Broker, out: Output, every: Duration) -> Result<E
             () = output::reader_gone() => return Ok(ExitCode::SUCCESS),
         }
         match look(broker, &mut session).await {
-            Ok((status, listeners)) if out.json => out.value(&page::value(&status, &listeners))?,
-            Ok((status, listeners)) => watch::show(&page::text(&status, &listeners))?,
+            Ok(state) if out.json => out.value(&page::value(&state))?,
+            Ok(state) => watch::show(&page::text(&state))?,
             Err(failure) => {
                 session = None;
                 match out.json {
@@ -58,7 +59,7 @@ async fn keep_showing(broker: &Broker, out: Output, every: Duration) -> Result<E
     }
 }
 
-async fn look(broker: &Broker, session: &mut Option<Client>) -> Result<(Status, Vec<Listener>), Failure> {
+async fn look(broker: &Broker, session: &mut Option<Client>) -> Result<State, Failure> {
     let client = match session {
         Some(client) => client,
         None => session.insert(broker.open().await?),
@@ -66,8 +67,30 @@ async fn look(broker: &Broker, session: &mut Option<Client>) -> Result<(Status, 
     ask(client).await
 }
 
-/// The state, with every page of the listeners.
-async fn ask(client: &Client) -> Result<(Status, Vec<Listener>), Failure> {
+/// What is shown.
+struct State {
+    status: Status,
+    listeners: Vec<Listener>,
+    /// Where this user may ask for them, and the broker can have any; and whether a fence ends their leases.
+    addresses: Option<(bool, Vec<AddressRow>)>,
+}
+
+async fn addresses(client: &Client) -> Result<Option<(bool, Vec<AddressRow>)>, Error> {
+    let may = client.welcome().is_some_and(|welcome| {
+        welcome.operations.iter().any(|operation| operation.as_str() == "list-addresses")
+    });
+    if !may {
+        return Ok(None);
+    }
+    match address::all(client).await {
+        Ok(all) => Ok(Some(all)),
+        Err(Error::Fault(fault)) if fault.code == FaultCode::NotRetained => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The state, with every page of the listeners and of the addresses.
+async fn ask(client: &Client) -> Result<State, Failure> {
     let status = client.status(0).await?;
     let mut listeners = status.listeners.to_vec();
     let mut next = status.next;
@@ -77,5 +100,5 @@ async fn ask(client: &Client) -> Result<(Status, Vec<Listener>), Failure> {
         next = page.next;
         listeners.extend(page.listeners.into_vec());
     }
-    Ok((status, listeners))
+    Ok(State { status, listeners, addresses: addresses(client).await? })
 }

@@ -3,13 +3,15 @@
 use std::io;
 
 use caps::Capability;
-use portreeve_worker::status::{Credentials, Listener, Process, Session, Status};
+use portreeve_worker::status::{Credentials, Listener, Process, Session};
 use serde_json::{Value, json};
 
+use super::State;
+use crate::address;
 use crate::output::{Style, render, table};
 
 /// As JSON.
-pub fn value(status: &Status, listeners: &[Listener]) -> Value {
+pub fn value(State { status, listeners, addresses }: &State) -> Value {
     let processes: Vec<_> = status
         .processes
         .iter()
@@ -34,7 +36,7 @@ pub fn value(status: &Status, listeners: &[Listener]) -> Value {
         .collect();
     let quotas: serde_json::Map<_, _> =
         status.quotas.iter().map(|quota| (quota.name.to_string(), quota.most.into())).collect();
-    json!({
+    let mut value = json!({
         "release": status.release.as_str(),
         "uptime_ms": status.uptime_ms,
         "warnings": *status.warnings,
@@ -43,11 +45,16 @@ pub fn value(status: &Status, listeners: &[Listener]) -> Value {
         "sessions": *status.sessions,
         "listeners_held": status.listeners_held,
         "listeners": listeners,
-    })
+    });
+    if let (Some(value), Some((fenced, rows))) = (value.as_object_mut(), addresses) {
+        value.insert("fenced".to_owned(), (*fenced).into());
+        value.insert("addresses".to_owned(), address::values(rows).into());
+    }
+    value
 }
 
 /// For people.
-pub fn text(status: &Status, listeners: &[Listener]) -> String {
+pub fn text(State { status, listeners, addresses }: &State) -> String {
     let seconds = status.uptime_ms / 1000;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     let mut parts = vec![format!(
@@ -65,6 +72,9 @@ pub fn text(status: &Status, listeners: &[Listener]) -> String {
     most.add_rows(quotas);
     parts.push(render(most));
     parts.push(page(listeners, status.listeners_held));
+    if let Some((fenced, rows)) = addresses.as_ref().filter(|(_, rows)| !rows.is_empty()) {
+        parts.push(address::shown(rows, *fenced));
+    }
     parts.join("\n\n")
 }
 

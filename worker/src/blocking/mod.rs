@@ -2,10 +2,13 @@
 //!
 //! Use [`Client::listen_many`] where many listeners are wanted: it costs one round trip.
 
+mod addresses;
+mod events;
+
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 use portreeve_protocol::message::{
@@ -14,6 +17,8 @@ use portreeve_protocol::message::{
 use portreeve_protocol::metrics::{Metrics, MetricsRequest};
 use portreeve_protocol::status::Status;
 use portreeve_protocol::{Endpoint, Fault, List};
+
+pub use events::Events;
 
 use crate::ask;
 use crate::channel::Channel;
@@ -43,8 +48,12 @@ impl std::fmt::Debug for Client {
 }
 
 impl Session {
+    fn exchange(&self) -> MutexGuard<'_, Exchange> {
+        self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn call<O: Request>(&self, request: &O) -> Result<O::Output, Error> {
-        let mut exchange = self.exchange.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut exchange = self.exchange();
         let channel = self.channel.as_fd();
         let id = loop {
             // A blocking send is full only for the kernel's moment.
@@ -139,7 +148,7 @@ impl Client {
 impl Stopper for Client {
     fn stop_dropped(&self, id: ListenerId) {
         let listeners = List::first_of([id]);
-        let mut exchange = self.0.exchange.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut exchange = self.0.exchange();
         // Where the session is over its listeners are too.
         let _ = exchange.tell(self.0.channel.as_fd(), &Stop { listeners });
     }

@@ -1,0 +1,96 @@
+//! Interfaces that a peer may set up, down, or to another MTU, and those that it may not.
+
+use std::path::Path;
+use std::process::Command;
+
+use portreeve_protocol::address::SetLink;
+use portreeve_protocol::{Fault, FaultCode, Text};
+use portreeve_tests::broker::SOCKET;
+use portreeve_tests::{Broker, Peer, binaries, isolated, lan, sample};
+use portreeve_worker::{Channel, blocking};
+
+fn set(peer: &mut Peer, interface: &str, up: Option<bool>, mtu: Option<u32>) -> Result<(bool, u32), Fault> {
+    let interface = Text::new(interface).unwrap();
+    let link = peer.ask(&SetLink { interface: interface.clone(), up, mtu })?.0;
+    assert_eq!(link.interface, interface);
+    Ok((link.up, link.mtu))
+}
+
+#[test]
+fn an_interface_is_set_as_asked_and_told_as_it_is_then() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        let shown = || lan::ip("-o link show dev eth1");
+        assert_eq!(
+            set(&mut peer, "eth1", None, None).unwrap(),
+            (true, 1500),
+            "nothing asked, nothing changed"
+        );
+        assert_eq!(set(&mut peer, "eth1", None, Some(1400)).unwrap(), (true, 1400));
+        assert!(shown().contains("mtu 1400"), "{}", shown());
+        assert_eq!(set(&mut peer, "eth1", Some(false), None).unwrap(), (false, 1400));
+        assert!(!shown().contains(",UP"), "{}", shown());
+        assert_eq!(set(&mut peer, "eth1", Some(true), Some(1500)).unwrap(), (true, 1500));
+        assert!(shown().contains(",UP") && shown().contains("mtu 1500"), "{}", shown());
+    });
+}
+
+#[test]
+fn what_is_not_permitted_or_cannot_be_leaves_the_interface_as_it_was() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        lan::join_again();
+        let more = "broker {
+            permit gone { interface = ( nowhere0 ) }
+            peer 2 { allow = ( link ) permit = ( gone ) }
+        }";
+        let broker = Broker::start(host, &sample::addresses(more));
+        let mut peer = broker.peer();
+        let before = lan::ip("-o link show");
+        for (interface, mtu, code) in [
+            ("eth2", 1400, FaultCode::Denied),
+            ("lo", 1400, FaultCode::Denied),
+            ("", 1400, FaultCode::Denied),
+            ("eth1\n", 1400, FaultCode::Denied),
+            ("nowhere0", 1400, FaultCode::UnknownInterface),
+            ("eth1", 10, FaultCode::Os),
+            ("eth1", u32::MAX, FaultCode::Os),
+        ] {
+            let fault = set(&mut peer, interface, None, Some(mtu)).unwrap_err();
+            assert_eq!(fault.code, code, "{interface:?} {mtu}: {fault}");
+        }
+        let down = |user: u32| {
+            let mut peer = Peer::connect_as(Path::new(SOCKET), user, user).unwrap();
+            peer.hello();
+            set(&mut peer, "eth1", Some(false), None).unwrap_err().code
+        };
+        assert_eq!([down(2), down(65_534)], [FaultCode::Denied, FaultCode::Denied]);
+        assert_eq!(lan::ip("-o link show"), before);
+    });
+}
+
+#[test]
+fn the_command_and_the_blocking_client_set_interfaces() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let _broker = Broker::start(host, &sample::addresses(""));
+        let command = |words: &str| {
+            let mut command = Command::new(host.binary(binaries::CLIENT));
+            let output = command.args(["--socket", SOCKET]).args(words.split(' ')).output().unwrap();
+            (output.status.code(), String::from_utf8(output.stdout).unwrap())
+        };
+        assert_eq!(
+            command("link eth1 mtu 1400"),
+            (Some(0), "eth1 is up, has a carrier, and its MTU is 1400\n".to_owned())
+        );
+        let (code, down) = command("--json link eth1 down");
+        let down: serde_json::Value = serde_json::from_str(&down).unwrap();
+        assert_eq!((code, &down["up"], &down["mtu"]), (Some(0), &false.into(), &1400.into()));
+        assert_eq!(command("link lo down"), (Some(77), String::new()));
+        let client = blocking::Client::open(Channel::connect(Path::new(SOCKET)).unwrap(), "test").unwrap();
+        let link = client.set_link("eth1", Some(true), Some(1500)).unwrap();
+        assert!(link.up && link.mtu == 1500, "{link:?}");
+    });
+}

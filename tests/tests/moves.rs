@@ -1,0 +1,207 @@
+//! Moves of addresses between two interfaces of one host.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use portreeve_protocol::address::{ListAddresses, MoveAddress};
+use portreeve_protocol::{EventCode, FaultCode, Text};
+use portreeve_tests::broker::SOCKET;
+use portreeve_tests::namespaces::run;
+use portreeve_tests::peer::one_address;
+use portreeve_tests::wire::Wire;
+use portreeve_tests::{Broker, Host, Peer, binaries, isolated, lan, sample};
+
+/// A wider block on the second interface: its addresses may be moved there, and back.
+fn configuration(host: &Host) -> Broker {
+    lan::join(&["far"]);
+    lan::join_again();
+    let more = "cluster {
+        topology \"10.1.0.0/16\" { interface = eth2 }
+        topology \"2001:db8::/48\" { interface = eth2 }
+        topology \"10.1.1.99/32\" { interface = nowhere0 }
+    }";
+    Broker::start(host, &sample::addresses(more))
+}
+
+#[test]
+fn an_address_moves_with_its_lease_its_listener_and_its_connections() {
+    isolated(|host| {
+        let broker = configuration(host);
+        let (mut peer, mut watcher) = (broker.peer(), broker.peer());
+        watcher.follow(true);
+        for (address, at) in [("10.1.1.7", "10.1.1.7:25"), ("2001:db8::7", "[2001:db8::7]:25")] {
+            let granted = peer.add_address(address, |add| (add.lease, add.epoch) = (Some(60), 3)).unwrap();
+            assert_eq!(watcher.event().code, EventCode::AddressAdded);
+            let (_, listener) = peer.listen(at).unwrap();
+            let listener = TcpListener::from(listener);
+            let at: SocketAddr = at.parse().unwrap();
+            let connect =
+                || lan::within("far", || TcpStream::connect_timeout(&at, Duration::from_secs(9)).unwrap());
+            let mut before = connect();
+            let (mut served, _) = listener.accept().unwrap();
+
+            assert_eq!(
+                peer.move_address(address, "eth2").unwrap_err().code,
+                FaultCode::Expired,
+                "epoch 0 after 3"
+            );
+            let to = MoveAddress {
+                addresses: one_address(address),
+                interface: Text::new("eth2").unwrap(),
+                epoch: 3,
+                announce: true,
+            };
+            let results = peer.ask(&to).unwrap().0.results;
+            assert!(format!("{results:?}").contains("Done"), "{results:?}");
+            let listed = peer.ask(&ListAddresses { after: None }).unwrap().0.addresses;
+            let lease = &listed
+                .iter()
+                .find(|row| row.lease.address == address.parse::<std::net::IpAddr>().unwrap())
+                .unwrap()
+                .lease;
+            assert_eq!((&*lease.interface, lease.prefix, lease.epoch), ("eth2", granted.prefix, 3));
+            assert!(lease.left_ms <= granted.left_ms && lease.left_ms > 40_000, "{lease:?}");
+            let shown = lan::shown(address).unwrap();
+            assert!(
+                shown.contains("eth2") && shown.contains("valid_lft 60sec") | shown.contains("valid_lft 5"),
+                "{shown}"
+            );
+            assert_eq!(lan::ip("-o addr show").matches(&format!(" {address}/")).count(), 1);
+            let moved = watcher.event();
+            assert_eq!(
+                (moved.code, &*moved.interface, &*moved.detail),
+                (EventCode::AddressMoved, "eth2", "eth1")
+            );
+
+            // The far host has learnt where the address is, and both old and new connections are served.
+            before.write_all(b"x").unwrap();
+            served.read_exact(&mut [0]).unwrap();
+            drop(connect());
+            listener.accept().unwrap();
+            peer.ask(&portreeve_protocol::address::RemoveAddress {
+                addresses: one_address(address),
+                epoch: 3,
+            })
+            .unwrap();
+            assert_eq!(watcher.await_event(EventCode::AddressRemoved).epoch, 3);
+            assert_eq!(lan::shown(address), None);
+        }
+    });
+}
+
+#[test]
+fn a_move_that_may_not_be_or_cannot_be_changes_nothing() {
+    isolated(|host| {
+        let broker = configuration(host);
+        let mut peer = broker.peer();
+        peer.add_address("10.1.1.7", |_| {}).unwrap();
+        peer.add_address("10.1.1.8", |_| {}).unwrap();
+        lan::ip("addr add 10.1.1.8/32 dev eth2");
+        lan::ip("link add eth3 type bridge");
+        let before = lan::addresses();
+        let mut other = Peer::connect_as(Path::new(SOCKET), 65_534, 65_534).unwrap();
+        other.hello();
+        for (address, interface, code) in [
+            ("10.1.1.7", "eth3", FaultCode::Denied),
+            ("10.1.1.7", "lo", FaultCode::Denied),
+            ("10.1.1.7", "", FaultCode::Denied),
+            ("192.0.2.1", "eth2", FaultCode::Denied),
+            ("224.0.0.1", "eth2", FaultCode::Denied),
+            ("10.1.1.9", "eth2", FaultCode::NotFound),
+            ("10.1.1.99", "nowhere0", FaultCode::UnknownInterface),
+            ("10.1.1.8", "eth2", FaultCode::InUse),
+        ] {
+            let fault = peer.move_address(address, interface).unwrap_err();
+            assert_eq!(fault.code, code, "{address} to {interface:?}: {fault}");
+        }
+        assert_eq!(other.move_address("10.1.1.7", "eth2").unwrap_err().code, FaultCode::NotFound);
+        lan::ip("link set eth2 down");
+        let down = peer.move_address("10.1.1.7", "eth2").unwrap_err();
+        assert_eq!((down.code, down.errno), (FaultCode::Os, libc::ENETDOWN.unsigned_abs()));
+        lan::ip("link del eth2");
+        assert_eq!(peer.move_address("10.1.1.7", "eth2").unwrap_err().code, FaultCode::UnknownInterface);
+        let left: Vec<String> = before.into_iter().filter(|line| !line.contains("eth2")).collect();
+        assert_eq!(lan::addresses(), left);
+        peer.renew_address("10.1.1.7").unwrap();
+        assert_eq!(&*peer.move_address("10.1.1.7", "eth1").unwrap().interface, "eth1", "where it is already");
+    });
+}
+
+#[test]
+fn a_thousand_moves_there_and_back_end_where_they_began_and_announce_no_faster_than_allowed() {
+    isolated(|host| {
+        let broker = configuration(host);
+        let mut peer = broker.peer();
+        for address in ["10.1.1.7", "2001:db8::7"] {
+            peer.add_address(address, |add| (add.lease, add.announce) = (Some(600), true)).unwrap();
+        }
+        let (before, descriptors) = (lan::addresses(), broker.census());
+        let rules = || run(Command::new("nft").args(["list", "table", "inet", "portreeve"]), "nftables");
+        let elements = |text: String| text.matches("10.1.1.7").count();
+        let fenced = elements(rules());
+        let mut wire = Wire::at("far");
+        let begin = Instant::now();
+        for round in 0..500 {
+            for interface in ["eth2", "eth1"] {
+                for address in ["10.1.1.7", "2001:db8::7"] {
+                    let moved = peer.move_address(address, interface).unwrap();
+                    assert_eq!(&*moved.interface, interface, "{address} in round {round}");
+                }
+            }
+        }
+        println!("2,000 moves took {:?}", begin.elapsed());
+        assert_eq!(lan::addresses(), before);
+        assert_eq!(elements(rules()), fenced, "the fence is as it was");
+        assert!(
+            !broker.log.lines().iter().any(|line| line.contains("put back")),
+            "nothing was taken for lost"
+        );
+        for address in ["10.1.1.7", "2001:db8::7"] {
+            peer.renew_address(address).unwrap();
+        }
+        broker.await_no_more_than(&descriptors);
+        // Of each interface, as its hardware address tells.
+        let frames = wire.collect(
+            Duration::from_secs(1),
+            |frame| frame.get(6..11) == Some(&[2, 0, 0, 0, 0]),
+            |_| false,
+        );
+        for last in [1, 9] {
+            let own: Vec<Instant> =
+                frames.iter().filter(|frame| frame.bytes[11] == last).map(|frame| frame.at).collect();
+            let second = Duration::from_secs(1);
+            let most = (0..own.len())
+                .map(|at| own[at..].iter().take_while(|end| **end - own[at] < second).count())
+                .max();
+            assert!(most.is_some_and(|most| (1..=500).contains(&most)), "{most:?} frames in a second");
+        }
+    });
+}
+
+#[test]
+fn the_command_moves_and_the_status_shows_where_an_address_is() {
+    isolated(|host| {
+        let broker = configuration(host);
+        broker.peer().add_address("10.1.1.7", |_| {}).unwrap();
+        let mut command = Command::new(host.binary(binaries::CLIENT));
+        command.args(["--socket", SOCKET, "address", "move", "10.1.1.7", "--to", "eth2"]);
+        let moved = run(&mut command, "portreeve");
+        assert!(moved.starts_with("10.1.1.7/32 is on eth2 for "), "{moved}");
+        assert!(lan::shown("10.1.1.7").unwrap().contains("eth2"));
+        let status = |words: &[&str]| {
+            run(
+                Command::new(host.binary(binaries::CLIENT)).args(["--socket", SOCKET]).args(words),
+                "portreeve",
+            )
+        };
+        let shown = status(&["status"]);
+        let row = shown.lines().find(|line| line.starts_with("10.1.1.7/32")).unwrap();
+        assert!(row.contains("eth2") && row.contains("user 0"), "{row}");
+        let value: serde_json::Value = serde_json::from_str(&status(&["status", "--json"])).unwrap();
+        assert_eq!(value["addresses"][0]["address"], "10.1.1.7");
+        assert!(row.ends_with(if value["fenced"] == true { " fenced" } else { "not fenced" }), "{row}");
+    });
+}
