@@ -46,6 +46,8 @@ type Sees = Box<dyn Fn(&Told) -> bool>;
 
 /// Who wants to know what happens.
 pub struct Subscriber {
+    /// Whose addresses its own are.
+    holder: Holder,
     sees: Sees,
     queue: RefCell<Queue<Rc<Told>>>,
     more: Notify,
@@ -84,14 +86,16 @@ pub struct Events {
 }
 
 impl Events {
-    /// Tells that something happened; number and time are given here.
-    pub fn tell(&self, concern: Concern, mut event: Event) {
+    /// Tells that something happened; number and time are given here. Says whether a holder whom it concerns hears of it.
+    pub fn tell(&self, concern: Concern, mut event: Event) -> bool {
         event.number = self.last.get() + 1;
         self.last.set(event.number);
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         event.time_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
         let told = Rc::new(Told { event, concern });
+        let mut heard = false;
         for subscriber in self.subscribers.borrow().values().filter(|one| (one.sees)(&told)) {
+            heard |= matches!(&told.concern, Concern::Holder(holder) if *holder == subscriber.holder);
             subscriber.queue.borrow_mut().push(told.clone(), 1);
             subscriber.more.notify_one();
         }
@@ -100,6 +104,7 @@ impl Events {
             recent.pop_front();
         }
         recent.push_back(told);
+        heard
     }
 
     /// As metrics tell it.
@@ -113,10 +118,10 @@ impl Events {
     }
 
     /// Begins to tell a session what happens. What an earlier subscription of its has not told yet is not lost.
-    pub fn subscribe(&self, session: u64, sees: Sees) -> Rc<Subscriber> {
+    pub fn subscribe(&self, session: u64, holder: Holder, sees: Sees) -> Rc<Subscriber> {
         let queue = self.forget(session).unwrap_or_else(|| Queue::new(WAITING)).into();
         let (more, over, lost) = (Notify::new(), Cell::new(false), self.lost.clone());
-        let subscriber = Rc::new(Subscriber { sees, queue, more, over, lost });
+        let subscriber = Rc::new(Subscriber { holder, sees, queue, more, over, lost });
         self.subscribers.borrow_mut().insert(session, subscriber.clone());
         subscriber
     }

@@ -109,12 +109,16 @@ pub enum EventCode {
     ReloadFailed,
     /// Another broker took over from the one before, with everything that it had.
     TakenOver,
+    /// A listener started, because its address was added; `detail` is where it listens and `count` its number.
+    ListenerStarted,
+    /// A listener stops now, because its address goes; `detail` and `count` as before.
+    ListenerStopping,
     /// An event of a later version.
     Other(u16),
 }
 
 /// The codes and the words that stand for them in JSON and tables; one row is one event.
-const CODES: [(u16, EventCode, &str); 18] = [
+const CODES: [(u16, EventCode, &str); 20] = [
     (1, EventCode::Gap, "gap"),
     (2, EventCode::AddressAdded, "address-added"),
     (3, EventCode::AddressRemoved, "address-removed"),
@@ -133,6 +137,8 @@ const CODES: [(u16, EventCode, &str); 18] = [
     (16, EventCode::Reloaded, "reloaded"),
     (17, EventCode::ReloadFailed, "reload-failed"),
     (18, EventCode::TakenOver, "taken-over"),
+    (19, EventCode::ListenerStarted, "listener-started"),
+    (20, EventCode::ListenerStopping, "listener-stopping"),
 ];
 
 impl From<u16> for EventCode {

@@ -59,9 +59,12 @@ fn what_happens_to_an_address_is_told_in_order_and_remembered() {
         assert_eq!(watcher.event().code, EventCode::AddressRestored);
         owner.add_address("10.1.1.8", |add| add.lease = Some(3)).unwrap();
         assert_eq!(watcher.event().code, EventCode::AddressAdded);
+        let leaving = watcher.event();
+        assert_eq!((leaving.code, leaving.count <= 1_000), (EventCode::AddressLeaving, true));
         let expired = watcher.event();
         assert_eq!((expired.code, expired.address), (EventCode::AddressExpired, "10.1.1.8".parse().ok()));
         broker.peer().ask(&RemoveAddress { addresses: one_address("10.1.1.7"), epoch: 4 }).unwrap();
+        assert_eq!(watcher.event().code, EventCode::AddressLeaving);
         assert_eq!(watcher.event().code, EventCode::AddressRemoved);
         let remembered = broker.peer().ask(&Subscribe { follow: false, all: true }).unwrap().0;
         assert!(remembered.all);
@@ -70,12 +73,14 @@ fn what_happens_to_an_address_is_told_in_order_and_remembered() {
             "address-lost 10.1.1.7 eth1",
             "address-restored 10.1.1.7 eth1",
             "address-added 10.1.1.8 eth1",
+            "address-leaving 10.1.1.8 eth1",
             "address-expired 10.1.1.8 eth1",
+            "address-leaving 10.1.1.7 eth1",
             "address-removed 10.1.1.7 eth1",
         ];
         assert_eq!(words(&remembered.recent), expected);
         let numbers: Vec<u64> = remembered.recent.iter().map(|event| event.number).collect();
-        assert_eq!(numbers, [1, 2, 3, 4, 5, 6]);
+        assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8]);
         assert!(remembered.recent.windows(2).all(|pair| pair[0].time_ms <= pair[1].time_ms));
         drop((watcher, owner));
         broker.await_no_more_than(&descriptors);

@@ -137,6 +137,7 @@ impl Addresses {
             holder: how.holder,
             lifetime: how.lifetime,
             deadline: None,
+            warned: false,
             epoch: how.epoch,
             follows: asked.follows,
             state: State::Adding,

@@ -29,6 +29,11 @@ impl BootTime {
         Self(self.0.saturating_add(time))
     }
 
+    /// The time so much earlier.
+    pub fn before(self, time: Duration) -> Self {
+        Self(self.0.saturating_sub(time))
+    }
+
     /// How long until then; zero when that is past.
     pub fn until(self, then: Self) -> Duration {
         then.0.saturating_sub(self.0)

@@ -67,16 +67,14 @@ impl Addresses {
             holder: told.user.map_or(Holder::Worker, Holder::User),
             lifetime: told.lifetime,
             deadline: told.deadline.map(BootTime::of),
+            warned: false,
             epoch: told.epoch,
             follows: told.follows,
             state,
             series: 0,
             put_back: VecDeque::new(),
         };
-        let mut table = self.table.borrow_mut();
-        table.followers.enter(told.follows, told.address);
-        table.leases.insert(told.address, lease);
-        drop(table);
+        self.table.borrow_mut().insert(lease);
         if told.announced {
             self.go_on_announcing(told.address);
         }

@@ -12,6 +12,7 @@ use tokio::net::UnixDatagram;
 use tokio::time::{Instant, sleep_until};
 
 use super::boot_time::BootTime;
+use super::notice::NOTICE;
 use super::{Addresses, Listeners};
 
 /// The longest sleep: the clock of leases goes on while the host sleeps, and the timer's does not.
@@ -73,7 +74,8 @@ impl Addresses {
     /// Does what is due, and tells when to look again.
     fn turn(&self) -> Instant {
         let now = self.end_leases();
-        let end = self.table.borrow().next_end().map_or(AT_MOST, |end| now.until(end).min(AT_MOST));
+        self.tell_of_ends(now);
+        let end = self.table.borrow().next_due(NOTICE).map_or(AT_MOST, |end| now.until(end).min(AT_MOST));
         let end = Instant::now() + end;
         self.announce_due().map_or(end, |due| end.min(due.into()))
     }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portreeve_protocol::{Fault, FaultCode, Text, address};
 
@@ -60,6 +60,8 @@ pub struct Lease {
     pub lifetime: Lifetime,
     /// When it ends.
     pub deadline: Option<BootTime>,
+    /// Whether its holder was told that it ends soon.
+    pub warned: bool,
     /// The number of this ownership.
     pub epoch: u64,
     /// The address that it came with and goes with.
@@ -106,7 +108,7 @@ impl Lease {
 /// All leases.
 #[derive(Debug, Default)]
 pub struct Table {
-    pub(super) leases: BTreeMap<IpAddr, Lease>,
+    leases: BTreeMap<IpAddr, Lease>,
     /// The newest epoch of addresses that are gone, and whether their lease ran out.
     pub(super) past: HashMap<IpAddr, (u64, bool)>,
     pub(super) followers: Followers,
@@ -138,10 +140,16 @@ impl Table {
             return Err(Fault::new(FaultCode::Quota, &message)
                 .remedy("remove some, or raise max_addresses in the broker scope"));
         }
-        self.counts.insert(lease.holder, held + 1);
+        self.insert(lease);
+        Ok(())
+    }
+
+    /// Enters an address that nobody has, whatever speaks against it.
+    pub fn insert(&mut self, lease: Lease) {
+        let address = lease.place.address;
+        *self.counts.entry(lease.holder).or_default() += 1;
         self.followers.enter(lease.follows, address);
         self.leases.insert(address, lease);
-        Ok(())
     }
 
     /// Refuses what an older owner asks, and remembers the newer one.
@@ -216,10 +224,26 @@ impl Table {
         over.map(|lease| lease.place.address).collect()
     }
 
+    /// Those that end within this time and whose holder does not know it yet.
+    pub fn ending(&mut self, now: BootTime, within: Duration) -> impl Iterator<Item = &mut Lease> {
+        let unwarned = self.leases.values_mut().filter(|lease| lease.state != State::Adding && !lease.warned);
+        unwarned.filter(move |lease| lease.deadline.is_some_and(|deadline| now.until(deadline) <= within))
+    }
+
     /// When the next one ends.
     pub fn next_end(&self) -> Option<BootTime> {
         let added = self.leases.values().filter(|lease| lease.state != State::Adding);
         added.filter_map(|lease| lease.deadline).min()
+    }
+
+    /// When the next one ends, or its holder has to be told of that, so long before.
+    pub fn next_due(&self, before: Duration) -> Option<BootTime> {
+        let added = self.leases.values().filter(|lease| lease.state != State::Adding);
+        let due = |lease: &Lease| match lease.warned {
+            true => lease.deadline,
+            false => lease.deadline.map(|deadline| deadline.before(before)),
+        };
+        added.filter_map(due).min()
     }
 
     /// Those that somebody took away.

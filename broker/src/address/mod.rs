@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod lease;
 mod move_to;
 mod nft;
+mod notice;
 pub mod packet;
 mod probe;
 mod remove;

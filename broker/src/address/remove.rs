@@ -79,7 +79,7 @@ impl Addresses {
     }
 
     /// Lets packets of addresses that are surely gone pass again.
-    fn let_go<'r>(&self, removed: impl Iterator<Item = &'r Removed>) {
+    pub(super) fn let_go<'r>(&self, removed: impl Iterator<Item = &'r Removed>) {
         let mut gone = Vec::new();
         for Removed { address, verified } in removed {
             match verified {

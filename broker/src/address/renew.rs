@@ -83,6 +83,7 @@ impl Addresses {
                 (Ok(()), Some(lease)) => {
                     self.counts.renewals.up();
                     lease.lifetime = lifetime;
+                    lease.warned = false;
                     lease.deadline = lifetime.map(|seconds| now.after(Duration::from_secs(seconds.into())));
                     Ok(lease.told(now))
                 }

@@ -101,10 +101,10 @@ impl Registry {
         endpoint: &Endpoint,
         settings: &SocketOptions,
         name: &str,
-    ) -> Result<(), Fault> {
+    ) -> Result<Option<ListenerId>, Fault> {
         let there = self.by_endpoint.get(endpoint).and_then(|id| self.entries.get(id));
         match there.map(|entry| entry.owner) {
-            Some(Owner::Worker) => return Ok(()),
+            Some(Owner::Worker) => return Ok(None),
             Some(owner) => return Err(in_use(endpoint, owner)),
             None => self.room()?,
         }
@@ -113,7 +113,7 @@ impl Registry {
             .map_err(|error| self.name_owner(error, endpoint))?;
         let id = self.insert(endpoint.clone(), &options, bound, Owner::Worker, Some(name.into()));
         self.entries.get_mut(&id).into_iter().for_each(|entry| entry.moves = true);
-        Ok(())
+        Ok(Some(id))
     }
 
     /// Refuses where there is no room for another.

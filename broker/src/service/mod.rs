@@ -96,6 +96,9 @@ impl Service {
             never = self.notifier.keep_alive() => match never {},
             never = log::look_after() => match never {},
         };
+        if let Some(addresses) = &broker.addresses {
+            addresses.give_notice(&addresses.all()).await;
+        }
         broker.stop_everything();
         ended
     }

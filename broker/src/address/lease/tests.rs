@@ -13,6 +13,7 @@ fn lease(epoch: u64, deadline: BootTime) -> Lease {
         holder: Holder::Worker,
         lifetime: Some(3),
         deadline: Some(deadline),
+        warned: false,
         epoch,
         follows: None,
         state: State::Held,

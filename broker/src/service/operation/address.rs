@@ -1,4 +1,4 @@
-//! Add, renew, remove, announce, list: policy permits each address and says where it goes; the rest is the addresses'.
+//! Add, renew, announce, list: policy permits each address and says where it goes; the rest is the addresses'.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use portreeve_protocol::address::{
     ADDRESS_PAGE, AddAddress, AddressPage, AddressRow, Announce, Leases, ListAddresses, MAX_ADDRESSES,
-    RemoveAddress, Removed, RemovedMany, RenewAddress,
+    RenewAddress,
 };
 use portreeve_protocol::message::{Operation, Outcome};
 use portreeve_protocol::{Fault, FaultCode, List, Text};
@@ -65,16 +65,6 @@ impl Arguments for RenewAddress {
     }
 }
 
-impl Arguments for RemoveAddress {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        words(out, &self.addresses, self.epoch)
-    }
-
-    fn count(reply: &RemovedMany, count: impl Fn(Option<FaultCode>)) {
-        each(&reply.results, count);
-    }
-}
-
 impl Arguments for Announce {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         words(out, &self.addresses, self.epoch)
@@ -128,32 +118,6 @@ pub fn announce(broker: &Broker, session: &Session, request: &Announce) -> Resul
     let asked = all_permitted(broker, session, &request.addresses, None)?;
     let outcomes = of(broker)?.announce_again(&asked, Some(session.holder()), request.epoch);
     Ok(Done::new(Leases { results: results(session, request, outcomes) }))
-}
-
-pub fn remove(
-    broker: &Broker,
-    session: &Session,
-    request: &RemoveAddress,
-) -> Result<Done<RemovedMany>, Fault> {
-    let addresses = of(broker)?;
-    // Root may remove what is not its own: it is the operator.
-    let who = if session.is_root() { None } else { Some(session.holder()) };
-    let may = |address: IpAddr| addresses.may_remove(address, who, request.epoch).map(|()| address);
-    let allowed = request.addresses.iter().map(|address| match addresses.leader(*address) {
-        Some(leader) => Err(goes_with(*address, leader)),
-        None => may(*address),
-    });
-    let allowed = with_followers(allowed.collect(), |address| addresses.followers(*address))?;
-    let mut going: Vec<IpAddr> = allowed.iter().filter_map(|address| address.clone().ok()).collect();
-    going.sort_unstable();
-    going.dedup();
-    let mut gone = going.iter().copied().zip(addresses.remove(&going, false));
-    let gone: std::collections::HashMap<IpAddr, Result<Removed, Fault>> = gone.by_ref().collect();
-    let outcomes = allowed.into_iter().map(|address| {
-        let address = address?;
-        gone.get(&address).cloned().unwrap_or_else(|| Err(Fault::new(FaultCode::NotFound, "it is gone")))
-    });
-    Ok(Done::new(RemovedMany { results: results(session, request, outcomes.collect()) }))
 }
 
 pub fn list(broker: &Broker, _: &Session, request: &ListAddresses) -> Result<Done<AddressPage>, Fault> {
@@ -221,7 +185,7 @@ fn asked_for(policy: &Policy, address: IpAddr, follows: Option<IpAddr>) -> Optio
 }
 
 /// What is asked for and, after that, what follows it.
-fn with_followers<T>(
+pub(super) fn with_followers<T>(
     mut asked: Vec<Result<T, Fault>>,
     followers: impl Fn(&T) -> Vec<T>,
 ) -> Result<Vec<Result<T, Fault>>, Fault> {
@@ -234,11 +198,6 @@ fn with_followers<T>(
     }
     asked.extend(more.into_iter().map(Ok));
     Ok(asked)
-}
-
-fn goes_with(address: IpAddr, leader: IpAddr) -> Fault {
-    Fault::new(FaultCode::Denied, &format!("{address} follows {leader} and does not go by itself"))
-        .remedy(&format!("remove {leader}: what follows it goes along"))
 }
 
 /// A permit that a reload took away is needed for whatever keeps an address.

@@ -9,6 +9,7 @@ mod listen;
 mod metrics;
 mod move_address;
 mod ping;
+mod remove_address;
 mod status;
 mod stop;
 mod subscribe;
@@ -70,7 +71,7 @@ pub fn carry_out(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<
         StatusRequest::KIND => run(broker, session, received, status::status),
         AddAddress::KIND => run_later(broker, session, received, address::add),
         RenewAddress::KIND => run(broker, session, received, address::renew),
-        RemoveAddress::KIND => run(broker, session, received, address::remove),
+        RemoveAddress::KIND => run_later(broker, session, received, remove_address::remove),
         Announce::KIND => run(broker, session, received, address::announce),
         ListAddresses::KIND => run(broker, session, received, address::list),
         SetLink::KIND => run(broker, session, received, link::set_link),

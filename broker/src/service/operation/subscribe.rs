@@ -32,7 +32,7 @@ pub async fn subscribe(
             (Some(broker), Some(session)) => subscription::sees(&broker, &session, wants_all, told),
             _ => false,
         };
-        let subscriber = broker.events.subscribe(session.number, Box::new(sees));
+        let subscriber = broker.events.subscribe(session.number, session.holder(), Box::new(sees));
         tokio::task::spawn_local(subscription::serve(broker, session, subscriber));
     } else {
         broker.events.forget(session.number);

@@ -1,0 +1,95 @@
+//! Notice: whoever holds an address that is about to go is told first, and has a moment to let go of it; and afterwards
+//! it is looked for until it is gone.
+//!
+//! Promises: nobody is waited for who does not listen, and nobody for longer than [`NOTICE`].
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use portreeve_protocol::address::Removed;
+use portreeve_protocol::{Event, EventCode, Fault};
+use tokio::time::{Instant, sleep};
+
+use super::Addresses;
+use super::boot_time::BootTime;
+use super::lease::Lease;
+use crate::events::Concern;
+
+/// How long before an address goes its holder is told.
+pub const NOTICE: Duration = Duration::from_secs(1);
+/// How long an address is looked for that should be gone.
+const LOOKING: Duration = Duration::from_secs(2);
+/// How often.
+const LOOK: Duration = Duration::from_millis(50);
+
+impl Addresses {
+    /// Tells who holds these addresses that they go, and waits until those who heard it have let go.
+    pub async fn give_notice(&self, addresses: &[IpAddr]) {
+        let tell = |address: &&IpAddr| {
+            let table = self.table.borrow();
+            table.get(**address).is_some_and(|lease| self.tell_leaving(lease, NOTICE))
+        };
+        let heard: Vec<IpAddr> = addresses.iter().filter(tell).copied().collect();
+        let end = Instant::now() + NOTICE;
+        while Instant::now() < end && heard.iter().any(|address| self.table.borrow().get(*address).is_some())
+        {
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Tells the holders of addresses whose lease is about to end, once for each.
+    pub(super) fn tell_of_ends(&self, now: BootTime) {
+        for lease in self.table.borrow_mut().ending(now, NOTICE) {
+            lease.warned = true;
+            let left = lease.deadline.map_or(NOTICE, |deadline| now.until(deadline));
+            self.tell_leaving(lease, left);
+        }
+    }
+
+    fn tell_leaving(&self, lease: &Lease, left: Duration) -> bool {
+        let event = Event {
+            code: EventCode::AddressLeaving,
+            address: Some(lease.place.address),
+            interface: lease.interface.clone(),
+            index: lease.place.index,
+            epoch: lease.epoch,
+            count: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+            ..Event::default()
+        };
+        self.events.tell(Concern::Holder(lease.holder), event)
+    }
+
+    /// Everything that the broker has put on interfaces.
+    pub fn all(&self) -> Vec<IpAddr> {
+        self.table.borrow().iter().map(|lease| lease.place.address).collect()
+    }
+
+    /// Whose an address is.
+    pub fn holder(&self, address: IpAddr) -> Option<super::Holder> {
+        self.table.borrow().get(address).map(|lease| lease.holder)
+    }
+
+    /// Looks for addresses that were removed and are here still, until they are gone or it has taken too long: one that
+    /// another program put elsewhere stays silent then.
+    pub async fn see_gone(&self, removed: &mut HashMap<IpAddr, Result<Removed, Fault>>) {
+        let end = Instant::now() + LOOKING;
+        loop {
+            let doubtful: Vec<IpAddr> =
+                removed.values().flatten().filter(|one| !one.verified).map(|one| one.address).collect();
+            if doubtful.is_empty() || Instant::now() >= end {
+                return;
+            }
+            sleep(LOOK).await;
+            let local = self.are_local(&doubtful);
+            let gone: Vec<Removed> = doubtful
+                .into_iter()
+                .filter(|address| matches!(local.get(address), Some(Ok(false))))
+                .filter(|address| self.table.borrow().get(*address).is_none())
+                .map(|address| Removed { address, verified: true })
+                .collect();
+            self.let_go(gone.iter());
+            removed.extend(gone.into_iter().map(|one| (one.address, Ok(one))));
+        }
+    }
+}
