@@ -1,6 +1,6 @@
 //! Addresses: put on an interface for as long as their lease lasts, and nothing else of the host touched.
 
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -237,6 +237,32 @@ fn removing_an_address_resets_its_connections_and_stops_its_listeners() {
             let end = client.read(&mut [0]).unwrap_err();
             assert_eq!(end.kind(), ErrorKind::ConnectionReset, "{address}");
             assert!(census::listening().is_empty(), "{address}");
+        }
+    });
+}
+
+#[test]
+fn connections_of_sockets_of_either_family_are_reset_and_those_of_other_addresses_go_on() {
+    isolated(|host| {
+        lan::join(&["far", "rival", "third"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        peer.add_address("10.1.1.7", |_| {}).unwrap();
+        // An IPv6 socket, at which IPv4 arrives under its mapped form.
+        let listener = TcpListener::bind("[::]:2525").unwrap();
+        let connect = |at: &str| {
+            let at: SocketAddr = at.parse().unwrap();
+            let client = lan::within("far", || TcpStream::connect_timeout(&at, AT_ONCE).unwrap());
+            client.set_read_timeout(Some(AT_ONCE)).unwrap();
+            (client, listener.accept().unwrap().0)
+        };
+        let (mut going, _served) = connect("10.1.1.7:2525");
+        let others = [connect("10.1.1.1:2525"), connect("[2001:db8::1]:2525")];
+        assert!(peer.remove_address("10.1.1.7").unwrap().verified);
+        assert_eq!(going.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        for (mut client, mut served) in others {
+            served.write_all(b"2").unwrap();
+            client.read_exact(&mut [0]).unwrap();
         }
     });
 }

@@ -1,7 +1,8 @@
 //! Ending the connections of an address: each peer sees a reset while the address is still there to send it from.
 //!
 //! Promises: TCP sockets whose own address is this one are destroyed, listeners excepted; no other socket is touched.
-//! Touches the host's sockets, for which it needs CAP_NET_ADMIN. Source: sock_diag(7), SOCK_DESTROY of Linux 4.5.
+//! Touches the host's sockets, for which it needs CAP_NET_ADMIN. Sources: sock_diag(7), SOCK_DESTROY of Linux 4.5, and
+//! include/uapi/linux/inet_diag.h of the kernel.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,7 +12,7 @@ use nix::errno::Errno;
 
 use crate::link::Netlink;
 
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const TCPDIAG_GETSOCK: u16 = 18;
 const SOCK_DESTROY: u16 = 21;
 const TCP: u8 = 6;
 /// Every state but TCP_LISTEN, a bit each: see include/net/tcp_states.h.
@@ -21,7 +22,23 @@ const ID: usize = 48;
 const ID_IN_ANSWER: usize = 4;
 const SOURCE: std::ops::Range<usize> = 4..20;
 
-/// struct inet_diag_req_v2.
+/// struct inet_diag_req, of every connection. The older question, because it is of both families: each answer takes the
+/// kernel a walk through a table that is sized by the host's memory, for milliseconds.
+struct Everything;
+
+impl Emitable for Everything {
+    fn buffer_len(&self) -> usize {
+        4 + ID + 8
+    }
+
+    fn emit(&self, buffer: &mut [u8]) {
+        buffer.fill(0);
+        let states = buffer.get_mut(4 + ID..).and_then(<[u8]>::first_chunk_mut);
+        states.into_iter().for_each(|states| *states = CONNECTED.to_ne_bytes());
+    }
+}
+
+/// struct inet_diag_req_v2, of one connection.
 struct Request {
     family: u8,
     id: [u8; ID],
@@ -44,18 +61,8 @@ impl Emitable for Request {
 /// # Errors
 /// The kernel could not be asked; EOPNOTSUPP where it was built without CONFIG_INET_DIAG_DESTROY.
 pub fn end(netlink: &Netlink, addresses: &[IpAddr]) -> Result<usize, Errno> {
-    let mut found = Vec::new();
     let theirs: HashSet<IpAddr> = addresses.iter().copied().collect();
-    let any = |ipv4: bool| addresses.iter().any(|address| address.is_ipv4() == ipv4);
-    // An IPv6 socket may talk IPv4, under its mapped form.
-    for (family, wanted) in [(libc::AF_INET, any(true)), (libc::AF_INET6, !addresses.is_empty())] {
-        let family = u8::try_from(family).unwrap_or_default();
-        if wanted {
-            let everything = Request { family, id: [0; ID] };
-            let take = |_, body: &[u8]| owned(body, &theirs).map(|id| Request { family, id });
-            found.extend(netlink.dump(SOCK_DIAG_BY_FAMILY, &everything, take)?);
-        }
-    }
+    let found = netlink.dump(TCPDIAG_GETSOCK, &Everything, |_, body| owned(body, &theirs))?;
     let outcomes = netlink.act_all(SOCK_DESTROY, 0, &found);
     let outcomes = outcomes.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EPROTO)))?;
     // One that ended by itself meanwhile is as good.
@@ -65,14 +72,15 @@ pub fn end(netlink: &Netlink, addresses: &[IpAddr]) -> Result<usize, Errno> {
     Ok(found.len())
 }
 
-/// The identity of a socket, where its own address is one of these.
-fn owned(body: &[u8], addresses: &HashSet<IpAddr>) -> Option<[u8; ID]> {
-    let family = i32::from(*body.first()?);
+/// A socket, where its own address is one of these.
+fn owned(body: &[u8], addresses: &HashSet<IpAddr>) -> Option<Request> {
+    let family = *body.first()?;
     let id: [u8; ID] = *body.get(ID_IN_ANSWER..)?.first_chunk()?;
     let source: [u8; 16] = *id.get(SOURCE)?.first_chunk()?;
-    let source = match family {
+    let source = match i32::from(family) {
         libc::AF_INET => IpAddr::from(*source.first_chunk::<4>()?),
+        // An IPv6 socket may talk IPv4, under its mapped form.
         _ => Ipv6Addr::from(source).to_canonical(),
     };
-    addresses.contains(&source).then_some(id)
+    addresses.contains(&source).then_some(Request { family, id })
 }
