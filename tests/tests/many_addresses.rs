@@ -98,6 +98,45 @@ fn as_many_addresses_as_the_broker_holds_are_added_renewed_listed_and_removed() 
     });
 }
 
+/// Takes more than a minute: `cargo test --release -p portreeve-tests --test many_addresses -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn a_minute_of_as_many_addresses_as_the_broker_holds() {
+    isolated(|host| {
+        lan::join(&["far", "rival", "third"]);
+        let broker = Broker::start_quietly(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        let memory = || process::status_field(broker.pid(), "VmRSS");
+        println!("no addresses: VmRSS {}", memory());
+        let all = addresses(0, MOST);
+        timed("add", &all, |some| _ = done(add(&mut peer, some).unwrap()));
+        println!("{MOST} addresses: VmRSS {}", memory());
+        // The default lease of 10 s is renewed at each fifth of it.
+        let every = Duration::from_secs(2);
+        let (began, ticks) = (Instant::now(), cpu(broker.pid()));
+        let mut sweeps = Vec::new();
+        while began.elapsed() < Duration::from_secs(60) {
+            let sweep = Instant::now();
+            for some in all.chunks(MAX_ADDRESSES) {
+                let addresses = List::new(some.to_vec()).unwrap();
+                let renew = RenewAddress { addresses, lease: Some(10), epoch: 0 };
+                _ = done(peer.ask(&renew).unwrap().0);
+            }
+            sweeps.push(sweep.elapsed());
+            std::thread::sleep(every.saturating_sub(sweep.elapsed()));
+        }
+        let share = (cpu(broker.pid()) - ticks) as f64 / began.elapsed().as_secs_f64();
+        sweeps.sort_unstable();
+        println!(
+            "{} renewals of all: {:?} in the median, {:?} at most; the broker took {share:.1} % of a processor; VmRSS {}",
+            sweeps.len(),
+            sweeps[sweeps.len() / 2],
+            sweeps[sweeps.len() - 1],
+            memory()
+        );
+    });
+}
+
 #[test]
 fn news_that_were_lost_are_made_up_for() {
     isolated(|host| {

@@ -141,7 +141,7 @@ fn measure(host: &Host, blows: &[Blow], run: usize) -> Vec<Measured> {
                 *last - (granted + LEASE)
             );
             assert!(*last > asked + LEASE / 3, "{address} fell silent early: {blow:?}");
-            let lasted = last.duration_since(asked).as_secs_f64() - LEASE.as_secs_f64();
+            let lasted = last.duration_since(granted).as_secs_f64() - LEASE.as_secs_f64();
             measured.push(Measured { blow, ipv4: address.is_ipv4(), late: lasted * 1000.0 });
         }
     }
