@@ -12,58 +12,93 @@ use serde_json::{Value, json};
 
 use crate::{Host, binaries, namespaces};
 
-/// What one case may take, and how many rounds are enough.
+/// What one case may take, and how many rounds are enough; and what it may take where only that it works is of interest.
 const BUDGET: Duration = Duration::from_secs(8);
 const ROUNDS: usize = 150;
+const QUICK: Duration = Duration::from_millis(200);
 const INSIDE: &str = "--inside";
+const INSIDE_QUICKLY: &str = "--inside-quickly";
 
 /// Something to measure: a closure that does all units of a round.
 pub struct Contender<'a> {
     name: &'static str,
     run: Box<dyn FnMut() + 'a>,
+    after: Box<dyn FnMut() + 'a>,
 }
 
 impl<'a> Contender<'a> {
     /// `name` is `ours`, or the floor's.
     pub fn new(name: &'static str, run: impl FnMut() + 'a) -> Self {
-        Self { name, run: Box::new(run) }
+        Self { name, run: Box::new(run), after: Box::new(|| ()) }
+    }
+
+    /// What is to be done after each round, when the clock does not run.
+    pub fn then(self, after: impl FnMut() + 'a) -> Self {
+        Self { after: Box::new(after), ..self }
     }
 }
 
-/// One case beside one floor.
+/// One figure, beside a floor where there is one.
 struct Figure {
     case: String,
-    ours_ns: f64,
-    floor_ns: f64,
-    floor: String,
+    /// `ns`, `ms` or `kB`.
+    unit: String,
+    ours: f64,
+    floor: Option<(String, f64)>,
 }
 
 impl Figure {
     fn to_json(&self) -> Value {
-        json!({
-            "case": self.case,
-            "ours_ns": self.ours_ns,
-            "floor_ns": self.floor_ns,
-            "floor": self.floor,
-            "ratio": self.ours_ns / self.floor_ns,
-        })
+        let mut value = json!({ "case": self.case, "unit": self.unit, "ours": self.ours });
+        if let Some((name, floor)) = &self.floor {
+            value["floor"] = json!(name);
+            value["floor_value"] = json!(floor);
+            value["ratio"] = json!(self.ours / floor);
+        }
+        value
     }
 
     fn from_json(value: &Value) -> Option<Self> {
-        Some(Self {
-            case: value.get("case")?.as_str()?.to_owned(),
-            ours_ns: value.get("ours_ns")?.as_f64()?,
-            floor_ns: value.get("floor_ns")?.as_f64()?,
-            floor: value.get("floor")?.as_str()?.to_owned(),
-        })
+        let text = |key| Some(value.get(key)?.as_str()?.to_owned());
+        let number = |key| value.get(key)?.as_f64();
+        let floor = text("floor").zip(number("floor_value"));
+        Some(Self { case: text("case")?, unit: text("unit")?, ours: number("ours")?, floor })
     }
+
+    fn is_of(&self, other: &Self) -> bool {
+        let floor = |figure: &Self| figure.floor.as_ref().map(|(name, _)| name.clone());
+        self.case == other.case && floor(self) == floor(other)
+    }
+}
+
+/// Prints one figure that has no floor, for [`main`] to collect. `unit` is `ms` or `kB`.
+pub fn report(case: &str, unit: &str, ours: f64) {
+    println!("{}", Figure { case: case.to_owned(), unit: unit.to_owned(), ours, floor: None }.to_json());
+}
+
+/// Whether the cases asked for, if any were, are those whose names begin so.
+pub fn is_wanted(case: &str) -> bool {
+    std::env::args().nth(2).is_none_or(|only| case.starts_with(&only))
+}
+
+/// The median of what was measured several times.
+pub fn median(samples: &mut [f64]) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples[samples.len() / 2]
 }
 
 /// Measures one case, `ours` first among the contenders, and prints its figures for [`main`] to collect.
 pub fn measure(case: &str, units: usize, mut contenders: Vec<Contender<'_>>) {
+    if !is_wanted(case) {
+        return;
+    }
     let mut samples = vec![Vec::with_capacity(ROUNDS); contenders.len()];
-    contenders.iter_mut().for_each(|one| (one.run)());
-    let end = Instant::now() + BUDGET;
+    for one in &mut contenders {
+        (one.run)();
+        (one.after)();
+    }
+    let budget = if std::env::args().any(|argument| argument == INSIDE_QUICKLY) { QUICK } else { BUDGET };
+    let end = Instant::now() + budget;
     for round in 0..ROUNDS {
         // Each begins as often as any other, so that none always runs on the caches of the same one.
         for turn in 0..contenders.len() {
@@ -71,6 +106,7 @@ pub fn measure(case: &str, units: usize, mut contenders: Vec<Contender<'_>>) {
             let start = Instant::now();
             (contenders[index].run)();
             samples[index].push(start.elapsed().as_nanos() as f64 / units as f64);
+            (contenders[index].after)();
         }
         if Instant::now() > end {
             break;
@@ -80,39 +116,40 @@ pub fn measure(case: &str, units: usize, mut contenders: Vec<Contender<'_>>) {
     for (floor, floor_ns) in contenders.iter().zip(&medians).skip(1) {
         let figure = Figure {
             case: case.to_owned(),
-            ours_ns: medians[0].round(),
-            floor_ns: floor_ns.round(),
-            floor: floor.name.to_owned(),
+            unit: "ns".to_owned(),
+            ours: medians[0].round(),
+            floor: Some((floor.name.to_owned(), floor_ns.round())),
         };
         println!("{}", figure.to_json());
     }
 }
 
-fn median(samples: &mut [f64]) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    samples[samples.len() / 2]
-}
-
 /// The main function of a benchmark: enters namespaces, has `inside` measure there, prints the table and
-/// writes the file that `--json FILE` names. A relative FILE lies beside the workspace's Cargo.toml.
+/// writes the file that `--json FILE` names, whose other figures stay. A relative FILE lies beside the workspace's
+/// Cargo.toml. A word has only the cases measured that begin with it. `--quick` shows that everything works and measures little.
 pub fn main(title: &str, inside: impl FnOnce(&Host)) {
     let mut arguments = std::env::args().skip(1);
-    let mut file = None;
+    let (mut file, mut inside_how, mut only) = (None, INSIDE, None);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            INSIDE => {
+            INSIDE | INSIDE_QUICKLY => {
                 let host = Host::prepare();
                 share_one_cpu();
                 return inside(&host);
             }
             "--json" => file = Some(arguments.next().expect("--json needs a file's name")),
+            "--quick" => inside_how = INSIDE_QUICKLY,
             // Cargo passes it to every benchmark.
             "--bench" => {}
-            other => panic!("{other:?} is no option here: there is --json FILE"),
+            option if option.starts_with('-') => {
+                panic!("{option:?} is no option here: there are --json FILE and --quick")
+            }
+            case => only = Some(case.to_owned()),
         }
     }
     let mut child = namespaces::command(&std::env::current_exe().unwrap())
-        .arg(INSIDE)
+        .arg(inside_how)
+        .args(only)
         .envs(binaries::variables())
         .stdout(Stdio::piped())
         .spawn()
@@ -126,7 +163,7 @@ pub fn main(title: &str, inside: impl FnOnce(&Host)) {
         lines.lines().map(|line| Figure::from_json(&serde_json::from_str(line).unwrap()).unwrap()).collect();
     print_table(title, &figures);
     if let Some(file) = file {
-        write(&beside_workspace(&file), &figures);
+        write(&beside_workspace(&file), figures);
     }
 }
 
@@ -144,8 +181,13 @@ fn beside_workspace(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(file)
 }
 
-fn write(file: &Path, figures: &[Figure]) {
-    let array: Vec<Value> = figures.iter().map(Figure::to_json).collect();
+fn write(file: &Path, figures: Vec<Figure>) {
+    let there = std::fs::read_to_string(file).unwrap_or_default();
+    let there: Vec<Value> = serde_json::from_str(&there).unwrap_or_default();
+    let mut all: Vec<Figure> = there.iter().filter_map(Figure::from_json).collect();
+    all.retain(|old| !figures.iter().any(|new| new.is_of(old)));
+    all.extend(figures);
+    let array: Vec<Value> = all.iter().map(Figure::to_json).collect();
     let text = serde_json::to_string_pretty(&array).unwrap();
     std::fs::write(file, text + "\n").unwrap_or_else(|error| panic!("{file:?} cannot be written: {error}"));
     println!("written to {}", file.display());
@@ -153,15 +195,16 @@ fn write(file: &Path, figures: &[Figure]) {
 
 fn print_table(title: &str, figures: &[Figure]) {
     println!("{title}\n");
-    println!("{:<20} {:<10} {:>12} {:>12} {:>8}", "case", "floor", "ours", "floor", "ratio");
-    for figure in figures {
-        println!(
-            "{:<20} {:<10} {:>9.1} µs {:>9.1} µs {:>8.2}",
-            figure.case,
-            figure.floor,
-            figure.ours_ns / 1000.0,
-            figure.floor_ns / 1000.0,
-            figure.ours_ns / figure.floor_ns
-        );
+    println!("{:<24} {:<10} {:>14} {:>14} {:>8}", "case", "floor", "ours", "floor", "ratio");
+    for Figure { case, unit, ours, floor } in figures {
+        let shown = |value: f64| match &**unit {
+            "ns" => format!("{:.1} µs", value / 1000.0),
+            unit => format!("{value:.1} {unit}"),
+        };
+        let (name, floor, ratio) = match floor {
+            Some((name, floor)) => (&**name, shown(*floor), format!("{:.2}", ours / floor)),
+            None => ("", String::new(), String::new()),
+        };
+        println!("{case:<24} {name:<10} {:>14} {floor:>14} {ratio:>8}", shown(*ours));
     }
 }

@@ -1,11 +1,17 @@
 //! The broker under measurement, and the client library's two clients, used as a worker uses them.
 
-use portreeve_tests::{Host, broker};
-use portreeve_worker::{Channel, Client, Endpoint, InetEndpoint, Listen, ListenOptions, blocking};
+use std::net::SocketAddrV4;
+use std::path::Path;
 
-use crate::ports;
+use portreeve_protocol::message::{Listen as Request, Listening};
+use portreeve_tests::{Host, Peer, broker};
+use portreeve_worker::{
+    Channel, Client, Endpoint, InetEndpoint, Listen, ListenOptions, ListenerId, blocking,
+};
 
-/// The broker, permitting [`ports`] to root on its control socket.
+use crate::endpoints;
+
+/// The broker, permitting [`endpoints`] to root on its control socket.
 pub struct Broker {
     _process: portreeve_tests::Broker,
 }
@@ -13,31 +19,26 @@ pub struct Broker {
 impl Broker {
     /// Starts it. What it logs is written to a file, as it would be under a service manager.
     pub fn start(host: &Host) -> Self {
-        let last = ports::FIRST + (ports::COUNT - 1);
+        let (first, last) = (endpoints::FIRST, endpoints::FIRST + endpoints::PORTS - 1);
         let config = format!(
             r#"
             security {{ user = nobody group = nogroup capabilities = "cap_net_bind_service+ep" }}
             broker {{
                 socket = "{}"
-                permit "bench" {{ listen = ( "127.0.0.1:{}-{last}" ) }}
+                permit "bench" {{ listen = ( "127.0.0.0/8:{first}-{last}" ) }}
                 peer root {{ allow = ( listen status ) permit = ( bench ) }}
             }}"#,
-            broker::SOCKET,
-            ports::FIRST
+            broker::SOCKET
         );
         Self { _process: portreeve_tests::Broker::start_quietly(host, &config) }
     }
 
-    /// Opens a session of the blocking client.
-    pub fn blocking(&self) -> Blocking {
-        Blocking(blocking::Client::open(channel(), "bench").unwrap())
-    }
-
-    /// Opens a session of the asynchronous client, with a runtime of its own.
-    pub fn asynchronous(&self) -> Asynchronous {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
-        let client = runtime.block_on(Client::open(channel(), "bench")).unwrap();
-        Asynchronous { runtime, client }
+    /// Has a peer hold as many listeners, until what is given is dropped.
+    pub fn hold(&self, count: u16) -> Blocking {
+        let mut holder = Blocking::open();
+        let listens: Vec<Listen> = (0..count).map(|number| listen(endpoints::endpoint(2, number))).collect();
+        listens.chunks(200).for_each(|some| holder.listen_many(some));
+        holder
     }
 }
 
@@ -47,64 +48,147 @@ fn channel() -> Channel {
 
 /// What can be measured of a client.
 pub trait Worker {
-    /// One listener on its own.
-    fn one(&mut self, port: u16);
-    /// As many as there are ports, in one request.
-    fn batch(&mut self, ports: &[u16]);
-    /// Waits for what is still under way, so that it is counted here and not with the next contender.
-    fn settle(&mut self);
+    /// Asks for listeners, in one request where there are many, and closes its copies of their sockets.
+    fn listen(&mut self, endpoints: &[SocketAddrV4]);
+    /// Stops all that [`Worker::listen`] gave it.
+    fn stop(&mut self);
 }
 
 /// The blocking client.
-pub struct Blocking(blocking::Client);
+pub struct Blocking {
+    client: blocking::Client,
+    given: Vec<ListenerId>,
+}
 
-impl Worker for Blocking {
-    fn one(&mut self, port: u16) {
-        drop(self.0.listen(&endpoint(port), &ListenOptions::default()).unwrap());
+impl Blocking {
+    /// Opens a session.
+    pub fn open() -> Self {
+        Self { client: blocking::Client::open(channel(), "bench").unwrap(), given: Vec::new() }
     }
 
-    fn batch(&mut self, ports: &[u16]) {
-        let listeners = self.0.listen_many(&listens(ports), true).unwrap();
-        let listeners = listeners.into_iter().map(Result::unwrap);
-        // All at once, because this client's guards stop one by one.
-        let (ids, sockets): (Vec<_>, Vec<_>) = listeners.map(|one| (one.id(), one.keep())).unzip();
-        drop(sockets);
-        self.0.stop(&ids).unwrap();
+    /// There and back.
+    pub fn ping(&self) {
+        self.client.ping().unwrap();
     }
 
-    fn settle(&mut self) {
-        self.0.ping().unwrap();
+    /// Asks for listeners and stops them: one alone by dropping its guard.
+    pub fn live(&mut self, endpoints: &[SocketAddrV4]) {
+        if let [one] = endpoints {
+            drop(self.client.listen(&endpoint(*one), &ListenOptions::default()).unwrap());
+        } else {
+            self.listen(endpoints);
+            self.stop();
+        }
+    }
+
+    fn listen_many(&mut self, listens: &[Listen]) {
+        for listener in self.client.listen_many(listens, true).unwrap() {
+            let listener = listener.unwrap();
+            self.given.push(listener.id());
+            drop(listener.keep());
+        }
     }
 }
 
-/// The asynchronous client.
+impl Worker for Blocking {
+    fn listen(&mut self, endpoints: &[SocketAddrV4]) {
+        if let [one] = endpoints {
+            let listener = self.client.listen(&endpoint(*one), &ListenOptions::default()).unwrap();
+            self.given.push(listener.id());
+            drop(listener.keep());
+        } else {
+            self.listen_many(&listens(endpoints));
+        }
+    }
+
+    fn stop(&mut self) {
+        self.given.chunks(200).for_each(|ids| drop(self.client.stop(ids).unwrap()));
+        self.given.clear();
+    }
+}
+
+/// The asynchronous client, with a runtime of its own.
 pub struct Asynchronous {
     runtime: tokio::runtime::Runtime,
     client: Client,
+    given: Vec<ListenerId>,
+}
+
+impl Asynchronous {
+    /// Opens a session.
+    pub fn open() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let client = runtime.block_on(Client::open(channel(), "bench")).unwrap();
+        Self { runtime, client, given: Vec::new() }
+    }
 }
 
 impl Worker for Asynchronous {
-    fn one(&mut self, port: u16) {
-        let listening = async { self.client.listen(&endpoint(port), &ListenOptions::default()).await };
-        drop(self.runtime.block_on(listening).unwrap());
+    fn listen(&mut self, endpoints: &[SocketAddrV4]) {
+        let listeners = match endpoints {
+            [one] => {
+                let (endpoint, options) = (endpoint(*one), ListenOptions::default());
+                vec![self.runtime.block_on(self.client.listen(&endpoint, &options)).unwrap()]
+            }
+            _ => {
+                let listening = self.runtime.block_on(self.client.listen_many(&listens(endpoints), true));
+                listening.unwrap().into_iter().map(Result::unwrap).collect()
+            }
+        };
+        for listener in listeners {
+            self.given.push(listener.id());
+            drop(listener.keep());
+        }
     }
 
-    fn batch(&mut self, ports: &[u16]) {
-        let listens = listens(ports);
-        let listening = self.client.listen_many(&listens, true);
-        drop(self.runtime.block_on(listening).unwrap());
-    }
-
-    fn settle(&mut self) {
-        self.runtime.block_on(self.client.ping()).unwrap();
+    fn stop(&mut self) {
+        for ids in self.given.chunks(200) {
+            self.runtime.block_on(self.client.stop(ids)).unwrap();
+        }
+        self.given.clear();
     }
 }
 
-fn endpoint(port: u16) -> Endpoint {
-    Endpoint::Tcp(InetEndpoint { address: [127, 0, 0, 1].into(), port, scope: Default::default() })
+/// A peer that sends all of its requests before it reads the first reply.
+pub struct Pipelined {
+    peer: Peer,
+    given: Vec<ListenerId>,
 }
 
-fn listens(ports: &[u16]) -> Vec<Listen> {
-    let listen = |port: &u16| Listen { endpoint: endpoint(*port), options: ListenOptions::default() };
-    ports.iter().map(listen).collect()
+impl Pipelined {
+    /// Opens a session.
+    pub fn open() -> Self {
+        let mut peer = Peer::connect(Path::new(broker::SOCKET)).unwrap();
+        peer.hello();
+        Self { peer, given: Vec::new() }
+    }
+}
+
+impl Worker for Pipelined {
+    fn listen(&mut self, endpoints: &[SocketAddrV4]) {
+        listens(endpoints).iter().for_each(|listen| _ = self.peer.send(listen));
+        for _ in endpoints {
+            let (Listening { id }, sockets) = self.peer.receive().unwrap().reply::<Request>().unwrap();
+            self.given.push(id);
+            drop(sockets);
+        }
+    }
+
+    fn stop(&mut self) {
+        self.given.chunks(200).for_each(|ids| drop(self.peer.stop(ids)));
+        self.given.clear();
+    }
+}
+
+fn endpoint(of: SocketAddrV4) -> Endpoint {
+    let inet = InetEndpoint { address: (*of.ip()).into(), port: of.port(), scope: Default::default() };
+    Endpoint::Tcp(inet)
+}
+
+fn listen(of: SocketAddrV4) -> Listen {
+    Listen { endpoint: endpoint(of), options: ListenOptions::default() }
+}
+
+fn listens(endpoints: &[SocketAddrV4]) -> Vec<Listen> {
+    endpoints.iter().copied().map(listen).collect()
 }
