@@ -24,7 +24,7 @@ use crate::launcher::{Ending, Handle, ProgramName, Report};
 use crate::policy::Requester;
 
 const STEP: &str = "worker";
-/// The pause before the first restart; it doubles each time.
+/// The pause before a worker is started again that ended soon after its start; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// What the log says of a worker that lives without a session.
 const MUTE: &str = "the worker's session is over and the worker lives on: it keeps its listeners, and can ask for nothing \
@@ -113,7 +113,8 @@ pub async fn supervise(
                 }
             };
         }
-        short_lives = if born.elapsed() >= supervision.stable_after { 0 } else { short_lives + 1 };
+        let life = born.elapsed();
+        short_lives = if life >= supervision.stable_after { 0 } else { short_lives + 1 };
         if short_lives > SHORT_LIVES {
             return Err(gone(
                 supervision,
@@ -122,15 +123,22 @@ pub async fn supervise(
             ));
         }
         restarts += 1;
-        let pause = LONGEST_PAUSE.min(FIRST_PAUSE * 2_u32.saturating_pow(short_lives.saturating_sub(1)));
         tokio::select! {
-            () = sleep(pause) => {}
+            () = sleep(pause(short_lives, life)) => {}
             () = stop.wait() => {
                 notifier.stopping();
                 return Ok(());
             }
             lost = orphaned(launcher) => return Err(lost),
         }
+    }
+}
+
+/// How long to wait with the next start. A worker that has served for a while is replaced at once, because clients wait.
+fn pause(short_lives: u32, life: Duration) -> Duration {
+    match short_lives {
+        0 if life >= FIRST_PAUSE => Duration::ZERO,
+        _ => LONGEST_PAUSE.min(FIRST_PAUSE * 2_u32.saturating_pow(short_lives.saturating_sub(1))),
     }
 }
 
@@ -269,4 +277,20 @@ fn gone(supervision: &Supervision, ending: Ending, why: &str) -> Failure {
 /// Without the launcher there is nobody to look after the worker: a supervisor must start all of it afresh.
 fn lost(why: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::Unavailable, "launcher", format_args!("it is lost: {why}"), "start portreeved again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_worker_that_ended_soon_after_its_start_is_waited_with() {
+        let pauses = |short_lives: &[u32]| -> Vec<u128> {
+            let of = |short: &u32| pause(*short, Duration::from_secs(5)).as_millis();
+            short_lives.iter().map(of).collect()
+        };
+        assert_eq!(pauses(&[0, 1, 2, 3, 9, 10, 18]), [0, 100, 200, 400, 25_600, 30_000, 30_000]);
+        // However stable that is said to be.
+        assert_eq!(pause(0, Duration::from_millis(1)), FIRST_PAUSE);
+    }
 }
