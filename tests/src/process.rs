@@ -66,6 +66,13 @@ pub fn status_field(pid: u32, name: &str) -> String {
     value.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_owned()
 }
 
+/// One field of what a process has mapped, such as `Pss`. See smaps_rollup in proc(5).
+pub fn memory_field(pid: u32, name: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_owned()
+}
+
 /// The root directory of a process.
 pub fn root(pid: u32) -> PathBuf {
     fs::read_link(format!("/proc/{pid}/root")).unwrap()

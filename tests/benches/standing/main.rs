@@ -1,0 +1,119 @@
+//! What a broker costs that stands ready: its start, the time until a dead worker's successor serves, its memory before,
+//! with and after ten thousand listeners, and the size of its program.
+
+use std::io::Read as _;
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::{Duration, Instant};
+
+use portreeve_protocol::List;
+use portreeve_protocol::message::{ListenMany, ListenerId, Outcome};
+use portreeve_tests::chroot::Chroot;
+use portreeve_tests::figures::{self, is_wanted, median, report};
+use portreeve_tests::peer::listen;
+use portreeve_tests::{Broker, Host, Peer, binaries, process, sample};
+use rustix::process::{Pid, Signal, kill_process};
+
+const ROUNDS: usize = 20;
+
+fn main() {
+    figures::main("a broker that stands ready: medians", inside);
+}
+
+fn inside(host: &Host) {
+    if is_wanted("start") {
+        starts(host);
+    }
+    if is_wanted("successor") {
+        successor(host);
+    }
+    if is_wanted("memory") {
+        memory(host);
+        let program = std::fs::metadata(host.binary(binaries::BROKER)).unwrap();
+        report("memory/program", "kB", program.len() as f64 / 1024.0);
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// From the start of the process until the service manager is told that it is ready.
+fn starts(host: &Host) {
+    let config = sample::control(r#"( "127.0.0.0/8:20000-20063" )"#);
+    let start = || {
+        let started = Instant::now();
+        let mut broker = Broker::start_quietly(host, &config);
+        let took = milliseconds(started.elapsed());
+        broker.terminate();
+        took
+    };
+    let mut samples: Vec<f64> = (0..ROUNDS).map(|_| start()).collect();
+    report("start/ready", "ms", median(&mut samples));
+}
+
+/// From the death of the sample mail server until the next one greets a client, and how much of it is its own start.
+fn successor(host: &Host) {
+    let chroot = Chroot::new(host, "mail");
+    chroot.worker_directory("Maildir");
+    let command = r#"( /run/host/bin/smtp_worker "--listen" "127.0.0.1:25" "--greeting" "mx1.example" )"#;
+    let rest = r#"esmtp_listener { listen "127.0.0.1:25" {} } worker { stable_after = 0 }"#;
+    let broker = Broker::start_quietly(host, &sample::worker(&chroot, command, rest));
+    let greeting = || {
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, 25)).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        client.read_exact(&mut [0; 3]).unwrap();
+    };
+    let mut samples: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            greeting();
+            // One that ends sooner is taken for one that cannot start.
+            std::thread::sleep(Duration::from_millis(150));
+            let worker = broker.worker();
+            let killed = Instant::now();
+            kill_process(Pid::from_raw(worker.cast_signed()).unwrap(), Signal::KILL).unwrap();
+            greeting();
+            milliseconds(killed.elapsed())
+        })
+        .collect();
+    report("successor/first greeting", "ms", median(&mut samples));
+}
+
+/// RSS and PSS, and what of it is the broker's own (anonymous) memory.
+fn memory(host: &Host) {
+    let broker = Broker::start_quietly(host, &sample::control(r#"( "127.0.0.0/8:20000-20063" )"#));
+    let mut peer = broker.peer();
+    let figure = |when: &str| {
+        let kilobytes = |name| {
+            let field = process::memory_field(broker.pid(), name);
+            field.trim_end_matches("kB").trim().parse::<f64>().unwrap()
+        };
+        for (name, field) in [("rss", "Rss"), ("pss", "Pss"), ("own", "Anonymous")] {
+            report(&format!("memory/{when}/{name}"), "kB", kilobytes(field));
+        }
+        kilobytes("Anonymous")
+    };
+    let idle = figure("idle");
+    let endpoints: Vec<_> = (0..10_000_u16)
+        .map(|n| listen(&format!("127.1.{}.{}:{}", n / 64 / 250, n / 64 % 250, 20_000 + n % 64)))
+        .collect();
+    let mut held = Vec::new();
+    for some in endpoints.chunks(200) {
+        held.extend(listen_many(&mut peer, some));
+    }
+    let with = figure("10000 listeners");
+    report("memory/a listener", "B", (with - idle) * 1024.0 / 10_000.0);
+    for some in held.chunks(200) {
+        peer.stop(some);
+    }
+    figure("released");
+}
+
+fn listen_many(peer: &mut Peer, some: &[portreeve_protocol::message::Listen]) -> Vec<ListenerId> {
+    let request = ListenMany { all_or_nothing: true, listeners: List::first_of(some.iter().cloned()) };
+    let (reply, _sockets) = peer.ask(&request).unwrap();
+    let id = |outcome| match outcome {
+        Outcome::Done(portreeve_protocol::message::Listening { id }) => id,
+        Outcome::Fault(fault) => panic!("{fault}"),
+    };
+    reply.results.into_vec().into_iter().map(id).collect()
+}
