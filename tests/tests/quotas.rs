@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use portreeve_protocol::address::AddAddress;
 use portreeve_protocol::channel::{self, ReceiveError};
-use portreeve_protocol::message::{Operation as _, Ping};
+use portreeve_protocol::message::{Operation as _, Outcome, Ping};
 use portreeve_protocol::{Fault, FaultCode, Kind, codec};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::chroot::WORKER;
-use portreeve_tests::peer::listen;
+use portreeve_tests::peer::{listen, one_address};
 use portreeve_tests::puppet::Stage;
 use portreeve_tests::{Broker, Host, Peer, eventually, isolated, lan, process, sample};
 
@@ -122,6 +123,34 @@ fn a_user_holds_no_more_addresses_than_it_may_however_many_sessions_it_has() {
         broker.peer().add_address("10.1.1.9", |_| {}).unwrap();
         first.remove_address("10.1.1.8").unwrap();
         second.add_address("10.1.1.10", |_| {}).unwrap();
+    });
+}
+
+#[test]
+fn a_session_with_as_many_requests_under_way_as_may_be_is_told_to_come_later() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses("broker { max_in_flight = 2 }"));
+        let mut peer = broker.peer();
+        let quotas = peer.status().quotas;
+        assert!(quotas.iter().any(|quota| &*quota.name == "max_in_flight" && quota.most == 2), "{quotas:?}");
+        // Each asks the network for longer than it takes to send them all.
+        let add = |last: u8| AddAddress {
+            addresses: one_address(&format!("10.1.1.{last}")),
+            probes: 3,
+            ..AddAddress::default()
+        };
+        let asked = [7, 8, 9].map(|last| peer.send(&add(last)));
+        let frames = [(); 3].map(|()| peer.receive().unwrap());
+        assert_eq!(frames[0].header.request, asked[2], "the others take their time");
+        let [refused, rest @ ..] = frames;
+        let fault = refused.reply::<AddAddress>().unwrap_err();
+        assert_eq!(fault.code, FaultCode::Busy, "{fault}");
+        assert!(fault.remedy.contains("max_in_flight"), "{fault}");
+        for frame in rest {
+            let (leases, _) = frame.reply::<AddAddress>().unwrap();
+            assert!(matches!(&leases.results[..], [Outcome::Done(_)]), "{leases:?}");
+        }
     });
 }
 

@@ -15,6 +15,8 @@ pub struct Quotas {
     pub listeners: u32,
     /// Addresses held at once.
     pub addresses: u32,
+    /// Requests of one session that are carried out at once; one more is told to come later.
+    pub in_flight: u32,
     /// Refused requests in a second; after more than that the peer waits for its next answer. Never the worker.
     pub refusals: u32,
     /// Lines in the log a second about refusals and ends of sessions; what is more is counted in one line.
@@ -30,6 +32,7 @@ impl Default for Quotas {
             new_sessions: 200,
             listeners: 16_384,
             addresses: 10_240,
+            in_flight: 256,
             refusals: 50,
             lines: 20,
             unread_timeout: Duration::from_secs(30),
@@ -45,6 +48,7 @@ impl Quotas {
             new_sessions: reader.number("max_new_sessions", 1..=100_000).unwrap_or(default.new_sessions),
             listeners: reader.number("max_listeners", 1..=1_000_000).unwrap_or(default.listeners),
             addresses: reader.number("max_addresses", 1..=10_240).unwrap_or(default.addresses),
+            in_flight: reader.number("max_in_flight", 1..=65_536).unwrap_or(default.in_flight),
             refusals: reader.number("max_refusals", 1..=100_000).unwrap_or(default.refusals),
             lines: reader.number("max_log_lines", 1..=100_000).unwrap_or(default.lines),
             unread_timeout: reader.seconds("unread_timeout", 1..=3_600).unwrap_or(default.unread_timeout),

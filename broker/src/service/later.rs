@@ -1,18 +1,15 @@
 //! Requests that take a while: carried out beside the session's own task, and answered when they are done.
 //!
-//! Promises: a session has at most [`LATER`] of them; one that is over misses its answers and does not end its requests.
+//! Promises: a session has at most so many of them as the option `max_in_flight` says; one that is over misses its answers and does not end its requests.
 
 use std::net::Shutdown;
 
 use super::session::Session;
 
-/// How many requests of a session may be carried out beside each other.
-const LATER: usize = 256;
-
 impl Session {
     /// Begins to carry out a request beside the session's own task; false when there are too many.
     pub fn begin_later(&self) -> bool {
-        let may = self.later.get() < LATER;
+        let may = self.later.get() < self.in_flight;
         if may {
             self.later.update(|count| count + 1);
             self.handover.begin_later();

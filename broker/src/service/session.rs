@@ -41,6 +41,8 @@ pub struct Session {
     in_a_row: Cell<u32>,
     /// How many requests are carried out beside the session's own task.
     pub(super) later: Cell<usize>,
+    /// How many may be.
+    pub(super) in_flight: usize,
     /// Whether another broker is about to take over.
     pub(super) handover: Rc<Handover>,
     /// How long a reply may be left unread.
@@ -93,6 +95,7 @@ pub fn open(
         penalty: seat.wait.into(),
         in_a_row: 0.into(),
         later: 0.into(),
+        in_flight: usize::try_from(broker.accounts.quotas().in_flight).unwrap_or(usize::MAX),
         handover: broker.handover.clone(),
         unread: broker.accounts.quotas().unread_timeout,
         channel,

@@ -145,7 +145,11 @@ where
         Ok(request) => Rc::new(request),
         Err(over) => return over,
     };
-    let too_many = || Fault::new(FaultCode::Busy, "too many requests of this session are under way");
+    let too_many = || {
+        let message =
+            format!("{} requests of this session are under way, as many as may be", session.in_flight);
+        Fault::new(FaultCode::Busy, &message).remedy("wait for an answer first, or raise max_in_flight")
+    };
     let begun = permitted::<O>(broker, session)
         .and_then(|()| if session.begin_later() { Ok(()) } else { Err(too_many()) });
     if let Err(fault) = begun {

@@ -67,6 +67,7 @@ pub(super) fn quotas(broker: &Broker) -> impl Iterator<Item = Quota> {
         ("max_new_sessions", quotas.new_sessions),
         ("max_listeners", quotas.listeners),
         ("max_addresses", quotas.addresses),
+        ("max_in_flight", quotas.in_flight),
         ("max_refusals", quotas.refusals),
         ("max_log_lines", quotas.lines),
         ("unread_timeout", u32::try_from(quotas.unread_timeout.as_secs()).unwrap_or(u32::MAX)),
