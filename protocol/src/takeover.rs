@@ -80,6 +80,8 @@ pub struct Offer {
     pub manager: bool,
     /// Microseconds between the signs of life that the service manager wants, 0 for none. See sd_watchdog_enabled(3).
     pub watchdog: u64,
+    /// How many descriptors the service manager stores, 0 for none. See sd_pid_notify_with_fds(3).
+    pub store: u32,
     /// Whether the broker has addresses, or may have any.
     pub addresses: bool,
     /// Whether packet filter rules silence each address at the end of its lease: the successor goes on with them.

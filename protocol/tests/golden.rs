@@ -293,6 +293,7 @@ fn pin_takeover(golden: &Golden) {
         control,
         manager: true,
         watchdog: 30_000_000,
+        store: 512,
         addresses: true,
         fenced: false,
     };

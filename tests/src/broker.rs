@@ -24,7 +24,7 @@ pub const SOCKET: &str = "/run/host/broker.sock";
 pub struct Log(Arc<(Mutex<Vec<String>>, Condvar)>);
 
 impl Log {
-    fn follow(&self, from: impl std::io::Read + Send + 'static) {
+    pub(crate) fn follow(&self, from: impl std::io::Read + Send + 'static) {
         let log = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {

@@ -13,6 +13,7 @@ pub mod figures;
 pub mod host;
 pub mod kernel;
 pub mod lan;
+pub mod manager;
 pub mod namespaces;
 pub mod neighbour;
 mod packages;

@@ -1,21 +1,36 @@
 //! The descriptors and the environment that the broker was started with, reduced to what it knows.
 //!
-//! Afterwards 0, 1 and 2 are open, nothing above them is, and the environment holds only names of the list
+//! Afterwards 0, 1 and 2 are open, nothing above them is but what the service manager passed, and the environment holds only names of the list
 //! below. Runs first, while the process has one thread.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd as _, IntoRawFd as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
 
 use crate::failure::Failure;
 
 const STEP: &str = "descriptors";
 
-/// What the broker reads from its environment: the service manager's protocol (sd_notify(3)), and whether
-/// standard error is the journal.
-const ENVIRONMENT: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM"];
+/// What the broker reads from its environment: the service manager's protocol (sd_notify(3)), whether standard error is
+/// the journal, and how many descriptors the service manager stores.
+const ENVIRONMENT: [&str; 5] =
+    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "FDSTORE"];
 
-/// Opens what is missing of 0, 1 and 2 on /dev/null and closes everything above.
-pub fn settle() -> Result<(), Failure> {
+/// The first descriptor that a service manager passes. See sd_listen_fds(3).
+const FIRST: RawFd = 3;
+
+/// A descriptor that the service manager passed.
+#[derive(Debug)]
+pub struct Passed {
+    /// Its name from LISTEN_FDNAMES.
+    pub name: String,
+    /// The descriptor.
+    pub descriptor: OwnedFd,
+}
+
+/// Opens what is missing of 0, 1 and 2 on /dev/null, and closes everything above but what the service manager passed,
+/// which is given.
+pub fn settle() -> Result<Vec<Passed>, Failure> {
+    let passed = passed();
     loop {
         let null = File::options().read(true).write(true).open("/dev/null");
         let null = null.map_err(|error| Failure::os(STEP, "open /dev/null", error))?;
@@ -25,11 +40,33 @@ pub fn settle() -> Result<(), Failure> {
         }
         let _kept_open = null.into_raw_fd();
     }
-    // SAFETY: nothing in this process has opened a descriptor above 2 that it still means to use.
-    if unsafe { libc::close_range(3, libc::c_uint::MAX, 0) } != 0 {
+    let above = libc::c_uint::try_from(passed.len() + 3).unwrap_or(3);
+    // SAFETY: nothing in this process has opened a descriptor above these that it still means to use.
+    if unsafe { libc::close_range(above, libc::c_uint::MAX, 0) } != 0 {
         return Err(Failure::os(STEP, "close_range(3, ~0)", std::io::Error::last_os_error()));
     }
-    Ok(())
+    Ok(passed)
+}
+
+/// What LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES say, as far as it is there and meant for this process.
+fn passed() -> Vec<Passed> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let count = match number("LISTEN_PID") {
+        Some(process) if process == std::process::id() => number("LISTEN_FDS").unwrap_or(0),
+        _ => 0,
+    };
+    let count = usize::try_from(count).unwrap_or(0);
+    let mut names = names.split(':');
+    let descriptors = (FIRST..).take(count).map_while(|number| {
+        // SAFETY: setting the flag of a descriptor touches no memory; one that is not open gives EBADF.
+        let open = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
+        // SAFETY: it is open, came with the exec of this process, and nothing here has it yet.
+        open.then(|| unsafe { OwnedFd::from_raw_fd(number) })
+    });
+    descriptors
+        .map(|descriptor| Passed { name: names.next().unwrap_or_default().to_owned(), descriptor })
+        .collect()
 }
 
 /// Removes every environment variable that the broker does not know.

@@ -43,18 +43,18 @@ pub enum Named {
 impl Registry {
     /// Tells of at most `count` listeners after a number, `user` giving a session's.
     pub fn hand(&self, after: ListenerId, count: usize, user: impl Fn(u64) -> u32) -> Vec<HandedListener> {
-        let one = |(id, entry): (ListenerId, &Entry)| {
-            let user = match entry.owner {
-                Owner::Worker => None,
-                Owner::Session(number) => Some(user(number)),
-                Owner::Former(user) => Some(user),
-            };
-            let endpoint = Endpoint::clone(&entry.endpoint);
-            let options = entry.options.as_deref().cloned().unwrap_or_default();
-            let file = entry.bound.file.as_deref().map(UnixFile::told);
-            HandedListener { id, endpoint, options, user, file }
-        };
-        self.after(after).take(count).map(one).collect()
+        self.after(after).take(count).map(|(id, entry)| one(id, entry, &user)).collect()
+    }
+
+    /// Tells of one listener, and whether it moves with its address.
+    pub fn told(&self, id: ListenerId, user: impl Fn(u64) -> u32) -> Option<(HandedListener, bool)> {
+        let entry = self.entries.get(&id)?;
+        Some((one(id, entry, &user), entry.moves))
+    }
+
+    /// The number for what comes with none.
+    pub fn next_id(&self) -> ListenerId {
+        ListenerId(self.last + 1)
     }
 
     /// How another broker knows the control socket's file.
@@ -68,6 +68,7 @@ impl Registry {
             self.last = self.last.max(last.0) + 1;
             self.by_endpoint.insert(entry.endpoint.clone(), ListenerId(self.last));
             self.entries.insert(ListenerId(self.last), entry);
+            self.changed(ListenerId(self.last));
         }
     }
 
@@ -130,4 +131,16 @@ impl Registry {
             *self.counts.entry(owner).or_default() += 1;
         }
     }
+}
+
+fn one(id: ListenerId, entry: &Entry, user: &impl Fn(u64) -> u32) -> HandedListener {
+    let user = match entry.owner {
+        Owner::Worker => None,
+        Owner::Session(number) => Some(user(number)),
+        Owner::Former(user) => Some(user),
+    };
+    let endpoint = Endpoint::clone(&entry.endpoint);
+    let options = entry.options.as_deref().cloned().unwrap_or_default();
+    let file = entry.bound.file.as_deref().map(UnixFile::told);
+    HandedListener { id, endpoint, options, user, file }
 }

@@ -1,6 +1,7 @@
 //! Listeners: sockets that the broker binds for a peer, hands over and keeps a duplicate of.
 
 pub mod bind;
+mod changes;
 pub mod directories;
 mod drop_program;
 mod entry;
@@ -10,10 +11,12 @@ mod option;
 pub mod out_of_service;
 pub mod registry;
 mod stopping;
+pub mod stored;
 mod told;
 pub mod unix_file;
 
 pub use bind::BindError;
+pub use changes::Changes;
 pub use directories::Directories;
 pub use entry::{Entry, Owner};
 pub use out_of_service::Filter;

@@ -13,6 +13,7 @@ use portreeve_protocol::message::{Listen, ListenOptions, ListenerId};
 use portreeve_protocol::{Endpoint, Fault, FaultCode};
 
 use super::bind::{BindError, Bound, bind};
+use super::changes::Changes;
 use super::directories::Directories;
 use super::entry::{Entry, Owner};
 use super::out_of_service::Filter;
@@ -33,6 +34,8 @@ pub struct Registry {
     pub(super) directories: Directories,
     /// The file of the control socket, which goes with the others.
     pub(super) control: Option<UnixFile>,
+    /// Told of what comes and goes, where somebody keeps account.
+    pub(super) changes: Option<Rc<Changes>>,
 }
 
 /// No file of a socket outlives the broker, however far its start came.
@@ -56,7 +59,17 @@ impl Registry {
             last: 0,
             capacity,
             filter,
+            changes: None,
         }
+    }
+
+    /// Has account kept of what comes and goes from now on.
+    pub fn tell(&mut self, changes: Rc<Changes>) {
+        self.changes = Some(changes);
+    }
+
+    pub(super) fn changed(&self, id: ListenerId) {
+        self.changes.iter().for_each(|changes| changes.note(id));
     }
 
     /// Takes the file of the control socket into care.
@@ -203,6 +216,7 @@ impl Registry {
         let options = (*options != ListenOptions::default()).then(|| Box::new(options.clone()));
         let entry = Entry { endpoint, owner, name: None, moves: false, retained_until: None, options, bound };
         self.entries.insert(id, Box::new(entry));
+        self.changed(id);
     }
 
     /// Where a listener listens.

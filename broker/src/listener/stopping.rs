@@ -36,6 +36,7 @@ impl Registry {
 
     fn remove(&mut self, id: ListenerId) {
         if let Some(entry) = self.entries.remove(&id) {
+            self.changed(id);
             self.by_endpoint.remove(&entry.endpoint);
             self.uncount(entry.owner);
             if let Some(file) = &entry.bound.file {
@@ -96,8 +97,9 @@ impl Registry {
         ids.into_iter().filter_map(|id| self.stop(id, None).err()).collect()
     }
 
-    /// Stops everything.
-    pub fn stop_everything(&mut self) -> Vec<Fault> {
+    /// Stops everything but what somebody else `keeps` open, which is closed here alone.
+    pub fn stop_everything(&mut self, keeps: impl Fn(ListenerId) -> bool) -> Vec<Fault> {
+        self.entries.retain(|id, _| !keeps(*id));
         self.stop_where(|_| true)
     }
 }

@@ -13,13 +13,16 @@ mod quota;
 mod session;
 mod shutdown;
 mod state;
+mod store;
 mod subscription;
 mod succession;
 mod worker;
 
 pub use handover::Handover;
 pub use notify::Notifier;
+pub use operation::listen_permit;
 pub use state::{Broker, Parts, Processes};
+pub use store::Store;
 pub use succession::{Awaited, Succession};
 pub use worker::Supervision;
 
@@ -48,6 +51,8 @@ pub struct Service {
     pub notifier: Rc<Notifier>,
     /// The broker that this one is to succeed.
     pub succession: Option<Succession>,
+    /// Names in the service manager's store of what is no listener any more.
+    pub stale: Vec<String>,
 }
 
 impl Service {
@@ -70,6 +75,9 @@ impl Service {
         if let Some(succession) = &mut self.succession {
             succession.take(&broker)?;
         }
+        if let Some(store) = &broker.store {
+            tokio::task::spawn_local(store.clone().keep(broker.clone(), self.stale));
+        }
         let serving = async {
             if let Some(succession) = self.succession {
                 // One worker at a time: the other broker's goes first, and clients wait in the queues meanwhile.
@@ -77,8 +85,9 @@ impl Service {
                     () = succession.predecessor.left() => {}
                     () = stop.wait() => return Ok(()),
                 }
-                worker::retain(&broker);
             }
+            // What was there before this broker waits for whoever had it.
+            worker::retain(&broker);
             match &self.worker {
                 None => {
                     self.notifier.ready();

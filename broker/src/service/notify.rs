@@ -1,14 +1,15 @@
-//! What the service manager is told: READY=1, STOPPING=1, and WATCHDOG=1 as long as the broker serves. See
-//! sd_notify(3) and sd_watchdog_enabled(3).
+//! What the service manager is told: READY=1, STOPPING=1, and WATCHDOG=1 as long as the broker serves; descriptors to
+//! store; MAINPID= when another process is the service. See sd_notify(3) and sd_watchdog_enabled(3).
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::io::IoSlice;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-use nix::sys::socket::{MsgFlags, send};
+use nix::sys::socket::{ControlMessage, MsgFlags, send, sendmsg};
 
 use crate::failure::Failure;
 
@@ -20,13 +21,15 @@ pub struct Notifier {
     watchdog: Option<Duration>,
     /// Another process is the service now.
     handed_over: Cell<bool>,
+    /// How many descriptors it stores.
+    store: u32,
 }
 
 impl Notifier {
     /// Connects to the socket that NOTIFY_SOCKET names, and forgets the name.
     pub fn connect() -> Result<Self, Failure> {
         let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
-            return Ok(Self { socket: None, watchdog: None, handed_over: Cell::new(false) });
+            return Ok(Self { socket: None, watchdog: None, handed_over: Cell::new(false), store: 0 });
         };
         let connect = || {
             let text = path.as_encoded_bytes();
@@ -41,7 +44,8 @@ impl Notifier {
         let socket = connect().map_err(|error: std::io::Error| {
             Failure::os("notify", &format!("connecting to NOTIFY_SOCKET {path:?}"), error)
         })?;
-        Ok(Self { socket: Some(socket), watchdog: watchdog(), handed_over: Cell::new(false) })
+        let store = std::env::var("FDSTORE").ok().and_then(|most| most.parse().ok()).unwrap_or(0);
+        Ok(Self { socket: Some(socket), watchdog: watchdog(), handed_over: Cell::new(false), store })
     }
 
     /// The broker serves.
@@ -75,8 +79,9 @@ impl Notifier {
     }
 
     /// Takes the service manager's socket from the broker before, unless there is one of this broker's own.
-    pub fn succeed(&mut self, socket: UnixDatagram, watchdog: Duration) {
+    pub fn succeed(&mut self, socket: UnixDatagram, watchdog: Duration, store: u32) {
         if self.socket.is_none() {
+            self.store = store;
             self.socket = Some(socket);
             self.watchdog = Some(watchdog).filter(|watchdog| !watchdog.is_zero());
         }
@@ -90,6 +95,12 @@ impl Notifier {
         self.handed_over.set(true);
     }
 
+    /// How many descriptors the service manager stores for this service. See FileDescriptorStoreMax= in
+    /// systemd.service(5); a service manager that does not set FDSTORE is not asked to.
+    pub fn store(&self) -> usize {
+        usize::try_from(self.store).unwrap_or(usize::MAX)
+    }
+
     /// The service manager's socket.
     pub fn socket(&self) -> Option<BorrowedFd<'_>> {
         self.socket.as_ref().map(|socket| socket.as_fd())
@@ -98,6 +109,21 @@ impl Notifier {
     /// Within how many microseconds it wants a sign of life; 0 where it wants none.
     pub fn watchdog_us(&self) -> u64 {
         self.watchdog.map_or(0, |watchdog| u64::try_from(watchdog.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// Tells something with descriptors, now or not at all.
+    ///
+    /// # Errors
+    /// As sendmsg(2); EAGAIN while the service manager does not read.
+    pub fn send(&self, state: &str, descriptors: &[BorrowedFd<'_>]) -> nix::Result<()> {
+        let Some(socket) = self.socket.as_ref().filter(|_| !self.handed_over.get()) else {
+            return Ok(());
+        };
+        let raw: Vec<RawFd> = descriptors.iter().map(|descriptor| descriptor.as_raw_fd()).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(state.as_bytes())], control, flags, None).map(drop)
     }
 
     fn tell(&self, state: &str) {

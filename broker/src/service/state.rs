@@ -13,6 +13,7 @@ use super::counters::Counters;
 use super::handover::Handover;
 use super::quota::{Account, Accounts};
 use super::session::Session;
+use super::store::Store;
 use crate::address::Addresses;
 use crate::config::Quotas;
 use crate::confine::broker::Verified;
@@ -43,6 +44,8 @@ pub struct Parts {
     pub warnings: Vec<String>,
     /// What another broker needs to take over.
     pub handover: Handover,
+    /// What the service manager keeps, where it does.
+    pub store: Option<Rc<Store>>,
 }
 
 /// The processes and what the kernel says they hold.
@@ -89,6 +92,7 @@ pub struct Broker {
     pub(super) accounts: Accounts,
     pub(super) counters: Counters,
     pub(super) handover: Rc<Handover>,
+    pub(super) store: Option<Rc<Store>>,
     warnings: Vec<String>,
     started: Instant,
     last_session: Cell<u64>,
@@ -111,6 +115,7 @@ impl Broker {
             accounts: Accounts::new(parts.quotas),
             counters: Counters::default(),
             handover: Rc::new(parts.handover),
+            store: parts.store,
             warnings: parts.warnings,
             started: Instant::now(),
             last_session: Cell::new(0),
@@ -170,7 +175,19 @@ impl Broker {
         Some(WorkerCounts { running: self.worker.get().is_some(), restarts: self.restarts.get().into() })
     }
 
-    /// Takes every listener out of service and gives every address back, at the end, unless they are another broker's.
+    /// The user whose a session of the control socket is.
+    pub(super) fn user(&self, session: u64) -> u32 {
+        let sessions = self.sessions.borrow();
+        let session = sessions.get(&session).and_then(|info| info.session.upgrade());
+        match session.map(|session| session.requester.clone()) {
+            Some(Requester::Local { uid, .. }) => uid,
+            // None of its listeners is left once it is over.
+            _ => 0,
+        }
+    }
+
+    /// Takes every listener out of service but those that the service manager keeps, and gives every address back, at
+    /// the end, unless all that is another broker's.
     pub(super) fn stop_everything(&self) {
         if self.handover.is_over() {
             return;
@@ -180,7 +197,8 @@ impl Broker {
     }
 
     fn stop_listeners(&self) {
-        for fault in self.registry.borrow_mut().stop_everything() {
+        let kept = |id| self.store.as_ref().is_some_and(|store| store.holds(id));
+        for fault in self.registry.borrow_mut().stop_everything(kept) {
             tracing::error!(%fault, "a listener could not be stopped");
         }
     }

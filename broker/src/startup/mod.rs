@@ -3,6 +3,7 @@
 //! No thread exists before the runtime is built, which is the last thing here.
 
 mod sockets;
+mod stored;
 mod worker;
 
 use std::os::fd::AsFd as _;
@@ -52,7 +53,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         ));
     }
     inject::point("descriptors")?;
-    descriptors::settle()?;
+    let passed = descriptors::settle()?;
     log::begin(format)?;
     inject::point("private")?;
     limits::make_private()?;
@@ -92,13 +93,17 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         Start::Takeover => {
             let (predecessor, offered) = sockets::succeed(&config, &mut registry)?;
             if let Some(manager) = offered.manager {
-                notifier.succeed(manager, Duration::from_micros(predecessor.offer.watchdog));
+                let offer = &predecessor.offer;
+                notifier.succeed(manager, Duration::from_micros(offer.watchdog), offer.store);
             }
             let succession = Succession { predecessor, awaited: Vec::new() };
             (Some(offered.control.into()), Some(succession))
         }
     };
     inject::point("listen")?;
+    let notifier = Rc::new(notifier);
+    let store = sockets::store(&notifier, &mut registry);
+    let stale = stored::take(passed, &config, &plan.policy, &mut registry);
     let awaited = succession.as_mut().map(|succession| &mut succession.awaited);
     sockets::bind_static(&config, &mut registry, awaited)?;
     inject::point("addresses")?;
@@ -158,7 +163,6 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
             (launcher.pid.as_raw().unsigned_abs(), chroot, launcher.credentials.clone())
         }),
     };
-    let notifier = Rc::new(notifier);
     let parts = Parts {
         policy: plan.policy,
         registry,
@@ -169,8 +173,9 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         quotas: config.broker.quotas,
         warnings,
         handover: handover(control.as_ref(), &notifier, worker.as_ref().map(|(_, supervision)| supervision))?,
+        store,
     };
-    serve(parts, control, worker, notifier, succession)
+    serve(parts, worker, Rest { control, notifier, succession, stale })
 }
 
 /// What another broker needs to take over from this one.
@@ -185,13 +190,15 @@ fn handover(
     Ok(Handover::new(copy, notifier.clone(), leaving))
 }
 
-fn serve(
-    parts: Parts,
+/// What serving needs beside the state and the worker.
+struct Rest {
     control: Option<UnixListener>,
-    worker: Option<(Launcher, Supervision)>,
     notifier: Rc<Notifier>,
     succession: Option<Succession>,
-) -> Result<(), Failure> {
+    stale: Vec<String>,
+}
+
+fn serve(parts: Parts, worker: Option<(Launcher, Supervision)>, rest: Rest) -> Result<(), Failure> {
     inject::point("runtime")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -206,6 +213,7 @@ fn serve(
         Ok::<_, Failure>((handle, supervision))
     };
     let worker = worker.map(handle).transpose()?;
-    let service = Service { broker: Broker::new(parts), control, worker, notifier, succession };
+    let Rest { control, notifier, succession, stale } = rest;
+    let service = Service { broker: Broker::new(parts), control, worker, notifier, succession, stale };
     local.block_on(&runtime, service.run())
 }

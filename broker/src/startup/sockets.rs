@@ -14,9 +14,9 @@ use crate::config::Config;
 use crate::events::Events;
 use crate::failure::{Exit, Failure};
 use crate::inject;
-use crate::listener::{Directories, Filter, Registry};
+use crate::listener::{Changes, Directories, Filter, Registry};
 use crate::plan::{self, Plan};
-use crate::service::{Awaited, control_socket};
+use crate::service::{Awaited, Notifier, Store, control_socket};
 use crate::takeover::{Offered, Predecessor};
 
 /// Descriptors that are no listeners: sessions, the runtime's own, copies on their way.
@@ -92,7 +92,17 @@ pub fn succeed(config: &Config, registry: &mut Registry) -> Result<(Predecessor,
     Ok((predecessor, offered))
 }
 
-/// Binds the static listeners. Those whose endpoint is in use are awaited from another broker, where there is one.
+/// The service manager's store of descriptors, where it has one: kept up to date from here on.
+pub fn store(notifier: &Rc<Notifier>, registry: &mut Registry) -> Option<Rc<Store>> {
+    let most = notifier.store();
+    (most > 0).then(|| {
+        let changes = Rc::new(Changes::default());
+        registry.tell(changes.clone());
+        Rc::new(Store::new(notifier.clone(), changes, most))
+    })
+}
+
+/// Binds the static listeners but those that are there already. Those whose endpoint is in use are awaited from another broker, where there is one.
 pub fn bind_static(
     config: &Config,
     registry: &mut Registry,
@@ -100,6 +110,9 @@ pub fn bind_static(
 ) -> Result<(), Failure> {
     for listener in config.listeners.iter().filter(|listener| listener.is_static()) {
         let endpoint = listener.endpoint.value.clone();
+        if registry.holds(&endpoint) {
+            continue;
+        }
         let name = listener.name();
         if let Err(fault) = registry.bind_static(endpoint.clone(), &listener.socket, &name) {
             let what = format!("{}: {}", config.place(listener.endpoint.span), &*fault.message);

@@ -16,7 +16,6 @@ use portreeve_protocol::{Fault, FaultCode, Kind, List, Operation as _, Text, cod
 use super::audit::{Arguments, audit};
 use super::{Received, decode, permitted};
 use crate::address::BootTime;
-use crate::policy::Requester;
 use crate::service::session::{Session, Turn};
 use crate::service::state::{Broker, RELEASE};
 
@@ -121,6 +120,7 @@ fn offer(broker: &Rc<Broker>, session: &Rc<Session>, begin: &Begin) -> Result<Pa
         control,
         manager: broker.handover.notifier.socket().is_some(),
         watchdog: broker.handover.notifier.watchdog_us(),
+        store: broker.store.as_ref().map_or(0, |store| store.most()),
         addresses: addresses.is_some(),
         fenced: addresses.is_some_and(|addresses| addresses.is_fenced()),
     };
@@ -132,7 +132,7 @@ fn part(broker: &Broker) -> Part {
     let mut cursor = broker.handover.cursor.borrow_mut();
     let registry = broker.registry.borrow();
     let listeners =
-        registry.hand(ListenerId(cursor.listener), MAX_DESCRIPTORS, |session| user(broker, session));
+        registry.hand(ListenerId(cursor.listener), MAX_DESCRIPTORS, |session| broker.user(session));
     if let Some(last) = listeners.last() {
         cursor.listener = last.id.0;
         let ids = listeners.iter().map(|listener| listener.id).collect();
@@ -152,15 +152,4 @@ fn part(broker: &Broker) -> Part {
     }
     cursor.complete = true;
     (Handed::Complete(Complete {}), Vec::new())
-}
-
-/// Whose a session is.
-fn user(broker: &Broker, session: u64) -> u32 {
-    let sessions = broker.sessions.borrow();
-    let session = sessions.get(&session).and_then(|info| info.session.upgrade());
-    match session.map(|session| session.requester.clone()) {
-        Some(Requester::Local { uid, .. }) => uid,
-        // None of its listeners is left once it is over.
-        _ => 0,
-    }
 }

@@ -1,0 +1,145 @@
+//! A service manager as the broker knows it: told things over a socket, it stores descriptors and passes them to the
+//! next start. See sd_notify(3), sd_pid_notify_with_fds(3) and sd_listen_fds(3).
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use portreeve_protocol::channel;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::broker::{Log, pid_of};
+use crate::wait::PATIENCE;
+use crate::{Host, eventually, process};
+
+/// The service manager.
+pub struct Manager {
+    address: PathBuf,
+    socket: UnixDatagram,
+    /// What it stores, by name.
+    pub store: BTreeMap<String, OwnedFd>,
+    /// Every other line that it was told.
+    pub heard: Vec<String>,
+}
+
+/// A broker that it runs.
+pub struct Service {
+    child: Child,
+    /// Its standard error.
+    pub log: Log,
+}
+
+impl Manager {
+    /// One that stores nothing yet.
+    pub fn new(host: &Host) -> Self {
+        let address = host.path("manager.sock");
+        let socket = UnixDatagram::bind(&address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { address, socket, store: BTreeMap::new(), heard: Vec::new() }
+    }
+
+    /// Starts a broker, which may store so many descriptors and is passed what is stored.
+    pub fn start(&self, program: &Path, config: &Path, most: usize) -> Service {
+        // Numbers that nothing else has, for the shell to put in their places; they are open in what is executed.
+        let copies: Vec<OwnedFd> =
+            self.store.values().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 100).unwrap()).collect();
+        for copy in &copies {
+            rustix::io::fcntl_setfd(copy, rustix::io::FdFlags::empty()).unwrap();
+        }
+        let places = copies.iter().zip(3..).map(|(copy, place)| format!("{place}<&{} ", copy.as_raw_fd()));
+        let script = format!("exec {}; LISTEN_PID=$$ exec \"$@\"", places.collect::<String>());
+        let names: Vec<&str> = self.store.keys().map(String::as_str).collect();
+        let mut command = Command::new("bash");
+        command.args(["-c", &script, "bash"]).arg(program).arg("--config").arg(config);
+        command.env("NOTIFY_SOCKET", &self.address).env("FDSTORE", most.to_string());
+        command.env("LISTEN_FDS", copies.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Log::default();
+        log.follow(child.stderr.take().unwrap());
+        Service { child, log }
+    }
+
+    /// Hears one message.
+    #[track_caller]
+    pub fn hear(&mut self) {
+        let (mut packet, mut descriptors) = ([0; 4096], Vec::new());
+        let received = channel::receive(&self.socket, &mut packet, &mut descriptors).unwrap();
+        let text = String::from_utf8(packet[..received.bytes].to_vec()).unwrap();
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
+        match (value("FDNAME="), descriptors.pop()) {
+            (Some(name), Some(descriptor)) => {
+                assert!(value("FDSTORE=") == Some("1") && value("FDPOLL=") == Some("0"), "{text}");
+                assert!(name.len() <= 255 && !name.contains(':'), "{name}");
+                self.store.insert(name.to_owned(), descriptor);
+            }
+            (Some(name), None) => {
+                assert_eq!(value("FDSTOREREMOVE="), Some("1"), "{text}");
+                self.store.remove(name);
+            }
+            (None, _) => self.heard.extend(text.lines().map(str::to_owned)),
+        }
+        assert!(descriptors.is_empty(), "more descriptors than one came: {text}");
+    }
+
+    /// Hears until something holds.
+    #[track_caller]
+    pub fn hear_until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !holds(self) {
+            assert!(Instant::now() < end, "{what}: {:?}", self.heard);
+            self.hear();
+        }
+    }
+
+    /// Hears until it is told this, and forgets what it was told by then.
+    #[track_caller]
+    pub fn hear_of(&mut self, word: &str) {
+        self.hear_until(word, |manager| manager.heard.iter().any(|heard| heard == word));
+        self.heard.clear();
+    }
+}
+
+impl Service {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(pid_of(&self.child), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn ended(&mut self) -> ExitStatus {
+        eventually("the broker's end", || self.child.try_wait().unwrap())
+    }
+}
+
+impl Service {
+    /// Ends what is left of its processes, as a service manager does.
+    pub fn clear(&mut self) {
+        let launchers = process::children(self.pid());
+        let workers: Vec<u32> = launchers.iter().flat_map(|launcher| process::children(*launcher)).collect();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        for pid in workers.into_iter().chain(launchers) {
+            let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.clear();
+        if std::thread::panicking() {
+            eprintln!("the broker's log:");
+            self.log.lines().iter().for_each(|line| eprintln!("{line:.500}"));
+        }
+    }
+}
