@@ -15,7 +15,7 @@ use crate::startup::{self, Start};
 /// Where the configuration is when nobody says.
 const DEFAULT_CONFIG: &str = "/etc/portreeve/portreeve.conf";
 
-const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 portreeved: keeps a few of root's powers and lends, by policy, what they make
 
 Usage:
@@ -42,8 +42,9 @@ Options:
 Findings go to standard error, in colour on a terminal unless NO_COLOR is set.
 
 Exit codes are those of sysexits(3): 64 wrong usage, 66 a file that cannot be read, 67 an unknown user or
-group, 69 something is taken, 71 the kernel refused, 77 not allowed, 78 wrong configuration. A question to explain
-ends with 0 for yes and 1 for no.
+group, 69 something is taken or gone, 71 the kernel refused, 72 a file of the system is not as it must be, 73 a
+file cannot be made, 77 not allowed, 78 wrong configuration. A question to explain ends with 0 for yes and 1
+for no.
 ";
 
 #[derive(Debug)]

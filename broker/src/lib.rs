@@ -20,6 +20,8 @@ pub mod launcher;
 pub mod link;
 pub mod listener;
 mod log;
+#[cfg(test)]
+mod manual;
 mod plan;
 pub mod policy;
 pub mod service;

@@ -6,6 +6,8 @@
 //! keeps its place, so that the step can say where.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+pub(crate) mod asked;
 mod binding;
 mod broker;
 mod check;

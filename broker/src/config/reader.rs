@@ -57,6 +57,8 @@ impl<'r, 't> Reader<'r, 't> {
 
     fn option(&mut self, name: &'static str) -> Option<&'t Opt> {
         self.options.push(name);
+        #[cfg(test)]
+        super::asked::note(self.name(), name);
         self.section.option(name)
     }
 
