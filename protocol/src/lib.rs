@@ -16,6 +16,7 @@ pub mod fault;
 pub mod frame;
 pub mod message;
 pub mod metrics;
+pub mod policy;
 pub mod status;
 pub mod takeover;
 

@@ -13,6 +13,7 @@ use crate::event::{Subscribe, Subscribed};
 use crate::fault::Fault;
 use crate::frame::{Kind, MAX_DESCRIPTORS};
 use crate::metrics::{Metrics, MetricsRequest};
+use crate::policy::{PolicyPage, PolicyRequest};
 use crate::status::Status;
 use crate::takeover::{Handed, Takeover};
 
@@ -53,6 +54,7 @@ operations! {
     11 "list-addresses" ListAddresses -> AddressPage;
     12 "set-link"      SetLink -> Link;
     13 "move-address"  MoveAddress -> Leases;
+    15 "policy"        PolicyRequest -> PolicyPage;
     16 "subscribe"     Subscribe -> Subscribed;
     17 "metrics"       MetricsRequest -> Metrics;
     19 "takeover"      Takeover -> Handed;

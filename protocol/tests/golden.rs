@@ -13,6 +13,7 @@ use portreeve_protocol::address::*;
 use portreeve_protocol::event::*;
 use portreeve_protocol::message::*;
 use portreeve_protocol::metrics::*;
+use portreeve_protocol::policy::*;
 use portreeve_protocol::status::{Credentials, Listener, Process, Quota, Session, Status};
 use portreeve_protocol::takeover::*;
 use portreeve_protocol::{Endpoint, Fault, FaultCode, Header, Kind, List, Text, codec};
@@ -221,6 +222,31 @@ fn pin_addresses(golden: &Golden) {
     golden.reply::<SetLink>("set-link-reply", 11, 0, &link);
 }
 
+fn pin_policy(golden: &Golden) {
+    golden.request("policy", 15, &PolicyRequest { after: 64 });
+    let page = PolicyPage {
+        nodename: text("mx1"),
+        lease: 10,
+        rules: list([PolicyRule { place: text("mail.conf:7"), text: text("permit \"mail\": listen *:25") }]),
+        topology: list([TopologyBlock {
+            block: "192.0.2.0".parse().unwrap(),
+            prefix: 24,
+            interface: text("eth1"),
+            mask: 32,
+        }]),
+        moving: list([MovingAddress {
+            address: "2001:db8::1".parse().unwrap(),
+            name: text("out"),
+            preference: text("mx2"),
+            follows: Some("192.0.2.1".parse().unwrap()),
+            interface: text("eth1"),
+            prefix: 128,
+        }]),
+        next: 128,
+    };
+    golden.reply::<PolicyRequest>("policy-reply", 15, 0, &page);
+}
+
 fn pin_events(golden: &Golden) {
     let event = Event {
         number: 300,
@@ -363,6 +389,7 @@ fn every_message_has_the_bytes_that_were_agreed() {
     let golden = Golden { frames: vectors::golden(), seen: RefCell::default() };
     pin_operations(&golden);
     pin_addresses(&golden);
+    pin_policy(&golden);
     pin_events(&golden);
     pin_metrics(&golden);
     pin_takeover(&golden);

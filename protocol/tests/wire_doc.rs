@@ -14,6 +14,7 @@ use portreeve_protocol::event::*;
 use portreeve_protocol::frame::{HEADER_LENGTH, MAX_BODY, MAX_DESCRIPTORS, MAX_FRAME};
 use portreeve_protocol::message::*;
 use portreeve_protocol::metrics::MetricsRequest;
+use portreeve_protocol::policy::PolicyRequest;
 use portreeve_protocol::takeover::Takeover;
 use portreeve_protocol::{Fault, FaultCode, Header, Kind, codec};
 
@@ -47,6 +48,7 @@ fn messages() -> BTreeMap<&'static str, Decode> {
         both::<ListAddresses>("ListAddresses", "AddressPage"),
         both::<SetLink>("SetLink", "Link"),
         both::<MoveAddress>("MoveAddress", "Leases"),
+        both::<PolicyRequest>("PolicyRequest", "PolicyPage"),
         both::<Subscribe>("Subscribe", "Subscribed"),
         both::<MetricsRequest>("MetricsRequest", "Metrics"),
         both::<Takeover>("Takeover", "Handed"),
@@ -172,6 +174,7 @@ fn the_tables_name_the_fields_as_the_crate_does() {
         include_str!("../src/fault.rs"),
         include_str!("../src/endpoint.rs"),
         include_str!("../src/event.rs"),
+        include_str!("../src/policy.rs"),
         include_str!("../src/takeover.rs"),
     ];
     let structures = sources.iter().flat_map(|source| source.split("\npub struct ").skip(1));

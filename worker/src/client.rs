@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use portreeve_protocol::message::{Listen, ListenOptions, ListenerId, Ping, StatusRequest, Stopped, Welcome};
 use portreeve_protocol::metrics::{Metrics, MetricsRequest};
+use portreeve_protocol::policy::{PolicyPage, PolicyRequest};
 use portreeve_protocol::status::Status;
 use portreeve_protocol::{Endpoint, Fault};
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
@@ -89,6 +90,15 @@ impl Client {
     /// As for every request.
     pub async fn metrics(&self) -> Result<Metrics, Error> {
         self.0.call(&MetricsRequest {}).await
+    }
+
+    /// What this peer may ask for and the addresses that move between hosts, with the page of each that begins after so
+    /// many rows; 0 for the first.
+    ///
+    /// # Errors
+    /// As for every request.
+    pub async fn policy(&self, after: u32) -> Result<PolicyPage, Error> {
+        self.0.call(&PolicyRequest { after }).await
     }
 
     /// Asks for a sign of life.

@@ -11,6 +11,7 @@ use portreeve_protocol::message::{
     Hello, Listen, ListenMany, ListenerId, Outcome, Ping, Pong, StatusRequest, Stop, Stopped, Welcome,
 };
 use portreeve_protocol::metrics::{Metrics, MetricsRequest};
+use portreeve_protocol::policy::{PolicyPage, PolicyRequest};
 use portreeve_protocol::status::Status;
 use portreeve_protocol::{Fault, Operation};
 
@@ -41,7 +42,7 @@ macro_rules! without_descriptors {
 without_descriptors! {
     Hello => Welcome, Ping => Pong, Stop => Stopped, StatusRequest => Status, MetricsRequest => Metrics,
     AddAddress => Leases, RenewAddress => Leases, RemoveAddress => RemovedMany, Announce => Leases,
-    ListAddresses => AddressPage, SetLink => Link, MoveAddress => Leases, Subscribe => Subscribed
+    ListAddresses => AddressPage, SetLink => Link, MoveAddress => Leases, PolicyRequest => PolicyPage, Subscribe => Subscribed
 }
 
 impl Request for Listen {

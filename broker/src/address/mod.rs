@@ -127,6 +127,11 @@ impl Addresses {
         self.events.tell(Concern::Holder(lease.holder), event);
     }
 
+    /// Seconds that an address stays without renewal where the peer does not say.
+    pub fn lease(&self) -> u32 {
+        self.settings.lease
+    }
+
     /// Whether rules of the packet filter end each lease to the millisecond.
     pub fn is_fenced(&self) -> bool {
         self.fence.is_some()

@@ -13,6 +13,7 @@ mod moving;
 mod peers;
 mod ports;
 mod rule;
+mod told;
 mod unserved;
 
 use std::collections::HashMap;

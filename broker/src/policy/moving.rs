@@ -1,20 +1,22 @@
 //! What the configuration ties to an address that moves: the listeners that start when it is added and stop before it
 //! goes, and the addresses that follow it. Data only.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use portreeve_protocol::Endpoint;
 
 use super::Policy;
 use super::rule::RuleId;
-use crate::config::{Config, Listener, SocketOptions};
+use crate::config::{Config, DuraVip, Listener, SocketOptions};
 
 /// What is tied to addresses that move, by their address.
 #[derive(Debug, Default)]
 pub(super) struct Moving {
     followers: HashMap<IpAddr, Vec<IpAddr>>,
     follows: HashMap<IpAddr, IpAddr>,
+    /// All that the configuration declares, with the name of what declares it and the host that should have it.
+    pub declared: BTreeMap<IpAddr, (String, String)>,
     listeners: HashMap<IpAddr, Vec<(Endpoint, String, RuleId)>>,
 }
 
@@ -36,6 +38,14 @@ impl Moving {
             if self.follows.insert(own, leader).is_none() {
                 self.followers.entry(leader).or_default().push(own);
             }
+        }
+    }
+
+    /// Enters an address that a listener or binding declares to move.
+    pub fn declare(&mut self, address: IpAddr, name: String, duravip: &DuraVip) {
+        if duravip.moves() {
+            let preference = duravip.preference.as_ref().map_or_else(String::new, |host| host.value.clone());
+            self.declared.entry(address).or_insert((name, preference));
         }
     }
 

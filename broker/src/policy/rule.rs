@@ -79,6 +79,9 @@ impl Policy {
             if let Some(inet) = endpoint.value.inet().filter(|_| listener.duravip.moves()) {
                 self.all.address(inet.address, rule);
             }
+            if let Some(inet) = endpoint.value.inet() {
+                self.moving.declare(inet.address, listener.scope.clone(), &listener.duravip);
+            }
             if config.worker.is_some() {
                 self.moving.listener(listener, rule);
             }
@@ -89,6 +92,7 @@ impl Policy {
                 let text = format!("binding {:?}: bind_address = {}", binding.name.value, address.value);
                 let rule = self.add_rule(config, address.span, text, None);
                 self.all.address(address.value, rule);
+                self.moving.declare(address.value, binding.name.value.clone(), &binding.duravip);
             }
         }
         permits

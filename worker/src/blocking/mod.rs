@@ -15,6 +15,7 @@ use portreeve_protocol::message::{
     Listen, ListenOptions, ListenerId, Ping, StatusRequest, Stop, Stopped, Welcome,
 };
 use portreeve_protocol::metrics::{Metrics, MetricsRequest};
+use portreeve_protocol::policy::{PolicyPage, PolicyRequest};
 use portreeve_protocol::status::Status;
 use portreeve_protocol::{Endpoint, Fault, List};
 
@@ -134,6 +135,15 @@ impl Client {
     /// As for every request.
     pub fn metrics(&self) -> Result<Metrics, Error> {
         self.0.call(&MetricsRequest {})
+    }
+
+    /// What this peer may ask for and the addresses that move between hosts, with the page of each that begins after so
+    /// many rows; 0 for the first.
+    ///
+    /// # Errors
+    /// As for every request.
+    pub fn policy(&self, after: u32) -> Result<PolicyPage, Error> {
+        self.0.call(&PolicyRequest { after })
     }
 
     /// Asks for a sign of life.

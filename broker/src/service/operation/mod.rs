@@ -9,6 +9,7 @@ mod listen;
 mod metrics;
 mod move_address;
 mod ping;
+mod policy;
 mod remove_address;
 mod status;
 mod stop;
@@ -29,6 +30,7 @@ use portreeve_protocol::message::{
     Hello, Listen, ListenMany, ListenerId, Operation, Ping, StatusRequest, Stop,
 };
 use portreeve_protocol::metrics::MetricsRequest;
+use portreeve_protocol::policy::PolicyRequest;
 use portreeve_protocol::takeover::Takeover;
 use portreeve_protocol::{Fault, FaultCode, Header, Kind};
 
@@ -76,6 +78,7 @@ pub fn carry_out(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<
         ListAddresses::KIND => run(broker, session, received, address::list),
         SetLink::KIND => run(broker, session, received, link::set_link),
         MoveAddress::KIND => run(broker, session, received, move_address::move_address),
+        PolicyRequest::KIND => run(broker, session, received, policy::policy),
         Subscribe::KIND => run_later(broker, session, received, subscribe::subscribe),
         MetricsRequest::KIND => run(broker, session, received, metrics::metrics),
         Takeover::KIND => takeover::takeover(broker, session, received),

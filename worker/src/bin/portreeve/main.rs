@@ -14,6 +14,7 @@ mod metrics;
 mod open;
 mod output;
 mod ping;
+mod policy;
 mod status;
 mod stop;
 mod watch;
@@ -52,6 +53,8 @@ enum Verb {
     Events(events::Arguments),
     /// Set an interface up or down, or to another MTU.
     Link(link::Arguments),
+    /// Show what this user may ask for, and the addresses that move between hosts.
+    Policy,
     /// Take listeners out of service.
     Stop(stop::Arguments),
     /// Show what the broker has counted and measured, or serve it to Prometheus.
@@ -73,6 +76,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Verb::Address(verb) => address::run(&broker.open().await?, out, verb).await,
         Verb::Events(verb) => events::run(&broker.open().await?, out, &verb).await,
         Verb::Link(verb) => link::run(&broker.open().await?, out, &verb).await,
+        Verb::Policy => policy::run(&broker.open().await?, out).await,
         Verb::Listen(verb) => listen::run(&broker.open().await?, out, verb).await,
         Verb::Stop(verb) => stop::run(&broker.open().await?, out, &verb).await,
         Verb::Metrics(verb) => metrics::run(broker, out, &verb).await,
