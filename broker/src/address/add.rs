@@ -90,6 +90,7 @@ impl Addresses {
         way.fail(&self.table, |place| refused.get(&place.address).cloned());
         let rest = way.fail_the_rest(&self.table);
         self.take_back(&rest);
+        let places = way.places();
         for (index, place) in way.pending {
             let told = self.hold(&place, deadline);
             if how.announce && told.is_some() {
@@ -99,6 +100,7 @@ impl Addresses {
                 *outcome = Ok(told);
             }
         }
+        self.warn_of_many(&places);
         self.changed.notify_one();
         let conflict =
             |outcome: &&Outcome| outcome.as_ref().is_err_and(|fault| fault.code == FaultCode::Conflict);

@@ -22,7 +22,7 @@ const AT_ONCE: u32 = 20;
 /// When the rounds after the first one are, from the first on, in milliseconds.
 const ROUNDS: [u64; 4] = [250, 1_100, 2_200, 4_400];
 /// The pause between later rounds, give or take a fifth.
-const LATER: Duration = Duration::from_secs(60);
+pub(super) const LATER: Duration = Duration::from_secs(60);
 
 /// What is to be announced: when, in what order, which address, which of its series, which round.
 #[derive(Debug, Default)]
@@ -32,13 +32,13 @@ pub struct Queue {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Due {
-    at: Instant,
-    order: u64,
-    address: IpAddr,
-    series: u64,
-    began: Instant,
-    round: usize,
+pub(super) struct Due {
+    pub at: Instant,
+    pub order: u64,
+    pub address: IpAddr,
+    pub series: u64,
+    pub began: Instant,
+    pub round: usize,
 }
 
 /// How many frames an interface may send now.
@@ -121,7 +121,11 @@ impl Addresses {
             for frame in &frames {
                 self.send(index, frame);
             }
-            self.queue.borrow_mut().enter(Due { at: following(&next), round: next.round + 1, ..next });
+            let after = match self.settings.all_hosts {
+                true => Due { at: following(&next), round: next.round + 1, ..next },
+                false => self.after_questions(&next, now),
+            };
+            self.queue.borrow_mut().enter(after);
         }
     }
 
@@ -135,7 +139,11 @@ impl Addresses {
         let index = lease.place.index;
         let link = self.link(index).filter(|link| link.carrier);
         let hardware = link.and_then(|link| link.hardware);
-        Some((index, hardware.map(|own| frame::announcement(own, due.address)).unwrap_or_default()))
+        let frames = hardware.map(|own| match self.settings.all_hosts {
+            true => frame::announcement(own, due.address),
+            false => self.questions(due, index, own),
+        });
+        Some((index, frames.unwrap_or_default()))
     }
 
     /// Whether an interface may send so many frames now; if so they are counted.

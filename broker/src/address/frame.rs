@@ -13,6 +13,7 @@ const BROADCAST: Hardware = [0xff; 6];
 const ALL_NODES: Hardware = [0x33, 0x33, 0, 0, 0, 1];
 const REQUEST: u16 = 1;
 const REPLY: u16 = 2;
+const ICMPV6: u8 = 58;
 
 /// What an ARP packet says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,13 +22,16 @@ pub struct Arp {
     pub sender: (Hardware, Ipv4Addr),
     /// Whom it asks for or answers.
     pub target: Ipv4Addr,
+    /// Whether it answers.
+    pub is_reply: bool,
 }
 
 /// The frames of one round of announcements: an ARP request and an ARP reply, or one neighbour advertisement.
 pub fn announcement(hardware: Hardware, address: IpAddr) -> Vec<Vec<u8>> {
     match address {
         IpAddr::V4(own) => {
-            vec![arp(REQUEST, (hardware, own), ([0; 6], own)), arp(REPLY, (hardware, own), (hardware, own))]
+            let arp = |operation, target| arp(BROADCAST, operation, (hardware, own), (target, own));
+            vec![arp(REQUEST, [0; 6]), arp(REPLY, hardware)]
         }
         IpAddr::V6(own) => vec![advertisement(hardware, own)],
     }
@@ -35,11 +39,36 @@ pub fn announcement(hardware: Hardware, address: IpAddr) -> Vec<Vec<u8>> {
 
 /// Asks whether anybody has an address, without claiming it.
 pub fn probe(hardware: Hardware, address: Ipv4Addr) -> Vec<u8> {
-    arp(REQUEST, (hardware, Ipv4Addr::UNSPECIFIED), ([0; 6], address))
+    arp(BROADCAST, REQUEST, (hardware, Ipv4Addr::UNSPECIFIED), ([0; 6], address))
 }
 
-fn arp(operation: u16, sender: (Hardware, Ipv4Addr), target: (Hardware, Ipv4Addr)) -> Vec<u8> {
-    let mut frame = ethernet(BROADCAST, sender.0, 0x0806);
+/// Asks one host for its own address in the name of ours: by asking it tells where ours is, and the host answers. What
+/// families do not have in common is never asked.
+pub fn question(hardware: Hardware, own: IpAddr, host: (Hardware, IpAddr)) -> Vec<u8> {
+    match (own, host.1) {
+        (IpAddr::V4(own), IpAddr::V4(target)) => arp(host.0, REQUEST, (hardware, own), ([0; 6], target)),
+        (IpAddr::V6(own), IpAddr::V6(target)) => {
+            // Type 135, code 0, checksum to come; then the target, and the option of the sender's link-layer address.
+            let mut body = vec![135, 0, 0, 0, 0, 0, 0, 0];
+            body.extend(target.octets());
+            body.extend([1, 1]);
+            body.extend(hardware);
+            icmp((host.0, target), (hardware, own), body)
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Of a neighbour advertisement that answers a question: whose question it was, and who answers.
+pub fn answer(frame: &[u8]) -> Option<(Ipv6Addr, Ipv6Addr)> {
+    let packet: &[u8; 78] = frame.first_chunk()?;
+    let octets = |at: usize| packet.get(at..)?.first_chunk::<16>().copied().map(Ipv6Addr::from);
+    let is_advertisement = packet.get(12..14)? == [0x86, 0xdd] && packet[20] == ICMPV6 && packet[54] == 136;
+    is_advertisement.then_some((octets(38)?, octets(62)?))
+}
+
+fn arp(to: Hardware, operation: u16, sender: (Hardware, Ipv4Addr), target: (Hardware, Ipv4Addr)) -> Vec<u8> {
+    let mut frame = ethernet(to, sender.0, 0x0806);
     // Hardware type Ethernet, protocol IPv4, and the lengths of their addresses.
     frame.extend([0, 1, 8, 0, 6, 4]);
     frame.extend(operation.to_be_bytes());
@@ -51,7 +80,6 @@ fn arp(operation: u16, sender: (Hardware, Ipv4Addr), target: (Hardware, Ipv4Addr
 }
 
 fn advertisement(hardware: Hardware, own: Ipv6Addr) -> Vec<u8> {
-    const ICMPV6: u8 = 58;
     let to = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
     // Type 136, code 0, checksum to come, override set.
     let mut body = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
@@ -59,6 +87,12 @@ fn advertisement(hardware: Hardware, own: Ipv6Addr) -> Vec<u8> {
     // The option of the target's link-layer address, of 8 bytes.
     body.extend([2, 1]);
     body.extend(hardware);
+    icmp((ALL_NODES, to), (hardware, own), body)
+}
+
+/// An ICMPv6 packet of the link, with its checksum.
+fn icmp(to: (Hardware, Ipv6Addr), from: (Hardware, Ipv6Addr), mut body: Vec<u8>) -> Vec<u8> {
+    let ((hardware, to), (sender, own)) = (to, from);
     let length = u16::try_from(body.len()).unwrap_or_default();
     let pseudo =
         [&own.octets()[..], &to.octets(), &u32::from(length).to_be_bytes(), &[0, 0, 0, ICMPV6], &body];
@@ -66,7 +100,7 @@ fn advertisement(hardware: Hardware, own: Ipv6Addr) -> Vec<u8> {
     if let Some(place) = body.get_mut(2..4) {
         place.copy_from_slice(&sum.to_be_bytes());
     }
-    let mut frame = ethernet(ALL_NODES, hardware, 0x86dd);
+    let mut frame = ethernet(hardware, sender, 0x86dd);
     frame.extend([0x60, 0, 0, 0]);
     frame.extend(length.to_be_bytes());
     // A hop limit of 255 shows the receiver that no router passed it on.
@@ -105,7 +139,8 @@ impl Arp {
         }
         let hardware = *packet.get(8..14)?.first_chunk()?;
         let octets = |at: usize| packet.get(at..)?.first_chunk::<4>().copied().map(Ipv4Addr::from);
-        Some(Self { sender: (hardware, octets(14)?), target: octets(24)? })
+        let is_reply = packet.get(6..8)? == REPLY.to_be_bytes();
+        Some(Self { sender: (hardware, octets(14)?), target: octets(24)?, is_reply })
     }
 
     /// Whose claim it is on an address that `own` asks for or has: the other host's, where there is one. A probe of

@@ -34,6 +34,10 @@ pub fn keep(addresses: &Rc<Addresses>, listeners: &Rc<dyn Listeners>) -> io::Res
         let wire = UnixDatagram::from_std(packet.watched()?)?;
         watch(addresses, wire, Addresses::listen_once);
     }
+    if let Some(packet) = &addresses.advertisements {
+        let wire = UnixDatagram::from_std(packet.watched()?)?;
+        watch(addresses, wire, Addresses::hear_advertisement);
+    }
     let kept = addresses.clone();
     tokio::task::spawn_local(async move {
         let mut compare = Instant::now() + kept.settings.check;

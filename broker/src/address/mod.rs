@@ -8,6 +8,7 @@ mod announce;
 mod boot_time;
 pub mod connections;
 mod counts;
+mod crowd;
 mod fault;
 pub mod fence;
 pub mod frame;
@@ -16,6 +17,7 @@ mod keep;
 pub mod kernel;
 pub mod lease;
 mod move_to;
+mod neighbours;
 mod nft;
 mod notice;
 pub mod packet;
@@ -28,7 +30,7 @@ mod together;
 mod watch;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::os::unix::net::UnixDatagram;
 use std::rc::{Rc, Weak};
@@ -49,6 +51,7 @@ use announce::{Allowance, Queue};
 use counts::Counts;
 use fence::Fence;
 use lease::{Lease, Table};
+use neighbours::Neighbours;
 use packet::Packet;
 use probe::Heard;
 
@@ -73,6 +76,8 @@ pub struct Settings {
     pub put_back: u32,
     /// How often all of them are compared with what the kernel has.
     pub check: Duration,
+    /// Addresses are announced to all hosts by broadcast; otherwise to those that are known, one by one.
+    pub all_hosts: bool,
 }
 
 /// The broker's addresses, and the sockets by which they are kept. No borrow is held across an await.
@@ -85,6 +90,8 @@ pub struct Addresses {
     fence: Option<Fence>,
     /// Absent where the broker does not keep CAP_NET_RAW.
     packet: Option<Packet>,
+    /// Hears advertisements of IPv6, where hosts are told one by one.
+    advertisements: Option<Packet>,
     /// What the kernel tells of interfaces and addresses.
     news: UnixDatagram,
     table: RefCell<Table>,
@@ -93,6 +100,9 @@ pub struct Addresses {
     queue: RefCell<Queue>,
     allowance: RefCell<HashMap<u32, Allowance>>,
     heard: RefCell<Heard>,
+    neighbours: RefCell<Neighbours>,
+    /// The interfaces of which it was told that they have too many.
+    crowded: RefCell<HashSet<u32>>,
     series: Cell<u64>,
     /// Whether an address may be missing: most news are of none.
     any_missing: Cell<bool>,

@@ -1,4 +1,5 @@
-//! The packet socket: whole Ethernet frames to one interface, and every ARP packet that arrives at any.
+//! The packet socket: whole Ethernet frames to one interface, and every ARP packet that arrives at any; and another for
+//! the advertisements of IPv6.
 //!
 //! Promises: nothing blocks; a frame is sent from the interface of the given number or not at all. Opened before the
 //! broker confines itself, for that needs CAP_NET_RAW and using it does not. Source: packet(7).
@@ -48,6 +49,43 @@ impl Packet {
             let raw: RawFd = Errno::result(libc::socket(libc::AF_PACKET, kind, protocol))?;
             OwnedFd::from_raw_fd(raw)
         };
+        Ok(Self { socket: socket.into() })
+    }
+
+    /// Opens one for the neighbour advertisements of IPv6 that arrive, and nothing else.
+    ///
+    /// # Errors
+    /// EPERM without CAP_NET_RAW.
+    pub fn open_for_advertisements() -> nix::Result<Self> {
+        // Of no protocol it hears nothing until it is filtered.
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        // SAFETY: socket(2) takes no pointers, and what it returns is checked and owned by nobody else.
+        let socket = unsafe {
+            let raw: RawFd = Errno::result(libc::socket(libc::AF_PACKET, kind, 0))?;
+            OwnedFd::from_raw_fd(raw)
+        };
+        let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+        // Load a byte, compare it, return how much to keep: of ICMPv6 (58) the type 136.
+        let mut steps = [
+            step(0x30, 0, 0, 20),
+            step(0x15, 0, 3, 58),
+            step(0x30, 0, 0, 54),
+            step(0x15, 0, 1, 136),
+            step(0x06, 0, 0, 128),
+            step(0x06, 0, 0, 0),
+        ];
+        let filter = libc::sock_fprog { len: 6, filter: steps.as_mut_ptr() };
+        let length = libc::socklen_t::try_from(size_of_val(&filter)).map_err(|_| Errno::EINVAL)?;
+        let mut at = empty();
+        at.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or_default();
+        at.sll_protocol = u16::try_from(libc::ETH_P_IPV6).unwrap_or_default().to_be();
+        // SAFETY: the filter, its steps and the address are valid for the lengths given with them, and only read.
+        unsafe {
+            let (level, name) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
+            let filter = (&raw const filter).cast();
+            Errno::result(libc::setsockopt(socket.as_raw_fd(), level, name, filter, length))?;
+            Errno::result(libc::bind(socket.as_raw_fd(), (&raw const at).cast(), length_of(&at)))?;
+        }
         Ok(Self { socket: socket.into() })
     }
 

@@ -84,6 +84,9 @@ impl Addresses {
                 *rival = Some(hardware);
             }
         }
+        if arp.is_reply {
+            self.hear_answer(arp.target.into(), arp.sender.1.into());
+        }
         self.defend(arrived.index, &arp);
         Ok(())
     }

@@ -40,12 +40,18 @@ impl Addresses {
             diag: Netlink::open(SockProtocol::NetlinkSockDiag).map_err(os("netlink for sockets"))?,
             fence: Fence::open().ok(),
             packet: raw.then(Packet::open).transpose().map_err(os("a packet socket"))?,
+            advertisements: (raw && !settings.all_hosts)
+                .then(Packet::open_for_advertisements)
+                .transpose()
+                .map_err(os("a packet socket for IPv6"))?,
             news: news.into(),
             table: RefCell::new(Table::default()),
             links: RefCell::default(),
             queue: RefCell::new(Queue::default()),
             allowance: RefCell::default(),
             heard: RefCell::new(Heard::default()),
+            neighbours: RefCell::default(),
+            crowded: RefCell::default(),
             series: Cell::new(0),
             any_missing: Cell::new(false),
             listeners: OnceCell::new(),

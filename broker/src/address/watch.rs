@@ -74,6 +74,9 @@ impl Addresses {
         let index = link.index;
         let before = self.links.borrow_mut().insert(index, link.clone());
         self.tell_of_link(&link, before.as_ref());
+        if before.as_ref().is_none_or(|before| before.name != link.name) {
+            self.came_back(&link);
+        }
         let Some(before) = before else { return };
         if (link.carrier && !before.carrier) || (link.hardware != before.hardware) {
             let there: Vec<IpAddr> = {
@@ -83,6 +86,17 @@ impl Addresses {
                 held.filter(|lease| lease.series > 0).map(|lease| lease.place.address).collect()
             };
             there.into_iter().for_each(|address| self.announce(address));
+        }
+    }
+
+    /// An interface that was deleted and made again has another number: what was on it is missing there from now on.
+    fn came_back(&self, link: &Interface) {
+        let links = self.links.borrow();
+        for lease in self.table.borrow_mut().missing() {
+            if *lease.interface == *link.name && !links.contains_key(&lease.place.index) {
+                lease.place.index = link.index;
+                self.any_missing.set(true);
+            }
         }
     }
 

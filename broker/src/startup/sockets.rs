@@ -70,6 +70,7 @@ pub fn addresses(config: &Config, plan: &Plan, events: &Rc<Events>) -> Result<Op
         lease: u32::try_from(config.broker.lease.as_secs()).unwrap_or(u32::MAX),
         put_back: config.cluster.if_down_limit,
         check: config.cluster.if_check_interval,
+        all_hosts: config.cluster.arp_all_hosts,
     };
     Addresses::open(settings, retains(NET_RAW), events.clone()).map(Some)
 }

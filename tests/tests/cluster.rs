@@ -1,0 +1,241 @@
+//! A node of a cluster: what its `cluster` scope says takes effect, and its interface may come and go.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use portreeve_protocol::address::AddAddress;
+use portreeve_protocol::{EventCode, List};
+use portreeve_tests::broker::SOCKET;
+use portreeve_tests::puppet::Stage;
+use portreeve_tests::wire::{Frame, Wire, hex};
+use portreeve_tests::{Broker, Peer, eventually, isolated, lan, sample};
+
+/// The host at 10.1.1.201, asked for its own address in the name of 10.1.1.7.
+const ASKED: &str = "02 00 00 00 00 02 02 00 00 00 00 01 08 06 \
+    00 01 08 00 06 04 00 01 02 00 00 00 00 01 0a 01 01 07 00 00 00 00 00 00 0a 01 01 c9";
+/// The same of 2001:db8::201 and 2001:db8::7: RFC 4861's solicitation, to one host, with the sender's address.
+const SOLICITED: &str = "02 00 00 00 00 02 02 00 00 00 00 01 86 dd \
+    60 00 00 00 00 20 3a ff 20 01 0d b8 00 00 00 00 00 00 00 00 00 00 00 07 \
+    20 01 0d b8 00 00 00 00 00 00 00 00 00 00 02 01 \
+    87 00 SUM 00 00 00 00 20 01 0d b8 00 00 00 00 00 00 00 00 00 00 02 01 01 01 02 00 00 00 00 01";
+const ONE_BY_ONE: &str = "cluster { arp_all_hosts = false }";
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// Whether a frame speaks for 10.1.1.7 or 2001:db8::7, and is this host's.
+fn ours(frame: &[u8]) -> bool {
+    let address: Ipv6Addr = "2001:db8::7".parse().unwrap();
+    frame.get(6..12) == Some(&lan::OURS)
+        && (frame.get(12..14) == Some(&[8, 6]) && frame.get(28..32) == Some(&[10, 1, 1, 7])
+            || frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(22..38) == Some(&address.octets()))
+}
+
+fn is_broadcast(frame: &Frame) -> bool {
+    frame.bytes[0] & 1 == 1
+}
+
+/// Has this host learn where another is.
+fn meet(address: &str) {
+    let at: SocketAddr = address.parse().unwrap();
+    TcpStream::connect_timeout(&at, AT_ONCE).unwrap_err();
+}
+
+fn add(peer: &mut Peer, address: &str) {
+    peer.add_address(address, |add| (add.announce, add.lease) = (true, Some(60))).unwrap();
+}
+
+#[test]
+fn where_not_all_hosts_are_told_those_that_are_known_are_asked_and_no_other_is_disturbed() {
+    isolated(|host| {
+        lan::join(&["far", "near"]);
+        let broker = Broker::start(host, &sample::addresses(ONE_BY_ONE));
+        let mut peer = broker.peer();
+        meet("10.1.1.201:9");
+        meet("[2001:db8::201]:9");
+        for (address, expected) in [("10.1.1.7", ASKED), ("2001:db8::7", SOLICITED)] {
+            let (mut far, mut near) = (Wire::at("far"), Wire::at("near"));
+            add(&mut peer, address);
+            let asked = far.collect(Duration::from_millis(1_200), ours, |_| false);
+            assert!((1..=3).contains(&asked.len()), "{asked:?}");
+            for frame in &asked {
+                let sum = frame.bytes.get(56..58).map(|sum| format!("{:02x} {:02x}", sum[0], sum[1]));
+                let expected = expected.replace("SUM", sum.as_deref().unwrap_or_default());
+                assert_eq!(frame.bytes, hex(&expected), "{address}");
+            }
+            let others = near.collect(Duration::from_millis(10), ours, |_| false);
+            assert!(others.is_empty(), "{others:?}");
+            let known = lan::ip("-n far neigh show");
+            let line = known.lines().find(|line| line.starts_with(&format!("{address} ")));
+            assert!(line.is_some_and(|line| line.contains("02:00:00:00:00:01")), "{known}");
+        }
+    });
+}
+
+#[test]
+fn a_host_that_does_not_answer_is_asked_three_times_and_then_all_hosts_are_told() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(ONE_BY_ONE));
+        lan::ip("neigh flush dev eth1");
+        lan::ip("neigh add 10.1.1.99 lladdr 02:00:00:00:00:63 dev eth1 nud permanent");
+        lan::ip("neigh add 2001:db8::99 lladdr 02:00:00:00:00:63 dev eth1 nud permanent");
+        let mut peer = broker.peer();
+        for (address, told) in [("10.1.1.7", 2), ("2001:db8::7", 1)] {
+            let mut wire = Wire::at("far");
+            add(&mut peer, address);
+            let frames = wire.collect(AT_ONCE, ours, |frames| frames.len() == 3 + told);
+            let (asked, all) = frames.split_at(3);
+            assert!(asked.iter().all(|frame| frame.bytes[..6] == [2, 0, 0, 0, 0, 0x63]), "{frames:?}");
+            assert!(all.len() == told && all.iter().all(is_broadcast), "{frames:?}");
+            for pair in frames[..4].windows(2) {
+                let pause = pair[1].at.duration_since(pair[0].at);
+                assert!(pause >= Duration::from_millis(240), "{pause:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn where_nobody_or_not_the_gateway_is_known_all_hosts_are_told() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(ONE_BY_ONE));
+        let mut peer = broker.peer();
+        lan::ip("neigh flush dev eth1");
+        let mut wire = Wire::at("far");
+        add(&mut peer, "10.1.1.7");
+        let frames = wire.collect(AT_ONCE, ours, |frames| frames.len() == 2);
+        assert!(frames.len() == 2 && frames.iter().all(is_broadcast), "{frames:?}");
+        peer.remove_address("10.1.1.7").unwrap();
+        lan::ip("route add default via 10.1.1.254");
+        meet("10.1.1.201:9");
+        // Of what was seen a moment ago nothing is asked again.
+        std::thread::sleep(Duration::from_millis(1_100));
+        let mut wire = Wire::at("far");
+        add(&mut peer, "10.1.1.7");
+        let frames =
+            wire.collect(AT_ONCE, ours, |frames| frames.iter().filter(|one| is_broadcast(one)).count() == 2);
+        assert_eq!(frames[0].bytes, hex(ASKED));
+    });
+}
+
+#[test]
+fn an_interface_that_is_made_again_has_its_addresses_back_under_its_new_number() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let (mut owner, mut watcher) = (broker.peer(), broker.peer());
+        watcher.follow(false);
+        let both = ["10.1.1.7", "2001:db8::7"];
+        both.iter().for_each(|address| add(&mut owner, address));
+        lan::ip("link del eth1");
+        let gone = watcher.await_event(EventCode::LinkGone);
+        lan::ip("-n switch link add port1 type veth peer name far1");
+        lan::ip("-n switch link set far1 netns 1");
+        lan::ip("-n switch link set port1 master br0 up");
+        lan::ip("link set far1 name eth1 address 02:00:00:00:00:01");
+        let mut wire = Wire::at("far");
+        lan::ip("link set eth1 up");
+        for _ in both {
+            let back = watcher.await_event(EventCode::AddressRestored);
+            assert_ne!(back.index, gone.index);
+            assert_eq!(&*back.interface, "eth1");
+        }
+        for address in both {
+            eventually("the address again", || lan::shown(address));
+            owner.renew_address(address).unwrap();
+        }
+        assert!(!wire.collect(AT_ONCE, ours, |frames| !frames.is_empty()).is_empty(), "it is announced");
+    });
+}
+
+#[test]
+fn more_ipv6_addresses_than_the_kernel_is_quick_with_are_warned_of_unless_they_share_their_low_bits() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        let mut fill = |number: &dyn Fn(u16) -> [u16; 2]| {
+            let all: Vec<IpAddr> = (1..=1_001)
+                .map(|one| {
+                    let [high, low] = number(one);
+                    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 1, high, 0, low).into()
+                })
+                .collect();
+            for some in all.chunks(256) {
+                let addresses = List::new(some.to_vec()).unwrap();
+                let request = AddAddress { addresses, lease: Some(120), ..AddAddress::default() };
+                peer.ask(&request).unwrap();
+            }
+        };
+        fill(&|one| [one, 1]);
+        let warned = || broker.log.lines().iter().filter(|line| line.contains("low 24 bits")).count();
+        assert_eq!(warned(), 0);
+        fill(&|one| [0, one]);
+        broker.log.wait_for(&["low 24 bits", "groups=1001"]);
+        assert_eq!(warned(), 1);
+    });
+}
+
+#[test]
+fn a_nodes_configuration_serves_from_its_start_to_the_move_of_its_address() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let stage = Stage::new(host, "chroot");
+        let chroot = stage.chroot.path.display();
+        let node = format!(
+            r#"
+            security {{
+                user = nobody
+                group = nogroup
+                chroot = "{chroot}"
+                capabilities = "cap_net_admin,cap_net_bind_service,cap_net_raw+ep"
+            }}
+            cluster {{
+                nodename = mx1
+                topology "10.1.1.0/24" {{ interface = eth1 cidrmask = 32 }}
+                topology "2001:db8::/64" {{ interface = eth1 }}
+                arp_all_hosts = true
+                if_check_interval = 10
+                if_down_limit = 4
+            }}
+            binding "out-a" {{ bind_address = 10.1.1.7 enable_duravip = true duravip_preference = mx1 }}
+            ESMTP_Listener {{
+                listen_backlog = 200
+                Listen "10.1.1.1:25" {{}}
+                Listen "10.1.1.8:25" {{ duravip_follow = "out-a" }}
+            }}
+            broker {{
+                socket = "{SOCKET}"
+                lease = 10
+                max_addresses = 512
+                permit "cluster" {{ address = ( "10.1.1.0/24" "2001:db8::/64" ) }}
+                peer root {{ allow = ( status address subscribe ) permit = ( cluster ) }}
+            }}
+            worker {{ command = ( /run/host/bin/puppet ) }}"#
+        );
+        let mut broker = Broker::start(host, &node);
+        let before = lan::addresses();
+        let (_puppet, mut worker) = stage.enter();
+        worker.hello();
+        worker.follow(false);
+        let mut coordinator = broker.peer();
+        for epoch in 1..3 {
+            let addresses = List::first_of(["10.1.1.7".parse().unwrap()]);
+            let request = AddAddress { addresses, epoch, lease: None, probes: 1, announce: true };
+            assert_eq!(coordinator.ask(&request).unwrap().0.results.len(), 2);
+            let started = worker.await_event(EventCode::ListenerStarted);
+            assert_eq!(&*started.detail, "10.1.1.8:25");
+            let (_, socket) = worker.listen("10.1.1.8:25").unwrap();
+            let at = "10.1.1.8:25".parse().unwrap();
+            let client = lan::within("far", || TcpStream::connect_timeout(&at, AT_ONCE).unwrap());
+            let (_served, from) = TcpListener::from(socket).accept().unwrap();
+            assert_eq!(from, client.local_addr().unwrap());
+            let addresses = List::first_of(["10.1.1.7".parse().unwrap()]);
+            let remove = portreeve_protocol::address::RemoveAddress { addresses, epoch };
+            assert_eq!(coordinator.ask(&remove).unwrap().0.results.len(), 2);
+            worker.await_event(EventCode::ListenerStopping);
+            assert_eq!(lan::addresses(), before);
+        }
+        assert!(broker.terminate().success());
+    });
+}
