@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use portreeve_protocol::address::{AddAddress, Lease};
+use portreeve_protocol::address::{AddAddress, Lease, ListAddresses};
 use portreeve_protocol::message::Outcome;
 use portreeve_protocol::{Fault, FaultCode};
 use portreeve_tests::peer::one_address;
@@ -51,8 +51,12 @@ fn an_interface_that_is_renamed_keeps_its_addresses_and_gets_no_new_ones() {
         lan::ip("link del eth1");
         lan::ip("link set mail0 name eth1");
         // Renamed while it is asked for, it is the same interface still.
-        let lease = meanwhile(&mut peer, &mut wire, "10.1.1.9", || drop(lan::ip("link set eth1 name mail0")));
-        assert_eq!(&*lease.unwrap().interface, "eth1");
+        let rename = || drop(lan::ip("link set eth1 name mail0"));
+        meanwhile(&mut peer, &mut wire, "10.1.1.9", rename).unwrap();
+        eventually("the new name of its interface", || {
+            let (page, _) = peer.ask(&ListAddresses { after: None }).unwrap();
+            page.addresses.iter().any(|row| *row.lease.interface == *"mail0").then_some(())
+        });
         assert!(lan::shown("10.1.1.9").unwrap().contains("mail0"));
         assert!(peer.remove_address("10.1.1.9").unwrap().verified);
         lan::ip("link set mail0 name eth1");
