@@ -201,7 +201,7 @@ fn the_command_adds_lists_renews_and_removes() {
         for part in ["10.1.1.7/32", "2001:db8::7/128", "eth1", "user 0"] {
             assert!(list.contains(part), "no {part:?} in {list}");
         }
-        assert!(command("renew 10.1.1.7 --epoch 4 --lease 60").contains("for 60000 ms"));
+        assert!(command("renew 10.1.1.7 --epoch 4 --lease 60").contains("for 60.0 s"));
         command("announce 10.1.1.7 --epoch 5");
         assert_eq!(
             command("remove 10.1.1.7 2001:db8::7 --epoch 5"),

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use portreeve_protocol::address::{AddAddress, Lease, Leases};
+use portreeve_protocol::address::{AddAddress, Lease, Leases, ListAddresses};
 use portreeve_protocol::message::{Outcome, StatusRequest};
 use portreeve_protocol::status::{Listener, Session, Status};
 use portreeve_protocol::{List, Text};
@@ -48,6 +48,8 @@ fn serve(broker: &mut Broker) {
     while let Some(asked) = broker.next() {
         if asked.is::<StatusRequest>() {
             broker.reply::<StatusRequest>(&asked, &status(), &[]);
+        } else if asked.is::<ListAddresses>() {
+            broker.no_addresses(&asked);
         } else {
             let addresses = asked.read::<AddAddress>().addresses;
             let lease = |address| Lease {

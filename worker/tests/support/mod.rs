@@ -7,6 +7,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::thread::JoinHandle;
 
+use portreeve_protocol::address::{AddressPage, ListAddresses};
 use portreeve_protocol::message::{
     Hello, Listen, ListenMany, Listening, ListeningMany, OPERATIONS, Outcome, Ping, Pong, Stop, Stopped,
     Welcome,
@@ -76,6 +77,13 @@ impl Broker {
             operations: List::first_of(OPERATIONS.iter().map(|(_, name)| Text::clipped(name))),
         };
         self.reply::<Hello>(&asked, &welcome, &[]);
+    }
+
+    /// Tells that there are no addresses.
+    pub fn no_addresses(&mut self, asked: &Asked) {
+        asked.read::<ListAddresses>();
+        let page = AddressPage { fenced: true, addresses: List::default(), more: false };
+        self.reply::<ListAddresses>(asked, &page, &[]);
     }
 
     /// Answers as a broker that permits everything: every socket is a [`mark`] of its endpoint's port.

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use portreeve_worker::address::{AddressPage, AddressRow, Lease as Granted};
-use portreeve_worker::{AddressOptions, Client, Fault};
+use portreeve_worker::{AddressOptions, Client, Fault, FaultCode};
 use serde_json::{Value, json};
 
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::output::{self, Output, Progress};
 
 /// The most addresses that one request names.
@@ -126,7 +126,11 @@ pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<E
         }
     }
     drop(progress);
-    let failed = done.iter().any(|row| row.get("fault").is_some());
+    let faults: Vec<&Value> = done.iter().filter_map(|row| row.get("fault")).collect();
+    let code = match faults.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => failure::of_faults(faults.iter().all(|fault| *fault == FaultCode::Denied.word())),
+    };
     if out.json {
         out.value(&Value::Array(done))?;
     } else {
@@ -134,7 +138,7 @@ pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<E
             out.text(sentence(row))?;
         }
     }
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(code)
 }
 
 fn rows<T>(asked: &[IpAddr], results: Vec<Result<T, Fault>>, show: impl Fn(T) -> Value) -> Vec<Value> {
@@ -179,7 +183,8 @@ fn sentence(row: &Value) -> String {
         (_, Some(_)) => format!("{address} was removed, and this host has it still, on another interface"),
         _ => {
             let left = row.get("left_ms").and_then(Value::as_u64);
-            let left = left.map_or_else(|| "ever".to_owned(), |left| format!("{left} ms"));
+            let left =
+                left.map_or_else(|| "ever".to_owned(), |left| format!("{:.1} s", left as f64 / 1000.0));
             format!("{address}/{} is on {} for {left}", text("prefix"), text("interface"))
         }
     }

@@ -146,6 +146,11 @@ fn session_code(error: &Error) -> u8 {
     }
 }
 
+/// The exit code for the faults of a batch.
+pub fn of_faults(all_denied: bool) -> ExitCode {
+    ExitCode::from(if all_denied { NO_PERMISSION } else { FAULT })
+}
+
 fn fault_code(fault: &Fault) -> u8 {
     match fault.code {
         FaultCode::Denied => NO_PERMISSION,

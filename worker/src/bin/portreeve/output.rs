@@ -10,6 +10,9 @@ use tokio::net::unix::pipe::Sender;
 
 use crate::failure::Failure;
 
+/// With fewer columns than this, those of a table stand closer.
+const NARROW: u16 = 60;
+
 /// How results are printed.
 #[derive(Clone, Copy)]
 pub struct Output {
@@ -127,8 +130,10 @@ pub fn table<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Table {
 
 /// The table as text.
 pub fn render(mut table: Table) -> String {
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+    let gap = if table.width().is_some_and(|width| width < NARROW) { 1 } else { 2 };
+    let last = table.column_count().saturating_sub(1);
+    for (number, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, if number == last { 0 } else { gap }));
     }
     let text = table.trim_fmt();
     match (table.header().is_some(), text.split_once('\n')) {

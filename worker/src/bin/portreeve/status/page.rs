@@ -3,7 +3,7 @@
 use std::io;
 
 use caps::Capability;
-use portreeve_worker::status::{Credentials, Listener, Process, Session};
+use portreeve_worker::status::{Credentials, Listener, Process, Quota, Session};
 use serde_json::{Value, json};
 
 use super::State;
@@ -66,8 +66,7 @@ pub fn text(State { status, listeners, addresses }: &State) -> String {
     parts.extend(status.warnings.iter().map(warning));
     parts.extend(status.processes.iter().map(process));
     parts.push(sessions(&status.sessions));
-    let quotas: Vec<_> =
-        status.quotas.iter().map(|quota| [quota.name.to_string(), quota.most.to_string()]).collect();
+    let quotas: Vec<_> = status.quotas.iter().map(|quota| [quota.name.to_string(), most_of(quota)]).collect();
     let mut most = table(["EACH PEER", "AT MOST"]);
     most.add_rows(quotas);
     parts.push(render(most));
@@ -76,6 +75,12 @@ pub fn text(State { status, listeners, addresses }: &State) -> String {
         parts.push(address::shown(rows, *fenced));
     }
     parts.join("\n\n")
+}
+
+/// A time is told with its unit.
+fn most_of(quota: &Quota) -> String {
+    let unit = if quota.name.ends_with("timeout") { " s" } else { "" };
+    format!("{}{unit}", quota.most)
 }
 
 fn process(process: &Process) -> String {
@@ -108,7 +113,7 @@ fn process(process: &Process) -> String {
 }
 
 fn sessions(sessions: &[Session]) -> String {
-    let mut table = table(["SESSION", "PEER", "CLIENT", "PID", "HELD", "REFUSED"]);
+    let mut table = table(["ID", "PEER", "CLIENT", "PID", "HELD", "REFUSED"]);
     for session in sessions {
         table.add_row([
             session.id.to_string(),
