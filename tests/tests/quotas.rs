@@ -205,7 +205,8 @@ fn connections(over: &AtomicBool) {
 
 #[test]
 fn a_flood_of_one_peer_leaves_others_their_latency_and_the_log_its_size() {
-    const DURING: Duration = Duration::from_secs(2);
+    /// A machine that runs other things needs more than one.
+    const ATTEMPTS: usize = 5;
     isolated(|host| {
         let broker = start(host, "");
         let mut bystander = broker.peer();
@@ -213,38 +214,44 @@ fn a_flood_of_one_peer_leaves_others_their_latency_and_the_log_its_size() {
             let field = process::status_field(broker.pid(), "VmRSS");
             field.split_whitespace().next().unwrap().parse().unwrap()
         };
-        let idle = latency(&mut bystander, DURING);
+        latency(&mut bystander, Duration::from_millis(500));
         let memory = resident();
-        println!("idle: median {idle} µs, VmRSS {memory} kB");
+        println!("VmRSS {memory} kB");
         for (what, flood) in [
             ("refused requests", refused_requests as fn(&AtomicBool)),
             ("malformed frames", malformed_frames),
             ("connections", connections),
         ] {
-            let over = AtomicBool::new(false);
-            let lines = broker.log.lines().len();
-            let median = std::thread::scope(|scope| {
-                // As another user than the bystander, whose quotas are its own.
-                scope.spawn(|| {
-                    become_nobody();
-                    flood(&over);
+            let mut attempt = || {
+                let idle = latency(&mut bystander, Duration::from_secs(1));
+                let over = AtomicBool::new(false);
+                let lines = broker.log.lines().len();
+                let median = std::thread::scope(|scope| {
+                    // As another user than the bystander, whose quotas are its own.
+                    scope.spawn(|| {
+                        become_nobody();
+                        flood(&over);
+                    });
+                    let median = latency(&mut bystander, Duration::from_secs(2));
+                    over.store(true, Ordering::Relaxed);
+                    median
                 });
-                let median = latency(&mut bystander, DURING);
-                over.store(true, Ordering::Relaxed);
-                median
-            });
-            let counted = eventually("the line that counts", || {
-                let new = broker.log.lines().split_off(lines);
-                new.into_iter().find(|line| line.contains("suppressed="))
-            });
-            let lines = broker.log.lines().len() - lines;
-            let (now, word) = (resident(), counted.split("suppressed=").nth(1).unwrap());
-            let suppressed = word.split_whitespace().next().unwrap();
-            println!("{what}: median {median} µs, VmRSS {now} kB, {lines} lines, {suppressed} suppressed");
-            // Twice its idle latency is what is meant; a machine that runs other things needs some more.
-            assert!(median <= 3 * idle + 500, "{what}: {median} µs where idle is {idle} µs");
-            assert!(now < memory + 16 * 1024, "{what}: {now} kB where idle is {memory} kB");
-            assert!(lines < 500, "{what}: {lines} lines");
+                let counted = eventually("the line that counts", || {
+                    let new = broker.log.lines().split_off(lines);
+                    new.into_iter().find(|line| line.contains("suppressed="))
+                });
+                let lines = broker.log.lines().len() - lines;
+                let (now, word) = (resident(), counted.split("suppressed=").nth(1).unwrap());
+                let suppressed = word.split_whitespace().next().unwrap();
+                println!(
+                    "{what}: median {median} µs where idle is {idle} µs, VmRSS {now} kB, {lines} lines, {suppressed} \
+                     suppressed"
+                );
+                assert!(now < memory + 16 * 1024, "{what}: {now} kB where idle is {memory} kB");
+                assert!(lines < 500, "{what}: {lines} lines");
+                median <= 2 * idle
+            };
+            assert!((0..ATTEMPTS).any(|_| attempt()), "{what}: it more than doubles another peer's latency");
         }
     });
 }
