@@ -1,0 +1,150 @@
+//! The values of the golden frames about what the broker tells unasked, what it counted, permits and hands over.
+
+use portreeve_protocol::event::*;
+use portreeve_protocol::message::*;
+use portreeve_protocol::metrics::*;
+use portreeve_protocol::policy::*;
+use portreeve_protocol::status::Quota;
+use portreeve_protocol::takeover::*;
+use portreeve_protocol::*;
+
+use super::{Golden, every_option, list, text};
+
+pub fn policy(golden: &Golden) {
+    golden.request("policy", 15, &PolicyRequest { after: 64 });
+    let page = PolicyPage {
+        nodename: text("mx1"),
+        lease: 10,
+        rules: list([PolicyRule { place: text("mail.conf:7"), text: text("permit \"mail\": listen *:25") }]),
+        topology: list([TopologyBlock {
+            block: "192.0.2.0".parse().unwrap(),
+            prefix: 24,
+            interface: text("eth1"),
+            mask: 32,
+        }]),
+        moving: list([MovingAddress {
+            address: "2001:db8::1".parse().unwrap(),
+            name: text("out"),
+            preference: text("mx2"),
+            follows: Some("192.0.2.1".parse().unwrap()),
+            interface: text("eth1"),
+            prefix: 128,
+        }]),
+        next: 128,
+    };
+    golden.reply::<PolicyRequest>("policy-reply", 15, 0, &page);
+}
+
+pub fn events(golden: &Golden) {
+    let event = Event {
+        number: 300,
+        time_ms: 1_700_000_000_000,
+        code: EventCode::AddressConflict,
+        address: Some("192.0.2.1".parse().unwrap()),
+        interface: text("eth1"),
+        index: 2,
+        pid: 0,
+        epoch: 42,
+        count: 0,
+        detail: text("02:00:00:00:00:09"),
+    };
+    golden.pin("event", Kind::EVENT, 0, 0, &event);
+    golden.pin("event-gap", Kind::EVENT, 0, 0, &Event::gap(7));
+    let worker =
+        Event { number: 301, code: EventCode::WorkerStarted, pid: 4711, count: 2, ..Event::default() };
+    golden.request("subscribe", 12, &Subscribe { follow: true, all: false });
+    golden.reply::<Subscribe>(
+        "subscribe-reply",
+        12,
+        0,
+        &Subscribed { all: true, recent: list([event, worker]) },
+    );
+}
+
+pub fn metrics(golden: &Golden) {
+    golden.request("metrics", 12, &MetricsRequest {});
+    let metrics = Metrics {
+        release: text("0.1.0"),
+        uptime_ms: 61_000,
+        bounds_us: list([10, 1_000]),
+        operations: list([OperationCounts {
+            name: text("listen"),
+            granted: 5,
+            denied: 2,
+            quota: 1,
+            failed: 3,
+            latencies: list([4, 6, 1]),
+            sum_us: 2_345,
+        }]),
+        quotas: list([Quota { name: text("max_sessions"), most: 64 }]),
+        peers: list([PeerCounts { peer: text("user 8"), sessions: 2, listeners: 4, refused: 3 }]),
+        sessions: SessionCounts { open: 2, opened: 9, turned_away: 1, malformed: 3, delayed: 4 },
+        listeners: ListenerCounts { held: 6, retained: 1, most: 1_000 },
+        addresses: Some(AddressCounts {
+            held: 7,
+            adding: 1,
+            missing: 2,
+            soonest_ms: Some(2_500),
+            renewals: 70,
+            expired: 3,
+            conflicts: 4,
+            put_back: 5,
+        }),
+        worker: Some(WorkerCounts { running: true, restarts: 2 }),
+        log: LogCounts { suppressed: 8, lost: 9 },
+        events: EventCounts { subscribers: 1, lost: 7 },
+    };
+    golden.reply::<MetricsRequest>("metrics-reply", 12, 0, &metrics);
+}
+
+pub fn takeover(golden: &Golden) {
+    golden.request("takeover", 12, &Takeover::Begin(Begin { oldest: 1, newest: 2 }));
+    let control = SocketFile { device: 27, inode: 1234 };
+    let offer = Offer {
+        version: 1,
+        release: text("0.1.0"),
+        clock: 86_400_000_000_000,
+        control,
+        manager: true,
+        watchdog: 30_000_000,
+        store: 512,
+        addresses: true,
+        fenced: false,
+    };
+    golden.reply::<Takeover>("takeover-reply", 12, 2, &Handed::Offer(offer));
+
+    golden.request("takeover-more", 13, &Takeover::More(More {}));
+    let listener = |id, endpoint: &str, options, user, file| {
+        let endpoint = endpoint.parse().unwrap();
+        HandedListener { id: ListenerId(id), endpoint, options, user, file }
+    };
+    let listeners = list([
+        listener(7, "*:25", ListenOptions::default(), None, None),
+        listener(8, "/run/mail.sock", every_option(), Some(8), Some(control)),
+    ]);
+    let page = Handed::Listeners(HandedListeners { listeners });
+    golden.reply::<Takeover>("takeover-listeners", 13, 2, &page);
+    let lease = HandedLease {
+        address: "192.0.2.1".parse().unwrap(),
+        index: 2,
+        interface: text("eth1"),
+        prefix: 32,
+        user: Some(8),
+        lifetime: Some(10),
+        deadline: Some(86_409_000_000_000),
+        epoch: 42,
+        follows: None,
+        present: true,
+        announced: false,
+    };
+    let leases = list([lease]);
+    golden.reply::<Takeover>("takeover-leases", 13, 0, &Handed::Leases(HandedLeases { leases }));
+    let past = PastEpoch { address: "2001:db8::1".parse().unwrap(), epoch: 41, expired: true };
+    let epochs = list([past]);
+    golden.reply::<Takeover>("takeover-epochs", 13, 0, &Handed::Epochs(HandedEpochs { epochs }));
+    golden.reply::<Takeover>("takeover-complete", 13, 0, &Handed::Complete(Complete {}));
+
+    golden.request("takeover-confirm", 14, &Takeover::Confirm(Confirm {}));
+    let confirmed = Handed::Confirmed(Confirmed { leaving_ms: 12_000 });
+    golden.reply::<Takeover>("takeover-confirmed", 14, 0, &confirmed);
+}

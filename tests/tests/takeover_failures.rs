@@ -1,0 +1,178 @@
+//! A takeover that goes wrong: whatever it was, the broker that runs goes on as if nothing had been.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use portreeve_protocol::FaultCode;
+use portreeve_protocol::address::{ListAddresses, RemoveAddress};
+use portreeve_protocol::takeover::{Begin, Confirm, More, Takeover};
+use portreeve_tests::broker::SOCKET;
+use portreeve_tests::chroot::WORKER;
+use portreeve_tests::peer::one_address;
+use portreeve_tests::{Broker, Host, Peer, Refusal, binaries, eventually, isolated, lan, sample, steps};
+use rustix::process::Signal;
+
+/// A host with one broker and all that a takeover passes on.
+fn everything(host: &Host) -> (String, Broker, Peer) {
+    lan::join(&["far"]);
+    let more = r#"
+        broker { permit "files" { listen = ( "/run/host/*" ) } }
+        ESMTP_Listener { Listen "127.0.0.1:2525" {} }"#;
+    let text = sample::addresses(more);
+    let broker = Broker::start(host, &text);
+    let mut peer = broker.peer();
+    peer.listen("127.0.0.1:25").unwrap();
+    peer.listen("/run/host/stream.sock").unwrap();
+    peer.add_address("10.1.1.7", |add| (add.lease, add.epoch) = (Some(600), 7)).unwrap();
+    peer.add_address("10.1.1.8", |add| (add.lease, add.epoch) = (Some(600), 8)).unwrap();
+    peer.ask(&RemoveAddress { addresses: one_address("10.1.1.8"), epoch: 8 }).unwrap();
+    (text, broker, peer)
+}
+
+/// What a peer sees of all that, and the host.
+fn state(peer: &mut Peer) -> String {
+    let status = peer.status();
+    let addresses = peer.ask(&ListAddresses { after: None }).unwrap().0;
+    let mut rows = addresses.addresses.into_vec();
+    assert!(rows.iter_mut().all(|row| std::mem::take(&mut row.lease.left_ms) > 500_000));
+    let fence = Command::new("nft").args(["list", "table", "inet", "portreeve"]).output().unwrap();
+    // How long an element still lasts changes while one looks.
+    let fence = String::from_utf8(fence.stdout).unwrap();
+    let fence = fence.split("expires").next().unwrap_or_default().to_owned();
+    let files = ["broker.sock", "stream.sock"]
+        .map(|name| std::fs::symlink_metadata(format!("/run/host/{name}")).unwrap().ino());
+    format!(
+        "{:?} {:?} {rows:?} {:?} {files:?} {fence}",
+        status.processes[0].pid,
+        status.listeners,
+        lan::shown("10.1.1.7").map(|line| line.split("valid_lft").next().map(str::to_owned)),
+    )
+}
+
+fn taking_over(host: &Host, how: &[&str]) -> Refusal {
+    let mut command = Command::new(host.binary(binaries::HOSTILE_BROKER));
+    command.args(["--takeover", "--config"]).arg(host.path("portreeve.conf")).args(how).stdin(Stdio::null());
+    Refusal::of_command(command)
+}
+
+#[test]
+fn a_takeover_that_fails_or_is_killed_at_any_step_changes_nothing() {
+    isolated(|host| {
+        let (text, mut first, mut peer) = everything(host);
+        let before = state(&mut peer);
+        let census = first.census();
+        let apart = ["control", "launcher.", "worker."];
+        let start = steps::START.iter().filter(|step| !apart.iter().any(|part| step.starts_with(part)));
+        for step in start.chain(steps::TAKEOVER).copied().chain(["control.epoll"]) {
+            for how in ["--fail", "--kill"] {
+                let refusal = taking_over(host, &[how, step]);
+                match how {
+                    "--fail" => assert_eq!(refusal.code, Some(71), "{step}: {}", refusal.message),
+                    _ => assert_eq!(refusal.code, None, "{step}: {}", refusal.message),
+                }
+                assert_eq!(state(&mut peer), before, "{how} {step}");
+                assert_eq!(broker_of_a_new_session(), first.pid());
+            }
+        }
+        first.await_no_more_than(&census);
+        let second = first.succeeded_by(host, &text);
+        assert!(first.ended().success());
+        assert_eq!(broker_of_a_new_session(), second.pid());
+    });
+}
+
+fn broker_of_a_new_session() -> u32 {
+    let mut peer = Peer::connect(std::path::Path::new(SOCKET)).unwrap();
+    peer.hello().broker
+}
+
+#[test]
+fn a_takeover_that_stalls_is_off_after_its_deadline_and_a_second_one_meanwhile_is_refused() {
+    isolated(|host| {
+        let (_, broker, mut peer) = everything(host);
+        let before = state(&mut peer);
+        // Once before the others are held, and once while they are.
+        for (count, step) in (1..).zip(["takeover.control", "takeover.taken"]) {
+            let mut command = Command::new(host.binary(binaries::HOSTILE_BROKER));
+            command.args(["--takeover", "--config"]).arg(host.path("portreeve.conf")).args(["--stall", step]);
+            let mut stalled = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            broker.log.wait_for(&["takeover", if step == "takeover.taken" { "more" } else { "begin" }]);
+            let begun = Instant::now();
+            if step == "takeover.control" {
+                let refusal = taking_over(host, &[]);
+                assert_eq!(refusal.code, Some(69), "{}", refusal.message);
+                assert!(refusal.message.contains("another takeover is under way"), "{}", refusal.message);
+                peer.ping();
+            }
+            eventually("its end", || {
+                let lines = broker.log.lines();
+                let ends = lines.iter().filter(|line| line.contains("a takeover took too long")).count();
+                (ends == count).then_some(())
+            });
+            assert_eq!(state(&mut peer), before, "{step}");
+            println!("{step}: {:?}", begun.elapsed());
+            assert_eq!(broker_of_a_new_session(), broker.pid());
+            stalled.kill().unwrap();
+            stalled.wait().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_broker_that_dies_while_it_is_taken_over_leaves_none_that_serves_half() {
+    isolated(|host| {
+        let (_, broker, _peer) = everything(host);
+        let mut command = Command::new(host.binary(binaries::HOSTILE_BROKER));
+        command
+            .args(["--takeover", "--config"])
+            .arg(host.path("portreeve.conf"))
+            .args(["--stall", "takeover.taken"]);
+        let mut stalled = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        broker.log.wait_for(&["takeover", "more"]);
+        broker.signal(Signal::KILL);
+        stalled.kill().unwrap();
+        stalled.wait().unwrap();
+        drop(broker);
+        let refusal = taking_over(host, &[]);
+        assert_eq!(refusal.code, Some(69), "{}", refusal.message);
+        assert!(refusal.message.contains("start portreeved without --takeover"), "{}", refusal.message);
+        // Afresh it starts as after any death.
+        let broker = Broker::start(host, &sample::addresses(""));
+        broker.peer().listen("127.0.0.1:25").unwrap();
+        assert_eq!(lan::shown("10.1.1.7"), None);
+    });
+}
+
+#[test]
+fn nobody_but_root_can_take_over_whatever_the_policy() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:25" )"#));
+        let mut other = Peer::connect_as(std::path::Path::new(SOCKET), WORKER, WORKER).unwrap();
+        assert!(!other.hello().operations.iter().any(|name| &**name == "takeover"));
+        let begin = Takeover::Begin(Begin { oldest: 1, newest: 1 });
+        assert_eq!(other.ask(&begin).unwrap_err().code, FaultCode::Denied);
+        let allowed = sample::control(r#"( "127.0.0.1:25" )"#)
+            + r#"broker { peer daemon { allow = ( takeover ) permit = ( any ) } }"#;
+        let path = host.file("allowed.conf", &allowed);
+        let check = Command::new(host.binary(binaries::BROKER)).arg("check").arg(path).output().unwrap();
+        let said = String::from_utf8_lossy(&check.stderr);
+        assert!(!check.status.success() && said.contains("is not an operation"), "{said}");
+
+        let mut root = broker.peer();
+        for (step, why) in [
+            (Takeover::More(More {}), "it was not begun"),
+            (Takeover::Confirm(Confirm {}), "it was not begun"),
+        ] {
+            let fault = root.ask(&step).unwrap_err();
+            assert!(fault.code == FaultCode::Malformed && fault.message.contains(why), "{fault}");
+        }
+        let fault = root.ask(&Takeover::Begin(Begin { oldest: 2, newest: 9 })).unwrap_err();
+        assert_eq!(fault.code, FaultCode::Unsupported, "{fault}");
+        root.ask(&begin).unwrap();
+        let fault = root.ask(&Takeover::Confirm(Confirm {})).unwrap_err();
+        assert!(fault.message.contains("not everything"), "{fault}");
+        drop(root);
+        broker.peer().ping();
+    });
+}
