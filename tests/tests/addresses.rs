@@ -266,3 +266,26 @@ fn connections_of_sockets_of_either_family_are_reset_and_those_of_other_addresse
         }
     });
 }
+
+#[test]
+fn an_address_that_is_elsewhere_on_this_host_is_neither_added_nor_said_to_be_gone() {
+    isolated(|host| {
+        lan::join(&["far", "rival", "third"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        // Whole blocks can be local without an address.
+        lan::ip("route add local 10.2.7.0/24 dev lo");
+        lan::ip("-6 route add local 2001:db8:0:0:9::/80 dev lo");
+        for address in ["10.2.7.7", "2001:db8::9:0:0:7"] {
+            assert_eq!(peer.add_address(address, |_| {}).unwrap_err().code, FaultCode::InUse, "{address}");
+        }
+        for (address, copy) in [("10.1.1.7", "10.1.1.7/32"), ("2001:db8::7", "2001:db8::7/128")] {
+            peer.add_address(address, |_| {}).unwrap();
+            lan::ip(&format!("addr add {copy} dev lo"));
+            assert!(!peer.remove_address(address).unwrap().verified, "{address} is on lo still");
+            lan::ip(&format!("addr del {copy} dev lo"));
+            peer.add_address(address, |_| {}).unwrap();
+            assert!(peer.remove_address(address).unwrap().verified);
+        }
+    });
+}

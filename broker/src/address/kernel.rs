@@ -12,7 +12,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
 };
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteType};
 use nix::errno::Errno;
 
 use crate::link::Netlink;
@@ -129,6 +129,10 @@ pub fn are_local(netlink: &Netlink, addresses: &[IpAddr]) -> Result<Vec<Result<b
         let mut message = RouteMessage::default();
         message.header.address_family = family(*address);
         message.header.destination_prefix_length = bits(*address);
+        if address.is_ipv6() {
+            // The route as it stands (Linux 4.13): otherwise a source is chosen for it among all addresses there are.
+            message.header.flags = RouteFlags::FibMatch;
+        }
         message.attributes.push(RouteAttribute::Destination((*address).into()));
         message
     };
