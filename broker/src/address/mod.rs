@@ -94,6 +94,8 @@ pub struct Addresses {
     advertisements: Option<Packet>,
     /// What the kernel tells of interfaces and addresses.
     news: UnixDatagram,
+    /// Room for one datagram of it.
+    inbox: RefCell<Box<[u8]>>,
     table: RefCell<Table>,
     /// Every interface, as it was last told of.
     links: RefCell<HashMap<u32, Interface>>,

@@ -24,6 +24,8 @@ use crate::link::{Interface, Netlink, netlink};
 const STEP: &str = "addresses";
 /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
 const GROUPS: u32 = 0x1 | 0x10 | 0x100;
+/// As large as the kernel makes a datagram of news.
+const DATAGRAM: usize = 32 * 1024;
 
 impl Addresses {
     /// Opens what cannot be opened later. Without `raw`, CAP_NET_RAW, there may be no addresses but only interfaces to change.
@@ -45,6 +47,7 @@ impl Addresses {
                 .transpose()
                 .map_err(os("a packet socket for IPv6"))?,
             news: news.into(),
+            inbox: RefCell::new(vec![0; DATAGRAM].into()),
             table: RefCell::new(Table::default()),
             links: RefCell::default(),
             queue: RefCell::new(Queue::default()),

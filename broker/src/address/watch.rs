@@ -23,8 +23,6 @@ use crate::link::interface::{Interface, RTM_DELLINK, RTM_NEWLINK};
 use crate::link::netlink;
 
 const A_MINUTE: Duration = Duration::from_secs(60);
-/// Room for one datagram of news.
-const DATAGRAM: usize = 32 * 1024;
 
 impl Addresses {
     /// Takes all news that there are, and puts back what they say is missing.
@@ -35,7 +33,7 @@ impl Addresses {
 
     /// Takes one datagram of news; `WouldBlock` when there is none.
     pub(super) fn take_one(&self) -> io::Result<()> {
-        let mut datagram = [0; DATAGRAM];
+        let mut datagram = self.inbox.borrow_mut();
         match recv(self.news.as_raw_fd(), &mut datagram, MsgFlags::empty()) {
             Ok(length) => {
                 for (kind, body) in netlink::bodies(datagram.get(..length).unwrap_or_default()) {
