@@ -6,11 +6,14 @@
 //! `fenced` also has the packet filter end them with their lease; `checked` also asks first whether the host has them,
 //! ends their connections, and looks whether they are gone, and so does what the broker does, but for nobody else.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::SockProtocol;
+use nix::time::{ClockId, clock_gettime};
 use portreeve_broker::address::connections;
 use portreeve_broker::address::fence::Fence;
 use portreeve_broker::address::kernel::{self, Place};
@@ -30,7 +33,7 @@ fn main() {
 
 fn inside(host: &Host) {
     lan::join(&["far"]);
-    let _broker = Broker::start_quietly(host, &sample::addresses(""));
+    let broker = Broker::start_quietly(host, &sample::addresses(""));
     let mut peer = Peer::connect(Path::new(portreeve_tests::broker::SOCKET)).unwrap();
     peer.hello();
     let own = Own::new();
@@ -42,21 +45,68 @@ fn inside(host: &Host) {
             .iter()
             .map(|address| Place { address: *address, index: own.index, prefix: if v6 { 128 } else { 32 } })
             .collect();
+        let spent = Spent::beside(broker.pid());
         let mut contenders = vec![Contender::new("ours", || {
-            add(&mut peer, &ours);
-            renew(&mut peer, &ours);
-            remove(&mut peer, &ours);
+            spent.on("ours", || {
+                add(&mut peer, &ours);
+                renew(&mut peer, &ours);
+                remove(&mut peer, &ours);
+            });
         })];
         for (name, fenced, checked) in
             [("bare", false, false), ("fenced", true, false), ("checked", true, true)]
         {
-            let (own, places) = (&own, &places);
-            contenders.push(Contender::new(name, move || own.round(places, fenced, checked)));
+            let (own, places, spent) = (&own, &places, &spent);
+            let round = move || spent.on(name, || own.round(places, fenced, checked));
+            contenders.push(Contender::new(name, round));
         }
         let case = format!("addresses/{}/{count}", if v6 { "v6" } else { "v4" });
         figures::measure(&case, count, contenders);
+        spent.tell(&case, count);
     }
     first_announcement(&mut peer);
+}
+
+/// The processor time of each contender: on a busy machine the better measure, since whoever waits for another process
+/// waits for strangers too.
+struct Spent {
+    broker: u32,
+    /// Nanoseconds, and in how many rounds.
+    by: RefCell<BTreeMap<&'static str, (u64, u64)>>,
+}
+
+impl Spent {
+    fn beside(broker: u32) -> Self {
+        Self { broker, by: RefCell::default() }
+    }
+
+    fn on(&self, name: &'static str, round: impl FnOnce()) {
+        let before = self.now();
+        round();
+        let mut by = self.by.borrow_mut();
+        let (spent, rounds) = by.entry(name).or_default();
+        *spent += self.now() - before;
+        *rounds += 1;
+    }
+
+    /// The broker's, see proc_pid_schedstat(5), and our own, for each does something for the other.
+    fn now(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.broker)).unwrap();
+        let broker: u64 = text.split_whitespace().next().unwrap().parse().unwrap();
+        let own = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).unwrap();
+        broker + u64::try_from(Duration::from(own).as_nanos()).unwrap()
+    }
+
+    fn tell(&self, case: &str, count: usize) {
+        let by = self.by.borrow();
+        let each =
+            |name: &str| by.get(name).map(|(spent, rounds)| (spent / rounds / count as u64) as f64 / 1e3);
+        let ours = each("ours").unwrap();
+        for floor in ["bare", "fenced", "checked"] {
+            let theirs = each(floor).unwrap();
+            eprintln!("{case}: processor time {ours:.1} µs, {floor} {theirs:.1} µs: {:.2}", ours / theirs);
+        }
+    }
 }
 
 /// A process that needs no broker.
