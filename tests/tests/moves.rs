@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use portreeve_protocol::address::{ListAddresses, MoveAddress};
+use portreeve_protocol::address::{AddAddress, ListAddresses, MoveAddress};
 use portreeve_protocol::{EventCode, FaultCode, Text};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::namespaces::run;
@@ -203,5 +203,46 @@ fn the_command_moves_and_the_status_shows_where_an_address_is() {
         let value: serde_json::Value = serde_json::from_str(&status(&["status", "--json"])).unwrap();
         assert_eq!(value["addresses"][0]["address"], "10.1.1.7");
         assert!(row.ends_with(if value["fenced"] == true { " fenced" } else { "not fenced" }), "{row}");
+    });
+}
+
+#[test]
+fn what_follows_an_address_moves_with_it_or_neither_does() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        lan::join_again();
+        let more = "cluster {
+            topology \"10.1.1.0/28\" { interface = eth1 }
+            topology \"10.1.1.0/25\" { interface = eth2 }
+        }
+        binding both { bind_address = 10.1.1.7 enable_duravip = true }
+        binding one { bind_address = 10.1.1.9 enable_duravip = true }
+        ESMTP_Listener {
+            Listen \"10.1.1.8:25\" { duravip_follow = both }
+            Listen \"[2001:db8::9]:25\" { duravip_follow = one }
+        }";
+        let broker = Broker::start(host, &sample::addresses(more));
+        let mut peer = broker.peer();
+        let ask = |peer: &mut Peer, address: &str| {
+            let to = MoveAddress {
+                addresses: one_address(address),
+                interface: Text::new("eth2").unwrap(),
+                epoch: 0,
+                announce: false,
+            };
+            format!("{:?}", peer.ask(&to).unwrap().0.results)
+        };
+        for leader in ["10.1.1.7", "10.1.1.9"] {
+            let add = AddAddress { addresses: one_address(leader), lease: Some(60), ..AddAddress::default() };
+            assert_eq!(peer.ask(&add).unwrap().0.results.len(), 2);
+        }
+        let on = |address: &str| lan::shown(address).unwrap().split_whitespace().nth(1).unwrap().to_owned();
+        let moved = ask(&mut peer, "10.1.1.7");
+        assert!(!moved.contains("Fault"), "{moved}");
+        assert_eq!((on("10.1.1.7"), on("10.1.1.8")), ("eth2".to_owned(), "eth2".to_owned()));
+        // Root may change eth1 alone, and no block that holds it names eth2 for what follows the other.
+        let refused = ask(&mut peer, "10.1.1.9");
+        assert!(refused.contains("2001:db8::9") && !refused.contains("Done"), "{refused}");
+        assert_eq!((on("10.1.1.9"), on("2001:db8::9")), ("eth1".to_owned(), "eth1".to_owned()));
     });
 }

@@ -7,7 +7,7 @@ use portreeve_protocol::address::{Leases, MoveAddress};
 use portreeve_protocol::{Fault, FaultCode};
 
 use super::Done;
-use super::address::{of, permitted, results, words};
+use super::address::{of, permitted, results, with_followers, words};
 use super::audit::Arguments;
 use crate::address::Asked;
 use crate::service::session::Session;
@@ -25,14 +25,23 @@ pub fn move_address(
     session: &Session,
     request: &MoveAddress,
 ) -> Result<Done<Leases>, Fault> {
-    let to = |address: &IpAddr| {
-        let asked = permitted(broker, session, *address, None)?;
-        let prefix = broker.policy.borrow().place_on(&session.requester, *address, &request.interface);
-        let prefix = prefix.ok_or_else(|| nowhere(*address, &request.interface))?;
-        Ok(Asked { interface: request.interface.clone(), prefix, ..asked })
+    let addresses = of(broker)?;
+    let place = |address: IpAddr, follows: Option<IpAddr>| {
+        let prefix = broker.policy.borrow().place_on(&session.requester, address, &request.interface);
+        let prefix = prefix.ok_or_else(|| nowhere(address, &request.interface))?;
+        Ok(Asked { address, interface: request.interface.clone(), prefix, follows })
     };
-    let asked: Vec<_> = request.addresses.iter().map(to).collect();
-    let outcomes = of(broker)?.move_to(&asked, Some(session.holder()), request.epoch, request.announce);
+    let to = |address: &IpAddr| {
+        permitted(broker, session, *address, None)?;
+        // Where one that follows it may not be it is not moved either.
+        addresses.followers(*address).into_iter().try_for_each(|own| place(own, Some(*address)).map(drop))?;
+        place(*address, None)
+    };
+    let asked = with_followers(request.addresses.iter().map(to).collect(), |asked: &Asked| {
+        let followers = addresses.followers(asked.address).into_iter();
+        followers.filter_map(|own| place(own, Some(asked.address)).ok()).collect()
+    })?;
+    let outcomes = addresses.move_to(&asked, Some(session.holder()), request.epoch, request.announce);
     Ok(Done::new(Leases { results: results(session, request, outcomes) }))
 }
 
