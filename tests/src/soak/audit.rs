@@ -38,6 +38,7 @@ pub struct Auditor<'a> {
 }
 
 /// How things were before anybody asked for anything.
+#[derive(PartialEq)]
 struct Start {
     broker: Descriptors,
     worker: Descriptors,
@@ -99,7 +100,7 @@ impl<'a> Auditor<'a> {
             if Instant::now() > end {
                 return wrong.iter().for_each(|line| self.ledger.violation(format_args!("{when}: {line}")));
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
@@ -177,12 +178,13 @@ impl<'a> Auditor<'a> {
         if let Some(start) = &self.start {
             self.eventually("at rest", || self.differences(start, supervisor));
         } else {
-            self.start = Some(Start {
+            // What came before this may still be hanging up.
+            self.start = Some(settled(|| Start {
                 broker: tables::descriptors(broker),
                 worker: tables::descriptors(worker),
                 sockets: tables::sockets(),
                 rules: tables::rules(),
-            });
+            }));
         }
         let snapshot = Snapshot {
             at: self.ledger.age().as_secs_f64(),
@@ -209,16 +211,22 @@ impl<'a> Auditor<'a> {
 
     fn differences(&self, start: &Start, supervisor: &Supervisor<'_>) -> Vec<String> {
         let [this, broker, launcher, worker] = supervisor.family();
-        let mut wrong = self.listeners();
+        let mut wrong = Vec::new();
+        // Before this asks anything: the broker may still have to hear that its session is over.
+        for (who, pid, before) in [("broker", broker, &start.broker), ("worker", worker, &start.worker)] {
+            let more = tables::descriptors(pid).beyond(before);
+            if !more.is_empty() {
+                wrong.push(format!("the {who} has {more:?} more than at the start"));
+            }
+        }
+        for (kind, count) in tables::sockets() {
+            if count > start.sockets[kind] {
+                wrong.push(format!("{count} {kind} sockets, and {} at the start", start.sockets[kind]));
+            }
+        }
+        wrong.extend(self.listeners());
         if let Some(told) = self.ask().filter(|told| !told.addresses.is_empty()) {
             wrong.push(format!("the broker still has {:?}", told.addresses));
-        }
-        for (who, pid, before) in [("broker", broker, &start.broker), ("worker", worker, &start.worker)] {
-            let now = tables::descriptors(pid);
-            let (more, fewer) = (now.beyond(before), before.beyond(&now));
-            if !more.is_empty() || !fewer.is_empty() {
-                wrong.push(format!("the {who} has {more:?} more and {fewer:?} fewer than at the start"));
-            }
         }
         let family = BTreeSet::from([this, broker, launcher, worker]);
         let strangers =
@@ -227,7 +235,6 @@ impl<'a> Auditor<'a> {
             wrong.push(format!("there are processes {strangers:?}"));
         }
         for (what, now, before) in [
-            ("sockets", format!("{:?}", tables::sockets()), format!("{:?}", start.sockets)),
             ("addresses", format!("{:?}", tables::addresses()), "{}".to_owned()),
             (
                 "elements",
@@ -241,6 +248,18 @@ impl<'a> Auditor<'a> {
         }
         wrong
     }
+}
+
+/// Reads until the same was read several times.
+fn settled<T: PartialEq>(read: impl Fn() -> T) -> T {
+    let (mut last, mut same) = (read(), 0);
+    while same < 5 {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = read();
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+    }
+    last
 }
 
 /// What listens, by the kernel, against what the broker tells.
