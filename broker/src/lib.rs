@@ -22,6 +22,7 @@ pub mod listener;
 mod log;
 #[cfg(test)]
 mod manual;
+mod peer_limit;
 mod plan;
 pub mod policy;
 pub mod service;

@@ -14,6 +14,7 @@ pub mod endpoint;
 pub mod event;
 pub mod fault;
 pub mod frame;
+pub mod limit;
 pub mod message;
 pub mod metrics;
 pub mod policy;

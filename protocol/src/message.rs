@@ -12,6 +12,7 @@ use crate::endpoint::{Endpoint, MAX_INTERFACE};
 use crate::event::{Subscribe, Subscribed};
 use crate::fault::Fault;
 use crate::frame::{Kind, MAX_DESCRIPTORS};
+use crate::limit::{LimitInForce, SetLimit};
 use crate::metrics::{Metrics, MetricsRequest};
 use crate::policy::{PolicyPage, PolicyRequest};
 use crate::status::Status;
@@ -54,6 +55,7 @@ operations! {
     11 "list-addresses" ListAddresses -> AddressPage;
     12 "set-link"      SetLink -> Link;
     13 "move-address"  MoveAddress -> Leases;
+    14 "set-limit"     SetLimit -> LimitInForce;
     15 "policy"        PolicyRequest -> PolicyPage;
     16 "subscribe"     Subscribe -> Subscribed;
     17 "metrics"       MetricsRequest -> Metrics;

@@ -12,6 +12,7 @@ use doc::{Doc, Sample};
 use portreeve_protocol::address::*;
 use portreeve_protocol::event::*;
 use portreeve_protocol::frame::{HEADER_LENGTH, MAX_BODY, MAX_DESCRIPTORS, MAX_FRAME};
+use portreeve_protocol::limit::SetLimit;
 use portreeve_protocol::message::*;
 use portreeve_protocol::metrics::MetricsRequest;
 use portreeve_protocol::policy::PolicyRequest;
@@ -48,6 +49,7 @@ fn messages() -> BTreeMap<&'static str, Decode> {
         both::<ListAddresses>("ListAddresses", "AddressPage"),
         both::<SetLink>("SetLink", "Link"),
         both::<MoveAddress>("MoveAddress", "Leases"),
+        both::<SetLimit>("SetLimit", "LimitInForce"),
         both::<PolicyRequest>("PolicyRequest", "PolicyPage"),
         both::<Subscribe>("Subscribe", "Subscribed"),
         both::<MetricsRequest>("MetricsRequest", "Metrics"),
@@ -175,6 +177,7 @@ fn the_tables_name_the_fields_as_the_crate_does() {
         include_str!("../src/endpoint.rs"),
         include_str!("../src/event.rs"),
         include_str!("../src/policy.rs"),
+        include_str!("../src/limit.rs"),
         include_str!("../src/takeover.rs"),
     ];
     let structures = sources.iter().flat_map(|source| source.split("\npub struct ").skip(1));

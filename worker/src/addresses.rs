@@ -65,7 +65,7 @@ impl Client {
         interface: &str,
         epoch: u64,
     ) -> Result<Vec<Result<Granted, Fault>>, Error> {
-        let (addresses, interface) = (ask::list(addresses)?, ask::interface(interface)?);
+        let (addresses, interface) = (ask::list(addresses)?, ask::text(interface)?);
         let to = MoveAddress { addresses, interface, epoch, announce: true };
         Ok(each(self.call(&to).await?.results.into_vec()))
     }
@@ -96,6 +96,6 @@ impl Client {
     /// # Errors
     /// As for every request.
     pub async fn set_link(&self, interface: &str, up: Option<bool>, mtu: Option<u32>) -> Result<Link, Error> {
-        self.call(&SetLink { interface: ask::interface(interface)?, up, mtu }).await
+        self.call(&SetLink { interface: ask::text(interface)?, up, mtu }).await
     }
 }

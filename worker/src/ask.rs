@@ -29,7 +29,7 @@ pub(crate) fn list<T: Copy, const MAX: usize>(items: &[T]) -> Result<List<T, MAX
     List::new(items.to_vec()).map_err(too_long)
 }
 
-pub(crate) fn interface<const MAX: usize>(name: &str) -> Result<Text<MAX>, Error> {
+pub(crate) fn text<const MAX: usize>(name: &str) -> Result<Text<MAX>, Error> {
     Text::new(name).map_err(too_long)
 }
 

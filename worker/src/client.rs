@@ -6,6 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use portreeve_protocol::limit::{LimitInForce, SetLimit};
 use portreeve_protocol::message::{Listen, ListenOptions, ListenerId, Ping, StatusRequest, Stopped, Welcome};
 use portreeve_protocol::metrics::{Metrics, MetricsRequest};
 use portreeve_protocol::policy::{PolicyPage, PolicyRequest};
@@ -99,6 +100,20 @@ impl Client {
     /// As for every request.
     pub async fn policy(&self, after: u32) -> Result<PolicyPage, Error> {
         self.0.call(&PolicyRequest { after }).await
+    }
+
+    /// Sets a resource limit of this process, named as getrlimit(2) does, `nofile`, and gives the one in force; what is
+    /// `None` stays. [`UNLIMITED`](crate::limit::UNLIMITED) is none.
+    ///
+    /// # Errors
+    /// As for every request.
+    pub async fn set_limit(
+        &self,
+        resource: &str,
+        soft: Option<u64>,
+        hard: Option<u64>,
+    ) -> Result<LimitInForce, Error> {
+        self.0.call(&SetLimit { resource: ask::text(resource)?, soft, hard }).await
     }
 
     /// Asks for a sign of life.

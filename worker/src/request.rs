@@ -7,6 +7,7 @@ use portreeve_protocol::address::{
     RenewAddress, SetLink,
 };
 use portreeve_protocol::event::{Subscribe, Subscribed};
+use portreeve_protocol::limit::{LimitInForce, SetLimit};
 use portreeve_protocol::message::{
     Hello, Listen, ListenMany, ListenerId, Outcome, Ping, Pong, StatusRequest, Stop, Stopped, Welcome,
 };
@@ -42,7 +43,7 @@ macro_rules! without_descriptors {
 without_descriptors! {
     Hello => Welcome, Ping => Pong, Stop => Stopped, StatusRequest => Status, MetricsRequest => Metrics,
     AddAddress => Leases, RenewAddress => Leases, RemoveAddress => RemovedMany, Announce => Leases,
-    ListAddresses => AddressPage, SetLink => Link, MoveAddress => Leases, PolicyRequest => PolicyPage, Subscribe => Subscribed
+    ListAddresses => AddressPage, SetLink => Link, MoveAddress => Leases, PolicyRequest => PolicyPage, SetLimit => LimitInForce, Subscribe => Subscribed
 }
 
 impl Request for Listen {

@@ -67,7 +67,7 @@ impl Confinement<'_> {
         } else {
             Landlock::Absent("left out by a test")
         };
-        let needs = needs(sockets.len());
+        let needs = needs(self.policy, sockets.len());
         let seccomp = if inject::lock("seccomp")? { seccomp::install(&needs)? } else { Seccomp::Absent };
 
         inject::point("one_thread")?;
@@ -84,7 +84,7 @@ impl Confinement<'_> {
     /// this process. Needs no privilege.
     pub fn foresee(&self, socket_directories: usize) -> Result<Verified, Failure> {
         let landlock = landlock::probe(self.policy.tcp_ports())?;
-        let seccomp = seccomp::probe(&needs(socket_directories));
+        let seccomp = seccomp::probe(&needs(self.policy, socket_directories));
         self.verified(self.expected(&seccomp), socket_directories, &landlock, &seccomp)
     }
 
@@ -130,9 +130,9 @@ impl Confinement<'_> {
     }
 }
 
-/// What a broker with so many directories of Unix sockets will call the kernel for.
-pub fn needs(socket_directories: usize) -> SeccompNeeds {
-    SeccompNeeds { socket_files: socket_directories > 0, limits: false }
+/// What a broker with this policy and so many directories of Unix sockets will call the kernel for.
+pub fn needs(policy: &Policy, socket_directories: usize) -> SeccompNeeds {
+    SeccompNeeds { socket_files: socket_directories > 0, limits: policy.has_limits() }
 }
 
 /// Root in every id, and no other group.

@@ -26,7 +26,7 @@ const STEP: &str = "seccomp";
 pub struct SeccompNeeds {
     /// Unix sockets are bound and their files removed at run time.
     pub socket_files: bool,
-    /// Workers' limits are raised at run time.
+    /// Limits of peers are set at run time.
     pub limits: bool,
 }
 

@@ -163,8 +163,9 @@ pub(super) const SOCKET_FILES: &[Rule] = calls! {
     SYS_unlinkat: "removing it" &[&[Is(2, 0)]];
 };
 
-/// What a broker that raises its workers' limits needs, and what one that does not.
-pub(super) const LIMITS: &[Rule] = calls! { SYS_prlimit64: "a worker's limits"; };
+/// What a broker that sets limits of its peers needs, and what one that does not. The process is named by its number, which
+/// no check can know.
+pub(super) const LIMITS: &[Rule] = calls! { SYS_prlimit64: "a peer's limits"; };
 /// See [`LIMITS`].
 pub(super) const NO_LIMITS: &[Rule] =
     calls! { SYS_prlimit64: "reading a limit, as getrlimit does" &[&[Zero(2)]]; };

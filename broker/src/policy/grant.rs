@@ -104,6 +104,11 @@ impl Grant {
         first(&self.limits, |limit| limit.covers(asked))
     }
 
+    /// Whether it permits any resource limit.
+    pub fn has_limits(&self) -> bool {
+        !self.limits.is_empty()
+    }
+
     /// The rule for the same resource, however low.
     pub fn find_resource(&self, asked: &Limit) -> Option<RuleId> {
         first(&self.limits, |limit| limit.resource == asked.resource)

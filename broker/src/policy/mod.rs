@@ -115,6 +115,11 @@ impl Policy {
         names.filter(|name| self.operation(who, name).is_ok()).collect()
     }
 
+    /// Whether anything permits a resource limit.
+    pub fn has_limits(&self) -> bool {
+        self.all.has_limits()
+    }
+
     /// The TCP ports that anything permits, as ranges in order that do not touch each other.
     pub fn tcp_ports(&self) -> &[RangeInclusive<u16>] {
         &self.tcp_ports

@@ -73,10 +73,12 @@ pub fn unserved(config: &Config, effective: u64, unprivileged_port_start: u16) -
     if !has(SYS_RESOURCE) {
         for limit in permits.iter().flat_map(|permit| &permit.limit) {
             let message = format!(
-                "the limit {} cannot be given: the broker does not keep cap_sys_resource",
+                "the limit {} can be given to processes of root alone, up to their hard limit: the broker does not keep \
+                 cap_sys_resource",
                 limit.value
             );
-            say(Severity::Error, limit.span, message, "cap_sys_resource", "remove it");
+            let otherwise = "leave it as it is where that is meant";
+            say(Severity::Warning, limit.span, message, "cap_sys_resource", otherwise);
         }
     }
     found

@@ -1,6 +1,7 @@
 //! The values of the golden frames about what the broker tells unasked, what it counted, permits and hands over.
 
 use portreeve_protocol::event::*;
+use portreeve_protocol::limit::*;
 use portreeve_protocol::message::*;
 use portreeve_protocol::metrics::*;
 use portreeve_protocol::policy::*;
@@ -11,6 +12,11 @@ use portreeve_protocol::*;
 use super::{Golden, every_option, list, text};
 
 pub fn policy(golden: &Golden) {
+    let limit = SetLimit { resource: text("nofile"), soft: Some(4096), hard: None };
+    golden.request("set-limit", 14, &limit);
+    let limit = LimitInForce { resource: text("nofile"), soft: 4096, hard: UNLIMITED };
+    golden.reply::<SetLimit>("set-limit-reply", 14, 0, &limit);
+
     golden.request("policy", 15, &PolicyRequest { after: 64 });
     let page = PolicyPage {
         nodename: text("mx1"),

@@ -65,7 +65,7 @@ impl Client {
         interface: &str,
         epoch: u64,
     ) -> Result<Vec<Result<Granted, Fault>>, Error> {
-        let (addresses, interface) = (ask::list(addresses)?, ask::interface(interface)?);
+        let (addresses, interface) = (ask::list(addresses)?, ask::text(interface)?);
         let to = MoveAddress { addresses, interface, epoch, announce: true };
         Ok(each(self.0.call(&to)?.results.into_vec()))
     }
@@ -96,6 +96,6 @@ impl Client {
     /// # Errors
     /// As for every request.
     pub fn set_link(&self, interface: &str, up: Option<bool>, mtu: Option<u32>) -> Result<Link, Error> {
-        self.0.call(&SetLink { interface: ask::interface(interface)?, up, mtu })
+        self.0.call(&SetLink { interface: ask::text(interface)?, up, mtu })
     }
 }

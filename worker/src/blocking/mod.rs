@@ -11,6 +11,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
+use portreeve_protocol::limit::{LimitInForce, SetLimit};
 use portreeve_protocol::message::{
     Listen, ListenOptions, ListenerId, Ping, StatusRequest, Stop, Stopped, Welcome,
 };
@@ -144,6 +145,20 @@ impl Client {
     /// As for every request.
     pub fn policy(&self, after: u32) -> Result<PolicyPage, Error> {
         self.0.call(&PolicyRequest { after })
+    }
+
+    /// Sets a resource limit of this process, named as getrlimit(2) does, `nofile`, and gives the one in force; what is
+    /// `None` stays. [`UNLIMITED`](crate::limit::UNLIMITED) is none.
+    ///
+    /// # Errors
+    /// As for every request.
+    pub fn set_limit(
+        &self,
+        resource: &str,
+        soft: Option<u64>,
+        hard: Option<u64>,
+    ) -> Result<LimitInForce, Error> {
+        self.0.call(&SetLimit { resource: ask::text(resource)?, soft, hard })
     }
 
     /// Asks for a sign of life.

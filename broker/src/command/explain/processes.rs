@@ -66,7 +66,7 @@ fn broker(config: &Config, plan: &Plan, seccomp_mode: u8) -> Result<Process, Fai
         seccomp: seccomp_mode,
     };
     let foreseen = confinement.foresee(reaches.len())?;
-    let needs = broker::needs(reaches.len());
+    let needs = broker::needs(&plan.policy, reaches.len());
     Ok(Process {
         role: "broker",
         root: "empty, read-only".to_owned(),

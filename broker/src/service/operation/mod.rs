@@ -4,6 +4,7 @@
 mod address;
 mod audit;
 mod hello;
+mod limit;
 mod link;
 mod listen;
 mod metrics;
@@ -26,6 +27,7 @@ use portreeve_protocol::address::{
 };
 use portreeve_protocol::codec::{self, BodyError};
 use portreeve_protocol::event::Subscribe;
+use portreeve_protocol::limit::SetLimit;
 use portreeve_protocol::message::{
     Hello, Listen, ListenMany, ListenerId, Operation, Ping, StatusRequest, Stop,
 };
@@ -78,6 +80,7 @@ pub fn carry_out(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<
         ListAddresses::KIND => run(broker, session, received, address::list),
         SetLink::KIND => run(broker, session, received, link::set_link),
         MoveAddress::KIND => run(broker, session, received, move_address::move_address),
+        SetLimit::KIND => run(broker, session, received, limit::set_limit),
         PolicyRequest::KIND => run(broker, session, received, policy::policy),
         Subscribe::KIND => run_later(broker, session, received, subscribe::subscribe),
         MetricsRequest::KIND => run(broker, session, received, metrics::metrics),

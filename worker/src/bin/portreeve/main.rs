@@ -8,6 +8,7 @@ mod address;
 mod documentation;
 mod events;
 mod failure;
+mod limit;
 mod link;
 mod listen;
 mod metrics;
@@ -51,6 +52,8 @@ enum Verb {
     Address(address::Arguments),
     /// Show what happened to addresses, interfaces and the worker, and what happens.
     Events(events::Arguments),
+    /// Set limits of a command's resources, and run it.
+    Limit(limit::Arguments),
     /// Set an interface up or down, or to another MTU.
     Link(link::Arguments),
     /// Show what this user may ask for, and the addresses that move between hosts.
@@ -75,6 +78,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Verb::Status(verb) => status::run(broker, out, &verb).await,
         Verb::Address(verb) => address::run(&broker.open().await?, out, verb).await,
         Verb::Events(verb) => events::run(&broker.open().await?, out, &verb).await,
+        Verb::Limit(verb) => limit::run(&broker.open().await?, out, verb).await,
         Verb::Link(verb) => link::run(&broker.open().await?, out, &verb).await,
         Verb::Policy => policy::run(&broker.open().await?, out).await,
         Verb::Listen(verb) => listen::run(&broker.open().await?, out, verb).await,

@@ -1,0 +1,98 @@
+//! Resource limits that a peer has set for itself: those that a permit allows, and of no other process.
+
+use std::process::{Command, Output};
+
+use portreeve_protocol::FaultCode;
+use portreeve_protocol::limit::SetLimit;
+use portreeve_tests::broker::SOCKET;
+use portreeve_tests::puppet::Stage;
+use portreeve_tests::{Broker, Host, binaries, isolated, sample};
+
+const MORE: &str = r#"
+    broker {
+        permit limits { limit = ( "nofile=2000" "core=unlimited" ) }
+        peer 2 { allow = ( limit ) permit = ( limits ) }
+    }"#;
+
+/// What the command says and how it ends, for limits and what follows them.
+fn limit(host: &Host, before: &[&str], words: &[&str]) -> (Option<i32>, String) {
+    let client = host.binary(binaries::CLIENT);
+    let own = [client.to_str().unwrap(), "--socket", SOCKET, "limit"];
+    let all: Vec<&str> = before.iter().chain(&own).chain(words).copied().collect();
+    let Output { status, stdout, stderr } = Command::new(all[0]).args(&all[1..]).output().unwrap();
+    (status.code(), String::from_utf8([stdout, stderr].concat()).unwrap())
+}
+
+/// Whether the kernel has SO_PEERPIDFD, since Linux 6.5.
+fn kernel_pins_peers() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 5)
+}
+
+/// The soft and the hard limit of open files, as cat(1) is given them.
+fn open_files(shown: &str) -> Option<Vec<&str>> {
+    let row = shown.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    Some(row.split_whitespace().take(2).collect())
+}
+
+#[test]
+fn a_command_gets_the_limits_that_a_permit_allows_and_no_others() {
+    isolated(|host| {
+        let _broker = Broker::start(host, &(sample::control("( \"*:25\" )") + MORE));
+        let show = ["--", "cat", "/proc/self/limits"];
+        let (code, shown) = limit(host, &[], &[&["nofile=256:512"][..], &show].concat());
+        if !kernel_pins_peers() {
+            assert!(code == Some(1) && shown.contains("Linux 6.5"), "{shown}");
+            return;
+        }
+        assert_eq!((code, open_files(&shown)), (Some(0), Some(vec!["256", "512"])), "{shown}");
+        // Within the hard limit nothing more is needed; beyond it the broker would need a capability.
+        let client = host.binary(binaries::CLIENT);
+        let lowered = ["nofile=256:512", "--", client.to_str().unwrap(), "--socket", SOCKET, "limit"];
+        let (code, shown) = limit(host, &[], &[&lowered[..], &["nofile=512"], &show].concat());
+        assert_eq!((code, open_files(&shown)), (Some(0), Some(vec!["512", "512"])), "{shown}");
+        let (code, shown) = limit(host, &[], &[&lowered[..], &["nofile=1024"], &show].concat());
+        assert!(code == Some(1) && shown.contains("cap_sys_resource"), "{code:?} {shown}");
+        for (asked, code, word) in [
+            ("nofile=2001", 77, "nofile=2001"),
+            ("nofile=256:unlimited", 77, "nofile=unlimited"),
+            ("nproc=5", 77, "nproc=5"),
+            ("files=5", 1, "\"files\""),
+            ("nofile=600:500", 1, "above the hard one"),
+            ("nofile=much", 64, "\"much\""),
+        ] {
+            let (exit, said) = limit(host, &[], &[&[asked][..], &show].concat());
+            assert!(exit == Some(code) && said.contains(word), "{asked}: {exit:?} {said}");
+        }
+        let (code, shown) = limit(host, &[], &["nofile", "core=0:unlimited"]);
+        assert!(
+            code == Some(0) && shown.contains("nofile") && shown.contains("unlimited"),
+            "{code:?} {shown}"
+        );
+        // Of another user's process nothing can be set, or read, without the capability.
+        let user = ["setpriv", "--reuid=2", "--regid=2", "--clear-groups"];
+        let (code, shown) = limit(host, &user, &["nofile=256", "--", "true"]);
+        assert!(code == Some(1) && shown.contains("cap_sys_resource"), "{code:?} {shown}");
+    });
+}
+
+#[test]
+fn a_worker_has_the_limits_that_it_was_started_with() {
+    isolated(|host| {
+        let stage = Stage::new(host, "chroot");
+        let _broker = Broker::start(host, &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", MORE));
+        let (_puppet, mut worker) = stage.enter();
+        worker.hello();
+        let asked = |soft: u64| SetLimit {
+            resource: portreeve_protocol::Text::new("nofile").unwrap(),
+            soft: Some(soft),
+            hard: None,
+        };
+        let fault = worker.ask(&asked(1000)).unwrap_err();
+        assert_eq!(fault.code, FaultCode::Unsupported);
+        assert!(fault.remedy.contains("worker scope"), "{fault}");
+        assert_eq!(worker.ask(&asked(3000)).unwrap_err().code, FaultCode::Denied);
+    });
+}
