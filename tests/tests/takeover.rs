@@ -13,9 +13,7 @@ use portreeve_tests::crowd::{self, CROWD, Tally};
 use portreeve_tests::peer::one_address;
 use portreeve_tests::wait::PATIENCE;
 use portreeve_tests::wire::{ASK, TICK, Wire, answer, hex, last_answer};
-use portreeve_tests::{
-    Broker, Host, Peer, Refusal, binaries, census, eventually, isolated, lan, sample, steps,
-};
+use portreeve_tests::{Broker, census, eventually, isolated, lan, sample};
 use rustix::process::Signal;
 
 /// The number that the control socket's file has in its directory.
