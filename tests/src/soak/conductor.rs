@@ -41,8 +41,6 @@ impl<'a> Conductor<'a> {
     pub fn conduct(mut self, duration: Duration) -> Vec<Snapshot> {
         let rest_every = (duration / RESTS).clamp(Duration::from_secs(4), Duration::from_secs(60));
         let end_every = (duration / 4 / ENDS).clamp(Duration::from_secs(2), Duration::from_secs(60));
-        self.rest();
-        self.gate.set(Phase::Run);
         let (mut next_rest, mut next_end) = (self.ledger.age() + rest_every, self.ledger.age() + end_every);
         while self.ledger.age() < duration {
             std::thread::sleep(Duration::from_millis(100 + self.random.below(1_400)));
