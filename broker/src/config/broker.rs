@@ -28,6 +28,8 @@ pub struct Broker {
     pub lease: Duration,
     /// A kernel without Landlock is fatal.
     pub require_landlock: bool,
+    /// The configuration can be read again while the broker runs. Otherwise there is no process that could.
+    pub reload: bool,
     /// What becomes of listeners and addresses that a reload no longer permits.
     pub on_narrow: OnNarrow,
     /// What one peer may use up.
@@ -59,6 +61,7 @@ impl Default for Broker {
             retain: Duration::from_secs(30),
             lease: Duration::from_secs(10),
             require_landlock: false,
+            reload: true,
             on_narrow: OnNarrow::default(),
             quotas: Quotas::default(),
             permits: Vec::new(),
@@ -91,6 +94,7 @@ impl Broker {
             retain: reader.seconds("retain", 0..=86_400).unwrap_or(default.retain),
             lease: reader.seconds("lease", 3..=86_400).unwrap_or(default.lease),
             require_landlock: reader.boolean("require_landlock").unwrap_or(default.require_landlock),
+            reload: reader.boolean("reload").unwrap_or(default.reload),
             on_narrow: reader.parsed("on_narrow", on_narrow).map_or(default.on_narrow, |found| found.value),
             quotas: Quotas::read(&mut reader),
             permits,

@@ -1,6 +1,7 @@
 //! Reading configuration files: only what nobody but root can have written, and only so much of it.
 //!
-//! Every check is made on the opened descriptor, so the file that was checked is the file that is read.
+//! Every check is made on the opened descriptor, so the file that was checked is the file that is read. Whoever reads
+//! a configuration asks [`Files`], so that one which was read by another process is read by the same code.
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
@@ -41,7 +42,16 @@ pub(crate) enum ReadError {
     TooLarge { found: u64, left: u64 },
     #[error("is not text: byte {offset} is {what}")]
     NotText { offset: usize, what: &'static str, before: String },
+    #[error("cannot be opened by the process that reads the configuration again")]
+    OutOfReach,
+    #[error("was not what the reader was asked for")]
+    Garbled,
 }
+
+/// Why bytes are no text.
+pub(crate) const NUL: &str = "NUL";
+/// Likewise.
+pub(crate) const NO_UTF_8: &str = "no UTF-8";
 
 impl ReadError {
     /// What to do about it.
@@ -62,19 +72,55 @@ impl ReadError {
             ReadError::Mode(_) => format!("chmod go-w {path}"),
             ReadError::TooLarge { .. } => "check that it is the right file".to_owned(),
             ReadError::NotText { .. } => "write it as UTF-8 without NUL bytes".to_owned(),
+            ReadError::OutOfReach => "have it readable for root without any capability, beneath a directory that the \
+                                      configuration had files in when portreeved was started; or restart portreeved"
+                .to_owned(),
+            ReadError::Garbled => "restart portreeved, and report it".to_owned(),
         }
     }
 }
 
-/// What a path turned out to be.
-#[derive(Debug)]
-pub(crate) enum Opened {
-    File(File, Metadata),
-    Directory(File),
+/// Where the files of a configuration are looked up.
+pub(crate) trait Files {
+    /// A file that was opened and not read yet.
+    type File;
+
+    /// Opens what is at a path and checks who may write it.
+    fn open(&mut self, path: &Path) -> Result<Opened<Self::File>, ReadError>;
+
+    /// Reads a whole file of at most `left` bytes.
+    fn read(&mut self, file: Self::File, left: u64) -> Result<String, ReadError>;
 }
 
-/// Opens a file or directory and checks who may write it.
-pub(crate) fn open(path: &Path, trust: Trust) -> Result<Opened, ReadError> {
+/// What a path turned out to be.
+#[derive(Debug)]
+pub(crate) enum Opened<F> {
+    /// A file, known by its device and inode.
+    File { file: F, identity: (u64, u64) },
+    /// A directory, and the files in it: see [`list`].
+    Directory(Vec<PathBuf>),
+}
+
+/// The files of this host, as this process sees them.
+pub(crate) struct Disk(pub Trust);
+
+impl Files for Disk {
+    type File = (File, Metadata);
+
+    fn open(&mut self, path: &Path) -> Result<Opened<Self::File>, ReadError> {
+        let (file, meta) = open(path, self.0)?;
+        Ok(match meta.is_dir() {
+            true => Opened::Directory(list(&file, path)?),
+            false => Opened::File { identity: (meta.dev(), meta.ino()), file: (file, meta) },
+        })
+    }
+
+    fn read(&mut self, (file, meta): Self::File, left: u64) -> Result<String, ReadError> {
+        read(file, &meta, left)
+    }
+}
+
+fn open(path: &Path, trust: Trust) -> Result<(File, Metadata), ReadError> {
     // A FIFO or a terminal must not make the broker wait or give it a terminal.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let mut options = OpenOptions::new();
@@ -94,14 +140,11 @@ pub(crate) fn open(path: &Path, trust: Trust) -> Result<Opened, ReadError> {
     if trust != Trust::Anyone && meta.mode() & 0o022 != 0 {
         return Err(ReadError::Mode(meta.mode() & 0o7777));
     }
-    Ok(match meta.is_dir() {
-        true => Opened::Directory(file),
-        false => Opened::File(file, meta),
-    })
+    Ok((file, meta))
 }
 
 /// Reads a whole file of at most `left` bytes.
-pub(crate) fn read(file: File, meta: &Metadata, left: u64) -> Result<String, ReadError> {
+fn read(file: File, meta: &Metadata, left: u64) -> Result<String, ReadError> {
     let too_large = |found| ReadError::TooLarge { found, left };
     if meta.len() > left {
         return Err(too_large(meta.len()));
@@ -117,7 +160,7 @@ pub(crate) fn read(file: File, meta: &Metadata, left: u64) -> Result<String, Rea
 }
 
 /// Bytes as text, or what is wrong with them.
-pub(crate) fn text(bytes: Vec<u8>) -> Result<String, ReadError> {
+fn text(bytes: Vec<u8>) -> Result<String, ReadError> {
     let (mut text, invalid) = match String::from_utf8(bytes) {
         Ok(text) => (text, None),
         Err(error) => {
@@ -125,21 +168,21 @@ pub(crate) fn text(bytes: Vec<u8>) -> Result<String, ReadError> {
             let mut bytes = error.into_bytes();
             bytes.truncate(valid);
             let text = String::from_utf8(bytes).unwrap_or_default();
-            (text, Some("no UTF-8"))
+            (text, Some(NO_UTF_8))
         }
     };
     let nul = text.find('\0');
     if let Some(offset) = nul {
         text.truncate(offset);
     }
-    match nul.map(|_| "NUL").or(invalid) {
+    match nul.map(|_| NUL).or(invalid) {
         None => Ok(text),
         Some(what) => Err(ReadError::NotText { offset: text.len(), what, before: text }),
     }
 }
 
 /// The names of a directory's files in alphabetical order: no dot files, no subdirectories.
-pub(crate) fn list(directory: &File, path: &Path) -> Result<Vec<PathBuf>, ReadError> {
+fn list(directory: &File, path: &Path) -> Result<Vec<PathBuf>, ReadError> {
     use rustix::fs::{AtFlags, Dir, FileType, statat};
     let os = |error: rustix::io::Errno| ReadError::Read(error.into());
     let mut files = Vec::new();

@@ -4,11 +4,10 @@
 //! the MTA's to read. Depth, number and size of the files have bounds, so no tree of includes can exhaust
 //! memory.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::diagnostic::{Diagnostic, Problems, Severity};
-use super::files::{self, MAX_BYTES, Opened, ReadError, Trust};
+use super::files::{Files, MAX_BYTES, Opened, ReadError};
 use super::parser::parse;
 use super::source::{Sources, Span};
 use super::tree::{Include, Item};
@@ -20,26 +19,26 @@ pub const MAX_INCLUDE_DEPTH: usize = 16;
 pub const MAX_FILES: usize = 4096;
 
 /// Reads files into sources and trees.
-pub(crate) struct Loader<'l> {
+pub(crate) struct Loader<'l, F> {
     pub sources: &'l mut Sources,
     pub problems: &'l mut Problems,
-    trust: Trust,
+    from: &'l mut F,
     left: u64,
     files: usize,
     /// The files that are being read, outermost first, by device and inode.
     reading: Vec<(u64, u64)>,
 }
 
-impl<'l> Loader<'l> {
-    pub fn new(sources: &'l mut Sources, problems: &'l mut Problems, trust: Trust) -> Self {
-        Loader { sources, problems, trust, left: MAX_BYTES, files: 0, reading: Vec::new() }
+impl<'l, F: Files> Loader<'l, F> {
+    pub fn new(sources: &'l mut Sources, problems: &'l mut Problems, from: &'l mut F) -> Self {
+        Loader { sources, problems, from, left: MAX_BYTES, files: 0, reading: Vec::new() }
     }
 
     /// The main file, with its includes where `follow` says so.
     pub fn main(&mut self, path: &Path, follow: bool) -> Vec<Item> {
-        let opened = files::open(path, self.trust);
+        let opened = self.from.open(path);
         let result = opened.and_then(|opened| match opened {
-            Opened::File(file, meta) => self.file(path, file, &meta, 0, follow),
+            Opened::File { file, identity } => self.file(path, file, identity, 0, follow),
             Opened::Directory(_) => Err(ReadError::NotAFile),
         });
         result.unwrap_or_else(|error| {
@@ -51,18 +50,18 @@ impl<'l> Loader<'l> {
     fn file(
         &mut self,
         path: &Path,
-        file: std::fs::File,
-        meta: &std::fs::Metadata,
+        file: F::File,
+        identity: (u64, u64),
         depth: usize,
         follow: bool,
     ) -> Result<Vec<Item>, ReadError> {
-        let text = files::read(file, meta, self.left)?;
+        let text = self.from.read(file, self.left)?;
         self.left -= u64::try_from(text.len()).unwrap_or_default().min(self.left);
         self.files += 1;
         let id = self.sources.add(path.display().to_string(), text);
         let mut items = parse(id, self.sources.whole(id), depth, self.problems);
         if follow {
-            self.reading.push((meta.dev(), meta.ino()));
+            self.reading.push(identity);
             let beside = path.parent().unwrap_or(Path::new(""));
             self.follow(&mut items, beside, depth, super::is_read);
             self.reading.pop();
@@ -92,24 +91,21 @@ impl<'l> Loader<'l> {
             return;
         }
         let path = beside.join(text);
-        match files::open(&path, self.trust) {
+        match self.from.open(&path) {
             Err(error) => self.refuse(&path, Some(place), &error),
-            Ok(Opened::File(file, meta)) => {
-                include.items = self.included(&path, file, &meta, place, depth);
+            Ok(Opened::File { file, identity }) => {
+                include.items = self.included(&path, file, identity, place, depth);
             }
-            Ok(Opened::Directory(directory)) => match files::list(&directory, &path) {
-                Err(error) => self.refuse(&path, Some(place), &error),
-                Ok(names) => {
-                    include.items = names.iter().flat_map(|name| self.listed(name, place, depth)).collect();
-                }
-            },
+            Ok(Opened::Directory(names)) => {
+                include.items = names.iter().flat_map(|name| self.listed(name, place, depth)).collect();
+            }
         }
     }
 
     /// A file that a directory include found.
     fn listed(&mut self, path: &Path, place: Span, depth: usize) -> Vec<Item> {
-        let error = match files::open(path, self.trust) {
-            Ok(Opened::File(file, meta)) => return self.included(path, file, &meta, place, depth),
+        let error = match self.from.open(path) {
+            Ok(Opened::File { file, identity }) => return self.included(path, file, identity, place, depth),
             Ok(Opened::Directory(_)) => ReadError::NotAFile,
             Err(error) => error,
         };
@@ -120,12 +116,12 @@ impl<'l> Loader<'l> {
     fn included(
         &mut self,
         path: &Path,
-        file: std::fs::File,
-        meta: &std::fs::Metadata,
+        file: F::File,
+        identity: (u64, u64),
         place: Span,
         depth: usize,
     ) -> Vec<Item> {
-        let limit = if self.reading.contains(&(meta.dev(), meta.ino())) {
+        let limit = if self.reading.contains(&identity) {
             Some((
                 format!("{} includes itself", path.display()),
                 "remove one of the includes on the way".to_owned(),
@@ -147,7 +143,7 @@ impl<'l> Loader<'l> {
             self.problems.error(place, message, help);
             return Vec::new();
         }
-        self.file(path, file, meta, depth, true).unwrap_or_else(|error| {
+        self.file(path, file, identity, depth, true).unwrap_or_else(|error| {
             self.refuse(path, Some(place), &error);
             Vec::new()
         })
@@ -170,7 +166,7 @@ impl<'l> Loader<'l> {
             None => {
                 let found = Diagnostic::about_file(&name, format!("the file {error}"), help);
                 match error {
-                    ReadError::Open(_) | ReadError::Read(_) | ReadError::NotAFile => {
+                    ReadError::Open(_) | ReadError::Read(_) | ReadError::NotAFile | ReadError::OutOfReach => {
                         self.problems.unread(found);
                     }
                     _ => self.problems.file_error(found),

@@ -10,12 +10,14 @@
 pub(crate) mod asked;
 mod binding;
 mod broker;
+mod bundle;
 mod check;
 mod check_duravip;
 mod cidr;
 mod cluster;
 mod diagnostic;
 mod duravip;
+mod facts;
 mod files;
 mod include;
 mod lexer;
@@ -41,10 +43,12 @@ mod worker;
 
 pub use binding::Binding;
 pub use broker::{Broker, OnNarrow};
+pub use bundle::Bundle;
 pub use cidr::{Cidr, CidrError, never_ours};
 pub use cluster::{Cluster, Topology};
 pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS, Severity};
 pub use duravip::DuraVip;
+pub use facts::{Facts, facts};
 pub use files::{MAX_BYTES, Trust};
 pub use include::{MAX_FILES, MAX_INCLUDE_DEPTH};
 pub use limit::{Limit, Resource};
@@ -57,7 +61,7 @@ pub use quotas::Quotas;
 pub use report::{Report, Style};
 pub use security::{DEFAULT_ACCOUNT, Security};
 pub use source::{FileId, Place, Sources, Span, Spanned};
-pub use typed::{Config, check_syntax, check_syntax_text, examine, load, parse_text};
+pub use typed::{Config, check_syntax, check_syntax_text, examine, load, parse_text, record, replay};
 pub use worker::Worker;
 
 /// Whether a scope at top level is one that the broker reads; the others are the MTA's.

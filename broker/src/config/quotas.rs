@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::reader::Reader;
 
 /// What each peer may use at most. All sessions of one user count together; the worker is a peer of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quotas {
     /// Sessions that are open at once.
     pub sessions: u32,
@@ -41,6 +41,20 @@ impl Default for Quotas {
 }
 
 impl Quotas {
+    /// Each by the name of its option, in the option's own unit.
+    pub fn named(&self) -> [(&'static str, u64); 8] {
+        [
+            ("max_sessions", self.sessions.into()),
+            ("max_new_sessions", self.new_sessions.into()),
+            ("max_listeners", self.listeners.into()),
+            ("max_addresses", self.addresses.into()),
+            ("max_in_flight", self.in_flight.into()),
+            ("max_refusals", self.refusals.into()),
+            ("max_log_lines", self.lines.into()),
+            ("unread_timeout", self.unread_timeout.as_secs()),
+        ]
+    }
+
     pub(super) fn read(reader: &mut Reader<'_, '_>) -> Self {
         let default = Quotas::default();
         Quotas {

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use super::binding::Binding;
 use super::broker::Broker;
+use super::bundle::{Bundle, Recorder, Replay};
 use super::check;
 use super::check_duravip;
 use super::cluster::Cluster;
 use super::diagnostic::{Diagnostic, Problems, Severity};
-use super::files::Trust;
+use super::files::{Disk, Files, Trust};
 use super::include::Loader;
 use super::lexer::unquote;
 use super::listener::Listener;
@@ -103,8 +104,24 @@ pub fn load(path: &Path, trust: Trust) -> Result<(Config, Vec<Diagnostic>), Repo
 /// Likewise, for who wants to say more about the configuration even where it is refused: then only what it says
 /// can be judged, not what it does not say. There is none where the text is not well formed.
 pub fn examine(path: &Path, trust: Trust) -> (Option<Config>, Report) {
+    examine_in(path, &mut Disk(trust))
+}
+
+/// Reads a configuration as [`load`] does, and keeps all that was read for [`replay`].
+pub fn record(path: &Path, trust: Trust) -> (Result<(Config, Vec<Diagnostic>), Report>, Bundle) {
+    let mut files = Recorder::new(Disk(trust));
+    let examined = examine_in(path, &mut files);
+    (sound(examined), files.finish())
+}
+
+/// Reads a configuration from what [`record`] kept of it: the same text gives the same answer, without any file.
+pub fn replay(path: &Path, bundle: &Bundle) -> Result<(Config, Vec<Diagnostic>), Report> {
+    sound(examine_in(path, &mut Replay::new(bundle)))
+}
+
+fn examine_in(path: &Path, files: &mut impl Files) -> (Option<Config>, Report) {
     let (mut sources, mut problems) = (Sources::default(), Problems::default());
-    let items = Loader::new(&mut sources, &mut problems, trust).main(path, true);
+    let items = Loader::new(&mut sources, &mut problems, files).main(path, true);
     typed(&items, sources, problems)
 }
 
@@ -125,7 +142,7 @@ pub fn parse_text(name: &str, text: &str) -> Result<(Config, Vec<Diagnostic>), R
 /// Whether one file is well formed, whatever its scopes and options mean. Includes are not followed.
 pub fn check_syntax(path: &Path, trust: Trust) -> Result<(), Report> {
     let (mut sources, mut problems) = (Sources::default(), Problems::default());
-    Loader::new(&mut sources, &mut problems, trust).main(path, false);
+    Loader::new(&mut sources, &mut problems, &mut Disk(trust)).main(path, false);
     syntax(&sources, problems)
 }
 
