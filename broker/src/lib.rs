@@ -1,8 +1,9 @@
 //! The broker: keeps a few of root's powers and lends, by policy, what they make.
 //!
 //! What decides (`config`, `policy`, `capability`) has no unsafe code and touches nothing; what acts is one
-//! mechanism a file: `confine` holds the locks, `launcher` the worker's process, `listener` the sockets, `address` and
-//! `link` what is on an interface, `service` the sessions in which peers ask for them, and `events` tells them what happens. Between the two, `plan`
+//! mechanism a file: `confine` holds the locks, `launcher` the worker's process, `reader` the one that reads files,
+//! `listener` the sockets, `address` and `link` what is on an interface, `service` the sessions in which peers ask for
+//! them, and `events` tells them what happens. Between the two, `plan`
 //! finds what a configuration means on this host: `startup` acts on it, `command` only tells it.
 
 pub mod address;
@@ -25,6 +26,7 @@ mod manual;
 mod peer_limit;
 mod plan;
 pub mod policy;
+pub mod reader;
 pub mod service;
 mod startup;
 mod takeover;

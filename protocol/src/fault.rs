@@ -37,12 +37,14 @@ pub enum FaultCode {
     Os,
     /// There is no such listener or address of this peer's.
     NotFound,
+    /// The configuration is refused; the fault names the first mistake's file, line and column.
+    Invalid,
     /// A fault of a later version.
     Other(u16),
 }
 
 /// The codes and the words that stand for them in JSON, logs and tables; one row is one fault.
-const CODES: [(u16, FaultCode, &str); 14] = [
+const CODES: [(u16, FaultCode, &str); 15] = [
     (1, FaultCode::Denied, "denied"),
     (2, FaultCode::NotRetained, "not-retained"),
     (3, FaultCode::InUse, "in-use"),
@@ -57,6 +59,7 @@ const CODES: [(u16, FaultCode, &str); 14] = [
     (12, FaultCode::Expired, "expired"),
     (13, FaultCode::Os, "os"),
     (14, FaultCode::NotFound, "not-found"),
+    (15, FaultCode::Invalid, "invalid"),
 ];
 
 impl From<u16> for FaultCode {

@@ -18,6 +18,7 @@ pub mod limit;
 pub mod message;
 pub mod metrics;
 pub mod policy;
+pub mod reload;
 pub mod status;
 pub mod takeover;
 

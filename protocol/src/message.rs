@@ -15,6 +15,7 @@ use crate::frame::{Kind, MAX_DESCRIPTORS};
 use crate::limit::{LimitInForce, SetLimit};
 use crate::metrics::{Metrics, MetricsRequest};
 use crate::policy::{PolicyPage, PolicyRequest};
+use crate::reload::{Reload, Reloaded};
 use crate::status::Status;
 use crate::takeover::{Handed, Takeover};
 
@@ -59,6 +60,7 @@ operations! {
     15 "policy"        PolicyRequest -> PolicyPage;
     16 "subscribe"     Subscribe -> Subscribed;
     17 "metrics"       MetricsRequest -> Metrics;
+    18 "reload"        Reload -> Reloaded;
     19 "takeover"      Takeover -> Handed;
 }
 

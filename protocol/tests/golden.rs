@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a helper of a test may fail it
 
 mod pins;
+#[path = "golden/reload.rs"]
+mod reload;
 mod vectors;
 
 use std::cell::RefCell;
@@ -251,6 +253,7 @@ fn every_message_has_the_bytes_that_were_agreed() {
     pins::events(&golden);
     pins::metrics(&golden);
     pins::takeover(&golden);
+    reload::pin(&golden);
     pin_faults(&golden);
 
     let seen = golden.seen.into_inner();

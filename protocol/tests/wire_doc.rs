@@ -16,6 +16,7 @@ use portreeve_protocol::limit::SetLimit;
 use portreeve_protocol::message::*;
 use portreeve_protocol::metrics::MetricsRequest;
 use portreeve_protocol::policy::PolicyRequest;
+use portreeve_protocol::reload::*;
 use portreeve_protocol::takeover::Takeover;
 use portreeve_protocol::{Fault, FaultCode, Header, Kind, codec};
 
@@ -53,6 +54,7 @@ fn messages() -> BTreeMap<&'static str, Decode> {
         both::<PolicyRequest>("PolicyRequest", "PolicyPage"),
         both::<Subscribe>("Subscribe", "Subscribed"),
         both::<MetricsRequest>("MetricsRequest", "Metrics"),
+        both::<Reload>("Reload", "Reloaded"),
         both::<Takeover>("Takeover", "Handed"),
     ];
     assert_eq!(operations.len(), OPERATIONS.len(), "an operation is missing here");

@@ -149,9 +149,14 @@ impl Broker {
         self.child.id()
     }
 
-    /// The launcher's: the broker's only child.
+    /// The launcher's: the broker's first child.
     pub fn launcher(&self) -> u32 {
         eventually("a launcher", || process::children(self.pid()).first().copied())
+    }
+
+    /// The reader's: the broker's last child.
+    pub fn reader(&self) -> u32 {
+        eventually("a reader", || process::children(self.pid()).last().copied())
     }
 
     /// The worker's: the launcher's only child.

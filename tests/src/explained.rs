@@ -103,8 +103,11 @@ pub fn is_as_explained(explained: &Value, name: &str, pid: u32) {
 #[track_caller]
 pub fn publishes_what_is_explained(explained: &Value, channel: &mut Peer) {
     let published = channel.status();
-    let locks: Vec<&str> = published.processes[0].locks.iter().map(|lock| lock.as_str()).collect();
-    let foreseen = role(explained, "broker")["locks"].as_array().unwrap();
-    let foreseen: Vec<&str> = foreseen.iter().map(|lock| lock.as_str().unwrap()).collect();
-    assert_eq!(foreseen, locks);
+    for name in ["broker", "reader"] {
+        let process = published.processes.iter().find(|process| &*process.role == name).unwrap();
+        let locks: Vec<&str> = process.locks.iter().map(|lock| lock.as_str()).collect();
+        let foreseen = role(explained, name)["locks"].as_array().unwrap();
+        let foreseen: Vec<&str> = foreseen.iter().map(|lock| lock.as_str().unwrap()).collect();
+        assert_eq!(foreseen, locks, "{name}");
+    }
 }

@@ -29,6 +29,7 @@ fn comes_to_what_is_explained(host: &Host, security: &str) {
     is_as_explained(&explained, "broker", broker.pid());
     is_as_explained(&explained, "launcher", broker.launcher());
     is_as_explained(&explained, "worker", broker.worker());
+    is_as_explained(&explained, "reader", broker.reader());
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", broker.worker())).unwrap();
     let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     assert_eq!(files.split_whitespace().nth(3), role(&explained, "worker")["limits"]["nofile"].as_str());

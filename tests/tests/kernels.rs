@@ -55,6 +55,7 @@ fn under_a_filter_is_as_explained(host: &Host, unknown: &[libc::c_long]) -> Valu
     is_as_explained(&explained, "broker", broker.pid());
     is_as_explained(&explained, "launcher", broker.launcher());
     is_as_explained(&explained, "worker", broker.worker());
+    is_as_explained(&explained, "reader", broker.reader());
     assert_eq!(role(&explained, "worker")["seccomp"]["mode"], 2);
     channel.hello();
     publishes_what_is_explained(&explained, &mut channel);

@@ -51,6 +51,21 @@ fn a_broker_with_a_watchdog_gives_signs_of_life_until_it_hangs() {
 }
 
 #[test]
+fn a_reload_is_told_before_and_after() {
+    isolated(|host| {
+        let (socket, mut command) = manager(host);
+        let child = command.env_remove("WATCHDOG_USEC").spawn().unwrap();
+        assert_eq!(told(&socket).unwrap(), "READY=1");
+        kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+        let word = told(&socket).unwrap();
+        let time = word.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap_or_else(|| panic!("{word}"));
+        assert!(time.parse::<u64>().unwrap() > 0);
+        assert_eq!(told(&socket).unwrap(), "READY=1");
+        end(child);
+    });
+}
+
+#[test]
 fn the_watchdog_of_another_process_is_not_the_brokers_to_feed() {
     isolated(|host| {
         let (socket, mut command) = manager(host);

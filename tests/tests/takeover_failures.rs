@@ -62,7 +62,7 @@ fn a_takeover_that_fails_or_is_killed_at_any_step_changes_nothing() {
         let (text, mut first, mut peer) = everything(host);
         let before = state(&mut peer);
         let census = first.census();
-        let apart = ["control", "launcher.", "worker."];
+        let apart = ["control", "launcher.", "worker.", "reader."];
         let start = steps::START.iter().filter(|step| !apart.iter().any(|part| step.starts_with(part)));
         for step in start.chain(steps::TAKEOVER).copied().chain(["control.epoll"]) {
             for how in ["--fail", "--kill"] {

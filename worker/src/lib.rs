@@ -52,7 +52,8 @@ pub use inherited::{CHANNEL_VARIABLE, InheritedError, InheritedListener, listene
 pub use lease::Lease;
 pub use portreeve_protocol::message::{Listen, ListenOptions, ListenerId, Stopped, Welcome};
 pub use portreeve_protocol::{
-    Endpoint, Event, EventCode, Fault, FaultCode, InetEndpoint, address, limit, metrics, policy, status,
+    Endpoint, Event, EventCode, Fault, FaultCode, InetEndpoint, address, limit, metrics, policy, reload,
+    status,
 };
 
 /// The README's example compiles.

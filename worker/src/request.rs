@@ -13,6 +13,7 @@ use portreeve_protocol::message::{
 };
 use portreeve_protocol::metrics::{Metrics, MetricsRequest};
 use portreeve_protocol::policy::{PolicyPage, PolicyRequest};
+use portreeve_protocol::reload::{Reload, Reloaded};
 use portreeve_protocol::status::Status;
 use portreeve_protocol::{Fault, Operation};
 
@@ -43,7 +44,7 @@ macro_rules! without_descriptors {
 without_descriptors! {
     Hello => Welcome, Ping => Pong, Stop => Stopped, StatusRequest => Status, MetricsRequest => Metrics,
     AddAddress => Leases, RenewAddress => Leases, RemoveAddress => RemovedMany, Announce => Leases,
-    ListAddresses => AddressPage, SetLink => Link, MoveAddress => Leases, PolicyRequest => PolicyPage, SetLimit => LimitInForce, Subscribe => Subscribed
+    ListAddresses => AddressPage, SetLink => Link, MoveAddress => Leases, PolicyRequest => PolicyPage, SetLimit => LimitInForce, Subscribe => Subscribed, Reload => Reloaded
 }
 
 impl Request for Listen {

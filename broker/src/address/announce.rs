@@ -121,7 +121,7 @@ impl Addresses {
             for frame in &frames {
                 self.send(index, frame);
             }
-            let after = match self.settings.all_hosts {
+            let after = match self.settings.get().all_hosts {
                 true => Due { at: following(&next), round: next.round + 1, ..next },
                 false => self.after_questions(&next, now),
             };
@@ -139,7 +139,7 @@ impl Addresses {
         let index = lease.place.index;
         let link = self.link(index).filter(|link| link.carrier);
         let hardware = link.and_then(|link| link.hardware);
-        let frames = hardware.map(|own| match self.settings.all_hosts {
+        let frames = hardware.map(|own| match self.settings.get().all_hosts {
             true => frame::announcement(own, due.address),
             false => self.questions(due, index, own),
         });

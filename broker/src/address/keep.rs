@@ -40,7 +40,7 @@ pub fn keep(addresses: &Rc<Addresses>, listeners: &Rc<dyn Listeners>) -> io::Res
     }
     let kept = addresses.clone();
     tokio::task::spawn_local(async move {
-        let mut compare = Instant::now() + kept.settings.check;
+        let mut compare = Instant::now() + kept.settings.get().check;
         loop {
             let next = kept.turn().min(compare);
             tokio::select! {
@@ -50,7 +50,7 @@ pub fn keep(addresses: &Rc<Addresses>, listeners: &Rc<dyn Listeners>) -> io::Res
             if Instant::now() >= compare {
                 kept.compare();
                 kept.put_back();
-                compare = Instant::now() + kept.settings.check;
+                compare = Instant::now() + kept.settings.get().check;
             }
         }
     });

@@ -82,7 +82,7 @@ pub struct Settings {
 
 /// The broker's addresses, and the sockets by which they are kept. No borrow is held across an await.
 pub struct Addresses {
-    settings: Settings,
+    settings: Cell<Settings>,
     events: Rc<Events>,
     route: Netlink,
     diag: Netlink,
@@ -141,7 +141,7 @@ impl Addresses {
 
     /// Seconds that an address stays without renewal where the peer does not say.
     pub fn lease(&self) -> u32 {
-        self.settings.lease
+        self.settings.get().lease
     }
 
     /// Whether rules of the packet filter end each lease to the millisecond.
@@ -151,7 +151,7 @@ impl Addresses {
 
     /// How long an address stays by what a peer asks for: the configuration's time where it does not say, for ever for 0.
     pub fn lifetime(&self, asked: Option<u32>) -> kernel::Lifetime {
-        Some(asked.unwrap_or(self.settings.lease)).filter(|seconds| *seconds > 0)
+        Some(asked.unwrap_or(self.settings.get().lease)).filter(|seconds| *seconds > 0)
     }
 
     /// The addresses that came with one and go with it.
@@ -168,6 +168,12 @@ impl Addresses {
     /// The socket to ask the kernel of interfaces by.
     pub fn route(&self) -> &Netlink {
         &self.route
+    }
+
+    /// Changes the settings; leases that have begun run as they were given, and all hosts are told or not as from the
+    /// start, when the sockets for it were opened.
+    pub fn set_settings(&self, settings: Settings) {
+        self.settings.set(Settings { all_hosts: self.settings.get().all_hosts, ..settings });
     }
 
     /// Looks at the leases after an address, in their order.

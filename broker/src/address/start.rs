@@ -36,7 +36,7 @@ impl Addresses {
         let os = |call: &'static str| move |error: nix::Error| Failure::os(STEP, call, error);
         let news = netlink::open(SockProtocol::NetlinkRoute, GROUPS).map_err(os("netlink for news"))?;
         Ok(Self {
-            settings,
+            settings: settings.into(),
             events,
             route: Netlink::open(SockProtocol::NetlinkRoute).map_err(os("netlink for routes"))?,
             diag: Netlink::open(SockProtocol::NetlinkSockDiag).map_err(os("netlink for sockets"))?,

@@ -213,7 +213,7 @@ impl Addresses {
             let place = lease.place;
             let up = Interface::numbered(&self.route, place.index).is_ok_and(|link| link.up);
             lease.put_back.retain(|then| instant.duration_since(*then) < A_MINUTE);
-            let most = usize::try_from(self.settings.put_back).unwrap_or(usize::MAX);
+            let most = usize::try_from(self.settings.get().put_back).unwrap_or(usize::MAX);
             if up && !lease.is_over(now) && lease.put_back.len() < most {
                 lease.put_back.push_back(instant);
                 again.push((place, lease.left(now)));

@@ -34,6 +34,8 @@ pub struct Verified {
     pub credentials: Credentials,
     /// The locks that /proc/self/status does not tell, a line each.
     pub locks: Vec<String>,
+    /// TCP can be bound to the policy's ports only.
+    pub limits_tcp: bool,
     /// The locks that this kernel lacks.
     pub lacking: Vec<String>,
 }
@@ -113,6 +115,7 @@ impl Confinement<'_> {
         Ok(Verified {
             credentials,
             locks: vec![root, securebits, landlock.to_string(), seccomp.to_string()],
+            limits_tcp: landlock.limits_tcp(),
             lacking: [landlock.lacking(), seccomp.lacking()].into_iter().flatten().collect(),
         })
     }

@@ -4,7 +4,7 @@
 //! below. Runs first, while the process has one thread.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
 
 use crate::failure::Failure;
 
@@ -67,6 +67,20 @@ fn passed() -> Vec<Passed> {
     descriptors
         .map(|descriptor| Passed { name: names.next().unwrap_or_default().to_owned(), descriptor })
         .collect()
+}
+
+/// Closes in a forked copy of the broker what only the broker needs: sockets, above all.
+pub fn close_all_but<'a>(keep: impl Iterator<Item = BorrowedFd<'a>>) {
+    let mut keep: Vec<u32> = keep.filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for number in keep.into_iter().chain([u32::MAX]) {
+        if number > first {
+            // SAFETY: the owners of these descriptors are the broker's; this copy never runs them again.
+            unsafe { libc::close_range(first, number - 1, 0) };
+        }
+        first = number.saturating_add(1);
+    }
 }
 
 /// Removes every environment variable that the broker does not know.

@@ -53,6 +53,15 @@ pub enum Landlock {
 }
 
 impl Landlock {
+    /// Whether TCP can be bound to the permitted ports only. Landlock's fourth version is the first that knows ports.
+    pub fn limits_tcp(&self) -> bool {
+        match self {
+            Landlock::Enforced { bind, .. } => *bind != Bind::EveryPort,
+            Landlock::Partial { abi, .. } => *abi >= 4,
+            Landlock::Absent(_) => false,
+        }
+    }
+
     /// What is not enforced, as a sentence for the operator; `None` where nothing is lacking.
     pub fn lacking(&self) -> Option<String> {
         match self {
@@ -111,13 +120,47 @@ pub fn restrict<D: AsFd>(permitted: Permitted<'_, D>) -> Result<Landlock, Failur
     Ok(told(status.landlock, &status.ruleset, bind))
 }
 
+/// Restricts this process, which must have one thread: it may read what is beneath these directories, and nothing
+/// else of files; no TCP at all, no signal and no abstract socket out.
+///
+/// # Errors
+/// As [`restrict`].
+pub fn restrict_to_reading<D: AsFd>(directories: &[D]) -> Result<Landlock, Failure> {
+    let apply = || -> Result<RestrictionStatus, RulesetError> {
+        let mut ruleset = Ruleset::default()
+            .handle_access(AccessFs::from_all(TRIED))?
+            .handle_access(AccessNet::from_all(TRIED))?
+            .scope(Scope::from_all(TRIED))?
+            .create()?;
+        for directory in directories {
+            ruleset =
+                ruleset.add_rule(PathBeneath::new(directory, AccessFs::ReadFile | AccessFs::ReadDir))?;
+        }
+        ruleset.restrict_self()
+    };
+    let status = apply().map_err(|error| Failure::os(STEP, "restricting the reader", error))?;
+    Ok(told(status.landlock, &status.ruleset, Bind::Ports(0)))
+}
+
+/// What [`restrict_to_reading`] would give, found out as [`probe`] does.
+///
+/// # Errors
+/// As [`restrict`].
+pub fn probe_reading() -> Result<Landlock, Failure> {
+    on_a_thread(|| restrict_to_reading(&[] as &[BorrowedFd<'_>]))
+}
+
 /// What [`restrict`] would give, found out on a thread that ends at once: Landlock is a thread's own.
 ///
 /// # Errors
 /// As [`restrict`].
 pub fn probe(tcp_ports: &[RangeInclusive<u16>]) -> Result<Landlock, Failure> {
     let permitted = Permitted { tcp_ports, socket_directories: &[] as &[BorrowedFd<'_>] };
-    let tried = std::thread::scope(|scope| scope.spawn(|| restrict(permitted)).join());
+    on_a_thread(|| restrict(permitted))
+}
+
+fn on_a_thread(restrict: impl FnOnce() -> Result<Landlock, Failure> + Send) -> Result<Landlock, Failure> {
+    let tried = std::thread::scope(|scope| scope.spawn(restrict).join());
     tried.unwrap_or_else(|_| Err(Failure::os(STEP, "trying it", "the thread that tried it ended")))
 }
 

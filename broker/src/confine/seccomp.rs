@@ -17,6 +17,7 @@ use seccompiler::{
 use super::syscalls::{
     ALWAYS, Check, LIMITS, NO_LIMITS, REFUSED, REFUSED_WITHOUT_SOCKET_FILES, Rule, SOCKET_FILES,
 };
+use super::syscalls_of_reader::{READER, REFUSED_TO_READER};
 use crate::failure::Failure;
 
 const STEP: &str = "seccomp";
@@ -66,6 +67,18 @@ impl fmt::Display for Seccomp {
 /// The filter cannot be made, or the kernel refuses it; one without seccomp is no error but is told in the result.
 pub fn install(needs: &SeccompNeeds) -> Result<Seccomp, Failure> {
     let (allowed, refused) = lists(*needs);
+    install_lists(allowed, refused)
+}
+
+/// Puts the reader's filter in force.
+///
+/// # Errors
+/// As [`install`].
+pub fn install_for_reader() -> Result<Seccomp, Failure> {
+    install_lists(READER.iter().collect(), REFUSED_TO_READER.iter().collect())
+}
+
+fn install_lists(allowed: Vec<&Rule>, refused: Vec<&Rule>) -> Result<Seccomp, Failure> {
     let calls = allowed.len();
     let both = || -> Result<(), Error> {
         // Of two filters the stricter answer counts; the refusing one is the first, for the other forbids a second.
@@ -85,6 +98,15 @@ pub fn install(needs: &SeccompNeeds) -> Result<Seccomp, Failure> {
 /// What [`install`] would give: that the kernel has no filters is all that could be in its way. Asks the kernel
 /// whether it knows the filter's last resort (SECCOMP_GET_ACTION_AVAIL, Linux 4.14) and changes nothing.
 pub fn probe(needs: &SeccompNeeds) -> Seccomp {
+    probe_of(allowed(needs).count())
+}
+
+/// What [`install_for_reader`] would give.
+pub fn probe_for_reader() -> Seccomp {
+    probe_of(READER.len())
+}
+
+fn probe_of(calls: usize) -> Seccomp {
     let action = libc::SECCOMP_RET_KILL_PROCESS;
     // SAFETY: the kernel reads the one number that the pointer leads to.
     let known =
@@ -92,13 +114,18 @@ pub fn probe(needs: &SeccompNeeds) -> Seccomp {
     match known {
         -1 if is_absent(&io::Error::last_os_error()) => Seccomp::Absent,
         // Whatever else is wrong with it, the start will say.
-        _ => Seccomp::Enforced { calls: allowed(needs).count() },
+        _ => Seccomp::Enforced { calls },
     }
 }
 
 /// The calls that stay allowed, each by its name in syscalls(2) and with what it is for.
 pub fn allowed(needs: &SeccompNeeds) -> impl Iterator<Item = (&'static str, &'static str)> {
     lists(*needs).0.into_iter().map(|rule| (rule.name.trim_start_matches("SYS_"), rule.why))
+}
+
+/// The same of the reader.
+pub fn allowed_to_reader() -> impl Iterator<Item = (&'static str, &'static str)> {
+    READER.iter().map(|rule| (rule.name.trim_start_matches("SYS_"), rule.why))
 }
 
 /// Whether the kernel does not know the call, or was built without filters.

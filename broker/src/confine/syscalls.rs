@@ -29,6 +29,7 @@ pub(super) enum Check {
 }
 use Check::{Bits, Is, OwnProcess, Zero};
 
+/// A table of calls: what each is for, and the alternatives of its arguments.
 macro_rules! calls {
     ($($(#[$only:meta])* $call:ident: $why:literal $($any_of:expr)?;)*) => {
         &[$($(#[$only])* Rule { number: $call, name: stringify!($call), why: $why, any_of: calls!(@ $($any_of)?) },)*]
@@ -36,9 +37,10 @@ macro_rules! calls {
     (@) => { &[] };
     (@ $any_of:expr) => { $any_of };
 }
+pub(super) use calls;
 
 /// Nothing mapped may be run: new code cannot be brought in.
-const NOT_EXECUTABLE: &[&[Check]] = &[&[Bits { argument: 2, mask: PROT_EXEC, value: 0 }]];
+pub(super) const NOT_EXECUTABLE: &[&[Check]] = &[&[Bits { argument: 2, mask: PROT_EXEC, value: 0 }]];
 
 /// Fast open connects in the act of sending, past Landlock's check of connect(2).
 const fn without_fast_open(argument: u8) -> Check {

@@ -23,6 +23,7 @@ use tokio::io::Interest;
 pub use self::command::{Command, ProgramName};
 pub use self::message::{Ending, Report};
 
+use crate::confine::descriptors;
 use crate::confine::verify::ProcStatus;
 use crate::confine::worker::Confinement;
 use crate::failure::{Exit, Failure};
@@ -53,7 +54,7 @@ pub fn start(confinement: Confinement, command: Command) -> Result<Launcher, Fai
         ForkResult::Child => {
             let keep = [theirs.as_fd(), command.program.as_fd()];
             let root = confinement.root.as_ref().map(|root| root.as_fd());
-            close_others(keep.into_iter().chain(root));
+            descriptors::close_all_but(keep.into_iter().chain(root));
             // Closed above already, by number.
             std::mem::forget(ours);
             // The broker tells what went wrong; the launcher only ends.
@@ -71,21 +72,6 @@ pub fn start(confinement: Confinement, command: Command) -> Result<Launcher, Fai
             let credentials = status.expect("launcher", &confinement.expected())?;
             Ok(Launcher { pid: child, credentials, channel: ours })
         }
-    }
-}
-
-/// Closes in this copy of the broker what only the broker needs: sockets, above all.
-fn close_others<'a>(keep: impl Iterator<Item = BorrowedFd<'a>>) {
-    use std::os::fd::AsRawFd as _;
-    let mut keep: Vec<u32> = keep.filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
-    keep.sort_unstable();
-    let mut first = 3;
-    for number in keep.into_iter().chain([u32::MAX]) {
-        if number > first {
-            // SAFETY: the owners of these descriptors are the broker's; this copy never runs them again.
-            unsafe { libc::close_range(first, number - 1, 0) };
-        }
-        first = number.saturating_add(1);
     }
 }
 

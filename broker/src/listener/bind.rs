@@ -25,6 +25,30 @@ pub struct Bound {
     pub file: Option<Box<UnixFile>>,
 }
 
+impl Bound {
+    /// Gives a socket that listens the settings that one takes which listens already; the error names the others.
+    pub fn adjust(&self, endpoint: &Endpoint, settings: &SocketOptions) -> Result<(), String> {
+        let socket = &self.socket;
+        let stream = !matches!(endpoint, Endpoint::Udp(_));
+        let told = |error: BindError| format!("{endpoint}: {error}");
+        if stream {
+            listen(socket, &ListenOptions::default(), settings).map_err(told)?;
+        }
+        if matches!(endpoint, Endpoint::Tcp(_)) {
+            set(socket, "setsockopt TCP_NODELAY", sockopt::TcpNoDelay, &settings.no_delay).map_err(told)?;
+        }
+        if endpoint.inet().is_some() && settings.receive_buffer > 0 {
+            let size = settings.receive_buffer as usize;
+            set(socket, "setsockopt SO_RCVBUF", sockopt::RcvBuf, &size).map_err(told)?;
+        }
+        if endpoint.inet().is_some() && settings.send_buffer > 0 {
+            let size = settings.send_buffer as usize;
+            set(socket, "setsockopt SO_SNDBUF", sockopt::SndBuf, &size).map_err(told)?;
+        }
+        Ok(())
+    }
+}
+
 /// The call that failed, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{call}: {}", errno.desc())]

@@ -38,6 +38,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether it listens for IPv4 too.
+    pub fn is_dual_stack(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.dual_stack)
+    }
+
     /// Whether a request with these options asks for the same.
     pub fn was_asked_with(&self, options: &ListenOptions) -> bool {
         match &self.options {

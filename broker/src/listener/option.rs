@@ -26,6 +26,41 @@ pub fn attach_drop_everything(socket: impl AsFd) -> nix::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
 
+/// SO_ATTACH_FILTER with a classic BPF program that drops what begins a TCP connection and nothing else: of a listening
+/// socket the filter sees packets from their TCP header on.
+pub fn attach_drop_syn(socket: impl AsFd) -> nix::Result<()> {
+    const FLAGS: u32 = 13;
+    const SYN_AND_ACK: u32 = 0x12;
+    const SYN: u32 = 0x02;
+    let mut instructions = [
+        libc::sock_filter { code: 0x30, jt: 0, jf: 0, k: FLAGS }, // BPF_LD | BPF_B | BPF_ABS
+        libc::sock_filter { code: 0x54, jt: 0, jf: 0, k: SYN_AND_ACK }, // BPF_ALU | BPF_AND | BPF_K
+        libc::sock_filter { code: 0x15, jt: 0, jf: 1, k: SYN },   // BPF_JMP | BPF_JEQ | BPF_K
+        libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 },     // BPF_RET | BPF_K, 0 bytes
+        libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: u32::MAX },
+    ];
+    let program = libc::sock_fprog { len: 5, filter: instructions.as_mut_ptr() };
+    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}
+
+/// How many connections wait in a listening TCP socket to be accepted: TCP_INFO's tcpi_unacked, see tcp(7).
+pub fn accept_queue(socket: impl AsFd) -> nix::Result<u32> {
+    let mut info = [0_u32; 8];
+    let mut length = libc::socklen_t::try_from(size_of_val(&info)).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the kernel writes at most `length` bytes to the array, which has that many.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    // Eight bytes, then tcpi_rto, tcpi_ato, tcpi_snd_mss, tcpi_rcv_mss, tcpi_unacked.
+    Errno::result(result).map(|_| info.get(6).copied().unwrap_or_default())
+}
+
 /// SO_LOCK_FILTER: the filter can neither be detached nor replaced, by anyone. See socket(7), Linux 3.9.
 pub fn lock_filter(socket: impl AsFd) -> nix::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, &1)

@@ -130,7 +130,7 @@ impl Registry {
     }
 
     /// Refuses where there is no room for another.
-    fn room(&self) -> Result<(), Fault> {
+    pub(super) fn room(&self) -> Result<(), Fault> {
         if self.entries.len() < self.capacity {
             return Ok(());
         }
@@ -174,7 +174,7 @@ impl Registry {
 
     /// An endpoint may be taken by a listener of ours that is not the same and overlaps: a wildcard beside a
     /// specific address.
-    fn name_owner(&self, error: BindError, endpoint: &Endpoint) -> Fault {
+    pub(super) fn name_owner(&self, error: BindError, endpoint: &Endpoint) -> Fault {
         let same_port = |other: &&Entry| {
             std::mem::discriminant(&*other.endpoint) == std::mem::discriminant(endpoint)
                 && other.endpoint.inet().map(|inet| inet.port) == endpoint.inet().map(|inet| inet.port)
@@ -186,7 +186,7 @@ impl Registry {
         }
     }
 
-    fn insert(
+    pub(super) fn insert(
         &mut self,
         endpoint: Endpoint,
         options: &ListenOptions,
@@ -261,7 +261,8 @@ impl Registry {
     }
 }
 
-fn in_use(endpoint: &Endpoint, owner: Owner) -> Fault {
+/// The fault of who asks for what another peer has.
+pub fn in_use(endpoint: &Endpoint, owner: Owner) -> Fault {
     let owner = match owner {
         Owner::Worker => "the worker".to_owned(),
         Owner::Session(number) => format!("session {number}"),

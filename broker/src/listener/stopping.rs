@@ -35,16 +35,22 @@ impl Registry {
     }
 
     fn remove(&mut self, id: ListenerId) {
-        if let Some(entry) = self.entries.remove(&id) {
-            self.changed(id);
-            self.by_endpoint.remove(&entry.endpoint);
-            self.uncount(entry.owner);
-            if let Some(file) = &entry.bound.file {
-                file.remove(&self.directories);
-            }
+        if let Some(entry) = self.take(id) {
             drop(entry);
             self.give_back();
         }
+    }
+
+    /// Takes a listener out, and its file away.
+    pub(super) fn take(&mut self, id: ListenerId) -> Option<Box<Entry>> {
+        let entry = self.entries.remove(&id)?;
+        self.changed(id);
+        self.by_endpoint.remove(&entry.endpoint);
+        self.uncount(entry.owner);
+        if let Some(file) = &entry.bound.file {
+            file.remove(&self.directories);
+        }
+        Some(entry)
     }
 
     /// Counts one less for an owner.

@@ -5,6 +5,7 @@
 //! first error.
 
 mod accounts;
+mod addresses;
 pub mod capabilities;
 mod chroot;
 mod finding;
@@ -21,6 +22,7 @@ use crate::failure::{Exit, Failure};
 use crate::policy::{Policy, unserved};
 
 pub use accounts::policy;
+pub use addresses::{address_settings, names_addresses};
 pub use chroot::Root;
 pub use finding::Findings;
 pub use sockets::{check_directories, socket_directories};
@@ -59,7 +61,7 @@ impl Draft {
         capabilities::privileges(config, retained.as_ref(), findings);
         let policy = policy(config, findings);
         if let Some(retained) = retained.filter(|_| findings.trusts_defaults()) {
-            not_served(config, &retained, findings);
+            not_served(config, &retained, unprivileged_port_start(), findings);
         }
         Self { identity, retained, policy, socket_group }
     }
@@ -85,9 +87,9 @@ impl Plan {
     }
 }
 
-/// What is permitted and the retained capabilities cannot serve.
-fn not_served(config: &Config, retained: &State, findings: &mut Findings) {
-    for found in unserved(config, retained.effective.bits(), unprivileged_port_start()) {
+/// Finds what is permitted and the retained capabilities cannot serve.
+pub fn not_served(config: &Config, retained: &State, port_start: u16, findings: &mut Findings) {
+    for found in unserved(config, retained.effective.bits(), port_start) {
         match found.severity {
             Severity::Error => findings.error("policy", Exit::Config, found),
             Severity::Warning | Severity::Note => findings.tell(found),
@@ -96,7 +98,7 @@ fn not_served(config: &Config, retained: &State, findings: &mut Findings) {
 }
 
 /// The first port that needs no capability: net.ipv4.ip_unprivileged_port_start, see ip(7).
-fn unprivileged_port_start() -> u16 {
+pub fn unprivileged_port_start() -> u16 {
     let path = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
     let text = std::fs::read_to_string(path).unwrap_or_default();
     // Older kernels have no such setting and this port.

@@ -10,6 +10,7 @@ mod notify;
 mod operation;
 mod peer;
 mod quota;
+mod reload;
 mod session;
 mod shutdown;
 mod state;
@@ -21,6 +22,7 @@ mod worker;
 pub use handover::Handover;
 pub use notify::Notifier;
 pub use operation::listen_permit;
+pub use reload::{Ask, Fixed, Reloading, Started};
 pub use state::{Broker, Parts, Processes};
 pub use store::Store;
 pub use succession::{Awaited, Succession};
@@ -35,6 +37,7 @@ use crate::failure::Failure;
 use crate::inject;
 use crate::launcher::Handle;
 use crate::log;
+use crate::reader::Reader;
 
 /// How long what has ended by itself may take to be gone.
 const GRACE: Duration = Duration::from_secs(2);
@@ -47,6 +50,10 @@ pub struct Service {
     pub control: Option<UnixListener>,
     /// The launcher and what it is to start, where there is a worker.
     pub worker: Option<(Handle, Supervision)>,
+    /// The reader, where there is one.
+    pub reader: Option<Reader>,
+    /// Who asks for a reload.
+    pub asked: tokio::sync::mpsc::Receiver<Ask>,
     /// The service manager.
     pub notifier: Rc<Notifier>,
     /// The broker that this one is to succeed.
@@ -61,6 +68,13 @@ impl Service {
         let broker = Rc::new(self.broker);
         inject::point("signals")?;
         let mut stop = shutdown::Signals::new(broker.handover.clone())?;
+        let hangups = reload::hangups()?;
+        let notifier = self.notifier.clone();
+        inject::point("reader.epoll")?;
+        let reader = self.reader.map(Reader::into_handle).transpose();
+        let reader = reader.map_err(|error| Failure::os("reader", "epoll_ctl", error))?;
+        let reloads = reload::keep(broker.clone(), reader, hangups, self.asked, notifier.clone());
+        tokio::task::spawn_local(reloads);
         if let Some(socket) = self.control {
             inject::point("control.epoll")?;
             let listener = tokio::net::UnixListener::from_std(socket)
@@ -90,19 +104,19 @@ impl Service {
             worker::retain(&broker);
             match &self.worker {
                 None => {
-                    self.notifier.ready();
+                    notifier.ready();
                     stop.wait().await;
-                    self.notifier.stopping();
+                    notifier.stopping();
                     Ok(())
                 }
                 Some((launcher, supervision)) => {
-                    worker::supervise(&broker, launcher, supervision, &self.notifier, &mut stop).await
+                    worker::supervise(&broker, launcher, supervision, &notifier, &mut stop).await
                 }
             }
         };
         let ended = tokio::select! {
             ended = serving => ended,
-            never = self.notifier.keep_alive() => match never {},
+            never = notifier.keep_alive() => match never {},
             never = log::look_after() => match never {},
         };
         if let Some(addresses) = &broker.addresses {

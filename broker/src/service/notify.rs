@@ -1,5 +1,5 @@
-//! What the service manager is told: READY=1, STOPPING=1, and WATCHDOG=1 as long as the broker serves; descriptors to
-//! store; MAINPID= when another process is the service. See sd_notify(3) and sd_watchdog_enabled(3).
+//! What the service manager is told: READY=1, RELOADING=1, STOPPING=1, and WATCHDOG=1 as long as the broker serves;
+//! descriptors to store; MAINPID= when another process is the service. See sd_notify(3) and sd_watchdog_enabled(3).
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -10,6 +10,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, send, sendmsg};
+use nix::time::{ClockId, clock_gettime};
 
 use crate::failure::Failure;
 
@@ -23,13 +24,21 @@ pub struct Notifier {
     handed_over: Cell<bool>,
     /// How many descriptors it stores.
     store: u32,
+    /// It was told that the broker serves.
+    ready: Cell<bool>,
 }
 
 impl Notifier {
     /// Connects to the socket that NOTIFY_SOCKET names, and forgets the name.
     pub fn connect() -> Result<Self, Failure> {
         let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
-            return Ok(Self { socket: None, watchdog: None, handed_over: Cell::new(false), store: 0 });
+            return Ok(Self {
+                socket: None,
+                watchdog: None,
+                handed_over: Cell::new(false),
+                ready: Cell::new(false),
+                store: 0,
+            });
         };
         let connect = || {
             let text = path.as_encoded_bytes();
@@ -45,13 +54,35 @@ impl Notifier {
             Failure::os("notify", &format!("connecting to NOTIFY_SOCKET {path:?}"), error)
         })?;
         let store = std::env::var("FDSTORE").ok().and_then(|most| most.parse().ok()).unwrap_or(0);
-        Ok(Self { socket: Some(socket), watchdog: watchdog(), handed_over: Cell::new(false), store })
+        Ok(Self {
+            socket: Some(socket),
+            watchdog: watchdog(),
+            handed_over: Cell::new(false),
+            ready: Cell::new(false),
+            store,
+        })
     }
 
     /// The broker serves.
     pub fn ready(&self) {
         self.tell("READY=1");
+        self.ready.set(true);
         tracing::info!("ready");
+    }
+
+    /// The configuration is being read again, for Type=notify-reload of systemd.service(5).
+    pub fn reloading(&self) {
+        if self.ready.get() {
+            let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+            self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.as_micros()));
+        }
+    }
+
+    /// It was read, and is in force or refused: either way the broker serves.
+    pub fn reloaded(&self) {
+        if self.ready.get() {
+            self.tell("READY=1");
+        }
     }
 
     /// The broker is about to end.

@@ -68,7 +68,7 @@ pub struct Totals {
 
 /// What the sessions of one peer have used together.
 pub struct Account {
-    quotas: Rc<Quotas>,
+    quotas: Rc<Cell<Quotas>>,
     totals: Rc<Totals>,
     peer: Requester,
     sessions: Cell<u32>,
@@ -86,7 +86,7 @@ impl Account {
         let wait = match self.peer {
             Requester::Worker => Duration::ZERO,
             Requester::Local { .. } => {
-                self.refused.take(u32::try_from(count).unwrap_or(u32::MAX), self.quotas.refusals)
+                self.refused.take(u32::try_from(count).unwrap_or(u32::MAX), self.quotas.get().refusals)
             }
         };
         self.totals.delayed.add(usize::from(!wait.is_zero()));
@@ -96,7 +96,7 @@ impl Account {
     /// Whether there may be a line in the log about this peer's refusals. What may not is counted, and the count told
     /// in one line a little later.
     pub fn may_log(self: &Rc<Self>) -> bool {
-        if self.lines.try_take(self.quotas.lines) {
+        if self.lines.try_take(self.quotas.get().lines) {
             return true;
         }
         self.totals.not_logged.up();
@@ -106,7 +106,7 @@ impl Account {
             tokio::task::spawn_local(async move {
                 tokio::time::sleep(COUNTING).await;
                 let (peer, suppressed) = (&account.peer, account.not_logged.take());
-                let most = account.quotas.lines;
+                let most = account.quotas.get().lines;
                 tracing::warn!(target: "audit", %peer, suppressed, most, "refusals and ends of sessions not logged");
             });
         }
@@ -146,7 +146,7 @@ impl Account {
             Requester::Worker => capacity,
             Requester::Local { .. } => capacity - capacity / 8,
         };
-        let most = usize::try_from(self.quotas.listeners).unwrap_or(usize::MAX).min(part);
+        let most = usize::try_from(self.quotas.get().listeners).unwrap_or(usize::MAX).min(part);
         let message = || format!("{} holds {held} listeners, and a peer may hold {most}", self.peer);
         (held >= most).then(|| {
             Fault::new(FaultCode::Quota, &message())
@@ -171,7 +171,7 @@ impl Drop for Seat {
 
 /// The accounts of all peers.
 pub struct Accounts {
-    quotas: Rc<Quotas>,
+    quotas: Rc<Cell<Quotas>>,
     totals: Rc<Totals>,
     /// By user id; the worker's has none.
     of: RefCell<HashMap<Option<u32>, Rc<Account>>>,
@@ -180,12 +180,17 @@ pub struct Accounts {
 impl Accounts {
     /// None yet.
     pub fn new(quotas: Quotas) -> Self {
-        Self { quotas: Rc::new(quotas), totals: Rc::default(), of: RefCell::default() }
+        Self { quotas: Rc::new(Cell::new(quotas)), totals: Rc::default(), of: RefCell::default() }
     }
 
     /// What every peer may use.
-    pub fn quotas(&self) -> &Quotas {
-        &self.quotas
+    pub fn quotas(&self) -> Quotas {
+        self.quotas.get()
+    }
+
+    /// Changes it, for those that are here too.
+    pub fn set_quotas(&self, quotas: Quotas) {
+        self.quotas.set(quotas);
     }
 
     /// What was counted of all of them.
@@ -223,13 +228,13 @@ impl Accounts {
             refusals: Cell::new(0),
         };
         let account = of.entry(key).or_insert_with(|| Rc::new(new())).clone();
-        if key.is_some() && account.sessions.get() >= self.quotas.sessions {
+        if key.is_some() && account.sessions.get() >= self.quotas.get().sessions {
             let fault = account.full();
             return Err((account, fault));
         }
         let wait = match peer {
             Requester::Worker => Duration::ZERO,
-            Requester::Local { .. } => account.opened.take(1, self.quotas.new_sessions),
+            Requester::Local { .. } => account.opened.take(1, self.quotas.get().new_sessions),
         };
         self.totals.delayed.add(usize::from(!wait.is_zero()));
         account.sessions.set(account.sessions.get() + 1);

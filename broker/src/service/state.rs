@@ -12,6 +12,7 @@ use portreeve_protocol::{Fault, List, Text, codec};
 use super::counters::Counters;
 use super::handover::Handover;
 use super::quota::{Account, Accounts};
+use super::reload::Reloading;
 use super::session::Session;
 use super::store::Store;
 use crate::address::Addresses;
@@ -46,6 +47,8 @@ pub struct Parts {
     pub handover: Handover,
     /// What the service manager keeps, where it does.
     pub store: Option<Rc<Store>>,
+    /// What reloading needs.
+    pub reloading: Reloading,
 }
 
 /// The processes and what the kernel says they hold.
@@ -55,12 +58,14 @@ pub struct Processes {
     pub broker: Verified,
     /// The launcher: process id, root directory, what it and every worker of it holds.
     pub launcher: Option<(u32, String, Credentials)>,
+    /// The reader: process id, what it holds, its other locks.
+    pub reader: Option<(u32, Credentials, Vec<String>)>,
 }
 
 /// What `status` tells of a session.
 pub struct SessionInfo {
     /// Who the broker takes the peer for.
-    pub peer: Text<64>,
+    pub requester: Requester,
     /// How the peer calls itself.
     pub client: Text<64>,
     /// The peer's process id.
@@ -88,12 +93,14 @@ pub struct Broker {
     pub(super) addresses: Option<Rc<Addresses>>,
     pub(super) events: Rc<Events>,
     pub(super) processes: Processes,
-    pub(super) retain: Duration,
+    pub(super) retain: Cell<Duration>,
+    pub(super) reloading: Reloading,
     pub(super) accounts: Accounts,
     pub(super) counters: Counters,
     pub(super) handover: Rc<Handover>,
     pub(super) store: Option<Rc<Store>>,
-    warnings: Vec<String>,
+    warnings: RefCell<Vec<String>>,
+    reader_is_gone: Cell<bool>,
     started: Instant,
     last_session: Cell<u64>,
     worker: Cell<Option<(u32, u32)>>,
@@ -111,12 +118,14 @@ impl Broker {
             addresses: parts.addresses,
             events: parts.events,
             processes: parts.processes,
-            retain: parts.retain,
+            retain: Cell::new(parts.retain),
+            reloading: parts.reloading,
             accounts: Accounts::new(parts.quotas),
             counters: Counters::default(),
             handover: Rc::new(parts.handover),
             store: parts.store,
-            warnings: parts.warnings,
+            warnings: RefCell::new(parts.warnings),
+            reader_is_gone: Cell::new(false),
             started: Instant::now(),
             last_session: Cell::new(0),
             worker: Cell::new(None),
@@ -132,9 +141,10 @@ impl Broker {
             Requester::Worker => Owner::Worker,
             Requester::Local { .. } => Owner::Session(number),
         };
-        let peer = Text::clipped(&requester.to_string());
+        let requester = requester.clone();
         let client = Text::default();
-        let info = SessionInfo { peer, client, pid, owner, account: account.clone(), session: Weak::new() };
+        let info =
+            SessionInfo { requester, client, pid, owner, account: account.clone(), session: Weak::new() };
         self.sessions.borrow_mut().insert(number, info);
         self.counters.opened.up();
         (number, owner)
@@ -223,12 +233,30 @@ impl Broker {
                 rows.push(row("worker", pid, restarts, root, credentials));
             }
         }
+        if let Some((pid, credentials, locks)) = &self.processes.reader
+            && !self.reader_is_gone.get()
+        {
+            let locks = List::first_of(locks.iter().map(|lock| Text::clipped(lock)));
+            rows.push(Process { locks, ..row("reader", *pid, 0, "/", credentials) });
+        }
         rows
     }
 
     /// What the operator should know.
-    pub(super) fn warnings(&self) -> impl Iterator<Item = Text<256>> {
-        self.warnings.iter().map(|warning| Text::clipped(warning))
+    pub(super) fn warnings(&self) -> List<Text<256>, 16> {
+        List::first_of(self.warnings.borrow().iter().map(|warning| Text::clipped(warning)))
+    }
+
+    /// Whether there was a process to read the configuration again.
+    pub(super) fn reader_was_started(&self) -> bool {
+        self.processes.reader.is_some()
+    }
+
+    /// That process is gone; the operator is to know why.
+    pub(super) fn reader_is_gone(&self, why: &str) {
+        self.reader_is_gone.set(true);
+        // What happens now is what an operator looks for first.
+        self.warnings.borrow_mut().insert(0, why.to_owned());
     }
 
     /// Since when the broker serves.

@@ -251,10 +251,10 @@ async fn stop_worker(launcher: &Handle, supervision: &Supervision, pid: i32) -> 
 /// Keeps the worker's listeners for its successor, and stops those that it has not asked for once the time to retain
 /// them is over.
 pub fn retain(broker: &Rc<Broker>) {
-    broker.registry.borrow_mut().retain_until(Instant::now() + broker.retain);
+    broker.registry.borrow_mut().retain_until(Instant::now() + broker.retain.get());
     let broker = broker.clone();
     tokio::task::spawn_local(async move {
-        sleep(broker.retain).await;
+        sleep(broker.retain.get()).await;
         // Nothing changes while another broker is told of it.
         broker.handover.released(0).await;
         for fault in broker.registry.borrow_mut().stop_expired(Instant::now()) {

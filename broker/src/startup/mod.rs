@@ -12,6 +12,8 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::Receiver;
+
 use crate::config::{self, Trust};
 use crate::confine::verify::ProcStatus;
 use crate::confine::worker::Confinement;
@@ -22,7 +24,11 @@ use crate::inject;
 use crate::launcher::{self, Launcher};
 use crate::log;
 use crate::plan::{self, Findings, Plan, Root};
-use crate::service::{Broker, Handover, Notifier, Parts, Processes, Service, Succession, Supervision};
+use crate::reader::{self, Reader};
+use crate::service::{
+    Ask, Broker, Fixed, Handover, Notifier, Parts, Processes, Reloading, Service, Started, Succession,
+    Supervision,
+};
 
 /// How much longer than its worker a broker may take that was taken over.
 const LEAVING: Duration = Duration::from_secs(3);
@@ -64,7 +70,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     descriptors::clear_environment();
 
     inject::point("config")?;
-    let loaded = config::load(path, Trust::RootOnly);
+    let (loaded, bundle) = config::record(path, Trust::RootOnly);
     let (config, warnings) = loaded.map_err(|report| Failure::of_configuration(&report))?;
     let mut findings = Findings::of(warnings.into());
     inject::point("plan")?;
@@ -83,6 +89,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     };
     let mut warnings = findings.warnings();
 
+    let unprivileged_port_start = plan::unprivileged_port_start();
     inject::point("limits")?;
     let (descriptor_limit, descriptors_now) = limits::raise_descriptors()?;
     inject::point("sockets")?;
@@ -127,6 +134,15 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         }
         None => None,
     };
+    let reader = match config.broker.reload {
+        true => {
+            let confinement =
+                confine::reader::Confinement { directories: reader::directories(&bundle), seccomp };
+            Some(reader::start(path, &config, confinement)?)
+        }
+        false => None,
+    };
+    drop(bundle);
     let confinement = confine::broker::Confinement {
         retained: plan.retained,
         policy: &plan.policy,
@@ -162,7 +178,18 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         launcher: worker.as_ref().map(|(launcher, _)| {
             (launcher.pid.as_raw().unsigned_abs(), chroot, launcher.credentials.clone())
         }),
+        reader: reader.as_ref().map(|reader| {
+            (reader.pid.as_raw().unsigned_abs(), reader.credentials.clone(), reader.locks.clone())
+        }),
     };
+    let started = Started {
+        path: path.to_owned(),
+        retained: plan.retained,
+        unprivileged_port_start,
+        tcp_ports: processes.broker.limits_tcp.then(|| plan.policy.tcp_ports().to_vec()),
+        addresses: addresses.is_some(),
+    };
+    let (reloading, asked) = Reloading::new(Fixed::new(started, &config));
     let parts = Parts {
         policy: plan.policy,
         registry,
@@ -174,8 +201,9 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         warnings,
         handover: handover(control.as_ref(), &notifier, worker.as_ref().map(|(_, supervision)| supervision))?,
         store,
+        reloading,
     };
-    serve(parts, worker, Rest { control, notifier, succession, stale })
+    serve(parts, worker, Rest { control, reader, asked, notifier, succession, stale })
 }
 
 /// What another broker needs to take over from this one.
@@ -193,6 +221,8 @@ fn handover(
 /// What serving needs beside the state and the worker.
 struct Rest {
     control: Option<UnixListener>,
+    reader: Option<Reader>,
+    asked: Receiver<Ask>,
     notifier: Rc<Notifier>,
     succession: Option<Succession>,
     stale: Vec<String>,
@@ -213,7 +243,8 @@ fn serve(parts: Parts, worker: Option<(Launcher, Supervision)>, rest: Rest) -> R
         Ok::<_, Failure>((handle, supervision))
     };
     let worker = worker.map(handle).transpose()?;
-    let Rest { control, notifier, succession, stale } = rest;
-    let service = Service { broker: Broker::new(parts), control, worker, notifier, succession, stale };
+    let Rest { control, reader, asked, notifier, succession, stale } = rest;
+    let service =
+        Service { broker: Broker::new(parts), control, worker, reader, asked, notifier, succession, stale };
     local.block_on(&runtime, service.run())
 }

@@ -9,7 +9,7 @@ use nix::sys::resource::rlim_t;
 use nix::unistd::Gid;
 use portreeve_protocol::FaultCode;
 
-use crate::address::{Addresses, Settings};
+use crate::address::Addresses;
 use crate::config::Config;
 use crate::events::Events;
 use crate::failure::{Exit, Failure};
@@ -61,18 +61,10 @@ pub fn empty_registry(config: &Config, descriptors: rlim_t) -> Result<Registry, 
 /// What addresses are put on interfaces by, where the configuration has any and the capabilities allow it.
 pub fn addresses(config: &Config, plan: &Plan, events: &Rc<Events>) -> Result<Option<Addresses>, Failure> {
     let retains = |capability: u8| plan.retained.effective.bits() & (1 << capability) != 0;
-    let permits = &config.broker.permits;
-    let any = permits.iter().any(|permit| !permit.address.is_empty() || !permit.interface.is_empty());
-    if !retains(NET_ADMIN) || !(any || config.moving_addresses().next().is_some()) {
+    if !retains(NET_ADMIN) || !plan::names_addresses(config) {
         return Ok(None);
     }
-    let settings = Settings {
-        lease: u32::try_from(config.broker.lease.as_secs()).unwrap_or(u32::MAX),
-        put_back: config.cluster.if_down_limit,
-        check: config.cluster.if_check_interval,
-        all_hosts: config.cluster.arp_all_hosts,
-    };
-    Addresses::open(settings, retains(NET_RAW), events.clone()).map(Some)
+    Addresses::open(plan::address_settings(config), retains(NET_RAW), events.clone()).map(Some)
 }
 
 /// Meets the broker that is to be replaced, and takes the control socket from it.

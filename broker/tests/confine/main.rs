@@ -7,6 +7,7 @@
 
 mod child;
 mod landlock;
+mod reader;
 mod root;
 mod seccomp;
 
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let tests: Vec<child::Test> =
-        [landlock::tests(), root::tests(), seccomp::tests()].into_iter().flatten().collect();
+        [landlock::tests(), reader::tests(), root::tests(), seccomp::tests()].into_iter().flatten().collect();
     if let Some(name) = child::asked_for() {
         let test = tests.iter().find(|test| test.name == name).expect("a test by that name");
         (test.body)();

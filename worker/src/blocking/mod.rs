@@ -17,6 +17,7 @@ use portreeve_protocol::message::{
 };
 use portreeve_protocol::metrics::{Metrics, MetricsRequest};
 use portreeve_protocol::policy::{PolicyPage, PolicyRequest};
+use portreeve_protocol::reload::{Reload, Reloaded};
 use portreeve_protocol::status::Status;
 use portreeve_protocol::{Endpoint, Fault, List};
 
@@ -159,6 +160,15 @@ impl Client {
         hard: Option<u64>,
     ) -> Result<LimitInForce, Error> {
         self.0.call(&SetLimit { resource: ask::text(resource)?, soft, hard })
+    }
+
+    /// Has the broker read its configuration again, and tells what that changed; with `last` nothing is read, and it
+    /// tells of the last time.
+    ///
+    /// # Errors
+    /// [`Error::Fault`] with the first mistake of a configuration that is refused: the old one stays in force.
+    pub fn reload(&self, last: bool) -> Result<Reloaded, Error> {
+        self.0.call(&Reload { last })
     }
 
     /// Asks for a sign of life.

@@ -14,6 +14,7 @@ use super::output;
 use crate::config::{self, Config, Diagnostic, Report, Trust};
 use crate::failure::Failure;
 use crate::plan::{Findings, Plan};
+use crate::reader;
 
 use processes::Process;
 pub use question::Question;
@@ -47,13 +48,14 @@ impl Explain {
 
     fn explain(&self) -> Result<ExitCode, Failure> {
         let trust = Trust::RootOr(nix::unistd::getuid().as_raw());
-        let (config, warnings) = match config::load(&self.file, trust) {
+        let (loaded, bundle) = config::record(&self.file, trust);
+        let (config, warnings) = match loaded {
             Ok((config, warnings)) => (config, Findings::of(warnings.into())),
             Err(report) => return Ok(self.refuse(&report, None)),
         };
         match &self.question {
             Some(question) => self.answer(question, &config, warnings),
-            None => self.everything(&config, warnings),
+            None => self.everything(&config, &reader::directories(&bundle), warnings),
         }
     }
 
@@ -87,13 +89,18 @@ impl Explain {
         Ok(ExitCode::from(u8::from(!answer.is_yes())))
     }
 
-    fn everything(&self, config: &Config, mut findings: Findings) -> Result<ExitCode, Failure> {
+    fn everything(
+        &self,
+        config: &Config,
+        directories: &[PathBuf],
+        mut findings: Findings,
+    ) -> Result<ExitCode, Failure> {
         let plan = Plan::new(config, &mut findings);
         let report = findings.into_report();
         let Ok(plan) = plan else {
             return Ok(self.refuse(&report, Some(config)));
         };
-        let processes = processes::all(config, &plan)?;
+        let processes = processes::all(config, &plan, directories)?;
         let peers = peers::all(config, &plan.policy);
         if self.json {
             let mut document = output::findings(&self.name(), &report, Some(config));

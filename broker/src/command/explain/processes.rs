@@ -1,5 +1,7 @@
 //! What broker, launcher and worker will hold: from the code that confinement is verified against.
 
+use std::path::PathBuf;
+
 use portreeve_protocol::status::Credentials;
 use serde_json::{Value, json};
 
@@ -8,7 +10,7 @@ use crate::config::Config;
 use crate::confine::broker::{self, Confinement};
 use crate::confine::seccomp::Seccomp;
 use crate::confine::verify::ProcStatus;
-use crate::confine::{limits, locks, seccomp, worker};
+use crate::confine::{limits, locks, reader, seccomp, worker};
 use crate::failure::Failure;
 use crate::plan::{self, Plan};
 use crate::policy::Policy;
@@ -27,8 +29,9 @@ pub(super) struct Process {
     limits: Vec<(&'static str, String)>,
 }
 
-/// The broker and, where a worker is to be started, the launcher and the worker.
-pub(super) fn all(config: &Config, plan: &Plan) -> Result<Vec<Process>, Failure> {
+/// The broker; where a worker is to be started, the launcher and the worker; and the reader, which may read beneath
+/// these directories, unless it is not wanted.
+pub(super) fn all(config: &Config, plan: &Plan, readable: &[PathBuf]) -> Result<Vec<Process>, Failure> {
     // As portreeved would be started from here.
     let seccomp = ProcStatus::open("self")?.read()?.seccomp;
     let mut all = vec![broker(config, plan, seccomp)?];
@@ -53,7 +56,30 @@ pub(super) fn all(config: &Config, plan: &Plan) -> Result<Vec<Process>, Failure>
             limits: confinement.expected_limits(),
         }));
     }
+    if config.broker.reload {
+        all.push(reader(readable, seccomp)?);
+    }
     Ok(all)
+}
+
+fn reader(readable: &[PathBuf], seccomp_mode: u8) -> Result<Process, Failure> {
+    let confinement = reader::Confinement { directories: readable.to_vec(), seccomp: seccomp_mode };
+    Ok(Process {
+        role: "reader",
+        credentials: confinement.expected(),
+        root: "/".to_owned(),
+        reaches: readable.iter().map(|path| path.display().to_string()).collect(),
+        locks: confinement.foresee()?,
+        lacking: Vec::new(),
+        calls: match seccomp::probe_for_reader() {
+            Seccomp::Absent => Vec::new(),
+            Seccomp::Enforced { .. } => seccomp::allowed_to_reader().collect(),
+        },
+        limits: vec![
+            ("core", "0".to_owned()),
+            ("nofile", "the hard limit that it is started with".to_owned()),
+        ],
+    })
 }
 
 fn broker(config: &Config, plan: &Plan, seccomp_mode: u8) -> Result<Process, Failure> {
@@ -153,6 +179,7 @@ impl Process {
             "root",
             &match self.reaches.as_slice() {
                 [] => self.root.clone(),
+                some if self.root == "/" => format!("/, to read beneath {}", some.join(" ")),
                 some => format!("{}, but for {}", self.root, some.join(" ")),
             },
         );

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use portreeve_protocol::message::{
     Listen, ListenMany, ListenOptions, ListenerId, Listening, ListeningMany, Operation as _, Outcome,
@@ -116,6 +117,7 @@ fn one(broker: &Broker, session: &Session, request: &Listen) -> Result<(Listener
         FaultCode::NotLocal if policy.starts_with_its_address(&request.endpoint) => {
             fault.remedy("ask again once its address is added: it listens from then on")
         }
+        FaultCode::NotRetained | FaultCode::Os => out_of_reach(broker, &request.endpoint).unwrap_or(fault),
         _ => fault,
     })
 }
@@ -130,8 +132,17 @@ pub fn permit<'p>(policy: &'p Policy, who: &Requester, request: &Listen) -> Resu
     Ok(permit)
 }
 
+/// What a reload permits and the start forbade is refused by the kernel, in words that are not about that.
+fn out_of_reach(broker: &Broker, endpoint: &Endpoint) -> Option<Fault> {
+    let registry = broker.registry.borrow();
+    let known = |directory: &Path| registry.directories().get(directory).is_ok();
+    let why = broker.reloading.fixed.out_of_reach(endpoint, known)?;
+    let message = format!("{endpoint} cannot be bound: {why}");
+    Some(Fault::new(FaultCode::NotRetained, &message).about("restart").remedy("restart portreeved"))
+}
+
 /// What a dual-stack socket listens on beside its own endpoint.
-fn same_port_of_ipv4(endpoint: &Endpoint) -> Option<Endpoint> {
+pub fn same_port_of_ipv4(endpoint: &Endpoint) -> Option<Endpoint> {
     let any = |inet: &InetEndpoint| InetEndpoint {
         address: Ipv4Addr::UNSPECIFIED.into(),
         port: inet.port,

@@ -11,13 +11,14 @@ mod metrics;
 mod move_address;
 mod ping;
 mod policy;
+mod reload;
 mod remove_address;
 mod status;
 mod stop;
 mod subscribe;
 mod takeover;
 
-pub use self::listen::permit as listen_permit;
+pub use self::listen::{permit as listen_permit, same_port_of_ipv4};
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -33,6 +34,7 @@ use portreeve_protocol::message::{
 };
 use portreeve_protocol::metrics::MetricsRequest;
 use portreeve_protocol::policy::PolicyRequest;
+use portreeve_protocol::reload::Reload;
 use portreeve_protocol::takeover::Takeover;
 use portreeve_protocol::{Fault, FaultCode, Header, Kind};
 
@@ -84,6 +86,7 @@ pub fn carry_out(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<
         PolicyRequest::KIND => run(broker, session, received, policy::policy),
         Subscribe::KIND => run_later(broker, session, received, subscribe::subscribe),
         MetricsRequest::KIND => run(broker, session, received, metrics::metrics),
+        Reload::KIND => run_later(broker, session, received, reload::reload),
         Takeover::KIND => takeover::takeover(broker, session, received),
         Kind(number) => {
             let message = format!("this broker knows no operation {number}");

@@ -40,7 +40,7 @@ pub fn status(broker: &Broker, _: &Session, request: &StatusRequest) -> Result<D
     let sessions = broker.sessions.borrow();
     let sessions = sessions.iter().map(|(number, info)| SessionRow {
         id: *number,
-        peer: info.peer.clone(),
+        peer: Text::clipped(&info.requester.to_string()),
         client: info.client.clone(),
         pid: info.pid,
         listeners: u32::try_from(registry.count_of(info.owner)).unwrap_or(u32::MAX),
@@ -50,7 +50,7 @@ pub fn status(broker: &Broker, _: &Session, request: &StatusRequest) -> Result<D
         release: Text::clipped(RELEASE),
         uptime_ms: u64::try_from(broker.uptime().as_millis()).unwrap_or(u64::MAX),
         processes: List::first_of(broker.process_rows()),
-        warnings: List::first_of(broker.warnings()),
+        warnings: broker.warnings(),
         quotas: List::first_of(quotas(broker)),
         listeners_held: registry.count() as u64,
         sessions: List::first_of(sessions),
@@ -61,17 +61,6 @@ pub fn status(broker: &Broker, _: &Session, request: &StatusRequest) -> Result<D
 
 /// By the names of their options.
 pub(super) fn quotas(broker: &Broker) -> impl Iterator<Item = Quota> {
-    let quotas = broker.accounts.quotas();
-    [
-        ("max_sessions", quotas.sessions),
-        ("max_new_sessions", quotas.new_sessions),
-        ("max_listeners", quotas.listeners),
-        ("max_addresses", quotas.addresses),
-        ("max_in_flight", quotas.in_flight),
-        ("max_refusals", quotas.refusals),
-        ("max_log_lines", quotas.lines),
-        ("unread_timeout", u32::try_from(quotas.unread_timeout.as_secs()).unwrap_or(u32::MAX)),
-    ]
-    .into_iter()
-    .map(|(name, most)| Quota { name: Text::clipped(name), most: most.into() })
+    let quotas = broker.accounts.quotas().named().into_iter();
+    quotas.map(|(name, most)| Quota { name: Text::clipped(name), most })
 }

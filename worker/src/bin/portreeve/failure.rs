@@ -36,6 +36,7 @@ const OS_ERROR: u8 = 71;
 const IO_ERROR: u8 = 74;
 const PROTOCOL: u8 = 76;
 const NO_PERMISSION: u8 = 77;
+pub const CONFIG: u8 = 78;
 
 /// Why there is no result.
 pub enum Failure {
@@ -154,6 +155,7 @@ pub fn of_faults(all_denied: bool) -> ExitCode {
 fn fault_code(fault: &Fault) -> u8 {
     match fault.code {
         FaultCode::Denied => NO_PERMISSION,
+        FaultCode::Invalid => CONFIG,
         _ => FAULT,
     }
 }

@@ -16,6 +16,7 @@ mod open;
 mod output;
 mod ping;
 mod policy;
+mod reload;
 mod status;
 mod stop;
 mod watch;
@@ -62,6 +63,8 @@ enum Verb {
     Stop(stop::Arguments),
     /// Show what the broker has counted and measured, or serve it to Prometheus.
     Metrics(metrics::Arguments),
+    /// Have the broker read its configuration again, and show what that changed.
+    Reload(reload::Arguments),
     /// Measure the round trip to the broker.
     Ping(ping::Arguments),
     /// Print what a shell needs to complete this command's words.
@@ -86,6 +89,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Verb::Metrics(verb) => metrics::run(broker, out, &verb).await,
         Verb::Completions(verb) => documentation::completions(&verb),
         Verb::Man(verb) => documentation::pages(&verb),
+        Verb::Reload(verb) => reload::run(&broker.open().await?, out, &verb).await,
         Verb::Ping(verb) => ping::run(&broker.open().await?, out, &verb).await,
     }
 }

@@ -1,0 +1,104 @@
+//! What the reader does to itself: root's own files can be read beneath the directories of the configuration, and
+//! nothing else can be done.
+//!
+//! Runs in the reader only, once, and for good. It keeps user id 0, because the files are root's, and no capability: it
+//! reads what their modes let root read, and can neither change a file nor reach another process.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{Gid, ROOT, setgroups, setresgid, setresuid, setsid};
+use portreeve_protocol::status::Credentials;
+
+use super::landlock::{self, Landlock};
+use super::seccomp::{self, Seccomp};
+use super::{keyring, limits, locks};
+use crate::capability::{CapabilitySet, State};
+use crate::failure::Failure;
+use crate::inject;
+
+const STEP: &str = "confining the reader";
+
+/// What the reader is held to.
+#[derive(Debug)]
+pub struct Confinement {
+    /// The directories beneath which it may read.
+    pub directories: Vec<PathBuf>,
+    /// The seccomp mode that the broker was started in.
+    pub seccomp: u8,
+}
+
+impl Confinement {
+    /// Confines this process and tells the locks that /proc/self/status does not tell, a line each.
+    pub fn apply(&self) -> Result<Vec<String>, Failure> {
+        let os = |call: &'static str| move |error: nix::Error| Failure::os(STEP, call, error);
+        inject::point("reader.session")?;
+        // Out of reach of a terminal's signals; it ends when the broker does, and not before.
+        setsid().map_err(os("setsid"))?;
+        let ending = SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]);
+        ending.thread_block().map_err(os("sigprocmask"))?;
+        inject::point("reader.keyring")?;
+        keyring::leave()?;
+        inject::point("reader.directories")?;
+        let directories = self.open()?;
+        inject::point("reader.identity")?;
+        let group = Gid::from_raw(0);
+        setgroups(&[]).map_err(os("setgroups"))?;
+        setresgid(group, group, group).map_err(os("setresgid"))?;
+        setresuid(ROOT, ROOT, ROOT).map_err(os("setresuid"))?;
+        inject::point("reader.bounding")?;
+        locks::bounding(CapabilitySet::default())?;
+        inject::point("reader.securebits")?;
+        locks::securebits()?;
+        inject::point("reader.sets")?;
+        locks::sets(&State::default())?;
+        inject::point("reader.no_new_privs")?;
+        locks::no_new_privs()?;
+        inject::point("reader.private")?;
+        limits::make_private()?;
+        inject::point("reader.landlock")?;
+        let landlock = landlock::restrict_to_reading(&directories)?;
+        drop(directories);
+        inject::point("reader.seccomp")?;
+        Ok(self.told(&landlock, &seccomp::install_for_reader()?))
+    }
+
+    fn open(&self) -> Result<Vec<OwnedFd>, Failure> {
+        let mut options = File::options();
+        options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY);
+        let open = |path: &PathBuf| {
+            let failed = |error| Failure::os(STEP, &format!("opening the directory {path:?}"), error);
+            options.open(path).map(OwnedFd::from).map_err(failed)
+        };
+        self.directories.iter().map(open).collect()
+    }
+
+    /// What the kernel must say of it.
+    pub fn expected(&self) -> Credentials {
+        let filtered = seccomp::probe_for_reader() != Seccomp::Absent;
+        let seccomp = if filtered { 2 } else { self.seccomp };
+        Credentials { no_new_privs: true, seccomp, ..Credentials::default() }
+    }
+
+    /// The locks that [`Confinement::apply`] will tell, as far as this kernel says. Needs no privilege.
+    pub fn foresee(&self) -> Result<Vec<String>, Failure> {
+        Ok(self.told(&landlock::probe_reading()?, &seccomp::probe_for_reader()))
+    }
+
+    fn told(&self, landlock: &Landlock, seccomp: &Seccomp) -> Vec<String> {
+        let securebits = format!("securebits {:#x}, locked", locks::SECUREBITS.bits());
+        let landlock = match landlock {
+            Landlock::Enforced { abi, .. } => {
+                let count = self.directories.len();
+                format!(
+                    "Landlock ABI {abi}: reads beneath {count} directories, no other file, no TCP, no signals out"
+                )
+            }
+            other => other.to_string(),
+        };
+        vec![securebits, landlock, seccomp.to_string()]
+    }
+}

@@ -1,0 +1,72 @@
+//! The system calls of the reader: opening files to read them, reading, and its channel.
+//!
+//! Promises: data only, as [`super::syscalls`] has it for the broker. Nothing here makes, changes or removes a file,
+//! makes a socket, starts a program or asks for a right.
+
+use libc::*;
+
+use super::syscalls::Check::{Bits, Is, OwnProcess, Zero};
+use super::syscalls::{NOT_EXECUTABLE, Rule, calls};
+
+/// What makes or changes a file by opening it.
+const WRITING: i32 = O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND | O_TMPFILE & !O_DIRECTORY;
+
+/// The calls that it makes.
+pub(super) const READER: &[Rule] = calls! {
+    SYS_openat: "the configuration's files, and those of the accounts; never to write" &[
+        &[Bits { argument: 2, mask: WRITING, value: 0 }],
+    ];
+    SYS_statx: "whose a file is";
+    SYS_fstat: "whose a file is";
+    SYS_newfstatat: "whose a file is";
+    SYS_getdents64: "the files of a directory";
+    SYS_read: "files";
+    SYS_pread64: "files";
+    SYS_lseek: "files";
+    SYS_close: "files";
+    SYS_fcntl: "the flags of a descriptor" &[&[Is(1, F_GETFD)], &[Is(1, F_GETFL)]];
+
+    SYS_recvmsg: "the channel";
+    SYS_recvfrom: "the channel";
+    SYS_sendto: "the channel";
+    SYS_write: "a last word on standard error";
+    SYS_writev: "a last word on standard error";
+
+    SYS_brk: "the heap";
+    SYS_mmap: "the heap" NOT_EXECUTABLE;
+    SYS_mprotect: "the heap" NOT_EXECUTABLE;
+    SYS_mremap: "the heap";
+    SYS_munmap: "the heap";
+    SYS_madvise: "the heap";
+    SYS_getrandom: "seeds of hash tables";
+    SYS_futex: "locks of the standard library";
+    SYS_clock_gettime: "the time, where the vDSO has none";
+    SYS_restart_syscall: "the kernel's own, after a stop signal";
+    SYS_prlimit64: "the size of the stack, which is only asked for" &[&[Zero(2)]];
+
+    SYS_rt_sigaction: "abort";
+    SYS_rt_sigprocmask: "abort";
+    SYS_rt_sigreturn: "every handled signal";
+    SYS_sigaltstack: "the standard library's guard against stack overflow";
+    SYS_tgkill: "abort; no signal to anyone else" &[&[OwnProcess(0)]];
+    SYS_getpid: "abort";
+    SYS_gettid: "abort";
+    SYS_exit: "the end";
+    SYS_exit_group: "the end";
+};
+
+/// Calls that the C library may make by itself, and goes on without.
+pub(super) const REFUSED_TO_READER: &[Rule] = calls! {
+    #[cfg(target_arch = "x86_64")] SYS_open: "files of locale, time zone or processor count";
+    #[cfg(target_arch = "x86_64")] SYS_access: "files of locale or time zone";
+    SYS_faccessat: "files of locale or time zone";
+    #[cfg(target_arch = "x86_64")] SYS_stat: "files of locale or time zone";
+    #[cfg(target_arch = "x86_64")] SYS_readlink: "a backtrace's own executable";
+    SYS_readlinkat: "a backtrace's own executable";
+    SYS_getcwd: "a backtrace's relative paths";
+    SYS_socket: "the name service's cache, the system log";
+    SYS_connect: "the name service's cache, the system log";
+    SYS_sched_getaffinity: "the processor count of malloc";
+    SYS_uname: "the C library, of its kernel";
+    SYS_sysinfo: "the memory size of qsort";
+};

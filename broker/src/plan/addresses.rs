@@ -1,0 +1,21 @@
+//! What a configuration says of addresses, beside where they go.
+
+use crate::address::Settings;
+use crate::config::Config;
+
+/// Whether anything in it is about addresses or interfaces.
+pub fn names_addresses(config: &Config) -> bool {
+    let mut permits = config.broker.permits.iter();
+    permits.any(|permit| !permit.address.is_empty() || !permit.interface.is_empty())
+        || config.moving_addresses().next().is_some()
+}
+
+/// How addresses are kept.
+pub fn address_settings(config: &Config) -> Settings {
+    Settings {
+        lease: u32::try_from(config.broker.lease.as_secs()).unwrap_or(u32::MAX),
+        put_back: config.cluster.if_down_limit,
+        check: config.cluster.if_check_interval,
+        all_hosts: config.cluster.arp_all_hosts,
+    }
+}

@@ -1,0 +1,91 @@
+//! The ids of accounts, as the reader finds them: in the host's own files, passwd(5) and group(5), as they are now.
+//!
+//! Other name services load code and talk to other processes, which the reader cannot. What they said when the broker
+//! started stays true for a name that is in neither file.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read as _;
+
+use nix::unistd::{Gid, Uid};
+
+use crate::config::{Config, PeerName};
+use crate::confine::identity;
+
+/// Where the files are.
+pub const DIRECTORY: &str = "/etc";
+/// The bytes of one of them that are looked at.
+const MOST: u64 = 64 << 20;
+
+/// What the name services said when the broker started.
+pub type Known = HashMap<PeerName, u32>;
+
+/// Asks the name services for every peer of the configuration.
+pub fn by_name_services(config: &Config) -> Known {
+    let id = |name: &PeerName| match name {
+        PeerName::User(user) => identity::user(user).map(Uid::as_raw).ok(),
+        PeerName::Group(group) => identity::group(group).map(Gid::as_raw).ok(),
+    };
+    let names = config.broker.peers.iter().map(|peer| &peer.name.value);
+    names.filter_map(|name| Some((name.clone(), id(name)?))).collect()
+}
+
+/// Looks the names up, each once.
+pub fn by_files(names: Vec<PeerName>, known: &Known) -> HashMap<PeerName, Option<u32>> {
+    let [mut users, mut groups] = [None, None];
+    let mut found = HashMap::new();
+    for name in names {
+        let (table, file, key) = match &name {
+            PeerName::User(key) => (&mut users, "passwd", key),
+            PeerName::Group(key) => (&mut groups, "group", key),
+        };
+        let table = table.get_or_insert_with(|| ids(&text(file)));
+        let id = table.get(key.as_str()).or_else(|| known.get(&name)).copied();
+        found.insert(name, id);
+    }
+    found
+}
+
+fn text(file: &str) -> String {
+    let mut bytes = Vec::new();
+    let opened = File::open(format!("{DIRECTORY}/{file}"));
+    // A host without the file has no account in it.
+    let _read_as_far_as_it_goes = opened.and_then(|opened| opened.take(MOST).read_to_end(&mut bytes));
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The third field of each line by its first; of a name that stands twice the first line counts, as for everybody.
+fn ids(text: &str) -> HashMap<String, u32> {
+    let mut ids = HashMap::new();
+    for line in text.lines() {
+        let mut fields = line.split(':');
+        if let (Some(name), Some(Ok(id))) = (fields.next(), fields.nth(1).map(str::parse)) {
+            ids.entry(name.to_owned()).or_insert(id);
+        }
+    }
+    ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_a_line_and_its_first_one_counts() {
+        let ids =
+            ids("root:x:0:0:root:/root:/bin/sh\n# no account\nmail:x:8:\nmail:x:9:\nbad:x:-1:\nshort:x\n");
+        assert_eq!(ids.get("root"), Some(&0));
+        assert_eq!(ids.get("mail"), Some(&8));
+        assert_eq!(ids.len(), 2);
+    }
+
+    #[test]
+    fn a_name_that_is_in_no_file_keeps_the_id_that_it_had() {
+        let name = |name: &str| PeerName::User(name.to_owned());
+        let known = HashMap::from([(name("no-such-user"), 4711), (name("root"), 4712)]);
+        let found = by_files(vec![name("no-such-user"), name("root"), name("nobody-at-all")], &known);
+        assert_eq!(found[&name("no-such-user")], Some(4711));
+        assert_eq!(found[&name("root")], Some(0));
+        assert_eq!(found[&name("nobody-at-all")], None);
+    }
+}

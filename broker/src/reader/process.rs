@@ -1,0 +1,75 @@
+//! The reader's own process: it confines itself, then reads the configuration whenever it is told to.
+//!
+//! It has one thread and blocks; it holds its channel and nothing else. It understands one order, which has no words,
+//! and ends when the broker hangs up.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+
+use portreeve_protocol::Header;
+use portreeve_protocol::channel::{ReceiveError, receive_bare, send_bare};
+use portreeve_protocol::frame::HEADER_LENGTH;
+
+use super::accounts::{self, Known};
+use super::message;
+use crate::config::{self, Bundle, Trust};
+use crate::confine::reader::Confinement;
+use crate::failure::Failure;
+
+/// Runs the reader until the broker is gone.
+pub fn run(
+    channel: &UnixDatagram,
+    path: &Path,
+    confinement: &Confinement,
+    known: &Known,
+) -> Result<(), Failure> {
+    let os = |call: &'static str| move |error: std::io::Error| Failure::os("reader", call, error);
+    channel.set_nonblocking(false).map_err(os("fcntl"))?;
+    let confined = confinement.apply();
+    let word = match &confined {
+        Ok(locks) => Ok(locks.clone()),
+        Err(failure) => Err(failure.to_string()),
+    };
+    if let Ok(packet) = message::confined(word) {
+        send_bare(channel, &packet).map_err(os("send"))?;
+    }
+    confined?;
+    let mut order = [0; HEADER_LENGTH];
+    loop {
+        match receive_bare(channel, &mut order) {
+            Ok(bytes) => match Header::decode(order.get(..bytes).unwrap_or_default()) {
+                Ok((Header { kind: message::READ, request, .. }, _)) => {
+                    answer(channel, request, &read(path, known)).map_err(os("send"))?;
+                }
+                // There is nothing else to ask for.
+                _ => return Ok(()),
+            },
+            Err(ReceiveError::Os(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return Ok(()),
+        }
+    }
+}
+
+/// Reads the configuration, and the accounts that it names.
+fn read(path: &Path, known: &Known) -> Bundle {
+    let (config, mut bundle) = config::record(path, Trust::RootOnly);
+    // Of a configuration with mistakes nobody asks who is meant.
+    if let Ok((config, _)) = config {
+        let names: Vec<_> = config.broker.peers.iter().map(|peer| peer.name.value.clone()).collect();
+        for (name, id) in accounts::by_files(names, known) {
+            bundle.add_account(&name, id);
+        }
+    }
+    bundle
+}
+
+fn answer(channel: &UnixDatagram, number: u32, bundle: &Bundle) -> std::io::Result<()> {
+    message::frames(number, bundle).try_for_each(|frame| {
+        loop {
+            match send_bare(channel, frame.as_deref().unwrap_or_default()) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    })
+}

@@ -1,0 +1,73 @@
+//! The addresses of a configuration that comes into force: those that nobody may have any more.
+
+use portreeve_protocol::address::Removed;
+use std::net::IpAddr;
+
+use super::report::{CLOSED, FAILED, KEPT, NEEDS_RESTART, Row};
+use crate::address::{Holder, Listeners as _};
+use crate::config::{Config, OnNarrow};
+use crate::plan;
+use crate::policy::Requester;
+use crate::service::state::Broker;
+
+/// Puts the settings of the addresses in force, and stops or keeps what the policy, in force by now, does not permit.
+pub(super) fn settle(broker: &Broker, config: &Config, rows: &mut Vec<Row>) {
+    let Some(addresses) = &broker.addresses else {
+        if plan::names_addresses(config) && !broker.reloading.fixed.started.addresses {
+            let why = "the broker was started without the capability or the sockets for them";
+            rows.push(Row::new(NEEDS_RESTART, "addresses", why));
+        }
+        return;
+    };
+    addresses.set_settings(plan::address_settings(config));
+    let outside = outside(broker);
+    if config.broker.on_narrow == OnNarrow::Keep {
+        rows.extend(outside.iter().map(|(address, holder)| {
+            Row::new(KEPT, format!("address {address}"), format!("{holder}'s, and nothing permits it now"))
+        }));
+        return;
+    }
+    for (address, holder) in outside {
+        tracing::warn!(%address, %holder, "nothing permits this address now: removing it");
+        broker.stop(&[address]);
+        let what = format!("address {address}");
+        for outcome in addresses.remove(&[address], false) {
+            rows.push(match outcome {
+                Ok(Removed { .. }) => {
+                    Row::new(CLOSED, &what, format!("{holder}'s, and nothing permits it now"))
+                }
+                Err(fault) => Row::new(FAILED, &what, fault.to_string()),
+            });
+        }
+    }
+}
+
+/// The addresses whose holder may not have them. Of a user who has no session open the groups are not known, so its
+/// addresses are left to their leases.
+fn outside(broker: &Broker) -> Vec<(IpAddr, Holder)> {
+    let Some(addresses) = &broker.addresses else {
+        return Vec::new();
+    };
+    let policy = broker.policy.borrow();
+    let root = Requester::Local { uid: 0, gids: Vec::new() };
+    let may = |holder: Holder, address: IpAddr| match holder {
+        Holder::Worker => policy.address(&Requester::Worker, address).is_ok(),
+        Holder::User(user) => {
+            let sessions = broker.sessions.borrow();
+            let mut theirs = sessions.values().filter_map(|info| match &info.requester {
+                Requester::Local { uid, .. } if *uid == user => Some(&info.requester),
+                _ => None,
+            });
+            let first = theirs.next();
+            first.or((user == 0).then_some(&root)).is_none_or(|who| {
+                std::iter::once(who).chain(theirs).any(|who| policy.address(who, address).is_ok())
+            })
+        }
+    };
+    addresses.leases_after(None, |leases| {
+        leases
+            .map(|lease| (lease.place.address, lease.holder))
+            .filter(|(address, holder)| !may(*holder, *address))
+            .collect()
+    })
+}

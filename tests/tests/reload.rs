@@ -1,0 +1,232 @@
+//! The configuration read again while the broker serves: all of it or nothing, and what came of it is told.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use portreeve_protocol::FaultCode;
+use portreeve_protocol::reload::{Reload, Reloaded};
+use portreeve_tests::{Broker, Peer, broker, eventually, isolated, sample};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The rows of an outcome.
+fn rows<'r>(reloaded: &'r Reloaded, outcome: &str) -> Vec<&'r str> {
+    let rows = reloaded.changes.iter().filter(|change| &*change.outcome == outcome);
+    rows.map(|change| change.what.as_str()).collect()
+}
+
+fn reload(peer: &mut Peer) -> Result<Reloaded, portreeve_protocol::Fault> {
+    peer.ask(&Reload { last: false }).map(|(reloaded, _)| reloaded)
+}
+
+fn last(peer: &mut Peer) -> Reloaded {
+    peer.ask(&Reload { last: true }).unwrap().0
+}
+
+#[test]
+fn a_policy_that_is_changed_is_in_force_after_a_reload() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:2525" )"#));
+        let mut peer = broker.peer();
+        assert_eq!(peer.listen("127.0.0.2:2525").unwrap_err().code, FaultCode::Denied);
+        broker::config(host, &sample::control(r#"( "127.0.0.1:2525" "127.0.0.2:2525" )"#));
+        let reloaded = reload(&mut peer).unwrap();
+        assert!(reloaded.accepted);
+        assert_eq!(rows(&reloaded, "applied"), [r#"permit "any" listen"#], "{reloaded:?}");
+        peer.listen("127.0.0.2:2525").unwrap();
+        assert_eq!(last(&mut peer).number, 1);
+    });
+}
+
+#[test]
+fn sighup_reloads_and_the_log_says_what_changed() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:2525" )"#));
+        let mut peer = broker.peer();
+        broker::config(host, &sample::control(r#"( "127.0.0.1:2525" "127.0.0.2:2525" )"#));
+        broker.signal(Signal::HUP);
+        broker.log.wait_for(&["reloaded", "SIGHUP"]);
+        broker.log.wait_for(&["applied", "permit", "listen"]);
+        peer.listen("127.0.0.2:2525").unwrap();
+        assert_eq!(last(&mut peer).by.as_str(), "SIGHUP");
+    });
+}
+
+#[test]
+fn a_reload_that_fails_keeps_the_old_policy() {
+    isolated(|host| {
+        let good = sample::control(r#"( "127.0.0.1:2525" )"#);
+        let broker = Broker::start(host, &good);
+        let mut peer = broker.peer();
+        let path = broker::config(host, &format!("{good}\nbroker {{\n  retian = 5\n  lease = never\n}}\n"));
+        let fault = reload(&mut peer).unwrap_err();
+        assert_eq!(fault.code, FaultCode::Invalid);
+        let place = format!("{}:", path.display());
+        assert!(fault.message.starts_with(&place), "{fault}");
+        assert!(fault.message.contains("retian") && fault.message.contains("1 more"), "{fault}");
+        assert!(fault.remedy.contains("retain"), "{fault}");
+        let told = last(&mut peer);
+        assert!(!told.accepted && told.findings.len() == 2, "{told:?}");
+        assert!(told.findings[1].shown.contains("lease = never"), "{told:?}");
+        assert!(told.findings.iter().all(|finding| finding.line > 0 && finding.column > 0), "{told:?}");
+        peer.listen("127.0.0.1:2525").unwrap();
+
+        broker.signal(Signal::HUP);
+        broker.log.wait_for(&["retian", "retain"]);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        let fault = reload(&mut peer).unwrap_err();
+        assert!(fault.message.contains("0666") && fault.remedy.contains("chmod"), "{fault}");
+        fs::remove_file(&path).unwrap();
+        let fault = reload(&mut peer).unwrap_err();
+        assert!(fault.message.contains("No such file"), "{fault}");
+
+        broker::config(host, &good);
+        assert!(reload(&mut peer).unwrap().accepted);
+        assert_eq!(eventually("the log", || Some(last(&mut peer).number)), 5);
+    });
+}
+
+#[test]
+fn a_reload_that_touches_the_security_scope_says_what_needs_a_restart() {
+    isolated(|host| {
+        let text = sample::control(r#"( "127.0.0.1:2525" )"#);
+        let broker = Broker::start(host, &text);
+        let mut peer = broker.peer();
+        let held = peer.status().processes[0].credentials.clone();
+        let changed = text.replace("cap_net_bind_service+ep", "cap_net_bind_service,cap_net_admin+ep");
+        broker::config(host, &format!("{changed}\nbroker {{ retain = 7 socket_mode = 0600 }}\n"));
+        let reloaded = reload(&mut peer).unwrap();
+        assert_eq!(
+            rows(&reloaded, "needs-restart"),
+            ["broker socket_mode", "security capabilities"],
+            "{reloaded:?}"
+        );
+        assert_eq!(rows(&reloaded, "applied"), ["broker retain"], "{reloaded:?}");
+        assert_eq!(peer.status().processes[0].credentials, held);
+        // They are told each time, until it is done or taken back.
+        let again = reload(&mut peer).unwrap();
+        assert_eq!(again.changes.len(), 2, "{again:?}");
+        broker::config(host, &text);
+        assert_eq!(rows(&reload(&mut peer).unwrap(), "needs-restart"), [""; 0]);
+        broker::config(host, &text.replace("cap_net_bind_service+ep", "cap_net_bind_servce+ep"));
+        let fault = reload(&mut peer).unwrap_err();
+        assert!(fault.message.contains("cap_net_bind_servce"), "{fault}");
+    });
+}
+
+#[test]
+fn who_is_not_allowed_to_cannot_reload_and_who_is_can() {
+    isolated(|host| {
+        let text = sample::control(r#"( "127.0.0.1:2525" )"#);
+        let broker = Broker::start(host, &text);
+        let mut nobody = Peer::connect_as(broker::SOCKET.as_ref(), 65534, 65534).unwrap();
+        nobody.hello();
+        assert_eq!(reload(&mut nobody).unwrap_err().code, FaultCode::Denied);
+        broker::config(host, &text.replace("peer nobody { allow = (", "peer nobody { allow = ( reload"));
+        reload(&mut broker.peer()).unwrap();
+        assert_eq!(reload(&mut nobody).unwrap().by.as_str(), "user 65534");
+    });
+}
+
+#[test]
+fn a_peer_is_known_by_the_accounts_of_the_host_as_they_are_now() {
+    isolated(|host| {
+        let text = sample::control(r#"( "127.0.0.1:2525" )"#);
+        let broker = Broker::start(host, &text);
+        let mut peer = broker.peer();
+        broker::config(
+            host,
+            &format!("{text} broker {{ peer daemon {{ allow = status }} peer \"@sys\" {{}} }}"),
+        );
+        reload(&mut peer).unwrap();
+        broker::config(host, &format!("{text} broker {{ peer nobody-knows {{ allow = status }} }}"));
+        let fault = reload(&mut peer).unwrap_err();
+        assert!(fault.message.contains("nobody-knows"), "{fault}");
+        assert!(fault.remedy.contains("/etc/passwd") && fault.remedy.contains("number"), "{fault}");
+    });
+}
+
+#[test]
+fn a_storm_of_signals_leaves_the_last_configuration_in_force_and_nobody_waiting() {
+    isolated(|host| {
+        let broker = Broker::start_quietly(host, &sample::control(r#"( "127.0.0.1:2525" )"#));
+        let mut peer = broker.peer();
+        reload(&mut peer).unwrap();
+        let before = broker.census();
+        for number in 0..500 {
+            if number % 100 == 0 {
+                let listen = format!(r#"( "127.0.0.1:2525" "127.0.0.{}:2525" )"#, 2 + number / 100);
+                broker::config(host, &sample::control(&listen));
+            }
+            broker.signal(Signal::HUP);
+            peer.ping();
+        }
+        // A file that was being written may have been refused; what stands there at the end is not.
+        reload(&mut peer).unwrap();
+        peer.listen("127.0.0.6:2525").unwrap();
+        assert_eq!(peer.listen("127.0.0.2:2525").unwrap_err().code, FaultCode::Denied);
+        drop(peer);
+        broker.await_no_more_than(&before);
+    });
+}
+
+#[test]
+fn a_reader_that_is_killed_is_told_of_and_the_broker_goes_on_serving() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:2525" )"#));
+        let mut peer = broker.peer();
+        let processes = |peer: &mut Peer| {
+            let status = peer.status();
+            let roles: Vec<String> =
+                status.processes.iter().map(|process| process.role.to_string()).collect();
+            (roles, status.warnings)
+        };
+        assert_eq!(processes(&mut peer).0, ["broker", "reader"]);
+        let reader = broker.reader();
+        kill_process(Pid::from_raw(reader.cast_signed()).unwrap(), Signal::KILL).unwrap();
+        broker.log.wait_for(&["ERROR", "SIGKILL"]);
+        let (roles, warnings) = processes(&mut peer);
+        assert_eq!(roles, ["broker"]);
+        assert!(warnings[0].contains("SIGKILL") && warnings[0].contains("restart"), "{warnings:?}");
+        let fault = reload(&mut peer).unwrap_err();
+        assert!(fault.message.contains("gone") && fault.remedy.contains("restart"), "{fault}");
+        broker.signal(Signal::HUP);
+        broker.log.wait_for(&["reload failed", "SIGHUP"]);
+        peer.listen("127.0.0.1:2525").unwrap();
+        assert_eq!(portreeve_tests::process::children(broker.pid()), [0; 0], "a zombie");
+    });
+}
+
+#[test]
+fn without_reload_there_is_no_reader_and_a_signal_is_refused_by_name() {
+    isolated(|host| {
+        let text = sample::control(r#"( "127.0.0.1:2525" )"#);
+        let broker = Broker::start(host, &format!("{text} broker {{ reload = false }}"));
+        let mut peer = broker.peer();
+        assert_eq!(portreeve_tests::process::children(broker.pid()), [0; 0]);
+        broker.signal(Signal::HUP);
+        broker.log.wait_for(&["reload failed", "reload = false"]);
+        assert_eq!(reload(&mut peer).unwrap_err().code, FaultCode::Unsupported);
+    });
+}
+
+#[test]
+fn a_file_that_the_reader_cannot_reach_is_named_with_what_to_do() {
+    isolated(|host| {
+        fs::create_dir(host.path("conf")).unwrap();
+        let text = sample::control(r#"( "127.0.0.1:2525" )"#);
+        let path = host.file("conf/main.conf", &text);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let broker = Broker::start_command(host, broker::command(host, &path));
+        let mut peer = broker.peer();
+        let beside = host.file("conf/beside.conf", "");
+        let beyond = host.file("beyond.conf", "");
+        for file in [&beside, &beyond] {
+            fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        fs::write(&path, format!("{text}\ninclude beside.conf\n")).unwrap();
+        assert_eq!(reload(&mut peer).unwrap().files, 2);
+        fs::write(&path, format!("{text}\ninclude \"{}\"\n", beyond.display())).unwrap();
+        let fault = reload(&mut peer).unwrap_err();
+        assert!(fault.message.contains("beyond.conf") && fault.remedy.contains("restart"), "{fault}");
+    });
+}

@@ -1,0 +1,196 @@
+//! What a reload does to listeners: those that are outside the new policy, those that are new, those that take over.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use portreeve_protocol::FaultCode;
+use portreeve_protocol::reload::{Reload, Reloaded};
+use portreeve_tests::puppet::{Puppet, Stage};
+use portreeve_tests::{Broker, Host, Peer, broker, eventually, isolated, sample};
+
+fn rows<'r>(reloaded: &'r Reloaded, outcome: &str) -> Vec<&'r str> {
+    let rows = reloaded.changes.iter().filter(|change| &*change.outcome == outcome);
+    rows.map(|change| change.what.as_str()).collect()
+}
+
+/// Puts another configuration in force.
+#[track_caller]
+fn reload(host: &Host, broker: &Broker, text: &str) -> Reloaded {
+    broker::config(host, text);
+    broker.peer().ask(&Reload { last: false }).unwrap().0
+}
+
+fn is_free(endpoint: &str) -> bool {
+    TcpListener::bind(endpoint).is_ok()
+}
+
+#[test]
+fn a_reload_that_narrows_names_the_listeners_outside_it_closes_them_and_frees_their_ports() {
+    isolated(|host| {
+        let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:2000-2100" )"#));
+        let mut peer = broker.peer();
+        let (_, inside) = peer.listen("127.0.0.1:2001").unwrap();
+        let (_, outside) = peer.listen("127.0.0.1:2002").unwrap();
+        let before = broker.census();
+        let reloaded = reload(host, &broker, &sample::control(r#"( "127.0.0.1:2000-2001" )"#));
+        assert_eq!(rows(&reloaded, "closed"), ["listener 127.0.0.1:2002"], "{reloaded:?}");
+        broker.log.wait_for(&["127.0.0.1:2002", "closing it"]);
+        eventually("the port to be free of clients", || {
+            TcpStream::connect("127.0.0.1:2002").is_err().then_some(())
+        });
+        drop(outside);
+        eventually("the port to be free", || is_free("127.0.0.1:2002").then_some(()));
+        TcpStream::connect("127.0.0.1:2001").unwrap();
+        assert_eq!(peer.listen("127.0.0.1:2002").unwrap_err().code, FaultCode::Denied);
+        drop(inside);
+        broker.await_no_more_than(&before);
+    });
+}
+
+#[test]
+fn a_reload_that_narrows_keeps_the_listeners_outside_it_where_the_configuration_says_so() {
+    isolated(|host| {
+        let keep = "broker { on_narrow = keep }";
+        let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:2000-2100" )"#));
+        let mut peer = broker.peer();
+        let (id, _outside) = peer.listen("127.0.0.1:2002").unwrap();
+        let narrow = sample::control(r#"( "127.0.0.1:2000-2001" )"#);
+        let reloaded = reload(host, &broker, &format!("{narrow}{keep}"));
+        assert_eq!(rows(&reloaded, "kept"), ["listener 127.0.0.1:2002"], "{reloaded:?}");
+        broker.log.wait_for(&["127.0.0.1:2002", "kept until its owner stops it"]);
+        TcpStream::connect("127.0.0.1:2002").unwrap();
+        peer.stop(&[id]);
+        assert_eq!(peer.listen("127.0.0.1:2002").unwrap_err().code, FaultCode::Denied);
+    });
+}
+
+/// A broker whose worker is in the hands of the test, with these listeners.
+fn worker(host: &Host) -> (Stage, impl Fn(&str) -> String + use<>) {
+    let stage = Stage::new(host, "chroot");
+    let broker = sample::socket(r#"( "127.0.0.9:9" )"#);
+    let path = stage.chroot.path.display().to_string();
+    let text = move |listeners: &str| {
+        format!(
+            r#"
+            security {{
+                user = nobody
+                group = nogroup
+                chroot = "{path}"
+                capabilities = "cap_net_bind_service+ep"
+            }}
+            worker {{ command = ( /run/host/bin/puppet ) }}
+            {broker}
+            ESMTP_Listener {{ {listeners} }}"#
+        )
+    };
+    (stage, text)
+}
+
+fn started(host: &Host, stage: &Stage, text: &str) -> (Broker, Puppet, Peer) {
+    let broker = Broker::start(host, text);
+    let (puppet, mut peer) = stage.enter();
+    peer.hello();
+    (broker, puppet, peer)
+}
+
+#[test]
+fn a_static_listener_that_is_new_is_bound_at_once_and_the_worker_has_it_when_it_asks() {
+    isolated(|host| {
+        let (stage, text) = worker(host);
+        let permit = r#"} broker { permit "later" { listen = ( "127.0.0.1:2525-2530" ) } "#;
+        let one = format!(r#"Listen "127.0.0.1:2525" {{}}{permit}"#);
+        let (broker, _puppet, mut peer) = started(host, &stage, &text(&one));
+        let two = format!(r#"Listen "127.0.0.1:2526" {{}} Listen "127.0.0.1:9999" {{}}{permit}"#);
+        let reloaded = reload(host, &broker, &text(&two));
+        assert_eq!(rows(&reloaded, "opened"), ["listener 127.0.0.1:2526"], "{reloaded:?}");
+        // The start's Landlock rules are for good.
+        assert!(rows(&reloaded, "needs-restart").contains(&"listener 127.0.0.1:9999"), "{reloaded:?}");
+        assert!(rows(&reloaded, "needs-restart").contains(&"TCP ports 9999"), "{reloaded:?}");
+        // It is permitted still, and so it stays its worker's.
+        assert_eq!(rows(&reloaded, "released"), ["listener 127.0.0.1:2525"], "{reloaded:?}");
+        let client = thread::spawn(|| TcpStream::connect("127.0.0.1:2526").unwrap());
+        let (_, socket) = peer.listen("127.0.0.1:2526").unwrap();
+        TcpListener::from(socket).accept().unwrap();
+        client.join().unwrap();
+        let fault = peer.listen("127.0.0.1:9999").unwrap_err();
+        assert_eq!(fault.code, FaultCode::NotRetained);
+        assert!(fault.message.contains("9999") && fault.remedy.contains("restart"), "{fault}");
+    });
+}
+
+#[test]
+fn a_static_listener_whose_port_another_program_has_keeps_the_whole_configuration_out() {
+    isolated(|host| {
+        let (stage, text) = worker(host);
+        let permit = r#"} broker { permit "later" { listen = ( "127.0.0.1:2525-2530" ) } "#;
+        let (broker, _puppet, mut peer) =
+            started(host, &stage, &text(&format!(r#"Listen "127.0.0.1:2525" {{}}{permit}"#)));
+        let _other = TcpListener::bind("127.0.0.1:2527").unwrap();
+        let listeners = r#"Listen "127.0.0.1:2525" {} Listen "127.0.0.1:2526" {} Listen "127.0.0.1:2527" {}"#;
+        let path = broker::config(host, &text(listeners));
+        let fault = broker.peer().ask(&Reload { last: false }).unwrap_err();
+        assert_eq!(fault.code, FaultCode::InUse);
+        assert!(fault.message.starts_with(&format!("{}:", path.display())), "{fault}");
+        assert!(fault.message.contains("127.0.0.1:2527"), "{fault}");
+        eventually("what was bound before it to be free", || is_free("127.0.0.1:2526").then_some(()));
+        // The old permit is in force still.
+        peer.listen("127.0.0.1:2530").unwrap();
+    });
+}
+
+/// Serves on a socket, a byte for each client, until it is taken out of service.
+fn serve(socket: OwnedFd) {
+    let listener = TcpListener::from(socket);
+    thread::spawn(move || {
+        while let Ok((mut client, _)) = listener.accept() {
+            // A client may be gone already, when the test is over.
+            let _ = client.write_all(b"x");
+        }
+    });
+}
+
+#[test]
+fn specific_to_wildcard_and_back_in_one_reload_refuses_no_client_under_load() {
+    isolated(|host| {
+        let (stage, text) = worker(host);
+        let (specific, wildcard) = (text(r#"Listen "127.0.0.1:2525" {}"#), text(r#"Listen "*:2525" {}"#));
+        let (broker, _puppet, mut peer) = started(host, &stage, &specific);
+        serve(peer.listen("127.0.0.1:2525").unwrap().1);
+        let (over, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                let (over, served) = (over.clone(), served.clone());
+                thread::spawn(move || {
+                    while !over.load(Ordering::Relaxed) {
+                        let mut client = TcpStream::connect("127.0.0.1:2525").unwrap();
+                        let mut byte = [0];
+                        client.read_exact(&mut byte).unwrap();
+                        served.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..3 {
+            for (text, opened, closed) in
+                [(&wildcard, "*:2525", "127.0.0.1:2525"), (&specific, "127.0.0.1:2525", "*:2525")]
+            {
+                let reloaded = reload(host, &broker, text);
+                assert_eq!(rows(&reloaded, "opened"), [format!("listener {opened}")], "{reloaded:?}");
+                assert_eq!(rows(&reloaded, "closed"), [format!("listener {closed}")], "{reloaded:?}");
+                serve(peer.listen(opened).unwrap().1);
+                let before = served.load(Ordering::Relaxed);
+                eventually("more clients", || (served.load(Ordering::Relaxed) > before + 50).then_some(()));
+                // What is closed goes a moment later; the next turn may come before and after.
+                thread::sleep(Duration::from_millis(50));
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        clients.into_iter().for_each(|client| client.join().unwrap());
+        eventually("one listener", || (broker.peer().status().listeners_held == 1).then_some(()));
+    });
+}
