@@ -12,10 +12,11 @@ fn blocks<'t>(text: &'t str, begins: &str, ends: &str) -> Vec<&'t str> {
     parts.map(|part| part.split_once(ends).unwrap_or_else(|| panic!("{begins} has no {ends}")).0).collect()
 }
 
-/// The configurations of a file: all of one that is named so, what a page or a script quotes otherwise.
+/// The configurations of a file: all of one that is named so, what a page or a script quotes otherwise. The service
+/// manager's files are named so too.
 fn configurations(name: &str, text: &str) -> Vec<String> {
     let quoted = match name {
-        _ if name.ends_with(".conf") => return vec![text.to_owned()],
+        _ if name.ends_with(".conf") => vec![text],
         _ if name.ends_with(".md") => blocks(text, "```text\n", "\n```"),
         _ => blocks(text, "<<EOF\n", "\nEOF\n"),
     };
