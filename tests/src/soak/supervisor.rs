@@ -97,7 +97,7 @@ impl<'a> Supervisor<'a> {
         // A worker that has just been started has nothing to serve on yet without its broker.
         self.await_worker();
         let mut broker = self.broker.take().unwrap();
-        let rest = [broker.worker(), broker.launcher()];
+        let rest = [broker.worker(), broker.launcher(), broker.reader()];
         let ledger = self.ledger;
         ledger.broker_ends.begin();
         match how {
@@ -132,7 +132,7 @@ impl<'a> Supervisor<'a> {
             ledger.closed.begin();
         }
         kill(rest[0], Signal::KILL);
-        // The launcher has nobody to look after any more and leaves by itself.
+        // Launcher and reader have nobody to look after or to answer any more and leave by themselves.
         rest.iter().for_each(|pid| self.await_end(*pid));
         drop(broker);
         ledger.next_generation();
@@ -178,7 +178,7 @@ impl<'a> Supervisor<'a> {
     /// Asks the broker to end for good, and returns when nothing of it is left.
     pub fn stop(mut self) {
         let mut broker = self.broker.take().unwrap();
-        let rest = [broker.worker(), broker.launcher()];
+        let rest = [broker.worker(), broker.launcher(), broker.reader()];
         let status = broker.terminate();
         if !status.success() {
             self.ledger.violation(format_args!("the broker ended with {status}"));
@@ -186,9 +186,10 @@ impl<'a> Supervisor<'a> {
         rest.iter().for_each(|pid| self.await_end(*pid));
     }
 
-    /// The processes that belong here: this one, broker, launcher and worker.
-    pub fn family(&self) -> [u32; 4] {
-        [std::process::id(), self.broker().pid(), self.broker().launcher(), self.broker().worker()]
+    /// The processes that belong here: this one, broker, launcher, worker and reader.
+    pub fn family(&self) -> [u32; 5] {
+        let broker = self.broker();
+        [std::process::id(), broker.pid(), broker.launcher(), broker.worker(), broker.reader()]
     }
 }
 
