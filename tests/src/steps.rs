@@ -39,7 +39,6 @@ pub const START: &[&str] = &[
     "reader.answer",
     "reader.verify",
     "reader.session",
-    "reader.keyring",
     "reader.directories",
     "reader.identity",
     "reader.bounding",

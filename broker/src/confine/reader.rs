@@ -15,7 +15,7 @@ use portreeve_protocol::status::Credentials;
 
 use super::landlock::{self, Landlock};
 use super::seccomp::{self, Seccomp};
-use super::{keyring, limits, locks};
+use super::{limits, locks};
 use crate::capability::{CapabilitySet, State};
 use crate::failure::Failure;
 use crate::inject;
@@ -40,8 +40,6 @@ impl Confinement {
         setsid().map_err(os("setsid"))?;
         let ending = SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]);
         ending.thread_block().map_err(os("sigprocmask"))?;
-        inject::point("reader.keyring")?;
-        keyring::leave()?;
         inject::point("reader.directories")?;
         let directories = self.open()?;
         inject::point("reader.identity")?;
