@@ -14,6 +14,7 @@ pub mod config;
 pub mod confine;
 pub mod events;
 pub mod failure;
+mod forked;
 #[cfg(feature = "hostile")]
 pub mod hostile;
 mod inject;

@@ -10,10 +10,7 @@ mod spawn;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{ForkResult, Pid, fork};
 use portreeve_protocol::channel::{self, ReceiveError};
 use portreeve_protocol::frame::MAX_DESCRIPTORS;
@@ -27,11 +24,10 @@ use crate::confine::descriptors;
 use crate::confine::verify::ProcStatus;
 use crate::confine::worker::Confinement;
 use crate::failure::{Exit, Failure};
+use crate::forked;
 use crate::inject;
 
 const STEP: &str = "launcher";
-/// How long the launcher may take to confine itself.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The launcher's process and the channel to it.
 #[derive(Debug)]
@@ -76,21 +72,7 @@ pub fn start(confinement: Confinement, command: Command) -> Result<Launcher, Fai
 }
 
 fn await_confined(channel: &UnixDatagram, program: &ProgramName) -> Result<(), Failure> {
-    let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
-    let mut watched = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
-    let answered = loop {
-        match poll(&mut watched, timeout) {
-            Err(Errno::EINTR) => {}
-            other => break other,
-        }
-    };
-    match answered {
-        Ok(0) => {
-            return Err(Failure::os(STEP, "confining itself", format_args!("no answer in {PATIENCE:?}")));
-        }
-        Ok(_) => {}
-        Err(error) => return Err(Failure::os(STEP, "poll", error)),
-    }
+    forked::await_word(STEP, channel)?;
     match message::take_bare(channel) {
         Ok(Report::Confined) => Ok(()),
         Ok(Report::NotSpawned { errno }) => Err(program.not_executable(errno)),

@@ -12,10 +12,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{ForkResult, Pid, fork};
 use portreeve_protocol::channel::{self, ReceiveError, receive_bare};
@@ -28,14 +25,13 @@ use crate::confine::descriptors;
 use crate::confine::reader::Confinement;
 use crate::confine::verify::ProcStatus;
 use crate::failure::{Exit, Failure};
+use crate::forked;
 use crate::inject;
 
 pub use accounts::DIRECTORY as ACCOUNTS;
 pub use message::{Collector, Garbled};
 
 const STEP: &str = "reader";
-/// How long the reader may take to confine itself.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The reader's process and the channel to it.
 #[derive(Debug)]
@@ -101,21 +97,7 @@ pub fn start(path: &Path, config: &Config, confinement: Confinement) -> Result<R
 }
 
 fn await_confined(channel: &UnixDatagram) -> Result<Vec<String>, Failure> {
-    let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
-    let mut watched = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
-    let answered = loop {
-        match poll(&mut watched, timeout) {
-            Err(Errno::EINTR) => {}
-            other => break other,
-        }
-    };
-    match answered {
-        Ok(0) => {
-            return Err(Failure::os(STEP, "confining itself", format_args!("no answer in {PATIENCE:?}")));
-        }
-        Ok(_) => {}
-        Err(error) => return Err(Failure::os(STEP, "poll", error)),
-    }
+    forked::await_word(STEP, channel)?;
     match message::take_confined(channel) {
         Ok(Ok(locks)) => Ok(locks),
         Ok(Err(why)) => Err(Failure::new(Exit::OsError, STEP, why, "nothing was started")),
