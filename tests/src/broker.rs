@@ -203,6 +203,12 @@ impl Broker {
         kill_process(pid_of(&self.child), signal).unwrap();
     }
 
+    /// Stops it until SIGCONT.
+    #[track_caller]
+    pub fn suspend(&self) {
+        process::suspend(self.pid());
+    }
+
     /// Whether it still runs.
     pub fn runs(&self) -> bool {
         process::runs(self.pid())

@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::eventually;
+
 /// The identity and confinement of one thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
@@ -81,6 +85,15 @@ pub fn root(pid: u32) -> PathBuf {
 /// Whether a process runs: it is there and is not a zombie.
 pub fn runs(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != "Z" && state != "X")
+}
+
+/// Stops a process as SIGSTOP does, and returns once it stands still: of two signals that wait for a process it takes
+/// the lower number first, so one sent right after SIGSTOP may end a process that was to hold still.
+#[track_caller]
+pub fn suspend(pid: u32) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::STOP).unwrap();
+    let still = || matches!(stat(pid)?.0.as_str(), "T" | "t").then_some(());
+    eventually("a process that stands still", still);
 }
 
 /// The running children of a process, in the order of their ids.

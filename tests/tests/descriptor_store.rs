@@ -157,15 +157,15 @@ fn the_end_is_told_before_anything_is_stopped() {
         worker.hello();
         worker.listen("127.0.0.1:25").unwrap();
         let child = |pid| eventually("a child", || process::children(pid).first().copied());
-        let pid = Pid::from_raw(child(child(service.pid())).cast_signed()).unwrap();
+        let worker_pid = child(child(service.pid()));
         // A worker that is stopped does not end until it goes on.
-        kill_process(pid, Signal::STOP).unwrap();
+        process::suspend(worker_pid);
         service.signal(Signal::TERM);
         manager.hear_of("STOPPING=1");
-        assert!(process::runs(pid.as_raw_nonzero().get().unsigned_abs()));
+        assert!(process::runs(worker_pid));
         assert_eq!(census::listening().len(), 1);
         let _client = TcpStream::connect("127.0.0.1:25").unwrap();
-        kill_process(pid, Signal::CONT).unwrap();
+        kill_process(Pid::from_raw(worker_pid.cast_signed()).unwrap(), Signal::CONT).unwrap();
         assert!(service.ended().success());
         assert!(census::listening().is_empty());
     });

@@ -53,7 +53,7 @@ fn a_holder_is_told_before_the_lease_ends_that_the_broker_does_not_renew_it() {
         let broker = Broker::start(host, &sample::addresses(""));
         with_client(async |client| {
             let mut held = client.hold_address("10.1.1.7".parse().unwrap(), &QUIET).await.unwrap();
-            broker.signal(Signal::STOP);
+            broker.suspend();
             let begin = Instant::now();
             let why = held.lost().await;
             assert!(matches!(&why, Error::Fault(fault) if fault.code == FaultCode::Expired), "{why}");

@@ -145,7 +145,7 @@ fn news_that_were_lost_are_made_up_for() {
         let mut peer = broker.peer();
         peer.add_address("10.1.1.7", |add| add.lease = Some(120)).unwrap();
         // While the broker stands still, far more happens than its socket can tell of; then the address is taken away.
-        broker.signal(rustix::process::Signal::STOP);
+        broker.suspend();
         let mut flood = String::new();
         for round in 0..6 {
             for number in 1..6_000 {

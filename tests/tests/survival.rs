@@ -36,7 +36,7 @@ fn a_worker_killed_in_any_phase_of_a_request_leaves_no_listener() {
             let worker = broker.worker();
             match phase {
                 "before it is received" => {
-                    broker.signal(Signal::STOP);
+                    broker.suspend();
                     peer.send(&request);
                     kill(worker);
                     eventually("the worker's end", || (!process::runs(worker)).then_some(()));

@@ -199,7 +199,7 @@ fn an_address_is_answered_for_through_takeovers_and_ends_with_its_own_lease() {
             "{left} ms after {passed:?}"
         );
         // It falls silent when the first broker said, though nobody of the second lives by then.
-        next.signal(Signal::STOP);
+        next.suspend();
         let last = last_answer(&mut wire, before).expect("an answer while the lease lasts");
         assert!(
             last <= Duration::from_secs(4) + (after - before) + TICK,

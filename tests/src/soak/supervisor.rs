@@ -86,7 +86,7 @@ impl<'a> Supervisor<'a> {
     /// Stops the worker for a while: nobody is served, and nobody is refused.
     pub fn hold_worker(&self, time: Duration) {
         let worker = self.broker().worker();
-        kill(worker, Signal::STOP);
+        process::suspend(worker);
         std::thread::sleep(time);
         kill(worker, Signal::CONT);
         self.ledger.count("workers held");
