@@ -41,6 +41,17 @@ fn every_form_is_accepted_in_every_place() {
         "Listen /tmp/2025 {}",
         "Module kind/name name { register:scheme [ query = \"SELECT 1\n  AS x\" ] }",
         "Module \"kind/name\" {}",
+        "Logger logging/name name { log_errors = on }",
+        "Validate \"kind/name\" name {}",
+        "IO_System kind/name name = {}",
+        "NAS-IP-Address = 10.0.0.1 map [ user-name = \"%{a||b}\" ]",
+        "Binding example <duravip=\"enabled\"> { Bind_Address = 10.0.0.1 }",
+        "Binding \"example\" <a=b c=\"d\" >\n{ }",
+        "Esmtp_Listener = ( )",
+        "Esmtp_Listener = (\n  *:25\n  [::1]:25 127.0.0.1:25,200 *:587,200~20 # backlog~concurrency\n)",
+        "Control_Listener ( /tmp/2025 *:2025 <proto=ipv4> [ 0.0.0.0/0 = ( DIGEST-MD5 [ uri = digest:///f ] continue ) ] )",
+        "Esmtp_Listener = ( *:25 [ 10.0.0.0/8 = ( a [ b = \"c\" d = true ] relay_hosts ( 1.2.3.4, 10.0.0.0/24 ) ) ::1/0 = ( ) ] )",
+        "X_Listener = ( *:25 <status=\"disabled\" name=\"a b\"> [::2]:25 <proto=ipv6> [ ] \\pipe~5 [ DENY = ( D\\U ) ] )",
         "include \"other.conf\"",
         "include other.conf",
         "readonly_include \"/etc/conf.d\"",
@@ -61,6 +72,16 @@ fn every_form_is_accepted_in_every_place() {
         }
     }
     assert_eq!(check_syntax_text("all", &forms.join("\n")), Ok(()));
+}
+
+#[test]
+fn a_listener_of_momentum_2_nests_its_rules_to_a_bounded_depth() {
+    let rules =
+        |depth: usize| format!("X_Listener = ( :25 {}{} )", "[ a = ( b ".repeat(depth), ") ]".repeat(depth));
+    assert_eq!(check_syntax_text("form", &rules(100)), Ok(()));
+    let report = check_syntax_text("form", &rules(100_000)).unwrap_err();
+    assert_eq!(report.diagnostics().len(), 1, "{report}");
+    assert!(report.to_string().contains("nested too deep"), "{report}");
 }
 
 #[test]

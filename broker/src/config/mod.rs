@@ -23,6 +23,7 @@ mod include;
 mod lexer;
 mod limit;
 mod listener;
+mod momentum2;
 pub(crate) mod nearest;
 mod parser;
 mod pattern;

@@ -161,7 +161,7 @@ impl<'r, 't> Reader<'r, 't> {
         let items = match &self.option(name)?.value {
             Value::Scalar(scalar) => std::slice::from_ref(scalar),
             Value::List { items, .. } => items,
-            Value::Dict { span, .. } => {
+            Value::Dict { span, .. } | Value::Rules { span, .. } => {
                 let help = format!("write {name} = ( A B )");
                 self.problems.error(*span, format!("{name} takes a list"), help);
                 return None;

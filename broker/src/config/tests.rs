@@ -168,6 +168,7 @@ fn meant(items: &[Item], sources: &Sources) -> Vec<Meant> {
     let value = |value: &Value| match value {
         Value::Scalar(scalar) => MeantValue::Scalar(text(scalar)),
         Value::List { items, .. } => MeantValue::List(items.iter().map(text).collect()),
+        Value::Rules { endpoints, .. } => MeantValue::List(endpoints.iter().map(text).collect()),
         Value::Dict { entries, .. } => {
             MeantValue::Dict(entries.iter().map(|(key, value)| (text(key), text(value))).collect())
         }

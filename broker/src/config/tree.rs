@@ -28,6 +28,8 @@ pub(crate) struct Opt {
 pub(crate) struct Scope {
     pub name: Span,
     pub instance: Option<Scalar>,
+    /// Where `<NAME="VALUE">` begins, which scopes of Momentum 2 have.
+    pub attributes: Option<Span>,
     pub items: Vec<Item>,
 }
 
@@ -53,6 +55,11 @@ pub(crate) enum Value {
         span: Span,
         entries: Vec<(Scalar, Scalar)>,
     },
+    /// `( endpoint [ rules ] )` of a listener of Momentum 2.
+    Rules {
+        span: Span,
+        endpoints: Vec<Scalar>,
+    },
 }
 
 /// A bareword or quoted string.
@@ -70,7 +77,7 @@ impl Value {
     pub fn span(&self) -> Span {
         match self {
             Value::Scalar(scalar) => scalar.span,
-            Value::List { span, .. } | Value::Dict { span, .. } => *span,
+            Value::List { span, .. } | Value::Dict { span, .. } | Value::Rules { span, .. } => *span,
         }
     }
 }

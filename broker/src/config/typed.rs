@@ -14,6 +14,7 @@ use super::files::{Disk, Files, Trust};
 use super::include::Loader;
 use super::lexer::unquote;
 use super::listener::Listener;
+use super::momentum2;
 use super::nearest::nearest;
 use super::parser::parse;
 use super::reader::Reader;
@@ -171,6 +172,7 @@ fn typed(items: &[Item], sources: Sources, mut problems: Problems) -> (Option<Co
         return (None, problems.finish(&sources));
     }
     let mut config = Config::default();
+    momentum2::refuse(items, &sources, &mut problems);
     let mut top = Top::default();
     top.add(items, &sources);
     for section in top.sections() {

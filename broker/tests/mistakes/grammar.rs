@@ -35,6 +35,26 @@ fn mistakes_in_the_grammar() {
         ("include without a file", "include\n"),
         ("include with =", "include = \"parts.conf\"\n"),
         ("a control character", "security { user = \u{1b}[31m }"),
+        ("what an example leaves out", "security {\n  ... other options here ...\n  user = mail\n}\n"),
+        ("what an example leaves out, in rules", "ESMTP_Listener = ( *:25 [ ... ACL ... ] )\n"),
+        ("a placeholder", "security {\n  <options>\n}\n"),
+        (
+            "a listener of Momentum 2",
+            "Esmtp_Listener = (\n  *:25,200 <proto=ipv4> [\n    0.0.0.0/0 = ( continue )\n  ]\n)\n"
+        ),
+        (
+            "an attribute of Momentum 2",
+            "Binding example <duravip=\"enabled\"> {\n  bind_address = 10.0.0.1\n}\n"
+        ),
+        ("an attribute that is not closed", "Binding example <duravip=\"enabled\" {\n}\n"),
+        ("rules that are not closed", "Esmtp_Listener = (\n  *:25 [\n    10.0.0.0/8 = ( continue )\n)\n"),
+        ("rules that are closed by a brace", "Esmtp_Listener = (\n  *:25\n}\n"),
+        ("rules without a network", "Esmtp_Listener = (\n  *:25 [ = ( continue ) ]\n)\n"),
+        ("rules for nothing", "Esmtp_Listener = (\n  ( continue )\n)\n"),
+        ("rules with a key alone", "Esmtp_Listener = (\n  *:25 [ 10.0.0.0/8 ]\n)\n"),
+        ("rules with nothing after =", "Esmtp_Listener = (\n  *:25 [ 10.0.0.0/8 = ]\n)\n"),
+        ("an = outside of rules", "Esmtp_Listener = ( *:25 = 5 )\n"),
+        ("a comma in rules", "Esmtp_Listener = ( , *:25 )\n"),
         ("everything at once", "a = b = c\n} ; ' \n security { user }\n"),
     ]);
 }

@@ -57,7 +57,7 @@ impl Parser<'_, '_> {
                 (span, None)
             }
         };
-        let head = Head { name, instance, brace: span };
+        let head = Head { name, instance, attributes: None, brace: span };
         self.open.push((head, std::mem::take(&mut self.items)));
     }
 
@@ -94,6 +94,18 @@ impl Parser<'_, '_> {
         }
     }
 
+    /// `...`, which is in many examples.
+    pub(super) fn elision(&mut self, token: Token) {
+        let span = self.span(token);
+        let message = format!("{} stands for what an example leaves out", self.at(span));
+        self.problems.error(
+            span,
+            message,
+            "write what should stand here, or nothing; begin a comment with #",
+        );
+        self.skip_line(span);
+    }
+
     pub(super) fn not_a_name(&mut self, token: Token) {
         let span = self.span(token);
         let text = self.at(span);
@@ -105,7 +117,7 @@ impl Parser<'_, '_> {
                 "write the name of an option or scope before it, and = for an option",
             )
         } else {
-            (format!("{text:?} is not a name"), "names have letters, digits and _ only")
+            (format!("{text:?} is not a name"), "names have letters, digits, _ and - only")
         };
         self.problems.error(span, message, help);
         if text.starts_with("//") {

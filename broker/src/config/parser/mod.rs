@@ -4,6 +4,7 @@
 //! where it can say what was probably meant.
 
 mod mistakes;
+mod rules;
 mod values;
 
 use crate::config::diagnostic::Problems;
@@ -60,6 +61,7 @@ struct Parser<'t, 'p> {
 struct Head {
     name: Span,
     instance: Option<Scalar>,
+    attributes: Option<Span>,
     brace: Span,
 }
 
@@ -96,6 +98,9 @@ impl<'t> Parser<'t, '_> {
     fn item(&mut self, first: Token) {
         let name = self.span(first);
         let text = self.at(name);
+        if left_out(text) {
+            return self.elision(first);
+        }
         if !is_name(text) {
             self.not_a_name(first);
         }
@@ -115,13 +120,15 @@ impl<'t> Parser<'t, '_> {
                         self.problems.error(self.span(equals), message, help);
                         self.take();
                     }
-                    Kind::OpenBrace => self.open_scope(name, None),
+                    Kind::OpenBrace => self.open_scope(name, None, None),
                     _ => self.value(name),
                 }
             }
-            Kind::OpenBrace => self.open_scope(name, None),
+            Kind::OpenBrace => self.open_scope(name, None, None),
             Kind::OpenBracket | Kind::OpenParen => self.value(name),
             Kind::Word | Kind::Quoted { .. } => self.instance(name),
+            // What is no name was told of already.
+            _ if !is_name(text) => {}
             _ => self.no_value(name),
         }
     }
@@ -130,16 +137,21 @@ impl<'t> Parser<'t, '_> {
     fn instance(&mut self, name: Span) {
         let before = (self.lexer, self.next);
         let mut instance = self.scalar();
-        // The MTA's older files have `Module KIND NAME {`.
-        let module = self.at(name).eq_ignore_ascii_case("module");
-        if module && matches!(self.next.kind, Kind::Word | Kind::Quoted { .. }) {
+        // The MTA's older files have `Module KIND NAME {` and `Binding NAME <ATTRIBUTE="VALUE"> {`.
+        if has_kind(self.at(name)) && matches!(self.next.kind, Kind::Word | Kind::Quoted { .. }) {
             instance = self.scalar();
         }
+        let mut attributes = None;
+        if self.next.kind == Kind::Word && self.at(self.span(self.next)).starts_with('<') {
+            let first = self.scalar();
+            attributes = Some(first.span);
+            self.attributes(first);
+        }
         match self.next.kind {
-            Kind::OpenBrace => self.open_scope(name, Some(instance)),
+            Kind::OpenBrace => self.open_scope(name, Some(instance), attributes),
             Kind::Equals if self.second().kind == Kind::OpenBrace => {
                 self.take();
-                self.open_scope(name, Some(instance));
+                self.open_scope(name, Some(instance), attributes);
             }
             // The word is the next item's name.
             Kind::Equals | Kind::OpenBracket | Kind::OpenParen if !instance.quoted => {
@@ -162,10 +174,10 @@ impl<'t> Parser<'t, '_> {
         }
     }
 
-    fn open_scope(&mut self, name: Span, instance: Option<Scalar>) {
+    fn open_scope(&mut self, name: Span, instance: Option<Scalar>, attributes: Option<Span>) {
         let brace = self.take();
         let brace = self.span(brace);
-        let head = Head { name, instance, brace };
+        let head = Head { name, instance, attributes, brace };
         self.open.push((head, std::mem::take(&mut self.items)));
     }
 
@@ -182,8 +194,8 @@ impl<'t> Parser<'t, '_> {
 
     fn end_scope(&mut self, head: Head, before: Vec<Item>) {
         let items = std::mem::replace(&mut self.items, before);
-        let Head { name, instance, .. } = head;
-        self.items.push(Item::Scope(Scope { name, instance, items }));
+        let Head { name, instance, attributes, .. } = head;
+        self.items.push(Item::Scope(Scope { name, instance, attributes, items }));
     }
 
     fn take(&mut self) -> Token {
@@ -235,8 +247,19 @@ impl<'t> Parser<'t, '_> {
     }
 }
 
-/// Letters, digits and `_`; and `:`, which the MTA's `hook:NAME` has.
+/// Scopes of the MTA's older files that name the kind of module before its name.
+fn has_kind(name: &str) -> bool {
+    const KINDS: [&str; 5] = ["module", "logger", "validate", "io_system", "interpreter"];
+    KINDS.iter().any(|kind| kind.eq_ignore_ascii_case(name))
+}
+
+/// What stands in documents for what they leave out.
+fn left_out(text: &str) -> bool {
+    text == "..." || text == "…"
+}
+
+/// Letters, digits and `_`; and `:` and `-`, which the MTA's `hook:NAME` and `NAS-IP-Address` have.
 fn is_name(text: &str) -> bool {
-    let name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':';
+    let name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-');
     !text.is_empty() && text.bytes().all(name)
 }

@@ -1,6 +1,7 @@
 //! Values: one word, a list in `( )` or a dictionary in `[ ]`.
 
 use super::Parser;
+use crate::config::is_listener;
 use crate::config::lexer::Kind;
 use crate::config::source::Span;
 use crate::config::tree::{Item, Opt, Scalar, Value};
@@ -26,6 +27,7 @@ impl Parser<'_, '_> {
                 }
                 Value::Scalar(scalar)
             }
+            Kind::OpenParen if is_listener(self.at(name)) => self.rules(),
             Kind::OpenParen => self.list(),
             Kind::OpenBracket => self.dict(),
             Kind::Bad(_) => return,

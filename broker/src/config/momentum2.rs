@@ -1,0 +1,48 @@
+//! Forms of Momentum 2 that the MTA itself gave up: well formed, and refused where the broker would have to act on them.
+//!
+//! Skipping them would start no listener where the operator wrote one, without a word.
+
+use super::diagnostic::Problems;
+use super::source::Sources;
+use super::tree::{Item, Opt, Scope, Value};
+
+/// Says which of the items are such, in the scopes that the broker reads.
+pub(crate) fn refuse(items: &[Item], sources: &Sources, problems: &mut Problems) {
+    within(items, sources, problems, super::is_read);
+}
+
+fn within(items: &[Item], sources: &Sources, problems: &mut Problems, read: fn(&str) -> bool) {
+    for item in items {
+        match item {
+            Item::Option(option) => listener(option, sources, problems),
+            Item::Scope(scope) if read(sources.text(scope.name)) => {
+                attributes(scope, sources, problems);
+                within(&scope.items, sources, problems, super::is_read_within);
+            }
+            Item::Scope(_) => {}
+            Item::Include(include) => within(&include.items, sources, problems, read),
+        }
+    }
+}
+
+/// `Esmtp_Listener = ( *:25 )`
+fn listener(option: &Opt, sources: &Sources, problems: &mut Problems) {
+    let Value::Rules { endpoints, .. } = &option.value else { return };
+    let name = sources.text(option.name);
+    let endpoint = endpoints.first().map_or("ENDPOINT".into(), |first| first.text(sources));
+    problems.error(
+        option.name,
+        format!("{name} = ( … ) is the form that listeners had in Momentum 2"),
+        format!("write {name} {{ Listen \"{endpoint}\" {{ }} }}, with one Listen for each endpoint"),
+    );
+}
+
+/// `Binding example <duravip="enabled">`
+fn attributes(scope: &Scope, sources: &Sources, problems: &mut Problems) {
+    let Some(at) = scope.attributes else { return };
+    problems.error(
+        at,
+        format!("attributes in < > are those of Momentum 2, and this {} has one", sources.text(scope.name)),
+        "write it as an option in the scope, such as enable_duravip = true",
+    );
+}

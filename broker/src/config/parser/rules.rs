@@ -1,0 +1,209 @@
+//! The listeners of Momentum 2: `*_Listener = ( ENDPOINT < attribute > [ NETWORK = ( rules ) ] )`.
+//!
+//! Their rules stand in each other to any depth, unlike everything else in brackets. They are walked, so that the file
+//! around them is understood, and kept as one value of which nobody reads more than its first word.
+
+use super::{MAX_DEPTH, Parser, left_out};
+use crate::config::lexer::Kind;
+use crate::config::source::Span;
+use crate::config::tree::{Scalar, Value};
+
+/// A bracket that is open.
+struct Open {
+    span: Span,
+    kind: Kind,
+    /// The last thing in it.
+    last: Last,
+}
+
+/// What may follow depends on what was last.
+#[derive(Clone, Copy, PartialEq)]
+enum Last {
+    /// The bracket, or something complete.
+    Nothing,
+    /// A word; in `[ ]` it is a key.
+    Word(Span),
+    Comma,
+    Equals(Span),
+}
+
+impl Parser<'_, '_> {
+    /// All of the value, from its `(` on.
+    pub(super) fn rules(&mut self) -> Value {
+        let first = self.take();
+        let mut span = self.span(first);
+        let mut open = vec![Open { span, kind: first.kind, last: Last::Nothing }];
+        let mut endpoints = Vec::new();
+        while let Some(depth) = Some(open.len())
+            && let Some(inner) = open.last_mut()
+        {
+            let token = self.next;
+            let here = self.span(token);
+            if depth == 1
+                && let Some(endpoint) = self.ipv6_endpoint()
+            {
+                inner.last = Last::Word(endpoint.span);
+                endpoints.push(endpoint);
+                continue;
+            }
+            match (token.kind, inner.last) {
+                (Kind::CloseParen | Kind::CloseBracket, last) if closes(inner.kind, token.kind) => {
+                    self.take();
+                    span = span.to(here);
+                    if let Some((at, message)) = incomplete(last, inner.kind) {
+                        self.problems.error(
+                            at,
+                            message,
+                            "write KEY = VALUE, or KEY and its rules in ( ) or [ ]",
+                        );
+                    }
+                    open.pop();
+                    if let Some(outer) = open.last_mut() {
+                        outer.last = Last::Nothing;
+                    }
+                }
+                (Kind::OpenParen | Kind::OpenBracket, Last::Word(_) | Last::Equals(_))
+                    if depth < MAX_DEPTH =>
+                {
+                    self.take();
+                    open.push(Open { span: here, kind: token.kind, last: Last::Nothing });
+                }
+                (Kind::OpenParen | Kind::OpenBracket, Last::Word(_) | Last::Equals(_)) => {
+                    let help = format!("at most {MAX_DEPTH} may stand in each other");
+                    self.problems.error(here, "brackets are nested too deep", help);
+                    self.skip_to_end();
+                    return Value::Rules { span, endpoints };
+                }
+                (Kind::Word, _) if left_out(self.at(here)) => {
+                    self.take();
+                    self.elision(token);
+                    self.skip_to_end();
+                    return Value::Rules { span, endpoints };
+                }
+                (Kind::Word | Kind::Quoted { .. }, last) => {
+                    inner.last = match (last, inner.kind) {
+                        (Last::Equals(_), _) => Last::Nothing,
+                        (Last::Word(_), Kind::OpenBracket) => break,
+                        _ => Last::Word(here),
+                    };
+                    let attribute = self.at(here).starts_with('<');
+                    let word = self.scalar();
+                    if attribute && !self.attributes(word) {
+                        self.skip_to_end();
+                        return Value::Rules { span, endpoints };
+                    }
+                    // After a comma stands a number.
+                    if depth == 1 && !attribute && last != Last::Comma {
+                        endpoints.push(word);
+                    }
+                }
+                (Kind::Comma, Last::Word(_)) if inner.kind == Kind::OpenParen => {
+                    self.take();
+                    inner.last = Last::Comma;
+                }
+                (Kind::Equals, Last::Word(_)) if inner.kind == Kind::OpenBracket => {
+                    self.take();
+                    inner.last = Last::Equals(here);
+                }
+                (Kind::Bad(bad), _) => {
+                    self.take();
+                    self.bad(token, bad);
+                }
+                _ => break,
+            }
+        }
+        if let Some(inner) = open.last() {
+            self.misplaced(inner);
+        }
+        Value::Rules { span, endpoints }
+    }
+
+    /// `[::1]:25`, which is no rules.
+    fn ipv6_endpoint(&mut self) -> Option<Scalar> {
+        let (mut ahead, open) = (self.lexer, self.next);
+        let (address, close, port) = (ahead.next(), ahead.next(), ahead.next());
+        let kinds = (open.kind, address.kind, close.kind, port.kind);
+        let is_one = kinds == (Kind::OpenBracket, Kind::Word, Kind::CloseBracket, Kind::Word)
+            && open.end == address.start
+            && close.end == port.start
+            && self.at(self.span(port)).starts_with(':');
+        if !is_one {
+            return None;
+        }
+        (self.lexer, self.next) = (ahead, port);
+        self.take();
+        Some(Scalar { span: self.span(open).to(self.span(port)), quoted: false, escaped: false })
+    }
+
+    /// `name=value …>`, whose first word was taken. Whether they end as they should.
+    pub(super) fn attributes(&mut self, first: Scalar) -> bool {
+        let mut last = first;
+        while last.quoted || !self.at(last.span).ends_with('>') {
+            match self.next.kind {
+                Kind::Word | Kind::Quoted { .. } => last = self.scalar(),
+                Kind::Equals => {
+                    self.take();
+                }
+                _ => {
+                    let message = "the attribute that begins here is not closed";
+                    self.problems.error(first.span, message, "write <NAME=\"VALUE\">");
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// What stands where nothing like it may, or what a bracket lacks.
+    fn misplaced(&mut self, inner: &Open) {
+        let token = self.next;
+        let here = self.span(token);
+        let text = self.at(here);
+        let (what, close) = if inner.kind == Kind::OpenParen { ("list", ")") } else { ("set of rules", "]") };
+        match (token.kind, inner.last) {
+            (Kind::Comma, _) => {
+                let help = "write one comma, or none, after each value of a list";
+                self.problems.error(here, "no value stands before this comma", help);
+            }
+            (Kind::Equals, _) => {
+                self.problems.error(here, "no key stands before this =", "write KEY = VALUE, in [ ] only");
+            }
+            (Kind::Word | Kind::Quoted { .. }, Last::Word(key)) => {
+                let (message, help) = (format!("the key {} has no value", self.at(key)), "write KEY = VALUE");
+                self.problems.error(key, message, help);
+            }
+            (Kind::OpenParen | Kind::OpenBracket, _) => {
+                let message = format!("no name stands before this {text}");
+                self.problems.error(here, message, "write NAME ( … ) or NAME [ … ]");
+            }
+            (Kind::CloseParen | Kind::CloseBracket, _) => self.unclosed(inner.span, what, close),
+            (Kind::CloseBrace, _) if self.open.is_empty() => {
+                self.unclosed(inner.span, what, close);
+                self.take();
+                return;
+            }
+            _ => return self.unclosed(inner.span, what, close),
+        }
+        self.skip_to_end();
+    }
+
+    /// Past the words and brackets that belong to it.
+    fn skip_to_end(&mut self) {
+        while !matches!(self.next.kind, Kind::End | Kind::OpenBrace | Kind::CloseBrace) {
+            self.take();
+        }
+    }
+}
+
+fn closes(open: Kind, close: Kind) -> bool {
+    matches!((open, close), (Kind::OpenParen, Kind::CloseParen) | (Kind::OpenBracket, Kind::CloseBracket))
+}
+
+/// What a bracket lacks when it is closed.
+fn incomplete(last: Last, kind: Kind) -> Option<(Span, &'static str)> {
+    match last {
+        Last::Word(key) if kind == Kind::OpenBracket => Some((key, "this key has no value")),
+        Last::Equals(at) => Some((at, "no value stands after this =")),
+        Last::Nothing | Last::Word(_) | Last::Comma => None,
+    }
+}
