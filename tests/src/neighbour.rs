@@ -46,6 +46,11 @@ impl Asker {
         }
     }
 
+    /// Whether a frame goes to it alone, as an answer does and an announcement does not.
+    pub fn is_told(&self, frame: &[u8]) -> bool {
+        frame.starts_with(&self.hardware)
+    }
+
     fn solicitation(&self, wanted: Ipv6Addr) -> Vec<u8> {
         // RFC 4291 section 2.7.1: the group of the address's last 24 bits.
         let [.., a, b, c] = wanted.octets();
