@@ -5,12 +5,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use portreeve_protocol::FaultCode;
 use portreeve_protocol::address::{ListAddresses, RemoveAddress, RenewAddress};
-use portreeve_protocol::message::Outcome;
+use portreeve_protocol::message::{ListenMany, Outcome};
+use portreeve_protocol::{FaultCode, List};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::crowd::{self, CROWD, Tally};
-use portreeve_tests::peer::one_address;
+use portreeve_tests::peer::{listen, one_address};
 use portreeve_tests::wait::PATIENCE;
 use portreeve_tests::wire::{ASK, TICK, Wire, answer, hex, last_answer};
 use portreeve_tests::{Broker, census, eventually, isolated, lan, sample};
@@ -91,6 +91,33 @@ fn what_a_user_listens_on_is_kept_for_its_next_session() {
         assert!(peer.listen("127.0.0.1:26").unwrap().0 > udp, "numbers are never used again");
         peer.stop(&[id]);
         assert!(TcpStream::connect("127.0.0.1:25").is_err());
+    });
+}
+
+#[test]
+fn a_request_that_is_refused_adopts_nothing() {
+    isolated(|host| {
+        let text = sample::control(r#"( "127.0.0.1:1-65535" )"#) + "broker { retain = 8 }";
+        let mut first = Broker::start(host, &text);
+        let mut peer = first.peer();
+        let (id, _) = peer.listen("127.0.0.1:25").unwrap();
+        let second = first.succeeded_by(host, &text);
+        assert!(first.ended().success());
+        let mut peer = second.peer();
+        let all_or_nothing = ListenMany {
+            all_or_nothing: true,
+            listeners: List::first_of(["127.0.0.1:25", "192.0.2.1:25"].map(listen)),
+        };
+        let (reply, sockets) = peer.ask(&all_or_nothing).unwrap();
+        assert!(sockets.is_empty() && reply.results.iter().all(|result| result.fault().is_some()));
+        let mut other = listen("127.0.0.1:25");
+        other.options.backlog = Some(7);
+        assert_eq!(peer.ask(&other).unwrap_err().code, FaultCode::InUse);
+        let rows = peer.status().listeners;
+        assert_eq!((rows.len(), rows[0].id, &*rows[0].owner), (1, id, "user 0, gone"));
+        assert!(rows[0].retained);
+        // Nobody asks for it, and its time goes on.
+        eventually("its end", || census::listening().is_empty().then_some(()));
     });
 }
 

@@ -120,17 +120,6 @@ impl Registry {
         self.counts.clear();
         self.control = None;
     }
-
-    /// Gives a session of this user what is kept there for the user.
-    pub fn adopt(&mut self, endpoint: &Endpoint, user: u32, owner: Owner) {
-        let kept = self.by_endpoint.get(endpoint).and_then(|id| self.entries.get_mut(id));
-        if let Some(entry) = kept.filter(|entry| entry.owner == Owner::Former(user)) {
-            entry.owner = owner;
-            entry.retained_until = None;
-            self.uncount(Owner::Former(user));
-            *self.counts.entry(owner).or_default() += 1;
-        }
-    }
 }
 
 fn one(id: ListenerId, entry: &Entry, user: &impl Fn(u64) -> u32) -> HandedListener {

@@ -1,5 +1,6 @@
 //! Listeners: sockets that the broker binds for a peer, hands over and keeps a duplicate of.
 
+pub mod asked;
 pub mod bind;
 mod changes;
 pub mod directories;

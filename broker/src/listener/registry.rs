@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::rc::Rc;
 
 use nix::errno::Errno;
-use portreeve_protocol::message::{Listen, ListenOptions, ListenerId};
+use portreeve_protocol::message::{ListenOptions, ListenerId};
 use portreeve_protocol::{Endpoint, Fault, FaultCode};
 
 use super::bind::{BindError, Bound, bind};
@@ -137,39 +137,6 @@ impl Registry {
         let message = format!("the broker holds {} listeners and can hold no more", self.capacity);
         Err(Fault::new(FaultCode::Quota, &message)
             .remedy("stop listeners, or start portreeved with a higher limit of open files"))
-    }
-
-    /// Gives the owner's listener at this endpoint, binding it where it is not there yet; tells which.
-    pub fn listen(
-        &mut self,
-        owner: Owner,
-        request: &Listen,
-        settings: &SocketOptions,
-    ) -> Result<(ListenerId, bool), Fault> {
-        if let Some(id) = self.by_endpoint.get(&request.endpoint).copied() {
-            return self.listen_again(id, owner, request).map(|id| (id, false));
-        }
-        self.room()?;
-        let bound = bind(&self.directories, &request.endpoint, &request.options, settings)
-            .map_err(|error| self.name_owner(error, &request.endpoint))?;
-        Ok((self.insert(request.endpoint.clone(), &request.options, bound, owner, None), true))
-    }
-
-    fn listen_again(&mut self, id: ListenerId, owner: Owner, request: &Listen) -> Result<ListenerId, Fault> {
-        let entry =
-            self.entries.get_mut(&id).ok_or_else(|| Fault::new(FaultCode::NotFound, "no listener"))?;
-        if entry.owner != owner {
-            return Err(in_use(&request.endpoint, entry.owner));
-        }
-        // What the configuration starts is as it says, whatever the worker would have asked for.
-        if !entry.was_asked_with(&request.options) && entry.name.is_none() {
-            let message = format!("{} listens already, with other options", request.endpoint);
-            return Err(Fault::new(FaultCode::InUse, &message)
-                .about("this peer")
-                .remedy("stop it first, or ask with the same options"));
-        }
-        entry.retained_until = None;
-        Ok(id)
     }
 
     /// An endpoint may be taken by a listener of ours that is not the same and overlaps: a wildcard beside a

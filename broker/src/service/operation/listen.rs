@@ -12,6 +12,7 @@ use portreeve_protocol::{Endpoint, Fault, FaultCode, InetEndpoint, List, Text};
 use super::Done;
 use super::audit::{Arguments, Shown};
 use crate::config::SocketOptions;
+use crate::listener::asked::Came;
 use crate::policy::{ListenPermit, Policy, Requester, Rule};
 use crate::service::session::Session;
 use crate::service::state::Broker;
@@ -97,22 +98,23 @@ pub(super) fn shortened(fault: &Fault) -> Fault {
     Fault { errno: fault.errno, ..Fault::new(fault.code, &message).about(&subject) }
 }
 
-/// A listener, and whether this request made it.
-fn one(broker: &Broker, session: &Session, request: &Listen) -> Result<(ListenerId, bool), Fault> {
+/// A listener, and how this request came by it.
+fn one(broker: &Broker, session: &Session, request: &Listen) -> Result<(ListenerId, Came), Fault> {
     let policy = broker.policy.borrow();
     let permit = permit(&policy, &session.requester, request)?;
     let unconfigured = SocketOptions::default();
     let settings = permit.socket().unwrap_or(&unconfigured);
-    if let Requester::Local { uid, .. } = session.requester {
-        broker.registry.borrow_mut().adopt(&request.endpoint, uid, session.owner);
-    }
     // What is there already costs nothing more.
     if let Some(fault) = broker.listeners_used_up(&session.account)
         && !broker.registry.borrow().holds(&request.endpoint)
     {
         return Err(fault);
     }
-    let listening = broker.registry.borrow_mut().listen(session.owner, request, settings);
+    let user = match session.requester {
+        Requester::Local { uid, .. } => Some(uid),
+        Requester::Worker => None,
+    };
+    let listening = broker.registry.borrow_mut().listen(session.owner, user, request, settings);
     listening.map_err(|fault| match fault.code {
         FaultCode::NotLocal if policy.starts_with_its_address(&request.endpoint) => {
             fault.remedy("ask again once its address is added: it listens from then on")
@@ -155,14 +157,13 @@ pub fn same_port_of_ipv4(endpoint: &Endpoint) -> Option<Endpoint> {
     }
 }
 
-/// Takes back what this request made, and only that: what was there before it stays as it was.
-fn withdraw(broker: &Broker, results: &mut [Result<(ListenerId, bool), Fault>]) {
+/// Takes back what this request came by, and only that: what was there before it is as it was.
+fn withdraw(broker: &Broker, results: &mut [Result<(ListenerId, Came), Fault>]) {
     let mut registry = broker.registry.borrow_mut();
     for result in results {
-        if let Ok((id, made)) = *result {
-            let stopped = if made { registry.stop(id, None).map(|_| ()) } else { Ok(()) };
+        if let Ok((id, came)) = *result {
             let withdrawn = || Fault::new(FaultCode::Busy, "another listener of the same request failed");
-            *result = Err(stopped.err().unwrap_or_else(withdrawn));
+            *result = Err(registry.take_back(id, came).err().unwrap_or_else(withdrawn));
         }
     }
 }
