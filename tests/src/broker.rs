@@ -18,6 +18,8 @@ use crate::{Host, Peer, binaries, eventually, process};
 
 /// Where the configurations of tests put the control socket.
 pub const SOCKET: &str = "/run/host/broker.sock";
+/// Where a broker that is started quietly writes its log.
+pub const LOG: &str = "broker.log";
 
 /// What the broker wrote to standard error, as it comes.
 #[derive(Clone, Default)]
@@ -99,8 +101,19 @@ impl Broker {
 
     /// Starts one whose log goes to a file and not through this process, which has other work to do.
     pub fn start_quietly(host: &Host, text: &str) -> Self {
+        let _there_is_none_before_the_first = std::fs::remove_file(host.path(LOG));
+        Self::launch_quietly(host, command(host, &config(host, text)))
+    }
+
+    /// Starts one in the place of the one that runs, likewise.
+    pub fn succeed_quietly(host: &Host, text: &str) -> Self {
         let mut command = command(host, &config(host, text));
-        let log = std::fs::File::create(host.path("broker.log")).unwrap();
+        command.arg("--takeover");
+        Self::launch_quietly(host, command)
+    }
+
+    fn launch_quietly(host: &Host, mut command: Command) -> Self {
+        let log = std::fs::File::options().create(true).append(true).open(host.path(LOG)).unwrap();
         command.stdout(log.try_clone().unwrap()).stderr(log);
         Self::launch(host, command)
     }

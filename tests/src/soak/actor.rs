@@ -26,11 +26,12 @@ pub fn perform(mut actor: impl Actor, gate: &Gate, ledger: &Ledger) {
         }
         actor.pause()
     };
+    let seat = gate.seat();
     loop {
         match gate.enter() {
             Phase::Run => {
                 let pause = guarded(&mut |actor| actor.act(ledger));
-                gate.leave();
+                gate.leave(&seat);
                 std::thread::sleep(pause);
             }
             Phase::Calm => {

@@ -11,6 +11,7 @@ use portreeve_protocol::message::StatusRequest;
 use portreeve_protocol::status::{Listener, Session as SessionRow};
 use serde_json::Value;
 
+use super::configuration::EXTRA;
 use super::figures::Snapshot;
 use super::ledger::Ledger;
 use super::session::Session;
@@ -117,20 +118,37 @@ impl<'a> Auditor<'a> {
         let rows = told.listeners.iter();
         let rows: BTreeMap<String, (u64, String)> =
             rows.map(|row| (row.endpoint.to_string(), (row.id.0, owner(row)))).collect();
-        let held = self.ledger.listeners();
+        let (held, kept) = (self.ledger.listeners(), self.ledger.kept());
         let mut wrong = Vec::new();
+        for (endpoint, held) in kept.certain() {
+            if rows.get(endpoint) != Some(&(held.id.0, format!("{}, gone", held.owner))) {
+                wrong.push(format!("{endpoint} is kept, {held:?}, and status has {:?}", rows.get(endpoint)));
+            }
+        }
+        let left: BTreeSet<String> = match kept.is_possible() {
+            true => retained(&told)
+                .filter(|row| row.owner.ends_with(", gone"))
+                .map(|row| row.endpoint.to_string())
+                .collect(),
+            false => BTreeSet::new(),
+        };
         for (endpoint, held) in &held {
             if rows.get(endpoint) != Some(&(held.id.0, held.owner.clone())) {
                 wrong.push(format!("{endpoint} is {held:?} and status has {:?}", rows.get(endpoint)));
             }
         }
-        let workers = super::clients::SERVED.map(|port| format!("127.0.0.1:{port}"));
-        let known = |endpoint: &String| held.contains_key(endpoint) || workers.contains(endpoint);
+        let workers = super::clients::SERVED.iter().chain([&EXTRA]).map(|port| format!("127.0.0.1:{port}"));
+        let workers: Vec<String> = workers.collect();
+        let known = |endpoint: &String| {
+            held.contains_key(endpoint) || workers.contains(endpoint) || left.contains(endpoint)
+        };
         wrong.extend(
             rows.keys().filter(|one| !known(one)).map(|one| format!("status has {one}, which nobody holds")),
         );
         wrong.extend(
-            told.listeners.iter().filter(|row| row.retained).map(|row| format!("{row:?} is not adopted")),
+            retained(&told)
+                .filter(|row| !left.contains(&row.endpoint.to_string()))
+                .map(|row| format!("{row:?} is not adopted")),
         );
         wrong.extend(kernel(&rows));
         wrong
@@ -188,7 +206,7 @@ impl<'a> Auditor<'a> {
         }
         let snapshot = Snapshot {
             at: self.ledger.age().as_secs_f64(),
-            generation: self.ledger.generation(),
+            broker,
             descriptors: [broker, worker].map(|pid| tables::descriptors(pid).0.len()),
             memory: Memory::of(broker),
             sockets: tables::sockets(),
@@ -197,7 +215,7 @@ impl<'a> Auditor<'a> {
             processes: tables::processes().len(),
         };
         match &self.first {
-            Some(first) if first.generation == snapshot.generation => {
+            Some(first) if first.broker == broker => {
                 let [before, now] = [first, &snapshot].map(|one| one.memory.resident);
                 if now > before + GROWTH {
                     self.ledger
@@ -249,6 +267,10 @@ impl<'a> Auditor<'a> {
         }
         wrong
     }
+}
+
+fn retained(told: &Told) -> impl Iterator<Item = &Listener> {
+    told.listeners.iter().filter(|row| row.retained)
 }
 
 /// Reads until the same was read several times.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::audit::Auditor;
+use super::configuration::Reach;
 use super::figures::Snapshot;
 use super::gate::{Gate, Phase};
 use super::ledger::Ledger;
@@ -41,6 +42,9 @@ impl<'a> Conductor<'a> {
     pub fn conduct(mut self, duration: Duration) -> Vec<Snapshot> {
         let rest_every = (duration / RESTS).clamp(Duration::from_secs(4), Duration::from_secs(60));
         let end_every = (duration / 4 / ENDS).clamp(Duration::from_secs(2), Duration::from_secs(60));
+        // Even the shortest soak has these.
+        self.take_over();
+        self.reload();
         let (mut next_rest, mut next_end) = (self.ledger.age() + rest_every, self.ledger.age() + end_every);
         while self.ledger.age() < duration {
             std::thread::sleep(Duration::from_millis(100 + self.random.below(1_400)));
@@ -54,6 +58,8 @@ impl<'a> Conductor<'a> {
             } else if now > next_end && !is_long_life {
                 self.end_broker();
                 next_end = self.ledger.age() + end_every;
+            } else if !is_long_life && self.random.one_in(8) {
+                self.take_over();
             } else {
                 self.disturb();
             }
@@ -65,7 +71,8 @@ impl<'a> Conductor<'a> {
     }
 
     fn disturb(&mut self) {
-        match self.random.below(8) {
+        match self.random.below(10) {
+            8 | 9 => self.reload(),
             0..5 => self.supervisor.end_worker(),
             5 => self.supervisor.hold_worker(Duration::from_millis(self.random.below(500))),
             _ => {
@@ -83,7 +90,26 @@ impl<'a> Conductor<'a> {
         self.supervisor.end_broker(how, Duration::from_millis(self.random.below(2_000)));
     }
 
+    fn take_over(&mut self) {
+        let kill = self.random.one_in(3).then(|| Duration::from_millis(self.random.below(60)));
+        self.supervisor.take_over(kill);
+        // Everyone has noticed before anything else happens.
+        self.gate.round();
+    }
+
+    fn reload(&mut self) {
+        let reach = [Reach::Plain, Reach::Wide, Reach::Narrow][self.random.below(3) as usize];
+        self.supervisor.reload(reach, self.random.one_in(2));
+        self.gate.round();
+    }
+
     fn rest(&mut self) {
+        if self.supervisor.reach != Reach::Plain {
+            self.supervisor.reload(Reach::Plain, false);
+            // It may have what is no longer listened on.
+            self.supervisor.await_worker();
+            self.supervisor.end_worker();
+        }
         self.supervisor.await_worker();
         self.gate.calm();
         self.auditor.calm(&self.supervisor);

@@ -11,8 +11,8 @@ use super::tables::Memory;
 pub struct Snapshot {
     /// Seconds since the beginning.
     pub at: f64,
-    /// Which broker it was.
-    pub generation: u64,
+    /// Which broker it was: its process.
+    pub broker: u32,
     /// How many descriptors broker and worker had.
     pub descriptors: [usize; 2],
     /// The broker's memory.
@@ -61,7 +61,7 @@ const ROWS: [Row; 9] = [
 impl Report {
     /// The broker that lived through most quiet moments: its first and its last.
     fn longest_life(&self) -> Option<(&Snapshot, &Snapshot)> {
-        let lives = self.snapshots.chunk_by(|one, next| one.generation == next.generation);
+        let lives = self.snapshots.chunk_by(|one, next| one.broker == next.broker);
         let longest = lives.max_by_key(|life| life.len())?;
         Some((longest.first()?, longest.last()?))
     }
@@ -97,7 +97,7 @@ impl Report {
     pub fn to_json(&self) -> Value {
         let snapshot = |one: &Snapshot| {
             let rows = ROWS.iter().map(|(name, value)| ((*name).to_owned(), json!(value(one))));
-            let at = [("at".to_owned(), json!(one.at)), ("broker".to_owned(), json!(one.generation))];
+            let at = [("at".to_owned(), json!(one.at)), ("broker".to_owned(), json!(one.broker))];
             Value::Object(at.into_iter().chain(rows).collect())
         };
         json!({

@@ -21,7 +21,12 @@ struct State {
     phase: Phase,
     acting: usize,
     calm: usize,
+    /// How many acts each has ended.
+    acts: Vec<u64>,
 }
+
+/// The place of one who acts.
+pub struct Seat(usize);
 
 /// The gate.
 pub struct Gate {
@@ -33,12 +38,19 @@ pub struct Gate {
 impl Gate {
     /// A gate that so many pass. It is open.
     pub fn new(actors: usize) -> Self {
-        let state = State { phase: Phase::Run, acting: 0, calm: 0 };
+        let state = State { phase: Phase::Run, acting: 0, calm: 0, acts: Vec::new() };
         Self { state: Mutex::new(state), changed: Condvar::new(), actors }
     }
 
     fn wait_while(&self, condition: impl FnMut(&mut State) -> bool) -> MutexGuard<'_, State> {
         self.changed.wait_while(self.state.lock().unwrap(), condition).unwrap()
+    }
+
+    /// For one who acts: takes a place.
+    pub fn seat(&self) -> Seat {
+        let mut state = self.state.lock().unwrap();
+        state.acts.push(0);
+        Seat(state.acts.len() - 1)
     }
 
     /// For one who acts: waits while frozen, then says what to do. [`Gate::leave`] ends each act.
@@ -51,9 +63,20 @@ impl Gate {
     }
 
     /// Ends an act.
-    pub fn leave(&self) {
-        self.state.lock().unwrap().acting -= 1;
+    pub fn leave(&self, seat: &Seat) {
+        let mut state = self.state.lock().unwrap();
+        state.acting -= 1;
+        state.acts[seat.0] += 1;
+        drop(state);
         self.changed.notify_all();
+    }
+
+    /// For the conductor: returns when everyone has begun and ended an act since now.
+    pub fn round(&self) {
+        let before = self.state.lock().unwrap().acts.clone();
+        // The first that ends may have begun before.
+        let waits = |state: &State| before.iter().zip(&state.acts).any(|(before, now)| *now < before + 2);
+        drop(self.wait_while(|state| waits(state)));
     }
 
     /// For one who has given back everything: waits until the calm is over.

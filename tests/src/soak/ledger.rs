@@ -11,6 +11,10 @@ use portreeve_protocol::message::ListenerId;
 
 use super::trouble::Trouble;
 
+/// How long a takeover keeps the listeners of sessions for their users' next ones: `retain` of the configuration.
+pub const RETAIN: Duration = Duration::from_secs(5);
+/// How much earlier or later than it should be something may be looked at.
+const MARGIN: Duration = Duration::from_secs(1);
 /// As many violations are told as a reader bears.
 const MOST_TOLD: usize = 100;
 
@@ -23,6 +27,26 @@ pub struct Held {
     pub owner: String,
     /// Which broker gave it.
     pub generation: u64,
+}
+
+/// What the last takeover left.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    listeners: BTreeMap<String, Held>,
+    span: Option<(Instant, Option<Instant>)>,
+}
+
+impl Kept {
+    /// What has to be there still, by endpoint.
+    pub fn certain(&self) -> impl Iterator<Item = (&String, &Held)> {
+        let lasts = self.span.is_some_and(|(begin, _)| begin.elapsed() + MARGIN < RETAIN);
+        self.listeners.iter().filter(move |_| lasts)
+    }
+
+    /// Whether anything can be there still: what a session was given, or gave back, without having been told.
+    pub fn is_possible(&self) -> bool {
+        self.span.is_some_and(|(_, end)| end.is_none_or(|end| end.elapsed() < RETAIN + MARGIN))
+    }
 }
 
 /// An address that a peer asked for.
@@ -43,13 +67,18 @@ pub struct Ledger {
     counts: Mutex<BTreeMap<&'static str, u64>>,
     violations: Mutex<Vec<String>>,
     listeners: Mutex<BTreeMap<String, Held>>,
+    kept: Mutex<Kept>,
     addresses: Mutex<BTreeMap<IpAddr, Known>>,
     /// The worker ends: who was being served may be cut off.
     pub worker_ends: Trouble,
     /// The broker ends: sessions do too.
     pub broker_ends: Trouble,
+    /// The broker ends because another takes over.
+    pub takeovers: Trouble,
     /// Worker and broker are both gone: connections are refused.
     pub closed: Trouble,
+    /// One of the peers may not have what it may otherwise.
+    pub narrow: Trouble,
 }
 
 impl Default for Ledger {
@@ -60,10 +89,13 @@ impl Default for Ledger {
             counts: Mutex::default(),
             violations: Mutex::default(),
             listeners: Mutex::default(),
+            kept: Mutex::default(),
             addresses: Mutex::default(),
             worker_ends: Trouble::default(),
             broker_ends: Trouble::default(),
+            takeovers: Trouble::default(),
             closed: Trouble::default(),
+            narrow: Trouble::default(),
         }
     }
 }
@@ -114,10 +146,26 @@ impl Ledger {
     pub fn next_generation(&self) {
         self.generation.fetch_add(1, Ordering::SeqCst);
         self.listeners.lock().unwrap().clear();
+        *self.kept.lock().unwrap() = Kept::default();
         for known in self.addresses.lock().unwrap().values_mut() {
             known.granted = None;
             known.until = Some(known.until.map_or_else(Instant::now, |until| until.min(Instant::now())));
         }
+    }
+
+    /// Another broker takes over, between these moments: what it takes over is there for a while.
+    pub fn taken_over(&self, begin: Instant, end: Option<Instant>) {
+        self.kept.lock().unwrap().span = Some((begin, end));
+    }
+
+    /// What the last takeover left.
+    pub fn kept(&self) -> Kept {
+        self.kept.lock().unwrap().clone()
+    }
+
+    /// What the last takeover left need not be there any longer.
+    pub fn release_kept(&self) {
+        self.kept.lock().unwrap().listeners.clear();
     }
 
     /// A peer was given a listener. Nobody else may have it, and who had it has the same as before.
@@ -125,6 +173,16 @@ impl Ledger {
         if held.generation != self.generation() {
             return;
         }
+        let mut kept = self.kept.lock().unwrap();
+        let due = kept.certain().any(|(one, _)| one == endpoint);
+        match kept.listeners.remove(endpoint) {
+            Some(before) if due && before == held => self.count("listeners adopted after a takeover"),
+            Some(before) if due => {
+                self.violation(format_args!("{endpoint} went to {held:?} while it was kept: {before:?}"));
+            }
+            _ => {}
+        }
+        drop(kept);
         match self.listeners.lock().unwrap().insert(endpoint.to_owned(), held.clone()) {
             Some(before) if before != held => {
                 self.violation(format_args!("{endpoint} went to {held:?} while it was {before:?}"));
@@ -139,6 +197,17 @@ impl Ledger {
         if listeners.get(endpoint).is_some_and(|held| held.owner == owner) {
             listeners.remove(endpoint);
         }
+    }
+
+    /// A peer lost its session by a takeover: what it had waits for its next one.
+    pub fn keep_all(&self, owner: &str) {
+        let generation = self.generation();
+        let mut listeners = self.listeners.lock().unwrap();
+        let (theirs, others) = std::mem::take(&mut *listeners)
+            .into_iter()
+            .partition(|(_, held)| held.owner == owner && held.generation == generation);
+        *listeners = others;
+        self.kept.lock().unwrap().listeners.append(&mut { theirs });
     }
 
     /// A peer hangs up: noted before it does.

@@ -2,20 +2,17 @@
 //!
 //! What it is given must be its own: whoever connects there reaches it. What it has stopped serves nobody.
 
-use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use portreeve_protocol::message::{ListenMany, ListenerId, Outcome, Ping, StatusRequest, Stop};
 use portreeve_protocol::{Endpoint, FaultCode, List};
-use rustix::event::{PollFd, PollFlags, poll};
 
 use super::actor::Actor;
+use super::configuration::NARROWED;
 use super::ledger::{Held, Ledger};
 use super::session::{Lost, Session};
 use super::trouble::Moment;
-use crate::broker::timespec;
+use super::visit::{serve, serves_nobody};
 use crate::peer::listen;
 use crate::random::Random;
 use crate::wait::PATIENCE;
@@ -32,12 +29,17 @@ pub struct Listeners {
     ports: u16,
     session: Option<Session>,
     held: Vec<(String, ListenerId)>,
+    /// What it had when another broker took over.
+    left: Vec<String>,
+    /// When it last had what it may not have where the configuration is narrow.
+    seen: Moment,
 }
 
 impl Listeners {
     /// One that is this user and has the thousand ports from `ports` on for itself.
-    pub fn new(random: Random, user: u32, ports: u16) -> Self {
-        Self { random, user, ports, session: None, held: Vec::new() }
+    pub fn new(ledger: &Ledger, random: Random, user: u32, ports: u16) -> Self {
+        let seen = ledger.narrow.now();
+        Self { random, user, ports, session: None, held: Vec::new(), left: Vec::new(), seen }
     }
 
     fn endpoint(&mut self) -> String {
@@ -54,7 +56,34 @@ impl Listeners {
         !endpoint.contains(":900")
     }
 
+    /// Whether this endpoint may have been withdrawn.
+    fn is_withdrawn(&self, ledger: &Ledger, endpoint: &str) -> bool {
+        self.user == NARROWED && endpoint.ends_with("/udp") && ledger.narrow.since(self.seen)
+    }
+
+    /// Gives back what may have been withdrawn.
+    fn give_up(&mut self, ledger: &Ledger, session: &mut Session) -> Result<(), Lost> {
+        let now = ledger.narrow.now();
+        let all = std::mem::take(&mut self.held);
+        let (gone, held): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|(endpoint, _)| self.is_withdrawn(ledger, endpoint));
+        self.held = held;
+        gone.iter().for_each(|(endpoint, _)| ledger.give_back(endpoint, &session.name));
+        let listeners = List::first_of(gone.into_iter().map(|(_, id)| id));
+        if let Err(fault) = session.ask(ledger, &Stop { listeners })? {
+            wrong(ledger, "stop", &fault)?;
+        }
+        self.seen = now;
+        Ok(())
+    }
+
     fn try_act(&mut self, ledger: &Ledger, session: &mut Session) -> Result<(), Lost> {
+        if self.user == NARROWED && ledger.narrow.since(self.seen) {
+            self.give_up(ledger, session)?;
+        }
+        if let Some(endpoint) = self.left.pop() {
+            return self.start_at(ledger, session, &endpoint);
+        }
         match self.random.below(12) {
             0..4 if self.held.len() < MOST => self.start(ledger, session),
             4 if self.held.len() < MOST => self.start_many(ledger, session),
@@ -72,25 +101,36 @@ impl Listeners {
         // Sometimes again: then it has to be the same.
         let again = self.random.one_in(4).then(|| self.random.pick(&self.held).map(|(text, _)| text.clone()));
         let endpoint = again.flatten().unwrap_or_else(|| self.endpoint());
+        self.start_at(ledger, session, &endpoint)
+    }
+
+    fn start_at(&mut self, ledger: &Ledger, session: &mut Session, endpoint: &str) -> Result<(), Lost> {
         let end = Instant::now() + PATIENCE;
         loop {
-            match session.ask(ledger, &listen(&endpoint))? {
+            match session.ask(ledger, &listen(endpoint))? {
                 Ok((reply, mut sockets)) => {
-                    self.note(ledger, session, &endpoint, reply.id);
+                    self.note(ledger, session, endpoint, reply.id);
                     match sockets.pop() {
-                        Some(socket) => serve(ledger, session.began, &endpoint, socket),
+                        Some(socket) if !self.is_withdrawn(ledger, endpoint) => {
+                            serve(ledger, session.began, endpoint, socket);
+                        }
+                        Some(_) => {}
                         None => ledger.violation(format_args!("no socket came for {endpoint}")),
                     }
                     return Ok(());
                 }
-                Err(fault) if fault.code != FaultCode::InUse => return wrong(ledger, &endpoint, &fault),
-                Err(_) if !Self::is_own(&endpoint) => {
+                Err(fault) if fault.code == FaultCode::Denied && self.is_withdrawn(ledger, endpoint) => {
+                    ledger.count("listeners refused in a narrow configuration");
+                    return Ok(());
+                }
+                Err(fault) if fault.code != FaultCode::InUse => return wrong(ledger, endpoint, &fault),
+                Err(_) if !Self::is_own(endpoint) => {
                     ledger.count("shared endpoints that another had");
                     return Ok(());
                 }
                 // The session that this peer gave up may not have ended yet.
                 Err(_) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
-                Err(fault) => return wrong(ledger, &endpoint, &fault),
+                Err(fault) => return wrong(ledger, endpoint, &fault),
             }
         }
     }
@@ -112,10 +152,13 @@ impl Listeners {
                 Outcome::Done(done) => {
                     self.note(ledger, session, endpoint, done.id);
                     match sockets.next() {
+                        Some(_) if self.is_withdrawn(ledger, endpoint) => {}
                         Some(socket) => serve(ledger, session.began, endpoint, socket),
                         None => ledger.violation(format_args!("no socket came for {endpoint}")),
                     }
                 }
+                Outcome::Fault(fault)
+                    if fault.code == FaultCode::Denied && self.is_withdrawn(ledger, endpoint) => {}
                 // All of them, where one is another's.
                 Outcome::Fault(fault) if fault.code == FaultCode::InUse => ledger.count("listeners in use"),
                 Outcome::Fault(_) if all_or_nothing => ledger.count("listeners taken back"),
@@ -145,7 +188,13 @@ impl Listeners {
                 let own = some.iter().filter(|(endpoint, _)| Self::is_own(endpoint));
                 own.for_each(|(endpoint, _)| serves_nobody(ledger, endpoint));
             }
-            Ok((stopped, _)) => ledger.violation(format_args!("{:?} were lost of {some:?}", stopped.unknown)),
+            Ok((stopped, _)) => {
+                let unknown = |id: &ListenerId| stopped.unknown.contains(id);
+                let lost = some.iter().filter(|(_, id)| unknown(id));
+                for (endpoint, _) in lost.filter(|(endpoint, _)| !self.is_withdrawn(ledger, endpoint)) {
+                    ledger.violation(format_args!("{endpoint} was lost"));
+                }
+            }
             Err(fault) => return wrong(ledger, "stop", &fault),
         }
         Ok(())
@@ -178,8 +227,12 @@ impl Listeners {
             Endpoint::inet(&endpoint.parse().unwrap())
                 .is_some_and(|inet| (self.ports..self.ports + 1_000).contains(&inet.port))
         };
-        rows.retain(|(endpoint, _)| mine(endpoint));
-        let mut held: Vec<_> = self.held.iter().filter(|(endpoint, _)| mine(endpoint)).cloned().collect();
+        let certain = |endpoint: &str| mine(endpoint) && !self.is_withdrawn(ledger, endpoint);
+        let mut held: Vec<_> = self.held.iter().filter(|(endpoint, _)| certain(endpoint)).cloned().collect();
+        // What a takeover has left waits for this peer, or for the end of its time.
+        let kept = ledger.kept();
+        let is_held = |row: &(String, ListenerId)| held.contains(row) || !kept.is_possible();
+        rows.retain(|row| certain(&row.0) && is_held(row));
         rows.sort();
         held.sort();
         if rows != held {
@@ -193,6 +246,20 @@ impl Listeners {
             ledger.give_back_all(&session.name);
         }
         self.held.clear();
+        self.left.clear();
+    }
+
+    /// The session is over by the broker's end.
+    fn lose(&mut self, ledger: &Ledger) {
+        let by_takeover = self.session.as_ref().is_some_and(|session| ledger.takeovers.since(session.began));
+        let left = self.held.drain(..).map(|(endpoint, _)| endpoint).collect();
+        if by_takeover {
+            self.session.take().iter().for_each(|session| ledger.keep_all(&session.name));
+        }
+        self.hang_up(ledger);
+        if by_takeover && self.random.one_in(2) {
+            self.left = left;
+        }
     }
 }
 
@@ -210,7 +277,7 @@ impl Actor for Listeners {
             }
         };
         if outcome.is_err() {
-            self.hang_up(ledger);
+            self.lose(ledger);
         }
     }
 
@@ -227,57 +294,4 @@ impl Actor for Listeners {
 fn wrong(ledger: &Ledger, what: &str, why: &dyn std::fmt::Display) -> Result<(), Lost> {
     ledger.violation(format_args!("{what}: {why}"));
     Ok(())
-}
-
-fn at(endpoint: &str) -> (SocketAddr, bool) {
-    let (address, udp) = endpoint.strip_suffix("/udp").map_or((endpoint, false), |address| (address, true));
-    (address.parse().unwrap(), udp)
-}
-
-/// Whoever comes to this endpoint comes out of this socket, unless its broker ends and takes it out of service.
-fn serve(ledger: &Ledger, began: Moment, endpoint: &str, socket: OwnedFd) {
-    let (address, udp) = at(endpoint);
-    let outcome = if udp { datagram(address, socket) } else { connection(address, socket) };
-    match outcome {
-        Ok(true) => ledger.count("listeners that served"),
-        _ if ledger.broker_ends.since(began) => ledger.count("listeners that ended with their broker"),
-        Ok(false) => ledger.violation(format_args!("{endpoint} is served by somebody else than its owner")),
-        Err(error) => ledger.violation(format_args!("{endpoint} serves nobody: {error}")),
-    }
-}
-
-fn await_input(socket: &OwnedFd) -> bool {
-    let mut one = [PollFd::new(socket, PollFlags::IN)];
-    poll(&mut one, Some(&timespec(PATIENCE))).unwrap() == 1
-}
-
-fn connection(address: SocketAddr, socket: OwnedFd) -> std::io::Result<bool> {
-    let client = TcpStream::connect_timeout(&address, PATIENCE)?;
-    if !await_input(&socket) {
-        return Ok(false);
-    }
-    let (_, from) = TcpListener::from(socket).accept()?;
-    Ok(from == client.local_addr()?)
-}
-
-fn datagram(address: SocketAddr, socket: OwnedFd) -> std::io::Result<bool> {
-    let client = UdpSocket::bind((address.ip(), 0))?;
-    client.send_to(b"soak", address)?;
-    if !await_input(&socket) {
-        return Ok(false);
-    }
-    let (_, from) = UdpSocket::from(socket).recv_from(&mut [0; 8])?;
-    Ok(from == client.local_addr()?)
-}
-
-/// After its stop an endpoint refuses whoever comes.
-fn serves_nobody(ledger: &Ledger, endpoint: &str) {
-    let (address, udp) = at(endpoint);
-    if udp {
-        return;
-    }
-    match TcpStream::connect_timeout(&address, PATIENCE) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => ledger.count("listeners stopped"),
-        other => ledger.violation(format_args!("{endpoint} was stopped and a client got {other:?}")),
-    }
 }

@@ -1,10 +1,12 @@
 //! The soak: mixed load on a real broker and worker for as long as it is given, with worker, launcher and broker killed
-//! at random, and everything that must hold looked at all the time.
+//! at random, the broker replaced and its configuration changed, and everything that must hold looked at all the time.
 //!
 //! What must hold:
 //! - No client of the worker's ports is refused, but from the end of both broker and worker, or of a broker that ends by
 //!   itself, to the moment when the next broker's worker serves. In particular not while only the worker is down, nor
 //!   while a broker that was killed is down and the worker serves on what it has.
+//! - Neither a takeover nor a reload refuses a client. A takeover keeps the listeners of sessions for five seconds, for the
+//!   same user, with their numbers; and it keeps every lease. A reload takes nothing from anybody but what it withdraws.
 //! - No client is cut off, but by the end of the worker that had accepted it.
 //! - No session is cut off, but by the end of the broker. What a peer asks for is done, or refused for a reason that it knows.
 //! - A listener is its owner's alone: whoever connects comes out of that owner's socket; status, the ledger of what was
@@ -23,15 +25,18 @@ mod addresses;
 mod audit;
 mod clients;
 mod conductor;
+mod configuration;
 mod figures;
 mod gate;
 mod ledger;
 mod listeners;
 mod nuisance;
+mod renewal;
 mod session;
 mod supervisor;
 mod tables;
 mod trouble;
+mod visit;
 mod watcher;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,7 +88,7 @@ pub fn run(host: &Host, settings: &Settings) -> Report {
     let chance = |who: u64| Random::new(settings.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (who + 1));
     let snapshots = std::thread::scope(|scope| {
         for (user, ports) in LISTENERS.into_iter().zip((10_000..).step_by(1_000)) {
-            let one = listeners::Listeners::new(chance(user.into()), user, ports);
+            let one = listeners::Listeners::new(&ledger, chance(user.into()), user, ports);
             scope.spawn(|| perform(one, &gate, &ledger));
         }
         for (user, range) in ADDRESSES.into_iter().zip(1..) {
@@ -107,6 +112,11 @@ pub fn run(host: &Host, settings: &Settings) -> Report {
             Vec::new()
         })
     });
+    if !ledger.violations().is_empty() {
+        let log = std::fs::read_to_string(host.path(crate::broker::LOG)).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines.iter().skip(lines.len().saturating_sub(40)).for_each(|line| eprintln!("{line:.300}"));
+    }
     let after = Outside::now();
     if after != before {
         ledger.violation(format_args!("after the end there is {after:?}, and before there was {before:?}"));

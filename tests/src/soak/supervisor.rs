@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
+use super::configuration::{Configuration, Reach};
 use super::ledger::Ledger;
 use super::tables;
-use crate::chroot::Chroot;
 use crate::wait::PATIENCE;
-use crate::{Broker, Host, eventually, process, sample};
+use crate::{Broker, Host, eventually, process};
 
 /// How the broker ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,44 +26,22 @@ pub enum End {
 
 /// Who keeps it.
 pub struct Supervisor<'a> {
-    host: &'a Host,
-    ledger: &'a Ledger,
-    config: String,
-    broker: Option<Broker>,
-}
-
-/// The configuration: a worker that serves on two listeners, peers that are permitted what they do, and one that is not.
-fn config(host: &Host, users: &[u32]) -> String {
-    let chroot = Chroot::new(host, "chroot");
-    chroot.worker_directory("/Maildir");
-    let peers: String = users
-        .iter()
-        .map(|user| {
-            format!("peer {user} {{ allow = ( status listen address ) permit = ( any datagrams ) }}\n")
-        })
-        .collect();
-    sample::addresses(&format!(
-        r#"security {{ chroot = "{}" }}
-        worker {{
-            command = ( /run/host/bin/smtp_worker "--listen" "127.0.0.1:25" )
-            stable_after = 0
-            stop_timeout = 5
-        }}
-        ESMTP_Listener {{ Listen "127.0.0.1:26" {{}} }}
-        broker {{
-            permit "datagrams" {{ listen = ( "127.0.0.1:1-65535/udp" ) }}
-            {peers}
-        }}"#,
-        chroot.path.display()
-    ))
+    pub(super) host: &'a Host,
+    pub(super) ledger: &'a Ledger,
+    pub(super) configuration: Configuration,
+    pub(super) config: String,
+    /// How far the configuration goes.
+    pub reach: Reach,
+    pub(super) broker: Option<Broker>,
 }
 
 impl<'a> Supervisor<'a> {
     /// Starts the first broker, whose peers are these users.
     pub fn start(host: &'a Host, ledger: &'a Ledger, users: &[u32]) -> Self {
-        let config = config(host, users);
+        let (mut configuration, reach) = (Configuration::new(host, users), Reach::Plain);
+        let config = configuration.text(reach);
         let broker = Some(Broker::start_quietly(host, &config));
-        let supervisor = Self { host, ledger, config, broker };
+        let supervisor = Self { host, ledger, configuration, config, reach, broker };
         supervisor.await_worker();
         supervisor
     }
@@ -150,7 +128,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Waits until a process is gone, by its parent or, where that is gone, by this process.
-    fn await_end(&self, pid: u32) {
+    pub(super) fn await_end(&self, pid: u32) {
         let end = Instant::now() + PATIENCE;
         while Path::new(&format!("/proc/{pid}")).exists() {
             let _not_a_child = waitpid(Pid::from_raw(pid.cast_signed()), WaitOptions::NOHANG);
@@ -193,7 +171,8 @@ impl<'a> Supervisor<'a> {
     }
 }
 
-fn kill(pid: u32, signal: Signal) {
+/// Sends a signal to a process.
+pub(super) fn kill(pid: u32, signal: Signal) {
     // It may have gone by itself: what is asked for is that it is gone.
     let _gone_already = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal);
 }
