@@ -22,6 +22,7 @@ pub mod process;
 pub mod puppet;
 pub mod random;
 pub mod refusal;
+pub mod reloaded;
 pub mod sample;
 pub mod soak;
 pub mod steps;

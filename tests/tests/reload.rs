@@ -5,14 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use portreeve_protocol::FaultCode;
 use portreeve_protocol::reload::{Reload, Reloaded};
+use portreeve_tests::reloaded::rows;
 use portreeve_tests::{Broker, Peer, broker, eventually, isolated, sample};
 use rustix::process::{Pid, Signal, kill_process};
-
-/// The rows of an outcome.
-fn rows<'r>(reloaded: &'r Reloaded, outcome: &str) -> Vec<&'r str> {
-    let rows = reloaded.changes.iter().filter(|change| &*change.outcome == outcome);
-    rows.map(|change| change.what.as_str()).collect()
-}
 
 fn reload(peer: &mut Peer) -> Result<Reloaded, portreeve_protocol::Fault> {
     peer.ask(&Reload { last: false }).map(|(reloaded, _)| reloaded)

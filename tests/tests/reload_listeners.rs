@@ -1,29 +1,20 @@
 //! What a reload does to listeners: those that are outside the new policy, those that are new, those that take over.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use portreeve_protocol::FaultCode;
-use portreeve_protocol::reload::{Reload, Reloaded};
+use portreeve_protocol::reload::Reload;
 use portreeve_tests::puppet::{Puppet, Stage};
+use portreeve_tests::reloaded::{reload, rows};
 use portreeve_tests::{Broker, Host, Peer, broker, eventually, isolated, sample};
-
-fn rows<'r>(reloaded: &'r Reloaded, outcome: &str) -> Vec<&'r str> {
-    let rows = reloaded.changes.iter().filter(|change| &*change.outcome == outcome);
-    rows.map(|change| change.what.as_str()).collect()
-}
-
-/// Puts another configuration in force.
-#[track_caller]
-fn reload(host: &Host, broker: &Broker, text: &str) -> Reloaded {
-    broker::config(host, text);
-    broker.peer().ask(&Reload { last: false }).unwrap().0
-}
 
 fn is_free(endpoint: &str) -> bool {
     TcpListener::bind(endpoint).is_ok()
@@ -120,6 +111,38 @@ fn a_static_listener_that_is_new_is_bound_at_once_and_the_worker_has_it_when_it_
         let fault = peer.listen("127.0.0.1:9999").unwrap_err();
         assert_eq!(fault.code, FaultCode::NotRetained);
         assert!(fault.message.contains("9999") && fault.remedy.contains("restart"), "{fault}");
+    });
+}
+
+#[test]
+fn static_unix_sockets_come_and_go_in_the_directories_of_the_start_and_others_need_a_restart() {
+    isolated(|host| {
+        let (stage, text) = worker(host);
+        fs::create_dir(host.path("known")).unwrap();
+        fs::create_dir(host.path("unknown")).unwrap();
+        let (first, second) = (host.path("known/first.sock"), host.path("known/second.sock"));
+        let elsewhere = host.path("unknown/third.sock");
+        let one = format!("Listen {} {{ file_mode = 0600 }}", first.display());
+        let (broker, _puppet, mut peer) = started(host, &stage, &text(&one));
+        drop(UnixStream::connect(&first).unwrap());
+        let two = format!("Listen {} {{}} Listen {} {{}}", second.display(), elsewhere.display());
+        let reloaded = reload(host, &broker, &text(&two));
+        assert_eq!(rows(&reloaded, "opened"), [format!("listener {}", second.display())], "{reloaded:?}");
+        assert_eq!(rows(&reloaded, "closed"), [format!("listener {}", first.display())], "{reloaded:?}");
+        let restart = format!("listener {}", elsewhere.display());
+        assert!(rows(&reloaded, "needs-restart").contains(&restart.as_str()), "{reloaded:?}");
+        assert!(!elsewhere.exists());
+        eventually("the file of what is closed to go", || (!first.exists()).then_some(()));
+        let client = UnixStream::connect(&second).unwrap();
+        let (_, socket) = peer.listen(&second.display().to_string()).unwrap();
+        UnixListener::from(socket).accept().unwrap();
+        drop(client);
+        // Back again, beside the other one.
+        let both = format!("{one} Listen {} {{}}", second.display());
+        let reloaded = reload(host, &broker, &text(&both));
+        assert_eq!(rows(&reloaded, "opened"), [format!("listener {}", first.display())], "{reloaded:?}");
+        drop(UnixStream::connect(&first).unwrap());
+        drop(UnixStream::connect(&second).unwrap());
     });
 }
 

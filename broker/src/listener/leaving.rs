@@ -64,11 +64,14 @@ impl Registry {
         self.entries.iter().filter(|(_, entry)| entry.owner == owner).map(|(id, _)| *id).collect()
     }
 
-    /// Makes a listener of the worker static under this name, or its own.
-    pub fn rename(&mut self, id: ListenerId, name: Option<&str>) {
+    /// Makes a listener of the worker static under this name, or one that goes with its address, or its own.
+    pub fn rename(&mut self, id: ListenerId, name: Option<&str>, moves: bool) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.name = name.map(Into::into);
             entry.retained_until = None;
+            if std::mem::replace(&mut entry.moves, moves) != moves {
+                self.changed(id);
+            }
         }
     }
 

@@ -56,7 +56,7 @@ impl Policy {
     }
 
     /// Whether somebody may have an address, by itself or with the one that it follows.
-    fn may_come(&self, who: &Requester, address: IpAddr) -> bool {
+    pub fn may_come(&self, who: &Requester, address: IpAddr) -> bool {
         self.address(who, self.moving.leader(address).unwrap_or(address)).is_ok()
     }
 }

@@ -51,7 +51,8 @@ impl Listeners for Broker {
 }
 
 impl Broker {
-    fn tell_worker(&self, code: EventCode, id: ListenerId, endpoint: &Endpoint) {
+    /// Tells the worker of a listener of its own that came or goes by itself.
+    pub(super) fn tell_worker(&self, code: EventCode, id: ListenerId, endpoint: &Endpoint) {
         let event = Event {
             code,
             address: endpoint.inet().map(|inet| inet.address),

@@ -133,7 +133,7 @@ fn own(broker: &Broker, outside: &[ListenerId], leases: &[IpAddr]) {
         addresses.go_on();
         let policy = broker.policy.borrow();
         let (kept, lost): (Vec<IpAddr>, Vec<IpAddr>) =
-            leases.iter().partition(|address| policy.address(&Requester::Worker, **address).is_ok());
+            leases.iter().partition(|address| policy.may_come(&Requester::Worker, **address));
         drop(policy);
         for outcome in addresses.remove(&lost, false) {
             match outcome {

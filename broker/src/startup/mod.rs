@@ -188,6 +188,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         unprivileged_port_start,
         tcp_ports: processes.broker.limits_tcp.then(|| plan.policy.tcp_ports().to_vec()),
         addresses: addresses.is_some(),
+        limits: plan.policy.has_limits(),
     };
     let (reloading, asked) = Reloading::new(Fixed::new(started, &config));
     let parts = Parts {

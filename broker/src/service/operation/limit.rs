@@ -39,11 +39,21 @@ pub fn set_limit(
         return Err(unsupported("the worker has the limits that it was started with")
             .remedy("write them in the worker scope, and start it again"));
     }
+    // The call would end this process.
+    if let Some(why) = broker.reloading.fixed.no_limits().filter(|_| sets_any(request)) {
+        let message = format!("{limit} cannot be set: {why}");
+        return Err(Fault::new(FaultCode::NotRetained, &message).remedy("restart portreeved"));
+    }
     let pid = broker.sessions.borrow().get(&session.number).map_or(0, |info| info.pid);
     let set = PeerProcess::of(session.channel.as_fd(), pid)
         .and_then(|process| process.limit(resource.number(), request.soft, request.hard));
     let (soft, hard) = set.map_err(|errno| refused(errno, &limit))?;
     Ok(Done::new(LimitInForce { resource: Text::clipped(resource.name()), soft, hard }))
+}
+
+/// Whether anything is to be changed, and not only told.
+fn sets_any(request: &SetLimit) -> bool {
+    request.soft.is_some() || request.hard.is_some()
 }
 
 fn refused(errno: Errno, limit: &Limit) -> Fault {

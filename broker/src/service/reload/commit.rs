@@ -27,6 +27,10 @@ pub(super) fn commit(broker: &Rc<Broker>, judged: Judged) -> Outcome {
         let why = "they are permitted now, and Landlock's rules are from the start: they can be bound after a restart";
         rows.push(Row::new(NEEDS_RESTART, format!("TCP ports {ports}"), why));
     }
+    if let Some(why) = fixed.no_limits().filter(|_| policy.has_limits()) {
+        let detail = format!("they are permitted now, and {why}: they can be set after a restart");
+        rows.push(Row::new(NEEDS_RESTART, "limits of peers", detail));
+    }
     fixed.facts.replace(facts);
     broker.policy.replace(policy);
     broker.retain.set(config.broker.retain);

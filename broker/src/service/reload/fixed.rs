@@ -21,6 +21,8 @@ pub struct Started {
     pub tcp_ports: Option<Vec<RangeInclusive<u16>>>,
     /// Whether the broker can put addresses on interfaces.
     pub addresses: bool,
+    /// Whether its seccomp filter lets it set limits of peers.
+    pub limits: bool,
 }
 
 /// What the start settled, and what is in force now.
@@ -94,6 +96,12 @@ impl Fixed {
             })
             .collect();
         words.join(" ")
+    }
+
+    /// Why no limit of a peer can be set before a restart, if that is so.
+    pub fn no_limits(&self) -> Option<&'static str> {
+        (!self.started.limits)
+            .then_some("the seccomp filter is from the start, when nothing permitted a limit")
     }
 
     /// The fault where nothing can be read.

@@ -1,15 +1,17 @@
 //! The listeners of a configuration that comes into force: those that are new, those that nobody may have any more.
 //!
 //! The new ones are bound while the old ones still listen, so that one which takes over from another, a wildcard from
-//! an address or the other way round, leaves no moment in which a client is refused.
+//! an address or the other way round, leaves no moment in which a client is refused. A listener that moves is opened
+//! where its address is here already.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::rc::Rc;
 
 use portreeve_protocol::message::ListenerId;
-use portreeve_protocol::{Endpoint, Fault, FaultCode, Text};
+use portreeve_protocol::{Endpoint, EventCode, Fault, FaultCode, Text};
 
+use super::address;
 use super::report::{APPLIED, CLOSED, FAILED, KEPT, NEEDS_RESTART, OPENED, RELEASED, Row};
 use crate::config::{Config, Listener, OnNarrow};
 use crate::listener::{Entry, Owner, in_use};
@@ -31,7 +33,7 @@ pub(super) fn open(broker: &Broker, config: &Config, policy: &Policy) -> Result<
         OnNarrow::Close => outside(broker, policy),
         OnNarrow::Keep => Vec::new(),
     };
-    for listener in statics(config) {
+    for Wanted { listener, moves } in wanted(broker, config, policy) {
         let endpoint = &listener.endpoint.value;
         let mut registry = broker.registry.borrow_mut();
         if registry.holds(endpoint) {
@@ -54,8 +56,12 @@ pub(super) fn open(broker: &Broker, config: &Config, policy: &Policy) -> Result<
         match registry.open_static(endpoint, &listener.socket, &listener.name(), &leaving) {
             Ok(id) => {
                 opened.new.push(id);
-                let detail =
-                    "it queues connections; the worker has it when it asks for it, or at its next start";
+                let detail = if moves {
+                    registry.rename(id, Some(&listener.name()), true);
+                    "its address is here already; it queues connections, and the worker has it when it asks for it"
+                } else {
+                    "it queues connections; the worker has it when it asks for it, or at its next start"
+                };
                 opened.rows.push(Row::new(OPENED, what, detail));
             }
             // At the start it is bound as root.
@@ -91,6 +97,7 @@ fn take_back(broker: &Broker, opened: Opened) {
 pub(super) fn settle(broker: &Rc<Broker>, config: &Config, opened: Opened, rows: &mut Vec<Row>) {
     rows.extend(opened.rows);
     rename(broker, config, rows);
+    tell_of_moving(broker, &opened.new);
     let outside = outside(broker, &broker.policy.borrow());
     for id in outside {
         let mut registry = broker.registry.borrow_mut();
@@ -119,29 +126,30 @@ pub(super) fn settle(broker: &Rc<Broker>, config: &Config, opened: Opened, rows:
 
 /// Static is what the configuration says now; of those that stay so the options may have changed.
 fn rename(broker: &Broker, config: &Config, rows: &mut Vec<Row>) {
-    let wanted: HashMap<&Endpoint, &Listener> =
-        statics(config).map(|listener| (&listener.endpoint.value, listener)).collect();
+    let all = wanted(broker, config, &broker.policy.borrow());
+    let wanted: HashMap<&Endpoint, &Wanted<'_>> =
+        all.iter().map(|wanted| (&wanted.listener.endpoint.value, wanted)).collect();
     let mut registry = broker.registry.borrow_mut();
     for id in registry.ids_of(Owner::Worker) {
         let Some(entry) = registry.entry(id) else { continue };
-        // Those that move with their address are the policy's.
-        if entry.moves {
-            continue;
-        }
-        let (endpoint, was_static) = (entry.endpoint.clone(), entry.name.is_some());
+        let (endpoint, moved, was_static) = (entry.endpoint.clone(), entry.moves, entry.name.is_some());
         let what = listener_named(&endpoint);
         match wanted.get(&*endpoint) {
-            Some(listener) => {
-                registry.rename(id, Some(&listener.name()));
-                if !was_static {
+            Some(Wanted { listener, moves }) => {
+                registry.rename(id, Some(&listener.name()), *moves);
+                if *moves && !moved {
+                    rows.push(Row::new(APPLIED, &what, "from now on it goes and comes with its address"));
+                } else if !moves && (moved || !was_static) {
                     rows.push(Row::new(APPLIED, &what, "static from now on: it outlives its worker"));
                 }
                 if let Err(why) = registry.adjust(id, &listener.socket) {
                     rows.push(Row::new(NEEDS_RESTART, &what, why));
                 }
             }
+            // It goes with its address.
+            None if moved => {}
             None if was_static => {
-                registry.rename(id, None);
+                registry.rename(id, None, false);
                 if broker.policy.borrow().listen(&Requester::Worker, &endpoint).is_ok() {
                     let detail = "no longer static: it stays its worker's, and ends some time after it";
                     rows.push(Row::new(RELEASED, what, detail));
@@ -163,8 +171,35 @@ fn drain(broker: &Rc<Broker>, leaving: crate::listener::Leaving) {
     });
 }
 
-fn statics(config: &Config) -> impl Iterator<Item = &Listener> {
-    config.listeners.iter().filter(|listener| listener.is_static())
+/// A listener that is to be there once a configuration is in force.
+struct Wanted<'c> {
+    listener: &'c Listener,
+    /// It is there for as long as its address.
+    moves: bool,
+}
+
+fn wanted<'c>(broker: &Broker, config: &'c Config, policy: &Policy) -> Vec<Wanted<'c>> {
+    let here = address::staying(broker, policy, config.broker.on_narrow);
+    let of = |listener: &'c Listener| {
+        let at = &listener.endpoint.value;
+        let comes = || {
+            at.inet().is_some_and(|inet| here.contains(&inet.address)) && policy.starts_with_its_address(at)
+        };
+        match listener.is_static() {
+            true => Some(Wanted { listener, moves: false }),
+            false => comes().then_some(Wanted { listener, moves: true }),
+        }
+    };
+    config.listeners.iter().filter_map(of).collect()
+}
+
+fn tell_of_moving(broker: &Broker, new: &[ListenerId]) {
+    for id in new {
+        let registry = broker.registry.borrow();
+        let endpoint = registry.entry(*id).filter(|entry| entry.moves).map(|entry| entry.endpoint.clone());
+        drop(registry);
+        endpoint.iter().for_each(|endpoint| broker.tell_worker(EventCode::ListenerStarted, *id, endpoint));
+    }
 }
 
 fn listener_named(endpoint: &Endpoint) -> String {
