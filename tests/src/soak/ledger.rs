@@ -155,7 +155,12 @@ impl Ledger {
 
     /// Another broker takes over, between these moments: what it takes over is there for a while.
     pub fn taken_over(&self, begin: Instant, end: Option<Instant>) {
-        self.kept.lock().unwrap().span = Some((begin, end));
+        let mut kept = self.kept.lock().unwrap();
+        kept.span = Some((begin, end));
+        if end.is_none() {
+            // Of what an earlier one left the time may be over.
+            kept.listeners.clear();
+        }
     }
 
     /// What the last takeover left.
