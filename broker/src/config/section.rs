@@ -68,6 +68,8 @@ fn merge<'t>(
     sources: &Sources,
 ) {
     let name = sources.text(scope.name).to_ascii_lowercase();
+    // Of the MTA's own nobody asks more than the name.
+    let entered = super::is_read(&name) || super::is_read_within(&name);
     // What there is one of is one, however it is called.
     let instance = scope.instance.filter(|_| !super::is_single(&name));
     let instance = instance.map(|scalar| scalar.text(sources).into_owned());
@@ -75,7 +77,7 @@ fn merge<'t>(
     if at == sections.len() {
         sections.push(Section::empty(scope));
     }
-    if let Some(section) = sections.get_mut(at) {
+    if let Some(section) = sections.get_mut(at).filter(|_| entered) {
         section.add(&scope.items, sources);
     }
 }
