@@ -38,7 +38,7 @@ pub(crate) enum ReadError {
     Owner(u32),
     #[error("can be written by its group or by everybody (mode {0:04o})")]
     Mode(u32),
-    #[error("has {found} bytes and {left} are left of the {MAX_BYTES} that a configuration may have")]
+    #[error("has {found} bytes, and all files of a configuration may have {MAX_BYTES} together{}", after_others(*left))]
     TooLarge { found: u64, left: u64 },
     #[error("is not text: byte {offset} is {what}")]
     NotText { offset: usize, what: &'static str, before: String },
@@ -48,6 +48,14 @@ pub(crate) enum ReadError {
     Garbled,
 }
 
+/// What files before one have left for it.
+fn after_others(left: u64) -> String {
+    match left {
+        MAX_BYTES => String::new(),
+        _ => format!(", of which the others leave {left}"),
+    }
+}
+
 /// Why bytes are no text.
 pub(crate) const NUL: &str = "NUL";
 /// Likewise.
@@ -55,10 +63,13 @@ pub(crate) const NO_UTF_8: &str = "no UTF-8";
 
 impl ReadError {
     /// What to do about it.
-    pub fn remedy(&self, path: &Path) -> String {
-        let path = path.display();
+    pub fn remedy(&self, path: &Path, is_included: bool) -> String {
         match self {
             ReadError::Open(error) | ReadError::Read(error) => match error.kind() {
+                io::ErrorKind::NotFound if is_included && path.to_string_lossy().contains('*') => {
+                    "an include takes no pattern: name a file, or a directory for all files in it".to_owned()
+                }
+                io::ErrorKind::NotFound if !is_included => "check the name".to_owned(),
                 io::ErrorKind::NotFound => "check the name; a relative one is looked up beside the file \
                                             that includes it"
                     .to_owned(),
@@ -67,9 +78,10 @@ impl ReadError {
                 }
                 _ => "check the file and the disk that it is on".to_owned(),
             },
-            ReadError::NotAFile => "name a file or, in an include, a directory of files".to_owned(),
-            ReadError::Owner(_) => format!("chown root {path}"),
-            ReadError::Mode(_) => format!("chmod go-w {path}"),
+            ReadError::NotAFile if !is_included => "name a file".to_owned(),
+            ReadError::NotAFile => "include a file or a directory of files".to_owned(),
+            ReadError::Owner(_) => format!("chown root {}", path.display()),
+            ReadError::Mode(_) => format!("chmod go-w {}", path.display()),
             ReadError::TooLarge { .. } => "check that it is the right file".to_owned(),
             ReadError::NotText { .. } => "write it as UTF-8 without NUL bytes".to_owned(),
             ReadError::OutOfReach => "have it readable for root without any capability, beneath a directory that the \

@@ -150,7 +150,7 @@ impl<'l, F: Files> Loader<'l, F> {
     }
 
     fn refuse(&mut self, path: &Path, place: Option<Span>, error: &ReadError) {
-        let (name, help) = (path.display().to_string(), error.remedy(path));
+        let (name, help) = (path.display().to_string(), error.remedy(path, place.is_some()));
         if let ReadError::NotText { before, .. } = error {
             // Shown in the file itself, at the end of what could be read.
             let id = self.sources.add(name, before.clone());

@@ -94,6 +94,7 @@ impl Listener {
             let mut reader = Reader::new(section, outer.sources, outer.problems);
             let socket = SocketOptions::read(&mut reader, &socket);
             let duravip = DuraVip::read(&mut reader, &duravip);
+            reader.misspelt_options();
             let Some(text) = reader.instance("ENDPOINT") else {
                 continue;
             };
@@ -101,7 +102,9 @@ impl Listener {
                 all.push(Listener { scope: scope.clone(), endpoint, socket, duravip });
             }
         }
+        outer.misspelt_options();
         misspelt_listen(&mut outer);
+        listen_option(&mut outer);
         all
     }
 }
@@ -114,11 +117,25 @@ fn endpoint(reader: &mut Reader<'_, '_>, text: Spanned<String>) -> Option<Spanne
     };
     let endpoint = match text.value.parse::<Endpoint>() {
         Ok(endpoint) => endpoint,
+        Err(_) if text.value.contains("://") => {
+            return refuse(
+                reader,
+                "write the address and the port alone, without what stands before ://".to_owned(),
+            );
+        }
         Err(error) => return refuse(reader, error.to_string()),
     };
     match well_formed(&endpoint) {
         Ok(()) => Some(Spanned { value: endpoint, span }),
         Err(error) => refuse(reader, error.to_string()),
+    }
+}
+
+/// It would be skipped like every option that only the MTA reads, and nothing would listen.
+fn listen_option(outer: &mut Reader<'_, '_>) {
+    if let Some(option) = outer.section.option("listen") {
+        let help = "write Listen \"ENDPOINT\" { }, one for each endpoint";
+        outer.error(option.name, "listen is a scope, not an option", help);
     }
 }
 

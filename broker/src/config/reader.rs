@@ -199,6 +199,21 @@ impl<'r, 't> Reader<'r, 't> {
         Some(all)
     }
 
+    /// Says which options that nobody asked for are close to one that somebody did: the others are the MTA's.
+    pub fn misspelt_options(&mut self) {
+        let mut close: Vec<_> = self
+            .section
+            .options()
+            .filter(|(name, _)| !self.options.contains(name))
+            .filter_map(|(name, option)| Some((option.name, nearest(name, self.options.iter().copied())?)))
+            .collect();
+        close.sort_unstable();
+        for (at, meant) in close {
+            let message = format!("{} is none of the broker's options and is skipped", self.sources.text(at));
+            self.problems.warning(at, message, format!("did you mean {meant}?"));
+        }
+    }
+
     /// Says which of the section's options nobody asked for.
     pub fn no_other_options(&mut self) {
         let scope = self.name();

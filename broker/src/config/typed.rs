@@ -28,6 +28,10 @@ use super::worker::Worker;
 /// The scopes that only the broker reads: a name close to one of them is hardly the MTA's.
 const OWN: [&str; 3] = ["security", "broker", "worker"];
 
+/// Scopes of the broker's that stand in another one, and in which.
+const WITHIN: [(&str, &str); 4] =
+    [("listen", "ESMTP_Listener"), ("topology", "cluster"), ("permit", "broker"), ("peer", "broker")];
+
 /// A configuration without mistakes.
 #[derive(Debug, Default)]
 pub struct Config {
@@ -183,7 +187,10 @@ fn typed(items: &[Item], sources: Sources, mut problems: Problems) -> (Option<Co
     config.skipped = top.skipped.drain().map(|(value, span)| Spanned { value, span }).collect();
     config.skipped.sort_by_key(|name| name.span);
     for name in &config.skipped {
-        if let Some(meant) = nearest(&name.value, OWN) {
+        if let Some((_, scope)) = WITHIN.iter().find(|(within, _)| within.eq_ignore_ascii_case(&name.value)) {
+            let message = format!("{} stands at top level and is skipped", name.value);
+            problems.warning(name.span, message, format!("put it into a scope: {scope} {{ … }}"));
+        } else if let Some(meant) = nearest(&name.value, OWN) {
             let message = format!("{:?} is none of the broker's scopes and is skipped", name.value);
             problems.warning(name.span, message, format!("did you mean {meant}?"));
         }

@@ -53,6 +53,7 @@ fn command(reader: &mut Reader<'_, '_>) -> Vec<Spanned<String>> {
         Some(program) => {
             let message = format!("the program {:?} is not an absolute path", program.value);
             reader.error(program.span, message, "write its path from / on");
+            return Vec::new();
         }
         None => {
             let place = reader.section.option("command");

@@ -10,6 +10,8 @@ fn mistakes_in_endpoints_and_addresses() {
     let topology = |text: &str| format!("cluster {{ topology {text} }}");
     let cases = [
         ("no port", listen("25")),
+        ("a URL", listen("tcp://0.0.0.0:25")),
+        ("a service's name", listen("*:smtp")),
         ("port 0", listen(":0")),
         ("a port too high", listen(":65536")),
         ("a port range in a listen scope", listen(":1-1023")),

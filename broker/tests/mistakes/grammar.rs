@@ -55,6 +55,19 @@ fn mistakes_in_the_grammar() {
         ("rules with nothing after =", "Esmtp_Listener = (\n  *:25 [ 10.0.0.0/8 = ]\n)\n"),
         ("an = outside of rules", "Esmtp_Listener = ( *:25 = 5 )\n"),
         ("a comma in rules", "Esmtp_Listener = ( , *:25 )\n"),
+        ("an INI file", "[security]\nuser = mail\n"),
+        ("a JSON file", "{ \"security\": { \"user\": \"mail\" } }\n"),
+        ("a YAML file", "security:\n  user: mail\n"),
+        ("a list closed by a bracket", "security { supplemental_groups = ( mail ] }\n"),
+        ("a dictionary closed by a parenthesis", "worker { environment = [ TZ = UTC ) }\n"),
+        ("a dictionary in parentheses", "worker { environment = ( TZ = UTC ) }\n"),
+        ("lists in lists in lists", "x = ( ( ( ( a ) ) ) b )\n"),
+        (
+            "a value with spaces and no quotes",
+            "security {\n  capabilities = cap_net_admin+ep cap_net_raw+ep\n}\n"
+        ),
+        ("a space of another kind", "security\u{a0}{ user = mail }\n"),
+        ("two files to include", "include a.conf b.conf\n"),
         ("everything at once", "a = b = c\n} ; ' \n security { user }\n"),
     ]);
 }

@@ -17,6 +17,13 @@ fn mistakes_in_names() {
         ("an option as a scope", "broker { socket { } }"),
         ("a permit as an option", "broker { permit = mail }"),
         ("a misspelt listen", "ESMTP_Listener { Lisen \":25\" { } }"),
+        ("listen as an option", "ESMTP_Listener { Listen = \"*:25\" }"),
+        ("a listen scope at top level", "Listen \"*:25\" { }"),
+        ("a permit at top level", "permit \"mail\" { listen = ( :25 ) }"),
+        (
+            "a misspelt option of a listen",
+            "ESMTP_Listener { Listen_Backlg = 5 Listen \":25\" { Enabled = false Idle_Time = 3 } }"
+        ),
         ("a permit without a name", "broker { permit { listen = ( :25 ) } }"),
         ("a peer without a name", "broker { socket = /run/b peer { allow = ( ping ) } }"),
         ("a group without a name", "broker { socket = /run/b peer \"@\" { allow = ( ping ) } }"),

@@ -1,6 +1,6 @@
 //! What is no configuration: each mistake with what was probably meant.
 
-use super::{Head, Parser};
+use super::{Head, Parser, is_name};
 use crate::config::lexer::{Bad, Kind, Token};
 use crate::config::source::Span;
 use crate::config::tree::{Item, Opt, Value};
@@ -8,6 +8,10 @@ use crate::config::tree::{Item, Opt, Value};
 impl Parser<'_, '_> {
     pub(super) fn no_value(&mut self, name: Span) {
         let text = self.at(name);
+        // What is no name was told of already.
+        if !is_name(text) {
+            return;
+        }
         let (message, help) = if text.eq_ignore_ascii_case("include") {
             ("include names no file".to_owned(), "write include \"FILE\"".to_owned())
         } else {
@@ -117,7 +121,10 @@ impl Parser<'_, '_> {
                 "write the name of an option or scope before it, and = for an option",
             )
         } else {
-            (format!("{text:?} is not a name"), "names have letters, digits, _ and - only")
+            (
+                format!("{text:?} is not a name"),
+                "names have letters, digits, _ and - only; quote a value with spaces",
+            )
         };
         self.problems.error(span, message, help);
         if text.starts_with("//") {

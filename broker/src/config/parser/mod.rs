@@ -127,8 +127,6 @@ impl<'t> Parser<'t, '_> {
             Kind::OpenBrace => self.open_scope(name, None, None),
             Kind::OpenBracket | Kind::OpenParen => self.value(name),
             Kind::Word | Kind::Quoted { .. } => self.instance(name),
-            // What is no name was told of already.
-            _ if !is_name(text) => {}
             _ => self.no_value(name),
         }
     }
@@ -162,6 +160,8 @@ impl<'t> Parser<'t, '_> {
                 (self.lexer, self.next) = before;
                 self.no_value(name);
             }
+            // What is no name was told of already.
+            _ if !is_name(self.at(name)) => {}
             _ => {
                 let (name_text, value) = (self.at(name), self.at(instance.span));
                 let message = format!("there is no = between {name_text:?} and its value");
@@ -261,5 +261,5 @@ fn left_out(text: &str) -> bool {
 /// Letters, digits and `_`; and `:` and `-`, which the MTA's `hook:NAME` and `NAS-IP-Address` have.
 fn is_name(text: &str) -> bool {
     let name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-');
-    !text.is_empty() && text.bytes().all(name)
+    !text.is_empty() && !text.ends_with(':') && text.bytes().all(name)
 }

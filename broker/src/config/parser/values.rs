@@ -55,8 +55,17 @@ impl Parser<'_, '_> {
                     let scalar = self.scalar();
                     comma_may_stand = true;
                     if matches!(self.next.kind, Kind::Equals) {
-                        (self.lexer, self.next) = before;
-                        self.unclosed(open, "list", ")");
+                        let last = items.last().map_or(open, |last| last.span);
+                        if self.on_line_after(last, scalar.span) {
+                            // The word on the next line is the next option's name.
+                            (self.lexer, self.next) = before;
+                            self.unclosed(open, "list", ")");
+                        } else {
+                            let equals = self.span(self.next);
+                            let help = "write [ KEY = VALUE ] where a dictionary is meant, or quote the word";
+                            self.problems.error(equals, "a list holds words, and no KEY = VALUE", help);
+                            self.skip_nested();
+                        }
                         return Value::List { span, items };
                     }
                     items.push(scalar);
@@ -79,8 +88,11 @@ impl Parser<'_, '_> {
                     self.take();
                     self.bad(token, bad);
                 }
-                _ => {
+                other => {
                     self.unclosed(open, "list", ")");
+                    if other == Kind::CloseBracket {
+                        self.take();
+                    }
                     return Value::List { span, items };
                 }
             }
@@ -119,8 +131,11 @@ impl Parser<'_, '_> {
                     let help = "write KEY = VALUE";
                     self.problems.error(self.span(token), "no key stands before this =", help);
                 }
-                _ => {
+                other => {
                     self.unclosed(open, "dictionary", "]");
+                    if other == Kind::CloseParen {
+                        self.take();
+                    }
                     return Value::Dict { span, entries };
                 }
             }
@@ -154,19 +169,17 @@ impl Parser<'_, '_> {
         }
     }
 
-    /// Past the end of a list or dictionary that may not stand here.
+    /// Past the end of a list or dictionary that may not stand here, and of those in it.
     fn skip_nested(&mut self) {
-        loop {
+        let mut open = 1;
+        while open > 0 {
             match self.next.kind {
-                Kind::CloseParen | Kind::CloseBracket => {
-                    self.take();
-                    return;
-                }
-                Kind::Word | Kind::Quoted { .. } | Kind::Comma | Kind::Equals => {
-                    self.take();
-                }
+                Kind::OpenParen | Kind::OpenBracket => open += 1,
+                Kind::CloseParen | Kind::CloseBracket => open -= 1,
+                Kind::Word | Kind::Quoted { .. } | Kind::Comma | Kind::Equals => {}
                 _ => return,
             }
+            self.take();
         }
     }
 }
