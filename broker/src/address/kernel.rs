@@ -31,7 +31,8 @@ const IFADDRMSG: usize = 8;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
-const IFA_PROTO: u16 = 11;
+/// The attribute that has the tag.
+pub const IFA_PROTO: u16 = 11;
 /// Where struct rtmsg has its type.
 const ROUTE_TYPE: usize = 7;
 /// A lifetime without end.

@@ -19,6 +19,7 @@ pub mod lease;
 mod move_to;
 mod neighbours;
 mod nft;
+mod news;
 mod notice;
 pub mod packet;
 mod probe;

@@ -10,6 +10,8 @@ use std::os::unix::net::UnixDatagram;
 
 use nix::errno::Errno;
 
+use crate::link::filter::{self, step};
+
 /// The longest frame that is looked at: ARP over Ethernet with its padding.
 const LONGEST: usize = 128;
 
@@ -64,7 +66,6 @@ impl Packet {
             let raw: RawFd = Errno::result(libc::socket(libc::AF_PACKET, kind, 0))?;
             OwnedFd::from_raw_fd(raw)
         };
-        let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
         // Load a byte, compare it, return how much to keep: of ICMPv6 (58) the type 136.
         let mut steps = [
             step(0x30, 0, 0, 20),
@@ -74,18 +75,13 @@ impl Packet {
             step(0x06, 0, 0, 128),
             step(0x06, 0, 0, 0),
         ];
-        let filter = libc::sock_fprog { len: 6, filter: steps.as_mut_ptr() };
-        let length = libc::socklen_t::try_from(size_of_val(&filter)).map_err(|_| Errno::EINVAL)?;
+        filter::attach(&socket, &mut steps)?;
         let mut at = empty();
         at.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or_default();
         at.sll_protocol = u16::try_from(libc::ETH_P_IPV6).unwrap_or_default().to_be();
-        // SAFETY: the filter, its steps and the address are valid for the lengths given with them, and only read.
-        unsafe {
-            let (level, name) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
-            let filter = (&raw const filter).cast();
-            Errno::result(libc::setsockopt(socket.as_raw_fd(), level, name, filter, length))?;
-            Errno::result(libc::bind(socket.as_raw_fd(), (&raw const at).cast(), length_of(&at)))?;
-        }
+        // SAFETY: the address is valid for the length given with it, and only read.
+        let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const at).cast(), length_of(&at)) };
+        Errno::result(bound)?;
         Ok(Self { socket: socket.into() })
     }
 

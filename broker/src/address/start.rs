@@ -16,14 +16,12 @@ use super::kernel::{self, Place};
 use super::lease::Table;
 use super::packet::Packet;
 use super::probe::Heard;
-use super::{Addresses, Settings};
+use super::{Addresses, Settings, news};
 use crate::events::Events;
 use crate::failure::Failure;
-use crate::link::{Interface, Netlink, netlink};
+use crate::link::{Interface, Netlink};
 
 const STEP: &str = "addresses";
-/// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
-const GROUPS: u32 = 0x1 | 0x10 | 0x100;
 /// As large as the kernel makes a datagram of news.
 const DATAGRAM: usize = 32 * 1024;
 
@@ -34,7 +32,7 @@ impl Addresses {
     /// The socket that could not be opened.
     pub fn open(settings: Settings, raw: bool, events: Rc<Events>) -> Result<Self, Failure> {
         let os = |call: &'static str| move |error: nix::Error| Failure::os(STEP, call, error);
-        let news = netlink::open(SockProtocol::NetlinkRoute, GROUPS).map_err(os("netlink for news"))?;
+        let news = news::open().map_err(os("netlink for news"))?;
         Ok(Self {
             settings: settings.into(),
             events,
@@ -46,7 +44,7 @@ impl Addresses {
                 .then(Packet::open_for_advertisements)
                 .transpose()
                 .map_err(os("a packet socket for IPv6"))?,
-            news: news.into(),
+            news,
             inbox: RefCell::new(vec![0; DATAGRAM].into()),
             table: RefCell::new(Table::default()),
             links: RefCell::default(),

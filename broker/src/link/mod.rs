@@ -3,6 +3,7 @@
 //! Every socket is opened before the broker confines itself; afterwards nothing here opens anything.
 
 mod batch;
+pub mod filter;
 pub mod interface;
 pub mod netlink;
 
