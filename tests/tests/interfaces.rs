@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use portreeve_protocol::address::{AddAddress, Lease, ListAddresses};
+use portreeve_protocol::address::{AddAddress, Announce, Lease, ListAddresses};
 use portreeve_protocol::message::Outcome;
 use portreeve_protocol::{Fault, FaultCode};
 use portreeve_tests::peer::one_address;
@@ -130,7 +130,7 @@ fn addresses_of_an_interface_that_vanishes_are_lost_and_can_be_had_anew_when_it_
 }
 
 #[test]
-fn an_interface_without_a_hardware_address_has_its_addresses_unannounced() {
+fn at_an_interface_without_a_hardware_address_nobody_is_asked_or_told_and_who_wants_that_is_refused() {
     isolated(|host| {
         lan::join(&["far", "rival", "third"]);
         // Like a tunnel, loopback has none that a frame could bear.
@@ -142,9 +142,20 @@ fn an_interface_without_a_hardware_address_has_its_addresses_unannounced() {
         let before = lan::addresses();
         let mut peer = broker.peer();
         for address in ["10.8.0.1", "2001:db8::8:0:0:1"] {
-            let lease = peer.add_address(address, |add| (add.probes, add.announce) = (3, true)).unwrap();
-            assert_eq!(&*lease.interface, "lo");
+            for (probes, announce) in [(1, false), (0, true)] {
+                let wanted = |add: &mut AddAddress| (add.probes, add.announce) = (probes, announce);
+                let fault = peer.add_address(address, wanted).unwrap_err();
+                assert_eq!((fault.code, &*fault.subject), (FaultCode::Unsupported, "lo"), "{fault}");
+            }
+            assert_eq!(lan::addresses(), before);
+            assert_eq!(&*peer.add_address(address, |_| {}).unwrap().interface, "lo");
             peer.renew_address(address).unwrap();
+            let announced = peer.ask(&Announce { addresses: one_address(address), epoch: 0 }).unwrap().0;
+            let refused = |one: &Outcome<Lease>| one.fault().map(|fault| fault.code);
+            assert_eq!(
+                announced.results.iter().map(refused).collect::<Vec<_>>(),
+                [Some(FaultCode::Unsupported)]
+            );
             assert!(peer.remove_address(address).unwrap().verified);
         }
         assert_eq!(lan::addresses(), before);

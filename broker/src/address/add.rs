@@ -132,6 +132,9 @@ impl Addresses {
         if !link.up {
             return Err(is_down(&asked.interface));
         }
+        if (how.probes > 0 || how.announce) && link.hardware.is_none() {
+            return Err(without_hardware(&asked.interface));
+        }
         let place = Place { address, index: link.index, prefix: asked.prefix };
         let lease = Lease {
             place,
@@ -255,6 +258,15 @@ pub(super) fn is_down(interface: &str) -> Fault {
 }
 
 pub(super) fn conflict(address: IpAddr, rival: Option<super::frame::Hardware>) -> Fault {
+/// The fault of an interface at which nobody can be asked or told who has an address.
+pub(super) fn without_hardware(interface: &str) -> Fault {
+    let message =
+        format!("the interface {interface:?} has no hardware address: nobody is asked or told there");
+    Fault::new(FaultCode::Unsupported, &message)
+        .about(interface)
+        .remedy("ask with no probes and without announcement")
+}
+
     let rival = rival.map(hardware_text);
     let who = rival.as_ref().map_or_else(|| "another host".to_owned(), |rival| format!("the host {rival}"));
     Fault::new(FaultCode::Conflict, &format!("{who} has {address}"))

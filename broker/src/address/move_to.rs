@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 use portreeve_protocol::{EventCode, Fault, Text};
 
-use super::add::{Asked, Outcome, is_down};
+use super::add::{Asked, Outcome, is_down, without_hardware};
 use super::boot_time::BootTime;
 use super::kernel::{self, Lifetime, Place};
 use super::lease::{Holder, State};
@@ -38,7 +38,7 @@ impl Addresses {
         self.take_news();
         let begun: Vec<_> = asked
             .iter()
-            .map(|asked| asked.clone().and_then(|asked| self.begin_move(&asked, holder, epoch)))
+            .map(|asked| asked.clone().and_then(|asked| self.begin_move(&asked, holder, epoch, announce)))
             .collect();
         // One that is named twice moves once.
         let mut named = HashSet::new();
@@ -68,12 +68,21 @@ impl Addresses {
     }
 
     /// What is to be done for one; `None` where it is there already.
-    fn begin_move(&self, asked: &Asked, holder: Option<Holder>, epoch: u64) -> Result<Option<Move>, Fault> {
+    fn begin_move(
+        &self,
+        asked: &Asked,
+        holder: Option<Holder>,
+        epoch: u64,
+        announce: bool,
+    ) -> Result<Option<Move>, Fault> {
         let now = BootTime::now();
         let link = Interface::named(&self.route, &asked.interface)
             .map_err(|errno| fault::of_interface(&asked.interface, errno))?;
         if !link.up {
             return Err(is_down(&asked.interface));
+        }
+        if announce && link.hardware.is_none() {
+            return Err(without_hardware(&asked.interface));
         }
         let mut table = self.table.borrow_mut();
         let lease = table.of(asked.address, holder, epoch, now)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use portreeve_protocol::{Fault, FaultCode};
 
-use super::add::Outcome;
+use super::add::{Outcome, without_hardware};
 use super::boot_time::BootTime;
 use super::kernel::{self, Lifetime, Place};
 use super::lease::{Holder, State};
@@ -105,11 +105,14 @@ impl Addresses {
         let now = BootTime::now();
         let one = |address: &Result<IpAddr, Fault>| {
             let address = address.clone()?;
-            let told = match self.table.borrow_mut().of(address, holder, epoch, now)? {
+            let (told, index) = match self.table.borrow_mut().of(address, holder, epoch, now)? {
                 lease if lease.state == State::Missing => return Err(taken_away(address)),
-                lease => lease.told(now),
+                lease => (lease.told(now), lease.place.index),
             };
-            self.announce(address);
+            match self.link(index) {
+                Some(link) if link.hardware.is_none() => return Err(without_hardware(&link.name)),
+                _ => self.announce(address),
+            }
             Ok(told)
         };
         asked.iter().map(one).collect()
