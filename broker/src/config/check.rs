@@ -80,7 +80,11 @@ fn topology(cluster: &Cluster, sources: &Sources, problems: &mut Problems) {
             let help = format!("remove one of the two: the other is at {}", sources.file_line(first));
             problems.error(topology.block.span, message, help);
         }
-        if topology.mask != block.bits() {
+        if topology.mask < block.prefix() {
+            let message = format!("a prefix of {} bits is wider than the block {block}", topology.mask);
+            let help = format!("write cidrmask = {}", block.bits());
+            problems.error(topology.block.span, message, help);
+        } else if topology.mask != block.bits() {
             let message = format!("removing one address of {block} can take others of it along");
             let help = format!("write cidrmask = {} unless that is meant", block.bits());
             problems.warning(topology.block.span, message, help);
@@ -128,7 +132,11 @@ impl Config {
         taken
             .map(|(address, span)| {
                 let message = format!("the DuraVIP address {address} is this host's own");
-                self.error(span, message, "declare an address that no host has for itself")
+                self.error(
+                    span,
+                    message,
+                    "declare one that no host has for itself, or take it off the interface",
+                )
             })
             .collect()
     }

@@ -58,6 +58,10 @@ fn mistakes_between_scopes() {
             "cluster { topology \"10.1.1.0/24\" { interface = eth1 cidrmask = 24 } }\n".to_owned(),
         ),
         (
+            "a mask wider than the block",
+            "cluster { topology \"10.1.1.0/24\" { interface = eth1 cidrmask = 23 } }\n".to_owned(),
+        ),
+        (
             "a permitted address outside the topology",
             format!("{TOPOLOGY}broker {{ permit p {{ address = ( 10.9.0.0/16 ) }} }}\n"),
         ),
