@@ -131,6 +131,36 @@ fn a_move_that_may_not_be_or_cannot_be_changes_nothing() {
 }
 
 #[test]
+fn an_address_that_does_not_leave_its_interface_is_put_back_there_and_not_on_the_other() {
+    isolated(|host| {
+        let broker = configuration(host);
+        let mut peer = broker.peer();
+        peer.add_address("10.1.1.7", |add| add.lease = Some(60)).unwrap();
+        // Another program's, which the broker's removal leaves: it has another host at its end.
+        lan::ip("addr add 10.1.1.7 peer 10.1.1.99/32 dev eth1");
+        let before = lan::addresses();
+        let fault = peer.move_address("10.1.1.7", "eth2").unwrap_err();
+        assert_eq!((fault.code, fault.errno), (FaultCode::InUse, libc::EEXIST.unsigned_abs()), "{fault}");
+        assert_eq!(lan::addresses(), before);
+        assert_eq!(&*peer.renew_address("10.1.1.7").unwrap().interface, "eth1");
+        lan::ip("addr del 10.1.1.7 peer 10.1.1.99/32 dev eth1");
+        assert_eq!(&*peer.move_address("10.1.1.7", "eth2").unwrap().interface, "eth2");
+        assert!(lan::shown("10.1.1.7").unwrap().contains("eth2"));
+    });
+}
+
+#[test]
+fn a_lease_in_its_last_second_is_not_moved() {
+    isolated(|host| {
+        let broker = configuration(host);
+        let mut peer = broker.peer();
+        let lease = peer.add_address("10.1.1.7", |add| add.lease = Some(3)).unwrap();
+        std::thread::sleep(Duration::from_millis(lease.left_ms - 900));
+        assert_eq!(peer.move_address("10.1.1.7", "eth2").unwrap_err().code, FaultCode::Expired);
+    });
+}
+
+#[test]
 fn a_thousand_moves_there_and_back_end_where_they_began_and_announce_no_faster_than_allowed() {
     isolated(|host| {
         let broker = configuration(host);

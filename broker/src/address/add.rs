@@ -236,6 +236,7 @@ impl Addresses {
         let lease = table.get_mut(place.address)?;
         lease.state = State::Held;
         lease.deadline = deadline;
+        self.silent.borrow_mut().remove(&place.address);
         self.tell(lease, EventCode::AddressAdded, "");
         Some(lease.told(BootTime::now()))
     }
@@ -257,7 +258,6 @@ pub(super) fn is_down(interface: &str) -> Fault {
         .remedy("set it up first")
 }
 
-pub(super) fn conflict(address: IpAddr, rival: Option<super::frame::Hardware>) -> Fault {
 /// The fault of an interface at which nobody can be asked or told who has an address.
 pub(super) fn without_hardware(interface: &str) -> Fault {
     let message =
@@ -267,6 +267,7 @@ pub(super) fn without_hardware(interface: &str) -> Fault {
         .remedy("ask with no probes and without announcement")
 }
 
+pub(super) fn conflict(address: IpAddr, rival: Option<super::frame::Hardware>) -> Fault {
     let rival = rival.map(hardware_text);
     let who = rival.as_ref().map_or_else(|| "another host".to_owned(), |rival| format!("the host {rival}"));
     Fault::new(FaultCode::Conflict, &format!("{who} has {address}"))

@@ -42,12 +42,14 @@ pub fn keep(addresses: &Rc<Addresses>, listeners: &Rc<dyn Listeners>) -> io::Res
     tokio::task::spawn_local(async move {
         let mut compare = Instant::now() + kept.settings.get().check;
         loop {
-            let next = kept.turn().min(compare);
+            let due = |kept: &Addresses| kept.doubt.get().map_or(compare, |soon| soon.min(compare));
+            let next = kept.turn().min(due(&kept));
             tokio::select! {
                 () = sleep_until(next) => {}
                 () = kept.changed.notified() => {}
             }
-            if Instant::now() >= compare {
+            if Instant::now() >= due(&kept) {
+                kept.doubt.set(None);
                 kept.compare();
                 kept.put_back();
                 compare = Instant::now() + kept.settings.get().check;

@@ -17,6 +17,7 @@ use super::together::Followers;
 pub const MOST: usize = 10_240;
 /// How many addresses that are gone are remembered, for their epochs.
 pub const REMEMBERED: usize = 65_536;
+const A_MINUTE: Duration = Duration::from_secs(60);
 
 /// Whose an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -85,10 +86,26 @@ impl Lease {
         self.state == State::Held
     }
 
-    /// How long it lasts still, in whole seconds upwards, as the kernel takes it.
+    /// How long it lasts still, in whole seconds as the kernel takes it: downwards, for what the kernel has must not
+    /// outlast it.
     pub fn left(&self, now: BootTime) -> Lifetime {
         let left = now.until(self.deadline?);
-        Some(u32::try_from(left.as_millis().div_ceil(1000)).unwrap_or(u32::MAX - 1).max(1))
+        Some(u32::try_from(left.as_secs()).unwrap_or(u32::MAX - 1))
+    }
+
+    /// Whether it ends within a second, which is less than the kernel can be told.
+    pub fn is_ending(&self, now: BootTime) -> bool {
+        self.left(now) == Some(0)
+    }
+
+    /// Whether it may be put back once more, at most so often in a minute; if so that is counted.
+    pub fn may_be_put_back(&mut self, now: Instant, most: u32) -> bool {
+        self.put_back.retain(|then| now.duration_since(*then) < A_MINUTE);
+        let may = self.put_back.len() < usize::try_from(most).unwrap_or(usize::MAX);
+        if may {
+            self.put_back.push_back(now);
+        }
+        may
     }
 
     /// As a peer is told.

@@ -110,6 +110,10 @@ pub struct Addresses {
     /// Whether an address may be missing: most news are of none.
     any_missing: Cell<bool>,
     /// Unset until the broker serves.
+    /// When to compare with the kernel early: it told of something removed that it still seemed to have.
+    doubt: Cell<Option<tokio::time::Instant>>,
+    /// What was removed and is on this host still, elsewhere. It passes the fence again when it is gone there.
+    silent: RefCell<HashSet<IpAddr>>,
     listeners: OnceCell<Weak<dyn Listeners>>,
     counts: Counts,
     /// Something is due earlier than before.

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use nix::errno::Errno;
-use portreeve_protocol::{EventCode, Fault, Text};
+use portreeve_protocol::{EventCode, Fault, FaultCode, Text};
 
 use super::add::{Asked, Outcome, is_down, without_hardware};
 use super::boot_time::BootTime;
@@ -88,6 +88,10 @@ impl Addresses {
         let lease = table.of(asked.address, holder, epoch, now)?;
         if lease.state == State::Missing {
             return Err(taken_away(asked.address));
+        }
+        if lease.is_ending(now) {
+            let message = format!("the lease of {} ends within a second", asked.address);
+            return Err(Fault::new(FaultCode::Expired, &message).remedy("renew it and move it then"));
         }
         let to = Place { address: asked.address, index: link.index, prefix: asked.prefix };
         let one = Move { from: lease.place, to, life: lease.left(now) };

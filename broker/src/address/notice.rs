@@ -75,21 +75,15 @@ impl Addresses {
     pub async fn see_gone(&self, removed: &mut HashMap<IpAddr, Result<Removed, Fault>>) {
         let end = Instant::now() + LOOKING;
         loop {
-            let doubtful: Vec<IpAddr> =
-                removed.values().flatten().filter(|one| !one.verified).map(|one| one.address).collect();
-            if doubtful.is_empty() || Instant::now() >= end {
+            for one in removed.values_mut().flatten() {
+                let here = |address| self.silent.borrow().contains(&address);
+                one.verified |= !here(one.address) && self.table.borrow().get(one.address).is_none();
+            }
+            if removed.values().flatten().all(|one| one.verified) || Instant::now() >= end {
                 return;
             }
             sleep(LOOK).await;
-            let local = self.are_local(&doubtful);
-            let gone: Vec<Removed> = doubtful
-                .into_iter()
-                .filter(|address| matches!(local.get(address), Some(Ok(false))))
-                .filter(|address| self.table.borrow().get(*address).is_none())
-                .map(|address| Removed { address, verified: true })
-                .collect();
-            self.let_go(gone.iter());
-            removed.extend(gone.into_iter().map(|one| (one.address, Ok(one))));
+            self.look_at_silent();
         }
     }
 }

@@ -79,12 +79,13 @@ impl Addresses {
     }
 
     /// Lets packets of addresses that are surely gone pass again.
-    pub(super) fn let_go<'r>(&self, removed: impl Iterator<Item = &'r Removed>) {
+    fn let_go<'r>(&self, removed: impl Iterator<Item = &'r Removed>) {
         let mut gone = Vec::new();
         for Removed { address, verified } in removed {
             match verified {
                 true => gone.push(*address),
                 false => {
+                    self.silent.borrow_mut().insert(*address);
                     tracing::warn!(%address, "an address that was removed is on this host still, elsewhere")
                 }
             }
@@ -94,5 +95,21 @@ impl Addresses {
         {
             tracing::error!(?gone, %error, "the fence of addresses that are gone stays");
         }
+    }
+
+    /// Looks again at what was removed and was elsewhere on this host; what is gone there passes the fence again.
+    pub(super) fn look_at_silent(&self) {
+        let silent: Vec<IpAddr> = {
+            let (table, silent) = (self.table.borrow(), self.silent.borrow());
+            silent.iter().filter(|one| table.get(**one).is_none()).copied().collect()
+        };
+        if silent.is_empty() {
+            return;
+        }
+        let local = self.are_local(&silent);
+        let gone = silent.into_iter().filter(|address| matches!(local.get(address), Some(Ok(false))));
+        let gone: Vec<Removed> = gone.map(|address| Removed { address, verified: true }).collect();
+        self.silent.borrow_mut().retain(|address| gone.iter().all(|one| one.address != *address));
+        self.let_go(gone.iter());
     }
 }

@@ -58,6 +58,8 @@ impl Addresses {
             listeners: OnceCell::new(),
             counts: Counts::default(),
             changed: Notify::new(),
+            doubt: Cell::new(None),
+            silent: RefCell::default(),
         })
     }
 

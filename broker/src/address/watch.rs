@@ -1,8 +1,8 @@
 //! Staying true: what the kernel tells of interfaces and addresses, and putting back what somebody took away.
 //!
-//! Promises: an address that is leased and was taken away is put back while its lease lasts, at most so often a minute;
-//! it is announced again then, and when its interface has a carrier again or another hardware address. News that were
-//! lost are made up for by looking at everything.
+//! Promises: an address that is leased and was taken away is put back while its lease lasts, at most so often a minute,
+//! and never for longer; it is announced again then, and when its interface has a carrier again or another hardware
+//! address. News that were lost are made up for by looking at everything.
 
 use std::collections::HashSet;
 use std::io;
@@ -22,7 +22,8 @@ use crate::events::Concern;
 use crate::link::interface::{Interface, RTM_DELLINK, RTM_NEWLINK};
 use crate::link::netlink;
 
-const A_MINUTE: Duration = Duration::from_secs(60);
+/// How soon everything is compared when the kernel told of something that could not be seen.
+const SOON: Duration = Duration::from_millis(100);
 
 impl Addresses {
     /// Takes all news that there are, and puts back what they say is missing.
@@ -143,8 +144,14 @@ impl Addresses {
     /// An address was removed some time ago. What the broker itself has put there again since is not missing.
     fn was_removed(&self, place: &Place) {
         let held = |lease: &&Lease| lease.place == *place && lease.state == State::Held;
-        if self.table.borrow().get(place.address).filter(held).is_some() && !self.is_present(place) {
+        let held = self.table.borrow().get(place.address).filter(held).is_some();
+        if held && !self.is_present(place) {
             self.table.borrow_mut().get_mut(place.address).into_iter().for_each(|lease| self.miss(lease));
+        } else if held || self.silent.borrow().contains(&place.address) {
+            // Of IPv4 the kernel tells before it takes the route away, and the address may be elsewhere on this host.
+            let soon = self.doubt.get().unwrap_or_else(|| tokio::time::Instant::now() + SOON);
+            self.doubt.set(Some(soon));
+            self.changed.notify_one();
         }
     }
 
@@ -170,7 +177,14 @@ impl Addresses {
         }
     }
 
+    /// An address is not where it should be. In the last second of its lease that is the lease's end: the kernel counts
+    /// in seconds, and may be early by what it rounds.
     fn miss(&self, lease: &mut Lease) {
+        let now = BootTime::now();
+        if lease.is_ending(now) {
+            lease.deadline = Some(now);
+            return self.changed.notify_one();
+        }
         lease.state = State::Missing;
         self.any_missing.set(true);
         self.tell(lease, EventCode::AddressLost, "");
@@ -198,6 +212,7 @@ impl Addresses {
             }
             Err(errno) => tracing::error!(%errno, "the addresses of this host could not be listed"),
         }
+        self.look_at_silent();
     }
 
     /// Puts back what is missing, where its interface is up.
@@ -212,10 +227,7 @@ impl Addresses {
             self.any_missing.set(true);
             let place = lease.place;
             let up = Interface::numbered(&self.route, place.index).is_ok_and(|link| link.up);
-            lease.put_back.retain(|then| instant.duration_since(*then) < A_MINUTE);
-            let most = usize::try_from(self.settings.get().put_back).unwrap_or(usize::MAX);
-            if up && !lease.is_over(now) && lease.put_back.len() < most {
-                lease.put_back.push_back(instant);
+            if up && !lease.is_ending(now) && lease.may_be_put_back(instant, self.settings.get().put_back) {
                 again.push((place, lease.left(now)));
             }
         }

@@ -75,3 +75,23 @@ fn each_holder_has_its_own_quota_and_gets_back_what_it_gives_up() {
     enter(&mut table, 1, Holder::Worker).unwrap();
     assert_eq!(code(enter(&mut table, 4, Holder::Worker)), Some(FaultCode::Quota));
 }
+
+#[test]
+fn an_address_is_put_back_so_often_in_a_minute_and_again_after_it() {
+    let (begin, mut lease) = (Instant::now(), lease(0, BootTime::now()));
+    let at = |seconds: u64| begin + Duration::from_secs(seconds);
+    let put_back: Vec<u64> = (0..150).filter(|second| lease.may_be_put_back(at(*second), 3)).collect();
+    assert_eq!(put_back, [0, 1, 2, 60, 61, 62, 120, 121, 122]);
+    assert!(!lease.may_be_put_back(at(300), 0));
+}
+
+#[test]
+fn the_kernel_is_told_no_more_seconds_than_a_lease_has() {
+    let now = BootTime::now();
+    for (left, seconds) in [(9_999, 9), (1_000, 1), (999, 0), (0, 0)] {
+        let lease = lease(0, now.after(Duration::from_millis(left)));
+        assert_eq!((lease.left(now), lease.is_ending(now)), (Some(seconds), seconds == 0));
+    }
+    let for_ever = Lease { deadline: None, ..lease(0, now) };
+    assert_eq!((for_ever.left(now), for_ever.is_ending(now)), (None, false));
+}
