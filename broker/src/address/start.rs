@@ -139,7 +139,7 @@ impl Addresses {
 
 fn no_fence(why: &str) -> String {
     format!(
-        "no fence: this kernel has no nf_tables{why}; an orphaned address may answer up to 1.2 s after its lease, IPv6 \
-         longer on a busy host"
+        "no fence: this kernel has no nf_tables{why}; an orphaned address may answer a second longer than its lease, or an \
+         eighth of it, and IPv6 longer still on a busy host"
     )
 }
