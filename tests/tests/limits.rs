@@ -6,7 +6,11 @@ use portreeve_protocol::FaultCode;
 use portreeve_protocol::limit::SetLimit;
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::puppet::Stage;
-use portreeve_tests::{Broker, Host, binaries, isolated, sample};
+use portreeve_tests::{Broker, Host, Refusal, binaries, isolated, process, sample};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The capability's bit, see include/uapi/linux/capability.h.
+const SYS_RESOURCE: u64 = 1 << 24;
 
 const MORE: &str = r#"
     broker {
@@ -76,6 +80,44 @@ fn a_command_gets_the_limits_that_a_permit_allows_and_no_others() {
         let (code, shown) = limit(host, &user, &["nofile=256", "--", "true"]);
         assert!(code == Some(1) && shown.contains("cap_sys_resource"), "{code:?} {shown}");
     });
+}
+
+#[test]
+fn with_the_capability_limits_are_raised_for_anybody_and_without_it_no_broker_starts() {
+    isolated(|host| {
+        let (soft, hard) = open_files_of_this_process();
+        let more = MORE.replace("nofile=2000", "nofile=unlimited");
+        let text = (sample::control("( \"*:25\" )") + &more)
+            .replace("cap_net_bind_service+ep", "cap_net_bind_service,cap_sys_resource+ep");
+        if process::threads(std::process::id())[0].bounding & SYS_RESOURCE == 0 {
+            Refusal::of(host, &text).says(77, &["cap_sys_resource", "bounding set"]);
+            return;
+        }
+        let _broker = Broker::start(host, &text);
+        let show = ["--", "cat", "/proc/self/limits"];
+        let user = ["setpriv", "--reuid=2", "--regid=2", "--clear-groups"];
+        for who in [&[][..], &user] {
+            let (code, shown) = limit(host, who, &[&["nofile=256:512"][..], &show].concat());
+            if !kernel_pins_peers() {
+                assert!(code == Some(1) && shown.contains("Linux 6.5"), "{shown}");
+                return;
+            }
+            assert_eq!((code, open_files(&shown)), (Some(0), Some(vec!["256", "512"])), "{shown}");
+        }
+        // Beyond the hard limit the kernel asks for the capability over the whole machine, which a user namespace lacks.
+        let beyond = hard + 1;
+        let may = setrlimit(Resource::Nofile, Rlimit { current: soft, maximum: Some(beyond) }).is_ok();
+        let (code, shown) = limit(host, &[], &[&[&*format!("nofile={}", beyond + 1)][..], &show].concat());
+        match may {
+            true => assert_eq!(open_files(&shown).unwrap()[1], (beyond + 1).to_string(), "{shown}"),
+            false => assert!(code == Some(1) && shown.contains("cap_sys_resource"), "{code:?} {shown}"),
+        }
+    });
+}
+
+fn open_files_of_this_process() -> (Option<u64>, u64) {
+    let limit = getrlimit(Resource::Nofile);
+    (limit.current, limit.maximum.unwrap())
 }
 
 #[test]
