@@ -16,10 +16,11 @@ mod handed;
 mod keep;
 pub mod kernel;
 pub mod lease;
+mod left;
 mod move_to;
 mod neighbours;
-mod nft;
 mod news;
+mod nft;
 mod notice;
 pub mod packet;
 mod probe;
@@ -109,11 +110,11 @@ pub struct Addresses {
     series: Cell<u64>,
     /// Whether an address may be missing: most news are of none.
     any_missing: Cell<bool>,
-    /// Unset until the broker serves.
     /// When to compare with the kernel early: it told of something removed that it still seemed to have.
     doubt: Cell<Option<tokio::time::Instant>>,
     /// What was removed and is on this host still, elsewhere. It passes the fence again when it is gone there.
     silent: RefCell<HashSet<IpAddr>>,
+    /// Unset until the broker serves.
     listeners: OnceCell<Weak<dyn Listeners>>,
     counts: Counts,
     /// Something is due earlier than before.

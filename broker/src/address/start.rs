@@ -1,8 +1,10 @@
 //! The start and the end: sockets while the broker may still open them, a clean slate, and nothing left behind.
 //!
-//! Promises: of the addresses that are there only those that carry the broker's tag are removed, and no link is touched.
+//! Promises: of the addresses that are there only those are removed that carry the broker's tag, and those that are
+//! declared to move and not the host's own; no link is touched.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -12,11 +14,12 @@ use tokio::sync::Notify;
 use super::announce::Queue;
 use super::counts::Counts;
 use super::fence::Fence;
-use super::kernel::{self, Place};
+use super::kernel::{self, Place, Present};
 use super::lease::Table;
+use super::left::Untagged;
 use super::packet::Packet;
 use super::probe::Heard;
-use super::{Addresses, Settings, news};
+use super::{Addresses, Asked, Settings, news};
 use crate::events::Events;
 use crate::failure::Failure;
 use crate::link::{Interface, Netlink};
@@ -55,11 +58,11 @@ impl Addresses {
             crowded: RefCell::default(),
             series: Cell::new(0),
             any_missing: Cell::new(false),
+            doubt: Cell::new(None),
+            silent: RefCell::default(),
             listeners: OnceCell::new(),
             counts: Counts::default(),
             changed: Notify::new(),
-            doubt: Cell::new(None),
-            silent: RefCell::default(),
         })
     }
 
@@ -91,19 +94,23 @@ impl Addresses {
         Ok(())
     }
 
-    /// Removes what an earlier broker left and builds the fence. Gives what the operator should know.
+    /// Removes what an earlier broker left, and what else is there of `declared`, the addresses that move, and not the
+    /// host's own; builds the fence. Gives what the operator should know.
     ///
     /// # Errors
     /// The kernel cannot be asked, or keeps an address that should go.
-    pub fn clean_slate(&mut self) -> Result<Vec<String>, Failure> {
+    pub fn clean_slate(&mut self, declared: &[Asked]) -> Result<Vec<String>, Failure> {
         let mut warnings = Vec::new();
         self.look_at_links()?;
-        let present = kernel::list(&self.route).map_err(|error| Failure::os(STEP, "RTM_GETADDR", error))?;
-        let left: Vec<Place> = present.iter().filter(|one| one.ours).map(|one| one.place).collect();
-        for (place, outcome) in left.iter().zip(self.clear(&left)) {
+        let (present, untagged) = self.untagged(declared)?;
+        let tagged = present.iter().filter(|one| one.ours).map(|one| (one.place, "an earlier broker"));
+        let left: Vec<_> =
+            tagged.chain(untagged.left.into_iter().map(|place| (place, "another program"))).collect();
+        let places: Vec<Place> = left.iter().map(|(place, _)| *place).collect();
+        for ((place, who), outcome) in left.iter().zip(self.clear(&places)) {
             let address = place.address;
             match outcome {
-                Ok(_) => tracing::info!(%address, index = place.index, "removed what an earlier broker left"),
+                Ok(_) => tracing::info!(%address, index = place.index, who, "removed what was left here"),
                 Err(fault) => return Err(Failure::os(STEP, "RTM_DELADDR", fault)),
             }
         }
@@ -114,6 +121,31 @@ impl Addresses {
             self.fence = None;
         }
         Ok(warnings)
+    }
+
+    /// Those of the addresses that move which are this host's own.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn own_among(&self, declared: &[Asked]) -> Result<Vec<IpAddr>, Failure> {
+        self.look_at_links()?;
+        Ok(self.untagged(declared)?.1.own)
+    }
+
+    /// Every address of the host, and what is to be thought of those that move and do not carry the broker's tag.
+    fn untagged(&self, declared: &[Asked]) -> Result<(Vec<Present>, Untagged), Failure> {
+        let links = self.links.borrow();
+        let index = |name: &str| links.values().find(|link| link.name == name).map(|link| link.index);
+        let place = |one: &Asked| Place {
+            address: one.address,
+            // No interface has the number 0.
+            index: index(&one.interface).unwrap_or_default(),
+            prefix: one.prefix,
+        };
+        let declared: HashMap<IpAddr, Place> = declared.iter().map(|one| (one.address, place(one))).collect();
+        let present = kernel::list(&self.route).map_err(|error| Failure::os(STEP, "RTM_GETADDR", error))?;
+        let untagged = Untagged::among(&present, &declared);
+        Ok((present, untagged))
     }
 
     /// Gives every address back, and the fence.

@@ -1,6 +1,8 @@
 //! What a configuration says of addresses, beside where they go.
 
-use crate::address::Settings;
+use portreeve_protocol::Text;
+
+use crate::address::{Asked, Settings};
 use crate::config::Config;
 
 /// Whether anything in it is about addresses or interfaces.
@@ -8,6 +10,16 @@ pub fn names_addresses(config: &Config) -> bool {
     let mut permits = config.broker.permits.iter();
     permits.any(|permit| !permit.address.is_empty() || !permit.interface.is_empty())
         || config.moving_addresses().next().is_some()
+}
+
+/// The addresses that are declared to move, where the topology puts each.
+pub fn moving(config: &Config) -> Vec<Asked> {
+    let one = |address| {
+        let block = config.cluster.block_of(address)?;
+        let interface = Text::clipped(&block.interface.value);
+        Some(Asked { address, interface, prefix: block.mask, follows: None })
+    };
+    config.moving_addresses().filter_map(|(address, _)| one(address)).collect()
 }
 
 /// How addresses are kept.

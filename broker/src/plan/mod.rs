@@ -22,7 +22,7 @@ use crate::failure::{Exit, Failure};
 use crate::policy::{Policy, unserved};
 
 pub use accounts::policy;
-pub use addresses::{address_settings, names_addresses};
+pub use addresses::{address_settings, moving, names_addresses};
 pub use chroot::Root;
 pub use finding::Findings;
 pub use sockets::{check_directories, socket_directories};

@@ -15,7 +15,7 @@ use crate::events::Events;
 use crate::failure::{Exit, Failure};
 use crate::inject;
 use crate::listener::{Changes, Directories, Filter, Registry};
-use crate::plan::{self, Plan};
+use crate::plan::{self, Findings, Plan};
 use crate::service::{Awaited, Notifier, Store, control_socket};
 use crate::takeover::{Offered, Predecessor};
 
@@ -64,7 +64,14 @@ pub fn addresses(config: &Config, plan: &Plan, events: &Rc<Events>) -> Result<Op
     if !retains(NET_ADMIN) || !plan::names_addresses(config) {
         return Ok(None);
     }
-    Addresses::open(plan::address_settings(config), retains(NET_RAW), events.clone()).map(Some)
+    let addresses = Addresses::open(plan::address_settings(config), retains(NET_RAW), events.clone())?;
+    let own = addresses.own_among(&plan::moving(config))?;
+    let mut findings = Findings::default();
+    config.own_addresses(&own).into_iter().for_each(|own| findings.error("addresses", Exit::Config, own));
+    match findings.first_failure() {
+        Some(failure) => Err(failure),
+        None => Ok(Some(addresses)),
+    }
 }
 
 /// Meets the broker that is to be replaced, and takes the control socket from it.
