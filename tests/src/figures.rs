@@ -100,9 +100,11 @@ pub fn measure(case: &str, units: usize, mut contenders: Vec<Contender<'_>>) {
     let budget = if std::env::args().any(|argument| argument == INSIDE_QUICKLY) { QUICK } else { BUDGET };
     let end = Instant::now() + budget;
     for round in 0..ROUNDS {
-        // Each begins as often as any other, so that none always runs on the caches of the same one.
-        for turn in 0..contenders.len() {
-            let index = (round + turn) % contenders.len();
+        // Each begins as often as any other and comes after every other: what one leaves behind, in caches or for the
+        // kernel to free later, is borne by all.
+        let count = contenders.len();
+        for turn in 0..count {
+            let index = (round + if round % 2 == 0 { turn } else { count - turn }) % count;
             let start = Instant::now();
             (contenders[index].run)();
             samples[index].push(start.elapsed().as_nanos() as f64 / units as f64);

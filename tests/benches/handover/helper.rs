@@ -49,9 +49,10 @@ impl Helper {
         endpoints.iter().for_each(|_| self.receive(1));
     }
 
-    /// Has it close what it keeps, and does not wait for that.
+    /// Has it close what it keeps, and waits for that.
     pub fn release(&self) {
         self.send(&[]);
+        self.receive(0);
     }
 
     fn send(&self, endpoints: &[SocketAddrV4]) {
@@ -106,11 +107,10 @@ pub fn serve() {
         let Some((_, endpoints)) = places.split_last() else {
             return;
         };
-        let (count, before) = (endpoints.len(), kept.len());
-        if count == 0 {
+        if endpoints.is_empty() {
             kept.clear();
-            continue;
         }
+        let (count, before) = (endpoints.len(), kept.len());
         kept.extend(endpoints.iter().map(|[a, b, c, d, port @ ..]: &[u8; ENDPOINT]| {
             listener(SocketAddrV4::new([*a, *b, *c, *d].into(), u16::from_ne_bytes(*port)))
         }));
