@@ -76,6 +76,13 @@ pub fn report(case: &str, unit: &str, ours: f64) {
     println!("{}", Figure { case: case.to_owned(), unit: unit.to_owned(), ours, floor: None }.to_json());
 }
 
+/// Prints one figure beside its floor, for [`main`] to collect.
+pub fn report_beside(case: &str, unit: &str, ours: f64, name: &str, floor: f64) {
+    let floor = Some((name.to_owned(), floor.round()));
+    let figure = Figure { case: case.to_owned(), unit: unit.to_owned(), ours: ours.round(), floor };
+    println!("{}", figure.to_json());
+}
+
 /// Whether the cases asked for, if any were, are those whose names begin so.
 pub fn is_wanted(case: &str) -> bool {
     std::env::args().nth(2).is_none_or(|only| case.starts_with(&only))
@@ -116,13 +123,7 @@ pub fn measure(case: &str, units: usize, mut contenders: Vec<Contender<'_>>) {
     }
     let medians: Vec<f64> = samples.iter_mut().map(|samples| median(samples)).collect();
     for (floor, floor_ns) in contenders.iter().zip(&medians).skip(1) {
-        let figure = Figure {
-            case: case.to_owned(),
-            unit: "ns".to_owned(),
-            ours: medians[0].round(),
-            floor: Some((floor.name.to_owned(), floor_ns.round())),
-        };
-        println!("{}", figure.to_json());
+        report_beside(case, "ns", medians[0], floor.name, *floor_ns);
     }
 }
 

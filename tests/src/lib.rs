@@ -10,6 +10,7 @@ pub mod chroot;
 pub mod crowd;
 pub mod explained;
 pub mod figures;
+pub mod flood;
 pub mod host;
 pub mod kernel;
 pub mod lan;

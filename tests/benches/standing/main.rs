@@ -1,5 +1,5 @@
-//! What a broker costs that stands ready: its start, the time until a dead worker's successor serves, its memory before,
-//! with and after ten thousand listeners, and the size of its program.
+//! What a broker costs that stands ready: its start, the time until a dead worker's successor serves, the latency that a
+//! flood of one user leaves another, its memory before, with and after ten thousand listeners, and the size of its program.
 
 use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpStream};
@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use portreeve_protocol::List;
 use portreeve_protocol::message::{ListenMany, ListenerId, Outcome};
 use portreeve_tests::chroot::Chroot;
-use portreeve_tests::figures::{self, is_wanted, median, report};
+use portreeve_tests::figures::{self, is_wanted, median, report, report_beside};
 use portreeve_tests::peer::listen;
-use portreeve_tests::{Broker, Host, Peer, binaries, process, sample};
+use portreeve_tests::{Broker, Host, Peer, binaries, flood, process, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
 const ROUNDS: usize = 20;
@@ -25,6 +25,9 @@ fn inside(host: &Host) {
     }
     if is_wanted("successor") {
         successor(host);
+    }
+    if is_wanted("flood") {
+        floods(host);
     }
     if is_wanted("memory") {
         memory(host);
@@ -49,6 +52,21 @@ fn starts(host: &Host) {
     };
     let mut samples: Vec<f64> = (0..ROUNDS).map(|_| start()).collect();
     report("start/ready", "ms", median(&mut samples));
+}
+
+/// The round trip of a peer, of which another user's flood may make twice as much as it is when idle.
+fn floods(host: &Host) {
+    let broker = Broker::start_quietly(host, &sample::control(r#"( "127.0.0.1:1-65535" )"#));
+    let mut bystander = broker.peer();
+    let mut latency = || flood::latency(&mut bystander, Duration::from_millis(200)).as_nanos() as f64;
+    for (what, flood) in flood::ALL {
+        let (mut flooded, mut idle) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            idle.push(latency());
+            flooded.push(flood::during(flood, &mut latency));
+        }
+        report_beside(&format!("flood/{what}"), "ns", median(&mut flooded), "idle", median(&mut idle));
+    }
 }
 
 /// From the death of the sample mail server until the next one greets a client, and how much of it is its own start.
