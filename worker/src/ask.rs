@@ -6,7 +6,7 @@ use portreeve_protocol::message::{Hello, Listen, ListenMany, ListenOptions, List
 use portreeve_protocol::{Endpoint, Fault, List, Text};
 
 use crate::error::Error;
-use crate::guard::{Guard, Stopper};
+use crate::guard::{Guard, Number, Stopper};
 use crate::request::Handed;
 
 pub(crate) fn hello(client: &str) -> Hello {
@@ -37,13 +37,21 @@ fn too_long(error: portreeve_protocol::bounded::TooLong) -> Error {
     Error::Request(error.to_string().into())
 }
 
+/// A listener's number and its socket, as a guard has them.
+pub(crate) type Numbered = (Number, OwnedFd);
+
+/// The results of many, numbered.
+pub(crate) fn numbered(results: Vec<Result<Handed, Fault>>) -> Vec<Result<Numbered, Fault>> {
+    results.into_iter().map(|result| result.map(|(id, socket)| (Number::new(id), socket))).collect()
+}
+
 type GuardOrFault<C> = Result<Guard<OwnedFd, C>, Fault>;
 
 /// Pairs the results of many with the endpoints that were asked for.
 pub(crate) fn guards<C: Stopper + Clone>(
     client: &C,
     asked: &[Listen],
-    results: Vec<Result<Handed, Fault>>,
+    results: Vec<Result<Numbered, Fault>>,
 ) -> Result<Vec<GuardOrFault<C>>, Error> {
     if results.len() != asked.len() {
         return Err(Error::protocol(format_args!(
@@ -55,7 +63,7 @@ pub(crate) fn guards<C: Stopper + Clone>(
     let paired = asked.iter().zip(results);
     Ok(paired
         .map(|(asked, result)| {
-            result.map(|handed| Guard::new(client.clone(), asked.endpoint.clone(), handed))
+            result.map(|(number, socket)| Guard::new(client.clone(), asked.endpoint.clone(), number, socket))
         })
         .collect())
 }

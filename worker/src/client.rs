@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use crate::ask;
 use crate::channel::Channel;
 use crate::error::Error;
-use crate::guard::{Guard, Stopper};
+use crate::guard::{Guard, Number, Stopper};
 use crate::request::Request;
 use crate::session::Session;
 
@@ -39,8 +39,8 @@ impl Client {
         Ok(Self(Arc::new(Session::open(channel, name).await?)))
     }
 
-    /// What the broker said when the session began: who it is and what this peer may ask for.
-    pub fn welcome(&self) -> Option<&Welcome> {
+    /// What the broker that there is said when the session began: who it is and what this peer may ask for.
+    pub fn welcome(&self) -> Option<Arc<Welcome>> {
         self.0.welcome()
     }
 
@@ -52,8 +52,8 @@ impl Client {
     /// # Errors
     /// [`Error::Fault`] with the broker's reason; [`Error::DescriptorsLost`], after which asking again helps.
     pub async fn listen(&self, endpoint: &Endpoint, options: &ListenOptions) -> Result<Listener, Error> {
-        let handed = self.0.call(&ask::listen(endpoint, options)).await?;
-        Ok(Guard::new(self.clone(), endpoint.clone(), handed))
+        let (number, socket) = self.0.listen(&ask::listen(endpoint, options)).await?;
+        Ok(Guard::new(self.clone(), endpoint.clone(), number, socket))
     }
 
     /// Asks for many listeners at once, at most 253. The results are in the order of the request.
@@ -66,7 +66,7 @@ impl Client {
         listeners: &[Listen],
         all_or_nothing: bool,
     ) -> Result<Vec<Result<Listener, Fault>>, Error> {
-        let results = self.0.call(&ask::listen_many(listeners, all_or_nothing)?).await?;
+        let results = self.0.listen_many(&ask::listen_many(listeners, all_or_nothing)?).await?;
         ask::guards(self, listeners, results)
     }
 
@@ -149,8 +149,8 @@ impl Client {
 }
 
 impl Stopper for Client {
-    fn stop_dropped(&self, id: ListenerId) {
-        self.0.stop_dropped(id);
+    fn stop_dropped(&self, number: &Number) {
+        self.0.stop_dropped(number);
     }
 }
 
@@ -161,10 +161,24 @@ impl<S> Listener<S> {
     /// As for every request. A listener that was stopped before is no error.
     pub async fn stop(self) -> Result<(), Error> {
         if let Some(client) = self.client() {
-            client.stop(&[self.id()]).await?;
+            client.session().stop(self.number()).await?;
         }
         self.stopped();
         Ok(())
+    }
+}
+
+impl<S> Listener<S> {
+    /// Waits until the broker does not keep this listener any more, and says why: the session is over, or the broker that it
+    /// was opened to anew refuses the listener, or the one before took it out of service. In the first case the socket may
+    /// serve on; whoever asks for the endpoint again has one that does.
+    ///
+    /// A listener whose broker was killed, and that no other has, is not lost: it serves on the guard's own socket.
+    pub async fn lost(&self) -> Error {
+        match self.client() {
+            Some(client) => client.session().lost(self.number()).await,
+            None => Error::Closed,
+        }
     }
 }
 

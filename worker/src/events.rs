@@ -50,7 +50,8 @@ impl Client {
 
 impl Events {
     /// Waits for the next event. One with the code [`Gap`](crate::EventCode::Gap) stands for those that were lost because
-    /// they were not taken in time. A call that is cancelled loses none.
+    /// they were not taken in time, or, with a count of 0, for those that happened before the next broker was reached. A call
+    /// that is cancelled loses none.
     ///
     /// # Errors
     /// Why the session is over.

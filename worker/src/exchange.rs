@@ -48,8 +48,8 @@ pub(crate) struct Exchange {
     outgoing: Box<[u8]>,
     incoming: Box<[u8]>,
     spare: Vec<Answer>,
-    over: Option<Error>,
-    watchers: Vec<Waker>,
+    /// Why it is over, where it is.
+    pub over: Option<Error>,
     pub followers: Followers,
 }
 
@@ -62,7 +62,6 @@ impl Exchange {
             incoming: codec::frame_buffer(),
             spare: Vec::new(),
             over: None,
-            watchers: Vec::new(),
             followers: Followers::default(),
         }
     }
@@ -126,7 +125,7 @@ impl Exchange {
                 Slot::Waiting(waker) => waker.take(),
                 _ => None,
             });
-            waiting.chain(self.watchers.drain(..)).for_each(Waker::wake);
+            waiting.for_each(Waker::wake);
             self.followers.wake();
         })
     }
@@ -242,15 +241,11 @@ impl Exchange {
         }
     }
 
-    /// Waits for the end of the session.
-    pub fn poll_over(&mut self, waker: &Waker) -> Poll<Error> {
-        if let Some(over) = &self.over {
-            return Poll::Ready(over.clone());
-        }
-        if !self.watchers.iter().any(|known| known.will_wake(waker)) {
-            self.watchers.push(waker.clone());
-        }
-        Poll::Pending
+    /// Begins again on another channel: whoever still waits for a reply of the last one has none.
+    #[cfg(feature = "tokio")]
+    pub fn begin_again(&mut self) {
+        self.over = None;
+        self.asked.clear();
     }
 
     /// Gives a follower its next event; the waker is woken when there is one.

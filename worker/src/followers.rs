@@ -120,6 +120,15 @@ impl Followers {
         }
     }
 
+    /// For another broker: what it has to be asked for. What happened between it and the one before nobody tells.
+    #[cfg(feature = "tokio")]
+    pub fn renew(&mut self) -> Subscribe {
+        self.each.values_mut().for_each(|follower| follower.after = 0);
+        self.tell(&Event::gap(0));
+        self.asked = self.wanted();
+        self.asked
+    }
+
     /// Wakes them all, at the end.
     pub fn wake(&mut self) {
         self.each.values_mut().filter_map(|follower| follower.waker.take()).for_each(Waker::wake);

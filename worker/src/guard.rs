@@ -4,6 +4,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use portreeve_protocol::Endpoint;
 use portreeve_protocol::message::ListenerId;
@@ -14,7 +15,68 @@ use crate::error::Error;
 pub trait Stopper {
     /// Stops it, or as much as can be done of that without an error to tell.
     #[doc(hidden)]
-    fn stop_dropped(&self, id: ListenerId);
+    fn stop_dropped(&self, number: &Number);
+}
+
+/// The number of a listener, which another broker may give another one.
+#[doc(hidden)]
+#[derive(Clone, Debug)]
+pub struct Number(Arc<Mutex<Named>>);
+
+#[derive(Debug)]
+struct Named {
+    id: Option<ListenerId>,
+    /// Its guard is there still.
+    wanted: bool,
+    lost: Option<Error>,
+}
+
+impl Number {
+    pub(crate) fn new(id: ListenerId) -> Self {
+        Self(Arc::new(Mutex::new(Named { id: Some(id), wanted: true, lost: None })))
+    }
+
+    fn named(&self) -> MutexGuard<'_, Named> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its number with the broker that there is.
+    pub(crate) fn id(&self) -> Option<ListenerId> {
+        self.named().id
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Number {
+    pub(crate) fn set(&self, id: Option<ListenerId>) {
+        self.named().id = id;
+    }
+
+    /// The same for every clone, and for nothing else while there is one.
+    pub(crate) fn key(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    /// Its guard is gone.
+    pub(crate) fn drop_guard(&self) {
+        self.named().wanted = false;
+    }
+
+    /// Whether its guard is there, and the listener was not lost.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let named = self.named();
+        named.wanted && named.lost.is_none()
+    }
+
+    /// No broker keeps it, and none will.
+    pub(crate) fn lose(&self, why: Error) {
+        self.named().lost = Some(why);
+    }
+
+    /// Why none does.
+    pub(crate) fn lost(&self) -> Option<Error> {
+        self.named().lost.clone()
+    }
 }
 
 /// A listener: its socket, and the duty to stop it.
@@ -32,28 +94,33 @@ pub struct Guard<S, C: Stopper> {
 
 #[derive(Debug)]
 struct Held<C: Stopper> {
-    id: ListenerId,
+    number: Number,
     client: Option<C>,
 }
 
 impl<C: Stopper> Drop for Held<C> {
     fn drop(&mut self) {
         if let Some(client) = self.client.take() {
-            client.stop_dropped(self.id);
+            client.stop_dropped(&self.number);
         }
     }
 }
 
 impl<C: Stopper> Guard<OwnedFd, C> {
-    pub(crate) fn new(client: C, endpoint: Endpoint, (id, socket): (ListenerId, OwnedFd)) -> Self {
-        Self { held: Held { id, client: Some(client) }, endpoint, socket }
+    pub(crate) fn new(client: C, endpoint: Endpoint, number: Number, socket: OwnedFd) -> Self {
+        Self { held: Held { number, client: Some(client) }, endpoint, socket }
     }
 }
 
 impl<S, C: Stopper> Guard<S, C> {
-    /// The listener's number in the broker.
+    /// The listener's number in the broker; 0 while none keeps it.
     pub fn id(&self) -> ListenerId {
-        self.held.id
+        self.held.number.id().unwrap_or(ListenerId(0))
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn number(&self) -> &Number {
+        &self.held.number
     }
 
     /// Where it listens.

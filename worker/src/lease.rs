@@ -7,13 +7,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portreeve_protocol::address::Lease as Granted;
+use portreeve_protocol::address::{Lease as Granted, RenewAddress};
 use portreeve_protocol::event::Subscribe;
 use portreeve_protocol::{EventCode, Fault, FaultCode, Operation as _};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
-use crate::address_options::AddressOptions;
+use crate::address_options::{AddressOptions, each};
+use crate::ask;
 use crate::client::Client;
 use crate::error::Error;
 use crate::followers::FollowerId;
@@ -25,13 +26,17 @@ impl Client {
     /// Adds an address and keeps it: the lease is renewed at each fifth of it for as long as the guard lives. Where this
     /// peer may subscribe, what the broker tells of the address is heard too, so that a loss is known at once.
     ///
+    /// In a session that outlasts its broker ([`Channel::reconnect_through`](crate::Channel::reconnect_through)) the lease
+    /// does too: a broker that took over renews it, and one that started afresh is asked to add the address again, with the
+    /// same options, as long as the lease has not ended.
+    ///
     /// # Errors
     /// [`Error::Fault`] with the broker's reason.
     pub async fn hold_address(&self, address: IpAddr, options: &AddressOptions) -> Result<Lease, Error> {
         let heard = Heard::of(self, address).await?;
         let asked = Instant::now();
         let granted = self.add_addresses(&[address], options).await?;
-        let granted = granted.into_iter().next().unwrap_or_else(|| Err(nothing()))?;
+        let granted = first(granted)?;
         let length = Duration::from_millis(granted.left_ms).clamp(Duration::from_secs(1), LONGEST);
         let (tell, state) = watch::channel(State::default());
         let (tell, again) = (Arc::new(tell), Arc::new(Notify::new()));
@@ -44,8 +49,17 @@ impl Client {
             // The guard reads it whenever it asks.
             told.closed().await;
         });
+        let (client, renewed) = (self.clone(), again.clone());
+        // Another broker is asked at once.
+        let reminding = tokio::spawn(async move {
+            loop {
+                client.session().renewed(client.session().generation()).await;
+                renewed.notify_one();
+            }
+        });
         let hearing = heard.map(|heard| tokio::spawn(async move { heard.until_over(&tell, &again).await }));
-        let tasks = [Some(renewing), hearing].into_iter().flatten().map(|task| task.abort_handle());
+        let tasks =
+            [Some(renewing), Some(reminding), hearing].into_iter().flatten().map(|task| task.abort_handle());
         Ok(Lease { client: Some(self.clone()), epoch: options.epoch, granted, state, tasks: tasks.collect() })
     }
 }
@@ -79,7 +93,8 @@ impl Lease {
         &self.granted.interface
     }
 
-    /// Waits until the address is lost and says why: the lease could not be renewed in time, or the session is over.
+    /// Waits until the address is lost and says why: the lease could not be renewed in time, or the session is over, or the
+    /// next broker refuses the address.
     /// From then on this host may not use it.
     pub async fn lost(&mut self) -> Error {
         match self.state.wait_for(|state| state.lost.is_some()).await {
@@ -106,7 +121,7 @@ impl Lease {
         self.tasks.iter().for_each(AbortHandle::abort);
         let Some(client) = self.client.take() else { return Ok(false) };
         let removed = client.remove_addresses(&[self.address()], self.epoch).await?;
-        Ok(removed.into_iter().next().unwrap_or_else(|| Err(nothing()))?.verified)
+        Ok(first(removed)?.verified)
     }
 
     /// Stops renewing without removing: the address stays until its lease ends.
@@ -125,6 +140,9 @@ impl Drop for Lease {
     }
 }
 
+/// What a broker answered, and which of those that the session had it was.
+type Told = (Result<Granted, Fault>, u64);
+
 struct Renewing {
     client: Client,
     address: IpAddr,
@@ -138,22 +156,30 @@ impl Renewing {
     /// Renews until that fails for good, and says why. The lease ends no later than it does for the broker, for it is
     /// reckoned from before each request was sent.
     async fn until_lost(&self, mut end: Instant) -> Error {
-        let address = [self.address];
+        let session = self.client.session();
+        let mut generation = session.generation();
         loop {
             let _renewed_by_the_clock_or_at_once =
                 tokio::time::timeout(self.length / 5, self.again.notified()).await;
             let asked = Instant::now();
-            let renewal = self.client.renew_addresses(&address, self.options.lease, self.options.epoch);
-            let why = match tokio::time::timeout_at(end.into(), renewal).await {
+            let mut renewed = tokio::time::timeout_at(end.into(), self.renew()).await;
+            // Another broker that does not know the address had it removed at its start.
+            if let Ok(Ok((Err(why), told))) = &renewed
+                && why.code == FaultCode::NotFound
+                && *told != generation
+            {
+                renewed = tokio::time::timeout_at(end.into(), self.add()).await;
+            }
+            let why = match renewed {
                 Err(_) => return Error::Fault(over(self.address)),
+                // The next broker is asked, if there is one in time.
+                Ok(Err(why)) if session.lasts(&why) => continue,
                 Ok(Err(why)) => return why,
-                Ok(Ok(results)) => match results.into_iter().next().unwrap_or_else(|| Err(nothing())) {
-                    Ok(_) => {
-                        end = asked + self.length;
-                        continue;
-                    }
-                    Err(why) => why,
-                },
+                Ok(Ok((Ok(_), told))) => {
+                    (end, generation) = (asked + self.length, told);
+                    continue;
+                }
+                Ok(Ok((Err(why), _))) => why,
             };
             // What may pass is tried again while the lease lasts.
             let passing = matches!(why.code, FaultCode::Busy | FaultCode::Os | FaultCode::NotLocal);
@@ -161,6 +187,19 @@ impl Renewing {
                 return Error::Fault(why);
             }
         }
+    }
+
+    async fn renew(&self) -> Result<Told, Error> {
+        let AddressOptions { lease, epoch, .. } = self.options;
+        let renew = RenewAddress { addresses: ask::list(&[self.address])?, lease, epoch };
+        let (leases, generation) = self.client.session().call_noting(&renew).await?;
+        Ok((first(each(leases.results.into_vec())), generation))
+    }
+
+    async fn add(&self) -> Result<Told, Error> {
+        let add = self.options.add(&[self.address])?;
+        let (leases, generation) = self.client.session().call_noting(&add).await?;
+        Ok((first(each(leases.results.into_vec())), generation))
     }
 }
 
@@ -207,6 +246,8 @@ fn over(address: IpAddr) -> Fault {
     Fault::new(FaultCode::Expired, &format!("the lease of {address} ended before the broker renewed it"))
 }
 
-fn nothing() -> Fault {
-    Fault::new(FaultCode::Other(0), "the broker answered for no address")
+/// What became of the one address that was asked for.
+fn first<T>(results: Vec<Result<T, Fault>>) -> Result<T, Fault> {
+    let nothing = || Fault::new(FaultCode::Other(0), "the broker answered for no address");
+    results.into_iter().next().unwrap_or_else(|| Err(nothing()))
 }

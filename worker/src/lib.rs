@@ -4,6 +4,13 @@
 //! [`Listener`] stops when it is dropped. [`listeners_from_environment`] adopts listeners that were bound
 //! before this process began. Nothing here needs a privilege, a name service or a file.
 //!
+//! When the broker goes away, the sockets that it handed over serve on, and [`Client::closed`] tells. A client whose channel
+//! was made with [`Channel::reconnect_through`] goes on instead: it opens the session again through the control socket of
+//! whichever broker comes next, and asks it for what its guards hold. After a planned takeover, or where the service manager
+//! stores descriptors, that gives the same sockets. After the end of a broker that nobody succeeded in time the guard's
+//! own copy serves on, and its port is nobody else's while it is open. Addresses are renewed, or added again with their
+//! epoch, as long as their lease has not ended; [`Lease::lost`] says why where that cannot be.
+//!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use portreeve_worker::{Channel, Client, ListenOptions};
@@ -34,10 +41,14 @@ mod guard;
 #[allow(unsafe_code)]
 mod inherited;
 #[cfg(feature = "tokio")]
+mod lasting;
+#[cfg(feature = "tokio")]
 mod lease;
 mod request;
 #[cfg(feature = "tokio")]
 mod session;
+#[cfg(feature = "tokio")]
+mod state;
 
 pub use address_options::AddressOptions;
 pub use channel::{Channel, DEFAULT_SOCKET};
@@ -46,7 +57,7 @@ pub use client::{Client, Listener};
 pub use error::Error;
 #[cfg(feature = "tokio")]
 pub use events::Events;
-pub use guard::{Guard, Stopper};
+pub use guard::{Guard, Number, Stopper};
 pub use inherited::{CHANNEL_VARIABLE, InheritedError, InheritedListener, listeners_from_environment};
 #[cfg(feature = "tokio")]
 pub use lease::Lease;

@@ -24,6 +24,8 @@ pub(crate) type Handed = (ListenerId, OwnedFd);
 pub(crate) trait Request: Operation {
     /// The reply, with its sockets.
     type Output;
+    /// Whether another broker may be asked the same where nobody knows whether this one has done it.
+    const REPEATABLE: bool = true;
 
     /// Joins a reply with the descriptors that came with it: `None` where they are too few. What it leaves
     /// is too many.
@@ -31,9 +33,10 @@ pub(crate) trait Request: Operation {
 }
 
 macro_rules! without_descriptors {
-    ($($request:ty => $reply:ty),*) => {
+    ($repeatable:literal, $($request:ty => $reply:ty),*) => {
         $(impl Request for $request {
             type Output = $reply;
+            const REPEATABLE: bool = $repeatable;
             fn join(reply: $reply, _: &mut Vec<OwnedFd>) -> Option<$reply> {
                 Some(reply)
             }
@@ -42,9 +45,16 @@ macro_rules! without_descriptors {
 }
 
 without_descriptors! {
-    Hello => Welcome, Ping => Pong, Stop => Stopped, StatusRequest => Status, MetricsRequest => Metrics,
-    AddAddress => Leases, RenewAddress => Leases, RemoveAddress => RemovedMany, Announce => Leases,
-    ListAddresses => AddressPage, SetLink => Link, MoveAddress => Leases, PolicyRequest => PolicyPage, SetLimit => LimitInForce, Subscribe => Subscribed, Reload => Reloaded
+    true,
+    Hello => Welcome, Ping => Pong, StatusRequest => Status, MetricsRequest => Metrics, AddAddress => Leases,
+    RenewAddress => Leases, ListAddresses => AddressPage, PolicyRequest => PolicyPage, Subscribe => Subscribed
+}
+
+// What is by a number of one broker's, what takes something away, and what is seen by others each time.
+without_descriptors! {
+    false,
+    Stop => Stopped, RemoveAddress => RemovedMany, Announce => Leases, MoveAddress => Leases, SetLink => Link,
+    SetLimit => LimitInForce, Reload => Reloaded
 }
 
 impl Request for Listen {

@@ -27,7 +27,7 @@ use crate::ask;
 use crate::channel::Channel;
 use crate::error::Error;
 use crate::exchange::Exchange;
-use crate::guard::{Guard, Stopper};
+use crate::guard::{Guard, Number, Stopper};
 use crate::request::Request;
 
 /// A listener of the blocking client. See [`Guard`].
@@ -80,9 +80,9 @@ impl Client {
     /// # Errors
     /// What the broker said, or why it could not be asked.
     pub fn open(channel: Channel, name: &str) -> Result<Self, Error> {
-        channel.0.set_nonblocking(false).map_err(Error::io("preparing the channel"))?;
+        channel.socket.set_nonblocking(false).map_err(Error::io("preparing the channel"))?;
         let mut session =
-            Session { channel: channel.0, exchange: Mutex::new(Exchange::new()), welcome: None };
+            Session { channel: channel.socket, exchange: Mutex::new(Exchange::new()), welcome: None };
         session.welcome = Some(session.call(&ask::hello(name))?);
         Ok(Self(Arc::new(session)))
     }
@@ -98,7 +98,7 @@ impl Client {
     /// [`Error::Fault`] with the broker's reason; [`Error::DescriptorsLost`], after which asking again helps.
     pub fn listen(&self, endpoint: &Endpoint, options: &ListenOptions) -> Result<Listener, Error> {
         let handed = self.0.call(&ask::listen(endpoint, options))?;
-        Ok(Guard::new(self.clone(), endpoint.clone(), handed))
+        Ok(Guard::new(self.clone(), endpoint.clone(), Number::new(handed.0), handed.1))
     }
 
     /// Asks for many listeners at once, at most 253. The results are in the order of the request.
@@ -112,7 +112,7 @@ impl Client {
         all_or_nothing: bool,
     ) -> Result<Vec<Result<Listener, Fault>>, Error> {
         let results = self.0.call(&ask::listen_many(listeners, all_or_nothing)?)?;
-        ask::guards(self, listeners, results)
+        ask::guards(self, listeners, ask::numbered(results))
     }
 
     /// Takes listeners out of service by number, at most 253, and says which were none of this peer's.
@@ -181,8 +181,8 @@ impl Client {
 }
 
 impl Stopper for Client {
-    fn stop_dropped(&self, id: ListenerId) {
-        let listeners = List::first_of([id]);
+    fn stop_dropped(&self, number: &Number) {
+        let listeners = List::first_of(number.id());
         let mut exchange = self.0.exchange();
         // Where the session is over its listeners are too.
         let _ = exchange.tell(self.0.channel.as_fd(), &Stop { listeners });
