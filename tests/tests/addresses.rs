@@ -1,13 +1,13 @@
 //! Addresses: put on an interface for as long as their lease lasts, and nothing else of the host touched.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use portreeve_protocol::FaultCode;
-use portreeve_protocol::address::{Announce, RemoveAddress};
+use portreeve_protocol::address::{AddAddress, Announce, RemoveAddress};
 use portreeve_protocol::message::Outcome;
+use portreeve_protocol::{FaultCode, List};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::peer::one_address;
 use portreeve_tests::{Broker, Peer, census, eventually, isolated, lan, sample};
@@ -55,6 +55,14 @@ fn a_broker_that_starts_removes_what_a_killed_one_left_and_only_that() {
         let mut peer = broker.peer();
         for address in ["10.1.1.7", "2001:db8::7"] {
             peer.add_address(address, |add| add.lease = Some(600)).unwrap();
+        }
+        // More than the kernel tells in one answer, of 32 KiB at most.
+        for third in 1..=4 {
+            let all = (0..=255).map(|last| IpAddr::from([10, 2, third, last]));
+            let add =
+                AddAddress { addresses: List::first_of(all), lease: Some(600), ..AddAddress::default() };
+            let results = peer.ask(&add).unwrap().0.results;
+            assert!(results.len() == 256 && results.iter().all(|one| matches!(one, Outcome::Done(_))));
         }
         broker.signal(Signal::KILL);
         drop(broker);
