@@ -25,7 +25,7 @@ fn an_address_that_goes_in_the_last_second_of_its_lease_is_not_put_back() {
         let (mut peer, mut watcher) = (broker.peer(), broker.peer());
         watcher.follow(false);
         for address in BOTH {
-            let lease = peer.add_address(address, |add| add.lease = Some(4)).unwrap();
+            let lease = peer.add_address(address, |add| add.lease = Some(6)).unwrap();
             let begin = Instant::now();
             // What happens while it stands still it hears of in the last second, or later.
             broker.suspend();
