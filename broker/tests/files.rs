@@ -220,6 +220,26 @@ fn a_gigabyte_is_refused_before_it_is_read() {
 }
 
 #[test]
+fn ten_megabytes_are_read_and_a_mistake_at_their_end_is_found() {
+    let customer =
+        "Binding_Group g {\n  Domain x { Routes = ( \"a\" ) }\n  Binding b { bind_address = 10.0.0.1 }\n}\n";
+    let mut text = customer.repeat((10 << 20) / customer.len());
+    let lines = text.lines().count();
+    text += "security { user = mail }\n";
+    let folder = Folder::new(&[("main.conf", &text)]);
+    let config = folder.load().unwrap();
+    assert_eq!((config.security.user_name(), config.bindings.len()), ("mail", 1));
+    folder.write("main.conf", (text.clone() + "security { usr = mail }\n").as_bytes());
+    let error = folder.error();
+    assert!(error.starts_with(&format!("main.conf:{}:12: error: ", lines + 2)), "{error}");
+    // Several files share what a configuration may have.
+    folder.write("main.conf", "include part.conf\n".repeat(4).as_bytes());
+    folder.write("part.conf", text.as_bytes());
+    let error = folder.error();
+    assert!(error.contains("part.conf has ") && error.contains(", of which the others leave "), "{error}");
+}
+
+#[test]
 fn ten_thousand_scopes_in_each_other_are_one_error() {
     let folder = Folder::new(&[("main.conf", &"a {\n".repeat(10_000))]);
     let error = folder.error();

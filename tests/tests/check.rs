@@ -153,18 +153,21 @@ fn the_start_refuses_what_the_check_refuses_in_the_same_words() {
 }
 
 /// The configurations that the README and the quickstart show.
-fn shown() -> [(&'static str, &'static str); 2] {
-    [
-        ("README", block(include_str!("../../README.md"), "```text\nsecurity {", "\n```")),
-        ("quickstart", block(include_str!("../../deploy/quickstart"), "<<EOF\nsecurity {", "\nEOF\n")),
-    ]
+fn shown() -> Vec<(&'static str, &'static str)> {
+    let readme = blocks(include_str!("../../README.md"), "```text\nsecurity {", "\n```");
+    let quickstart = blocks(include_str!("../../deploy/quickstart"), "<<EOF\nsecurity {", "\nEOF\n");
+    assert!(readme.len() > 1 && quickstart.len() == 1);
+    let named = |name| move |text| (name, text);
+    readme.into_iter().map(named("README")).chain(quickstart.into_iter().map(named("quickstart"))).collect()
 }
 
-/// From the line that opens the security scope to what ends the block.
-fn block<'t>(text: &'t str, begins: &str, ends: &str) -> &'t str {
-    let start = text.find(begins).unwrap_or_else(|| panic!("no block begins with {begins:?}"));
-    let block = text[start..].split_once('\n').unwrap().1;
-    block.split_once(ends).unwrap().0
+/// Each from the line that opens the security scope to what ends the block.
+fn blocks<'t>(text: &'t str, begins: &str, ends: &str) -> Vec<&'t str> {
+    let block = |(start, _): (usize, &str)| {
+        let block = text[start..].split_once('\n').unwrap().1;
+        block.split_once(ends).unwrap().0
+    };
+    text.match_indices(begins).map(block).collect()
 }
 
 #[test]
@@ -172,6 +175,8 @@ fn every_configuration_that_is_shown_is_good_where_its_paths_are() {
     isolated(|host| {
         let chroot = Chroot::new(host, "chroot");
         let program = host.binary(binaries::PUPPET).display().to_string();
+        host.add_user("ecuser", 4321);
+        host.add_group("cluster", 4322);
         for (name, text) in shown() {
             let real = |line: &str| match line.trim_start() {
                 line if line.starts_with("chroot = ") => format!("chroot = {}", chroot.path.display()),
@@ -184,7 +189,6 @@ fn every_configuration_that_is_shown_is_good_where_its_paths_are() {
             assert_eq!(found(&output), [""; 0], "{name}");
             assert!(output.status.success(), "{name}");
         }
-        host.add_user("ecuser", 4321);
         for text in [FIRST_SECURITY, SECOND_SECURITY] {
             assert!(check(host, &[], &broker::config(host, text)).status.success());
         }
