@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use portreeve_broker::config::{Config, MAX_DEPTH, Trust, check_syntax, load};
+use portreeve_broker::config::{Config, MAX_DEPTH, MAX_DIAGNOSTICS, Trust, check_syntax, load};
 
 /// A folder of files that only this user can write.
 struct Folder(tempfile::TempDir);
@@ -247,6 +247,10 @@ fn ten_thousand_scopes_in_each_other_are_one_error() {
         error.contains(&format!("main.conf:{}:1: error: scopes are nested too deep", MAX_DEPTH + 2)),
         "{error}"
     );
+    // Nor do those without a name cost anything.
+    folder.write("main.conf", "{".repeat(10_000).as_bytes());
+    let lines = folder.load().unwrap_err();
+    assert!(lines.len() <= MAX_DIAGNOSTICS + 1 && lines[0].contains("without a name"), "{lines:?}");
     folder.write("main.conf", "a {\n".repeat(MAX_DEPTH).as_bytes());
     let lines = folder.load().unwrap_err();
     assert!(lines[0].contains("is not closed"), "{}", lines[0]);

@@ -84,6 +84,10 @@ impl<'l, F: Files> Loader<'l, F> {
     }
 
     fn include(&mut self, include: &mut Include, beside: &Path, depth: usize) {
+        // Nobody would be told what is wrong with one more.
+        if self.problems.is_full() {
+            return;
+        }
         let place = include.path.span;
         let text = include.path.text(self.sources).into_owned();
         if text.is_empty() {

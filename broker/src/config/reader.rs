@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::diagnostic::Problems;
+use super::diagnostic::{MAX_DIAGNOSTICS, Problems};
 use super::nearest::nearest;
 use super::section::Section;
 use super::source::{Sources, Span, Spanned};
@@ -206,6 +206,7 @@ impl<'r, 't> Reader<'r, 't> {
             .options()
             .filter(|(name, _)| !self.options.contains(name))
             .filter_map(|(name, option)| Some((option.name, nearest(name, self.options.iter().copied())?)))
+            .take(MAX_DIAGNOSTICS)
             .collect();
         close.sort_unstable();
         for (at, meant) in close {

@@ -114,7 +114,7 @@ impl Sources {
 
     /// `file:line`, the name by which a rule is known.
     pub(crate) fn file_line(&self, span: Span) -> String {
-        format!("{}:{}", self.name(span.file), self.line_column(span.file, span.start).0)
+        format!("{}:{}", self.name(span.file), self.line(span.file, span.start).0)
     }
 
     /// The line in which a span begins, without its end, and the part of the span that is on it.
@@ -129,18 +129,24 @@ impl Sources {
         (line, clip(start)..clip(end))
     }
 
+    /// Its characters are counted, so this takes as long as its line.
     fn line_column(&self, id: FileId, offset: u32) -> (usize, usize) {
+        let (line, first) = self.line(id, offset);
+        let before = self.whole(id).get(bytes(Span { file: id, start: first, end: offset }));
+        (line, before.unwrap_or_default().chars().count() + 1)
+    }
+
+    /// The line of an offset, and where it begins.
+    fn line(&self, id: FileId, offset: u32) -> (usize, u32) {
         let Some(file) = self.file(id) else {
-            return (1, 1);
+            return (1, 0);
         };
         let lines = file.lines.get_or_init(|| {
             let newlines = file.text.bytes().zip(1u32..).filter(|(byte, _)| *byte == b'\n');
             std::iter::once(0).chain(newlines.map(|(_, next)| next)).collect()
         });
         let line = lines.partition_point(|start| *start <= offset);
-        let first = lines.get(line.saturating_sub(1)).copied().unwrap_or_default();
-        let before = file.text.get(bytes(Span { file: id, start: first, end: offset }));
-        (line, before.unwrap_or_default().chars().count() + 1)
+        (line, lines.get(line.saturating_sub(1)).copied().unwrap_or_default())
     }
 }
 

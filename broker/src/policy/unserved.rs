@@ -1,6 +1,6 @@
 //! What a configuration permits and the broker's capabilities cannot serve: said at start, not at run time.
 
-use crate::config::{Config, Diagnostic, ListenPattern, Listener, Severity, Span};
+use crate::config::{Config, Diagnostic, ListenPattern, Listener, MAX_DIAGNOSTICS, Severity, Span};
 
 /// The capabilities' numbers, see include/uapi/linux/capability.h.
 const NET_BIND_SERVICE: u32 = 10;
@@ -15,6 +15,10 @@ pub fn unserved(config: &Config, effective: u64, unprivileged_port_start: u16) -
     let has = |capability: u32| effective & (1 << capability) != 0;
     let mut found = Vec::new();
     let mut say = |severity, span: Span, message: String, capability: &str, otherwise: &str| {
+        // One beyond what a report keeps, so that it tells that there are more.
+        if found.len() > MAX_DIAGNOSTICS {
+            return;
+        }
         let help = format!("add {capability}+ep to capabilities in the security scope, or {otherwise}");
         found.push(match severity {
             Severity::Error => config.error(span, message, help),

@@ -71,13 +71,16 @@ impl<'t> Parser<'t, '_> {
             let token = self.take();
             match token.kind {
                 Kind::End => break,
-                Kind::Word | Kind::Quoted { .. } => {
+                Kind::Word | Kind::Quoted { .. } | Kind::OpenBrace => {
                     if depth + self.open.len() > MAX_DEPTH {
                         let help = format!("at most {MAX_DEPTH} scopes may stand in each other");
                         self.problems.error(self.span(token), "scopes are nested too deep", help);
                         return;
                     }
-                    self.item(token);
+                    match token.kind {
+                        Kind::OpenBrace => self.stray(token),
+                        _ => self.item(token),
+                    }
                 }
                 Kind::CloseBrace => self.close(token),
                 _ => self.stray(token),
