@@ -8,7 +8,7 @@ mod drop_program;
 mod entry;
 pub mod handed;
 mod leaving;
-mod memory;
+pub mod memory;
 mod option;
 pub mod out_of_service;
 pub mod registry;

@@ -22,6 +22,7 @@ use crate::events::Events;
 use crate::failure::{Exit, Failure};
 use crate::inject;
 use crate::launcher::{self, Launcher};
+use crate::listener::memory;
 use crate::log;
 use crate::plan::{self, Findings, Plan, Root};
 use crate::reader::{self, Reader};
@@ -204,6 +205,9 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         store,
         reloading,
     };
+    // Of ten megabytes the policy keeps a part.
+    drop(config);
+    memory::give_back();
     serve(parts, worker, Rest { control, reader, asked, notifier, succession, stale })
 }
 

@@ -26,6 +26,7 @@ use super::notify::Notifier;
 use super::state::Broker;
 use crate::events::Concern;
 use crate::failure::Failure;
+use crate::listener::memory;
 use crate::reader::{Handle, ReaderError};
 
 pub use fixed::{Fixed, Started};
@@ -130,6 +131,7 @@ pub async fn keep(
         let told = broker.reloading.keep(&by, &outcome);
         outcome.log(&by);
         broker.events.tell(Concern::Operator, outcome.event());
+        memory::give_back();
         for ask in waiting {
             let answer = match &outcome {
                 Outcome::Done(_) => Ok(told.clone()),
