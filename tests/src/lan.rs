@@ -8,6 +8,7 @@ use std::process::Command;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::namespaces::run;
+use crate::wait::eventually;
 
 /// This host's interface, and every other host's.
 pub const INTERFACE: &str = "eth1";
@@ -72,6 +73,18 @@ pub fn within<T: Send>(host: &str, act: impl FnOnce() -> T + Send) -> T {
     };
     // Of this thread alone, and the thread ends here.
     std::thread::scope(|scope| scope.spawn(enter).join().unwrap())
+}
+
+/// Puts an address on the loopback interface too, and returns once it counts: of IPv6 the kernel makes its route later.
+#[track_caller]
+pub fn copy_to_loopback(copy: &str) {
+    ip(&format!("addr add {copy} dev lo"));
+    let (address, _) = copy.split_once('/').unwrap();
+    let family = if address.contains(':') { "-6" } else { "-4" };
+    let route = format!("local {address} dev lo ");
+    eventually("its route", || {
+        ip(&format!("{family} route show table local")).contains(&route).then_some(())
+    });
 }
 
 /// The line of ip(8) about an address on this host, where it is on one.

@@ -267,7 +267,7 @@ fn an_address_that_is_elsewhere_on_this_host_is_neither_added_nor_said_to_be_gon
         }
         for (address, copy) in [("10.1.1.7", "10.1.1.7/32"), ("2001:db8::7", "2001:db8::7/128")] {
             peer.add_address(address, |_| {}).unwrap();
-            lan::ip(&format!("addr add {copy} dev lo"));
+            lan::copy_to_loopback(copy);
             assert!(!peer.remove_address(address).unwrap().verified, "{address} is on lo still");
             lan::ip(&format!("addr del {copy} dev lo"));
             peer.add_address(address, |_| {}).unwrap();

@@ -76,7 +76,7 @@ fn what_stays_on_this_host_passes_again_when_it_is_gone_there() {
         for asked in [false, true] {
             for (address, copy) in BOTH.into_iter().zip(["10.1.1.7/32", "2001:db8::7/128"]) {
                 peer.add_address(address, |add| add.lease = Some(3)).unwrap();
-                lan::ip(&format!("addr add {copy} dev lo"));
+                lan::copy_to_loopback(copy);
                 match asked {
                     true => assert!(!peer.remove_address(address).unwrap().verified),
                     false => broker.log.wait_for(&["is on this host still", address]).clear(),
