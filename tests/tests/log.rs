@@ -86,7 +86,7 @@ fn a_reader_that_has_gone_ends_neither_a_broker_nor_the_reason_why_one_does_not_
         drop(reader);
         let mut peer = broker.peer();
         (0..100).for_each(|_| drop(peer.hello()));
-        assert!(peer.ask(&MetricsRequest {}).unwrap().0.log.lost > 0);
+        eventually("lost lines", || (peer.ask(&MetricsRequest {}).unwrap().0.log.lost > 0).then_some(()));
         assert!(broker.terminate().success());
 
         let mut wrong = broker::command(host, &config(host, "security { user = }"));

@@ -14,6 +14,7 @@ use portreeve_protocol::FaultCode;
 use portreeve_protocol::reload::Reload;
 use portreeve_tests::puppet::{Puppet, Stage};
 use portreeve_tests::reloaded::{reload, rows};
+use portreeve_tests::wait::PATIENCE;
 use portreeve_tests::{Broker, Host, Peer, broker, eventually, isolated, sample};
 
 fn is_free(endpoint: &str) -> bool {
@@ -191,6 +192,7 @@ fn specific_to_wildcard_and_back_in_one_reload_refuses_no_client_under_load() {
                 thread::spawn(move || {
                     while !over.load(Ordering::Relaxed) {
                         let mut client = TcpStream::connect("127.0.0.1:2525").unwrap();
+                        client.set_read_timeout(Some(PATIENCE)).unwrap();
                         let mut byte = [0];
                         client.read_exact(&mut byte).unwrap();
                         served.fetch_add(1, Ordering::Relaxed);

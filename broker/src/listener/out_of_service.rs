@@ -1,7 +1,7 @@
 //! Taking a socket out of service for everyone: whoever kept a copy can serve nobody on it.
 //!
 //! Closing the broker's copy does not stop a listener whose socket a worker holds too, and after shutdown(2) the
-//! worker could listen again. So a filter that drops every packet is locked into the socket first.
+//! worker could listen again. So a filter that drops every packet is locked into the socket as well.
 
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
@@ -47,10 +47,11 @@ impl Filter {
 
     /// Ends a socket: connections that wait are reset and new ones refused, for good.
     pub fn end(&self, socket: impl AsFd) -> nix::Result<()> {
-        self.lock_into(&socket)?;
+        // Shut down first: what ends a handshake and reaches no listener is answered with a reset, and what the filter
+        // drops with nothing at all, so that its client would wait for ever.
         match shutdown(socket.as_fd().as_raw_fd(), Shutdown::Both) {
             // A UDP socket has no connection to end; the filter is all it needs.
-            Ok(()) | Err(Errno::ENOTCONN) => Ok(()),
+            Ok(()) | Err(Errno::ENOTCONN) => self.lock_into(&socket),
             Err(errno) => Err(errno),
         }
     }
