@@ -1,5 +1,6 @@
 //! The floor `helper`: a second process that waits in recv(2), makes what a fixed structure asks for, sends it back
 //! and keeps its own copy until it is told to close them all: no runtime, no encoding, no policy, no log.
+//! As `locked` it works behind the broker's own locks, so what is above it is what the kernel takes for those.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -7,6 +8,9 @@ use std::net::SocketAddrV4;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::process::{Child, Command};
 
+use portreeve_broker::confine::landlock::{self, Permitted};
+use portreeve_broker::confine::locks;
+use portreeve_broker::confine::seccomp::{self, SeccompNeeds};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -14,8 +18,10 @@ use rustix::net::{
 use rustix::process::{Resource, Rlimit};
 
 use crate::direct::listener;
+use crate::endpoints;
 
 const HELPER: &str = "--helper";
+const LOCKED: &str = "--locked-helper";
 /// The most listeners in a request, and the request: six bytes an endpoint. None: close what is there.
 const MOST: usize = 200;
 const ENDPOINT: usize = 6;
@@ -30,10 +36,19 @@ pub struct Helper {
 impl Helper {
     /// Starts it.
     pub fn start() -> Self {
+        Self::start_as(HELPER)
+    }
+
+    /// Starts it behind the system call filter and the Landlock rules of a broker that permits [`endpoints`].
+    pub fn start_locked() -> Self {
+        Self::start_as(LOCKED)
+    }
+
+    fn start_as(what: &str) -> Self {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .unwrap();
-        let process = Command::new("/proc/self/exe").arg(HELPER).stdin(theirs).spawn().unwrap();
+        let process = Command::new("/proc/self/exe").arg(what).stdin(theirs).spawn().unwrap();
         Self { channel: ours, process }
     }
 
@@ -90,13 +105,24 @@ impl Drop for Helper {
 
 /// Whether this process was started to be it.
 pub fn is_wanted() -> bool {
-    std::env::args().nth(1).as_deref() == Some(HELPER)
+    std::env::args().nth(1).is_some_and(|what| what == HELPER || what == LOCKED)
+}
+
+fn lock() {
+    let ports = [endpoints::FIRST..=endpoints::FIRST + endpoints::PORTS - 1];
+    let no_directories: [BorrowedFd<'_>; 0] = [];
+    locks::no_new_privs().unwrap();
+    landlock::restrict(Permitted { tcp_ports: &ports, socket_directories: &no_directories }).unwrap();
+    seccomp::install(&SeccompNeeds::default()).unwrap();
 }
 
 /// Serves standard input until it is closed.
 pub fn serve() {
     let most = rustix::process::getrlimit(Resource::Nofile).maximum;
     rustix::process::setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).unwrap();
+    if std::env::args().nth(1).as_deref() == Some(LOCKED) {
+        lock();
+    }
     let channel = rustix::stdio::stdin();
     let mut request = [0; REQUEST];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];

@@ -65,7 +65,7 @@ fn hand_over(case: &str, size: usize, client: &mut dyn Worker) {
 
 fn hand_over_with(case: &str, size: usize, client: &mut dyn Worker, ask: fn(&Helper, &[SocketAddrV4])) {
     let units = A_ROUND.div_ceil(size) * size;
-    let helper = Helper::start();
+    let (helper, locked) = (Helper::start(), Helper::start_locked());
     let client = RefCell::new(client);
     let contenders = vec![
         Contender::new("ours", || in_batches(units, size, |endpoints| client.borrow_mut().listen(endpoints)))
@@ -73,6 +73,8 @@ fn hand_over_with(case: &str, size: usize, client: &mut dyn Worker, ask: fn(&Hel
         Contender::new("direct", || endpoints::next(units).for_each(direct::listen_and_close)),
         Contender::new("helper", || in_batches(units, size, |endpoints| ask(&helper, endpoints)))
             .then(|| helper.release()),
+        Contender::new("locked", || in_batches(units, size, |endpoints| ask(&locked, endpoints)))
+            .then(|| locked.release()),
     ];
     figures::measure(case, units, contenders);
 }
