@@ -20,12 +20,16 @@ fn peer() -> Peer {
     peer
 }
 
+fn kill(pid: u32) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+}
+
 fn program(host: &Host) -> std::path::PathBuf {
     host.binary(binaries::BROKER)
 }
 
 #[test]
-fn restarting_or_killing_a_broker_whose_listeners_are_stored_refuses_no_client() {
+fn a_restart_a_killed_broker_or_a_killed_launcher_refuses_no_client_where_listeners_are_stored() {
     const RESTARTS: usize = 6;
     isolated(|host| {
         let config = broker::config(host, &crowd::mail_server(host));
@@ -43,12 +47,21 @@ fn restarting_or_killing_a_broker_whose_listeners_are_stored_refuses_no_client()
                     let failed = clients.iter().any(std::thread::ScopedJoinHandle::is_finished);
                     (failed || tally.greeted() > greeted + 100).then_some(())
                 });
-                if restart % 2 == 0 {
-                    service.signal(Signal::TERM);
-                    manager.hear_of("STOPPING=1");
-                    assert!(service.ended().success());
-                } else {
-                    service.signal(Signal::KILL);
+                let launcher = process::children(service.pid())[0];
+                let worker = eventually("a worker", || process::children(launcher).first().copied());
+                match restart % 3 {
+                    0 => {
+                        service.signal(Signal::TERM);
+                        manager.hear_of("STOPPING=1");
+                        assert!(service.ended().success());
+                    }
+                    1 => service.signal(Signal::KILL),
+                    // The broker ends by itself then, and says that it failed.
+                    _ => {
+                        kill(launcher);
+                        assert!(!service.ended().success());
+                        kill(worker);
+                    }
                 }
                 service.clear();
                 service = manager.start(&program(host), &config, ROOM);
