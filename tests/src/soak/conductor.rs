@@ -106,10 +106,10 @@ impl<'a> Conductor<'a> {
     fn rest(&mut self) {
         if self.supervisor.reach != Reach::Plain {
             self.supervisor.reload(Reach::Plain, false);
-            // It may have what is no longer listened on.
-            self.supervisor.await_worker();
-            self.supervisor.end_worker();
         }
+        // A static listener that is no longer one stays its worker's, for as long as that lives and a while after.
+        self.supervisor.await_worker();
+        self.supervisor.end_worker();
         self.supervisor.await_worker();
         self.gate.calm();
         self.auditor.calm(&self.supervisor);
