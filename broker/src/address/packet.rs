@@ -38,19 +38,23 @@ impl Arrived {
     }
 }
 
+/// A packet socket of a protocol, as the network has its number.
+fn raw(protocol: i32) -> nix::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: socket(2) takes no pointers, and what it returns is checked and owned by nobody else.
+    unsafe {
+        let raw: RawFd = Errno::result(libc::socket(libc::AF_PACKET, kind, protocol))?;
+        Ok(OwnedFd::from_raw_fd(raw))
+    }
+}
+
 impl Packet {
     /// Opens it.
     ///
     /// # Errors
     /// EPERM without CAP_NET_RAW.
     pub fn open() -> nix::Result<Self> {
-        let protocol = i32::from(u16::try_from(libc::ETH_P_ARP).unwrap_or_default().to_be());
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        // SAFETY: socket(2) takes no pointers, and what it returns is checked and owned by nobody else.
-        let socket = unsafe {
-            let raw: RawFd = Errno::result(libc::socket(libc::AF_PACKET, kind, protocol))?;
-            OwnedFd::from_raw_fd(raw)
-        };
+        let socket = raw(i32::from(u16::try_from(libc::ETH_P_ARP).unwrap_or_default().to_be()))?;
         Ok(Self { socket: socket.into() })
     }
 
@@ -60,12 +64,7 @@ impl Packet {
     /// EPERM without CAP_NET_RAW.
     pub fn open_for_advertisements() -> nix::Result<Self> {
         // Of no protocol it hears nothing until it is filtered.
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        // SAFETY: socket(2) takes no pointers, and what it returns is checked and owned by nobody else.
-        let socket = unsafe {
-            let raw: RawFd = Errno::result(libc::socket(libc::AF_PACKET, kind, 0))?;
-            OwnedFd::from_raw_fd(raw)
-        };
+        let socket = raw(0)?;
         // Load a byte, compare it, return how much to keep: of ICMPv6 (58) the type 136.
         let mut steps = [
             step(0x30, 0, 0, 20),

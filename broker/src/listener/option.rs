@@ -4,6 +4,8 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
 
+use crate::link::filter::{self, step};
+
 /// TCP_DEFER_ACCEPT: wake the listener when data has arrived, in seconds. See tcp(7).
 pub fn defer_accept(socket: impl AsFd, seconds: u32) -> nix::Result<()> {
     set(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &number(seconds))
@@ -21,9 +23,7 @@ pub fn attach_program(socket: impl AsFd, program: &OwnedFd) -> nix::Result<()> {
 
 /// SO_ATTACH_FILTER with a classic BPF program that drops every packet. See socket(7).
 pub fn attach_drop_everything(socket: impl AsFd) -> nix::Result<()> {
-    let mut instructions = [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 }]; // BPF_RET | BPF_K, 0 bytes
-    let program = libc::sock_fprog { len: 1, filter: instructions.as_mut_ptr() };
-    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+    filter::attach(socket, &mut [step(0x06, 0, 0, 0)]) // BPF_RET | BPF_K, 0 bytes
 }
 
 /// SO_ATTACH_FILTER with a classic BPF program that drops what begins a TCP connection and nothing else: of a listening
@@ -32,15 +32,14 @@ pub fn attach_drop_syn(socket: impl AsFd) -> nix::Result<()> {
     const FLAGS: u32 = 13;
     const SYN_AND_ACK: u32 = 0x12;
     const SYN: u32 = 0x02;
-    let mut instructions = [
-        libc::sock_filter { code: 0x30, jt: 0, jf: 0, k: FLAGS }, // BPF_LD | BPF_B | BPF_ABS
-        libc::sock_filter { code: 0x54, jt: 0, jf: 0, k: SYN_AND_ACK }, // BPF_ALU | BPF_AND | BPF_K
-        libc::sock_filter { code: 0x15, jt: 0, jf: 1, k: SYN },   // BPF_JMP | BPF_JEQ | BPF_K
-        libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 },     // BPF_RET | BPF_K, 0 bytes
-        libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: u32::MAX },
+    let mut steps = [
+        step(0x30, 0, 0, FLAGS),       // BPF_LD | BPF_B | BPF_ABS
+        step(0x54, 0, 0, SYN_AND_ACK), // BPF_ALU | BPF_AND | BPF_K
+        step(0x15, 0, 1, SYN),         // BPF_JMP | BPF_JEQ | BPF_K
+        step(0x06, 0, 0, 0),           // BPF_RET | BPF_K, 0 bytes
+        step(0x06, 0, 0, u32::MAX),
     ];
-    let program = libc::sock_fprog { len: 5, filter: instructions.as_mut_ptr() };
-    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+    filter::attach(socket, &mut steps)
 }
 
 /// How many connections wait in a listening TCP socket to be accepted: TCP_INFO's tcpi_unacked, see tcp(7).
@@ -72,8 +71,7 @@ fn number(value: u32) -> libc::c_int {
 
 fn set<T>(socket: impl AsFd, level: libc::c_int, name: libc::c_int, value: &T) -> nix::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<T>()).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: the kernel reads `length` bytes at `value`, which is that long and lives until the call returns, as
-    // does what a filter program points to.
+    // SAFETY: the kernel reads `length` bytes at `value`, which is that long and lives until the call returns.
     let result = unsafe {
         libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length)
     };
