@@ -1,6 +1,7 @@
 //! A program of its own whose broker goes away: it serves on, finds the next broker by itself, and has again what it had.
 
 use std::future::Future;
+use std::io::Read as _;
 use std::net::{IpAddr, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -57,6 +58,16 @@ fn serve(told: Receiver<()>, losses: Sender<Error>) {
     });
 }
 
+/// Returns when the program serves: a connection that is greeted has been accepted on the socket that it was given, where
+/// one that is only made may wait on a socket that is still on its way.
+fn await_greeting() {
+    eventually("a greeting", || {
+        let mut guest = TcpStream::connect("127.0.0.1:25").ok()?;
+        guest.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        guest.read_exact(&mut [0; 4]).ok()
+    });
+}
+
 /// Returns when this broker has a session of the program again.
 fn await_session(broker: &Broker) {
     eventually("the program's session", || {
@@ -74,7 +85,7 @@ fn a_program_serves_on_and_reconnects_while_brokers_are_killed_and_taken_over() 
         let tally = Tally::default();
         std::thread::scope(|scope| {
             let server = scope.spawn(move || serve(told, losses));
-            eventually("the server", || TcpStream::connect("127.0.0.1:25").ok());
+            await_greeting();
             let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| tally.come())).collect();
             let more = |what: &str| {
                 let greeted = tally.greeted();
@@ -151,12 +162,12 @@ fn a_listener_that_its_broker_took_out_of_service_is_told_as_lost_and_can_be_had
         let (losses, lost) = channel();
         std::thread::scope(|scope| {
             let server = scope.spawn(move || serve(told, losses));
-            eventually("the server", || TcpStream::connect("127.0.0.1:25").ok());
+            await_greeting();
             assert!(broker.terminate().success());
             let next = Broker::start(host, &text);
             let why = lost.recv_timeout(PATIENCE).unwrap();
             assert!(matches!(&why, Error::Fault(fault) if fault.code == FaultCode::NotFound), "{why}");
-            eventually("the server again", || TcpStream::connect("127.0.0.1:25").ok());
+            await_greeting();
             tell.send(()).unwrap();
             server.join().unwrap();
             assert!(next.runs());

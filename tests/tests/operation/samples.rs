@@ -10,20 +10,20 @@ use serde_json::Value;
 
 /// Each by its name, with the accounts that it needs besides those of every host.
 const SAMPLES: [(&str, &str, &[&str]); 4] = [
-    ("portreeve.conf", include_str!("../../deploy/portreeve.conf"), &["@portreeve"]),
+    ("portreeve.conf", include_str!("../../../deploy/portreeve.conf"), &["@portreeve"]),
     (
         "standalone.conf",
-        include_str!("../../deploy/samples/standalone.conf"),
+        include_str!("../../../deploy/samples/standalone.conf"),
         &["mail-server", "@portreeve", "@ssl-cert"],
     ),
     (
         "cluster.conf",
-        include_str!("../../deploy/samples/cluster.conf"),
+        include_str!("../../../deploy/samples/cluster.conf"),
         &["mail-server", "coordinator", "@portreeve"],
     ),
     (
         "services.conf",
-        include_str!("../../deploy/samples/services.conf"),
+        include_str!("../../../deploy/samples/services.conf"),
         &["www", "resolver", "submission", "@portreeve", "@monitoring"],
     ),
 ];

@@ -183,7 +183,7 @@ fn no_address_answers_after_its_lease_whoever_of_its_owners_is_killed() {
     });
 }
 
-/// Takes two minutes: `cargo test -p portreeve-tests --test prober -- --ignored --nocapture`.
+/// Takes two minutes: `cargo test -p portreeve-tests prober -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn table_of_last_answers() {

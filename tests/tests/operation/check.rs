@@ -154,8 +154,8 @@ fn the_start_refuses_what_the_check_refuses_in_the_same_words() {
 
 /// The configurations that the README and the quickstart show.
 fn shown() -> Vec<(&'static str, &'static str)> {
-    let readme = blocks(include_str!("../../README.md"), "```text\nsecurity {", "\n```");
-    let quickstart = blocks(include_str!("../../deploy/quickstart"), "<<EOF\nsecurity {", "\nEOF\n");
+    let readme = blocks(include_str!("../../../README.md"), "```text\nsecurity {", "\n```");
+    let quickstart = blocks(include_str!("../../../deploy/quickstart"), "<<EOF\nsecurity {", "\nEOF\n");
     assert!(readme.len() > 1 && quickstart.len() == 1);
     let named = |name| move |text| (name, text);
     readme.into_iter().map(named("README")).chain(quickstart.into_iter().map(named("quickstart"))).collect()

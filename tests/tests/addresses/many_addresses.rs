@@ -98,7 +98,7 @@ fn as_many_addresses_as_the_broker_holds_are_added_renewed_listed_and_removed() 
     });
 }
 
-/// Takes more than a minute: `cargo test --release -p portreeve-tests --test many_addresses -- --ignored --nocapture`.
+/// Takes more than a minute: `cargo test --release -p portreeve-tests many_addresses -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn a_minute_of_as_many_addresses_as_the_broker_holds() {

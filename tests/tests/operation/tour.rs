@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use portreeve_tests::{Broker, Host, broker, isolated, lan};
 
-const TOUR: &str = include_str!("../../deploy/tour.md");
+const TOUR: &str = include_str!("../../../deploy/tour.md");
 
 /// The text with what its commands print now.
 fn run(host: &Host, text: &str) -> String {

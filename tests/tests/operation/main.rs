@@ -1,0 +1,14 @@
+//! How an operator works with the broker: check, start, reload, takeover, the service manager, the samples and the tour.
+
+mod check;
+mod host;
+mod reconnect;
+mod reload;
+mod reload_addresses;
+mod reload_listeners;
+mod samples;
+mod service_manager;
+mod soak;
+mod takeover;
+mod takeover_failures;
+mod tour;
