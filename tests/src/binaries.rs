@@ -4,7 +4,8 @@
 //! own, because other flags would have everything else built anew.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -65,6 +66,20 @@ pub fn given() -> Vec<(&'static str, File)> {
         (name, file)
     };
     names().map(open).collect()
+}
+
+/// Builds every binary under test and copies it into `directory`, which `PORTREEVE_BIN_DIR` can then name.
+pub fn copy_into(directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    for (name, path) in build() {
+        let to = directory.join(name);
+        // A process may still execute the file of an earlier call, and such a file cannot be written.
+        match fs::remove_file(&to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => fs::copy(&path, &to)?,
+        };
+    }
+    Ok(())
 }
 
 fn build() -> BTreeMap<&'static str, PathBuf> {
