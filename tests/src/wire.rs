@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -132,6 +133,14 @@ pub fn answer(frame: &[u8]) -> bool {
     frame.get(12..14) == Some(&[8, 6])
         && frame.get(21) == Some(&2)
         && frame.get(28..32) == Some(&[10, 1, 1, 7])
+}
+
+/// Whether a frame announces an address by ARP, from this hardware address.
+pub fn announces(frame: &[u8], hardware: [u8; 6], address: Ipv4Addr) -> bool {
+    frame.get(12..14) == Some(&[8, 6])
+        && frame.get(6..12) == Some(&hardware)
+        && frame.get(28..32) == Some(&address.octets())
+        && frame.get(38..42) == Some(&address.octets())
 }
 
 /// Asks every few milliseconds until nobody has answered for a second, and gives when the last answer came.

@@ -4,6 +4,7 @@ mod addresses;
 mod announcements;
 mod clean_slate;
 mod cluster;
+mod devices;
 mod duravip;
 mod fence;
 mod interfaces;
