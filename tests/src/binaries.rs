@@ -91,6 +91,8 @@ fn build() -> BTreeMap<&'static str, PathBuf> {
     // Cargo prefers the encoded variable, so that is the one to set.
     command
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        // These serve the tests alone: optimising each as a whole takes longer than they run.
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
         .args(["--target", &host_triple(), "--target-dir"])
         .arg(target_directory().join("static"));
     paths.extend(cargo_build(STATIC, &mut command));

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-use crate::census::Descriptors;
+use crate::census::{self, Descriptors};
+use crate::process::Tree;
 use crate::wait::PATIENCE;
 use crate::{Host, Peer, binaries, eventually, process};
 
@@ -59,6 +60,7 @@ impl Log {
 /// A broker that serves.
 pub struct Broker {
     child: Child,
+    tree: Tree,
     /// Its standard error.
     pub log: Log,
 }
@@ -130,7 +132,7 @@ impl Broker {
             log.follow(output);
             log.follow(errors);
         }
-        let broker = Self { child, log };
+        let broker = Self { tree: Tree::of(child.id()), child, log };
         broker.await_ready(&notify);
         broker
     }
@@ -152,7 +154,7 @@ impl Broker {
                     return;
                 }
             } else if exit {
-                panic!("the broker ended before it was ready");
+                panic!("the broker ended before it was ready{}", census::holders());
             }
         }
     }
@@ -213,6 +215,7 @@ impl Broker {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
+        self.tree.note();
         kill_process(pid_of(&self.child), signal).unwrap();
     }
 
@@ -243,14 +246,10 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        let launchers = process::children(self.pid());
-        let workers = launchers.iter().flat_map(|launcher| process::children(*launcher));
-        let all: Vec<u32> = workers.chain(launchers.iter().copied()).collect();
-        let _ = self.child.kill();
+        self.tree.note();
+        let _ = self.child.kill(); // it may have ended
         let _ = self.child.wait();
-        for pid in all {
-            let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL);
-        }
+        self.tree.end_descendants();
         if std::thread::panicking() {
             eprintln!("the broker's log:");
             self.log.lines().iter().for_each(|line| eprintln!("{:.500}", line));

@@ -1,5 +1,6 @@
 //! Counting what could leak: the descriptors of a process and the sockets in the kernel's tables.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -51,6 +52,44 @@ pub fn listening() -> Vec<SocketAddr> {
     found
 }
 
+/// Who holds the listening TCP sockets of this network namespace, for the message of a test that fails: an address, and
+/// the processes that have its socket open.
+pub fn holders() -> String {
+    let mut rows: Vec<(SocketAddr, String)> = Vec::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let text = fs::read_to_string(table).unwrap_or_default();
+        rows.extend(text.lines().skip(1).filter_map(|line| {
+            Some((row(line)?, format!("socket:[{}]", line.split_whitespace().nth(INODE)?)))
+        }));
+    }
+    let mut text = String::new();
+    for (address, link) in rows {
+        let holders = processes_with(&link);
+        let holders = if holders.is_empty() { "no process here".to_owned() } else { holders.join(", ") };
+        let _ = write!(text, "\n{address} is held by {holders}"); // writing to a string cannot fail
+    }
+    text
+}
+
+/// The processes with an open descriptor that links to `target`: name, process id and parent of each.
+fn processes_with(target: &str) -> Vec<String> {
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let has = |pid: &u32| {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        descriptors
+            .map(|entry| entry.path())
+            .any(|path| fs::read_link(path).is_ok_and(|link| link.as_os_str() == target))
+    };
+    let describe = |pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field =
+            |name| status.lines().find_map(|line: &str| line.strip_prefix(name)).unwrap_or("?").trim();
+        format!("{} (pid {pid}, parent {})", field("Name:"), field("PPid:"))
+    };
+    pids.filter(has).map(describe).collect()
+}
+
 /// How many sockets have this port in a table of /proc/net, such as `udp`.
 pub fn sockets_on(table: &str, port: u16) -> usize {
     let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap();
@@ -60,6 +99,8 @@ pub fn sockets_on(table: &str, port: u16) -> usize {
 }
 
 const LISTEN: &str = "0A";
+/// The column of the inode in proc_net_tcp(5).
+const INODE: usize = 9;
 
 /// A row of proc_net_tcp(5): the address is in 32-bit words of the machine's order, the port is a number.
 fn row(line: &str) -> Option<SocketAddr> {

@@ -9,12 +9,12 @@ use std::io::{self, Read as _};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::mpsc;
+use std::sync::{PoisonError, RwLock, mpsc};
 use std::time::Duration;
 
 use rustix::mount::{MountFlags, mount, mount_bind};
 
-use crate::{binaries, namespaces, packages};
+use crate::{binaries, exhaustion, namespaces};
 
 /// How long a test may take inside.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -27,14 +27,28 @@ pub struct Host {
     directory: PathBuf,
 }
 
-/// Runs a test on a host of its own. Called first and alone by a function that is a test.
+/// Held by every test that runs: shared by [`isolated`], for itself by [`alone`].
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// Runs a test on a host of its own. Called first and as the only statement by a function that is a test.
 pub fn isolated<T: FnOnce(&Host)>(test: T) {
+    run(test, || MACHINE.read().unwrap_or_else(PoisonError::into_inner));
+}
+
+/// Like [`isolated`], while no other test of this program runs: for a test that measures time in milliseconds, or that
+/// uses up what namespaces do not separate.
+pub fn alone<T: FnOnce(&Host)>(test: T) {
+    run(test, || MACHINE.write().unwrap_or_else(PoisonError::into_inner));
+}
+
+fn run<T: FnOnce(&Host), G>(test: T, wait_for_machine: impl FnOnce() -> G) {
     if std::env::var_os(INSIDE).is_some() {
         let host = Host::prepare();
         println!("{ENTERED}");
         test(&host);
         println!("{LEFT}");
     } else {
+        let _machine = wait_for_machine();
         enter(test_name::<T>());
     }
 }
@@ -47,7 +61,6 @@ fn test_name<T>() -> &'static str {
 }
 
 fn enter(test: &str) {
-    packages::install_missing();
     let mut command = namespaces::command(&std::env::current_exe().unwrap());
     command
         .args(["--exact", test, "--include-ignored", "--nocapture", "--test-threads=1"])
@@ -76,17 +89,23 @@ fn enter(test: &str) {
 }
 
 fn judge(output: &str, late: bool, status: ExitStatus) {
-    assert!(!late, "{output}\nthe test was not over after {} s and was killed", DEADLINE.as_secs());
+    let passed = output.contains(LEFT) && status.success();
+    if passed && !late {
+        print!("{output}");
+        return;
+    }
+    let exhausted = exhaustion::told_by(output).unwrap_or_default();
+    assert!(
+        !late,
+        "{output}\nthe test was not over after {} s and was killed{exhausted}",
+        DEADLINE.as_secs()
+    );
     assert!(
         output.contains(ENTERED),
-        "{output}\nthe test could not be run in namespaces of its own ({status}): {}",
+        "{output}\nthe test could not be run in namespaces of its own ({status}): {}{exhausted}",
         namespaces::NEEDS
     );
-    assert!(
-        output.contains(LEFT) && status.success(),
-        "{output}\nthe test failed in its namespaces ({status})"
-    );
-    print!("{output}");
+    panic!("{output}\nthe test failed in its namespaces ({status}){exhausted}");
 }
 
 impl Host {

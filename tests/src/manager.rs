@@ -9,11 +9,12 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use portreeve_protocol::channel;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 
 use crate::broker::{Log, pid_of};
+use crate::process::Tree;
 use crate::wait::PATIENCE;
-use crate::{Host, eventually, process};
+use crate::{Host, census, eventually};
 
 /// The service manager.
 pub struct Manager {
@@ -28,6 +29,7 @@ pub struct Manager {
 /// A broker that it runs.
 pub struct Service {
     child: Child,
+    tree: Tree,
     /// Its standard error.
     pub log: Log,
 }
@@ -60,14 +62,17 @@ impl Manager {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Log::default();
         log.follow(child.stderr.take().unwrap());
-        Service { child, log }
+        Service { tree: Tree::of(child.id()), child, log }
     }
 
     /// Hears one message.
     #[track_caller]
     pub fn hear(&mut self) {
         let (mut packet, mut descriptors) = ([0; 4096], Vec::new());
-        let received = channel::receive(&self.socket, &mut packet, &mut descriptors).unwrap();
+        let received =
+            channel::receive(&self.socket, &mut packet, &mut descriptors).unwrap_or_else(|error| {
+                panic!("the service manager was told nothing: {error}{}", census::holders())
+            });
         let text = String::from_utf8(packet[..received.bytes].to_vec()).unwrap();
         let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
         match (value("FDNAME="), descriptors.pop()) {
@@ -111,6 +116,7 @@ impl Service {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
+        self.tree.note();
         kill_process(pid_of(&self.child), signal).unwrap();
     }
 
@@ -122,15 +128,12 @@ impl Service {
 }
 
 impl Service {
-    /// Ends what is left of its processes, as a service manager does.
+    /// Kills what is left of its processes, as a service manager does.
     pub fn clear(&mut self) {
-        let launchers = process::children(self.pid());
-        let workers: Vec<u32> = launchers.iter().flat_map(|launcher| process::children(*launcher)).collect();
-        let _ = self.child.kill();
+        self.tree.note();
+        let _ = self.child.kill(); // it may have ended
         let _ = self.child.wait();
-        for pid in workers.into_iter().chain(launchers) {
-            let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL);
-        }
+        self.tree.end_descendants();
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -105,6 +106,50 @@ pub fn children(parent: u32) -> Vec<u32> {
         .collect();
     children.sort_unstable();
     children
+}
+
+/// The running processes that descend from a process.
+pub fn descendants(ancestor: u32) -> Vec<u32> {
+    let children = children(ancestor);
+    let further: Vec<u32> = children.iter().flat_map(|child| descendants(*child)).collect();
+    children.into_iter().chain(further).collect()
+}
+
+/// Kills processes and all that descend from them. Each is stopped first, so that it starts no other meanwhile.
+pub fn end_trees(roots: &[u32]) {
+    for root in roots.iter().filter(|root| runs(**root)) {
+        let pid = Pid::from_raw(root.cast_signed()).unwrap();
+        let _ = kill_process(pid, Signal::STOP); // it may have ended by itself
+        eventually("a process that stands still or has ended", || {
+            stat(*root).is_none_or(|(state, _)| matches!(state.as_str(), "T" | "t" | "X" | "Z")).then_some(())
+        });
+        end_trees(&children(*root));
+        let _ = kill_process(pid, Signal::KILL); // likewise
+    }
+}
+
+/// A service's processes. The kernel gives the children of a process that was killed another parent, so they are noted
+/// while their ancestor runs.
+pub struct Tree {
+    root: u32,
+    noted: Mutex<Vec<u32>>,
+}
+
+impl Tree {
+    /// The tree that a process is the root of.
+    pub fn of(root: u32) -> Self {
+        Self { root, noted: Mutex::default() }
+    }
+
+    /// Notes who descends from the root now. Called before the root is killed.
+    pub fn note(&self) {
+        self.noted.lock().unwrap().extend(descendants(self.root));
+    }
+
+    /// Kills all of it but the root.
+    pub fn end_descendants(&self) {
+        end_trees(&self.noted.lock().unwrap().split_off(0));
+    }
 }
 
 /// State and parent, see proc_pid_stat(5). The name before them may hold spaces and parentheses.

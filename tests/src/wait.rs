@@ -13,7 +13,12 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(Instant::now() < end, "{what}: not after {} s", PATIENCE.as_secs());
+        assert!(
+            Instant::now() < end,
+            "{what}: not after {} s{}",
+            PATIENCE.as_secs(),
+            crate::census::holders()
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
 }

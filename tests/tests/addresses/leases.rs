@@ -8,7 +8,7 @@ use portreeve_protocol::address::RenewAddress;
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::namespaces::run;
 use portreeve_tests::peer::one_address;
-use portreeve_tests::{Broker, Peer, binaries, eventually, isolated, lan, sample};
+use portreeve_tests::{Broker, Peer, alone, binaries, eventually, isolated, lan, sample};
 use portreeve_worker::{AddressOptions, Channel, Client, Error, EventCode, FaultCode, blocking};
 use rustix::process::Signal;
 
@@ -48,7 +48,7 @@ fn a_held_address_outlasts_its_lease_and_goes_with_its_guard() {
 
 #[test]
 fn a_holder_is_told_before_the_lease_ends_that_the_broker_does_not_renew_it() {
-    isolated(|host| {
+    alone(|host| {
         lan::join(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         with_client(async |client| {

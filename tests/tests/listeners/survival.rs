@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use portreeve_protocol::channel::ReceiveError;
 use portreeve_tests::peer::listen;
 use portreeve_tests::puppet::Stage;
-use portreeve_tests::{Broker, Host, census, eventually, isolated, process, sample};
+use portreeve_tests::{Broker, Host, alone, census, eventually, isolated, process, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A worker of a test is killed more often than one that should give up.
@@ -152,7 +152,7 @@ fn a_worker_that_ends_before_its_hello_is_started_again_and_others_are_served() 
 
 #[test]
 fn a_launcher_that_dies_while_no_worker_runs_ends_the_broker_at_once() {
-    isolated(|host| {
+    alone(|host| {
         let stage = Stage::new(host, "chroot");
         let command = r#"( /run/host/bin/puppet "descriptors" )"#;
         let mut broker = Broker::start(host, &sample::worker(&stage.chroot, command, ""));

@@ -2,8 +2,14 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 
-use portreeve_tests::{binaries, census, isolated, process};
+use portreeve_protocol::channel;
+use portreeve_tests::process::Tree;
+use portreeve_tests::{alone, binaries, census, eventually, exhaustion, isolated, process};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[test]
 fn a_host_has_loopback_and_ports_of_its_own() {
@@ -45,6 +51,50 @@ fn a_host_has_the_binaries_where_every_user_can_run_them() {
             rustix::fs::access(&name, rustix::fs::Access::EXEC_OK)
         });
         assert_eq!(run.join().unwrap(), Ok(()));
+    });
+}
+
+#[test]
+fn a_failure_on_a_host_with_too_many_descriptors_in_flight_names_the_cause() {
+    alone(|_host| {
+        assert_eq!(exhaustion::told_by("another failure"), None);
+        let (sender, receiver) = UnixDatagram::pair().unwrap();
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(200), ..limit }).unwrap();
+        channel::send(&sender, b"?", &[sender.as_fd(); 253]).unwrap();
+        assert!(exhaustion::told_by("another failure").unwrap().contains("ETOOMANYREFS"));
+        drop(receiver);
+        eventually("the end of what was in flight", || (!exhaustion::too_many_in_flight()).then_some(()));
+    });
+}
+
+#[test]
+fn the_holder_of_a_listening_socket_is_named() {
+    isolated(|_host| {
+        let _listener = TcpListener::bind("127.0.0.1:25").unwrap();
+        let holders = census::holders();
+        assert!(
+            holders.contains("127.0.0.1:25 is held by ") && holders.contains("(pid 1, parent 0)"),
+            "{holders}"
+        );
+    });
+}
+
+#[test]
+fn the_processes_of_a_service_are_ended_though_its_first_one_was_killed() {
+    isolated(|_host| {
+        let mut shell = Command::new("sh").args(["-c", "sh -c 'sleep 1000 & wait' & wait"]).spawn().unwrap();
+        let tree = Tree::of(shell.id());
+        let all = eventually("a grandchild", || {
+            let all = process::descendants(shell.id());
+            (all.len() == 2).then_some(all)
+        });
+        tree.note();
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        assert!(all.iter().all(|pid| process::runs(*pid)));
+        tree.end_descendants();
+        eventually("the end of both", || all.iter().all(|pid| !process::runs(*pid)).then_some(()));
     });
 }
 

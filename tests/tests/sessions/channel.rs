@@ -7,7 +7,7 @@ use portreeve_protocol::channel;
 use portreeve_protocol::message::{Hello, Listen, ListenMany, Operation as _, Ping};
 use portreeve_protocol::{FaultCode, List, Text, codec};
 use portreeve_tests::peer::listen;
-use portreeve_tests::{Broker, Peer, binaries, broker, isolated, sample};
+use portreeve_tests::{Broker, Peer, alone, binaries, broker, isolated, sample};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const ANYWHERE: &str = r#"( "127.0.0.1:1-65535" )"#;
@@ -126,7 +126,7 @@ fn inode(descriptor: impl std::os::fd::AsFd) -> u64 {
 
 #[test]
 fn more_descriptors_in_flight_than_the_kernel_allows_are_waited_for() {
-    isolated(|host| {
+    alone(|host| {
         // RLIMIT_NOFILE is also how many descriptors may be in flight (ETOOMANYREFS in unix(7)).
         let mut command = Command::new("prlimit");
         let config = broker::config(host, &sample::control(ANYWHERE));

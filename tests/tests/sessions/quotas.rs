@@ -11,7 +11,7 @@ use portreeve_tests::broker::SOCKET;
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::peer::one_address;
 use portreeve_tests::puppet::Stage;
-use portreeve_tests::{Broker, Host, Peer, eventually, flood, isolated, lan, process, sample};
+use portreeve_tests::{Broker, Host, Peer, alone, eventually, flood, isolated, lan, process, sample};
 
 fn start(host: &Host, quotas: &str) -> Broker {
     let text = sample::control(r#"( "127.0.0.1:1-65535" )"#);
@@ -30,7 +30,7 @@ fn greeted(mut peer: Peer) -> Peer {
 
 #[test]
 fn a_peer_that_never_reads_is_cut_off_at_its_deadline_while_others_are_busy() {
-    isolated(|host| {
+    alone(|host| {
         let broker = start(host, "unread_timeout = 1");
         let before = broker.census();
         let mut deaf = broker.peer();
@@ -156,7 +156,7 @@ fn a_session_with_as_many_requests_under_way_as_may_be_is_told_to_come_later() {
 /// The median time of a ping, in microseconds.
 #[test]
 fn a_flood_of_one_peer_costs_no_other_an_answer_and_bounds_memory_and_log() {
-    isolated(|host| {
+    alone(|host| {
         let broker = start(host, "");
         let mut bystander = broker.peer();
         let resident = || -> u64 {
