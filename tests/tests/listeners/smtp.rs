@@ -51,7 +51,9 @@ impl MailServer {
 
     /// Gives the server a command, as its operator would.
     fn command(&self, line: &str) -> String {
-        let mut control = UnixStream::connect(self.chroot.path.join("run/control")).unwrap();
+        // The broker may listen for the server before the server has made this socket.
+        let socket = self.chroot.path.join("run/control");
+        let mut control = eventually("the control socket", || UnixStream::connect(&socket).ok());
         writeln!(control, "{line}").unwrap();
         let mut answer = String::new();
         BufReader::new(control).read_line(&mut answer).unwrap();
