@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use rustix::mount::{MountFlags, mount, mount_bind};
 
+use crate::wait::limit;
 use crate::{binaries, exhaustion, namespaces};
 
-/// How long a test may take inside.
+/// How long a test may take inside, on a machine of ordinary speed.
 const DEADLINE: Duration = Duration::from_secs(180);
 const INSIDE: &str = "PORTREEVE_TEST_INSIDE";
 const ENTERED: &str = "[the test is in its namespaces]";
@@ -79,27 +80,28 @@ fn enter(test: &str) {
         let _ = reader.read_to_end(&mut output);
         let _ = sender.send(output);
     });
-    let in_time = finished.recv_timeout(DEADLINE);
+    let deadline = limit(DEADLINE);
+    let in_time = finished.recv_timeout(deadline);
     let late = in_time.is_err();
     if late {
         let _ = child.kill();
     }
-    let output = in_time.or_else(|_| finished.recv_timeout(DEADLINE)).unwrap_or_default();
-    judge(&String::from_utf8_lossy(&output), late, child.wait().unwrap());
+    let output = in_time.or_else(|_| finished.recv_timeout(deadline)).unwrap_or_default();
+    let status = child.wait().unwrap();
+    judge(&String::from_utf8_lossy(&output), late.then_some(deadline), status);
 }
 
-fn judge(output: &str, late: bool, status: ExitStatus) {
+/// Passes the test's verdict on: `late` is the time limit of a test that had to be killed.
+fn judge(output: &str, late: Option<Duration>, status: ExitStatus) {
     let passed = output.contains(LEFT) && status.success();
-    if passed && !late {
+    if passed && late.is_none() {
         print!("{output}");
         return;
     }
     let exhausted = exhaustion::told_by(output).unwrap_or_default();
-    assert!(
-        !late,
-        "{output}\nthe test was not over after {} s and was killed{exhausted}",
-        DEADLINE.as_secs()
-    );
+    if let Some(limit) = late {
+        panic!("{output}\nthe test was not over after {} s and was killed{exhausted}", limit.as_secs());
+    }
     assert!(
         output.contains(ENTERED),
         "{output}\nthe test could not be run in namespaces of its own ({status}): {}{exhausted}",

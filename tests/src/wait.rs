@@ -5,6 +5,15 @@ use std::time::{Duration, Instant};
 /// How long anything may take that should take no time.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A time limit of the harness on this machine: `PORTREEVE_TEST_SLOWNESS`, a whole number, multiplies it. Emulated
+/// machines need that. It changes no time that a test asserts.
+pub fn limit(time: Duration) -> Duration {
+    let slowness = std::env::var("PORTREEVE_TEST_SLOWNESS").map_or(1, |number| {
+        number.parse().unwrap_or_else(|_| panic!("PORTREEVE_TEST_SLOWNESS is no whole number: {number:?}"))
+    });
+    time * slowness
+}
+
 /// Asks until there is an answer; fails with `what` was awaited when [`PATIENCE`] ends.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
