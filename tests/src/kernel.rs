@@ -36,6 +36,15 @@ impl Kernel {
     }
 }
 
+/// The version of this kernel's Landlock, 0 where it has none or it is off; see landlock_create_ruleset(2).
+pub fn landlock_version() -> u32 {
+    const VERSION: libc::c_uint = 1;
+    // SAFETY: no pointer is given; the flag asks for a number.
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, VERSION) };
+    u32::try_from(version).unwrap_or(0)
+}
+
 /// A command that runs one of the brokers under test on a kernel that refuses these calls.
 pub fn refusing(host: &Host, refusals: &[&str], broker: &str, config: &Path) -> Command {
     let mut command = Command::new(host.binary(binaries::REFUSING_KERNEL));

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 
 use portreeve_protocol::{FaultCode, channel};
 use portreeve_tests::chroot::WORKER;
-use portreeve_tests::kernel::refusing;
+use portreeve_tests::kernel::{landlock_version, refusing};
 use portreeve_tests::process::{self, Status};
 use portreeve_tests::puppet::Stage;
 use portreeve_tests::refusal::exit;
@@ -16,6 +16,9 @@ use portreeve_tests::{binaries, broker};
 use rustix::process::{Pid, Signal, kill_process};
 
 const NET_BIND_SERVICE: u64 = 1 << 10;
+
+/// The version of Landlock that has everything that the broker asks for: that of Linux 6.12.
+const COMPLETE_LANDLOCK: u32 = 6;
 
 fn start(host: &Host, kernel: Kernel, text: &str) -> Broker {
     Broker::start_command(host, kernel.command(host, &broker::config(host, text)))
@@ -136,6 +139,12 @@ fn where_landlock_is_required_a_kernel_without_it_is_refused_by_name() {
         for kernel in [Kernel::WithoutLandlock, Kernel::WithoutEither] {
             let refusal = Refusal::of_command(kernel.command(host, &config));
             refusal.says(exit::UNAVAILABLE, &["no Landlock", "require_landlock", "lsm="]);
+        }
+        if landlock_version() < COMPLETE_LANDLOCK {
+            let refusal = Refusal::of_command(Kernel::WithoutSeccomp.command(host, &config));
+            let version = format!("Landlock ABI {} does not limit", landlock_version());
+            refusal.says(exit::UNAVAILABLE, &[&version, "require_landlock"]);
+            return;
         }
         let broker = start(host, Kernel::WithoutSeccomp, &text);
         broker.peer().ping();
