@@ -2,6 +2,7 @@
 //! hardware address.
 
 use std::net::IpAddr;
+use std::process::Command;
 
 use portreeve_protocol::address::{AddAddress, Announce, Lease, ListAddresses};
 use portreeve_protocol::message::Outcome;
@@ -38,8 +39,9 @@ fn an_interface_that_is_renamed_keeps_its_addresses_and_gets_no_new_ones() {
         let broker = Broker::start(host, &sample::addresses(""));
         let before = lan::addresses();
         let (mut peer, mut wire) = (broker.peer(), Wire::at("far"));
+        std::fs::write("/proc/sys/net/ipv6/conf/eth1/keep_addr_on_down", "1").unwrap();
         peer.add_address("10.1.1.7", |_| {}).unwrap();
-        lan::ip("link set eth1 name mail0");
+        rename("eth1", "mail0");
         peer.renew_address("10.1.1.7").unwrap();
         assert!(lan::shown("10.1.1.7").unwrap().contains("mail0"));
         assert_eq!(peer.add_address("10.1.1.8", |_| {}).unwrap_err().code, FaultCode::UnknownInterface);
@@ -49,19 +51,41 @@ fn an_interface_that_is_renamed_keeps_its_addresses_and_gets_no_new_ones() {
         peer.renew_address("10.1.1.7").unwrap();
         assert!(peer.remove_address("10.1.1.7").unwrap().verified);
         lan::ip("link del eth1");
-        lan::ip("link set mail0 name eth1");
+        rename("mail0", "eth1");
         // Renamed while it is asked for, it is the same interface still.
-        let rename = || drop(lan::ip("link set eth1 name mail0"));
-        meanwhile(&mut peer, &mut wire, "10.1.1.9", rename).unwrap();
+        let mut renamed = false;
+        let attempt = || renamed = rename_while_up("eth1", "mail0");
+        meanwhile(&mut peer, &mut wire, "10.1.1.9", attempt).unwrap();
+        if !renamed {
+            rename("eth1", "mail0");
+        }
         eventually("the new name of its interface", || {
             let (page, _) = peer.ask(&ListAddresses { after: None }).unwrap();
             page.addresses.iter().any(|row| *row.lease.interface == *"mail0").then_some(())
         });
         assert!(lan::shown("10.1.1.9").unwrap().contains("mail0"));
         assert!(peer.remove_address("10.1.1.9").unwrap().verified);
-        lan::ip("link set mail0 name eth1");
+        rename("mail0", "eth1");
         assert_eq!(lan::addresses(), before);
     });
+}
+
+/// Renames an interface that is up, and returns false if the kernel refuses that, as Linux does before 6.2.
+fn rename_while_up(from: &str, to: &str) -> bool {
+    let output = Command::new("ip").args(["link", "set", from, "name", to]).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || error.contains("Device or resource busy"), "{error}");
+    output.status.success()
+}
+
+/// Renames an interface, and sets it down for as long as that takes if the kernel requires it.
+fn rename(from: &str, to: &str) {
+    if !rename_while_up(from, to) {
+        lan::ip(&format!("link set {from} down"));
+        lan::ip(&format!("link set {from} name {to}"));
+        lan::ip(&format!("link set {to} up"));
+        eventually("a carrier", || lan::ip(&format!("link show {to}")).contains("LOWER_UP").then_some(()));
+    }
 }
 
 #[test]
