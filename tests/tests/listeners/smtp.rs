@@ -43,9 +43,10 @@ impl MailServer {
     fn messages(&self, count: usize) -> Vec<String> {
         eventually("the messages in the Maildir", || {
             let entries = fs::read_dir(self.maildir.join("new")).ok()?;
-            let files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-            (files.len() == count)
-                .then(|| files.iter().map(|file| fs::read_to_string(file).unwrap()).collect())
+            // The server delivers meanwhile, so a file that was listed may not be readable yet.
+            let messages: Option<Vec<String>> =
+                entries.map(|entry| fs::read_to_string(entry.ok()?.path()).ok()).collect();
+            messages.filter(|messages| messages.len() == count)
         })
     }
 
