@@ -145,14 +145,19 @@ pub fn announces(frame: &[u8], hardware: [u8; 6], address: Ipv4Addr) -> bool {
 
 /// Asks every few milliseconds until nobody has answered for a second, and gives when the last answer came.
 pub fn last_answer(wire: &mut Wire, begin: Instant) -> Option<Duration> {
-    let mut last = None;
+    // A busy machine may leave this program no time to ask: that alone is no silence.
+    const UNANSWERED: usize = 50;
+    let (mut last, mut unanswered) = (None, 0);
     let end = begin + Duration::from_secs(15);
     while Instant::now() < end {
         wire.send(&hex(ASK));
         match wire.collect(Duration::from_millis(4), answer, |frames| !frames.is_empty()).first() {
-            Some(frame) => last = Some(frame.at.duration_since(begin)),
-            None if last.is_none_or(|last| begin.elapsed() > last + Duration::from_secs(1)) => break,
-            None => {}
+            Some(frame) => (last, unanswered) = (Some(frame.at.duration_since(begin)), 0),
+            None => unanswered += 1,
+        }
+        if unanswered >= UNANSWERED && last.is_none_or(|last| begin.elapsed() > last + Duration::from_secs(1))
+        {
+            break;
         }
     }
     last
