@@ -36,3 +36,8 @@ pub use kernel::Kernel;
 pub use peer::Peer;
 pub use refusal::Refusal;
 pub use wait::eventually;
+
+/// The examples of the page for users of the client library compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../deploy/docs/clients.md")]
+struct Clients;

@@ -1,12 +1,14 @@
-//! The tour of the command in deploy/tour.md is what a broker on a real host shows: each of its commands is run, and what
-//! it prints is what stands there, but for numbers that change by themselves.
+//! The console blocks of the pages, such as the tour in deploy/tour.md, show what a broker on a real host prints: each
+//! command is run beside a broker with the page's first configuration, and what it prints is what stands there, but for
+//! numbers that change by themselves.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use portreeve_tests::{Broker, Host, broker, isolated, lan};
 
-const TOUR: &str = include_str!("../../../deploy/tour.md");
+use super::documents::{PAGES, Page, page};
 
 /// The text with what its commands print now.
 fn run(host: &Host, text: &str) -> String {
@@ -67,21 +69,53 @@ fn long_numbers(part: &str) -> String {
     if digits.len() < 3 { part.to_owned() } else { part.replacen(digits, "#", 1) }
 }
 
-#[test]
-fn the_tour_shows_what_the_command_prints() {
-    isolated(|host| {
-        lan::join(&["far"]);
-        std::fs::create_dir("/run/portreeve").unwrap();
-        let configuration = TOUR.split("```text\n").nth(1).unwrap().split("```").next().unwrap();
-        let broker = Broker::start_command(host, broker::command(host, &broker::config(host, configuration)));
-        let now = run(host, TOUR);
-        drop(broker);
-        if let Some(path) = std::env::var_os("PORTREEVE_TOUR") {
-            std::fs::write(path, &now).unwrap();
+/// The start of a console block.
+const CONSOLE: &str = "```console\n";
+
+/// Runs the commands of a page, in its order, and compares.
+fn is_as_shown(host: &Host, path: &str) {
+    let Page { text, .. } = page(path);
+    let configuration = page(path).configurations().next().unwrap();
+    lan::join(&["far"]);
+    std::fs::create_dir("/run/portreeve").unwrap();
+    let broker = Broker::start_command(host, broker::command(host, &broker::config(host, configuration)));
+    let now = run(host, text);
+    drop(broker);
+    if let Some(directory) = std::env::var_os("PORTREEVE_TOUR") {
+        let file = Path::new(&directory).join(path);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, &now).unwrap();
+    }
+    for (there, here) in without_what_changes(text).iter().zip(without_what_changes(&now)) {
+        assert_eq!(*there, here, "\nin {path}, and now:\n{now}");
+    }
+    assert_eq!(text.lines().count(), now.lines().count(), "{now}");
+}
+
+/// A test for each page that has console blocks.
+macro_rules! pages {
+    ($($test:ident: $path:literal,)+) => {
+        $(#[test]
+        fn $test() {
+            isolated(|host| is_as_shown(host, $path));
+        })+
+
+        #[test]
+        fn every_page_with_commands_is_run() {
+            let run = [$($path),+];
+            for page in PAGES.iter().filter(|page| page.text.contains(CONSOLE)) {
+                assert!(run.contains(&page.path), "{} is not run", page.path);
+            }
         }
-        for (there, here) in without_what_changes(TOUR).iter().zip(without_what_changes(&now)) {
-            assert_eq!(*there, here, "\nin deploy/tour.md, and now:\n{now}");
-        }
-        assert_eq!(TOUR.lines().count(), now.lines().count(), "{now}");
-    });
+    };
+}
+
+pages! {
+    the_tour_shows_what_the_command_prints: "deploy/tour.md",
+    the_readme_shows_what_the_commands_print: "README.md",
+    the_page_about_addresses_shows_what_the_commands_print: "deploy/docs/addresses.md",
+    the_page_about_listeners_shows_what_the_commands_print: "deploy/docs/listeners.md",
+    the_page_about_operating_shows_what_the_commands_print: "deploy/docs/operating.md",
+    the_page_about_reload_shows_what_the_commands_print: "deploy/docs/reload.md",
+    the_page_about_security_shows_what_the_commands_print: "deploy/docs/security-overview.md",
 }
