@@ -106,7 +106,7 @@ fn with_the_capability_limits_are_raised_for_anybody_and_without_it_no_broker_st
         }
         // Beyond the hard limit the kernel asks for the capability over the whole machine, which a user namespace lacks.
         let beyond = hard + 1;
-        let may = setrlimit(Resource::Nofile, Rlimit { current: soft, maximum: Some(beyond) }).is_ok();
+        let may = raise(soft, beyond);
         let (code, shown) = limit(host, &[], &[&[&*format!("nofile={}", beyond + 1)][..], &show].concat());
         match may {
             true => assert_eq!(open_files(&shown).unwrap()[1], (beyond + 1).to_string(), "{shown}"),
@@ -118,6 +118,29 @@ fn with_the_capability_limits_are_raised_for_anybody_and_without_it_no_broker_st
 fn open_files_of_this_process() -> (Option<u64>, u64) {
     let limit = getrlimit(Resource::Nofile);
     (limit.current, limit.maximum.unwrap())
+}
+
+/// Raises the hard limit of this process, and returns whether it may: in a user namespace, and without the capability, it
+/// may not.
+fn raise(soft: Option<u64>, hard: u64) -> bool {
+    setrlimit(Resource::Nofile, Rlimit { current: soft, maximum: Some(hard) }).is_ok()
+}
+
+#[test]
+fn a_worker_starts_with_a_limit_beyond_the_hard_one_where_the_broker_may_raise_it() {
+    isolated(|host| {
+        let (soft, hard) = open_files_of_this_process();
+        let stage = Stage::new(host, "chroot");
+        let rest = format!("worker {{ limit = [ nofile = {} ] }}", hard + 2);
+        let text = sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &rest);
+        if !raise(soft, hard + 1) {
+            Refusal::of(host, &text).says(71, &["worker.limit nofile", "hard limit"]);
+            return;
+        }
+        let broker = Broker::start(host, &text);
+        let shown = std::fs::read_to_string(format!("/proc/{}/limits", broker.worker())).unwrap();
+        assert_eq!(open_files(&shown).unwrap(), [(hard + 2).to_string(), (hard + 2).to_string()], "{shown}");
+    });
 }
 
 #[test]
