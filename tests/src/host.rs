@@ -111,7 +111,7 @@ fn judge(output: &str, late: Option<Duration>, status: ExitStatus) {
 }
 
 impl Host {
-    /// Makes the namespaces that this process is the first of into a host. [`isolated`] does it for tests.
+    /// Makes the namespaces of this process, which are fresh, into a host. [`isolated`] does it for tests.
     pub fn prepare() -> Self {
         namespaces::end_with_parent();
         namespaces::raise_loopback();

@@ -19,6 +19,10 @@ fn is_administrator() -> bool {
     crate::process::Status::parse(&status).effective & (1 << SYS_ADMIN) != 0
 }
 
+/// Process 1 runs the program and waits. The shell takes the exit status of every orphan meanwhile, as process 1 does on a
+/// host: until then ended processes count against what a user may have, such as kernel.keys.maxkeys.
+const FIRST_PROCESS: &str = r#"exec 3<&0; "$@" <&3 3<&- & wait $!"#;
+
 /// A command that runs `program` in namespaces of its own, with a pipe for standard input: closing it, as
 /// ending this process does, ends all of them once the program has called [`end_with_parent`].
 pub fn command(program: &Path) -> Command {
@@ -29,12 +33,13 @@ pub fn command(program: &Path) -> Command {
     command
         .args(["--net", "--mount", "--ipc", "--uts", "--pid"])
         .args(["--fork", "--kill-child", "--mount-proc", "--"])
+        .args(["sh", "-c", FIRST_PROCESS, "sh"])
         .arg(program)
         .stdin(Stdio::piped());
     command
 }
 
-/// Ends this process, and as process 1 its namespace with it, as soon as standard input is closed.
+/// Ends this process, and with it the namespaces, as soon as standard input is closed.
 pub fn end_with_parent() {
     std::thread::spawn(|| {
         let mut byte = [0];

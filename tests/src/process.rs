@@ -115,6 +115,12 @@ pub fn descendants(ancestor: u32) -> Vec<u32> {
     children.into_iter().chain(further).collect()
 }
 
+/// The running processes of these namespaces but the first one and the test.
+pub fn others() -> Vec<u32> {
+    let own = std::process::id();
+    descendants(1).into_iter().filter(|pid| *pid != own).collect()
+}
+
 /// Kills processes and all that descend from them. Each is stopped first, so that it starts no other meanwhile.
 pub fn end_trees(roots: &[u32]) {
     for root in roots.iter().filter(|root| runs(**root)) {

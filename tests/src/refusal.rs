@@ -70,9 +70,7 @@ impl Refusal {
             assert!(message.contains(word), "{word:?} is not in: {message}");
         }
         // What the broker had forked sees its end, and ends a moment later.
-        eventually("the end of every process of the broker", || {
-            process::children(1).is_empty().then_some(())
-        });
+        eventually("the end of every process of the broker", || process::others().is_empty().then_some(()));
         assert!(census::listening().is_empty());
         assert!(!Path::new(SOCKET).exists(), "the control socket was left behind");
     }

@@ -6,7 +6,7 @@
 
 use nix::errno::Errno;
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 const STEP: &str = "session keyring";
 
@@ -19,6 +19,12 @@ const SESSION_KEYRING: libc::c_long = -3;
 pub fn leave() -> Result<(), Failure> {
     match keyctl(JOIN_SESSION_KEYRING, 0) {
         Ok(_) => Ok(()),
+        Err(Errno::EDQUOT) => Err(Failure::new(
+            Exit::Unavailable,
+            STEP,
+            "keyctl KEYCTL_JOIN_SESSION_KEYRING failed: this user has as many keys as kernel.keys.maxkeys allows",
+            "raise that sysctl, or end programs of this user that hold keys (/proc/keys)",
+        )),
         // A kernel without keys, or a container that refuses them: to the worker too, so there is nothing to reach.
         Err(refused) if keyctl(GET_KEYRING_ID, SESSION_KEYRING) == Err(refused) => Ok(()),
         Err(errno) => Err(Failure::os(STEP, "keyctl KEYCTL_JOIN_SESSION_KEYRING", errno)),

@@ -40,6 +40,7 @@ const CALLS: &[(&str, libc::c_long)] = &[
 ];
 
 const ERRORS: &[(&str, i32)] = &[
+    ("EDQUOT", libc::EDQUOT),
     ("EINVAL", libc::EINVAL),
     ("EMFILE", libc::EMFILE),
     ("ENOMEM", libc::ENOMEM),

@@ -19,6 +19,7 @@ const REFUSALS: &[(&str, &[&str])] = &[
     ("prlimit64=EPERM", &["limits", "setrlimit RLIMIT_CORE"]),
     ("prctl:4=EPERM", &["limits", "PR_SET_DUMPABLE"]),
     ("keyctl:1=EPERM", &["session keyring", "KEYCTL_JOIN_SESSION_KEYRING"]),
+    ("keyctl:1=EDQUOT", &["session keyring", "kernel.keys.maxkeys"]),
     ("bind=EPERM", &["broker.socket", "broker.sock", "bind"]),
     ("socketpair=EMFILE", &["launcher", "socketpair"]),
     ("clone=ENOMEM", &["launcher", "fork"]),
@@ -62,7 +63,7 @@ fn traces(host: &Host) -> (BTreeSet<String>, String, String, Vec<u32>) {
     let entries = fs::read_dir(host.path("sockets")).unwrap();
     let files = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
     let listening = format!("{:?}", census::listening());
-    (files, listening, fs::read_to_string("/proc/self/mountinfo").unwrap(), process::children(1))
+    (files, listening, fs::read_to_string("/proc/self/mountinfo").unwrap(), process::others())
 }
 
 /// Starts a broker that must fail, and looks at what is left of it.
