@@ -1,18 +1,25 @@
 //! What is on the wire at another host: every frame that arrives there, as it came and when.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::broker::timespec;
 use crate::lan::{INTERFACE, within};
 
 /// See socket(7), of timestamps.
 const SIOCGSTAMPNS: libc::Ioctl = 0x8907;
 
 /// A packet socket at the interface of a host.
-pub struct Wire(File);
+pub struct Wire {
+    socket: File,
+    /// A frame that was read and arrived after the end of the last collection.
+    next: Option<Frame>,
+}
 
 /// A frame.
 #[derive(Clone, Debug)]
@@ -48,7 +55,7 @@ impl Wire {
             // SAFETY: the address is valid for its length and only read.
             let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
             assert_eq!(bound, 0, "{}", std::io::Error::last_os_error());
-            let wire = Self(socket);
+            let wire = Self { socket, next: None };
             // The first question has the kernel note the time of every frame from now on.
             wire.arrived();
             wire
@@ -60,7 +67,7 @@ impl Wire {
         // SAFETY: a timespec of zeros is valid.
         let mut stamp: libc::timespec = unsafe { std::mem::zeroed() };
         // SAFETY: the kernel writes one timespec there.
-        let got = unsafe { libc::ioctl(self.0.as_raw_fd(), SIOCGSTAMPNS, &raw mut stamp) };
+        let got = unsafe { libc::ioctl(self.socket.as_raw_fd(), SIOCGSTAMPNS, &raw mut stamp) };
         let (now, clock) = (Instant::now(), SystemTime::now());
         if got != 0 {
             return now;
@@ -72,7 +79,7 @@ impl Wire {
     /// Sends a frame.
     #[track_caller]
     pub fn send(&mut self, frame: &[u8]) {
-        assert_eq!(self.0.write(frame).unwrap(), frame.len());
+        assert_eq!(self.socket.write(frame).unwrap(), frame.len());
     }
 
     /// The frames of `wanted` that arrive until `enough` says so, or for as long as `time` at most.
@@ -86,33 +93,29 @@ impl Wire {
         let end = Instant::now() + time;
         let mut found = Vec::new();
         while !enough(&found) {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let Some(frame) = self.next.take().or_else(|| self.read_before(end)) else { break };
+            if frame.at > end {
+                self.next = Some(frame);
                 break;
             }
-            let wait = libc::timeval {
-                tv_sec: left.as_secs().try_into().unwrap(),
-                tv_usec: left.subsec_micros().max(1).into(),
-            };
-            let length = u32::try_from(size_of_val(&wait)).unwrap();
-            // SAFETY: the option is valid for its length and only read.
-            let set = unsafe {
-                let value = (&raw const wait).cast();
-                libc::setsockopt(self.0.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVTIMEO, value, length)
-            };
-            assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
-            let mut bytes = vec![0; 2048];
-            match self.0.read(&mut bytes) {
-                Ok(length) if wanted(&bytes[..length]) => {
-                    bytes.truncate(length);
-                    found.push(Frame { at: self.arrived(), bytes });
-                }
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => panic!("receiving frames: {error}"),
+            if wanted(&frame.bytes) {
+                found.push(frame);
             }
         }
         found
+    }
+
+    /// Reads a frame that comes until then, or that is here already: reading may come late on a busy machine.
+    fn read_before(&mut self, end: Instant) -> Option<Frame> {
+        let left = end.saturating_duration_since(Instant::now());
+        let mut event = [PollFd::new(&self.socket, PollFlags::IN)];
+        if poll(&mut event, Some(&timespec(left))).unwrap() == 0 {
+            return None;
+        }
+        let mut bytes = vec![0; 2048];
+        let length = self.socket.read(&mut bytes).unwrap_or_else(|error| panic!("receiving frames: {error}"));
+        bytes.truncate(length);
+        Some(Frame { at: self.arrived(), bytes })
     }
 }
 

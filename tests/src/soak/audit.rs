@@ -192,7 +192,7 @@ impl<'a> Auditor<'a> {
     /// With everyone having given back what they had. The worker serves. The first one is the measure of the others.
     pub fn calm(&mut self, supervisor: &Supervisor<'_>) {
         self.ledger.count("audits at rest");
-        let [_, broker, _, worker, _] = supervisor.family();
+        let [_, _, broker, _, worker, _] = supervisor.family();
         if let Some(start) = &self.start {
             self.eventually("at rest", || self.differences(start, supervisor));
         } else {
@@ -229,7 +229,7 @@ impl<'a> Auditor<'a> {
 
     fn differences(&self, start: &Start, supervisor: &Supervisor<'_>) -> Vec<String> {
         let family = supervisor.family();
-        let [_, broker, _, worker, _] = family;
+        let [_, _, broker, _, worker, _] = family;
         let mut wrong = Vec::new();
         // Before this asks anything: the broker may still have to hear that its session is over.
         for (who, pid, before) in [("broker", broker, &start.broker), ("worker", worker, &start.worker)] {

@@ -164,10 +164,10 @@ impl<'a> Supervisor<'a> {
         rest.iter().for_each(|pid| self.await_end(*pid));
     }
 
-    /// The processes that belong here: this one, broker, launcher, worker and reader.
-    pub fn family(&self) -> [u32; 5] {
+    /// The processes that belong here: process 1, this one, broker, launcher, worker and reader.
+    pub fn family(&self) -> [u32; 6] {
         let broker = self.broker();
-        [std::process::id(), broker.pid(), broker.launcher(), broker.worker(), broker.reader()]
+        [1, std::process::id(), broker.pid(), broker.launcher(), broker.worker(), broker.reader()]
     }
 }
 
