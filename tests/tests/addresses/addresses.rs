@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use portreeve_protocol::address::{AddAddress, Announce, RemoveAddress};
+use portreeve_protocol::address::{AddAddress, Announce, ListAddresses, RemoveAddress};
 use portreeve_protocol::message::Outcome;
 use portreeve_protocol::{FaultCode, List};
 use portreeve_tests::broker::SOCKET;
@@ -193,6 +193,11 @@ fn an_address_that_somebody_takes_away_is_put_back_while_its_lease_lasts_but_not
             eventually("the address again", || lan::shown("10.1.1.7"));
         }
         lan::ip("addr del 10.1.1.7/32 dev eth1");
+        // A renewal that overtakes the kernel's notice of the removal would put it back.
+        eventually("the broker's notice", || {
+            let (page, _) = peer.ask(&ListAddresses { after: None }).unwrap();
+            (!page.addresses[0].present).then_some(())
+        });
         assert_eq!(peer.renew_address("10.1.1.7").unwrap_err().code, FaultCode::NotLocal);
         assert_eq!(lan::shown("10.1.1.7"), None);
         // Link down takes every IPv6 address along.
