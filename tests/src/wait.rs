@@ -8,10 +8,15 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A time limit of the harness on this machine: `PORTREEVE_TEST_SLOWNESS`, a whole number, multiplies it. Emulated
 /// machines need that. It changes no time that a test asserts.
 pub fn limit(time: Duration) -> Duration {
-    let slowness = std::env::var("PORTREEVE_TEST_SLOWNESS").map_or(1, |number| {
-        number.parse().unwrap_or_else(|_| panic!("PORTREEVE_TEST_SLOWNESS is no whole number: {number:?}"))
-    });
-    time * slowness
+    time * slowness().unwrap_or(1)
+}
+
+/// How many times slower this machine is said to be than one of ordinary speed: none says it of a machine that is not
+/// emulated.
+pub fn slowness() -> Option<u32> {
+    let number = std::env::var("PORTREEVE_TEST_SLOWNESS").ok()?;
+    let parsed = number.parse();
+    Some(parsed.unwrap_or_else(|_| panic!("PORTREEVE_TEST_SLOWNESS is no whole number: {number:?}")))
 }
 
 /// Asks until there is an answer; fails with `what` was awaited when [`PATIENCE`] ends.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use portreeve_protocol::address::ListAddresses;
 use portreeve_tests::kernel::refusing;
+use portreeve_tests::wait::slowness;
 use portreeve_tests::wire::{ASK, TICK, Wire, answer, hex, last_answer};
 use portreeve_tests::{Broker, binaries, broker, eventually, isolated, lan, sample};
 use rustix::process::Signal;
@@ -61,13 +62,11 @@ fn a_renewal_leaves_no_gap() {
                 }
             }
             println!("{asked} requests, without an answer: {lost:?}");
-            // A renewal replaces the element of a set at once, but a processor that is preempted in its lookup for as long
-            // as that takes finds neither, as emulated ones are: that loses one request, and the next is answered.
+            // A renewal replaces the element of a set at once. A processor that is preempted in its lookup for as long as
+            // that takes finds neither: on an emulated one that may lose a request, and the next is answered.
             let gap = lost.windows(2).any(|pair| pair[1] == pair[0] + 1);
-            assert!(
-                !gap && lost.len() * 1_000 <= asked,
-                "a renewal left a gap: {lost:?} of {asked} requests"
-            );
+            let by_emulation = slowness().is_some() && !gap && lost.len() * 1_000 <= asked;
+            assert!(lost.is_empty() || by_emulation, "a renewal left a gap: {lost:?} of {asked} requests");
         });
     });
 }
