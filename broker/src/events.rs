@@ -14,7 +14,7 @@ use portreeve_protocol::metrics::EventCounts;
 use tokio::sync::Notify;
 
 use crate::address::Holder;
-use crate::service::counters::Counter;
+use crate::server::counters::Counter;
 
 /// How many events wait for one subscriber at most.
 pub const WAITING: usize = 256;

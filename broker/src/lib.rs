@@ -19,15 +19,14 @@ mod forked;
 pub mod hostile;
 mod inject;
 pub mod launcher;
-pub mod link;
 pub mod listener;
 mod log;
 #[cfg(test)]
 mod manual;
-mod peer_limit;
 mod plan;
 pub mod policy;
 pub mod reader;
-pub mod service;
+pub mod server;
 mod startup;
+pub mod sys;
 mod takeover;

@@ -10,13 +10,13 @@ use std::time::Duration;
 use nix::errno::Errno;
 use portreeve_protocol::{EventCode, Fault, FaultCode, Text, address};
 
-use super::boot_time::BootTime;
-use super::kernel::{self, Lifetime, Place};
 use super::lease::{Holder, Lease, State};
 use super::probe::hardware_text;
 use super::together::{Begun, Way};
 use super::{Addresses, fault};
-use crate::link::Interface;
+use crate::sys::Interface;
+use crate::sys::boot_time::BootTime;
+use crate::sys::rtnl::{self, Lifetime, Place};
 
 /// An address that policy permits, and where it says to put it.
 #[derive(Clone, Debug)]
@@ -161,7 +161,7 @@ impl Addresses {
 
     /// Whether this host has addresses, wherever; asked for all of them at once.
     pub(super) fn are_local(&self, addresses: &[IpAddr]) -> HashMap<IpAddr, Result<bool, Fault>> {
-        let answers = kernel::are_local(&self.route, addresses);
+        let answers = rtnl::are_local(&self.route, addresses);
         let answers = answers.unwrap_or_else(|errno| vec![Err(errno); addresses.len()]);
         let told = addresses.iter().zip(answers).map(|(address, answer)| {
             (*address, answer.map_err(|errno| fault::of_address("RTM_GETROUTE", *address, errno)))
@@ -189,7 +189,7 @@ impl Addresses {
             }
         }
         let places: Vec<(Place, Lifetime)> = places.iter().map(|place| (*place, life)).collect();
-        let results = kernel::add(&self.route, &places, detect);
+        let results = rtnl::add(&self.route, &places, detect);
         let results = results.unwrap_or_else(|error| vec![Err(fault::errno(&error)); places.len()]);
         let failed = places.iter().zip(results).filter_map(|((place, _), result)| {
             Some((place.address, fault::of_address("RTM_NEWADDR", place.address, result.err()?)))
@@ -217,7 +217,7 @@ impl Addresses {
         }
         let addresses: Vec<IpAddr> = places.iter().map(|place| place.address).collect();
         self.listeners().into_iter().for_each(|listeners| listeners.stop(&addresses));
-        let _what_is_gone_by_itself_is_no_failure = kernel::remove(&self.route, places);
+        let _what_is_gone_by_itself_is_no_failure = rtnl::remove(&self.route, places);
         self.unfence(addresses.into_iter());
     }
 

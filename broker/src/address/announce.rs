@@ -11,9 +11,9 @@ use std::collections::BinaryHeap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::boot_time::BootTime;
 use super::lease::State;
 use super::{Addresses, frame};
+use crate::sys::boot_time::BootTime;
 
 /// How many frames a second leave one interface: some switches shut a port above that.
 const A_SECOND: u32 = 500;

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::Addresses;
-use super::kernel::Place;
+use crate::sys::rtnl::Place;
 
 /// As many groups as an interface bears without a word.
 const MANY: usize = 1_000;

@@ -12,8 +12,8 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
-use super::nft::{self, Element, Family, Key, Set, Transaction};
-use crate::link::Netlink;
+use crate::sys::Netlink;
+use crate::sys::nft::{self, Element, Family, Key, Set, Transaction};
 
 /// How many addresses one transaction changes: as many as a request has, for each transaction costs the kernel a wait. The
 /// elements of so many fit in one message each time, whose attributes count their bytes in 16 bits.

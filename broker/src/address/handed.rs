@@ -9,11 +9,11 @@ use std::net::IpAddr;
 use portreeve_protocol::takeover::{HandedLease, PastEpoch};
 
 use super::Addresses;
-use super::boot_time::BootTime;
-use super::kernel::Place;
 use super::lease::{Holder, Lease, State};
 pub use super::lease::{MOST, REMEMBERED};
-use crate::link::Interface;
+use crate::sys::Interface;
+use crate::sys::boot_time::BootTime;
+use crate::sys::rtnl::Place;
 
 impl Addresses {
     /// Whether no address is on its way just now.

@@ -11,9 +11,9 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::time::{Instant, sleep_until};
 
-use super::boot_time::BootTime;
 use super::notice::NOTICE;
 use super::{Addresses, Listeners};
+use crate::sys::boot_time::BootTime;
 
 /// The longest sleep: the clock of leases goes on while the host sleeps, and the timer's does not.
 const AT_MOST: Duration = Duration::from_secs(1);

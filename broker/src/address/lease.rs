@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use portreeve_protocol::{Fault, FaultCode, Text, address};
 
-use super::boot_time::BootTime;
-use super::kernel::{Lifetime, Place};
 use super::together::Followers;
+use crate::sys::boot_time::BootTime;
+use crate::sys::rtnl::{Lifetime, Place};
 
 /// How many addresses the broker has at most.
 pub const MOST: usize = 10_240;

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::kernel::{Place, Present};
+use crate::sys::rtnl::{Place, Present};
 
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -5,8 +5,6 @@
 
 mod add;
 mod announce;
-mod boot_time;
-pub mod connections;
 mod counts;
 mod crowd;
 mod fault;
@@ -14,15 +12,12 @@ pub mod fence;
 pub mod frame;
 mod handed;
 mod keep;
-pub mod kernel;
 pub mod lease;
 mod left;
 mod move_to;
 mod neighbours;
 mod news;
-mod nft;
 mod notice;
-pub mod packet;
 mod probe;
 mod remove;
 mod renew;
@@ -41,20 +36,20 @@ use std::time::Duration;
 use portreeve_protocol::{Event, EventCode, Fault, Text};
 use tokio::sync::Notify;
 
+pub use crate::sys::BootTime;
 pub use add::{Asked, How};
-pub use boot_time::BootTime;
 pub use handed::{MOST, REMEMBERED};
 pub use keep::keep;
 pub use lease::Holder;
 
 use crate::events::{Concern, Events};
-use crate::link::{Interface, Netlink};
+use crate::sys::packet::Packet;
+use crate::sys::{Interface, Netlink};
 use announce::{Allowance, Queue};
 use counts::Counts;
 use fence::Fence;
 use lease::{Lease, Table};
 use neighbours::Neighbours;
-use packet::Packet;
 use probe::Heard;
 
 /// Who has listeners at addresses.
@@ -156,7 +151,7 @@ impl Addresses {
     }
 
     /// How long an address stays by what a peer asks for: the configuration's time where it does not say, for ever for 0.
-    pub fn lifetime(&self, asked: Option<u32>) -> kernel::Lifetime {
+    pub fn lifetime(&self, asked: Option<u32>) -> crate::sys::rtnl::Lifetime {
         Some(asked.unwrap_or(self.settings.get().lease)).filter(|seconds| *seconds > 0)
     }
 

@@ -10,12 +10,12 @@ use nix::errno::Errno;
 use portreeve_protocol::{EventCode, Fault, FaultCode, Text};
 
 use super::add::{Asked, Outcome, is_down, without_hardware};
-use super::boot_time::BootTime;
-use super::kernel::{self, Lifetime, Place};
 use super::lease::{Holder, State};
 use super::renew::taken_away;
 use super::{Addresses, fault};
-use crate::link::Interface;
+use crate::sys::Interface;
+use crate::sys::boot_time::BootTime;
+use crate::sys::rtnl::{self, Lifetime, Place};
 
 /// An address on its way.
 #[derive(Clone, Copy)]
@@ -108,7 +108,7 @@ impl Addresses {
         }
         // It was this host's alone until now: nobody else has to be asked.
         let there: Vec<_> = moves.iter().map(|one| (one.to, one.life)).collect();
-        let added = each(kernel::add(&self.route, &there, false), moves.len());
+        let added = each(rtnl::add(&self.route, &there, false), moves.len());
         let mut fail = |one: &Move, call: &str, errno: Errno| {
             failed.insert(one.to.address, fault::of_address(call, one.to.address, errno));
         };
@@ -124,9 +124,9 @@ impl Addresses {
             })
             .collect();
         let old: Vec<Place> = added.iter().map(|one| one.from).collect();
-        let removed = each(kernel::remove(&self.route, &old), old.len());
-        let present: Result<HashSet<Place>, Errno> = kernel::list(&self.route)
-            .map(|present| present.into_iter().map(|present| present.place).collect());
+        let removed = each(rtnl::remove(&self.route, &old), old.len());
+        let present: Result<HashSet<Place>, Errno> =
+            rtnl::list(&self.route).map(|present| present.into_iter().map(|present| present.place).collect());
         let mut results = removed.into_iter();
         let mut back = Vec::new();
         added.retain(|one| {
@@ -156,9 +156,9 @@ impl Addresses {
             return;
         }
         let old: Vec<_> = back.iter().map(|one| (one.from, one.life)).collect();
-        let put = each(kernel::add(&self.route, &old, false), old.len());
+        let put = each(rtnl::add(&self.route, &old, false), old.len());
         let new: Vec<Place> = back.iter().map(|one| one.to).collect();
-        let taken = each(kernel::remove(&self.route, &new), new.len());
+        let taken = each(rtnl::remove(&self.route, &new), new.len());
         for ((one, put), taken) in back.iter().zip(put).zip(taken) {
             let address = one.to.address;
             if let Err(errno) = taken.or_else(|errno| match errno {
@@ -195,6 +195,6 @@ impl Addresses {
 }
 
 /// A result each, whatever became of the exchange.
-fn each(outcomes: kernel::Outcomes, count: usize) -> Vec<Result<(), Errno>> {
+fn each(outcomes: rtnl::Outcomes, count: usize) -> Vec<Result<(), Errno>> {
     outcomes.unwrap_or_else(|error| vec![Err(fault::errno(&error)); count])
 }

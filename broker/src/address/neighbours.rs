@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use super::Addresses;
 use super::announce::{Due, LATER};
 use super::frame::{self, Hardware};
-use crate::link::Netlink;
+use crate::sys::Netlink;
 
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;

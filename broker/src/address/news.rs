@@ -8,9 +8,9 @@ use std::os::unix::net::UnixDatagram;
 
 use nix::sys::socket::SockProtocol;
 
-use super::kernel::{IFA_PROTO, RTM_NEWADDR, TAG};
-use crate::link::filter::{self, step};
-use crate::link::netlink;
+use crate::sys::netlink;
+use crate::sys::rtnl::{IFA_PROTO, RTM_NEWADDR, TAG};
+use crate::sys::socket_filter::{self, step};
 
 /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
 const GROUPS: u32 = 0x1 | 0x10 | 0x100;
@@ -53,6 +53,6 @@ pub fn open() -> nix::Result<UnixDatagram> {
         step(RETURN, 0, 0, u32::MAX),
         step(RETURN, 0, 0, 0),
     ];
-    filter::attach(&socket, &mut steps)?;
+    socket_filter::attach(&socket, &mut steps)?;
     Ok(socket.into())
 }

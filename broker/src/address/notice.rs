@@ -12,9 +12,9 @@ use portreeve_protocol::{Event, EventCode, Fault};
 use tokio::time::{Instant, sleep};
 
 use super::Addresses;
-use super::boot_time::BootTime;
 use super::lease::Lease;
 use crate::events::Concern;
+use crate::sys::boot_time::BootTime;
 
 /// How long before an address goes its holder is told.
 pub const NOTICE: Duration = Duration::from_secs(1);

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use portreeve_protocol::EventCode;
 
 use super::frame::{self, Arp, Hardware};
-use super::kernel::Place;
 use super::lease::State;
 use super::{Addresses, BootTime};
+use crate::sys::rtnl::Place;
 
 /// Between two probes, and from the last to the verdict.
 const PAUSE: Duration = Duration::from_millis(200);

@@ -10,10 +10,11 @@ use nix::errno::Errno;
 use portreeve_protocol::address::Removed;
 use portreeve_protocol::{EventCode, Fault};
 
-use super::boot_time::BootTime;
-use super::kernel::{self, Place};
 use super::lease::Holder;
-use super::{Addresses, connections, fault};
+use super::{Addresses, fault};
+use crate::sys::boot_time::BootTime;
+use crate::sys::rtnl::{self, Place};
+use crate::sys::sock_diag;
 
 impl Addresses {
     /// Whether somebody may remove an address.
@@ -54,7 +55,7 @@ impl Addresses {
         if addresses.is_empty() {
             return Vec::new();
         }
-        if let Err(errno) = connections::end(&self.diag, &addresses) {
+        if let Err(errno) = sock_diag::end(&self.diag, &addresses) {
             tracing::warn!(?addresses, %errno, "connections of addresses could not be reset before they go");
         }
         if let Some(fence) = &self.fence
@@ -62,7 +63,7 @@ impl Addresses {
         {
             tracing::error!(?addresses, %error, "the fence of addresses could not be closed before they go");
         }
-        let results = kernel::remove(&self.route, places);
+        let results = rtnl::remove(&self.route, places);
         let results = results.unwrap_or_else(|error| vec![Err(fault::errno(&error)); places.len()]);
         let mut local = self.are_local(&addresses);
         let outcomes = places.iter().zip(results).map(|(place, result)| match result {

@@ -9,10 +9,10 @@ use std::time::Duration;
 use portreeve_protocol::{Fault, FaultCode};
 
 use super::add::{Outcome, without_hardware};
-use super::boot_time::BootTime;
-use super::kernel::{self, Lifetime, Place};
 use super::lease::{Holder, State};
 use super::{Addresses, fault};
+use crate::sys::boot_time::BootTime;
+use crate::sys::rtnl::{self, Lifetime, Place};
 
 impl Addresses {
     /// Renews addresses for who holds them; `None` may anyone's. Without a lifetime each stays as long as the last time.
@@ -75,7 +75,7 @@ impl Addresses {
         }
         let places: Vec<(Place, Lifetime)> =
             renewed.iter().map(|(_, place, lifetime)| (*place, *lifetime)).collect();
-        let results = kernel::renew(&self.route, &places);
+        let results = rtnl::renew(&self.route, &places);
         let results = results.unwrap_or_else(|error| vec![Err(fault::errno(&error)); places.len()]);
         for ((index, place, lifetime), result) in renewed.into_iter().zip(results) {
             let mut table = self.table.borrow_mut();

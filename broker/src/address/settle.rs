@@ -12,8 +12,8 @@ use portreeve_protocol::{Fault, FaultCode};
 use tokio::time::{Instant, sleep};
 
 use super::add::{conflict, those};
-use super::kernel::{self, Place};
 use super::{Addresses, fault};
+use crate::sys::rtnl::{self, Place};
 
 /// How long the kernel may take.
 const SETTLING: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ impl Addresses {
         let end = Instant::now() + SETTLING;
         while !waiting.is_empty() {
             sleep(LOOK).await;
-            waiting.retain(|place| match kernel::look(&self.route, place) {
+            waiting.retain(|place| match rtnl::look(&self.route, place) {
                 Ok(present) if present.duplicate => {
                     failed.insert(place.address, conflict(place.address, None));
                     false

@@ -14,15 +14,15 @@ use tokio::sync::Notify;
 use super::announce::Queue;
 use super::counts::Counts;
 use super::fence::Fence;
-use super::kernel::{self, Place, Present};
 use super::lease::Table;
 use super::left::Untagged;
-use super::packet::Packet;
 use super::probe::Heard;
 use super::{Addresses, Asked, Settings, news};
 use crate::events::Events;
 use crate::failure::Failure;
-use crate::link::{Interface, Netlink};
+use crate::sys::packet::Packet;
+use crate::sys::rtnl::{self, Place, Present};
+use crate::sys::{Interface, Netlink};
 
 const STEP: &str = "addresses";
 /// As large as the kernel makes a datagram of news.
@@ -143,7 +143,7 @@ impl Addresses {
             prefix: one.prefix,
         };
         let declared: HashMap<IpAddr, Place> = declared.iter().map(|one| (one.address, place(one))).collect();
-        let present = kernel::list(&self.route).map_err(|error| Failure::os(STEP, "RTM_GETADDR", error))?;
+        let present = rtnl::list(&self.route).map_err(|error| Failure::os(STEP, "RTM_GETADDR", error))?;
         let untagged = Untagged::among(&present, &declared);
         Ok((present, untagged))
     }

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use portreeve_protocol::{Fault, FaultCode, Text, address};
 
 use super::add::Outcome;
-use super::kernel::Place;
 use super::lease::Table;
+use crate::sys::rtnl::Place;
 
 /// The addresses that follow others.
 #[derive(Debug, Default)]

@@ -14,13 +14,13 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use portreeve_protocol::{Event, EventCode, Text};
 
-use super::boot_time::BootTime;
-use super::kernel::{self, Place, Present, RTM_DELADDR, RTM_NEWADDR};
 use super::lease::{Holder, Lease, State};
 use super::{Addresses, fault};
 use crate::events::Concern;
-use crate::link::interface::{Interface, RTM_DELLINK, RTM_NEWLINK};
-use crate::link::netlink;
+use crate::sys::boot_time::BootTime;
+use crate::sys::interface::{Interface, RTM_DELLINK, RTM_NEWLINK};
+use crate::sys::netlink;
+use crate::sys::rtnl::{self, Place, Present, RTM_DELADDR, RTM_NEWADDR};
 
 /// How soon everything is compared when the kernel told of something that could not be seen.
 const SOON: Duration = Duration::from_millis(100);
@@ -161,7 +161,7 @@ impl Addresses {
             IpAddr::V4(_) => {
                 matches!(self.are_local(&[place.address]).remove(&place.address), Some(Ok(true)))
             }
-            IpAddr::V6(_) => kernel::look(&self.route, place).is_ok_and(|present| present.place == *place),
+            IpAddr::V6(_) => rtnl::look(&self.route, place).is_ok_and(|present| present.place == *place),
         }
     }
 
@@ -204,7 +204,7 @@ impl Addresses {
             }
             Err(errno) => tracing::error!(%errno, "the interfaces of this host could not be listed"),
         }
-        match kernel::list(&self.route) {
+        match rtnl::list(&self.route) {
             Ok(present) => {
                 let present: HashSet<Place> = present.into_iter().map(|present| present.place).collect();
                 present.iter().for_each(|place| self.is_there(place));
@@ -235,7 +235,7 @@ impl Addresses {
             return;
         }
         // It was this host's a moment ago: no other may have it, and it has to be usable at once.
-        let results = kernel::add(&self.route, &again, false);
+        let results = rtnl::add(&self.route, &again, false);
         let results = results.unwrap_or_else(|error| vec![Err(fault::errno(&error)); again.len()]);
         for ((place, _), result) in again.into_iter().zip(results) {
             let (address, index) = (place.address, place.index);

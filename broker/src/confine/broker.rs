@@ -10,8 +10,8 @@ use super::{locks, root};
 use crate::capability::State;
 use crate::failure::{Exit, Failure};
 use crate::inject;
-use crate::listener::Directories;
 use crate::policy::Policy;
+use crate::sys::Directories;
 
 const STEP: &str = "confining the broker";
 

@@ -11,10 +11,9 @@ use nix::sys::socket::{
 use portreeve_protocol::message::ListenOptions;
 use portreeve_protocol::{Endpoint, Fault, FaultCode, InetEndpoint};
 
-use super::directories::Directories;
-use super::option;
-use super::unix_file::UnixFile;
 use crate::config::SocketOptions;
+use crate::sys::directories::Directories;
+use crate::sys::unix_file::UnixFile;
 
 /// A socket that listens, and its file where it has one.
 #[derive(Debug)]
@@ -157,10 +156,11 @@ fn finish_inet(
         set(&socket, "setsockopt TCP_NODELAY", sockopt::TcpNoDelay, &true)?;
     }
     if stream && options.defer_accept > 0 {
-        option::defer_accept(&socket, options.defer_accept).call("setsockopt TCP_DEFER_ACCEPT")?;
+        crate::sys::sockopt::defer_accept(&socket, options.defer_accept)
+            .call("setsockopt TCP_DEFER_ACCEPT")?;
     }
     if stream && options.fast_open > 0 {
-        option::fast_open(&socket, options.fast_open).call("setsockopt TCP_FASTOPEN")?;
+        crate::sys::sockopt::fast_open(&socket, options.fast_open).call("setsockopt TCP_FASTOPEN")?;
     }
     nix::sys::socket::bind(socket.as_raw_fd(), address).call("bind")?;
     if stream {

@@ -13,7 +13,7 @@ use super::bind::Bound;
 use super::entry::{Entry, Owner};
 use super::registry::Registry;
 use super::told::Told;
-use super::unix_file::UnixFile;
+use crate::sys::unix_file::UnixFile;
 
 /// Why a socket was not taken in.
 #[derive(Debug, thiserror::Error)]

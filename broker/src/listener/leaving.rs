@@ -13,7 +13,6 @@ use portreeve_protocol::{Endpoint, Fault};
 
 use super::bind::{BindError, bind};
 use super::entry::{Entry, Owner};
-use super::option;
 use super::registry::Registry;
 use crate::config::SocketOptions;
 
@@ -36,7 +35,9 @@ impl Leaving {
         }
         tokio::time::sleep(HANDSHAKE).await;
         let mut left = LONGEST;
-        while !left.is_zero() && option::accept_queue(&self.0.bound.socket).is_ok_and(|waiting| waiting > 0) {
+        while !left.is_zero()
+            && crate::sys::sockopt::accept_queue(&self.0.bound.socket).is_ok_and(|waiting| waiting > 0)
+        {
             tokio::time::sleep(LOOK).await;
             left = left.saturating_sub(LOOK);
         }
@@ -111,7 +112,7 @@ impl Registry {
             // Whichever of these a kernel refuses, the listener ends all the same, with less grace.
             let _less_grace = share(&entry.bound.socket, true);
             if matches!(*entry.endpoint, Endpoint::Tcp(_)) {
-                let _less_grace = option::attach_drop_syn(&entry.bound.socket);
+                let _less_grace = crate::sys::sockopt::attach_drop_syn(&entry.bound.socket);
             }
         }
         Ok(Leaving(entry))

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, socket};
 
-use super::{drop_program, option};
+use crate::sys::bpf;
 
 /// How sockets are made to drop everything.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub enum Filter {
 impl Filter {
     /// Loads the program while the process is still root; a container or user namespace may not let it.
     pub fn load() -> Self {
-        drop_program::load().map_or(Self::Classic, Self::Program)
+        bpf::load().map_or(Self::Classic, Self::Program)
     }
 
     /// Tries, as the confined broker, whether it works, and tells what does.
@@ -38,11 +38,11 @@ impl Filter {
 
     fn lock_into(&self, socket: impl AsFd) -> nix::Result<()> {
         match self {
-            Self::Program(program) => option::attach_program(&socket, program)?,
-            Self::Classic => option::attach_drop_everything(&socket)?,
+            Self::Program(program) => crate::sys::sockopt::attach_program(&socket, program)?,
+            Self::Classic => crate::sys::sockopt::attach_drop_everything(&socket)?,
             Self::None => return Ok(()),
         }
-        option::lock_filter(&socket)
+        crate::sys::sockopt::lock_filter(&socket)
     }
 
     /// Ends a socket: connections that wait are reset and new ones refused, for good.

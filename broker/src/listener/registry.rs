@@ -14,11 +14,11 @@ use portreeve_protocol::{Endpoint, Fault, FaultCode};
 
 use super::bind::{BindError, Bound, bind};
 use super::changes::Changes;
-use super::directories::Directories;
 use super::entry::{Entry, Owner};
 use super::out_of_service::Filter;
-use super::unix_file::UnixFile;
 use crate::config::SocketOptions;
+use crate::sys::directories::Directories;
+use crate::sys::unix_file::UnixFile;
 
 /// All listeners.
 #[derive(Debug)]

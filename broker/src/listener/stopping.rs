@@ -11,8 +11,8 @@ use portreeve_protocol::message::ListenerId;
 
 use super::bind::BindError;
 use super::entry::{Entry, Owner};
-use super::memory;
 use super::registry::Registry;
+use crate::sys::malloc;
 
 /// From how many on the memory of listeners is worth giving back.
 const MANY: usize = 512;
@@ -68,7 +68,7 @@ impl Registry {
         let (held, room) = (self.entries.len(), self.by_endpoint.capacity());
         if room >= MANY && held < room / 8 {
             self.by_endpoint.shrink_to(2 * held);
-            memory::give_back();
+            malloc::give_back();
         }
     }
 

@@ -8,7 +8,7 @@ use portreeve_protocol::Endpoint;
 
 use super::Findings;
 use crate::config::{Config, ListenPattern, Span};
-use crate::listener::Directories;
+use crate::sys::Directories;
 
 /// The directories in which the control socket and the Unix listeners of the configuration are, and where each is
 /// named first.

@@ -22,14 +22,14 @@ use crate::events::Events;
 use crate::failure::{Exit, Failure};
 use crate::inject;
 use crate::launcher::{self, Launcher};
-use crate::listener::memory;
 use crate::log;
 use crate::plan::{self, Findings, Plan, Root};
 use crate::reader::{self, Reader};
-use crate::service::{
+use crate::server::{
     Ask, Broker, Fixed, Handover, Notifier, Parts, Processes, Reloading, Service, Started, Succession,
     Supervision,
 };
+use crate::sys::malloc;
 
 /// How much longer than its worker a broker may take that was taken over.
 const LEAVING: Duration = Duration::from_secs(3);
@@ -207,7 +207,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     };
     // Of ten megabytes the policy keeps a part.
     drop(config);
-    memory::give_back();
+    malloc::give_back();
     serve(parts, worker, Rest { control, reader, asked, notifier, succession, stale })
 }
 

@@ -16,7 +16,7 @@ use crate::failure::{Exit, Failure};
 use crate::inject;
 use crate::listener::{Changes, Directories, Filter, Registry};
 use crate::plan::{self, Findings, Plan};
-use crate::service::{Awaited, Notifier, Store, control_socket};
+use crate::server::{Awaited, Notifier, Store, control_socket};
 use crate::takeover::{Offered, Predecessor};
 
 /// Descriptors that are no listeners: sessions, the runtime's own, copies on their way.

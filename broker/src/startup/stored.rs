@@ -12,7 +12,7 @@ use crate::listener::Registry;
 use crate::listener::handed::Named;
 use crate::listener::stored::Stored;
 use crate::policy::{Policy, Requester};
-use crate::service::listen_permit;
+use crate::server::listen_permit;
 
 /// Takes in what is ours, and gives the names of what is not to be stored any longer.
 pub fn take(passed: Vec<Passed>, config: &Config, policy: &Policy, registry: &mut Registry) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use crate::config::Worker;
 use crate::launcher::ProgramName;
-use crate::service::Supervision;
+use crate::server::Supervision;
 
 /// What the service is told of it.
 pub fn supervision(worker: &Worker, program: ProgramName) -> Supervision {

@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::SockProtocol;
 use nix::time::{ClockId, clock_gettime};
-use portreeve_broker::address::connections;
 use portreeve_broker::address::fence::Fence;
-use portreeve_broker::address::kernel::{self, Place};
-use portreeve_broker::link::{Interface, Netlink};
+use portreeve_broker::sys::rtnl::{self, Place};
+use portreeve_broker::sys::sock_diag;
+use portreeve_broker::sys::{Interface, Netlink};
 use portreeve_protocol::address::{AddAddress, MAX_ADDRESSES, RemoveAddress, RenewAddress};
 use portreeve_protocol::message::Outcome;
 use portreeve_tests::figures::{self, Contender};
@@ -140,9 +140,9 @@ impl Own {
         let leased: Vec<_> = places.iter().map(|place| (*place, Some(LEASE))).collect();
         let time = Some(Duration::from_secs(LEASE.into()));
         let timed: Vec<_> = all.iter().map(|address| (*address, time)).collect();
-        let done = |outcomes: kernel::Outcomes| outcomes.unwrap().into_iter().for_each(|one| one.unwrap());
+        let done = |outcomes: rtnl::Outcomes| outcomes.unwrap().into_iter().for_each(|one| one.unwrap());
         let none_is_local = || {
-            let local = kernel::are_local(&self.route, &all).unwrap();
+            let local = rtnl::are_local(&self.route, &all).unwrap();
             assert!(local.iter().all(|local| *local == Ok(false)));
         };
         if checked {
@@ -151,18 +151,18 @@ impl Own {
         if fenced {
             self.fence.open_for(&timed).unwrap();
         }
-        done(kernel::add(&self.route, &leased, false));
+        done(rtnl::add(&self.route, &leased, false));
         if fenced {
             assert!(self.fence.renew(&timed).unwrap().is_empty());
         }
-        done(kernel::renew(&self.route, &leased));
+        done(rtnl::renew(&self.route, &leased));
         if checked {
-            connections::end(&self.diag, &all).unwrap();
+            sock_diag::end(&self.diag, &all).unwrap();
         }
         if fenced {
             self.fence.close(&all).unwrap();
         }
-        done(kernel::remove(&self.route, places));
+        done(rtnl::remove(&self.route, places));
         if checked {
             none_is_local();
         }

@@ -1,0 +1,66 @@
+//! Status: processes, what was verified of them, sessions, and a page of the listeners.
+
+use std::fmt;
+
+use portreeve_protocol::message::{ListenerId, StatusRequest};
+use portreeve_protocol::status::{Listener, Quota, Session as SessionRow, Status};
+use portreeve_protocol::{Fault, List, Text};
+
+use super::Done;
+use super::audit::Arguments;
+use crate::listener::Owner;
+use crate::server::session::Session;
+use crate::server::state::{Broker, RELEASE};
+
+/// How many listeners one answer tells of.
+const PAGE: usize = 128;
+
+impl Arguments for StatusRequest {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "after {}", self.after)
+    }
+}
+
+pub fn status(broker: &Broker, _: &Session, request: &StatusRequest) -> Result<Done<Status>, Fault> {
+    let registry = broker.registry.borrow();
+    let mut rest = registry.after(ListenerId(request.after)).map(|(id, entry)| Listener {
+        id,
+        endpoint: Text::clipped(&entry.endpoint.to_string()),
+        owner: Text::clipped(&match (&entry.name, entry.owner) {
+            (Some(name), _) if entry.moves => format!("duravip {name}"),
+            (Some(name), _) => format!("static {name}"),
+            (None, Owner::Worker) => "worker".to_owned(),
+            (None, Owner::Session(number)) => format!("session {number}"),
+            (None, Owner::Former(user)) => format!("user {user}, gone"),
+        }),
+        retained: entry.retained_until.is_some(),
+    });
+    let page: Vec<Listener> = rest.by_ref().take(PAGE).collect();
+    let next = if rest.next().is_some() { page.last().map_or(0, |listener| listener.id.0) } else { 0 };
+    let sessions = broker.sessions.borrow();
+    let sessions = sessions.iter().map(|(number, info)| SessionRow {
+        id: *number,
+        peer: Text::clipped(&info.requester.to_string()),
+        client: info.client.clone(),
+        pid: info.pid,
+        listeners: u32::try_from(registry.count_of(info.owner)).unwrap_or(u32::MAX),
+        refused: info.account.refusals(),
+    });
+    Ok(Done::new(Status {
+        release: Text::clipped(RELEASE),
+        uptime_ms: u64::try_from(broker.uptime().as_millis()).unwrap_or(u64::MAX),
+        processes: List::first_of(broker.process_rows()),
+        warnings: broker.warnings(),
+        quotas: List::first_of(quotas(broker)),
+        listeners_held: registry.count() as u64,
+        sessions: List::first_of(sessions),
+        listeners: List::first_of(page),
+        next,
+    }))
+}
+
+/// By the names of their options.
+pub(super) fn quotas(broker: &Broker) -> impl Iterator<Item = Quota> {
+    let quotas = broker.accounts.quotas().named().into_iter();
+    quotas.map(|(name, most)| Quota { name: Text::clipped(name), most })
+}
