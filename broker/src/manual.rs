@@ -41,7 +41,7 @@ fn same<T: Ord + std::fmt::Debug>(code: &BTreeSet<T>, page: &BTreeSet<T>) {
 
 #[test]
 fn every_option_has_its_entry_in_the_page_of_the_configuration_and_no_other_has() {
-    let code: BTreeSet<(String, String)> = config::asked::asked_for(EVERY_SCOPE);
+    let code: BTreeSet<(String, String)> = config::option_coverage::options_read(EVERY_SCOPE);
     let mut page = BTreeSet::new();
     let mut scope = "";
     let mut lines = part(CONFIGURATION, ".Sh SCOPES", ".Sh FILES");

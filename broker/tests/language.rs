@@ -181,6 +181,6 @@ fn an_address_that_is_duravip_on_one_service_is_so_on_all() {
     assert!(config.bindings[0].duravip.enable);
     let own = config.own_addresses(&["10.1.1.1".parse().unwrap()]);
     assert_eq!(own.len(), 3);
-    assert!(own[0].one_line().contains("the DuraVIP address 10.1.1.1 is this host's own"));
+    assert!(own[0].one_line().contains("the DuraVIP address 10.1.1.1 is already configured on this host"));
     assert_eq!(config.own_addresses(&["10.1.1.2".parse().unwrap()]), []);
 }

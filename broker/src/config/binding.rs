@@ -1,4 +1,4 @@
-//! The `binding` scopes: addresses that mail leaves from, some of which move between hosts.
+//! The `binding` scopes: source addresses of outgoing mail. Some of them float between hosts.
 
 use std::net::IpAddr;
 
@@ -9,11 +9,11 @@ use super::source::Spanned;
 /// One `binding` scope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
-    /// Its name; case counts.
+    /// The binding's name, case-sensitive.
     pub name: Spanned<String>,
-    /// The address, where the binding has one of its own.
+    /// The binding's own address, if it has one.
     pub address: Option<Spanned<IpAddr>>,
-    /// Whether its address moves between hosts.
+    /// Whether the address floats between hosts.
     pub duravip: DuraVip,
 }
 

@@ -1,4 +1,4 @@
-//! The `broker` scope: the control socket, how long things last, and who else may ask for what.
+//! The `broker` scope: the control socket, lifetimes, quotas, and which peers are allowed which requests.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -13,42 +13,42 @@ use super::reader::Reader;
 use super::security::absolute;
 use super::source::{Span, Spanned};
 
-/// What `broker` says.
+/// The options of the `broker` scope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broker {
-    /// The control socket's absolute path; without one there is none.
+    /// The absolute path of the control socket; `None`: no control socket.
     pub socket: Option<Spanned<PathBuf>>,
-    /// The permission bits of its file.
+    /// The permission bits of the control socket's file.
     pub socket_mode: u32,
-    /// Its group, a name or a number; root's where none is named.
+    /// The group of the control socket's file, a name or a number; `None`: root's group.
     pub socket_group: Option<Spanned<String>>,
-    /// How long listeners outlive their worker.
+    /// How long the broker keeps a dead worker's listeners open for the next worker.
     pub retain: Duration,
-    /// How long an address stays without renewal where the peer does not say.
+    /// The duration of a lease for which the peer names none.
     pub lease: Duration,
-    /// A kernel without Landlock is fatal.
+    /// Whether the broker refuses to start on a kernel without Landlock.
     pub require_landlock: bool,
-    /// The configuration can be read again while the broker runs. Otherwise there is no process that could.
+    /// Whether the configuration can be reloaded. If not, no reader process is started.
     pub reload: bool,
-    /// What becomes of listeners and addresses that a reload no longer permits.
+    /// What happens to listeners and addresses that a new configuration no longer allows.
     pub on_narrow: OnNarrow,
-    /// What one peer may use up.
+    /// The limits of each peer.
     pub quotas: Quotas,
-    /// What may be asked for beyond the listener scopes.
+    /// What peers can be allowed besides the configured listeners.
     pub permits: Vec<Permit>,
-    /// Who may ask over the control socket.
+    /// Which users and groups are allowed which requests over the control socket.
     pub peers: Vec<Peer>,
-    /// Where the scope stands, if it does.
+    /// Where the scope is, if there is one.
     pub span: Option<Span>,
 }
 
-/// What a reload does with what it no longer permits.
+/// What a reload does with listeners and addresses that are no longer allowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnNarrow {
-    /// Stop it, and say so in the log.
+    /// Close them and log it.
     #[default]
     Close,
-    /// Let it run until its owner gives it back.
+    /// Keep them until their owner gives them up.
     Keep,
 }
 

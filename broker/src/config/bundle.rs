@@ -1,7 +1,7 @@
-//! All that was read for a configuration, as bytes: another process reads the files and this one reads the bytes.
+//! Everything that was read for a configuration, as bytes: the reader process reads the files, the broker reads the bytes.
 //!
-//! Promises: [`Replay`] answers what [`Recorder`] was answered, in the same order and to the same questions; bytes that
-//! do not are an error like that of a file, whatever they are. Touches no file by itself.
+//! Promises: [`Replay`] gives the results that [`Recorder`] recorded, for the same calls in the same order. Bytes that do
+//! not match the calls are reported as a read error. This module opens no file itself.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -15,32 +15,32 @@ use serde::{Deserialize, Serialize};
 use super::files::{Files, NO_UTF_8, NUL, Opened, ReadError};
 use super::peer::PeerName;
 
-/// One answer of the file system or of a name service.
+/// One result from the file system or a name service.
 #[derive(Debug, Serialize, Deserialize)]
-enum Answer<'a> {
+enum ReadResult<'a> {
     /// A file was opened.
     File { path: &'a [u8], device: u64, inode: u64 },
-    /// A directory was opened, in which these files are.
+    /// A directory was opened; it has these files.
     Directory {
         path: &'a [u8],
         #[serde(borrow)]
         files: Vec<&'a [u8]>,
     },
-    /// The path was not opened.
-    NotOpened { path: &'a [u8], why: Why },
-    /// The file that was opened last was read.
+    /// Opening the path failed.
+    NotOpened { path: &'a [u8], cause: Cause },
+    /// The text of the file that was opened last.
     Text(&'a str),
-    /// It was not.
-    NotRead(Why),
-    /// It is text down to here, and then NUL or no UTF-8.
+    /// Reading that file failed.
+    NotRead(Cause),
+    /// The file is text up to here; then follows a NUL byte or invalid UTF-8.
     NotText { before: &'a str, nul: bool },
-    /// The id of an account, which may be none.
+    /// The id of an account; `None`: there is no such account.
     Account { group: bool, name: &'a str, id: Option<u32> },
 }
 
 /// [`ReadError`] as data.
 #[derive(Debug, Serialize, Deserialize)]
-enum Why {
+enum Cause {
     Open(i32),
     Read(i32),
     NotAFile,
@@ -50,44 +50,44 @@ enum Why {
     Garbled,
 }
 
-impl Why {
+impl Cause {
     fn of(error: &ReadError) -> Self {
         let number = |error: &io::Error| error.raw_os_error().unwrap_or(libc::EIO);
         match error {
-            ReadError::Open(error) => Why::Open(number(error)),
-            ReadError::Read(error) => Why::Read(number(error)),
-            ReadError::NotAFile => Why::NotAFile,
-            ReadError::Owner(user) => Why::Owner(*user),
-            ReadError::Mode(mode) => Why::Mode(*mode),
-            ReadError::TooLarge { found, left } => Why::TooLarge { found: *found, left: *left },
-            ReadError::OutOfReach => Why::Open(libc::EACCES),
-            ReadError::NotText { .. } | ReadError::Garbled => Why::Garbled,
+            ReadError::Open(error) => Cause::Open(number(error)),
+            ReadError::Read(error) => Cause::Read(number(error)),
+            ReadError::NotAFile => Cause::NotAFile,
+            ReadError::Owner(user) => Cause::Owner(*user),
+            ReadError::Mode(mode) => Cause::Mode(*mode),
+            ReadError::TooLarge { found, left } => Cause::TooLarge { found: *found, left: *left },
+            ReadError::OutOfReach => Cause::Open(libc::EACCES),
+            ReadError::NotText { .. } | ReadError::Garbled => Cause::Garbled,
         }
     }
 }
 
-impl From<Why> for ReadError {
-    fn from(why: Why) -> Self {
-        match why {
-            // What root may not do, having lost its capabilities.
-            Why::Open(libc::EACCES | libc::EPERM) => ReadError::OutOfReach,
-            Why::Open(number) => ReadError::Open(io::Error::from_raw_os_error(number)),
-            Why::Read(number) => ReadError::Read(io::Error::from_raw_os_error(number)),
-            Why::NotAFile => ReadError::NotAFile,
-            Why::Owner(user) => ReadError::Owner(user),
-            Why::Mode(mode) => ReadError::Mode(mode),
-            Why::TooLarge { found, left } => ReadError::TooLarge { found, left },
-            Why::Garbled => ReadError::Garbled,
+impl From<Cause> for ReadError {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            // Root without capabilities is denied this.
+            Cause::Open(libc::EACCES | libc::EPERM) => ReadError::OutOfReach,
+            Cause::Open(number) => ReadError::Open(io::Error::from_raw_os_error(number)),
+            Cause::Read(number) => ReadError::Read(io::Error::from_raw_os_error(number)),
+            Cause::NotAFile => ReadError::NotAFile,
+            Cause::Owner(user) => ReadError::Owner(user),
+            Cause::Mode(mode) => ReadError::Mode(mode),
+            Cause::TooLarge { found, left } => ReadError::TooLarge { found, left },
+            Cause::Garbled => ReadError::Garbled,
         }
     }
 }
 
-/// What was read, in bytes that travel.
+/// The recorded results, serialized.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bundle(Vec<u8>);
 
 impl Bundle {
-    /// A bundle of bytes that came from somewhere; what is wrong with them is found when they are read.
+    /// A bundle from untrusted bytes. They are checked when they are read.
     pub fn from_bytes(bytes: Vec<u8>) -> Self {
         Bundle(bytes)
     }
@@ -97,14 +97,16 @@ impl Bundle {
         &self.0
     }
 
-    /// The files and the directories that were read, as the configuration names them.
+    /// The paths of the files and directories that were read, as the configuration names them.
     pub fn paths(&self) -> BTreeSet<PathBuf> {
         let path = |bytes| PathBuf::from(OsStr::from_bytes(bytes));
-        let read = |answer| match answer {
-            Answer::File { path: read, .. } | Answer::Directory { path: read, .. } => Some(path(read)),
+        let read = |result| match result {
+            ReadResult::File { path: read, .. } | ReadResult::Directory { path: read, .. } => {
+                Some(path(read))
+            }
             _ => None,
         };
-        self.answers().filter_map(read).collect()
+        self.results().filter_map(read).collect()
     }
 
     /// Adds the id of an account.
@@ -113,30 +115,30 @@ impl Bundle {
             PeerName::User(name) => (false, name),
             PeerName::Group(name) => (true, name),
         };
-        self.add(&Answer::Account { group, name, id });
+        self.add(&ReadResult::Account { group, name, id });
     }
 
-    /// The ids of the accounts, and `None` for a name that has none.
+    /// The ids of the accounts; `None` for an unknown name.
     pub fn accounts(&self) -> impl Iterator<Item = (PeerName, Option<u32>)> {
-        self.answers().filter_map(|answer| match answer {
-            Answer::Account { group: true, name, id } => Some((PeerName::Group(name.to_owned()), id)),
-            Answer::Account { group: false, name, id } => Some((PeerName::User(name.to_owned()), id)),
+        self.results().filter_map(|result| match result {
+            ReadResult::Account { group: true, name, id } => Some((PeerName::Group(name.to_owned()), id)),
+            ReadResult::Account { group: false, name, id } => Some((PeerName::User(name.to_owned()), id)),
             _ => None,
         })
     }
 
-    fn answers(&self) -> impl Iterator<Item = Answer<'_>> {
+    fn results(&self) -> impl Iterator<Item = ReadResult<'_>> {
         let mut rest = self.0.as_slice();
         std::iter::from_fn(move || {
-            let (answer, after) = codec::first(rest).ok()?;
+            let (result, after) = codec::first(rest).ok()?;
             rest = after;
-            Some(answer)
+            Some(result)
         })
     }
 
-    fn add(&mut self, answer: &Answer<'_>) {
-        // Into memory, so nothing can be in the way but numbers too large, which a path has not.
-        let _never = codec::append(&mut self.0, answer);
+    fn add(&mut self, result: &ReadResult<'_>) {
+        // Serializing into memory cannot fail: only lengths beyond 4 GiB are refused, and paths are shorter.
+        let _ = codec::append(&mut self.0, result);
     }
 }
 
@@ -144,7 +146,7 @@ fn bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
 }
 
-/// Files whose answers are kept.
+/// Reads files and records every result.
 pub(crate) struct Recorder<F> {
     files: F,
     bundle: Bundle,
@@ -168,12 +170,12 @@ impl<F: Files> Files for Recorder<F> {
         let path = bytes(path);
         self.bundle.add(&match &opened {
             Ok(Opened::File { identity: (device, inode), .. }) => {
-                Answer::File { path, device: *device, inode: *inode }
+                ReadResult::File { path, device: *device, inode: *inode }
             }
             Ok(Opened::Directory(files)) => {
-                Answer::Directory { path, files: files.iter().map(|file| bytes(file)).collect() }
+                ReadResult::Directory { path, files: files.iter().map(|file| bytes(file)).collect() }
             }
-            Err(error) => Answer::NotOpened { path, why: Why::of(error) },
+            Err(error) => ReadResult::NotOpened { path, cause: Cause::of(error) },
         });
         opened
     }
@@ -181,15 +183,15 @@ impl<F: Files> Files for Recorder<F> {
     fn read(&mut self, file: F::File, left: u64) -> Result<String, ReadError> {
         let read = self.files.read(file, left);
         self.bundle.add(&match &read {
-            Ok(text) => Answer::Text(text),
-            Err(ReadError::NotText { before, what, .. }) => Answer::NotText { before, nul: *what == NUL },
-            Err(error) => Answer::NotRead(Why::of(error)),
+            Ok(text) => ReadResult::Text(text),
+            Err(ReadError::NotText { before, what, .. }) => ReadResult::NotText { before, nul: *what == NUL },
+            Err(error) => ReadResult::NotRead(Cause::of(error)),
         });
         read
     }
 }
 
-/// Files as a bundle has them.
+/// Gives the results that a bundle holds.
 pub(crate) struct Replay<'b>(&'b [u8]);
 
 impl<'b> Replay<'b> {
@@ -197,40 +199,40 @@ impl<'b> Replay<'b> {
         Self(&bundle.0)
     }
 
-    fn next(&mut self) -> Result<Answer<'b>, ReadError> {
-        let (answer, rest) = codec::first(self.0).map_err(|_| ReadError::Garbled)?;
+    fn next(&mut self) -> Result<ReadResult<'b>, ReadError> {
+        let (result, rest) = codec::first(self.0).map_err(|_| ReadError::Garbled)?;
         self.0 = rest;
-        Ok(answer)
+        Ok(result)
     }
 }
 
 impl Files for Replay<'_> {
     type File = ();
 
-    fn open(&mut self, asked: &Path) -> Result<Opened<()>, ReadError> {
-        let asked = bytes(asked);
+    fn open(&mut self, requested: &Path) -> Result<Opened<()>, ReadError> {
+        let requested = bytes(requested);
         match self.next()? {
-            Answer::File { path, device, inode } if path == asked => {
+            ReadResult::File { path, device, inode } if path == requested => {
                 Ok(Opened::File { file: (), identity: (device, inode) })
             }
-            Answer::Directory { path, files } if path == asked => {
+            ReadResult::Directory { path, files } if path == requested => {
                 let path = |bytes| PathBuf::from(OsStr::from_bytes(bytes));
                 Ok(Opened::Directory(files.into_iter().map(path).collect()))
             }
-            Answer::NotOpened { path, why } if path == asked => Err(why.into()),
+            ReadResult::NotOpened { path, cause } if path == requested => Err(cause.into()),
             _ => Err(ReadError::Garbled),
         }
     }
 
     fn read(&mut self, (): (), left: u64) -> Result<String, ReadError> {
         match self.next()? {
-            Answer::Text(text) if text.len() as u64 <= left => Ok(text.to_owned()),
-            Answer::NotText { before, nul } => Err(ReadError::NotText {
+            ReadResult::Text(text) if text.len() as u64 <= left => Ok(text.to_owned()),
+            ReadResult::NotText { before, nul } => Err(ReadError::NotText {
                 offset: before.len(),
                 what: if nul { NUL } else { NO_UTF_8 },
                 before: before.to_owned(),
             }),
-            Answer::NotRead(why) => Err(why.into()),
+            ReadResult::NotRead(cause) => Err(cause.into()),
             _ => Err(ReadError::Garbled),
         }
     }

@@ -1,4 +1,4 @@
-//! What scopes say about each other: endpoints that cannot both be bound, peers that can do nothing.
+//! Checks across scopes: endpoints that cannot both be bound, peers that are allowed nothing.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,18 +13,18 @@ use super::peer::Peer;
 use super::source::{Sources, Span};
 use super::typed::Config;
 
-/// Checks all but the addresses that move.
+/// Checks everything but floating addresses.
 pub(super) fn config(config: &Config, sources: &Sources, problems: &mut Problems) {
     endpoints(&config.listeners, sources, problems);
     wildcards(&config.listeners, sources, problems);
     topology(&config.cluster, sources, problems);
     permitted_addresses(config, problems);
     for peer in &config.broker.peers {
-        idle_peer(peer, &config.broker, problems);
+        ineffective_peer(peer, &config.broker, problems);
     }
 }
 
-/// Each endpoint stands once, but for those that are not enabled: the MTA never saw them collide.
+/// Each endpoint may be configured once. Disabled listeners do not count: the MTA never bound them.
 fn endpoints(listeners: &[Listener], sources: &Sources, problems: &mut Problems) {
     let mut seen: HashMap<&Endpoint, &Listener> = HashMap::new();
     for listener in listeners.iter().filter(|listener| listener.socket.enable) {
@@ -32,9 +32,9 @@ fn endpoints(listeners: &[Listener], sources: &Sources, problems: &mut Problems)
         let Some(first) = seen.insert(&endpoint.value, listener) else {
             continue;
         };
-        let message = format!("{} is already an endpoint of {}", endpoint.value, first.scope);
+        let message = format!("{} is already used by {}", endpoint.value, first.scope);
         let place = sources.file_line(first.endpoint.span);
-        problems.error(endpoint.span, message, format!("remove one of the two: the other is at {place}"));
+        problems.error(endpoint.span, message, format!("remove one of them; the other is at {place}"));
     }
 }
 
@@ -61,38 +61,38 @@ fn wildcards(listeners: &[Listener], sources: &Sources, problems: &mut Problems)
             continue;
         };
         let message = format!(
-            "{} cannot be bound beside the wildcard at {}",
+            "{} cannot be bound while the wildcard address at {} is",
             listener.endpoint.value,
             sources.file_line(*wildcard)
         );
-        let help = "remove one of the two, or set enable = false in the one that is started at run time";
+        let help = "remove one of them, or set enable = false in the one that the worker starts at run time";
         problems.warning(listener.endpoint.span, message, help);
     }
 }
 
-/// Each block stands once, and puts addresses on alone.
+/// Each block may be configured once, and adding or removing one of its addresses must not affect others.
 fn topology(cluster: &Cluster, sources: &Sources, problems: &mut Problems) {
     let mut seen = HashMap::new();
     for topology in &cluster.topology {
         let block = topology.block.value;
         if let Some(first) = seen.insert(block, topology.block.span) {
-            let message = format!("there is another topology of {block}");
-            let help = format!("remove one of the two: the other is at {}", sources.file_line(first));
+            let message = format!("{block} already has a topology scope");
+            let help = format!("remove one of them; the other is at {}", sources.file_line(first));
             problems.error(topology.block.span, message, help);
         }
         if topology.mask < block.prefix() {
-            let message = format!("a prefix of {} bits is wider than the block {block}", topology.mask);
+            let message = format!("cidrmask = {} is shorter than the prefix of {block}", topology.mask);
             let help = format!("write cidrmask = {}", block.bits());
             problems.error(topology.block.span, message, help);
         } else if topology.mask != block.bits() {
-            let message = format!("removing one address of {block} can take others of it along");
-            let help = format!("write cidrmask = {} unless that is meant", block.bits());
+            let message = format!("removing one address of {block} can remove others of the same prefix");
+            let help = format!("write cidrmask = {} unless this is intended", block.bits());
             problems.warning(topology.block.span, message, help);
         }
     }
 }
 
-/// An address that may be asked for needs an interface to be put on.
+/// An allowed address needs an interface that it can be added to.
 fn permitted_addresses(config: &Config, problems: &mut Problems) {
     for block in config.broker.permits.iter().flat_map(|permit| &permit.address) {
         let mut topology = config.cluster.topology.iter().map(|topology| topology.block.value);
@@ -100,7 +100,7 @@ fn permitted_addresses(config: &Config, problems: &mut Problems) {
             other.contains(block.value.address()) || block.value.contains(other.address())
         };
         if !topology.any(overlap) {
-            let message = format!("no topology says on which interface {} belongs", block.value);
+            let message = format!("no topology scope names an interface for {}", block.value);
             let help =
                 format!("add topology \"{}\" {{ interface = \"eth1\" }} to the cluster scope", block.value);
             problems.warning(block.span, message, help);
@@ -108,47 +108,47 @@ fn permitted_addresses(config: &Config, problems: &mut Problems) {
     }
 }
 
-/// A peer that nobody can be, or that may do nothing with what it is allowed.
-fn idle_peer(peer: &Peer, broker: &Broker, problems: &mut Problems) {
+/// A peer scope without effect: there is no control socket, or the peer is allowed an operation without any permit.
+fn ineffective_peer(peer: &Peer, broker: &Broker, problems: &mut Problems) {
     if broker.socket.is_none() {
-        let message = "nobody can be this peer: there is no control socket";
+        let message = "this peer scope has no effect: there is no control socket";
         problems.warning(peer.name.span, message, "write socket = \"/PATH\" in the broker scope");
     }
     let needs_permit = ["listen", "address", "link", "limit"];
     let word = peer.allow.iter().find(|word| needs_permit.contains(&word.value.as_str()));
     if let Some(word) = word.filter(|_| peer.permit.is_empty()) {
-        let message = format!("this peer may ask for {:?} but for nothing in particular", word.value);
-        let help = "name permits in it: permit = ( NAME ); the listener scopes are the worker's";
+        let message = format!("this peer is allowed {:?}, but no permit says for what", word.value);
+        let help = "add permit = ( NAME ) to this scope; configured listeners are for the worker only";
         problems.warning(word.span, message, help);
     }
 }
 
 impl Config {
-    /// The declared DuraVIP addresses that are this host's own, given those that its interfaces have from
-    /// elsewhere: taking one away would take the host off the network.
+    /// Errors for floating (DuraVIP) addresses that are among `own`, the addresses that this host has without the
+    /// broker: removing one of those could cut the host off the network.
     pub fn own_addresses(&self, own: &[IpAddr]) -> Vec<super::diagnostic::Diagnostic> {
-        let moving = self.moving_addresses();
-        let taken = moving.filter(|(address, _)| own.contains(address));
+        let floating = self.floating_addresses();
+        let taken = floating.filter(|(address, _)| own.contains(address));
         taken
             .map(|(address, span)| {
-                let message = format!("the DuraVIP address {address} is this host's own");
+                let message = format!("the DuraVIP address {address} is already configured on this host");
                 self.error(
                     span,
                     message,
-                    "declare one that no host has for itself, or take it off the interface",
+                    "choose an address that no host has permanently, or remove it from the interface",
                 )
             })
             .collect()
     }
 
-    /// Every DuraVIP address, at each place that declares it.
-    pub fn moving_addresses(&self) -> impl Iterator<Item = (IpAddr, Span)> {
-        let listeners = self.listeners.iter().filter(|listener| listener.duravip.moves());
+    /// Every floating (DuraVIP) address, at each place that declares it.
+    pub fn floating_addresses(&self) -> impl Iterator<Item = (IpAddr, Span)> {
+        let listeners = self.listeners.iter().filter(|listener| listener.duravip.floats());
         let listeners = listeners.filter_map(|listener| {
             let inet = listener.endpoint.value.inet()?;
             Some((inet.address, listener.endpoint.span))
         });
-        let bindings = self.bindings.iter().filter(|binding| binding.duravip.moves());
+        let bindings = self.bindings.iter().filter(|binding| binding.duravip.floats());
         listeners.chain(bindings.filter_map(|binding| {
             let address = binding.address.as_ref()?;
             Some((address.value, address.span))

@@ -4,42 +4,42 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
-/// A block of addresses of one family. A single address is a block of one.
+/// A block of IPv4 or IPv6 addresses. A single address is a block of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cidr {
     address: IpAddr,
     prefix: u8,
 }
 
-/// Why a text is no block.
+/// Why a text is not an address block.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CidrError {
-    /// No address.
+    /// Not an address.
     #[error("{0:?} is not an address: write ADDRESS or ADDRESS/PREFIX")]
     Address(String),
-    /// No prefix of the family.
+    /// Not a prefix length of the address family.
     #[error("{0:?} is not a prefix length from 0 to {1}")]
     Prefix(String, u8),
-    /// The address goes on after its prefix.
-    #[error("{0} has bits beyond its prefix: the block is {1}")]
+    /// Bits are set beyond the prefix.
+    #[error("{0} has bits set beyond its prefix: the block is {1}")]
     HostBits(String, Cidr),
-    /// An IPv4 address in the form of an IPv6 one.
-    #[error("{0} is an IPv4 address inside an IPv6 one: write it as IPv4")]
+    /// An IPv4-mapped IPv6 address.
+    #[error("{0} is an IPv4-mapped IPv6 address: write the IPv4 address")]
     Mapped(String),
 }
 
 impl Cidr {
-    /// The first address.
+    /// The first address of the block.
     pub fn address(&self) -> IpAddr {
         self.address
     }
 
-    /// The bits that all addresses of it share.
+    /// The prefix length in bits.
     pub fn prefix(&self) -> u8 {
         self.prefix
     }
 
-    /// The bits that an address of the family has.
+    /// The length of an address of this family in bits: 32 or 128.
     pub fn bits(&self) -> u8 {
         family_bits(self.address)
     }
@@ -49,7 +49,7 @@ impl Cidr {
         self.prefix == self.bits()
     }
 
-    /// Whether an address is one of it. Families never mix.
+    /// Whether the block contains an address. An address of the other family is never contained.
     pub fn contains(&self, address: IpAddr) -> bool {
         family_bits(address) == self.bits() && masked(address, self.prefix) == self.address
     }
@@ -75,33 +75,35 @@ fn masked(address: IpAddr, prefix: u8) -> IpAddr {
     }
 }
 
-/// Whether an IPv6 address is an IPv4 one in disguise (RFC 4291 section 2.5.5.2).
+/// Whether this is an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2).
 pub(crate) fn is_mapped(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if Ipv6Addr::to_ipv4_mapped(&address).is_some())
 }
 
-/// Why an address belongs to no host, whatever the policy says. The kernel itself would take these.
-pub fn never_ours(address: IpAddr) -> Option<&'static str> {
+/// Why an address can never be managed, whatever the policy says; `None` if it can. The kernel itself would accept these.
+pub fn not_manageable(address: IpAddr) -> Option<&'static str> {
     if address.is_unspecified() {
-        return Some("the unspecified address belongs to no host");
+        return Some("the unspecified address cannot be assigned to a host");
     }
     if address.is_loopback() {
-        return Some("a loopback address is every host's own");
+        return Some("a loopback address exists on every host");
     }
     if address.is_multicast() {
-        return Some("a multicast address is joined, not had");
+        return Some("a multicast address is joined by sockets, not assigned to an interface");
     }
     match address {
-        IpAddr::V4(address) if address.is_broadcast() => Some("the broadcast address belongs to no host"),
+        IpAddr::V4(address) if address.is_broadcast() => {
+            Some("the broadcast address cannot be assigned to a host")
+        }
         IpAddr::V4(address) if address.octets().first() == Some(&0) => {
-            Some("addresses of 0.0.0.0/8 belong to no host")
+            Some("addresses of 0.0.0.0/8 cannot be assigned to a host")
         }
         IpAddr::V4(_) => None,
         IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => {
-            Some("an IPv4-mapped IPv6 address is refused by name: ask for the IPv4 address")
+            Some("use the IPv4 address instead of an IPv4-mapped IPv6 address")
         }
         IpAddr::V6(address) if address.is_unicast_link_local() => {
-            Some("a link-local address stays with its interface")
+            Some("a link-local address is valid on one link only")
         }
         IpAddr::V6(_) => None,
     }
@@ -147,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_holds_the_addresses_that_share_its_prefix() {
+    fn a_block_contains_the_addresses_that_share_its_prefix() {
         for (block, inside, outside) in [
             ("10.1.1.0/24", "10.1.1.255", "10.1.2.0"),
             ("10.1.1.7", "10.1.1.7", "10.1.1.8"),
@@ -164,14 +166,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_block_is_refused_with_its_reason() {
+    fn invalid_blocks_are_refused_with_the_cause() {
         for (text, reason) in [
             ("10.1.1", "is not an address"),
             ("10.1.1.0/33", "from 0 to 32"),
             ("10.1.1.0/+8", "from 0 to 32"),
             ("::/129", "from 0 to 128"),
             ("10.1.1.7/24", "the block is 10.1.1.0/24"),
-            ("::ffff:10.1.1.0/120", "write it as IPv4"),
+            ("::ffff:10.1.1.0/120", "write the IPv4 address"),
         ] {
             let error = text.parse::<Cidr>().unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");

@@ -1,4 +1,4 @@
-//! The `cluster` scope: which block of addresses belongs on which interface, and how that is kept true.
+//! The `cluster` scope: which interface the addresses of each block belong to, and how the broker checks them.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,20 +7,20 @@ use super::cidr::Cidr;
 use super::reader::Reader;
 use super::source::{Span, Spanned};
 
-/// What `cluster` says.
+/// The options of the `cluster` scope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
     /// This host's name in the cluster.
     pub nodename: Option<Spanned<String>>,
-    /// Announce an address to all hosts by broadcast; otherwise to those that are known.
+    /// Announce addresses to all hosts by broadcast; otherwise by unicast to the hosts that the kernel knows.
     pub arp_all_hosts: bool,
-    /// How often all addresses are compared with what the kernel has.
+    /// How often the broker compares all addresses with those of the kernel.
     pub if_check_interval: Duration,
-    /// How often a minute an address that somebody removed is put back.
+    /// How often per minute the broker adds an address again that another program removed.
     pub if_down_limit: u32,
     /// The blocks of addresses, in the order of the file.
     pub topology: Vec<Topology>,
-    /// Where the scope stands, if it does.
+    /// Where the scope is, if there is one.
     pub span: Option<Span>,
 }
 
@@ -29,9 +29,9 @@ pub struct Cluster {
 pub struct Topology {
     /// The block.
     pub block: Spanned<Cidr>,
-    /// The interface that its addresses are put on.
+    /// The interface to which the broker adds the block's addresses.
     pub interface: Spanned<String>,
-    /// The prefix length that an address is put on with; 32 or 128 where none is named.
+    /// The prefix length of an added address; 32 or 128 by default.
     pub mask: u8,
 }
 
@@ -49,7 +49,7 @@ impl Default for Cluster {
 }
 
 impl Cluster {
-    /// The block that decides where an address goes: the one with the longest prefix.
+    /// The block that contains an address: of several the one with the longest prefix.
     pub fn block_of(&self, address: IpAddr) -> Option<&Topology> {
         let blocks = self.topology.iter();
         blocks
@@ -83,7 +83,7 @@ impl Topology {
         let block = match text.value.parse::<Cidr>() {
             Ok(block) => Spanned { value: block, span: text.span },
             Err(error) => {
-                let message = format!("{:?} is not a block of addresses", text.value);
+                let message = format!("{:?} is not an address block", text.value);
                 reader.error(text.span, message, error.to_string());
                 return None;
             }
@@ -92,24 +92,24 @@ impl Topology {
         let mask = mask.map_or(Some(bits), |mask| u8::try_from(mask).ok().filter(|mask| *mask <= bits));
         let Some(mask) = mask else {
             let place = reader.section.option("cidrmask").map_or(block.span, |option| option.value.span());
-            let message = format!("a mask of {} has at most {bits} bits", block.value);
+            let message = format!("cidrmask of {} is more than {bits}", block.value);
             reader.error(place, message, format!("write cidrmask = {bits}, or remove it"));
             return None;
         };
         if reader.section.option("interface").is_none() {
-            let message = format!("the topology of {} names no interface", block.value);
-            reader.error(block.span, message, "write interface = \"eth1\" in it");
+            let message = format!("the topology scope of {} names no interface", block.value);
+            reader.error(block.span, message, "add interface = \"eth1\" to it");
         }
         Some(Topology { block, interface: interface?, mask })
     }
 }
 
-/// The name of a network interface, see netdevice(7).
+/// A network interface's name, see netdevice(7).
 pub(super) fn interface(text: &str) -> Result<String, String> {
-    let most = portreeve_protocol::endpoint::MAX_INTERFACE;
+    let max = portreeve_protocol::endpoint::MAX_INTERFACE;
     let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':');
-    match plain && text.len() <= most && text != "." && text != ".." {
+    match plain && text.len() <= max && text != "." && text != ".." {
         true => Ok(text.to_owned()),
-        false => Err(format!("an interface has a name of at most {most} characters, without / and :")),
+        false => Err(format!("write an interface name of 1 to {max} characters without / and :")),
     }
 }

@@ -1,33 +1,33 @@
-//! What is wrong with a configuration, where, and what would be right.
+//! Diagnostics: what is wrong with a configuration, where, and how to correct it.
 //!
-//! A [`Diagnostic`] stands for itself: it keeps the line that it is about, so it can be shown, logged or sent
-//! as JSON when the sources are gone. [`Problems`] collects them, bounded, while files are read.
+//! A [`Diagnostic`] keeps the line that it is about, so that it can be shown, logged or sent as JSON without the
+//! sources. [`Problems`] collects a bounded number of them while files are read.
 
 use serde::Serialize;
 
 use super::report::Report;
 use super::source::{Sources, Span};
 
-/// How many diagnostics one run keeps; the rest is counted.
+/// The number of diagnostics that one run keeps; further ones are only counted.
 pub const MAX_DIAGNOSTICS: usize = 100;
 
-/// How many bytes of a line a diagnostic keeps: what a person can find something in.
+/// The number of bytes of a line that a diagnostic keeps.
 const MAX_EXCERPT: usize = 400;
 
-/// How bad it is.
+/// The severity of a diagnostic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The configuration is refused.
     Error,
-    /// It is accepted and something about it will surprise.
+    /// The configuration is accepted, but something in it is probably not intended.
     Warning,
-    /// It is as it should be, and there is something to know about it.
+    /// For information.
     Note,
 }
 
 impl Severity {
-    /// The word for it.
+    /// `error`, `warning` or `note`.
     pub fn word(self) -> &'static str {
         match self {
             Severity::Error => "error",
@@ -37,30 +37,30 @@ impl Severity {
     }
 }
 
-/// One finding. Lines and columns count from 1; all four are 0 where the finding is about a whole file.
+/// One diagnostic. Lines and columns count from 1; all four are 0 if the diagnostic is about a whole file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
     /// The file's name.
     pub file: String,
-    /// The line in which the span begins.
+    /// The line in which the marked text begins.
     pub line: usize,
     /// The column, in characters.
     pub column: usize,
-    /// The line in which it ends.
+    /// The line in which the marked text ends.
     pub end_line: usize,
     /// The column after its last character.
     pub end_column: usize,
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
     /// What is wrong.
     pub message: String,
-    /// What would be right; empty where there is nothing to say.
+    /// How to correct it; may be empty.
     pub help: String,
     #[serde(skip)]
     pub(super) excerpt: Excerpt,
 }
 
-/// The part of the line that a diagnostic shows, and what of it is underlined (in bytes).
+/// The part of the line that a diagnostic shows, and the range in it to underline (in bytes).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Excerpt {
     pub text: String,
@@ -71,7 +71,7 @@ pub(super) struct Excerpt {
 }
 
 impl Diagnostic {
-    /// A finding about a place.
+    /// A diagnostic about a place.
     pub(crate) fn at(
         sources: &Sources,
         span: Span,
@@ -93,7 +93,7 @@ impl Diagnostic {
         }
     }
 
-    /// An error about a whole file, one that could not be read for example.
+    /// An error about a whole file, for example one that could not be read.
     pub(crate) fn about_file(file: &str, message: impl Into<String>, help: impl Into<String>) -> Self {
         Diagnostic {
             file: file.to_owned(),
@@ -108,7 +108,7 @@ impl Diagnostic {
         }
     }
 
-    /// `file:line:column`, or the file alone where the finding is about all of it.
+    /// `file:line:column`, or the file's name alone if the diagnostic is about all of it.
     pub fn place(&self) -> String {
         match self.line {
             0 => self.file.clone(),
@@ -116,7 +116,7 @@ impl Diagnostic {
         }
     }
 
-    /// `file:line:column: error: message; help`, on one line whatever the configuration holds.
+    /// `file:line:column: error: message; help`, always on one line: control characters are escaped.
     pub fn one_line(&self) -> String {
         let mut line = escaped(&self.place());
         line += &format!(": {}: {}", self.severity.word(), escaped(&self.message));
@@ -127,7 +127,7 @@ impl Diagnostic {
     }
 }
 
-/// The text with its control characters escaped, so that it stays on its line and drives no terminal.
+/// The text with control characters escaped, so that it stays on one line and cannot control a terminal.
 pub(super) fn escaped(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
         match c.is_control() {
@@ -155,13 +155,13 @@ impl Excerpt {
     }
 }
 
-/// The text with a dot for each control character of U+0080 to U+009F, which a terminal may obey and what draws the
-/// excerpt lets through. A dot is as long as they are, so every offset stays.
+/// The text with each control character of U+0080 to U+009F replaced by a dot. Terminals may obey these characters and
+/// the renderer does not remove them. The dot (U+00B7) has the same length in UTF-8, so all offsets stay valid.
 fn without_c1(text: &str) -> String {
     text.replace(|c| matches!(c, '\u{80}'..='\u{9f}'), "\u{b7}")
 }
 
-/// The offset, or the nearest one before it at which a character begins.
+/// The offset, rounded down to the beginning of a character.
 fn boundary(text: &str, offset: usize) -> usize {
     let mut offset = offset.min(text.len());
     while !text.is_char_boundary(offset) {
@@ -170,7 +170,7 @@ fn boundary(text: &str, offset: usize) -> usize {
     offset
 }
 
-/// A sentence that quotes the configuration, cut where that was too much of it.
+/// A message that may quote the configuration, truncated to a bounded length.
 fn bounded(mut sentence: String) -> String {
     if sentence.len() > MAX_EXCERPT {
         sentence.truncate(boundary(&sentence, MAX_EXCERPT));
@@ -179,7 +179,7 @@ fn bounded(mut sentence: String) -> String {
     sentence
 }
 
-/// Findings while files are being read, when the sources still grow.
+/// Collects diagnostics while files are read and the sources still grow.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     found: Vec<Problem>,
@@ -198,40 +198,40 @@ struct Problem {
 }
 
 impl Problems {
-    /// Notes an error.
+    /// Adds an error.
     pub fn error(&mut self, span: Span, message: impl Into<String>, help: impl Into<String>) {
         self.errors += 1;
         self.note(span, Severity::Error, message, help);
     }
 
-    /// Notes a warning.
+    /// Adds a warning.
     pub fn warning(&mut self, span: Span, message: impl Into<String>, help: impl Into<String>) {
         self.note(span, Severity::Warning, message, help);
     }
 
-    /// Notes an error about a whole file.
+    /// Adds an error about a whole file.
     pub fn file_error(&mut self, diagnostic: Diagnostic) {
         self.errors += 1;
         self.files.push(diagnostic);
     }
 
-    /// Notes that the main file could not be read at all, and why.
+    /// Adds the error that the main file could not be read.
     pub fn unread(&mut self, diagnostic: Diagnostic) {
         self.unread = true;
         self.file_error(diagnostic);
     }
 
-    /// How many errors there are so far.
+    /// The number of errors so far.
     pub fn errors(&self) -> usize {
         self.errors
     }
 
-    /// Whether no more are kept, so that nobody goes to length for one. Only an error makes it so.
+    /// Whether further diagnostics would only be counted; always false while there is no error.
     pub fn is_full(&self) -> bool {
         self.any_error() && self.found.len() >= MAX_DIAGNOSTICS
     }
 
-    /// Whether anything so far refuses the configuration.
+    /// Whether there is an error so far.
     pub fn any_error(&self) -> bool {
         self.errors > 0
     }
@@ -249,7 +249,7 @@ impl Problems {
         });
     }
 
-    /// The findings in the order of their places.
+    /// The diagnostics, sorted by place.
     pub fn finish(mut self, sources: &Sources) -> Report {
         self.found.sort_by_key(|problem| problem.span);
         let at = |p: Problem| Diagnostic::at(sources, p.span, p.severity, p.message, p.help);

@@ -1,26 +1,26 @@
-//! The three options by which a listener or binding says that its address moves between hosts.
+//! The three options that make the address of a listener or binding float between hosts.
 
 use super::reader::Reader;
 use super::source::Spanned;
 
-/// What a scope says about its address.
+/// The DuraVIP options of a scope.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DuraVip {
-    /// The address is put on whichever host of the cluster owns it.
+    /// The address is added on the host of the cluster that owns it.
     pub enable: bool,
-    /// The node that should own it while it lives.
+    /// The node that should own the address while that node is up.
     pub preference: Option<Spanned<String>>,
     /// The binding, by name or address, whose owner also owns this address.
     pub follow: Option<Spanned<String>>,
 }
 
 impl DuraVip {
-    /// Whether the broker puts this address on an interface.
-    pub fn moves(&self) -> bool {
+    /// Whether this address floats: the broker adds it to and removes it from an interface.
+    pub fn floats(&self) -> bool {
         self.enable || self.follow.is_some()
     }
 
-    /// What the section says, over what an outer one said.
+    /// Reads the options of a section; options that it lacks are inherited from the outer scope.
     pub(crate) fn read(reader: &mut Reader<'_, '_>, outer: &DuraVip) -> Self {
         DuraVip {
             enable: reader.boolean("enable_duravip").unwrap_or(outer.enable),

@@ -1,7 +1,7 @@
-//! Reading configuration files: only what nobody but root can have written, and only so much of it.
+//! Reads configuration files: only those that nobody but root can have written, and only a bounded number of bytes.
 //!
-//! Every check is made on the opened descriptor, so the file that was checked is the file that is read. Whoever reads
-//! a configuration asks [`Files`], so that one which was read by another process is read by the same code.
+//! Every check is made on the opened descriptor, so the file that was checked is the file that is read. All reading goes
+//! through the trait [`Files`], so that a configuration recorded by the reader process is parsed by the same code.
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
@@ -10,22 +10,22 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// The bytes that all files of one configuration may have together. The tree of the densest possible text takes
-/// twenty times its bytes, that of an ordinary one five times.
+/// The maximum size in bytes of all files of one configuration together. The parsed tree of the densest possible text
+/// takes twenty times as much, that of an ordinary text five times.
 pub const MAX_BYTES: u64 = 32 << 20;
 
-/// Who besides root may have written a file.
+/// Which users besides root may own a configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// Nobody: the broker's own view, since the file decides what root does.
+    /// None. The broker uses this: the file decides what root does.
     RootOnly,
-    /// The user with this id, who checks a file of their own.
+    /// The user with this id, who checks their own file.
     RootOr(u32),
-    /// Anyone: only for who asks whether the text is well formed.
+    /// Any user. Only for checking the syntax.
     Anyone,
 }
 
-/// Why a file is not read. Each is the end of a sentence that begins with the file's name.
+/// Why a file is not read. Each message continues a sentence that begins with the file's name.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
     #[error("cannot be opened: {0}")]
@@ -34,31 +34,31 @@ pub(crate) enum ReadError {
     Read(io::Error),
     #[error("is not a regular file")]
     NotAFile,
-    #[error("belongs to the user with id {0}, who could change what the broker does")]
+    #[error("is owned by the user with id {0}, who could change what the broker does")]
     Owner(u32),
-    #[error("can be written by its group or by everybody (mode {0:04o})")]
+    #[error("is writable by its group or by everyone (mode {0:04o})")]
     Mode(u32),
-    #[error("has {found} bytes, and all files of a configuration may have {MAX_BYTES} together{}", after_others(*left))]
+    #[error("has {found} bytes; all files of a configuration together may have {MAX_BYTES}{}", after_others(*left))]
     TooLarge { found: u64, left: u64 },
     #[error("is not text: byte {offset} is {what}")]
     NotText { offset: usize, what: &'static str, before: String },
-    #[error("cannot be opened by the process that reads the configuration again")]
+    #[error("cannot be opened by the process that reads the configuration for a reload")]
     OutOfReach,
-    #[error("was not what the reader was asked for")]
+    #[error("does not match the reader's request")]
     Garbled,
 }
 
-/// What files before one have left for it.
+/// How many bytes the files before this one have left.
 fn after_others(left: u64) -> String {
     match left {
         MAX_BYTES => String::new(),
-        _ => format!(", of which the others leave {left}"),
+        _ => format!(", of which {left} are left"),
     }
 }
 
-/// Why bytes are no text.
+/// The bytes have a NUL.
 pub(crate) const NUL: &str = "NUL";
-/// Likewise.
+/// The bytes are not UTF-8.
 pub(crate) const NO_UTF_8: &str = "no UTF-8";
 
 impl ReadError {
@@ -67,7 +67,8 @@ impl ReadError {
         match self {
             ReadError::Open(error) | ReadError::Read(error) => match error.kind() {
                 io::ErrorKind::NotFound if is_included && path.to_string_lossy().contains('*') => {
-                    "an include takes no pattern: name a file, or a directory for all files in it".to_owned()
+                    "include takes no pattern: name a file, or a directory to include all its files"
+                        .to_owned()
                 }
                 io::ErrorKind::NotFound if !is_included => "check the name".to_owned(),
                 io::ErrorKind::NotFound => "check the name; a relative one is looked up beside the file \
@@ -82,38 +83,40 @@ impl ReadError {
             ReadError::NotAFile => "include a file or a directory of files".to_owned(),
             ReadError::Owner(_) => format!("chown root {}", path.display()),
             ReadError::Mode(_) => format!("chmod go-w {}", path.display()),
-            ReadError::TooLarge { .. } => "check that it is the right file".to_owned(),
+            ReadError::TooLarge { .. } => "check that this is the right file".to_owned(),
             ReadError::NotText { .. } => "write it as UTF-8 without NUL bytes".to_owned(),
-            ReadError::OutOfReach => "have it readable for root without any capability, beneath a directory that the \
-                                      configuration had files in when portreeved was started; or restart portreeved"
-                .to_owned(),
-            ReadError::Garbled => "restart portreeved, and report it".to_owned(),
+            ReadError::OutOfReach => {
+                "make it readable for root without capabilities, below a directory that held a file \
+                                      of the configuration when portreeved started; or restart portreeved"
+                    .to_owned()
+            }
+            ReadError::Garbled => "restart portreeved and report this as a bug".to_owned(),
         }
     }
 }
 
-/// Where the files of a configuration are looked up.
+/// A source of configuration files.
 pub(crate) trait Files {
-    /// A file that was opened and not read yet.
+    /// An opened file that has not been read.
     type File;
 
-    /// Opens what is at a path and checks who may write it.
+    /// Opens the file or directory at a path and checks who can write to it.
     fn open(&mut self, path: &Path) -> Result<Opened<Self::File>, ReadError>;
 
     /// Reads a whole file of at most `left` bytes.
     fn read(&mut self, file: Self::File, left: u64) -> Result<String, ReadError>;
 }
 
-/// What a path turned out to be.
+/// An opened file or directory.
 #[derive(Debug)]
 pub(crate) enum Opened<F> {
-    /// A file, known by its device and inode.
+    /// A file, identified by device and inode.
     File { file: F, identity: (u64, u64) },
     /// A directory, and the files in it: see [`list`].
     Directory(Vec<PathBuf>),
 }
 
-/// The files of this host, as this process sees them.
+/// The files of this host.
 pub(crate) struct Disk(pub Trust);
 
 impl Files for Disk {
@@ -133,7 +136,7 @@ impl Files for Disk {
 }
 
 fn open(path: &Path, trust: Trust) -> Result<(File, Metadata), ReadError> {
-    // A FIFO or a terminal must not make the broker wait or give it a terminal.
+    // Opening a FIFO must not block, and opening a terminal must not make it the controlling one.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let mut options = OpenOptions::new();
     let file = options.read(true).custom_flags(flags).open(path).map_err(ReadError::Open)?;
@@ -162,7 +165,7 @@ fn read(file: File, meta: &Metadata, left: u64) -> Result<String, ReadError> {
         return Err(too_large(meta.len()));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or_default());
-    // It may have grown since.
+    // The file may have grown since fstat.
     file.take(left + 1).read_to_end(&mut bytes).map_err(ReadError::Read)?;
     let found = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     if found > left {
@@ -171,7 +174,7 @@ fn read(file: File, meta: &Metadata, left: u64) -> Result<String, ReadError> {
     text(bytes)
 }
 
-/// Bytes as text, or what is wrong with them.
+/// The bytes as text, or why they are not.
 fn text(bytes: Vec<u8>) -> Result<String, ReadError> {
     let (mut text, invalid) = match String::from_utf8(bytes) {
         Ok(text) => (text, None),
@@ -204,7 +207,7 @@ fn list(directory: &File, path: &Path) -> Result<Vec<PathBuf>, ReadError> {
         if name.to_bytes().starts_with(b".") {
             continue;
         }
-        // A name that cannot be looked up is kept: opening it says why, with the name.
+        // Keep a name that cannot be examined: opening it reports the cause with the name.
         let kind =
             statat(directory, name, AtFlags::empty()).map(|stat| FileType::from_raw_mode(stat.st_mode));
         if kind != Ok(FileType::Directory) {

@@ -1,8 +1,7 @@
-//! Includes: one file to the tree of all that it includes.
+//! Include directives: reads the main file and everything that it includes into one tree.
 //!
-//! Only what stands at top level or in a scope that the broker reads is followed; the MTA's own includes are
-//! the MTA's to read. Depth, number and size of the files have bounds, so no tree of includes can exhaust
-//! memory.
+//! Only includes at top level and in scopes that the broker reads are followed; those in the MTA's own scopes are
+//! ignored. Depth, number and size of the files are bounded, so that includes cannot exhaust memory.
 
 use std::path::Path;
 
@@ -12,10 +11,10 @@ use super::parser::parse;
 use super::source::{Sources, Span};
 use super::tree::{Include, Item};
 
-/// How deep includes may stand in each other.
+/// The maximum nesting depth of includes.
 pub const MAX_INCLUDE_DEPTH: usize = 16;
 
-/// How many files one configuration may have.
+/// The maximum number of files of one configuration.
 pub const MAX_FILES: usize = 4096;
 
 /// Reads files into sources and trees.
@@ -34,7 +33,7 @@ impl<'l, F: Files> Loader<'l, F> {
         Loader { sources, problems, from, left: MAX_BYTES, files: 0, reading: Vec::new() }
     }
 
-    /// The main file, with its includes where `follow` says so.
+    /// Reads the main file, and its includes if `follow` is set.
     pub fn main(&mut self, path: &Path, follow: bool) -> Vec<Item> {
         let opened = self.from.open(path);
         let result = opened.and_then(|opened| match opened {
@@ -69,7 +68,7 @@ impl<'l, F: Files> Loader<'l, F> {
         Ok(items)
     }
 
-    /// Fills the includes among the items and in those scopes among them that `enter` names.
+    /// Reads the includes among the items, and those inside scopes for which `enter` is true.
     fn follow(&mut self, items: &mut [Item], beside: &Path, depth: usize, enter: fn(&str) -> bool) {
         for item in items {
             match item {
@@ -84,7 +83,7 @@ impl<'l, F: Files> Loader<'l, F> {
     }
 
     fn include(&mut self, include: &mut Include, beside: &Path, depth: usize) {
-        // Nobody would be told what is wrong with one more.
+        // Further diagnostics would not be shown.
         if self.problems.is_full() {
             return;
         }
@@ -106,7 +105,7 @@ impl<'l, F: Files> Loader<'l, F> {
         }
     }
 
-    /// A file that a directory include found.
+    /// Reads a file of an included directory.
     fn listed(&mut self, path: &Path, place: Span, depth: usize) -> Vec<Item> {
         let error = match self.from.open(path) {
             Ok(Opened::File { file, identity }) => return self.included(path, file, identity, place, depth),
@@ -128,12 +127,12 @@ impl<'l, F: Files> Loader<'l, F> {
         let limit = if self.reading.contains(&identity) {
             Some((
                 format!("{} includes itself", path.display()),
-                "remove one of the includes on the way".to_owned(),
+                "remove one of the includes in this chain".to_owned(),
             ))
         } else if self.reading.len() > MAX_INCLUDE_DEPTH {
             Some((
-                format!("{} is included too deep", path.display()),
-                format!("at most {MAX_INCLUDE_DEPTH} includes may stand in each other"),
+                format!("includes are nested too deeply at {}", path.display()),
+                format!("nest at most {MAX_INCLUDE_DEPTH} includes"),
             ))
         } else if self.files >= MAX_FILES {
             Some((
@@ -156,7 +155,7 @@ impl<'l, F: Files> Loader<'l, F> {
     fn refuse(&mut self, path: &Path, place: Option<Span>, error: &ReadError) {
         let (name, help) = (path.display().to_string(), error.remedy(path, place.is_some()));
         if let ReadError::NotText { before, .. } = error {
-            // Shown in the file itself, at the end of what could be read.
+            // Reported in the file itself, at the end of the text that could be read.
             let id = self.sources.add(name, before.clone());
             let end = u32::try_from(before.len()).unwrap_or(u32::MAX);
             let span = Span { file: id, start: end, end };

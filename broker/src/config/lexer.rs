@@ -1,13 +1,13 @@
 //! Tokens of the configuration language, without allocation and in one pass.
 //!
-//! Comments and white space fall away here. What is no token comes out as [`Kind::Bad`], so that the parser
-//! decides what to say about it.
+//! Comments and white space are skipped. An invalid token is returned as [`Kind::Bad`], and the parser writes the
+//! message.
 
-/// What a token is.
+/// The kind of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Word,
-    /// With its quotes; `escaped` where a backslash stands in it.
+    /// A quoted string, quotes included; `escaped` if it contains a backslash.
     Quoted {
         escaped: bool,
     },
@@ -23,18 +23,18 @@ pub(crate) enum Kind {
     Bad(Bad),
 }
 
-/// What cannot be a token.
+/// Why a token is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bad {
     /// A quoted string without its closing quote.
     Quote,
     /// A comment without its `*/`.
     Comment,
-    /// A character that stands nowhere in the language.
+    /// A character that the language does not use.
     Character(char),
 }
 
-/// A token and its bytes.
+/// A token and its byte range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Token {
     pub kind: Kind,
@@ -42,7 +42,7 @@ pub(crate) struct Token {
     pub end: usize,
 }
 
-/// Reads tokens off a text. A copy of it reads ahead.
+/// Splits a text into tokens. Copy it to look ahead.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lexer<'t> {
     text: &'t str,
@@ -64,7 +64,7 @@ impl<'t> Lexer<'t> {
         self.text.get(from..)?.find(what).map(|found| from + found)
     }
 
-    /// The next token; [`Kind::End`] again and again when there is none.
+    /// The next token; [`Kind::End`] at the end of the text, as often as it is called.
     pub fn next(&mut self) -> Token {
         let token = self.scan();
         self.at = token.end;
@@ -143,15 +143,14 @@ impl<'t> Lexer<'t> {
     }
 }
 
-/// Whether a byte cannot be part of a bareword. Bytes of other scripts can.
+/// Whether a byte cannot be part of a bareword. Bytes of non-ASCII characters can.
 fn ends_word(byte: u8) -> bool {
     matches!(byte, 0..=0x20 | 0x7f | b'#' | b'"' | b'\'' | b'=' | b',' | b';')
         || matches!(byte, b'{' | b'}' | b'[' | b']' | b'(' | b')')
 }
 
-/// The text of a quoted token, quotes and all, as it was meant: a backslash takes the meaning from a quote or
-/// another backslash and is passed through before anything else. Each character comes with its offset in
-/// `raw`.
+/// The characters of a quoted token without its quotes, each with its offset in `raw`. A backslash escapes a quote or
+/// another backslash; before any other character it stands for itself.
 pub(crate) fn unquote(raw: &str) -> impl Iterator<Item = (usize, char)> {
     let inner = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     let shift = usize::from(inner.is_some());

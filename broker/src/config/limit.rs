@@ -27,7 +27,7 @@ const NAMES: [&str; 16] = [
 ];
 
 impl Resource {
-    /// The resource of a name, in any case.
+    /// Finds a resource by its name, ignoring case.
     pub fn named(name: &str) -> Option<Self> {
         let found = NAMES.iter().position(|known| known.eq_ignore_ascii_case(name));
         found.map(Resource)
@@ -43,41 +43,41 @@ impl Resource {
         u32::try_from(self.0).unwrap_or(u32::MAX)
     }
 
-    /// Every name.
+    /// All names.
     pub fn names() -> impl Iterator<Item = &'static str> {
         NAMES.into_iter()
     }
 }
 
-/// A resource and how much of it, in the resource's own unit.
+/// A resource and its limit, in the resource's own unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// The resource.
     pub resource: Resource,
-    /// How much; `None` is unlimited.
+    /// The limit; `None`: unlimited.
     pub value: Option<u64>,
 }
 
 impl Limit {
-    /// A limit from its two words; the error is what would be right.
+    /// Parses a limit from a resource's name and a value; the error is the remedy.
     pub(crate) fn parse(resource: &str, value: &str) -> Result<Self, String> {
         let Some(resource) = Resource::named(resource) else {
             return Err(match super::nearest::nearest(resource, Resource::names()) {
                 Some(meant) => format!("did you mean {meant}?"),
-                None => format!("there are: {}", NAMES.join(", ")),
+                None => format!("known resources: {}", NAMES.join(", ")),
             });
         };
         if value.eq_ignore_ascii_case("unlimited") {
             return Ok(Limit { resource, value: None });
         }
-        // The highest number is the kernel's word for unlimited.
-        match super::words::integer(value).filter(|value| *value < u64::MAX) {
+        // The highest number is RLIM_INFINITY, which is written `unlimited`.
+        match super::scalar::integer(value).filter(|value| *value < u64::MAX) {
             Some(value) => Ok(Limit { resource, value: Some(value) }),
             None => Err(format!("write {} with a whole number or unlimited", resource.name())),
         }
     }
 
-    /// Whether another limit of the same resource is no more than this one.
+    /// Whether another limit is for the same resource and not higher than this one.
     pub fn covers(&self, other: &Limit) -> bool {
         let most = |limit: &Limit| limit.value.unwrap_or(u64::MAX);
         self.resource == other.resource && most(other) <= most(self)

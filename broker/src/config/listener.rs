@@ -1,4 +1,4 @@
-//! The `*_listener` scopes and the `listen` scopes in them: exactly which sockets, and how they are made.
+//! The `*_listener` scopes and the `listen` scopes in them: the configured sockets and their options.
 
 use portreeve_protocol::Endpoint;
 
@@ -11,22 +11,22 @@ use super::source::{Span, Spanned};
 /// One `listen` scope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// The listener scope that it stands in, with its instance where it has one, as it is written.
+    /// The enclosing listener scope as it is written, with its name if it has one.
     pub scope: String,
-    /// Where it listens; the place is the scope's instance.
+    /// The endpoint; the place is the name of the `listen` scope.
     pub endpoint: Spanned<Endpoint>,
-    /// How its socket is made.
+    /// The options of its socket.
     pub socket: SocketOptions,
-    /// Whether its address moves between hosts.
+    /// Whether its address floats between hosts.
     pub duravip: DuraVip,
 }
 
-/// How the socket of a listener is made.
+/// The options of a listener's socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketOptions {
-    /// It is opened when the broker starts; otherwise only when the worker asks for it.
+    /// Open the socket when the broker starts; otherwise only on request of the worker.
     pub enable: bool,
-    /// Connections that may wait to be accepted. See listen(2).
+    /// The maximum length of the accept queue. See listen(2).
     pub backlog: u32,
     /// SO_RCVBUF in bytes; 0 lets the system decide. See socket(7).
     pub receive_buffer: u32,
@@ -51,7 +51,7 @@ impl Default for SocketOptions {
     }
 }
 
-/// The most that the kernel takes for a backlog or a buffer: an int.
+/// The highest value that the kernel accepts for a backlog or a buffer size: INT_MAX.
 const INT_MAX: u32 = 0x7fff_ffff;
 
 impl SocketOptions {
@@ -70,18 +70,18 @@ impl SocketOptions {
 }
 
 impl Listener {
-    /// Whether the broker opens it at start: it is enabled and its address does not move.
+    /// Whether the broker opens it at start: it is enabled and its address does not float.
     pub fn is_static(&self) -> bool {
-        self.socket.enable && !self.duravip.moves()
+        self.socket.enable && !self.duravip.floats()
     }
 
-    /// The name under which its socket reaches the worker and `status` tells of it: its scope's, without what
+    /// The name of its socket in LISTEN_FDNAMES and in `status`: the scope's name without the characters that
     /// LISTEN_FDNAMES cannot hold. See sd_listen_fds(3).
     pub fn name(&self) -> String {
         self.scope.replace([':', ' '], "_")
     }
 
-    /// Every `listen` of one listener scope.
+    /// Reads every `listen` scope of one listener scope.
     pub(crate) fn read_all(mut outer: Reader<'_, '_>) -> Vec<Self> {
         let socket = SocketOptions::read(&mut outer, &SocketOptions::default());
         let duravip = DuraVip::read(&mut outer, &DuraVip::default());
@@ -112,7 +112,7 @@ impl Listener {
 fn endpoint(reader: &mut Reader<'_, '_>, text: Spanned<String>) -> Option<Spanned<Endpoint>> {
     let span = text.span;
     let refuse = |reader: &mut Reader<'_, '_>, why: String| {
-        reader.error(span, format!("{:?} is not an endpoint to listen on", text.value), why);
+        reader.error(span, format!("{:?} is not a valid endpoint", text.value), why);
         None
     };
     let endpoint = match text.value.parse::<Endpoint>() {
@@ -120,7 +120,7 @@ fn endpoint(reader: &mut Reader<'_, '_>, text: Spanned<String>) -> Option<Spanne
         Err(_) if text.value.contains("://") => {
             return refuse(
                 reader,
-                "write the address and the port alone, without what stands before ://".to_owned(),
+                "write only the address and the port, without the scheme before ://".to_owned(),
             );
         }
         Err(error) => return refuse(reader, error.to_string()),
@@ -131,7 +131,7 @@ fn endpoint(reader: &mut Reader<'_, '_>, text: Spanned<String>) -> Option<Spanne
     }
 }
 
-/// It would be skipped like every option that only the MTA reads, and nothing would listen.
+/// An option `listen` would be skipped like every option of the MTA, and nothing would listen.
 fn listen_option(outer: &mut Reader<'_, '_>) {
     if let Some(option) = outer.section.option("listen") {
         let help = "write Listen \"ENDPOINT\" { }, one for each endpoint";
@@ -139,7 +139,7 @@ fn listen_option(outer: &mut Reader<'_, '_>) {
     }
 }
 
-/// The MTA's own scopes are skipped, but a `Lisen` that permits nothing would be a long search.
+/// The MTA's own scopes are skipped, but a misspelt `Lisen` is reported: nothing would listen.
 fn misspelt_listen(outer: &mut Reader<'_, '_>) {
     let sections: Vec<(Span, &str)> = outer
         .section
@@ -149,7 +149,7 @@ fn misspelt_listen(outer: &mut Reader<'_, '_>) {
         .collect();
     for (span, name) in sections {
         if !name.eq_ignore_ascii_case("listen") && nearest(name, ["listen"]).is_some() {
-            let message = format!("the scope {name:?} is not known in a listener scope");
+            let message = format!("a listener scope has no scope {name:?}");
             outer.error(span, message, "did you mean listen?");
         }
     }

@@ -1,13 +1,10 @@
-//! The configuration: files in the language of `ecelerity.conf` to typed scopes, or a report of every mistake.
+//! The configuration: parses files in the language of `ecelerity.conf` into typed scopes, or reports every error.
 //!
-//! [`load`] reads the files that are named and those that they include, and nothing else; it resolves no
-//! names, opens no sockets and changes nothing. A [`Config`] that it returns is within every range and every
-//! name in it that refers to another part of the file does so. Every value that a later step can refuse
-//! keeps its place, so that the step can say where.
+//! [`load`] reads the named file and the files that it includes, and nothing else; it resolves no names, opens no
+//! sockets and changes nothing. In the [`Config`] that it returns, every value is in range and every reference to
+//! another scope is valid. Every value that a later check can refuse keeps its place, so that the check can name it.
 #![forbid(unsafe_code)]
 
-#[cfg(test)]
-pub(crate) mod asked;
 mod binding;
 mod broker;
 mod bundle;
@@ -25,6 +22,8 @@ mod limit;
 mod listener;
 mod momentum2;
 pub(crate) mod nearest;
+#[cfg(test)]
+pub(crate) mod option_coverage;
 mod parser;
 mod pattern;
 mod peer;
@@ -32,6 +31,7 @@ mod permit;
 mod quotas;
 mod reader;
 mod report;
+mod scalar;
 mod section;
 mod security;
 mod source;
@@ -39,13 +39,12 @@ mod source;
 mod tests;
 mod tree;
 mod typed;
-mod words;
 mod worker;
 
 pub use binding::Binding;
 pub use broker::{Broker, OnNarrow};
 pub use bundle::Bundle;
-pub use cidr::{Cidr, CidrError, never_ours};
+pub use cidr::{Cidr, CidrError, not_manageable};
 pub use cluster::{Cluster, Topology};
 pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS, Severity};
 pub use duravip::DuraVip;
@@ -65,24 +64,24 @@ pub use source::{FileId, Place, Sources, Span, Spanned};
 pub use typed::{Config, check_syntax, check_syntax_text, examine, load, parse_text, record, replay};
 pub use worker::Worker;
 
-/// Whether a scope at top level is one that the broker reads; the others are the MTA's.
+/// Whether the broker reads this scope at top level; the others are the MTA's.
 fn is_read(name: &str) -> bool {
     const READ: [&str; 6] = ["security", "broker", "worker", "binding", "binding_group", "cluster"];
     READ.iter().any(|read| read.eq_ignore_ascii_case(name)) || is_listener(name)
 }
 
-/// Whether there is one scope of the name, in lower case, whatever instance it names.
+/// Whether a scope, named in lower case, exists once, whatever name of its own it has.
 fn is_single(name: &str) -> bool {
     ["security", "broker", "worker", "cluster"].contains(&name)
 }
 
-/// Whether a scope inside one that the broker reads is one that it reads too.
+/// Whether the broker reads this scope inside one of its own.
 fn is_read_within(name: &str) -> bool {
     const READ: [&str; 5] = ["listen", "binding", "topology", "permit", "peer"];
     READ.iter().any(|read| read.eq_ignore_ascii_case(name))
 }
 
-/// Whether a scope is one of the MTA's listeners: `ESMTP_Listener`, `control_listener`, …
+/// Whether a scope is a listener of the MTA: `ESMTP_Listener`, `control_listener`, …
 fn is_listener(name: &str) -> bool {
     const SUFFIX: &str = "_listener";
     let suffix = name.len().checked_sub(SUFFIX.len()).and_then(|at| name.get(at..));

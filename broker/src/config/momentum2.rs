@@ -1,12 +1,12 @@
-//! Forms of Momentum 2 that the MTA itself gave up: well formed, and refused where the broker would have to act on them.
+//! Syntax of Momentum 2 that newer versions of the MTA no longer have: parsed, and refused in scopes that the broker reads.
 //!
-//! Skipping them would start no listener where the operator wrote one, without a word.
+//! If it were skipped silently, a configured listener would not start.
 
 use super::diagnostic::Problems;
 use super::source::Sources;
 use super::tree::{Item, Opt, Scope, Value};
 
-/// Says which of the items are such, in the scopes that the broker reads.
+/// Reports such items in the scopes that the broker reads.
 pub(crate) fn refuse(items: &[Item], sources: &Sources, problems: &mut Problems) {
     within(items, sources, problems, super::is_read);
 }
@@ -32,7 +32,7 @@ fn listener(option: &Opt, sources: &Sources, problems: &mut Problems) {
     let endpoint = endpoints.first().map_or("ENDPOINT".into(), |first| first.text(sources));
     problems.error(
         option.name,
-        format!("{name} = ( … ) is the form that listeners had in Momentum 2"),
+        format!("{name} = ( … ) is the listener syntax of Momentum 2, which is not supported"),
         format!("write {name} {{ Listen \"{endpoint}\" {{ }} }}, with one Listen for each endpoint"),
     );
 }
@@ -42,7 +42,10 @@ fn attributes(scope: &Scope, sources: &Sources, problems: &mut Problems) {
     let Some(at) = scope.attributes else { return };
     problems.error(
         at,
-        format!("attributes in < > are those of Momentum 2, and this {} has one", sources.text(scope.name)),
+        format!(
+            "attributes in < > are syntax of Momentum 2, which is not supported in {}",
+            sources.text(scope.name)
+        ),
         "write it as an option in the scope, such as enable_duravip = true",
     );
 }

@@ -1,13 +1,13 @@
-//! The name that was probably meant.
+//! Suggests the known name that was probably intended.
 
 use strsim::osa_distance;
 
-/// The candidate that takes the fewest insertions, deletions, replacements and swaps of neighbours to reach,
-/// where that is at most a third of the word's letters (and always one). Case does not count; of equals it is
-/// the first in alphabetical order.
+/// The candidate with the smallest edit distance (insertions, deletions, replacements, transpositions) if that is at
+/// most a third of the word's length, but at least 1. Case is ignored; of equal candidates the alphabetically first is
+/// taken.
 pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let word = word.to_ascii_lowercase();
-    // Nobody means a name by a text much longer than any.
+    // A text much longer than any name is no misspelt name.
     if word.len() > 64 {
         return None;
     }

@@ -1,9 +1,9 @@
-//! What a permit's `listen` may say: endpoints, blocks of addresses and ranges of ports.
+//! Listen patterns of a permit: endpoints, address blocks and port ranges.
 //!
 //! Written `HOST:PORT`, with a range `PORT-PORT`, a block `ADDRESS/PREFIX`, `*` for every IPv4 and `[*]` or
-//! `[::]` for every IPv6 address, and `/udp` for UDP. A path stands for itself, `/dir/*` for every name in
-//! that directory. Nothing matches that a pattern does not name: not the other family, not the other
-//! transport, not the wildcard where only addresses are named.
+//! `[::]` for every IPv6 address, and `/udp` for UDP. A path matches itself, `/dir/*` every name in
+//! that directory. A pattern matches nothing else: not the other address family, not the other transport, and not the
+//! wildcard address if the pattern names only addresses.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use super::cidr::{Cidr, is_mapped};
 pub enum ListenPattern {
     /// TCP or UDP sockets.
     Inet {
-        /// It is UDP; otherwise TCP.
+        /// UDP; otherwise TCP.
         udp: bool,
         /// The addresses.
         hosts: Hosts,
@@ -35,7 +35,7 @@ pub enum ListenPattern {
 /// A set of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hosts {
-    /// The IPv4 wildcard and every IPv4 address: who may have all may have one.
+    /// The IPv4 wildcard and every IPv4 address.
     Any4,
     /// The IPv6 wildcard and every IPv6 address.
     Any6,
@@ -46,7 +46,7 @@ pub enum Hosts {
 }
 
 impl ListenPattern {
-    /// Whether an endpoint is one of them. Only a [`well_formed`] endpoint ever is.
+    /// Whether an endpoint matches. Only a [`well_formed`] endpoint ever matches.
     pub fn matches(&self, endpoint: &Endpoint) -> bool {
         match (self, endpoint) {
             (ListenPattern::Inet { udp: false, hosts, ports }, Endpoint::Tcp(inet))
@@ -77,7 +77,7 @@ impl Hosts {
                 !asked.address.is_unspecified()
                     && !is_mapped(asked.address)
                     && block.contains(asked.address)
-                    // A single address without a scope is not the one of any interface that asks.
+                    // An address without a scope does not match the same address with one.
                     && (asked.scope.is_empty() || !block.is_single())
             }
             Hosts::Scoped(address, scope) => *address == asked.address && scope == asked.scope.as_str(),
@@ -88,30 +88,30 @@ impl Hosts {
 /// Why an endpoint is refused whatever the policy says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// Port 0 would let the system choose.
-    #[error("port 0 would be a port that nobody permitted: name a port from 1 to 65535")]
+    /// Port 0 would let the kernel choose a port.
+    #[error("port 0 would let the kernel choose: name a port from 1 to 65535")]
     PortZero,
-    /// An IPv4 address in the form of an IPv6 one.
-    #[error("an IPv4-mapped IPv6 address is refused by name: write the IPv4 address")]
+    /// An IPv4-mapped IPv6 address.
+    #[error("write the IPv4 address instead of an IPv4-mapped IPv6 address")]
     Mapped,
-    /// A link-local IPv6 address does not say on which interface.
+    /// A link-local IPv6 address without an interface.
     #[error("a link-local IPv6 address needs its interface: write [fe80::1%eth0]:25")]
     NoScope,
-    /// A scope where none can be.
-    #[error("only a link-local IPv6 address has an interface: remove % and what follows")]
+    /// An interface on an address that is not link-local.
+    #[error("only a link-local IPv6 address takes an interface: remove % and the name after it")]
     Scope,
     /// A path that does not begin with `/`.
-    #[error("a Unix socket's path is absolute: begin it with /")]
+    #[error("the path of a Unix socket must be absolute: begin it with /")]
     Relative,
-    /// A path with `.`, `..` or nothing between two `/`.
-    #[error("a Unix socket's path has no . and .. and no empty part: write it out")]
+    /// A path with `.`, `..` or an empty component.
+    #[error("the path of a Unix socket must not contain ., .. or //: write it out")]
     Dots,
     /// A path with a NUL.
-    #[error("a Unix socket's path has no NUL")]
+    #[error("the path of a Unix socket must not contain NUL")]
     Nul,
 }
 
-/// Whether an endpoint means the same to every reader of it.
+/// Checks that an endpoint is unambiguous.
 pub fn well_formed(endpoint: &Endpoint) -> Result<(), Malformed> {
     match endpoint {
         Endpoint::Tcp(inet) | Endpoint::Udp(inet) => inet_well_formed(inet),
@@ -173,7 +173,7 @@ impl FromStr for ListenPattern {
             None => (rest, false),
             Some((ports, "tcp")) => (ports, false),
             Some((ports, "udp")) => (ports, true),
-            Some((_, other)) => return Err(format!("{other:?} is not a transport: tcp and udp are")),
+            Some((_, other)) => return Err(format!("{other:?} is not a transport: write tcp or udp")),
         };
         Ok(ListenPattern::Inet { udp, hosts: hosts(host)?, ports: port_range(ports)? })
     }
@@ -186,11 +186,11 @@ fn path_pattern(text: &str) -> Result<ListenPattern, String> {
     }
     path_well_formed(path).map_err(|error| error.to_string())?;
     if path.contains('*') {
-        return Err("a * stands only at the end, as /directory/*".to_owned());
+        return Err("write * only at the end, as in /directory/*".to_owned());
     }
     if path.len() > portreeve_protocol::endpoint::MAX_PATH {
-        let most = portreeve_protocol::endpoint::MAX_PATH;
-        return Err(format!("a Unix socket's path has at most {most} bytes"));
+        let max = portreeve_protocol::endpoint::MAX_PATH;
+        return Err(format!("the path of a Unix socket has at most {max} bytes"));
     }
     Ok(match children {
         true => ListenPattern::Children(format!("{path}/")),
@@ -209,7 +209,7 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (port(first)?, port(last)?);
     if first > last {
-        return Err(format!("the range {first}-{last} runs backwards: write {last}-{first}"));
+        return Err(format!("the range {first}-{last} is reversed: write {last}-{first}"));
     }
     Ok(first..=last)
 }
@@ -219,7 +219,7 @@ fn hosts(text: &str) -> Result<Hosts, String> {
     let Some(inner) = bracketed else {
         return match text {
             "" | "*" | "0.0.0.0" => Ok(Hosts::Any4),
-            _ if text.contains(':') => Err(format!("an IPv6 address stands in brackets: write [{text}]")),
+            _ if text.contains(':') => Err(format!("write an IPv6 address in brackets: [{text}]")),
             _ => block(text),
         };
     };
@@ -236,7 +236,7 @@ fn hosts(text: &str) -> Result<Hosts, String> {
             hosts => Ok(hosts),
         };
     };
-    // The endpoint's own reading judges the scope's name.
+    // The endpoint's own parser checks the interface's name.
     let probe: InetEndpoint = format!("[{address}%{scope}]:1")
         .parse()
         .map_err(|error: portreeve_protocol::endpoint::EndpointError| error.to_string())?;

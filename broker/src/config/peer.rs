@@ -1,4 +1,4 @@
-//! A `peer` scope of `broker`: who may ask over the control socket, and for what.
+//! A `peer` scope of `broker`: a user or group, and the requests that it is allowed over the control socket.
 
 use std::collections::HashSet;
 
@@ -11,11 +11,11 @@ use super::source::Spanned;
 /// One `peer` scope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Who it is about.
+    /// The user or group.
     pub name: Spanned<PeerName>,
-    /// The operations that it may ask for, in lower case. One of [`GROUPS`] stands for all of its own.
+    /// The allowed operations, in lower case. A word of [`GROUPS`] stands for all operations of that group.
     pub allow: Vec<Spanned<String>>,
-    /// The names of the permits that those operations may use; each exists.
+    /// The names of the permits that those operations can use; each exists.
     pub permit: Vec<Spanned<String>>,
 }
 
@@ -53,7 +53,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ("reload", &["reload"]),
 ];
 
-/// Every word that `allow` may hold. Replacing the broker is root's and cannot be allowed to anyone.
+/// Every word that `allow` accepts. Takeover is reserved for root and cannot be allowed to a peer.
 fn words() -> impl Iterator<Item = &'static str> {
     let operations = OPERATIONS.iter().map(|(_, name)| *name).filter(|name| *name != "takeover");
     GROUPS.iter().map(|(word, _)| *word).chain(operations)
@@ -71,7 +71,7 @@ impl Peer {
                 Some(meant) => format!("did you mean {meant}?"),
                 None => {
                     let known: Vec<&str> = GROUPS.iter().map(|(word, _)| *word).collect();
-                    format!("there are: {}", known.join(", "))
+                    format!("known operations: {}", known.join(", "))
                 }
             };
             let message = format!("{:?} is not an operation", word.value);
@@ -94,7 +94,7 @@ impl Peer {
         let text = reader.instance("USER or @GROUP")?;
         let name = match text.value.strip_prefix('@') {
             Some("") => {
-                reader.error(text.span, "the group has no name", "write its name after the @");
+                reader.error(text.span, "the group has no name", "write the name after @");
                 return None;
             }
             Some(group) => PeerName::Group(group.to_owned()),

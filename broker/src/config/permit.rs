@@ -1,4 +1,4 @@
-//! A `permit` scope of `broker`: what may be asked for beyond the listener scopes.
+//! A `permit` scope of `broker`: what peers can be allowed besides the configured listeners.
 
 use super::cidr::Cidr;
 use super::cluster::interface;
@@ -10,17 +10,17 @@ use super::source::Spanned;
 /// One `permit` scope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permit {
-    /// Its name, by which peers refer to it; case counts.
+    /// The permit's name, case-sensitive; `peer` scopes refer to it.
     pub name: Spanned<String>,
-    /// Endpoints that may be listened on.
+    /// Endpoints to listen on.
     pub listen: Vec<Spanned<ListenPattern>>,
-    /// Addresses that may be put on an interface.
+    /// Addresses that can be added to an interface.
     pub address: Vec<Spanned<Cidr>>,
-    /// Those addresses may stay for ever, too: with a lease of 0.
+    /// Whether those addresses can be permanent: a lease of 0.
     pub permanent: bool,
-    /// Interfaces that may be set up, down or to another MTU.
+    /// Interfaces that can be set up, down, or to another MTU.
     pub interface: Vec<Spanned<String>>,
-    /// What a worker may have its resource limits raised to.
+    /// The highest resource limits that a process can get.
     pub limit: Vec<Spanned<Limit>>,
 }
 
@@ -39,8 +39,8 @@ impl Permit {
             && permanent
             && address.is_empty()
         {
-            let message = "this permit names no address that could stay for ever";
-            reader.error(option.value.span(), message, "write address = ( ADDRESS/PREFIX ) in it");
+            let message = "permanent has no effect: this permit has no address";
+            reader.error(option.value.span(), message, "add address = ( ADDRESS/PREFIX ) to it");
         }
         reader.no_other_options();
         reader.no_other_scopes();
@@ -48,7 +48,7 @@ impl Permit {
     }
 }
 
-/// A list whose words are each a value; the error of `parse` is what would be right.
+/// A list whose words are each parsed; the error of `parse` is the remedy.
 fn words<T>(
     reader: &mut Reader<'_, '_>,
     name: &'static str,
@@ -59,7 +59,7 @@ fn words<T>(
         match parse(&word.value) {
             Ok(value) => values.push(Spanned { value, span: word.span }),
             Err(help) => {
-                let message = format!("{:?} is no value for {name}", word.value);
+                let message = format!("{:?} is not a valid value for {name}", word.value);
                 reader.error(word.span, message, help);
             }
         }

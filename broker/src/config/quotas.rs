@@ -1,27 +1,27 @@
-//! How much one peer may use up: options of the `broker` scope.
+//! Quotas of each peer: options of the `broker` scope.
 
 use std::time::Duration;
 
 use super::reader::Reader;
 
-/// What each peer may use at most. All sessions of one user count together; the worker is a peer of its own.
+/// The limits of each peer. All sessions of one user count together; the worker is a peer of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quotas {
-    /// Sessions that are open at once.
+    /// Concurrent sessions.
     pub sessions: u32,
-    /// Sessions begun in a second; more than that wait to be served.
+    /// New sessions per second; further ones wait.
     pub new_sessions: u32,
-    /// Listeners held at once.
+    /// Concurrent listeners.
     pub listeners: u32,
-    /// Addresses held at once.
+    /// Concurrent addresses.
     pub addresses: u32,
-    /// Requests of one session that are carried out at once; one more is told to come later.
+    /// Requests of one session in flight; a further one gets the fault `busy`.
     pub in_flight: u32,
-    /// Refused requests in a second; after more than that the peer waits for its next answer. Never the worker.
+    /// Refused requests per second; beyond that the peer's next reply is delayed. Does not apply to the worker.
     pub refusals: u32,
-    /// Lines in the log a second about refusals and ends of sessions; what is more is counted in one line.
+    /// Log lines per second about refusals and ended sessions; further ones are counted in one line.
     pub lines: u32,
-    /// How long a reply may be left unread, and a session without its hello.
+    /// How long the peer may leave a reply unread, or take to send Hello.
     pub unread_timeout: Duration,
 }
 
@@ -41,7 +41,7 @@ impl Default for Quotas {
 }
 
 impl Quotas {
-    /// Each by the name of its option, in the option's own unit.
+    /// Each value by its option's name, in the option's unit.
     pub fn named(&self) -> [(&'static str, u64); 8] {
         [
             ("max_sessions", self.sessions.into()),

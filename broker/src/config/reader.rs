@@ -1,7 +1,6 @@
-//! Options of one section as typed values; what is no such value, or no such option, is said.
+//! Reads the options of one section as typed values and reports invalid values and unknown options.
 //!
-//! A reader learns which names exist by being asked for them, so the list of known names is the code that
-//! reads them.
+//! A reader records each name that the code reads, so the list of known names is always complete.
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
@@ -9,10 +8,10 @@ use std::time::Duration;
 
 use super::diagnostic::{MAX_DIAGNOSTICS, Problems};
 use super::nearest::nearest;
+use super::scalar::{boolean, integer};
 use super::section::Section;
 use super::source::{Sources, Span, Spanned};
 use super::tree::{Opt, Scalar, Value};
-use super::words::{boolean, integer};
 
 /// Reads one section.
 pub(crate) struct Reader<'r, 't> {
@@ -28,41 +27,41 @@ impl<'r, 't> Reader<'r, 't> {
         Reader { section, sources, problems, options: Vec::new(), scopes: Vec::new() }
     }
 
-    /// The scope's name as it is written, for messages.
+    /// The scope's name as it is written.
     pub fn name(&self) -> &'r str {
         self.sources.text(self.section.name)
     }
 
-    /// The instance, which this kind of scope must have: `meant` says what stands there.
+    /// The scope's own name, which this kind of scope must have; `meant` describes it in the message.
     pub fn instance(&mut self, meant: &str) -> Option<Spanned<String>> {
         let found = self.section.instance.map(|scalar| scalar.spanned(self.sources));
         if found.as_ref().is_none_or(|found| found.value.is_empty()) {
             let name = self.name();
             let help = format!("write {name} \"{meant}\" {{");
-            let message = format!("this {name} scope has no name of its own");
+            let message = format!("this {name} scope has no name");
             self.problems.error(self.section.name, message, help);
             return None;
         }
         found
     }
 
-    /// This kind of scope stands once, so it has no instance.
+    /// Reports a name: this kind of scope has none.
     pub fn no_instance(&mut self) {
         if let Some(instance) = self.section.instance {
             let name = self.name();
             let help = format!("write {name} {{");
-            self.problems.error(instance.span, format!("a {name} scope has no name of its own"), help);
+            self.problems.error(instance.span, format!("a {name} scope takes no name"), help);
         }
     }
 
     fn option(&mut self, name: &'static str) -> Option<&'t Opt> {
         self.options.push(name);
         #[cfg(test)]
-        super::asked::note(self.name(), name);
+        super::option_coverage::note(self.name(), name);
         self.section.option(name)
     }
 
-    /// The sections of a name in this one.
+    /// The scopes of a kind inside this one.
     pub fn scopes(&mut self, name: &'static str) -> impl Iterator<Item = &'r Section<'t>> + use<'r, 't> {
         self.scopes.push(name);
         let sources = self.sources;
@@ -80,7 +79,7 @@ impl<'r, 't> Reader<'r, 't> {
         }
     }
 
-    /// Text that is not empty.
+    /// A text that must not be empty.
     pub fn text(&mut self, name: &'static str) -> Option<Spanned<String>> {
         let text = self.any_text(name)?;
         if text.value.is_empty() {
@@ -94,12 +93,12 @@ impl<'r, 't> Reader<'r, 't> {
         Some(text)
     }
 
-    /// Text that may be empty.
+    /// A text that may be empty.
     pub fn any_text(&mut self, name: &'static str) -> Option<Spanned<String>> {
         Some(self.scalar(name)?.spanned(self.sources))
     }
 
-    /// Text made into a value by `parse`, whose error is what would be right.
+    /// A text parsed by `parse`, whose error is the remedy.
     pub fn parsed<T>(
         &mut self,
         name: &'static str,
@@ -109,7 +108,7 @@ impl<'r, 't> Reader<'r, 't> {
         match parse(&text.value) {
             Ok(value) => Some(text.map(|_| value)),
             Err(help) => {
-                let message = format!("{:?} is no value for {name}", text.value);
+                let message = format!("{:?} is not a valid value for {name}", text.value);
                 self.problems.error(text.span, message, help);
                 None
             }
@@ -122,12 +121,12 @@ impl<'r, 't> Reader<'r, 't> {
 
     /// A whole number in a range.
     pub fn number(&mut self, name: &'static str, range: RangeInclusive<u32>) -> Option<u32> {
-        let (least, most) = (u64::from(*range.start()), u64::from(*range.end()));
+        let (min, max) = (u64::from(*range.start()), u64::from(*range.end()));
         let parse = |text: &str| {
-            let fits = integer(text).filter(|number| (least..=most).contains(number));
+            let fits = integer(text).filter(|number| (min..=max).contains(number));
             fits.and_then(|number| u32::try_from(number).ok()).ok_or_else(|| match text.starts_with('0') {
-                true => format!("write {least} to {most}; a number that begins with 0 is octal"),
-                false => format!("write a whole number from {least} to {most}"),
+                true => format!("write {min} to {max}; a number that begins with 0 is octal"),
+                false => format!("write a whole number from {min} to {max}"),
             })
         };
         self.parsed(name, parse).map(|found| found.value)
@@ -135,11 +134,11 @@ impl<'r, 't> Reader<'r, 't> {
 
     /// Whole seconds in a range.
     pub fn seconds(&mut self, name: &'static str, range: RangeInclusive<u32>) -> Option<Duration> {
-        let (least, most) = (u64::from(*range.start()), u64::from(*range.end()));
+        let (min, max) = (u64::from(*range.start()), u64::from(*range.end()));
         let parse = |text: &str| {
             integer(text)
-                .filter(|number| (least..=most).contains(number))
-                .ok_or_else(|| format!("write whole seconds from {least} to {most}, without a unit"))
+                .filter(|number| (min..=max).contains(number))
+                .ok_or_else(|| format!("write whole seconds from {min} to {max}, without a unit"))
         };
         self.parsed(name, parse).map(|found| Duration::from_secs(found.value))
     }
@@ -171,7 +170,7 @@ impl<'r, 't> Reader<'r, 't> {
         for item in items {
             let word = item.spanned(self.sources);
             if word.value.is_empty() {
-                let message = format!("an empty word stands in {name}");
+                let message = format!("{name} contains an empty word");
                 self.problems.error(word.span, message, "remove it");
             } else {
                 words.push(word);
@@ -180,7 +179,7 @@ impl<'r, 't> Reader<'r, 't> {
         Some(words)
     }
 
-    /// A dictionary: keys are in the order of the file, and one that is repeated counts once, the last time.
+    /// A dictionary in the order of the file; of a repeated key the last value counts.
     pub fn dict(&mut self, name: &'static str) -> Option<Vec<(Spanned<String>, Spanned<String>)>> {
         let option = self.option(name)?;
         let Value::Dict { entries, .. } = &option.value else {
@@ -199,7 +198,7 @@ impl<'r, 't> Reader<'r, 't> {
         Some(all)
     }
 
-    /// Says which options that nobody asked for are close to one that somebody did: the others are the MTA's.
+    /// Warns about unread options that are probably misspelt; the other unread options are the MTA's.
     pub fn misspelt_options(&mut self) {
         let mut close: Vec<_> = self
             .section
@@ -210,12 +209,12 @@ impl<'r, 't> Reader<'r, 't> {
             .collect();
         close.sort_unstable();
         for (at, meant) in close {
-            let message = format!("{} is none of the broker's options and is skipped", self.sources.text(at));
+            let message = format!("{} is not an option of the broker and is skipped", self.sources.text(at));
             self.problems.warning(at, message, format!("did you mean {meant}?"));
         }
     }
 
-    /// Says which of the section's options nobody asked for.
+    /// Reports every option that was not read.
     pub fn no_other_options(&mut self) {
         let scope = self.name();
         for (name, option) in self.section.options() {
@@ -231,7 +230,7 @@ impl<'r, 't> Reader<'r, 't> {
         }
     }
 
-    /// Says which of the section's scopes nobody asked for.
+    /// Reports every scope that was not read.
     pub fn no_other_scopes(&mut self) {
         let scope = self.name();
         for section in self.section.scopes() {
@@ -239,7 +238,7 @@ impl<'r, 't> Reader<'r, 't> {
             if self.scopes.iter().any(|known| known.eq_ignore_ascii_case(name)) {
                 continue;
             }
-            let message = format!("no scope {name:?} stands in {scope}");
+            let message = format!("the scope {scope} has no scope {name:?}");
             let help = match self.options.iter().find(|known| known.eq_ignore_ascii_case(name)) {
                 Some(option) => format!("{option} is an option: write {option} = VALUE"),
                 None => known(name, &self.scopes, &self.options),
@@ -248,19 +247,19 @@ impl<'r, 't> Reader<'r, 't> {
         }
     }
 
-    /// Notes an error.
+    /// Adds an error.
     pub fn error(&mut self, span: Span, message: impl Into<String>, help: impl Into<String>) {
         self.problems.error(span, message, help);
     }
 }
 
-/// What was meant by a name, or which there are.
+/// The remedy for an unknown name: the probable one, or all known ones.
 fn known(name: &str, these: &[&'static str], others: &[&'static str]) -> String {
     if let Some(meant) = nearest(name, these.iter().chain(others).copied()) {
         return format!("did you mean {meant}?");
     }
     match these {
         [] => "remove it".to_owned(),
-        _ => format!("there are: {}", these.join(", ")),
+        _ => format!("known names: {}", these.join(", ")),
     }
 }

@@ -1,10 +1,10 @@
-//! Every finding of one run, as a person, a log or a program reads it.
+//! All diagnostics of one run: as text for a person, as lines for a log, as JSON for a program.
 
 use annotate_snippets::{AnnotationKind, Element, Group, Level, Origin, Renderer, Snippet};
 
 use super::diagnostic::{Diagnostic, MAX_DIAGNOSTICS, Severity, escaped};
 
-/// Every finding of a run: with an error among them the configuration is refused.
+/// All diagnostics of a run. If one of them is an error, the configuration is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     pub(super) diagnostics: Vec<Diagnostic>,
@@ -12,7 +12,7 @@ pub struct Report {
     pub(super) unread: bool,
 }
 
-/// How a report is written.
+/// How a report is displayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     /// Without colour.
@@ -22,7 +22,7 @@ pub enum Style {
 }
 
 impl Report {
-    /// Puts what later steps found about the same files in its place. Errors are kept before anything else.
+    /// Adds what later steps found in the same files, sorted by place. If there are too many, errors are kept first.
     pub(crate) fn extend(&mut self, found: impl IntoIterator<Item = Diagnostic>) {
         self.diagnostics.extend(found);
         self.diagnostics.sort_by_key(|diagnostic| diagnostic.severity != Severity::Error);
@@ -36,17 +36,17 @@ impl Report {
         self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
-    /// Whether the main file is missing, may not be read, or is no file.
+    /// Whether the main file is missing, unreadable, or not a regular file.
     pub fn is_unread(&self) -> bool {
         self.unread
     }
 
-    /// The findings, those about whole files first, the others by place.
+    /// The diagnostics: those about whole files first, the others by place.
     pub fn diagnostics(&self) -> &[Diagnostic] {
         &self.diagnostics
     }
 
-    /// How many findings there were beyond those kept.
+    /// The number of diagnostics beyond those kept.
     pub fn omitted(&self) -> usize {
         self.omitted
     }
@@ -57,7 +57,7 @@ impl Report {
         self.diagnostics.iter().map(Diagnostic::one_line).chain(more)
     }
 
-    /// Every finding with its line and what is underlined in it.
+    /// Every diagnostic with its line and the underlined part.
     pub fn render(&self, style: Style) -> String {
         let mut out = String::new();
         for diagnostic in &self.diagnostics {
@@ -72,7 +72,7 @@ impl Report {
     }
 
     fn more(&self) -> String {
-        format!("{} more findings are not shown; put these right first", self.omitted)
+        format!("{} more are not shown; correct these first", self.omitted)
     }
 }
 
@@ -104,7 +104,7 @@ impl std::fmt::Display for Diagnostic {
 }
 
 impl Diagnostic {
-    /// The finding with its line, what is underlined in it, and what would be right.
+    /// The diagnostic with its line, the underlined part, and the remedy.
     pub fn render(&self, style: Style) -> String {
         let level = match self.severity {
             Severity::Error => Level::ERROR,
@@ -122,7 +122,7 @@ impl Diagnostic {
         renderer.render(&[group] as &[Group<'_>])
     }
 
-    /// What comes first when findings are shown: those about whole files, then the others by place.
+    /// The order in which diagnostics are shown: those about whole files, then the others by place.
     fn order(&self) -> (bool, &str, usize, usize) {
         (self.line > 0, &self.file, self.line, self.column)
     }
@@ -139,7 +139,7 @@ impl Diagnostic {
         if excerpt.whole {
             return vec![snippet.path(escaped(&self.file)).into()];
         }
-        // Of a cut line the column would be the excerpt's.
+        // In a truncated line the column would be that of the excerpt.
         let origin = origin.line(self.line).char_column(self.column);
         vec![origin.into(), snippet.into()]
     }

@@ -1,14 +1,14 @@
-//! Merging: all scopes of one name and instance as one section, where the later value of an option wins.
+//! Merges all scopes of the same kind and name into one section; of a repeated option the last value counts.
 
 use std::collections::HashMap;
 
 use super::source::{Sources, Span};
 use super::tree::{Item, Opt, Scalar, Scope};
 
-/// A scope as it counts after merging. Names are in lower case; instances keep theirs.
+/// A merged scope. Names of options are in lower case; names of scopes keep their case.
 #[derive(Debug)]
 pub(crate) struct Section<'t> {
-    /// Where the scope's name stands the first time.
+    /// The first place of the scope.
     pub name: Span,
     pub instance: Option<Scalar>,
     options: HashMap<String, &'t Opt>,
@@ -40,7 +40,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// The option of a name in lower case.
+    /// Finds an option by its name in lower case.
     pub fn option(&self, name: &str) -> Option<&'t Opt> {
         self.options.get(name).copied()
     }
@@ -50,12 +50,12 @@ impl<'t> Section<'t> {
         self.options.iter().map(|(name, option)| (name.as_str(), *option))
     }
 
-    /// The scopes in this one, in the order in which they first stand.
+    /// The scopes inside this one, in the order of their first places.
     pub fn scopes(&self) -> &[Section<'t>] {
         &self.scopes
     }
 
-    /// Whether this is a scope of the name, in lower case.
+    /// Whether this is a scope of the kind `name`, in lower case.
     pub fn is(&self, name: &str, sources: &Sources) -> bool {
         sources.text(self.name).eq_ignore_ascii_case(name)
     }
@@ -68,9 +68,9 @@ fn merge<'t>(
     sources: &Sources,
 ) {
     let name = sources.text(scope.name).to_ascii_lowercase();
-    // Of the MTA's own nobody asks more than the name.
+    // Of the MTA's own scopes only the name is used.
     let entered = super::is_read(&name) || super::is_read_within(&name);
-    // What there is one of is one, however it is called.
+    // A scope that exists once is merged whatever name it has.
     let instance = scope.instance.filter(|_| !super::is_single(&name));
     let instance = instance.map(|scalar| scalar.text(sources).into_owned());
     let at = *index.entry((name, instance.unwrap_or_default())).or_insert(sections.len());
@@ -82,12 +82,12 @@ fn merge<'t>(
     }
 }
 
-/// The top level: the scopes that the broker reads, merged, and the names of everything else.
+/// The top level: the merged scopes that the broker reads, and the names of everything else.
 #[derive(Debug, Default)]
 pub(crate) struct Top<'t> {
     sections: Vec<Section<'t>>,
     index: HashMap<(String, String), usize>,
-    /// Scopes and options of the MTA's, each where it first stands.
+    /// Scopes and options of the MTA, each with its first place.
     pub skipped: HashMap<String, Span>,
 }
 
@@ -113,7 +113,7 @@ impl<'t> Top<'t> {
         }
     }
 
-    /// The merged sections in the order in which they first stand.
+    /// The merged sections in the order of their first places.
     pub fn sections(&self) -> &[Section<'t>] {
         &self.sections
     }

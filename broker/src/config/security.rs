@@ -1,29 +1,29 @@
-//! The `security` scope: who the worker is and what the broker keeps.
+//! The `security` scope: the worker's identity and the capabilities that the broker retains.
 
 use std::path::{Path, PathBuf};
 
 use super::reader::Reader;
 use super::source::{Span, Spanned};
 
-/// The account of a worker when nobody names one.
+/// The worker's user and group by default.
 pub const DEFAULT_ACCOUNT: &str = "ecuser";
 
-/// What `security` says. Every option needs a restart to change.
+/// The options of the `security` scope. Changing any of them needs a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Security {
-    /// The worker's user, a name or a number; [`DEFAULT_ACCOUNT`] where none is named.
+    /// The worker's user, a name or a number; [`DEFAULT_ACCOUNT`] by default.
     pub user: Option<Spanned<String>>,
     /// The worker's group, likewise.
     pub group: Option<Spanned<String>>,
-    /// The worker's supplemental groups, names or numbers; none clears them. See setgroups(2).
+    /// The worker's supplementary groups, names or numbers; an empty list clears them. See setgroups(2).
     pub supplemental_groups: Vec<Spanned<String>>,
     /// The worker's root, an absolute path.
     pub chroot: Option<Spanned<PathBuf>>,
-    /// What the broker keeps, as cap_from_text(3) reads it; nothing where it is absent or empty.
+    /// The capabilities that the broker retains, in the syntax of cap_from_text(3); none if absent or empty.
     pub capabilities: Option<Spanned<String>>,
-    /// Privileges of another system: validated, without effect on Linux.
+    /// Privileges of another operating system; accepted, without effect on Linux.
     pub privileges: Option<Spanned<String>>,
-    /// Where the scope stands, if it does.
+    /// Where the scope is, if there is one.
     pub span: Option<Span>,
 }
 
@@ -67,7 +67,7 @@ fn account(reader: &mut Reader<'_, '_>, name: &'static str) -> Option<Spanned<St
     Some(account)
 }
 
-/// A number must be a user or group id; the highest one stands for none. See setresuid(2).
+/// A number must be a valid user or group id; the highest one means "unchanged". See setresuid(2).
 fn number_fits(reader: &mut Reader<'_, '_>, account: &Spanned<String>) {
     let text = &account.value;
     let number = text.bytes().all(|byte| byte.is_ascii_digit());
@@ -77,11 +77,11 @@ fn number_fits(reader: &mut Reader<'_, '_>, account: &Spanned<String>) {
     }
 }
 
-/// An absolute path, without NUL.
+/// An absolute path without NUL.
 pub(super) fn absolute(text: &str) -> Result<PathBuf, String> {
     let path = Path::new(text);
     if !path.is_absolute() {
-        return Err("write an absolute path, one that begins with /".to_owned());
+        return Err("write an absolute path, which begins with /".to_owned());
     }
     Ok(path.to_owned())
 }

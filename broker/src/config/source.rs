@@ -1,7 +1,7 @@
 //! The text of every file that was read, and places in it.
 //!
-//! A [`Span`] is twelve bytes and points at any token of any file; [`Sources`] turns it into file, line and
-//! column when somebody needs to read it. Nothing here touches the file system.
+//! A [`Span`] of twelve bytes identifies a token of a file; [`Sources`] converts it to file, line and column.
+//! Nothing here accesses the file system.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -28,12 +28,12 @@ impl Span {
     }
 }
 
-/// A value and where it is written.
+/// A value and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spanned<T> {
     /// The value.
     pub value: T,
-    /// Where; the quotes of a quoted value are part of it.
+    /// The place, including the quotes of a quoted value.
     pub span: Span,
 }
 
@@ -44,7 +44,7 @@ impl<T> Spanned<T> {
     }
 }
 
-/// A place as a person reads it. Lines and columns count from 1, columns in characters.
+/// A place for display. Lines and columns count from 1; columns are in characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The file's name as it was given or included.
@@ -53,7 +53,7 @@ pub struct Place {
     pub line: usize,
     /// Its column.
     pub column: usize,
-    /// The line after whose `end_column` the span ends.
+    /// The line of the last character.
     pub end_line: usize,
     /// The column after the last character.
     pub end_column: usize,
@@ -63,7 +63,7 @@ pub struct Place {
 struct Source {
     name: String,
     text: String,
-    /// Where each line begins; found when the first place is asked for, since most files have no error.
+    /// The offset of each line. Computed when the first place is needed, since most files have no error.
     lines: OnceLock<Vec<u32>>,
 }
 
@@ -74,7 +74,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Keeps a file's text, of which at most 4 GiB can be pointed at.
+    /// Adds a file's text. Spans reach up to 4 GiB.
     pub(crate) fn add(&mut self, name: String, text: String) -> FileId {
         let id = FileId(u32::try_from(self.files.len()).unwrap_or(u32::MAX));
         self.files.push(Source { name, text, lines: OnceLock::new() });
@@ -100,24 +100,24 @@ impl Sources {
         self.files.iter().map(|file| file.name.as_str())
     }
 
-    /// The text of a span as it is written.
+    /// The text of a span.
     pub fn text(&self, span: Span) -> &str {
         self.whole(span.file).get(bytes(span)).unwrap_or_default()
     }
 
-    /// Where a span is.
+    /// The place of a span.
     pub fn place(&self, span: Span) -> Place {
         let (line, column) = self.line_column(span.file, span.start);
         let (end_line, end_column) = self.line_column(span.file, span.end.max(span.start));
         Place { file: self.name(span.file).to_owned(), line, column, end_line, end_column }
     }
 
-    /// `file:line`, the name by which a rule is known.
+    /// `file:line`, which identifies a rule.
     pub(crate) fn file_line(&self, span: Span) -> String {
         format!("{}:{}", self.name(span.file), self.line(span.file, span.start).0)
     }
 
-    /// The line in which a span begins, without its end, and the part of the span that is on it.
+    /// The line in which a span begins, without the newline, and the part of the span that is on it.
     pub(crate) fn line_of(&self, span: Span) -> (&str, Range<usize>) {
         let text = self.whole(span.file);
         let Range { start, end } = bytes(span);
@@ -129,14 +129,14 @@ impl Sources {
         (line, clip(start)..clip(end))
     }
 
-    /// Its characters are counted, so this takes as long as its line.
+    /// Counts the characters of the line: the cost grows with the line.
     fn line_column(&self, id: FileId, offset: u32) -> (usize, usize) {
         let (line, first) = self.line(id, offset);
         let before = self.whole(id).get(bytes(Span { file: id, start: first, end: offset }));
         (line, before.unwrap_or_default().chars().count() + 1)
     }
 
-    /// The line of an offset, and where it begins.
+    /// The number of the line at an offset, and the line's own offset.
     fn line(&self, id: FileId, offset: u32) -> (usize, u32) {
         let Some(file) = self.file(id) else {
             return (1, 0);

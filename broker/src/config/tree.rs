@@ -1,14 +1,13 @@
-//! The tree of one file: what stands where, with nothing decided about its meaning.
+//! The syntax tree of one file, without any interpretation.
 //!
-//! Texts stay in the sources; the tree holds spans of every token that carries meaning, so a file of ten
-//! megabytes costs little more than itself and any token can be pointed at.
+//! The tree holds spans instead of texts, so it stays small and every token has a place for messages.
 
 use std::borrow::Cow;
 
 use super::lexer::unquote;
 use super::source::{Sources, Span, Spanned};
 
-/// What stands in a file or scope.
+/// An item of a file or scope.
 #[derive(Debug)]
 pub(crate) enum Item {
     Option(Opt),
@@ -28,12 +27,12 @@ pub(crate) struct Opt {
 pub(crate) struct Scope {
     pub name: Span,
     pub instance: Option<Scalar>,
-    /// Where `<NAME="VALUE">` begins, which scopes of Momentum 2 have.
+    /// The place of `<NAME="VALUE">`, which scopes of Momentum 2 have.
     pub attributes: Option<Span>,
     pub items: Vec<Item>,
 }
 
-/// `include "path"`, and what was found there once it has been read.
+/// `include "path"`, and the items of the included files once they have been read.
 #[derive(Debug)]
 pub(crate) struct Include {
     pub path: Scalar,
@@ -41,7 +40,7 @@ pub(crate) struct Include {
     pub items: Vec<Item>,
 }
 
-/// What an option is set to.
+/// The value of an option.
 #[derive(Debug)]
 pub(crate) enum Value {
     Scalar(Scalar),
@@ -68,12 +67,12 @@ pub(crate) struct Scalar {
     /// The token, quotes included.
     pub span: Span,
     pub quoted: bool,
-    /// A backslash stands in it.
+    /// The token contains a backslash.
     pub escaped: bool,
 }
 
 impl Value {
-    /// All of it, brackets included.
+    /// The span of the whole value, brackets included.
     pub fn span(&self) -> Span {
         match self {
             Value::Scalar(scalar) => scalar.span,
@@ -83,7 +82,7 @@ impl Value {
 }
 
 impl Scalar {
-    /// The text as it was meant.
+    /// The text without quotes and escapes.
     pub fn text(self, sources: &Sources) -> Cow<'_, str> {
         let raw = sources.text(self.span);
         match (self.quoted, self.escaped) {
@@ -95,7 +94,7 @@ impl Scalar {
         }
     }
 
-    /// The text with its place.
+    /// The text and its place.
     pub fn spanned(self, sources: &Sources) -> Spanned<String> {
         Spanned { value: self.text(sources).into_owned(), span: self.span }
     }

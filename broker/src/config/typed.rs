@@ -1,4 +1,4 @@
-//! All scopes of a configuration together, and the ways to get them.
+//! [`Config`]: all scopes of a configuration, and the functions that load it.
 
 use std::ops::Range;
 use std::path::Path;
@@ -25,14 +25,14 @@ use super::source::{Place, Sources, Span, Spanned};
 use super::tree::Item;
 use super::worker::Worker;
 
-/// The scopes that only the broker reads: a name close to one of them is hardly the MTA's.
+/// Scopes that only the broker has: a similar name is probably a misspelling, not a scope of the MTA.
 const OWN: [&str; 3] = ["security", "broker", "worker"];
 
-/// Scopes of the broker's that stand in another one, and in which.
+/// Scopes of the broker that belong inside another scope, and that scope.
 const WITHIN: [(&str, &str); 4] =
     [("listen", "ESMTP_Listener"), ("topology", "cluster"), ("permit", "broker"), ("peer", "broker")];
 
-/// A configuration without mistakes.
+/// A configuration without errors.
 #[derive(Debug, Default)]
 pub struct Config {
     /// The `security` scope.
@@ -45,10 +45,9 @@ pub struct Config {
     pub cluster: Cluster,
     /// The `broker` scope.
     pub broker: Broker,
-    /// The `worker` scope, where the broker has one to start.
+    /// The `worker` scope, if there is one.
     pub worker: Option<Worker>,
-    /// The scopes and options at top level that belong to the MTA and were skipped: the name as it is
-    /// written and where it first stands.
+    /// The scopes and options at top level that belong to the MTA and were skipped, each with its first place.
     pub skipped: Vec<Spanned<String>>,
     sources: Sources,
 }
@@ -65,12 +64,12 @@ impl Config {
         &self.sources
     }
 
-    /// The place of a part of a value, given in bytes of the value, so that what is wrong inside a text can
-    /// be underlined.
+    /// The span of a part of a value, given as a byte range of the value, so that an error inside a text can be
+    /// underlined.
     pub fn within(&self, value: &Spanned<String>, part: Range<usize>) -> Span {
         let raw = self.sources.text(value.span);
         let quoted = raw.starts_with('"');
-        // Where the value's byte stands in the file; at its end, where the last quote stands.
+        // The offset in the file of a byte of the value; for its end, the offset of the closing quote.
         let offset = |byte: usize| {
             let mut seen = 0;
             for (at, c) in unquote(raw) {
@@ -85,43 +84,43 @@ impl Config {
         Span { start: place(part.start), end: place(part.end.max(part.start)), ..value.span }
     }
 
-    /// An error about a place, found by a later step.
+    /// An error about a place, for checks outside this module.
     pub fn error(&self, span: Span, message: impl Into<String>, help: impl Into<String>) -> Diagnostic {
         Diagnostic::at(&self.sources, span, Severity::Error, message, help)
     }
 
-    /// A note about a place.
+    /// A note about a place, for checks outside this module.
     pub fn note(&self, span: Span, message: impl Into<String>, help: impl Into<String>) -> Diagnostic {
         Diagnostic::at(&self.sources, span, Severity::Note, message, help)
     }
 
-    /// A warning about a place, found by a later step.
+    /// A warning about a place, for checks outside this module.
     pub fn warning(&self, span: Span, message: impl Into<String>, help: impl Into<String>) -> Diagnostic {
         Diagnostic::at(&self.sources, span, Severity::Warning, message, help)
     }
 }
 
-/// Reads a configuration file and what it includes. The diagnostics beside a configuration are warnings.
+/// Reads a configuration file and what it includes. Diagnostics returned with a configuration are warnings.
 pub fn load(path: &Path, trust: Trust) -> Result<(Config, Vec<Diagnostic>), Report> {
-    sound(examine(path, trust))
+    without_errors(examine(path, trust))
 }
 
-/// Likewise, for who wants to say more about the configuration even where it is refused: then only what it says
-/// can be judged, not what it does not say. There is none where the text is not well formed.
+/// Reads a configuration file like [`load`], but also returns a configuration that has errors, for further checks. Such a
+/// configuration may lack scopes and options. It is `None` if the syntax is wrong.
 pub fn examine(path: &Path, trust: Trust) -> (Option<Config>, Report) {
     examine_in(path, &mut Disk(trust))
 }
 
-/// Reads a configuration as [`load`] does, and keeps all that was read for [`replay`].
+/// Reads a configuration file like [`load`], and records everything that was read for [`replay`].
 pub fn record(path: &Path, trust: Trust) -> (Result<(Config, Vec<Diagnostic>), Report>, Bundle) {
     let mut files = Recorder::new(Disk(trust));
     let examined = examine_in(path, &mut files);
-    (sound(examined), files.finish())
+    (without_errors(examined), files.finish())
 }
 
-/// Reads a configuration from what [`record`] kept of it: the same text gives the same answer, without any file.
+/// Reads a configuration from what [`record`] recorded, with the same result and without opening a file.
 pub fn replay(path: &Path, bundle: &Bundle) -> Result<(Config, Vec<Diagnostic>), Report> {
-    sound(examine_in(path, &mut Replay::new(bundle)))
+    without_errors(examine_in(path, &mut Replay::new(bundle)))
 }
 
 fn examine_in(path: &Path, files: &mut impl Files) -> (Option<Config>, Report) {
@@ -130,28 +129,28 @@ fn examine_in(path: &Path, files: &mut impl Files) -> (Option<Config>, Report) {
     typed(&items, sources, problems)
 }
 
-fn sound(examined: (Option<Config>, Report)) -> Result<(Config, Vec<Diagnostic>), Report> {
+fn without_errors(examined: (Option<Config>, Report)) -> Result<(Config, Vec<Diagnostic>), Report> {
     match examined {
         (Some(config), report) if !report.refuses() => Ok((config, report.diagnostics)),
         (_, report) => Err(report),
     }
 }
 
-/// Reads a configuration from text alone: nothing is included.
+/// Reads a configuration from a text; includes are not followed.
 pub fn parse_text(name: &str, text: &str) -> Result<(Config, Vec<Diagnostic>), Report> {
     let (mut sources, mut problems) = (Sources::default(), Problems::default());
     let items = text_items(name, text, &mut sources, &mut problems);
-    sound(typed(&items, sources, problems))
+    without_errors(typed(&items, sources, problems))
 }
 
-/// Whether one file is well formed, whatever its scopes and options mean. Includes are not followed.
+/// Checks the syntax of one file only; includes are not followed.
 pub fn check_syntax(path: &Path, trust: Trust) -> Result<(), Report> {
     let (mut sources, mut problems) = (Sources::default(), Problems::default());
     Loader::new(&mut sources, &mut problems, &mut Disk(trust)).main(path, false);
     syntax(&sources, problems)
 }
 
-/// [`check_syntax`] of text alone.
+/// Like [`check_syntax`], for a text.
 pub fn check_syntax_text(name: &str, text: &str) -> Result<(), Report> {
     let (mut sources, mut problems) = (Sources::default(), Problems::default());
     text_items(name, text, &mut sources, &mut problems);
@@ -171,7 +170,7 @@ fn syntax(sources: &Sources, problems: Problems) -> Result<(), Report> {
 }
 
 fn typed(items: &[Item], sources: Sources, mut problems: Problems) -> (Option<Config>, Report) {
-    // What a broken tree means is a guess, and each guess would be one more message.
+    // Interpreting a broken tree would only produce misleading messages.
     if problems.any_error() {
         return (None, problems.finish(&sources));
     }
@@ -188,10 +187,10 @@ fn typed(items: &[Item], sources: Sources, mut problems: Problems) -> (Option<Co
     config.skipped.sort_by_key(|name| name.span);
     for name in &config.skipped {
         if let Some((_, scope)) = WITHIN.iter().find(|(within, _)| within.eq_ignore_ascii_case(&name.value)) {
-            let message = format!("{} stands at top level and is skipped", name.value);
-            problems.warning(name.span, message, format!("put it into a scope: {scope} {{ … }}"));
+            let message = format!("{} at top level is skipped", name.value);
+            problems.warning(name.span, message, format!("move it into a scope: {scope} {{ … }}"));
         } else if let Some(meant) = nearest(&name.value, OWN) {
-            let message = format!("{:?} is none of the broker's scopes and is skipped", name.value);
+            let message = format!("{:?} is not a scope of the broker and is skipped", name.value);
             problems.warning(name.span, message, format!("did you mean {meant}?"));
         }
     }

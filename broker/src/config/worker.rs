@@ -1,4 +1,4 @@
-//! The `worker` scope: the program that the broker serves.
+//! The `worker` scope: the program that the launcher starts.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,23 +7,23 @@ use super::limit::Limit;
 use super::reader::Reader;
 use super::source::{Span, Spanned};
 
-/// What `worker` says.
+/// The options of the `worker` scope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Worker {
     /// The program's absolute path and its arguments; never empty.
     pub command: Vec<Spanned<String>>,
-    /// What is in its environment besides what the broker puts there.
+    /// Environment variables, besides those that the broker sets.
     pub environment: Vec<(Spanned<String>, Spanned<String>)>,
     /// Its resource limits.
     pub limits: Vec<Spanned<Limit>>,
-    /// It is started again when it ends.
+    /// Whether the worker is restarted when it ends.
     pub restart: bool,
-    /// A worker that lived so long is started again at once when it ends; after a shorter life it waits, each time
-    /// longer.
+    /// A worker that ran at least this long is restarted at once; after a shorter run the restart is delayed, longer each
+    /// time.
     pub stable_after: Duration,
-    /// How long it may take to end after it was asked to, before it is killed.
+    /// How long the worker may take to end after SIGTERM before it is killed.
     pub stop_timeout: Duration,
-    /// Where the scope stands.
+    /// The place of the scope.
     pub span: Span,
 }
 
@@ -52,7 +52,7 @@ fn command(reader: &mut Reader<'_, '_>) -> Vec<Spanned<String>> {
         Some(program) if Path::new(&program.value).is_absolute() => {}
         Some(program) => {
             let message = format!("the program {:?} is not an absolute path", program.value);
-            reader.error(program.span, message, "write its path from / on");
+            reader.error(program.span, message, "write its absolute path");
             return Vec::new();
         }
         None => {
@@ -61,7 +61,7 @@ fn command(reader: &mut Reader<'_, '_>) -> Vec<Spanned<String>> {
             reader.error(
                 place,
                 "the worker has no command",
-                "write command = ( /PATH/OF/PROGRAM \"ARGUMENT\" ) in it, or remove the scope",
+                "add command = ( /PATH/OF/PROGRAM \"ARGUMENT\" ) to it, or remove the scope",
             );
         }
     }
@@ -73,7 +73,7 @@ fn environment(reader: &mut Reader<'_, '_>) -> Vec<(Spanned<String>, Spanned<Str
     for (key, _) in &environment {
         if key.value.is_empty() || key.value.contains('=') {
             let message = format!("{:?} is not the name of an environment variable", key.value);
-            reader.error(key.span, message, "a name is not empty and has no =");
+            reader.error(key.span, message, "write a name that is not empty and has no =");
         }
     }
     environment

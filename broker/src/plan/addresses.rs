@@ -9,7 +9,7 @@ use crate::config::Config;
 pub fn names_addresses(config: &Config) -> bool {
     let mut permits = config.broker.permits.iter();
     permits.any(|permit| !permit.address.is_empty() || !permit.interface.is_empty())
-        || config.moving_addresses().next().is_some()
+        || config.floating_addresses().next().is_some()
 }
 
 /// The addresses that are declared to move, where the topology puts each.
@@ -19,7 +19,7 @@ pub fn moving(config: &Config) -> Vec<Asked> {
         let interface = Text::clipped(&block.interface.value);
         Some(Asked { address, interface, prefix: block.mask, follows: None })
     };
-    config.moving_addresses().filter_map(|(address, _)| one(address)).collect()
+    config.floating_addresses().filter_map(|(address, _)| one(address)).collect()
 }
 
 /// How addresses are kept.

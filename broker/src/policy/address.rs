@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::rule::RuleId;
 use super::{Denied, Policy, Requester, Rule};
-use crate::config::{Limit, never_ours};
+use crate::config::{Limit, not_manageable};
 
 /// Leave to have an address on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct AddressPermit<'p> {
 impl Policy {
     /// Whether an address may be put on an interface, and on which.
     pub fn address(&self, who: &Requester, address: IpAddr) -> Result<AddressPermit<'_>, Denied> {
-        if let Some(why) = never_ours(address) {
+        if let Some(why) = not_manageable(address) {
             return Err(Denied {
                 message: format!("{who} may not have {address}"),
                 nearest: None,

@@ -43,7 +43,7 @@ impl Moving {
 
     /// Enters an address that a listener or binding declares to move.
     pub fn declare(&mut self, address: IpAddr, name: String, duravip: &DuraVip) {
-        if duravip.moves() {
+        if duravip.floats() {
             let preference = duravip.preference.as_ref().map_or_else(String::new, |host| host.value.clone());
             self.declared.entry(address).or_insert((name, preference));
         }
@@ -58,7 +58,7 @@ impl Moving {
     pub fn listener(&mut self, listener: &Listener, rule: RuleId) {
         if let Some(inet) = listener.endpoint.value.inet()
             && listener.socket.enable
-            && listener.duravip.moves()
+            && listener.duravip.floats()
         {
             let endpoint = listener.endpoint.value.clone();
             self.listeners.entry(inet.address).or_default().push((endpoint, listener.name(), rule));

@@ -76,7 +76,7 @@ impl Policy {
             let text = format!("{}: Listen \"{}\"", listener.scope, endpoint.value);
             let rule = self.add_rule(config, endpoint.span, text, Some(listener.socket.clone()));
             self.all.endpoint(endpoint.value.clone(), rule);
-            if let Some(inet) = endpoint.value.inet().filter(|_| listener.duravip.moves()) {
+            if let Some(inet) = endpoint.value.inet().filter(|_| listener.duravip.floats()) {
                 self.all.address(inet.address, rule);
             }
             if let Some(inet) = endpoint.value.inet() {
@@ -88,7 +88,7 @@ impl Policy {
         }
         self.moving.follow(config);
         for binding in &config.bindings {
-            if let Some(address) = binding.address.as_ref().filter(|_| binding.duravip.moves()) {
+            if let Some(address) = binding.address.as_ref().filter(|_| binding.duravip.floats()) {
                 let text = format!("binding {:?}: bind_address = {}", binding.name.value, address.value);
                 let rule = self.add_rule(config, address.span, text, None);
                 self.all.address(address.value, rule);

@@ -54,7 +54,7 @@ pub fn unserved(config: &Config, effective: u64, unprivileged_port_start: u16) -
     for (span, what) in blocks
         .iter()
         .map(|span| (*span, "this address"))
-        .chain(config.moving_addresses().map(|(_, span)| (span, "this DuraVIP address")))
+        .chain(config.floating_addresses().map(|(_, span)| (span, "this DuraVIP address")))
     {
         if !has(NET_ADMIN) {
             let message =
@@ -90,7 +90,7 @@ pub fn unserved(config: &Config, effective: u64, unprivileged_port_start: u16) -
 
 /// How bad it is that a listener's port cannot be bound once the broker is confined.
 fn when_unbound(listener: &Listener) -> (Severity, &'static str) {
-    match (listener.duravip.moves(), listener.socket.enable) {
+    match (listener.duravip.floats(), listener.socket.enable) {
         (false, true) => (Severity::Warning, "is bound at start and cannot be started again"),
         (false, false) => (Severity::Warning, "cannot be started at run time"),
         (true, _) => (Severity::Error, "cannot be bound when its address arrives"),

@@ -48,7 +48,7 @@ broker {{
             "7 error: \"net_privadr\" is not a privilege",
             "8 error: the scope security has no option \"chrot\"",
             "11 error: \"script\" is a script, and a script cannot be started by descriptor",
-            "12 error: \"perhaps\" is no value for restart",
+            "12 error: \"perhaps\" is not a valid value for restart",
             "15 warning: the directory \"run\" of this Unix socket does not exist now",
             "16 error: there is no group \"no-such-fourth\" on this system",
             "17 error: there is no user \"no-such-peer\" on this host",

@@ -33,14 +33,16 @@ fn a_declared_address_that_is_the_hosts_own_is_an_error_and_is_not_touched() {
         lan::join(&["far"]);
         let main = "binding a { bind_address = 10.1.1.1 enable_duravip = true }";
         let before = lan::addresses();
-        Refusal::of(host, &sample::addresses(main)).says(78, &["addresses", "10.1.1.1 is this host's own"]);
+        Refusal::of(host, &sample::addresses(main))
+            .says(78, &["addresses", "10.1.1.1 is already configured on this host"]);
         assert_eq!(lan::addresses(), before);
         // Elsewhere than the broker would put it, or with another prefix, it is somebody's with a purpose.
         for own in ["10.1.1.7/32 dev lo", "10.1.1.7/24 dev eth1", "2001:db8::7/64 dev eth1 nodad"] {
             lan::ip(&format!("addr add {own}"));
             let before = lan::addresses();
             let address = own.split('/').next().unwrap();
-            Refusal::of(host, &sample::addresses(DECLARED)).says(78, &[address, "is this host's own"]);
+            Refusal::of(host, &sample::addresses(DECLARED))
+                .says(78, &[address, "is already configured on this host"]);
             assert_eq!(lan::addresses(), before);
             lan::ip(&format!("addr del {}", own.trim_end_matches(" nodad")));
         }
@@ -48,7 +50,8 @@ fn a_declared_address_that_is_the_hosts_own_is_an_error_and_is_not_touched() {
         lan::ip("addr del 10.1.1.1/24 dev eth1");
         lan::ip("addr add 10.1.1.7/32 dev eth1");
         let before = lan::addresses();
-        Refusal::of(host, &sample::addresses(DECLARED)).says(78, &["10.1.1.7", "is this host's own"]);
+        Refusal::of(host, &sample::addresses(DECLARED))
+            .says(78, &["10.1.1.7", "is already configured on this host"]);
         assert_eq!(lan::addresses(), before);
     });
 }

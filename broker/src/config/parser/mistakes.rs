@@ -1,4 +1,4 @@
-//! What is no configuration: each mistake with what was probably meant.
+//! Syntax errors: the message of each, with a suggestion.
 
 use super::{Head, Parser, is_name};
 use crate::config::lexer::{Bad, Kind, Token};
@@ -8,7 +8,7 @@ use crate::config::tree::{Item, Opt, Value};
 impl Parser<'_, '_> {
     pub(super) fn no_value(&mut self, name: Span) {
         let text = self.at(name);
-        // What is no name was told of already.
+        // An invalid name has been reported already.
         if !is_name(text) {
             return;
         }
@@ -25,32 +25,32 @@ impl Parser<'_, '_> {
 
     pub(super) fn unclosed(&mut self, open: Span, what: &str, close: &str) {
         let message = format!("the {what} that begins here is not closed");
-        let help = format!("close it with {close} after its last value");
+        let help = format!("add {close} after its last value");
         self.problems.error(open, message, help);
     }
 
-    /// A token where an item should begin.
+    /// Reports a token where an item should begin.
     pub(super) fn stray(&mut self, token: Token) {
         let span = self.span(token);
         match token.kind {
             Kind::Bad(bad) => self.bad(token, bad),
             Kind::OpenBrace => self.nameless_scope(span),
             _ => {
-                let message = format!("{} stands where an option or a scope should begin", self.at(span));
+                let message = format!("unexpected {}: an option or a scope should begin here", self.at(span));
                 self.problems.error(span, message, "write NAME = VALUE or NAME { … }");
                 self.skip_line(span);
             }
         }
     }
 
-    /// A `{` where an item should begin: the end of `name = value {`, or of nothing.
+    /// Reports a `{` where an item should begin: after `name = value`, or after nothing.
     fn nameless_scope(&mut self, span: Span) {
         let (name, instance) = match self.items.pop() {
             Some(Item::Option(Opt { name, value: Value::Scalar(scalar) }))
                 if !self.on_line_after(scalar.span, span) =>
             {
                 let help = format!("write {} {} {{", self.at(name), self.at(scalar.span));
-                let message = "a scope has no value, only a name of its own";
+                let message = "a scope takes a name, not a value";
                 self.problems.error(name.to(scalar.span), message, help);
                 (name, Some(scalar))
             }
@@ -72,25 +72,25 @@ impl Parser<'_, '_> {
             Bad::Quote => self.problems.error(
                 begin,
                 "the quoted string that begins here is not closed",
-                "close it with \"; a \" inside it is written \\\"",
+                "add the closing \"; write a \" inside it as \\\"",
             ),
             Bad::Comment => self.problems.error(
                 begin,
                 "the comment that begins here is not closed",
-                "close it with */; quote a value that holds /*",
+                "add the closing */; quote a value that contains /*",
             ),
             Bad::Character(';') => self.problems.error(
                 span,
-                "a ; stands nowhere in this language",
-                "remove it: options end by themselves; quote a value that holds one",
+                "unexpected ;",
+                "remove it: options need no terminator; quote a value that contains ;",
             ),
             Bad::Character('\'') => {
-                self.problems.error(span, "single quotes do not quote in this language", "use double quotes")
+                self.problems.error(span, "single quotes are not quotes here", "use double quotes")
             }
             Bad::Character(c) => self.problems.error(
                 span,
-                format!("the character {c:?} cannot stand here"),
-                "remove it, or quote the value that holds it",
+                format!("unexpected character {c:?}"),
+                "remove it, or quote the value that contains it",
             ),
         }
         if bad != Bad::Character(';') {
@@ -98,15 +98,11 @@ impl Parser<'_, '_> {
         }
     }
 
-    /// `...`, which is in many examples.
+    /// Reports `...`, which many examples contain.
     pub(super) fn elision(&mut self, token: Token) {
         let span = self.span(token);
-        let message = format!("{} stands for what an example leaves out", self.at(span));
-        self.problems.error(
-            span,
-            message,
-            "write what should stand here, or nothing; begin a comment with #",
-        );
+        let message = format!("{} is a placeholder from an example", self.at(span));
+        self.problems.error(span, message, "replace it by options, or remove it; begin a comment with #");
         self.skip_line(span);
     }
 
@@ -114,16 +110,16 @@ impl Parser<'_, '_> {
         let span = self.span(token);
         let text = self.at(span);
         let (message, help) = if text.starts_with("//") {
-            ("// does not begin a comment".to_owned(), "begin it with #, or put it between /* and */")
+            ("// does not begin a comment".to_owned(), "begin it with #, or write it between /* and */")
         } else if text.starts_with('"') {
             (
-                format!("the quoted string {text} stands where a name should"),
-                "write the name of an option or scope before it, and = for an option",
+                format!("unexpected quoted string {text}: a name should stand here"),
+                "write the name of an option and =, or the name of a scope, before it",
             )
         } else {
             (
-                format!("{text:?} is not a name"),
-                "names have letters, digits, _ and - only; quote a value with spaces",
+                format!("{text:?} is not a valid name"),
+                "use only letters, digits, _ and - in names; quote a value with spaces",
             )
         };
         self.problems.error(span, message, help);
@@ -132,19 +128,19 @@ impl Parser<'_, '_> {
         }
     }
 
-    /// After a forgotten quote everything is read inside out: say where that may have begun.
+    /// After a forgotten quote the rest of the file is misread: reports where that may have begun.
     pub(super) fn look_for_lost_quote(&mut self) {
         if let Some(span) = self.long_quote.filter(|_| self.problems.errors() > self.errors_before) {
             let begin = Span { end: span.start.saturating_add(1), ..span };
             self.problems.error(
                 begin,
-                "the quoted string that begins here goes over several lines",
-                "if its closing \" is missing, the mistakes after it follow from that",
+                "the quoted string that begins here spans several lines",
+                "if its closing \" is missing, this causes the errors after it",
             );
         }
     }
 
-    /// Past the words of a line after what cannot be understood of it.
+    /// Skips the rest of a line that could not be parsed.
     pub(super) fn skip_line(&mut self, first: Span) {
         let end = self.line_end(first);
         while !matches!(self.next.kind, Kind::End | Kind::OpenBrace | Kind::CloseBrace)

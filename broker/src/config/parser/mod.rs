@@ -1,7 +1,7 @@
-//! The grammar: tokens of one file to its tree, all errors in one pass.
+//! The parser: turns the tokens of one file into a tree and reports all errors in one pass.
 //!
-//! The parser keeps its own stack, so no nesting can overflow the thread's, and it goes on after an error
-//! where it can say what was probably meant.
+//! It keeps its own stack, so nesting cannot overflow the thread's stack, and it recovers after an error if the
+//! intended meaning is clear.
 
 mod mistakes;
 mod rules;
@@ -12,10 +12,10 @@ use crate::config::lexer::{Bad, Kind, Lexer, Token};
 use crate::config::source::{FileId, Span};
 use crate::config::tree::{Include, Item, Opt, Scalar, Scope, Value};
 
-/// How many scopes may stand in each other, included files and all. The MTA's own files need five.
+/// The maximum nesting depth of scopes, across included files. The MTA's own files need five.
 pub const MAX_DEPTH: usize = 256;
 
-/// Parses one file whose items will stand at a depth of `depth` scopes.
+/// Parses one file that is included inside `depth` scopes.
 pub(crate) fn parse(file: FileId, text: &str, depth: usize, problems: &mut Problems) -> Vec<Item> {
     let mut lexer = Lexer::new(text);
     let next = lexer.next();
@@ -44,16 +44,16 @@ struct Parser<'t, 'p> {
     text: &'t str,
     lexer: Lexer<'t>,
     next: Token,
-    /// The scopes around `items`, outermost first: each with the items before it.
+    /// The open scopes, outermost first, each with the items parsed before it.
     open: Vec<(Head, Vec<Item>)>,
     items: Vec<Item>,
-    /// The first quoted string that goes over several lines.
+    /// The first quoted string that spans several lines.
     long_quote: Option<Span>,
-    /// A quote or comment reached to the end of the file.
+    /// Whether a quoted string or comment was not closed before the end of the file.
     cut_short: bool,
-    /// The last answer of `line_end`.
+    /// The last result of `line_end`.
     line_end: usize,
-    /// How many errors there were before this file.
+    /// The number of errors before this file.
     errors_before: usize,
     problems: &'p mut Problems,
 }
@@ -73,8 +73,8 @@ impl<'t> Parser<'t, '_> {
                 Kind::End => break,
                 Kind::Word | Kind::Quoted { .. } | Kind::OpenBrace => {
                     if depth + self.open.len() > MAX_DEPTH {
-                        let help = format!("at most {MAX_DEPTH} scopes may stand in each other");
-                        self.problems.error(self.span(token), "scopes are nested too deep", help);
+                        let help = format!("nest at most {MAX_DEPTH} scopes");
+                        self.problems.error(self.span(token), "scopes are nested too deeply", help);
                         return;
                     }
                     match token.kind {
@@ -86,18 +86,18 @@ impl<'t> Parser<'t, '_> {
                 _ => self.stray(token),
             }
         }
-        // What an unclosed quote or comment swallowed may have closed them.
+        // An unclosed quoted string or comment may contain the closing braces.
         let open = if self.cut_short { &[] } else { self.open.as_slice() };
         for (head, _) in open {
             let message = format!("the scope {:?} is not closed", self.at(head.name));
-            self.problems.error(head.name.to(head.brace), message, "close it with a } after its last option");
+            self.problems.error(head.name.to(head.brace), message, "add a } after its last option");
         }
         while let Some((head, before)) = self.open.pop() {
             self.end_scope(head, before);
         }
     }
 
-    /// An item from its first token on.
+    /// Parses one item.
     fn item(&mut self, first: Token) {
         let name = self.span(first);
         let text = self.at(name);
@@ -134,7 +134,7 @@ impl<'t> Parser<'t, '_> {
         }
     }
 
-    /// `name word` can only be the head of a scope; find out what else it was meant to be.
+    /// `name word` without `{` after it is an error: finds out what was probably intended.
     fn instance(&mut self, name: Span) {
         let before = (self.lexer, self.next);
         let mut instance = self.scalar();
@@ -154,7 +154,7 @@ impl<'t> Parser<'t, '_> {
                 self.take();
                 self.open_scope(name, Some(instance), attributes);
             }
-            // The word is the next item's name.
+            // The word is the name of the next item.
             Kind::Equals | Kind::OpenBracket | Kind::OpenParen if !instance.quoted => {
                 (self.lexer, self.next) = before;
                 self.no_value(name);
@@ -163,7 +163,7 @@ impl<'t> Parser<'t, '_> {
                 (self.lexer, self.next) = before;
                 self.no_value(name);
             }
-            // What is no name was told of already.
+            // An invalid name has been reported already.
             _ if !is_name(self.at(name)) => {}
             _ => {
                 let (name_text, value) = (self.at(name), self.at(instance.span));
@@ -190,7 +190,7 @@ impl<'t> Parser<'t, '_> {
             None => self.problems.error(
                 self.span(brace),
                 "this } closes no scope",
-                "remove it, or look for a scope above that was closed too early",
+                "remove it, or look for a scope above that is closed too early",
             ),
         }
     }
@@ -233,8 +233,8 @@ impl<'t> Parser<'t, '_> {
         self.text.get(index(span.start)..index(span.end)).unwrap_or_default()
     }
 
-    /// Where the line ends in which a span ends. Spans are asked for in their order, and the answer is kept: a
-    /// long line is not searched again for each mistake on it.
+    /// The end of the line in which a span ends. Calls come in the order of the spans, and the last result is cached, so
+    /// that a long line is not searched again for each error on it.
     fn line_end(&mut self, span: Span) -> usize {
         let at = usize::try_from(span.end).unwrap_or(usize::MAX);
         if self.line_end <= at {
@@ -256,7 +256,7 @@ fn has_kind(name: &str) -> bool {
     KINDS.iter().any(|kind| kind.eq_ignore_ascii_case(name))
 }
 
-/// What stands in documents for what they leave out.
+/// Placeholders that documents use for omitted text.
 fn left_out(text: &str) -> bool {
     text == "..." || text == "…"
 }

@@ -1,34 +1,34 @@
 //! The listeners of Momentum 2: `*_Listener = ( ENDPOINT < attribute > [ NETWORK = ( rules ) ] )`.
 //!
-//! Their rules stand in each other to any depth, unlike everything else in brackets. They are walked, so that the file
-//! around them is understood, and kept as one value of which nobody reads more than its first word.
+//! Unlike all other brackets, these rules nest to any depth. They are parsed so that the rest of the file is understood,
+//! and kept as one value of which only the first word is used.
 
 use super::{MAX_DEPTH, Parser, left_out};
 use crate::config::lexer::Kind;
 use crate::config::source::Span;
 use crate::config::tree::{Scalar, Value};
 
-/// A bracket that is open.
+/// An open bracket.
 struct Open {
     span: Span,
     kind: Kind,
-    /// The last thing in it.
+    /// The last token in it.
     last: Last,
 }
 
-/// What may follow depends on what was last.
+/// The last token in a bracket; it decides what can follow.
 #[derive(Clone, Copy, PartialEq)]
 enum Last {
-    /// The bracket, or something complete.
+    /// The bracket itself, or a complete entry.
     Nothing,
-    /// A word; in `[ ]` it is a key.
+    /// A word; in `[ ]` a key.
     Word(Span),
     Comma,
     Equals(Span),
 }
 
 impl Parser<'_, '_> {
-    /// All of the value, from its `(` on.
+    /// Parses the whole value, from its `(` on.
     pub(super) fn rules(&mut self) -> Value {
         let first = self.take();
         let mut span = self.span(first);
@@ -69,8 +69,8 @@ impl Parser<'_, '_> {
                     open.push(Open { span: here, kind: token.kind, last: Last::Nothing });
                 }
                 (Kind::OpenParen | Kind::OpenBracket, Last::Word(_) | Last::Equals(_)) => {
-                    let help = format!("at most {MAX_DEPTH} may stand in each other");
-                    self.problems.error(here, "brackets are nested too deep", help);
+                    let help = format!("nest at most {MAX_DEPTH} brackets");
+                    self.problems.error(here, "brackets are nested too deeply", help);
                     self.skip_to_end();
                     return Value::Rules { span, endpoints };
                 }
@@ -92,7 +92,7 @@ impl Parser<'_, '_> {
                         self.skip_to_end();
                         return Value::Rules { span, endpoints };
                     }
-                    // After a comma stands a number.
+                    // A comma is followed by a number.
                     if depth == 1 && !attribute && last != Last::Comma {
                         endpoints.push(word);
                     }
@@ -118,7 +118,7 @@ impl Parser<'_, '_> {
         Value::Rules { span, endpoints }
     }
 
-    /// `[::1]:25`, which is no rules.
+    /// `[::1]:25`: an endpoint, not rules in brackets.
     fn ipv6_endpoint(&mut self) -> Option<Scalar> {
         let (mut ahead, open) = (self.lexer, self.next);
         let (address, close, port) = (ahead.next(), ahead.next(), ahead.next());
@@ -135,7 +135,7 @@ impl Parser<'_, '_> {
         Some(Scalar { span: self.span(open).to(self.span(port)), quoted: false, escaped: false })
     }
 
-    /// `name=value …>`, whose first word was taken. Whether they end as they should.
+    /// Skips `name=value …>` after its first word; returns whether the closing `>` was found.
     pub(super) fn attributes(&mut self, first: Scalar) -> bool {
         let mut last = first;
         while last.quoted || !self.at(last.span).ends_with('>') {
@@ -154,7 +154,7 @@ impl Parser<'_, '_> {
         true
     }
 
-    /// What stands where nothing like it may, or what a bracket lacks.
+    /// Reports an unexpected token, or what a bracket lacks.
     fn misplaced(&mut self, inner: &Open) {
         let token = self.next;
         let here = self.span(token);
@@ -163,17 +163,17 @@ impl Parser<'_, '_> {
         match (token.kind, inner.last) {
             (Kind::Comma, _) => {
                 let help = "write one comma, or none, after each value of a list";
-                self.problems.error(here, "no value stands before this comma", help);
+                self.problems.error(here, "no value before this comma", help);
             }
             (Kind::Equals, _) => {
-                self.problems.error(here, "no key stands before this =", "write KEY = VALUE, in [ ] only");
+                self.problems.error(here, "no key before this =", "write KEY = VALUE, in [ ] only");
             }
             (Kind::Word | Kind::Quoted { .. }, Last::Word(key)) => {
                 let (message, help) = (format!("the key {} has no value", self.at(key)), "write KEY = VALUE");
                 self.problems.error(key, message, help);
             }
             (Kind::OpenParen | Kind::OpenBracket, _) => {
-                let message = format!("no name stands before this {text}");
+                let message = format!("no name before this {text}");
                 self.problems.error(here, message, "write NAME ( … ) or NAME [ … ]");
             }
             (Kind::CloseParen | Kind::CloseBracket, _) => self.unclosed(inner.span, what, close),
@@ -187,7 +187,7 @@ impl Parser<'_, '_> {
         self.skip_to_end();
     }
 
-    /// Past the words and brackets that belong to it.
+    /// Skips the remaining words and brackets of the value.
     fn skip_to_end(&mut self) {
         while !matches!(self.next.kind, Kind::End | Kind::OpenBrace | Kind::CloseBrace) {
             self.take();
@@ -203,7 +203,7 @@ fn closes(open: Kind, close: Kind) -> bool {
 fn incomplete(last: Last, kind: Kind) -> Option<(Span, &'static str)> {
     match last {
         Last::Word(key) if kind == Kind::OpenBracket => Some((key, "this key has no value")),
-        Last::Equals(at) => Some((at, "no value stands after this =")),
+        Last::Equals(at) => Some((at, "no value after this =")),
         Last::Nothing | Last::Word(_) | Last::Comma => None,
     }
 }

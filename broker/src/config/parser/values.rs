@@ -7,7 +7,7 @@ use crate::config::source::Span;
 use crate::config::tree::{Item, Opt, Scalar, Value};
 
 impl Parser<'_, '_> {
-    /// The value of an option, from the token that begins it.
+    /// Parses the value of an option.
     pub(super) fn value(&mut self, name: Span) {
         let value = match self.next.kind {
             Kind::Word | Kind::Quoted { .. } => {
@@ -22,7 +22,7 @@ impl Parser<'_, '_> {
                 if self.next.kind == Kind::Comma {
                     let comma = self.take();
                     let help = format!("write a list as {} = ( a, b )", self.at(name));
-                    self.problems.error(self.span(comma), "a comma stands only in a list", help);
+                    self.problems.error(self.span(comma), "a comma is allowed only in a list", help);
                     self.skip_line(scalar.span);
                 }
                 Value::Scalar(scalar)
@@ -40,8 +40,8 @@ impl Parser<'_, '_> {
         let open = self.take();
         let open = self.span(open);
         let mut items: Vec<Scalar> = Vec::new();
-        // A comma may follow a value, once.
-        let mut comma_may_stand = false;
+        // One comma may follow a value.
+        let mut comma_allowed = false;
         loop {
             let token = self.next;
             let span = open.to(self.span(token));
@@ -53,7 +53,7 @@ impl Parser<'_, '_> {
                 Kind::Word | Kind::Quoted { .. } => {
                     let before = (self.lexer, self.next);
                     let scalar = self.scalar();
-                    comma_may_stand = true;
+                    comma_allowed = true;
                     if matches!(self.next.kind, Kind::Equals) {
                         let last = items.last().map_or(open, |last| last.span);
                         if self.on_line_after(last, scalar.span) {
@@ -62,8 +62,8 @@ impl Parser<'_, '_> {
                             self.unclosed(open, "list", ")");
                         } else {
                             let equals = self.span(self.next);
-                            let help = "write [ KEY = VALUE ] where a dictionary is meant, or quote the word";
-                            self.problems.error(equals, "a list holds words, and no KEY = VALUE", help);
+                            let help = "write [ KEY = VALUE ] for a dictionary, or quote the word";
+                            self.problems.error(equals, "a list takes words, not KEY = VALUE", help);
                             self.skip_nested();
                         }
                         return Value::List { span, items };
@@ -72,16 +72,16 @@ impl Parser<'_, '_> {
                 }
                 Kind::Comma => {
                     self.take();
-                    if !comma_may_stand {
+                    if !comma_allowed {
                         let help = "write one comma, or none, after each value";
-                        self.problems.error(self.span(token), "no value stands before this comma", help);
+                        self.problems.error(self.span(token), "no value before this comma", help);
                     }
-                    comma_may_stand = false;
+                    comma_allowed = false;
                 }
                 Kind::OpenParen | Kind::OpenBracket => {
                     self.take();
-                    let help = "a list holds words and quoted strings only";
-                    self.problems.error(self.span(token), "a list cannot hold another one", help);
+                    let help = "write only words and quoted strings in a list";
+                    self.problems.error(self.span(token), "a list cannot contain another list", help);
                     self.skip_nested();
                 }
                 Kind::Bad(bad) => {
@@ -120,7 +120,7 @@ impl Parser<'_, '_> {
                 Kind::Comma => {
                     self.take();
                     let help = "separate the entries of [ ] with spaces or lines";
-                    self.problems.error(self.span(token), "a comma stands only in a list", help);
+                    self.problems.error(self.span(token), "a comma is allowed only in a list", help);
                 }
                 Kind::Bad(bad) => {
                     self.take();
@@ -129,7 +129,7 @@ impl Parser<'_, '_> {
                 Kind::Equals => {
                     self.take();
                     let help = "write KEY = VALUE";
-                    self.problems.error(self.span(token), "no key stands before this =", help);
+                    self.problems.error(self.span(token), "no key before this =", help);
                 }
                 other => {
                     self.unclosed(open, "dictionary", "]");
@@ -142,7 +142,7 @@ impl Parser<'_, '_> {
         }
     }
 
-    /// `= value` of a dictionary's entry.
+    /// Parses `= value` of a dictionary's entry.
     fn entry(&mut self, key: Scalar) -> Option<Scalar> {
         let text = self.at(key.span);
         if self.next.kind != Kind::Equals {
@@ -155,7 +155,7 @@ impl Parser<'_, '_> {
             Kind::Word | Kind::Quoted { .. } => Some(self.scalar()),
             Kind::OpenParen | Kind::OpenBracket => {
                 let token = self.take();
-                let message = "a dictionary holds no lists and no dictionaries";
+                let message = "a dictionary cannot contain lists or dictionaries";
                 let help = format!("write {text} = VALUE, with quotes where the value has spaces");
                 self.problems.error(self.span(token), message, help);
                 self.skip_nested();
@@ -169,7 +169,7 @@ impl Parser<'_, '_> {
         }
     }
 
-    /// Past the end of a list or dictionary that may not stand here, and of those in it.
+    /// Skips a list or dictionary that is not allowed here, including nested ones.
     fn skip_nested(&mut self) {
         let mut open = 1;
         while open > 0 {

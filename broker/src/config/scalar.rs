@@ -1,4 +1,4 @@
-//! Words as booleans and numbers.
+//! Scalar values: booleans and integers.
 
 /// on/off, true/false, yes/no, enabled/disabled, 1/0.
 pub(crate) fn boolean(text: &str) -> Result<bool, String> {
