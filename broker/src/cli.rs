@@ -12,39 +12,38 @@ use crate::failure::{Exit, Failure};
 use crate::log;
 use crate::startup::{self, Start};
 
-/// Where the configuration is when nobody says.
+/// The configuration file by default.
 const DEFAULT_CONFIG: &str = "/etc/portreeve/portreeve.conf";
 
 pub(crate) const HELP: &str = "\
-portreeved: keeps a few of root's powers and lends, by policy, what they make
+portreeved: privileged helper that opens sockets and manages addresses for unprivileged daemons
 
 Usage:
   portreeved [--config FILE]                run in the foreground (as root)
-  portreeved --takeover [--config FILE]     the same, in place of the broker that runs: no listener closes
-  portreeved check FILE                     say everything that is wrong with a configuration
-  portreeved explain FILE                   say what each process will hold, and who may ask for what
-  portreeved explain FILE listen ENDPOINT   may somebody listen there, and by which rule
-  portreeved explain FILE address IP        may somebody have that address, and by which rule
+  portreeved --takeover [--config FILE]     replace the running broker; listeners stay open
+  portreeved check FILE                     report all errors of a configuration
+  portreeved explain FILE                   show each process's privileges and what each peer is allowed
+  portreeved explain FILE listen ENDPOINT   show whether a peer is allowed to listen there, and the rule
+  portreeved explain FILE address IP        show whether a peer is allowed that address, and the rule
 
-Only the first two need root; the others change nothing.
+Only the first two need root. The others change nothing.
 
 Options:
-  -c, --config FILE  the configuration [default: /etc/portreeve/portreeve.conf]
-      --log-format F text, json or journald [default: journald where standard error is the journal, else text]
-      --syntax       check: only whether the text is well formed, whatever it means; includes are not read
-      --json         check, explain: one JSON document on standard output
-  -v, --verbose      check: name the scopes that are skipped because they are the MTA's
-                     explain: name every system call that the broker may make, and what for
-      --as USER      explain listen, explain address: who asks, a user's name or number [default: worker]
-  -h, --help         this text
-  -V, --version      the release
+  -c, --config FILE  the configuration file [default: /etc/portreeve/portreeve.conf]
+      --log-format F text, json or journald [default: journald if standard error is the journal, else text]
+      --syntax       check: check only the syntax of this file; includes are not read
+      --json         check, explain: print one JSON document on standard output
+  -v, --verbose      check: list the MTA's scopes, which are skipped
+                     explain: list every system call that the broker is allowed, and its purpose
+      --as USER      explain listen, explain address: the peer, a user's name or number [default: worker]
+  -h, --help         show this help
+  -V, --version      show the version
 
-Findings go to standard error, in colour on a terminal unless NO_COLOR is set.
+Errors and warnings go to standard error, in colour on a terminal unless NO_COLOR is set.
 
-Exit codes are those of sysexits(3): 64 wrong usage, 66 a file that cannot be read, 67 an unknown user or
-group, 69 something is taken or gone, 71 the kernel refused, 72 a file of the system is not as it must be, 73 a
-file cannot be made, 77 not allowed, 78 wrong configuration. A question to explain ends with 0 for yes and 1
-for no.
+Exit codes (sysexits.h): 64 usage error, 66 file cannot be read, 67 unknown user or group, 69 resource in use or
+unavailable, 71 system call failed, 72 system file is wrong, 73 file cannot be created, 77 permission denied,
+78 configuration error. explain listen and explain address exit with 0 for allowed and 1 for denied.
 ";
 
 #[derive(Debug)]
@@ -55,7 +54,7 @@ enum Action {
     Print(String),
 }
 
-/// Does what the command line says.
+/// Runs the command line.
 pub fn main() -> ExitCode {
     let done = match parse(lexopt::Parser::from_env()) {
         Ok(Action::Print(text)) => {
@@ -77,7 +76,7 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// The options of every command; each command takes some.
+/// The options of all commands; each command accepts some of them.
 #[derive(Default)]
 struct Options {
     config: Option<PathBuf>,
@@ -90,7 +89,7 @@ struct Options {
 }
 
 impl Options {
-    /// Refuses the first that is given and not among those that the command takes.
+    /// Refuses an option that the command does not accept.
     fn only(&self, command: &str, taken: &[&str]) -> Result<(), lexopt::Error> {
         let given = [
             ("--config", self.config.is_some()),
@@ -102,7 +101,7 @@ impl Options {
             ("--log-format", self.log_format.is_some()),
         ];
         match given.iter().find(|(name, given)| *given && !taken.contains(name)) {
-            Some((name, _)) => Err(format!("{name} means nothing to {command}").into()),
+            Some((name, _)) => Err(format!("{command} does not accept {name}").into()),
             None => Ok(()),
         }
     }
@@ -134,7 +133,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Action, lexopt::Error> {
 fn action(words: &[OsString], options: Options) -> Result<Action, lexopt::Error> {
     match words {
         [] => {
-            options.only("a broker that runs", &["--config", "--takeover", "--log-format"])?;
+            options.only("portreeved without a command", &["--config", "--takeover", "--log-format"])?;
             let start = if options.takeover { Start::Takeover } else { Start::Afresh };
             let file = options.config.unwrap_or_else(|| DEFAULT_CONFIG.into());
             Ok(Action::Run(file, start, options.log_format))
@@ -144,7 +143,7 @@ fn action(words: &[OsString], options: Options) -> Result<Action, lexopt::Error>
             let Options { verbose, syntax, json, .. } = options;
             Ok(Action::Check(Check { file: file.into(), verbose, syntax, json }))
         }
-        [verb, ..] if verb == "check" => Err("check takes one file".into()),
+        [verb, ..] if verb == "check" => Err("check takes exactly one FILE".into()),
         [verb, file] if verb == "explain" => {
             options.only("explain", &["--verbose", "--json"])?;
             let Options { verbose, json, .. } = options;
@@ -158,8 +157,8 @@ fn action(words: &[OsString], options: Options) -> Result<Action, lexopt::Error>
             Ok(Action::Explain(Explain { file, verbose: false, json, question: Some(question) }))
         }
         [verb, ..] if verb == "explain" => {
-            Err("explain takes a file, and after it listen ENDPOINT or address IP".into())
+            Err("explain takes a FILE and optionally listen ENDPOINT or address IP".into())
         }
-        [verb, ..] => Err(format!("there is no command {verb:?}").into()),
+        [verb, ..] => Err(format!("unknown command {verb:?}").into()),
     }
 }

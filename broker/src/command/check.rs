@@ -1,4 +1,4 @@
-//! `portreeved check`: everything that is wrong with a configuration, in one run.
+//! `portreeved check`: reports all errors of a configuration in one run.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,24 +7,24 @@ use super::output;
 use crate::config::{self, Config, Report, Trust};
 use crate::plan::{self, Draft, Findings, Root};
 
-/// What is to be checked, and how it is told.
+/// The arguments of `check`.
 #[derive(Debug)]
 pub struct Check {
-    /// The configuration's file.
+    /// The configuration file.
     pub file: PathBuf,
-    /// Name what is skipped because it is the MTA's.
+    /// List the skipped scopes of the MTA.
     pub verbose: bool,
-    /// Only whether the text is well formed.
+    /// Check the syntax only.
     pub syntax: bool,
-    /// As one JSON document.
+    /// Print one JSON document.
     pub json: bool,
 }
 
 impl Check {
-    /// Checks, tells, and gives the exit code.
+    /// Checks, prints, and returns the exit code.
     pub fn run(&self) -> ExitCode {
         let (config, report) = match self.syntax {
-            // It decides nothing, so it matters to nobody who may write it.
+            // The result has no effect on the host, so the file's owner does not matter.
             true => (None, config::check_syntax(&self.file, Trust::Anyone).err().unwrap_or_default()),
             false => self.examine(),
         };
@@ -37,14 +37,14 @@ impl Check {
         if let Some(config) = config.filter(|_| self.verbose) {
             for name in &config.skipped {
                 output::print(&format!(
-                    "{}: {:?} is the MTA's and was skipped\n",
+                    "{}: {:?} belongs to the MTA and was skipped\n",
                     config.place(name.span),
                     name.value
                 ));
             }
         }
         if !report.refuses() {
-            let verdict = if self.syntax { "well formed" } else { "good" };
+            let verdict = if self.syntax { "valid syntax" } else { "valid" };
             output::print(&format!("{file}: {verdict}\n"));
         }
         output::exit(&report)

@@ -1,4 +1,4 @@
-//! What `portreeved` does beside running: answers about a configuration, without root and without changing anything.
+//! The commands `check` and `explain`: they examine a configuration, need no root and change nothing.
 
 mod check;
 mod explain;

@@ -1,4 +1,4 @@
-//! Answers on standard output, findings on standard error: text for people, or one JSON document.
+//! Output: results on standard output, diagnostics on standard error; as text or as one JSON document.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 use crate::config::{Config, Report, Spanned, Style};
 use crate::failure::Exit;
 
-/// Prints text as it is. A reader that has gone wants no more of it.
+/// Prints a text to standard output.
 pub fn print(text: &str) {
     let mut out = io::stdout().lock();
-    let _reader_may_be_gone = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush()); // the reader may have closed the pipe
 }
 
 /// Prints one JSON document.
 pub(super) fn print_json(value: &Value) {
-    // JSON lets DEL and the C1 controls through; terminals act on them.
+    // JSON does not escape DEL and the C1 control characters, but terminals obey them.
     let mut text = String::new();
     for c in format!("{value:#}\n").chars() {
         match c {
@@ -27,14 +27,14 @@ pub(super) fn print_json(value: &Value) {
     print(&text);
 }
 
-/// Shows findings to a person, each with its line.
+/// Prints diagnostics, each with its line, to standard error.
 pub(super) fn show(report: &Report) {
     let text = report.render(style());
     let mut out = io::stderr().lock();
-    let _reader_may_be_gone = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush()); // the reader may have closed the pipe
 }
 
-/// Colour on a terminal that has it, unless NO_COLOR is set (no-color.org).
+/// Colour on a terminal that supports it, unless NO_COLOR is set (no-color.org).
 fn style() -> Style {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let dumb = set("TERM").is_none_or(|term| term == "dumb");
@@ -44,7 +44,7 @@ fn style() -> Style {
     }
 }
 
-/// What a report means for the exit code.
+/// The exit code for a report.
 pub(super) fn exit(report: &Report) -> ExitCode {
     match report {
         _ if report.is_unread() => ExitCode::from(Exit::NoInput as u8),
@@ -53,7 +53,7 @@ pub(super) fn exit(report: &Report) -> ExitCode {
     }
 }
 
-/// The findings about a file as JSON.
+/// The diagnostics about a file as JSON.
 pub(super) fn findings(file: &str, report: &Report, config: Option<&Config>) -> Value {
     let skipped = config.map_or(&[][..], |config| &config.skipped);
     let skipped: Vec<Value> =

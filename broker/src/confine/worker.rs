@@ -130,7 +130,7 @@ impl Identity {
                 Exit::Config,
                 STEP,
                 "security.chroot is writable by the worker",
-                "chown it to root and chmod it 0755; give the worker writable directories below it",
+                "chown it to root and chmod it 0755; give the worker writable directories inside it",
             ));
         }
         Ok(())

@@ -1,8 +1,8 @@
-//! Users and groups of the configuration, by this host's name services.
+//! Resolves the users and groups of the configuration with this host's name services.
 
 use nix::unistd::{Gid, Uid};
 
-use super::{Findings, unsaid};
+use super::{Findings, missing};
 use crate::config::{Config, PeerName, Spanned};
 use crate::confine::identity::{self, AccountError, Identity};
 use crate::failure::Exit;
@@ -10,7 +10,7 @@ use crate::policy::Policy;
 
 const STEP: &str = "identity";
 
-/// The worker's identity, every name of it looked up.
+/// The worker's user, group and supplementary groups, resolved.
 pub(super) fn identity(config: &Config, findings: &mut Findings) -> Option<Identity> {
     let security = &config.security;
     let user = account(config, &security.user, security.user_name(), "user", identity::user, findings);
@@ -22,17 +22,17 @@ pub(super) fn identity(config: &Config, findings: &mut Findings) -> Option<Ident
     if let (Some(user), Some(name)) = (user, &security.user)
         && user.is_root()
     {
-        findings.tell(config.warning(
+        findings.add(config.warning(
             name.span,
-            "security.user is root: the capability sets are exclusive, so the worker holds none and loses root's \
-             access to other users' files",
-            "give it a user of its own, or chown the files that it needs to root",
+            "security.user is root: the worker runs as uid 0 without any capability, so it cannot access other \
+             users' files",
+            "use a separate user, or chown the files that the worker needs to root",
         ));
     }
     Some(Identity { user: user?, group: group?, groups: groups? })
 }
 
-/// An account that is named, or the one that stands for it.
+/// Resolves the configured account or the default one.
 fn account<T>(
     config: &Config,
     named: &Option<Spanned<String>>,
@@ -47,8 +47,8 @@ fn account<T>(
         None => match find(name) {
             Ok(id) => Some(id),
             Err(error) => {
-                let message = format!("{error}, and security.{option} names no other");
-                findings.error(STEP, Exit::NoUser, unsaid(config, message, error.remedy()));
+                let message = format!("{error}, and security.{option} is not set");
+                findings.error(STEP, Exit::NoUser, missing(config, message, error.remedy()));
                 None
             }
         },
@@ -70,7 +70,7 @@ fn found<T>(
     }
 }
 
-/// The group of the control socket's file; root's where none is named.
+/// The group of the control socket's file; root's group by default.
 pub(super) fn socket_group(config: &Config, findings: &mut Findings) -> Option<Gid> {
     match &config.broker.socket_group {
         Some(name) => found(config, name, identity::group(&name.value), findings),
@@ -78,7 +78,7 @@ pub(super) fn socket_group(config: &Config, findings: &mut Findings) -> Option<G
     }
 }
 
-/// The policy, with the `peer` scopes' names looked up.
+/// The policy, with the names of the `peer` scopes resolved.
 pub fn policy(config: &Config, findings: &mut Findings) -> Option<Policy> {
     let mut resolve = |name: &PeerName| match name {
         PeerName::User(user) => identity::user(user).map(Uid::as_raw).ok(),

@@ -1,19 +1,19 @@
-//! What a configuration says of addresses, beside where they go.
+//! Floating addresses and address settings of a configuration.
 
 use portreeve_protocol::Text;
 
 use crate::address::{Asked, Settings};
 use crate::config::Config;
 
-/// Whether anything in it is about addresses or interfaces.
+/// Whether the configuration manages any address or interface.
 pub fn names_addresses(config: &Config) -> bool {
     let mut permits = config.broker.permits.iter();
     permits.any(|permit| !permit.address.is_empty() || !permit.interface.is_empty())
         || config.floating_addresses().next().is_some()
 }
 
-/// The addresses that are declared to move, where the topology puts each.
-pub fn moving(config: &Config) -> Vec<Asked> {
+/// The configured floating addresses with the interface that the topology names.
+pub fn floating(config: &Config) -> Vec<Asked> {
     let one = |address| {
         let block = config.cluster.block_of(address)?;
         let interface = Text::clipped(&block.interface.value);
@@ -22,7 +22,7 @@ pub fn moving(config: &Config) -> Vec<Asked> {
     config.floating_addresses().filter_map(|(address, _)| one(address)).collect()
 }
 
-/// How addresses are kept.
+/// The settings for address management.
 pub fn address_settings(config: &Config) -> Settings {
     Settings {
         lease: u32::try_from(config.broker.lease.as_secs()).unwrap_or(u32::MAX),

@@ -1,4 +1,4 @@
-//! `security.capabilities` and `security.privileges`: what the texts mean, and whether this kernel has it.
+//! Parses `security.capabilities` and `security.privileges` and checks them against this kernel.
 
 use super::Findings;
 use crate::capability::{self, CapabilitySet, Count, Privileges, State};
@@ -9,7 +9,7 @@ const STEP: &str = "security.capabilities";
 const START_WITH_IT: &str = "start portreeved with it (a container's or unit's capability list, \
     CapabilityBoundingSet=), or remove it here";
 
-/// What security.capabilities says, of which this kernel knows every bit.
+/// Parses security.capabilities and checks that this kernel knows every capability.
 pub(super) fn retained(config: &Config, findings: &mut Findings) -> Option<State> {
     let Some(text) = &config.security.capabilities else {
         return Some(State::default());
@@ -26,26 +26,26 @@ pub(super) fn retained(config: &Config, findings: &mut Findings) -> Option<State
         }
     };
     let kernel = Count::of_kernel().all();
-    let unknown = wanted(&state).union(state.effective).difference(kernel);
+    let unknown = required(&state).union(state.effective).difference(kernel);
     if !unknown.is_empty() {
         let message = format!("this kernel has no capability {unknown}");
-        let help = format!("remove it: the last one here is number {}", capability::last_cap());
+        let help =
+            format!("remove it: the highest capability of this kernel is number {}", capability::last_cap());
         return refuse(text.span, message, help);
     }
     let loose = state.effective.difference(state.permitted);
     if !loose.is_empty() {
-        let message = format!("{loose} would be effective and not permitted, which the kernel refuses");
+        let message = format!("{loose} is effective but not permitted, which the kernel refuses");
         return refuse(text.span, message, format!("write {loose}+ep"));
     }
-    if let Some(beyond) = Some(wanted(&state).difference(bounding())).filter(|beyond| !beyond.is_empty()) {
-        let message =
-            format!("{beyond} cannot be retained by what is started from here: the bounding set lacks it");
-        findings.tell(config.warning(text.span, message, START_WITH_IT));
+    if let Some(beyond) = Some(required(&state).difference(bounding())).filter(|beyond| !beyond.is_empty()) {
+        let message = format!("{beyond} cannot be retained: it is not in the bounding set of this process");
+        findings.add(config.warning(text.span, message, START_WITH_IT));
     }
     Some(state)
 }
 
-/// Validates security.privileges and says what comes nearest on Linux.
+/// Validates security.privileges and names the closest Linux capabilities.
 pub(super) fn privileges(config: &Config, retained: Option<&State>, findings: &mut Findings) {
     let Some(text) = &config.security.privileges else {
         return;
@@ -55,7 +55,7 @@ pub(super) fn privileges(config: &Config, retained: Option<&State>, findings: &m
         Err(error) => {
             let span = config.within(text, error.span.clone());
             let message = match error.name.as_str() {
-                "" => "no privilege follows here".to_owned(),
+                "" => "a privilege is missing here".to_owned(),
                 name => format!("{name:?} is not a privilege"),
             };
             findings.error("security.privileges", Exit::Config, config.error(span, message, error.remedy()));
@@ -63,27 +63,27 @@ pub(super) fn privileges(config: &Config, retained: Option<&State>, findings: &m
         }
     };
     let nearest = privileges.nearest_capabilities();
-    let message = "Linux has no such privileges: they are validated and not used";
+    let message = "privileges have no effect on Linux";
     let lacking = retained.map(|state| nearest.difference(state.permitted));
     let help = match lacking {
-        _ if nearest.is_empty() => "no capability is needed for them".to_owned(),
-        Some(CapabilitySet::EMPTY) => format!("capabilities has what comes nearest: {nearest}"),
+        _ if nearest.is_empty() => "no capability is needed instead".to_owned(),
+        Some(CapabilitySet::EMPTY) => format!("capabilities has the closest ones: {nearest}"),
         Some(lacking) if lacking != nearest => {
-            format!("the capabilities that come nearest are {nearest}; capabilities lacks {lacking}")
+            format!("the closest capabilities are {nearest}; capabilities lacks {lacking}")
         }
-        _ => format!("the capabilities that come nearest are {nearest}; capabilities has none of them"),
+        _ => format!("the closest capabilities are {nearest}; capabilities has none of them"),
     };
-    findings.tell(config.note(text.span, message, help));
+    findings.add(config.note(text.span, message, help));
 }
 
-/// Fails when this process cannot keep what the configuration retains: another process may have to be asked.
+/// Fails if this process lacks a capability that the configuration retains.
 pub fn available(config: &Config, retained: &State) -> Result<(), Failure> {
     let held = rustix::thread::capabilities(None).map_err(|error| Failure::os(STEP, "capget", error))?;
     let held = CapabilitySet::from_bits(held.permitted.bits());
     let place =
         config.security.capabilities.as_ref().map_or_else(String::new, |text| config.place(text.span));
-    let beyond = wanted(retained).difference(bounding());
-    let missing = wanted(retained).difference(held);
+    let beyond = required(retained).difference(bounding());
+    let missing = required(retained).difference(held);
     let (lacking, which) = match () {
         () if !beyond.is_empty() => (beyond, "bounding set"),
         () if !missing.is_empty() => (missing, "permitted set"),
@@ -92,12 +92,12 @@ pub fn available(config: &Config, retained: &State) -> Result<(), Failure> {
     Err(Failure::new(
         Exit::NoPermission,
         STEP,
-        format_args!("{place}: {lacking} cannot be retained, because portreeved's {which} lacks it"),
+        format_args!("{place}: {lacking} cannot be retained: portreeved's {which} lacks it"),
         START_WITH_IT,
     ))
 }
 
-fn wanted(state: &State) -> CapabilitySet {
+fn required(state: &State) -> CapabilitySet {
     state.permitted.union(state.inheritable)
 }
 

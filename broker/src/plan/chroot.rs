@@ -1,24 +1,24 @@
-//! `security.chroot`: there, a directory, and not the worker's to write to.
+//! `security.chroot`: must be an existing directory that the worker cannot write to.
 
 use std::fs::{File, Metadata};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
-use super::finding::{Findings, only_root_may};
+use super::finding::{Findings, is_permission_denied};
 use crate::config::Config;
 use crate::confine::identity::Identity;
 use crate::failure::Exit;
 
 const STEP: &str = "security.chroot";
 
-/// Where the worker lives.
+/// The worker's root directory.
 #[derive(Debug)]
 pub enum Root {
-    /// In the host's own root.
+    /// The host's root.
     Host,
-    /// In this directory.
+    /// This directory.
     Chroot(OwnedFd),
-    /// In one that cannot be opened, for which there is a finding.
+    /// A directory that cannot be opened; a diagnostic says why.
     Unknown,
 }
 
@@ -34,8 +34,8 @@ impl Root {
         let opened = options.open(path).and_then(|directory| Ok((directory.metadata()?, directory)));
         let (metadata, directory) = match opened {
             Ok(opened) => opened,
-            Err(error) if only_root_may(&error) => {
-                findings.unseen(config, chroot.span, &format!("the chroot {path:?}"));
+            Err(error) if is_permission_denied(&error) => {
+                findings.no_permission(config, chroot.span, &format!("the chroot {path:?}"));
                 return Self::Unknown;
             }
             Err(error) => {
@@ -47,14 +47,14 @@ impl Root {
         };
         if identity.is_some_and(|identity| is_writable(&metadata, identity)) {
             let message =
-                format!("{path:?} is writable by the worker, who could then replace what is trusted in it");
-            let help = "chown it to root and chmod it 0755; give the worker writable directories below it";
+                format!("{path:?} is writable by the worker, which could replace trusted files in it");
+            let help = "chown it to root and chmod it 0755; give the worker writable directories inside it";
             findings.error(STEP, Exit::Config, config.error(chroot.span, message, help));
         }
         Self::Chroot(directory.into())
     }
 
-    /// The chroot, where there is one.
+    /// The chroot, if there is one.
     pub fn into_chroot(self) -> Option<OwnedFd> {
         match self {
             Self::Chroot(directory) => Some(directory),
@@ -63,7 +63,7 @@ impl Root {
     }
 }
 
-/// By owner and mode. Access control lists are asked when the worker's process is confined.
+/// Whether owner and mode let the worker write. Access control lists are checked when the worker is confined.
 fn is_writable(metadata: &Metadata, identity: &Identity) -> bool {
     let groups = || identity.groups.iter().chain([&identity.group]);
     !identity.user.is_root()

@@ -1,9 +1,9 @@
-//! What is found on the way from a configuration to a plan: all of it for `check`, the first error for a start.
+//! Findings made while a plan is built: `check` shows all of them, a start fails for the first error.
 
 use crate::config::{Config, Diagnostic, Report, Severity, Span};
 use crate::failure::{Exit, Failure};
 
-/// One finding, and how a start fails for it where it is an error.
+/// One finding and, for an error, the exit code of a start.
 #[derive(Debug)]
 struct Finding {
     step: &'static str,
@@ -11,7 +11,7 @@ struct Finding {
     diagnostic: Diagnostic,
 }
 
-/// Findings in the order in which they are made.
+/// Findings in order.
 #[derive(Debug, Default)]
 pub struct Findings {
     read: Report,
@@ -19,33 +19,33 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Those of reading, to which a plan adds its own.
+    /// Starts with the diagnostics of the parser.
     pub fn of(read: Report) -> Self {
         Self { read, found: Vec::new() }
     }
 
-    /// Whether what the configuration does not say is meant so: with a mistake in it, who knows.
+    /// Whether a missing option can be treated as its default: not if the configuration has an error.
     pub fn trusts_defaults(&self) -> bool {
         !self.read.refuses()
     }
 
-    /// Notes what refuses the configuration, and how a start ends for it.
+    /// Adds an error with the exit code of a start.
     pub fn error(&mut self, step: &'static str, exit: Exit, diagnostic: Diagnostic) {
         self.found.push(Finding { step, exit, diagnostic });
     }
 
-    /// Notes a warning or a note, which no start fails for.
-    pub fn tell(&mut self, diagnostic: Diagnostic) {
+    /// Adds a warning or a note.
+    pub fn add(&mut self, diagnostic: Diagnostic) {
         self.found.push(Finding { step: "", exit: Exit::Config, diagnostic });
     }
 
-    /// Notes that something cannot be judged, because the user who checks may not look at it.
-    pub fn unseen(&mut self, config: &Config, span: Span, what: &str) {
-        let message = format!("{what} cannot be looked at by user {}", nix::unistd::geteuid());
-        self.tell(config.warning(span, message, "run the check as root, as portreeved will see it"));
+    /// Adds a warning that the checking user has no permission to examine something.
+    pub fn no_permission(&mut self, config: &Config, span: Span, what: &str) {
+        let message = format!("{what} cannot be examined by user {}", nix::unistd::geteuid());
+        self.add(config.warning(span, message, "run the check as root"));
     }
 
-    /// How a start ends: by the first error.
+    /// The failure of a start: the first error.
     pub fn first_failure(&self) -> Option<Failure> {
         let error = |finding: &&Finding| finding.diagnostic.severity == Severity::Error;
         self.found.iter().find(error).map(|Finding { step, exit, diagnostic }| {
@@ -54,22 +54,22 @@ impl Findings {
         })
     }
 
-    /// How a start ends that cannot go on.
+    /// The failure of a start that cannot continue.
     pub fn failure(&self) -> Failure {
         self.first_failure().unwrap_or_else(|| {
-            let remedy = "report it: this is a mistake of portreeved";
-            Failure::new(Exit::Config, "config", "it cannot be started from, and nothing says why", remedy)
+            let remedy = "report this as a bug of portreeved";
+            Failure::new(Exit::Config, "config", "the start failed without a diagnostic", remedy)
         })
     }
 
-    /// What an operator should know at a start, a line each.
+    /// Warnings and notes for the log at the start, one line each.
     pub fn warnings(&self) -> Vec<String> {
         let read = self.read.diagnostics().iter();
         let all = read.chain(self.found.iter().map(|finding| &finding.diagnostic));
         all.filter(|found| found.severity == Severity::Warning).map(Diagnostic::one_line).collect()
     }
 
-    /// Everything, in the order of the files.
+    /// All findings, in the order of the files.
     pub fn into_report(self) -> Report {
         let Self { mut read, found } = self;
         read.extend(found.into_iter().map(|finding| finding.diagnostic));
@@ -77,7 +77,7 @@ impl Findings {
     }
 }
 
-/// Whether only the user who checks is in the way, and not the file.
-pub fn only_root_may(error: &std::io::Error) -> bool {
+/// Whether the error is only missing permission of the checking user.
+pub fn is_permission_denied(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::PermissionDenied && !nix::unistd::geteuid().is_root()
 }

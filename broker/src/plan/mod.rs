@@ -1,8 +1,7 @@
-//! What the configuration means on this host: names resolved, texts read, everything checked that can be checked
-//! without changing anything. `check` and `explain` stop here; starting goes on.
+//! The plan: the configuration applied to this host. Names are resolved, capability texts are parsed, and everything
+//! is checked that can be checked without changing anything. `check` and `explain` end here; a start continues.
 //!
-//! Every step notes all that it finds and goes on, so that one run tells everything; a start then fails for the
-//! first error.
+//! Every step adds all its findings and continues, so that one run shows everything; a start fails for the first error.
 
 mod accounts;
 mod addresses;
@@ -22,38 +21,38 @@ use crate::failure::{Exit, Failure};
 use crate::policy::{Policy, unserved};
 
 pub use accounts::policy;
-pub use addresses::{address_settings, moving, names_addresses};
+pub use addresses::{address_settings, floating, names_addresses};
 pub use chroot::Root;
 pub use finding::Findings;
 pub use sockets::{check_directories, socket_directories};
 pub use survey::survey;
 pub use worker::command;
 
-/// What could be understood of the configuration.
+/// The parts of a plan that could be worked out.
 #[derive(Debug)]
 pub struct Draft {
-    /// Who the worker is.
+    /// The worker's identity.
     pub identity: Option<Identity>,
     retained: Option<State>,
     policy: Option<Policy>,
     socket_group: Option<Gid>,
 }
 
-/// The configuration, understood.
+/// The complete plan.
 #[derive(Debug)]
 pub struct Plan {
-    /// Who the worker is.
+    /// The worker's identity.
     pub identity: Identity,
-    /// What the broker retains.
+    /// The capabilities that the broker retains.
     pub retained: State,
-    /// What may be asked.
+    /// What each peer is allowed.
     pub policy: Policy,
     /// The group of the control socket's file.
     pub socket_group: Gid,
 }
 
 impl Draft {
-    /// Understands as much as there is to understand.
+    /// Works out as much as possible.
     pub fn new(config: &Config, findings: &mut Findings) -> Self {
         let identity = accounts::identity(config, findings);
         let socket_group = accounts::socket_group(config, findings);
@@ -61,7 +60,7 @@ impl Draft {
         capabilities::privileges(config, retained.as_ref(), findings);
         let policy = policy(config, findings);
         if let Some(retained) = retained.filter(|_| findings.trusts_defaults()) {
-            not_served(config, &retained, unprivileged_port_start(), findings);
+            check_capabilities(config, &retained, unprivileged_port_start(), findings);
         }
         Self { identity, retained, policy, socket_group }
     }
@@ -77,7 +76,7 @@ impl Draft {
 }
 
 impl Plan {
-    /// Works it out, or fails for the first error.
+    /// Works out the plan, or fails with the first error.
     pub fn new(config: &Config, findings: &mut Findings) -> Result<Self, Failure> {
         let draft = Draft::new(config, findings);
         match draft.complete() {
@@ -87,26 +86,26 @@ impl Plan {
     }
 }
 
-/// Finds what is permitted and the retained capabilities cannot serve.
-pub fn not_served(config: &Config, retained: &State, port_start: u16, findings: &mut Findings) {
+/// Adds findings for what the policy allows but the retained capabilities cannot do.
+pub fn check_capabilities(config: &Config, retained: &State, port_start: u16, findings: &mut Findings) {
     for found in unserved(config, retained.effective.bits(), port_start) {
         match found.severity {
             Severity::Error => findings.error("policy", Exit::Config, found),
-            Severity::Warning | Severity::Note => findings.tell(found),
+            Severity::Warning | Severity::Note => findings.add(found),
         }
     }
 }
 
-/// The first port that needs no capability: net.ipv4.ip_unprivileged_port_start, see ip(7).
+/// The first port that can be bound without a capability: net.ipv4.ip_unprivileged_port_start, see ip(7).
 pub fn unprivileged_port_start() -> u16 {
     let path = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    // Older kernels have no such setting and this port.
+    // Kernels before Linux 4.11 have no such setting; the port is fixed at 1024.
     text.trim().parse().unwrap_or(1024)
 }
 
-/// An error about what the configuration leaves out.
-fn unsaid(config: &Config, message: impl Into<String>, help: impl Into<String>) -> Diagnostic {
+/// An error about a missing scope or option.
+fn missing(config: &Config, message: impl Into<String>, help: impl Into<String>) -> Diagnostic {
     match config.security.span {
         Some(span) => config.error(span, message, help),
         None => {

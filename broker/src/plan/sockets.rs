@@ -10,8 +10,7 @@ use super::Findings;
 use crate::config::{Config, ListenPattern, Span};
 use crate::sys::Directories;
 
-/// The directories in which the control socket and the Unix listeners of the configuration are, and where each is
-/// named first.
+/// The directories of the control socket and the Unix listeners, each with the place that names it first.
 pub fn socket_directories(config: &Config) -> BTreeMap<PathBuf, Span> {
     let parent = |path: &str| Path::new(path).parent().map(Path::to_owned);
     let control = config.broker.socket.iter();
@@ -35,7 +34,7 @@ pub fn socket_directories(config: &Config) -> BTreeMap<PathBuf, Span> {
     directories
 }
 
-/// Warns of each that is not as a start needs it: it may well be made only then, under /run for example.
+/// Warns about directories that a start could not use. They may be created later, for example below /run.
 pub fn check_directories(config: &Config, findings: &mut Findings) {
     for (path, span) in socket_directories(config) {
         let Err((path, errno)) = Directories::open(&[path]) else {
@@ -43,22 +42,22 @@ pub fn check_directories(config: &Config, findings: &mut Findings) {
         };
         let (message, help) = match errno {
             Errno::EACCES => {
-                findings.unseen(config, span, &format!("the directory {path:?} of this Unix socket"));
+                findings.no_permission(config, span, &format!("the directory {path:?} of this Unix socket"));
                 continue;
             }
             Errno::ENOENT => (
                 format!("the directory {path:?} of this Unix socket does not exist now"),
-                "have it before portreeved starts, owned by root (RuntimeDirectory= of a unit, tmpfiles.d)",
+                "create it before portreeved starts, owned by root (RuntimeDirectory= of a unit, tmpfiles.d)",
             ),
             Errno::ELOOP => (
-                format!("the path {path:?} of this Unix socket's directory has a symbolic link in it"),
-                "write where the link leads to",
+                format!("the path {path:?} of this Unix socket's directory contains a symbolic link"),
+                "write the path that the link points to",
             ),
             errno => (
                 format!("the directory {path:?} of this Unix socket cannot be opened: {}", errno.desc()),
-                "name a directory that belongs to root",
+                "name a directory that root owns",
             ),
         };
-        findings.tell(config.warning(span, message, help));
+        findings.add(config.warning(span, message, help));
     }
 }

@@ -1,7 +1,7 @@
-//! What lies in the chroot that may surprise: set-user-id files and device nodes, by name.
+//! Searches the chroot for set-user-id files and device nodes.
 //!
-//! Reads directories and the kind of each file, by descriptor from the chroot down, and follows no link. Looks at
-//! so many files and no more, since a spool may be in it.
+//! Reads directories and file types, by descriptor from the chroot down, and follows no link. The number of files is
+//! bounded, since a mail spool may be inside.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd as _;
@@ -14,16 +14,16 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, major
 use super::{Findings, Root};
 use crate::config::{Config, Severity};
 
-/// Files that are looked at.
+/// The maximum number of files that are examined.
 const MAX_FILES: usize = 100_000;
-/// Findings that are told by name.
+/// The maximum number of files that are named.
 const MAX_FOUND: usize = 32;
 
-/// Character devices that give nothing away: null, zero, full, random and urandom. See
-/// Documentation/admin-guide/devices.txt of the kernel.
+/// Harmless character devices: null, zero, full, random and urandom. See Documentation/admin-guide/devices.txt of the
+/// kernel.
 const HARMLESS: [(u32, u32); 5] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9)];
 
-/// Walks through the chroot, where there is one that could be opened.
+/// Examines the chroot, if there is one.
 pub fn survey(config: &Config, root: &Root, findings: &mut Findings) {
     let (Root::Chroot(directory), Some(chroot)) = (root, &config.security.chroot) else {
         return;
@@ -33,23 +33,23 @@ pub fn survey(config: &Config, root: &Root, findings: &mut Findings) {
     for (name, remark) in &survey.found {
         let path = chroot.value.join(name);
         let message = format!("{path:?} in the chroot is {}", remark.what);
-        findings.tell(match remark.severity {
+        findings.add(match remark.severity {
             Severity::Note => config.note(chroot.span, message, remark.help),
             Severity::Warning | Severity::Error => config.warning(chroot.span, message, remark.help),
         });
     }
     if survey.is_full() {
-        let message = format!("only {} files of the chroot {:?} were looked at", survey.files, chroot.value);
-        let help = "look for the others with find CHROOT -perm /6000 -o -type b -o -type c";
-        findings.tell(config.note(chroot.span, message, help));
+        let message = format!("only {} files of the chroot {:?} were examined", survey.files, chroot.value);
+        let help = "examine the others with: find CHROOT -perm /6000 -o -type b -o -type c";
+        findings.add(config.note(chroot.span, message, help));
     }
     if survey.closed > 0 {
-        let what = format!("the inside of {} directories in {:?}", survey.closed, chroot.value);
-        findings.unseen(config, chroot.span, &what);
+        let what = format!("{} directories in the chroot {:?}", survey.closed, chroot.value);
+        findings.no_permission(config, chroot.span, &what);
     }
 }
 
-/// What is to be said of one file.
+/// The finding about one file.
 struct Remark {
     severity: Severity,
     what: &'static str,
@@ -77,14 +77,14 @@ impl Survey {
             }
             match self.directory(root, &path) {
                 Ok(below) => waiting.extend(below),
-                // Gone, or replaced by a link, since it was seen: not there.
+                // Removed, or replaced by a link, in the meantime.
                 Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => {}
                 Err(_) => self.closed += 1,
             }
         }
     }
 
-    /// Looks at the files of one directory and gives the directories in it.
+    /// Examines the files of one directory and returns its subdirectories.
     fn directory(&mut self, root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<Vec<PathBuf>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -122,15 +122,15 @@ fn remark(stat: &Stat) -> Option<Remark> {
         FileType::RegularFile if stat.st_mode & SET_ID != 0 => (
             Severity::Warning,
             "set-user-id or set-group-id",
-            "chmod ug-s it: the worker gains nothing by it, but another process that enters the chroot may",
+            "chmod ug-s it: it gives the worker no privilege, but it can give one to another process in the chroot",
         ),
         FileType::CharacterDevice if HARMLESS.contains(&device) => {
-            (Severity::Note, "a device node", "leave it only if the worker needs it: this kind is harmless")
+            (Severity::Note, "a device node", "keep it only if the worker needs it; this device is harmless")
         }
         FileType::CharacterDevice | FileType::BlockDevice => (
             Severity::Warning,
             "a device node",
-            "remove it, or mount the chroot nodev: by it the worker may reach past the chroot",
+            "remove it, or mount the chroot with nodev: through it the worker may access more than the chroot",
         ),
         _ => return None,
     };

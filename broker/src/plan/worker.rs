@@ -1,4 +1,4 @@
-//! `worker.command`: its program opened and checked, its words and environment as exec(3) takes them.
+//! `worker.command`: opens and checks the program, and prepares arguments and environment for exec(3).
 
 use std::ffi::CString;
 use std::fs::File;
@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 
 use super::Root;
-use super::finding::{Findings, only_root_may};
+use super::finding::{Findings, is_permission_denied};
 use crate::config::{Config, Span, Worker};
 use crate::confine::identity::Identity;
 use crate::failure::Exit;
@@ -15,8 +15,7 @@ use crate::launcher::{Command, ProgramName};
 
 const STEP: &str = "worker.command";
 
-/// What the launcher is to start below this root; `None` where an error is among the findings, or something could
-/// not be looked at.
+/// The command that the launcher starts in this root; `None` if there is an error or something could not be examined.
 pub fn command(
     config: &Config,
     worker: &Worker,
@@ -32,7 +31,7 @@ pub fn command(
     let mut c_string = |text: String, span: Span| {
         CString::new(text)
             .map_err(|_| {
-                let found = config.error(span, "there is a zero byte in it", "remove it");
+                let found = config.error(span, "it contains a NUL byte", "remove it");
                 findings.error(STEP, Exit::Config, found);
             })
             .ok()
@@ -54,8 +53,8 @@ pub fn command(
     });
     let program = match checked {
         Ok(program) => Some(program.into()),
-        Err(Unusable::Open(error)) if only_root_may(&error) => {
-            findings.unseen(config, name.span, &format!("the program {:?}", name.value));
+        Err(Unusable::Open(error)) if is_permission_denied(&error) => {
+            findings.no_permission(config, name.span, &format!("the program {:?}", name.value));
             None
         }
         Err(unusable) => {
@@ -72,7 +71,7 @@ pub fn command(
     })
 }
 
-/// By owner and mode; an access control list may say otherwise, so all but the certain case is a warning.
+/// Checks owner and mode. An access control list may decide otherwise, so uncertain cases are warnings.
 fn may_execute(
     config: &Config,
     span: Span,
@@ -89,10 +88,10 @@ fn may_execute(
         false if groups().any(|group| group.as_raw() == metadata.gid()) => 0o010,
         false => 0o001,
     };
-    // Not even root's worker overrides this: it has no capability.
+    // This holds for a worker with uid 0 too: it has no capability.
     if metadata.mode() & bit == 0 && metadata.mode() & 0o111 != 0 {
-        let message = format!("user {} may not execute this by its mode", identity.user);
-        let help = "chmod o+x it, or change its group, unless an access control list allows it";
-        findings.tell(config.warning(span, message, help));
+        let message = format!("the file's mode does not let user {} execute it", identity.user);
+        let help = "chmod o+x it or change its group, unless an access control list allows it";
+        findings.add(config.warning(span, message, help));
     }
 }

@@ -162,7 +162,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         let before = succession.as_ref().map(|succession| &succession.predecessor.offer);
         warnings.extend(match before.filter(|offer| offer.addresses) {
             Some(offer) => addresses.succeed(offer.fenced)?,
-            None => addresses.clean_slate(&plan::moving(&config))?,
+            None => addresses.clean_slate(&plan::floating(&config))?,
         });
     }
     for warning in &warnings {

@@ -14,7 +14,7 @@ fn the_exit_code_tells_good_from_wrong_from_unread() {
     let good = Folder::new(SOUND);
     let output = good.check(&[]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(output.stderr.is_empty() && text(&output.stdout).ends_with("main.conf: good\n"));
+    assert!(output.stderr.is_empty() && text(&output.stdout).ends_with("main.conf: valid\n"));
     assert_eq!(Folder::new("security { usr = 1 }").check(&[]).status.code(), Some(78));
     assert_eq!(Folder::new("security {").check(&["--syntax"]).status.code(), Some(78));
     for options in [&[][..], &["--json"], &["--syntax"], &["--syntax", "--json"]] {
@@ -37,7 +37,7 @@ fn the_syntax_alone_may_be_anyones_file_with_any_scope() {
     fs::set_permissions(folder.path("main.conf"), PermissionsExt::from_mode(0o666)).unwrap();
     let output = folder.check(&["--syntax"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).ends_with(": well formed\n"));
+    assert!(text(&output.stdout).ends_with(": valid syntax\n"));
     let refused = folder.check(&[]);
     assert_eq!(refused.status.code(), Some(78));
     assert!(text(&refused.stderr).contains("chmod go-w"));
@@ -87,7 +87,7 @@ fn the_document_names_the_file_the_findings_and_what_is_skipped() {
     assert_eq!(folder.json()["ok"], true);
     assert_eq!(folder.json()["diagnostics"], serde_json::json!([]));
     let verbose = text(&folder.check(&["--verbose"]).stdout);
-    assert!(verbose.contains("main.conf:2:1: \"Domain\" is the MTA's and was skipped\n"), "{verbose}");
+    assert!(verbose.contains("main.conf:2:1: \"Domain\" belongs to the MTA and was skipped\n"), "{verbose}");
     let unread = command(&["--json"]).arg(folder.path("none")).output().unwrap();
     let document: Value = serde_json::from_slice(&unread.stdout).unwrap();
     assert_eq!(document["ok"], false);

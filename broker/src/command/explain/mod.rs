@@ -1,5 +1,5 @@
-//! `portreeved explain`: what a configuration comes to on this kernel, before anything is started: what each process
-//! will hold, and who may ask for what by which rule.
+//! `portreeved explain`: the effect of a configuration on this kernel, without starting anything: each process's
+//! privileges, and which peer is allowed which requests by which rule.
 
 mod peers;
 mod processes;
@@ -19,21 +19,21 @@ use crate::reader;
 use processes::Process;
 pub use question::Question;
 
-/// What is to be explained, and how it is told.
+/// The arguments of `explain`.
 #[derive(Debug)]
 pub struct Explain {
-    /// The configuration's file.
+    /// The configuration file.
     pub file: PathBuf,
-    /// Name every system call too.
+    /// List every system call.
     pub verbose: bool,
-    /// As one JSON document.
+    /// Print one JSON document.
     pub json: bool,
-    /// One question rather than everything.
+    /// Answer this question only.
     pub question: Option<Question>,
 }
 
 impl Explain {
-    /// Explains, and gives the exit code: of a question 0 for yes and 1 for no.
+    /// Explains and returns the exit code; for a question 0 if allowed, 1 if denied.
     pub fn run(&self) -> ExitCode {
         self.explain().unwrap_or_else(|failure| {
             if self.json {

@@ -1,4 +1,4 @@
-//! Who may ask for what: the worker, user 0, and each `peer` scope, with the rules that allow it.
+//! What each peer is allowed: the worker, user 0 and each `peer` scope, with the rules.
 
 use serde_json::{Value, json};
 
@@ -6,16 +6,16 @@ use crate::config::{Config, PeerName};
 use crate::confine::identity;
 use crate::policy::{Policy, Requester, Rule};
 
-/// One who may ask.
+/// One peer.
 pub(super) struct Peer<'p> {
     name: String,
-    /// Where the configuration names it.
+    /// The place in the configuration that names it.
     place: Option<String>,
     operations: Vec<&'static str>,
     rules: Vec<&'p Rule>,
 }
 
-/// Everyone who can be there: the worker where there is one to start, others where there is a control socket.
+/// Every possible peer: the worker if one is configured, the others if there is a control socket.
 pub(super) fn all<'p>(config: &Config, policy: &'p Policy) -> Vec<Peer<'p>> {
     let peer = |name: String, place: Option<String>, who: &Requester| Peer {
         name,
@@ -33,7 +33,7 @@ pub(super) fn all<'p>(config: &Config, policy: &'p Policy) -> Vec<Peer<'p>> {
     let root = Requester::Local { uid: 0, gids: vec![0] };
     all.push(peer("user 0".to_owned(), Some(config.place(socket.span)), &root));
     for scope in &config.broker.peers {
-        // The highest id is nobody's: a scope of a group is shown for a member that no other scope names.
+        // No user has the highest id: a group's scope is shown for a member that no other scope names.
         let (name, id, who) = match &scope.name.value {
             PeerName::User(user) => {
                 let Ok(uid) = identity::user(user).map(nix::unistd::Uid::as_raw) else { continue };
@@ -53,24 +53,24 @@ pub(super) fn all<'p>(config: &Config, policy: &'p Policy) -> Vec<Peer<'p>> {
 }
 
 impl Peer<'_> {
-    /// As data.
+    /// As JSON.
     pub fn json(&self) -> Value {
         let rules: Vec<Value> = self.rules.iter().map(|rule| self::rule(rule)).collect();
         json!({ "peer": self.name, "place": self.place, "operations": self.operations, "rules": rules })
     }
 
-    /// As a table.
+    /// As text.
     pub fn text(&self) -> String {
         let place = self.place.as_ref().map_or_else(String::new, |place| format!(", by {place}"));
-        let mut out = format!("{}{place}\n  {:<14}{}\n", self.name, "may ask for", self.operations.join(" "));
+        let mut out = format!("{}{place}\n  {:<14}{}\n", self.name, "allowed", self.operations.join(" "));
         for (number, rule) in self.rules.iter().enumerate() {
-            out += &format!("  {:<14}{rule}\n", if number == 0 { "by" } else { "" });
+            out += &format!("  {:<14}{rule}\n", if number == 0 { "rules" } else { "" });
         }
         out
     }
 }
 
-/// A rule as data.
+/// A rule as JSON.
 pub(super) fn rule(rule: &Rule) -> Value {
     json!({ "place": rule.place, "text": rule.text })
 }

@@ -1,4 +1,4 @@
-//! What broker, launcher and worker will hold: from the code that confinement is verified against.
+//! The privileges of broker, launcher, worker and reader, computed by the code that also verifies the confinement.
 
 use std::path::PathBuf;
 
@@ -15,24 +15,25 @@ use crate::failure::Failure;
 use crate::plan::{self, Plan};
 use crate::policy::Policy;
 
-/// One process to be.
+/// One process that portreeved would start.
 pub(super) struct Process {
     role: &'static str,
     credentials: Credentials,
     root: String,
-    /// Directories of the host in an otherwise empty root.
+    /// Directories of the host that are visible in its root.
     reaches: Vec<String>,
-    /// Landlock and seccomp, in words; what this kernel lacks of them.
+    /// Landlock and seccomp restrictions as text.
     locks: Vec<String>,
+    /// Restrictions that this kernel does not support.
     lacking: Vec<String>,
     calls: Vec<(&'static str, &'static str)>,
     limits: Vec<(&'static str, String)>,
 }
 
-/// The broker; where a worker is to be started, the launcher and the worker; and the reader, which may read beneath
-/// these directories, unless it is not wanted.
+/// The broker; launcher and worker if a worker is configured; and, if reloads are enabled, the reader, which can read
+/// below the `readable` directories.
 pub(super) fn all(config: &Config, plan: &Plan, readable: &[PathBuf]) -> Result<Vec<Process>, Failure> {
-    // As portreeved would be started from here.
+    // Assume that portreeved is started from this process.
     let seccomp = ProcStatus::open("self")?.read()?.seccomp;
     let mut all = vec![broker(config, plan, seccomp)?];
     if let Some(scope) = &config.worker {
@@ -75,10 +76,7 @@ fn reader(readable: &[PathBuf], seccomp_mode: u8) -> Result<Process, Failure> {
             Seccomp::Absent => Vec::new(),
             Seccomp::Enforced { .. } => seccomp::allowed_to_reader().collect(),
         },
-        limits: vec![
-            ("core", "0".to_owned()),
-            ("nofile", "the hard limit that it is started with".to_owned()),
-        ],
+        limits: vec![("core", "0".to_owned()), ("nofile", "the hard limit at the start".to_owned())],
     })
 }
 
@@ -104,10 +102,7 @@ fn broker(config: &Config, plan: &Plan, seccomp_mode: u8) -> Result<Process, Fai
         locks: foreseen.locks,
         lacking: foreseen.lacking,
         reaches,
-        limits: vec![
-            ("core", "0".to_owned()),
-            ("nofile", "the hard limit that it is started with".to_owned()),
-        ],
+        limits: vec![("core", "0".to_owned()), ("nofile", "the hard limit at the start".to_owned())],
     })
 }
 
@@ -124,7 +119,7 @@ impl Process {
         .map(|(name, bits)| (name, CapabilitySet::from_bits(bits)))
     }
 
-    /// As data.
+    /// As JSON.
     pub fn json(&self, verbose: bool) -> Value {
         let held = &self.credentials;
         let sets = self.sets().map(|(name, set)| {
@@ -154,7 +149,7 @@ impl Process {
         })
     }
 
-    /// As tables, one for processes that hold the same.
+    /// As text; processes with the same privileges share a table.
     pub fn tables(processes: &[Self], verbose: bool) -> Vec<String> {
         let mut tables: Vec<(String, String)> = Vec::new();
         for process in processes {
@@ -179,8 +174,8 @@ impl Process {
             "root",
             &match self.reaches.as_slice() {
                 [] => self.root.clone(),
-                some if self.root == "/" => format!("/, to read beneath {}", some.join(" ")),
-                some => format!("{}, but for {}", self.root, some.join(" ")),
+                some if self.root == "/" => format!("/, readable: {}", some.join(" ")),
+                some => format!("{} except {}", self.root, some.join(" ")),
             },
         );
         for (name, set) in self.sets() {
@@ -206,7 +201,7 @@ impl Process {
     }
 }
 
-/// One number where all four are the same.
+/// The four ids, or one number if all are the same.
 fn ids(ids: [u32; 4]) -> String {
     match ids {
         [real, rest @ ..] if rest == [real; 3] => real.to_string(),
@@ -214,7 +209,7 @@ fn ids(ids: [u32; 4]) -> String {
     }
 }
 
-/// The TCP ports that may be bound, as ranges.
+/// The TCP ports that the policy allows, as ranges.
 pub(super) fn ports(policy: &Policy) -> Vec<[u16; 2]> {
     policy.tcp_ports().iter().map(|range| [*range.start(), *range.end()]).collect()
 }

@@ -1,4 +1,4 @@
-//! One question: may somebody listen here, or have this address, and by which rule?
+//! `explain FILE listen ENDPOINT` and `explain FILE address IP`: whether a peer is allowed a request, and the rule.
 
 use std::ffi::CString;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use crate::confine::identity;
 use crate::failure::{Exit, Failure};
 use crate::policy::{Denied, Policy, Requester, Rule};
 
-/// What is asked.
+/// The question.
 #[derive(Debug)]
 pub struct Question {
     what: What,
@@ -27,28 +27,28 @@ enum What {
     Address(IpAddr),
 }
 
-/// Yes or no, and why.
+/// The answer with its rule or cause.
 pub(super) struct Answer<'p> {
     question: String,
     by: String,
     found: Result<(&'p Rule, Option<String>), Denied>,
-    /// Why nobody can ask it, whatever the policy says.
+    /// Why such a peer cannot exist, whatever the policy says.
     moot: Option<&'static str>,
 }
 
 impl Question {
-    /// A question from the words of a command line; the error says what would be right.
+    /// Parses the question from the command line; the error names the remedy.
     pub fn parse(verb: &str, object: &str, by: Option<String>) -> Result<Self, String> {
         let what = match verb {
             "listen" => object
                 .parse()
                 .map(What::Listen)
-                .map_err(|error| format!("{object:?} is no endpoint: {error}"))?,
+                .map_err(|error| format!("{object:?} is not a valid endpoint: {error}"))?,
             "address" => object
                 .parse()
                 .map(What::Address)
-                .map_err(|_| format!("{object:?} is no IP address, such as 192.0.2.1 or 2001:db8::1"))?,
-            other => return Err(format!("explain answers listen and address, not {other:?}")),
+                .map_err(|_| format!("{object:?} is not an IP address, such as 192.0.2.1 or 2001:db8::1"))?,
+            other => return Err(format!("explain takes listen or address, not {other:?}")),
         };
         Ok(Self { what, by: by.unwrap_or_else(|| "worker".to_owned()) })
     }
@@ -66,17 +66,17 @@ impl Question {
             (What::Address(address), _) => policy.address(&who, *address).map(|permit| {
                 let onto = match permit.place {
                     Some((interface, mask)) => format!("on {interface} with prefix length {mask}"),
-                    None => "on no interface: no topology holds it".to_owned(),
+                    None => "on no interface: no topology scope contains it".to_owned(),
                 };
                 (permit.rule, Some(onto))
             }),
         };
         let moot = match who {
             Requester::Worker if config.worker.is_none() => {
-                Some("there is no worker scope, so no worker asks")
+                Some("but there is no worker: the configuration has no worker scope")
             }
             Requester::Local { .. } if config.broker.socket.is_none() => {
-                Some("there is no control socket, so no user can ask")
+                Some("but no user can connect: the configuration has no control socket")
             }
             _ => None,
         };
@@ -91,8 +91,8 @@ impl Question {
         let uid = identity::user(&self.by).map_err(|error| refused(error.to_string(), error.remedy()))?;
         let lookup = |error: nix::Error| {
             refused(
-                format!("the groups of {:?} cannot be looked up: {error}", self.by),
-                "give its number".into(),
+                format!("cannot look up the groups of {:?}: {error}", self.by),
+                "write the user's number instead".into(),
             )
         };
         let gids = match User::from_uid(uid).map_err(lookup)? {
@@ -111,7 +111,7 @@ impl Answer<'_> {
         self.found.is_ok()
     }
 
-    /// As data.
+    /// As JSON.
     pub(super) fn json(&self, file: &str) -> Value {
         let denied = self.found.as_ref().err();
         let granted = self.found.as_ref().ok();
@@ -129,7 +129,7 @@ impl Answer<'_> {
         })
     }
 
-    /// As a sentence.
+    /// As text.
     pub(super) fn text(&self) -> String {
         let mut text = match &self.found {
             Ok((rule, onto)) => {

@@ -113,7 +113,9 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Failure> {
         .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     openat2(AT_FDCWD, path, how).map_err(|errno| match errno {
-        Errno::ELOOP => refused(path, "has a symbolic link in its path", "write where the link leads to"),
+        Errno::ELOOP => {
+            refused(path, "has a symbolic link in its path", "write the path that the link points to")
+        }
         Errno::ENOENT => refused(path, "does not exist", "make it before portreeved starts"),
         Errno::ENOTDIR => refused(path, "is not a directory", "name a directory"),
         errno => refused(path, &format!("cannot be opened: {errno}"), "see path_resolution(7)"),

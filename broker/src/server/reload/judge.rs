@@ -43,7 +43,12 @@ pub(super) fn judge(fixed: &Fixed, bundle: Bundle) -> Result<Judged, Report> {
             None
         }
     };
-    plan::not_served(&config, &fixed.started.retained, fixed.started.unprivileged_port_start, &mut findings);
+    plan::check_capabilities(
+        &config,
+        &fixed.started.retained,
+        fixed.started.unprivileged_port_start,
+        &mut findings,
+    );
     capability_text(&config, &mut findings);
     let files = config.sources().names().count();
     let report = findings.into_report();
