@@ -71,7 +71,7 @@ pub fn main() -> ExitCode {
         Err(error) => Err(Failure::new(Exit::Usage, "usage", error, "see portreeved --help")),
     };
     done.unwrap_or_else(|failure| {
-        failure.tell();
+        log::fatal(failure.lines());
         failure.exit()
     })
 }

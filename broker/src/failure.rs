@@ -1,37 +1,35 @@
-//! How the broker fails before it serves: one line that names the step, what went wrong with which value,
-//! and the remedy; and the exit code that goes with it.
+//! Fatal errors: one line with the step, what failed on which value, and the remedy; and the exit code.
 
 use std::fmt;
 use std::process::ExitCode;
 
 use crate::config::Report;
-use crate::log;
 
-/// Exit codes, as sysexits(3) numbers them.
+/// Exit codes of sysexits.h, see sysexits(3head).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// The command line is wrong.
+    /// EX_USAGE: the command line is wrong.
     Usage = 64,
-    /// A file that is needed cannot be read.
+    /// EX_NOINPUT: a file cannot be read.
     NoInput = 66,
-    /// A user or group is not known here.
+    /// EX_NOUSER: unknown user or group.
     NoUser = 67,
-    /// Something that is needed is taken or gone.
+    /// EX_UNAVAILABLE: a resource is in use or unavailable.
     Unavailable = 69,
-    /// The kernel refused something that should work.
+    /// EX_OSERR: a system call failed.
     OsError = 71,
-    /// A file of the system is not as it must be.
+    /// EX_OSFILE: a system file is wrong.
     OsFile = 72,
-    /// A file cannot be made.
+    /// EX_CANTCREAT: a file cannot be created.
     CannotCreate = 73,
-    /// The caller may not.
+    /// EX_NOPERM: permission denied.
     NoPermission = 77,
-    /// The configuration is wrong.
+    /// EX_CONFIG: the configuration is wrong.
     Config = 78,
 }
 
-/// Why the broker does not start, or stops: a line for each thing that is wrong.
+/// Why the broker does not start, or ends: one line per error.
 #[derive(Debug)]
 pub struct Failure {
     lines: Vec<String>,
@@ -39,39 +37,39 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// `what` says what failed on which value at which place, `remedy` what to do about it.
+    /// `what` names what failed, on which value, at which place; `remedy` what to do.
     pub fn new(exit: Exit, step: &'static str, what: impl fmt::Display, remedy: impl fmt::Display) -> Self {
         Self { lines: vec![one_line(&format!("{step}: {what}: {remedy}"))], exit }
     }
 
-    /// Everything that is wrong with a configuration.
+    /// All errors of a configuration.
     pub fn of_configuration(report: &Report) -> Self {
         let exit = if report.is_unread() { Exit::NoInput } else { Exit::Config };
         Self { lines: report.one_lines().map(|line| one_line(&line)).collect(), exit }
     }
 
-    /// A system call that should work and does not.
+    /// A failed system call.
     pub fn os(step: &'static str, call: &str, error: impl fmt::Display) -> Self {
         Self::new(
             Exit::OsError,
             step,
             format_args!("{call} failed: {error}"),
-            "nothing was started; see whether a container or a security module forbids the call",
+            "check whether a container or a security module forbids the call",
         )
     }
 
-    /// Tells it where the log goes, each line with the program's name.
-    pub fn tell(&self) {
-        log::tell(&self.lines);
+    /// One line per error.
+    pub fn lines(&self) -> &[String] {
+        &self.lines
     }
 
-    /// The exit code for it.
+    /// The exit code.
     pub fn exit(&self) -> ExitCode {
         ExitCode::from(self.exit as u8)
     }
 }
 
-/// A value from the configuration may hold a newline: what is one line stays one.
+/// Escapes control characters, such as a newline in a value, so that an error stays on one line.
 fn one_line(text: &str) -> String {
     let escaped =
         text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() });

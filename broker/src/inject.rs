@@ -1,25 +1,25 @@
-//! Named steps of the start, for tests that make one fail or leave a lock out.
+//! Fault injection at named steps of the start, for tests.
 //!
-//! Promises: without the cargo feature `hostile`, which no release has, every function here is empty and compiles to
-//! nothing. With it they do what the test's command line says; see `hostile`.
+//! Promises: without the cargo feature `hostile`, which no release has, every function here compiles to nothing. With it,
+//! the test's command line decides which step fails or which restriction is omitted; see `hostile`.
 
 #[cfg(not(feature = "hostile"))]
 mod nothing {
     use crate::failure::Failure;
 
-    /// A step that can fail begins here.
+    /// Marks the beginning of a step that can be made to fail.
     #[inline(always)]
     pub fn point(_name: &'static str) -> Result<(), Failure> {
         Ok(())
     }
 
-    /// Whether this lock is put on: always.
+    /// Whether this restriction is applied: always, without the feature.
     #[inline(always)]
     pub fn lock(_name: &'static str) -> Result<bool, Failure> {
         Ok(true)
     }
 
-    /// The broker is confined and about to serve.
+    /// Called when the broker is confined and about to serve.
     #[inline(always)]
     pub fn confined() {}
 }

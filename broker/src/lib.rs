@@ -1,20 +1,20 @@
-//! The broker: keeps a few of root's powers and lends, by policy, what they make.
+//! The broker: a privileged helper that opens sockets and manages addresses for unprivileged daemons.
 //!
-//! What decides (`config`, `policy`, `capability`) has no unsafe code and touches nothing; what acts is one
-//! mechanism a file: `confine` holds the locks, `launcher` the worker's process, `reader` the one that reads files,
-//! `listener` the sockets, `address` and `link` what is on an interface, `service` the sessions in which peers ask for
-//! them, and `events` tells them what happens. Between the two, `plan`
-//! finds what a configuration means on this host: `startup` acts on it, `command` only tells it.
+//! Modules that decide (`config`, `policy`, `capability`) have no unsafe code and make no system calls. Modules that act
+//! have one mechanism per file: `sys` wraps system calls, `confine` applies restrictions, `launcher` starts the worker,
+//! `reader` reads files for a reload, `listener` holds sockets, `address` manages addresses, `server` serves sessions and
+//! `events` records what happens. `plan` applies a configuration to this host: `startup` acts on it, `command` displays
+//! it.
 
 pub mod address;
 pub mod capability;
+mod child_process;
 pub mod cli;
 mod command;
 pub mod config;
 pub mod confine;
 pub mod events;
 pub mod failure;
-mod forked;
 #[cfg(feature = "hostile")]
 pub mod hostile;
 mod inject;
@@ -22,7 +22,7 @@ pub mod launcher;
 pub mod listener;
 mod log;
 #[cfg(test)]
-mod manual;
+mod manual_pages;
 mod plan;
 pub mod policy;
 pub mod reader;

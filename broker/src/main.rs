@@ -1,4 +1,4 @@
-//! `portreeved`: everything is in the library, where tests can reach it.
+//! `portreeved`: a thin wrapper; the code is in the library.
 
 fn main() -> std::process::ExitCode {
     portreeve_broker::cli::main()

@@ -1,18 +1,18 @@
-//! The privileges of Solaris and illumos, and the Linux capabilities that come nearest.
+//! The privileges of Solaris and illumos, with the closest Linux capabilities.
 //!
-//! Promises: every name of illumos' `privileges(7)` and of Solaris 11.3, in alphabetical order. "Nearest" is a hint for an operator
-//! who moves a configuration: no capability is exactly a privilege, most give more. Touches nothing.
+//! Promises: every name of illumos' `privileges(7)` and of Solaris 11.3, in alphabetical order. "Closest" is a hint for an operator
+//! who migrates a configuration: no capability matches a privilege exactly, and most grant more. Touches nothing.
 
 use caps::Capability::{self, *};
 
-/// Who has a privilege without being given it, least first; each reach includes those before it.
+/// Where a privilege is available by default, from the widest to the narrowest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub(super) enum Reach {
     /// Every process has it: the set `basic`.
     Basic,
-    /// It may be had in a zone: the set `zone`, as zonecfg(8) has it by default.
+    /// Available in a zone: the set `zone`, the default of zonecfg(8).
     Zone,
-    /// It may be had in the global zone only.
+    /// Available in the global zone only.
     Global,
 }
 use Reach::{Basic, Global, Zone};

@@ -1,7 +1,7 @@
-//! Privilege set text of Solaris, `priv_str_to_set(3C)`, for a file that was written for it.
+//! Parser for Solaris privilege sets, `priv_str_to_set(3C)`, for configurations written for Solaris.
 //!
-//! Promises: a text is either understood whole or refused at a place with a remedy, and what it asks for can be
-//! told in the capabilities that come nearest; Linux itself has no use for it. Touches nothing.
+//! Promises: a text is either parsed completely or refused with a place and a remedy, and the closest capabilities are
+//! known. It has no effect on Linux. Touches nothing.
 
 use std::ops::Range;
 
@@ -16,25 +16,25 @@ use crate::config::nearest::nearest;
 pub struct Privilege {
     /// Its name, in lower case without `PRIV_`.
     pub name: &'static str,
-    /// The capabilities that come nearest; empty where Linux asks for none, or has no such thing.
+    /// The closest capabilities; empty if Linux needs none or has no equivalent.
     pub nearest: CapabilitySet,
 }
 
-/// What a privilege text asks for.
+/// A parsed privilege set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Privileges {
     held: Vec<Privilege>,
 }
 
-/// Why a text is not a privilege text, and where.
+/// An error in a privilege text and its place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name:?} is not a privilege: {}", self.remedy())]
 pub struct PrivilegesError {
-    /// Bytes of the text that are wrong; empty where something is missing.
+    /// The byte range that is wrong; empty if something is missing.
     pub span: Range<usize>,
-    /// The name as written; empty after a `!` or `-` that no name follows.
+    /// The name as written; empty if the name after `!` or `-` is missing.
     pub name: String,
-    /// The known name most like it.
+    /// The most similar known name.
     pub nearest: Option<&'static str>,
 }
 
@@ -49,7 +49,7 @@ impl PrivilegesError {
     }
 }
 
-/// What one name of a text stands for.
+/// The meaning of one name in a text.
 enum Named {
     Nothing,
     One(&'static str),
@@ -86,8 +86,8 @@ fn nearest_name(name: &str) -> Option<&'static str> {
 }
 
 impl Privileges {
-    /// Reads a text: names and groups in any case, with commas or white space between. Each is added in turn, or
-    /// taken away again where `!` or `-` stands before it.
+    /// Parses a text: names and groups in any case, separated by commas or white space. Each is added in turn, or removed
+    /// if `!` or `-` precedes it.
     ///
     /// # Errors
     /// The first name that Solaris does not know.
@@ -129,12 +129,12 @@ impl Privileges {
         })
     }
 
-    /// The privileges that the text leaves, in alphabetical order.
+    /// The resulting privileges, in alphabetical order.
     pub fn iter(&self) -> impl Iterator<Item = Privilege> {
         self.held.iter().copied()
     }
 
-    /// The capabilities that come nearest to all of them together.
+    /// The closest capabilities to all of them together.
     pub fn nearest_capabilities(&self) -> CapabilitySet {
         self.iter().fold(CapabilitySet::EMPTY, |all, privilege| all.union(privilege.nearest))
     }

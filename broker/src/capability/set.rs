@@ -1,7 +1,7 @@
 //! A set of capabilities, and how many the running kernel has.
 //!
 //! Promises: a set is 64 bits as `capget(2)` and `/proc/PID/status` show them, and its members are always below 64.
-//! Touches: the kernel's answer to `PR_CAPBSET_READ`, once.
+//! Touches: one `prctl(2)` PR_CAPBSET_READ.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -26,55 +26,55 @@ impl CapabilitySet {
         self.0
     }
 
-    /// Whether nothing is in it.
+    /// Whether the set is empty.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// How many capabilities are in it.
+    /// The number of capabilities in the set.
     pub const fn len(self) -> u32 {
         self.0.count_ones()
     }
 
-    /// Whether capability `number` is in it; false for 64 and above, which no set can hold.
+    /// Whether capability `number` is in the set; false for 64 and above.
     pub fn contains(self, number: u8) -> bool {
         self.0 & mask(number) != 0
     }
 
-    /// Adds capability `number`; a number of 64 or above is ignored, for no kernel can have it.
+    /// Adds capability `number`; numbers of 64 and above are ignored.
     pub fn insert(&mut self, number: u8) {
         self.0 |= mask(number);
     }
 
-    /// What is in either.
+    /// The union.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// What is in both.
+    /// The intersection.
     #[must_use]
     pub const fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// What is in this one and not in `other`.
+    /// The capabilities of this set that are not in `other`.
     #[must_use]
     pub const fn difference(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
-    /// Whether all of it is in `other`.
+    /// Whether this is a subset of `other`.
     pub const fn is_subset(self, other: Self) -> bool {
         self.0 & !other.0 == 0
     }
 
-    /// The numbers in it, lowest first.
+    /// The numbers in ascending order.
     pub fn iter(self) -> impl Iterator<Item = u8> {
         (0..64).filter(move |number| self.contains(*number))
     }
 
-    /// The names in it, lowest number first; a number stands for a capability newer than the table of names.
+    /// The names in ascending order of their numbers; the number itself for a capability newer than the table of names.
     pub fn names(self) -> impl Iterator<Item = String> {
         self.iter().map(|number| table::name(number).map_or_else(|| number.to_string(), str::to_owned))
     }
@@ -92,7 +92,7 @@ impl FromIterator<u8> for CapabilitySet {
     }
 }
 
-/// Names with commas between, as in a clause of `cap_to_text(3)`: `cap_net_admin,cap_net_raw`; `none` when empty.
+/// Names separated by commas, as in a clause of `cap_to_text(3)`: `cap_net_admin,cap_net_raw`; `none` when empty.
 impl fmt::Display for CapabilitySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {
@@ -116,13 +116,13 @@ impl fmt::Debug for CapabilitySet {
 pub struct Count(u8);
 
 impl Count {
-    /// A kernel with `count` capabilities, numbered from 0; 64 when more is asked, for a set has no more bits.
+    /// A kernel with `count` capabilities, numbered from 0; at most 64, the bits of a set.
     pub fn new(count: u8) -> Self {
         Self(count.min(64))
     }
 
-    /// What the running kernel has. Asked of `PR_CAPBSET_READ` as libcap does, so that it works without `/proc`;
-    /// the same as one more than `/proc/sys/kernel/cap_last_cap`.
+    /// The number of the running kernel, one more than `/proc/sys/kernel/cap_last_cap`. Uses PR_CAPBSET_READ like libcap,
+    /// so that it works without `/proc`.
     pub fn of_kernel() -> Self {
         static COUNT: OnceLock<Count> = OnceLock::new();
         *COUNT.get_or_init(|| {

@@ -8,11 +8,11 @@ use super::set::{CapabilitySet, Count};
 /// The three sets of a process that a capability text describes (`capabilities(7)`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct State {
-    /// What the kernel checks against.
+    /// The set that the kernel checks.
     pub effective: CapabilitySet,
-    /// What the process may make effective.
+    /// The upper bound of the effective set.
     pub permitted: CapabilitySet,
-    /// What may pass through `execve(2)`.
+    /// The set that is inherited through `execve(2)`.
     pub inheritable: CapabilitySet,
 }
 
@@ -52,7 +52,7 @@ impl State {
     /// The text of `cap_to_text(3)` on a kernel that has `count` capabilities.
     pub fn to_text_with(&self, count: Count) -> String {
         let named = self.grouped(count.all());
-        // The combination that most capabilities share is written once, for all; of equals, the least.
+        // The most frequent combination is written first, for all capabilities; of equally frequent ones the lowest.
         let mut most = COMBINATIONS - 1;
         for combination in (0..COMBINATIONS).rev() {
             if members(&named, combination).len() >= members(&named, most).len() {
@@ -67,7 +67,7 @@ impl State {
             }
             let (gained, lost) = (combination & !most, most & !combination);
             if text == "=" {
-                // Nothing is set so far, so `=` says in one clause what `= list+flags` says in two.
+                // Nothing is set so far, so `list=flags` is shorter than `= list+flags`.
                 text = format!("{group}={}", flags(gained));
                 continue;
             }
@@ -119,7 +119,7 @@ mod tests {
     use super::super::text::parse_with;
     use super::*;
 
-    /// What a kernel of `count` capabilities makes of a text, as it would be written there.
+    /// The canonical form of a text on a kernel with `count` capabilities.
     fn on_a_kernel_of(count: u8, text: &str) -> String {
         let count = Count::new(count);
         let state = parse_with(text, count).unwrap();

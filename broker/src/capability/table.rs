@@ -1,7 +1,7 @@
 //! Names and numbers of capabilities, as the `caps` crate lists them.
 //!
 //! Promises: a name in any case gives its number, a number below the table's end gives its lower-case name, and a
-//! wrong name gives the one that was probably meant. Touches nothing.
+//! misspelt name gives the most similar one. Touches nothing.
 
 use std::sync::OnceLock;
 
@@ -9,7 +9,7 @@ use caps::Capability;
 
 use crate::config::nearest::nearest;
 
-/// Names by number; `None` would be a hole, of which Linux has none so far.
+/// Names by number; `None` for an unused number, of which Linux has none so far.
 fn names() -> &'static [Option<String>] {
     static NAMES: OnceLock<Vec<Option<String>>> = OnceLock::new();
     NAMES.get_or_init(|| {
@@ -35,11 +35,11 @@ pub(super) fn number(name: &str) -> Option<u8> {
     name.to_ascii_uppercase().parse::<Capability>().ok().map(|capability| capability.index())
 }
 
-/// The known capability name that is most like `wrong`, where one is near enough to be worth offering.
+/// The known capability name that is most similar to `wrong`, if one is similar enough.
 pub(super) fn nearest_capability(wrong: &str) -> Option<&'static str> {
     let wrong = wrong.to_ascii_lowercase();
-    // `net_admin` for `cap_net_admin` and `cap_net_bind` for `cap_net_bind_service` are the commonest slips, and by
-    // edits they are as far off as many another name.
+    // `net_admin` for `cap_net_admin` and `cap_net_bind` for `cap_net_bind_service` are the most common mistakes, but
+    // their edit distance is as large as that of unrelated names.
     let prefixed = format!("cap_{wrong}");
     let all = || names().iter().flatten().map(String::as_str);
     let begun = |start: &str| {

@@ -1,15 +1,15 @@
-//! The text of `cap_from_text(3)`, read as libcap 2.66 reads it.
+//! Parser for the text format of `cap_from_text(3)`, compatible with libcap 2.66.
 //!
-//! Promises: the same texts accepted, with the same three sets, as libcap on a kernel of the same number of
-//! capabilities; every refusal has a place and a remedy. Touches nothing. The quirks of libcap that its manual page
-//! does not tell are kept and marked below, for a file that worked there must mean the same here.
+//! Promises: it accepts the same texts, with the same three sets, as libcap on a kernel with the same number of
+//! capabilities; every error has a place and a remedy. Touches nothing. Undocumented behaviour of libcap is kept and
+//! marked below, because a configuration must keep its meaning.
 
 use super::error::{Problem, TextError};
 use super::set::{CapabilitySet, Count};
 use super::state::{Flags, State};
 use super::table;
 
-/// Reads a capability text for the running kernel.
+/// Parses a capability text for the running kernel.
 ///
 /// # Errors
 /// The first place where libcap would refuse the text.
@@ -17,7 +17,7 @@ pub fn parse(text: &str) -> Result<State, TextError> {
     parse_with(text, Count::of_kernel())
 }
 
-/// Reads a capability text for a kernel that has `count` capabilities.
+/// Parses a capability text for a kernel with `count` capabilities.
 ///
 /// # Errors
 /// The first place where libcap would refuse the text.
@@ -43,12 +43,12 @@ fn is_space(byte: u8) -> bool {
     byte.is_ascii_whitespace() || byte == 0x0b
 }
 
-/// Whether a capability's name or number can start so.
+/// Whether a capability's name or number can start with this byte.
 fn starts_a_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
-/// A place in the text. It only ever passes ASCII bytes, so it is always a character boundary.
+/// A position in the text. It only advances over ASCII bytes, so it is always a character boundary.
 struct Reader<'a> {
     text: &'a str,
     at: usize,
@@ -68,7 +68,7 @@ impl<'a> Reader<'a> {
         TextError { span: self.at..self.at + length, problem }
     }
 
-    /// An error about the next character, or about its absence.
+    /// An error about the next character or its absence.
     fn error_here(&self, of: impl FnOnce(char) -> Problem, at_end: Problem) -> TextError {
         match self.rest().chars().next() {
             Some(next) => self.error(next.len_utf8(), of(next)),

@@ -30,7 +30,7 @@ pub struct Confinement<'a> {
 /// What was verified after confinement.
 #[derive(Debug)]
 pub struct Verified {
-    /// As the kernel says.
+    /// As the kernel reports.
     pub credentials: Credentials,
     /// The locks that /proc/self/status does not tell, a line each.
     pub locks: Vec<String>,

@@ -27,18 +27,18 @@ pub struct Passed {
     pub descriptor: OwnedFd,
 }
 
-/// Opens what is missing of 0, 1 and 2 on /dev/null, and closes everything above but what the service manager passed,
-/// which is given.
+/// Opens the missing ones of descriptors 0, 1 and 2 on /dev/null, and closes all others except those that the service
+/// manager passed, which are returned.
 pub fn settle() -> Result<Vec<Passed>, Failure> {
     let passed = passed();
     loop {
         let null = File::options().read(true).write(true).open("/dev/null");
         let null = null.map_err(|error| Failure::os(STEP, "open /dev/null", error))?;
-        // The kernel gives the lowest free number, so this fills the gaps from below.
+        // The kernel assigns the lowest free number, so this fills the gaps from below.
         if null.as_raw_fd() > 2 {
             break;
         }
-        let _kept_open = null.into_raw_fd();
+        let _ = null.into_raw_fd(); // stays open
     }
     let above = libc::c_uint::try_from(passed.len() + 3).unwrap_or(3);
     // SAFETY: nothing in this process has opened a descriptor above these that it still means to use.
@@ -48,7 +48,7 @@ pub fn settle() -> Result<Vec<Passed>, Failure> {
     Ok(passed)
 }
 
-/// What LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES say, as far as it is there and meant for this process.
+/// The descriptors of LISTEN_FDS and LISTEN_FDNAMES, if LISTEN_PID is this process.
 fn passed() -> Vec<Passed> {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
@@ -69,7 +69,7 @@ fn passed() -> Vec<Passed> {
         .collect()
 }
 
-/// Closes in a forked copy of the broker what only the broker needs: sockets, above all.
+/// Closes the descriptors that only the broker needs in a forked child.
 pub fn close_all_but<'a>(keep: impl Iterator<Item = BorrowedFd<'a>>) {
     let mut keep: Vec<u32> = keep.filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
     keep.sort_unstable();
@@ -83,7 +83,7 @@ pub fn close_all_but<'a>(keep: impl Iterator<Item = BorrowedFd<'a>>) {
     }
 }
 
-/// Removes every environment variable that the broker does not know.
+/// Removes every environment variable that the broker does not use.
 pub fn clear_environment() {
     for (name, _) in std::env::vars_os() {
         if !ENVIRONMENT.iter().any(|known| name == *known) {

@@ -1,4 +1,4 @@
-//! Who the worker is: user, group and supplementary groups, resolved once, before name services go away.
+//! The worker's identity: user, group and supplementary groups, resolved once, while name services are reachable.
 
 use nix::unistd::{Gid, Group, Uid, User};
 
@@ -13,10 +13,10 @@ pub struct Identity {
     pub groups: Vec<Gid>,
 }
 
-/// Why an account's name has no id here.
+/// Why an account's name could not be resolved.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
-    /// Nobody knows it.
+    /// There is no such account.
     #[error("there is no {kind} {name:?} on this system")]
     Unknown {
         /// `user` or `group`
@@ -24,14 +24,14 @@ pub enum AccountError {
         /// Its name.
         name: String,
     },
-    /// The name service fails, see nsswitch.conf(5).
-    #[error("the {kind} {name:?} cannot be looked up: {error}")]
+    /// The name service failed, see nsswitch.conf(5).
+    #[error("cannot look up the {kind} {name:?}: {error}")]
     LookupFailed {
         /// `user` or `group`
         kind: &'static str,
         /// Its name.
         name: String,
-        /// What getpwnam_r(3) or getgrnam_r(3) said.
+        /// The error of getpwnam_r(3) or getgrnam_r(3).
         error: nix::Error,
     },
 }
@@ -41,22 +41,22 @@ impl AccountError {
     pub fn remedy(&self) -> String {
         match self {
             Self::Unknown { kind, name } => {
-                format!("create it ({kind}add --system {name}) or name one that exists")
+                format!("create it ({kind}add --system {name}) or name an existing one")
             }
             Self::LookupFailed { .. } => {
-                "mend the name service (nsswitch.conf), or give the number".to_owned()
+                "repair the name service (nsswitch.conf), or write the number".to_owned()
             }
         }
     }
 }
 
-/// Finds a user by name, or takes its number as it is.
+/// Finds a user by name; a number is taken as it is.
 pub fn user(name: &str) -> Result<Uid, AccountError> {
     let found = || User::from_name(name).map(|user| user.map(|user| user.uid));
     id("user", name, Uid::from_raw, found)
 }
 
-/// Finds a group by name, or takes its number as it is.
+/// Finds a group by name; a number is taken as it is.
 pub fn group(name: &str) -> Result<Gid, AccountError> {
     let found = || Group::from_name(name).map(|group| group.map(|group| group.gid));
     id("group", name, Gid::from_raw, found)

@@ -1,8 +1,7 @@
-//! The session keyring: what whoever started the broker keeps there, such as a ticket or a disk's key, is inherited by
-//! every process after it, and who has a keyring may read what is in it whatever the user id.
+//! The session keyring. Child processes inherit it, with keys of whoever started the broker (a Kerberos ticket, a disk
+//! key), and every holder of a keyring can read its keys, whatever its user id.
 //!
-//! Promises: afterwards this process and those it forks have a session keyring of their own, an empty one. Touches
-//! nothing else. Sources: keyctl(2), session-keyring(7).
+//! Promises: afterwards this process and its children have a new, empty session keyring. Touches nothing else. Sources: keyctl(2), session-keyring(7).
 
 use nix::errno::Errno;
 
@@ -10,22 +9,22 @@ use crate::failure::{Exit, Failure};
 
 const STEP: &str = "session keyring";
 
-// From linux/keyctl.h; libc has no names for them.
+// From linux/keyctl.h; the libc crate lacks them.
 const GET_KEYRING_ID: libc::c_long = 0;
 const JOIN_SESSION_KEYRING: libc::c_long = 1;
 const SESSION_KEYRING: libc::c_long = -3;
 
-/// Leaves the inherited keyring for a new one without a name.
+/// Replaces the inherited session keyring by a new anonymous one.
 pub fn leave() -> Result<(), Failure> {
     match keyctl(JOIN_SESSION_KEYRING, 0) {
         Ok(_) => Ok(()),
         Err(Errno::EDQUOT) => Err(Failure::new(
             Exit::Unavailable,
             STEP,
-            "keyctl KEYCTL_JOIN_SESSION_KEYRING failed: this user has as many keys as kernel.keys.maxkeys allows",
+            "keyctl KEYCTL_JOIN_SESSION_KEYRING failed: this user has reached the limit kernel.keys.maxkeys",
             "raise that sysctl, or end programs of this user that hold keys (/proc/keys)",
         )),
-        // A kernel without keys, or a container that refuses them: to the worker too, so there is nothing to reach.
+        // The kernel has no keyrings, or a container denies them: to the worker too, so it cannot read any key.
         Err(refused) if keyctl(GET_KEYRING_ID, SESSION_KEYRING) == Err(refused) => Ok(()),
         Err(errno) => Err(Failure::os(STEP, "keyctl KEYCTL_JOIN_SESSION_KEYRING", errno)),
     }

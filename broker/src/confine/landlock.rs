@@ -1,9 +1,9 @@
-//! Landlock: what the kernel refuses this process even where its capabilities and the policy's own check would not.
+//! Landlock: restrictions that the kernel enforces on this process in addition to capabilities and policy.
 //!
-//! Promises: no file can be opened, read, run, made or removed, except sockets in the directories given; TCP can be
-//! bound to the ports given and connected nowhere; no signal and no abstract Unix socket reaches out of the process.
-//! What the running kernel cannot do of this is told, never assumed. Touches this process for good, and what it
-//! forks. Sources: landlock(7), and Documentation/userspace-api/landlock.rst of the kernel.
+//! Promises: no file can be opened, read, executed, created or removed, except sockets in the given directories; TCP can
+//! be bound to the given ports only and cannot connect; no signal and no connection to an abstract Unix socket leaves the
+//! process. Restrictions that the running kernel does not support are reported. Touches this process and its children,
+//! irrevocably. Sources: landlock(7), and Documentation/userspace-api/landlock.rst of the kernel.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -18,42 +18,42 @@ use crate::failure::Failure;
 
 const STEP: &str = "landlock";
 
-/// The newest rules that are asked for, those of Linux 6.15. Later ones forbid what has not been tried.
+/// The newest Landlock ABI that is used, that of Linux 6.15. Later ones are untested.
 const TRIED: ABI = ABI::V7;
 
-/// What stays allowed.
+/// What remains allowed.
 #[derive(Clone, Copy, Debug)]
 pub struct Permitted<'a, D> {
-    /// TCP ports that may be bound, as the policy has them; port 0 stands for one that the kernel chooses. UDP is not
-    /// limited: Landlock knows it from Linux 7.2 on only.
+    /// TCP ports that can be bound, from the policy; port 0 means a port chosen by the kernel. UDP is not restricted:
+    /// Landlock supports it only since Linux 7.2.
     pub tcp_ports: &'a [RangeInclusive<u16>],
-    /// Directories in which Unix sockets may be made and removed.
+    /// Directories in which Unix sockets can be created and removed.
     pub socket_directories: &'a [D],
 }
 
-/// What the kernel says that it enforces.
+/// What the kernel enforces, as it reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Landlock {
-    /// Everything that was asked.
+    /// All requested restrictions.
     Enforced {
-        /// The kernel's Landlock version, at most the newest that is asked for.
+        /// The Landlock ABI in use.
         abi: u32,
-        /// Whether TCP is bound to permitted ports only.
+        /// Whether binding TCP is restricted to allowed ports.
         bind: Bind,
     },
-    /// A part: the kernel is older than Linux 6.12.
+    /// Some restrictions: the kernel is older than Linux 6.12.
     Partial {
-        /// The kernel's Landlock version.
+        /// The kernel's Landlock ABI.
         abi: u32,
-        /// What is not enforced, in words for the operator.
+        /// The restrictions that are not enforced, for the operator.
         lacking: Vec<&'static str>,
     },
-    /// Nothing: why, in words for the operator.
+    /// None, with the cause.
     Absent(&'static str),
 }
 
 impl Landlock {
-    /// Whether TCP can be bound to the permitted ports only. Landlock's fourth version is the first that knows ports.
+    /// Whether binding TCP is restricted to allowed ports, which needs Landlock ABI 4.
     pub fn limits_tcp(&self) -> bool {
         match self {
             Landlock::Enforced { bind, .. } => *bind != Bind::EveryPort,
@@ -62,29 +62,29 @@ impl Landlock {
         }
     }
 
-    /// What is not enforced, as a sentence for the operator; `None` where nothing is lacking.
+    /// The restrictions that are not enforced, as a sentence; `None` if all are.
     pub fn lacking(&self) -> Option<String> {
         match self {
             Landlock::Enforced { .. } => None,
             Landlock::Partial { abi, lacking } => {
-                Some(format!("Landlock ABI {abi} does not limit {}", lacking.join(", ")))
+                Some(format!("Landlock ABI {abi} does not restrict {}", lacking.join(", ")))
             }
             Landlock::Absent(why) => Some(format!("no Landlock: {why}")),
         }
     }
 }
 
-/// As `status` tells it.
+/// The text in `status`.
 impl fmt::Display for Landlock {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Landlock::Enforced { abi, bind } => {
                 write!(
                     out,
-                    "Landlock ABI {abi}: no files, no TCP connect, TCP bind to {bind}, no signals out"
+                    "Landlock ABI {abi}: no files, no TCP connect, TCP bind to {bind}, no signals to other processes"
                 )
             }
-            Landlock::Partial { abi, .. } => write!(out, "Landlock ABI {abi}, in part"),
+            Landlock::Partial { abi, .. } => write!(out, "Landlock ABI {abi}, partially enforced"),
             Landlock::Absent(_) => out.write_str("no Landlock"),
         }
     }
@@ -100,19 +100,19 @@ impl fmt::Display for Bind {
     }
 }
 
-/// Whether Landlock limits the ports that TCP is bound to.
+/// The ports to which binding TCP is restricted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bind {
-    /// To this many ports.
+    /// This many ports.
     Ports(u32),
-    /// Not at all: the policy permits every port, so there is nothing to forbid.
+    /// Not restricted: the policy allows every port.
     EveryPort,
 }
 
-/// Restricts this process, which must have one thread, and what it forks.
+/// Restricts this process, which must be single-threaded, and its children.
 ///
 /// # Errors
-/// The step that failed; a kernel that lacks Landlock or a part of it is no error but is told in the result.
+/// The call that failed. A kernel without Landlock, or with an older one, is not an error but is reported in the result.
 pub fn restrict<D: AsFd>(permitted: Permitted<'_, D>) -> Result<Landlock, Failure> {
     let bind = bind(permitted.tcp_ports);
     let status =
@@ -120,8 +120,8 @@ pub fn restrict<D: AsFd>(permitted: Permitted<'_, D>) -> Result<Landlock, Failur
     Ok(told(status.landlock, &status.ruleset, bind))
 }
 
-/// Restricts this process, which must have one thread: it may read what is beneath these directories, and nothing
-/// else of files; no TCP at all, no signal and no abstract socket out.
+/// Restricts this process, which must be single-threaded, to reading files below these directories; no TCP, no signals
+/// and no abstract Unix sockets.
 ///
 /// # Errors
 /// As [`restrict`].
@@ -142,7 +142,7 @@ pub fn restrict_to_reading<D: AsFd>(directories: &[D]) -> Result<Landlock, Failu
     Ok(told(status.landlock, &status.ruleset, Bind::Ports(0)))
 }
 
-/// What [`restrict_to_reading`] would give, found out as [`probe`] does.
+/// The result that [`restrict_to_reading`] would have; see [`probe`].
 ///
 /// # Errors
 /// As [`restrict`].
@@ -150,7 +150,7 @@ pub fn probe_reading() -> Result<Landlock, Failure> {
     on_a_thread(|| restrict_to_reading(&[] as &[BorrowedFd<'_>]))
 }
 
-/// What [`restrict`] would give, found out on a thread that ends at once: Landlock is a thread's own.
+/// The result that [`restrict`] would have. Tried on a temporary thread: Landlock applies per thread.
 ///
 /// # Errors
 /// As [`restrict`].
@@ -173,7 +173,7 @@ fn bind(ranges: &[RangeInclusive<u16>]) -> Bind {
     }
 }
 
-/// Each port that is in a range, once.
+/// Every port of the ranges, once.
 fn ports(ranges: &[RangeInclusive<u16>]) -> impl Iterator<Item = u16> {
     (0..=u16::MAX).filter(move |port| ranges.iter().any(|range| range.contains(port)))
 }
@@ -199,7 +199,7 @@ fn apply<D: AsFd>(permitted: Permitted<'_, D>, bind: Bind) -> Result<Restriction
     ruleset.restrict_self()
 }
 
-/// What came in with each version of Landlock, and so is lacking before it.
+/// The restrictions that each Landlock ABI added.
 const SINCE: [(u32, &str); 5] = [
     (2, "moving files between directories (Linux 5.19)"),
     (3, "truncating files (Linux 6.2)"),
@@ -212,7 +212,7 @@ fn told(kernel: LandlockStatus, ruleset: &RulesetStatus, bind: Bind) -> Landlock
     let abi = match kernel {
         LandlockStatus::Available { effective_abi, .. } => effective_abi as u32,
         LandlockStatus::NotEnabled => {
-            return Landlock::Absent("the kernel has Landlock but it is off: add it to lsm=");
+            return Landlock::Absent("Landlock is disabled: add landlock to lsm= on the kernel command line");
         }
         LandlockStatus::NotImplemented => return Landlock::Absent("the kernel has no Landlock"),
     };
@@ -222,7 +222,7 @@ fn told(kernel: LandlockStatus, ruleset: &RulesetStatus, bind: Bind) -> Landlock
             let lacking = SINCE.iter().filter(|(since, _)| *since > abi).map(|(_, what)| *what).collect();
             Landlock::Partial { abi, lacking }
         }
-        RulesetStatus::NotEnforced => Landlock::Absent("the kernel enforced nothing of it"),
+        RulesetStatus::NotEnforced => Landlock::Absent("the kernel enforced no restriction"),
     }
 }
 

@@ -10,24 +10,24 @@ const STEP: &str = "limits";
 /// A soft and a hard limit.
 pub type Limit = (rlim_t, rlim_t);
 
-/// The descriptor limit of whoever starts the broker, where nobody has started it.
+/// Stands for the descriptor limit at the start in `check` and `explain`, where nothing is started.
 pub const AS_STARTED: Limit = (0, 0);
 
-/// Makes this process one whose memory nobody may look at: no core file, not dumpable (PR_SET_DUMPABLE 0, see
-/// prctl(2)), new files for nobody else.
+/// Protects this process's memory: no core file and not dumpable (PR_SET_DUMPABLE 0, see prctl(2)). New files get no
+/// permissions for group and others.
 pub fn make_private() -> Result<(), Failure> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|e| Failure::os(STEP, "setrlimit RLIMIT_CORE 0", e))?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(|e| Failure::os(STEP, "prctl PR_SET_DUMPABLE 0", e))?;
     if !matches!(rustix::process::dumpable_behavior(), Ok(rustix::process::DumpableBehavior::NotDumpable)) {
-        return Err(Failure::os(STEP, "reading PR_GET_DUMPABLE back", "this process is dumpable still"));
+        return Err(Failure::os(STEP, "reading PR_GET_DUMPABLE back", "this process is still dumpable"));
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     Ok(())
 }
 
-/// Raises this process's soft limit of open descriptors to its hard limit and tells what it was before and is
-/// now: how many listeners can be held follows from it.
+/// Raises this process's soft limit of open descriptors to the hard limit and returns the limit before and after. The
+/// number of possible listeners follows from it.
 pub fn raise_descriptors() -> Result<(Limit, rlim_t), Failure> {
     let before =
         getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| Failure::os(STEP, "getrlimit RLIMIT_NOFILE", e))?;
@@ -36,7 +36,7 @@ pub fn raise_descriptors() -> Result<(Limit, rlim_t), Failure> {
     Ok((before, before.1))
 }
 
-/// Sets one of the worker's limits, soft and hard alike, and reads it back.
+/// Sets one of the worker's limits, both soft and hard, and reads it back.
 pub fn set(limit: &config::Limit) -> Result<(), Failure> {
     let (name, value) = (limit.resource.name(), limit.value.unwrap_or(RLIM_INFINITY));
     let Some(resource) = resource(name) else {
@@ -46,8 +46,8 @@ pub fn set(limit: &config::Limit) -> Result<(), Failure> {
         Failure::new(
             Exit::NoPermission,
             STEP,
-            format_args!("worker.limit {name} = {value} cannot be set: {error}"),
-            "lower it, or start portreeved with a hard limit that allows it (LimitNOFILE= and its like, ulimit -H)",
+            format_args!("cannot set worker.limit {name} = {value}: {error}"),
+            "lower it, or start portreeved with a higher hard limit (LimitNOFILE= and similar in the unit, ulimit -H)",
         )
     })?;
     match getrlimit(resource) {
@@ -78,7 +78,7 @@ fn resource(name: &str) -> Option<Resource> {
     })
 }
 
-/// Gives the worker the descriptor limit that the broker was started with, not the one it raised for itself.
+/// Restores the descriptor limit of the start for the worker; the broker has raised its own.
 pub fn restore_descriptors(before: Limit) -> Result<(), Failure> {
     setrlimit(Resource::RLIMIT_NOFILE, before.0, before.1)
         .map_err(|e| Failure::os(STEP, "setrlimit RLIMIT_NOFILE", e))

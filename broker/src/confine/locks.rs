@@ -1,4 +1,4 @@
-//! The locks that broker, launcher and worker share: capability sets, bounding set, ambient set, securebits,
+//! Restrictions common to broker, launcher and worker: capability sets, bounding set, ambient set, securebits and
 //! no_new_privs. Each is set exactly and read back by [`super::verify`]. See capabilities(7).
 
 use caps::CapSet;
@@ -12,8 +12,8 @@ use crate::failure::Failure;
 
 const STEP: &str = "capabilities";
 
-/// Everything locked: root means nothing, a change of user id changes no set, the ambient set cannot be
-/// filled, and none of this, nor keeping capabilities over a change of user id, can be turned back.
+/// All securebits, locked: uid 0 grants no capabilities, a change of uid changes no set, the ambient set cannot be
+/// raised, and none of this can be undone.
 pub const SECUREBITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
     .union(CapabilitiesSecureBits::NO_ROOT_LOCKED)
     .union(CapabilitiesSecureBits::NO_SETUID_FIXUP)
@@ -22,12 +22,12 @@ pub const SECUREBITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
     .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE)
     .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED);
 
-/// Their names, as setpriv(1) writes them.
+/// The names of the securebits, as in setpriv(1).
 pub fn securebits_names() -> Vec<String> {
     SECUREBITS.iter_names().map(|(name, _)| name.to_lowercase().replace("no_root", "noroot")).collect()
 }
 
-/// Sets and locks the securebits and reads them back. Needs CAP_SETPCAP, so it comes before the sets.
+/// Sets and locks the securebits and reads them back. Needs CAP_SETPCAP, so it runs before the sets are reduced.
 pub fn securebits() -> Result<(), Failure> {
     set_capabilities_secure_bits(SECUREBITS).map_err(|e| Failure::os(STEP, "prctl PR_SET_SECUREBITS", e))?;
     match capabilities_secure_bits() {
@@ -36,8 +36,7 @@ pub fn securebits() -> Result<(), Failure> {
     }
 }
 
-/// Drops from the bounding set whatever is not in `keep`, up to the kernel's last capability, known by name
-/// or not. Needs CAP_SETPCAP.
+/// Drops from the bounding set everything that is not in `keep`, up to the kernel's highest capability. Needs CAP_SETPCAP.
 pub fn bounding(keep: CapabilitySet) -> Result<(), Failure> {
     for number in 0..=last_cap() {
         let bit = Bits::from_bits_retain(1 << number);
@@ -50,7 +49,7 @@ pub fn bounding(keep: CapabilitySet) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Empties the ambient set and sets the other three in one call.
+/// Clears the ambient set and sets the other three in one call.
 pub fn sets(state: &State) -> Result<(), Failure> {
     caps::clear(None, CapSet::Ambient).map_err(|e| Failure::os(STEP, "prctl PR_CAP_AMBIENT_CLEAR_ALL", e))?;
     let bits = |set: CapabilitySet| Bits::from_bits_retain(set.bits());
@@ -62,7 +61,7 @@ pub fn sets(state: &State) -> Result<(), Failure> {
     set_capabilities(None, sets).map_err(|e| Failure::os(STEP, "capset", e))
 }
 
-/// No program that this process executes gains anything by being set-user-id or having file capabilities.
+/// Programs that this process executes gain nothing from set-user-id bits or file capabilities.
 pub fn no_new_privs() -> Result<(), Failure> {
     set_no_new_privs(true).map_err(|e| Failure::os(STEP, "prctl PR_SET_NO_NEW_PRIVS", e))
 }

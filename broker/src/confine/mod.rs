@@ -1,4 +1,4 @@
-//! Confinement: each lock in a file of its own, each applied exactly and fatal when it fails.
+//! Confinement: one restriction per file. Each is applied exactly, and a failure is fatal.
 
 pub mod broker;
 pub mod descriptors;
@@ -8,9 +8,9 @@ pub mod landlock;
 pub mod limits;
 pub mod locks;
 pub mod reader;
+mod reader_syscalls;
 pub mod root;
 pub mod seccomp;
 mod syscalls;
-mod syscalls_of_reader;
 pub mod verify;
 pub mod worker;

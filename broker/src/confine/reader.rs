@@ -1,8 +1,7 @@
-//! What the reader does to itself: root's own files can be read beneath the directories of the configuration, and
-//! nothing else can be done.
+//! Confines the reader process: it can read files below the directories of the configuration, and nothing else.
 //!
-//! Runs in the reader only, once, and for good. It keeps user id 0, because the files are root's, and no capability: it
-//! reads what their modes let root read, and can neither change a file nor reach another process.
+//! Runs once, in the reader, and is irrevocable. The reader keeps uid 0, because root owns the files, and no capability: it
+//! reads what the file modes let root read, and can neither change a file nor affect another process.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -22,21 +21,21 @@ use crate::inject;
 
 const STEP: &str = "confining the reader";
 
-/// What the reader is held to.
+/// The reader's restrictions.
 #[derive(Debug)]
 pub struct Confinement {
-    /// The directories beneath which it may read.
+    /// The directories below which it can read.
     pub directories: Vec<PathBuf>,
-    /// The seccomp mode that the broker was started in.
+    /// The seccomp mode of the broker at its start.
     pub seccomp: u8,
 }
 
 impl Confinement {
-    /// Confines this process and tells the locks that /proc/self/status does not tell, a line each.
+    /// Confines this process and returns a line for each restriction that /proc/self/status does not show.
     pub fn apply(&self) -> Result<Vec<String>, Failure> {
         let os = |call: &'static str| move |error: nix::Error| Failure::os(STEP, call, error);
         inject::point("reader.session")?;
-        // Out of reach of a terminal's signals; it ends when the broker does, and not before.
+        // A session of its own, so that signals of the terminal do not reach it. It ends when the broker ends.
         setsid().map_err(os("setsid"))?;
         let ending = SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]);
         ending.thread_block().map_err(os("sigprocmask"))?;
@@ -74,14 +73,14 @@ impl Confinement {
         self.directories.iter().map(open).collect()
     }
 
-    /// What the kernel must say of it.
+    /// The credentials that the kernel must report.
     pub fn expected(&self) -> Credentials {
         let filtered = seccomp::probe_for_reader() != Seccomp::Absent;
         let seccomp = if filtered { 2 } else { self.seccomp };
         Credentials { no_new_privs: true, seccomp, ..Credentials::default() }
     }
 
-    /// The locks that [`Confinement::apply`] will tell, as far as this kernel says. Needs no privilege.
+    /// The lines that [`Confinement::apply`] will return on this kernel. Needs no privilege.
     pub fn foresee(&self) -> Result<Vec<String>, Failure> {
         Ok(self.told(&landlock::probe_reading()?, &seccomp::probe_for_reader()))
     }
@@ -92,7 +91,7 @@ impl Confinement {
             Landlock::Enforced { abi, .. } => {
                 let count = self.directories.len();
                 format!(
-                    "Landlock ABI {abi}: reads beneath {count} directories, no other file, no TCP, no signals out"
+                    "Landlock ABI {abi}: reads below {count} directories, no other file, no TCP, no signals to other processes"
                 )
             }
             other => other.to_string(),

@@ -1,8 +1,8 @@
-//! The system call filter: what is not on the list of a serving broker ends it.
+//! The seccomp filter: a system call that is not in the table ends the broker.
 //!
-//! Promises: after [`install`] this process makes the calls of [`super::syscalls`] and no others; a few that the C
-//! library makes by itself are refused, any other ends the process by SIGSYS, which no attacker can try twice and
-//! the audit log names. Touches this process for good, all its threads. Sources: seccomp(2).
+//! Promises: after [`install`] this process can make only the calls of [`super::syscalls`]. A few calls that the C library
+//! makes on its own fail with EACCES; any other call ends the process with SIGSYS, which the kernel's audit log records.
+//! Touches all threads of this process, irrevocably. Sources: seccomp(2).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,44 +14,44 @@ use seccompiler::{
     SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter_all_threads,
 };
 
+use super::reader_syscalls::{READER, REFUSED_TO_READER};
 use super::syscalls::{
     ALWAYS, Check, LIMITS, NO_LIMITS, REFUSED, REFUSED_WITHOUT_SOCKET_FILES, Rule, SOCKET_FILES,
 };
-use super::syscalls_of_reader::{READER, REFUSED_TO_READER};
 use crate::failure::Failure;
 
 const STEP: &str = "seccomp";
 
-/// What the broker will do, from its configuration.
+/// The optional features of the broker that need further system calls, from its configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SeccompNeeds {
-    /// Unix sockets are bound and their files removed at run time.
+    /// Binding Unix sockets and removing their files at run time.
     pub socket_files: bool,
-    /// Limits of peers are set at run time.
+    /// Setting resource limits of peers at run time.
     pub limits: bool,
 }
 
-/// What the kernel says that it enforces.
+/// What the kernel enforces, as it reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seccomp {
-    /// The filter is in force.
+    /// The filter is active.
     Enforced {
-        /// How many system calls are allowed.
+        /// The number of allowed system calls.
         calls: usize,
     },
-    /// The kernel was built without it.
+    /// The kernel was built without seccomp filters.
     Absent,
 }
 
 impl Seccomp {
-    /// What is not enforced, as a sentence for the operator; `None` where nothing is lacking.
+    /// A sentence for the operator if the filter is not enforced.
     pub fn lacking(&self) -> Option<String> {
         matches!(self, Seccomp::Absent)
             .then(|| "no seccomp: the kernel was built without CONFIG_SECCOMP_FILTER".to_owned())
     }
 }
 
-/// As `status` tells it.
+/// The text in `status`.
 impl fmt::Display for Seccomp {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -61,16 +61,17 @@ impl fmt::Display for Seccomp {
     }
 }
 
-/// Puts the filter in force for all threads. Nothing can take it off again.
+/// Installs the filter for all threads, irrevocably.
 ///
 /// # Errors
-/// The filter cannot be made, or the kernel refuses it; one without seccomp is no error but is told in the result.
+/// The filter cannot be compiled, or the kernel refuses it. A kernel without seccomp is not an error but is reported in
+/// the result.
 pub fn install(needs: &SeccompNeeds) -> Result<Seccomp, Failure> {
     let (allowed, refused) = lists(*needs);
     install_lists(allowed, refused)
 }
 
-/// Puts the reader's filter in force.
+/// Installs the reader's filter.
 ///
 /// # Errors
 /// As [`install`].
@@ -81,7 +82,8 @@ pub fn install_for_reader() -> Result<Seccomp, Failure> {
 fn install_lists(allowed: Vec<&Rule>, refused: Vec<&Rule>) -> Result<Seccomp, Failure> {
     let calls = allowed.len();
     let both = || -> Result<(), Error> {
-        // Of two filters the stricter answer counts; the refusing one is the first, for the other forbids a second.
+        // Of two filters the stricter result counts. The one that returns EACCES comes first: the other one forbids installing
+        // a second filter.
         let refusing = compile(&refused, SeccompAction::Allow, SeccompAction::Errno(EACCES.unsigned_abs()))?;
         let allowing = allowed.into_iter().chain(refused).collect::<Vec<_>>();
         let allowing = compile(&allowing, SeccompAction::KillProcess, SeccompAction::Allow)?;
@@ -95,45 +97,45 @@ fn install_lists(allowed: Vec<&Rule>, refused: Vec<&Rule>) -> Result<Seccomp, Fa
     }
 }
 
-/// What [`install`] would give: that the kernel has no filters is all that could be in its way. Asks the kernel
-/// whether it knows the filter's last resort (SECCOMP_GET_ACTION_AVAIL, Linux 4.14) and changes nothing.
+/// The result that [`install`] would have. Asks the kernel whether it supports the action that ends the process
+/// (SECCOMP_GET_ACTION_AVAIL, Linux 4.14) and changes nothing.
 pub fn probe(needs: &SeccompNeeds) -> Seccomp {
     probe_of(allowed(needs).count())
 }
 
-/// What [`install_for_reader`] would give.
+/// The result that [`install_for_reader`] would have.
 pub fn probe_for_reader() -> Seccomp {
     probe_of(READER.len())
 }
 
 fn probe_of(calls: usize) -> Seccomp {
     let action = libc::SECCOMP_RET_KILL_PROCESS;
-    // SAFETY: the kernel reads the one number that the pointer leads to.
+    // SAFETY: the kernel reads one u32 through the pointer, which is valid.
     let known =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) };
     match known {
         -1 if is_absent(&io::Error::last_os_error()) => Seccomp::Absent,
-        // Whatever else is wrong with it, the start will say.
+        // Any other error is reported at the start.
         _ => Seccomp::Enforced { calls },
     }
 }
 
-/// The calls that stay allowed, each by its name in syscalls(2) and with what it is for.
+/// The allowed calls, each by its name in syscalls(2), with its purpose.
 pub fn allowed(needs: &SeccompNeeds) -> impl Iterator<Item = (&'static str, &'static str)> {
     lists(*needs).0.into_iter().map(|rule| (rule.name.trim_start_matches("SYS_"), rule.why))
 }
 
-/// The same of the reader.
+/// The same for the reader.
 pub fn allowed_to_reader() -> impl Iterator<Item = (&'static str, &'static str)> {
     READER.iter().map(|rule| (rule.name.trim_start_matches("SYS_"), rule.why))
 }
 
-/// Whether the kernel does not know the call, or was built without filters.
+/// Whether the error means that the kernel lacks the call or seccomp filters.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(ENOSYS | EINVAL))
 }
 
-/// The allowed calls, and the refused ones.
+/// Compiles the allowed and the refused calls.
 fn lists(needs: SeccompNeeds) -> (Vec<&'static Rule>, Vec<&'static Rule>) {
     let limits = if needs.limits { LIMITS } else { NO_LIMITS };
     let (files, refused) =
@@ -201,11 +203,7 @@ mod tests {
         for rule in lists(ALL_NEEDS[3]).0 {
             let mut compiled: Vec<_> =
                 rule.any_of.iter().map(|checks| format!("{:?}", alternative(checks))).collect();
-            assert!(
-                rule.any_of.iter().all(|checks| !checks.is_empty()),
-                "{} lets everything pass",
-                rule.name
-            );
+            assert!(rule.any_of.iter().all(|checks| !checks.is_empty()), "{} allows everything", rule.name);
             compiled.sort_unstable();
             let before = compiled.len();
             compiled.dedup();

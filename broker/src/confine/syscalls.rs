@@ -1,8 +1,7 @@
-//! The system calls of a broker that serves: each with what it is for, and a check of its arguments where that
-//! keeps out what the call could do besides.
+//! The system calls of a serving broker: each with its purpose and, where useful, a check of its arguments.
 //!
-//! Promises: data only; [`super::seccomp`] compiles it. Touches nothing. A call that is on neither list ends the
-//! process. Numbers come from `libc`, so a call that an architecture lacks does not compile there.
+//! Promises: data only; [`super::seccomp`] compiles it. Touches nothing. A call that is in no table ends the process.
+//! Numbers come from `libc`, so a call that an architecture lacks does not compile there.
 
 use libc::*;
 
@@ -10,17 +9,17 @@ use libc::*;
 pub(super) struct Rule {
     pub(super) number: c_long,
     pub(super) name: &'static str,
-    /// What the broker, or the C library under it, needs it for.
+    /// Why the broker, or the C library, needs it.
     pub(super) why: &'static str,
-    /// The call passes if all checks of any one alternative hold; without alternatives it always passes.
+    /// The call is allowed if all checks of any one alternative hold; without alternatives it is always allowed.
     pub(super) any_of: &'static [&'static [Check]],
 }
 
-/// One check of one argument, counted from 0. Pointers are never looked behind: seccomp(2) cannot.
+/// A check of one argument, counted from 0. seccomp(2) cannot examine memory behind pointers.
 pub(super) enum Check {
-    /// A 32-bit argument is this.
+    /// A 32-bit argument has this value.
     Is(u8, i32),
-    /// A 32-bit argument has this value in the bits of this mask.
+    /// A 32-bit argument, masked, has this value.
     Bits { argument: u8, mask: i32, value: i32 },
     /// A 64-bit argument, a pointer or a length, is 0.
     Zero(u8),
@@ -29,7 +28,7 @@ pub(super) enum Check {
 }
 use Check::{Bits, Is, OwnProcess, Zero};
 
-/// A table of calls: what each is for, and the alternatives of its arguments.
+/// Builds a table of calls with purpose and alternatives of arguments.
 macro_rules! calls {
     ($($(#[$only:meta])* $call:ident: $why:literal $($any_of:expr)?;)*) => {
         &[$($(#[$only])* Rule { number: $call, name: stringify!($call), why: $why, any_of: calls!(@ $($any_of)?) },)*]
@@ -39,16 +38,16 @@ macro_rules! calls {
 }
 pub(super) use calls;
 
-/// Nothing mapped may be run: new code cannot be brought in.
+/// No memory can be mapped executable: new code cannot be loaded.
 pub(super) const NOT_EXECUTABLE: &[&[Check]] = &[&[Bits { argument: 2, mask: PROT_EXEC, value: 0 }]];
 
-/// Fast open connects in the act of sending, past Landlock's check of connect(2).
+/// MSG_FASTOPEN connects while sending and bypasses Landlock's check of connect(2).
 const fn without_fast_open(argument: u8) -> Check {
     Bits { argument, mask: MSG_FASTOPEN, value: 0 }
 }
 
 const fn socket_type(value: i32) -> Check {
-    // The rest of the type are SOCK_CLOEXEC and SOCK_NONBLOCK.
+    // The other bits of the type are SOCK_CLOEXEC and SOCK_NONBLOCK.
     Bits { argument: 1, mask: 0xf, value }
 }
 
@@ -58,18 +57,18 @@ pub(super) const ALWAYS: &[Rule] = calls! {
     SYS_epoll_create1: "the reactor";
     SYS_epoll_ctl: "the reactor";
     #[cfg(target_arch = "x86_64")] SYS_epoll_wait: "the reactor";
-    SYS_epoll_pwait: "the reactor, where there is no epoll_wait";
+    SYS_epoll_pwait: "the reactor, on architectures without epoll_wait";
     SYS_eventfd2: "waking the reactor";
     #[cfg(target_arch = "x86_64")] SYS_poll: "waiting for one descriptor";
-    SYS_ppoll: "waiting for one descriptor, where there is no poll";
+    SYS_ppoll: "waiting for one descriptor, on architectures without poll";
     SYS_futex: "locks of the standard library";
     SYS_nanosleep: "pausing";
     SYS_clock_nanosleep: "pausing, as glibc does it";
-    SYS_clock_gettime: "the time, where the vDSO has none";
-    SYS_restart_syscall: "the kernel's own, after a stop signal";
+    SYS_clock_gettime: "the time, without a vDSO";
+    SYS_restart_syscall: "restarted by the kernel after a stop signal";
     SYS_sched_yield: "a lock that spins";
 
-    // Channels, netlink, packets and the log, all of them open by now.
+    // Channels, netlink, packets and the log; all of them are open.
     SYS_read: "eventfd, signals";
     SYS_write: "the log, eventfd, signals";
     SYS_writev: "the log";
@@ -81,11 +80,11 @@ pub(super) const ALWAYS: &[Rule] = calls! {
     SYS_sendto: "channels, netlink, announcements" &[&[without_fast_open(3)]];
     SYS_accept4: "the control socket";
     SYS_close: "descriptors";
-    SYS_shutdown: "taking a listener out of service";
+    SYS_shutdown: "disabling a listener";
     SYS_getsockname: "which port and address a listener has";
-    SYS_getpeername: "tokio, of a stream it accepts";
-    SYS_getsockopt: "whose a peer is, what a listener has";
-    SYS_setsockopt: "options of listeners and netlink; no table of a packet filter, no kernel module by its name" &[
+    SYS_getpeername: "tokio, for an accepted connection";
+    SYS_getsockopt: "credentials of peers, options of listeners";
+    SYS_setsockopt: "options of listeners and netlink; no packet filter tables, no loading of kernel modules" &[
         &[Is(1, SOL_SOCKET)],
         &[Is(1, SOL_NETLINK)],
         &[Is(1, IPPROTO_IP), Is(2, IP_FREEBIND)],
@@ -107,7 +106,7 @@ pub(super) const ALWAYS: &[Rule] = calls! {
     SYS_socketpair: "tokio's signals" &[&[Is(0, AF_UNIX)]];
     SYS_bind: "listeners";
     SYS_listen: "listeners";
-    SYS_fcntl: "copies of descriptors and their flags; no locks, leases or signals of a descriptor" &[
+    SYS_fcntl: "duplicating descriptors and their flags; no locks, leases or signals" &[
         &[Is(1, F_DUPFD_CLOEXEC)],
         &[Is(1, F_GETFD)],
         &[Is(1, F_SETFD)],
@@ -129,19 +128,19 @@ pub(super) const ALWAYS: &[Rule] = calls! {
     SYS_madvise: "the heap";
     SYS_getrandom: "seeds of hash tables";
 
-    // Signals, and an end.
+    // Signals and the end of the process.
     SYS_rt_sigaction: "tokio's signals, abort";
     SYS_rt_sigprocmask: "abort";
     SYS_rt_sigreturn: "every handled signal";
     SYS_sigaltstack: "the standard library's guard against stack overflow";
-    SYS_tgkill: "abort; no signal to anyone else" &[&[OwnProcess(0)]];
+    SYS_tgkill: "abort; no signals to other processes" &[&[OwnProcess(0)]];
     SYS_getpid: "abort, the log";
     SYS_gettid: "abort";
-    SYS_waitid: "a launcher that died";
+    SYS_waitid: "reaping the launcher";
     SYS_exit: "the end";
     SYS_exit_group: "the end";
 
-    // Asking what this process holds, to verify it; nothing is set.
+    // Reading this process's credentials for verification; nothing is set.
     SYS_capget: "verifying";
     SYS_prctl: "verifying" &[
         &[Is(0, PR_CAPBSET_READ)],
@@ -156,43 +155,42 @@ pub(super) const ALWAYS: &[Rule] = calls! {
     SYS_getegid: "verifying";
 };
 
-/// Calls of a broker that binds Unix sockets at run time, in directories that it holds open.
+/// Calls of a broker that binds Unix sockets at run time, in directories that it keeps open.
 pub(super) const SOCKET_FILES: &[Rule] = calls! {
-    SYS_fchdir: "standing in the directory, for bind takes no descriptor";
+    SYS_fchdir: "entering the directory: bind takes no descriptor";
     SYS_chdir: "back to the empty root";
-    SYS_umask: "the socket's mode from its first instant";
-    SYS_newfstatat: "whether the file is still the one that was made";
+    SYS_umask: "the mode of a new socket file";
+    SYS_newfstatat: "whether the file is still the one that the broker created";
     SYS_unlinkat: "removing it" &[&[Is(2, 0)]];
 };
 
-/// What a broker that sets limits of its peers needs, and what one that does not. The process is named by its number, which
-/// no check can know.
+/// For a broker that sets resource limits of peers. The process id is an argument that cannot be checked in advance.
 pub(super) const LIMITS: &[Rule] = calls! { SYS_prlimit64: "a peer's limits"; };
-/// See [`LIMITS`].
+/// For a broker that does not.
 pub(super) const NO_LIMITS: &[Rule] =
     calls! { SYS_prlimit64: "reading a limit, as getrlimit does" &[&[Zero(2)]]; };
 
-/// Calls that the C library may make by itself, and goes on without: they fail with EACCES.
+/// Calls that the C library may make on its own and can do without: they fail with EACCES.
 ///
-/// Everything else that is not allowed ends the process, which no attacker can try twice and no operator overlooks.
+/// Every other call ends the process: an attacker cannot try twice, and the operator notices.
 pub(super) const REFUSED: &[Rule] = calls! {
     #[cfg(target_arch = "x86_64")] SYS_open: "files of locale, time zone or processor count";
     SYS_openat: "files of locale, time zone or processor count";
     #[cfg(target_arch = "x86_64")] SYS_access: "files of locale or time zone";
     SYS_faccessat: "files of locale or time zone";
     #[cfg(target_arch = "x86_64")] SYS_stat: "files of locale or time zone";
-    SYS_fstat: "the kind of a descriptor that stdio writes to";
+    SYS_fstat: "the type of a descriptor that stdio writes to";
     SYS_statx: "the standard library's metadata";
     #[cfg(target_arch = "x86_64")] SYS_readlink: "a backtrace's own executable";
     SYS_readlinkat: "a backtrace's own executable";
     SYS_getcwd: "a backtrace's relative paths";
     SYS_connect: "the name service's cache, the system log";
     SYS_sched_getaffinity: "the processor count of malloc";
-    SYS_uname: "the C library, of its kernel";
+    SYS_uname: "the kernel version, for the C library";
     SYS_sysinfo: "the memory size of qsort";
 };
 
-/// Refused too, where no Unix sockets are bound.
+/// Also refused if no Unix sockets are bound.
 pub(super) const REFUSED_WITHOUT_SOCKET_FILES: &[Rule] = calls! {
     SYS_newfstatat: "files of locale or time zone";
 };

@@ -1,7 +1,7 @@
-//! What a process really holds, read from the kernel and compared with what was configured.
+//! Verification: reads a process's credentials from the kernel and compares them with the expected ones.
 //!
-//! The descriptor on /proc/pid/status is opened before there is an empty root; the kernel renders the file
-//! anew at every read, so the same descriptor tells the state of the moment.
+//! /proc/pid/status is opened before the root is replaced. The kernel generates the file at every read, so the same
+//! descriptor always shows the current state.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -28,13 +28,13 @@ impl ProcStatus {
         Ok(Self { file, path })
     }
 
-    /// What the process holds now.
+    /// The process's current credentials.
     pub fn read(&self) -> Result<Credentials, Failure> {
         parse(&self.text()?)
             .ok_or_else(|| Failure::os(STEP, &format!("parse {}", self.path), "a field is missing"))
     }
 
-    /// Fails unless the process has one thread, so that what this file says of one is said of all.
+    /// Fails unless the process is single-threaded: the file describes one thread.
     pub fn expect_one_thread(&self, process: &str) -> Result<(), Failure> {
         let text = self.text()?;
         let threads = field(&text, "Threads").unwrap_or("an unknown number of");
@@ -49,7 +49,7 @@ impl ProcStatus {
     }
 
     fn text(&self) -> Result<String, Failure> {
-        // About 1.5 kB; a process with very many groups has more, and then what is cut off is only theirs.
+        // About 1.5 kB; with very many groups it is longer, and only the list of groups is truncated.
         let mut buffer = vec![0; 32 * 1024];
         let length = self
             .file
@@ -58,7 +58,7 @@ impl ProcStatus {
         Ok(String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned())
     }
 
-    /// Fails unless the process holds exactly this, and tells the first field that differs.
+    /// Fails unless the process has exactly these credentials, and names the difference.
     pub fn expect(&self, process: &str, expected: &Credentials) -> Result<Credentials, Failure> {
         let found = self.read()?;
         if found == *expected {
@@ -67,7 +67,7 @@ impl ProcStatus {
         Err(Failure::os(
             STEP,
             &format!("confining the {process}"),
-            format_args!("the kernel says {found:?} where {expected:?} was configured"),
+            format_args!("the kernel reports {found:?}, expected {expected:?}"),
         ))
     }
 }
@@ -95,7 +95,7 @@ fn parse(text: &str) -> Option<Credentials> {
         bounding: set("CapBnd")?,
         ambient: set("CapAmb")?,
         no_new_privs: field("NoNewPrivs")? == "1",
-        // A kernel without seccomp does not print the line.
+        // A kernel without seccomp lacks this line.
         seccomp: field("Seccomp").map_or(Some(0), |value| value.parse().ok())?,
     })
 }

@@ -1,6 +1,6 @@
-//! What the launcher does to itself, and with it to every worker: the identity, the chroot, and no right left.
+//! Confines the launcher, and with it every worker: identity, chroot, no capability.
 //!
-//! Runs in the launcher only, once, and for good. Afterwards it has tried to get back and could not.
+//! Runs once, in the launcher, and is irrevocable. Afterwards it tries to regain privileges and must fail.
 
 use std::os::fd::OwnedFd;
 
@@ -17,24 +17,24 @@ use crate::inject;
 
 const STEP: &str = "confining the worker";
 
-/// What the worker is held to.
+/// The worker's restrictions.
 #[derive(Debug)]
 pub struct Confinement {
-    /// Who it is.
+    /// Its identity.
     pub identity: Identity,
-    /// Its root, opened before; none leaves it the host's.
+    /// Its root directory, already open; `None`: the host's.
     pub root: Option<OwnedFd>,
-    /// The limits that the configuration sets.
+    /// The configured resource limits.
     pub limits: Vec<config::Limit>,
-    /// The descriptor limit that the broker was started with.
+    /// The descriptor limit of the broker at its start.
     pub descriptors: limits::Limit,
-    /// The seccomp mode that the broker was started in, by a container for example: nobody leaves one.
+    /// The seccomp mode of the broker at its start, for example of a container; it cannot be left.
     pub seccomp: u8,
 }
 
 impl Confinement {
-    /// Confines this process. Capabilities are needed down to the last step but one, so the order matters:
-    /// what needs a capability, then the locks, then the identity, then the sets.
+    /// Confines this process. The order matters: first the steps that need a capability, then the bounding set and
+    /// securebits, then the identity, then the capability sets.
     pub fn apply(self) -> Result<(), Failure> {
         let os = |call: &'static str| move |error: nix::Error| Failure::os(STEP, call, error);
         inject::point("worker.session")?;
@@ -73,7 +73,7 @@ impl Confinement {
         identity.cannot_get_back(chrooted)
     }
 
-    /// The resource limits that it sets, by the names that setrlimit(2) gives them.
+    /// The resource limits that are set, by the names of setrlimit(2).
     pub fn expected_limits(&self) -> Vec<(&'static str, String)> {
         let own = |limit: &&config::Limit| limit.resource.name() != "core";
         let mut limits: Vec<_> = self
@@ -86,13 +86,13 @@ impl Confinement {
             })
             .collect();
         if limits.iter().all(|(name, _)| *name != "nofile") {
-            limits.push(("nofile", "as portreeved is started with".to_owned()));
+            limits.push(("nofile", "the limit at the start of portreeved".to_owned()));
         }
         limits.push(("core", "0".to_owned()));
         limits
     }
 
-    /// What the kernel must say of a process that was confined so.
+    /// The credentials that the kernel must report.
     pub fn expected(&self) -> Credentials {
         let mut groups: Vec<u32> = self.identity.groups.iter().map(|group| group.as_raw()).collect();
         groups.sort_unstable();
@@ -109,7 +109,7 @@ impl Confinement {
 }
 
 impl Identity {
-    /// Tries what a worker that was taken over would try first.
+    /// Tries what a compromised worker would try first.
     fn cannot_get_back(&self, chrooted: bool) -> Result<(), Failure> {
         let root = nix::unistd::ROOT;
         let attempts = [
@@ -121,9 +121,9 @@ impl Identity {
             ),
         ];
         if let Some((what, _)) = attempts.iter().find(|(_, succeeded)| *succeeded) {
-            return Err(Failure::os(STEP, what, "it succeeded after confinement, and must not"));
+            return Err(Failure::os(STEP, what, "it succeeded after confinement, but must fail"));
         }
-        // access(2) asks with the real user id, which is the worker's by now; it knows ACLs and read-only mounts.
+        // access(2) uses the real uid, now the worker's, and respects ACLs and read-only mounts.
         let writable = nix::unistd::access("/", nix::unistd::AccessFlags::W_OK).is_ok();
         if chrooted && writable && !self.user.is_root() {
             return Err(Failure::new(

@@ -1,11 +1,11 @@
-//! System calls by number, for attacks: no library stands between them and the kernel.
+//! Raw system calls for attacks, without a library in between.
 
 use nix::errno::Errno;
 
-/// A number or the address of something, as a system call takes it.
+/// An argument of a system call: a number or an address.
 pub type Word = libc::c_long;
 
-/// Makes a call. The arguments that a call does not have are ignored by the kernel.
+/// Makes a system call. The kernel ignores surplus arguments.
 pub fn call<const N: usize>(number: Word, arguments: [Word; N]) -> nix::Result<i64> {
     let mut words = [0; 6];
     for (word, argument) in words.iter_mut().zip(arguments) {
@@ -32,7 +32,7 @@ pub fn word(value: i32) -> Word {
     Word::from(value)
 }
 
-/// The process that started this one: it is root's, has every capability and is not confined.
+/// The parent process, which runs as root with all capabilities, unconfined.
 pub fn victim() -> Word {
     word(nix::unistd::getppid().as_raw())
 }

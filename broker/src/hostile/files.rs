@@ -1,4 +1,4 @@
-//! Attacks on files: the host's, and those in the directory that the broker may bind sockets in.
+//! Attacks on files of the host and in the broker's socket directory.
 //!
 //! The test's own directory is `/run/host`, and `/run/host/sockets` in it is the one that the broker was given.
 
@@ -40,7 +40,7 @@ fn open_by_handle() -> nix::Result<i64> {
 }
 
 fn mount() -> nix::Result<i64> {
-    // Of a kind that no kernel has: what is asked for is the permission.
+    // A type that no kernel has: only the permission check matters.
     let kind = address(c"nonesuch");
     call(libc::SYS_mount, [kind, address(c"/run/host/sockets"), kind, 0, 0])
 }

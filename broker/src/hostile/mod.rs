@@ -1,13 +1,13 @@
-//! A broker that turned against its host, for tests only: it starts as any broker does, but for one step that fails or
-//! for locks that it leaves out, and when it is confined it attacks instead of serving.
+//! A malicious broker, for tests only. It starts like any broker, except that one step fails or some restrictions are
+//! omitted, and when it is confined it attacks the host instead of serving.
 //!
-//! Promises: no release has this; a build without debug assertions does not compile with it. Touches, where the locks
-//! that are left let it, what each attack names.
+//! Promises: no release has this: it does not compile without debug assertions. Touches what each attack names, as far as
+//! the applied restrictions allow.
 
 mod call;
 mod files;
 mod network;
-mod powers;
+mod privileges;
 mod processes;
 
 use std::io::Write as _;
@@ -24,7 +24,7 @@ use crate::startup::{self, Start};
 #[cfg(not(debug_assertions))]
 compile_error!("the feature hostile is for tests and cannot be built without debug assertions");
 
-/// What a test asks for.
+/// The test's request.
 #[derive(Debug, Default)]
 struct Choice {
     config: PathBuf,
@@ -38,15 +38,15 @@ struct Choice {
 
 static CHOICE: OnceLock<Choice> = OnceLock::new();
 
-/// One attack: what it is called, and the attempt. An error that says "not allowed", "not there" or "no such call" is a defence; any
-/// other means that the kernel would have let it, had the arguments been real.
+/// One attack: its name and the attempt. EPERM, EACCES, ENOENT or ENOSYS means that it was prevented; any other error means
+/// that the kernel would have allowed it with valid arguments.
 struct Attack {
     name: &'static str,
     attempt: fn() -> nix::Result<i64>,
 }
 
 fn attacks() -> impl Iterator<Item = &'static Attack> {
-    [processes::ATTACKS, powers::ATTACKS, files::ATTACKS, network::ATTACKS].into_iter().flatten()
+    [processes::ATTACKS, privileges::ATTACKS, files::ATTACKS, network::ATTACKS].into_iter().flatten()
 }
 
 /// The hostile broker's command line.
@@ -65,7 +65,7 @@ pub fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.tell();
+            log::fatal(failure.lines());
             failure.exit()
         }
     }
@@ -92,11 +92,11 @@ fn parse(mut parser: lexopt::Parser) -> Result<Option<Choice>, lexopt::Error> {
     Ok(Some(choice))
 }
 
-/// Fails where the test wants this step to fail, is killed, or goes no further.
+/// Fails, is killed or stops at this step if the test requests it.
 pub fn point(name: &'static str) -> Result<(), Failure> {
     let is = |step: &Option<String>| step.as_deref() == Some(name);
     if CHOICE.get().is_some_and(|choice| is(&choice.kill)) {
-        let _it_cannot_fail = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
     }
     while CHOICE.get().is_some_and(|choice| is(&choice.stall)) {
         std::thread::sleep(std::time::Duration::from_secs(1));
@@ -107,14 +107,14 @@ pub fn point(name: &'static str) -> Result<(), Failure> {
     }
 }
 
-/// Whether this lock is put on. With any of them left out, what is verified is not what was configured.
+/// Whether this restriction is applied. If one is omitted, the verification is adapted.
 pub fn lock(name: &'static str) -> Result<bool, Failure> {
     point(name)?;
     let omitted = CHOICE.get().map(|choice| choice.omit.as_slice()).unwrap_or_default();
     Ok(if name == "verify" { omitted.is_empty() } else { !omitted.iter().any(|lock| lock == name) })
 }
 
-/// Attacks, and ends: there is one attack a broker, so that one which ends the process hides no other.
+/// Runs the attack and ends. Each broker runs one attack, so that one which ends the process does not hide another.
 pub fn confined() {
     let Some(name) = CHOICE.get().and_then(|choice| choice.attack.as_deref()) else {
         return;
@@ -136,5 +136,5 @@ pub fn confined() {
 }
 
 fn say(line: &str) {
-    let _nowhere_to_say_so = writeln!(std::io::stdout(), "{line}");
+    let _ = writeln!(std::io::stdout(), "{line}"); // the test may have closed the pipe
 }

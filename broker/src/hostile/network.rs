@@ -1,5 +1,5 @@
 //! Attacks over the network and by sockets. The test listens on TCP port 2500 of loopback, on the abstract Unix socket
-//! `portreeve-victim` and on `/run/host/other.sock`; the policy permits TCP port 25 alone.
+//! `portreeve-victim` and on `/run/host/other.sock`; the policy allows TCP port 25 only.
 
 use std::mem::size_of;
 

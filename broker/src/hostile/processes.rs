@@ -1,4 +1,4 @@
-//! Attacks on processes: new ones, and those of others.
+//! Attacks on other processes, and attempts to start new ones.
 
 use super::Attack;
 use super::call::{Word, address, address_mut, call, victim, word};
@@ -31,7 +31,7 @@ fn regain_by_running() -> nix::Result<i64> {
     execute(c"capabilities")
 }
 
-/// What an attacker's code would do, a program that a test put at standard input, which it can only read.
+/// Executes an attacker's program, which the test provides as standard input.
 fn execute(what: &std::ffi::CStr) -> nix::Result<i64> {
     let memory = call(libc::SYS_memfd_create, [address(c"code"), 0])?;
     let mut buffer = vec![0_u8; 1 << 16];
@@ -52,7 +52,7 @@ fn execute(what: &std::ffi::CStr) -> nix::Result<i64> {
 fn fork() -> nix::Result<i64> {
     let child = call(libc::SYS_clone, [word(libc::SIGCHLD), 0, 0, 0, 0])?;
     if child == 0 {
-        // SAFETY: the child has nothing to leave behind.
+        // SAFETY: _exit runs no destructors or exit handlers.
         unsafe { libc::_exit(0) }
     }
     Ok(child)
@@ -70,7 +70,7 @@ fn trace() -> nix::Result<i64> {
 fn read_memory() -> nix::Result<i64> {
     let mut byte = 0_u8;
     let own = libc::iovec { iov_base: std::ptr::from_mut(&mut byte).cast(), iov_len: 1 };
-    // Whatever is there in the other process: an address that is not mapped is no defence.
+    // Any address of the other process: EFAULT for an unmapped one does not count as prevented.
     let theirs = libc::iovec { iov_base: std::ptr::from_mut(&mut byte).cast(), iov_len: 1 };
     call(libc::SYS_process_vm_readv, [victim(), address(&own), 1, address(&theirs), 1, 0])
 }
@@ -81,7 +81,7 @@ fn take_descriptor() -> nix::Result<i64> {
 }
 
 fn signal() -> nix::Result<i64> {
-    // Signal 0 is checked as any other and does nothing.
+    // Signal 0 is checked like any other and has no effect.
     call(libc::SYS_kill, [victim(), 0])
 }
 

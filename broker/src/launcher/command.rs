@@ -1,4 +1,4 @@
-//! What the launcher starts.
+//! The command that the launcher starts.
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -7,12 +7,12 @@ use nix::errno::Errno;
 
 use crate::failure::{Exit, Failure};
 
-/// What to start.
+/// The worker's command.
 #[derive(Debug)]
 pub struct Command {
     /// The executable, opened before the chroot.
     pub program: OwnedFd,
-    /// Its path on the host, and where the configuration names it, for messages.
+    /// Its path on the host and its place in the configuration, for messages.
     pub name: ProgramName,
     /// worker.command: the arguments, the program's path first.
     pub arguments: Vec<CString>,
@@ -20,17 +20,17 @@ pub struct Command {
     pub environment: Vec<CString>,
 }
 
-/// A program as messages name it.
+/// A program's path and place, for messages.
 #[derive(Clone, Debug)]
 pub struct ProgramName {
     /// Its path on the host.
     pub path: String,
-    /// Where the configuration names it.
+    /// The place in the configuration.
     pub place: String,
 }
 
 impl ProgramName {
-    /// The failure of a program that the worker's user cannot execute.
+    /// The failure if the worker's user cannot execute the program.
     pub fn not_executable(&self, errno: i32) -> Failure {
         Failure::new(
             Exit::OsFile,
@@ -41,7 +41,7 @@ impl ProgramName {
                 self.path,
                 Errno::from_raw(errno).desc()
             ),
-            "the worker's user must be allowed to execute it, on a file system that is not mounted noexec",
+            "let the worker's user execute it, and mount its file system without noexec",
         )
     }
 }

@@ -1,4 +1,4 @@
-//! What broker and launcher say to each other: the same frames and bodies as any channel, kinds of its own.
+//! Messages between broker and launcher: frames as on any channel, with kinds of their own.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,15 +9,15 @@ use portreeve_protocol::{Header, Kind, codec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The one kind on this channel: what a body is follows from its direction.
+/// The only kind on this channel; the direction determines the body's type.
 const MESSAGE: Kind = Kind(1);
 
-/// From the broker.
+/// A message from the broker.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
-    /// Keeps the descriptors that came along for the next [`Order::Spawn`]: one packet does not hold them all.
+    /// Stores the attached descriptors for the next [`Order::Spawn`]: one packet cannot carry all of them.
     Keep,
-    /// Starts the worker with the descriptors kept, the last of which is its channel.
+    /// Starts the worker with the stored descriptors, the last of which is its channel.
     Spawn {
         /// LISTEN_FDNAMES, a name for each descriptor but the channel.
         names: Vec<String>,
@@ -26,12 +26,12 @@ pub enum Order {
     Signal(i32),
 }
 
-/// From the launcher.
+/// A message from the launcher.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Report {
-    /// The launcher has the worker's identity and could not get back from it.
+    /// The launcher is confined.
     Confined,
-    /// The launcher could not confine itself: the failure's one line.
+    /// The launcher could not confine itself; the failure as one line.
     NotConfined(String),
     /// The worker runs.
     Spawned {
@@ -40,10 +40,10 @@ pub enum Report {
     },
     /// The worker could not be started.
     NotSpawned {
-        /// Why.
+        /// The cause.
         errno: i32,
     },
-    /// The worker is gone and reaped.
+    /// The worker has ended and is reaped.
     Exited {
         /// Its process id.
         pid: i32,
@@ -57,7 +57,7 @@ pub enum Report {
 pub enum Ending {
     /// It called exit(3).
     Exit(i32),
-    /// A signal ended it.
+    /// A signal killed it.
     Signal(i32),
 }
 
@@ -66,14 +66,14 @@ impl std::fmt::Display for Ending {
         match self {
             Ending::Exit(code) => write!(out, "exited with code {code}"),
             Ending::Signal(signal) => match nix::sys::signal::Signal::try_from(*signal) {
-                Ok(signal) => write!(out, "was ended by {signal}"),
-                Err(_) => write!(out, "was ended by signal {signal}"),
+                Ok(signal) => write!(out, "was killed by {signal}"),
+                Err(_) => write!(out, "was killed by signal {signal}"),
             },
         }
     }
 }
 
-/// The bytes of a message.
+/// Encodes a message.
 pub fn packet(message: &impl Serialize, descriptors: usize) -> io::Result<Vec<u8>> {
     let invalid =
         |error: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidInput, error.to_string());
@@ -94,7 +94,7 @@ fn open<T: DeserializeOwned>(packet: Option<&[u8]>, descriptors: usize) -> Resul
     codec::decode(body).map_err(|error| invalid(&error))
 }
 
-/// Takes an order and its descriptors, on the launcher's side.
+/// Receives an order and its descriptors, in the launcher.
 pub fn take<T: DeserializeOwned>(channel: &UnixDatagram) -> Result<(T, Vec<OwnedFd>), ReceiveError> {
     let mut buffer = codec::frame_buffer();
     let mut descriptors = Vec::new();
@@ -102,7 +102,7 @@ pub fn take<T: DeserializeOwned>(channel: &UnixDatagram) -> Result<(T, Vec<Owned
     Ok((open(buffer.get(..packet.bytes), descriptors.len())?, descriptors))
 }
 
-/// Takes a report, on the broker's side: nothing of the launcher's identity gives the broker a descriptor.
+/// Receives a report, in the broker. The broker accepts no descriptors from the launcher.
 pub fn take_bare<T: DeserializeOwned>(channel: impl AsFd) -> Result<T, ReceiveError> {
     let mut buffer = codec::frame_buffer();
     let bytes = receive_bare(channel, &mut buffer)?;

@@ -1,5 +1,5 @@
-//! The launcher, seen from the broker: forked before the broker confines itself, asked afterwards to start and
-//! signal the worker, because the broker no longer can.
+//! The broker's side of the launcher. The launcher is forked before the broker confines itself, and starts and signals
+//! the worker, because a confined broker cannot.
 
 mod command;
 mod message;
@@ -20,11 +20,11 @@ use tokio::io::Interest;
 pub use self::command::{Command, ProgramName};
 pub use self::message::{Ending, Report};
 
+use crate::child_process;
 use crate::confine::descriptors;
 use crate::confine::verify::ProcStatus;
 use crate::confine::worker::Confinement;
 use crate::failure::{Exit, Failure};
-use crate::forked;
 use crate::inject;
 
 const STEP: &str = "launcher";
@@ -34,18 +34,18 @@ const STEP: &str = "launcher";
 pub struct Launcher {
     /// Its process id.
     pub pid: Pid,
-    /// What the kernel says it holds: every worker inherits exactly this.
+    /// Its credentials as read from the kernel; every worker inherits exactly these.
     pub credentials: Credentials,
     channel: UnixDatagram,
 }
 
-/// Forks the launcher and waits until it has confined itself and the kernel says so.
+/// Forks the launcher, waits until it has confined itself, and verifies that with the kernel.
 pub fn start(confinement: Confinement, command: Command) -> Result<Launcher, Failure> {
     let name = command.name.clone();
     inject::point("launcher.channel")?;
     let (ours, theirs) = channel::pair().map_err(|error| Failure::os(STEP, "socketpair", error))?;
     inject::point("launcher.fork")?;
-    // SAFETY: the broker has one thread this early, so the child may run on as a process of its own.
+    // SAFETY: the broker is single-threaded this early, so the child can run any code.
     match unsafe { fork() }.map_err(|error| Failure::os(STEP, "fork", error))? {
         ForkResult::Child => {
             let keep = [theirs.as_fd(), command.program.as_fd()];
@@ -53,9 +53,9 @@ pub fn start(confinement: Confinement, command: Command) -> Result<Launcher, Fai
             descriptors::close_all_but(keep.into_iter().chain(root));
             // Closed above already, by number.
             std::mem::forget(ours);
-            // The broker tells what went wrong; the launcher only ends.
+            // The broker reports the error; the launcher only ends.
             let code = i32::from(process::run(theirs, confinement, command).is_err());
-            // SAFETY: _exit runs nothing of the broker's in this copy of it.
+            // SAFETY: _exit runs no destructors or exit handlers of the broker.
             unsafe { libc::_exit(code) }
         }
         ForkResult::Parent { child } => {
@@ -72,24 +72,26 @@ pub fn start(confinement: Confinement, command: Command) -> Result<Launcher, Fai
 }
 
 fn await_confined(channel: &UnixDatagram, program: &ProgramName) -> Result<(), Failure> {
-    forked::await_word(STEP, channel)?;
+    child_process::await_first_message(STEP, channel)?;
     match message::take_bare(channel) {
         Ok(Report::Confined) => Ok(()),
         Ok(Report::NotSpawned { errno }) => Err(program.not_executable(errno)),
-        Ok(Report::NotConfined(why)) => Err(Failure::new(Exit::OsError, STEP, why, "nothing was started")),
+        Ok(Report::NotConfined(cause)) => {
+            Err(Failure::new(Exit::OsError, STEP, cause, "nothing was started"))
+        }
         Ok(other) => Err(Failure::os(STEP, "confining itself", format_args!("it reported {other:?}"))),
         Err(error) => Err(Failure::os(STEP, "confining itself", error)),
     }
 }
 
-/// The launcher once the broker serves: orders go out and reports come in without blocking it.
+/// The launcher of a serving broker: orders and reports are sent and received without blocking.
 #[derive(Debug)]
 pub struct Handle {
     channel: tokio::net::UnixDatagram,
 }
 
 impl Launcher {
-    /// Hands the channel to the runtime.
+    /// Registers the channel with the runtime.
     pub fn into_handle(self) -> io::Result<Handle> {
         Ok(Handle { channel: tokio::net::UnixDatagram::from_std(self.channel)? })
     }
@@ -102,7 +104,7 @@ impl Handle {
         self.channel.async_io(Interest::WRITABLE, || channel::send(&channel, &packet, descriptors)).await
     }
 
-    /// Asks for a worker that gets these listeners, with their names, and its channel.
+    /// Orders a worker to be started with these listeners, their names, and its channel.
     pub async fn spawn(
         &self,
         names: Vec<String>,
@@ -123,12 +125,12 @@ impl Handle {
         Ok(())
     }
 
-    /// Asks that the worker be sent a signal.
+    /// Orders a signal to be sent to the worker.
     pub async fn signal(&self, signal: nix::sys::signal::Signal) -> io::Result<()> {
         self.order(&message::Order::Signal(signal as i32), &[]).await
     }
 
-    /// The next report; [`ReceiveError::Closed`] when the launcher is gone.
+    /// The next report; [`ReceiveError::Closed`] when the launcher has ended.
     pub async fn report(&self) -> Result<Report, ReceiveError> {
         let received = self
             .channel

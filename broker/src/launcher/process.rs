@@ -1,7 +1,7 @@
-//! The launcher's own process: it confines itself, then starts, signals and reaps the worker when told.
+//! The launcher's process: it confines itself, then starts, signals and reaps the worker.
 //!
-//! It has one thread and blocks; it holds its channel, the worker's executable and nothing else. It outlives
-//! the broker as long as a worker runs, so that there is someone to reap it.
+//! It is single-threaded and uses blocking calls; it holds only its channel and the worker's executable. If the broker
+//! ends while a worker runs, the launcher stays to reap it.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
@@ -28,7 +28,7 @@ struct Launcher {
     worker: Option<Pid>,
 }
 
-/// Runs the launcher until both broker and worker are gone.
+/// Runs the launcher until both broker and worker have ended.
 pub fn run(channel: UnixDatagram, confinement: Confinement, command: Command) -> Result<(), Failure> {
     let failure = |call: &'static str| move |error: Errno| Failure::os("launcher", call, error);
     let confined = confinement.apply();
@@ -68,20 +68,20 @@ pub fn run(channel: UnixDatagram, confinement: Confinement, command: Command) ->
     Ok(())
 }
 
-/// Whether this process, as the worker that it is by now, could execute the program. See access(2).
+/// Whether this process, with the worker's identity, could execute the program. See access(2).
 fn may_execute(program: &OwnedFd) -> nix::Result<()> {
     faccessat(program, "", AccessFlags::X_OK, AtFlags::AT_EMPTY_PATH)
 }
 
 impl Launcher {
-    /// A report that cannot be delivered has no reader any more; the worker is still looked after.
+    /// Sends a report. If the broker has ended, the report is dropped and the worker is still reaped.
     fn report(&self, report: &Report) {
         if let Ok(packet) = packet(report, 0) {
-            let _reader_may_be_gone = send_bare(&self.channel, &packet);
+            let _ = send_bare(&self.channel, &packet); // the broker may have ended
         }
     }
 
-    /// Carries out the orders that wait; false when the broker is gone.
+    /// Executes the waiting orders; returns false when the broker has ended.
     fn obey(&mut self) -> bool {
         loop {
             match take(&self.channel) {
@@ -115,7 +115,7 @@ impl Launcher {
             }
             Order::Signal(number) => {
                 if let (Some(worker), Ok(signal)) = (self.worker, Signal::try_from(number)) {
-                    let _gone_already = kill(worker, signal);
+                    let _ = kill(worker, signal); // it may have ended already
                 }
             }
         }

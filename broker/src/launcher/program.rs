@@ -1,7 +1,7 @@
-//! The worker's program: opened on the host, checked against the chroot that it will run in.
+//! The worker's program: opened on the host, checked for the chroot in which it will run.
 //!
-//! It is started by descriptor, so it need not be in the chroot itself; its interpreter (ld.so) and libraries
-//! must be. What is missing is named before anything is started.
+//! It is executed by descriptor, so it need not be in the chroot; its interpreter (ld.so) and libraries must be. Missing
+//! ones are reported before anything is started.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
@@ -15,10 +15,10 @@ use elf::abi;
 use elf::endian::AnyEndian;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
-/// Where ld.so(8) looks without being told, and where distributions put libraries beside that.
+/// The default library directories of ld.so(8) and of distributions.
 const LIBRARY_DIRECTORIES: [&str; 4] = ["/lib", "/usr/lib", "/lib64", "/usr/lib64"];
 
-/// What a program or library says it needs.
+/// What a program or library needs.
 #[derive(Debug, Default)]
 struct Needs {
     interpreter: Option<String>,
@@ -28,29 +28,29 @@ struct Needs {
     machine: u16,
 }
 
-/// Why a program cannot be a worker. Each is the end of a sentence that begins with the program's name.
+/// Why a program cannot be a worker. Each message continues a sentence that begins with the program's name.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
     /// open(2) or fstat(2) failed.
     #[error("cannot be opened: {0}")]
     Open(io::Error),
-    /// It is a directory, a device or the like.
-    #[error("is not a file")]
+    /// It is not a regular file.
+    #[error("is not a regular file")]
     NotAFile,
-    /// Nobody may execute it, by its mode.
+    /// It has no execute permission bit.
     #[error("is not executable (mode {0:04o})")]
     NotExecutable(u32),
     /// It begins with `#!`: execveat(2) of a close-on-exec descriptor cannot start it.
-    #[error("is a script, and a script cannot be started by descriptor")]
+    #[error("is a script, which cannot be executed by descriptor")]
     Script,
-    /// It is no ELF file.
+    /// It is not an ELF file.
     #[error("is not an ELF program")]
     NotElf,
-    /// It begins like an ELF file and is none.
-    #[error("cannot be read as ELF: {0}")]
+    /// It begins like an ELF file but is invalid.
+    #[error("is not a valid ELF program: {0}")]
     Malformed(elf::ParseError),
-    /// What it needs is not where it will run.
-    #[error("cannot run {place}: {} missing there", .needs.join(", "))]
+    /// Files that it needs are missing where it will run.
+    #[error("cannot run {place}: {} missing", .needs.join(", "))]
     Missing {
         /// In the chroot, or on this host.
         place: &'static str,
@@ -63,18 +63,18 @@ impl Unusable {
     /// What to do about it.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::Open(_) | Self::NotAFile | Self::NotElf => "give the absolute path of an executable",
-            Self::NotExecutable(_) => "chmod a+x it, or give the path of an executable",
-            Self::Script => "name its interpreter as the command and the script as the first argument",
+            Self::Open(_) | Self::NotAFile | Self::NotElf => "write the absolute path of an executable",
+            Self::NotExecutable(_) => "chmod a+x it, or write the path of an executable",
+            Self::Script => "write its interpreter as the command and the script as the first argument",
             Self::Malformed(_) => "rebuild it",
-            Self::Missing { .. } => "copy or bind-mount that into the chroot, or link the program statically",
+            Self::Missing { .. } => "copy or bind-mount them into the chroot, or link the program statically",
         }
     }
 }
 
-/// Opens the program at `path` on the host and makes sure that it is one.
+/// Opens the program at `path` on the host and checks it.
 pub fn open(path: &str) -> Result<File, Unusable> {
-    // A FIFO must not make the broker wait.
+    // Opening a FIFO must not block.
     let mut options = File::options();
     let mut file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(Unusable::Open)?;
     let metadata = file.metadata().map_err(Unusable::Open)?;
@@ -95,14 +95,14 @@ pub fn open(path: &str) -> Result<File, Unusable> {
     Ok(file)
 }
 
-/// Makes sure that what the program needs is below `root`, or on this host where there is none.
+/// Checks that everything the program needs is below `root`, or on this host without a chroot.
 pub fn complete(program: &File, root: Option<BorrowedFd<'_>>) -> Result<(), Unusable> {
     let needs = missing(program, root).map_err(Unusable::Malformed)?;
     let place = if root.is_some() { "in security.chroot" } else { "on this host" };
     if needs.is_empty() { Ok(()) } else { Err(Unusable::Missing { place, needs }) }
 }
 
-/// The interpreter and libraries that the program needs and that are not below `root`.
+/// The interpreter and libraries that the program needs and that are missing below `root`.
 fn missing(program: &File, root: Option<BorrowedFd<'_>>) -> Result<Vec<String>, elf::ParseError> {
     let program = needs(program)?;
     let Some(interpreter) = program.interpreter.clone() else {
@@ -135,13 +135,13 @@ fn missing(program: &File, root: Option<BorrowedFd<'_>>) -> Result<Vec<String>, 
     Ok(missing)
 }
 
-/// Opens a path as it will be seen after chroot: links and `..` do not lead out.
+/// Opens a path as it is resolved after chroot: links and `..` stay inside.
 fn find_below(root: impl AsFd, path: &str) -> Option<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     openat2(root, Path::new(path), flags, Mode::empty(), ResolveFlags::IN_ROOT).ok().map(File::from)
 }
 
-/// The directories searched by default, the machine's own first, and those that ld.so.conf adds.
+/// The default library directories, those of this architecture first, and the directories of ld.so.conf.
 fn directories(machine: u16, find: &impl Fn(&str) -> Option<File>) -> Vec<String> {
     let triplet = match machine {
         abi::EM_X86_64 => "x86_64-linux-gnu",
@@ -152,7 +152,7 @@ fn directories(machine: u16, find: &impl Fn(&str) -> Option<File>) -> Vec<String
     let own = ["/lib", "/usr/lib"].map(|base| format!("{base}/{triplet}"));
     let mut configured = String::new();
     if let Some(mut file) = find("/etc/ld.so.conf") {
-        let _unreadable_adds_nothing = file.read_to_string(&mut configured);
+        let _ = file.read_to_string(&mut configured); // an unreadable file adds nothing
     }
     let configured =
         configured.lines().map(str::trim).filter(|line| line.starts_with('/')).map(str::to_owned);

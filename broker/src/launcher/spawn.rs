@@ -1,7 +1,7 @@
-//! One worker, from fork to exec: its descriptors in their places, its environment, its program by descriptor.
+//! Starts one worker: fork, descriptors, environment, exec by descriptor.
 //!
 //! Descriptors follow the socket-activation convention (sd_listen_fds(3)): listeners from 3 on, named by
-//! LISTEN_FDNAMES, then the channel, whose number PORTREEVE_CHANNEL tells.
+//! LISTEN_FDNAMES, then the channel, whose number is in PORTREEVE_CHANNEL.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -18,12 +18,12 @@ use super::command::Command;
 /// The first descriptor after standard error: SD_LISTEN_FDS_START.
 const FIRST: RawFd = 3;
 
-/// Starts the worker and waits until its program runs or could not be executed.
+/// Starts the worker and waits until its program runs or exec has failed.
 pub fn spawn(command: &Command, names: &[String], descriptors: &[BorrowedFd<'_>]) -> Result<Pid, Errno> {
     let (failed, failing) = pipe2(OFlag::O_CLOEXEC)?;
     let away = Away::new(command, descriptors, failing.as_fd())?;
     drop(failing);
-    // SAFETY: the launcher has one thread, so the child may allocate and call what it likes.
+    // SAFETY: the launcher is single-threaded, so the child can run any code.
     match unsafe { fork() }? {
         ForkResult::Child => {
             let errno = match execute(command, names, &away) {
@@ -32,7 +32,7 @@ pub fn spawn(command: &Command, names: &[String], descriptors: &[BorrowedFd<'_>]
             };
             let _parent_sees_the_pipe_close =
                 nix::unistd::write(&away.failing, &(errno as i32).to_ne_bytes());
-            // SAFETY: _exit ends the child without running anything of the launcher's.
+            // SAFETY: _exit runs no destructors or exit handlers of the launcher.
             unsafe { libc::_exit(127) }
         }
         ForkResult::Parent { child } => {
@@ -40,14 +40,14 @@ pub fn spawn(command: &Command, names: &[String], descriptors: &[BorrowedFd<'_>]
             let mut errno = [0; 4];
             match std::fs::File::from(failed).read_exact(&mut errno) {
                 Ok(()) => Err(Errno::from_raw(i32::from_ne_bytes(errno))),
-                // Closed by the exec, with nothing written: the program runs.
+                // The pipe was closed by exec and nothing was written: the program runs.
                 Err(_) => Ok(child),
             }
         }
     }
 }
 
-/// Puts the descriptors in their places and executes the program. Does not return when that succeeds.
+/// Moves the descriptors to their numbers and executes the program. Does not return on success.
 fn execute(command: &Command, names: &[String], away: &Away) -> Result<Infallible, Errno> {
     for (source, place) in away.descriptors.iter().zip(FIRST..) {
         // SAFETY: what stood at this number belongs to the launcher's image, which the exec replaces; nothing
@@ -59,7 +59,7 @@ fn execute(command: &Command, names: &[String], away: &Away) -> Result<Infallibl
     nix::unistd::fexecve(away.program.as_fd(), &command.arguments, &environment)
 }
 
-/// Copies of what the child still needs, above every number that the worker's descriptors will have.
+/// Duplicates the descriptors that the child needs above all numbers that the worker's descriptors will have.
 struct Away {
     program: OwnedFd,
     descriptors: Vec<OwnedFd>,
@@ -92,7 +92,7 @@ fn environment(command: &Command, names: &[String], count: usize) -> Result<Vec<
         environment.push(CString::new(format!("{name}={value}")).map_err(|_| Errno::EINVAL)?);
         Ok(())
     };
-    // The channel stands last.
+    // The channel is the last one.
     let listeners = count.saturating_sub(1);
     set("PORTREEVE_CHANNEL", (listeners + 3).to_string())?;
     if listeners > 0 {
@@ -103,7 +103,7 @@ fn environment(command: &Command, names: &[String], count: usize) -> Result<Vec<
     Ok(environment)
 }
 
-/// The launcher blocks SIGCHLD and, as every Rust program, ignores SIGPIPE; a program expects neither.
+/// Unblocks SIGCHLD, which the launcher blocks, and resets SIGPIPE, which every Rust program ignores.
 fn default_signals() -> Result<(), Errno> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: the default action runs no code of this process.

@@ -1,6 +1,6 @@
-//! A line as JSON, or as an entry of the journal. Lines for people are the library's own.
+//! Formats a log line as JSON or as a journal entry. The text format is that of the tracing library.
 //!
-//! Promises: one line is one event, whatever its fields hold: control characters are escaped in every form.
+//! Promises: one event is one line: control characters in fields are escaped in every format.
 
 use std::fmt::{self, Write};
 
@@ -11,14 +11,14 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// What lines look like.
+/// The log format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// Entries of the systemd journal, with a field for each field.
+    /// Entries of the systemd journal, with each field as a journal field.
     Journald,
 }
 
@@ -30,12 +30,12 @@ impl std::str::FromStr for Format {
             "text" => Ok(Format::Text),
             "json" => Ok(Format::Json),
             "journald" => Ok(Format::Journald),
-            _ => Err("--log-format is text, json or journald"),
+            _ => Err("--log-format takes text, json or journald"),
         }
     }
 }
 
-/// Text with control characters escaped, also those that only terminals act on.
+/// Text with control characters escaped, including C1 ones, which terminals obey.
 struct Escaped<'t>(&'t str);
 
 impl fmt::Display for Escaped<'_> {
@@ -106,7 +106,7 @@ impl Visit for Members<'_> {
     }
 }
 
-/// See [`Format::Journald`]. The fields of an event are `PORTREEVE_` and its name in capitals; an errno is `ERRNO`. See
+/// See [`Format::Journald`]. A field is named `PORTREEVE_` and its name in capitals; an errno is `ERRNO`. See
 /// systemd.journal-fields(7) and, for the form, systemd's Native Journal Protocol.
 pub struct Journald;
 
@@ -137,7 +137,7 @@ where
     }
 }
 
-/// An entry's text, what follows it for people, and the fields for programs.
+/// An entry's message, its fields as text, and its fields for programs.
 struct Entry {
     message: String,
     more: String,
@@ -147,7 +147,7 @@ struct Entry {
 impl Visit for Entry {
     fn record_str(&mut self, field: &Field, value: &str) {
         let (name, value) = (field.name(), Escaped(value));
-        // A string that is written to does not fail.
+        // Writing to a String cannot fail.
         let _ = match name {
             "message" => write!(self.message, "{value}"),
             _ => {

@@ -1,13 +1,13 @@
-//! The log: structured lines on standard error, for people or programs, or entries of the journal.
+//! The log: structured lines on standard error, or entries of the journal.
 //!
-//! While the broker is busy, lines wait in memory; they are written before it waits for anything, before it ends, and
-//! when many have come together. So a line costs no system call of its own while peers wait for answers, and none is
-//! ever held back from a broker at rest. Nobody waits for a reader of the log: lines that find no room are counted, and
-//! the count is told once there is room again.
+//! While the broker is busy, lines are buffered in memory. They are written before the broker waits, before it ends, and
+//! when the buffer is full enough. So a line costs no system call of its own while peers wait for replies, and an idle
+//! broker buffers nothing. The broker never waits for whoever reads the log: lines that do not fit in the buffer are
+//! dropped and counted, and the count is logged as soon as there is room.
 
+mod buffer;
 mod format;
 mod sink;
-mod waiting;
 
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -17,29 +17,29 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tracing_subscriber::filter::LevelFilter;
 
+use buffer::Buffer;
 pub use format::Format;
 use sink::Sink;
-use waiting::Waiting;
 
 use crate::failure::{Exit, Failure};
 
-/// How long the last lines may wait for a reader.
-const AT_THE_END: Duration = Duration::from_secs(1);
-/// How often a reader that does not keep up is looked after.
-const AGAIN: Duration = Duration::from_millis(100);
+/// How long to wait for a slow reader at the end.
+const FINAL_WAIT: Duration = Duration::from_secs(1);
+/// How often to retry while the reader is slow.
+const RETRY: Duration = Duration::from_millis(100);
 
-/// Unset until the log begins.
+/// Unset until [`begin`].
 static FORMAT: OnceLock<Format> = OnceLock::new();
-static WAITING: Mutex<Waiting> = Mutex::new(Waiting::new());
-/// Some lines could not be written.
+static BUFFER: Mutex<Buffer> = Mutex::new(Buffer::new());
+/// Notified when some lines could not be written.
 static STALLED: Notify = Notify::const_new();
 
 struct Line;
 
 impl Write for Line {
-    /// One line, or one entry of the journal.
+    /// Writes one line or journal entry into the buffer.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        waiting().push(bytes);
+        buffer().push(bytes);
         Ok(bytes.len())
     }
 
@@ -48,76 +48,76 @@ impl Write for Line {
     }
 }
 
-fn waiting() -> MutexGuard<'static, Waiting> {
-    WAITING.lock().unwrap_or_else(PoisonError::into_inner)
+fn buffer() -> MutexGuard<'static, Buffer> {
+    BUFFER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How many lines were lost because nobody read them.
-pub fn lost() -> u64 {
-    waiting().lost()
+/// The number of lines that were dropped because the reader was too slow.
+pub fn dropped() -> u64 {
+    buffer().dropped()
 }
 
-/// Writes what waits, as far as there is room.
+/// Writes the buffered lines without blocking.
 pub fn flush() {
-    let missed = {
-        let mut waiting = waiting();
-        waiting.write();
-        waiting.missed()
+    let dropped = {
+        let mut buffer = buffer();
+        buffer.write();
+        buffer.dropped_since_last()
     };
-    if missed > 0 {
-        tracing::warn!(lines = missed, "lines of this log were lost: nobody read them");
-        waiting().write();
+    if dropped > 0 {
+        tracing::warn!(lines = dropped, "log lines were dropped: the reader of the log was too slow");
+        buffer().write();
     }
-    if waiting().is_stalled() {
+    if buffer().is_stalled() {
         STALLED.notify_one();
     }
 }
 
-/// Writes what a reader made no room for, as soon as it has.
-pub async fn look_after() -> Infallible {
+/// Writes buffered lines as soon as a slow reader has made room.
+pub async fn retry_loop() -> Infallible {
     loop {
         STALLED.notified().await;
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY).await;
         flush();
     }
 }
 
-/// Writes what waits before the process ends; a reader that does not read misses it.
+/// Writes the buffered lines before the process ends, for a limited time.
 pub fn finish() {
     flush();
-    waiting().finish(AT_THE_END);
+    buffer().finish(FINAL_WAIT);
 }
 
-/// Tells why the program ends, a line each, and ends the log.
-pub fn tell(lines: &[String]) {
+/// Logs why the program ends, one line per cause, and writes the buffer.
+pub fn fatal(lines: &[String]) {
     for line in lines {
         match FORMAT.get() {
             None => {
-                let _nobody_may_be_there_to_read_it = writeln!(io::stderr(), "portreeved: {line}");
+                let _ = writeln!(io::stderr(), "portreeved: {line}"); // standard error may be closed
             }
-            Some(Format::Text) => waiting().push(format!("portreeved: {line}\n").as_bytes()),
-            Some(Format::Json | Format::Journald) => tracing::error!(why = line, "portreeved ends"),
+            Some(Format::Text) => buffer().push(format!("portreeved: {line}\n").as_bytes()),
+            Some(Format::Json | Format::Journald) => tracing::error!(reason = line, "portreeved ends"),
         }
     }
     finish();
 }
 
-/// Begins to log, in the form that is asked for or suits where the log goes. Nothing may be opened later, so this comes
-/// before the broker confines itself.
+/// Initializes the log in the requested format or in the default one for its destination. Must be called before the
+/// broker confines itself: afterwards nothing can be opened.
 ///
 /// # Errors
-/// The journal was asked for and there is none.
-pub fn begin(asked: Option<Format>) -> Result<(), Failure> {
-    let journal = match asked {
+/// The journal was requested and cannot be reached.
+pub fn begin(requested: Option<Format>) -> Result<(), Failure> {
+    let journal = match requested {
         Some(Format::Journald) => Some(Sink::journal().map_err(|error| no_journal(&error))?),
-        // Standard error is the journal's already; its own protocol carries the fields too.
+        // Standard error is connected to the journal; its native protocol carries the fields too.
         None if sink::stderr_is_journal() => Sink::journal().ok(),
         _ => None,
     };
-    let format = asked.unwrap_or(if journal.is_some() { Format::Journald } else { Format::Text });
+    let format = requested.unwrap_or(if journal.is_some() { Format::Journald } else { Format::Text });
     let colour = format == Format::Text && io::IsTerminal::is_terminal(&io::stderr());
-    let _it_begins_once = FORMAT.set(format);
-    waiting().go_to(journal.unwrap_or_else(Sink::stderr));
+    let _ = FORMAT.set(format); // called once
+    buffer().set_sink(journal.unwrap_or_else(Sink::stderr));
     let lines = tracing_subscriber::fmt().with_max_level(LevelFilter::INFO).with_writer(|| Line);
     match format {
         Format::Text if sink::stderr_is_journal() => lines.without_time().with_ansi(false).init(),
@@ -126,7 +126,7 @@ pub fn begin(asked: Option<Format>) -> Result<(), Failure> {
         Format::Journald => lines.event_format(format::Journald).init(),
     }
     std::panic::set_hook(Box::new(|panic| {
-        tracing::error!(why = panic.to_string(), "the broker ends: this is a mistake in it");
+        tracing::error!(reason = panic.to_string(), "portreeved ends because of a bug in it");
         finish();
     }));
     Ok(())
@@ -136,7 +136,7 @@ fn no_journal(error: &io::Error) -> Failure {
     Failure::new(
         Exit::Unavailable,
         "log",
-        format_args!("the journal cannot be reached at {}: {error}", sink::JOURNAL),
+        format_args!("cannot connect to the journal at {}: {error}", sink::JOURNAL),
         "start systemd-journald, or use another --log-format",
     )
 }

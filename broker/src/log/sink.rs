@@ -1,7 +1,7 @@
-//! Where the log goes, without ever waiting for whoever reads it.
+//! The destination of the log, written without blocking.
 //!
-//! Promises: a write that finds no room says so at once. The flags of standard error stay as they are: others share it,
-//! and O_NONBLOCK is for all who do. So a pipe or a terminal is opened once more, for the broker alone.
+//! Promises: a write without room returns at once. The flags of standard error are not changed: other processes share it,
+//! and O_NONBLOCK would affect them. So a pipe or a terminal is opened a second time, for the broker alone.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -13,33 +13,33 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 
-/// Where the journal takes entries. See systemd's Native Journal Protocol.
+/// The socket of the journal. See systemd's Native Journal Protocol.
 pub const JOURNAL: &str = "/run/systemd/journal/socket";
-/// A pipe that has room at all has room for so much. See pipe(7).
+/// A writable pipe has room for at least this many bytes. See pipe(7).
 const PIPE_BUF: usize = 4096;
 
 /// See the module.
 #[derive(Debug)]
 pub enum Sink {
-    /// A file or the like, that waits for no reader.
+    /// A file or similar, which never blocks.
     File,
-    /// A socket, which is asked not to wait by each call.
+    /// A socket, written with MSG_DONTWAIT.
     Socket,
-    /// A pipe or a terminal, opened by ourselves.
+    /// A pipe or a terminal that the broker has opened itself.
     Own(File),
-    /// One that cannot be opened again. It is asked for room before each write; another writer that takes the room
-    /// at that very instant has this one wait.
+    /// A pipe or terminal that cannot be opened again. It is polled for room before each write, which can still block if
+    /// another process writes at the same moment.
     Asked,
     /// The journal: each entry is a datagram.
     Journal(UnixDatagram),
 }
 
-/// Standard error as a file of which nothing is closed.
+/// Standard error as a file that is never closed.
 fn stderr() -> io::Result<File> {
     Ok(io::stderr().as_fd().try_clone_to_owned()?.into())
 }
 
-/// Whether standard error is the journal's stream, as JOURNAL_STREAM tells. See systemd.exec(5).
+/// Whether standard error is connected to the journal, by JOURNAL_STREAM. See systemd.exec(5).
 pub fn stderr_is_journal() -> bool {
     let Ok(told) = std::env::var("JOURNAL_STREAM") else { return false };
     let metadata = stderr().and_then(|stderr| stderr.metadata());
@@ -47,7 +47,7 @@ pub fn stderr_is_journal() -> bool {
 }
 
 impl Sink {
-    /// Standard error, whatever it is.
+    /// Opens standard error.
     pub fn stderr() -> Self {
         let kind = stderr().and_then(|stderr| stderr.metadata()).map(|metadata| metadata.file_type());
         match kind {
@@ -61,10 +61,10 @@ impl Sink {
         }
     }
 
-    /// The journal.
+    /// Connects to the journal.
     ///
     /// # Errors
-    /// It is not there.
+    /// The journal cannot be reached.
     pub fn journal() -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.connect(JOURNAL)?;
@@ -72,15 +72,15 @@ impl Sink {
         Ok(Sink::Journal(socket))
     }
 
-    /// Whether each line goes by itself.
+    /// Whether each line is written separately.
     pub fn takes_one_at_a_time(&self) -> bool {
         matches!(self, Sink::Journal(_))
     }
 
-    /// Writes as much as there is room for now.
+    /// Writes as much as possible without blocking.
     ///
     /// # Errors
-    /// `WouldBlock` where there is none; others where nobody will ever read it.
+    /// `WouldBlock` if there is no room; other errors are permanent.
     pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Sink::File => io::stderr().write(bytes),
@@ -97,7 +97,7 @@ impl Sink {
         }
     }
 
-    /// Waits until there is room, so long at most.
+    /// Waits until there is room, with a timeout.
     pub fn has_room(&self, within: Duration) -> bool {
         let stderr = io::stderr();
         let fd = match self {

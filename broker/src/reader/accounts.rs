@@ -1,7 +1,7 @@
-//! The ids of accounts, as the reader finds them: in the host's own files, passwd(5) and group(5), as they are now.
+//! Resolves accounts in the reader, from the current passwd(5) and group(5) files of the host.
 //!
-//! Other name services load code and talk to other processes, which the reader cannot. What they said when the broker
-//! started stays true for a name that is in neither file.
+//! Other name services load code and connect to other processes, which the reader cannot do. For a name that is in neither
+//! file, the result from the start of the broker is used.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,15 +12,15 @@ use nix::unistd::{Gid, Uid};
 use crate::config::{Config, PeerName};
 use crate::confine::identity;
 
-/// Where the files are.
+/// The directory of the files.
 pub const DIRECTORY: &str = "/etc";
-/// The bytes of one of them that are looked at.
-const MOST: u64 = 64 << 20;
+/// The maximum number of bytes read from one file.
+const MAX_BYTES: u64 = 64 << 20;
 
-/// What the name services said when the broker started.
+/// The results of the name services at the start of the broker.
 pub type Known = HashMap<PeerName, u32>;
 
-/// Asks the name services for every peer of the configuration.
+/// Resolves every peer of the configuration with the name services.
 pub fn by_name_services(config: &Config) -> Known {
     let id = |name: &PeerName| match name {
         PeerName::User(user) => identity::user(user).map(Uid::as_raw).ok(),
@@ -30,7 +30,7 @@ pub fn by_name_services(config: &Config) -> Known {
     names.filter_map(|name| Some((name.clone(), id(name)?))).collect()
 }
 
-/// Looks the names up, each once.
+/// Resolves the names, each once.
 pub fn by_files(names: Vec<PeerName>, known: &Known) -> HashMap<PeerName, Option<u32>> {
     let [mut users, mut groups] = [None, None];
     let mut found = HashMap::new();
@@ -49,12 +49,12 @@ pub fn by_files(names: Vec<PeerName>, known: &Known) -> HashMap<PeerName, Option
 fn text(file: &str) -> String {
     let mut bytes = Vec::new();
     let opened = File::open(format!("{DIRECTORY}/{file}"));
-    // A host without the file has no account in it.
-    let _read_as_far_as_it_goes = opened.and_then(|opened| opened.take(MOST).read_to_end(&mut bytes));
+    // A missing file has no accounts.
+    let _read_as_far_as_it_goes = opened.and_then(|opened| opened.take(MAX_BYTES).read_to_end(&mut bytes));
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The third field of each line by its first; of a name that stands twice the first line counts, as for everybody.
+/// Maps the first field of each line to the third; of a repeated name the first line counts, as in getpwnam(3).
 fn ids(text: &str) -> HashMap<String, u32> {
     let mut ids = HashMap::new();
     for line in text.lines() {

@@ -1,7 +1,6 @@
-//! What broker and reader say to each other: an order without words, and a bundle in pieces.
+//! Messages between broker and reader: an order without a body, and a bundle in pieces.
 //!
-//! Promises: what comes from the reader has a bound, and what is not the answer to the order that was given last is
-//! passed over.
+//! Promises: the size of a bundle is bounded, and pieces that do not belong to the last order are ignored.
 
 use std::os::unix::net::UnixDatagram;
 
@@ -13,28 +12,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Bundle, MAX_BYTES};
 
-/// The broker's order to read.
+/// The order to read the configuration.
 pub(super) const READ: Kind = Kind(1);
-/// The reader is confined, or why it is not.
+/// The reader is confined, or the cause why not.
 const CONFINED: Kind = Kind(2);
-/// A part of the bundle.
+/// A piece of the bundle.
 const PIECE: Kind = Kind(3);
-/// The bundle is whole.
+/// The bundle is complete.
 const END: Kind = Kind(4);
 
-/// What a bundle may have beside the texts: paths, and the names of directories' files.
+/// The maximum size of a bundle besides the texts: paths and file names.
 const PATHS: u64 = 8 << 20;
 
-/// The reader's first word.
+/// The reader's first message.
 #[derive(Serialize, Deserialize)]
 struct Confined(Result<Vec<String>, String>);
 
-/// Why what the reader sent is not what was asked for.
+/// Why a message of the reader is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Garbled(pub String);
 
-/// The order with this number.
+/// Encodes the order with this number.
 pub(super) fn order(number: u32) -> std::io::Result<Vec<u8>> {
     frame(READ, number, &[])
 }
@@ -46,13 +45,13 @@ fn frame(kind: Kind, request: u32, body: &[u8]) -> std::io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// The reader's first word.
+/// The reader's first message.
 pub(super) fn confined(result: Result<Vec<String>, String>) -> Result<Vec<u8>, BodyError> {
     let mut buffer = codec::frame_buffer();
     codec::encode(&mut buffer, CONFINED, 0, 0, &Confined(result)).map(<[u8]>::to_vec)
 }
 
-/// Takes the reader's first word.
+/// Receives the reader's first message.
 pub(super) fn take_confined(channel: &UnixDatagram) -> Result<Result<Vec<String>, String>, ReceiveError> {
     let mut buffer = codec::frame_buffer();
     let bytes = receive_bare(channel, &mut buffer)?;
@@ -62,18 +61,18 @@ pub(super) fn take_confined(channel: &UnixDatagram) -> Result<Result<Vec<String>
     let packet = buffer.get(..bytes).unwrap_or_default();
     let (header, body) = Header::decode(packet).map_err(|error| invalid(&error))?;
     if header.kind != CONFINED {
-        return Err(invalid(&"it is not what a reader says first"));
+        return Err(invalid(&"it is not the first message of a reader"));
     }
     codec::decode(body).map(|Confined(result)| result).map_err(|error| invalid(&error))
 }
 
-/// The frames that carry a bundle, in answer to the order of this number.
+/// The frames of a bundle, in reply to the order with this number.
 pub(super) fn frames(number: u32, bundle: &Bundle) -> impl Iterator<Item = std::io::Result<Vec<u8>>> {
     let pieces = bundle.bytes().chunks(MAX_BODY).map(move |piece| frame(PIECE, number, piece));
     pieces.chain(std::iter::once_with(move || frame(END, number, &[])))
 }
 
-/// Puts a bundle together from what comes in.
+/// Assembles a bundle from its pieces.
 #[derive(Debug)]
 pub struct Collector {
     number: u32,
@@ -81,12 +80,12 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// One that waits for the answer to the order of this number.
+    /// Expects the reply to the order with this number.
     pub fn new(number: u32) -> Self {
         Self { number, bytes: Vec::new() }
     }
 
-    /// Takes one packet; gives the bundle with its last.
+    /// Adds one packet; returns the bundle after the last one.
     pub fn take(&mut self, packet: &[u8]) -> Result<Option<Bundle>, Garbled> {
         let (header, body) = Header::decode(packet).map_err(|error| Garbled(error.to_string()))?;
         if header.request != self.number {

@@ -1,8 +1,8 @@
-//! The reader, seen from the broker: forked before the broker confines itself, asked afterwards to read the
-//! configuration again, because the broker no longer can.
+//! The broker's side of the reader. The reader is forked before the broker confines itself, and reads the configuration
+//! for a reload, because a confined broker cannot.
 //!
-//! It is asked nothing but that: which files are read is the configuration's to say, so a broker that was taken over
-//! learns no other file by it. What it sends is judged by the broker itself, in its own confinement.
+//! The order has no arguments: the configuration alone determines which files are read, so a compromised broker cannot
+//! read other files through it. The broker itself parses and checks the result, confined.
 
 mod accounts;
 mod message;
@@ -20,12 +20,12 @@ use portreeve_protocol::codec;
 use portreeve_protocol::status::Credentials;
 use tokio::io::Interest;
 
+use crate::child_process;
 use crate::config::{Bundle, Config};
 use crate::confine::descriptors;
 use crate::confine::reader::Confinement;
 use crate::confine::verify::ProcStatus;
 use crate::failure::{Exit, Failure};
-use crate::forked;
 use crate::inject;
 
 pub use accounts::DIRECTORY as ACCOUNTS;
@@ -38,21 +38,21 @@ const STEP: &str = "reader";
 pub struct Reader {
     /// Its process id.
     pub pid: Pid,
-    /// What the kernel says it holds.
+    /// Its credentials as read from the kernel.
     pub credentials: Credentials,
-    /// Its other locks, a line each.
+    /// Its other restrictions, one line each.
     pub locks: Vec<String>,
     channel: UnixDatagram,
 }
 
-/// The directories beneath which the reader of a configuration may read: those in which it has files, by the name that
-/// it uses and by where that leads, and the one of the accounts.
+/// The directories below which the reader can read: those of the configuration's files, both as written and with links
+/// resolved, and the directory of the account files.
 pub fn directories(bundle: &Bundle) -> Vec<PathBuf> {
     let directory = |path: PathBuf| match path.is_dir() {
         true => Some(path),
         false => path.parent().map(Path::to_owned),
     };
-    // A relative name begins where the broker was started.
+    // A relative path is relative to the working directory at the start.
     let named = bundle.paths().into_iter().filter_map(|path| std::path::absolute(path).ok());
     let mut all: Vec<PathBuf> = named
         .flat_map(|path| [path.canonicalize().ok(), Some(path)])
@@ -65,22 +65,22 @@ pub fn directories(bundle: &Bundle) -> Vec<PathBuf> {
     all
 }
 
-/// Forks the reader and waits until it has confined itself and the kernel says so.
+/// Forks the reader, waits until it has confined itself, and verifies that with the kernel.
 pub fn start(path: &Path, config: &Config, confinement: Confinement) -> Result<Reader, Failure> {
     let known = accounts::by_name_services(config);
     let expected = confinement.expected();
     inject::point("reader.channel")?;
     let (ours, theirs) = channel::pair().map_err(|error| Failure::os(STEP, "socketpair", error))?;
     inject::point("reader.fork")?;
-    // SAFETY: the broker has one thread this early, so the child may run on as a process of its own.
+    // SAFETY: the broker is single-threaded this early, so the child can run any code.
     match unsafe { fork() }.map_err(|error| Failure::os(STEP, "fork", error))? {
         ForkResult::Child => {
             descriptors::close_all_but([theirs.as_fd()].into_iter());
             // Closed above already, by number.
             std::mem::forget(ours);
-            // The broker tells what went wrong; the reader only ends.
+            // The broker reports the error; the reader only ends.
             let code = i32::from(process::run(&theirs, path, &confinement, &known).is_err());
-            // SAFETY: _exit runs nothing of the broker's in this copy of it.
+            // SAFETY: _exit runs no destructors or exit handlers of the broker.
             unsafe { libc::_exit(code) }
         }
         ForkResult::Parent { child } => {
@@ -97,47 +97,46 @@ pub fn start(path: &Path, config: &Config, confinement: Confinement) -> Result<R
 }
 
 fn await_confined(channel: &UnixDatagram) -> Result<Vec<String>, Failure> {
-    forked::await_word(STEP, channel)?;
+    child_process::await_first_message(STEP, channel)?;
     match message::take_confined(channel) {
         Ok(Ok(locks)) => Ok(locks),
-        Ok(Err(why)) => Err(Failure::new(Exit::OsError, STEP, why, "nothing was started")),
+        Ok(Err(cause)) => Err(Failure::new(Exit::OsError, STEP, cause, "nothing was started")),
         Err(error) => Err(Failure::os(STEP, "confining itself", error)),
     }
 }
 
-/// The reader once the broker serves.
+/// The reader of a serving broker.
 #[derive(Debug)]
 pub struct Handle {
     pid: Pid,
     channel: tokio::net::UnixDatagram,
-    /// How often it was asked.
+    /// The number of the last order.
     asked: u32,
 }
 
-/// Why there is nothing to read.
+/// Why reading failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReaderError {
-    /// It is gone, and how it ended.
-    #[error("the process that reads the configuration is gone: it {0}")]
+    /// The reader has ended.
+    #[error("the reader process has ended: it {0}")]
     Gone(String),
-    /// What it sent makes no sense.
-    #[error("the process that reads the configuration sent what nobody asked for: {0}")]
+    /// The reader sent an invalid message.
+    #[error("the reader process sent an invalid message: {0}")]
     Garbled(#[from] Garbled),
-    /// The channel to it fails.
-    #[error("the process that reads the configuration cannot be asked: {0}")]
+    /// The channel failed.
+    #[error("cannot communicate with the reader process: {0}")]
     Channel(#[from] io::Error),
 }
 
 impl Reader {
-    /// Hands the channel to the runtime.
+    /// Registers the channel with the runtime.
     pub fn into_handle(self) -> io::Result<Handle> {
         Ok(Handle { pid: self.pid, channel: tokio::net::UnixDatagram::from_std(self.channel)?, asked: 0 })
     }
 }
 
 impl Handle {
-    /// Has the configuration read, and waits for it beside whatever else there is to do. What an earlier call that was
-    /// given up left on the way is passed over.
+    /// Orders the configuration to be read and waits without blocking. Messages of an earlier, abandoned call are ignored.
     pub async fn read(&mut self) -> Result<Bundle, ReaderError> {
         self.asked = self.asked.wrapping_add(1);
         let order = message::order(self.asked)?;
@@ -154,12 +153,12 @@ impl Handle {
             if let Some(bundle) = collector.take(buffer.get(..bytes).unwrap_or_default())? {
                 return Ok(bundle);
             }
-            // Ten megabytes come in hundreds of packets.
+            // Ten megabytes arrive in hundreds of packets.
             tokio::task::yield_now().await;
         }
     }
 
-    /// Waits until the reader is gone, and tells how it ended.
+    /// Waits until the reader has ended.
     pub async fn lost(&self) -> ReaderError {
         let mut buffer = codec::frame_buffer();
         loop {
@@ -185,12 +184,12 @@ impl Handle {
         }
     }
 
-    /// Reaps it and tells how it ended. It hangs up in the act of ending, a moment before it can be reaped.
+    /// Reaps it and returns how it ended. Its channel closes shortly before it can be reaped.
     fn gone(&self) -> ReaderError {
         use nix::sys::wait::WaitStatus;
         ReaderError::Gone(match waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED) {
             Ok(WaitStatus::Exited(_, code)) => format!("exited with code {code}"),
-            Ok(WaitStatus::Signaled(_, signal, _)) => format!("was ended by {signal}"),
+            Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
             _ => "hung up".to_owned(),
         })
     }

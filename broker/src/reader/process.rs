@@ -1,7 +1,7 @@
-//! The reader's own process: it confines itself, then reads the configuration whenever it is told to.
+//! The reader's process: it confines itself, then reads the configuration on each order.
 //!
-//! It has one thread and blocks; it holds its channel and nothing else. It understands one order, which has no words,
-//! and ends when the broker hangs up.
+//! It is single-threaded and uses blocking calls; it holds only its channel. It knows one order, which has no arguments,
+//! and ends when the broker closes the channel.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::config::{self, Bundle, Trust};
 use crate::confine::reader::Confinement;
 use crate::failure::Failure;
 
-/// Runs the reader until the broker is gone.
+/// Runs the reader until the broker has ended.
 pub fn run(
     channel: &UnixDatagram,
     path: &Path,
@@ -41,7 +41,7 @@ pub fn run(
                 Ok((Header { kind: message::READ, request, .. }, _)) => {
                     answer(channel, request, &read(path, known)).map_err(os("send"))?;
                 }
-                // There is nothing else to ask for.
+                // There is no other order.
                 _ => return Ok(()),
             },
             Err(ReceiveError::Os(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -53,7 +53,7 @@ pub fn run(
 /// Reads the configuration, and the accounts that it names.
 fn read(path: &Path, known: &Known) -> Bundle {
     let (config, mut bundle) = config::record(path, Trust::RootOnly);
-    // Of a configuration with mistakes nobody asks who is meant.
+    // A configuration with errors needs no accounts.
     if let Ok((config, _)) = config {
         let names: Vec<_> = config.broker.peers.iter().map(|peer| peer.name.value.clone()).collect();
         for (name, id) in accounts::by_files(names, known) {

@@ -116,7 +116,7 @@ impl Service {
         let ended = tokio::select! {
             ended = serving => ended,
             never = notifier.keep_alive() => match never {},
-            never = log::look_after() => match never {},
+            never = log::retry_loop() => match never {},
         };
         if let Some(addresses) = &broker.addresses {
             addresses.give_notice(&addresses.all()).await;

@@ -201,34 +201,34 @@ fn a_refusal_tells_the_place_and_the_remedy() {
         (
             "1,64=e",
             2..4,
-            r#""64" is more than 63, the highest number a capability can have: this kernel's last capability is 40"#,
+            r#""64" is above 63, the highest capability number: the highest capability of this kernel is 40"#,
         ),
         (
             "0x40=e",
             0..4,
-            r#""0x40" is more than 63, the highest number a capability can have: this kernel's last capability is 40"#,
+            r#""0x40" is above 63, the highest capability number: the highest capability of this kernel is 40"#,
         ),
         (
             "cap_chown,=e",
             10..11,
-            "no capability follows the comma: write a capability there, or remove the comma",
+            "a capability is missing after the comma: write a capability there, or remove the comma",
         ),
         (
             "+e",
             0..1,
-            "'+' has no list of capabilities before it: name the capabilities, or all, before the operator",
+            "a list of capabilities is missing before '+': name the capabilities, or all, before the operator",
         ),
         (
             "cap_chown",
             9..9,
-            "no operator follows the list of capabilities: follow the list with =, + or - and the flags, as in cap_net_admin=ep",
+            "an operator is missing after the list of capabilities: follow the list with =, + or - and the flags, as in cap_net_admin=ep",
         ),
         (
             "cap_chown+",
             10..10,
-            "no flag follows '+': write one or more of e, i and p; only = may stand alone",
+            "a flag is missing after '+': write one or more of e, i and p; only = can be without flags",
         ),
-        ("cap_chown=eP", 11..12, "'P' is not a flag: flags are e, i and p, in lower case"),
+        ("cap_chown=eP", 11..12, "'P' is not a flag: write flags e, i and p in lower case"),
         ("é=e", 0..2, "'é' cannot start a clause: start with a capability, with all, or with ="),
     ] {
         let error = parse(text).unwrap_err();

@@ -47,7 +47,7 @@ broker {{
             "6 error: no capability is named \"cap_net_bind_servce\"",
             "7 error: \"net_privadr\" is not a privilege",
             "8 error: the scope security has no option \"chrot\"",
-            "11 error: \"script\" is a script, and a script cannot be started by descriptor",
+            "11 error: \"script\" is a script, which cannot be executed by descriptor",
             "12 error: \"perhaps\" is not a valid value for restart",
             "15 warning: the directory \"run\" of this Unix socket does not exist now",
             "16 error: there is no group \"no-such-fourth\" on this system",
@@ -93,9 +93,9 @@ fn what_the_capabilities_cannot_serve_is_an_error_for_a_permit_and_a_warning_for
 fn capabilities_that_no_kernel_gives_are_refused() {
     for (capabilities, message) in [
         ("63+ep", "1 error: this kernel has no capability 63"),
-        ("64+ep", "1 error: \"64\" is more than 63, the highest number a capability can have"),
+        ("64+ep", "1 error: \"64\" is above 63, the highest capability number"),
         ("cap_chown=e", "1 error: cap_chown is effective but not permitted, which the kernel refuses"),
-        ("cap_chown+", "1 error: no flag follows '+'"),
+        ("cap_chown+", "1 error: a flag is missing after '+'"),
     ] {
         let folder =
             Folder::new(&format!("security {{ user = 1 group = 1 capabilities = \"{capabilities}\" }}"));

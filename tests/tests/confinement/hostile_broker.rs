@@ -189,7 +189,7 @@ const LATER: [(&str, u32); 4] = [
     ("connect to an abstract Unix socket", 6),
 ];
 
-/// Whether a row of the table is about an attack that this kernel's Landlock does not limit.
+/// Whether a row of the table is about an attack that this kernel's Landlock does not restrict.
 fn is_beyond_landlock(row: &str) -> bool {
     LATER.iter().any(|(name, since)| *since > landlock_version() && row.starts_with(&format!("| {name} |")))
 }

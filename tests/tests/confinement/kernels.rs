@@ -70,7 +70,8 @@ fn under_a_filter_of_a_container_the_processes_are_as_explained() {
         let explained = under_a_filter_is_as_explained(host, &[]);
         let lacking: Vec<&str> =
             LANDLOCK.iter().filter(|row| row.0 > landlock_version()).map(|row| row.1).collect();
-        let sentence = format!("Landlock ABI {} does not limit {}", landlock_version(), lacking.join(", "));
+        let sentence =
+            format!("Landlock ABI {} does not restrict {}", landlock_version(), lacking.join(", "));
         let expected = if lacking.is_empty() { vec![] } else { vec![sentence] };
         assert_eq!(role(&explained, "broker")["lacking"], serde_json::json!(expected));
     });

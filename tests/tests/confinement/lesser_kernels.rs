@@ -142,7 +142,7 @@ fn where_landlock_is_required_a_kernel_without_it_is_refused_by_name() {
         }
         if landlock_version() < COMPLETE_LANDLOCK {
             let refusal = Refusal::of_command(Kernel::WithoutSeccomp.command(host, &config));
-            let version = format!("Landlock ABI {} does not limit", landlock_version());
+            let version = format!("Landlock ABI {} does not restrict", landlock_version());
             refusal.says(exit::UNAVAILABLE, &[&version, "require_landlock"]);
             return;
         }

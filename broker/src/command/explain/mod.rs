@@ -13,6 +13,7 @@ use serde_json::json;
 use super::output;
 use crate::config::{self, Config, Diagnostic, Report, Trust};
 use crate::failure::Failure;
+use crate::log;
 use crate::plan::{Findings, Plan};
 use crate::reader;
 
@@ -40,7 +41,7 @@ impl Explain {
                 let found = Diagnostic::about_file(&self.name(), failure.to_string(), "");
                 output::print_json(&output::findings(&self.name(), &found.into(), None));
             } else {
-                failure.tell();
+                log::fatal(failure.lines());
             }
             failure.exit()
         })

@@ -1,9 +1,8 @@
 //! An empty, read-only root in a private mount namespace.
 //!
-//! Promises: afterwards no path leads anywhere but to the directories given, where Unix sockets are bound; each is
-//! handed back open, so that nothing need be opened by path later. The root is read-only, nosuid, nodev and noexec,
-//! which is read back from the kernel, as is that it is empty. Touches the mounts of a namespace of its own, never
-//! the host's. Needs CAP_SYS_ADMIN and Linux 5.6; see mount_namespaces(7), pivot_root(2), open_tree(2).
+//! Promises: afterwards the only reachable paths are the given directories, in which Unix sockets are bound; each is
+//! returned open, so that nothing needs to be opened by path later. The root is empty, read-only, nosuid, nodev and
+//! noexec, which is read back from the kernel. Touches the mounts of a new namespace, never the host's. Needs CAP_SYS_ADMIN and Linux 5.6; see mount_namespaces(7), pivot_root(2), open_tree(2).
 
 mod read_back;
 
@@ -27,20 +26,20 @@ use crate::failure::{Exit, Failure};
 const STEP: &str = "empty root";
 const NO_PROGRAM: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
-/// A directory that Unix sockets are bound in.
+/// A directory in which Unix sockets are bound.
 #[derive(Debug)]
 pub struct SocketDirectory {
-    /// Where it is, before and after.
+    /// Its path, the same before and after.
     pub path: PathBuf,
-    /// An O_PATH descriptor of it in the new root.
+    /// An O_PATH descriptor of it, opened in the new root.
     pub descriptor: OwnedFd,
 }
 
-/// Leaves the host's files for good; only `directories`, absolute and free of symbolic links, remain, at the same
-/// paths and writable. What is mounted below one of them is not there unless it is named too.
+/// Replaces the root by an empty one, irrevocably. Only `directories`, absolute and without symbolic links, remain, at
+/// the same paths and writable. Mounts below one of them are not visible unless they are named too.
 ///
 /// # Errors
-/// The step that failed, with the directory if it is about one. The process is then between two roots: it must end.
+/// The call that failed, with the directory. The process must then end: its root is undefined.
 pub fn enter(directories: &[PathBuf]) -> Result<Vec<SocketDirectory>, Failure> {
     let mut paths = directories.to_vec();
     paths.sort();
@@ -50,19 +49,19 @@ pub fn enter(directories: &[PathBuf]) -> Result<Vec<SocketDirectory>, Failure> {
             Exit::NoPermission,
             STEP,
             format_args!("unshare CLONE_NEWNS failed: {errno}"),
-            "start portreeved with CAP_SYS_ADMIN; it is given up at once unless security.capabilities has it",
+            "start portreeved with CAP_SYS_ADMIN; portreeved drops it afterwards unless security.capabilities contains it",
         )
     })?;
-    // Nothing that is mounted here from now on may be seen by the host, or the other way round.
+    // From now on mounts do not propagate between this namespace and the host.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .map_err(os("mount MS_PRIVATE /"))?;
-    let taken: Vec<Taken> = paths.iter().map(|path| take(path)).collect::<Result<_, _>>()?;
+    let taken: Vec<DetachedMount> = paths.iter().map(|path| detach(path)).collect::<Result<_, _>>()?;
     let root = new_root()?;
     for directory in &taken {
         make_mount_point(&root, &directory.path)?;
     }
     replace_root(&root)?;
-    // Sorted, so that a directory which lies in another is put there after it.
+    // Sorted, so that a directory inside another one is mounted after it.
     for directory in &taken {
         put(directory)?;
     }
@@ -77,31 +76,27 @@ fn os<E: std::fmt::Display>(call: &'static str) -> impl Fn(E) -> Failure {
     move |error| Failure::os(STEP, call, error)
 }
 
-/// A directory of the host, as a mount of its own that is not anywhere yet.
-struct Taken {
+/// A detached bind mount of a host directory.
+struct DetachedMount {
     path: PathBuf,
     tree: OwnedFd,
     stat: FileStat,
 }
 
-fn take(path: &Path) -> Result<Taken, Failure> {
+fn detach(path: &Path) -> Result<DetachedMount, Failure> {
     let mut components = path.components();
     let is_plain = components.next() == Some(Component::RootDir)
         && components.clone().next().is_some()
         && components.all(|component| matches!(component, Component::Normal(_)));
     if !is_plain {
-        return Err(refused(
-            path,
-            "is not an absolute path of a directory below /",
-            "write it without . and ..",
-        ));
+        return Err(refused(path, "is not an absolute path below /", "write it without . and .."));
     }
     let directory = open_directory(path)?;
     let clone =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(&directory, "", clone).map_err(os("open_tree OPEN_TREE_CLONE"))?;
     let stat = fstat(&directory).map_err(os("fstat"))?;
-    Ok(Taken { path: path.to_owned(), tree, stat })
+    Ok(DetachedMount { path: path.to_owned(), tree, stat })
 }
 
 fn refused(path: &Path, why: &str, remedy: &str) -> Failure {
@@ -113,16 +108,14 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Failure> {
         .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     openat2(AT_FDCWD, path, how).map_err(|errno| match errno {
-        Errno::ELOOP => {
-            refused(path, "has a symbolic link in its path", "write the path that the link points to")
-        }
-        Errno::ENOENT => refused(path, "does not exist", "make it before portreeved starts"),
+        Errno::ELOOP => refused(path, "contains a symbolic link", "write the path that the link points to"),
+        Errno::ENOENT => refused(path, "does not exist", "create it before portreeved starts"),
         Errno::ENOTDIR => refused(path, "is not a directory", "name a directory"),
         errno => refused(path, &format!("cannot be opened: {errno}"), "see path_resolution(7)"),
     })
 }
 
-/// A tmpfs that is mounted nowhere yet, with room for the mount points and no more.
+/// A detached tmpfs, just large enough for the mount points.
 fn new_root() -> Result<OwnedFd, Failure> {
     let config = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(os("fsopen tmpfs"))?;
     for (key, value) in [("size", "64k"), ("mode", "0755"), ("source", "portreeve")] {
@@ -144,7 +137,7 @@ fn make_mount_point(root: &OwnedFd, path: &Path) -> Result<(), Failure> {
             Err(errno) => {
                 return Err(refused(
                     path,
-                    &format!("cannot be made in the empty root: {errno}"),
+                    &format!("cannot be created in the empty root: {errno}"),
                     "use fewer directories",
                 ));
             }
@@ -160,19 +153,19 @@ fn names(path: &Path) -> impl Iterator<Item = &OsStr> {
     })
 }
 
-/// Makes `root` the root of this process and lets go of the old one.
+/// Makes `root` the root of this process and unmounts the old one.
 fn replace_root(root: &OwnedFd) -> Result<(), Failure> {
-    // On top of the old root, so that no directory of the host is needed as a mount point.
+    // Mounted over the old root, so that no directory of the host is needed as a mount point.
     move_mount(root, "", rustix::fs::CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(os("move_mount to /"))?;
     fchdir(root).map_err(os("fchdir to the empty root"))?;
-    // The old root ends up on top of the new one, in the same place, and goes from there.
+    // The old root is now mounted over the new one; it is detached from there.
     pivot_root(".", ".").map_err(os("pivot_root"))?;
     umount2(".", MntFlags::MNT_DETACH).map_err(os("umount2 MNT_DETACH of the old root"))?;
     chdir("/").map_err(os("chdir /"))
 }
 
-fn put(directory: &Taken) -> Result<(), Failure> {
+fn put(directory: &DetachedMount) -> Result<(), Failure> {
     let path = &directory.path;
     let from_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(&directory.tree, "", rustix::fs::CWD, path.as_path(), from_descriptor)
@@ -189,13 +182,13 @@ mod tests {
     #[test]
     fn a_path_that_is_not_plain_is_refused_by_name() {
         for path in ["/", "run", "", "/run/../etc"] {
-            let failure = take(Path::new(path)).map(|_| ()).unwrap_err().to_string();
+            let failure = detach(Path::new(path)).map(|_| ()).unwrap_err().to_string();
             assert!(failure.contains("is not an absolute path"), "{failure}");
         }
-        let failure = take(Path::new("/nonesuch/a")).map(|_| ()).unwrap_err().to_string();
+        let failure = detach(Path::new("/nonesuch/a")).map(|_| ()).unwrap_err().to_string();
         assert_eq!(
             failure,
-            "empty root: the socket directory /nonesuch/a does not exist: make it before portreeved starts"
+            "empty root: the socket directory /nonesuch/a does not exist: create it before portreeved starts"
         );
     }
 }

@@ -1,8 +1,8 @@
-//! What the kernel says that the new root is.
+//! Reads the new root back from the kernel.
 //!
-//! Promises: an error unless the root is a tmpfs, read-only, nosuid, nodev and noexec, with no way up, and empty but
-//! for the way to the socket directories; unless each of those is the directory it was, writable, nosuid, nodev and
-//! noexec. Changes nothing.
+//! Promises: an error unless the root is a tmpfs, read-only, nosuid, nodev and noexec, without a parent, and empty except
+//! for the paths to the socket directories; and unless each of those is the same directory as before, writable, nosuid,
+//! nodev and noexec. Changes nothing.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,11 +15,11 @@ use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
-use super::{STEP, Taken, open_directory, os};
+use super::{DetachedMount, STEP, open_directory, os};
 use crate::failure::Failure;
 
-/// Asks the kernel what the root is now.
-pub(super) fn verify(directories: &[Taken]) -> Result<(), Failure> {
+/// Verifies the root and the socket directories.
+pub(super) fn verify(directories: &[DetachedMount]) -> Result<(), Failure> {
     let flags = FsFlags::ST_NOSUID | FsFlags::ST_NODEV | FsFlags::ST_NOEXEC;
     let root = open_path(Path::new("/"))?;
     let up = open_path(Path::new("/.."))?;
@@ -38,7 +38,7 @@ pub(super) fn verify(directories: &[Taken]) -> Result<(), Failure> {
         let now = open_directory(&directory.path)?;
         let name = directory.path.display();
         let is_same = same_file(&fstat(&now).map_err(os("fstat"))?, &directory.stat);
-        expect(is_same, format_args!("{name} is not the directory it was"))?;
+        expect(is_same, format_args!("{name} is not the same directory as before"))?;
         let message = format_args!("{name} is not writable, nosuid, nodev and noexec");
         let found = mounted(&now)?;
         expect(found.contains(flags) && !found.contains(FsFlags::ST_RDONLY), message)?;
@@ -46,8 +46,8 @@ pub(super) fn verify(directories: &[Taken]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Nothing lies in `at` but what leads to `directories`.
-fn expect_only(at: &Path, directories: &[Taken]) -> Result<(), Failure> {
+/// Fails if `at` contains anything except paths to `directories`.
+fn expect_only(at: &Path, directories: &[DetachedMount]) -> Result<(), Failure> {
     if directories.iter().any(|directory| directory.path == at) {
         return Ok(());
     }
@@ -60,8 +60,8 @@ fn expect_only(at: &Path, directories: &[Taken]) -> Result<(), Failure> {
             continue;
         }
         let path = at.join(name);
-        let leads_on = directories.iter().any(|directory| directory.path.starts_with(&path));
-        expect(leads_on, format_args!("{} is in the empty root", path.display()))?;
+        let is_path_to_directory = directories.iter().any(|directory| directory.path.starts_with(&path));
+        expect(is_path_to_directory, format_args!("{} is in the root, which must be empty", path.display()))?;
         expect_only(&path, directories)?;
     }
     Ok(())

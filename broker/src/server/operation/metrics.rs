@@ -48,7 +48,7 @@ pub fn metrics(broker: &Broker, _: &Session, _: &MetricsRequest) -> Result<Done<
         },
         addresses: broker.addresses.as_ref().map(|addresses| addresses.counted()),
         worker: broker.worker_counts(),
-        log: LogCounts { suppressed: totals.not_logged.get(), lost: log::lost() },
+        log: LogCounts { suppressed: totals.not_logged.get(), lost: log::dropped() },
         events: broker.events.counted(),
     }))
 }

@@ -1,4 +1,4 @@
-//! Lines that wait to be written: as many as there is memory set aside for, whole ones only. What is more is counted.
+//! The buffer of log lines: bounded, whole lines only. Lines that do not fit are dropped and counted.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -6,29 +6,29 @@ use std::time::{Duration, Instant};
 
 use super::sink::Sink;
 
-/// How many bytes are written together.
+/// The number of bytes that are written together.
 const MANY: usize = 32 * 1024;
-/// How many bytes may wait for a reader.
-const MOST: usize = 256 * 1024;
+/// The maximum number of buffered bytes.
+const MAX_BYTES: usize = 256 * 1024;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct Buffer {
     bytes: Vec<u8>,
-    /// How many of the bytes were written.
+    /// The number of bytes that were written.
     begin: usize,
-    /// What is left of each line, in their order.
+    /// The remaining length of each line, in order.
     lengths: VecDeque<usize>,
     lost: u64,
-    /// How many of those were told.
+    /// How many of the dropped lines were reported.
     told: u64,
     stalled: bool,
-    /// Absent until the log begins.
+    /// `None` until the log is initialized.
     sink: Option<Sink>,
 }
 
-impl Waiting {
-    /// Nothing waits.
+impl Buffer {
+    /// An empty buffer.
     pub const fn new() -> Self {
         Self {
             bytes: Vec::new(),
@@ -41,21 +41,21 @@ impl Waiting {
         }
     }
 
-    /// From now on lines go there.
-    pub fn go_to(&mut self, sink: Sink) {
+    /// Sets the destination.
+    pub fn set_sink(&mut self, sink: Sink) {
         self.sink = Some(sink);
     }
 
-    /// Takes a line, or counts it where there is no room.
+    /// Appends a line, or counts it as dropped if there is no room.
     pub fn push(&mut self, line: &[u8]) {
         if self.held() + line.len() > MANY && !self.stalled {
             self.write();
         }
-        if self.held() + line.len() > MOST {
+        if self.held() + line.len() > MAX_BYTES {
             self.lost += 1;
             return;
         }
-        if self.bytes.len() + line.len() > MOST {
+        if self.bytes.len() + line.len() > MAX_BYTES {
             self.bytes.drain(..self.begin);
             self.begin = 0;
         }
@@ -67,13 +67,13 @@ impl Waiting {
         self.bytes.len() - self.begin
     }
 
-    /// How many lines were lost until now.
-    pub fn lost(&self) -> u64 {
+    /// The number of dropped lines.
+    pub fn dropped(&self) -> u64 {
         self.lost
     }
 
-    /// How many were lost since this was last asked, once there is room to say so.
-    pub fn missed(&mut self) -> u64 {
+    /// The number of lines dropped since the last call; 0 while there is no room to log it.
+    pub fn dropped_since_last(&mut self) -> u64 {
         if self.stalled {
             return 0;
         }
@@ -82,12 +82,12 @@ impl Waiting {
         missed
     }
 
-    /// Whether a reader has to make room first.
+    /// Whether the destination has no room.
     pub fn is_stalled(&self) -> bool {
         self.stalled
     }
 
-    /// Writes as much as there is room for.
+    /// Writes as much as possible without blocking.
     pub fn write(&mut self) {
         self.stalled = false;
         while let (Some(first), Some(sink)) = (self.lengths.front(), &self.sink) {
@@ -97,7 +97,7 @@ impl Waiting {
                 Ok(0) => return self.stalled = true,
                 Ok(written) => self.gone(written),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return self.stalled = true,
-                // Nobody reads it any more, or there is no space for it.
+                // The reader is gone, or the disk is full.
                 Err(_) => {
                     self.lost += self.lengths.len() as u64;
                     self.gone(self.held());
@@ -120,7 +120,7 @@ impl Waiting {
         self.begin = 0;
     }
 
-    /// Writes everything, as long as somebody makes room for it within the time.
+    /// Writes everything, buffer for room up to a timeout.
     pub fn finish(&mut self, within: Duration) {
         let end = Instant::now() + within;
         self.write();
@@ -138,35 +138,35 @@ mod tests {
     use std::io::Read as _;
     use std::os::unix::fs::OpenOptionsExt as _;
 
-    /// A pipe of one page, and a log that goes there.
-    fn pipe() -> (std::io::PipeReader, Waiting) {
+    /// A pipe of one page and a buffer that writes to it.
+    fn pipe() -> (std::io::PipeReader, Buffer) {
         use std::os::fd::AsRawFd as _;
         let (reader, writer) = std::io::pipe().unwrap();
         nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
         let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
         let own = std::fs::File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
-        let mut waiting = Waiting::new();
-        waiting.go_to(Sink::Own(own));
-        (reader, waiting)
+        let mut buffer = Buffer::new();
+        buffer.set_sink(Sink::Own(own));
+        (reader, buffer)
     }
 
     #[test]
     fn a_reader_that_stops_loses_whole_lines_that_are_counted_and_nobody_waits_for_it() {
-        let (mut reader, mut waiting) = pipe();
+        let (mut reader, mut buffer) = pipe();
         let line = |number: u32| format!("{number:09}\n");
-        (0..100_000).for_each(|number| waiting.push(line(number).as_bytes()));
-        assert!(waiting.is_stalled() && waiting.lost() > 0);
-        assert_eq!(waiting.missed(), 0, "there is no room to say so");
+        (0..100_000).for_each(|number| buffer.push(line(number).as_bytes()));
+        assert!(buffer.is_stalled() && buffer.dropped() > 0);
+        assert_eq!(buffer.dropped_since_last(), 0, "there is no room to log it");
         let mut read = String::new();
-        while waiting.is_stalled() {
+        while buffer.is_stalled() {
             let mut page = [0; 4096];
             let length = reader.read(&mut page).unwrap();
             read.push_str(std::str::from_utf8(&page[..length]).unwrap());
-            waiting.write();
+            buffer.write();
         }
-        assert_eq!(waiting.missed(), waiting.lost());
-        assert_eq!(waiting.missed(), 0, "it is said once");
-        drop(waiting);
+        assert_eq!(buffer.dropped_since_last(), buffer.dropped());
+        assert_eq!(buffer.dropped_since_last(), 0, "it is reported once");
+        drop(buffer);
         reader.read_to_string(&mut read).unwrap();
         let kept: Vec<&str> = read.lines().collect();
         let expected: Vec<String> = (0..).map(line).take(kept.len()).collect();
@@ -175,11 +175,11 @@ mod tests {
 
     #[test]
     fn a_reader_that_has_gone_is_no_error() {
-        let (reader, mut waiting) = pipe();
+        let (reader, mut buffer) = pipe();
         drop(reader);
-        waiting.push(b"one\n");
-        waiting.push(b"two\n");
-        waiting.finish(Duration::from_secs(60));
-        assert_eq!((waiting.lost(), waiting.is_stalled()), (2, false));
+        buffer.push(b"one\n");
+        buffer.push(b"two\n");
+        buffer.finish(Duration::from_secs(60));
+        assert_eq!((buffer.dropped(), buffer.is_stalled()), (2, false));
     }
 }

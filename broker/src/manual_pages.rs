@@ -1,4 +1,4 @@
-//! The man pages beside the code: what one of them has and the other has not fails here.
+//! Checks the manual pages against the code: options, faults, steps and exit codes must be the same in both.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ const CONFIGURATION: &str = include_str!("../../deploy/man/portreeve.conf.5");
 const FAULTS: &str = include_str!("../../deploy/man/portreeve-faults.7");
 const BROKER: &str = include_str!("../../deploy/man/portreeved.8");
 
-/// Every scope, so that each of their options is asked for.
+/// A configuration with every scope, so that every option is read.
 const EVERY_SCOPE: &str = r#"
 security {}
 broker { permit p {} peer p {} }
@@ -36,7 +36,7 @@ fn same<T: Ord + std::fmt::Debug>(code: &BTreeSet<T>, page: &BTreeSet<T>) {
     let missing: Vec<_> = code.difference(page).collect();
     let surplus: Vec<_> = page.difference(code).collect();
     assert!(missing.is_empty(), "the page lacks {missing:?}");
-    assert!(surplus.is_empty(), "the page has {surplus:?}, which the code has not");
+    assert!(surplus.is_empty(), "the page has {surplus:?}, which the code lacks");
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
     for path in entries {
         let name = path.file_name().unwrap().to_str().unwrap();
         match path.is_dir() {
-            _ if ["hostile", "manual.rs", "tests.rs"].contains(&name) => {}
+            _ if ["hostile", "manual_pages.rs", "tests.rs"].contains(&name) => {}
             true => all.extend(sources(&path)),
             false => all.push(path),
         }

@@ -1,4 +1,4 @@
-//! Attacks on what the kernel lets this process do: ids, capabilities, namespaces, the kernel itself.
+//! Attempts to gain privileges: ids, capabilities, namespaces, the kernel itself.
 
 use super::Attack;
 use super::call::{Word, address, address_mut, call, word};
