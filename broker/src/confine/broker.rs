@@ -1,5 +1,5 @@
-//! What the broker does to itself before it serves: the configured capabilities and nothing else, an empty root,
-//! and no system call or file that it does not need.
+//! Confines the broker before it serves: only the configured capabilities, an empty root, and no system call or file
+//! that it does not need.
 
 use portreeve_protocol::status::Credentials;
 
@@ -15,34 +15,34 @@ use crate::sys::Directories;
 
 const STEP: &str = "confining the broker";
 
-/// What the broker is held to.
+/// The broker's restrictions.
 pub struct Confinement<'a> {
     /// security.capabilities
     pub retained: State,
-    /// What may be asked: Landlock is compiled from it.
+    /// The policy, from which the Landlock rules are built.
     pub policy: &'a Policy,
-    /// A kernel that cannot enforce all of Landlock is fatal.
+    /// Whether a kernel that cannot enforce all Landlock restrictions is fatal.
     pub require_landlock: bool,
-    /// The seccomp mode that it was started in.
+    /// The seccomp mode at the start.
     pub seccomp: u8,
 }
 
-/// What was verified after confinement.
+/// The verified confinement.
 #[derive(Debug)]
 pub struct Verified {
-    /// As the kernel reports.
+    /// The credentials that the kernel reports.
     pub credentials: Credentials,
-    /// The locks that /proc/self/status does not tell, a line each.
+    /// A line for each restriction that /proc/self/status does not show.
     pub locks: Vec<String>,
-    /// TCP can be bound to the policy's ports only.
+    /// Whether binding TCP is restricted to the policy's ports.
     pub limits_tcp: bool,
-    /// The locks that this kernel lacks.
+    /// The restrictions that this kernel does not support.
     pub lacking: Vec<String>,
 }
 
 impl Confinement<'_> {
-    /// Confines this process, which has one thread, for good and reads back from the kernel that it holds exactly
-    /// this. Capabilities are needed down to the last but two steps, so the order matters.
+    /// Confines this single-threaded process, irrevocably, and reads back from the kernel that exactly these restrictions
+    /// apply. The order matters: all steps but the last two need capabilities.
     pub fn apply(&self, directories: &mut Directories, status: &ProcStatus) -> Result<Verified, Failure> {
         if inject::lock("root")? {
             directories.enter(root::enter(&directories.paths())?);
@@ -67,7 +67,7 @@ impl Confinement<'_> {
         let landlock = if inject::lock("landlock")? {
             landlock::restrict(permitted)?
         } else {
-            Landlock::Absent("left out by a test")
+            Landlock::Absent("omitted by a test")
         };
         let needs = needs(self.policy, sockets.len());
         let seccomp = if inject::lock("seccomp")? { seccomp::install(&needs)? } else { Seccomp::Absent };
@@ -82,15 +82,14 @@ impl Confinement<'_> {
         self.verified(credentials, sockets.len(), &landlock, &seccomp)
     }
 
-    /// What [`Confinement::apply`] will verify, as far as this kernel tells without being asked to enforce it on
-    /// this process. Needs no privilege.
-    pub fn foresee(&self, socket_directories: usize) -> Result<Verified, Failure> {
+    /// The result that [`Confinement::apply`] will have on this kernel. Restricts nothing and needs no privilege.
+    pub fn predict(&self, socket_directories: usize) -> Result<Verified, Failure> {
         let landlock = landlock::probe(self.policy.tcp_ports())?;
         let seccomp = seccomp::probe(&needs(self.policy, socket_directories));
         self.verified(self.expected(&seccomp), socket_directories, &landlock, &seccomp)
     }
 
-    /// What is told of the confinement, unless it lacks what is required.
+    /// The verified confinement, unless a required restriction is missing.
     fn verified(
         &self,
         credentials: Credentials,
@@ -109,7 +108,7 @@ impl Confinement<'_> {
         }
         let root = match socket_directories {
             0 => "empty read-only root".to_owned(),
-            count => format!("empty read-only root but for {count} of Unix sockets"),
+            count => format!("empty read-only root except {count} directories of Unix sockets"),
         };
         let securebits = format!("securebits {:#x}, locked", locks::SECUREBITS.bits());
         Ok(Verified {
@@ -133,12 +132,12 @@ impl Confinement<'_> {
     }
 }
 
-/// What a broker with this policy and so many directories of Unix sockets will call the kernel for.
+/// The optional features that a broker with this policy and this number of socket directories needs.
 pub fn needs(policy: &Policy, socket_directories: usize) -> SeccompNeeds {
     SeccompNeeds { socket_files: socket_directories > 0, limits: policy.has_limits() }
 }
 
-/// Root in every id, and no other group.
+/// Sets all user and group ids to 0 and clears the supplementary groups.
 fn own_identity() -> Result<(), Failure> {
     let os = |call: &'static str| move |error: nix::Error| Failure::os(STEP, call, error);
     let (user, group) = (nix::unistd::ROOT, nix::unistd::Gid::from_raw(0));

@@ -81,7 +81,7 @@ impl Confinement {
     }
 
     /// The lines that [`Confinement::apply`] will return on this kernel. Needs no privilege.
-    pub fn foresee(&self) -> Result<Vec<String>, Failure> {
+    pub fn predict(&self) -> Result<Vec<String>, Failure> {
         Ok(self.told(&landlock::probe_reading()?, &seccomp::probe_for_reader()))
     }
 

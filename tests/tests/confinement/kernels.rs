@@ -94,7 +94,7 @@ fn a_landlock_that_cannot_limit_tcp_is_reported_and_the_policy_still_limits_it()
         let status = peer.status();
         let locks = format!("{:?}", status.processes[0].locks);
         let version = landlock_version();
-        let in_part = locks.contains(&format!("Landlock ABI {version}, in part"));
+        let in_part = locks.contains(&format!("Landlock ABI {version}, partially enforced"));
         assert_eq!(in_part, (1..6).contains(&version), "{locks}");
         let warned = status.warnings.iter().any(|warning| warning.contains("binding and connecting TCP"));
         assert_eq!(warned, (1..4).contains(&version), "{status:?}");

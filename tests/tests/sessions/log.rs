@@ -52,9 +52,8 @@ fn a_reader_that_stops_loses_lines_that_are_counted_and_nobody_waits() {
             }
         });
         // A broker at rest tells of it too: nothing is asked meanwhile.
-        let told = eventually("the count", || {
-            lines.try_iter().find(|line| line.contains("lines of this log were lost"))
-        });
+        let told =
+            eventually("the count", || lines.try_iter().find(|line| line.contains("log lines were dropped")));
         assert!(told.contains(&format!("lines={lost}")), "{told}");
         assert!(broker.terminate().success());
     });

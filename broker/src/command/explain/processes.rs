@@ -70,7 +70,7 @@ fn reader(readable: &[PathBuf], seccomp_mode: u8) -> Result<Process, Failure> {
         credentials: confinement.expected(),
         root: "/".to_owned(),
         reaches: readable.iter().map(|path| path.display().to_string()).collect(),
-        locks: confinement.foresee()?,
+        locks: confinement.predict()?,
         lacking: Vec::new(),
         calls: match seccomp::probe_for_reader() {
             Seccomp::Absent => Vec::new(),
@@ -89,7 +89,7 @@ fn broker(config: &Config, plan: &Plan, seccomp_mode: u8) -> Result<Process, Fai
         require_landlock: config.broker.require_landlock,
         seccomp: seccomp_mode,
     };
-    let foreseen = confinement.foresee(reaches.len())?;
+    let predicted = confinement.predict(reaches.len())?;
     let needs = broker::needs(&plan.policy, reaches.len());
     Ok(Process {
         role: "broker",
@@ -98,9 +98,9 @@ fn broker(config: &Config, plan: &Plan, seccomp_mode: u8) -> Result<Process, Fai
             Seccomp::Absent => Vec::new(),
             Seccomp::Enforced { .. } => seccomp::allowed(&needs).collect(),
         },
-        credentials: foreseen.credentials,
-        locks: foreseen.locks,
-        lacking: foreseen.lacking,
+        credentials: predicted.credentials,
+        locks: predicted.locks,
+        lacking: predicted.lacking,
         reaches,
         limits: vec![("core", "0".to_owned()), ("nofile", "the hard limit at the start".to_owned())],
     })
