@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use portreeve_protocol::Event;
-use portreeve_protocol::event::{Next, Queue, RECENT};
+use portreeve_protocol::event::{MAX_RECENT_EVENTS, Queue, QueueItem};
 use portreeve_protocol::metrics::EventCounts;
 use tokio::sync::Notify;
 
@@ -63,8 +63,8 @@ impl Subscriber {
                 return None;
             }
             match self.queue.borrow_mut().pop() {
-                Some(Next::Event(told)) => return Some(told.event.clone()),
-                Some(Next::Gap(lost)) => {
+                Some(QueueItem::Event(told)) => return Some(told.event.clone()),
+                Some(QueueItem::Gap(lost)) => {
                     self.lost.add(usize::try_from(lost).unwrap_or(usize::MAX));
                     return Some(Event::gap(lost));
                 }
@@ -100,7 +100,7 @@ impl Events {
             subscriber.more.notify_one();
         }
         let mut recent = self.recent.borrow_mut();
-        if recent.len() >= RECENT {
+        if recent.len() >= MAX_RECENT_EVENTS {
             recent.pop_front();
         }
         recent.push_back(told);

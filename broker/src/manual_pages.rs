@@ -66,7 +66,7 @@ fn every_option_has_its_entry_in_the_page_of_the_configuration_and_no_other_has(
 #[test]
 fn every_fault_has_its_section_and_no_other_has() {
     let codes = (1..=u16::MAX).map(FaultCode::from);
-    let words = codes.take_while(|code| !matches!(code, FaultCode::Other(_))).map(FaultCode::word);
+    let words = codes.take_while(|code| !matches!(code, FaultCode::Other(_))).map(FaultCode::name);
     same(&words.collect(), &lines_after(part(FAULTS, ".Sh FAULTS", ".Sh START-UP ERRORS"), ".Ss "));
 }
 

@@ -16,7 +16,8 @@ use portreeve_protocol::channel::{self, ReceiveError};
 use portreeve_protocol::frame::HEADER_LENGTH;
 use portreeve_protocol::message::{Hello, Operation};
 use portreeve_protocol::takeover::{
-    Begin, Confirm, Handed, HandedLease, HandedListener, More, Offer, PastEpoch, TAKEOVER_VERSION, Takeover,
+    Accepted, Begin, Commit, ExportedEpoch, ExportedLease, ExportedListener, NextBatch, TAKEOVER_VERSION,
+    Takeover, TakeoverReply,
 };
 use portreeve_protocol::{Fault, FaultCode, Header, Kind, Text, codec};
 use tokio::io::Interest;
@@ -40,7 +41,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct Predecessor {
     session: Session,
     /// What it said of itself.
-    pub offer: Offer,
+    pub offer: Accepted,
     /// How long it takes to leave.
     leaving: Duration,
 }
@@ -66,11 +67,11 @@ pub struct Offered {
 #[derive(Debug, Default)]
 pub struct Held {
     /// The listeners, by number.
-    pub listeners: Vec<(HandedListener, OwnedFd)>,
+    pub listeners: Vec<(ExportedListener, OwnedFd)>,
     /// The leases.
-    pub leases: Vec<HandedLease>,
+    pub leases: Vec<ExportedLease>,
     /// What is remembered of addresses that are gone.
-    pub epochs: Vec<PastEpoch>,
+    pub epochs: Vec<ExportedEpoch>,
 }
 
 fn failed(what: impl std::fmt::Display, remedy: impl std::fmt::Display) -> Failure {
@@ -86,8 +87,8 @@ fn nonsense(what: impl std::fmt::Display) -> Failure {
 }
 
 /// Looks at an offer and at what came with it.
-fn offered(offer: &Offer, descriptors: Vec<OwnedFd>) -> Result<Offered, Failure> {
-    let (here, there) = (BootTime::now(), BootTime::of(offer.clock));
+fn offered(offer: &Accepted, descriptors: Vec<OwnedFd>) -> Result<Offered, Failure> {
+    let (here, there) = (BootTime::now(), BootTime::of(offer.boottime_ns));
     if offer.version != TAKEOVER_VERSION {
         return Err(nonsense(format_args!("version {} was not asked for", offer.version)));
     }
@@ -130,10 +131,10 @@ impl Predecessor {
             return Err(Failure::new(Exit::NoPermission, STEP, what, "name the running broker's socket"));
         }
         let mut session = Session { channel, buffer: codec::frame_buffer(), requests: 0 };
-        session.ask(&Hello { client: Text::clipped("portreeved --takeover"), features: 0 })?;
+        session.ask(&Hello { client: Text::truncated("portreeved --takeover"), features: 0 })?;
         let begin = Begin { oldest: TAKEOVER_VERSION, newest: TAKEOVER_VERSION };
         match session.ask(&Takeover::Begin(begin))? {
-            (Handed::Offer(offer), descriptors) => {
+            (TakeoverReply::Accepted(offer), descriptors) => {
                 let offered = offered(&offer, descriptors)?;
                 Ok((Self { session, offer, leaving: Duration::ZERO }, offered))
             }
@@ -151,12 +152,12 @@ impl Predecessor {
         loop {
             let (handed, descriptors) = self.more()?;
             match handed {
-                Handed::Listeners(part) if part.listeners.len() == descriptors.len() => {
+                TakeoverReply::Listeners(part) if part.listeners.len() == descriptors.len() => {
                     held.listeners.extend(part.listeners.into_vec().into_iter().zip(descriptors));
                 }
-                Handed::Leases(part) => held.leases.extend(part.leases.into_vec()),
-                Handed::Epochs(part) => held.epochs.extend(part.epochs.into_vec()),
-                Handed::Complete(_) => return Ok(held),
+                TakeoverReply::Leases(part) => held.leases.extend(part.leases.into_vec()),
+                TakeoverReply::Epochs(part) => held.epochs.extend(part.epochs.into_vec()),
+                TakeoverReply::ExportComplete(_) => return Ok(held),
                 other => return Err(nonsense(format_args!("{other:?} is not due"))),
             }
             if held.listeners.len() > listeners {
@@ -169,9 +170,9 @@ impl Predecessor {
         }
     }
 
-    fn more(&mut self) -> Result<(Handed, Vec<OwnedFd>), Failure> {
+    fn more(&mut self) -> Result<(TakeoverReply, Vec<OwnedFd>), Failure> {
         loop {
-            match self.session.try_ask(&Takeover::More(More {}))? {
+            match self.session.try_ask(&Takeover::NextBatch(NextBatch {}))? {
                 Ok(part) => return Ok(part),
                 // The other broker's own deadline ends this.
                 Err(fault) if fault.code == FaultCode::Busy => std::thread::sleep(AGAIN),
@@ -186,9 +187,9 @@ impl Predecessor {
     /// It did not hear, or did not say that it heard: then it serves as before.
     pub fn confirm(&mut self) -> Result<(), Failure> {
         inject::point("takeover.confirm")?;
-        match self.session.ask(&Takeover::Confirm(Confirm {}))? {
-            (Handed::Confirmed(confirmed), _) => {
-                self.leaving = Duration::from_millis(confirmed.leaving_ms);
+        match self.session.ask(&Takeover::Commit(Commit {}))? {
+            (TakeoverReply::Committed(confirmed), _) => {
+                self.leaving = Duration::from_millis(confirmed.exit_ms);
                 Ok(())
             }
             (other, _) => Err(nonsense(format_args!("it confirms by {other:?}"))),
@@ -200,7 +201,7 @@ impl Predecessor {
         let gone = async {
             self.session.channel.set_nonblocking(true)?;
             let channel = tokio::net::UnixDatagram::from_std(self.session.channel)?;
-            let receive = || match channel::receive_bare(&channel, &mut [0; HEADER_LENGTH]) {
+            let receive = || match channel::receive_bytes(&channel, &mut [0; HEADER_LENGTH]) {
                 Err(ReceiveError::Os(error)) => Err(error),
                 other => Ok(other.is_err()),
             };
@@ -229,7 +230,7 @@ impl Session {
         };
         self.requests += 1;
         let frame = codec::encode(&mut self.buffer, O::KIND, self.requests, 0, request).map_err(nonsense)?;
-        channel::send_bare(&self.channel, frame).map_err(|error| gone(&error))?;
+        channel::send_bytes(&self.channel, frame).map_err(|error| gone(&error))?;
         let mut descriptors = Vec::new();
         let packet = loop {
             match channel::receive(&self.channel, &mut self.buffer, &mut descriptors) {

@@ -84,7 +84,7 @@ pub struct Lease {
     /// The prefix length that it is on it with.
     pub prefix: u8,
     /// Milliseconds until it goes by itself, by CLOCK_BOOTTIME; the greatest number where it never does.
-    pub left_ms: u64,
+    pub remaining_ms: u64,
     /// The number of this ownership.
     pub epoch: u64,
     /// The address that it follows: it came with that one and goes with it.
@@ -101,7 +101,7 @@ pub struct Leases {
 
 /// An address that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Removed {
+pub struct Removal {
     /// The address.
     pub address: IpAddr,
     /// Whether the host's routes were seen to have it no more. Where this is false somebody else put it elsewhere on
@@ -111,9 +111,9 @@ pub struct Removed {
 
 /// The reply to [`RemoveAddress`], in the order of the request and then of those that followed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RemovedMany {
+pub struct Removals {
     /// The results.
-    pub results: List<Outcome<Removed>, MAX_ADDRESSES>,
+    pub results: List<Outcome<Removal>, MAX_ADDRESSES>,
 }
 
 /// Asks which addresses the broker has put on interfaces.

@@ -34,7 +34,7 @@ impl<const MAX: usize> Text<MAX> {
     }
 
     /// Takes as much of the text as fits, cut at a character.
-    pub fn clipped(text: &str) -> Self {
+    pub fn truncated(text: &str) -> Self {
         let mut end = text.len().min(MAX);
         while !text.is_char_boundary(end) {
             end -= 1;
@@ -110,7 +110,7 @@ impl<T, const MAX: usize> List<T, MAX> {
     }
 
     /// Takes the items that fit and leaves the rest of the iterator alone.
-    pub fn first_of(items: impl IntoIterator<Item = T>) -> Self {
+    pub fn truncated(items: impl IntoIterator<Item = T>) -> Self {
         Self(items.into_iter().take(MAX).collect())
     }
 
@@ -176,8 +176,8 @@ mod tests {
     }
 
     #[test]
-    fn clipping_keeps_whole_characters() {
-        assert_eq!(Text::<2>::clipped("aé").as_str(), "a");
-        assert_eq!(Text::<3>::clipped("aé").as_str(), "aé");
+    fn truncation_keeps_whole_characters() {
+        assert_eq!(Text::<2>::truncated("aé").as_str(), "a");
+        assert_eq!(Text::<3>::truncated("aé").as_str(), "aé");
     }
 }

@@ -1,7 +1,7 @@
 //! The channel: one SOCK_SEQPACKET Unix socket, frames, and the descriptors that ride with them.
 //!
 //! These are the bare calls, which wait only where the socket is a blocking one. The broker receives with
-//! [`receive_bare`], which gives the kernel no room for a descriptor; peers receive with [`receive`]. Every
+//! [`receive_bytes`], which gives the kernel no room for a descriptor; peers receive with [`receive`]. Every
 //! descriptor received is owned and close-on-exec from the instant it exists.
 //!
 //! What the other end sent before it hung up is received before the hang-up is told, also where it left packets
@@ -48,7 +48,7 @@ pub enum ReceiveError {
     Oversized,
     /// Descriptors came where none may.
     #[error("a packet carried descriptors where none may come")]
-    Surplus {
+    UnexpectedDescriptors {
         /// How many bytes of the buffer the packet fills: its header still tells which request it was.
         bytes: usize,
     },
@@ -84,10 +84,10 @@ fn past_reset<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 }
 
 /// Receives one packet without its descriptors: the kernel installs none, and says so with
-/// [`ReceiveError::Surplus`] when the peer attached any.
+/// [`ReceiveError::UnexpectedDescriptors`] when the peer attached any.
 ///
 /// A packet of no bytes cannot be told from a hang-up (recv(2)), so it ends the channel too.
-pub fn receive_bare(channel: impl AsFd, buffer: &mut [u8]) -> Result<usize, ReceiveError> {
+pub fn receive_bytes(channel: impl AsFd, buffer: &mut [u8]) -> Result<usize, ReceiveError> {
     let message = past_reset(|| {
         let mut none = RecvAncillaryBuffer::default();
         Ok(rustix::net::recvmsg(
@@ -98,7 +98,7 @@ pub fn receive_bare(channel: impl AsFd, buffer: &mut [u8]) -> Result<usize, Rece
         )?)
     })?;
     match whole(message.bytes, message.flags)? {
-        Packet { descriptors_lost: true, bytes } => Err(ReceiveError::Surplus { bytes }),
+        Packet { descriptors_lost: true, bytes } => Err(ReceiveError::UnexpectedDescriptors { bytes }),
         Packet { bytes, .. } => Ok(bytes),
     }
 }
@@ -133,7 +133,7 @@ pub fn receive(
 }
 
 /// Sends one packet. A closed other end is an error, never a signal.
-pub fn send_bare(channel: impl AsFd, packet: &[u8]) -> io::Result<()> {
+pub fn send_bytes(channel: impl AsFd, packet: &[u8]) -> io::Result<()> {
     past_reset(|| Ok(rustix::net::send(&channel, packet, SendFlags::NOSIGNAL)?))?;
     Ok(())
 }
@@ -144,7 +144,7 @@ pub fn send_bare(channel: impl AsFd, packet: &[u8]) -> io::Result<()> {
 /// SIGPIPE, as every Rust program does unless it asks otherwise.
 pub fn send(channel: &UnixDatagram, packet: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     if descriptors.is_empty() {
-        return send_bare(channel, packet);
+        return send_bytes(channel, packet);
     }
     let mut raw: [RawFd; MAX_DESCRIPTORS] = [-1; MAX_DESCRIPTORS];
     let raw = raw.get_mut(..descriptors.len()).ok_or(io::ErrorKind::InvalidInput)?;

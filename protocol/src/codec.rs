@@ -58,16 +58,16 @@ pub fn encode<'b, T: Serialize>(
 
 /// Adds a message to a stream that is no frame, however long it is: for two processes that trust each other's lengths
 /// no more than that they hold what was sent.
-pub fn append<T: Serialize>(stream: &mut Vec<u8>, message: &T) -> Result<(), BodyError> {
+pub fn append_to_stream<T: Serialize>(stream: &mut Vec<u8>, message: &T) -> Result<(), BodyError> {
     let bytes =
         bincode::serde::encode_to_vec(message, bincode::config::legacy()).map_err(BodyError::Encode)?;
     stream.extend_from_slice(&bytes);
     Ok(())
 }
 
-/// The first message of a stream that [`append`] made, and what follows it. Nothing is allocated for a length that the
+/// The first message of a stream that [`append_to_stream`] made, and what follows it. Nothing is allocated for a length that the
 /// stream has not.
-pub fn first<'a, T: Deserialize<'a>>(stream: &'a [u8]) -> Result<(T, &'a [u8]), BodyError> {
+pub fn read_from_stream<'a, T: Deserialize<'a>>(stream: &'a [u8]) -> Result<(T, &'a [u8]), BodyError> {
     let (message, consumed) = bincode::serde::borrow_decode_from_slice(stream, bincode::config::legacy())
         .map_err(BodyError::Decode)?;
     Ok((message, stream.get(consumed..).unwrap_or_default()))

@@ -13,7 +13,7 @@ use crate::bounded::{List, Text};
 use crate::endpoint::MAX_INTERFACE;
 
 /// How many events of the past one reply tells of.
-pub const RECENT: usize = 128;
+pub const MAX_RECENT_EVENTS: usize = 128;
 
 /// Asks for what happened lately and, if wanted, to be told what happens from now on. A session has one subscription;
 /// asking again changes it.
@@ -31,7 +31,7 @@ pub struct Subscribed {
     /// Whether events that concern others are told too.
     pub all: bool,
     /// What happened lately, the oldest first, as far as the broker remembers and this peer may know.
-    pub recent: List<Event, RECENT>,
+    pub recent: List<Event, MAX_RECENT_EVENTS>,
 }
 
 /// Something that happened. What an event of its kind does not have is 0, absent or empty.
@@ -158,7 +158,7 @@ impl From<EventCode> for u16 {
 
 impl EventCode {
     /// The word for it: `address-lost`, `link-up`, …; `other` for a code of a later version.
-    pub fn word(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         CODES.iter().find(|row| row.1 == self).map_or("other", |row| row.2)
     }
 }
@@ -173,7 +173,7 @@ pub struct Queue<T> {
 
 /// What a queue gives.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next<T> {
+pub enum QueueItem<T> {
     /// The oldest event.
     Event(T),
     /// So many are missing here.
@@ -197,10 +197,10 @@ impl<T> Queue<T> {
     }
 
     /// Takes the oldest.
-    pub fn pop(&mut self) -> Option<Next<T>> {
+    pub fn pop(&mut self) -> Option<QueueItem<T>> {
         match self.waiting.pop_front() {
-            Some(event) => Some(Next::Event(event)),
-            None if self.lost > 0 => Some(Next::Gap(std::mem::take(&mut self.lost))),
+            Some(event) => Some(QueueItem::Event(event)),
+            None if self.lost > 0 => Some(QueueItem::Gap(std::mem::take(&mut self.lost))),
             None => None,
         }
     }
@@ -215,7 +215,7 @@ mod tests {
         for (number, code, word) in CODES {
             assert_eq!(EventCode::from(number), code);
             assert_eq!(u16::from(code), number);
-            assert_eq!(code.word(), word);
+            assert_eq!(code.name(), word);
         }
         assert_eq!(u16::from(EventCode::from(700)), 700);
     }
@@ -224,12 +224,12 @@ mod tests {
     fn a_full_queue_says_how_many_are_missing_and_where() {
         let mut queue = Queue::new(2);
         (1..=5).for_each(|number| queue.push(number, 1));
-        assert_eq!(queue.pop(), Some(Next::Event(1)));
+        assert_eq!(queue.pop(), Some(QueueItem::Event(1)));
         queue.push(6, 10);
-        assert_eq!(queue.pop(), Some(Next::Event(2)));
-        assert_eq!(queue.pop(), Some(Next::Gap(13)));
+        assert_eq!(queue.pop(), Some(QueueItem::Event(2)));
+        assert_eq!(queue.pop(), Some(QueueItem::Gap(13)));
         queue.push(7, 1);
-        assert_eq!(queue.pop(), Some(Next::Event(7)));
+        assert_eq!(queue.pop(), Some(QueueItem::Event(7)));
         assert_eq!(queue.pop(), None);
     }
 }

@@ -79,7 +79,7 @@ impl From<FaultCode> for u16 {
 
 impl FaultCode {
     /// The word for it: `denied`, `in-use`, …; `other` for a code of a later version.
-    pub fn word(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         CODES.iter().find(|row| row.1 == self).map_or("other", |row| row.2)
     }
 }
@@ -108,19 +108,19 @@ impl Fault {
             code,
             errno: 0,
             subject: Text::default(),
-            message: Text::clipped(message),
+            message: Text::truncated(message),
             remedy: Text::default(),
         }
     }
 
     /// The same fault with the thing it is about.
-    pub fn about(self, subject: &str) -> Self {
-        Self { subject: Text::clipped(subject), ..self }
+    pub fn subject(self, subject: &str) -> Self {
+        Self { subject: Text::truncated(subject), ..self }
     }
 
     /// The same fault with a remedy.
     pub fn remedy(self, remedy: &str) -> Self {
-        Self { remedy: Text::clipped(remedy), ..self }
+        Self { remedy: Text::truncated(remedy), ..self }
     }
 
     /// The same fault with an errno.
@@ -138,7 +138,7 @@ mod tests {
         for (number, code, word) in CODES {
             assert_eq!(FaultCode::from(number), code);
             assert_eq!(u16::from(code), number);
-            assert_eq!(code.word(), word);
+            assert_eq!(code.name(), word);
         }
         assert_eq!(u16::from(FaultCode::from(700)), 700);
     }

@@ -20,7 +20,7 @@ pub struct SetLimit {
 
 /// The reply to [`SetLimit`]: the limit in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LimitInForce {
+pub struct CurrentLimit {
     /// The resource.
     pub resource: Text<16>,
     /// The soft limit.

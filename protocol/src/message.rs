@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{
-    AddAddress, AddressPage, Announce, Leases, Link, ListAddresses, MoveAddress, RemoveAddress, RemovedMany,
+    AddAddress, AddressPage, Announce, Leases, Link, ListAddresses, MoveAddress, Removals, RemoveAddress,
     RenewAddress, SetLink,
 };
 use crate::bounded::{List, Text};
@@ -12,12 +12,12 @@ use crate::endpoint::{Endpoint, MAX_INTERFACE};
 use crate::event::{Subscribe, Subscribed};
 use crate::fault::Fault;
 use crate::frame::{Kind, MAX_DESCRIPTORS};
-use crate::limit::{LimitInForce, SetLimit};
+use crate::limit::{CurrentLimit, SetLimit};
 use crate::metrics::{Metrics, MetricsRequest};
 use crate::policy::{PolicyPage, PolicyRequest};
 use crate::reload::{Reload, Reloaded};
 use crate::status::Status;
-use crate::takeover::{Handed, Takeover};
+use crate::takeover::{Takeover, TakeoverReply};
 
 /// A request that has a number and a reply.
 pub trait Operation: Serialize + DeserializeOwned {
@@ -51,17 +51,17 @@ operations! {
     6 "status"      StatusRequest -> Status;
     7 "add-address"    AddAddress -> Leases;
     8 "renew-address"  RenewAddress -> Leases;
-    9 "remove-address" RemoveAddress -> RemovedMany;
+    9 "remove-address" RemoveAddress -> Removals;
     10 "announce"      Announce -> Leases;
     11 "list-addresses" ListAddresses -> AddressPage;
     12 "set-link"      SetLink -> Link;
     13 "move-address"  MoveAddress -> Leases;
-    14 "set-limit"     SetLimit -> LimitInForce;
+    14 "set-limit"     SetLimit -> CurrentLimit;
     15 "policy"        PolicyRequest -> PolicyPage;
     16 "subscribe"     Subscribe -> Subscribed;
     17 "metrics"       MetricsRequest -> Metrics;
     18 "reload"        Reload -> Reloaded;
-    19 "takeover"      Takeover -> Handed;
+    19 "takeover"      Takeover -> TakeoverReply;
 }
 
 /// A listener's number: never 0 and never used again while the broker lives.

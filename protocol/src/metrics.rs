@@ -83,7 +83,7 @@ pub struct SessionCounts {
     /// How many began.
     pub opened: u64,
     /// Peers that got none, because they had as many as they may.
-    pub turned_away: u64,
+    pub rejected: u64,
     /// Those that ended because of a packet that was no request.
     pub malformed: u64,
     /// How often a peer had to wait, after many refusals or new sessions within a second.
@@ -98,7 +98,7 @@ pub struct ListenerCounts {
     /// How many of them are kept for a successor of their owner.
     pub retained: u64,
     /// How many this broker can hold.
-    pub most: u64,
+    pub limit: u64,
 }
 
 /// The addresses.
@@ -111,7 +111,7 @@ pub struct AddressCounts {
     /// How many somebody took away and are not yet put back.
     pub missing: u64,
     /// Milliseconds until the next lease ends; absent where none will.
-    pub soonest_ms: Option<u64>,
+    pub next_expiry_ms: Option<u64>,
     /// Leases that were renewed.
     pub renewals: u64,
     /// Leases that ended because nobody renewed them.
@@ -119,7 +119,7 @@ pub struct AddressCounts {
     /// Other hosts that were found to have an address: one that was asked for, or one that is held.
     pub conflicts: u64,
     /// Addresses that somebody took away and that were put back.
-    pub put_back: u64,
+    pub restored: u64,
 }
 
 /// The worker.

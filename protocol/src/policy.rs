@@ -30,7 +30,7 @@ pub struct PolicyPage {
     /// A page of the topology, where this peer may have addresses at all.
     pub topology: List<TopologyBlock, POLICY_PAGE>,
     /// A page of the addresses that the configuration declares to move between hosts, those that this peer may have.
-    pub moving: List<MovingAddress, POLICY_PAGE>,
+    pub floating: List<FloatingAddress, POLICY_PAGE>,
     /// What to ask for as `after` next; 0 when this is the last page.
     pub next: u32,
 }
@@ -59,7 +59,7 @@ pub struct TopologyBlock {
 
 /// An address that moves between hosts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MovingAddress {
+pub struct FloatingAddress {
     /// The address.
     pub address: IpAddr,
     /// The binding or listener that declares it.

@@ -20,7 +20,7 @@ pub struct Reloaded {
     /// Milliseconds since it was over.
     pub age_ms: u64,
     /// Who asked: a peer, or `SIGHUP`.
-    pub by: Text<64>,
+    pub requester: Text<64>,
     /// It is in force; otherwise the one before it is.
     pub accepted: bool,
     /// How many files were read.
@@ -67,5 +67,5 @@ pub struct Finding {
     /// What would be right; empty where there is nothing to say.
     pub help: Text<384>,
     /// All of it as a person reads it, with the line underlined.
-    pub shown: Text<1024>,
+    pub rendered: Text<1024>,
 }

@@ -34,7 +34,7 @@ pub struct Quota {
     /// The option's name, such as `max_sessions`.
     pub name: Text<32>,
     /// What it is set to.
-    pub most: u64,
+    pub limit: u64,
 }
 
 /// One process.

@@ -16,9 +16,9 @@ use crate::message::{ListenOptions, ListenerId};
 /// The version of these messages that this crate speaks.
 pub const TAKEOVER_VERSION: u16 = 1;
 /// How many leases one part has at most.
-pub const LEASES: usize = 256;
+pub const MAX_LEASE_BATCH: usize = 256;
 /// How many epochs one part has at most.
-pub const EPOCHS: usize = 1024;
+pub const MAX_EPOCH_BATCH: usize = 1024;
 
 /// What a successor asks for, in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,9 +26,9 @@ pub enum Takeover {
     /// Whether the broker can be taken over. It serves its peers as before.
     Begin(Begin),
     /// The next part. From the first on the broker holds the requests of all others.
-    More(More),
+    NextBatch(NextBatch),
     /// The successor has everything and serves from now on.
-    Confirm(Confirm),
+    Commit(Commit),
 }
 
 /// Begins a takeover; the successor has to end it in a few seconds.
@@ -42,46 +42,46 @@ pub struct Begin {
 
 /// Asks for the next part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct More {}
+pub struct NextBatch {}
 
 /// Confirms that the successor serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Confirm {}
+pub struct Commit {}
 
 /// The broker's answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Handed {
+pub enum TakeoverReply {
     /// The answer to [`Begin`]. The control socket rides with it, then the service manager's, where there is one.
-    Offer(Offer),
+    Accepted(Accepted),
     /// Listeners; their sockets ride along in order.
-    Listeners(HandedListeners),
+    Listeners(ListenerBatch),
     /// Addresses with their leases.
-    Leases(HandedLeases),
+    Leases(LeaseBatch),
     /// Epochs of addresses that are gone.
-    Epochs(HandedEpochs),
+    Epochs(EpochBatch),
     /// There are no more parts.
-    Complete(Complete),
+    ExportComplete(ExportComplete),
     /// The broker serves no longer, and ends its worker and itself.
-    Confirmed(Confirmed),
+    Committed(Committed),
 }
 
 /// Who is to be replaced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Offer {
+pub struct Accepted {
     /// The version of these messages from here on.
     pub version: u16,
     /// The broker's release.
     pub release: Text<32>,
     /// Nanoseconds of CLOCK_BOOTTIME now: both must see the same clock. See clock_gettime(2).
-    pub clock: u64,
+    pub boottime_ns: u64,
     /// The control socket's file.
     pub control: SocketFile,
     /// The service manager's socket rides along, connected. See sd_notify(3).
     pub manager: bool,
     /// Microseconds between the signs of life that the service manager wants, 0 for none. See sd_watchdog_enabled(3).
-    pub watchdog: u64,
+    pub watchdog_us: u64,
     /// How many descriptors the service manager stores, 0 for none. See sd_pid_notify_with_fds(3).
-    pub store: u32,
+    pub fdstore_max: u32,
     /// Whether the broker has addresses, or may have any.
     pub addresses: bool,
     /// Whether packet filter rules silence each address at the end of its lease: the successor goes on with them.
@@ -99,14 +99,14 @@ pub struct SocketFile {
 
 /// Some of the listeners, in the order of their numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HandedListeners {
+pub struct ListenerBatch {
     /// The listeners.
-    pub listeners: List<HandedListener, MAX_DESCRIPTORS>,
+    pub listeners: List<ExportedListener, MAX_DESCRIPTORS>,
 }
 
 /// One listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HandedListener {
+pub struct ExportedListener {
     /// Its number, which it keeps.
     pub id: ListenerId,
     /// Where it listens.
@@ -121,14 +121,14 @@ pub struct HandedListener {
 
 /// Some of the leases, in the order of their addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HandedLeases {
+pub struct LeaseBatch {
     /// The leases.
-    pub leases: List<HandedLease, LEASES>,
+    pub leases: List<ExportedLease, MAX_LEASE_BATCH>,
 }
 
 /// An address and its lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HandedLease {
+pub struct ExportedLease {
     /// The address.
     pub address: IpAddr,
     /// The number of the interface that it is on.
@@ -140,9 +140,9 @@ pub struct HandedLease {
     /// The user whose it is; absent for the worker's.
     pub user: Option<u32>,
     /// How many seconds it was given; absent for ever.
-    pub lifetime: Option<u32>,
+    pub lease_seconds: Option<u32>,
     /// When it ends, in nanoseconds of CLOCK_BOOTTIME; absent for never.
-    pub deadline: Option<u64>,
+    pub deadline_ns: Option<u64>,
     /// The number of this ownership.
     pub epoch: u64,
     /// The address that it follows wherever that goes.
@@ -155,14 +155,14 @@ pub struct HandedLease {
 
 /// Some of the epochs of addresses that are gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HandedEpochs {
+pub struct EpochBatch {
     /// The epochs.
-    pub epochs: List<PastEpoch, EPOCHS>,
+    pub epochs: List<ExportedEpoch, MAX_EPOCH_BATCH>,
 }
 
 /// The newest epoch of an address that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PastEpoch {
+pub struct ExportedEpoch {
     /// The address.
     pub address: IpAddr,
     /// The epoch.
@@ -173,11 +173,11 @@ pub struct PastEpoch {
 
 /// Everything was handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Complete {}
+pub struct ExportComplete {}
 
 /// The successor serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Confirmed {
+pub struct Committed {
     /// Milliseconds until the broker is gone, and its worker with it, at most. It closes this channel last.
-    pub leaving_ms: u64,
+    pub exit_ms: u64,
 }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use portreeve_protocol::channel::{self, Packet, ReceiveError, receive, receive_bare};
+use portreeve_protocol::channel::{self, Packet, ReceiveError, receive, receive_bytes};
 use portreeve_protocol::codec::frame_buffer;
 use portreeve_protocol::frame::{MAX_DESCRIPTORS, MAX_FRAME};
 use rustix::io::{FdFlags, fcntl_getfd};
@@ -96,13 +96,13 @@ fn descriptors_where_none_may_come_are_never_installed() {
     let bench = Bench::new();
     for count in [1, 2, MAX_DESCRIPTORS] {
         bench.attach(b"packet", count);
-        let received = receive_bare(&bench.ours, &mut frame_buffer());
-        assert!(matches!(received, Err(ReceiveError::Surplus { .. })), "{received:?}");
+        let received = receive_bytes(&bench.ours, &mut frame_buffer());
+        assert!(matches!(received, Err(ReceiveError::UnexpectedDescriptors { .. })), "{received:?}");
         assert_eq!(bench.leaks(), 0, "{count}");
     }
     // The packet is gone with its descriptors, and the channel still works.
     bench.attach(b"next", 0);
-    assert_eq!(receive_bare(&bench.ours, &mut frame_buffer()).unwrap(), 4);
+    assert_eq!(receive_bytes(&bench.ours, &mut frame_buffer()).unwrap(), 4);
 }
 
 #[test]
@@ -167,9 +167,9 @@ fn surplus_is_seen_without_any_room_for_descriptors() {
     bench.attach(b"packet", 2);
     let mut buffer = frame_buffer();
     let limited = Room::of(0);
-    let received = receive_bare(&bench.ours, &mut buffer);
+    let received = receive_bytes(&bench.ours, &mut buffer);
     drop(limited);
-    assert!(matches!(received, Err(ReceiveError::Surplus { .. })), "{received:?}");
+    assert!(matches!(received, Err(ReceiveError::UnexpectedDescriptors { .. })), "{received:?}");
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn an_empty_packet_ends_the_channel_and_its_descriptors() {
     for count in [0, 1, MAX_DESCRIPTORS] {
         bench.attach(b"", count);
         bench.attach(b"", count);
-        let received = receive_bare(&bench.ours, &mut frame_buffer());
+        let received = receive_bytes(&bench.ours, &mut frame_buffer());
         assert!(matches!(received, Err(ReceiveError::Closed)), "{received:?}");
         let mut descriptors = Vec::new();
         let received = receive(&bench.ours, &mut frame_buffer(), &mut descriptors);
@@ -193,12 +193,12 @@ fn an_oversized_packet_is_refused_with_its_descriptors() {
     let bench = Bench::new();
     let mut longest = vec![b'x'; MAX_FRAME];
     bench.attach(&longest, 0);
-    assert_eq!(receive_bare(&bench.ours, &mut frame_buffer()).unwrap(), MAX_FRAME);
+    assert_eq!(receive_bytes(&bench.ours, &mut frame_buffer()).unwrap(), MAX_FRAME);
     longest.push(b'x');
     for count in [0, 2] {
         bench.attach(&longest, count);
         bench.attach(&longest, count);
-        let received = receive_bare(&bench.ours, &mut frame_buffer());
+        let received = receive_bytes(&bench.ours, &mut frame_buffer());
         assert!(matches!(received, Err(ReceiveError::Oversized)), "{received:?}");
         let mut descriptors = Vec::new();
         let received = receive(&bench.ours, &mut frame_buffer(), &mut descriptors);

@@ -111,7 +111,7 @@ fn state() -> Status {
             locks: list([text("landlock 7")]),
         }]),
         warnings: list([text("this kernel has no Landlock")]),
-        quotas: list([Quota { name: text("max_sessions"), most: 64 }]),
+        quotas: list([Quota { name: text("max_sessions"), limit: 64 }]),
         listeners_held: 200,
         sessions: list([Session {
             id: 3,
@@ -185,7 +185,7 @@ fn pin_addresses(golden: &Golden) {
         address: "192.0.2.1".parse().unwrap(),
         interface: text("eth1"),
         prefix: 32,
-        left_ms: 9_999,
+        remaining_ms: 9_999,
         epoch: 42,
         follows: Some("192.0.2.9".parse().unwrap()),
     };
@@ -200,9 +200,9 @@ fn pin_addresses(golden: &Golden) {
     golden.reply::<RenewAddress>("renew-address-reply", 7, 0, &leases);
 
     golden.request("remove-address", 8, &RemoveAddress { addresses: addresses(), epoch: 42 });
-    let removed = Removed { address: lease.address, verified: true };
+    let removed = Removal { address: lease.address, verified: true };
     let results = list([Outcome::Done(removed), Outcome::Fault(Fault::new(FaultCode::NotFound, "no"))]);
-    golden.reply::<RemoveAddress>("remove-address-reply", 8, 0, &RemovedMany { results });
+    golden.reply::<RemoveAddress>("remove-address-reply", 8, 0, &Removals { results });
 
     golden.request("announce", 9, &Announce { addresses: addresses(), epoch: 42 });
     golden.reply::<Announce>("announce-reply", 9, 0, &leases);
@@ -223,19 +223,19 @@ fn pin_addresses(golden: &Golden) {
 
 fn pin_faults(golden: &Golden) {
     let denied = Fault::new(FaultCode::Denied, "nothing permits user 8 to listen on *:25")
-        .about("mail.conf:7: listen *:587")
+        .subject("mail.conf:7: listen *:587")
         .remedy("add *:25 to a permit");
     golden.fault("fault-denied", 2, &denied);
-    let os = Fault::new(FaultCode::Os, "bind failed").about("bind").errno(105);
+    let os = Fault::new(FaultCode::Os, "bind failed").subject("bind").errno(105);
     golden.fault("fault-os", 2, &os);
     let malformed = Fault::new(FaultCode::Malformed, "no frame");
     golden.fault("fault-malformed", 0, &malformed);
     let later = Fault::new(FaultCode::Other(700), "of a later version");
     golden.fault("fault-of-a-later-version", 2, &later);
     for code in known_codes() {
-        let name = format!("fault-{}", code.word());
+        let name = format!("fault-{}", code.name());
         if !golden.seen.borrow().contains(&name) {
-            golden.fault(&name, 2, &Fault::new(code, code.word()));
+            golden.fault(&name, 2, &Fault::new(code, code.name()));
         }
     }
 }

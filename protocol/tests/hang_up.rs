@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::AsFd as _;
 
-use portreeve_protocol::channel::{self, ReceiveError, pair, receive, receive_bare};
+use portreeve_protocol::channel::{self, ReceiveError, pair, receive, receive_bytes};
 use portreeve_protocol::codec::frame_buffer;
 
 #[test]
@@ -20,7 +20,7 @@ fn what_was_sent_before_a_hang_up_is_received_before_it() {
     for _ in 0..2 {
         let received = receive(&ours, &mut frame_buffer(), &mut descriptors);
         assert!(matches!(received, Err(ReceiveError::Closed)), "{received:?}");
-        let received = receive_bare(&ours, &mut frame_buffer());
+        let received = receive_bytes(&ours, &mut frame_buffer());
         assert!(matches!(received, Err(ReceiveError::Closed)), "{received:?}");
     }
 }
@@ -28,11 +28,11 @@ fn what_was_sent_before_a_hang_up_is_received_before_it() {
 #[test]
 fn the_last_fault_is_there_after_a_reset() {
     let (broker, peer) = pair().unwrap();
-    channel::send_bare(&peer, b"never read").unwrap();
-    channel::send_bare(&broker, b"fault").unwrap();
+    channel::send_bytes(&peer, b"never read").unwrap();
+    channel::send_bytes(&broker, b"fault").unwrap();
     drop(broker);
-    assert_eq!(receive_bare(&peer, &mut frame_buffer()).unwrap(), 5);
-    let received = receive_bare(&peer, &mut frame_buffer());
+    assert_eq!(receive_bytes(&peer, &mut frame_buffer()).unwrap(), 5);
+    let received = receive_bytes(&peer, &mut frame_buffer());
     assert!(matches!(received, Err(ReceiveError::Closed)), "{received:?}");
 }
 
@@ -41,7 +41,7 @@ fn a_reset_is_told_to_a_sender_as_a_hang_up() {
     let file = File::open("/dev/null").unwrap();
     for descriptors in [&[][..], &[file.as_fd()]] {
         let (ours, theirs) = pair().unwrap();
-        channel::send_bare(&ours, b"never read").unwrap();
+        channel::send_bytes(&ours, b"never read").unwrap();
         drop(theirs);
         let error = channel::send(&ours, b"packet", descriptors).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::BrokenPipe);
@@ -51,18 +51,18 @@ fn a_reset_is_told_to_a_sender_as_a_hang_up() {
 #[test]
 fn the_last_fault_is_there_after_a_send_has_failed() {
     let (broker, peer) = pair().unwrap();
-    channel::send_bare(&broker, b"fault").unwrap();
+    channel::send_bytes(&broker, b"fault").unwrap();
     drop(broker);
-    let error = channel::send_bare(&peer, b"request").unwrap_err();
+    let error = channel::send_bytes(&peer, b"request").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BrokenPipe);
-    assert_eq!(receive_bare(&peer, &mut frame_buffer()).unwrap(), 5);
+    assert_eq!(receive_bytes(&peer, &mut frame_buffer()).unwrap(), 5);
 }
 
 #[test]
 fn a_closed_other_end_is_an_error_and_not_a_signal() {
     let (ours, theirs) = pair().unwrap();
     drop(ours);
-    let error = channel::send_bare(&theirs, b"packet").unwrap_err();
+    let error = channel::send_bytes(&theirs, b"packet").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BrokenPipe);
     let file = File::open("/dev/null").unwrap();
     let error = channel::send(&theirs, b"packet", &[file.as_fd()]).unwrap_err();
@@ -72,8 +72,8 @@ fn a_closed_other_end_is_an_error_and_not_a_signal() {
 #[test]
 fn a_full_channel_is_busy_and_an_empty_one_would_block() {
     let (ours, theirs) = pair().unwrap();
-    let received = receive_bare(&ours, &mut frame_buffer());
+    let received = receive_bytes(&ours, &mut frame_buffer());
     assert!(matches!(received, Err(ReceiveError::Os(error)) if error.kind() == ErrorKind::WouldBlock));
-    let full = (0..100_000).find_map(|_| channel::send_bare(&theirs, b"packet").err());
+    let full = (0..100_000).find_map(|_| channel::send_bytes(&theirs, b"packet").err());
     assert!(channel::is_busy(&full.unwrap()));
 }

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 fn text<const MAX: usize>() -> impl Strategy<Value = Text<MAX>> {
     proptest::collection::vec(any::<char>(), 0..=MAX)
-        .prop_map(|chars| Text::clipped(&chars.into_iter().collect::<String>()))
+        .prop_map(|chars| Text::truncated(&chars.into_iter().collect::<String>()))
 }
 
 /// Of lists a few items, so that every message fits; the bounds themselves are tried elsewhere.
@@ -98,7 +98,7 @@ prop_compose! {
         (uptime_ms, listeners_held, next) in any::<(u64, u64, u64)>(),
         processes in list(process()),
         warnings in list(text()),
-        quotas in list((text(), any::<u64>()).prop_map(|(name, most)| Quota { name, most })),
+        quotas in list((text(), any::<u64>()).prop_map(|(name, limit)| Quota { name, limit })),
         sessions in list((any::<(u64, u32, u32, u64)>(), text(), text()).prop_map(
             |((id, pid, listeners, refused), peer, client)| Session { id, peer, client, pid, listeners, refused },
         )),
@@ -271,7 +271,7 @@ proptest! {
         prop_assert_eq!(text.map(|text| text.len()), if bytes <= 10 { Ok(bytes) } else { Err(TooLong { found: bytes, max: 10 }) });
         let list = List::<u8, 10>::new(vec![0; items]);
         prop_assert_eq!(list.map(|list| list.len()), if items <= 10 { Ok(items) } else { Err(TooLong { found: items, max: 10 }) });
-        prop_assert_eq!(List::<usize, 10>::first_of(0..items).len(), items.min(10));
-        prop_assert_eq!(Text::<10>::clipped(&"x".repeat(bytes)).len(), bytes.min(10));
+        prop_assert_eq!(List::<usize, 10>::truncated(0..items).len(), items.min(10));
+        prop_assert_eq!(Text::<10>::truncated(&"x".repeat(bytes)).len(), bytes.min(10));
     }
 }

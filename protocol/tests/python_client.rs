@@ -10,7 +10,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use portreeve_protocol::channel::{self, receive_bare};
+use portreeve_protocol::channel::{self, receive_bytes};
 use portreeve_protocol::message::{
     Hello, Listen, ListenOptions, ListenerId, Listening, Operation as _, Welcome,
 };
@@ -64,7 +64,7 @@ where
     O: portreeve_protocol::Operation,
 {
     let mut buffer = codec::frame_buffer();
-    let length = receive_bare(channel, &mut buffer).unwrap();
+    let length = receive_bytes(channel, &mut buffer).unwrap();
     let (header, body) = Header::decode(&buffer[..length]).unwrap();
     assert_eq!((header.kind, header.descriptors), (O::KIND, 0));
     (header.request, codec::decode(body).unwrap())
@@ -75,10 +75,10 @@ fn welcome(channel: &UnixDatagram) {
     assert_eq!(hello.client.as_str(), "client.py");
     let welcome = Welcome {
         broker: 1,
-        release: Text::clipped("test"),
+        release: Text::truncated("test"),
         features: 0,
         capabilities: 0,
-        peer: Text::clipped("test"),
+        peer: Text::truncated("test"),
         operations: List::default(),
     };
     let mut buffer = codec::frame_buffer();

@@ -45,17 +45,17 @@ fn messages() -> BTreeMap<&'static str, Decode> {
         both::<StatusRequest>("StatusRequest", "Status"),
         both::<AddAddress>("AddAddress", "Leases"),
         both::<RenewAddress>("RenewAddress", "Leases"),
-        both::<RemoveAddress>("RemoveAddress", "RemovedMany"),
+        both::<RemoveAddress>("RemoveAddress", "Removals"),
         both::<Announce>("Announce", "Leases"),
         both::<ListAddresses>("ListAddresses", "AddressPage"),
         both::<SetLink>("SetLink", "Link"),
         both::<MoveAddress>("MoveAddress", "Leases"),
-        both::<SetLimit>("SetLimit", "LimitInForce"),
+        both::<SetLimit>("SetLimit", "CurrentLimit"),
         both::<PolicyRequest>("PolicyRequest", "PolicyPage"),
         both::<Subscribe>("Subscribe", "Subscribed"),
         both::<MetricsRequest>("MetricsRequest", "Metrics"),
         both::<Reload>("Reload", "Reloaded"),
-        both::<Takeover>("Takeover", "Handed"),
+        both::<Takeover>("Takeover", "TakeoverReply"),
     ];
     assert_eq!(operations.len(), OPERATIONS.len(), "an operation is missing here");
     let others: [(&str, Decode); 2] = [("Fault", decodes::<Fault>), ("Event", decodes::<Event>)];
@@ -85,7 +85,7 @@ fn every_fault_is_listed_with_its_word() {
     let known: Vec<u16> = known.collect();
     assert_eq!(doc.rows("Faults").len(), known.len());
     for code in known {
-        assert_eq!(row(&doc, "Faults", &code.to_string())[1], FaultCode::from(code).word());
+        assert_eq!(row(&doc, "Faults", &code.to_string())[1], FaultCode::from(code).name());
     }
 }
 
@@ -96,7 +96,7 @@ fn every_event_is_listed_with_its_word() {
     let known: Vec<u16> = known.collect();
     assert_eq!(doc.rows("Events").len(), known.len());
     for code in known {
-        assert_eq!(row(&doc, "Events", &code.to_string())[1], EventCode::from(code).word());
+        assert_eq!(row(&doc, "Events", &code.to_string())[1], EventCode::from(code).name());
     }
 }
 
@@ -233,7 +233,7 @@ fn the_longest_of_every_message_but_many_faults_fits_in_a_frame() {
         for (message, decode) in messages() {
             let body = doc.encode(message, &mut Sample::longest(variant));
             // The faults of a whole list may be too many words at once, as the document says.
-            if ["ListeningMany", "Leases", "RemovedMany"].contains(&message) && variant > 0 {
+            if ["ListeningMany", "Leases", "Removals"].contains(&message) && variant > 0 {
                 assert!(body.len() > MAX_BODY);
             } else {
                 assert!(body.len() <= MAX_BODY, "{message} can have {} bytes", body.len());

@@ -57,8 +57,8 @@ fn refused_requests(over: &AtomicBool) {
         // One of them wants no answer.
         let mut silent = request.to_vec();
         silent[8] = 0;
-        let _full_is_as_good = channel::send_bare(&peer.channel, &silent);
-        let _full_is_as_good = channel::send_bare(&peer.channel, request);
+        let _full_is_as_good = channel::send_bytes(&peer.channel, &silent);
+        let _full_is_as_good = channel::send_bytes(&peer.channel, request);
         while peer.receive().is_ok() {}
         std::thread::yield_now();
     }
@@ -67,7 +67,7 @@ fn refused_requests(over: &AtomicBool) {
 fn malformed_frames(over: &AtomicBool) {
     while !over.load(Ordering::Relaxed) {
         if let Ok(peer) = Peer::connect(Path::new(SOCKET)) {
-            let _cut_off_already = channel::send_bare(&peer.channel, &[0x50; 100]);
+            let _cut_off_already = channel::send_bytes(&peer.channel, &[0x50; 100]);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-use portreeve_protocol::address::{AddAddress, Lease, MoveAddress, RemoveAddress, Removed, RenewAddress};
+use portreeve_protocol::address::{AddAddress, Lease, MoveAddress, Removal, RemoveAddress, RenewAddress};
 use portreeve_protocol::channel::{self, ReceiveError};
 use portreeve_protocol::event::Subscribe;
 use portreeve_protocol::message::{
@@ -64,7 +64,7 @@ pub fn listen(endpoint: &str) -> Listen {
 
 /// A list of one address.
 pub fn one_address<const MAX: usize>(address: &str) -> List<IpAddr, MAX> {
-    List::first_of([address.parse().unwrap()])
+    List::truncated([address.parse().unwrap()])
 }
 
 #[track_caller]
@@ -111,7 +111,7 @@ impl Peer {
     pub fn send<T: Operation>(&mut self, request: &T) -> u32 {
         self.request += 1;
         let packet = codec::encode(&mut self.buffer, T::KIND, self.request, 0, request).unwrap();
-        channel::send_bare(&self.channel, packet).unwrap();
+        channel::send_bytes(&self.channel, packet).unwrap();
         self.request
     }
 
@@ -190,7 +190,7 @@ impl Peer {
 
     /// Has one address removed.
     #[track_caller]
-    pub fn remove_address(&mut self, address: &str) -> Result<Removed, Fault> {
+    pub fn remove_address(&mut self, address: &str) -> Result<Removal, Fault> {
         only(self.ask(&RemoveAddress { addresses: one_address(address), epoch: 0 })?.0.results)
     }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use portreeve_protocol::Fault;
 use portreeve_protocol::address::{
-    AddressPage, Announce, Lease as Granted, Link, ListAddresses, MoveAddress, RemoveAddress, Removed,
+    AddressPage, Announce, Lease as Granted, Link, ListAddresses, MoveAddress, Removal, RemoveAddress,
     RenewAddress, SetLink,
 };
 
@@ -50,7 +50,7 @@ impl Client {
         &self,
         addresses: &[IpAddr],
         epoch: u64,
-    ) -> Result<Vec<Result<Removed, Fault>>, Error> {
+    ) -> Result<Vec<Result<Removal, Fault>>, Error> {
         let remove = RemoveAddress { addresses: ask::list(addresses)?, epoch };
         Ok(each(self.call(&remove).await?.results.into_vec()))
     }

@@ -10,7 +10,7 @@ use crate::guard::{Guard, Number, Stopper};
 use crate::request::Handed;
 
 pub(crate) fn hello(client: &str) -> Hello {
-    Hello { client: Text::clipped(client), features: 0 }
+    Hello { client: Text::truncated(client), features: 0 }
 }
 
 pub(crate) fn listen(endpoint: &Endpoint, options: &ListenOptions) -> Listen {

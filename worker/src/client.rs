@@ -6,7 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use portreeve_protocol::limit::{LimitInForce, SetLimit};
+use portreeve_protocol::limit::{CurrentLimit, SetLimit};
 use portreeve_protocol::message::{Listen, ListenOptions, ListenerId, Ping, StatusRequest, Stopped, Welcome};
 use portreeve_protocol::metrics::{Metrics, MetricsRequest};
 use portreeve_protocol::policy::{PolicyPage, PolicyRequest};
@@ -113,7 +113,7 @@ impl Client {
         resource: &str,
         soft: Option<u64>,
         hard: Option<u64>,
-    ) -> Result<LimitInForce, Error> {
+    ) -> Result<CurrentLimit, Error> {
         self.0.call(&SetLimit { resource: ask::text(resource)?, soft, hard }).await
     }
 

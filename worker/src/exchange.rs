@@ -100,7 +100,7 @@ impl Exchange {
         let frame = codec::encode(&mut self.outgoing, O::KIND, number, 0, request)
             .map_err(|error| Error::Request(error.to_string().into()))?;
         loop {
-            match channel::send_bare(channel, frame) {
+            match channel::send_bytes(channel, frame) {
                 Ok(()) => return Ok(true),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if channel::is_busy(&error) => return Ok(false),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::task::Waker;
 
-use portreeve_protocol::event::{Next, Queue, Subscribe, Subscribed};
+use portreeve_protocol::event::{Queue, QueueItem, Subscribe, Subscribed};
 use portreeve_protocol::{Event, EventCode};
 
 /// How many events wait for one follower of everything, and for one of an address.
@@ -109,9 +109,9 @@ impl Followers {
         let follower = self.each.get_mut(&id)?;
         loop {
             match follower.queue.pop() {
-                Some(Next::Event(event)) if (1..=follower.after).contains(&event.number) => {}
-                Some(Next::Event(event)) => return Some(event),
-                Some(Next::Gap(lost)) => return Some(Event::gap(lost)),
+                Some(QueueItem::Event(event)) if (1..=follower.after).contains(&event.number) => {}
+                Some(QueueItem::Event(event)) => return Some(event),
+                Some(QueueItem::Gap(lost)) => return Some(Event::gap(lost)),
                 None => {
                     follower.waker = Some(waker.clone());
                     return None;

@@ -37,7 +37,7 @@ impl Client {
         let asked = Instant::now();
         let granted = self.add_addresses(&[address], options).await?;
         let granted = first(granted)?;
-        let length = Duration::from_millis(granted.left_ms).clamp(Duration::from_secs(1), LONGEST);
+        let length = Duration::from_millis(granted.remaining_ms).clamp(Duration::from_secs(1), LONGEST);
         let (tell, state) = watch::channel(State::default());
         let (tell, again) = (Arc::new(tell), Arc::new(Notify::new()));
         let renewing =

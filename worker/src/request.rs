@@ -3,11 +3,11 @@
 use std::os::fd::OwnedFd;
 
 use portreeve_protocol::address::{
-    AddAddress, AddressPage, Announce, Leases, Link, ListAddresses, MoveAddress, RemoveAddress, RemovedMany,
+    AddAddress, AddressPage, Announce, Leases, Link, ListAddresses, MoveAddress, Removals, RemoveAddress,
     RenewAddress, SetLink,
 };
 use portreeve_protocol::event::{Subscribe, Subscribed};
-use portreeve_protocol::limit::{LimitInForce, SetLimit};
+use portreeve_protocol::limit::{CurrentLimit, SetLimit};
 use portreeve_protocol::message::{
     Hello, Listen, ListenMany, ListenerId, Outcome, Ping, Pong, StatusRequest, Stop, Stopped, Welcome,
 };
@@ -53,8 +53,8 @@ without_descriptors! {
 // What is by a number of one broker's, what takes something away, and what is seen by others each time.
 without_descriptors! {
     false,
-    Stop => Stopped, RemoveAddress => RemovedMany, Announce => Leases, MoveAddress => Leases, SetLink => Link,
-    SetLimit => LimitInForce, Reload => Reloaded
+    Stop => Stopped, RemoveAddress => Removals, Announce => Leases, MoveAddress => Leases, SetLink => Link,
+    SetLimit => CurrentLimit, Reload => Reloaded
 }
 
 impl Request for Listen {

@@ -79,7 +79,7 @@ impl State {
     /// Sends the stops of dropped guards; `false` where the channel is full and some are left.
     fn flush(&mut self) -> bool {
         while !self.dropped.is_empty() {
-            let stop = Stop { listeners: List::first_of(self.dropped.iter().copied()) };
+            let stop = Stop { listeners: List::truncated(self.dropped.iter().copied()) };
             match self.exchange.tell(self.channel.as_fd(), &stop) {
                 Ok(true) => {
                     self.dropped.drain(..stop.listeners.len());

@@ -125,7 +125,7 @@ fn stop_names_what_was_unknown_and_exits_1() {
     let socket = folder.path().join("broker.sock");
     let thread = broker_at(&socket, |broker| {
         let asked = broker.next().unwrap();
-        let unknown = List::first_of([ListenerId(9)]);
+        let unknown = List::truncated([ListenerId(9)]);
         broker.reply::<Stop>(&asked, &Stopped { unknown }, &[]);
         asked.read::<Stop>().listeners.into_vec()
     });
@@ -169,34 +169,34 @@ fn a_refusal_is_told_with_the_brokers_words_and_exits_77() {
 fn state(after: u64) -> Status {
     let listener = |number| Listener {
         id: ListenerId(number),
-        endpoint: Text::clipped(&format!("[2001:db8::{number:x}]:25")),
-        owner: Text::clipped("worker"),
+        endpoint: Text::truncated(&format!("[2001:db8::{number:x}]:25")),
+        owner: Text::truncated("worker"),
         retained: number == 2,
     };
     let process = |role: &str, effective| Process {
-        role: Text::clipped(role),
+        role: Text::truncated(role),
         pid: 4711,
         restarts: 0,
-        root: Text::clipped("/var/lib/portreeve/root"),
-        locks: List::first_of(["landlock: 25", "securebits: locked"].map(Text::clipped)),
+        root: Text::truncated("/var/lib/portreeve/root"),
+        locks: List::truncated(["landlock: 25", "securebits: locked"].map(Text::truncated)),
         credentials: Credentials { effective, permitted: effective, ..Credentials::default() },
     };
     Status {
-        release: Text::clipped("0.1.0"),
+        release: Text::truncated("0.1.0"),
         uptime_ms: 3_723_000,
-        processes: List::first_of([process("broker", 0x2400), process("worker", 0)]),
-        warnings: List::first_of([Text::clipped("this kernel lacks Landlock")]),
-        quotas: List::first_of([Quota { name: Text::clipped("max_sessions"), most: 64 }]),
+        processes: List::truncated([process("broker", 0x2400), process("worker", 0)]),
+        warnings: List::truncated([Text::truncated("this kernel lacks Landlock")]),
+        quotas: List::truncated([Quota { name: Text::truncated("max_sessions"), limit: 64 }]),
         listeners_held: 3,
-        sessions: List::first_of([Session {
+        sessions: List::truncated([Session {
             id: 1,
-            peer: Text::clipped("worker"),
-            client: Text::clipped("evil\n\u{1b}[2J\u{9b}2J"),
+            peer: Text::truncated("worker"),
+            client: Text::truncated("evil\n\u{1b}[2J\u{9b}2J"),
             pid: 0,
             listeners: 3,
             refused: 12,
         }]),
-        listeners: List::first_of((after + 1..=3).take(2).map(listener)),
+        listeners: List::truncated((after + 1..=3).take(2).map(listener)),
         next: if after == 0 { 2 } else { 0 },
     }
 }

@@ -21,29 +21,29 @@ const EVIL: &str = "e\"} 1\n\u{1b}[2J\\";
 
 fn counted() -> Metrics {
     let operations = OPERATIONS.iter().map(|(_, name)| OperationCounts {
-        name: Text::clipped(name),
+        name: Text::truncated(name),
         granted: 5,
         denied: 2,
         quota: 1,
         failed: 3,
-        latencies: List::first_of([4, 6, 1]),
+        latencies: List::truncated([4, 6, 1]),
         sum_us: 2_345_000,
     });
     Metrics {
-        release: Text::clipped("0.1.0"),
+        release: Text::truncated("0.1.0"),
         uptime_ms: 61_005,
-        bounds_us: List::first_of([10, 1_000]),
-        operations: List::first_of(operations),
-        quotas: List::first_of([Quota { name: Text::clipped("max_sessions"), most: 64 }]),
-        peers: List::first_of([PeerCounts {
-            peer: Text::clipped(EVIL),
+        bounds_us: List::truncated([10, 1_000]),
+        operations: List::truncated(operations),
+        quotas: List::truncated([Quota { name: Text::truncated("max_sessions"), limit: 64 }]),
+        peers: List::truncated([PeerCounts {
+            peer: Text::truncated(EVIL),
             sessions: 2,
             listeners: 4,
             refused: 3,
         }]),
-        sessions: SessionCounts { open: 2, opened: 9, turned_away: 1, malformed: 3, delayed: 4 },
-        listeners: ListenerCounts { held: 6, retained: 1, most: 1_000 },
-        addresses: Some(AddressCounts { held: 1, soonest_ms: Some(2_500), ..AddressCounts::default() }),
+        sessions: SessionCounts { open: 2, opened: 9, rejected: 1, malformed: 3, delayed: 4 },
+        listeners: ListenerCounts { held: 6, retained: 1, limit: 1_000 },
+        addresses: Some(AddressCounts { held: 1, next_expiry_ms: Some(2_500), ..AddressCounts::default() }),
         worker: Some(WorkerCounts { running: true, restarts: 2 }),
         log: LogCounts { suppressed: 8, lost: 9 },
         events: EventCounts { subscribers: 1, lost: 7 },
@@ -53,13 +53,13 @@ fn counted() -> Metrics {
 fn lease() -> AddressRow {
     let lease = Lease {
         address: "192.0.2.1".parse().unwrap(),
-        interface: Text::clipped("eth1"),
+        interface: Text::truncated("eth1"),
         prefix: 24,
-        left_ms: 2_500,
+        remaining_ms: 2_500,
         epoch: 0,
         follows: None,
     };
-    AddressRow { lease, holder: Text::clipped("user 8"), present: true }
+    AddressRow { lease, holder: Text::truncated("user 8"), present: true }
 }
 
 /// Answers whatever `metrics` asks, until it hangs up.
@@ -69,7 +69,7 @@ fn serve(broker: &mut Broker) {
             broker.reply::<MetricsRequest>(&asked, &counted(), &[]);
         } else {
             asked.read::<ListAddresses>();
-            let page = AddressPage { fenced: true, addresses: List::first_of([lease()]), more: false };
+            let page = AddressPage { fenced: true, addresses: List::truncated([lease()]), more: false };
             broker.reply::<ListAddresses>(&asked, &page, &[]);
         }
     }

@@ -20,24 +20,24 @@ use support::{Broker, broker_at};
 
 fn status() -> Status {
     Status {
-        release: Text::clipped("0.1.0"),
+        release: Text::truncated("0.1.0"),
         uptime_ms: 1_000,
         processes: List::default(),
-        warnings: List::first_of([Text::clipped("this kernel lacks Landlock")]),
+        warnings: List::truncated([Text::truncated("this kernel lacks Landlock")]),
         quotas: List::default(),
         listeners_held: 1,
-        sessions: List::first_of([Session {
+        sessions: List::truncated([Session {
             id: 1,
-            peer: Text::clipped("user 8"),
-            client: Text::clipped("a-client-with-a-long-name"),
+            peer: Text::truncated("user 8"),
+            client: Text::truncated("a-client-with-a-long-name"),
             pid: 4_194_303,
             listeners: 1,
             refused: 12,
         }]),
-        listeners: List::first_of([Listener {
+        listeners: List::truncated([Listener {
             id: ListenerId(7),
-            endpoint: Text::clipped("[2001:db8:1111:2222:3333:4444:5555:6666]:25"),
-            owner: Text::clipped("session 1"),
+            endpoint: Text::truncated("[2001:db8:1111:2222:3333:4444:5555:6666]:25"),
+            owner: Text::truncated("session 1"),
             retained: true,
         }]),
         next: 0,
@@ -54,14 +54,14 @@ fn serve(broker: &mut Broker) {
             let addresses = asked.read::<AddAddress>().addresses;
             let lease = |address| Lease {
                 address,
-                interface: Text::clipped("eth1"),
+                interface: Text::truncated("eth1"),
                 prefix: 32,
-                left_ms: 9_000,
+                remaining_ms: 9_000,
                 epoch: 0,
                 follows: None,
             };
             let results = addresses.iter().map(|address| Outcome::Done(lease(*address)));
-            broker.reply::<AddAddress>(&asked, &Leases { results: List::first_of(results) }, &[]);
+            broker.reply::<AddAddress>(&asked, &Leases { results: List::truncated(results) }, &[]);
         }
     }
 }

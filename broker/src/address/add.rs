@@ -253,7 +253,7 @@ fn gone(address: IpAddr) -> Fault {
 
 pub(super) fn is_down(interface: &str) -> Fault {
     Fault::new(FaultCode::Os, &format!("the interface {interface:?} is down"))
-        .about("RTM_GETLINK")
+        .subject("RTM_GETLINK")
         .errno(libc::ENETDOWN)
         .remedy("set it up first")
 }
@@ -263,7 +263,7 @@ pub(super) fn without_hardware(interface: &str) -> Fault {
     let message =
         format!("the interface {interface:?} has no hardware address: nobody is asked or told there");
     Fault::new(FaultCode::Unsupported, &message)
-        .about(interface)
+        .subject(interface)
         .remedy("ask with no probes and without announcement")
 }
 
@@ -271,6 +271,6 @@ pub(super) fn conflict(address: IpAddr, rival: Option<super::frame::Hardware>) -
     let rival = rival.map(hardware_text);
     let who = rival.as_ref().map_or_else(|| "another host".to_owned(), |rival| format!("the host {rival}"));
     Fault::new(FaultCode::Conflict, &format!("{who} has {address}"))
-        .about(rival.as_deref().unwrap_or_default())
+        .subject(rival.as_deref().unwrap_or_default())
         .remedy("have that host give it up")
 }

@@ -29,11 +29,11 @@ impl Addresses {
             held: of(State::Held),
             adding: of(State::Adding),
             missing: of(State::Missing),
-            soonest_ms: soonest.map(|left| u64::try_from(left).unwrap_or(u64::MAX)),
+            next_expiry_ms: soonest.map(|left| u64::try_from(left).unwrap_or(u64::MAX)),
             renewals: counts.renewals.get(),
             expired: counts.expired.get(),
             conflicts: counts.conflicts.get(),
-            put_back: counts.put_back.get(),
+            restored: counts.put_back.get(),
         }
     }
 }

@@ -16,14 +16,14 @@ pub fn of_address(call: &str, address: IpAddr, errno: Errno) -> Fault {
     let what = |text: &str| format!("{address}: {text}");
     let fault = match errno {
         Errno::EEXIST => Fault::new(FaultCode::InUse, &what("it is on that interface, and not the broker's"))
-            .about("another program")
+            .subject("another program")
             .remedy("remove it there, or leave it to who put it there"),
         Errno::ENODEV | Errno::ENXIO => {
             Fault::new(FaultCode::UnknownInterface, &what("its interface is gone"))
                 .remedy("make the interface, or name another in the cluster scope's topology")
         }
         Errno::EADDRNOTAVAIL => Fault::new(FaultCode::NotLocal, &what("it is not on its interface")),
-        _ => Fault::new(FaultCode::Os, &what(&format!("{call}: {}", errno.desc()))).about(call),
+        _ => Fault::new(FaultCode::Os, &what(&format!("{call}: {}", errno.desc()))).subject(call),
     };
     fault.errno(errno as i32)
 }
@@ -33,11 +33,11 @@ pub fn of_interface(name: &str, errno: Errno) -> Fault {
     match errno {
         Errno::ENODEV | Errno::EINVAL | Errno::ERANGE => {
             Fault::new(FaultCode::UnknownInterface, &format!("there is no interface {name:?}"))
-                .about(name)
+                .subject(name)
                 .remedy("make it, or name another")
         }
         _ => Fault::new(FaultCode::Os, &format!("asking for the interface {name:?}: {}", errno.desc()))
-            .about("RTM_GETLINK"),
+            .subject("RTM_GETLINK"),
     }
     .errno(errno as i32)
 }

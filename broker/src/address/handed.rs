@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-use portreeve_protocol::takeover::{HandedLease, PastEpoch};
+use portreeve_protocol::takeover::{ExportedEpoch, ExportedLease};
 
 use super::Addresses;
 use super::lease::{Holder, Lease, State};
@@ -22,8 +22,8 @@ impl Addresses {
     }
 
     /// Tells of at most `count` leases after an address.
-    pub fn hand(&self, after: Option<IpAddr>, count: usize) -> Vec<HandedLease> {
-        let one = |lease: &Lease| HandedLease {
+    pub fn hand(&self, after: Option<IpAddr>, count: usize) -> Vec<ExportedLease> {
+        let one = |lease: &Lease| ExportedLease {
             address: lease.place.address,
             index: lease.place.index,
             interface: lease.interface.clone(),
@@ -32,8 +32,8 @@ impl Addresses {
                 Holder::Worker => None,
                 Holder::User(user) => Some(user),
             },
-            lifetime: lease.lifetime,
-            deadline: lease.deadline.map(BootTime::told),
+            lease_seconds: lease.lifetime,
+            deadline_ns: lease.deadline.map(BootTime::told),
             epoch: lease.epoch,
             follows: lease.follows,
             present: lease.state == State::Held,
@@ -43,20 +43,20 @@ impl Addresses {
     }
 
     /// Tells what is remembered of addresses that are gone, in their order.
-    pub fn hand_epochs(&self) -> Vec<PastEpoch> {
+    pub fn hand_epochs(&self) -> Vec<ExportedEpoch> {
         let table = self.table.borrow();
-        let one = |(address, past): (&IpAddr, &(u64, bool))| PastEpoch {
+        let one = |(address, past): (&IpAddr, &(u64, bool))| ExportedEpoch {
             address: *address,
             epoch: past.0,
             expired: past.1,
         };
-        let mut epochs: Vec<PastEpoch> = table.past.iter().map(one).collect();
+        let mut epochs: Vec<ExportedEpoch> = table.past.iter().map(one).collect();
         epochs.sort_unstable_by_key(|past| past.address);
         epochs
     }
 
     /// Takes in a lease as another broker told it.
-    pub fn take_in(&self, told: HandedLease) {
+    pub fn take_in(&self, told: ExportedLease) {
         let place = Place { address: told.address, index: told.index, prefix: told.prefix };
         let link = Interface::numbered(&self.route, told.index).ok();
         let state = if told.present && link.is_some() { State::Held } else { State::Missing };
@@ -65,8 +65,8 @@ impl Addresses {
             place,
             interface: told.interface,
             holder: told.user.map_or(Holder::Worker, Holder::User),
-            lifetime: told.lifetime,
-            deadline: told.deadline.map(BootTime::of),
+            lifetime: told.lease_seconds,
+            deadline: told.deadline_ns.map(BootTime::of),
             warned: false,
             epoch: told.epoch,
             follows: told.follows,
@@ -81,7 +81,7 @@ impl Addresses {
     }
 
     /// Takes in what another broker remembered of an address that is gone.
-    pub fn remember(&self, past: PastEpoch) {
+    pub fn remember(&self, past: ExportedEpoch) {
         self.table.borrow_mut().past.insert(past.address, (past.epoch, past.expired));
     }
 

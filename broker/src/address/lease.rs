@@ -115,7 +115,7 @@ impl Lease {
             address: self.place.address,
             interface: self.interface.clone(),
             prefix: self.place.prefix,
-            left_ms: u64::try_from(left).unwrap_or(u64::MAX),
+            remaining_ms: u64::try_from(left).unwrap_or(u64::MAX),
             epoch: self.epoch,
             follows: self.follows,
         }
@@ -144,7 +144,7 @@ impl Table {
         if let Some(other) = self.leases.get(&address) {
             let message = format!("{address} is {}'s of this broker", other.holder);
             return Err(Fault::new(FaultCode::InUse, &message)
-                .about(&other.holder.to_string())
+                .subject(&other.holder.to_string())
                 .remedy("have its holder remove it"));
         }
         if self.leases.len() >= MOST {
@@ -176,7 +176,7 @@ impl Table {
         if epoch < newest {
             let message = format!("epoch {epoch} of {address} is older than {newest}");
             return Err(Fault::new(FaultCode::Expired, &message)
-                .about(&newest.to_string())
+                .subject(&newest.to_string())
                 .remedy("another host was given the address; ask for it anew"));
         }
         if let Some(lease) = self.leases.get_mut(&address) {

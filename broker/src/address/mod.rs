@@ -134,7 +134,7 @@ impl Addresses {
             interface: lease.interface.clone(),
             index: lease.place.index,
             epoch: lease.epoch,
-            detail: Text::clipped(detail),
+            detail: Text::truncated(detail),
             ..Event::default()
         };
         self.events.tell(Concern::Holder(lease.holder), event);

@@ -183,7 +183,7 @@ impl Addresses {
         let mut table = self.table.borrow_mut();
         let Some(lease) = table.get_mut(one.to.address) else { return };
         lease.place = one.to;
-        lease.interface = Text::clipped(&name);
+        lease.interface = Text::truncated(&name);
         // What was under way is announced where it is no more.
         let announced = std::mem::take(&mut lease.series) > 0;
         self.tell(lease, EventCode::AddressMoved, &before);

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use portreeve_protocol::address::Removed;
+use portreeve_protocol::address::Removal;
 use portreeve_protocol::{Event, EventCode, Fault};
 use tokio::time::{Instant, sleep};
 
@@ -72,7 +72,7 @@ impl Addresses {
 
     /// Looks for addresses that were removed and are here still, until they are gone or it has taken too long: one that
     /// another program put elsewhere stays silent then.
-    pub async fn see_gone(&self, removed: &mut HashMap<IpAddr, Result<Removed, Fault>>) {
+    pub async fn see_gone(&self, removed: &mut HashMap<IpAddr, Result<Removal, Fault>>) {
         let end = Instant::now() + LOOKING;
         loop {
             for one in removed.values_mut().flatten() {

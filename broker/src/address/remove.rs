@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use nix::errno::Errno;
-use portreeve_protocol::address::Removed;
+use portreeve_protocol::address::Removal;
 use portreeve_protocol::{EventCode, Fault};
 
 use super::lease::Holder;
@@ -26,7 +26,7 @@ impl Addresses {
     }
 
     /// Removes addresses that are in the table; `ran_out` where nobody asked for it.
-    pub fn remove(&self, addresses: &[IpAddr], ran_out: bool) -> Vec<Result<Removed, Fault>> {
+    pub fn remove(&self, addresses: &[IpAddr], ran_out: bool) -> Vec<Result<Removal, Fault>> {
         let places: Vec<Place> = {
             let table = self.table.borrow();
             addresses.iter().filter_map(|address| Some(table.get(*address)?.place)).collect()
@@ -50,7 +50,7 @@ impl Addresses {
     }
 
     /// Clears addresses off the host, whether or not they are in the table.
-    pub(super) fn clear(&self, places: &[Place]) -> Vec<Result<Removed, Fault>> {
+    pub(super) fn clear(&self, places: &[Place]) -> Vec<Result<Removal, Fault>> {
         let addresses: Vec<IpAddr> = places.iter().map(|place| place.address).collect();
         if addresses.is_empty() {
             return Vec::new();
@@ -70,19 +70,19 @@ impl Addresses {
             // What is gone is gone, whoever did it.
             Ok(()) | Err(Errno::EADDRNOTAVAIL | Errno::ENODEV) => {
                 let verified = matches!(local.remove(&place.address), Some(Ok(false)));
-                Ok(Removed { address: place.address, verified })
+                Ok(Removal { address: place.address, verified })
             }
             Err(errno) => Err(fault::of_address("RTM_DELADDR", place.address, errno)),
         });
-        let outcomes: Vec<Result<Removed, Fault>> = outcomes.collect();
+        let outcomes: Vec<Result<Removal, Fault>> = outcomes.collect();
         self.let_go(outcomes.iter().flatten());
         outcomes
     }
 
     /// Lets packets of addresses that are surely gone pass again.
-    fn let_go<'r>(&self, removed: impl Iterator<Item = &'r Removed>) {
+    fn let_go<'r>(&self, removed: impl Iterator<Item = &'r Removal>) {
         let mut gone = Vec::new();
-        for Removed { address, verified } in removed {
+        for Removal { address, verified } in removed {
             match verified {
                 true => gone.push(*address),
                 false => {
@@ -109,7 +109,7 @@ impl Addresses {
         }
         let local = self.are_local(&silent);
         let gone = silent.into_iter().filter(|address| matches!(local.get(address), Some(Ok(false))));
-        let gone: Vec<Removed> = gone.map(|address| Removed { address, verified: true }).collect();
+        let gone: Vec<Removal> = gone.map(|address| Removal { address, verified: true }).collect();
         self.silent.borrow_mut().retain(|address| gone.iter().all(|one| one.address != *address));
         self.let_go(gone.iter());
     }

@@ -123,6 +123,6 @@ impl Way {
 
 /// The fault of an address that does not come because of another one's.
 fn because(fault: &Fault) -> Fault {
-    let message = Text::clipped(&format!("an address that belongs with it: {}", &*fault.message));
+    let message = Text::truncated(&format!("an address that belongs with it: {}", &*fault.message));
     Fault { message, ..fault.clone() }
 }

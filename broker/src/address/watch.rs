@@ -109,7 +109,7 @@ impl Addresses {
     fn tell_of_link(&self, link: &Interface, before: Option<&Interface>) {
         if let Some(before) = before.filter(|before| before.name != link.name) {
             let mut table = self.table.borrow_mut();
-            table.on(link.index).for_each(|lease| lease.interface = Text::clipped(&link.name));
+            table.on(link.index).for_each(|lease| lease.interface = Text::truncated(&link.name));
             drop(table);
             self.tell_link(EventCode::LinkRenamed, link, &before.name);
         }
@@ -126,7 +126,7 @@ impl Addresses {
                 holders.push(lease.holder);
             }
         }
-        let (interface, detail) = (Text::clipped(&link.name), Text::clipped(detail));
+        let (interface, detail) = (Text::truncated(&link.name), Text::truncated(detail));
         let event = Event { code, interface, index: link.index, detail, ..Event::default() };
         self.events.tell(Concern::Interface(holders), event);
     }

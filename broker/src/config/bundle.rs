@@ -130,7 +130,7 @@ impl Bundle {
     fn results(&self) -> impl Iterator<Item = ReadResult<'_>> {
         let mut rest = self.0.as_slice();
         std::iter::from_fn(move || {
-            let (result, after) = codec::first(rest).ok()?;
+            let (result, after) = codec::read_from_stream(rest).ok()?;
             rest = after;
             Some(result)
         })
@@ -138,7 +138,7 @@ impl Bundle {
 
     fn add(&mut self, result: &ReadResult<'_>) {
         // Serializing into memory cannot fail: only lengths beyond 4 GiB are refused, and paths are shorter.
-        let _ = codec::append(&mut self.0, result);
+        let _ = codec::append_to_stream(&mut self.0, result);
     }
 }
 
@@ -200,7 +200,7 @@ impl<'b> Replay<'b> {
     }
 
     fn next(&mut self) -> Result<ReadResult<'b>, ReadError> {
-        let (result, rest) = codec::first(self.0).map_err(|_| ReadError::Garbled)?;
+        let (result, rest) = codec::read_from_stream(self.0).map_err(|_| ReadError::Garbled)?;
         self.0 = rest;
         Ok(result)
     }

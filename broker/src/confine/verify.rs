@@ -88,7 +88,7 @@ fn parse(text: &str) -> Option<Credentials> {
     Some(Credentials {
         uid: numbers(field("Uid")?)?,
         gid: numbers(field("Gid")?)?,
-        groups: List::first_of(groups),
+        groups: List::truncated(groups),
         inheritable: set("CapInh")?,
         permitted: set("CapPrm")?,
         effective: set("CapEff")?,

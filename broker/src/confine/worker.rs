@@ -100,7 +100,7 @@ impl Confinement {
         Credentials {
             uid: [self.identity.user.as_raw(); 4],
             gid: [self.identity.group.as_raw(); 4],
-            groups: List::first_of(groups),
+            groups: List::truncated(groups),
             no_new_privs: true,
             seccomp: self.seccomp,
             ..Credentials::default()

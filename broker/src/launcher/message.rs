@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 
-use portreeve_protocol::channel::{ReceiveError, receive, receive_bare};
+use portreeve_protocol::channel::{ReceiveError, receive, receive_bytes};
 use portreeve_protocol::{Header, Kind, codec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -105,6 +105,6 @@ pub fn take<T: DeserializeOwned>(channel: &UnixDatagram) -> Result<(T, Vec<Owned
 /// Receives a report, in the broker. The broker accepts no descriptors from the launcher.
 pub fn take_bare<T: DeserializeOwned>(channel: impl AsFd) -> Result<T, ReceiveError> {
     let mut buffer = codec::frame_buffer();
-    let bytes = receive_bare(channel, &mut buffer)?;
+    let bytes = receive_bytes(channel, &mut buffer)?;
     open(buffer.get(..bytes), 0)
 }

@@ -13,7 +13,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{AccessFlags, Pid, faccessat};
-use portreeve_protocol::channel::{ReceiveError, send_bare};
+use portreeve_protocol::channel::{ReceiveError, send_bytes};
 
 use super::command::Command;
 use super::message::{Ending, Order, Report, packet, take};
@@ -77,7 +77,7 @@ impl Launcher {
     /// Sends a report. If the broker has ended, the report is dropped and the worker is still reaped.
     fn report(&self, report: &Report) {
         if let Ok(packet) = packet(report, 0) {
-            let _ = send_bare(&self.channel, &packet); // the broker may have ended
+            let _ = send_bytes(&self.channel, &packet); // the broker may have ended
         }
     }
 

@@ -58,7 +58,7 @@ impl Registry {
         if !entry.was_asked_with(&request.options) && entry.name.is_none() {
             let message = format!("{} listens already, with other options", request.endpoint);
             return Err(Fault::new(FaultCode::InUse, &message)
-                .about("this peer")
+                .subject("this peer")
                 .remedy("ask with the same options, and stop it first to have others"));
         }
         let until = entry.retained_until.take();

@@ -194,7 +194,7 @@ impl BindError {
     /// The fault that a peer gets for it.
     pub fn fault(self, endpoint: &Endpoint) -> Fault {
         let fault = |code, message: String, remedy: &str| {
-            Fault::new(code, &message).remedy(remedy).errno(self.errno as i32).about(self.call)
+            Fault::new(code, &message).remedy(remedy).errno(self.errno as i32).subject(self.call)
         };
         match self.errno {
             Errno::EADDRINUSE => fault(
@@ -202,7 +202,7 @@ impl BindError {
                 format!("{endpoint} is in use by another program"),
                 "stop that program (ss -lntup names it) or ask for another endpoint",
             )
-            .about("another program"),
+            .subject("another program"),
             Errno::EADDRNOTAVAIL => fault(
                 FaultCode::NotLocal,
                 format!("the address of {endpoint} is on no interface of this host"),
@@ -215,7 +215,7 @@ impl BindError {
                     format!("{endpoint} needs {capability}, which the broker does not retain"),
                     "add it to security.capabilities and restart portreeved",
                 )
-                .about(capability)
+                .subject(capability)
             }
             Errno::ENODEV | Errno::ENXIO => fault(
                 FaultCode::UnknownInterface,

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 
 use portreeve_protocol::Endpoint;
 use portreeve_protocol::message::ListenerId;
-use portreeve_protocol::takeover::{HandedListener, SocketFile};
+use portreeve_protocol::takeover::{ExportedListener, SocketFile};
 
 use super::bind::Bound;
 use super::entry::{Entry, Owner};
@@ -42,12 +42,12 @@ pub enum Named {
 
 impl Registry {
     /// Tells of at most `count` listeners after a number, `user` giving a session's.
-    pub fn hand(&self, after: ListenerId, count: usize, user: impl Fn(u64) -> u32) -> Vec<HandedListener> {
+    pub fn hand(&self, after: ListenerId, count: usize, user: impl Fn(u64) -> u32) -> Vec<ExportedListener> {
         self.after(after).take(count).map(|(id, entry)| one(id, entry, &user)).collect()
     }
 
     /// Tells of one listener, and whether it moves with its address.
-    pub fn told(&self, id: ListenerId, user: impl Fn(u64) -> u32) -> Option<(HandedListener, bool)> {
+    pub fn told(&self, id: ListenerId, user: impl Fn(u64) -> u32) -> Option<(ExportedListener, bool)> {
         let entry = self.entries.get(&id)?;
         Some((one(id, entry, &user), entry.moves))
     }
@@ -76,8 +76,8 @@ impl Registry {
     ///
     /// # Errors
     /// It is not what was said, or has no room.
-    pub fn take_in(&mut self, told: HandedListener, socket: OwnedFd, named: Named) -> Result<(), NotTaken> {
-        let HandedListener { id, endpoint, options, user, file } = told;
+    pub fn take_in(&mut self, told: ExportedListener, socket: OwnedFd, named: Named) -> Result<(), NotTaken> {
+        let ExportedListener { id, endpoint, options, user, file } = told;
         if !Told::of(&socket).is_some_and(|found| found.is(&endpoint)) {
             return Err(NotTaken::Other(endpoint));
         }
@@ -122,7 +122,7 @@ impl Registry {
     }
 }
 
-fn one(id: ListenerId, entry: &Entry, user: &impl Fn(u64) -> u32) -> HandedListener {
+fn one(id: ListenerId, entry: &Entry, user: &impl Fn(u64) -> u32) -> ExportedListener {
     let user = match entry.owner {
         Owner::Worker => None,
         Owner::Session(number) => Some(user(number)),
@@ -131,5 +131,5 @@ fn one(id: ListenerId, entry: &Entry, user: &impl Fn(u64) -> u32) -> HandedListe
     let endpoint = Endpoint::clone(&entry.endpoint);
     let options = entry.options.as_deref().cloned().unwrap_or_default();
     let file = entry.bound.file.as_deref().map(UnixFile::told);
-    HandedListener { id, endpoint, options, user, file }
+    ExportedListener { id, endpoint, options, user, file }
 }

@@ -237,6 +237,6 @@ pub fn in_use(endpoint: &Endpoint, owner: Owner) -> Fault {
     };
     let message = format!("{endpoint} is in use by {owner} of this broker");
     Fault::new(FaultCode::InUse, &message)
-        .about(&owner)
+        .subject(&owner)
         .remedy("have its owner stop it, or ask for another endpoint")
 }

@@ -16,7 +16,7 @@ pub fn names_addresses(config: &Config) -> bool {
 pub fn floating(config: &Config) -> Vec<Asked> {
     let one = |address| {
         let block = config.cluster.block_of(address)?;
-        let interface = Text::clipped(&block.interface.value);
+        let interface = Text::truncated(&block.interface.value);
         Some(Asked { address, interface, prefix: block.mask, follows: None })
     };
     config.floating_addresses().filter_map(|(address, _)| one(address)).collect()

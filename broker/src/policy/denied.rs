@@ -30,7 +30,7 @@ impl Denied {
     /// The refusal as the peer receives it.
     pub fn fault(&self) -> Fault {
         Fault::new(FaultCode::Denied, &self.message)
-            .about(self.nearest.as_deref().unwrap_or_default())
+            .subject(self.nearest.as_deref().unwrap_or_default())
             .remedy(&self.remedy)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use portreeve_protocol::policy::{MovingAddress, POLICY_PAGE, PolicyPage, PolicyRule, TopologyBlock};
+use portreeve_protocol::policy::{FloatingAddress, POLICY_PAGE, PolicyPage, PolicyRule, TopologyBlock};
 use portreeve_protocol::{List, Text};
 
 use super::{Policy, Requester};
@@ -21,23 +21,23 @@ impl Policy {
         let longest = rules.len().max(topology.len()).max(moving.len());
         let end = skipped.saturating_add(POLICY_PAGE);
         let rule = |rule: &&super::Rule| PolicyRule {
-            place: Text::clipped(&rule.place),
-            text: Text::clipped(&rule.text),
+            place: Text::truncated(&rule.place),
+            text: Text::truncated(&rule.text),
         };
         let block = |row: &crate::config::Topology| TopologyBlock {
             block: row.block.value.address(),
             prefix: row.block.value.prefix(),
-            interface: Text::clipped(&row.interface.value),
+            interface: Text::truncated(&row.interface.value),
             mask: row.mask,
         };
         let moving = moving.into_iter().skip(skipped).map(|(address, (name, preference))| {
             let place = self.place(*address);
-            MovingAddress {
+            FloatingAddress {
                 address: *address,
-                name: Text::clipped(name),
-                preference: Text::clipped(preference),
+                name: Text::truncated(name),
+                preference: Text::truncated(preference),
                 follows: self.moving.leader(*address),
-                interface: Text::clipped(place.map_or("", |place| place.0)),
+                interface: Text::truncated(place.map_or("", |place| place.0)),
                 prefix: place.map_or(0, |place| place.1),
             }
         });
@@ -46,11 +46,11 @@ impl Policy {
                 .topology
                 .nodename
                 .as_ref()
-                .map_or_else(Text::default, |name| Text::clipped(&name.value)),
+                .map_or_else(Text::default, |name| Text::truncated(&name.value)),
             lease: 0,
-            rules: List::first_of(rules.iter().skip(skipped).map(rule)),
-            topology: List::first_of(topology.iter().skip(skipped).map(block)),
-            moving: List::first_of(moving),
+            rules: List::truncated(rules.iter().skip(skipped).map(rule)),
+            topology: List::truncated(topology.iter().skip(skipped).map(block)),
+            floating: List::truncated(moving),
             next: if end < longest { u32::try_from(end).unwrap_or(0) } else { 0 },
         }
     }

@@ -4,7 +4,7 @@
 
 use std::os::unix::net::UnixDatagram;
 
-use portreeve_protocol::channel::{ReceiveError, receive_bare};
+use portreeve_protocol::channel::{ReceiveError, receive_bytes};
 use portreeve_protocol::codec::BodyError;
 use portreeve_protocol::frame::MAX_BODY;
 use portreeve_protocol::{Header, Kind, codec};
@@ -54,7 +54,7 @@ pub(super) fn confined(result: Result<Vec<String>, String>) -> Result<Vec<u8>, B
 /// Receives the reader's first message.
 pub(super) fn take_confined(channel: &UnixDatagram) -> Result<Result<Vec<String>, String>, ReceiveError> {
     let mut buffer = codec::frame_buffer();
-    let bytes = receive_bare(channel, &mut buffer)?;
+    let bytes = receive_bytes(channel, &mut buffer)?;
     let invalid = |error: &dyn std::fmt::Display| {
         ReceiveError::Os(std::io::Error::new(std::io::ErrorKind::InvalidData, error.to_string()))
     };

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{ForkResult, Pid, fork};
-use portreeve_protocol::channel::{self, ReceiveError, receive_bare};
+use portreeve_protocol::channel::{self, ReceiveError, receive_bytes};
 use portreeve_protocol::codec;
 use portreeve_protocol::status::Credentials;
 use tokio::io::Interest;
@@ -141,7 +141,7 @@ impl Handle {
         self.asked = self.asked.wrapping_add(1);
         let order = message::order(self.asked)?;
         let sent =
-            self.channel.async_io(Interest::WRITABLE, || channel::send_bare(&self.channel, &order)).await;
+            self.channel.async_io(Interest::WRITABLE, || channel::send_bytes(&self.channel, &order)).await;
         match sent {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(self.gone()),
             other => other?,
@@ -170,7 +170,7 @@ impl Handle {
 
     async fn receive(&self, buffer: &mut [u8]) -> Result<usize, ReaderError> {
         loop {
-            let mut receive = || match receive_bare(&self.channel, buffer) {
+            let mut receive = || match receive_bytes(&self.channel, buffer) {
                 Err(ReceiveError::Os(error)) => Err(error),
                 other => Ok(other),
             };

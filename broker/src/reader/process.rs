@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use portreeve_protocol::Header;
-use portreeve_protocol::channel::{ReceiveError, receive_bare, send_bare};
+use portreeve_protocol::channel::{ReceiveError, receive_bytes, send_bytes};
 use portreeve_protocol::frame::HEADER_LENGTH;
 
 use super::accounts::{self, Known};
@@ -31,12 +31,12 @@ pub fn run(
         Err(failure) => Err(failure.to_string()),
     };
     if let Ok(packet) = message::confined(word) {
-        send_bare(channel, &packet).map_err(os("send"))?;
+        send_bytes(channel, &packet).map_err(os("send"))?;
     }
     confined?;
     let mut order = [0; HEADER_LENGTH];
     loop {
-        match receive_bare(channel, &mut order) {
+        match receive_bytes(channel, &mut order) {
             Ok(bytes) => match Header::decode(order.get(..bytes).unwrap_or_default()) {
                 Ok((Header { kind: message::READ, request, .. }, _)) => {
                     answer(channel, request, &read(path, known)).map_err(os("send"))?;
@@ -66,7 +66,7 @@ fn read(path: &Path, known: &Known) -> Bundle {
 fn answer(channel: &UnixDatagram, number: u32, bundle: &Bundle) -> std::io::Result<()> {
     message::frames(number, bundle).try_for_each(|frame| {
         loop {
-            match send_bare(channel, frame.as_deref().unwrap_or_default()) {
+            match send_bytes(channel, frame.as_deref().unwrap_or_default()) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 other => return other,
             }

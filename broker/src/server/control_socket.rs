@@ -117,9 +117,9 @@ fn turn_away(channel: OwnedFd, fault: &Fault) {
     let channel = UnixDatagram::from(channel);
     if channel.set_nonblocking(true).is_ok() {
         // What is left unread at the end would have the kernel throw away what is said.
-        let _hello = channel::receive_bare(&channel, &mut buffer);
+        let _hello = channel::receive_bytes(&channel, &mut buffer);
         if let Ok(frame) = codec::encode(&mut buffer, Kind::FAULT, 0, 0, fault) {
-            let _nobody_waits_for_it_to_read = channel::send_bare(&channel, frame);
+            let _nobody_waits_for_it_to_read = channel::send_bytes(&channel, frame);
         }
     }
 }

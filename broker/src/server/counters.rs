@@ -80,12 +80,12 @@ impl Counters {
     pub fn of(&self, kind: Kind, name: &str) -> Option<OperationCounts> {
         let operation = self.operations.get(usize::from(kind.0))?;
         Some(OperationCounts {
-            name: Text::clipped(name),
+            name: Text::truncated(name),
             granted: operation.granted.get(),
             denied: operation.denied.get(),
             quota: operation.quota.get(),
             failed: operation.failed.get(),
-            latencies: List::first_of(operation.latencies.iter().map(Counter::get)),
+            latencies: List::truncated(operation.latencies.iter().map(Counter::get)),
             sum_us: operation.micros.get(),
         })
     }

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use portreeve_protocol::takeover::PastEpoch;
+use portreeve_protocol::takeover::ExportedEpoch;
 use portreeve_protocol::{Fault, FaultCode, Kind, channel, codec};
 use tokio::sync::Notify;
 
@@ -41,7 +41,7 @@ pub struct Cursor {
     /// The last lease's address.
     pub lease: Option<IpAddr>,
     /// The epochs that were not told yet.
-    pub epochs: Option<Vec<PastEpoch>>,
+    pub epochs: Option<Vec<ExportedEpoch>>,
     /// There is nothing else to tell.
     pub complete: bool,
 }
@@ -212,7 +212,7 @@ impl Broker {
         let sessions = sessions.values().filter_map(|info| info.session.upgrade());
         for session in sessions.filter(|session| self.handover.leaves(session)) {
             if let Ok(frame) = &frame {
-                let _who_does_not_read_misses_it = channel::send_bare(&session.channel, frame);
+                let _who_does_not_read_misses_it = channel::send_bytes(&session.channel, frame);
             }
             let _hung_up_already = session.channel.shutdown(Shutdown::Both);
         }

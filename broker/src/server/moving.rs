@@ -57,7 +57,7 @@ impl Broker {
             code,
             address: endpoint.inet().map(|inet| inet.address),
             count: id.0,
-            detail: Text::clipped(&endpoint.to_string()),
+            detail: Text::truncated(&endpoint.to_string()),
             ..Event::default()
         };
         self.events.tell(Concern::Holder(Holder::Worker), event);

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixDatagram as StdChannel;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use portreeve_protocol::channel::{ReceiveError, receive_bare};
+use portreeve_protocol::channel::{ReceiveError, receive_bytes};
 use portreeve_protocol::frame::FrameError;
 use portreeve_protocol::{Fault, FaultCode, Header};
 use tokio::io::Interest;
@@ -163,7 +163,7 @@ impl Session {
             return Ok(Turn::Over("another broker has taken over".to_owned()));
         }
         let Buffers { inbox, outbox } = &mut *broker.buffers.borrow_mut();
-        let length = match receive_bare(&self.channel, inbox) {
+        let length = match receive_bytes(&self.channel, inbox) {
             Ok(length) => length,
             Err(ReceiveError::Os(error)) => {
                 self.in_a_row.set(0);
@@ -172,7 +172,7 @@ impl Session {
             Err(ReceiveError::Closed) => return Ok(Turn::Over("the peer hung up".to_owned())),
             Err(why) => {
                 let bytes = match why {
-                    ReceiveError::Surplus { bytes } => bytes,
+                    ReceiveError::UnexpectedDescriptors { bytes } => bytes,
                     _ => inbox.len(),
                 };
                 let request = request_number(inbox.get(..bytes).unwrap_or_default());

@@ -216,15 +216,15 @@ impl Broker {
     /// What `status` says of the processes.
     pub(super) fn process_rows(&self) -> Vec<Process> {
         let row = |role: &str, pid: u32, restarts: u32, root: &str, credentials: &Credentials| Process {
-            role: Text::clipped(role),
+            role: Text::truncated(role),
             pid,
             restarts,
-            root: Text::clipped(root),
+            root: Text::truncated(root),
             credentials: credentials.clone(),
             locks: List::default(),
         };
         let broker = &self.processes.broker;
-        let locks = List::first_of(broker.locks.iter().map(|lock| Text::clipped(lock)));
+        let locks = List::truncated(broker.locks.iter().map(|lock| Text::truncated(lock)));
         let mut rows =
             vec![Process { locks, ..row("broker", std::process::id(), 0, "(empty)", &broker.credentials) }];
         if let Some((pid, root, credentials)) = &self.processes.launcher {
@@ -236,7 +236,7 @@ impl Broker {
         if let Some((pid, credentials, locks)) = &self.processes.reader
             && !self.reader_is_gone.get()
         {
-            let locks = List::first_of(locks.iter().map(|lock| Text::clipped(lock)));
+            let locks = List::truncated(locks.iter().map(|lock| Text::truncated(lock)));
             rows.push(Process { locks, ..row("reader", *pid, 0, "/", credentials) });
         }
         rows
@@ -244,7 +244,7 @@ impl Broker {
 
     /// What the operator should know.
     pub(super) fn warnings(&self) -> List<Text<256>, 16> {
-        List::first_of(self.warnings.borrow().iter().map(|warning| Text::clipped(warning)))
+        List::truncated(self.warnings.borrow().iter().map(|warning| Text::truncated(warning)))
     }
 
     /// Whether there was a process to read the configuration again.

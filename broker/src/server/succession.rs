@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use nix::sys::socket::{Backlog, listen};
 use portreeve_protocol::message::{Listen, ListenerId};
-use portreeve_protocol::takeover::HandedListener;
+use portreeve_protocol::takeover::ExportedListener;
 use portreeve_protocol::{Endpoint, Fault};
 
 use super::operation::listen_permit;
@@ -76,7 +76,7 @@ impl Succession {
     fn take_listeners(
         &mut self,
         broker: &Broker,
-        listeners: Vec<(HandedListener, std::os::fd::OwnedFd)>,
+        listeners: Vec<(ExportedListener, std::os::fd::OwnedFd)>,
     ) -> Result<Vec<ListenerId>, Failure> {
         let policy = broker.policy.borrow();
         let mut registry = broker.registry.borrow_mut();
@@ -105,7 +105,7 @@ impl Succession {
 }
 
 /// What the worker, or any user, may listen on: a session that adopts it is asked for its own permit then.
-fn permit(policy: &Policy, listener: &HandedListener) -> Result<(), Fault> {
+fn permit(policy: &Policy, listener: &ExportedListener) -> Result<(), Fault> {
     let listen = Listen { endpoint: listener.endpoint.clone(), options: listener.options.clone() };
     listen_permit(policy, &Requester::Worker, &listen).map(drop)
 }

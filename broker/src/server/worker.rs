@@ -266,7 +266,7 @@ pub fn retain(broker: &Rc<Broker>) {
 fn tell(broker: &Broker, code: EventCode, pid: i32, restarts: u32, detail: &str) {
     let pid = u32::try_from(pid).unwrap_or(0);
     let event =
-        Event { code, pid, count: restarts.into(), detail: Text::clipped(detail), ..Event::default() };
+        Event { code, pid, count: restarts.into(), detail: Text::truncated(detail), ..Event::default() };
     broker.events.tell(Concern::Operator, event);
 }
 

@@ -102,7 +102,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
             let (predecessor, offered) = sockets::succeed(&config, &mut registry)?;
             if let Some(manager) = offered.manager {
                 let offer = &predecessor.offer;
-                notifier.succeed(manager, Duration::from_micros(offer.watchdog), offer.store);
+                notifier.succeed(manager, Duration::from_micros(offer.watchdog_us), offer.fdstore_max);
             }
             let succession = Succession { predecessor, awaited: Vec::new() };
             (Some(offered.control.into()), Some(succession))

@@ -4,7 +4,7 @@
 //! not permit any more is taken out of service.
 
 use portreeve_protocol::message::{Listen, ListenerId};
-use portreeve_protocol::takeover::HandedListener;
+use portreeve_protocol::takeover::ExportedListener;
 
 use crate::config::Config;
 use crate::confine::descriptors::Passed;
@@ -46,7 +46,7 @@ fn take_one(passed: Passed, config: &Config, policy: &Policy, registry: &mut Reg
     let listen = Listen { endpoint: endpoint.clone(), options: options.clone() };
     let permitted = named != Named::No || listen_permit(policy, &Requester::Worker, &listen).is_ok();
     let id: ListenerId = registry.next_id();
-    let told = HandedListener { id, endpoint, options, user, file: None };
+    let told = ExportedListener { id, endpoint, options, user, file: None };
     registry.take_in(told, passed.descriptor, named).map_err(|error| error.to_string())?;
     if permitted {
         return Ok(());

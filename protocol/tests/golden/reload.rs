@@ -16,12 +16,12 @@ pub fn pin(golden: &Golden) {
         end_column: 4,
         message: text("m"),
         help: text("h"),
-        shown: text("s"),
+        rendered: text("s"),
     };
     let reloaded = Reloaded {
         number: 2,
         age_ms: 1_000,
-        by: text("SIGHUP"),
+        requester: text("SIGHUP"),
         accepted: true,
         files: 3,
         changes: list([change]),

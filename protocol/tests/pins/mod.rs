@@ -14,7 +14,7 @@ use super::{Golden, every_option, list, text};
 pub fn policy(golden: &Golden) {
     let limit = SetLimit { resource: text("nofile"), soft: Some(4096), hard: None };
     golden.request("set-limit", 14, &limit);
-    let limit = LimitInForce { resource: text("nofile"), soft: 4096, hard: UNLIMITED };
+    let limit = CurrentLimit { resource: text("nofile"), soft: 4096, hard: UNLIMITED };
     golden.reply::<SetLimit>("set-limit-reply", 14, 0, &limit);
 
     golden.request("policy", 15, &PolicyRequest { after: 64 });
@@ -28,7 +28,7 @@ pub fn policy(golden: &Golden) {
             interface: text("eth1"),
             mask: 32,
         }]),
-        moving: list([MovingAddress {
+        floating: list([FloatingAddress {
             address: "2001:db8::1".parse().unwrap(),
             name: text("out"),
             preference: text("mx2"),
@@ -82,19 +82,19 @@ pub fn metrics(golden: &Golden) {
             latencies: list([4, 6, 1]),
             sum_us: 2_345,
         }]),
-        quotas: list([Quota { name: text("max_sessions"), most: 64 }]),
+        quotas: list([Quota { name: text("max_sessions"), limit: 64 }]),
         peers: list([PeerCounts { peer: text("user 8"), sessions: 2, listeners: 4, refused: 3 }]),
-        sessions: SessionCounts { open: 2, opened: 9, turned_away: 1, malformed: 3, delayed: 4 },
-        listeners: ListenerCounts { held: 6, retained: 1, most: 1_000 },
+        sessions: SessionCounts { open: 2, opened: 9, rejected: 1, malformed: 3, delayed: 4 },
+        listeners: ListenerCounts { held: 6, retained: 1, limit: 1_000 },
         addresses: Some(AddressCounts {
             held: 7,
             adding: 1,
             missing: 2,
-            soonest_ms: Some(2_500),
+            next_expiry_ms: Some(2_500),
             renewals: 70,
             expired: 3,
             conflicts: 4,
-            put_back: 5,
+            restored: 5,
         }),
         worker: Some(WorkerCounts { running: true, restarts: 2 }),
         log: LogCounts { suppressed: 8, lost: 9 },
@@ -106,51 +106,51 @@ pub fn metrics(golden: &Golden) {
 pub fn takeover(golden: &Golden) {
     golden.request("takeover", 12, &Takeover::Begin(Begin { oldest: 1, newest: 2 }));
     let control = SocketFile { device: 27, inode: 1234 };
-    let offer = Offer {
+    let offer = Accepted {
         version: 1,
         release: text("0.1.0"),
-        clock: 86_400_000_000_000,
+        boottime_ns: 86_400_000_000_000,
         control,
         manager: true,
-        watchdog: 30_000_000,
-        store: 512,
+        watchdog_us: 30_000_000,
+        fdstore_max: 512,
         addresses: true,
         fenced: false,
     };
-    golden.reply::<Takeover>("takeover-reply", 12, 2, &Handed::Offer(offer));
+    golden.reply::<Takeover>("takeover-reply", 12, 2, &TakeoverReply::Accepted(offer));
 
-    golden.request("takeover-more", 13, &Takeover::More(More {}));
+    golden.request("takeover-more", 13, &Takeover::NextBatch(NextBatch {}));
     let listener = |id, endpoint: &str, options, user, file| {
         let endpoint = endpoint.parse().unwrap();
-        HandedListener { id: ListenerId(id), endpoint, options, user, file }
+        ExportedListener { id: ListenerId(id), endpoint, options, user, file }
     };
     let listeners = list([
         listener(7, "*:25", ListenOptions::default(), None, None),
         listener(8, "/run/mail.sock", every_option(), Some(8), Some(control)),
     ]);
-    let page = Handed::Listeners(HandedListeners { listeners });
+    let page = TakeoverReply::Listeners(ListenerBatch { listeners });
     golden.reply::<Takeover>("takeover-listeners", 13, 2, &page);
-    let lease = HandedLease {
+    let lease = ExportedLease {
         address: "192.0.2.1".parse().unwrap(),
         index: 2,
         interface: text("eth1"),
         prefix: 32,
         user: Some(8),
-        lifetime: Some(10),
-        deadline: Some(86_409_000_000_000),
+        lease_seconds: Some(10),
+        deadline_ns: Some(86_409_000_000_000),
         epoch: 42,
         follows: None,
         present: true,
         announced: false,
     };
     let leases = list([lease]);
-    golden.reply::<Takeover>("takeover-leases", 13, 0, &Handed::Leases(HandedLeases { leases }));
-    let past = PastEpoch { address: "2001:db8::1".parse().unwrap(), epoch: 41, expired: true };
+    golden.reply::<Takeover>("takeover-leases", 13, 0, &TakeoverReply::Leases(LeaseBatch { leases }));
+    let past = ExportedEpoch { address: "2001:db8::1".parse().unwrap(), epoch: 41, expired: true };
     let epochs = list([past]);
-    golden.reply::<Takeover>("takeover-epochs", 13, 0, &Handed::Epochs(HandedEpochs { epochs }));
-    golden.reply::<Takeover>("takeover-complete", 13, 0, &Handed::Complete(Complete {}));
+    golden.reply::<Takeover>("takeover-epochs", 13, 0, &TakeoverReply::Epochs(EpochBatch { epochs }));
+    golden.reply::<Takeover>("takeover-complete", 13, 0, &TakeoverReply::ExportComplete(ExportComplete {}));
 
-    golden.request("takeover-confirm", 14, &Takeover::Confirm(Confirm {}));
-    let confirmed = Handed::Confirmed(Confirmed { leaving_ms: 12_000 });
+    golden.request("takeover-confirm", 14, &Takeover::Commit(Commit {}));
+    let confirmed = TakeoverReply::Committed(Committed { exit_ms: 12_000 });
     golden.reply::<Takeover>("takeover-confirmed", 14, 0, &confirmed);
 }

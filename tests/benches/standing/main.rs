@@ -127,7 +127,7 @@ fn memory(host: &Host) {
 }
 
 fn listen_many(peer: &mut Peer, some: &[portreeve_protocol::message::Listen]) -> Vec<ListenerId> {
-    let request = ListenMany { all_or_nothing: true, listeners: List::first_of(some.iter().cloned()) };
+    let request = ListenMany { all_or_nothing: true, listeners: List::truncated(some.iter().cloned()) };
     let (reply, _sockets) = peer.ask(&request).unwrap();
     let id = |outcome| match outcome {
         Outcome::Done(portreeve_protocol::message::Listening { id }) => id,

@@ -74,9 +74,9 @@ fn endpoint(u: &mut Unstructured<'_>) -> Result<Endpoint> {
     if let (true, Ok(endpoint)) = (u.arbitrary()?, pattern(u)?.parse()) {
         return Ok(endpoint);
     }
-    let scope = Text::clipped(u.choose(&["", "eth0", "a b", "\n"])?);
+    let scope = Text::truncated(u.choose(&["", "eth0", "a b", "\n"])?);
     let inet = InetEndpoint { address: u.arbitrary::<IpAddr>()?, port: u.arbitrary()?, scope };
-    let path = Text::clipped(u.arbitrary::<&str>()?);
+    let path = Text::truncated(u.arbitrary::<&str>()?);
     Ok(match u.int_in_range(0..=3)? {
         0 => Endpoint::Tcp(inet),
         1 => Endpoint::Udp(inet),

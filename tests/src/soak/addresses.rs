@@ -63,20 +63,20 @@ impl Addresses {
                 let probes = if self.random.one_in(10) { 1 } else { 0 };
                 let (lease, announce) = (Some(self.lease()), self.random.one_in(3));
                 let some = self.some();
-                let addresses = List::first_of(some.clone());
+                let addresses = List::truncated(some.clone());
                 let add = AddAddress { addresses, lease, epoch: 0, probes, announce };
                 self.ask(ledger, session, &some, &add, Leases::from)
             }
             3..7 => {
                 let some = self.chosen(ledger, session);
-                let addresses = List::first_of(some.clone());
+                let addresses = List::truncated(some.clone());
                 let lease = self.random.one_in(2).then(|| self.lease());
                 let renew = RenewAddress { addresses, lease, epoch: 0 };
                 self.ask(ledger, session, &some, &renew, Leases::from)
             }
             7 => {
                 let some = self.chosen(ledger, session);
-                let announce = Announce { addresses: List::first_of(some.clone()), epoch: 0 };
+                let announce = Announce { addresses: List::truncated(some.clone()), epoch: 0 };
                 self.ask(ledger, session, &some, &announce, Leases::from)
             }
             8 | 9 => {
@@ -152,7 +152,7 @@ impl Addresses {
 
     fn remove(&mut self, ledger: &Ledger, session: &mut Session, addresses: &[IpAddr]) -> Result<(), Lost> {
         self.settle_all(ledger, addresses, Instant::now() + Duration::from_secs(LONGEST));
-        let request = RemoveAddress { addresses: List::first_of(addresses.to_vec()), epoch: 0 };
+        let request = RemoveAddress { addresses: List::truncated(addresses.to_vec()), epoch: 0 };
         let reply = match session.ask(ledger, &request)? {
             Ok((reply, _)) => reply,
             Err(fault) => {
@@ -181,7 +181,7 @@ impl Addresses {
     /// Tries what is another's: it must not be had.
     fn take(&mut self, ledger: &Ledger, session: &mut Session) -> Result<(), Lost> {
         let theirs = self.any(if self.range == 1 { 2 } else { 1 });
-        let addresses = List::first_of([theirs]);
+        let addresses = List::truncated([theirs]);
         match session.ask(ledger, &RemoveAddress { addresses, epoch: 0 })? {
             Ok((reply, _)) => match reply.results.first() {
                 Some(Outcome::Fault(_)) => ledger.count("addresses of others that were not had"),
@@ -203,7 +203,7 @@ fn is_local(address: IpAddr) -> bool {
 
 /// The lease began between the request and the reading of its answer.
 fn granted(ledger: &Ledger, session: &Session, asked: Instant, address: IpAddr, lease: &Lease) {
-    let left = Duration::from_millis(lease.left_ms);
+    let left = Duration::from_millis(lease.remaining_ms);
     let before = ledger.broker_ends.now();
     let known = Known {
         holder: session.name.clone(),

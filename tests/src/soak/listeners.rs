@@ -69,7 +69,7 @@ impl Listeners {
             all.into_iter().partition(|(endpoint, _)| self.is_withdrawn(ledger, endpoint));
         self.held = held;
         gone.iter().for_each(|(endpoint, _)| ledger.give_back(endpoint, &session.name));
-        let listeners = List::first_of(gone.into_iter().map(|(_, id)| id));
+        let listeners = List::truncated(gone.into_iter().map(|(_, id)| id));
         if let Err(fault) = session.ask(ledger, &Stop { listeners })? {
             wrong(ledger, "stop", &fault)?;
         }
@@ -141,7 +141,7 @@ impl Listeners {
         endpoints.sort();
         endpoints.dedup();
         let all_or_nothing = self.random.one_in(2);
-        let listeners = List::first_of(endpoints.iter().map(|endpoint| listen(endpoint)));
+        let listeners = List::truncated(endpoints.iter().map(|endpoint| listen(endpoint)));
         let (reply, sockets) = match session.ask(ledger, &ListenMany { all_or_nothing, listeners })? {
             Ok(done) => done,
             Err(fault) => return wrong(ledger, "listen-many", &fault),
@@ -182,7 +182,7 @@ impl Listeners {
             .map(|_| self.held.swap_remove(self.random.below(self.held.len() as u64) as usize))
             .collect();
         some.iter().for_each(|(endpoint, _)| ledger.give_back(endpoint, &session.name));
-        let listeners = List::first_of(some.iter().map(|(_, id)| *id));
+        let listeners = List::truncated(some.iter().map(|(_, id)| *id));
         match session.ask(ledger, &Stop { listeners })? {
             Ok((stopped, _)) if stopped.unknown.is_empty() => {
                 let own = some.iter().filter(|(endpoint, _)| Self::is_own(endpoint));
@@ -203,7 +203,7 @@ impl Listeners {
     fn stop_of_others(&mut self, ledger: &Ledger, session: &mut Session) -> Result<(), Lost> {
         let others = ledger.listeners().into_values().filter(|held| held.owner != session.name);
         let ids: Vec<ListenerId> = others.map(|held| held.id).take(8).chain([ListenerId(1)]).collect();
-        match session.ask(ledger, &Stop { listeners: List::first_of(ids.clone()) })? {
+        match session.ask(ledger, &Stop { listeners: List::truncated(ids.clone()) })? {
             Ok((stopped, _)) if stopped.unknown.len() == ids.len() => {}
             answer => ledger.violation(format_args!("{} stopped of {ids:?}: {answer:?}", session.name)),
         }

@@ -49,7 +49,7 @@ impl Nuisance {
 
     fn greeted(&self) -> Option<Peer> {
         let mut peer = self.connect()?;
-        let hello = Hello { client: Text::clipped("\n\u{1b}[2J"), features: u64::MAX };
+        let hello = Hello { client: Text::truncated("\n\u{1b}[2J"), features: u64::MAX };
         send(&peer, &hello);
         peer.receive().is_ok().then_some(peer)
     }
@@ -115,5 +115,5 @@ impl Nuisance {
 fn send<T: Operation>(peer: &Peer, message: &T) {
     let mut buffer = codec::frame_buffer();
     let packet = codec::encode(&mut buffer, T::KIND, 1, 0, message).unwrap();
-    let _full_or_ended = channel::send_bare(&peer.channel, packet);
+    let _full_or_ended = channel::send_bytes(&peer.channel, packet);
 }

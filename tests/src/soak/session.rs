@@ -41,7 +41,7 @@ impl Session {
         })?;
         let (buffer, name) = (codec::frame_buffer(), format!("user {user}"));
         let mut session = Self { peer, number: 0, buffer, began, name, generation };
-        let hello = Hello { client: Text::clipped("soak"), features: 0 };
+        let hello = Hello { client: Text::truncated("soak"), features: 0 };
         match session.ask(ledger, &hello)? {
             Ok((welcome, _)) => session.name = welcome.peer.to_string(),
             Err(fault) => {
@@ -61,7 +61,7 @@ impl Session {
         let lost = |error: &dyn std::fmt::Display| {
             excuse(ledger, self.began, &format!("{} lost its session at {}: {error}", self.name, T::NAME))
         };
-        channel::send_bare(&self.peer.channel, packet).map_err(|error| lost(&error))?;
+        channel::send_bytes(&self.peer.channel, packet).map_err(|error| lost(&error))?;
         let frame = self.peer.receive().map_err(|error| lost(&error))?;
         if frame.header.request != self.number {
             return Err(lost(&format_args!(

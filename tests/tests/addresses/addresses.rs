@@ -60,7 +60,7 @@ fn a_broker_that_starts_removes_what_a_killed_one_left_and_only_that() {
         for third in 1..=4 {
             let all = (0..=255).map(|last| IpAddr::from([10, 2, third, last]));
             let add =
-                AddAddress { addresses: List::first_of(all), lease: Some(600), ..AddAddress::default() };
+                AddAddress { addresses: List::truncated(all), lease: Some(600), ..AddAddress::default() };
             let results = peer.ask(&add).unwrap().0.results;
             assert!(results.len() == 256 && results.iter().all(|one| matches!(one, Outcome::Done(_))));
         }
@@ -169,7 +169,7 @@ fn an_address_can_be_added_again_at_the_moment_when_its_lease_ends() {
         let mut peer = broker.peer();
         for address in ["10.1.1.7", "2001:db8::7"] {
             let lease = peer.add_address(address, |add| add.lease = Some(3)).unwrap();
-            std::thread::sleep(Duration::from_millis(lease.left_ms - 10));
+            std::thread::sleep(Duration::from_millis(lease.remaining_ms - 10));
             // Asked until the lease is over, which is a moment before the broker's clock has its turn.
             let announce = Announce { addresses: one_address(address), epoch: 0 };
             let over =

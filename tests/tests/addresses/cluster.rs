@@ -221,7 +221,7 @@ fn a_nodes_configuration_serves_from_its_start_to_the_move_of_its_address() {
         worker.follow(false);
         let mut coordinator = broker.peer();
         for epoch in 1..3 {
-            let addresses = List::first_of(["10.1.1.7".parse().unwrap()]);
+            let addresses = List::truncated(["10.1.1.7".parse().unwrap()]);
             let request = AddAddress { addresses, epoch, lease: None, probes: 1, announce: true };
             assert_eq!(coordinator.ask(&request).unwrap().0.results.len(), 2);
             let started = worker.await_event(EventCode::ListenerStarted);
@@ -231,7 +231,7 @@ fn a_nodes_configuration_serves_from_its_start_to_the_move_of_its_address() {
             let client = lan::within("far", || TcpStream::connect_timeout(&at, AT_ONCE).unwrap());
             let (_served, from) = TcpListener::from(socket).accept().unwrap();
             assert_eq!(from, client.local_addr().unwrap());
-            let addresses = List::first_of(["10.1.1.7".parse().unwrap()]);
+            let addresses = List::truncated(["10.1.1.7".parse().unwrap()]);
             let remove = portreeve_protocol::address::RemoveAddress { addresses, epoch };
             assert_eq!(coordinator.ask(&remove).unwrap().0.results.len(), 2);
             worker.await_event(EventCode::ListenerStopping);

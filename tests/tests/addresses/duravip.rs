@@ -220,7 +220,7 @@ fn what_follows_an_address_comes_is_renewed_is_announced_and_goes_with_it() {
         let renew = RenewAddress { addresses: one_address("10.1.1.7"), lease: Some(60), epoch: 0 };
         let renewed = done(peer.ask(&renew).unwrap().0.results.into_vec());
         assert_eq!(told(&renewed), expected);
-        assert!(renewed.iter().all(|lease| lease.left_ms > 50_000), "{renewed:?}");
+        assert!(renewed.iter().all(|lease| lease.remaining_ms > 50_000), "{renewed:?}");
 
         for own in ["10.1.1.8", "2001:db8::8"] {
             let refused = [peer.renew_address(own).err(), peer.remove_address(own).err()];

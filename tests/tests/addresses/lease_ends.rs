@@ -30,7 +30,7 @@ fn an_address_that_goes_in_the_last_second_of_its_lease_is_not_put_back() {
             // What happens while it stands still it hears of in the last second, or later.
             broker.suspend();
             lan::ip(&format!("addr del {}/{} dev eth1", lease.address, lease.prefix));
-            let last = Duration::from_millis(lease.left_ms - 500);
+            let last = Duration::from_millis(lease.remaining_ms - 500);
             std::thread::sleep(last.saturating_sub(begin.elapsed()));
             broker.signal(Signal::CONT);
             let end = loop {
@@ -56,7 +56,7 @@ fn an_address_that_is_put_back_does_not_outlast_its_lease() {
         for address in BOTH {
             let lease = peer.add_address(address, |add| add.lease = Some(30)).unwrap();
             let left = peer.ask(&ListAddresses { after: None }).unwrap().0.addresses;
-            let left = left.iter().find(|row| row.lease.address == lease.address).unwrap().lease.left_ms;
+            let left = left.iter().find(|row| row.lease.address == lease.address).unwrap().lease.remaining_ms;
             lan::ip(&format!("addr del {}/{} dev eth1", lease.address, lease.prefix));
             let shown = eventually("the address again", || lan::shown(address));
             let (_, valid) = shown.split_once("valid_lft ").unwrap();

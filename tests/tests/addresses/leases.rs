@@ -85,10 +85,10 @@ fn an_address_stays_for_ever_only_where_a_permit_says_so_and_no_longer_than_its_
         assert_eq!(denied.code, FaultCode::Denied, "its peer scope has another permit: {denied}");
 
         let lease = peer.add_address("10.1.1.70", |add| add.lease = Some(0)).unwrap();
-        assert_eq!(lease.left_ms, u64::MAX);
+        assert_eq!(lease.remaining_ms, u64::MAX);
         peer.add_address("10.1.1.71", |add| add.lease = Some(0)).unwrap();
         // A renewal that does not say how long leaves it so, and one that does ends it.
-        assert_eq!(peer.renew_address("10.1.1.70").unwrap().left_ms, u64::MAX);
+        assert_eq!(peer.renew_address("10.1.1.70").unwrap().remaining_ms, u64::MAX);
         let shorter =
             RenewAddress { addresses: one_address("10.1.1.71"), lease: Some(3), ..RenewAddress::default() };
         peer.ask(&shorter).unwrap();

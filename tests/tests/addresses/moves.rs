@@ -63,7 +63,7 @@ fn an_address_moves_with_its_lease_its_listener_and_its_connections() {
                 .unwrap()
                 .lease;
             assert_eq!((&*lease.interface, lease.prefix, lease.epoch), ("eth2", granted.prefix, 3));
-            assert!(lease.left_ms <= granted.left_ms && lease.left_ms > 40_000, "{lease:?}");
+            assert!(lease.remaining_ms <= granted.remaining_ms && lease.remaining_ms > 40_000, "{lease:?}");
             let shown = lan::shown(address).unwrap();
             assert!(
                 shown.contains("eth2") && shown.contains("valid_lft 60sec") | shown.contains("valid_lft 5"),
@@ -155,7 +155,7 @@ fn a_lease_in_its_last_second_is_not_moved() {
         let broker = configuration(host);
         let mut peer = broker.peer();
         let lease = peer.add_address("10.1.1.7", |add| add.lease = Some(3)).unwrap();
-        std::thread::sleep(Duration::from_millis(lease.left_ms - 900));
+        std::thread::sleep(Duration::from_millis(lease.remaining_ms - 900));
         assert_eq!(peer.move_address("10.1.1.7", "eth2").unwrap_err().code, FaultCode::Expired);
     });
 }

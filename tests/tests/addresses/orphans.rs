@@ -24,7 +24,7 @@ fn kill(pid: u32) {
 }
 
 fn request(addresses: &[&str]) -> AddAddress {
-    let addresses = List::first_of(addresses.iter().map(|address| address.parse().unwrap()));
+    let addresses = List::truncated(addresses.iter().map(|address| address.parse().unwrap()));
     AddAddress { addresses, lease: Some(3), ..AddAddress::default() }
 }
 

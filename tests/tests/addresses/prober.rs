@@ -78,7 +78,7 @@ impl Owner {
     /// Adds both addresses, strikes, and gives when they were asked for and when they had been granted.
     fn strike(&mut self) -> (Instant, Instant) {
         let add = AddAddress {
-            addresses: List::first_of(self.addresses),
+            addresses: List::truncated(self.addresses),
             lease: Some(LEASE.as_secs().try_into().unwrap()),
             ..AddAddress::default()
         };

@@ -47,7 +47,7 @@ fn serves(host: &Host, kernel: Kernel) {
     assert_eq!(census::listening(), []);
 
     let mut malicious = broker.peer();
-    channel::send_bare(&malicious.channel, b"nothing that is a frame").unwrap();
+    channel::send_bytes(&malicious.channel, b"nothing that is a frame").unwrap();
     assert!(malicious.is_cut_off());
     peer.ping();
     drop((peer, malicious));

@@ -158,7 +158,7 @@ fn of_many_each_stands_for_itself_or_all_fail_together() {
         let _taken = TcpListener::bind("127.0.0.1:2001").unwrap();
         let endpoints = ["127.0.0.1:2000", "127.0.0.1:2001", "127.0.0.1:3000", "127.0.0.1:2002"];
         let many =
-            |all_or_nothing| ListenMany { all_or_nothing, listeners: List::first_of(endpoints.map(listen)) };
+            |all_or_nothing| ListenMany { all_or_nothing, listeners: List::truncated(endpoints.map(listen)) };
         let (reply, descriptors) = peer.ask(&many(true)).unwrap();
         assert!(descriptors.is_empty());
         assert!(reply.results.iter().all(|result| matches!(result, Outcome::Fault(_))));

@@ -63,7 +63,7 @@ fn ten_thousand_endpoints_serve_once_and_are_gone() {
 fn listen_many(peer: &mut Peer, ports: std::ops::Range<u16>) -> Vec<ListenerId> {
     let many = ListenMany {
         all_or_nothing: true,
-        listeners: List::first_of(ports.map(|port| listen(&format!("127.0.0.1:{port}")))),
+        listeners: List::truncated(ports.map(|port| listen(&format!("127.0.0.1:{port}")))),
     };
     let (reply, _) = peer.ask(&many).unwrap_or_else(|fault| panic!("{}: {fault}", ListenMany::NAME));
     let id = |result: &Outcome<_>| match result {

@@ -116,7 +116,7 @@ fn a_worker_that_lost_its_session_keeps_its_listeners_as_long_as_it_lives() {
         first.hello();
         let (id, listener) = first.listen("127.0.0.1:25").unwrap();
         let worker = broker.worker();
-        portreeve_protocol::channel::send_bare(&first.channel, b"nonsense").unwrap();
+        portreeve_protocol::channel::send_bytes(&first.channel, b"nonsense").unwrap();
         assert!(first.is_cut_off());
         broker.log.wait_for(&["lives on"]);
         // Longer than listeners outlive a worker.

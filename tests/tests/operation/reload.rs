@@ -42,7 +42,7 @@ fn sighup_reloads_and_the_log_says_what_changed() {
         broker.log.wait_for(&["reloaded", "SIGHUP"]);
         broker.log.wait_for(&["applied", "permit", "listen"]);
         peer.listen("127.0.0.2:2525").unwrap();
-        assert_eq!(last(&mut peer).by.as_str(), "SIGHUP");
+        assert_eq!(last(&mut peer).requester.as_str(), "SIGHUP");
     });
 }
 
@@ -61,7 +61,7 @@ fn a_reload_that_fails_keeps_the_old_policy() {
         assert!(fault.remedy.contains("retain"), "{fault}");
         let told = last(&mut peer);
         assert!(!told.accepted && told.findings.len() == 2, "{told:?}");
-        assert!(told.findings[1].shown.contains("lease = never"), "{told:?}");
+        assert!(told.findings[1].rendered.contains("lease = never"), "{told:?}");
         assert!(told.findings.iter().all(|finding| finding.line > 0 && finding.column > 0), "{told:?}");
         peer.listen("127.0.0.1:2525").unwrap();
 
@@ -118,7 +118,7 @@ fn who_is_not_allowed_to_cannot_reload_and_who_is_can() {
         assert_eq!(reload(&mut nobody).unwrap_err().code, FaultCode::Denied);
         broker::config(host, &text.replace("peer nobody { allow = (", "peer nobody { allow = ( reload"));
         reload(&mut broker.peer()).unwrap();
-        assert_eq!(reload(&mut nobody).unwrap().by.as_str(), "user 65534");
+        assert_eq!(reload(&mut nobody).unwrap().requester.as_str(), "user 65534");
     });
 }
 

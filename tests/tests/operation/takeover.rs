@@ -106,7 +106,7 @@ fn a_request_that_is_refused_adopts_nothing() {
         let mut peer = second.peer();
         let all_or_nothing = ListenMany {
             all_or_nothing: true,
-            listeners: List::first_of(["127.0.0.1:25", "192.0.2.1:25"].map(listen)),
+            listeners: List::truncated(["127.0.0.1:25", "192.0.2.1:25"].map(listen)),
         };
         let (reply, sockets) = peer.ask(&all_or_nothing).unwrap();
         assert!(sockets.is_empty() && reply.results.iter().all(|result| result.fault().is_some()));
@@ -220,7 +220,7 @@ fn an_address_is_answered_for_through_takeovers_and_ends_with_its_own_lease() {
         let after = Instant::now();
         let next = broker.succeeded_by(host, &text);
         let (mut heir, passed) = (next.peer(), after.elapsed());
-        let left = heir.ask(&ListAddresses { after: None }).unwrap().0.addresses[0].lease.left_ms;
+        let left = heir.ask(&ListAddresses { after: None }).unwrap().0.addresses[0].lease.remaining_ms;
         assert!(
             Duration::from_millis(left) + passed <= Duration::from_millis(4_001),
             "{left} ms after {passed:?}"

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use portreeve_protocol::FaultCode;
 use portreeve_protocol::address::{ListAddresses, RemoveAddress};
-use portreeve_protocol::takeover::{Begin, Confirm, More, Takeover};
+use portreeve_protocol::takeover::{Begin, Commit, NextBatch, Takeover};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::peer::one_address;
@@ -35,7 +35,7 @@ fn state(peer: &mut Peer) -> String {
     let status = peer.status();
     let addresses = peer.ask(&ListAddresses { after: None }).unwrap().0;
     let mut rows = addresses.addresses.into_vec();
-    assert!(rows.iter_mut().all(|row| std::mem::take(&mut row.lease.left_ms) > 500_000));
+    assert!(rows.iter_mut().all(|row| std::mem::take(&mut row.lease.remaining_ms) > 500_000));
     let fence = Command::new("nft").args(["list", "table", "inet", "portreeve"]).output().unwrap();
     // How long an element still lasts changes while one looks.
     let fence = String::from_utf8(fence.stdout).unwrap();
@@ -161,8 +161,8 @@ fn nobody_but_root_can_take_over_whatever_the_policy() {
 
         let mut root = broker.peer();
         for (step, why) in [
-            (Takeover::More(More {}), "it was not begun"),
-            (Takeover::Confirm(Confirm {}), "it was not begun"),
+            (Takeover::NextBatch(NextBatch {}), "it was not begun"),
+            (Takeover::Commit(Commit {}), "it was not begun"),
         ] {
             let fault = root.ask(&step).unwrap_err();
             assert!(fault.code == FaultCode::Malformed && fault.message.contains(why), "{fault}");
@@ -170,7 +170,7 @@ fn nobody_but_root_can_take_over_whatever_the_policy() {
         let fault = root.ask(&Takeover::Begin(Begin { oldest: 2, newest: 9 })).unwrap_err();
         assert_eq!(fault.code, FaultCode::Unsupported, "{fault}");
         root.ask(&begin).unwrap();
-        let fault = root.ask(&Takeover::Confirm(Confirm {})).unwrap_err();
+        let fault = root.ask(&Takeover::Commit(Commit {})).unwrap_err();
         assert!(fault.message.contains("not everything"), "{fault}");
         drop(root);
         broker.peer().ping();

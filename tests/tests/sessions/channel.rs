@@ -141,7 +141,7 @@ fn more_descriptors_in_flight_than_the_kernel_allows_are_waited_for() {
         let before = broker.census();
         let many = ListenMany {
             all_or_nothing: true,
-            listeners: List::first_of((3000..3253).map(|port| listen(&format!("127.0.0.1:{port}")))),
+            listeners: List::truncated((3000..3253).map(|port| listen(&format!("127.0.0.1:{port}")))),
         };
         let numbers: Vec<u32> = (0..2048 / 253 + 3).map(|_| hoarder.send(&many)).collect();
         bystander.ping();
@@ -168,7 +168,7 @@ fn a_peer_that_never_reads_delays_nobody() {
         let ping = codec::encode(&mut buffer, Ping::KIND, 1, 0, &Ping {}).unwrap();
         let mut sent = 0;
         // Until neither side's buffer takes any more: then the broker has stopped reading.
-        while sent < 100_000 && channel::send_bare(&deaf.channel, ping).is_ok() {
+        while sent < 100_000 && channel::send_bytes(&deaf.channel, ping).is_ok() {
             sent += 1;
         }
         bystander.ping();

@@ -35,8 +35,8 @@ fn user(number: u32) -> Peer {
 
 fn words(events: &[Event]) -> Vec<String> {
     let word = |event: &Event| match event.address {
-        Some(address) => format!("{} {address} {}", event.code.word(), event.interface),
-        None => format!("{} {}", event.code.word(), event.interface),
+        Some(address) => format!("{} {address} {}", event.code.name(), event.interface),
+        None => format!("{} {}", event.code.name(), event.interface),
     };
     events.iter().map(word).collect()
 }
@@ -189,7 +189,7 @@ fn a_subscriber_that_does_not_read_delays_nobody_costs_little_and_learns_how_muc
         let (mut slow, mut owner) = (broker.peer(), broker.peer());
         slow.follow(true);
         let addresses: List<IpAddr, 256> =
-            List::first_of((0..=255).map(|last| IpAddr::from([10, 2, 0, last])));
+            List::truncated((0..=255).map(|last| IpAddr::from([10, 2, 0, last])));
         let mut round = || {
             let add = AddAddress { addresses: addresses.clone(), lease: Some(60), ..AddAddress::default() };
             owner.ask(&add).unwrap();

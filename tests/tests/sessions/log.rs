@@ -97,7 +97,7 @@ fn a_reader_that_has_gone_ends_neither_a_broker_nor_the_reason_why_one_does_not_
 /// Grants, refusals and evil words, of which each form makes lines.
 fn decisions(broker: &Broker) {
     let mut peer = broker.stranger();
-    let client: Text<64> = Text::clipped("e\"}\n\u{1b}[2J\u{9b}31m\0\nMESSAGE=forged");
+    let client: Text<64> = Text::truncated("e\"}\n\u{1b}[2J\u{9b}31m\0\nMESSAGE=forged");
     peer.ask(&Hello { client, features: 0 }).unwrap();
     peer.listen("127.0.0.1:1001").unwrap();
     assert_eq!(peer.listen("127.0.0.1:2001").unwrap_err().code, FaultCode::Denied);

@@ -56,7 +56,7 @@ fn malformed_frames_end_their_session_and_nothing_else() {
         ];
         for (what, packet) in cases {
             let mut peer = broker.peer();
-            channel::send_bare(&peer.channel, &packet).unwrap();
+            channel::send_bytes(&peer.channel, &packet).unwrap();
             let answer = peer.receive();
             if let Ok(frame) = answer {
                 assert_eq!(frame.header.kind, Kind::FAULT, "{what}");
@@ -81,7 +81,7 @@ fn packets_longer_than_a_frame_end_their_session_and_nothing_else() {
         let before = broker.census();
         for length in [MAX_FRAME + 1, 2 * MAX_FRAME] {
             let mut peer = broker.peer();
-            channel::send_bare(&peer.channel, &vec![0x50; length]).unwrap();
+            channel::send_bytes(&peer.channel, &vec![0x50; length]).unwrap();
             assert!(peer.is_cut_off(), "{length} bytes");
             bystander.ping();
         }
@@ -95,7 +95,7 @@ fn an_unknown_operation_is_a_fault_and_the_session_goes_on() {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut peer = broker.peer();
         for kind in [0, 999, 0x7fff, Ping::KIND.reply().0, Kind::FAULT.0] {
-            channel::send_bare(&peer.channel, &with_body(Kind(kind), b"whatever")).unwrap();
+            channel::send_bytes(&peer.channel, &with_body(Kind(kind), b"whatever")).unwrap();
             let frame = peer.receive().unwrap();
             assert_eq!((frame.header.kind, frame.header.request), (Kind::FAULT, 7));
             let fault: Fault = codec::decode(&frame.body).unwrap();

@@ -35,7 +35,7 @@ fn requests_are_counted_by_operation_and_outcome_with_how_long_they_took() {
         peer.ask(&listen("127.0.0.1:1001")).unwrap();
         assert_eq!(peer.ask(&listen("127.0.0.1:2001")).unwrap_err().code, FaultCode::Denied);
         let listeners =
-            List::first_of([1002, 1003, 1004, 2002].map(|port| listen(&format!("127.0.0.1:{port}"))));
+            List::truncated([1002, 1003, 1004, 2002].map(|port| listen(&format!("127.0.0.1:{port}"))));
         peer.ask(&ListenMany { all_or_nothing: false, listeners }).unwrap();
         (0..5).for_each(|_| peer.ping());
         let after = metrics(&mut peer);
@@ -66,14 +66,14 @@ fn sessions_that_end_badly_or_never_begin_are_counted() {
         assert!(refused.is_cut_off());
         for _ in 0..3 {
             let mut rude = broker.peer();
-            portreeve_protocol::channel::send_bare(&rude.channel, b"EHLO").unwrap();
+            portreeve_protocol::channel::send_bytes(&rude.channel, b"EHLO").unwrap();
             assert!(rude.is_cut_off());
         }
         // The peer sees the end of its channel a moment before the session is closed.
         eventually("all of it counted", || {
             let metrics = metrics(&mut peer);
             let sessions = &metrics.sessions;
-            let counted = (sessions.turned_away, sessions.malformed, sessions.opened, sessions.open);
+            let counted = (sessions.rejected, sessions.malformed, sessions.opened, sessions.open);
             (counted == (1, 3, 6, 3) && metrics.log.suppressed > 0).then_some(())
         });
     });
@@ -91,9 +91,9 @@ fn leases_are_counted_with_what_is_left_of_them() {
         let rival = peer.add_address("10.1.1.201", |add| add.probes = 1).unwrap_err();
         assert_eq!(rival.code, FaultCode::Conflict);
         let after = metrics(&mut peer);
-        let AddressCounts { held, soonest_ms, renewals, conflicts, .. } = after.addresses.unwrap();
+        let AddressCounts { held, next_expiry_ms, renewals, conflicts, .. } = after.addresses.unwrap();
         assert_eq!((held, renewals, conflicts), (1, 1, 1));
-        assert!(soonest_ms.is_some_and(|left| left <= 3_000), "{soonest_ms:?}");
+        assert!(next_expiry_ms.is_some_and(|left| left <= 3_000), "{next_expiry_ms:?}");
         let add = of(&after, "add-address");
         assert_eq!((add.granted, add.failed), (1, 1));
         let page = shown(host);
@@ -102,11 +102,11 @@ fn leases_are_counted_with_what_is_left_of_them() {
         assert!(page.contains(lease), "{page}");
         lan::ip("addr del 10.1.1.7/32 dev eth1");
         eventually("the address put back and counted", || {
-            (metrics(&mut peer).addresses?.put_back == 1).then_some(())
+            (metrics(&mut peer).addresses?.restored == 1).then_some(())
         });
         eventually("the end of the lease", || {
             let counts = metrics(&mut peer).addresses?;
-            (counts.expired == 1 && counts.held == 0 && counts.soonest_ms.is_none()).then_some(())
+            (counts.expired == 1 && counts.held == 0 && counts.next_expiry_ms.is_none()).then_some(())
         });
     });
 }
@@ -134,7 +134,7 @@ fn shown(host: &Host) -> String {
 
 /// A name with whatever would begin a line or end a label.
 fn evil() -> Text<64> {
-    Text::clipped("e\"} 1\n\u{1b}[2J\u{9b}31m\0")
+    Text::truncated("e\"} 1\n\u{1b}[2J\u{9b}31m\0")
 }
 
 #[test]

@@ -14,12 +14,12 @@ use portreeve_tests::{Broker, binaries, eventually, isolated, sample};
 const EVIL: &str = "\nWARN forged line\r\u{1b}[2J\0\u{7f}\u{9b}31m";
 
 fn evil<const MAX: usize>() -> Text<MAX> {
-    Text::clipped(&EVIL.repeat(MAX / EVIL.len() + 1))
+    Text::truncated(&EVIL.repeat(MAX / EVIL.len() + 1))
 }
 
 fn requests() -> Vec<Listen> {
     let inet = InetEndpoint { address: "fe80::1".parse().unwrap(), port: 25, scope: evil() };
-    let path = Endpoint::UnixStream(Text::clipped(&format!("/run/{EVIL}{EVIL}{EVIL}{EVIL}")));
+    let path = Endpoint::UnixStream(Text::truncated(&format!("/run/{EVIL}{EVIL}{EVIL}{EVIL}")));
     [Endpoint::Tcp(inet), path, Endpoint::UnixSeqpacket(evil()), "127.0.0.1:25".parse().unwrap()]
         .map(|endpoint| Listen {
             endpoint,
@@ -42,7 +42,7 @@ fn text_of_a_peer_is_bounded_and_escaped_wherever_it_is_read() {
                 assert!(!fault.to_string().contains(|c: char| c.is_control()), "{fault}");
             }
         }
-        let listeners = List::first_of(requests().into_iter().cycle().take(253));
+        let listeners = List::truncated(requests().into_iter().cycle().take(253));
         peer.ask(&ListenMany { all_or_nothing: false, listeners }).unwrap();
         // Longer than any text may be, in a packet that is right in all else; and longer than any packet.
         let mut long = broker.peer();
@@ -53,13 +53,13 @@ fn text_of_a_peer_is_bounded_and_escaped_wherever_it_is_read() {
             descriptors: 0,
             body: u16::try_from(body.len()).unwrap(),
         };
-        channel::send_bare(&long.channel, &[&header.encode()[..], &body].concat()).unwrap();
+        channel::send_bytes(&long.channel, &[&header.encode()[..], &body].concat()).unwrap();
         assert!(long.is_cut_off());
         let mut longer = broker.peer();
-        channel::send_bare(&longer.channel, &EVIL.repeat(2 * MAX_FRAME / EVIL.len()).into_bytes()).unwrap();
+        channel::send_bytes(&longer.channel, &EVIL.repeat(2 * MAX_FRAME / EVIL.len()).into_bytes()).unwrap();
         assert!(longer.is_cut_off());
         let odd = codec::encode(&mut frame, Kind(0x1b5b), 1, 0, &peer_like()).unwrap();
-        channel::send_bare(&peer.channel, odd).unwrap();
+        channel::send_bytes(&peer.channel, odd).unwrap();
         peer.receive().unwrap();
 
         let mut client = Command::new(host.binary(binaries::CLIENT));

@@ -30,7 +30,7 @@ fn told(peer: &mut Peer) -> PolicyPage {
         all.next = next.next;
     }
     // The other lists of these tests have a page.
-    PolicyPage { rules: portreeve_protocol::List::first_of(rules), ..all }
+    PolicyPage { rules: portreeve_protocol::List::truncated(rules), ..all }
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn each_peer_is_told_its_own_rules_and_the_addresses_that_it_may_have() {
             .collect();
         assert!(blocks.contains(&"10.1.1.0/24 eth1".to_owned()), "{blocks:?}");
         let moving: Vec<String> = root
-            .moving
+            .floating
             .iter()
             .map(|row| {
                 format!(
@@ -73,7 +73,7 @@ fn each_peer_is_told_its_own_rules_and_the_addresses_that_it_may_have() {
             texts,
             ["permit \"few\": listen 127.0.0.1:2500", "permit \"few\": listen 127.0.0.1:2600-2699"]
         );
-        assert!(own.topology.is_empty() && own.moving.is_empty(), "{own:?}");
+        assert!(own.topology.is_empty() && own.floating.is_empty(), "{own:?}");
 
         let mut other = Peer::connect_as(Path::new(SOCKET), 2, 2).unwrap();
         other.hello();
@@ -101,7 +101,7 @@ fn a_long_policy_comes_in_pages_and_the_command_shows_all_of_it() {
         let mut command = Command::new(host.binary(binaries::CLIENT));
         let value = run(command.args(["--socket", SOCKET, "policy", "--json"]), "portreeve");
         let value: serde_json::Value = serde_json::from_str(&value).unwrap();
-        assert_eq!(value["moving"][0]["preference"], "mx2");
+        assert_eq!(value["floating"][0]["preference"], "mx2");
         let client = blocking::Client::open(Channel::connect(Path::new(SOCKET)).unwrap(), "test").unwrap();
         assert_eq!(client.policy(0).unwrap(), first);
     });

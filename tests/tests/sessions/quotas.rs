@@ -39,7 +39,7 @@ fn a_peer_that_never_reads_is_cut_off_at_its_deadline_while_others_are_busy() {
         deaf.channel.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
         let mut buffer = codec::frame_buffer();
         let ping = codec::encode(&mut buffer, Ping::KIND, 1, 0, &Ping {}).unwrap();
-        while channel::send_bare(&deaf.channel, ping).is_ok() {}
+        while channel::send_bytes(&deaf.channel, ping).is_ok() {}
         let start = Instant::now();
         let line = eventually("the end of the deaf session", || {
             (0..100).for_each(|_| busy.ping());
@@ -78,7 +78,7 @@ fn a_user_with_too_many_sessions_gets_no_other_and_others_do() {
         assert!(refused.is_cut_off());
         let mut bystander = broker.peer();
         let quotas = bystander.status().quotas;
-        assert!(quotas.iter().any(|quota| &*quota.name == "max_sessions" && quota.most == 3), "{quotas:?}");
+        assert!(quotas.iter().any(|quota| &*quota.name == "max_sessions" && quota.limit == 3), "{quotas:?}");
         drop(held);
         eventually("the end of the sessions", || (bystander.status().sessions.len() == 1).then_some(()));
         greeted(other()).ping();
@@ -132,7 +132,7 @@ fn a_session_with_as_many_requests_under_way_as_may_be_is_told_to_come_later() {
         let broker = Broker::start(host, &sample::addresses("broker { max_in_flight = 2 }"));
         let mut peer = broker.peer();
         let quotas = peer.status().quotas;
-        assert!(quotas.iter().any(|quota| &*quota.name == "max_in_flight" && quota.most == 2), "{quotas:?}");
+        assert!(quotas.iter().any(|quota| &*quota.name == "max_in_flight" && quota.limit == 2), "{quotas:?}");
         // Each asks the network for longer than it takes to send them all.
         let add = |last: u8| AddAddress {
             addresses: one_address(&format!("10.1.1.{last}")),

@@ -82,7 +82,7 @@ fn listen(random: &mut Random) -> Listen {
     if random.one_in(8) {
         options.backlog = Some(random.below(5_000) as u32);
         options.reuse_port = random.one_in(2);
-        options.device = Text::clipped(if random.one_in(2) { "lo" } else { "nowhere" });
+        options.device = Text::truncated(if random.one_in(2) { "lo" } else { "nowhere" });
     }
     Listen { endpoint: endpoint.parse().unwrap(), options }
 }
@@ -90,7 +90,7 @@ fn listen(random: &mut Random) -> Listen {
 /// Never of the first listener, which is the bystander's: root may stop what is not its own.
 fn stop(random: &mut Random, last: u64) -> Stop {
     let ids = (0..random.below(6)).map(|_| ListenerId(random.below(last + 2) + 2));
-    Stop { listeners: List::first_of(ids.collect::<Vec<_>>()) }
+    Stop { listeners: List::truncated(ids.collect::<Vec<_>>()) }
 }
 
 fn ask(open: &mut Open, random: &mut Random, last: u64) {
@@ -98,7 +98,7 @@ fn ask(open: &mut Open, random: &mut Random, last: u64) {
         0..3 => open.send(&listen(random)),
         3 => {
             let count = random.below(12);
-            let listeners = List::first_of((0..count).map(|_| listen(random)).collect::<Vec<_>>());
+            let listeners = List::truncated((0..count).map(|_| listen(random)).collect::<Vec<_>>());
             open.send(&ListenMany { all_or_nothing: random.one_in(2), listeners });
         }
         4 | 5 => open.send(&stop(random, last)),
@@ -129,7 +129,7 @@ fn spoil(open: &Open, random: &mut Random) {
             }
         }
     }
-    let _ended_already = channel::send_bare(&open.peer.channel, &packet);
+    let _ended_already = channel::send_bytes(&open.peer.channel, &packet);
 }
 
 /// Connects as root or as another user; most say hello.
@@ -182,7 +182,7 @@ fn run(broker: &Broker, stage: &Stage, mut worker: Worker, seed: u64, steps: u64
             12 => {
                 let mut buffer = codec::frame_buffer();
                 let silent = codec::encode(&mut buffer, Listen::KIND, 0, 0, &listen(&mut random)).unwrap();
-                channel::send_bare(&open.peer.channel, silent).unwrap();
+                channel::send_bytes(&open.peer.channel, silent).unwrap();
                 requests += 1;
             }
             13..16 if room => {
@@ -193,7 +193,7 @@ fn run(broker: &Broker, stage: &Stage, mut worker: Worker, seed: u64, steps: u64
                         open.until_the_end();
                     }
                     false => {
-                        open.send(&Hello { client: Text::clipped("fuzz\n\u{1b}[2J"), features: u64::MAX });
+                        open.send(&Hello { client: Text::truncated("fuzz\n\u{1b}[2J"), features: u64::MAX });
                         open.settle();
                         sessions.push(open);
                     }

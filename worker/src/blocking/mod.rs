@@ -11,7 +11,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-use portreeve_protocol::limit::{LimitInForce, SetLimit};
+use portreeve_protocol::limit::{CurrentLimit, SetLimit};
 use portreeve_protocol::message::{
     Listen, ListenOptions, ListenerId, Ping, StatusRequest, Stop, Stopped, Welcome,
 };
@@ -158,7 +158,7 @@ impl Client {
         resource: &str,
         soft: Option<u64>,
         hard: Option<u64>,
-    ) -> Result<LimitInForce, Error> {
+    ) -> Result<CurrentLimit, Error> {
         self.0.call(&SetLimit { resource: ask::text(resource)?, soft, hard })
     }
 
@@ -182,7 +182,7 @@ impl Client {
 
 impl Stopper for Client {
     fn stop_dropped(&self, number: &Number) {
-        let listeners = List::first_of(number.id());
+        let listeners = List::truncated(number.id());
         let mut exchange = self.0.exchange();
         // Where the session is over its listeners are too.
         let _ = exchange.tell(self.0.channel.as_fd(), &Stop { listeners });

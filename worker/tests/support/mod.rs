@@ -41,7 +41,7 @@ pub struct Broker {
 impl Broker {
     /// The next request; `None` when the client has hung up.
     pub fn next(&mut self) -> Option<Asked> {
-        let bytes = channel::receive_bare(&self.channel, &mut self.buffer).ok()?;
+        let bytes = channel::receive_bytes(&self.channel, &mut self.buffer).ok()?;
         let (header, body) = Header::decode(&self.buffer[..bytes]).unwrap();
         let body = body.to_vec();
         Some(Asked { header, body })
@@ -70,11 +70,11 @@ impl Broker {
         asked.read::<Hello>();
         let welcome = Welcome {
             broker: 1,
-            release: Text::clipped("test"),
+            release: Text::truncated("test"),
             features: 0,
             capabilities: 0,
-            peer: Text::clipped("test"),
-            operations: List::first_of(OPERATIONS.iter().map(|(_, name)| Text::clipped(name))),
+            peer: Text::truncated("test"),
+            operations: List::truncated(OPERATIONS.iter().map(|(_, name)| Text::truncated(name))),
         };
         self.reply::<Hello>(&asked, &welcome, &[]);
     }
@@ -98,7 +98,7 @@ impl Broker {
         } else if asked.is::<ListenMany>() {
             let mut sockets = Vec::new();
             let results = asked.read::<ListenMany>().listeners.into_vec();
-            let results = List::first_of(results.iter().map(|listen| match outcome(listen) {
+            let results = List::truncated(results.iter().map(|listen| match outcome(listen) {
                 Ok((id, socket)) => {
                     sockets.push(socket);
                     Outcome::Done(Listening { id })

@@ -126,13 +126,13 @@ pub fn list(broker: &Broker, _: &Session, request: &ListAddresses) -> Result<Don
     let page = addresses.leases_after(request.after, |rest| {
         let mut rows = rest.map(|lease| AddressRow {
             lease: lease.told(now),
-            holder: Text::clipped(&lease.holder.to_string()),
+            holder: Text::truncated(&lease.holder.to_string()),
             present: lease.is_present(),
         });
         let page: Vec<AddressRow> = rows.by_ref().take(ADDRESS_PAGE).collect();
         AddressPage {
             fenced: addresses.is_fenced(),
-            addresses: List::first_of(page),
+            addresses: List::truncated(page),
             more: rows.next().is_some(),
         }
     });
@@ -143,7 +143,7 @@ pub fn list(broker: &Broker, _: &Session, request: &ListAddresses) -> Result<Don
 pub fn of(broker: &Broker) -> Result<&Rc<Addresses>, Fault> {
     broker.addresses.as_ref().ok_or_else(|| {
         Fault::new(FaultCode::NotRetained, "this broker has no addresses and changes no interface")
-            .about("cap_net_admin")
+            .subject("cap_net_admin")
             .remedy("permit an address or an interface, and add cap_net_admin+ep to capabilities")
     })
 }
@@ -173,7 +173,7 @@ pub(super) fn permitted(
     }
     asked_for(&policy, address, None).ok_or_else(|| {
         Fault::new(FaultCode::Denied, &format!("{address} is in no topology block"))
-            .about(&permit.rule.to_string())
+            .subject(&permit.rule.to_string())
             .remedy("add a topology scope that holds it to the cluster scope")
     })
 }
@@ -181,7 +181,7 @@ pub(super) fn permitted(
 /// An address where the topology puts it.
 fn asked_for(policy: &Policy, address: IpAddr, follows: Option<IpAddr>) -> Option<Asked> {
     let (interface, prefix) = policy.place(address)?;
-    Some(Asked { address, interface: Text::clipped(interface), prefix, follows })
+    Some(Asked { address, interface: Text::truncated(interface), prefix, follows })
 }
 
 /// What is asked for and, after that, what follows it.
@@ -223,7 +223,7 @@ pub(super) fn results<O: Operation, T, const MAX: usize>(
     for fault in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
         refused += 1;
         if session.account.may_log() {
-            let (peer, code) = (&session.requester, fault.code.word());
+            let (peer, code) = (&session.requester, fault.code.name());
             let (session, why, about, errno) =
                 (session.number, &*fault.message, &*fault.subject, fault.errno);
             tracing::warn!(target: "audit", session, %peer, operation = O::NAME, code, why, about, errno, "refused");
@@ -231,7 +231,7 @@ pub(super) fn results<O: Operation, T, const MAX: usize>(
     }
     session.note_refusals(refused);
     let brief = refused > WHOLE_FAULTS;
-    List::first_of(outcomes.into_iter().map(|outcome| match outcome {
+    List::truncated(outcomes.into_iter().map(|outcome| match outcome {
         Ok(done) => Outcome::Done(done),
         Err(fault) if brief => Outcome::Fault(shortened(&fault)),
         Err(fault) => Outcome::Fault(fault),

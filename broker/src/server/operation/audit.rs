@@ -138,7 +138,7 @@ pub fn audit<O: Arguments>(
         Some(_) if !may_log => {}
         Some(fault) => {
             let (code, why, about, errno) =
-                (fault.code.word(), &*fault.message, &*fault.subject, fault.errno);
+                (fault.code.name(), &*fault.message, &*fault.subject, fault.errno);
             tracing::warn!(target: "audit", session, %peer, operation, %arguments, code, why, about, errno, micros, "refused");
         }
     }

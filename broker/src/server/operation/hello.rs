@@ -25,10 +25,10 @@ pub fn hello(broker: &Broker, session: &Session, request: &Hello) -> Result<Done
     let allowed = policy.operations(&session.requester).into_iter();
     Ok(Done::new(Welcome {
         broker: std::process::id(),
-        release: Text::clipped(RELEASE),
+        release: Text::truncated(RELEASE),
         features: 0,
         capabilities: broker.processes.broker.credentials.effective,
-        peer: Text::clipped(&session.requester.to_string()),
-        operations: List::first_of(allowed.map(Text::clipped)),
+        peer: Text::truncated(&session.requester.to_string()),
+        operations: List::truncated(allowed.map(Text::truncated)),
     }))
 }

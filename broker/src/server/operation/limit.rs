@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::AsFd as _;
 
 use nix::errno::Errno;
-use portreeve_protocol::limit::{LimitInForce, SetLimit, UNLIMITED};
+use portreeve_protocol::limit::{CurrentLimit, SetLimit, UNLIMITED};
 use portreeve_protocol::{Fault, FaultCode, Text};
 
 use super::Done;
@@ -25,7 +25,7 @@ pub fn set_limit(
     broker: &Broker,
     session: &Session,
     request: &SetLimit,
-) -> Result<Done<LimitInForce>, Fault> {
+) -> Result<Done<CurrentLimit>, Fault> {
     let unsupported = |message: &str| Fault::new(FaultCode::Unsupported, message);
     let Some(resource) = Resource::named(&request.resource) else {
         return Err(unsupported(&format!("there is no resource {:?}", request.resource))
@@ -48,7 +48,7 @@ pub fn set_limit(
     let set = PeerProcess::of(session.channel.as_fd(), pid)
         .and_then(|process| process.limit(resource.number(), request.soft, request.hard));
     let (soft, hard) = set.map_err(|errno| refused(errno, &limit))?;
-    Ok(Done::new(LimitInForce { resource: Text::clipped(resource.name()), soft, hard }))
+    Ok(Done::new(CurrentLimit { resource: Text::truncated(resource.name()), soft, hard }))
 }
 
 /// Whether anything is to be changed, and not only told.
@@ -62,7 +62,7 @@ fn refused(errno: Errno, limit: &Limit) -> Fault {
             FaultCode::NotRetained,
             &format!("{limit} cannot be given: it is above the hard limit or the process is not root's"),
         )
-        .about("cap_sys_resource")
+        .subject("cap_sys_resource")
         .remedy("add cap_sys_resource+ep to capabilities, and for nofile see fs.nr_open"),
         Errno::ENOPROTOOPT => {
             Fault::new(FaultCode::Unsupported, "this kernel does not pin the process of a peer")
@@ -75,7 +75,7 @@ fn refused(errno: Errno, limit: &Limit) -> Fault {
         .remedy("connect from the process itself"),
         Errno::EINVAL => Fault::new(FaultCode::Unsupported, "the soft limit would be above the hard one")
             .remedy("raise both"),
-        errno => Fault::new(FaultCode::Os, &format!("prlimit: {}", errno.desc())).about("prlimit"),
+        errno => Fault::new(FaultCode::Os, &format!("prlimit: {}", errno.desc())).subject("prlimit"),
     };
     fault.errno(errno as i32)
 }

@@ -33,11 +33,11 @@ pub fn set_link(broker: &Broker, session: &Session, request: &SetLink) -> Result
         move |errno: Errno| match errno {
             Errno::ENODEV => {
                 Fault::new(FaultCode::UnknownInterface, &format!("there is no interface {name:?}"))
-                    .about(&name)
+                    .subject(&name)
                     .remedy("make it, or name another")
             }
             errno => Fault::new(FaultCode::Os, &format!("{call} of {name:?}: {}", errno.desc()))
-                .about(call)
+                .subject(call)
                 .errno(errno as i32),
         }
     };
@@ -45,7 +45,7 @@ pub fn set_link(broker: &Broker, session: &Session, request: &SetLink) -> Result
     link.change(route, Change { up: request.up, mtu: request.mtu }).map_err(failed("RTM_NEWLINK"))?;
     let link = Interface::numbered(route, link.index).map_err(failed("RTM_GETLINK"))?;
     Ok(Done::new(Link {
-        interface: Text::clipped(&link.name),
+        interface: Text::truncated(&link.name),
         index: link.index,
         up: link.up,
         carrier: link.carrier,

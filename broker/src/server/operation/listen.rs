@@ -72,13 +72,13 @@ pub fn listen_many(
         Err(fault) if brief => Outcome::Fault(shortened(&fault)),
         Err(fault) => Outcome::Fault(fault),
     });
-    Ok(Done { reply: ListeningMany { results: List::first_of(outcomes) }, sockets })
+    Ok(Done { reply: ListeningMany { results: List::truncated(outcomes) }, sockets })
 }
 
 /// Of many, what was refused has a line of its own, as if it had been asked for alone.
 fn audit_one(session: &Session, listen: &Listen, fault: &Fault) {
     if session.account.may_log() {
-        let (peer, arguments, code) = (&session.requester, Shown(listen), fault.code.word());
+        let (peer, arguments, code) = (&session.requester, Shown(listen), fault.code.name());
         let (session, why, about, errno) = (session.number, &*fault.message, &*fault.subject, fault.errno);
         tracing::warn!(target: "audit", session, %peer, operation = ListenMany::NAME, %arguments, code, why, about, errno, "refused");
     }
@@ -93,9 +93,9 @@ pub(super) const WHOLE_FAULTS: usize = 40;
 
 /// A fault that fits in a frame with 252 like it.
 pub(super) fn shortened(fault: &Fault) -> Fault {
-    let message: Text<128> = Text::clipped(&fault.message);
-    let subject: Text<64> = Text::clipped(&fault.subject);
-    Fault { errno: fault.errno, ..Fault::new(fault.code, &message).about(&subject) }
+    let message: Text<128> = Text::truncated(&fault.message);
+    let subject: Text<64> = Text::truncated(&fault.subject);
+    Fault { errno: fault.errno, ..Fault::new(fault.code, &message).subject(&subject) }
 }
 
 /// A listener, and how this request came by it.
@@ -140,7 +140,7 @@ fn out_of_reach(broker: &Broker, endpoint: &Endpoint) -> Option<Fault> {
     let known = |directory: &Path| registry.directories().get(directory).is_ok();
     let why = broker.reloading.fixed.out_of_reach(endpoint, known)?;
     let message = format!("{endpoint} cannot be bound: {why}");
-    Some(Fault::new(FaultCode::NotRetained, &message).about("restart").remedy("restart portreeved"))
+    Some(Fault::new(FaultCode::NotRetained, &message).subject("restart").remedy("restart portreeved"))
 }
 
 /// What a dual-stack socket listens on beside its own endpoint.

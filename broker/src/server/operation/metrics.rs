@@ -28,23 +28,23 @@ pub fn metrics(broker: &Broker, _: &Session, _: &MetricsRequest) -> Result<Done<
     let registry = broker.registry.borrow();
     let retained = registry.after(ListenerId(0)).filter(|(_, entry)| entry.retained_until.is_some()).count();
     Ok(Done::new(Metrics {
-        release: Text::clipped(RELEASE),
+        release: Text::truncated(RELEASE),
         uptime_ms: u64::try_from(broker.uptime().as_millis()).unwrap_or(u64::MAX),
-        bounds_us: List::first_of(BOUNDS_US),
-        operations: List::first_of(OPERATIONS.iter().filter_map(|(kind, name)| counters.of(*kind, name))),
-        quotas: List::first_of(status::quotas(broker)),
-        peers: List::first_of(peers(broker)),
+        bounds_us: List::truncated(BOUNDS_US),
+        operations: List::truncated(OPERATIONS.iter().filter_map(|(kind, name)| counters.of(*kind, name))),
+        quotas: List::truncated(status::quotas(broker)),
+        peers: List::truncated(peers(broker)),
         sessions: SessionCounts {
             open: broker.session_count() as u64,
             opened: counters.opened.get(),
-            turned_away: counters.turned_away.get(),
+            rejected: counters.turned_away.get(),
             malformed: counters.malformed.get(),
             delayed: totals.delayed.get(),
         },
         listeners: ListenerCounts {
             held: registry.count() as u64,
             retained: retained as u64,
-            most: registry.capacity() as u64,
+            limit: registry.capacity() as u64,
         },
         addresses: broker.addresses.as_ref().map(|addresses| addresses.counted()),
         worker: broker.worker_counts(),
@@ -58,7 +58,7 @@ fn peers(broker: &Broker) -> Vec<PeerCounts> {
     broker.accounts.each(|account| {
         let own = sessions.values().filter(|info| std::ptr::eq(&*info.account, account));
         PeerCounts {
-            peer: Text::clipped(&account.peer().to_string()),
+            peer: Text::truncated(&account.peer().to_string()),
             sessions: account.open_sessions(),
             listeners: own.map(|info| registry.count_of(info.owner) as u64).sum(),
             refused: account.refusals(),

@@ -92,7 +92,7 @@ pub fn carry_out(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<
             let message = format!("this broker knows no operation {number}");
             let fault = Fault::new(FaultCode::Unsupported, &message).remedy("see Welcome for its release");
             if session.account.may_log() {
-                let (peer, session, code) = (&session.requester, session.number, fault.code.word());
+                let (peer, session, code) = (&session.requester, session.number, fault.code.name());
                 tracing::warn!(target: "audit", session, %peer, operation = number, code, "refused");
             }
             session.refuse(received.outbox, received.header.request, &fault)

@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use portreeve_protocol::address::{RemoveAddress, Removed, RemovedMany};
+use portreeve_protocol::address::{Removal, Removals, RemoveAddress};
 use portreeve_protocol::{Fault, FaultCode};
 
 use super::address::{of, results, with_followers, words};
@@ -24,7 +24,7 @@ pub async fn remove(
     broker: Rc<Broker>,
     session: Rc<Session>,
     request: Rc<RemoveAddress>,
-) -> Result<RemovedMany, Fault> {
+) -> Result<Removals, Fault> {
     let addresses = of(&broker)?;
     let own = session.holder();
     // Root may remove what is not its own: it is the operator.
@@ -43,15 +43,15 @@ pub async fn remove(
     addresses.give_notice(&others).await;
     let let_go = |address: &IpAddr| addresses.holder(*address).is_none();
     let (gone, going): (Vec<IpAddr>, Vec<IpAddr>) = going.into_iter().partition(let_go);
-    let mut removed: HashMap<IpAddr, Result<Removed, Fault>> =
+    let mut removed: HashMap<IpAddr, Result<Removal, Fault>> =
         going.iter().copied().zip(addresses.remove(&going, false)).collect();
-    removed.extend(gone.into_iter().map(|address| (address, Ok(Removed { address, verified: false }))));
+    removed.extend(gone.into_iter().map(|address| (address, Ok(Removal { address, verified: false }))));
     addresses.see_gone(&mut removed).await;
     let outcomes = allowed.into_iter().map(|address| {
         let address = address?;
         removed.get(&address).cloned().unwrap_or_else(|| Err(Fault::new(FaultCode::NotFound, "it is gone")))
     });
-    Ok(RemovedMany { results: results(&session, &*request, outcomes.collect()) })
+    Ok(Removals { results: results(&session, &*request, outcomes.collect()) })
 }
 
 fn goes_with(address: IpAddr, leader: IpAddr) -> Fault {

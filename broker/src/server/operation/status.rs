@@ -25,8 +25,8 @@ pub fn status(broker: &Broker, _: &Session, request: &StatusRequest) -> Result<D
     let registry = broker.registry.borrow();
     let mut rest = registry.after(ListenerId(request.after)).map(|(id, entry)| Listener {
         id,
-        endpoint: Text::clipped(&entry.endpoint.to_string()),
-        owner: Text::clipped(&match (&entry.name, entry.owner) {
+        endpoint: Text::truncated(&entry.endpoint.to_string()),
+        owner: Text::truncated(&match (&entry.name, entry.owner) {
             (Some(name), _) if entry.moves => format!("duravip {name}"),
             (Some(name), _) => format!("static {name}"),
             (None, Owner::Worker) => "worker".to_owned(),
@@ -40,21 +40,21 @@ pub fn status(broker: &Broker, _: &Session, request: &StatusRequest) -> Result<D
     let sessions = broker.sessions.borrow();
     let sessions = sessions.iter().map(|(number, info)| SessionRow {
         id: *number,
-        peer: Text::clipped(&info.requester.to_string()),
+        peer: Text::truncated(&info.requester.to_string()),
         client: info.client.clone(),
         pid: info.pid,
         listeners: u32::try_from(registry.count_of(info.owner)).unwrap_or(u32::MAX),
         refused: info.account.refusals(),
     });
     Ok(Done::new(Status {
-        release: Text::clipped(RELEASE),
+        release: Text::truncated(RELEASE),
         uptime_ms: u64::try_from(broker.uptime().as_millis()).unwrap_or(u64::MAX),
-        processes: List::first_of(broker.process_rows()),
+        processes: List::truncated(broker.process_rows()),
         warnings: broker.warnings(),
-        quotas: List::first_of(quotas(broker)),
+        quotas: List::truncated(quotas(broker)),
         listeners_held: registry.count() as u64,
-        sessions: List::first_of(sessions),
-        listeners: List::first_of(page),
+        sessions: List::truncated(sessions),
+        listeners: List::truncated(page),
         next,
     }))
 }
@@ -62,5 +62,5 @@ pub fn status(broker: &Broker, _: &Session, request: &StatusRequest) -> Result<D
 /// By the names of their options.
 pub(super) fn quotas(broker: &Broker) -> impl Iterator<Item = Quota> {
     let quotas = broker.accounts.quotas().named().into_iter();
-    quotas.map(|(name, most)| Quota { name: Text::clipped(name), most })
+    quotas.map(|(name, limit)| Quota { name: Text::truncated(name), limit })
 }

@@ -29,5 +29,5 @@ pub fn stop(broker: &Broker, session: &Session, request: &Stop) -> Result<Done<S
             unknown.push(*id);
         }
     }
-    Ok(Done::new(Stopped { unknown: List::first_of(unknown) }))
+    Ok(Done::new(Stopped { unknown: List::truncated(unknown) }))
 }

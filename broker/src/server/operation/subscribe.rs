@@ -37,5 +37,5 @@ pub async fn subscribe(
     } else {
         broker.events.forget(session.number);
     }
-    Ok(Subscribed { all, recent: List::first_of(recent) })
+    Ok(Subscribed { all, recent: List::truncated(recent) })
 }

@@ -8,8 +8,8 @@ use std::time::Instant;
 use portreeve_protocol::frame::MAX_DESCRIPTORS;
 use portreeve_protocol::message::ListenerId;
 use portreeve_protocol::takeover::{
-    Begin, Complete, Confirmed, EPOCHS, Handed, HandedEpochs, HandedLeases, HandedListeners, LEASES, Offer,
-    TAKEOVER_VERSION, Takeover,
+    Accepted, Begin, Committed, EpochBatch, ExportComplete, LeaseBatch, ListenerBatch, MAX_EPOCH_BATCH,
+    MAX_LEASE_BATCH, TAKEOVER_VERSION, Takeover, TakeoverReply,
 };
 use portreeve_protocol::{Fault, FaultCode, Kind, List, Operation as _, Text, codec};
 
@@ -23,8 +23,8 @@ impl Arguments for Takeover {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Takeover::Begin(Begin { oldest, newest }) => write!(out, "begin, versions {oldest} to {newest}"),
-            Takeover::More(_) => out.write_str("more"),
-            Takeover::Confirm(_) => out.write_str("confirm"),
+            Takeover::NextBatch(_) => out.write_str("more"),
+            Takeover::Commit(_) => out.write_str("confirm"),
         }
     }
 }
@@ -43,7 +43,7 @@ pub fn takeover(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<'
             let registry = broker.registry.borrow();
             let sockets = listeners.iter().filter_map(|id| registry.socket(*id));
             let mut descriptors: Vec<BorrowedFd<'_>> = sockets.collect();
-            if let Handed::Offer(_) = handed {
+            if let TakeoverReply::Accepted(_) = handed {
                 let manager = broker.handover.notifier.socket();
                 descriptors
                     .extend(broker.handover.control.iter().map(|socket| socket.as_fd()).chain(manager));
@@ -65,33 +65,33 @@ pub fn takeover(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<'
         Err(fault) => session.last_fault(outbox, header.request, fault),
     };
     // Only who has been told so serves.
-    if let (Ok((Handed::Confirmed(_), _)), Turn::Answered) = (&outcome, &turn) {
+    if let (Ok((TakeoverReply::Committed(_), _)), Turn::Answered) = (&outcome, &turn) {
         broker.leave(session);
     }
     audit(broker, session, &request, outcome.as_ref().map(|part| &part.0), started);
     turn
 }
 
-type Part = (Handed, Vec<ListenerId>);
+type Part = (TakeoverReply, Vec<ListenerId>);
 
 fn step(broker: &Rc<Broker>, session: &Rc<Session>, request: &Takeover) -> Result<Part, Fault> {
     let handover = &broker.handover;
     match request {
         Takeover::Begin(begin) => offer(broker, session, begin),
         _ if !handover.is_of(session.number) => Err(out_of_order("it was not begun")),
-        Takeover::More(_) => {
+        Takeover::NextBatch(_) => {
             handover.hold(session.number);
             match handover.is_busy() || broker.addresses.as_ref().is_some_and(|all| !all.is_settled()) {
                 true => Err(Fault::new(FaultCode::Busy, "requests are under way").remedy("ask again soon")),
                 false => Ok(part(broker)),
             }
         }
-        Takeover::Confirm(_) if !handover.cursor.borrow().complete => {
+        Takeover::Commit(_) if !handover.cursor.borrow().complete => {
             Err(out_of_order("not everything was handed over yet"))
         }
-        Takeover::Confirm(_) => {
-            let leaving_ms = u64::try_from(handover.leaving.as_millis()).unwrap_or(u64::MAX);
-            Ok((Handed::Confirmed(Confirmed { leaving_ms }), Vec::new()))
+        Takeover::Commit(_) => {
+            let exit_ms = u64::try_from(handover.leaving.as_millis()).unwrap_or(u64::MAX);
+            Ok((TakeoverReply::Committed(Committed { exit_ms }), Vec::new()))
         }
     }
 }
@@ -113,18 +113,18 @@ fn offer(broker: &Rc<Broker>, session: &Rc<Session>, begin: &Begin) -> Result<Pa
     })?;
     broker.handover.begin(session)?;
     let addresses = broker.addresses.as_ref();
-    let offer = Offer {
+    let offer = Accepted {
         version: TAKEOVER_VERSION,
-        release: Text::clipped(RELEASE),
-        clock: BootTime::now().told(),
+        release: Text::truncated(RELEASE),
+        boottime_ns: BootTime::now().told(),
         control,
         manager: broker.handover.notifier.socket().is_some(),
-        watchdog: broker.handover.notifier.watchdog_us(),
-        store: broker.store.as_ref().map_or(0, |store| store.most()),
+        watchdog_us: broker.handover.notifier.watchdog_us(),
+        fdstore_max: broker.store.as_ref().map_or(0, |store| store.most()),
         addresses: addresses.is_some(),
         fenced: addresses.is_some_and(|addresses| addresses.is_fenced()),
     };
-    Ok((Handed::Offer(offer), Vec::new()))
+    Ok((TakeoverReply::Accepted(offer), Vec::new()))
 }
 
 /// The next part, in their order: listeners, leases, epochs.
@@ -136,20 +136,20 @@ fn part(broker: &Broker) -> Part {
     if let Some(last) = listeners.last() {
         cursor.listener = last.id.0;
         let ids = listeners.iter().map(|listener| listener.id).collect();
-        return (Handed::Listeners(HandedListeners { listeners: List::first_of(listeners) }), ids);
+        return (TakeoverReply::Listeners(ListenerBatch { listeners: List::truncated(listeners) }), ids);
     }
     if let Some(addresses) = &broker.addresses {
-        let leases = addresses.hand(cursor.lease, LEASES);
+        let leases = addresses.hand(cursor.lease, MAX_LEASE_BATCH);
         if let Some(last) = leases.last() {
             cursor.lease = Some(last.address);
-            return (Handed::Leases(HandedLeases { leases: List::first_of(leases) }), Vec::new());
+            return (TakeoverReply::Leases(LeaseBatch { leases: List::truncated(leases) }), Vec::new());
         }
         let epochs = cursor.epochs.get_or_insert_with(|| addresses.hand_epochs());
         if !epochs.is_empty() {
-            let some = epochs.split_off(epochs.len().saturating_sub(EPOCHS));
-            return (Handed::Epochs(HandedEpochs { epochs: List::first_of(some) }), Vec::new());
+            let some = epochs.split_off(epochs.len().saturating_sub(MAX_EPOCH_BATCH));
+            return (TakeoverReply::Epochs(EpochBatch { epochs: List::truncated(some) }), Vec::new());
         }
     }
     cursor.complete = true;
-    (Handed::Complete(Complete {}), Vec::new())
+    (TakeoverReply::ExportComplete(ExportComplete {}), Vec::new())
 }

@@ -1,6 +1,6 @@
 //! The addresses of a configuration that comes into force: those that nobody may have any more.
 
-use portreeve_protocol::address::Removed;
+use portreeve_protocol::address::Removal;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -36,7 +36,7 @@ pub(super) fn settle(broker: &Broker, config: &Config, rows: &mut Vec<Row>) {
         let what = format!("address {address}");
         for outcome in addresses.remove(&[address], false) {
             rows.push(match outcome {
-                Ok(Removed { .. }) => {
+                Ok(Removal { .. }) => {
                     Row::new(CLOSED, &what, format!("{holder}'s, and nothing permits it now"))
                 }
                 Err(fault) => Row::new(FAILED, &what, fault.to_string()),

@@ -81,7 +81,7 @@ pub(super) fn open(broker: &Broker, config: &Config, policy: &Policy) -> Result<
 /// The same fault with the place of the listener that it is about.
 fn at(config: &Config, listener: &Listener, fault: &Fault) -> Fault {
     let message = format!("{}: {}", config.place(listener.endpoint.span), &*fault.message);
-    Fault { message: Text::clipped(&message), ..fault.clone() }
+    Fault { message: Text::truncated(&message), ..fault.clone() }
 }
 
 fn take_back(broker: &Broker, opened: Opened) {

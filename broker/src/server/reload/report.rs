@@ -72,12 +72,12 @@ impl Outcome {
             findings.push(failed(fault));
         }
         let all = findings.len() + report.omitted();
-        let changes: List<Change, 64> = List::first_of(rows.iter().map(change));
-        let findings: List<Finding, 16> = List::first_of(findings);
+        let changes: List<Change, 64> = List::truncated(rows.iter().map(change));
+        let findings: List<Finding, 16> = List::truncated(findings);
         Reloaded {
             number,
             age_ms: 0,
-            by: Text::clipped(by),
+            requester: Text::truncated(by),
             accepted,
             files: count(files),
             changes_omitted: count(rows.len() - changes.len()),
@@ -102,7 +102,7 @@ impl Outcome {
             Outcome::Done(_) => Event { code: EventCode::Reloaded, ..Event::default() },
             Outcome::Refused(_) | Outcome::Failed(_) => Event {
                 code: EventCode::ReloadFailed,
-                detail: Text::clipped(&self.fault().message),
+                detail: Text::truncated(&self.fault().message),
                 ..Event::default()
             },
         }
@@ -157,42 +157,44 @@ fn refused(report: &Report) -> Fault {
         more => format!(" (and {more} more: portreeve reload --last)"),
     };
     // What is cut is the message, never its place or the count.
-    let message: Text<380> = Text::clipped(&format!("{}: {}", first.place(), first.message));
-    Fault::new(FaultCode::Invalid, &format!("{}{more}", &*message)).about(&first.place()).remedy(&first.help)
+    let message: Text<380> = Text::truncated(&format!("{}: {}", first.place(), first.message));
+    Fault::new(FaultCode::Invalid, &format!("{}{more}", &*message))
+        .subject(&first.place())
+        .remedy(&first.help)
 }
 
 fn change(row: &Row) -> Change {
     Change {
-        outcome: Text::clipped(row.outcome),
-        what: Text::clipped(&row.what),
-        detail: Text::clipped(&row.detail),
+        outcome: Text::truncated(row.outcome),
+        what: Text::truncated(&row.what),
+        detail: Text::truncated(&row.detail),
     }
 }
 
 fn finding(found: &Diagnostic) -> Finding {
     Finding {
-        severity: Text::clipped(found.severity.word()),
-        file: Text::clipped(&found.file),
+        severity: Text::truncated(found.severity.word()),
+        file: Text::truncated(&found.file),
         line: count(found.line),
         column: count(found.column),
         end_line: count(found.end_line),
         end_column: count(found.end_column),
-        message: Text::clipped(&found.message),
-        help: Text::clipped(&found.help),
-        shown: Text::clipped(&found.render(Style::Plain)),
+        message: Text::truncated(&found.message),
+        help: Text::truncated(&found.help),
+        rendered: Text::truncated(&found.render(Style::Plain)),
     }
 }
 
 fn failed(fault: &Fault) -> Finding {
     Finding {
-        severity: Text::clipped("error"),
+        severity: Text::truncated("error"),
         file: Text::default(),
         line: 0,
         column: 0,
         end_line: 0,
         end_column: 0,
-        message: Text::clipped(&fault.message),
-        help: Text::clipped(&fault.remedy),
-        shown: Text::clipped(&fault.to_string()),
+        message: Text::truncated(&fault.message),
+        help: Text::truncated(&fault.remedy),
+        rendered: Text::truncated(&fault.to_string()),
     }
 }

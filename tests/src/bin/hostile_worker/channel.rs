@@ -85,7 +85,7 @@ fn malformed_frames() -> Outcome {
                 seed.to_le_bytes()[0]
             })
             .collect();
-        if channel::send_bare(&peer.channel, &bytes).is_ok() && !peer.is_cut_off() {
+        if channel::send_bytes(&peer.channel, &bytes).is_ok() && !peer.is_cut_off() {
             return Outcome::Escaped(format!("{length} bytes of nothing did not end the session"));
         }
     }

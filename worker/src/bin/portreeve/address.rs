@@ -129,7 +129,7 @@ pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<E
     let faults: Vec<&Value> = done.iter().filter_map(|row| row.get("fault")).collect();
     let code = match faults.is_empty() {
         true => ExitCode::SUCCESS,
-        false => failure::of_faults(faults.iter().all(|fault| *fault == FaultCode::Denied.word())),
+        false => failure::of_faults(faults.iter().all(|fault| *fault == FaultCode::Denied.name())),
     };
     if out.json {
         out.value(&Value::Array(done))?;
@@ -145,7 +145,7 @@ fn rows<T>(asked: &[IpAddr], results: Vec<Result<T, Fault>>, show: impl Fn(T) ->
     let row = |(index, result): (usize, Result<T, Fault>)| {
         let mut row = match result {
             Ok(done) => show(done),
-            Err(fault) => json!({ "fault": fault.code.word(), "message": fault.to_string() }),
+            Err(fault) => json!({ "fault": fault.code.name(), "message": fault.to_string() }),
         };
         // What follows the addresses that were asked for names itself.
         if let (Some(row), Some(address)) = (row.as_object_mut(), asked.get(index)) {
@@ -162,7 +162,7 @@ fn leased(lease: Granted) -> Value {
         "interface": lease.interface.as_str(),
         "prefix": lease.prefix,
         // Absent for ever.
-        "left_ms": Some(lease.left_ms).filter(|left| *left < u64::MAX),
+        "remaining_ms": Some(lease.remaining_ms).filter(|left| *left < u64::MAX),
         "epoch": lease.epoch,
         "follows": lease.follows,
     })
@@ -182,7 +182,7 @@ fn sentence(row: &Value) -> String {
         (_, Some(Value::Bool(true))) => format!("{address} is gone"),
         (_, Some(_)) => format!("{address} was removed, and this host has it still, on another interface"),
         _ => {
-            let left = row.get("left_ms").and_then(Value::as_u64);
+            let left = row.get("remaining_ms").and_then(Value::as_u64);
             let left =
                 left.map_or_else(|| "ever".to_owned(), |left| format!("{:.1} s", left as f64 / 1000.0));
             format!("{address}/{} is on {} for {left}", text("prefix"), text("interface"))
@@ -238,7 +238,7 @@ pub fn shown(rows: &[AddressRow], fenced: bool) -> String {
         table.add_row([
             format!("{}/{}", row.lease.address, row.lease.prefix),
             row.lease.interface.to_string(),
-            match row.lease.left_ms {
+            match row.lease.remaining_ms {
                 u64::MAX => "for ever".to_owned(),
                 left => format!("{:.1} s", left as f64 / 1000.0),
             },

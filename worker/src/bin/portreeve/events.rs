@@ -55,7 +55,7 @@ fn value(event: &Event) -> Value {
             fields.insert(name.to_owned(), value);
         }
     };
-    field("event", event.code.word().into(), true);
+    field("event", event.code.name().into(), true);
     field("code", u16::from(event.code).into(), true);
     field("number", event.number.into(), event.number > 0);
     field("time_ms", event.time_ms.into(), event.time_ms > 0);
@@ -92,5 +92,5 @@ fn row(event: &Event) -> [String; 4] {
         0 => "-".to_owned(),
         since_1970 => format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(since_1970)).to_string(),
     };
-    [time, event.code.word().to_owned(), about, more]
+    [time, event.code.name().to_owned(), about, more]
 }

@@ -173,7 +173,7 @@ fn word(code: u8) -> &'static str {
 
 fn fault_value(fault: &Fault) -> Value {
     json!({
-        "code": fault.code.word(),
+        "code": fault.code.name(),
         "number": u16::from(fault.code),
         "errno": fault.errno,
         "subject": fault.subject.as_str(),

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
 use portreeve_worker::Client;
-use portreeve_worker::limit::{LimitInForce, UNLIMITED};
+use portreeve_worker::limit::{CurrentLimit, UNLIMITED};
 use serde_json::json;
 
 use crate::failure::Failure;
@@ -55,7 +55,7 @@ pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<E
     }
     let number = |limit: u64| Some(limit).filter(|limit| *limit != UNLIMITED);
     if out.json {
-        let row = |row: &LimitInForce| json!({ "resource": row.resource.as_str(), "soft": number(row.soft), "hard": number(row.hard) });
+        let row = |row: &CurrentLimit| json!({ "resource": row.resource.as_str(), "soft": number(row.soft), "hard": number(row.hard) });
         out.value(&json!({ "limits": set.iter().map(row).collect::<Vec<_>>() }))?;
     } else {
         let word = |limit| number(limit).map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());

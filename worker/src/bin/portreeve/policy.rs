@@ -19,7 +19,7 @@ pub async fn run(client: &Client, out: Output) -> Result<ExitCode, Failure> {
     let (mut rules, mut topology, mut moving, mut told) = (Vec::new(), Vec::new(), Vec::new(), 0);
     let mut page = first;
     loop {
-        let PolicyPage { rules: more, topology: blocks, moving: addresses, next, .. } = page;
+        let PolicyPage { rules: more, topology: blocks, floating: addresses, next, .. } = page;
         rules.extend(more.into_vec());
         topology.extend(blocks.into_vec());
         moving.extend(addresses.into_vec());
@@ -37,7 +37,7 @@ pub async fn run(client: &Client, out: Output) -> Result<ExitCode, Failure> {
             "lease_s": lease,
             "rules": rules,
             "topology": topology,
-            "moving": moving,
+            "floating": moving,
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -55,7 +55,7 @@ pub async fn run(client: &Client, out: Output) -> Result<ExitCode, Failure> {
         parts.push(render(shown));
     }
     if !moving.is_empty() {
-        let mut shown = table(["MOVING ADDRESS", "INTERFACE", "DECLARED BY", "PREFERENCE", "FOLLOWS"]);
+        let mut shown = table(["FLOATING ADDRESS", "INTERFACE", "DECLARED BY", "PREFERENCE", "FOLLOWS"]);
         shown.add_rows(moving.iter().map(|row| {
             [
                 format!("{}/{}", row.address, row.prefix),

@@ -46,7 +46,7 @@ fn show(out: Output, reloaded: &Reloaded) -> Result<(), Failure> {
         (true, true) => "in force; nothing has changed",
         (true, false) => "in force",
     };
-    let (number, by, seconds) = (reloaded.number, &reloaded.by, reloaded.age_ms / 1000);
+    let (number, by, seconds) = (reloaded.number, &reloaded.requester, reloaded.age_ms / 1000);
     out.text(format_args!("reload {number}, by {by}, {seconds} s ago, {} files: {verdict}", reloaded.files))?;
     if !reloaded.changes.is_empty() {
         let mut changes = table(["OUTCOME", "WHAT", "HOW"]);
@@ -73,7 +73,7 @@ fn findings(reloaded: &Reloaded) {
 
 /// Its lines, each without what a terminal obeys.
 fn shown(finding: &Finding) -> String {
-    let lines = finding.shown.as_str().lines();
+    let lines = finding.rendered.as_str().lines();
     let lines: Vec<String> = lines
         .map(|line| {
             line.chars().fold(String::new(), |mut out, c| {
@@ -92,7 +92,7 @@ fn value(reloaded: &Reloaded) -> Value {
     json!({
         "number": reloaded.number,
         "age_ms": reloaded.age_ms,
-        "by": reloaded.by.as_str(),
+        "by": reloaded.requester.as_str(),
         "accepted": reloaded.accepted,
         "files": reloaded.files,
         "changes": *reloaded.changes,

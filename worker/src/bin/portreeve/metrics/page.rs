@@ -106,7 +106,7 @@ fn sessions(text: &mut Text, metrics: &Metrics) {
         "counter",
         "Peers that got no session, because they had as many as they may.",
     )
-    .sample(&[], sessions.turned_away);
+    .sample(&[], sessions.rejected);
     text.family(
         "portreeve_sessions_malformed_total",
         "counter",
@@ -131,7 +131,7 @@ fn listeners(text: &mut Text, metrics: &Metrics) {
     )
     .sample(&[], listeners.retained);
     text.family("portreeve_listeners_limit", "gauge", "How many listeners the broker can hold.")
-        .sample(&[], listeners.most);
+        .sample(&[], listeners.limit);
 }
 
 fn addresses(text: &mut Text, addresses: &AddressCounts, leases: &[AddressRow]) {
@@ -144,7 +144,7 @@ fn addresses(text: &mut Text, addresses: &AddressCounts, leases: &[AddressRow]) 
         "gauge",
         "Until the next lease ends, if it is not renewed.",
     );
-    if let Some(left) = addresses.soonest_ms {
+    if let Some(left) = addresses.next_expiry_ms {
         soonest.sample(&[], Millis(left));
     }
     let mut remaining = text.family(
@@ -159,7 +159,7 @@ fn addresses(text: &mut Text, addresses: &AddressCounts, leases: &[AddressRow]) 
             ("interface", lease.interface.as_str()),
             ("holder", row.holder.as_str()),
         ];
-        match lease.left_ms {
+        match lease.remaining_ms {
             u64::MAX => remaining.sample(&labels, "+Inf"),
             left => remaining.sample(&labels, Millis(left)),
         };
@@ -183,14 +183,14 @@ fn addresses(text: &mut Text, addresses: &AddressCounts, leases: &[AddressRow]) 
         "counter",
         "Addresses that somebody took away and that were put back.",
     )
-    .sample(&[], addresses.put_back);
+    .sample(&[], addresses.restored);
 }
 
 fn peers(text: &mut Text, metrics: &Metrics) {
     let mut quotas =
         text.family("portreeve_quota_limit", "gauge", "What each peer may use at most, by option.");
     for quota in metrics.quotas.iter() {
-        quotas.sample(&[("option", &quota.name)], quota.most);
+        quotas.sample(&[("option", &quota.name)], quota.limit);
     }
     let mut sessions = text.family("portreeve_peer_sessions", "gauge", "Open sessions of a peer.");
     for peer in metrics.peers.iter() {

@@ -35,7 +35,7 @@ pub fn value(State { status, listeners, addresses }: &State) -> Value {
         })
         .collect();
     let quotas: serde_json::Map<_, _> =
-        status.quotas.iter().map(|quota| (quota.name.to_string(), quota.most.into())).collect();
+        status.quotas.iter().map(|quota| (quota.name.to_string(), quota.limit.into())).collect();
     let mut value = json!({
         "release": status.release.as_str(),
         "uptime_ms": status.uptime_ms,
@@ -80,7 +80,7 @@ pub fn text(State { status, listeners, addresses }: &State) -> String {
 /// A time is told with its unit.
 fn most_of(quota: &Quota) -> String {
     let unit = if quota.name.ends_with("timeout") { " s" } else { "" };
-    format!("{}{unit}", quota.most)
+    format!("{}{unit}", quota.limit)
 }
 
 fn process(process: &Process) -> String {
