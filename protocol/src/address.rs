@@ -1,4 +1,7 @@
-//! Addresses and links on the wire: what is asked of them, and what comes back.
+//! Messages about IP addresses and network interfaces.
+//!
+//! The broker adds an address to an interface under a lease: the address is removed when the lease expires, unless
+//! its owner renews it. The owner of a lease is the worker or a Unix user, not a session.
 
 use std::net::IpAddr;
 
@@ -8,90 +11,90 @@ use crate::bounded::{List, Text};
 use crate::endpoint::MAX_INTERFACE;
 use crate::message::Outcome;
 
-/// How many addresses one request can name.
+/// The maximum number of addresses in one request, followers included.
 pub const MAX_ADDRESSES: usize = 256;
-/// How many addresses one page of a list has.
+/// The maximum number of rows in one [`AddressPage`].
 pub const ADDRESS_PAGE: usize = 256;
 
-/// Asks that addresses be put on the interfaces that the configuration names for them. Asking again for an address that
-/// this peer has renews it.
+/// Request: add addresses to the interfaces that the configured topology assigns them to. Adding an address that this
+/// peer already owns renews its lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddAddress {
-    /// Which ones.
+    /// The addresses.
     pub addresses: List<IpAddr, MAX_ADDRESSES>,
-    /// Seconds until each goes by itself unless it is renewed, from 3 on; the configuration's where absent. 0 for ever, where
-    /// a permit says so.
+    /// Lease duration in seconds, at least 3. `None` uses the configured default. 0 makes the address permanent, which
+    /// needs a permit with `permanent = true`.
     pub lease: Option<u32>,
-    /// The number of this ownership, from whoever decides which host has the address; 0 where nobody does. One that is
-    /// older than the newest that the broker has seen for the address is refused.
+    /// Fencing token: the party that decides which host owns the address increases it with each change of owner. The
+    /// broker refuses a request whose epoch is lower than the highest one it has seen for the address. 0 if unused.
     pub epoch: u64,
-    /// How often to ask whether another host has it before it is added, up to 3, 200 ms apart; 0 not to ask. For IPv6
-    /// anything but 0 leaves the asking to the kernel, RFC 4862 section 5.4.
+    /// Number of ARP probes (RFC 5227) before the address is added: 0 to 3, 200 ms apart; 0 disables probing. For IPv6
+    /// any other value than 0 selects the kernel's duplicate address detection (RFC 4862 section 5.4).
     pub probes: u8,
-    /// Whether to tell the neighbours.
+    /// Announce the address to the neighbours: gratuitous ARP, or unsolicited neighbour advertisements for IPv6.
     pub announce: bool,
 }
 
-/// Asks for another lease, from now on.
+/// Request: restart the leases of addresses from now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RenewAddress {
-    /// Of which addresses.
+    /// The addresses.
     pub addresses: List<IpAddr, MAX_ADDRESSES>,
-    /// Seconds; as long as the last one where absent, 0 as in [`AddAddress`].
+    /// Lease duration in seconds. `None` keeps the previous duration. 0 as in [`AddAddress`].
     pub lease: Option<u32>,
     /// As in [`AddAddress`].
     pub epoch: u64,
 }
 
-/// Asks that addresses be taken away, with their listeners and connections.
+/// Request: remove addresses. The broker first stops their listeners and resets their connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoveAddress {
-    /// Which ones.
+    /// The addresses.
     pub addresses: List<IpAddr, MAX_ADDRESSES>,
     /// As in [`AddAddress`].
     pub epoch: u64,
 }
 
-/// Asks that the neighbours be told again.
+/// Request: announce addresses to the neighbours again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announce {
-    /// Of which addresses.
+    /// The addresses.
     pub addresses: List<IpAddr, MAX_ADDRESSES>,
     /// As in [`AddAddress`].
     pub epoch: u64,
 }
 
-/// Asks that addresses be taken from the interface that they are on to another of this host.
+/// Request: move addresses from their current interface to another interface of this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MoveAddress {
-    /// Which ones.
+    /// The addresses.
     pub addresses: List<IpAddr, MAX_ADDRESSES>,
-    /// To which interface: one that a topology block of theirs names, or that this peer may change.
+    /// The target interface. Either a topology block of the addresses names it, or this peer is allowed to change it.
     pub interface: Text<MAX_INTERFACE>,
     /// As in [`AddAddress`].
     pub epoch: u64,
-    /// Whether to tell the neighbours; those of an address that was announced before are told in any case.
+    /// Announce the addresses on the new interface. An address that was announced before is announced in any case.
     pub announce: bool,
 }
 
-/// An address that this host has for now.
+/// An address that the broker manages, and its lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// The address.
     pub address: IpAddr,
-    /// The interface that it is on.
+    /// The interface that has the address.
     pub interface: Text<MAX_INTERFACE>,
-    /// The prefix length that it is on it with.
+    /// The prefix length of the address on that interface.
     pub prefix: u8,
-    /// Milliseconds until it goes by itself, by CLOCK_BOOTTIME; the greatest number where it never does.
+    /// Milliseconds until the lease expires, by CLOCK_BOOTTIME; `u64::MAX` if the address is permanent.
     pub remaining_ms: u64,
-    /// The number of this ownership.
+    /// The epoch of this lease; see [`AddAddress`].
     pub epoch: u64,
-    /// The address that it follows: it came with that one and goes with it.
+    /// The address that this one follows (`duravip_follow`): both are added, moved and removed together.
     pub follows: Option<IpAddr>,
 }
 
-/// The reply to what is asked of many addresses: a result each, in the order of the request, and then one for each
+/// The reply to the requests about leases: one result per address in the order of the request, then one result per
 /// address that follows one of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leases {
@@ -99,74 +102,74 @@ pub struct Leases {
     pub results: List<Outcome<Lease>, MAX_ADDRESSES>,
 }
 
-/// An address that is gone.
+/// An address that the broker removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Removal {
     /// The address.
     pub address: IpAddr,
-    /// Whether the host's routes were seen to have it no more. Where this is false somebody else put it elsewhere on
-    /// this host, or the kernel did not say.
+    /// The kernel's routing tables confirm that this host no longer has the address. If false, another program added
+    /// it to another interface of this host, or the kernel did not answer.
     pub verified: bool,
 }
 
-/// The reply to [`RemoveAddress`], in the order of the request and then of those that followed.
+/// The reply to [`RemoveAddress`]: one result per address in the order of the request, then one per follower.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Removals {
     /// The results.
     pub results: List<Outcome<Removal>, MAX_ADDRESSES>,
 }
 
-/// Asks which addresses the broker has put on interfaces.
+/// Request: list the addresses that the broker manages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListAddresses {
-    /// List those after this one, IPv4 before IPv6; absent to begin.
+    /// Start after this address; IPv4 addresses sort before IPv6 addresses. `None` starts at the first one.
     pub after: Option<IpAddr>,
 }
 
-/// One row of a list of addresses.
+/// One row of an [`AddressPage`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressRow {
     /// The address and its lease.
     pub lease: Lease,
-    /// Whose it is.
+    /// The owner of the lease: `the worker`, or a user.
     pub holder: Text<64>,
-    /// Whether it is on its interface now: not while it is being added, and not after somebody took it away.
+    /// The interface has the address now. False while it is being added, and after another program removed it.
     pub present: bool,
 }
 
 /// The reply to [`ListAddresses`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressPage {
-    /// Whether packet filter rules of the broker's silence each address at the instant that its lease ends.
+    /// The fence is active: packet filter rules drop the traffic of an address as soon as its lease expires.
     pub fenced: bool,
-    /// A page of the addresses.
+    /// One page of addresses.
     pub addresses: List<AddressRow, ADDRESS_PAGE>,
-    /// Whether more follow after the last of them.
+    /// More addresses follow. Request the next page with `after` set to the last address of this one.
     pub more: bool,
 }
 
-/// Asks that an interface be set up or down or to another MTU; what is absent stays.
+/// Request: set an interface up or down, or change its MTU. A field that is `None` stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetLink {
-    /// Its name.
+    /// The interface's name.
     pub interface: Text<MAX_INTERFACE>,
-    /// Up or down.
+    /// True for up, false for down.
     pub up: Option<bool>,
     /// The MTU in bytes.
     pub mtu: Option<u32>,
 }
 
-/// The reply to [`SetLink`]: the interface as it is then.
+/// The reply to [`SetLink`]: the state of the interface after the change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
-    /// Its name.
+    /// The interface's name.
     pub interface: Text<MAX_INTERFACE>,
-    /// Its number.
+    /// The interface's index; see netdevice(7).
     pub index: u32,
-    /// Whether it is up.
+    /// The interface is up (IFF_UP).
     pub up: bool,
-    /// Whether it has a carrier too.
+    /// The interface has a carrier.
     pub carrier: bool,
-    /// Its MTU in bytes.
+    /// The MTU in bytes.
     pub mtu: u32,
 }

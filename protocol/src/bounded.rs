@@ -1,7 +1,8 @@
-//! Text and lists with a bound in their type, so that no length a peer declares is ever believed.
+//! Text and lists whose type states a maximum length.
 //!
-//! Decoding refuses a longer value before it reserves anything for it. Printing a [`Text`] escapes control
-//! characters: what a peer sent cannot forge a log line or drive a terminal.
+//! Decoding refuses a length beyond the maximum before it allocates memory, so a peer cannot make the broker allocate
+//! by declaring a length. Printing a [`Text`] escapes control characters, so text from a peer cannot forge a log line
+//! or send escape sequences to a terminal.
 
 use std::fmt::{self, Write as _};
 use std::marker::PhantomData;
@@ -14,18 +15,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Text<const MAX: usize>(String);
 
-/// Why a value did not fit its bound.
+/// A value exceeds the maximum length of its type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{found} is more than the {max} that fit")]
+#[error("length {found} exceeds the maximum of {max}")]
 pub struct TooLong {
-    /// What was offered: bytes of a text, items of a list.
+    /// The length of the refused value: bytes of a text, items of a list.
     pub found: usize,
-    /// What fits.
+    /// The maximum length.
     pub max: usize,
 }
 
 impl<const MAX: usize> Text<MAX> {
-    /// Takes text that must fit whole.
+    /// Copies `text`, or fails if it is longer than `MAX` bytes.
     pub fn new(text: &str) -> Result<Self, TooLong> {
         if text.len() > MAX {
             return Err(TooLong { found: text.len(), max: MAX });
@@ -33,7 +34,7 @@ impl<const MAX: usize> Text<MAX> {
         Ok(Self(text.to_owned()))
     }
 
-    /// Takes as much of the text as fits, cut at a character.
+    /// Copies the longest prefix of `text` that fits and ends at a character boundary.
     pub fn truncated(text: &str) -> Self {
         let mut end = text.len().min(MAX);
         while !text.is_char_boundary(end) {
@@ -42,7 +43,7 @@ impl<const MAX: usize> Text<MAX> {
         Self(text.get(..end).unwrap_or_default().to_owned())
     }
 
-    /// The text as it came: unescaped, for comparing, never for printing.
+    /// The unescaped text: for comparisons, never for printing.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -55,7 +56,7 @@ impl<const MAX: usize> Deref for Text<MAX> {
     }
 }
 
-/// Prints with control characters escaped.
+/// Prints the text with control characters escaped.
 impl<const MAX: usize> fmt::Display for Text<MAX> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.chars().try_for_each(|c| {
@@ -101,7 +102,7 @@ impl<'de, const MAX: usize> Deserialize<'de> for Text<MAX> {
 pub struct List<T, const MAX: usize>(Vec<T>);
 
 impl<T, const MAX: usize> List<T, MAX> {
-    /// Takes items that must fit whole.
+    /// Takes all items, or fails if there are more than `MAX`.
     pub fn new(items: Vec<T>) -> Result<Self, TooLong> {
         if items.len() > MAX {
             return Err(TooLong { found: items.len(), max: MAX });
@@ -109,12 +110,12 @@ impl<T, const MAX: usize> List<T, MAX> {
         Ok(Self(items))
     }
 
-    /// Takes the items that fit and leaves the rest of the iterator alone.
+    /// Takes the first `MAX` items. An iterator passed by `&mut` keeps the rest.
     pub fn truncated(items: impl IntoIterator<Item = T>) -> Self {
         Self(items.into_iter().take(MAX).collect())
     }
 
-    /// The items, out of their bound.
+    /// The items as a vector.
     pub fn into_vec(self) -> Vec<T> {
         self.0
     }
@@ -170,13 +171,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_printed_without_its_control_characters() {
+    fn printing_escapes_control_characters() {
         let text: Text<64> = Text::new("a\nb\u{1b}[2Jc\0").unwrap();
         assert_eq!(text.to_string(), r"a\nb\u{1b}[2Jc\u{0}");
     }
 
     #[test]
-    fn truncation_keeps_whole_characters() {
+    fn truncation_ends_at_a_character_boundary() {
         assert_eq!(Text::<2>::truncated("aé").as_str(), "a");
         assert_eq!(Text::<3>::truncated("aé").as_str(), "aé");
     }

@@ -1,11 +1,12 @@
-//! The channel: one SOCK_SEQPACKET Unix socket, frames, and the descriptors that ride with them.
+//! Sending and receiving packets, and the file descriptors attached to them, on a SOCK_SEQPACKET Unix socket.
 //!
-//! These are the bare calls, which wait only where the socket is a blocking one. The broker receives with
-//! [`receive_bytes`], which gives the kernel no room for a descriptor; peers receive with [`receive`]. Every
-//! descriptor received is owned and close-on-exec from the instant it exists.
+//! Each function is one system call and blocks only if the socket is blocking. The broker receives with
+//! [`receive_bytes`], which gives the kernel no buffer for descriptors; peers receive with [`receive`]. Every received
+//! descriptor is owned and close-on-exec from the moment it exists (MSG_CMSG_CLOEXEC).
 //!
-//! What the other end sent before it hung up is received before the hang-up is told, also where it left packets
-//! unread, for which the kernel puts a reset in front (once, ECONNRESET in unix(7)).
+//! Packets that the other end sent before it closed the channel are received before the end of the channel is
+//! reported. If the other end closed with unread packets, the kernel reports ECONNRESET once before that data
+//! (unix(7)); the functions here repeat the call after that error.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -20,51 +21,55 @@ use sendfd::SendWithFd as _;
 
 use crate::frame::MAX_DESCRIPTORS;
 
-/// A pair of connected channels, both close-on-exec and not blocking. See unix(7).
+/// Creates two connected sockets, both close-on-exec and non-blocking. See socketpair(2).
 ///
-/// The standard library has no type for a sequenced-packet socket; its datagram type fits, because on a
-/// connected socket both send and receive whole packets.
+/// The standard library has no type for a SOCK_SEQPACKET socket. `UnixDatagram` serves, because a connected socket of
+/// either kind sends and receives whole packets.
+///
+/// # Errors
+/// The error of socketpair(2).
 pub fn pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
-    let (ours, theirs) = rustix::net::socketpair(
+    let (first, second) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
         SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
         None,
     )?;
-    Ok((ours.into(), theirs.into()))
+    Ok((first.into(), second.into()))
 }
 
-/// A packet that could not be taken as one message.
+/// Why no packet was received.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
-    /// The call failed. [`io::ErrorKind::WouldBlock`]: nothing is there yet.
-    #[error("receiving failed: {0}")]
+    /// recvmsg(2) failed. [`io::ErrorKind::WouldBlock`] on a non-blocking socket: no packet has arrived yet.
+    #[error("cannot receive from the channel: {0}")]
     Os(#[from] io::Error),
-    /// The other end is gone.
-    #[error("the other end has closed the channel")]
+    /// The other end closed the channel.
+    #[error("the other end closed the channel")]
     Closed,
-    /// The packet was longer than a frame can be.
-    #[error("a packet was longer than a frame can be")]
+    /// The packet is longer than the buffer (MSG_TRUNC). A buffer of [`MAX_FRAME`](crate::frame::MAX_FRAME) bytes
+    /// holds every valid frame.
+    #[error("the packet is longer than the maximum frame")]
     Oversized,
-    /// Descriptors came where none may.
-    #[error("a packet carried descriptors where none may come")]
+    /// The peer attached descriptors, and [`receive_bytes`] accepts none. The kernel installed none.
+    #[error("the packet carries file descriptors, which are not accepted here")]
     UnexpectedDescriptors {
-        /// How many bytes of the buffer the packet fills: its header still tells which request it was.
+        /// The length of the packet in the buffer. Its header still names the request.
         bytes: usize,
     },
 }
 
-/// One packet, as it was received.
+/// One received packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// How many bytes of the buffer it fills.
+    /// The length of the packet in the buffer.
     pub bytes: usize,
-    /// Some of its descriptors could not be received, so none was kept: this process has no room for them
-    /// (RLIMIT_NOFILE, see getrlimit(2)), or there were more than [`MAX_DESCRIPTORS`].
+    /// Some attached descriptors could not be received (MSG_CTRUNC), and all others were closed. This process reached
+    /// RLIMIT_NOFILE (getrlimit(2)), or the packet carried more than [`MAX_DESCRIPTORS`].
     pub descriptors_lost: bool,
 }
 
-fn whole(bytes: usize, flags: ReturnFlags) -> Result<Packet, ReceiveError> {
+fn check_packet(bytes: usize, flags: ReturnFlags) -> Result<Packet, ReceiveError> {
     if flags.contains(ReturnFlags::TRUNC) {
         return Err(ReceiveError::Oversized);
     }
@@ -74,37 +79,41 @@ fn whole(bytes: usize, flags: ReturnFlags) -> Result<Packet, ReceiveError> {
     Ok(Packet { bytes, descriptors_lost: flags.contains(ReturnFlags::CTRUNC) })
 }
 
-/// Makes the call again where it was told of a reset: what is still to be received stands behind it, and a send
-/// then fails with EPIPE as after any hang-up.
-fn past_reset<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+/// Makes a call, and repeats it once after ECONNRESET. A repeated receive returns the data that is still queued; a
+/// repeated send fails with EPIPE, as after any close.
+fn retry_after_reset<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     match call() {
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => call(),
         done => done,
     }
 }
 
-/// Receives one packet without its descriptors: the kernel installs none, and says so with
-/// [`ReceiveError::UnexpectedDescriptors`] when the peer attached any.
+/// Receives one packet that must not carry descriptors.
 ///
-/// A packet of no bytes cannot be told from a hang-up (recv(2)), so it ends the channel too.
+/// # Errors
+/// [`ReceiveError::UnexpectedDescriptors`] if the peer attached any; the kernel installs none of them. A packet of 0
+/// bytes looks the same as a closed channel (recv(2)), so it is [`ReceiveError::Closed`] too.
 pub fn receive_bytes(channel: impl AsFd, buffer: &mut [u8]) -> Result<usize, ReceiveError> {
-    let message = past_reset(|| {
-        let mut none = RecvAncillaryBuffer::default();
+    let message = retry_after_reset(|| {
+        let mut no_buffer = RecvAncillaryBuffer::default();
         Ok(rustix::net::recvmsg(
             &channel,
             &mut [IoSliceMut::new(buffer)],
-            &mut none,
+            &mut no_buffer,
             RecvFlags::CMSG_CLOEXEC,
         )?)
     })?;
-    match whole(message.bytes, message.flags)? {
+    match check_packet(message.bytes, message.flags)? {
         Packet { descriptors_lost: true, bytes } => Err(ReceiveError::UnexpectedDescriptors { bytes }),
         Packet { bytes, .. } => Ok(bytes),
     }
 }
 
-/// Receives one packet and its descriptors, which are added to `descriptors`: all of them or, where
-/// [`Packet::descriptors_lost`] says so or the call fails, none.
+/// Receives one packet and appends its descriptors to `descriptors`: all of them, or none if the call fails or
+/// [`Packet::descriptors_lost`] is set.
+///
+/// # Errors
+/// As the variants of [`ReceiveError`] say. A packet of 0 bytes is [`ReceiveError::Closed`].
 pub fn receive(
     channel: impl AsFd,
     buffer: &mut [u8],
@@ -112,7 +121,7 @@ pub fn receive(
 ) -> Result<Packet, ReceiveError> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message = past_reset(|| {
+    let message = retry_after_reset(|| {
         Ok(rustix::net::recvmsg(
             &channel,
             &mut [IoSliceMut::new(buffer)],
@@ -120,9 +129,9 @@ pub fn receive(
             RecvFlags::CMSG_CLOEXEC,
         )?)
     })?;
-    let packet = whole(message.bytes, message.flags)?;
+    let packet = check_packet(message.bytes, message.flags)?;
     if !packet.descriptors_lost {
-        // What is not drained is closed when the control buffer is dropped.
+        // Dropping the control buffer closes the descriptors that are not drained.
         let rights = control.drain().filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(rights) => Some(rights),
             _ => None,
@@ -132,16 +141,22 @@ pub fn receive(
     Ok(packet)
 }
 
-/// Sends one packet. A closed other end is an error, never a signal.
+/// Sends one packet without descriptors.
+///
+/// # Errors
+/// The error of send(2). A closed channel is EPIPE and raises no SIGPIPE.
 pub fn send_bytes(channel: impl AsFd, packet: &[u8]) -> io::Result<()> {
-    past_reset(|| Ok(rustix::net::send(&channel, packet, SendFlags::NOSIGNAL)?))?;
+    retry_after_reset(|| Ok(rustix::net::send(&channel, packet, SendFlags::NOSIGNAL)?))?;
     Ok(())
 }
 
-/// Sends one packet with descriptors, at most [`MAX_DESCRIPTORS`].
+/// Sends one packet with up to [`MAX_DESCRIPTORS`] descriptors.
 ///
-/// [`io::ErrorKind::WouldBlock`] and ETOOMANYREFS (see [`is_busy`]) are to be waited for. The caller ignores
-/// SIGPIPE, as every Rust program does unless it asks otherwise.
+/// The process must ignore SIGPIPE, which is the default of Rust programs.
+///
+/// # Errors
+/// The error of sendmsg(2). [`is_busy`] tells which errors are temporary. More than [`MAX_DESCRIPTORS`] are
+/// [`io::ErrorKind::InvalidInput`].
 pub fn send(channel: &UnixDatagram, packet: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     if descriptors.is_empty() {
         return send_bytes(channel, packet);
@@ -149,12 +164,12 @@ pub fn send(channel: &UnixDatagram, packet: &[u8], descriptors: &[BorrowedFd<'_>
     let mut raw: [RawFd; MAX_DESCRIPTORS] = [-1; MAX_DESCRIPTORS];
     let raw = raw.get_mut(..descriptors.len()).ok_or(io::ErrorKind::InvalidInput)?;
     raw.iter_mut().zip(descriptors).for_each(|(to, from)| *to = from.as_raw_fd());
-    past_reset(|| channel.send_with_fd(packet, raw))?;
+    retry_after_reset(|| channel.send_with_fd(packet, raw))?;
     Ok(())
 }
 
-/// Whether a send failed only for now: the socket's buffer is full, or too many descriptors are in flight
-/// for this user (ETOOMANYREFS, see unix(7)).
+/// Whether a failed send can succeed later: the socket's buffer is full (EAGAIN), or this user has too many
+/// descriptors in flight (ETOOMANYREFS, see unix(7)).
 pub fn is_busy(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
         || error.raw_os_error() == Some(rustix::io::Errno::TOOMANYREFS.raw_os_error())

@@ -1,5 +1,7 @@
-//! Message bodies: bincode's legacy encoding (fixed-width little-endian integers, 32-bit enum tags, 64-bit
-//! lengths), held to the frame's limit and consumed to the last byte.
+//! Encoding and decoding of message bodies.
+//!
+//! The format is bincode's legacy configuration: fixed-width little-endian integers, 32-bit enum tags, 64-bit lengths.
+//! A body never exceeds [`MAX_BODY`], and a decoded message must use every byte of it.
 
 use bincode::config::{Configuration, Fixint, LittleEndian};
 use serde::{Deserialize, Serialize};
@@ -10,21 +12,24 @@ fn config() -> Configuration<LittleEndian, Fixint, bincode::config::Limit<MAX_BO
     bincode::config::legacy().with_limit::<MAX_BODY>()
 }
 
-/// Why a body was refused.
+/// Why a body could not be decoded or encoded.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// The bytes are no such message.
-    #[error("the body is no such message: {0}")]
+    /// The bytes are not a valid message of the expected type.
+    #[error("invalid message body: {0}")]
     Decode(bincode::error::DecodeError),
-    /// The message ended before the body did.
-    #[error("{0} bytes follow the message")]
+    /// Bytes remain after the end of the message.
+    #[error("{0} unexpected bytes after the end of the message")]
     Trailing(usize),
-    /// The message does not fit in a frame.
+    /// The message is longer than [`MAX_BODY`] or than the buffer.
     #[error("the message does not fit in a frame: {0}")]
     Encode(bincode::error::EncodeError),
 }
 
-/// Decodes a body, all of it.
+/// Decodes a message that uses all of `body`.
+///
+/// # Errors
+/// The bytes are not a valid message, or bytes remain after it.
 pub fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, BodyError> {
     let (message, consumed) =
         bincode::serde::borrow_decode_from_slice(body, config()).map_err(BodyError::Decode)?;
@@ -34,12 +39,15 @@ pub fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, BodyError> {
     }
 }
 
-/// A buffer that holds any frame.
+/// Allocates a buffer of [`MAX_FRAME`] bytes, which holds any frame.
 pub fn frame_buffer() -> Box<[u8]> {
     vec![0; MAX_FRAME].into_boxed_slice()
 }
 
-/// Writes a whole frame into `buffer` and gives the part that it fills.
+/// Encodes a frame, header and body, at the start of `buffer` and returns its bytes.
+///
+/// # Errors
+/// The message is longer than [`MAX_BODY`] or than the buffer.
 pub fn encode<'b, T: Serialize>(
     buffer: &'b mut [u8],
     kind: Kind,
@@ -47,17 +55,20 @@ pub fn encode<'b, T: Serialize>(
     descriptors: u8,
     message: &T,
 ) -> Result<&'b [u8], BodyError> {
-    let short = || BodyError::Encode(bincode::error::EncodeError::UnexpectedEnd);
-    let (head, body) = buffer.split_at_mut_checked(HEADER_LENGTH).ok_or_else(short)?;
+    let too_long = || BodyError::Encode(bincode::error::EncodeError::UnexpectedEnd);
+    let (head, body) = buffer.split_at_mut_checked(HEADER_LENGTH).ok_or_else(too_long)?;
     let written = bincode::serde::encode_into_slice(message, body, config()).map_err(BodyError::Encode)?;
-    // The field has room for more than a frame has.
-    let length = u16::try_from(written).ok().filter(|_| written <= MAX_BODY).ok_or_else(short)?;
+    // The header's length field could express more than MAX_BODY.
+    let length = u16::try_from(written).ok().filter(|_| written <= MAX_BODY).ok_or_else(too_long)?;
     head.copy_from_slice(&Header { kind, request, descriptors, body: length }.encode());
-    buffer.get(..HEADER_LENGTH + written).ok_or_else(short)
+    buffer.get(..HEADER_LENGTH + written).ok_or_else(too_long)
 }
 
-/// Adds a message to a stream that is no frame, however long it is: for two processes that trust each other's lengths
-/// no more than that they hold what was sent.
+/// Appends an encoded message of any length to a byte stream that is not divided into frames. The broker and its
+/// configuration reader exchange such streams.
+///
+/// # Errors
+/// The message cannot be encoded.
 pub fn append_to_stream<T: Serialize>(stream: &mut Vec<u8>, message: &T) -> Result<(), BodyError> {
     let bytes =
         bincode::serde::encode_to_vec(message, bincode::config::legacy()).map_err(BodyError::Encode)?;
@@ -65,8 +76,11 @@ pub fn append_to_stream<T: Serialize>(stream: &mut Vec<u8>, message: &T) -> Resu
     Ok(())
 }
 
-/// The first message of a stream that [`append_to_stream`] made, and what follows it. Nothing is allocated for a length that the
-/// stream has not.
+/// Decodes the first message of a byte stream that [`append_to_stream`] wrote, and returns it with the rest of the
+/// stream. A declared length beyond the end of the stream allocates no memory.
+///
+/// # Errors
+/// The stream does not start with a whole valid message.
 pub fn read_from_stream<'a, T: Deserialize<'a>>(stream: &'a [u8]) -> Result<(T, &'a [u8]), BodyError> {
     let (message, consumed) = bincode::serde::borrow_decode_from_slice(stream, bincode::config::legacy())
         .map_err(BodyError::Decode)?;

@@ -1,8 +1,17 @@
-//! Endpoints: where a listener listens, as a peer names it and as the configuration writes it.
+//! Endpoints: the address that a listener is bound to.
 //!
-//! The text form is the configuration's: `*:25` or `:25` (IPv4 any), `192.0.2.1:25`, `[*]:25` or `[::]:25`,
-//! `[2001:db8::1]:25`, `[fe80::1%eth0]:25`, each with `/udp` for UDP, `/path` for a Unix stream socket and
-//! `seqpacket:/path` for a Unix sequenced-packet socket.
+//! [`FromStr`] and [`Display`](fmt::Display) use the notation of the configuration file:
+//!
+//! | text | endpoint |
+//! |---|---|
+//! | `*:25`, `:25` | TCP, all IPv4 addresses |
+//! | `192.0.2.1:25` | TCP, one IPv4 address |
+//! | `[*]:25`, `[::]:25` | TCP, all IPv6 addresses |
+//! | `[2001:db8::1]:25` | TCP, one IPv6 address |
+//! | `[fe80::1%eth0]:25` | TCP, a link-local IPv6 address on an interface |
+//! | any of these with `/udp` | UDP |
+//! | `/run/mail.sock` | Unix stream socket |
+//! | `seqpacket:/run/mail.sock` | Unix sequenced-packet socket |
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,12 +21,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::bounded::Text;
 
-/// The longest path that a Unix socket can have, without its NUL: sun_path, see unix(7).
+/// The maximum length of a Unix socket's path in bytes, without the terminating NUL: sun_path, see unix(7).
 pub const MAX_PATH: usize = 107;
-/// The longest interface name, without its NUL: IFNAMSIZ, see netdevice(7).
+/// The maximum length of an interface name in bytes, without the terminating NUL: IFNAMSIZ, see netdevice(7).
 pub const MAX_INTERFACE: usize = 15;
 
-/// Where a listener listens.
+/// The transport and address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Endpoint {
     /// A TCP socket.
@@ -30,47 +39,47 @@ pub enum Endpoint {
     UnixSeqpacket(Text<MAX_PATH>),
 }
 
-/// An address, a port and, for a link-local IPv6 address, the interface it is on.
+/// An IP address and port; for a link-local IPv6 address also its interface.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct InetEndpoint {
-    /// The address, unspecified for any.
+    /// The address; the unspecified address (`0.0.0.0`, `::`) means all addresses.
     pub address: IpAddr,
-    /// The port.
+    /// The port, 1 to 65535.
     pub port: u16,
-    /// The interface's name, or empty. RFC 4007 section 11.
+    /// The interface name of a link-local IPv6 address (RFC 4007 section 11); empty for every other address.
     pub scope: Text<MAX_INTERFACE>,
 }
 
-/// Why a text is not an endpoint.
+/// Why a text is not a valid endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
-    /// No port after the address.
-    #[error("it has no port: write ADDRESS:PORT, [IPV6]:PORT or *:PORT")]
+    /// The port is missing.
+    #[error("the port is missing: write ADDRESS:PORT, [IPV6]:PORT or *:PORT")]
     NoPort,
-    /// The port is no number from 1 to 65535.
+    /// The port is not a number from 1 to 65535.
     #[error("the port {0:?} is not a number from 1 to 65535")]
     Port(String),
-    /// The address is none.
+    /// The address is not an IPv4 address.
     #[error(
-        "{0:?} is not an IPv4 address; an IPv6 address stands in brackets, [2001:db8::1]:25, a name must be resolved first"
+        "{0:?} is not an IPv4 address: write an IPv6 address in brackets, [2001:db8::1]:25, and an address instead of a host name"
     )]
     Address(String),
-    /// What stands in brackets is none.
+    /// The text in brackets is not an IPv6 address.
     #[error("{0:?} in brackets is not an IPv6 address")]
     Address6(String),
-    /// The scope is no interface name.
+    /// The text after `%` is not an interface name.
     #[error("{0:?} is not an interface name of at most {MAX_INTERFACE} characters")]
     Scope(String),
-    /// The transport is none of ours.
-    #[error("{0:?} is not a transport: tcp and udp are")]
+    /// The text after `/` is not a transport.
+    #[error("{0:?} is not a transport: write tcp or udp")]
     Transport(String),
-    /// A path that does not fit a Unix socket.
-    #[error("the path has {0} bytes and a Unix socket holds {MAX_PATH}")]
+    /// The path of a Unix socket is too long. The value is its length in bytes.
+    #[error("the path has {0} bytes, and the path of a Unix socket has at most {MAX_PATH}")]
     Path(usize),
 }
 
 impl Endpoint {
-    /// The address and port, where there is one.
+    /// The address and port of a TCP or UDP endpoint; `None` for a Unix socket.
     pub fn inet(&self) -> Option<&InetEndpoint> {
         match self {
             Endpoint::Tcp(inet) | Endpoint::Udp(inet) => Some(inet),
@@ -163,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_of_the_configuration_is_read_and_printed_back() {
+    fn every_notation_is_parsed_and_printed() {
         for (text, printed) in [
             (":25", "*:25"),
             ("*:25", "*:25"),
@@ -184,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_endpoint_is_refused_with_its_reason() {
+    fn an_invalid_endpoint_is_refused_with_its_cause() {
         for (text, error) in [
             ("25", EndpointError::NoPort),
             ("*:0", EndpointError::Port("0".into())),

@@ -1,8 +1,8 @@
-//! Events: what the broker tells a session that asked for it, as it happens.
+//! Events: changes that the broker reports to a session that subscribed.
 //!
-//! An [`Event`] comes in a frame of its own, of the kind [`Kind::EVENT`](crate::Kind::EVENT) and with the request number 0.
-//! A [`Queue`] keeps what is not taken yet, on either side; it promises to keep no more than its bound, and to say how
-//! many it lost at the place where they are missing.
+//! Each [`Event`] arrives in a frame of its own, of kind [`Kind::EVENT`](crate::Kind::EVENT) and with request number 0.
+//! Both sides buffer undelivered events in a [`Queue`] of bounded length. A full queue discards new events and reports
+//! their number as a gap, at the position where they are missing.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -12,112 +12,114 @@ use serde::{Deserialize, Serialize};
 use crate::bounded::{List, Text};
 use crate::endpoint::MAX_INTERFACE;
 
-/// How many events of the past one reply tells of.
+/// The maximum number of past events in one [`Subscribed`] reply.
 pub const MAX_RECENT_EVENTS: usize = 128;
 
-/// Asks for what happened lately and, if wanted, to be told what happens from now on. A session has one subscription;
-/// asking again changes it.
+/// Request: return recent events, and start or end this session's subscription. A session has at most one
+/// subscription; a second request replaces the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscribe {
-    /// Tell what happens from now on; where this is false a subscription ends.
+    /// True subscribes to future events. False ends the subscription.
     pub follow: bool,
-    /// Tell what concerns others too, as far as this peer may ask for `status`.
+    /// Include events that concern other peers. Takes effect only if this peer is allowed to request `status`.
     pub all: bool,
 }
 
 /// The reply to [`Subscribe`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscribed {
-    /// Whether events that concern others are told too.
+    /// Events that concern other peers are included.
     pub all: bool,
-    /// What happened lately, the oldest first, as far as the broker remembers and this peer may know.
+    /// Recent events that this peer is allowed to see, the oldest first.
     pub recent: List<Event, MAX_RECENT_EVENTS>,
 }
 
-/// Something that happened. What an event of its kind does not have is 0, absent or empty.
+/// One event. A field that does not apply to the event's code is 0, `None` or empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Its number: the broker's first event is 1, and each is one more than the one before. Those between that a session
-    /// does not get concern others. 0 in a gap.
+    /// The sequence number. The broker's first event is 1, and each later event is one higher. Numbers that a session
+    /// does not receive belong to events that concern other peers. 0 in a gap.
     pub number: u64,
-    /// When, in milliseconds since 1970 by the host's clock.
+    /// The time in milliseconds since 1970-01-01 UTC, by CLOCK_REALTIME.
     pub time_ms: u64,
-    /// What happened.
+    /// The kind of event.
     pub code: EventCode,
     /// The address.
     pub address: Option<IpAddr>,
     /// The interface's name.
     pub interface: Text<MAX_INTERFACE>,
-    /// The interface's number.
+    /// The interface's index.
     pub index: u32,
-    /// The process.
+    /// The process id.
     pub pid: u32,
-    /// The number of the address's ownership.
+    /// The epoch of the address's lease; see [`AddAddress`](crate::address::AddAddress).
     pub epoch: u64,
-    /// A count or a time, as the code says.
+    /// A count or a duration; see [`EventCode`].
     pub count: u64,
-    /// More, as the code says.
+    /// Further information; see [`EventCode`].
     pub detail: Text<256>,
 }
 
 impl Event {
-    /// What stands where so many events were lost.
+    /// An event that reports `lost` missing events.
     pub fn gap(lost: u64) -> Self {
         Self { code: EventCode::Gap, count: lost, ..Self::default() }
     }
 }
 
-/// What happened. The number is stable; one that this version does not know is kept as it came.
+/// The kind of an event. The numbers are stable. A number that this version does not know becomes
+/// [`EventCode::Other`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "u16", into = "u16")]
 #[non_exhaustive]
 pub enum EventCode {
-    /// Events were lost here, because they were not taken in time; `count` says how many.
+    /// Events are missing here, because the subscriber read too slowly; `count` is their number.
     #[default]
     Gap,
-    /// The broker put an address on an interface.
+    /// The broker added an address to an interface.
     AddressAdded,
-    /// It took one away, because somebody asked for it.
+    /// The broker removed an address on request.
     AddressRemoved,
-    /// Somebody else took one away.
+    /// Another program removed an address.
     AddressLost,
-    /// One that somebody else took away is on its interface again.
+    /// An address that another program removed is on its interface again.
     AddressRestored,
-    /// Another host has it too; `detail` is that host's hardware address.
+    /// Another host uses the address too; `detail` is that host's hardware address.
     AddressConflict,
-    /// Its lease was not renewed, and it is gone.
+    /// A lease expired, and the broker removed its address.
     AddressExpired,
-    /// It is about to be removed: its owner lets go of it within `count` milliseconds.
+    /// The broker will remove an address within `count` milliseconds. The owner should stop using the address.
     AddressLeaving,
-    /// It is on another interface of this host now; `detail` is the one before.
+    /// An address moved to another interface of this host; `detail` is the previous interface.
     AddressMoved,
     /// An interface has a carrier.
     LinkUp,
-    /// It has none any more.
+    /// An interface lost its carrier.
     LinkDown,
-    /// It is gone.
+    /// An interface was removed.
     LinkGone,
-    /// It has another name; `detail` is the one before.
+    /// An interface was renamed; `detail` is the previous name.
     LinkRenamed,
-    /// The worker was started; `count` says how often before.
+    /// The worker was started; `count` is the number of earlier starts.
     WorkerStarted,
-    /// The worker ended; `detail` says how.
+    /// The worker exited; `detail` is its exit status.
     WorkerEnded,
-    /// The configuration was read again, and is in force.
+    /// The configuration was reloaded and is in force.
     Reloaded,
-    /// The configuration was read again and refused, and nothing changed; `detail` says why.
+    /// A reload was refused, and the previous configuration stays in force; `detail` is the cause.
     ReloadFailed,
-    /// Another broker took over from the one before, with everything that it had.
+    /// A new broker took over all listeners and addresses from its predecessor.
     TakenOver,
-    /// A listener started, because its address was added; `detail` is where it listens and `count` its number.
+    /// A floating listener started, because its address was added; `detail` is its endpoint, `count` its number.
     ListenerStarted,
-    /// A listener stops now, because its address goes; `detail` and `count` as before.
+    /// A floating listener stops, because its address will be removed; `detail` and `count` as in
+    /// [`EventCode::ListenerStarted`].
     ListenerStopping,
-    /// An event of a later version.
+    /// A code of a later version.
     Other(u16),
 }
 
-/// The codes and the words that stand for them in JSON and tables; one row is one event.
+/// The number, variant and name of each code. The name appears in JSON and tables.
 const CODES: [(u16, EventCode, &str); 20] = [
     (1, EventCode::Gap, "gap"),
     (2, EventCode::AddressAdded, "address-added"),
@@ -157,48 +159,49 @@ impl From<EventCode> for u16 {
 }
 
 impl EventCode {
-    /// The word for it: `address-lost`, `link-up`, …; `other` for a code of a later version.
+    /// The name of the code: `address-lost`, `link-up`, …; `other` for a code of a later version.
     pub fn name(self) -> &'static str {
         CODES.iter().find(|row| row.1 == self).map_or("other", |row| row.2)
     }
 }
 
-/// Events that wait to be taken.
+/// A queue of bounded length for events that the subscriber has not read yet.
 #[derive(Debug)]
 pub struct Queue<T> {
-    waiting: VecDeque<T>,
-    most: usize,
+    events: VecDeque<T>,
+    capacity: usize,
     lost: u64,
 }
 
-/// What a queue gives.
+/// An item of a [`Queue`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum QueueItem<T> {
     /// The oldest event.
     Event(T),
-    /// So many are missing here.
+    /// This many events are missing here.
     Gap(u64),
 }
 
 impl<T> Queue<T> {
-    /// An empty one that keeps so many.
-    pub fn new(most: usize) -> Self {
-        Self { waiting: VecDeque::new(), most, lost: 0 }
+    /// Creates an empty queue of at most `capacity` events.
+    pub fn new(capacity: usize) -> Self {
+        Self { events: VecDeque::new(), capacity, lost: 0 }
     }
 
-    /// Adds an event, or a gap that stands for many. Once one was lost all are, until what waits and the gap were taken: a
-    /// gap has one place.
-    pub fn push(&mut self, event: T, stands_for: u64) {
-        if self.lost > 0 || self.waiting.len() >= self.most {
-            self.lost = self.lost.saturating_add(stands_for);
+    /// Appends an event, or counts it as lost if the queue is full. `count` is the number of events that `event` stands
+    /// for: 1, or the length of a gap. After the first loss every event is counted as lost until [`Queue::pop`] has
+    /// returned the gap, so a queue has one gap at most, and it is at the end.
+    pub fn push(&mut self, event: T, count: u64) {
+        if self.lost > 0 || self.events.len() >= self.capacity {
+            self.lost = self.lost.saturating_add(count);
         } else {
-            self.waiting.push_back(event);
+            self.events.push_back(event);
         }
     }
 
-    /// Takes the oldest.
+    /// Removes and returns the oldest item.
     pub fn pop(&mut self) -> Option<QueueItem<T>> {
-        match self.waiting.pop_front() {
+        match self.events.pop_front() {
             Some(event) => Some(QueueItem::Event(event)),
             None if self.lost > 0 => Some(QueueItem::Gap(std::mem::take(&mut self.lost))),
             None => None,
@@ -211,17 +214,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_survives_the_wire() {
-        for (number, code, word) in CODES {
+    fn every_code_converts_to_its_number_and_back() {
+        for (number, code, name) in CODES {
             assert_eq!(EventCode::from(number), code);
             assert_eq!(u16::from(code), number);
-            assert_eq!(code.name(), word);
+            assert_eq!(code.name(), name);
         }
         assert_eq!(u16::from(EventCode::from(700)), 700);
     }
 
     #[test]
-    fn a_full_queue_says_how_many_are_missing_and_where() {
+    fn a_full_queue_reports_the_lost_events_at_their_position() {
         let mut queue = Queue::new(2);
         (1..=5).for_each(|number| queue.push(number, 1));
         assert_eq!(queue.pop(), Some(QueueItem::Event(1)));

@@ -1,49 +1,49 @@
-//! Faults: a typed refusal or failure, as the peer receives it.
+//! Faults: the error reply to a request.
 
 use serde::{Deserialize, Serialize};
 
 use crate::bounded::Text;
 
-/// Which fault it is. The number is stable; one that this version does not know is kept as it came.
+/// The kind of a fault. The numbers are stable. A number that this version does not know becomes [`FaultCode::Other`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "u16", into = "u16")]
 #[non_exhaustive]
 pub enum FaultCode {
-    /// No permit allows it.
+    /// No permit allows the request.
     Denied,
-    /// The broker does not retain the capability that it needs.
+    /// The broker did not retain the capability that the request needs.
     NotRetained,
-    /// The endpoint is taken.
+    /// The endpoint is already in use (EADDRINUSE).
     InUse,
-    /// The address is on no interface of this host.
+    /// No interface of this host has the address (EADDRNOTAVAIL).
     NotLocal,
-    /// There is no such interface.
+    /// The interface does not exist.
     UnknownInterface,
     /// The IPv6 address is still in duplicate address detection.
     Tentative,
-    /// Another host has the address.
+    /// Another host uses the address.
     Conflict,
-    /// A quota is used up.
+    /// A quota is exhausted.
     Quota,
-    /// The request is not well formed.
+    /// The request violates the protocol.
     Malformed,
-    /// The broker does not know or offer this.
+    /// The broker does not know the operation or cannot perform it.
     Unsupported,
-    /// Not now; asking again may succeed.
+    /// The broker cannot serve the request now; a later attempt can succeed.
     Busy,
-    /// The lease has ended.
+    /// The lease has expired, or a request with a higher epoch has replaced it.
     Expired,
-    /// A system call failed; the fault carries its errno.
+    /// A system call failed; [`Fault::errno`] has the error number.
     Os,
-    /// There is no such listener or address of this peer's.
+    /// This peer has no such listener or address.
     NotFound,
-    /// The configuration is refused; the fault names the first mistake's file, line and column.
+    /// The configuration is invalid; the fault names the file, line and column of the first error.
     Invalid,
-    /// A fault of a later version.
+    /// A code of a later version.
     Other(u16),
 }
 
-/// The codes and the words that stand for them in JSON, logs and tables; one row is one fault.
+/// The number, variant and name of each code. The name appears in JSON, logs and tables.
 const CODES: [(u16, FaultCode, &str); 15] = [
     (1, FaultCode::Denied, "denied"),
     (2, FaultCode::NotRetained, "not-retained"),
@@ -78,31 +78,31 @@ impl From<FaultCode> for u16 {
 }
 
 impl FaultCode {
-    /// The word for it: `denied`, `in-use`, …; `other` for a code of a later version.
+    /// The name of the code: `denied`, `in-use`, …; `other` for a code of a later version.
     pub fn name(self) -> &'static str {
         CODES.iter().find(|row| row.1 == self).map_or("other", |row| row.2)
     }
 }
 
-/// A refusal or failure.
+/// Why the broker refused a request or failed to perform it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}{}{remedy}", if remedy.is_empty() { "" } else { ": " })]
 pub struct Fault {
-    /// Which one.
+    /// The kind of fault.
     pub code: FaultCode,
-    /// The errno of the failed call, 0 where there is none. See errno(3).
+    /// The error number of the failed system call, 0 if none failed. See errno(3).
     pub errno: u32,
-    /// What the fault is about, in the code's own terms: the nearest permit, the missing capability, the
-    /// owner, the hardware address, the call; empty where there is nothing to name.
+    /// The object of the fault; its meaning depends on the code: the nearest rule, the missing capability, the current
+    /// owner, the other host's hardware address, or the system call. May be empty.
     pub subject: Text<128>,
-    /// What was refused or failed and why, as a sentence for a person.
+    /// What failed, and its cause, in words for an operator.
     pub message: Text<512>,
-    /// What to do about it; empty where nothing can be done.
+    /// How to correct it; may be empty.
     pub remedy: Text<512>,
 }
 
 impl Fault {
-    /// A fault with a sentence and nothing else.
+    /// Creates a fault with a code and a message. Text beyond the maximum length is cut off, here and below.
     pub fn new(code: FaultCode, message: &str) -> Self {
         Self {
             code,
@@ -113,17 +113,17 @@ impl Fault {
         }
     }
 
-    /// The same fault with the thing it is about.
+    /// Sets the subject.
     pub fn subject(self, subject: &str) -> Self {
         Self { subject: Text::truncated(subject), ..self }
     }
 
-    /// The same fault with a remedy.
+    /// Sets the remedy.
     pub fn remedy(self, remedy: &str) -> Self {
         Self { remedy: Text::truncated(remedy), ..self }
     }
 
-    /// The same fault with an errno.
+    /// Sets the error number.
     pub fn errno(self, errno: i32) -> Self {
         Self { errno: errno.unsigned_abs(), ..self }
     }
@@ -134,11 +134,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_survives_the_wire() {
-        for (number, code, word) in CODES {
+    fn every_code_converts_to_its_number_and_back() {
+        for (number, code, name) in CODES {
             assert_eq!(FaultCode::from(number), code);
             assert_eq!(u16::from(code), number);
-            assert_eq!(code.name(), word);
+            assert_eq!(code.name(), name);
         }
         assert_eq!(u16::from(FaultCode::from(700)), 700);
     }

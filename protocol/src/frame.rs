@@ -1,34 +1,35 @@
-//! The frame: one SOCK_SEQPACKET packet, a fixed header of little-endian integers and a body.
+//! Frames: a header of 16 bytes, little-endian, and a body; one frame is one SOCK_SEQPACKET packet.
 //!
-//! Decoding promises that the header is whole, is ours, and agrees with the packet's length; it looks at no
-//! byte of the body.
+//! [`Header::decode`] checks that the header is complete, that magic and version match, and that the declared length
+//! equals the packet's. It does not read the body.
 
 use std::fmt;
 
 /// The first bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"PRTV";
-/// Bytes of a header.
+/// The length of a header in bytes.
 pub const HEADER_LENGTH: usize = 16;
-/// The longest frame, header included.
+/// The maximum length of a frame in bytes, header included.
 pub const MAX_FRAME: usize = 64 * 1024;
-/// The longest body.
+/// The maximum length of a body in bytes.
 pub const MAX_BODY: usize = MAX_FRAME - HEADER_LENGTH;
-/// The most descriptors that one packet can carry: the kernel's SCM_MAX_FD, see unix(7).
+/// The maximum number of descriptors that one packet can carry: the kernel's SCM_MAX_FD, see unix(7).
 pub const MAX_DESCRIPTORS: usize = 253;
 
-/// What a frame is: an operation's number in a request, the same with [`Kind::REPLY`] in its reply.
+/// The type of a frame. In a request it is the operation's number; in a reply, that number with the bit
+/// [`Kind::REPLY`] set.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Kind(pub u16);
 
 impl Kind {
     /// The bit that marks a reply.
     pub const REPLY: u16 = 0x8000;
-    /// A refusal or failure instead of the reply.
+    /// A [`Fault`](crate::Fault) in place of a reply.
     pub const FAULT: Kind = Kind(0xffff);
-    /// Something that happened, told unasked: an [`Event`](crate::Event).
+    /// An [`Event`](crate::Event), sent without a request.
     pub const EVENT: Kind = Kind(0xfffe);
 
-    /// The kind of the reply to this request.
+    /// The kind of the reply to a request of this kind.
     pub const fn reply(self) -> Kind {
         Kind(self.0 | Kind::REPLY)
     }
@@ -40,52 +41,52 @@ impl fmt::Debug for Kind {
     }
 }
 
-/// The fixed part of a frame.
+/// The header of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// What the body is.
+    /// The type of the body.
     pub kind: Kind,
-    /// Chosen by the peer for a request, repeated in the reply. A request with 0 wants no answer; any other frame
-    /// with 0 answers none.
+    /// The request number. The peer chooses it, and the reply or fault repeats it. A request with number 0 gets no
+    /// reply. A frame from the broker with number 0 is not the reply to any request.
     pub request: u32,
-    /// How many descriptors ride with the frame.
+    /// The number of descriptors attached to the frame.
     pub descriptors: u8,
-    /// Bytes of the body.
+    /// The length of the body in bytes.
     pub body: u16,
 }
 
-/// Why a packet is not a frame.
+/// Why a packet is not a valid frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// Fewer bytes than a header.
-    #[error("a packet of {0} bytes is shorter than a frame's header of {HEADER_LENGTH}")]
+    /// The packet is shorter than a header. The value is its length.
+    #[error("the packet has {0} bytes, fewer than the {HEADER_LENGTH} of a header")]
     Short(usize),
-    /// Not this protocol.
-    #[error("the packet does not begin with the protocol's magic bytes")]
+    /// The packet does not start with [`MAGIC`].
+    #[error("the packet does not start with the magic bytes of this protocol")]
     Magic,
-    /// Another version of this protocol. The request's number is told so that a fault can name it.
-    #[error("protocol version {found} is not spoken here, {} is", crate::VERSION)]
+    /// The frame has another protocol version.
+    #[error("protocol version {found} is not supported, only version {}", crate::VERSION)]
     Version {
         /// The version in the frame.
         found: u16,
-        /// The request's number, which every version keeps at the same place.
+        /// The request number, so that a fault can repeat it. Its offset is the same in every version.
         request: u32,
     },
-    /// A reserved byte is not zero.
-    #[error("the header's reserved byte is {0}, not 0")]
+    /// The reserved byte is not 0.
+    #[error("the reserved byte of the header is {0}, not 0")]
     Reserved(u8),
-    /// The declared and the received body differ.
-    #[error("the header declares a body of {declared} bytes and the packet has {received}")]
+    /// The declared length of the body differs from the received length.
+    #[error("the header declares a body of {declared} bytes, but the packet has {received}")]
     Length {
-        /// As in the header.
+        /// The length in the header.
         declared: usize,
-        /// As in the packet.
+        /// The length in the packet.
         received: usize,
     },
 }
 
 impl Header {
-    /// The header's bytes.
+    /// Encodes the header.
     pub fn encode(&self) -> [u8; HEADER_LENGTH] {
         let mut bytes = [0; HEADER_LENGTH];
         let (magic, rest) = bytes.split_at_mut(4);
@@ -102,6 +103,9 @@ impl Header {
     }
 
     /// Splits a packet into its header and body.
+    ///
+    /// # Errors
+    /// The packet is not a valid frame of this version.
     pub fn decode(packet: &[u8]) -> Result<(Header, &[u8]), FrameError> {
         let Some((bytes, body)) = packet.split_first_chunk::<HEADER_LENGTH>() else {
             return Err(FrameError::Short(packet.len()));

@@ -1,9 +1,29 @@
-//! What both sides of a Portreeve channel say: messages, faults, frames and descriptors.
+//! The protocol between the Portreeve broker and its peers: frames, messages, faults, events and descriptor passing.
 //!
-//! This crate is the one place that knows bytes. It decides nothing and opens nothing; it promises that no
-//! byte from a peer sizes an allocation, that a message is consumed to its end or refused, and that every
-//! descriptor received is owned, close-on-exec and closed when it is not wanted. `WIRE.md` beside it says
-//! the same for readers of other languages, and `tests/golden.rs` pins the bytes.
+//! `WIRE.md` in this directory specifies the protocol for implementations in other languages. `tests/golden.rs` pins
+//! the bytes of every message.
+//!
+//! # Example
+//!
+//! A request is encoded into a frame, and the frame is decoded again:
+//!
+//! ```
+//! use portreeve_protocol::message::{Hello, Operation as _};
+//! use portreeve_protocol::{Header, Text, codec};
+//!
+//! let hello = Hello { client: Text::new("smtpd")?, features: 0 };
+//! let mut buffer = codec::frame_buffer();
+//! let frame = codec::encode(&mut buffer, Hello::KIND, 1, 0, &hello)?;
+//!
+//! let (header, body) = Header::decode(frame)?;
+//! assert_eq!((header.kind, header.request), (Hello::KIND, 1));
+//! assert_eq!(codec::decode::<Hello>(body)?, hello);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Promises: this crate makes no policy decision and opens no file or connection. No length that a peer declares causes
+//! an allocation. A body is decoded to its last byte or refused. Every received descriptor is owned, close-on-exec, and
+//! closed if it is not used.
 #![forbid(unsafe_code)]
 
 pub mod address;
@@ -29,5 +49,5 @@ pub use fault::{Fault, FaultCode};
 pub use frame::{Header, Kind};
 pub use message::Operation;
 
-/// The protocol version that this crate speaks; it stands in every frame.
+/// The protocol version of this crate; every frame carries it.
 pub const VERSION: u16 = 1;

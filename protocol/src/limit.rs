@@ -1,24 +1,25 @@
-//! Resource limits on the wire.
+//! Messages about resource limits; see getrlimit(2).
 
 use serde::{Deserialize, Serialize};
 
 use crate::bounded::Text;
 
-/// No limit: RLIM_INFINITY, see getrlimit(2).
+/// The value that means no limit: RLIM_INFINITY.
 pub const UNLIMITED: u64 = u64::MAX;
 
-/// Asks for a resource limit of the peer's own process, the one that connected to the control socket.
+/// Request: set a resource limit of the process that connected to the control socket. With neither `soft` nor `hard`,
+/// the request only reads the limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetLimit {
-    /// The resource, as getrlimit(2) names it, in lower case and without `RLIMIT_`: `nofile`.
+    /// The resource: its name in getrlimit(2), in lower case and without `RLIMIT_`, such as `nofile`.
     pub resource: Text<16>,
-    /// The soft limit, in the resource's own unit; absent to leave it.
+    /// The soft limit in the unit of the resource; `None` keeps the current one.
     pub soft: Option<u64>,
-    /// The hard limit; absent to leave it.
+    /// The hard limit in the unit of the resource; `None` keeps the current one.
     pub hard: Option<u64>,
 }
 
-/// The reply to [`SetLimit`]: the limit in force.
+/// The reply to [`SetLimit`]: the limit after the change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CurrentLimit {
     /// The resource.

@@ -1,4 +1,4 @@
-//! The operations: each request, its reply and its number.
+//! The operations: number, name, request type and reply type of each; and the messages about sessions and listeners.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -19,13 +19,13 @@ use crate::reload::{Reload, Reloaded};
 use crate::status::Status;
 use crate::takeover::{Takeover, TakeoverReply};
 
-/// A request that has a number and a reply.
+/// A request type, with the type of its reply.
 pub trait Operation: Serialize + DeserializeOwned {
-    /// The request's kind in the frame.
+    /// The kind of the request frame: the operation's number.
     const KIND: Kind;
-    /// The word for it in policy, audit lines and metrics.
+    /// The operation's name in the configuration, the audit log and the metrics.
     const NAME: &'static str;
-    /// What comes back when it is not a fault.
+    /// The type of the reply to a successful request.
     type Reply: Serialize + DeserializeOwned;
 }
 
@@ -37,7 +37,7 @@ macro_rules! operations {
             type Reply = $reply;
         })*
 
-        /// Every operation's kind and name, in the order of their numbers.
+        /// The kind and name of every operation, by number.
         pub const OPERATIONS: &[(Kind, &str)] = &[$((Kind($number), $name)),*];
     };
 }
@@ -64,16 +64,16 @@ operations! {
     19 "takeover"      Takeover -> TakeoverReply;
 }
 
-/// A listener's number: never 0 and never used again while the broker lives.
+/// The number of a listener. It is never 0 and is not reused during the broker's lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ListenerId(pub u64);
 
 /// The first request of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// How the peer calls itself in logs and in `status`. Believed for nothing.
+    /// A name for the peer in logs and in `status`. It has no influence on policy.
     pub client: Text<64>,
-    /// Optional features that the peer knows, a bit each. None is defined yet: 0.
+    /// Bit set of optional features that the peer supports. No bit is defined yet: 0.
     pub features: u64,
 }
 
@@ -82,19 +82,19 @@ pub struct Hello {
 pub struct Welcome {
     /// The broker's process id in its own pid namespace.
     pub broker: u32,
-    /// The broker's release.
+    /// The version of the broker's release.
     pub release: Text<32>,
-    /// The features that both sides know.
+    /// Bit set of the features that both sides support.
     pub features: u64,
-    /// The broker's effective capabilities, a bit each. See capabilities(7).
+    /// Bit set of the broker's effective capabilities, bit n for capability n. See capabilities(7).
     pub capabilities: u64,
-    /// Who the broker takes the peer for.
+    /// The peer's identity according to the broker: `worker`, or a user of the control socket.
     pub peer: Text<64>,
-    /// The operations that this peer may ask for, by name.
+    /// The names of the operations that policy allows this peer.
     pub operations: List<Text<16>, 32>,
 }
 
-/// Asks for nothing.
+/// Request: test whether the broker responds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ping {}
 
@@ -102,70 +102,69 @@ pub struct Ping {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pong {}
 
-/// How the socket of a listener is made. What is `None` is as the configuration says for this endpoint.
+/// Options of a listener's socket. `None` selects the value that the configuration has for the endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ListenOptions {
-    /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn. See listen(2).
+    /// The length of the accept queue, limited by net.core.somaxconn. See listen(2).
     pub backlog: Option<u32>,
-    /// SO_REUSEPORT, so that several sockets may share the endpoint. See socket(7).
+    /// SO_REUSEPORT: several sockets can bind the same endpoint. See socket(7).
     pub reuse_port: bool,
-    /// Accept IPv4 too on an IPv6 wildcard; off (IPV6_V6ONLY set) unless asked for. See ipv6(7).
+    /// Clear IPV6_V6ONLY: an IPv6 wildcard socket accepts IPv4 connections too. See ipv6(7).
     pub dual_stack: bool,
-    /// IP_FREEBIND: bind an address that is not, or not yet, on this host. See ip(7).
+    /// IP_FREEBIND: bind an address that this host does not have yet. See ip(7).
     pub free_bind: bool,
-    /// SO_BINDTODEVICE: only packets of this interface; empty for all. See socket(7).
+    /// SO_BINDTODEVICE: accept packets from this interface only; empty for all interfaces. See socket(7).
     pub device: Text<MAX_INTERFACE>,
-    /// SO_RCVBUF in bytes, 0 to let the system decide.
+    /// SO_RCVBUF in bytes; 0 keeps the system's default. See socket(7).
     pub receive_buffer: Option<u32>,
-    /// SO_SNDBUF in bytes, 0 to let the system decide.
+    /// SO_SNDBUF in bytes; 0 keeps the system's default. See socket(7).
     pub send_buffer: Option<u32>,
     /// TCP_NODELAY, which accepted connections inherit. See tcp(7).
     pub no_delay: Option<bool>,
-    /// TCP_DEFER_ACCEPT in seconds: wake the worker when data has arrived. 0 is off.
+    /// TCP_DEFER_ACCEPT in seconds: accept(2) returns a connection only once data has arrived. 0 disables it.
     pub defer_accept: u32,
-    /// TCP_FASTOPEN: how many connections may be pending before their handshake is over. 0 is off.
+    /// TCP_FASTOPEN: the maximum number of connections with an incomplete handshake. 0 disables it.
     pub fast_open: u32,
     /// The permission bits of a Unix socket's file.
     pub mode: Option<u32>,
 }
 
-/// Asks for one listener. Asking again for the same endpoint gives the same socket.
+/// Request: open one listener. A repeated request with the same endpoint and options returns the same socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listen {
-    /// Where.
+    /// The endpoint to bind.
     pub endpoint: Endpoint,
-    /// How.
+    /// The socket options.
     pub options: ListenOptions,
 }
 
-/// The reply to [`Listen`]; the socket rides with it.
+/// The reply to [`Listen`]; the socket is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listening {
-    /// The listener's number, for [`Stop`].
+    /// The listener's number, for use in [`Stop`].
     pub id: ListenerId,
 }
 
-/// Asks for many listeners at once.
+/// Request: open several listeners.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenMany {
-    /// Fail them all where one fails; otherwise each stands for itself.
+    /// True: if one listener fails, none is opened. False: each listener succeeds or fails on its own.
     pub all_or_nothing: bool,
     /// The listeners, in order.
     pub listeners: List<Listen, MAX_DESCRIPTORS>,
 }
 
-/// One result of many. [`serde`]'s own `Result` has no spare variant for growth either: a later version adds
-/// an operation instead.
+/// The result for one item of a request with several items.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome<T> {
-    /// It succeeded.
+    /// The item succeeded.
     Done(T),
-    /// It did not.
+    /// The item failed.
     Fault(Fault),
 }
 
 impl<T> Outcome<T> {
-    /// Why it did not succeed, where it did not.
+    /// The fault, if the item failed.
     pub fn fault(&self) -> Option<&Fault> {
         match self {
             Outcome::Done(_) => None,
@@ -174,31 +173,31 @@ impl<T> Outcome<T> {
     }
 }
 
-/// The reply to [`ListenMany`]: a result each; the sockets of those that succeeded ride with it in order.
+/// The reply to [`ListenMany`]. The sockets of the successful results are attached in the order of the results.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListeningMany {
-    /// The results, in the order of the request. With `all_or_nothing` and a failure no socket rides along
-    /// and every result is a fault.
+    /// One result per listener, in the order of the request. If `all_or_nothing` is set and one listener fails, every
+    /// result is a fault and no socket is attached.
     pub results: List<Outcome<Listening>, MAX_DESCRIPTORS>,
 }
 
-/// Asks that listeners be taken out of service. Nobody can serve on them afterwards, whoever kept a copy.
+/// Request: stop listeners. The broker disables each socket, so every copy of it stops receiving connections.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stop {
-    /// Which ones.
+    /// The numbers of the listeners.
     pub listeners: List<ListenerId, MAX_DESCRIPTORS>,
 }
 
-/// The reply to [`Stop`]: those that were this peer's are out of service.
+/// The reply to [`Stop`]: every listener of the request that this peer owned is stopped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stopped {
-    /// The numbers that were no listener of this peer's; nothing was done for them.
+    /// The numbers in the request that are not listeners of this peer. They are ignored.
     pub unknown: List<ListenerId, MAX_DESCRIPTORS>,
 }
 
-/// Asks for the broker's state.
+/// Request: return the broker's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusRequest {
-    /// List the listeners after this one; 0 to begin.
+    /// List the listeners with a number higher than this one; 0 starts at the first.
     pub after: u64,
 }

@@ -1,150 +1,150 @@
-//! What the broker has counted and measured, as data; the CLI renders it.
+//! The broker's metrics. `portreeve metrics` prints them in Prometheus' text format.
 //!
-//! All of it are integers. What counts begins at 0 when the broker starts and only grows.
+//! A counter starts at 0 when the broker starts and never decreases. The other values are gauges.
 
 use serde::{Deserialize, Serialize};
 
 use crate::bounded::{List, Text};
 use crate::status::Quota;
 
-/// Asks for what the broker has counted and measured.
+/// Request: return the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MetricsRequest {}
 
 /// The reply to [`MetricsRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// The broker's release.
+    /// The version of the broker's release.
     pub release: Text<32>,
-    /// Milliseconds since the broker began to serve.
+    /// Milliseconds since the broker started to serve.
     pub uptime_ms: u64,
     /// The upper bounds of the latency buckets in microseconds, ascending.
     pub bounds_us: List<u64, 16>,
-    /// Every operation that this broker knows.
+    /// The counters of every operation of this broker.
     pub operations: List<OperationCounts, 32>,
-    /// What one peer may use at most, by the name of the option that says so.
+    /// The quotas of one peer.
     pub quotas: List<Quota, 16>,
-    /// What each peer has used, at most as many as fit.
+    /// The usage of each peer; peers beyond the maximum length of the list are omitted.
     pub peers: List<PeerCounts, 64>,
-    /// The sessions.
+    /// Sessions.
     pub sessions: SessionCounts,
-    /// The listeners.
+    /// Listeners.
     pub listeners: ListenerCounts,
-    /// The addresses, where the broker may have any.
+    /// Addresses; `None` if the configuration names none.
     pub addresses: Option<AddressCounts>,
-    /// The worker, where there is one.
+    /// The worker; `None` if the configuration has none.
     pub worker: Option<WorkerCounts>,
-    /// The log.
+    /// The broker's log.
     pub log: LogCounts,
-    /// The events.
+    /// Event subscriptions.
     pub events: EventCounts,
 }
 
-/// The requests of one operation. Of a batch each listener or address counts as granted or not; the batch has one
-/// latency.
+/// Counters of one operation. Each listener or address of a request with several items counts separately, but the
+/// request has one latency.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationCounts {
-    /// The operation.
+    /// The name of the operation.
     pub name: Text<16>,
-    /// What was done.
+    /// Successful items.
     pub granted: u64,
-    /// What policy refused.
+    /// Items that policy denied.
     pub denied: u64,
-    /// What a quota refused.
+    /// Items that a quota refused.
     pub quota: u64,
-    /// What was permitted and failed.
+    /// Items that policy allowed and that failed.
     pub failed: u64,
-    /// How many requests took at most as long as the bound of the same place, and longer than the one before; what
-    /// took longer than the last bound comes after them.
+    /// Number of requests per latency bucket. Bucket i counts latencies above bound i-1 and up to bound i of
+    /// [`Metrics::bounds_us`]; one last bucket counts latencies above the last bound. The buckets are not cumulative.
     pub latencies: List<u64, 17>,
-    /// Microseconds that all of them took together.
+    /// Sum of all latencies in microseconds.
     pub sum_us: u64,
 }
 
-/// One peer: the worker, or a user of the control socket with all of its sessions. One that owes nothing and has no
-/// session may be forgotten, and counts from 0 when it comes again.
+/// The usage of one peer: the worker, or one user of the control socket with all of that user's sessions. The broker
+/// can evict an idle user without sessions; the counters of that user then restart at 0.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerCounts {
-    /// Who it is.
+    /// The identity of the peer, as in [`Session::peer`](crate::status::Session::peer).
     pub peer: Text<64>,
-    /// Its open sessions.
+    /// Open sessions.
     pub sessions: u32,
-    /// The listeners that its sessions hold.
+    /// Listeners that its sessions own.
     pub listeners: u64,
-    /// What it was refused.
+    /// Refused items since the broker started.
     pub refused: u64,
 }
 
-/// The sessions.
+/// Session metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionCounts {
-    /// How many are open.
+    /// Open sessions.
     pub open: u64,
-    /// How many began.
+    /// Sessions opened since the broker started.
     pub opened: u64,
-    /// Peers that got none, because they had as many as they may.
+    /// Connections that were closed because the peer had reached its session quota.
     pub rejected: u64,
-    /// Those that ended because of a packet that was no request.
+    /// Sessions that ended because the peer violated the protocol.
     pub malformed: u64,
-    /// How often a peer had to wait, after many refusals or new sessions within a second.
+    /// How often the broker delayed a peer after too many refusals or new sessions in a second.
     pub delayed: u64,
 }
 
-/// The listeners.
+/// Listener metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerCounts {
-    /// How many are held.
+    /// Listeners that the broker holds.
     pub held: u64,
-    /// How many of them are kept for a successor of their owner.
+    /// Held listeners whose owner exited, retained for its successor.
     pub retained: u64,
-    /// How many this broker can hold.
+    /// The maximum number of listeners that this broker can hold.
     pub limit: u64,
 }
 
-/// The addresses.
+/// Address metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressCounts {
-    /// How many are on their interfaces.
+    /// Addresses that are on their interfaces.
     pub held: u64,
-    /// How many are being added.
+    /// Addresses that are being added.
     pub adding: u64,
-    /// How many somebody took away and are not yet put back.
+    /// Addresses that another program removed and that are not yet restored.
     pub missing: u64,
-    /// Milliseconds until the next lease ends; absent where none will.
+    /// Milliseconds until the next lease expires; `None` if no lease will expire.
     pub next_expiry_ms: Option<u64>,
-    /// Leases that were renewed.
+    /// Renewed leases.
     pub renewals: u64,
-    /// Leases that ended because nobody renewed them.
+    /// Leases that expired without renewal.
     pub expired: u64,
-    /// Other hosts that were found to have an address: one that was asked for, or one that is held.
+    /// Address conflicts: another host used an address that was requested or held here.
     pub conflicts: u64,
-    /// Addresses that somebody took away and that were put back.
+    /// Addresses that the broker restored after another program removed them.
     pub restored: u64,
 }
 
-/// The worker.
+/// Worker metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerCounts {
-    /// Whether it runs.
+    /// The worker is running.
     pub running: bool,
-    /// How often it was started again.
+    /// Restarts of the worker.
     pub restarts: u64,
 }
 
-/// The log.
+/// Log metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogCounts {
-    /// Lines about refusals and ends of sessions that were counted and not written, because there were too many.
+    /// Lines about refusals and ended sessions that were not written because of the rate limit `max_log_lines`.
     pub suppressed: u64,
-    /// Lines that were lost because nobody read them.
+    /// Lines that were lost because the log's reader was too slow.
     pub lost: u64,
 }
 
-/// The events.
+/// Event metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventCounts {
-    /// How many sessions are told of them.
+    /// Sessions that are subscribed to events.
     pub subscribers: u64,
-    /// Events that a session was not told of, because it took those before too slowly.
+    /// Events that were not delivered because a subscriber read too slowly.
     pub lost: u64,
 }

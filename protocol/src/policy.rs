@@ -1,5 +1,6 @@
-//! The policy as a peer is told it: what it may ask for, and the addresses that move between hosts. A worker lives in a
-//! chroot, and learns here what the configuration says of it.
+//! Messages about the policy that applies to the requesting peer: its rules, the topology and the floating addresses.
+//!
+//! A worker in a chroot cannot read the broker's configuration and uses this operation instead.
 
 use std::net::IpAddr;
 
@@ -8,68 +9,69 @@ use serde::{Deserialize, Serialize};
 use crate::bounded::{List, Text};
 use crate::endpoint::MAX_INTERFACE;
 
-/// How many rows of each list one page has.
+/// The maximum number of rows of each list in one [`PolicyPage`].
 pub const POLICY_PAGE: usize = 64;
 
-/// Asks what this peer may ask for.
+/// Request: return the policy that applies to this peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyRequest {
-    /// How many rows of each list were told already; 0 to begin.
+    /// The number of rows of each list to skip; 0 starts at the first row.
     pub after: u32,
 }
 
 /// The reply to [`PolicyRequest`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyPage {
-    /// This host's name in the cluster; may be empty.
+    /// The name of this host in the cluster; may be empty.
     pub nodename: Text<64>,
-    /// Seconds that an address stays without renewal where the peer does not say.
+    /// The default lease duration in seconds.
     pub lease: u32,
-    /// A page of the rules by which this peer may ask for something, in the order of the configuration.
+    /// One page of the rules that allow this peer a request, in the order of the configuration.
     pub rules: List<PolicyRule, POLICY_PAGE>,
-    /// A page of the topology, where this peer may have addresses at all.
+    /// One page of the topology; empty if this peer is not allowed to have addresses.
     pub topology: List<TopologyBlock, POLICY_PAGE>,
-    /// A page of the addresses that the configuration declares to move between hosts, those that this peer may have.
+    /// One page of the configured floating addresses that this peer is allowed to add.
     pub floating: List<FloatingAddress, POLICY_PAGE>,
-    /// What to ask for as `after` next; 0 when this is the last page.
+    /// The value of `after` for the next page; 0 if this page is the last.
     pub next: u32,
 }
 
-/// One line of the configuration that permits something.
+/// One line of the configuration that allows a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyRule {
-    /// Where it stands, `file:line`.
+    /// The position of the line, as `file:line`.
     pub place: Text<160>,
-    /// What it says, such as `permit "mail": listen *:25`.
+    /// The rule, such as `permit "mail": listen *:25`.
     pub text: Text<160>,
 }
 
-/// Which addresses belong on which interface; of several blocks that hold one, the smallest.
+/// A block of addresses and the interface that they belong to. If several blocks contain an address, the one with the
+/// longest prefix applies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopologyBlock {
-    /// The block's first address.
+    /// The first address of the block.
     pub block: IpAddr,
-    /// The block's prefix length.
+    /// The prefix length of the block.
     pub prefix: u8,
-    /// The interface.
+    /// The interface for the addresses of the block.
     pub interface: Text<MAX_INTERFACE>,
-    /// The prefix length that an address is put on it with.
+    /// The prefix length with which an address is added to the interface.
     pub mask: u8,
 }
 
-/// An address that moves between hosts.
+/// A floating address: an address that moves between hosts (`enable_duravip`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FloatingAddress {
     /// The address.
     pub address: IpAddr,
-    /// The binding or listener that declares it.
+    /// The name of the binding or listener that declares it.
     pub name: Text<64>,
-    /// The host that should have it while that lives; may be empty.
+    /// The name of the preferred host; may be empty.
     pub preference: Text<64>,
-    /// The address that it comes and goes with.
+    /// The address that it follows (`duravip_follow`): both are added and removed together.
     pub follows: Option<IpAddr>,
-    /// The interface that the topology puts it on; may be empty.
+    /// The interface according to the topology; empty if no block contains the address.
     pub interface: Text<MAX_INTERFACE>,
-    /// The prefix length that it has there.
+    /// The prefix length on that interface.
     pub prefix: u8,
 }

@@ -1,71 +1,71 @@
-//! Reading the configuration again: what came of it, as data.
+//! Messages about reloading the configuration.
 
 use serde::{Deserialize, Serialize};
 
 use crate::bounded::{List, Text};
 
-/// Asks that the configuration be read again, or what came of the last time.
+/// Request: reload the configuration, or return the result of the last reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reload {
-    /// Nothing is read: the reply tells of the last time, whoever asked for it.
+    /// True: do not reload; return the result of the last reload, whoever requested it.
     pub last: bool,
 }
 
-/// The reply to [`Reload`]. A configuration that is refused is a fault, and is told here when the last time is asked
-/// for.
+/// The reply to [`Reload`]. A refused configuration is reported as the fault `invalid`; its full result is available
+/// with [`Reload::last`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
-    /// How often the configuration was read again since the broker began to serve, this time included.
+    /// The number of reloads since the broker started to serve, including this one.
     pub number: u64,
-    /// Milliseconds since it was over.
+    /// Milliseconds since the reload finished.
     pub age_ms: u64,
-    /// Who asked: a peer, or `SIGHUP`.
+    /// Who requested the reload: a peer, or `SIGHUP`.
     pub requester: Text<64>,
-    /// It is in force; otherwise the one before it is.
+    /// True: the new configuration is in force. False: the previous one stays in force.
     pub accepted: bool,
-    /// How many files were read.
+    /// The number of files read.
     pub files: u32,
-    /// What it changed, as much as fits in a frame.
+    /// The changes; those beyond the maximum length of the list are omitted.
     pub changes: List<Change, 64>,
-    /// How many changes did not fit.
+    /// The number of omitted changes.
     pub changes_omitted: u32,
-    /// What is wrong with the configuration, or surprising about it, as much as fits in a frame.
+    /// The errors, warnings and notes; those beyond the maximum length of the list are omitted.
     pub findings: List<Finding, 16>,
-    /// How many findings did not fit.
+    /// The number of omitted findings.
     pub findings_omitted: u32,
 }
 
-/// One thing that a reload changed, or did not.
+/// One change of a reload, or one that needs a restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// What came of it: `applied`, `needs-restart`, `opened`, `closed`, `kept`, `released` or `failed`.
+    /// The outcome: `applied`, `needs-restart`, `opened`, `closed`, `kept`, `released` or `failed`.
     pub outcome: Text<16>,
-    /// The option, listener or address.
+    /// The option, listener or address that changed.
     pub what: Text<128>,
-    /// From what to what, or why.
+    /// The old and the new value, or the cause of the outcome.
     pub detail: Text<256>,
 }
 
-/// One finding about the configuration. Lines and columns count from 1, columns in characters; all four are 0 where it
-/// is about a whole file.
+/// One error, warning or note about the configuration. Lines and columns start at 1, and columns count characters. All
+/// four are 0 if the finding is about a whole file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// `error`, `warning` or `note`.
     pub severity: Text<8>,
-    /// The file.
+    /// The path of the file.
     pub file: Text<128>,
-    /// The line in which it begins.
+    /// The first line.
     pub line: u32,
-    /// Its column.
+    /// The column in the first line.
     pub column: u32,
-    /// The line in which it ends.
+    /// The last line.
     pub end_line: u32,
-    /// The column after its last character.
+    /// The column after the last character, in the last line.
     pub end_column: u32,
-    /// What is wrong.
+    /// The problem.
     pub message: Text<384>,
-    /// What would be right; empty where there is nothing to say.
+    /// How to correct it; may be empty.
     pub help: Text<384>,
-    /// All of it as a person reads it, with the line underlined.
+    /// The whole finding as `portreeved check` prints it, with the underlined source line.
     pub rendered: Text<1024>,
 }

@@ -1,69 +1,71 @@
-//! The broker's state as data; the CLI renders it.
+//! The broker's state. `portreeve status` prints it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::bounded::{List, Text};
 use crate::message::ListenerId;
 
-/// The reply to a status request.
+/// The reply to [`StatusRequest`](crate::message::StatusRequest).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// The broker's release.
+    /// The version of the broker's release.
     pub release: Text<32>,
-    /// Milliseconds since the broker began to serve.
+    /// Milliseconds since the broker started to serve.
     pub uptime_ms: u64,
-    /// Broker, launcher and worker.
+    /// The broker's processes: broker, launcher, worker and reader.
     pub processes: List<Process, 8>,
-    /// Things that the operator should know: a lock that this kernel lacks, a worker that keeps dying.
+    /// Warnings for the operator, such as a confinement mechanism that this kernel lacks, or a worker that exits
+    /// repeatedly.
     pub warnings: List<Text<256>, 16>,
-    /// What one peer may use at most, by the name of the option that says so.
+    /// The quotas of one peer.
     pub quotas: List<Quota, 16>,
-    /// How many listeners are held in all.
+    /// The number of listeners that the broker holds.
     pub listeners_held: u64,
-    /// The open sessions, at most as many as fit.
+    /// The open sessions; those beyond the maximum length of the list are omitted.
     pub sessions: List<Session, 64>,
-    /// A page of the listeners, in the order of their numbers.
+    /// One page of listeners, by number.
     pub listeners: List<Listener, 128>,
-    /// Where the next page begins, as `after`; 0 when this is the last.
+    /// The value of `after` for the next page; 0 if this page is the last.
     pub next: u64,
 }
 
-/// One quota.
+/// A quota: the maximum that one peer can use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quota {
-    /// The option's name, such as `max_sessions`.
+    /// The name of the configuration option, such as `max_sessions`.
     pub name: Text<32>,
-    /// What it is set to.
+    /// The value of the option.
     pub limit: u64,
 }
 
-/// One process.
+/// One process of the broker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// `broker`, `launcher` or `worker`.
+    /// `broker`, `launcher`, `worker` or `reader`.
     pub role: Text<16>,
-    /// Its process id in the broker's pid namespace.
+    /// The process id in the broker's pid namespace.
     pub pid: u32,
-    /// How often it was started again.
+    /// The number of restarts.
     pub restarts: u32,
-    /// Its root directory as the host names it.
+    /// The root directory of the process, as a path on the host.
     pub root: Text<256>,
-    /// What it holds, as the kernel said after confinement.
+    /// The credentials, read from the kernel after the process confined itself.
     pub credentials: Credentials,
-    /// The locks that /proc/pid/status does not tell: Landlock, seccomp's size, the securebits, a line each.
+    /// The confinement that /proc/pid/status does not show, one line each: Landlock, the size of the seccomp filter,
+    /// the securebits.
     pub locks: List<Text<128>, 8>,
 }
 
-/// What a process holds, field by field as in /proc/pid/status. See proc_pid_status(5).
+/// The credentials of a process, as in /proc/pid/status. See proc_pid_status(5).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
-    /// Real, effective, saved and filesystem user id.
+    /// Real, effective, saved and filesystem user ids.
     pub uid: [u32; 4],
-    /// Real, effective, saved and filesystem group id.
+    /// Real, effective, saved and filesystem group ids.
     pub gid: [u32; 4],
-    /// The supplementary groups, as many as fit.
+    /// Supplementary group ids; those beyond the maximum length of the list are omitted.
     pub groups: List<u32, 64>,
-    /// CapInh, a bit each.
+    /// CapInh: bit n for capability n, here and below. See capabilities(7).
     pub inheritable: u64,
     /// CapPrm.
     pub permitted: u64,
@@ -79,32 +81,32 @@ pub struct Credentials {
     pub seccomp: u8,
 }
 
-/// One session.
+/// One open session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
-    /// Its number.
+    /// The session's number.
     pub id: u64,
-    /// Who the broker takes the peer for: `worker`, or the user of a control-socket peer.
+    /// The peer's identity according to the broker: `worker`, or a user of the control socket.
     pub peer: Text<64>,
-    /// How the peer calls itself.
+    /// The name that the peer gave in [`Hello`](crate::message::Hello).
     pub client: Text<64>,
-    /// The peer's process id, 0 where the kernel did not say.
+    /// The peer's process id; 0 if unknown.
     pub pid: u32,
-    /// How many listeners it owns.
+    /// The number of listeners that the session owns.
     pub listeners: u32,
-    /// How many requests of this peer were refused since it came.
+    /// The number of refused requests of this peer.
     pub refused: u64,
 }
 
 /// One listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
-    /// Its number.
+    /// The listener's number.
     pub id: ListenerId,
-    /// Where it listens, as the configuration writes it.
+    /// The endpoint in the notation of the configuration.
     pub endpoint: Text<128>,
-    /// `static`, or who asked for it.
+    /// The owner: `static` for a listener of the configuration, else the peer that requested it.
     pub owner: Text<64>,
-    /// Whether its owner is gone and it is kept for a successor.
+    /// The owner has exited, and the broker retains the listener for its successor.
     pub retained: bool,
 }

@@ -1,8 +1,10 @@
-//! Takeover on the wire: a broker that is being replaced hands its successor what it holds, part by part, and leaves
-//! when the successor confirms.
+//! Messages of a takeover: a new broker (the successor) replaces the running one (the predecessor) without closing a
+//! socket.
 //!
-//! Both are brokers, perhaps of different releases, so these messages have a version of their own: the successor says
-//! which it speaks, and the broker chooses. Anything that changes here is another version.
+//! The successor sends [`Takeover`] requests: [`Begin`], then [`NextBatch`] until the predecessor has exported all
+//! listeners, leases and epochs, then [`Commit`]. The two brokers can be of different releases, so these messages have
+//! a version of their own, [`TAKEOVER_VERSION`]: the successor offers a range, and the predecessor chooses. Every
+//! change of a message in this module needs a new version.
 
 use std::net::IpAddr;
 
@@ -13,171 +15,177 @@ use crate::endpoint::{Endpoint, MAX_INTERFACE};
 use crate::frame::MAX_DESCRIPTORS;
 use crate::message::{ListenOptions, ListenerId};
 
-/// The version of these messages that this crate speaks.
+/// The version of the messages in this module.
 pub const TAKEOVER_VERSION: u16 = 1;
-/// How many leases one part has at most.
+/// The maximum number of leases in one batch.
 pub const MAX_LEASE_BATCH: usize = 256;
-/// How many epochs one part has at most.
+/// The maximum number of epochs in one batch.
 pub const MAX_EPOCH_BATCH: usize = 1024;
 
-/// What a successor asks for, in this order.
+/// The requests of the successor, in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Takeover {
-    /// Whether the broker can be taken over. It serves its peers as before.
+    /// Starts the takeover. The predecessor continues to serve its peers.
     Begin(Begin),
-    /// The next part. From the first on the broker holds the requests of all others.
+    /// Requests the next batch. From the first one on, the predecessor suspends all other sessions.
     NextBatch(NextBatch),
-    /// The successor has everything and serves from now on.
+    /// Completes the takeover: the successor has imported everything and serves from now on.
     Commit(Commit),
 }
 
-/// Begins a takeover; the successor has to end it in a few seconds.
+/// Starts a takeover. The predecessor rolls it back unless the successor commits within 10 seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begin {
-    /// The oldest version of these messages that the successor speaks.
+    /// The lowest takeover version that the successor supports.
     pub oldest: u16,
-    /// The newest.
+    /// The highest takeover version that the successor supports.
     pub newest: u16,
 }
 
-/// Asks for the next part.
+/// Requests the next batch of exported state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextBatch {}
 
-/// Confirms that the successor serves.
+/// Completes the takeover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {}
 
-/// The broker's answers.
+/// The replies of the predecessor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TakeoverReply {
-    /// The answer to [`Begin`]. The control socket rides with it, then the service manager's, where there is one.
+    /// The reply to [`Begin`]. Attached: the control socket, then the socket of the service manager if
+    /// [`Accepted::manager`] is set.
     Accepted(Accepted),
-    /// Listeners; their sockets ride along in order.
+    /// A batch of listeners. Their sockets are attached in the same order.
     Listeners(ListenerBatch),
-    /// Addresses with their leases.
+    /// A batch of addresses with their leases.
     Leases(LeaseBatch),
-    /// Epochs of addresses that are gone.
+    /// A batch of epochs of removed addresses.
     Epochs(EpochBatch),
-    /// There are no more parts.
+    /// All state has been exported.
     ExportComplete(ExportComplete),
-    /// The broker serves no longer, and ends its worker and itself.
+    /// The reply to [`Commit`]. The predecessor serves no more; it stops its worker and exits.
     Committed(Committed),
 }
 
-/// Who is to be replaced.
+/// The predecessor accepts the takeover and describes itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
-    /// The version of these messages from here on.
+    /// The takeover version of all further messages.
     pub version: u16,
-    /// The broker's release.
+    /// The version of the predecessor's release.
     pub release: Text<32>,
-    /// Nanoseconds of CLOCK_BOOTTIME now: both must see the same clock. See clock_gettime(2).
+    /// CLOCK_BOOTTIME of the predecessor in nanoseconds. The successor compares it with its own: both brokers must be
+    /// in the same time namespace (time_namespaces(7)), because leases expire by this clock.
     pub boottime_ns: u64,
-    /// The control socket's file.
+    /// The file of the control socket.
     pub control: SocketFile,
-    /// The service manager's socket rides along, connected. See sd_notify(3).
+    /// A connected notification socket of the service manager is attached. See sd_notify(3).
     pub manager: bool,
-    /// Microseconds between the signs of life that the service manager wants, 0 for none. See sd_watchdog_enabled(3).
+    /// The watchdog interval of the service manager in microseconds, 0 if disabled. See sd_watchdog_enabled(3).
     pub watchdog_us: u64,
-    /// How many descriptors the service manager stores, 0 for none. See sd_pid_notify_with_fds(3).
+    /// The capacity of the service manager's fdstore (`FileDescriptorStoreMax=`), 0 if there is none. See
+    /// sd_pid_notify_with_fds(3).
     pub fdstore_max: u32,
-    /// Whether the broker has addresses, or may have any.
+    /// The predecessor manages addresses.
     pub addresses: bool,
-    /// Whether packet filter rules silence each address at the end of its lease: the successor goes on with them.
+    /// The fence is active: packet filter rules drop the traffic of an address as soon as its lease expires. The
+    /// successor keeps using the same rules.
     pub fenced: bool,
 }
 
-/// The file of a Unix socket, as stat(2) tells it.
+/// The identity of a Unix socket's file. See stat(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketFile {
-    /// st_dev
+    /// The device number, st_dev.
     pub device: u64,
-    /// st_ino
+    /// The inode number, st_ino.
     pub inode: u64,
 }
 
-/// Some of the listeners, in the order of their numbers.
+/// A batch of listeners, by number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerBatch {
     /// The listeners.
     pub listeners: List<ExportedListener, MAX_DESCRIPTORS>,
 }
 
-/// One listener.
+/// One exported listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportedListener {
-    /// Its number, which it keeps.
+    /// The listener's number, which stays the same.
     pub id: ListenerId,
-    /// Where it listens.
+    /// The endpoint.
     pub endpoint: Endpoint,
-    /// How it was asked for.
+    /// The options of the request that opened it.
     pub options: ListenOptions,
-    /// The user whose session owns it; absent for the worker's.
+    /// The uid of the owning session's user; `None` if the worker owns it.
     pub user: Option<u32>,
-    /// The file of a Unix socket.
+    /// The file of a Unix socket; `None` for TCP and UDP.
     pub file: Option<SocketFile>,
 }
 
-/// Some of the leases, in the order of their addresses.
+/// A batch of leases, by address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseBatch {
     /// The leases.
     pub leases: List<ExportedLease, MAX_LEASE_BATCH>,
 }
 
-/// An address and its lease.
+/// One exported address and its lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportedLease {
     /// The address.
     pub address: IpAddr,
-    /// The number of the interface that it is on.
+    /// The index of the interface that has the address.
     pub index: u32,
-    /// That interface's name when it was added.
+    /// The name that the interface had when the address was added.
     pub interface: Text<MAX_INTERFACE>,
     /// The prefix length.
     pub prefix: u8,
-    /// The user whose it is; absent for the worker's.
+    /// The uid of the owning user; `None` if the worker owns it.
     pub user: Option<u32>,
-    /// How many seconds it was given; absent for ever.
+    /// The lease duration in seconds; `None` if the address is permanent.
     pub lease_seconds: Option<u32>,
-    /// When it ends, in nanoseconds of CLOCK_BOOTTIME; absent for never.
+    /// The time of expiry in nanoseconds of CLOCK_BOOTTIME; `None` if the address is permanent.
     pub deadline_ns: Option<u64>,
-    /// The number of this ownership.
+    /// The epoch of the lease; see [`AddAddress`](crate::address::AddAddress).
     pub epoch: u64,
-    /// The address that it follows wherever that goes.
+    /// The address that it follows (`duravip_follow`).
     pub follows: Option<IpAddr>,
-    /// Whether it is on its interface, and nobody took it away.
+    /// The interface has the address; false if another program removed it.
     pub present: bool,
-    /// Whether the neighbours are told of it.
+    /// The address is announced to the neighbours.
     pub announced: bool,
 }
 
-/// Some of the epochs of addresses that are gone.
+/// A batch of epochs of removed addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochBatch {
     /// The epochs.
     pub epochs: List<ExportedEpoch, MAX_EPOCH_BATCH>,
 }
 
-/// The newest epoch of an address that is gone.
+/// The highest epoch that the predecessor has seen for an address that it removed. It keeps refusing requests with a
+/// lower one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportedEpoch {
     /// The address.
     pub address: IpAddr,
-    /// The epoch.
+    /// The highest epoch.
     pub epoch: u64,
-    /// Whether its lease ran out, and nobody gave it back.
+    /// The lease expired; false if the owner removed the address.
     pub expired: bool,
 }
 
-/// Everything was handed over.
+/// All state has been exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportComplete {}
 
-/// The successor serves.
+/// The takeover is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Committed {
-    /// Milliseconds until the broker is gone, and its worker with it, at most. It closes this channel last.
+    /// The maximum time in milliseconds until the predecessor and its worker have exited. The predecessor closes this
+    /// channel last.
     pub exit_ms: u64,
 }

@@ -1,12 +1,11 @@
-//! The bytes of every message and fault, pinned both ways: the value gives these bytes, these bytes give the
-//! value. A frame that changes here breaks every client that is out there.
+//! Pins the bytes of every message and fault: each value encodes to the bytes in `golden/frames.txt`, and these bytes
+//! decode to the value. A changed frame breaks every deployed client.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a helper of a test may fail it
+#![allow(clippy::unwrap_used, clippy::panic)] // test helpers may panic
 
-mod pins;
-#[path = "golden/reload.rs"]
-mod reload;
-mod vectors;
+mod golden_frames;
+#[path = "golden/samples.rs"]
+mod samples;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,10 +18,10 @@ use portreeve_protocol::{Endpoint, Fault, FaultCode, Header, Kind, List, Text, c
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The golden frames, and which of them were looked at.
+/// The golden frames, and the names of those that were compared.
 struct Golden {
     frames: BTreeMap<String, Vec<u8>>,
-    seen: RefCell<BTreeSet<String>>,
+    compared: RefCell<BTreeSet<String>>,
 }
 
 impl Golden {
@@ -33,14 +32,14 @@ impl Golden {
         let mut buffer = codec::frame_buffer();
         let encoded = codec::encode(&mut buffer, kind, request, descriptors, value).unwrap();
         let Some(golden) = self.frames.get(name) else {
-            panic!("no such golden frame:\n\n[{name}]\n{}", vectors::hex(encoded));
+            panic!("golden/frames.txt lacks this frame:\n\n[{name}]\n{}", golden_frames::hex(encoded));
         };
-        assert_eq!(vectors::hex(encoded), vectors::hex(golden), "{name}: encoded");
+        assert_eq!(golden_frames::hex(encoded), golden_frames::hex(golden), "{name}: encoded");
         let (header, body) = Header::decode(golden).unwrap();
         let expected = Header { kind, request, descriptors, body: u16::try_from(golden.len() - 16).unwrap() };
         assert_eq!(header, expected, "{name}: header");
         assert_eq!(&codec::decode::<T>(body).unwrap(), value, "{name}: decoded");
-        assert!(self.seen.borrow_mut().insert(name.to_owned()), "{name} is pinned twice");
+        assert!(self.compared.borrow_mut().insert(name.to_owned()), "{name} is pinned twice");
     }
 
     fn request<O: Operation + PartialEq + Debug>(&self, name: &str, request: u32, value: &O) {
@@ -234,7 +233,7 @@ fn pin_faults(golden: &Golden) {
     golden.fault("fault-of-a-later-version", 2, &later);
     for code in known_codes() {
         let name = format!("fault-{}", code.name());
-        if !golden.seen.borrow().contains(&name) {
+        if !golden.compared.borrow().contains(&name) {
             golden.fault(&name, 2, &Fault::new(code, code.name()));
         }
     }
@@ -245,22 +244,22 @@ fn known_codes() -> impl Iterator<Item = FaultCode> {
 }
 
 #[test]
-fn every_message_has_the_bytes_that_were_agreed() {
-    let golden = Golden { frames: vectors::golden(), seen: RefCell::default() };
+fn every_message_has_its_golden_bytes() {
+    let golden = Golden { frames: golden_frames::golden(), compared: RefCell::default() };
     pin_operations(&golden);
     pin_addresses(&golden);
-    pins::policy(&golden);
-    pins::events(&golden);
-    pins::metrics(&golden);
-    pins::takeover(&golden);
-    reload::pin(&golden);
+    samples::policy(&golden);
+    samples::events(&golden);
+    samples::metrics(&golden);
+    samples::takeover(&golden);
+    samples::reload(&golden);
     pin_faults(&golden);
 
-    let seen = golden.seen.into_inner();
+    let compared = golden.compared.into_inner();
     let names: BTreeSet<String> = golden.frames.into_keys().collect();
-    assert_eq!(names, seen, "a golden frame that nothing pins");
+    assert_eq!(names, compared, "a golden frame that no sample compares");
     for (_, operation) in OPERATIONS {
-        assert!(seen.contains(*operation), "no golden request of {operation}");
-        assert!(seen.contains(&format!("{operation}-reply")), "no golden reply of {operation}");
+        assert!(compared.contains(*operation), "no golden request of {operation}");
+        assert!(compared.contains(&format!("{operation}-reply")), "no golden reply of {operation}");
     }
 }

@@ -1,7 +1,7 @@
-//! Whatever the values, a message comes back as it was; whatever the bytes, decoding gives a value that has
-//! exactly these bytes, or refuses them.
+//! Property tests of the codec: every message decodes to the value that was encoded, and any bytes are either refused or
+//! decode to a value that encodes to the same bytes.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a helper of a test may fail it
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // test helpers may panic
 
 use std::net::IpAddr;
 
@@ -18,7 +18,7 @@ fn text<const MAX: usize>() -> impl Strategy<Value = Text<MAX>> {
         .prop_map(|chars| Text::truncated(&chars.into_iter().collect::<String>()))
 }
 
-/// Of lists a few items, so that every message fits; the bounds themselves are tried elsewhere.
+/// Lists of a few items, so that every message fits in a frame. Other tests try the maximum lengths.
 fn list<S: Strategy, const MAX: usize>(items: S) -> impl Strategy<Value = List<S::Value, MAX>> {
     proptest::collection::vec(items, 0..=MAX.min(6)).prop_map(|items| List::new(items).unwrap())
 }
@@ -110,10 +110,10 @@ prop_compose! {
     }
 }
 
-/// A frame, and whether it decodes to the value that it was made of.
-type Made = (Vec<u8>, bool);
+/// A frame, and whether it decodes to the encoded value.
+type Encoded = (Vec<u8>, bool);
 
-fn made<T>(kind: Kind, values: impl Strategy<Value = T> + 'static) -> BoxedStrategy<Made>
+fn encoded<T>(kind: Kind, values: impl Strategy<Value = T> + 'static) -> BoxedStrategy<Encoded>
 where
     T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug,
 {
@@ -131,18 +131,18 @@ where
 
 fn request<O: Operation + PartialEq + std::fmt::Debug>(
     values: impl Strategy<Value = O> + 'static,
-) -> BoxedStrategy<Made> {
-    made(O::KIND, values)
+) -> BoxedStrategy<Encoded> {
+    encoded(O::KIND, values)
 }
 
-fn reply<O: Operation>(values: impl Strategy<Value = O::Reply> + 'static) -> BoxedStrategy<Made>
+fn reply<O: Operation>(values: impl Strategy<Value = O::Reply> + 'static) -> BoxedStrategy<Encoded>
 where
     O::Reply: PartialEq + std::fmt::Debug,
 {
-    made(O::KIND.reply(), values)
+    encoded(O::KIND.reply(), values)
 }
 
-fn any_frame() -> impl Strategy<Value = Made> {
+fn any_frame() -> impl Strategy<Value = Encoded> {
     let listening = || id().prop_map(|id| Listening { id });
     let outcome = prop_oneof![listening().prop_map(Outcome::Done), fault().prop_map(Outcome::Fault)];
     prop_oneof![
@@ -161,12 +161,12 @@ fn any_frame() -> impl Strategy<Value = Made> {
         reply::<Stop>(list(id()).prop_map(|unknown| Stopped { unknown })),
         request(any::<u64>().prop_map(|after| StatusRequest { after })),
         reply::<StatusRequest>(status()),
-        made(Kind::FAULT, fault()),
+        encoded(Kind::FAULT, fault()),
     ]
 }
 
-/// Decodes a packet as what its kind says and encodes it again; `None` where it is refused.
-fn again(packet: &[u8]) -> Option<Vec<u8>> {
+/// Decodes a packet according to its kind and encodes the value again; `None` if the packet is refused.
+fn reencode(packet: &[u8]) -> Option<Vec<u8>> {
     fn body<T: Serialize + DeserializeOwned>(header: Header, body: &[u8]) -> Option<Vec<u8>> {
         let message: T = codec::decode(body).ok()?;
         let mut buffer = codec::frame_buffer();
@@ -192,17 +192,17 @@ fn again(packet: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// The header's length field made to agree, so that a changed length reaches the body's decoder.
-fn with_its_length(mut packet: Vec<u8>) -> Vec<u8> {
+/// Sets the header's length field to the length of the packet, so that the body's decoder runs.
+fn with_matching_length(mut packet: Vec<u8>) -> Vec<u8> {
     if let Some(body) = packet.len().checked_sub(16).and_then(|length| u16::try_from(length).ok()) {
         packet[12..14].copy_from_slice(&body.to_le_bytes());
     }
     packet
 }
 
-fn refused_or_exact(packet: &[u8]) -> Result<(), TestCaseError> {
-    if let Some(again) = again(packet) {
-        prop_assert_eq!(again, packet, "another encoding of the same message was taken");
+fn check_refused_or_exact(packet: &[u8]) -> Result<(), TestCaseError> {
+    if let Some(reencoded) = reencode(packet) {
+        prop_assert_eq!(reencoded, packet, "two encodings of one message were accepted");
     }
     Ok(())
 }
@@ -211,27 +211,27 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_message_comes_back_as_it_was((frame, same) in any_frame()) {
+    fn every_message_decodes_to_the_encoded_value((frame, same) in any_frame()) {
         prop_assert!(same);
-        prop_assert_eq!(again(&frame), Some(frame));
+        prop_assert_eq!(reencode(&frame), Some(frame));
     }
 
     #[test]
-    fn a_frame_cut_short_is_refused((frame, _) in any_frame(), at in any::<prop::sample::Index>()) {
+    fn a_truncated_frame_is_refused((frame, _) in any_frame(), at in any::<prop::sample::Index>()) {
         let cut = frame[..at.index(frame.len())].to_vec();
-        prop_assert_eq!(again(&cut), None);
-        prop_assert_eq!(again(&with_its_length(cut)), None);
+        prop_assert_eq!(reencode(&cut), None);
+        prop_assert_eq!(reencode(&with_matching_length(cut)), None);
     }
 
     #[test]
-    fn a_frame_with_more_behind_it_is_refused((frame, _) in any_frame(), more in proptest::collection::vec(any::<u8>(), 1..64)) {
+    fn a_frame_with_trailing_bytes_is_refused((frame, _) in any_frame(), more in proptest::collection::vec(any::<u8>(), 1..64)) {
         let longer = [frame, more].concat();
-        prop_assert_eq!(again(&longer), None);
-        prop_assert_eq!(again(&with_its_length(longer)), None);
+        prop_assert_eq!(reencode(&longer), None);
+        prop_assert_eq!(reencode(&with_matching_length(longer)), None);
     }
 
     #[test]
-    fn a_frame_with_flipped_bits_is_refused_or_another_message(
+    fn a_frame_with_flipped_bits_is_refused_or_decodes_exactly(
         (frame, _) in any_frame(),
         flips in proptest::collection::vec((any::<prop::sample::Index>(), 0_u8..8), 1..4),
     ) {
@@ -240,33 +240,33 @@ proptest! {
             let at = at.index(flipped.len());
             flipped[at] ^= 1 << bit;
         }
-        refused_or_exact(&flipped)?;
+        check_refused_or_exact(&flipped)?;
     }
 
     #[test]
-    fn a_frame_of_any_bytes_is_refused_or_a_message(
+    fn a_frame_with_a_random_body_is_refused_or_decodes_exactly(
         kind in prop_oneof![0_u16..8, 0x8000_u16..0x8008, Just(0xffff)],
-        // Mostly small numbers: tags, flags and lengths that are nearly right.
+        // Mostly small numbers, which are plausible tags, flags and lengths.
         body in proptest::collection::vec(prop_oneof![4 => Just(0), 2 => 0_u8..4, 1 => any::<u8>()], 0..400),
     ) {
         let header = Header { kind: Kind(kind), request: 1, descriptors: 0, body: u16::try_from(body.len()).unwrap() };
-        refused_or_exact(&[&header.encode()[..], &body].concat())?;
+        check_refused_or_exact(&[&header.encode()[..], &body].concat())?;
     }
 
     #[test]
-    fn a_packet_of_any_bytes_is_never_more_than_refused(packet in proptest::collection::vec(any::<u8>(), 0..400)) {
-        prop_assert_eq!(again(&packet), None);
+    fn a_packet_of_random_bytes_is_refused(packet in proptest::collection::vec(any::<u8>(), 0..400)) {
+        prop_assert_eq!(reencode(&packet), None);
     }
 
     #[test]
-    fn text_is_printed_on_one_line_and_drives_no_terminal(text in text::<64>()) {
+    fn printed_text_has_no_control_characters(text in text::<64>()) {
         for shown in [text.to_string(), format!("{text:?}")] {
             prop_assert!(!shown.chars().any(char::is_control), "{shown:?}");
         }
     }
 
     #[test]
-    fn a_bound_is_exact(bytes in 0_usize..20, items in 0_usize..20) {
+    fn a_maximum_length_is_exact(bytes in 0_usize..20, items in 0_usize..20) {
         let text = Text::<10>::new(&"x".repeat(bytes));
         prop_assert_eq!(text.map(|text| text.len()), if bytes <= 10 { Ok(bytes) } else { Err(TooLong { found: bytes, max: 10 }) });
         let list = List::<u8, 10>::new(vec![0; items]);

@@ -1,7 +1,7 @@
-//! The client of another language: examples/client.py holds its own against a responder that speaks through
-//! this crate, by the control socket and by an inherited channel. Needs `python3`.
+//! Runs examples/client.py against a responder that uses this crate, over the control socket and over an inherited
+//! channel. Needs `python3`.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a helper of a test may fail it
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // test helpers may panic
 
 use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
@@ -17,11 +17,11 @@ use portreeve_protocol::message::{
 use portreeve_protocol::{Fault, FaultCode, Header, Kind, List, Text, codec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// How long either side waits for the other.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+/// How long the responder waits for the client.
+const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// Starts the client with what stands in for the broker on the other end of its channel.
-fn by_control_socket(directory: &Path) -> (Child, UnixDatagram) {
+/// Starts the client with the path of a control socket, and returns the responder's end of the channel.
+fn start_with_control_socket(directory: &Path) -> (Child, UnixDatagram) {
     let path = directory.join("broker.sock");
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -29,22 +29,23 @@ fn by_control_socket(directory: &Path) -> (Child, UnixDatagram) {
     rustix::net::bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
     rustix::net::listen(&socket, 1).unwrap();
     let child = client().arg(&path).stdin(Stdio::null()).spawn().unwrap();
-    rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(PATIENCE))
+    rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(TIMEOUT))
         .unwrap();
     let channel: OwnedFd = rustix::net::accept_with(&socket, SocketFlags::CLOEXEC).unwrap();
-    (child, patient(channel.into()))
+    (child, with_timeout(channel.into()))
 }
 
-fn by_inheritance() -> (Child, UnixDatagram) {
+/// Starts the client with an inherited channel, and returns the responder's end.
+fn start_with_inherited_channel() -> (Child, UnixDatagram) {
     let (ours, theirs) = channel::pair().unwrap();
     theirs.set_nonblocking(false).unwrap();
     let child = client().env("PORTREEVE_CHANNEL", "0").stdin(OwnedFd::from(theirs)).spawn().unwrap();
-    (child, patient(ours))
+    (child, with_timeout(ours))
 }
 
-fn patient(channel: UnixDatagram) -> UnixDatagram {
+fn with_timeout(channel: UnixDatagram) -> UnixDatagram {
     channel.set_nonblocking(false).unwrap();
-    channel.set_read_timeout(Some(PATIENCE)).unwrap();
+    channel.set_read_timeout(Some(TIMEOUT)).unwrap();
     channel
 }
 
@@ -58,7 +59,7 @@ fn client() -> Command {
     command
 }
 
-/// Receives one request and gives its number.
+/// Receives one request, and returns its number and message.
 fn receive<O>(channel: &UnixDatagram) -> (u32, O)
 where
     O: portreeve_protocol::Operation,
@@ -70,7 +71,7 @@ where
     (header.request, codec::decode(body).unwrap())
 }
 
-fn welcome(channel: &UnixDatagram) {
+fn reply_to_hello(channel: &UnixDatagram) {
     let (request, hello) = receive::<Hello>(channel);
     assert_eq!(hello.client.as_str(), "client.py");
     let welcome = Welcome {
@@ -86,17 +87,17 @@ fn welcome(channel: &UnixDatagram) {
     channel::send(channel, frame, &[]).unwrap();
 }
 
-fn listen(channel: &UnixDatagram) -> u32 {
+fn receive_listen(channel: &UnixDatagram) -> u32 {
     let (request, listen) = receive::<Listen>(channel);
     let expected = Listen { endpoint: "127.0.0.1:2525".parse().unwrap(), options: ListenOptions::default() };
     assert_eq!(listen, expected);
     request
 }
 
-/// Serves the client one listener and reads what it says to a connection.
+/// Sends the client one listener, connects to it and checks the greeting.
 fn serve(child: Child, channel: &UnixDatagram) {
-    welcome(channel);
-    let request = listen(channel);
+    reply_to_hello(channel);
+    let request = receive_listen(channel);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let reply = Listening { id: ListenerId(7) };
@@ -105,57 +106,57 @@ fn serve(child: Child, channel: &UnixDatagram) {
     channel::send(channel, frame, &[listener.as_fd()]).unwrap();
     let mut connection = TcpStream::connect(address).unwrap();
     drop(listener);
-    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    connection.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut greeting = String::new();
     let read = connection.read_to_string(&mut greeting);
     let output = child.wait_with_output().unwrap();
-    read.unwrap_or_else(|error| panic!("{error}: {}", shown(&output)));
+    read.unwrap_or_else(|error| panic!("{error}: {}", stderr(&output)));
     assert_eq!(greeting, "220 ready\r\n");
-    assert!(output.status.success(), "{}", shown(&output));
+    assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(String::from_utf8_lossy(&output.stdout), format!("listener 7 on port {}\n", address.port()));
 }
 
-fn shown(output: &Output) -> String {
+fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[test]
-fn the_python_client_serves_on_a_listener_of_the_control_socket() {
+fn the_python_client_serves_over_the_control_socket() {
     let directory = tempfile::tempdir().unwrap();
-    let (child, channel) = by_control_socket(directory.path());
+    let (child, channel) = start_with_control_socket(directory.path());
     serve(child, &channel);
 }
 
 #[test]
-fn the_python_client_serves_on_a_listener_of_its_inherited_channel() {
-    let (child, channel) = by_inheritance();
+fn the_python_client_serves_over_an_inherited_channel() {
+    let (child, channel) = start_with_inherited_channel();
     serve(child, &channel);
 }
 
 #[test]
-fn the_python_client_shows_a_fault_and_its_remedy() {
-    let (child, channel) = by_inheritance();
-    welcome(&channel);
-    let request = listen(&channel);
+fn the_python_client_prints_a_fault_and_its_remedy() {
+    let (child, channel) = start_with_inherited_channel();
+    reply_to_hello(&channel);
+    let request = receive_listen(&channel);
     let fault = Fault::new(FaultCode::Denied, "nothing permits\u{1b}[2J it").remedy("write a permit");
     let mut buffer = codec::frame_buffer();
     let frame = codec::encode(&mut buffer, Kind::FAULT, request, 0, &fault).unwrap();
     channel::send(&channel, frame, &[]).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(shown(&output), "fault 1: 'nothing permits\\x1b[2J it', remedy: 'write a permit'\n");
+    assert_eq!(stderr(&output), "fault 1: 'nothing permits\\x1b[2J it', remedy: 'write a permit'\n");
 }
 
 #[test]
-fn the_python_client_notices_a_socket_that_is_declared_and_missing() {
-    let (child, channel) = by_inheritance();
-    welcome(&channel);
-    let request = listen(&channel);
+fn the_python_client_refuses_a_reply_whose_socket_is_missing() {
+    let (child, channel) = start_with_inherited_channel();
+    reply_to_hello(&channel);
+    let request = receive_listen(&channel);
     let reply = Listening { id: ListenerId(7) };
     let mut buffer = codec::frame_buffer();
     let frame = codec::encode(&mut buffer, Listen::KIND.reply(), request, 1, &reply).unwrap();
     channel::send(&channel, frame, &[]).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(shown(&output).contains("the answer is damaged"), "{}", shown(&output));
+    assert!(stderr(&output).contains("invalid reply"), "{}", stderr(&output));
 }

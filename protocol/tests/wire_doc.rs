@@ -1,14 +1,13 @@
-//! WIRE.md is true: a decoder that knows nothing but its tables reads every golden frame to the last byte, its
-//! bounds are the codec's, and what it numbers and shows is what the crate numbers and sends.
+//! WIRE.md agrees with the crate: a decoder that uses only its tables decodes every golden frame to the last byte, its
+//! maximum lengths are those of the codec, and its numbers and examples are those of the crate.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a helper of a test may fail it
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // test helpers may panic
 
-mod doc;
-mod vectors;
+mod golden_frames;
+mod wire_tables;
 
 use std::collections::BTreeMap;
 
-use doc::{Doc, Sample};
 use portreeve_protocol::address::*;
 use portreeve_protocol::event::*;
 use portreeve_protocol::frame::{HEADER_LENGTH, MAX_BODY, MAX_DESCRIPTORS, MAX_FRAME};
@@ -19,10 +18,11 @@ use portreeve_protocol::policy::PolicyRequest;
 use portreeve_protocol::reload::*;
 use portreeve_protocol::takeover::Takeover;
 use portreeve_protocol::{Fault, FaultCode, Header, Kind, codec};
+use wire_tables::{Sample, WireTables};
 
 const WIRE: &str = include_str!("../WIRE.md");
 
-/// The most variants that a choice has.
+/// The maximum number of variants of a choice.
 const VARIANTS: usize = 6;
 
 type Decode = fn(&[u8]) -> Result<(), String>;
@@ -31,77 +31,77 @@ fn decodes<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<(), String> {
     codec::decode::<T>(body).map(drop).map_err(|error| error.to_string())
 }
 
-/// What the codec has for each message that can be a frame's body.
+/// The codec's decoder for each message that can be the body of a frame.
 fn messages() -> BTreeMap<&'static str, Decode> {
-    fn both<O: Operation>(request: &'static str, reply: &'static str) -> [(&'static str, Decode); 2] {
+    fn pair<O: Operation>(request: &'static str, reply: &'static str) -> [(&'static str, Decode); 2] {
         [(request, decodes::<O>), (reply, decodes::<O::Reply>)]
     }
     let operations = [
-        both::<Hello>("Hello", "Welcome"),
-        both::<Ping>("Ping", "Pong"),
-        both::<Listen>("Listen", "Listening"),
-        both::<ListenMany>("ListenMany", "ListeningMany"),
-        both::<Stop>("Stop", "Stopped"),
-        both::<StatusRequest>("StatusRequest", "Status"),
-        both::<AddAddress>("AddAddress", "Leases"),
-        both::<RenewAddress>("RenewAddress", "Leases"),
-        both::<RemoveAddress>("RemoveAddress", "Removals"),
-        both::<Announce>("Announce", "Leases"),
-        both::<ListAddresses>("ListAddresses", "AddressPage"),
-        both::<SetLink>("SetLink", "Link"),
-        both::<MoveAddress>("MoveAddress", "Leases"),
-        both::<SetLimit>("SetLimit", "CurrentLimit"),
-        both::<PolicyRequest>("PolicyRequest", "PolicyPage"),
-        both::<Subscribe>("Subscribe", "Subscribed"),
-        both::<MetricsRequest>("MetricsRequest", "Metrics"),
-        both::<Reload>("Reload", "Reloaded"),
-        both::<Takeover>("Takeover", "TakeoverReply"),
+        pair::<Hello>("Hello", "Welcome"),
+        pair::<Ping>("Ping", "Pong"),
+        pair::<Listen>("Listen", "Listening"),
+        pair::<ListenMany>("ListenMany", "ListeningMany"),
+        pair::<Stop>("Stop", "Stopped"),
+        pair::<StatusRequest>("StatusRequest", "Status"),
+        pair::<AddAddress>("AddAddress", "Leases"),
+        pair::<RenewAddress>("RenewAddress", "Leases"),
+        pair::<RemoveAddress>("RemoveAddress", "Removals"),
+        pair::<Announce>("Announce", "Leases"),
+        pair::<ListAddresses>("ListAddresses", "AddressPage"),
+        pair::<SetLink>("SetLink", "Link"),
+        pair::<MoveAddress>("MoveAddress", "Leases"),
+        pair::<SetLimit>("SetLimit", "CurrentLimit"),
+        pair::<PolicyRequest>("PolicyRequest", "PolicyPage"),
+        pair::<Subscribe>("Subscribe", "Subscribed"),
+        pair::<MetricsRequest>("MetricsRequest", "Metrics"),
+        pair::<Reload>("Reload", "Reloaded"),
+        pair::<Takeover>("Takeover", "TakeoverReply"),
     ];
-    assert_eq!(operations.len(), OPERATIONS.len(), "an operation is missing here");
+    assert_eq!(operations.len(), OPERATIONS.len(), "this list lacks an operation");
     let others: [(&str, Decode); 2] = [("Fault", decodes::<Fault>), ("Event", decodes::<Event>)];
     operations.into_iter().flatten().chain(others).collect()
 }
 
-fn row<'d>(doc: &'d Doc, section: &str, first: &str) -> &'d [String] {
-    let found = doc.rows(section).iter().find(|row| row.first().is_some_and(|cell| cell == first));
+fn row<'d>(tables: &'d WireTables, section: &str, first: &str) -> &'d [String] {
+    let found = tables.rows(section).iter().find(|row| row.first().is_some_and(|cell| cell == first));
     found.unwrap_or_else(|| panic!("WIRE.md has no row {first:?} under {section:?}"))
 }
 
 #[test]
-fn every_operation_is_listed_with_its_numbers() {
-    let doc = Doc::read(WIRE);
-    assert_eq!(doc.rows("Operations").len(), OPERATIONS.len());
+fn the_operations_table_is_complete() {
+    let tables = WireTables::read(WIRE);
+    assert_eq!(tables.rows("Operations").len(), OPERATIONS.len());
     for (kind, name) in OPERATIONS {
-        let row = row(&doc, "Operations", &kind.0.to_string());
+        let row = row(&tables, "Operations", &kind.0.to_string());
         assert_eq!(row[1], *name);
         assert_eq!(row[2], format!("{:#06x}", kind.reply().0));
     }
 }
 
 #[test]
-fn every_fault_is_listed_with_its_word() {
-    let doc = Doc::read(WIRE);
+fn the_faults_table_is_complete() {
+    let tables = WireTables::read(WIRE);
     let known = (0..=u16::MAX).filter(|code| !matches!(FaultCode::from(*code), FaultCode::Other(_)));
     let known: Vec<u16> = known.collect();
-    assert_eq!(doc.rows("Faults").len(), known.len());
+    assert_eq!(tables.rows("Faults").len(), known.len());
     for code in known {
-        assert_eq!(row(&doc, "Faults", &code.to_string())[1], FaultCode::from(code).name());
+        assert_eq!(row(&tables, "Faults", &code.to_string())[1], FaultCode::from(code).name());
     }
 }
 
 #[test]
-fn every_event_is_listed_with_its_word() {
-    let doc = Doc::read(WIRE);
+fn the_events_table_is_complete() {
+    let tables = WireTables::read(WIRE);
     let known = (0..=u16::MAX).filter(|code| !matches!(EventCode::from(*code), EventCode::Other(_)));
     let known: Vec<u16> = known.collect();
-    assert_eq!(doc.rows("Events").len(), known.len());
+    assert_eq!(tables.rows("Events").len(), known.len());
     for code in known {
-        assert_eq!(row(&doc, "Events", &code.to_string())[1], EventCode::from(code).name());
+        assert_eq!(row(&tables, "Events", &code.to_string())[1], EventCode::from(code).name());
     }
 }
 
 #[test]
-fn the_header_is_where_the_table_says() {
+fn the_frame_table_has_the_offsets_of_the_header() {
     let header = Header { kind: Kind(0x1234), request: 0x5678_9abc, descriptors: 0xde, body: 0xf012 };
     let fields = BTreeMap::from([
         ("magic", u64::from(u32::from_le_bytes(*b"PRTV"))),
@@ -112,8 +112,8 @@ fn the_header_is_where_the_table_says() {
         ("descriptors", header.descriptors.into()),
         ("reserved", 0),
     ]);
-    let (bytes, doc) = (header.encode(), Doc::read(WIRE));
-    let rows = doc.rows("The frame");
+    let (bytes, tables) = (header.encode(), WireTables::read(WIRE));
+    let rows = tables.rows("The frame");
     assert_eq!(rows.len(), fields.len());
     let mut end = 0;
     for row in rows {
@@ -127,49 +127,49 @@ fn the_header_is_where_the_table_says() {
 }
 
 #[test]
-fn the_limits_are_the_crates() {
-    let doc = Doc::read(WIRE);
+fn the_limits_table_has_the_values_of_the_crate() {
+    let tables = WireTables::read(WIRE);
     for (limit, value) in [
         ("a frame", format!("{MAX_FRAME} bytes")),
         ("a header", format!("{HEADER_LENGTH} bytes")),
         ("a body", format!("{MAX_BODY} bytes")),
         ("descriptors of a frame", MAX_DESCRIPTORS.to_string()),
     ] {
-        assert_eq!(row(&doc, "Limits", limit)[1], value);
+        assert_eq!(row(&tables, "Limits", limit)[1], value);
     }
 }
 
 #[test]
-fn the_frames_that_are_shown_are_the_golden_ones() {
-    let (golden, shown) = (vectors::golden(), vectors::documented());
+fn the_examples_are_golden_frames() {
+    let (golden, shown) = (golden_frames::golden(), golden_frames::documented());
     assert!(shown.len() >= 5, "examples are missing");
     for (name, frame) in shown {
-        assert_eq!(vectors::hex(&frame), vectors::hex(&golden[&name]), "{name}");
+        assert_eq!(golden_frames::hex(&frame), golden_frames::hex(&golden[&name]), "{name}");
     }
 }
 
 #[test]
 fn the_tables_alone_decode_every_golden_frame() {
-    let doc = Doc::read(WIRE);
-    for (name, frame) in vectors::golden() {
+    let tables = WireTables::read(WIRE);
+    for (name, frame) in golden_frames::golden() {
         let (header, body) = Header::decode(&frame).unwrap();
         let message = match header.kind {
             Kind::FAULT => "Fault",
             Kind::EVENT => "Event",
             kind => {
-                let row = row(&doc, "Operations", &(kind.0 & !Kind::REPLY).to_string());
+                let row = row(&tables, "Operations", &(kind.0 & !Kind::REPLY).to_string());
                 &row[if kind.0 & Kind::REPLY == 0 { 3 } else { 4 }]
             }
         };
         let mut rest = body;
-        doc.decode(message, &mut rest);
+        tables.decode(message, &mut rest);
         assert!(rest.is_empty(), "{name}: {} bytes follow {message}", rest.len());
     }
 }
 
 #[test]
-fn the_tables_name_the_fields_as_the_crate_does() {
-    let doc = Doc::read(WIRE);
+fn the_tables_have_the_field_names_of_the_crate() {
+    let tables = WireTables::read(WIRE);
     let sources = [
         include_str!("../src/message.rs"),
         include_str!("../src/address.rs"),
@@ -185,14 +185,14 @@ fn the_tables_name_the_fields_as_the_crate_does() {
     let structures = sources.iter().flat_map(|source| source.split("\npub struct ").skip(1));
     let mut compared = 0;
     for (name, rest) in structures.filter_map(|structure| structure.split_once(" {")) {
-        // What is no name stands before a brace of something else: a structure without named fields.
+        // A structure without named fields: the brace belongs to a later item.
         if !name.chars().all(char::is_alphanumeric) {
             continue;
         }
         let fields = rest.split('}').next().unwrap_or_default();
         let fields = fields.lines().filter_map(|line| line.trim().strip_prefix("pub "));
         let fields: Vec<&str> = fields.filter_map(|field| Some(field.split_once(':')?.0)).collect();
-        let documented: Vec<&str> = doc.rows(name).iter().map(|row| row[0].as_str()).collect();
+        let documented: Vec<&str> = tables.rows(name).iter().map(|row| row[0].as_str()).collect();
         assert_eq!(documented, fields, "{name}");
         compared += 1;
     }
@@ -200,39 +200,39 @@ fn the_tables_name_the_fields_as_the_crate_does() {
 }
 
 #[test]
-fn every_bound_that_is_documented_is_the_codecs() {
-    let doc = Doc::read(WIRE);
+fn every_documented_maximum_length_is_that_of_the_codec() {
+    let tables = WireTables::read(WIRE);
     let mut tried = 0;
     for variant in 0..VARIANTS {
         for (message, decode) in messages() {
-            let empty = doc.encode(message, &mut Sample::empty(variant));
+            let empty = tables.encode(message, &mut Sample::empty(variant));
             assert_eq!(decode(&empty), Ok(()), "{message}");
             for at in 0.. {
                 let mut sample = Sample::full(variant, at);
-                let body = doc.encode(message, &mut sample);
+                let body = tables.encode(message, &mut sample);
                 if !sample.reached() {
                     break;
                 }
-                assert_eq!(decode(&body), Ok(()), "bound {at} of {message} is too wide");
-                let error = decode(&doc.encode(message, &mut Sample::overfull(variant, at)));
+                assert_eq!(decode(&body), Ok(()), "bound {at} of {message} is documented too high");
+                let error = decode(&tables.encode(message, &mut Sample::overfull(variant, at)));
                 assert!(
-                    error.as_ref().is_err_and(|error| error.contains("that fit")),
-                    "bound {at} of {message} is too narrow: {error:?}"
+                    error.as_ref().is_err_and(|error| error.contains("exceeds the maximum")),
+                    "bound {at} of {message} is documented too low: {error:?}"
                 );
                 tried += 1;
             }
         }
     }
-    assert!(tried >= 30 * VARIANTS, "only {tried} bounds were found");
+    assert!(tried >= 30 * VARIANTS, "only {tried} maximum lengths were found");
 }
 
 #[test]
-fn the_longest_of_every_message_but_many_faults_fits_in_a_frame() {
-    let doc = Doc::read(WIRE);
+fn every_longest_message_except_lists_of_faults_fits_in_a_frame() {
+    let tables = WireTables::read(WIRE);
     for variant in 0..VARIANTS {
         for (message, decode) in messages() {
-            let body = doc.encode(message, &mut Sample::longest(variant));
-            // The faults of a whole list may be too many words at once, as the document says.
+            let body = tables.encode(message, &mut Sample::longest(variant));
+            // A full list of faults can exceed a frame, as WIRE.md says.
             if ["ListeningMany", "Leases", "Removals"].contains(&message) && variant > 0 {
                 assert!(body.len() > MAX_BODY);
             } else {

@@ -1,56 +1,60 @@
-//! A codec that is driven by the tables of WIRE.md and shares nothing with the crate's.
+//! A codec that interprets the tables of WIRE.md and shares no code with the crate.
 
 use std::collections::BTreeMap;
 
-/// The tables of the document, by the heading that each stands under, without their head.
-pub struct Doc(BTreeMap<String, Vec<Vec<String>>>);
+/// The tables of WIRE.md, without their header rows, by the heading above each.
+pub struct WireTables(BTreeMap<String, Vec<Vec<String>>>);
 
-/// Which bounded value of a message is filled, and how far; all others are empty.
+/// Which texts and lists of a generated message are filled, and up to which length. All others are empty.
 pub struct Sample {
-    /// How many bounded values are still passed by.
-    left: Option<usize>,
+    /// The number of bounded values to skip before the one to fill.
+    to_skip: Option<usize>,
+    /// The length beyond the bound.
     extra: usize,
+    /// The value to fill was found.
     reached: bool,
-    everything: bool,
+    /// Fill all bounded values.
+    all: bool,
+    /// The tag of every choice, or its last tag if it has fewer.
     variant: usize,
 }
 
 impl Sample {
-    /// Nothing is filled. Of each choice it is this variant, or the last.
+    /// A message without filled values. Each choice has this variant, or its last one.
     pub fn empty(variant: usize) -> Self {
-        Self { left: None, extra: 0, reached: false, everything: false, variant }
+        Self { to_skip: None, extra: 0, reached: false, all: false, variant }
     }
 
-    /// Every bounded value is as long as its bound: the longest message.
+    /// The longest message: every bounded value is as long as its bound.
     pub fn longest(variant: usize) -> Self {
-        Self { everything: true, ..Self::empty(variant) }
+        Self { all: true, ..Self::empty(variant) }
     }
 
-    /// The bounded value at this place is as long as its bound.
+    /// A message whose bounded value number `at` is as long as its bound.
     pub fn full(variant: usize, at: usize) -> Self {
-        Self { left: Some(at), ..Self::empty(variant) }
+        Self { to_skip: Some(at), ..Self::empty(variant) }
     }
 
-    /// It is longer by one.
+    /// A message whose bounded value number `at` exceeds its bound by one.
     pub fn overfull(variant: usize, at: usize) -> Self {
         Self { extra: 1, ..Self::full(variant, at) }
     }
 
-    /// Whether there was such a place.
+    /// Whether the message has a bounded value number `at`.
     pub fn reached(&self) -> bool {
         self.reached
     }
 
     fn length(&mut self, bound: usize) -> usize {
-        match self.left {
-            _ if self.everything => bound,
+        match self.to_skip {
+            _ if self.all => bound,
             Some(0) => {
-                self.left = None;
+                self.to_skip = None;
                 self.reached = true;
                 bound + self.extra
             }
-            Some(left) => {
-                self.left = Some(left - 1);
+            Some(to_skip) => {
+                self.to_skip = Some(to_skip - 1);
                 0
             }
             None => 0,
@@ -69,7 +73,7 @@ enum Type<'d> {
     Choice(Vec<(u32, &'d str)>),
 }
 
-impl Doc {
+impl WireTables {
     pub fn read(text: &str) -> Self {
         let mut tables: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
         let (mut heading, mut in_table) = (String::new(), false);
@@ -133,11 +137,11 @@ impl Doc {
         }
     }
 
-    /// Takes one value off the front, or panics where the tables do not allow it.
+    /// Removes one value of type `name` from the front of `bytes`. Panics if the tables do not allow the bytes.
     pub fn decode(&self, name: &str, bytes: &mut &[u8]) {
         match self.type_of(name) {
             Type::Integer(size) => _ = take(bytes, size),
-            Type::Bool => assert!(take(bytes, 1)[0] <= 1, "no bool"),
+            Type::Bool => assert!(take(bytes, 1)[0] <= 1, "not a bool"),
             Type::Text(bound) => {
                 let length = integer(bytes, 8);
                 assert!(length <= bound, "text({bound}) of {length}");
@@ -146,30 +150,30 @@ impl Doc {
             Type::Option(of) => match integer(bytes, 1) {
                 0 => {}
                 1 => self.decode(of, bytes),
-                other => panic!("{other} is no option"),
+                other => panic!("{other} is not the tag of an option"),
             },
             Type::List(of, bound) => {
                 let count = integer(bytes, 8);
-                assert!(count <= bound, "list of {count}, {bound} fit");
+                assert!(count <= bound, "list({bound}) of {count}");
                 (0..count).for_each(|_| self.decode(of, bytes));
             }
             Type::Array(of, count) => (0..count).for_each(|_| self.decode(of, bytes)),
             Type::Structure(fields) => fields.into_iter().for_each(|field| self.decode(field, bytes)),
             Type::Choice(variants) => {
                 let tag = u32::try_from(integer(bytes, 4)).unwrap();
-                let (_, carries) = variants.iter().find(|row| row.0 == tag).expect("no such tag");
+                let (_, carries) = variants.iter().find(|row| row.0 == tag).expect("unknown tag");
                 self.decode(carries, bytes);
             }
         }
     }
 
-    /// A message whose integers are 0, whose options are absent, and whose texts and lists are empty but for what the
-    /// sample fills.
+    /// Encodes a message of type `name`. Integers are 0, options are absent, and texts and lists are empty unless
+    /// `sample` fills them.
     pub fn encode(&self, name: &str, sample: &mut Sample) -> Vec<u8> {
         match self.type_of(name) {
             Type::Integer(size) => vec![0; size],
             Type::Bool => vec![0],
-            Type::Option(of) if sample.everything => [vec![1], self.encode(of, sample)].concat(),
+            Type::Option(of) if sample.all => [vec![1], self.encode(of, sample)].concat(),
             Type::Option(_) => vec![0],
             Type::Text(bound) => {
                 let length = sample.length(bound);
@@ -179,8 +183,8 @@ impl Doc {
             }
             Type::List(of, bound) => {
                 let length = sample.length(bound);
-                // One item, while a place further inside is looked for.
-                let length = if length == 0 && sample.left.is_some() { 1 } else { length };
+                // One item, because the value to fill can be inside it.
+                let length = if length == 0 && sample.to_skip.is_some() { 1 } else { length };
                 let items = (0..length).flat_map(|_| self.encode(of, sample));
                 (length as u64).to_le_bytes().into_iter().chain(items).collect()
             }

@@ -1,10 +1,11 @@
-//! The values of the golden frames about what the broker tells unasked, what it counted, permits and hands over.
+//! The values of the golden frames of policy, events, metrics, reload and takeover.
 
 use portreeve_protocol::event::*;
 use portreeve_protocol::limit::*;
 use portreeve_protocol::message::*;
 use portreeve_protocol::metrics::*;
 use portreeve_protocol::policy::*;
+use portreeve_protocol::reload::*;
 use portreeve_protocol::status::Quota;
 use portreeve_protocol::takeover::*;
 use portreeve_protocol::*;
@@ -153,4 +154,32 @@ pub fn takeover(golden: &Golden) {
     golden.request("takeover-confirm", 14, &Takeover::Commit(Commit {}));
     let confirmed = TakeoverReply::Committed(Committed { exit_ms: 12_000 });
     golden.reply::<Takeover>("takeover-confirmed", 14, 0, &confirmed);
+}
+
+pub fn reload(golden: &Golden) {
+    golden.request("reload", 18, &Reload { last: true });
+    let change = Change { outcome: text("applied"), what: text("broker retain"), detail: text("30 -> 5") };
+    let finding = Finding {
+        severity: text("warning"),
+        file: text("a.conf"),
+        line: 1,
+        column: 2,
+        end_line: 3,
+        end_column: 4,
+        message: text("m"),
+        help: text("h"),
+        rendered: text("s"),
+    };
+    let reloaded = Reloaded {
+        number: 2,
+        age_ms: 1_000,
+        requester: text("SIGHUP"),
+        accepted: true,
+        files: 3,
+        changes: list([change]),
+        changes_omitted: 4,
+        findings: list([finding]),
+        findings_omitted: 5,
+    };
+    golden.reply::<Reload>("reload-reply", 18, 0, &reloaded);
 }

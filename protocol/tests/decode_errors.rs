@@ -1,7 +1,7 @@
-//! What is refused, and in which words; and that nothing a peer declares makes the decoder reserve memory. The
-//! allocator of this program counts what the thread that asks has allocated.
+//! Malformed bodies: which ones are refused, and with which message. A length that a peer declares must not make the
+//! decoder allocate memory, so this test's allocator counts the bytes that each thread allocates.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // a helper of a test may fail it
+#![allow(clippy::unwrap_used, clippy::panic)] // test helpers may panic
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -11,32 +11,32 @@ use portreeve_protocol::status::Status;
 use portreeve_protocol::{Endpoint, Fault, List, Text, codec};
 use serde::de::DeserializeOwned;
 
-mod vectors;
+mod golden_frames;
 
 thread_local! {
     static ALLOCATED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The system's allocator, which counts the bytes that are asked for.
+/// The system's allocator, with a counter of allocated bytes.
 struct Counting;
 
-// SAFETY: every call goes to the system's allocator as it came; counting touches only a thread-local cell that
-// needs neither allocation nor drop.
+// SAFETY: every call is passed unchanged to the system's allocator. The counter is a thread-local cell that needs
+// neither allocation nor drop.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATED.set(ALLOCATED.get().saturating_add(layout.size()));
-        // SAFETY: the caller's promise about `layout` is the one that is asked for here.
+        // SAFETY: the caller guarantees for `layout` what this call requires.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise about both is the one that is asked for here.
+        // SAFETY: the caller guarantees for both arguments what this call requires.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         ALLOCATED.set(ALLOCATED.get().saturating_add(size));
-        // SAFETY: the caller's promise about all three is the one that is asked for here.
+        // SAFETY: the caller guarantees for all three arguments what this call requires.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -44,7 +44,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// Decodes, and gives what came of it and the bytes that were allocated for it.
+/// Decodes a body, and returns the result and the number of allocated bytes.
 fn decode<T: DeserializeOwned>(body: &[u8]) -> (Result<T, String>, usize) {
     let before = ALLOCATED.get();
     let result = codec::decode(body);
@@ -52,7 +52,7 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> (Result<T, String>, usize) {
     (result.map_err(|error| error.to_string()), allocated)
 }
 
-/// The error, which took no more memory than its own words.
+/// The error message of an invalid body. Asserts that no more memory was allocated than the message needs.
 fn refusal<T: DeserializeOwned + std::fmt::Debug>(body: &[u8]) -> String {
     let (result, allocated) = decode::<T>(body);
     assert!(allocated <= 1024, "{allocated} bytes were allocated");
@@ -71,11 +71,11 @@ fn the_counting_allocator_counts() {
 }
 
 #[test]
-fn a_length_beyond_its_bound_is_refused_before_anything_is_reserved() {
+fn a_length_beyond_the_maximum_is_refused_before_any_allocation() {
     let lies = [254_u64, 1 << 16, 1 << 32, u64::from(u32::MAX), u64::MAX >> 1, u64::MAX];
     for lie in lies {
         let lie = lie.to_le_bytes();
-        // Bytes enough that the length alone decides.
+        // Enough bytes that only the declared length is wrong.
         let rest = vec![0; 60_000];
         for body in [lie.to_vec(), bytes(&[&lie, &rest])] {
             refusal::<Text<64>>(&body);
@@ -92,10 +92,10 @@ fn a_length_beyond_its_bound_is_refused_before_anything_is_reserved() {
 }
 
 #[test]
-fn a_length_within_its_bound_and_beyond_the_body_reserves_only_what_came() {
+fn a_length_beyond_the_body_allocates_only_for_the_received_bytes() {
     let within = 253_u64.to_le_bytes();
-    for came in [0, 1, 8] {
-        let body = bytes(&[&within, &vec![0; came]]);
+    for received in [0, 1, 8] {
+        let body = bytes(&[&within, &vec![0; received]]);
         refusal::<Stop>(&body);
         refusal::<ListeningMany>(&body);
         refusal::<ListenMany>(&bytes(&[&[0], &body]));
@@ -104,39 +104,39 @@ fn a_length_within_its_bound_and_beyond_the_body_reserves_only_what_came() {
 }
 
 #[test]
-fn memory_is_in_proportion_to_the_bytes_that_came() {
-    // A list grows by doubling, so it allocates about twice its final size, which is up to twice its items; an
-    // item is up to ten times its shortest encoding.
-    let most = |body: &[u8]| 1024 + 40 * body.len();
+fn allocation_is_proportional_to_the_received_bytes() {
+    // A list grows by doubling: its capacity is up to twice its length, and all allocations together are about twice
+    // the final capacity. An item in memory is up to ten times as long as its shortest encoding.
+    let limit = |body: &[u8]| 1024 + 40 * body.len();
     let shortest_listen = [&[2, 0, 0, 0][..], &[0; 8], &[0; 24]].concat();
     let body = bytes(&[&[0], &253_u64.to_le_bytes(), &shortest_listen.repeat(253)]);
     let (result, allocated) = decode::<ListenMany>(&body);
     assert_eq!(result.unwrap().listeners.len(), 253);
-    assert!(allocated <= most(&body), "{allocated} bytes for {}", body.len());
+    assert!(allocated <= limit(&body), "{allocated} bytes for {}", body.len());
 
     let shortest_fault = [&[1, 0, 0, 0][..], &[0; 30]].concat();
     let body = bytes(&[&253_u64.to_le_bytes(), &shortest_fault.repeat(253)]);
     let (result, allocated) = decode::<ListeningMany>(&body);
     assert_eq!(result.unwrap().results.len(), 253);
-    assert!(allocated <= most(&body), "{allocated} bytes for {}", body.len());
+    assert!(allocated <= limit(&body), "{allocated} bytes for {}", body.len());
 
-    let golden = vectors::golden();
+    let golden = golden_frames::golden();
     let body = &golden["status-reply"][16..];
     let (result, allocated) = decode::<Status>(body);
     assert!(result.is_ok());
-    assert!(allocated <= most(body), "{allocated} bytes for {}", body.len());
+    assert!(allocated <= limit(body), "{allocated} bytes for {}", body.len());
 }
 
 #[test]
-fn a_refused_length_is_named_with_its_bound() {
+fn a_refused_length_is_reported_with_its_maximum() {
     let text = refusal::<Text<64>>(&bytes(&[&65_u64.to_le_bytes(), &[b'x'; 65]]));
-    assert!(text.contains("65 is more than the 64 that fit"), "{text}");
+    assert!(text.contains("65 exceeds the maximum of 64"), "{text}");
     let list = refusal::<List<u8, 4>>(&bytes(&[&5_u64.to_le_bytes(), &[0; 5]]));
-    assert!(list.contains("5 is more than the 4 that fit"), "{list}");
+    assert!(list.contains("5 exceeds the maximum of 4"), "{list}");
 }
 
 #[test]
-fn an_unknown_variant_is_refused_by_its_number() {
+fn an_unknown_variant_is_refused_with_its_number() {
     let unknown = 3_141_592_653_u32.to_le_bytes();
     let rest = [0; 64];
     for error in [
@@ -155,9 +155,9 @@ fn an_unknown_variant_is_refused_by_its_number() {
 }
 
 #[test]
-fn a_flag_that_is_neither_0_nor_1_is_refused_by_its_number() {
+fn a_bool_other_than_0_or_1_is_refused_with_its_value() {
     for wrong in 2..=u8::MAX {
-        // The backlog of the options, which may be absent, and reuse_port, which is yes or no.
+        // The tag of the optional backlog, and the bool reuse_port.
         for at in [0, 1] {
             let mut options = [0; 24];
             options[at] = wrong;
@@ -177,17 +177,17 @@ fn text_that_is_not_utf_8_is_refused() {
 }
 
 #[test]
-fn a_body_goes_on_for_exactly_its_message() {
+fn a_body_has_exactly_the_length_of_its_message() {
     let error = refusal::<Ping>(&[0]);
-    assert!(error.contains("1 bytes follow"), "{error}");
+    assert!(error.contains("1 unexpected bytes after"), "{error}");
     let error = refusal::<Listening>(&[0; 20]);
-    assert!(error.contains("12 bytes follow"), "{error}");
+    assert!(error.contains("12 unexpected bytes after"), "{error}");
     refusal::<Listening>(&[0; 7]);
     refusal::<Listening>(&[]);
 }
 
 #[test]
-fn what_a_peer_sent_cannot_forge_a_line() {
+fn text_from_a_peer_cannot_forge_a_line() {
     let hostile = "a\0b\nc\rd\te\u{1b}[2Jf\u{7f}g\u{85}h\u{9b}i";
     let body = bytes(&[&(hostile.len() as u64).to_le_bytes(), hostile.as_bytes()]);
     let text: Text<64> = codec::decode(&body).unwrap();
@@ -201,16 +201,16 @@ fn what_a_peer_sent_cannot_forge_a_line() {
 }
 
 #[test]
-fn a_message_that_does_not_fit_in_a_frame_is_not_encoded() {
+fn a_message_beyond_the_maximum_frame_is_not_encoded() {
     let long = Fault::new(portreeve_protocol::FaultCode::Os, &"x".repeat(512)).remedy(&"x".repeat(512));
     let results = vec![Outcome::<Listening>::Fault(long); 253];
     let reply = ListeningMany { results: List::new(results).unwrap() };
-    // However long the buffer is.
+    // For a buffer of any length.
     for length in [0, 15, 16, 17, 1 << 16, 1 << 20] {
         let mut buffer = vec![0; length];
         assert!(codec::encode(&mut buffer, ListenMany::KIND.reply(), 1, 0, &reply).is_err());
     }
-    // A body of 65521 to 65535 bytes would fit its length field, and not a frame.
+    // The length field can express a body of 65521 to 65535 bytes, but a frame cannot hold it.
     let fault = |length: usize| {
         let (message, remedy) = ("x".repeat(length.min(512)), "x".repeat(length.saturating_sub(512)));
         let fault = Fault::new(portreeve_protocol::FaultCode::Os, &message).remedy(&remedy);
@@ -223,7 +223,7 @@ fn a_message_that_does_not_fit_in_a_frame_is_not_encoded() {
         let mut buffer = vec![0; 1 << 20];
         codec::encode(&mut buffer, ListenMany::KIND.reply(), 1, 0, &reply).map(<[u8]>::len)
     };
-    // 8 for the count; 34 and the text for each.
+    // 8 bytes for the count, and 34 bytes and the text for each result.
     let longest = 65_520 - 8 - 119 * (34 + 512) - 34;
     assert_eq!(encoded(longest).unwrap(), 65_536);
     for more in 1..=16 {

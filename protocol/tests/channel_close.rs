@@ -1,5 +1,5 @@
-//! The end of a channel, and a channel that has to wait: what was sent before is still received, and nothing
-//! that the other end does is a signal.
+//! Closed, full and empty channels: packets sent before the close are still received, and a closed channel raises no
+//! signal.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -9,7 +9,7 @@ use portreeve_protocol::channel::{self, ReceiveError, pair, receive, receive_byt
 use portreeve_protocol::codec::frame_buffer;
 
 #[test]
-fn what_was_sent_before_a_hang_up_is_received_before_it() {
+fn packets_sent_before_a_close_are_received_first() {
     let (ours, theirs) = pair().unwrap();
     let file = File::open("/dev/null").unwrap();
     channel::send(&theirs, b"last", &[file.as_fd()]).unwrap();
@@ -26,7 +26,7 @@ fn what_was_sent_before_a_hang_up_is_received_before_it() {
 }
 
 #[test]
-fn the_last_fault_is_there_after_a_reset() {
+fn the_last_fault_is_received_after_a_reset() {
     let (broker, peer) = pair().unwrap();
     channel::send_bytes(&peer, b"never read").unwrap();
     channel::send_bytes(&broker, b"fault").unwrap();
@@ -37,7 +37,7 @@ fn the_last_fault_is_there_after_a_reset() {
 }
 
 #[test]
-fn a_reset_is_told_to_a_sender_as_a_hang_up() {
+fn a_reset_fails_a_send_with_a_broken_pipe() {
     let file = File::open("/dev/null").unwrap();
     for descriptors in [&[][..], &[file.as_fd()]] {
         let (ours, theirs) = pair().unwrap();
@@ -49,7 +49,7 @@ fn a_reset_is_told_to_a_sender_as_a_hang_up() {
 }
 
 #[test]
-fn the_last_fault_is_there_after_a_send_has_failed() {
+fn the_last_fault_is_received_after_a_failed_send() {
     let (broker, peer) = pair().unwrap();
     channel::send_bytes(&broker, b"fault").unwrap();
     drop(broker);
@@ -59,7 +59,7 @@ fn the_last_fault_is_there_after_a_send_has_failed() {
 }
 
 #[test]
-fn a_closed_other_end_is_an_error_and_not_a_signal() {
+fn sending_to_a_closed_channel_is_an_error_without_a_signal() {
     let (ours, theirs) = pair().unwrap();
     drop(ours);
     let error = channel::send_bytes(&theirs, b"packet").unwrap_err();
@@ -70,7 +70,7 @@ fn a_closed_other_end_is_an_error_and_not_a_signal() {
 }
 
 #[test]
-fn a_full_channel_is_busy_and_an_empty_one_would_block() {
+fn a_full_channel_is_busy_and_an_empty_channel_would_block() {
     let (ours, theirs) = pair().unwrap();
     let received = receive_bytes(&ours, &mut frame_buffer());
     assert!(matches!(received, Err(ReceiveError::Os(error)) if error.kind() == ErrorKind::WouldBlock));
