@@ -1,7 +1,7 @@
-//! Events: what happened, told to every subscriber that it concerns, and remembered for a while.
+//! Events: published to every subscriber that may see them, and kept for a while.
 //!
-//! Promises: telling waits for nobody and never fails; a subscriber that takes its events late loses some, is told how
-//! many, and costs no more memory than [`WAITING`] of them. Data only: touches nothing, and asks no policy.
+//! Promises: publishing never waits and never fails. A subscriber that is slow loses events, learns how many, and costs no
+//! more memory than [`MAX_QUEUED`] of them. Data only: nothing here makes a system call or asks policy.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -17,60 +17,60 @@ use crate::counter::Counter;
 use crate::holder::Holder;
 
 /// How many events wait for one subscriber at most.
-pub const WAITING: usize = 256;
+pub const MAX_QUEUED: usize = 256;
 
-/// Whom an event concerns, beside who may know of everything.
+/// The peers that an event concerns. Peers that may see all events see it in any case.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Concern {
-    /// Whose address it is about.
+pub enum Audience {
+    /// The holder of the address that it is about.
     Holder(Holder),
-    /// Who may change the interface that it names, and whose addresses are on it.
+    /// Peers that may change the interface that it names, and the holders of addresses on it.
     Interface(Vec<Holder>),
-    /// Everyone.
+    /// Every peer.
     Everyone,
-    /// Nobody beside.
+    /// No peer but those that may see all events.
     Operator,
 }
 
-/// An event and whom it concerns.
+/// A published event.
 #[derive(Debug)]
-pub struct Told {
+pub struct Record {
     /// The event.
     pub event: Event,
-    /// Whom it concerns.
-    pub concern: Concern,
+    /// The peers that it concerns.
+    pub audience: Audience,
 }
 
-/// Whether a subscriber may know of an event.
-type Sees = Box<dyn Fn(&Told) -> bool>;
+/// Whether a subscriber may see an event.
+type IsVisible = Box<dyn Fn(&Record) -> bool>;
 
-/// Who wants to know what happens.
+/// A session that gets events.
 pub struct Subscriber {
-    /// Whose addresses its own are.
+    /// The holder of its peer's addresses.
     holder: Holder,
-    sees: Sees,
-    queue: RefCell<Queue<Rc<Told>>>,
-    more: Notify,
-    over: Cell<bool>,
+    is_visible: IsVisible,
+    queue: RefCell<Queue<Rc<Record>>>,
+    wake: Notify,
+    ended: Cell<bool>,
     lost: Rc<Counter>,
 }
 
 impl Subscriber {
-    /// Waits for the next event, or the gap where some are missing; `None` when the subscription is over.
+    /// Waits for the next event, or the gap where some were lost; `None` after the subscription has ended.
     pub async fn next(&self) -> Option<Event> {
         loop {
-            if self.over.get() {
+            if self.ended.get() {
                 return None;
             }
             match self.queue.borrow_mut().pop() {
-                Some(QueueItem::Event(told)) => return Some(told.event.clone()),
+                Some(QueueItem::Event(record)) => return Some(record.event.clone()),
                 Some(QueueItem::Gap(lost)) => {
                     self.lost.add(usize::try_from(lost).unwrap_or(usize::MAX));
                     return Some(Event::gap(lost));
                 }
                 None => {}
             }
-            self.more.notified().await;
+            self.wake.notified().await;
         }
     }
 }
@@ -78,59 +78,61 @@ impl Subscriber {
 /// The events of a broker.
 #[derive(Default)]
 pub struct Events {
-    last: Cell<u64>,
-    recent: RefCell<VecDeque<Rc<Told>>>,
+    last_number: Cell<u64>,
+    recent: RefCell<VecDeque<Rc<Record>>>,
     /// By the number of their session.
     subscribers: RefCell<BTreeMap<u64, Rc<Subscriber>>>,
     lost: Rc<Counter>,
 }
 
 impl Events {
-    /// Tells that something happened; number and time are given here. Says whether a holder whom it concerns hears of it.
-    pub fn tell(&self, concern: Concern, mut event: Event) -> bool {
-        event.number = self.last.get() + 1;
-        self.last.set(event.number);
+    /// Publishes an event; its number and time are set here. Returns whether the holder that it concerns is subscribed.
+    pub fn publish(&self, audience: Audience, mut event: Event) -> bool {
+        event.number = self.last_number.get() + 1;
+        self.last_number.set(event.number);
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         event.time_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
-        let told = Rc::new(Told { event, concern });
-        let mut heard = false;
-        for subscriber in self.subscribers.borrow().values().filter(|one| (one.sees)(&told)) {
-            heard |= matches!(&told.concern, Concern::Holder(holder) if *holder == subscriber.holder);
-            subscriber.queue.borrow_mut().push(told.clone(), 1);
-            subscriber.more.notify_one();
+        let record = Rc::new(Record { event, audience });
+        let mut holder_is_subscribed = false;
+        for subscriber in self.subscribers.borrow().values().filter(|one| (one.is_visible)(&record)) {
+            holder_is_subscribed |=
+                matches!(&record.audience, Audience::Holder(holder) if *holder == subscriber.holder);
+            subscriber.queue.borrow_mut().push(record.clone(), 1);
+            subscriber.wake.notify_one();
         }
         let mut recent = self.recent.borrow_mut();
         if recent.len() >= MAX_RECENT_EVENTS {
             recent.pop_front();
         }
-        recent.push_back(told);
-        heard
+        recent.push_back(record);
+        holder_is_subscribed
     }
 
-    /// As metrics tell it.
-    pub fn counted(&self) -> EventCounts {
+    /// The counts for the metrics.
+    pub fn counts(&self) -> EventCounts {
         EventCounts { subscribers: self.subscribers.borrow().len() as u64, lost: self.lost.get() }
     }
 
-    /// What is remembered of what somebody may see, the oldest first.
-    pub fn recent(&self, sees: impl Fn(&Told) -> bool) -> Vec<Event> {
-        self.recent.borrow().iter().filter(|told| sees(told)).map(|told| told.event.clone()).collect()
+    /// The recent events that a peer may see, the oldest first.
+    pub fn recent(&self, is_visible: impl Fn(&Record) -> bool) -> Vec<Event> {
+        let recent = self.recent.borrow();
+        recent.iter().filter(|record| is_visible(record)).map(|record| record.event.clone()).collect()
     }
 
-    /// Begins to tell a session what happens. What an earlier subscription of its has not told yet is not lost.
-    pub fn subscribe(&self, session: u64, holder: Holder, sees: Sees) -> Rc<Subscriber> {
-        let queue = self.forget(session).unwrap_or_else(|| Queue::new(WAITING)).into();
-        let (more, over, lost) = (Notify::new(), Cell::new(false), self.lost.clone());
-        let subscriber = Rc::new(Subscriber { holder, sees, queue, more, over, lost });
+    /// Subscribes a session. Events that still wait from an earlier subscription of the same session are kept.
+    pub fn subscribe(&self, session: u64, holder: Holder, is_visible: IsVisible) -> Rc<Subscriber> {
+        let queue = self.unsubscribe(session).unwrap_or_else(|| Queue::new(MAX_QUEUED)).into();
+        let (wake, ended, lost) = (Notify::new(), Cell::new(false), self.lost.clone());
+        let subscriber = Rc::new(Subscriber { holder, is_visible, queue, wake, ended, lost });
         self.subscribers.borrow_mut().insert(session, subscriber.clone());
         subscriber
     }
 
-    /// Tells a session nothing more, and gives what it was not told yet.
-    pub fn forget(&self, session: u64) -> Option<Queue<Rc<Told>>> {
+    /// Ends the subscription of a session, and returns the events that still wait for it.
+    pub fn unsubscribe(&self, session: u64) -> Option<Queue<Rc<Record>>> {
         let subscriber = self.subscribers.borrow_mut().remove(&session)?;
-        subscriber.over.set(true);
-        subscriber.more.notify_one();
+        subscriber.ended.set(true);
+        subscriber.wake.notify_one();
         Some(subscriber.queue.replace(Queue::new(0)))
     }
 }

@@ -41,7 +41,7 @@ pub use add::{Asked, How};
 pub use handed::{MOST, REMEMBERED};
 pub use keep::keep;
 
-use crate::events::{Concern, Events};
+use crate::events::{Audience, Events};
 use crate::sys::packet::Packet;
 use crate::sys::{Interface, Netlink};
 use announce::{Allowance, Queue};
@@ -136,7 +136,7 @@ impl Addresses {
             detail: Text::truncated(detail),
             ..Event::default()
         };
-        self.events.tell(Concern::Holder(lease.holder), event);
+        self.events.publish(Audience::Holder(lease.holder), event);
     }
 
     /// Seconds that an address stays without renewal where the peer does not say.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Addresses;
 use super::lease::Lease;
-use crate::events::Concern;
+use crate::events::Audience;
 use crate::holder::Holder;
 use crate::sys::boot_time::BootTime;
 
@@ -58,7 +58,7 @@ impl Addresses {
             count: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
             ..Event::default()
         };
-        self.events.tell(Concern::Holder(lease.holder), event)
+        self.events.publish(Audience::Holder(lease.holder), event)
     }
 
     /// Everything that the broker has put on interfaces.

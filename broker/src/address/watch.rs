@@ -16,7 +16,7 @@ use portreeve_protocol::{Event, EventCode, Text};
 
 use super::lease::{Lease, State};
 use super::{Addresses, fault};
-use crate::events::Concern;
+use crate::events::Audience;
 use crate::holder::Holder;
 use crate::sys::boot_time::BootTime;
 use crate::sys::interface::{Interface, RTM_DELLINK, RTM_NEWLINK};
@@ -129,7 +129,7 @@ impl Addresses {
         }
         let (interface, detail) = (Text::truncated(&link.name), Text::truncated(detail));
         let event = Event { code, interface, index: link.index, detail, ..Event::default() };
-        self.events.tell(Concern::Interface(holders), event);
+        self.events.publish(Audience::Interface(holders), event);
     }
 
     fn is_there(&self, place: &Place) {

@@ -13,6 +13,7 @@ mod state;
 mod table;
 mod text;
 
+pub use caps::Capability;
 pub use error::{Problem, TextError};
 pub use privileges::{Privilege, Privileges, PrivilegesError};
 pub use set::{CapabilitySet, Count, last_cap};

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::sync::OnceLock;
 
+use caps::Capability;
+
 use super::table;
 
 /// A set of capabilities: bit n is capability n of `capabilities(7)`.
@@ -39,6 +41,11 @@ impl CapabilitySet {
     /// Whether capability `number` is in the set; false for 64 and above.
     pub fn contains(self, number: u8) -> bool {
         self.0 & mask(number) != 0
+    }
+
+    /// Whether a capability is in it.
+    pub fn has(self, capability: Capability) -> bool {
+        self.contains(capability.index())
     }
 
     /// Adds capability `number`; numbers of 64 and above are ignored.

@@ -50,7 +50,7 @@ impl Resource {
 }
 
 /// A resource and its limit, in the resource's own unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limit {
     /// The resource.
     pub resource: Resource,

@@ -43,15 +43,26 @@ impl Default for Quotas {
 impl Quotas {
     /// Each value by its option's name, in the option's unit.
     pub fn named(&self) -> [(&'static str, u64); 8] {
+        // In full, so that no quota is forgotten where they are listed or compared.
+        let Quotas {
+            sessions,
+            new_sessions,
+            listeners,
+            addresses,
+            in_flight,
+            refusals,
+            lines,
+            unread_timeout,
+        } = *self;
         [
-            ("max_sessions", self.sessions.into()),
-            ("max_new_sessions", self.new_sessions.into()),
-            ("max_listeners", self.listeners.into()),
-            ("max_addresses", self.addresses.into()),
-            ("max_in_flight", self.in_flight.into()),
-            ("max_refusals", self.refusals.into()),
-            ("max_log_lines", self.lines.into()),
-            ("unread_timeout", self.unread_timeout.as_secs()),
+            ("max_sessions", sessions.into()),
+            ("max_new_sessions", new_sessions.into()),
+            ("max_listeners", listeners.into()),
+            ("max_addresses", addresses.into()),
+            ("max_in_flight", in_flight.into()),
+            ("max_refusals", refusals.into()),
+            ("max_log_lines", lines.into()),
+            ("unread_timeout", unread_timeout.as_secs()),
         ]
     }
 

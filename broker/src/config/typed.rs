@@ -49,7 +49,7 @@ pub struct Config {
     pub worker: Option<Worker>,
     /// The scopes and options at top level that belong to the MTA and were skipped, each with its first place.
     pub skipped: Vec<Spanned<String>>,
-    sources: Sources,
+    pub(super) sources: Sources,
 }
 
 impl Config {

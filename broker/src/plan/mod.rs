@@ -18,7 +18,7 @@ use crate::capability::State;
 use crate::config::{Config, Diagnostic, Severity};
 use crate::confine::identity::Identity;
 use crate::failure::{Exit, Failure};
-use crate::policy::{Policy, unserved};
+use crate::policy::{Policy, capability_check};
 
 pub use accounts::policy;
 pub use addresses::{address_settings, floating, names_addresses};
@@ -88,7 +88,7 @@ impl Plan {
 
 /// Adds findings for what the policy allows but the retained capabilities cannot do.
 pub fn check_capabilities(config: &Config, retained: &State, port_start: u16, findings: &mut Findings) {
-    for found in unserved(config, retained.effective.bits(), port_start) {
+    for found in capability_check(config, retained.effective, port_start) {
         match found.severity {
             Severity::Error => findings.error("policy", Exit::Config, found),
             Severity::Warning | Severity::Note => findings.add(found),

@@ -1,137 +1,154 @@
-//! Whether somebody may put an address on an interface, set an interface, or raise a limit.
+//! Decisions about addresses, interfaces and resource limits.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
+use std::rc::Rc;
 
-use super::rule::RuleId;
+use portreeve_protocol::Text;
+use portreeve_protocol::endpoint::MAX_INTERFACE;
+
+use super::denied::permit_of;
+use super::grant::Entry;
+use super::permit::{AddressPermit, LeasePermit, Place};
+use super::resource::{Kind, Pattern, Resource};
 use super::{Denied, Policy, Requester, Rule};
-use crate::config::{Limit, not_manageable};
-
-/// Leave to have an address on an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddressPermit<'p> {
-    /// The rule that gives it.
-    pub rule: &'p Rule,
-    /// As [`Policy::place`] has it.
-    pub place: Option<(&'p str, u8)>,
-}
+use crate::config::{Cluster, Limit, not_manageable};
 
 impl Policy {
-    /// Whether an address may be put on an interface, and on which.
-    pub fn address(&self, who: &Requester, address: IpAddr) -> Result<AddressPermit<'_>, Denied> {
-        if let Some(why) = not_manageable(address) {
+    /// Whether a peer may have an address, and where the topology puts it.
+    pub fn address(&self, requester: &Requester, address: IpAddr) -> Result<AddressPermit, Denied> {
+        if let Some(remedy) = not_manageable(address) {
             return Err(Denied {
-                message: format!("{who} may not have {address}"),
+                message: format!("{requester} is not allowed to have {address}"),
                 nearest: None,
-                remedy: why.to_owned(),
+                remedy: remedy.to_owned(),
             });
         }
-        if let Some(leader) = self.moving.leader(address) {
+        if let Some(leader) = self.floating.leader(address) {
             return Err(Denied {
-                message: format!("{address} follows {leader} and does not move by itself"),
+                message: format!("{address} follows {leader} and is managed only with it"),
                 nearest: None,
-                remedy: format!("ask for {leader}: what follows it comes along"),
+                remedy: format!("request {leader}: its followers are included"),
             });
         }
-        let found = self.find(
-            who,
-            |peer| match peer.allows_any("address") {
-                true => peer.grant.find_address(address),
-                false => None,
-            },
-            |all| all.find_address(address),
-        );
-        let Some(rule) = found.and_then(|id| self.rule(id)) else {
-            return Err(denied(who, &format!("have {address}"), "address", &address.to_string()));
+        let Some(rule) = self.find(requester, &Resource::Address(address)) else {
+            return Err(denied(requester, &format!("have {address}"), "address", &address.to_string()));
         };
-        Ok(AddressPermit { rule, place: self.place(address) })
+        Ok(AddressPermit { rule: rule.clone(), place: self.place(address) })
     }
 
-    /// Whether an address may stay for ever, where it may be put on an interface at all.
-    pub fn permanent(&self, who: &Requester, address: IpAddr) -> Result<&Rule, Denied> {
-        let found = self.find(
-            who,
-            |peer| match peer.allows_any("address") {
-                true => peer.grant.find_permanent(address),
-                false => None,
-            },
-            |all| all.find_permanent(address),
-        );
-        self.ruled(found).ok_or_else(|| Denied {
-            message: format!("nothing permits {who} to have {address} for ever, with a lease of 0"),
+    /// Whether a peer may add, renew, announce or move an address; with a lease of 0, whether it may have the address
+    /// without a time limit.
+    pub fn lease(
+        &self,
+        requester: &Requester,
+        address: IpAddr,
+        lease: Option<u32>,
+    ) -> Result<LeasePermit, Denied> {
+        let AddressPermit { rule, place } = self.address(requester, address)?;
+        let permanent_rule = match lease {
+            Some(0) => Some(self.permanent(requester, address)?.clone()),
+            _ => None,
+        };
+        let Some(place) = place else {
+            return Err(Denied {
+                message: format!("no topology block holds {address}"),
+                nearest: Some(rule.to_string()),
+                remedy: "add a topology scope that holds it to the cluster scope".to_owned(),
+            });
+        };
+        let followers = self.followers(address).iter().filter_map(|own| Some((*own, self.place(*own)?)));
+        Ok(LeasePermit { address, rule, permanent_rule, place, followers: followers.collect() })
+    }
+
+    fn permanent(&self, requester: &Requester, address: IpAddr) -> Result<&Rc<Rule>, Denied> {
+        self.find(requester, &Resource::PermanentAddress(address)).ok_or_else(|| Denied {
+            message: format!("{requester} is not allowed to have {address} permanently, with a lease of 0"),
             nearest: None,
-            remedy: "write permanent = true in a permit of that address, or ask for a lease and renew it"
+            remedy: "add permanent = true to a permit of that address, or request a lease and renew it"
                 .to_owned(),
         })
     }
 
-    /// The interface that the topology puts an address on and the prefix length that it has there; `None` where no block
-    /// of it holds the address.
-    pub fn place(&self, address: IpAddr) -> Option<(&str, u8)> {
-        let block = self.topology.block_of(address)?;
-        Some((&block.interface.value, block.mask))
+    /// Where the topology puts an address; `None` if none of its blocks holds the address.
+    pub fn place(&self, address: IpAddr) -> Option<Place> {
+        place(&self.topology, address)
     }
 
-    /// Whether an address that somebody may have may be put on an interface of its choice, and with which prefix length:
-    /// one that a block of the topology names that holds it, or one that the requester may change.
-    pub fn place_on(&self, who: &Requester, address: IpAddr, interface: &str) -> Option<u8> {
-        let blocks = self
-            .topology
-            .topology
-            .iter()
-            .filter(|block| block.interface.value == interface && block.block.value.contains(address));
-        let nearest = blocks.max_by_key(|block| block.block.value.prefix()).map(|block| block.mask);
-        let own = || self.interface(who, interface).ok().and_then(|_| self.place(address));
-        nearest.or_else(|| own().map(|(_, mask)| mask))
-    }
-
-    /// Whether an interface may be set up, down or to another MTU.
-    pub fn interface(&self, who: &Requester, name: &str) -> Result<&Rule, Denied> {
-        let found = self.find(
-            who,
-            |peer| match peer.allows_any("link") {
-                true => peer.grant.find_interface(name),
-                false => None,
-            },
-            |all| all.find_interface(name),
-        );
-        self.ruled(found)
-            .ok_or_else(|| denied(who, &format!("change the interface {name:?}"), "interface", name))
-    }
-
-    /// Whether a resource limit may be raised so far.
-    pub fn limit(&self, who: &Requester, limit: &Limit) -> Result<&Rule, Denied> {
-        let look = |find: fn(&super::grant::Grant, &Limit) -> Option<RuleId>| {
-            self.find(
-                who,
-                |peer| match peer.allows_any("limit") {
-                    true => find(&peer.grant, limit),
-                    false => None,
-                },
-                |all| find(all, limit),
-            )
-        };
-        if let Some(rule) = self.ruled(look(super::grant::Grant::find_limit)) {
-            return Ok(rule);
+    /// Where on one interface a peer may have the addresses that are allowed to it.
+    pub fn destination(&self, requester: &Requester, interface: &str) -> Destination {
+        Destination {
+            interface: Text::truncated(interface),
+            topology: self.topology.clone(),
+            rule: self.interface(requester, interface).ok(),
         }
-        let mut denied = denied(who, &format!("have {limit}"), "limit", &limit.to_string());
-        let nearest = self.ruled(look(super::grant::Grant::find_resource));
-        denied.nearest = nearest.map(Rule::to_string);
-        Err(denied)
     }
 
-    fn ruled(&self, id: Option<RuleId>) -> Option<&Rule> {
-        id.and_then(|id| self.rule(id))
+    /// Whether a peer may set an interface up, down or to another MTU.
+    pub fn interface(&self, requester: &Requester, name: &str) -> Result<Rc<Rule>, Denied> {
+        let rule = self.find(requester, &Resource::Interface(Cow::Borrowed(name)));
+        let what = || format!("change the interface {name:?}");
+        rule.cloned().ok_or_else(|| denied(requester, &what(), "interface", name))
+    }
+
+    /// Whether a peer may raise a resource limit so far.
+    pub fn limit(&self, requester: &Requester, limit: &Limit) -> Result<Rc<Rule>, Denied> {
+        if let Some(rule) = self.find(requester, &Resource::Limit(*limit)) {
+            return Ok(rule.clone());
+        }
+        let same_resource = |(entry, _): &(Entry<'_>, _)| matches!(entry, Entry::Pattern(Pattern::Limits(lower)) if lower.resource == limit.resource);
+        let nearest = self.search(requester, Kind::Limit, |grant| {
+            grant.entries(Kind::Limit).find(same_resource).map(|(_, rule)| rule)
+        });
+        let nearest = nearest.map(|rule| rule.to_string());
+        Err(Denied {
+            nearest,
+            ..denied(requester, &format!("have the limit {limit}"), "limit", &limit.to_string())
+        })
     }
 }
 
-fn denied(who: &Requester, what: &str, option: &str, value: &str) -> Denied {
-    let of = match who {
-        Requester::Worker => "a permit",
-        Requester::Local { .. } => "a permit that a peer scope of that user names",
-    };
+/// An interface as the place to move addresses to.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    /// The interface.
+    pub interface: Text<MAX_INTERFACE>,
+    topology: Rc<Cluster>,
+    /// The rule that allows the peer to change the interface, if any.
+    rule: Option<Rc<Rule>>,
+}
+
+impl Destination {
+    /// The prefix length that an address gets there: that of a topology block which holds it and names the interface,
+    /// or, on an interface that the peer may change, that of any block which holds it. `None` if it may not be there.
+    pub fn prefix(&self, address: IpAddr) -> Option<u8> {
+        let named = self.named_by_topology(address);
+        named.or_else(|| self.rule.as_ref().and_then(|_| place(&self.topology, address)).map(|it| it.prefix))
+    }
+
+    /// The rule of the interface, if an address may be there only because of it.
+    pub fn interface_rule(&self, address: IpAddr) -> Option<&Rc<Rule>> {
+        self.rule.as_ref().filter(|_| self.named_by_topology(address).is_none())
+    }
+
+    fn named_by_topology(&self, address: IpAddr) -> Option<u8> {
+        let blocks =
+            self.topology.topology.iter().filter(|block| {
+                block.interface.value == *self.interface && block.block.value.contains(address)
+            });
+        blocks.max_by_key(|block| block.block.value.prefix()).map(|block| block.mask)
+    }
+}
+
+fn place(topology: &Cluster, address: IpAddr) -> Option<Place> {
+    let block = topology.block_of(address)?;
+    Some(Place { interface: Text::truncated(&block.interface.value), prefix: block.mask })
+}
+
+fn denied(requester: &Requester, what: &str, option: &str, value: &str) -> Denied {
     Denied {
-        message: format!("nothing permits {who} to {what}"),
+        message: format!("{requester} is not allowed to {what}"),
         nearest: None,
-        remedy: format!("add {value:?} to the {option} of {of}"),
+        remedy: format!("add {value:?} to the {option} list of {}", permit_of(requester)),
     }
 }

@@ -1,33 +1,46 @@
-//! A refusal: what was asked, what came nearest, and what would have to be written.
+//! A denial: what was requested, the nearest rule, and what to request or to write instead.
 
 use portreeve_protocol::{Fault, FaultCode};
 
-use super::Requester;
+use super::{FOR_EVERY_PEER, FOR_ROOT_ONLY, Requester, is_operation};
 
-/// Why something is refused.
+/// Why a request is denied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}; {remedy}")]
 pub struct Denied {
-    /// What is refused, as a sentence.
+    /// What is denied, as a sentence.
     pub message: String,
     /// The requester's own rule that came nearest, as `file:line: text`.
     pub nearest: Option<String>,
-    /// What would have to be asked or written instead.
+    /// What to request or to write instead.
     pub remedy: String,
 }
 
 impl Denied {
-    pub(super) fn operation(who: &Requester, name: &str) -> Self {
-        let remedy = match who {
+    pub(super) fn operation(requester: &Requester, name: &str) -> Self {
+        if !is_operation(name) {
+            let remedy = "use one of the operations that the reply to hello lists".to_owned();
+            return Denied { message: format!("there is no operation {name:?}"), nearest: None, remedy };
+        }
+        let remedy = match requester {
             Requester::Worker => "ask as user 0 over the control socket".to_owned(),
-            Requester::Local { .. } => {
-                format!("add {} to allow in a peer scope of that user or its groups", word(name))
+            Requester::Local { .. } if FOR_ROOT_ONLY.contains(&name) => "run this as user 0".to_owned(),
+            Requester::Local { uid, .. } if FOR_EVERY_PEER.contains(&name) => {
+                format!("add a peer scope for user {uid} or one of its groups to the broker scope")
+            }
+            Requester::Local { uid, .. } => {
+                let word = allow_word(name);
+                format!("add {word} to allow in a peer scope of user {uid} or one of its groups")
             }
         };
-        Denied { message: format!("{who} may not ask for {name:?}"), nearest: None, remedy }
+        Denied {
+            message: format!("{requester} is not allowed to use the operation {name:?}"),
+            nearest: None,
+            remedy,
+        }
     }
 
-    /// The refusal as the peer receives it.
+    /// The denial as the peer receives it.
     pub fn fault(&self) -> Fault {
         Fault::new(FaultCode::Denied, &self.message)
             .subject(self.nearest.as_deref().unwrap_or_default())
@@ -35,8 +48,18 @@ impl Denied {
     }
 }
 
+/// The permit to extend, in words. The worker and user 0 may use every permit; other users need a `peer` scope too.
+pub(super) fn permit_of(requester: &Requester) -> String {
+    match requester {
+        Requester::Worker | Requester::Local { uid: 0, .. } => "a permit".to_owned(),
+        Requester::Local { uid, .. } => {
+            format!("a permit that a peer scope of user {uid} or one of its groups names")
+        }
+    }
+}
+
 /// The word of `allow` that stands for an operation.
-fn word(operation: &str) -> &str {
+fn allow_word(operation: &str) -> &str {
     let group = crate::config::GROUPS.iter().find(|(_, names)| names.contains(&operation));
     group.map_or(operation, |(word, _)| word)
 }

@@ -1,84 +1,92 @@
-//! Whether somebody may listen on an endpoint, by which rule, and how its socket is made.
+//! Decisions about listening: on which endpoint, by which rule, and with which socket options.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
+use std::net::Ipv4Addr;
 
-use portreeve_protocol::{Endpoint, InetEndpoint};
+use portreeve_protocol::message::Listen;
+use portreeve_protocol::{Endpoint, InetEndpoint, Text};
 
-use super::grant::{Grant, Listens};
+use super::denied::permit_of;
+use super::grant::{Entry, Grant};
+use super::permit::ListenPermit;
+use super::resource::{Kind, Pattern, Resource};
 use super::rule::RuleId;
-use super::{Denied, Policy, Requester, Rule};
-use crate::config::{Hosts, ListenPattern, SocketOptions, well_formed};
+use super::{Denied, Policy, Requester};
+use crate::config::{Hosts, ListenPattern, well_formed};
 
-/// The rules that a refusal compares, so that it costs little however many there are.
-const COMPARED: usize = 1024;
-
-/// Leave to listen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenPermit<'p> {
-    /// The rule that gives it.
-    pub rule: &'p Rule,
-}
-
-impl ListenPermit<'_> {
-    /// How the socket is made, where a `listen` scope says so.
-    pub fn socket(&self) -> Option<&SocketOptions> {
-        self.rule.socket.as_ref()
-    }
-}
+/// How many rules a denial compares, so that it costs little however many there are.
+const MAX_COMPARED: usize = 1024;
 
 impl Policy {
-    /// Whether an endpoint may be listened on. What serves both families at once (an IPv6 wildcard that
-    /// is dual-stack) needs leave for each: ask for the IPv4 wildcard of the same port too.
-    pub fn listen(&self, who: &Requester, endpoint: &Endpoint) -> Result<ListenPermit<'_>, Denied> {
+    /// Whether a peer may have the listener that it requests. A dual-stack socket serves IPv4 too, so its endpoint and
+    /// the IPv4 endpoint of the same port must both be allowed.
+    pub fn listen_request(&self, requester: &Requester, request: &Listen) -> Result<ListenPermit, Denied> {
+        let permit = self.listen(requester, &request.endpoint)?;
+        let ipv4 = request.options.dual_stack.then(|| ipv4_endpoint(&request.endpoint)).flatten();
+        let ipv4 = ipv4.map(|ipv4| self.listen(requester, &ipv4)).transpose()?;
+        Ok(ListenPermit { ipv4_rule: ipv4.map(|permit| permit.rule), ..permit })
+    }
+
+    /// Whether a peer may listen on one endpoint.
+    pub fn listen(&self, requester: &Requester, endpoint: &Endpoint) -> Result<ListenPermit, Denied> {
         if let Err(error) = well_formed(endpoint) {
             return Err(Denied {
-                message: format!("{who} may not listen on {endpoint}"),
+                message: format!("{requester} is not allowed to listen on {endpoint}"),
                 nearest: None,
                 remedy: error.to_string(),
             });
         }
-        self.granted(who, |grant| grant.find_endpoint(endpoint))
-            .and_then(|id| self.rule(id))
-            .map(|rule| ListenPermit { rule })
-            .ok_or_else(|| self.not_listen(who, endpoint))
-    }
-
-    /// The first rule that `find` finds in what the requester may listen on.
-    fn granted(&self, who: &Requester, find: impl Fn(&Grant) -> Option<RuleId>) -> Option<RuleId> {
-        let peer = |peer: &super::peers::PeerGrant| match peer.allows_any("listen") {
-            true => find(&peer.grant),
-            false => None,
+        let Some(rule) = self.find(requester, &Resource::Endpoint(Cow::Borrowed(endpoint))) else {
+            return Err(self.listen_denied(requester, endpoint));
         };
-        self.find(who, peer, &find)
+        let floating = self.starts_with_its_address(endpoint);
+        Ok(ListenPermit { rule: rule.clone(), ipv4_rule: None, floating })
     }
 
-    fn not_listen(&self, who: &Requester, endpoint: &Endpoint) -> Denied {
-        let nearest = self.granted(who, |grant| nearest(grant, endpoint));
-        let nearest = nearest.and_then(|id| self.rule(id)).map(Rule::to_string);
-        let add = match who {
-            Requester::Worker => format!("add a listen scope for it, or {endpoint} to a permit's listen"),
-            Requester::Local { .. } => {
-                format!("add {endpoint} to the listen of a permit that a peer scope of that user names")
+    fn listen_denied(&self, requester: &Requester, endpoint: &Endpoint) -> Denied {
+        let nearest = self.search(requester, Kind::Endpoint, |grant| nearest(grant, endpoint));
+        let nearest = nearest.map(|rule| rule.to_string());
+        let permit = permit_of(requester);
+        let add = match requester {
+            Requester::Worker => {
+                format!("add a listen scope for it, or add {endpoint} to the listen list of {permit}")
             }
+            Requester::Local { .. } => format!("add {endpoint} to the listen list of {permit}"),
         };
         let remedy = match &nearest {
             Some(rule) => format!("{add}; the nearest rule is {rule}"),
             None => add,
         };
-        Denied { message: format!("nothing permits {who} to listen on {endpoint}"), nearest, remedy }
+        Denied { message: format!("{requester} is not allowed to listen on {endpoint}"), nearest, remedy }
+    }
+}
+
+/// The IPv4 endpoint that a dual-stack socket serves beside its own.
+pub fn ipv4_endpoint(endpoint: &Endpoint) -> Option<Endpoint> {
+    let any = |inet: &InetEndpoint| InetEndpoint {
+        address: Ipv4Addr::UNSPECIFIED.into(),
+        port: inet.port,
+        scope: Text::default(),
+    };
+    match endpoint {
+        Endpoint::Tcp(inet) => Some(Endpoint::Tcp(any(inet))),
+        Endpoint::Udp(inet) => Some(Endpoint::Udp(any(inet))),
+        Endpoint::UnixStream(_) | Endpoint::UnixSeqpacket(_) => None,
     }
 }
 
 /// The rule that has most in common with an endpoint, if it has its port or its address.
-fn nearest(grant: &Grant, asked: &Endpoint) -> Option<RuleId> {
-    let scored = grant.listens().take(COMPARED).map(|(listens, id)| {
-        let score = match listens {
-            Listens::Endpoint(endpoint) => endpoint_score(endpoint, asked),
-            Listens::Pattern(pattern) => pattern_score(pattern, asked),
+fn nearest(grant: &Grant, wanted: &Endpoint) -> Option<RuleId> {
+    let scored = grant.entries(Kind::Endpoint).take(MAX_COMPARED).map(|(entry, id)| {
+        let score = match entry {
+            Entry::Single(Resource::Endpoint(endpoint)) => endpoint_score(endpoint, wanted),
+            Entry::Pattern(Pattern::Endpoints(pattern)) => pattern_score(pattern, wanted),
+            Entry::Single(_) | Entry::Pattern(_) => 0,
         };
         (score, id)
     });
-    // The first of equals, so that the answer does not change from one time to the next.
+    // The first of equals, so that the same request always names the same rule.
     let best = scored.filter(|(score, _)| *score > 0).min_by_key(|(score, id)| (Reverse(*score), *id));
     best.map(|(_, id)| id)
 }
@@ -91,7 +99,8 @@ fn inet(endpoint: &Endpoint) -> Option<(bool, &InetEndpoint)> {
     }
 }
 
-/// Two for the address, three for the port, one each for transport and family; none without the first two.
+/// Two for the same address, three for the same port, one each for transport and family; zero if neither address nor
+/// port is the same.
 fn score(udp: bool, family: bool, host: bool, port: bool) -> u32 {
     match host || port {
         true => 2 * u32::from(host) + 3 * u32::from(port) + u32::from(udp) + u32::from(family),
@@ -99,32 +108,32 @@ fn score(udp: bool, family: bool, host: bool, port: bool) -> u32 {
     }
 }
 
-fn endpoint_score(rule: &Endpoint, asked: &Endpoint) -> u32 {
-    match (inet(rule), inet(asked)) {
-        (Some((rule_udp, rule)), Some((udp, asked))) => score(
+fn endpoint_score(rule: &Endpoint, wanted: &Endpoint) -> u32 {
+    match (inet(rule), inet(wanted)) {
+        (Some((rule_udp, rule)), Some((udp, wanted))) => score(
             rule_udp == udp,
-            rule.address.is_ipv4() == asked.address.is_ipv4(),
-            rule.address == asked.address,
-            rule.port == asked.port,
+            rule.address.is_ipv4() == wanted.address.is_ipv4(),
+            rule.address == wanted.address,
+            rule.port == wanted.port,
         ),
-        (None, None) => path_score(path(rule), path(asked)),
+        (None, None) => path_score(path(rule), path(wanted)),
         _ => 0,
     }
 }
 
-fn pattern_score(rule: &ListenPattern, asked: &Endpoint) -> u32 {
-    match (rule, inet(asked)) {
+fn pattern_score(rule: &ListenPattern, wanted: &Endpoint) -> u32 {
+    match (rule, inet(wanted)) {
         (ListenPattern::Inet { udp: rule_udp, hosts, ports }, Some((udp, inet))) => {
-            // The same pattern for every port, and for the asked port and transport.
+            // The same pattern for every port, and for the wanted transport.
             let host = ListenPattern::Inet { udp, hosts: hosts.clone(), ports: 1..=u16::MAX };
             score(
                 *rule_udp == udp,
                 is_ipv4(hosts) == inet.address.is_ipv4(),
-                host.matches(asked),
+                host.matches(wanted),
                 ports.contains(&inet.port),
             )
         }
-        (ListenPattern::Path(rule) | ListenPattern::Children(rule), None) => path_score(rule, path(asked)),
+        (ListenPattern::Path(rule) | ListenPattern::Children(rule), None) => path_score(rule, path(wanted)),
         _ => 0,
     }
 }
@@ -144,8 +153,8 @@ fn path(endpoint: &Endpoint) -> &str {
     }
 }
 
-/// One for the same directory.
-fn path_score(rule: &str, asked: &str) -> u32 {
+/// One if both are in the same directory.
+fn path_score(rule: &str, wanted: &str) -> u32 {
     let directory = |path: &str| path.rfind('/').map(|at| at + 1);
-    u32::from(directory(rule).is_some_and(|end| rule.get(..end) == asked.get(..end)))
+    u32::from(directory(rule).is_some_and(|end| rule.get(..end) == wanted.get(..end)))
 }

@@ -1,45 +1,50 @@
-//! The policy: who may ask for what. Without a rule that allows it, everything is refused.
+//! The policy: which peer is allowed which request. Without a rule that allows it, a request is denied.
 //!
-//! A [`Policy`] is made from a configuration and decides on words, endpoints and addresses alone; it opens
-//! nothing and asks nobody. Allowing allocates nothing; a refusal says what came nearest, but only of what
-//! the same requester may have.
+//! A [`Policy`] is made from a configuration. It decides on names, endpoints and addresses alone: it opens nothing and
+//! makes no system call. A decision gives a permit, which shares the rules that it rests on, or a [`Denied`], which names
+//! the nearest rule, but only among the rules of the same peer.
 #![forbid(unsafe_code)]
 
 mod address;
+mod capability_check;
 mod denied;
+mod floating;
 mod grant;
 mod listen;
-mod moving;
+mod page;
 mod peers;
+mod permit;
 mod ports;
+mod resource;
 mod rule;
-mod told;
-mod unserved;
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 
 use portreeve_protocol::message::OPERATIONS;
 
-use crate::config::{Config, PeerName, Report};
+use crate::config::{Cluster, Config, PeerName, Report};
 
-pub use address::AddressPermit;
+pub use address::Destination;
+pub use capability_check::capability_check;
 pub use denied::Denied;
-pub use listen::ListenPermit;
-pub use moving::MovingListener;
+pub use floating::FloatingListener;
+pub use listen::ipv4_endpoint;
+pub use permit::{AddressPermit, LeasePermit, ListenPermit, OperationPermit, Permit, Place};
 pub use rule::Rule;
-pub use unserved::unserved;
 
 use grant::Grant;
 use peers::PeerGrant;
+use resource::Kind;
 
-/// Who asks.
+/// The peer that sends a request, as policy knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Requester {
-    /// The worker, known by the channel that it inherited. It may use every listener scope and every permit.
+    /// The worker, identified by the channel that it inherited. It may use every listener scope and every permit.
     Worker,
-    /// Who connected to the control socket, as the kernel says (SO_PEERCRED and SO_PEERGROUPS, see
-    /// unix(7)). User 0 may do whatever the configuration permits anyone; others what their `peer` scopes say.
+    /// A process that connected to the control socket, as the kernel identifies it (SO_PEERCRED and SO_PEERGROUPS, see
+    /// unix(7)). User 0 may do whatever the configuration permits to any peer, other users what their `peer` scopes say.
     Local {
         /// The user id.
         uid: u32,
@@ -60,76 +65,74 @@ impl std::fmt::Display for Requester {
 /// What a configuration permits.
 #[derive(Debug, Default)]
 pub struct Policy {
-    rules: Vec<Rule>,
-    /// The worker's and user 0's.
+    rules: Vec<Rc<Rule>>,
+    /// Everything that is permitted: to the worker and to user 0.
     all: Grant,
     peers: Vec<PeerGrant>,
     /// Indices of `peers`.
     users: HashMap<u32, Vec<usize>>,
     groups: HashMap<u32, Vec<usize>>,
     tcp_ports: Vec<RangeInclusive<u16>>,
-    topology: crate::config::Cluster,
-    moving: moving::Moving,
+    topology: Rc<Cluster>,
+    floating: floating::Floating,
 }
 
-/// What the worker may not ask for: that is for who administers the broker.
+/// Operations that the worker may not use: they are for the administrator of the broker.
 const NOT_FOR_THE_WORKER: [&str; 1] = ["reload"];
 
-/// What root alone may ask for, whatever a `peer` scope says: another broker replaces this one.
-const FOR_ROOT: [&str; 1] = ["takeover"];
+/// Operations that only user 0 may use, whatever a `peer` scope says: another broker replaces this one.
+const FOR_ROOT_ONLY: [&str; 1] = ["takeover"];
 
-/// What everybody may ask for who may ask at all.
-const FOR_ALL: [&str; 2] = ["hello", "ping"];
+/// Operations that every peer of the control socket may use that has a `peer` scope.
+const FOR_EVERY_PEER: [&str; 2] = ["hello", "ping"];
 
 impl Policy {
-    /// The policy of a configuration. `resolve` gives the id of a user or group by name; a name that has none
-    /// is an error that says where it stands. A name of digits alone is the id itself.
+    /// The policy of a configuration. `resolve` gives the id of a user or group by name; a name without an id is an
+    /// error with its place. A name of digits alone is the id itself.
     pub fn new(config: &Config, resolve: &mut dyn FnMut(&PeerName) -> Option<u32>) -> Result<Self, Report> {
-        let mut policy =
-            Policy { tcp_ports: ports::tcp(config), topology: config.cluster.clone(), ..Policy::default() };
-        let permits = policy.rules_of(config);
-        policy.peers_of(config, &permits, resolve)?;
+        let topology = Rc::new(config.cluster.clone());
+        let mut policy = Policy { tcp_ports: ports::tcp(config), topology, ..Policy::default() };
+        let permits = policy.add_rules(config);
+        policy.add_peers(config, &permits, resolve)?;
         Ok(policy)
     }
 
-    /// Whether an operation may be asked for at all. What it may be asked about is decided by itself.
-    pub fn operation(&self, who: &Requester, name: &str) -> Result<(), Denied> {
-        let allowed = match who {
-            Requester::Local { uid: 0, .. } => known(name),
-            _ if FOR_ROOT.contains(&name) => false,
-            Requester::Worker => known(name) && !NOT_FOR_THE_WORKER.contains(&name),
+    /// Whether a peer may use an operation at all. The resources that a request names are decided one by one.
+    pub fn operation(&self, requester: &Requester, name: &str) -> Result<OperationPermit, Denied> {
+        let allowed = match requester {
+            Requester::Local { uid: 0, .. } => is_operation(name),
+            _ if FOR_ROOT_ONLY.contains(&name) => false,
+            Requester::Worker => is_operation(name) && !NOT_FOR_THE_WORKER.contains(&name),
             Requester::Local { .. } => {
-                let for_all = FOR_ALL.contains(&name);
-                self.find(who, |peer| (for_all || peer.allows(name)).then_some(()), |_| None).is_some()
+                let for_every_peer = FOR_EVERY_PEER.contains(&name);
+                let mut scopes = self.grants(requester).filter_map(|(_, scope)| scope);
+                scopes.any(|scope| for_every_peer || scope.allows(name))
             }
         };
         match allowed {
-            true => Ok(()),
-            false => Err(Denied::operation(who, name)),
+            true => Ok(OperationPermit),
+            false => Err(Denied::operation(requester, name)),
         }
     }
 
-    /// The operations that somebody may ask for, by name.
-    pub fn operations(&self, who: &Requester) -> Vec<&'static str> {
+    /// The operations that a peer may use, by name.
+    pub fn operations(&self, requester: &Requester) -> Vec<&'static str> {
         let names = OPERATIONS.iter().map(|(_, name)| *name);
-        names.filter(|name| self.operation(who, name).is_ok()).collect()
+        names.filter(|name| self.operation(requester, name).is_ok()).collect()
     }
 
-    /// Whether anything permits a resource limit.
+    /// Whether a rule permits any resource limit.
     pub fn has_limits(&self) -> bool {
-        self.all.has_limits()
+        self.all.kinds().any(|kind| kind == Kind::Limit)
     }
 
-    /// The TCP ports that anything permits, as ranges in order that do not touch each other.
+    /// The TCP ports that the rules permit, as ranges in order that do not touch each other.
     pub fn tcp_ports(&self) -> &[RangeInclusive<u16>] {
         &self.tcp_ports
     }
 }
 
-/// Whether there is an operation of the name.
-fn known(name: &str) -> bool {
-    let groups = crate::config::GROUPS.iter().flat_map(|(_, names)| *names);
-    FOR_ALL.contains(&name)
-        || groups.copied().any(|known| known == name)
-        || OPERATIONS.iter().any(|(_, known)| *known == name)
+/// Whether an operation of that name exists.
+fn is_operation(name: &str) -> bool {
+    OPERATIONS.iter().any(|(_, known)| *known == name)
 }

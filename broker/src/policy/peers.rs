@@ -1,13 +1,16 @@
 //! Peers of the control socket: each `peer` scope by the user or group that it names.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use super::grant::Grant;
-use super::{Policy, Requester};
+use super::resource::{Kind, Resource};
+use super::rule::RuleId;
+use super::{Policy, Requester, Rule};
 use crate::config::{Config, GROUPS, PeerName, Report};
 
-/// What one `peer` scope gives: its operations, on what its permits name. Scopes add up, but the operations
-/// of one scope do not reach the permits of another.
+/// What one `peer` scope allows: its operations, on the resources that its permits name. Several scopes of one peer add
+/// up, but the operations of one scope do not apply to the permits of another.
 #[derive(Debug)]
 pub(super) struct PeerGrant {
     allow: Vec<String>,
@@ -15,7 +18,7 @@ pub(super) struct PeerGrant {
 }
 
 impl PeerGrant {
-    /// Whether an operation is among those of the scope, by its own name or its group's.
+    /// Whether the scope allows an operation, by its own name or its group's.
     pub fn allows(&self, operation: &str) -> bool {
         self.allow.iter().any(|word| {
             word == operation
@@ -23,14 +26,14 @@ impl PeerGrant {
         })
     }
 
-    /// Whether any operation of a group is among them.
+    /// Whether the scope allows any operation of a group.
     pub fn allows_any(&self, group: &str) -> bool {
         let names = GROUPS.iter().find(|(word, _)| *word == group);
         names.is_some_and(|(_, names)| names.iter().any(|name| self.allows(name)))
     }
 }
 
-/// A name of digits alone as the id that it is. The highest id stands for none, see setresuid(2).
+/// A name of digits alone is the id itself. The highest id stands for none, see setresuid(2).
 fn number(name: &str) -> Option<u32> {
     let digits = name.bytes().all(|byte| byte.is_ascii_digit());
     let id = name.parse().ok().filter(|_| digits);
@@ -39,7 +42,7 @@ fn number(name: &str) -> Option<u32> {
 
 impl Policy {
     /// Adds the `peer` scopes.
-    pub(super) fn peers_of(
+    pub(super) fn add_peers(
         &mut self,
         config: &Config,
         permits: &HashMap<String, Grant>,
@@ -47,13 +50,13 @@ impl Policy {
     ) -> Result<(), Report> {
         let mut unknown = Vec::new();
         for peer in &config.broker.peers {
-            let (what, name) = match &peer.name.value {
+            let (account, name) = match &peer.name.value {
                 PeerName::User(name) => ("user", name),
                 PeerName::Group(name) => ("group", name),
             };
             let Some(id) = number(name).or_else(|| resolve(&peer.name.value)) else {
-                let message = format!("there is no {what} {name:?} on this host");
-                let help = format!("add the {what}, correct its name, or remove this peer scope");
+                let message = format!("there is no {account} {name:?} on this host");
+                let help = format!("add the {account}, correct its name, or remove this peer scope");
                 unknown.push(config.error(peer.name.span, message, help));
                 continue;
             };
@@ -61,11 +64,11 @@ impl Policy {
             for permit in peer.permit.iter().filter_map(|name| permits.get(&name.value)) {
                 grant.join(permit);
             }
-            let of = match &peer.name.value {
+            let by_id = match &peer.name.value {
                 PeerName::User(_) => &mut self.users,
                 PeerName::Group(_) => &mut self.groups,
             };
-            of.entry(id).or_default().push(self.peers.len());
+            by_id.entry(id).or_default().push(self.peers.len());
             let allow = peer.allow.iter().map(|word| word.value.clone()).collect();
             self.peers.push(PeerGrant { allow, grant });
         }
@@ -75,18 +78,23 @@ impl Policy {
         }
     }
 
-    /// The first of the requester's grants that gives something: `peer` is asked of each `peer` scope,
-    /// `all` of the grant of those who may have all.
-    pub(super) fn find<T>(
+    /// The rule that allows a peer a resource.
+    pub(super) fn find(&self, requester: &Requester, resource: &Resource<'_>) -> Option<&Rc<Rule>> {
+        self.search(requester, resource.kind(), |grant| grant.find(resource))
+    }
+
+    /// The first rule that `look` gives for one of the peer's grants, among those whose `peer` scope allows an
+    /// operation on this kind of resource.
+    pub(super) fn search(
         &self,
-        who: &Requester,
-        peer: impl Fn(&PeerGrant) -> Option<T>,
-        all: impl Fn(&Grant) -> Option<T>,
-    ) -> Option<T> {
-        match who {
-            Requester::Worker | Requester::Local { uid: 0, .. } => all(&self.all),
-            Requester::Local { uid, gids } => self.scopes(*uid, gids).find_map(peer),
-        }
+        requester: &Requester,
+        kind: Kind,
+        look: impl Fn(&Grant) -> Option<RuleId>,
+    ) -> Option<&Rc<Rule>> {
+        let usable =
+            |scope: Option<&PeerGrant>| scope.is_none_or(|scope| scope.allows_any(kind.allow_word()));
+        let mut grants = self.grants(requester).filter(|(_, scope)| usable(*scope));
+        self.rule(grants.find_map(|(grant, _)| look(grant))?)
     }
 
     /// The `peer` scopes of a user and its groups.
@@ -96,9 +104,9 @@ impl Policy {
         scopes.filter_map(|at| self.peers.get(*at))
     }
 
-    /// All grants of the requester, each with the `peer` scope that limits which operations use it.
-    pub(super) fn grants(&self, who: &Requester) -> impl Iterator<Item = (&Grant, Option<&PeerGrant>)> {
-        let (all, uid, gids) = match who {
+    /// All grants of a peer, each with the `peer` scope that limits the operations on it.
+    pub(super) fn grants(&self, requester: &Requester) -> impl Iterator<Item = (&Grant, Option<&PeerGrant>)> {
+        let (all, uid, gids) = match requester {
             Requester::Worker | Requester::Local { uid: 0, .. } => (Some(&self.all), 0, [].as_slice()),
             Requester::Local { uid, gids } => (None, *uid, gids.as_slice()),
         };

@@ -1,9 +1,12 @@
-//! Rules: what the configuration permits, by the line that says so.
+//! Rules: what the configuration permits, each with the line that says so.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
+use std::rc::Rc;
 
 use super::grant::Grant;
+use super::resource::{Pattern, Resource};
 use super::{Policy, Requester};
 use crate::config::{Config, SocketOptions, Span};
 
@@ -14,7 +17,7 @@ pub struct Rule {
     pub place: String,
     /// What it says, in one line: `permit "mail": listen *:25`.
     pub text: String,
-    /// How the socket is made, where the rule is a `listen` scope.
+    /// How the socket is made, if the rule is a `listen` scope.
     pub socket: Option<SocketOptions>,
 }
 
@@ -25,25 +28,26 @@ impl fmt::Display for Rule {
     }
 }
 
-/// The number of a rule.
+/// The number of a rule: its position in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct RuleId(usize);
 
 impl Policy {
     /// The rule of a number.
-    pub(super) fn rule(&self, id: RuleId) -> Option<&Rule> {
+    pub(super) fn rule(&self, id: RuleId) -> Option<&Rc<Rule>> {
         self.rules.get(id.0)
     }
 
-    /// Every rule by which somebody may ask for something, in the order of the configuration.
-    pub fn rules_for(&self, who: &Requester) -> Vec<&Rule> {
+    /// Every rule that a peer may use, in the order of the configuration.
+    pub fn rules_for(&self, requester: &Requester) -> Vec<&Rule> {
         let mut ids: Vec<RuleId> = Vec::new();
-        for (grant, scope) in self.grants(who) {
-            ids.extend(grant.rules(|word| scope.is_none_or(|scope| scope.allows_any(word))));
+        for (grant, scope) in self.grants(requester) {
+            let usable = grant.kinds().filter(|kind| scope.is_none_or(|it| it.allows_any(kind.allow_word())));
+            ids.extend(usable.flat_map(|kind| grant.entries(kind)).map(|(_, id)| id));
         }
         ids.sort();
         ids.dedup();
-        ids.into_iter().filter_map(|id| self.rule(id)).collect()
+        ids.into_iter().filter_map(|id| self.rule(id)).map(|rule| &**rule).collect()
     }
 
     fn add_rule(
@@ -54,73 +58,73 @@ impl Policy {
         socket: Option<SocketOptions>,
     ) -> RuleId {
         let place = config.sources().file_line(span);
-        self.rules.push(Rule { place, text, socket });
+        self.rules.push(Rc::new(Rule { place, text, socket }));
         RuleId(self.rules.len() - 1)
     }
 
-    /// Every rule, in the grant of those who may have all; gives the grant of each permit by its name.
-    pub(super) fn rules_of(&mut self, config: &Config) -> HashMap<String, Grant> {
+    /// Adds every rule to the grant of the worker and user 0, and returns the grant of each permit by its name.
+    pub(super) fn add_rules(&mut self, config: &Config) -> HashMap<String, Grant> {
         let mut permits = HashMap::new();
         for permit in &config.broker.permits {
             let name = &permit.name.value;
-            let grant = self.permit(config, permit);
+            let grant = self.add_permit(config, permit);
             self.all.join(&grant);
             permits.insert(name.clone(), grant);
         }
-        // After the permits: of two rules for one endpoint the listen scope says how its socket is made. Of two
-        // listen scopes it is the one that is enabled.
+        // Listen scopes come after the permits, because of two rules for one endpoint the later one says how its socket
+        // is made. Of two listen scopes for one endpoint the enabled one comes later.
         let (enabled, disabled): (Vec<_>, Vec<_>) =
             config.listeners.iter().partition(|listener| listener.socket.enable);
         for listener in disabled.into_iter().chain(enabled) {
             let endpoint = &listener.endpoint;
             let text = format!("{}: Listen \"{}\"", listener.scope, endpoint.value);
             let rule = self.add_rule(config, endpoint.span, text, Some(listener.socket.clone()));
-            self.all.endpoint(endpoint.value.clone(), rule);
+            self.all.allow(Resource::Endpoint(Cow::Owned(endpoint.value.clone())), rule);
             if let Some(inet) = endpoint.value.inet().filter(|_| listener.duravip.floats()) {
-                self.all.address(inet.address, rule);
+                self.all.allow(Resource::Address(inet.address), rule);
             }
             if let Some(inet) = endpoint.value.inet() {
-                self.moving.declare(inet.address, listener.scope.clone(), &listener.duravip);
+                self.floating.add_address(inet.address, listener.scope.clone(), &listener.duravip);
             }
             if config.worker.is_some() {
-                self.moving.listener(listener, rule);
+                self.floating.add_listener(listener, rule);
             }
         }
-        self.moving.follow(config);
+        self.floating.add_followers(config);
         for binding in &config.bindings {
             if let Some(address) = binding.address.as_ref().filter(|_| binding.duravip.floats()) {
                 let text = format!("binding {:?}: bind_address = {}", binding.name.value, address.value);
                 let rule = self.add_rule(config, address.span, text, None);
-                self.all.address(address.value, rule);
-                self.moving.declare(address.value, binding.name.value.clone(), &binding.duravip);
+                self.all.allow(Resource::Address(address.value), rule);
+                self.floating.add_address(address.value, binding.name.value.clone(), &binding.duravip);
             }
         }
         permits
     }
 
-    fn permit(&mut self, config: &Config, permit: &crate::config::Permit) -> Grant {
+    fn add_permit(&mut self, config: &Config, permit: &crate::config::Permit) -> Grant {
         let mut grant = Grant::default();
         let text =
             |what: &str, value: &dyn fmt::Display| format!("permit {:?}: {what} {value}", permit.name.value);
         for pattern in &permit.listen {
             let rule = self.add_rule(config, pattern.span, text("listen", &pattern.value), None);
-            grant.pattern(pattern.value.clone(), rule);
+            grant.allow_pattern(Pattern::Endpoints(pattern.value.clone()), rule);
         }
         for block in &permit.address {
-            let what = if permit.permanent { "address, for ever too," } else { "address" };
+            let what = if permit.permanent { "permanent address" } else { "address" };
             let rule = self.add_rule(config, block.span, text(what, &block.value), None);
-            grant.block(block.value, rule);
+            grant.allow_pattern(Pattern::Addresses(block.value), rule);
             if permit.permanent {
-                grant.permanent(block.value, rule);
+                grant.allow_pattern(Pattern::PermanentAddresses(block.value), rule);
             }
         }
         for interface in &permit.interface {
             let rule = self.add_rule(config, interface.span, text("interface", &interface.value), None);
-            grant.interface(interface.value.clone(), rule);
+            grant.allow(Resource::Interface(Cow::Owned(interface.value.clone())), rule);
         }
         for limit in &permit.limit {
             let rule = self.add_rule(config, limit.span, text("limit", &limit.value), None);
-            grant.limit(limit.value, rule);
+            grant.allow_pattern(Pattern::Limits(limit.value), rule);
         }
         grant
     }

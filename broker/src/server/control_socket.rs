@@ -101,7 +101,7 @@ fn open(broker: &Rc<Broker>, channel: OwnedFd) -> io::Result<()> {
     match broker.accounts.seat(&requester) {
         Ok(seat) => session::open(broker, channel, requester, pid, seat).map(drop),
         Err((account, fault)) => {
-            broker.counters.turned_away.up();
+            broker.counters.rejected.up();
             if account.may_log() {
                 tracing::warn!(target: "audit", peer = %requester, pid, why = &*fault.message, "no session");
             }

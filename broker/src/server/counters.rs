@@ -1,4 +1,4 @@
-//! What is counted while the broker serves: plain numbers of one thread, so that counting costs no request anything.
+//! The counters of the sessions and of each operation, for the metrics.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use crate::counter::Counter;
 /// The upper bounds of the latency buckets, in microseconds.
 pub const BOUNDS_US: [u64; 13] =
     [10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 100_000, 1_000_000, 10_000_000];
-/// More than the number of any operation.
-const OPERATIONS: usize = 32;
+/// More than the kind of any operation.
+const MAX_OPERATIONS: usize = 32;
 
-/// Everything that is counted here. What is counted at its own place is asked for there.
+/// What the server counts itself; addresses, events and accounts have counters of their own.
 #[derive(Debug, Default)]
 pub struct Counters {
-    operations: [Operation; OPERATIONS],
+    operations: [Operation; MAX_OPERATIONS],
     /// Sessions that began.
     pub opened: Counter,
-    /// Peers that got none.
-    pub turned_away: Counter,
-    /// Sessions that ended because of a packet that was no request.
+    /// Connections that got no session.
+    pub rejected: Counter,
+    /// Sessions that ended because a packet was no request.
     pub malformed: Counter,
 }
 
@@ -32,12 +32,12 @@ struct Operation {
     quota: Counter,
     failed: Counter,
     latencies: [Counter; BOUNDS_US.len() + 1],
-    micros: Counter,
+    sum_us: Counter,
 }
 
 impl Counters {
-    /// Counts what became of a request, or of one part of a batch.
-    pub fn outcome(&self, kind: Kind, fault: Option<FaultCode>) {
+    /// Counts the result of a request, or of one part of it.
+    pub fn add_outcome(&self, kind: Kind, fault: Option<FaultCode>) {
         let Some(operation) = self.operations.get(usize::from(kind.0)) else { return };
         match fault {
             None => operation.granted.up(),
@@ -48,15 +48,15 @@ impl Counters {
     }
 
     /// Counts how long a request took.
-    pub fn latency(&self, kind: Kind, took: Duration) {
+    pub fn add_latency(&self, kind: Kind, duration: Duration) {
         let Some(operation) = self.operations.get(usize::from(kind.0)) else { return };
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS_US.iter().position(|bound| micros <= *bound).unwrap_or(BOUNDS_US.len());
+        let duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS_US.iter().position(|bound| duration_us <= *bound).unwrap_or(BOUNDS_US.len());
         operation.latencies.get(bucket).into_iter().for_each(Counter::up);
-        operation.micros.add(usize::try_from(micros).unwrap_or(usize::MAX));
+        operation.sum_us.add(usize::try_from(duration_us).unwrap_or(usize::MAX));
     }
 
-    /// What was counted of an operation.
+    /// The counts of an operation.
     pub fn of(&self, kind: Kind, name: &str) -> Option<OperationCounts> {
         let operation = self.operations.get(usize::from(kind.0))?;
         Some(OperationCounts {
@@ -66,7 +66,7 @@ impl Counters {
             quota: operation.quota.get(),
             failed: operation.failed.get(),
             latencies: List::truncated(operation.latencies.iter().map(Counter::get)),
-            sum_us: operation.micros.get(),
+            sum_us: operation.sum_us.get(),
         })
     }
 }
@@ -88,7 +88,7 @@ mod tests {
     fn a_request_is_in_the_bucket_whose_bound_it_does_not_exceed() {
         let counters = Counters::default();
         for micros in [0, 10, 11, 10_000_000, 10_000_001] {
-            counters.latency(Ping::KIND, Duration::from_micros(micros));
+            counters.add_latency(Ping::KIND, Duration::from_micros(micros));
         }
         let counts = counters.of(Ping::KIND, Ping::NAME).unwrap();
         assert_eq!(counts.latencies.to_vec(), [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);

@@ -1,15 +1,16 @@
-//! The service: what the confined broker does until it is told to stop. One thread, one task a session.
+//! The server: what the confined broker does until a signal stops it. One thread, one task per session.
+#![deny(unsafe_code)]
 
-mod answer;
 pub mod control_socket;
 pub mod counters;
 mod handover;
-mod later;
+mod in_flight;
 mod moving;
 mod notify;
 mod operation;
 mod quota;
 mod reload;
+mod reply;
 mod session;
 mod shutdown;
 mod state;
@@ -20,8 +21,7 @@ mod worker;
 
 pub use handover::Handover;
 pub use notify::Notifier;
-pub use operation::listen_permit;
-pub use reload::{Ask, Fixed, Reloading, Started};
+pub use reload::{ReloadRequest, Reloading, RestartOnly, Started};
 pub use state::{Broker, Parts, Processes};
 pub use store::Store;
 pub use succession::{Awaited, Succession};
@@ -38,10 +38,10 @@ use crate::launcher::Handle;
 use crate::log;
 use crate::reader::Reader;
 
-/// How long what has ended by itself may take to be gone.
+/// How long a process that ends by itself may take to exit.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// What serving needs beside the broker's state.
+/// The broker's state and everything else that serving needs.
 pub struct Service {
     /// The broker's state.
     pub broker: Broker,
@@ -51,18 +51,18 @@ pub struct Service {
     pub worker: Option<(Handle, Supervision)>,
     /// The reader, where there is one.
     pub reader: Option<Reader>,
-    /// Who asks for a reload.
-    pub asked: tokio::sync::mpsc::Receiver<Ask>,
+    /// The requests to reload.
+    pub reload_requests: tokio::sync::mpsc::Receiver<ReloadRequest>,
     /// The service manager.
     pub notifier: Rc<Notifier>,
-    /// The broker that this one is to succeed.
+    /// The takeover from another broker, if this one takes over.
     pub succession: Option<Succession>,
-    /// Names in the service manager's store of what is no listener any more.
+    /// Names in the service manager's fdstore of descriptors that are no listeners any more.
     pub stale: Vec<String>,
 }
 
 impl Service {
-    /// Serves until a signal ends it, or something that it cannot do without is gone.
+    /// Serves until a signal ends it, or a part of the broker fails that it cannot do without.
     pub async fn run(mut self) -> Result<(), Failure> {
         let broker = Rc::new(self.broker);
         inject::point("signals")?;
@@ -72,7 +72,7 @@ impl Service {
         inject::point("reader.epoll")?;
         let reader = self.reader.map(Reader::into_handle).transpose();
         let reader = reader.map_err(|error| Failure::os("reader", "epoll_ctl", error))?;
-        let reloads = reload::keep(broker.clone(), reader, hangups, self.asked, notifier.clone());
+        let reloads = reload::run(broker.clone(), reader, hangups, self.reload_requests, notifier.clone());
         tokio::task::spawn_local(reloads);
         if let Some(socket) = self.control {
             inject::point("control.epoll")?;
@@ -93,13 +93,13 @@ impl Service {
         }
         let serving = async {
             if let Some(succession) = self.succession {
-                // One worker at a time: the other broker's goes first, and clients wait in the queues meanwhile.
+                // One worker at a time: the predecessor's exits first, and clients wait in the accept queues meanwhile.
                 tokio::select! {
                     () = succession.predecessor.left() => {}
                     () = stop.wait() => return Ok(()),
                 }
             }
-            // What was there before this broker waits for whoever had it.
+            // Listeners from before this broker wait for the peers that had them.
             worker::retain(&broker);
             match &self.worker {
                 None => {

@@ -12,7 +12,7 @@ use portreeve_protocol::{Endpoint, Event, EventCode, Fault, Text};
 
 use super::state::Broker;
 use crate::address::Listeners;
-use crate::events::Concern;
+use crate::events::Audience;
 use crate::holder::Holder;
 use crate::listener::Owner;
 
@@ -61,6 +61,6 @@ impl Broker {
             detail: Text::truncated(&endpoint.to_string()),
             ..Event::default()
         };
-        self.events.tell(Concern::Holder(Holder::Worker), event);
+        self.events.publish(Audience::Holder(Holder::Worker), event);
     }
 }

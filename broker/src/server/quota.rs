@@ -1,6 +1,6 @@
-//! What each peer has used up of its quotas. All sessions of one user share one account, so more sessions give no more.
+//! What each peer has used of its quotas. All sessions of one user share one account, so more sessions give no more.
 //!
-//! An account counts and says how long to wait; who asks does the waiting and the refusing. The worker never waits.
+//! An account counts and says how long to wait; its caller waits or refuses. The worker never waits.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -13,60 +13,61 @@ use crate::config::Quotas;
 use crate::counter::Counter;
 use crate::policy::Requester;
 
-/// As many accounts are kept as users can hardly be; beyond that those that owe nothing are forgotten.
-const KEPT: usize = 64;
-/// How long what is not logged is counted before a line tells the count.
-const COUNTING: Duration = Duration::from_secs(5);
-/// The longest that a peer waits, however much all of its sessions together were refused: nobody sees it hang up
-/// meanwhile.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Beyond this many accounts, idle ones are evicted.
+const MAX_IDLE_ACCOUNTS: usize = 64;
+/// How long suppressed log lines are counted before one line reports the count.
+const SUPPRESSION_REPORT: Duration = Duration::from_secs(5);
+/// The longest that a peer waits, however many requests of its sessions were refused: while it waits, the broker does
+/// not notice that it closes the channel.
+const MAX_WAIT: Duration = Duration::from_secs(5);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// So many in a second: a second's worth at once, then one after the other.
+/// A rate limit: one second's worth at once, then one after the other.
 #[derive(Default)]
 struct Rate {
-    /// When everything taken until now is paid for.
-    paid: Cell<Option<Instant>>,
+    /// When everything that was taken is within the rate again.
+    paid_until: Cell<Option<Instant>>,
 }
 
 impl Rate {
     fn after(&self, count: u32, per_second: u32, now: Instant) -> (Instant, Duration) {
-        let paid = self.paid.get().map_or(now, |paid| paid.max(now)) + SECOND * count / per_second.max(1);
-        let paid = paid.min(now + SECOND + LONGEST_WAIT);
+        let paid =
+            self.paid_until.get().map_or(now, |paid| paid.max(now)) + SECOND * count / per_second.max(1);
+        let paid = paid.min(now + SECOND + MAX_WAIT);
         (paid, paid.saturating_duration_since(now + SECOND))
     }
 
-    /// Takes some, and says how long to wait before the next.
+    /// Takes some, and returns how long to wait before the next.
     fn take(&self, count: u32, per_second: u32) -> Duration {
         let (paid, wait) = self.after(count, per_second, Instant::now());
-        self.paid.set(Some(paid));
+        self.paid_until.set(Some(paid));
         wait
     }
 
-    /// Takes one where there is one to be had now.
+    /// Takes one if no wait is needed.
     fn try_take(&self, per_second: u32) -> bool {
         let (paid, wait) = self.after(1, per_second, Instant::now());
         if wait.is_zero() {
-            self.paid.set(Some(paid));
+            self.paid_until.set(Some(paid));
         }
         wait.is_zero()
     }
 
-    fn owes_nothing(&self) -> bool {
-        self.paid.get().is_none_or(|paid| paid <= Instant::now())
+    fn is_idle(&self) -> bool {
+        self.paid_until.get().is_none_or(|paid| paid <= Instant::now())
     }
 }
 
-/// What was counted of all accounts together, also of those that are forgotten.
+/// Counts of all accounts together, evicted ones included.
 #[derive(Default)]
 pub struct Totals {
-    /// How often a peer had to wait.
+    /// How often a peer had to wait because of a rate limit.
     pub delayed: Counter,
-    /// Lines that were not logged.
+    /// Log lines that were suppressed.
     pub not_logged: Counter,
 }
 
-/// What the sessions of one peer have used together.
+/// What the sessions of one peer have used of its quotas together.
 pub struct Account {
     quotas: Rc<Cell<Quotas>>,
     totals: Rc<Totals>,
@@ -80,7 +81,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Notes refused requests, and says how long the peer is to wait before its next one is taken.
+    /// Counts refused requests, and returns how long the peer's next request has to wait.
     pub fn refuse(&self, count: usize) -> Duration {
         self.refusals.set(self.refusals.get() + count as u64);
         let wait = match self.peer {
@@ -93,8 +94,8 @@ impl Account {
         wait
     }
 
-    /// Whether there may be a line in the log about this peer's refusals. What may not is counted, and the count told
-    /// in one line a little later.
+    /// Whether a line about this peer's refusals may be logged. Suppressed lines are counted, and one line reports the
+    /// count after a while.
     pub fn may_log(self: &Rc<Self>) -> bool {
         if self.lines.try_take(self.quotas.get().lines) {
             return true;
@@ -104,21 +105,21 @@ impl Account {
         if before == 0 {
             let account = self.clone();
             tokio::task::spawn_local(async move {
-                tokio::time::sleep(COUNTING).await;
+                tokio::time::sleep(SUPPRESSION_REPORT).await;
                 let (peer, suppressed) = (&account.peer, account.not_logged.take());
-                let most = account.quotas.get().lines;
-                tracing::warn!(target: "audit", %peer, suppressed, most, "refusals and ends of sessions not logged");
+                let limit = account.quotas.get().lines;
+                tracing::warn!(target: "audit", %peer, suppressed, limit, "log lines about refusals and ends of sessions suppressed: more than max_log_lines a second");
             });
         }
         false
     }
 
-    /// How many requests were refused.
+    /// How many requests of this peer were refused.
     pub fn refusals(&self) -> u64 {
         self.refusals.get()
     }
 
-    /// Whose it is.
+    /// The peer.
     pub fn peer(&self) -> &Requester {
         &self.peer
     }
@@ -128,38 +129,38 @@ impl Account {
         self.sessions.get()
     }
 
-    fn owes_nothing(&self) -> bool {
-        [&self.opened, &self.refused, &self.lines].into_iter().all(Rate::owes_nothing)
+    fn is_idle(&self) -> bool {
+        [&self.opened, &self.refused, &self.lines].into_iter().all(Rate::is_idle)
     }
 
-    /// What a peer may have open is open.
-    fn full(&self) -> Fault {
+    /// The fault for a peer that has too many sessions.
+    fn session_quota_fault(&self) -> Fault {
         let message =
-            format!("{} has {} sessions open, as many as a peer may", self.peer, self.sessions.get());
+            format!("{} has {} open sessions, the limit of one peer", self.peer, self.sessions.get());
         Fault::new(FaultCode::Quota, &message).remedy("close one, or raise max_sessions in the broker scope")
     }
 
-    /// Why a peer that holds so many listeners may not have another, if it may not.
-    pub fn listeners_used_up(&self, held: usize, capacity: usize) -> Option<Fault> {
-        // Where the broker itself can hold few, no peer of the control socket takes the last of them.
+    /// The fault for a peer that holds so many listeners, if it may hold no more.
+    pub fn listener_quota_fault(&self, held: usize, capacity: usize) -> Option<Fault> {
+        // If the broker itself can hold few, no peer of the control socket takes the last of them.
         let part = match self.peer {
             Requester::Worker => capacity,
             Requester::Local { .. } => capacity - capacity / 8,
         };
-        let most = usize::try_from(self.quotas.get().listeners).unwrap_or(usize::MAX).min(part);
-        let message = || format!("{} holds {held} listeners, and a peer may hold {most}", self.peer);
-        (held >= most).then(|| {
+        let limit = usize::try_from(self.quotas.get().listeners).unwrap_or(usize::MAX).min(part);
+        let message = || format!("{} holds {held} listeners, the limit of one peer is {limit}", self.peer);
+        (held >= limit).then(|| {
             Fault::new(FaultCode::Quota, &message())
                 .remedy("stop listeners, or raise max_listeners in the broker scope")
         })
     }
 }
 
-/// One session's place in an account, given back when it ends.
+/// One session's place in an account, released when it is dropped.
 pub struct Seat {
     /// The account.
     pub account: Rc<Account>,
-    /// How long the session waits before it is served.
+    /// How long the session waits before its first request is served.
     pub wait: Duration,
 }
 
@@ -178,43 +179,43 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// None yet.
+    /// No accounts yet.
     pub fn new(quotas: Quotas) -> Self {
         Self { quotas: Rc::new(Cell::new(quotas)), totals: Rc::default(), of: RefCell::default() }
     }
 
-    /// What every peer may use.
+    /// The quotas of every peer.
     pub fn quotas(&self) -> Quotas {
         self.quotas.get()
     }
 
-    /// Changes it, for those that are here too.
+    /// Changes the quotas, for existing accounts too.
     pub fn set_quotas(&self, quotas: Quotas) {
         self.quotas.set(quotas);
     }
 
-    /// What was counted of all of them.
+    /// The counts of all accounts together.
     pub fn totals(&self) -> &Totals {
         &self.totals
     }
 
-    /// Tells of each account, the worker's first.
-    pub fn each<T>(&self, tell: impl Fn(&Account) -> T) -> Vec<T> {
+    /// A value for each account, the worker's first.
+    pub fn map<T>(&self, value: impl Fn(&Account) -> T) -> Vec<T> {
         let of = self.of.borrow();
         let mut accounts: Vec<_> = of.iter().collect();
         accounts.sort_by_key(|(key, _)| **key);
-        accounts.into_iter().map(|(_, account)| tell(account)).collect()
+        accounts.into_iter().map(|(_, account)| value(account)).collect()
     }
 
-    /// A place for one more session of this peer, or why it gets none.
+    /// A place for one more session of this peer, or the fault if it gets none.
     pub fn seat(&self, peer: &Requester) -> Result<Seat, (Rc<Account>, Fault)> {
         let key = match peer {
             Requester::Worker => None,
             Requester::Local { uid, .. } => Some(*uid),
         };
         let mut of = self.of.borrow_mut();
-        if of.len() > KEPT {
-            of.retain(|_, account| account.sessions.get() > 0 || !account.owes_nothing());
+        if of.len() > MAX_IDLE_ACCOUNTS {
+            of.retain(|_, account| account.sessions.get() > 0 || !account.is_idle());
         }
         let new = || Account {
             quotas: self.quotas.clone(),
@@ -229,7 +230,7 @@ impl Accounts {
         };
         let account = of.entry(key).or_insert_with(|| Rc::new(new())).clone();
         if key.is_some() && account.sessions.get() >= self.quotas.get().sessions {
-            let fault = account.full();
+            let fault = account.session_quota_fault();
             return Err((account, fault));
         }
         let wait = match peer {
@@ -253,7 +254,7 @@ mod tests {
         let waits: Vec<Duration> = (0..5).map(|_| rate.take(1, 10)).collect();
         assert!(waits.windows(2).all(|pair| pair[0] < pair[1]), "{waits:?}");
         assert!(waits[4] > Duration::from_millis(400) && waits[4] <= Duration::from_millis(500), "{waits:?}");
-        assert_eq!(rate.take(u32::MAX, 1), LONGEST_WAIT);
+        assert_eq!(rate.take(u32::MAX, 1), MAX_WAIT);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! One session: from a channel to its hang-up. It takes one request at a time, answers it, and ends without
-//! touching any other session whatever its peer sends.
+//! One session: from the connection of a channel to its end. It serves one request after the other. Whatever its peer
+//! sends affects no other session.
 
 use std::cell::Cell;
 use std::io;
@@ -22,37 +22,36 @@ use super::state::{Broker, Buffers};
 use crate::listener::Owner;
 use crate::policy::Requester;
 
-/// How many requests of one session are taken in a row while others wait.
-const IN_A_ROW: u32 = 8;
+/// How many requests of one session are served in a row while other sessions wait.
+const MAX_IN_A_ROW: u32 = 8;
 
 /// A session as its operations see it.
 pub struct Session {
     /// Its number.
     pub number: u64,
-    /// Who its peer is, for policy.
+    /// Its peer, as policy knows it.
     pub requester: Requester,
-    /// Whose its listeners are.
+    /// The owner of its listeners.
     pub owner: Owner,
-    /// What its peer has used up.
+    /// What its peer has used of its quotas.
     pub account: Rc<Account>,
     greeted: Cell<bool>,
-    /// How long the peer waits, because of what it was refused.
+    /// How long the peer's next request waits, because of the ones that were refused.
     penalty: Cell<Duration>,
     in_a_row: Cell<u32>,
     /// How many requests are carried out beside the session's own task.
-    pub(super) later: Cell<usize>,
-    /// How many may be.
-    pub(super) in_flight: usize,
-    /// Whether another broker is about to take over.
+    pub(super) in_flight: Cell<usize>,
+    pub(super) max_in_flight: usize,
+    /// The state of a takeover by another broker.
     pub(super) handover: Rc<Handover>,
-    /// How long a reply may be left unread.
-    pub(super) unread: Duration,
+    /// How long the peer may leave a reply unread.
+    pub(super) unread_timeout: Duration,
     pub(super) channel: StdChannel,
     pub(super) watched: tokio::net::UnixDatagram,
 }
 
 impl Session {
-    /// Whether its peer is root, who may stop what is not its own.
+    /// Whether its peer is user 0, which may stop what other peers own.
     pub fn is_root(&self) -> bool {
         matches!(self.requester, Requester::Local { uid: 0, .. })
     }
@@ -63,14 +62,14 @@ impl Session {
     }
 }
 
-/// What became of one packet.
-pub enum Turn {
-    /// It was answered.
-    Answered,
-    /// It was acted upon, and its answer waits until the peer reads.
-    Waiting { frame: Vec<u8>, descriptors: Vec<OwnedFd> },
-    /// The session is over.
-    Over(String),
+/// What a session does next.
+pub enum Step {
+    /// Take the next packet.
+    Continue,
+    /// Wait until the peer has made room for this reply.
+    Wait { frame: Vec<u8>, descriptors: Vec<OwnedFd> },
+    /// Close, for this reason.
+    Close(String),
 }
 
 /// Opens a session as a task of its own, for the peer at the other end of the channel.
@@ -85,7 +84,7 @@ pub fn open(
     channel.set_nonblocking(true)?;
     let watched = tokio::net::UnixDatagram::from_std(channel.try_clone()?)?;
     let account = seat.account.clone();
-    let (number, owner) = broker.enter(&requester, pid, &account);
+    let (number, owner) = broker.register(&requester, pid, &account);
     let session = Session {
         number,
         requester,
@@ -94,53 +93,55 @@ pub fn open(
         greeted: false.into(),
         penalty: seat.wait.into(),
         in_a_row: 0.into(),
-        later: 0.into(),
-        in_flight: usize::try_from(broker.accounts.quotas().in_flight).unwrap_or(usize::MAX),
+        in_flight: 0.into(),
+        max_in_flight: usize::try_from(broker.accounts.quotas().in_flight).unwrap_or(usize::MAX),
         handover: broker.handover.clone(),
-        unread: broker.accounts.quotas().unread_timeout,
+        unread_timeout: broker.accounts.quotas().unread_timeout,
         channel,
         watched,
     };
     let (broker, session) = (broker.clone(), Rc::new(session));
-    broker.opened(&session);
+    broker.registered(&session);
     Ok(tokio::task::spawn_local(async move {
-        let why = session.serve(&broker).await;
-        session.close(&broker, &why);
+        let reason = session.serve(&broker).await;
+        session.close(&broker, &reason);
         drop(seat);
     }))
 }
 
 impl Session {
     async fn serve(self: &Rc<Self>, broker: &Rc<Broker>) -> String {
-        let greeting = Instant::now() + self.unread;
+        let greeting = Instant::now() + self.unread_timeout;
         loop {
             self.pause().await;
-            let turn = self.watched.async_io(Interest::READABLE, || self.turn(broker));
-            let turn = match self.is_greeted() || self.owner == Owner::Worker {
-                true => turn.await,
-                false => match tokio::time::timeout_at(greeting.into(), turn).await {
-                    Ok(turn) => turn,
-                    Err(_) => return format!("there was no hello in {} s", self.unread.as_secs()),
+            let step = self.watched.async_io(Interest::READABLE, || self.step(broker));
+            let step = match self.is_greeted() || self.owner == Owner::Worker {
+                true => step.await,
+                false => match tokio::time::timeout_at(greeting.into(), step).await {
+                    Ok(step) => step,
+                    Err(_) => {
+                        return format!("the peer sent no hello for {} s", self.unread_timeout.as_secs());
+                    }
                 },
             };
-            let turn = match turn {
-                Ok(turn) => turn,
+            let step = match step {
+                Ok(step) => step,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => Turn::Over(format!("receiving failed: {error}")),
+                Err(error) => Step::Close(format!("cannot receive: {error}")),
             };
-            match turn {
-                Turn::Answered => {}
-                Turn::Waiting { frame, descriptors } => {
-                    if let Err(why) = self.send_in_time(&frame, &descriptors).await {
-                        return why;
+            match step {
+                Step::Continue => {}
+                Step::Wait { frame, descriptors } => {
+                    if let Err(reason) = self.send_in_time(&frame, &descriptors).await {
+                        return reason;
                     }
                 }
-                Turn::Over(why) => return why,
+                Step::Close(reason) => return reason,
             }
         }
     }
 
-    /// Leaves the thread to others, as long as what was refused asks for, or for a moment after so many requests.
+    /// Waits as long as the refused requests demand, or yields to other sessions after several requests in a row.
     async fn pause(&self) {
         if self.handover.holds(self.number) {
             self.handover.released(self.number).await;
@@ -148,19 +149,19 @@ impl Session {
         let penalty = self.penalty.take();
         if !penalty.is_zero() {
             tokio::time::sleep(penalty).await;
-        } else if self.in_a_row.replace(self.in_a_row.get() + 1) >= IN_A_ROW {
+        } else if self.in_a_row.replace(self.in_a_row.get() + 1) >= MAX_IN_A_ROW {
             self.in_a_row.set(0);
             tokio::task::yield_now().await;
         }
     }
 
-    /// Takes one packet, acts, answers. `WouldBlock` when there is none.
-    fn turn(self: &Rc<Self>, broker: &Rc<Broker>) -> io::Result<Turn> {
+    /// Receives one packet, acts, replies. `WouldBlock` if there is none.
+    fn step(self: &Rc<Self>, broker: &Rc<Broker>) -> io::Result<Step> {
         if self.handover.holds(self.number) {
-            return Ok(Turn::Answered);
+            return Ok(Step::Continue);
         }
         if self.handover.leaves(self) {
-            return Ok(Turn::Over("another broker has taken over".to_owned()));
+            return Ok(Step::Close("another broker has taken over".to_owned()));
         }
         let Buffers { inbox, outbox } = &mut *broker.buffers.borrow_mut();
         let length = match receive_bytes(&self.channel, inbox) {
@@ -169,18 +170,18 @@ impl Session {
                 self.in_a_row.set(0);
                 return Err(error);
             }
-            Err(ReceiveError::Closed) => return Ok(Turn::Over("the peer hung up".to_owned())),
-            Err(why) => {
-                let bytes = match why {
+            Err(ReceiveError::Closed) => return Ok(Step::Close("the peer closed the channel".to_owned())),
+            Err(error) => {
+                let bytes = match error {
                     ReceiveError::UnexpectedDescriptors { bytes } => bytes,
                     _ => inbox.len(),
                 };
                 let request = request_number(inbox.get(..bytes).unwrap_or_default());
                 broker.counters.malformed.up();
-                return Ok(self.last_fault(
+                return Ok(self.close_with(
                     outbox,
                     request,
-                    &Fault::new(FaultCode::Malformed, &why.to_string()),
+                    &Fault::new(FaultCode::Malformed, &error.to_string()),
                 ));
             }
         };
@@ -189,11 +190,9 @@ impl Session {
             Ok((header, body)) if header.descriptors == 0 => (header, body),
             Ok((header, _)) => {
                 broker.counters.malformed.up();
-                let fault = Fault::new(
-                    FaultCode::Malformed,
-                    "a request carries no descriptors, and this one declares some",
-                );
-                return Ok(self.last_fault(outbox, header.request, &fault));
+                let fault =
+                    Fault::new(FaultCode::Malformed, "the request declares descriptors; requests carry none");
+                return Ok(self.close_with(outbox, header.request, &fault));
             }
             Err(error) => {
                 broker.counters.malformed.up();
@@ -201,58 +200,55 @@ impl Session {
                     FrameError::Version { .. } => FaultCode::Unsupported,
                     _ => FaultCode::Malformed,
                 };
-                return Ok(self.last_fault(
+                return Ok(self.close_with(
                     outbox,
                     request_number(packet),
                     &Fault::new(code, &error.to_string()),
                 ));
             }
         };
-        Ok(operation::carry_out(broker, self, Received { header, body, outbox }))
+        Ok(operation::dispatch(broker, self, Received { header, body, outbox }))
     }
 
-    /// Counts refusals against the peer, which may have to wait for them before its next request is taken.
+    /// Counts refused requests of the peer; its next request may have to wait because of them.
     pub fn note_refusals(&self, count: usize) {
         if count > 0 {
             self.penalty.set(self.penalty.get().max(self.account.refuse(count)));
         }
     }
 
-    /// Whether the first request was `Hello`, and it was granted.
+    /// Whether the peer has said hello and was admitted.
     pub fn is_greeted(&self) -> bool {
         self.greeted.get()
     }
 
-    /// From now on it is.
+    /// Notes that the peer has said hello and is admitted.
     pub fn greet(&self) {
         self.greeted.set(true);
     }
 
-    fn close(&self, broker: &Broker, why: &str) {
+    fn close(&self, broker: &Broker, reason: &str) {
         self.handover.session_over(self.number);
-        // The worker's channel is held for as long as its process lives, and the worker is to see the end.
-        let _hung_up_already = self.channel.shutdown(Shutdown::Both);
+        // Another part of the broker keeps the worker's channel open; the worker must see that the session has ended.
+        let _ = self.channel.shutdown(Shutdown::Both); // the peer may have closed it already
         let client =
             broker.sessions.borrow_mut().remove(&self.number).map(|info| info.client).unwrap_or_default();
         if self.account.may_log() {
-            tracing::info!(session = self.number, peer = %self.requester, ?client, why, "session over");
+            tracing::info!(session = self.number, peer = %self.requester, ?client, reason, "session ended");
         }
-        broker.events.forget(self.number);
-        // What is carried out still keeps the channel open, and the peer is to see that nobody reads it.
-        if self.later.get() > 0 {
-            let _it_is_over_already = self.channel.shutdown(Shutdown::Both);
-        }
-        // The worker's listeners are its process's: they stay until that is gone, and then a while for the next one.
+        broker.events.unsubscribe(self.number);
+        // The worker's listeners belong to its process: they stay until it has exited, and then for a while for the next
+        // one.
         if self.owner == Owner::Worker {
             return;
         }
         for fault in broker.registry.borrow_mut().stop_all(self.owner) {
-            tracing::error!(session = self.number, %fault, "a listener could not be stopped");
+            tracing::error!(session = self.number, %fault, "cannot stop a listener of a session that ended");
         }
     }
 }
 
-/// The request's number, as far as the packet has one.
+/// The request's number, if the packet is long enough to have one.
 fn request_number(packet: &[u8]) -> u32 {
     packet.get(8..12).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
 }

@@ -1,4 +1,4 @@
-//! The broker's state, shared by its sessions on one thread. No borrow of it is held across an await.
+//! The broker's state, shared by its sessions in one thread. No borrow of it is held across an await.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -22,63 +22,63 @@ use crate::events::Events;
 use crate::listener::{Owner, Registry};
 use crate::policy::{Policy, Requester};
 
-/// The broker's release, as `Welcome`, `status` and `--version` tell it.
+/// The broker's release, for `Welcome`, `status` and `--version`.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
-/// What the broker knows when it begins to serve.
+/// The parts of the state that start-up provides.
 pub struct Parts {
-    /// What is permitted.
+    /// The policy.
     pub policy: Policy,
-    /// The static listeners, bound already.
+    /// The listeners; static ones are bound already.
     pub registry: Registry,
-    /// The addresses, where there may be any.
+    /// The address manager, if the broker may have addresses.
     pub addresses: Option<Rc<Addresses>>,
-    /// What happens, for whoever wants to know.
+    /// The events.
     pub events: Rc<Events>,
-    /// What was verified of each process.
+    /// The processes and what was verified about each.
     pub processes: Processes,
     /// How long listeners outlive their worker.
     pub retain: Duration,
-    /// What one peer may use up.
+    /// The quotas of each peer.
     pub quotas: Quotas,
-    /// What the operator should know.
+    /// Warnings for the operator, shown by `status`.
     pub warnings: Vec<String>,
-    /// What another broker needs to take over.
+    /// The export to another broker that takes over.
     pub handover: Handover,
-    /// What the service manager keeps, where it does.
+    /// The service manager's fdstore, if it has one for this service.
     pub store: Option<Rc<Store>>,
-    /// What reloading needs.
+    /// The state of reloading.
     pub reloading: Reloading,
 }
 
-/// The processes and what the kernel says they hold.
+/// The processes and the credentials that the kernel reports for each.
 #[derive(Debug)]
 pub struct Processes {
     /// The broker itself.
     pub broker: Verified,
-    /// The launcher: process id, root directory, what it and every worker of it holds.
+    /// The launcher: process id, root directory, credentials, which its workers share.
     pub launcher: Option<(u32, String, Credentials)>,
-    /// The reader: process id, what it holds, its other locks.
+    /// The reader: process id, credentials, its other locks.
     pub reader: Option<(u32, Credentials, Vec<String>)>,
 }
 
-/// What `status` tells of a session.
+/// A session as `status` shows it.
 pub struct SessionInfo {
-    /// Who the broker takes the peer for.
+    /// The peer, as policy knows it.
     pub requester: Requester,
-    /// How the peer calls itself.
+    /// The name that the peer gave in hello.
     pub client: Text<64>,
     /// The peer's process id.
     pub pid: u32,
-    /// Whose its listeners are.
+    /// The owner of its listeners.
     pub owner: Owner,
-    /// What its peer has used up.
+    /// What its peer has used of its quotas.
     pub account: Rc<Account>,
     /// The session itself.
     pub session: Weak<Session>,
 }
 
-/// One buffer for what comes in and one for what goes out: a session uses them only while it has the thread.
+/// One buffer for requests and one for replies: a session uses them only while it has the thread.
 pub struct Buffers {
     pub inbox: Box<[u8]>,
     pub outbox: Box<[u8]>,
@@ -100,7 +100,7 @@ pub struct Broker {
     pub(super) handover: Rc<Handover>,
     pub(super) store: Option<Rc<Store>>,
     warnings: RefCell<Vec<String>>,
-    reader_is_gone: Cell<bool>,
+    reader_exited: Cell<bool>,
     started: Instant,
     last_session: Cell<u64>,
     worker: Cell<Option<(u32, u32)>>,
@@ -125,7 +125,7 @@ impl Broker {
             handover: Rc::new(parts.handover),
             store: parts.store,
             warnings: RefCell::new(parts.warnings),
-            reader_is_gone: Cell::new(false),
+            reader_exited: Cell::new(false),
             started: Instant::now(),
             last_session: Cell::new(0),
             worker: Cell::new(None),
@@ -133,8 +133,8 @@ impl Broker {
         }
     }
 
-    /// Enters a session of this peer and gives its number and whose its listeners are.
-    pub(super) fn enter(&self, requester: &Requester, pid: u32, account: &Rc<Account>) -> (u64, Owner) {
+    /// Registers a session of this peer, and returns its number and the owner of its listeners.
+    pub(super) fn register(&self, requester: &Requester, pid: u32, account: &Rc<Account>) -> (u64, Owner) {
         let number = self.last_session.get() + 1;
         self.last_session.set(number);
         let owner = match requester {
@@ -150,22 +150,22 @@ impl Broker {
         (number, owner)
     }
 
-    /// The session that was entered is there.
-    pub(super) fn opened(&self, session: &Rc<Session>) {
+    /// Completes the registration of a session.
+    pub(super) fn registered(&self, session: &Rc<Session>) {
         if let Some(info) = self.sessions.borrow_mut().get_mut(&session.number) {
             info.session = Rc::downgrade(session);
         }
     }
 
-    /// Why the peer may not have another listener, if it may not.
-    pub(super) fn listeners_used_up(&self, account: &Rc<Account>) -> Option<Fault> {
+    /// The fault for a peer that has used up its quota of listeners.
+    pub(super) fn listener_quota_fault(&self, account: &Rc<Account>) -> Option<Fault> {
         let registry = self.registry.borrow();
-        // Where all peers together hold no more than one may, none does.
-        account.listeners_used_up(registry.count(), registry.capacity())?;
+        // While all peers together hold no more than one may hold, the quota of no peer is used up.
+        account.listener_quota_fault(registry.count(), registry.capacity())?;
         let sessions = self.sessions.borrow();
         let owners =
             sessions.values().filter(|info| Rc::ptr_eq(&info.account, account)).map(|info| info.owner);
-        account.listeners_used_up(owners.map(|owner| registry.count_of(owner)).sum(), registry.capacity())
+        account.listener_quota_fault(owners.map(|owner| registry.count_of(owner)).sum(), registry.capacity())
     }
 
     /// How many sessions are open.
@@ -173,31 +173,31 @@ impl Broker {
         self.sessions.borrow().len()
     }
 
-    /// The worker's process id and how often it was started again; `None` while none runs.
+    /// Sets the worker's process id and how often it was restarted; `None` while none runs.
     pub(super) fn set_worker(&self, worker: Option<(u32, u32)>) {
         self.worker.set(worker);
         worker.into_iter().for_each(|(_, restarts)| self.restarts.set(restarts));
     }
 
-    /// Whether the worker runs and how often it was started again, where there is one.
+    /// Whether the worker runs and how often it was restarted, if one is configured.
     pub(super) fn worker_counts(&self) -> Option<WorkerCounts> {
         self.processes.launcher.as_ref()?;
         Some(WorkerCounts { running: self.worker.get().is_some(), restarts: self.restarts.get().into() })
     }
 
-    /// The user whose a session of the control socket is.
+    /// The user of a session of the control socket.
     pub(super) fn user(&self, session: u64) -> u32 {
         let sessions = self.sessions.borrow();
         let session = sessions.get(&session).and_then(|info| info.session.upgrade());
         match session.map(|session| session.requester.clone()) {
             Some(Requester::Local { uid, .. }) => uid,
-            // None of its listeners is left once it is over.
+            // A session that has ended has no listeners.
             _ => 0,
         }
     }
 
-    /// Takes every listener out of service but those that the service manager keeps, and gives every address back, at
-    /// the end, unless all that is another broker's.
+    /// At the end of the broker: disables every listener that is not in the fdstore and removes every address, unless
+    /// another broker has taken them over.
     pub(super) fn stop_everything(&self) {
         if self.handover.is_over() {
             return;
@@ -209,11 +209,11 @@ impl Broker {
     fn stop_listeners(&self) {
         let kept = |id| self.store.as_ref().is_some_and(|store| store.holds(id));
         for fault in self.registry.borrow_mut().stop_everything(kept) {
-            tracing::error!(%fault, "a listener could not be stopped");
+            tracing::error!(%fault, "cannot stop a listener at the end of the broker");
         }
     }
 
-    /// What `status` says of the processes.
+    /// The processes as `status` shows them.
     pub(super) fn process_rows(&self) -> Vec<Process> {
         let row = |role: &str, pid: u32, restarts: u32, root: &str, credentials: &Credentials| Process {
             role: Text::truncated(role),
@@ -234,7 +234,7 @@ impl Broker {
             }
         }
         if let Some((pid, credentials, locks)) = &self.processes.reader
-            && !self.reader_is_gone.get()
+            && !self.reader_exited.get()
         {
             let locks = List::truncated(locks.iter().map(|lock| Text::truncated(lock)));
             rows.push(Process { locks, ..row("reader", *pid, 0, "/", credentials) });
@@ -242,24 +242,23 @@ impl Broker {
         rows
     }
 
-    /// What the operator should know.
+    /// The warnings for the operator.
     pub(super) fn warnings(&self) -> List<Text<256>, 16> {
         List::truncated(self.warnings.borrow().iter().map(|warning| Text::truncated(warning)))
     }
 
-    /// Whether there was a process to read the configuration again.
+    /// Whether a reader process was started.
     pub(super) fn reader_was_started(&self) -> bool {
         self.processes.reader.is_some()
     }
 
-    /// That process is gone; the operator is to know why.
-    pub(super) fn reader_is_gone(&self, why: &str) {
-        self.reader_is_gone.set(true);
-        // What happens now is what an operator looks for first.
-        self.warnings.borrow_mut().insert(0, why.to_owned());
+    /// Notes that the reader process has exited; the warning comes first in `status`.
+    pub(super) fn reader_exited(&self, warning: &str) {
+        self.reader_exited.set(true);
+        self.warnings.borrow_mut().insert(0, warning.to_owned());
     }
 
-    /// Since when the broker serves.
+    /// How long the broker has served.
     pub(super) fn uptime(&self) -> Duration {
         self.started.elapsed()
     }

@@ -1,64 +1,62 @@
-//! Subscriptions: a session's peer is sent events as they come, beside its answers.
+//! Subscriptions: a session's peer gets events as they happen, between the replies to its requests.
 //!
-//! Promises: a peer that does not read keeps its own events waiting and nobody else's; a session that is over is sent none.
+//! Promises: a peer that does not read delays only its own events; a session that has ended gets none.
 
 use std::rc::Rc;
 
 use portreeve_protocol::{Kind, codec};
 
-use super::session::{Session, Turn};
+use super::session::{Session, Step};
 use super::state::{Broker, Buffers};
-use crate::events::{Concern, Subscriber, Told};
+use crate::events::{Audience, Record, Subscriber};
 use crate::holder::Holder;
-use crate::policy::Requester;
+use crate::policy::{Policy, Requester};
 
-/// Whether a peer may know of an event; with `all` of those too that do not concern it.
-pub fn sees(broker: &Broker, session: &Session, all: bool, told: &Told) -> bool {
-    let policy = broker.policy.borrow();
+/// Whether an event concerns a peer, so that it may see the event without the permission to see all of them.
+pub fn concerns(policy: &Policy, session: &Session, record: &Record) -> bool {
     let own = || session.holder();
-    let concerned = match &told.concern {
-        Concern::Everyone => true,
-        Concern::Holder(holder) => *holder == own(),
-        Concern::Interface(holders) => {
-            holders.contains(&own()) || policy.interface(&session.requester, &told.event.interface).is_ok()
+    match &record.audience {
+        Audience::Everyone => true,
+        Audience::Holder(holder) => *holder == own(),
+        Audience::Interface(holders) => {
+            holders.contains(&own()) || policy.interface(&session.requester, &record.event.interface).is_ok()
         }
-        Concern::Operator => false,
-    };
-    concerned || all && may_see_all(broker, session)
+        Audience::Operator => false,
+    }
 }
 
-/// Whether a peer may know of everything.
-pub fn may_see_all(broker: &Broker, session: &Session) -> bool {
-    broker.policy.borrow().operation(&session.requester, "status").is_ok()
+/// Whether a peer may see all events.
+pub fn may_see_all(policy: &Policy, requester: &Requester) -> bool {
+    policy.operation(requester, "status").is_ok()
 }
 
-/// Sends events for as long as the session and its subscription last.
+/// Sends events until the session or its subscription ends.
 pub async fn serve(broker: Rc<Broker>, session: Rc<Session>, subscriber: Rc<Subscriber>) {
     while let Some(event) = subscriber.next().await {
-        let turn = {
+        let step = {
             let Buffers { outbox, .. } = &mut *broker.buffers.borrow_mut();
             match codec::encode(outbox, Kind::EVENT, 0, 0, &event) {
                 Ok(frame) => session.send_now(frame, &[]),
-                Err(error) => Turn::Over(error.to_string()),
+                Err(error) => Step::Close(format!("cannot encode an event: {error}")),
             }
         };
-        let sent = match turn {
-            Turn::Answered => Ok(()),
-            Turn::Waiting { frame, .. } => {
+        let sent = match step {
+            Step::Continue => Ok(()),
+            Step::Wait { frame, .. } => {
                 session.send_waiting(&frame, &[]).await.map_err(|error| error.to_string())
             }
-            Turn::Over(why) => Err(why),
+            Step::Close(reason) => Err(reason),
         };
-        if let Err(why) = sent {
-            // The session ends by itself when its peer is gone.
-            tracing::debug!(session = session.number, why, "an event was not sent");
+        if let Err(reason) = sent {
+            // The session ends by itself when its peer closes the channel.
+            tracing::debug!(session = session.number, reason, "an event was not sent");
             return;
         }
     }
 }
 
 impl Session {
-    /// Whose addresses its peer's are.
+    /// The holder of its peer's addresses.
     pub fn holder(&self) -> Holder {
         match self.requester {
             Requester::Worker => Holder::Worker,

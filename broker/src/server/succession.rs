@@ -6,17 +6,16 @@
 use std::net::IpAddr;
 
 use nix::sys::socket::{Backlog, listen};
+use portreeve_protocol::Endpoint;
 use portreeve_protocol::message::{Listen, ListenerId};
 use portreeve_protocol::takeover::ExportedListener;
-use portreeve_protocol::{Endpoint, Fault};
 
-use super::operation::listen_permit;
 use super::state::Broker;
 use crate::address::Listeners as _;
 use crate::failure::{Exit, Failure};
 use crate::inject;
 use crate::listener::handed::Named;
-use crate::policy::{Policy, Requester};
+use crate::policy::{Denied, Policy, Requester};
 use crate::takeover::Predecessor;
 
 const STEP: &str = "takeover";
@@ -105,9 +104,9 @@ impl Succession {
 }
 
 /// What the worker, or any user, may listen on: a session that adopts it is asked for its own permit then.
-fn permit(policy: &Policy, listener: &ExportedListener) -> Result<(), Fault> {
+fn permit(policy: &Policy, listener: &ExportedListener) -> Result<(), Denied> {
     let listen = Listen { endpoint: listener.endpoint.clone(), options: listener.options.clone() };
-    listen_permit(policy, &Requester::Worker, &listen).map(drop)
+    policy.listen_request(&Requester::Worker, &listen).map(drop)
 }
 
 /// Makes everything this broker's own.
@@ -133,7 +132,7 @@ fn own(broker: &Broker, outside: &[ListenerId], leases: &[IpAddr]) {
         addresses.go_on();
         let policy = broker.policy.borrow();
         let (kept, lost): (Vec<IpAddr>, Vec<IpAddr>) =
-            leases.iter().partition(|address| policy.may_come(&Requester::Worker, **address));
+            leases.iter().partition(|address| policy.may_have(&Requester::Worker, **address));
         drop(policy);
         for outcome in addresses.remove(&lost, false) {
             match outcome {

@@ -17,7 +17,7 @@ use super::notify::Notifier;
 use super::session;
 use super::shutdown::Signals;
 use super::state::Broker;
-use crate::events::Concern;
+use crate::events::Audience;
 use crate::failure::{Exit, Failure};
 use crate::inject;
 use crate::launcher::{Ending, Handle, ProgramName, Report};
@@ -267,7 +267,7 @@ fn tell(broker: &Broker, code: EventCode, pid: i32, restarts: u32, detail: &str)
     let pid = u32::try_from(pid).unwrap_or(0);
     let event =
         Event { code, pid, count: restarts.into(), detail: Text::truncated(detail), ..Event::default() };
-    broker.events.tell(Concern::Operator, event);
+    broker.events.publish(Audience::Operator, event);
 }
 
 fn gone(supervision: &Supervision, ending: Ending, why: &str) -> Failure {

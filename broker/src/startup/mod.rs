@@ -26,8 +26,8 @@ use crate::log;
 use crate::plan::{self, Findings, Plan, Root};
 use crate::reader::{self, Reader};
 use crate::server::{
-    Ask, Broker, Fixed, Handover, Notifier, Parts, Processes, Reloading, Service, Started, Succession,
-    Supervision,
+    Broker, Handover, Notifier, Parts, Processes, ReloadRequest, Reloading, RestartOnly, Service, Started,
+    Succession, Supervision,
 };
 use crate::sys::malloc;
 
@@ -191,7 +191,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         addresses: addresses.is_some(),
         limits: plan.policy.has_limits(),
     };
-    let (reloading, asked) = Reloading::new(Fixed::new(started, &config));
+    let (reloading, reload_requests) = Reloading::new(RestartOnly::new(started, &config));
     let parts = Parts {
         policy: plan.policy,
         registry,
@@ -208,7 +208,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     // Of ten megabytes the policy keeps a part.
     drop(config);
     malloc::give_back();
-    serve(parts, worker, Rest { control, reader, asked, notifier, succession, stale })
+    serve(parts, worker, Rest { control, reader, reload_requests, notifier, succession, stale })
 }
 
 /// What another broker needs to take over from this one.
@@ -227,7 +227,7 @@ fn handover(
 struct Rest {
     control: Option<UnixListener>,
     reader: Option<Reader>,
-    asked: Receiver<Ask>,
+    reload_requests: Receiver<ReloadRequest>,
     notifier: Rc<Notifier>,
     succession: Option<Succession>,
     stale: Vec<String>,
@@ -248,8 +248,16 @@ fn serve(parts: Parts, worker: Option<(Launcher, Supervision)>, rest: Rest) -> R
         Ok::<_, Failure>((handle, supervision))
     };
     let worker = worker.map(handle).transpose()?;
-    let Rest { control, reader, asked, notifier, succession, stale } = rest;
-    let service =
-        Service { broker: Broker::new(parts), control, worker, reader, asked, notifier, succession, stale };
+    let Rest { control, reader, reload_requests, notifier, succession, stale } = rest;
+    let service = Service {
+        broker: Broker::new(parts),
+        control,
+        worker,
+        reader,
+        reload_requests,
+        notifier,
+        succession,
+        stale,
+    };
     local.block_on(&runtime, service.run())
 }

@@ -12,7 +12,6 @@ use crate::listener::Registry;
 use crate::listener::handed::Named;
 use crate::listener::stored::Stored;
 use crate::policy::{Policy, Requester};
-use crate::server::listen_permit;
 
 /// Takes in what is ours, and gives the names of what is not to be stored any longer.
 pub fn take(passed: Vec<Passed>, config: &Config, policy: &Policy, registry: &mut Registry) -> Vec<String> {
@@ -44,7 +43,7 @@ fn take_one(passed: Passed, config: &Config, policy: &Policy, registry: &mut Reg
         None => Named::No,
     };
     let listen = Listen { endpoint: endpoint.clone(), options: options.clone() };
-    let permitted = named != Named::No || listen_permit(policy, &Requester::Worker, &listen).is_ok();
+    let permitted = named != Named::No || policy.listen_request(&Requester::Worker, &listen).is_ok();
     let id: ListenerId = registry.next_id();
     let told = ExportedListener { id, endpoint, options, user, file: None };
     registry.take_in(told, passed.descriptor, named).map_err(|error| error.to_string())?;

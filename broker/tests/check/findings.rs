@@ -83,8 +83,8 @@ fn what_the_capabilities_cannot_serve_is_an_error_for_a_permit_and_a_warning_for
             "2 warning: port 25 is bound at start and cannot be started again: the broker does not keep \
              cap_net_bind_service",
             "3 error: port 26 cannot be bound: the broker does not keep cap_net_bind_service",
-            "3 warning: the limit nofile=9 can be given to processes of root alone, up to their hard limit: the broker \
-             does not keep cap_sys_resource",
+            "3 warning: the limit nofile=9 can be set only for processes of user 0, and only up to their hard limit: the \
+             broker does not keep cap_sys_resource",
         ]
     );
 }

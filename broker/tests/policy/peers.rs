@@ -78,7 +78,7 @@ fn an_address_is_permitted_where_the_longest_block_puts_it() {
     let ops = local(8, &[500]);
     let address = |who: &Requester, text: &str| {
         let permit = policy.address(who, text.parse().unwrap())?;
-        Ok::<_, Denied>(permit.place.map(|(interface, prefix)| (interface.to_owned(), prefix)))
+        Ok::<_, Denied>(permit.place.map(|place| (place.interface.to_string(), place.prefix)))
     };
     assert_eq!(address(&ops, "10.1.1.7"), Ok(Some(("eth1".into(), 32))));
     assert_eq!(address(&ops, "10.1.1.200"), Ok(Some(("eth2".into(), 24))));

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use portreeve_broker::config::{Bundle, Report, Style, facts, replay};
+use portreeve_broker::config::{Bundle, Report, Snapshot, Style, replay};
 use portreeve_broker::reader::Collector;
 use portreeve_protocol::{Header, Kind};
 
@@ -63,7 +63,7 @@ fn read(bundle: &Bundle) {
     bundle.accounts().for_each(drop);
     match replay(main, bundle) {
         Ok((config, warnings)) => {
-            facts(&config);
+            Snapshot::of(&config);
             warnings.into_iter().map(Report::from).for_each(|report| printable(&report));
         }
         Err(report) => {

@@ -183,7 +183,7 @@ fn a_reader_that_is_killed_is_told_of_and_the_broker_goes_on_serving() {
         assert_eq!(roles, ["broker"]);
         assert!(warnings[0].contains("SIGKILL") && warnings[0].contains("restart"), "{warnings:?}");
         let fault = reload(&mut peer).unwrap_err();
-        assert!(fault.message.contains("gone") && fault.remedy.contains("restart"), "{fault}");
+        assert!(fault.message.contains("exited") && fault.remedy.contains("restart"), "{fault}");
         broker.signal(Signal::HUP);
         broker.log.wait_for(&["reload failed", "SIGHUP"]);
         peer.listen("127.0.0.1:2525").unwrap();

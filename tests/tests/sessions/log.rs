@@ -108,7 +108,7 @@ fn each_line_is_a_json_object_whatever_a_peer_sends() {
     isolated(|host| {
         let broker = Broker::start_command(host, command(host, "json"));
         decisions(&broker);
-        broker.log.wait_for(&["session over"]);
+        broker.log.wait_for(&["session ended"]);
         let lines = broker.log.lines();
         assert!(!lines.concat().contains(char::is_control));
         let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -120,12 +120,12 @@ fn each_line_is_a_json_object_whatever_a_peer_sends() {
         assert_eq!(granted["arguments"], "127.0.0.1:1001");
         assert_eq!(granted["peer"], "user 0");
         assert!(granted["rules"].as_str().unwrap().contains("portreeve.conf:"), "{granted}");
-        assert!(granted["micros"].is_u64() && granted["session"].is_u64(), "{granted}");
+        assert!(granted["duration_us"].is_u64() && granted["session"].is_u64(), "{granted}");
         let refused = audit("refused", "listen");
         assert_eq!((&refused["code"], &refused["level"]), (&"denied".into(), &"WARN".into()));
-        assert!(refused["about"].as_str().unwrap().contains("portreeve.conf:"), "{refused}");
+        assert!(refused["subject"].as_str().unwrap().contains("portreeve.conf:"), "{refused}");
         assert!(
-            refused["why"].as_str().unwrap().starts_with("nothing permits user 0 to listen"),
+            refused["reason"].as_str().unwrap().starts_with("user 0 is not allowed to listen"),
             "{refused}"
         );
     });

@@ -73,7 +73,7 @@ fn text_of_a_peer_is_bounded_and_escaped_wherever_it_is_read() {
         drop(peer);
         let lines = eventually("the last line", || {
             let lines = broker.log.lines();
-            (lines.iter().filter(|line| line.contains("session over")).count() >= 4).then_some(lines)
+            (lines.iter().filter(|line| line.contains("session ended")).count() >= 4).then_some(lines)
         });
         for line in &lines {
             assert!(!line.contains(|c: char| c.is_control()), "{line:?}");

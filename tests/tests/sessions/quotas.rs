@@ -43,7 +43,7 @@ fn a_peer_that_never_reads_is_cut_off_at_its_deadline_while_others_are_busy() {
         let start = Instant::now();
         let line = eventually("the end of the deaf session", || {
             (0..100).for_each(|_| busy.ping());
-            broker.log.lines().into_iter().find(|line| line.contains("left unread for 1 s"))
+            broker.log.lines().into_iter().find(|line| line.contains("did not read a reply for 1 s"))
         });
         println!("after {:?}: {line}", start.elapsed());
         let end = std::iter::repeat_with(|| deaf.receive()).find_map(Result::err);
@@ -59,7 +59,7 @@ fn a_peer_that_never_says_hello_is_cut_off_at_its_deadline() {
         let broker = start(host, "unread_timeout = 1");
         let mut quiet = broker.peer();
         assert!(broker.stranger().is_cut_off());
-        broker.log.wait_for(&["no hello in 1 s"]);
+        broker.log.wait_for(&["no hello for 1 s"]);
         // Who has said it may be as quiet as it likes.
         quiet.ping();
     });

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use nix::unistd::{User, getgrouplist};
 use portreeve_protocol::Endpoint;
@@ -11,7 +12,7 @@ use super::peers;
 use crate::config::Config;
 use crate::confine::identity;
 use crate::failure::{Exit, Failure};
-use crate::policy::{Denied, Policy, Requester, Rule};
+use crate::policy::{Denied, Place, Policy, Requester, Rule};
 
 /// The question.
 #[derive(Debug)]
@@ -28,10 +29,10 @@ enum What {
 }
 
 /// The answer with its rule or cause.
-pub(super) struct Answer<'p> {
+pub(super) struct Answer {
     question: String,
     by: String,
-    found: Result<(&'p Rule, Option<String>), Denied>,
+    found: Result<(Rc<Rule>, Option<String>), Denied>,
     /// Why such a peer cannot exist, whatever the policy says.
     moot: Option<&'static str>,
 }
@@ -53,7 +54,7 @@ impl Question {
         Ok(Self { what, by: by.unwrap_or_else(|| "worker".to_owned()) })
     }
 
-    pub(super) fn answer<'p>(&self, policy: &'p Policy, config: &Config) -> Result<Answer<'p>, Failure> {
+    pub(super) fn answer(&self, policy: &Policy, config: &Config) -> Result<Answer, Failure> {
         let who = self.requester()?;
         let (question, operations) = match &self.what {
             What::Listen(endpoint) => (format!("listen {endpoint}"), ["listen", "listen-many"]),
@@ -65,7 +66,9 @@ impl Question {
             (What::Listen(endpoint), _) => policy.listen(&who, endpoint).map(|permit| (permit.rule, None)),
             (What::Address(address), _) => policy.address(&who, *address).map(|permit| {
                 let onto = match permit.place {
-                    Some((interface, mask)) => format!("on {interface} with prefix length {mask}"),
+                    Some(Place { interface, prefix }) => {
+                        format!("on {interface} with prefix length {prefix}")
+                    }
                     None => "on no interface: no topology scope contains it".to_owned(),
                 };
                 (permit.rule, Some(onto))
@@ -106,7 +109,7 @@ impl Question {
     }
 }
 
-impl Answer<'_> {
+impl Answer {
     pub(super) fn is_yes(&self) -> bool {
         self.found.is_ok()
     }

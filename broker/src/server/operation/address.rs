@@ -1,4 +1,5 @@
-//! Add, renew, announce, list: policy permits each address and says where it goes; the rest is the addresses'.
+//! AddAddress, RenewAddress, Announce and ListAddresses: policy decides each address and where it is added; the address
+//! manager does the rest.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,225 +13,245 @@ use portreeve_protocol::message::{Operation, Outcome};
 use portreeve_protocol::{Fault, FaultCode, List, Text};
 
 use super::Done;
-use super::audit::Arguments;
-use super::listen::{WHOLE_FAULTS, shortened};
+use super::audit::audit_part;
+use super::handler::{Deferred, Handler, Immediate};
+use super::listen::{MAX_WHOLE_FAULTS, shortened};
 use crate::address::{Addresses, Asked, BootTime, How};
-use crate::policy::{Policy, Requester, Rule};
+use crate::policy::{Denied, LeasePermit, OperationPermit, Place, Policy, Requester};
 use crate::server::session::Session;
 use crate::server::state::Broker;
 
-/// The least seconds of a lease: below that a moment's load would end it.
-const SHORTEST: u32 = 3;
-const LONGEST: u32 = 86_400;
+/// The shortest lease in seconds: under load, a client could not renew a shorter one in time.
+const MIN_LEASE: u32 = 3;
+const MAX_LEASE: u32 = 86_400;
 
-pub(super) fn words(out: &mut fmt::Formatter<'_>, addresses: &[IpAddr], epoch: u64) -> fmt::Result {
+/// The permits of the addresses of a request, in its order.
+pub(super) type LeasePermits = Vec<Result<LeasePermit, Denied>>;
+
+/// Decides each address of a request.
+pub(super) fn decide_each(
+    policy: &Policy,
+    requester: &Requester,
+    addresses: &[IpAddr],
+    lease: Option<u32>,
+) -> LeasePermits {
+    addresses.iter().map(|address| policy.lease(requester, *address, lease)).collect()
+}
+
+/// Writes the arguments of a request about addresses.
+pub(super) fn arguments(out: &mut fmt::Formatter<'_>, addresses: &[IpAddr], epoch: u64) -> fmt::Result {
     write!(out, "epoch {epoch}:")?;
     addresses.iter().try_for_each(|address| write!(out, " {address}"))
 }
 
-fn each<T>(results: &[Outcome<T>], count: impl Fn(Option<FaultCode>)) {
+/// Counts each result of a request.
+fn count_each<T>(results: &[Outcome<T>], count: impl Fn(Option<FaultCode>)) {
     results.iter().for_each(|result| count(result.fault().map(|fault| fault.code)));
 }
 
-fn rules(addresses: &[IpAddr], policy: &Policy, who: &Requester, tell: &mut dyn FnMut(&Rule)) {
-    let permits = addresses.iter().filter_map(|address| policy.address(who, *address).ok());
-    permits.for_each(|permit| tell(permit.rule));
-}
+impl Handler for AddAddress {
+    const CHANGES_STATE: bool = true;
+    type Permit = LeasePermits;
 
-impl Arguments for AddAddress {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        words(out, &self.addresses, self.epoch)
+    fn decide(&self, policy: &Policy, requester: &Requester) -> Result<LeasePermits, Fault> {
+        Ok(decide_each(policy, requester, &self.addresses, self.lease))
     }
 
-    fn rules(&self, policy: &Policy, who: &Requester, tell: &mut dyn FnMut(&Rule)) {
-        rules(&self.addresses, policy, who, tell);
-    }
-
-    fn count(reply: &Leases, count: impl Fn(Option<FaultCode>)) {
-        each(&reply.results, count);
-    }
-}
-
-impl Arguments for RenewAddress {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        words(out, &self.addresses, self.epoch)
-    }
-
-    fn rules(&self, policy: &Policy, who: &Requester, tell: &mut dyn FnMut(&Rule)) {
-        rules(&self.addresses, policy, who, tell);
+    fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        arguments(out, &self.addresses, self.epoch)
     }
 
     fn count(reply: &Leases, count: impl Fn(Option<FaultCode>)) {
-        each(&reply.results, count);
+        count_each(&reply.results, count);
     }
 }
 
-impl Arguments for Announce {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        words(out, &self.addresses, self.epoch)
+impl Deferred for AddAddress {
+    async fn act(
+        self: Rc<Self>,
+        permits: Rc<LeasePermits>,
+        broker: Rc<Broker>,
+        session: Rc<Session>,
+    ) -> Result<Leases, Fault> {
+        let addresses = manager(&broker)?;
+        check_lease(self.lease)?;
+        let leaders = each_allowed(&permits, |permit| spec(permit.address, &permit.place, None));
+        let followers = permits.iter().flatten().flat_map(|permit| {
+            permit.followers.iter().map(|(own, place)| spec(*own, place, Some(permit.address)))
+        });
+        let asked = with_followers(leaders, followers.collect())?;
+        let how = How {
+            holder: session.holder(),
+            lifetime: addresses.lifetime(self.lease),
+            most: usize::try_from(broker.accounts.quotas().addresses).unwrap_or(usize::MAX),
+            epoch: self.epoch,
+            probes: self.probes,
+            announce: self.announce,
+        };
+        Ok(Leases { results: results::<Self, _, _>(&session, addresses.add(asked, how).await) })
+    }
+}
+
+impl Handler for RenewAddress {
+    /// A lease that goes on is no change.
+    const CHANGES_STATE: bool = false;
+    const FREQUENT: bool = true;
+    type Permit = LeasePermits;
+
+    fn decide(&self, policy: &Policy, requester: &Requester) -> Result<LeasePermits, Fault> {
+        Ok(decide_each(policy, requester, &self.addresses, self.lease))
     }
 
-    fn rules(&self, policy: &Policy, who: &Requester, tell: &mut dyn FnMut(&Rule)) {
-        rules(&self.addresses, policy, who, tell);
+    fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        arguments(out, &self.addresses, self.epoch)
     }
 
     fn count(reply: &Leases, count: impl Fn(Option<FaultCode>)) {
-        each(&reply.results, count);
+        count_each(&reply.results, count);
     }
 }
 
-impl Arguments for ListAddresses {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Immediate for RenewAddress {
+    fn act(&self, permits: &LeasePermits, broker: &Broker, session: &Session) -> Result<Done<Leases>, Fault> {
+        check_lease(self.lease)?;
+        let addresses = manager(broker)?;
+        let renewed = with_held_followers(permits, addresses)?;
+        let lifetime = self.lease.map(|_| addresses.lifetime(self.lease));
+        let outcomes = addresses.renew(&renewed, Some(session.holder()), lifetime, self.epoch);
+        Ok(Done::new(Leases { results: results::<Self, _, _>(session, outcomes) }))
+    }
+}
+
+impl Handler for Announce {
+    const CHANGES_STATE: bool = true;
+    type Permit = LeasePermits;
+
+    fn decide(&self, policy: &Policy, requester: &Requester) -> Result<LeasePermits, Fault> {
+        Ok(decide_each(policy, requester, &self.addresses, None))
+    }
+
+    fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        arguments(out, &self.addresses, self.epoch)
+    }
+
+    fn count(reply: &Leases, count: impl Fn(Option<FaultCode>)) {
+        count_each(&reply.results, count);
+    }
+}
+
+impl Immediate for Announce {
+    fn act(&self, permits: &LeasePermits, broker: &Broker, session: &Session) -> Result<Done<Leases>, Fault> {
+        let addresses = manager(broker)?;
+        let announced = with_held_followers(permits, addresses)?;
+        let outcomes = addresses.announce_again(&announced, Some(session.holder()), self.epoch);
+        Ok(Done::new(Leases { results: results::<Self, _, _>(session, outcomes) }))
+    }
+}
+
+impl Handler for ListAddresses {
+    const CHANGES_STATE: bool = false;
+    const FREQUENT: bool = true;
+    type Permit = OperationPermit;
+
+    fn decide(&self, _: &Policy, _: &Requester) -> Result<OperationPermit, Fault> {
+        Ok(OperationPermit)
+    }
+
+    fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.after.iter().try_for_each(|address| write!(out, "after {address}"))
     }
 }
 
-pub async fn add(broker: Rc<Broker>, session: Rc<Session>, request: Rc<AddAddress>) -> Result<Leases, Fault> {
-    let addresses = of(&broker)?;
-    lease_in_bounds(request.lease)?;
-    let asked = request.addresses.iter().map(|address| permitted(&broker, &session, *address, request.lease));
-    let asked = with_followers(asked.collect(), |asked: &Asked| {
-        let policy = broker.policy.borrow();
-        let follow = |own: &IpAddr| asked_for(&policy, *own, Some(asked.address));
-        policy.followers(asked.address).iter().filter_map(follow).collect()
-    })?;
-    let how = How {
-        holder: session.holder(),
-        lifetime: addresses.lifetime(request.lease),
-        most: usize::try_from(broker.accounts.quotas().addresses).unwrap_or(usize::MAX),
-        epoch: request.epoch,
-        probes: request.probes,
-        announce: request.announce,
-    };
-    Ok(Leases { results: results(&session, &*request, addresses.add(asked, how).await) })
-}
-
-pub fn renew(broker: &Broker, session: &Session, request: &RenewAddress) -> Result<Done<Leases>, Fault> {
-    lease_in_bounds(request.lease)?;
-    let asked = all_permitted(broker, session, &request.addresses, request.lease)?;
-    let addresses = of(broker)?;
-    let lifetime = request.lease.map(|_| addresses.lifetime(request.lease));
-    let outcomes = addresses.renew(&asked, Some(session.holder()), lifetime, request.epoch);
-    Ok(Done::new(Leases { results: results(session, request, outcomes) }))
-}
-
-pub fn announce(broker: &Broker, session: &Session, request: &Announce) -> Result<Done<Leases>, Fault> {
-    let asked = all_permitted(broker, session, &request.addresses, None)?;
-    let outcomes = of(broker)?.announce_again(&asked, Some(session.holder()), request.epoch);
-    Ok(Done::new(Leases { results: results(session, request, outcomes) }))
-}
-
-pub fn list(broker: &Broker, _: &Session, request: &ListAddresses) -> Result<Done<AddressPage>, Fault> {
-    let addresses = of(broker)?;
-    let now = BootTime::now();
-    let page = addresses.leases_after(request.after, |rest| {
-        let mut rows = rest.map(|lease| AddressRow {
-            lease: lease.told(now),
-            holder: Text::truncated(&lease.holder.to_string()),
-            present: lease.is_present(),
+impl Immediate for ListAddresses {
+    fn act(&self, _: &OperationPermit, broker: &Broker, _: &Session) -> Result<Done<AddressPage>, Fault> {
+        let addresses = manager(broker)?;
+        let now = BootTime::now();
+        let page = addresses.leases_after(self.after, |rest| {
+            let mut rows = rest.map(|lease| AddressRow {
+                lease: lease.told(now),
+                holder: Text::truncated(&lease.holder.to_string()),
+                present: lease.is_present(),
+            });
+            let page: Vec<AddressRow> = rows.by_ref().take(ADDRESS_PAGE).collect();
+            AddressPage {
+                fenced: addresses.is_fenced(),
+                addresses: List::truncated(page),
+                more: rows.next().is_some(),
+            }
         });
-        let page: Vec<AddressRow> = rows.by_ref().take(ADDRESS_PAGE).collect();
-        AddressPage {
-            fenced: addresses.is_fenced(),
-            addresses: List::truncated(page),
-            more: rows.next().is_some(),
-        }
-    });
-    Ok(Done::new(page))
+        Ok(Done::new(page))
+    }
 }
 
-/// The addresses, where the configuration and the capabilities let the broker have any.
-pub fn of(broker: &Broker) -> Result<&Rc<Addresses>, Fault> {
+/// The address manager, if the configuration and the capabilities let the broker have one.
+pub(super) fn manager(broker: &Broker) -> Result<&Rc<Addresses>, Fault> {
     broker.addresses.as_ref().ok_or_else(|| {
-        Fault::new(FaultCode::NotRetained, "this broker has no addresses and changes no interface")
+        Fault::new(FaultCode::NotRetained, "this broker manages no addresses and no interfaces")
             .subject("cap_net_admin")
             .remedy("permit an address or an interface, and add cap_net_admin+ep to capabilities")
     })
 }
 
-fn lease_in_bounds(lease: Option<u32>) -> Result<(), Fault> {
+fn check_lease(lease: Option<u32>) -> Result<(), Fault> {
     match lease {
-        // For ever; policy has a word about that.
+        // Permanent, which policy decides.
         Some(0) => Ok(()),
-        Some(seconds) if !(SHORTEST..=LONGEST).contains(&seconds) => {
-            let message = format!("a lease of {seconds} s is not from {SHORTEST} to {LONGEST} s");
-            Err(Fault::new(FaultCode::Unsupported, &message).remedy("ask for one that is"))
+        Some(seconds) if !(MIN_LEASE..=MAX_LEASE).contains(&seconds) => {
+            let message = format!("a lease of {seconds} s is not between {MIN_LEASE} and {MAX_LEASE} s");
+            Err(Fault::new(FaultCode::Unsupported, &message).remedy("request a lease in that range"))
         }
         _ => Ok(()),
     }
 }
 
-pub(super) fn permitted(
-    broker: &Broker,
-    session: &Session,
-    address: IpAddr,
-    lease: Option<u32>,
-) -> Result<Asked, Fault> {
-    let policy = broker.policy.borrow();
-    let permit = policy.address(&session.requester, address).map_err(|denied| denied.fault())?;
-    if lease == Some(0) {
-        policy.permanent(&session.requester, address).map_err(|denied| denied.fault())?;
-    }
-    asked_for(&policy, address, None).ok_or_else(|| {
-        Fault::new(FaultCode::Denied, &format!("{address} is in no topology block"))
-            .subject(&permit.rule.to_string())
-            .remedy("add a topology scope that holds it to the cluster scope")
-    })
+/// What the address manager needs to add one address.
+fn spec(address: IpAddr, place: &Place, follows: Option<IpAddr>) -> Asked {
+    Asked { address, interface: place.interface.clone(), prefix: place.prefix, follows }
 }
 
-/// An address where the topology puts it.
-fn asked_for(policy: &Policy, address: IpAddr, follows: Option<IpAddr>) -> Option<Asked> {
-    let (interface, prefix) = policy.place(address)?;
-    Some(Asked { address, interface: Text::truncated(interface), prefix, follows })
+/// A value for each permit; the fault of each denial.
+fn each_allowed<T>(permits: &LeasePermits, value: impl Fn(&LeasePermit) -> T) -> Vec<Result<T, Fault>> {
+    let each = permits.iter().map(|permit| permit.as_ref().map(&value).map_err(Denied::fault));
+    each.collect()
 }
 
-/// What is asked for and, after that, what follows it.
+/// The addresses of a request and, after them, their followers.
 pub(super) fn with_followers<T>(
-    mut asked: Vec<Result<T, Fault>>,
-    followers: impl Fn(&T) -> Vec<T>,
+    mut requested: Vec<Result<T, Fault>>,
+    followers: Vec<T>,
 ) -> Result<Vec<Result<T, Fault>>, Fault> {
-    let more: Vec<T> = asked.iter().filter_map(|one| one.as_ref().ok()).flat_map(followers).collect();
-    let count = asked.len() + more.len();
+    let count = requested.len() + followers.len();
     if count > MAX_ADDRESSES {
-        let message = format!("with those that follow them they are {count} addresses");
-        return Err(Fault::new(FaultCode::Unsupported, &message)
-            .remedy(&format!("ask for fewer at once: {MAX_ADDRESSES} with their followers")));
+        let message = format!("with their followers these are {count} addresses, more than {MAX_ADDRESSES}");
+        return Err(Fault::new(FaultCode::Unsupported, &message).remedy("request fewer addresses at once"));
     }
-    asked.extend(more.into_iter().map(Ok));
-    Ok(asked)
+    requested.extend(followers.into_iter().map(Ok));
+    Ok(requested)
 }
 
-/// A permit that a reload took away is needed for whatever keeps an address.
-fn all_permitted(
-    broker: &Broker,
-    session: &Session,
-    addresses: &[IpAddr],
-    lease: Option<u32>,
+/// The allowed addresses of a request and the followers that the broker added with them. Whatever keeps an address needs
+/// a permit, so that a reload that removes the permit lets the lease expire.
+fn with_held_followers(
+    permits: &LeasePermits,
+    addresses: &Addresses,
 ) -> Result<Vec<Result<IpAddr, Fault>>, Fault> {
-    let permitted = |address: &IpAddr| permitted(broker, session, *address, lease).map(|asked| asked.address);
-    let held = of(broker)?;
-    with_followers(addresses.iter().map(permitted).collect(), |address| held.followers(*address))
+    let allowed = each_allowed(permits, |permit| permit.address);
+    let followers = allowed.iter().flatten().flat_map(|address| addresses.followers(*address)).collect();
+    with_followers(allowed, followers)
 }
 
-/// The outcomes as they go on the wire. What was refused has an audit line of its own, as if it had been asked for
-/// alone.
+/// The outcomes as they go on the wire. What was refused has an audit line of its own, as if it had been requested alone.
 pub(super) fn results<O: Operation, T, const MAX: usize>(
     session: &Session,
-    _: &O,
     outcomes: Vec<Result<T, Fault>>,
 ) -> List<Outcome<T>, MAX> {
     let mut refused = 0;
     for fault in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
         refused += 1;
-        if session.account.may_log() {
-            let (peer, code) = (&session.requester, fault.code.name());
-            let (session, why, about, errno) =
-                (session.number, &*fault.message, &*fault.subject, fault.errno);
-            tracing::warn!(target: "audit", session, %peer, operation = O::NAME, code, why, about, errno, "refused");
-        }
+        audit_part::<O>(session, None, fault);
     }
     session.note_refusals(refused);
-    let brief = refused > WHOLE_FAULTS;
+    let brief = refused > MAX_WHOLE_FAULTS;
     List::truncated(outcomes.into_iter().map(|outcome| match outcome {
         Ok(done) => Outcome::Done(done),
         Err(fault) if brief => Outcome::Fault(shortened(&fault)),

@@ -1,145 +1,192 @@
-//! The audit line and the counts: of each decision, after the answer is on its way. What a peer sent is escaped.
+//! The audit line and the counts of each request, written after its reply is on the way. Text of a peer is escaped.
 
 use std::fmt::{self, Write as _};
 use std::time::Instant;
 
-use portreeve_protocol::address::{ListAddresses, RenewAddress};
-use portreeve_protocol::message::{Operation, Ping, StatusRequest};
-use portreeve_protocol::metrics::MetricsRequest;
-use portreeve_protocol::{Fault, FaultCode, Kind};
+use portreeve_protocol::Fault;
+use portreeve_protocol::message::Operation;
 
-use crate::policy::{Policy, Requester, Rule};
+use super::handler::Handler;
+use crate::policy::Permit;
 use crate::server::session::Session;
 use crate::server::state::Broker;
 
-/// A request's arguments, as an audit line tells them: what was asked for, and of how it only what is unusual.
-pub trait Arguments: Operation {
-    /// Writes them; a line shows the first few thousand bytes. Text of the peer's goes through [`Text`](portreeve_protocol::Text)'s Display, which escapes.
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result;
+/// How many bytes of arguments, or of rules, a line shows.
+const MAX_SHOWN: usize = 4096;
 
-    /// Tells the rules that permit it, where any has to.
-    fn rules(&self, _: &Policy, _: &Requester, _: &mut dyn FnMut(&Rule)) {}
-
-    /// Counts what became of it; of each part, where it has several.
-    fn count(_: &Self::Reply, count: impl Fn(Option<FaultCode>)) {
-        count(None);
-    }
-}
-
-/// Arguments as a line shows them.
-pub struct Shown<'a, T>(pub &'a T);
-
-impl<T: Arguments> fmt::Display for Shown<'_, T> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        struct Whole<'a, T>(&'a T);
-        impl<T: Arguments> fmt::Display for Whole<'_, T> {
-            fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(out)
+/// Counts a request and writes its audit line, which names the rules of the permit that the request was served by.
+pub fn audit<O: Handler>(
+    broker: &Broker,
+    session: &Session,
+    request: &O,
+    outcome: Result<(&O::Permit, &O::Reply), &Fault>,
+    started: Instant,
+) {
+    const { assert!(!(O::CHANGES_STATE && O::FREQUENT), "what changes state is audited at the level info") };
+    let duration = started.elapsed();
+    broker.counters.add_latency(O::KIND, duration);
+    let count = |code| broker.counters.add_outcome(O::KIND, code);
+    let duration_us = duration.as_micros();
+    let (peer, number, operation, arguments) =
+        (&session.requester, session.number, O::NAME, Arguments(request));
+    match outcome {
+        Ok((permit, reply)) => {
+            O::count(reply, count);
+            if O::FREQUENT {
+                tracing::debug!(target: "audit", session = number, %peer, operation, duration_us, "done");
+            } else {
+                let rules = Rules(permit);
+                tracing::info!(target: "audit", session = number, %peer, operation, %arguments, %rules, duration_us, "done");
             }
         }
-        Bounded::show(out, Whole(self.0))
+        Err(fault) => {
+            count(Some(fault.code));
+            refused(session, O::NAME, Some(&arguments), fault, Some(duration_us));
+        }
     }
 }
 
-/// The lines of the configuration that permit a request: `file:line`, each once where it permits several in a row.
-struct Rules<'a, T> {
-    broker: &'a Broker,
-    session: &'a Session,
-    request: &'a T,
+/// Writes the line of one part of a request that was refused, as if it had been requested alone.
+pub fn audit_part<O: Operation>(session: &Session, arguments: Option<&dyn fmt::Display>, fault: &Fault) {
+    refused(session, O::NAME, arguments, fault, None);
 }
 
-impl<T: Arguments> fmt::Display for Rules<'_, T> {
+fn refused(
+    session: &Session,
+    operation: &str,
+    arguments: Option<&dyn fmt::Display>,
+    fault: &Fault,
+    duration_us: Option<u128>,
+) {
+    if !session.account.may_log() {
+        return;
+    }
+    let arguments = arguments.map(tracing::field::display);
+    let (peer, session) = (&session.requester, session.number);
+    let (code, reason, subject, errno) = (fault.code.name(), &*fault.message, &*fault.subject, fault.errno);
+    tracing::warn!(target: "audit", session, %peer, operation, arguments, code, reason, subject, errno, duration_us, "refused");
+}
+
+/// A request's arguments as a line shows them.
+pub struct Arguments<'a, O>(pub &'a O);
+
+impl<O: Handler> fmt::Display for Arguments<'_, O> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        struct Whole<'a, T>(&'a Rules<'a, T>);
-        impl<T: Arguments> fmt::Display for Whole<'_, T> {
-            fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let Rules { broker, session, request } = self.0;
-                let (mut last, mut result) = (None, Ok(()));
-                request.rules(&broker.policy.borrow(), &session.requester, &mut |rule| {
-                    if result.is_ok() && last.as_ref() != Some(&rule.place) {
-                        let before = if last.is_some() { " " } else { "" };
-                        result = write!(out, "{before}{}", rule.place);
-                        last = Some(rule.place.clone());
-                    }
-                });
-                match last {
-                    None => out.write_str("-"),
-                    Some(_) => result,
+        Bounded::show(out, Written(|out: &mut fmt::Formatter<'_>| self.0.arguments(out)))
+    }
+}
+
+/// The lines of the configuration that a permit rests on: `file:line`, once where it allows several parts in a row.
+struct Rules<'a, P>(&'a P);
+
+impl<P: Permit> fmt::Display for Rules<'_, P> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let places = |out: &mut fmt::Formatter<'_>| {
+            let (mut last, mut result) = (String::new(), Ok(()));
+            self.0.for_each_rule(&mut |rule| {
+                if result.is_ok() && last != rule.place {
+                    let separator = if last.is_empty() { "" } else { " " };
+                    result = write!(out, "{separator}{}", rule.place);
+                    last.clone_from(&rule.place);
                 }
-            }
-        }
-        Bounded::show(out, Whole(self))
+            });
+            if last.is_empty() { out.write_str("-") } else { result }
+        };
+        Bounded::show(out, Written(places))
     }
 }
 
-/// As much as fits in a line that people read.
+/// What a function writes.
+struct Written<F>(F);
+
+impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> fmt::Display for Written<F> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (self.0)(out)
+    }
+}
+
+/// Writes as much as fits in a line that people read.
 struct Bounded<'a, 'b> {
     out: &'a mut fmt::Formatter<'b>,
-    left: usize,
-    clipped: bool,
+    remaining: usize,
+    truncated: bool,
 }
 
 impl<'a, 'b> Bounded<'a, 'b> {
     fn show(out: &'a mut fmt::Formatter<'b>, what: impl fmt::Display) -> fmt::Result {
-        let mut bounded = Bounded { out, left: LONGEST, clipped: false };
+        let mut bounded = Bounded { out, remaining: MAX_SHOWN, truncated: false };
         let shown = write!(bounded, "{what}");
-        if bounded.clipped { bounded.out.write_str("…") } else { shown }
+        if bounded.truncated { bounded.out.write_str("…") } else { shown }
     }
 }
 
 impl fmt::Write for Bounded<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut end = text.len().min(self.left);
+        let mut end = text.len().min(self.remaining);
         while !text.is_char_boundary(end) {
             end -= 1;
         }
         let part = text.get(..end).unwrap_or_default();
         self.out.write_str(part)?;
-        self.left -= part.len();
-        self.clipped = part.len() < text.len();
-        if self.clipped { Err(fmt::Error) } else { Ok(()) }
+        self.remaining -= part.len();
+        self.truncated = part.len() < text.len();
+        if self.truncated { Err(fmt::Error) } else { Ok(()) }
     }
 }
 
-/// How many bytes of arguments, or of rules, a line shows.
-const LONGEST: usize = 4096;
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
 
-/// What is asked every few seconds and changes nothing, or goes on as it was.
-const OFTEN: [Kind; 5] =
-    [Ping::KIND, StatusRequest::KIND, MetricsRequest::KIND, RenewAddress::KIND, ListAddresses::KIND];
+    use portreeve_protocol::List;
+    use portreeve_protocol::address::{AddAddress, MoveAddress};
+    use portreeve_protocol::limit::SetLimit;
 
-/// Counts, and writes the line.
-pub fn audit<O: Arguments>(
-    broker: &Broker,
-    session: &Session,
-    request: &O,
-    outcome: Result<&O::Reply, &Fault>,
-    started: Instant,
-) {
-    let took = started.elapsed();
-    broker.counters.latency(O::KIND, took);
-    let count = |code| broker.counters.outcome(O::KIND, code);
-    match outcome {
-        Ok(reply) => O::count(reply, count),
-        Err(fault) => count(Some(fault.code)),
+    use super::*;
+    use crate::config::parse_text;
+    use crate::policy::{Policy, Requester};
+
+    /// A policy whose permit stands after so many lines.
+    fn policy(lines_before: usize) -> Policy {
+        let text = format!(
+            "{}broker {{ permit p {{ address = ( 10.1.1.0/24 ) interface = eth1 limit = ( \"nofile=9\" ) }} }}
+             cluster {{ topology 10.1.1.0/24 {{ interface = eth0 }} }}",
+            "\n".repeat(lines_before)
+        );
+        let (config, _) = parse_text("p.conf", &text).unwrap();
+        Policy::new(&config, &mut |_| None).unwrap()
     }
-    let fault = outcome.err();
-    let may_log = fault.is_none() || session.account.may_log();
-    let (peer, micros) = (&session.requester, took.as_micros());
-    let rules = Rules { broker, session, request };
-    let (session, operation, arguments) = (session.number, O::NAME, Shown(request));
-    match fault {
-        None if OFTEN.contains(&O::KIND) => {
-            tracing::debug!(target: "audit", session, %peer, operation, micros, "done");
-        }
-        None => {
-            tracing::info!(target: "audit", session, %peer, operation, %arguments, %rules, micros, "done");
-        }
-        Some(_) if !may_log => {}
-        Some(fault) => {
-            let (code, why, about, errno) =
-                (fault.code.name(), &*fault.message, &*fault.subject, fault.errno);
-            tracing::warn!(target: "audit", session, %peer, operation, %arguments, code, why, about, errno, micros, "refused");
-        }
+
+    fn rules<O: Handler>(policy: &Policy, request: &O) -> String {
+        Rules(&request.decide(policy, &Requester::Worker).unwrap()).to_string()
+    }
+
+    fn add() -> AddAddress {
+        let addresses = List::truncated(["10.1.1.7", "10.1.2.7"].map(|text| text.parse().unwrap()));
+        AddAddress { addresses, lease: None, epoch: 1, probes: 0, announce: false }
+    }
+
+    #[test]
+    fn a_permit_names_the_rule_that_it_was_given_by_after_a_reload_too() {
+        let in_force = RefCell::new(policy(0));
+        let permit = add().decide(&in_force.borrow(), &Requester::Worker).unwrap();
+        in_force.replace(policy(3));
+        assert_eq!(Rules(&permit).to_string(), "p.conf:1");
+        assert_eq!(rules(&in_force.borrow(), &add()), "p.conf:4");
+    }
+
+    #[test]
+    fn each_operation_on_a_resource_names_its_rule() {
+        let policy = policy(1);
+        let moved = |interface: &str| MoveAddress {
+            addresses: List::truncated(["10.1.1.7".parse().unwrap()]),
+            interface: portreeve_protocol::Text::truncated(interface),
+            epoch: 1,
+            announce: false,
+        };
+        assert_eq!(rules(&policy, &moved("eth0")), "p.conf:2");
+        let limit =
+            SetLimit { resource: portreeve_protocol::Text::truncated("nofile"), soft: Some(9), hard: None };
+        assert_eq!(rules(&policy, &limit), "p.conf:2");
     }
 }

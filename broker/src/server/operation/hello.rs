@@ -1,4 +1,4 @@
-//! Hello: a peer says who it is and learns what it may do.
+//! Hello: a peer gives its name and learns which operations it may use.
 
 use std::fmt;
 
@@ -6,29 +6,39 @@ use portreeve_protocol::message::{Hello, Welcome};
 use portreeve_protocol::{Fault, List, Text};
 
 use super::Done;
-use super::audit::Arguments;
+use super::handler::{Handler, Immediate};
+use crate::policy::{OperationPermit, Policy, Requester};
 use crate::server::session::Session;
 use crate::server::state::{Broker, RELEASE};
 
-impl Arguments for Hello {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Handler for Hello {
+    const CHANGES_STATE: bool = false;
+    type Permit = OperationPermit;
+
+    fn decide(&self, _: &Policy, _: &Requester) -> Result<OperationPermit, Fault> {
+        Ok(OperationPermit)
+    }
+
+    fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{:?}", self.client)
     }
 }
 
-pub fn hello(broker: &Broker, session: &Session, request: &Hello) -> Result<Done<Welcome>, Fault> {
-    session.greet();
-    if let Some(info) = broker.sessions.borrow_mut().get_mut(&session.number) {
-        info.client = request.client.clone();
+impl Immediate for Hello {
+    fn act(&self, _: &OperationPermit, broker: &Broker, session: &Session) -> Result<Done<Welcome>, Fault> {
+        session.greet();
+        if let Some(info) = broker.sessions.borrow_mut().get_mut(&session.number) {
+            info.client = self.client.clone();
+        }
+        let policy = broker.policy.borrow();
+        let operations = policy.operations(&session.requester).into_iter();
+        Ok(Done::new(Welcome {
+            broker: std::process::id(),
+            release: Text::truncated(RELEASE),
+            features: 0,
+            capabilities: broker.processes.broker.credentials.effective,
+            peer: Text::truncated(&session.requester.to_string()),
+            operations: List::truncated(operations.map(Text::truncated)),
+        }))
     }
-    let policy = broker.policy.borrow();
-    let allowed = policy.operations(&session.requester).into_iter();
-    Ok(Done::new(Welcome {
-        broker: std::process::id(),
-        release: Text::truncated(RELEASE),
-        features: 0,
-        capabilities: broker.processes.broker.credentials.effective,
-        peer: Text::truncated(&session.requester.to_string()),
-        operations: List::truncated(allowed.map(Text::truncated)),
-    }))
 }

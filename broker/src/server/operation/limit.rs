@@ -1,57 +1,84 @@
-//! SetLimit: a resource limit of the peer's own process, as far as policy permits it.
+//! SetLimit: sets a resource limit of the peer's own process.
 
 use std::fmt;
 use std::os::fd::AsFd as _;
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use portreeve_protocol::limit::{CurrentLimit, SetLimit, UNLIMITED};
 use portreeve_protocol::{Fault, FaultCode, Text};
 
 use super::Done;
-use super::audit::Arguments;
+use super::handler::{Handler, Immediate};
 use crate::config::{Limit, Resource};
-use crate::policy::Requester;
+use crate::policy::{Permit, Policy, Requester, Rule};
 use crate::server::session::Session;
 use crate::server::state::Broker;
 use crate::sys::rlimit::PeerProcess;
 
-impl Arguments for SetLimit {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// Permission to set a resource limit.
+pub struct LimitPermit {
+    rule: Rc<Rule>,
+    /// The resource, and the highest value that is requested.
+    limit: Limit,
+}
+
+impl Permit for LimitPermit {
+    fn for_each_rule(&self, visit: &mut dyn FnMut(&Rule)) {
+        self.rule.for_each_rule(visit);
+    }
+}
+
+impl Handler for SetLimit {
+    const CHANGES_STATE: bool = true;
+    type Permit = LimitPermit;
+
+    fn decide(&self, policy: &Policy, requester: &Requester) -> Result<LimitPermit, Fault> {
+        let Some(resource) = Resource::named(&self.resource) else {
+            return Err(unsupported(&format!("there is no resource {:?}", self.resource))
+                .remedy("name one as getrlimit(2) does, without RLIMIT_: nofile"));
+        };
+        // Reading a limit is permitted wherever any limit of the resource is.
+        let highest = self.soft.into_iter().chain(self.hard).max().unwrap_or(0);
+        let limit = Limit { resource, value: Some(highest).filter(|highest| *highest != UNLIMITED) };
+        Ok(LimitPermit { rule: policy.limit(requester, &limit)?, limit })
+    }
+
+    fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{:?} soft {:?} hard {:?}", self.resource, self.soft, self.hard)
     }
 }
 
-pub fn set_limit(
-    broker: &Broker,
-    session: &Session,
-    request: &SetLimit,
-) -> Result<Done<CurrentLimit>, Fault> {
-    let unsupported = |message: &str| Fault::new(FaultCode::Unsupported, message);
-    let Some(resource) = Resource::named(&request.resource) else {
-        return Err(unsupported(&format!("there is no resource {:?}", request.resource))
-            .remedy("name one as getrlimit(2) does, without RLIMIT_: nofile"));
-    };
-    // What is only asked for is permitted where any limit of the resource is.
-    let most = request.soft.into_iter().chain(request.hard).max().unwrap_or(0);
-    let limit = Limit { resource, value: Some(most).filter(|most| *most != UNLIMITED) };
-    broker.policy.borrow().limit(&session.requester, &limit).map_err(|denied| denied.fault())?;
-    if session.requester == Requester::Worker {
-        return Err(unsupported("the worker has the limits that it was started with")
-            .remedy("write them in the worker scope, and start it again"));
+impl Immediate for SetLimit {
+    fn act(
+        &self,
+        permit: &LimitPermit,
+        broker: &Broker,
+        session: &Session,
+    ) -> Result<Done<CurrentLimit>, Fault> {
+        let limit = &permit.limit;
+        if session.requester == Requester::Worker {
+            return Err(unsupported("the limits of the worker are set only when it starts")
+                .remedy("set them in the worker scope and restart portreeved"));
+        }
+        // The seccomp filter would end this process.
+        if let Some(reason) = broker.reloading.fixed.no_limits().filter(|_| sets_any(self)) {
+            let message = format!("cannot set the limit {limit}: {reason}");
+            return Err(Fault::new(FaultCode::NotRetained, &message).remedy("restart portreeved"));
+        }
+        let pid = broker.sessions.borrow().get(&session.number).map_or(0, |info| info.pid);
+        let set = PeerProcess::of(session.channel.as_fd(), pid)
+            .and_then(|process| process.limit(limit.resource.number(), self.soft, self.hard));
+        let (soft, hard) = set.map_err(|errno| refused(errno, limit))?;
+        Ok(Done::new(CurrentLimit { resource: Text::truncated(limit.resource.name()), soft, hard }))
     }
-    // The call would end this process.
-    if let Some(why) = broker.reloading.fixed.no_limits().filter(|_| sets_any(request)) {
-        let message = format!("{limit} cannot be set: {why}");
-        return Err(Fault::new(FaultCode::NotRetained, &message).remedy("restart portreeved"));
-    }
-    let pid = broker.sessions.borrow().get(&session.number).map_or(0, |info| info.pid);
-    let set = PeerProcess::of(session.channel.as_fd(), pid)
-        .and_then(|process| process.limit(resource.number(), request.soft, request.hard));
-    let (soft, hard) = set.map_err(|errno| refused(errno, &limit))?;
-    Ok(Done::new(CurrentLimit { resource: Text::truncated(resource.name()), soft, hard }))
 }
 
-/// Whether anything is to be changed, and not only told.
+fn unsupported(message: &str) -> Fault {
+    Fault::new(FaultCode::Unsupported, message)
+}
+
+/// Whether the request sets a limit, and does not only read it.
 fn sets_any(request: &SetLimit) -> bool {
     request.soft.is_some() || request.hard.is_some()
 }
@@ -60,22 +87,27 @@ fn refused(errno: Errno, limit: &Limit) -> Fault {
     let fault = match errno {
         Errno::EPERM => Fault::new(
             FaultCode::NotRetained,
-            &format!("{limit} cannot be given: it is above the hard limit or the process is not root's"),
+            &format!(
+                "cannot set the limit {limit}: it is above the hard limit, or the process is not user 0's"
+            ),
         )
         .subject("cap_sys_resource")
         .remedy("add cap_sys_resource+ep to capabilities, and for nofile see fs.nr_open"),
-        Errno::ENOPROTOOPT => {
-            Fault::new(FaultCode::Unsupported, "this kernel does not pin the process of a peer")
-                .remedy("boot Linux 6.5 or later")
-        }
+        Errno::ENOPROTOOPT => Fault::new(
+            FaultCode::Unsupported,
+            "cannot set limits of a peer: this kernel does not identify its process (SO_PEERPIDFD)",
+        )
+        .remedy("boot Linux 6.5 or later"),
         Errno::ESRCH => Fault::new(
             FaultCode::NotFound,
-            "the process that connected is gone, or in a process namespace that the broker does not see",
+            "the process that connected has ended, or its pid namespace is not visible to the broker",
         )
         .remedy("connect from the process itself"),
-        Errno::EINVAL => Fault::new(FaultCode::Unsupported, "the soft limit would be above the hard one")
-            .remedy("raise both"),
-        errno => Fault::new(FaultCode::Os, &format!("prlimit: {}", errno.desc())).subject("prlimit"),
+        Errno::EINVAL => Fault::new(FaultCode::Unsupported, "the soft limit would be above the hard limit")
+            .remedy("raise both limits"),
+        errno => {
+            Fault::new(FaultCode::Os, &format!("prlimit of {limit}: {}", errno.desc())).subject("prlimit")
+        }
     };
     fault.errno(errno as i32)
 }

@@ -1,54 +1,58 @@
-//! SetLink: an interface that policy permits is set up, down, or to another MTU.
+//! SetLink: sets an interface up, down, or to another MTU.
 
 use std::fmt;
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use portreeve_protocol::address::{Link, SetLink};
 use portreeve_protocol::{Fault, FaultCode, Text};
 
 use super::Done;
-use super::audit::Arguments;
+use super::handler::{Handler, Immediate};
 use crate::policy::{Policy, Requester, Rule};
 use crate::server::session::Session;
 use crate::server::state::Broker;
 use crate::sys::Interface;
 use crate::sys::interface::Change;
 
-impl Arguments for SetLink {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{:?} up {:?} mtu {:?}", self.interface, self.up, self.mtu)
+impl Handler for SetLink {
+    const CHANGES_STATE: bool = true;
+    type Permit = Rc<Rule>;
+
+    fn decide(&self, policy: &Policy, requester: &Requester) -> Result<Rc<Rule>, Fault> {
+        Ok(policy.interface(requester, &self.interface)?)
     }
 
-    fn rules(&self, policy: &Policy, who: &Requester, tell: &mut dyn FnMut(&Rule)) {
-        policy.interface(who, &self.interface).into_iter().for_each(tell);
+    fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:?} up {:?} mtu {:?}", self.interface, self.up, self.mtu)
     }
 }
 
-pub fn set_link(broker: &Broker, session: &Session, request: &SetLink) -> Result<Done<Link>, Fault> {
-    let policy = broker.policy.borrow();
-    policy.interface(&session.requester, &request.interface).map_err(|denied| denied.fault())?;
-    let route = super::address::of(broker)?.route();
-    let failed = |call: &'static str| {
-        let name = request.interface.clone();
-        move |errno: Errno| match errno {
-            Errno::ENODEV => {
-                Fault::new(FaultCode::UnknownInterface, &format!("there is no interface {name:?}"))
-                    .subject(&name)
-                    .remedy("make it, or name another")
+impl Immediate for SetLink {
+    fn act(&self, _: &Rc<Rule>, broker: &Broker, _: &Session) -> Result<Done<Link>, Fault> {
+        let route = super::address::manager(broker)?.route();
+        let failed = |call: &'static str| {
+            let name = self.interface.clone();
+            move |errno: Errno| match errno {
+                Errno::ENODEV => {
+                    Fault::new(FaultCode::UnknownInterface, &format!("there is no interface {name:?}"))
+                        .subject(&name)
+                        .remedy("create it, or name another one")
+                }
+                errno => Fault::new(FaultCode::Os, &format!("{call} of {name:?}: {}", errno.desc()))
+                    .subject(call)
+                    .errno(errno as i32),
             }
-            errno => Fault::new(FaultCode::Os, &format!("{call} of {name:?}: {}", errno.desc()))
-                .subject(call)
-                .errno(errno as i32),
-        }
-    };
-    let link = Interface::named(route, &request.interface).map_err(failed("RTM_GETLINK"))?;
-    link.change(route, Change { up: request.up, mtu: request.mtu }).map_err(failed("RTM_NEWLINK"))?;
-    let link = Interface::numbered(route, link.index).map_err(failed("RTM_GETLINK"))?;
-    Ok(Done::new(Link {
-        interface: Text::truncated(&link.name),
-        index: link.index,
-        up: link.up,
-        carrier: link.carrier,
-        mtu: link.mtu,
-    }))
+        };
+        let link = Interface::named(route, &self.interface).map_err(failed("RTM_GETLINK"))?;
+        link.change(route, Change { up: self.up, mtu: self.mtu }).map_err(failed("RTM_NEWLINK"))?;
+        let link = Interface::numbered(route, link.index).map_err(failed("RTM_GETLINK"))?;
+        Ok(Done::new(Link {
+            interface: Text::truncated(&link.name),
+            index: link.index,
+            up: link.up,
+            carrier: link.carrier,
+            mtu: link.mtu,
+        }))
+    }
 }

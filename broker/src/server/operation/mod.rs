@@ -1,8 +1,11 @@
-//! The operations, one file each: policy is asked, then the thing is done. This file finds the operation for a
-//! request's number, and takes every request the same way from its bytes to its audit line.
+//! The operations, one file each: how policy decides a request, and what the broker then does.
+//!
+//! This file finds the operation of a request; [`handler`] takes the request from its bytes to its audit line.
+//! ARCHITECTURE.md has the checklist for a new operation.
 
 mod address;
 mod audit;
+mod handler;
 mod hello;
 mod limit;
 mod link;
@@ -18,200 +21,79 @@ mod stop;
 mod subscribe;
 mod takeover;
 
-pub use self::listen::{permit as listen_permit, same_port_of_ipv4};
-
 use std::rc::Rc;
-use std::time::Instant;
 
 use portreeve_protocol::address::{
     AddAddress, Announce, ListAddresses, MoveAddress, RemoveAddress, RenewAddress, SetLink,
 };
-use portreeve_protocol::codec::{self, BodyError};
 use portreeve_protocol::event::Subscribe;
 use portreeve_protocol::limit::SetLimit;
 use portreeve_protocol::message::{
-    Hello, Listen, ListenMany, ListenerId, Operation, Ping, StatusRequest, Stop,
+    Hello, Listen, ListenMany, OPERATIONS, Operation, Ping, StatusRequest, Stop,
 };
 use portreeve_protocol::metrics::MetricsRequest;
 use portreeve_protocol::policy::PolicyRequest;
 use portreeve_protocol::reload::Reload;
 use portreeve_protocol::takeover::Takeover;
-use portreeve_protocol::{Fault, FaultCode, Header, Kind};
+use portreeve_protocol::{Fault, FaultCode, Kind};
 
-use self::audit::{Arguments, audit};
-use super::handover::taken_over;
-use super::session::{Session, Turn};
+pub use self::handler::Received;
+use self::handler::{Done, deferred, immediate};
+use super::session::{Session, Step};
 use super::state::Broker;
 
-/// What an operation gives back when it is no fault.
-struct Done<Reply> {
-    reply: Reply,
-    /// The listeners whose sockets ride with the reply, in order.
-    sockets: Vec<ListenerId>,
-}
+/// How requests of one kind are served.
+type Serve = fn(&Rc<Broker>, &Rc<Session>, Received<'_>) -> Step;
 
-impl<Reply> Done<Reply> {
-    fn new(reply: Reply) -> Self {
-        Self { reply, sockets: Vec::new() }
+/// Every operation of the protocol, in the order of [`OPERATIONS`].
+const TABLE: &[(Kind, Serve)] = &[
+    (Hello::KIND, immediate::<Hello>),
+    (Ping::KIND, immediate::<Ping>),
+    (Listen::KIND, immediate::<Listen>),
+    (ListenMany::KIND, immediate::<ListenMany>),
+    (Stop::KIND, immediate::<Stop>),
+    (StatusRequest::KIND, immediate::<StatusRequest>),
+    (AddAddress::KIND, deferred::<AddAddress>),
+    (RenewAddress::KIND, immediate::<RenewAddress>),
+    (RemoveAddress::KIND, deferred::<RemoveAddress>),
+    (Announce::KIND, immediate::<Announce>),
+    (ListAddresses::KIND, immediate::<ListAddresses>),
+    (SetLink::KIND, immediate::<SetLink>),
+    (MoveAddress::KIND, immediate::<MoveAddress>),
+    (SetLimit::KIND, immediate::<SetLimit>),
+    (PolicyRequest::KIND, immediate::<PolicyRequest>),
+    (Subscribe::KIND, deferred::<Subscribe>),
+    (MetricsRequest::KIND, immediate::<MetricsRequest>),
+    (Reload::KIND, deferred::<Reload>),
+    (Takeover::KIND, takeover::serve),
+];
+
+/// An operation that TABLE lacks does not compile.
+const _: () = {
+    assert!(TABLE.len() == OPERATIONS.len(), "TABLE must have every operation of the protocol");
+    let mut at = 0;
+    while at < TABLE.len() {
+        assert!(TABLE[at].0.0 == OPERATIONS[at].0.0, "TABLE must be in the order of OPERATIONS");
+        at += 1;
+    }
+};
+
+/// Finds the operation of a request and serves it.
+pub fn dispatch(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<'_>) -> Step {
+    let kind = received.header.kind;
+    match TABLE.iter().find(|(known, _)| *known == kind) {
+        Some((_, serve)) => serve(broker, session, received),
+        None => unknown(session, received, kind),
     }
 }
 
-/// A request as it was received, and where its answer is written.
-pub struct Received<'a> {
-    /// Its header.
-    pub header: Header,
-    /// Its body.
-    pub body: &'a [u8],
-    /// Room for the answer.
-    pub outbox: &'a mut [u8],
-}
-
-/// Finds the operation for the request and carries it out.
-pub fn carry_out(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<'_>) -> Turn {
-    match received.header.kind {
-        Hello::KIND => run(broker, session, received, hello::hello),
-        Ping::KIND => run(broker, session, received, ping::ping),
-        Listen::KIND => run(broker, session, received, listen::listen),
-        ListenMany::KIND => run(broker, session, received, listen::listen_many),
-        Stop::KIND => run(broker, session, received, stop::stop),
-        StatusRequest::KIND => run(broker, session, received, status::status),
-        AddAddress::KIND => run_later(broker, session, received, address::add),
-        RenewAddress::KIND => run(broker, session, received, address::renew),
-        RemoveAddress::KIND => run_later(broker, session, received, remove_address::remove),
-        Announce::KIND => run(broker, session, received, address::announce),
-        ListAddresses::KIND => run(broker, session, received, address::list),
-        SetLink::KIND => run(broker, session, received, link::set_link),
-        MoveAddress::KIND => run(broker, session, received, move_address::move_address),
-        SetLimit::KIND => run(broker, session, received, limit::set_limit),
-        PolicyRequest::KIND => run(broker, session, received, policy::policy),
-        Subscribe::KIND => run_later(broker, session, received, subscribe::subscribe),
-        MetricsRequest::KIND => run(broker, session, received, metrics::metrics),
-        Reload::KIND => run_later(broker, session, received, reload::reload),
-        Takeover::KIND => takeover::takeover(broker, session, received),
-        Kind(number) => {
-            let message = format!("this broker knows no operation {number}");
-            let fault = Fault::new(FaultCode::Unsupported, &message).remedy("see Welcome for its release");
-            if session.account.may_log() {
-                let (peer, session, code) = (&session.requester, session.number, fault.code.name());
-                tracing::warn!(target: "audit", session, %peer, operation = number, code, "refused");
-            }
-            session.refuse(received.outbox, received.header.request, &fault)
-        }
+fn unknown(session: &Session, received: Received<'_>, Kind(number): Kind) -> Step {
+    let message = format!("this broker has no operation {number}");
+    let fault = Fault::new(FaultCode::Unsupported, &message)
+        .remedy("use a broker of a later release; the reply to hello names this one's");
+    if session.account.may_log() {
+        let (peer, session, code) = (&session.requester, session.number, fault.code.name());
+        tracing::warn!(target: "audit", session, %peer, operation = number, code, "refused");
     }
-}
-
-/// What an operation does once it is permitted.
-type Act<O> = fn(&Broker, &Session, &O) -> Result<Done<<O as Operation>::Reply>, Fault>;
-
-fn run<O: Operation + Arguments>(
-    broker: &Broker,
-    session: &Session,
-    received: Received<'_>,
-    act: Act<O>,
-) -> Turn {
-    let Received { header, body, outbox } = received;
-    let started = Instant::now();
-    let request: O = match decode(broker, session, &header, body, outbox) {
-        Ok(request) => request,
-        Err(over) => return over,
-    };
-    let outcome = permitted::<O>(broker, session).and_then(|()| act(broker, session, &request));
-    let turn = match &outcome {
-        // A request without a number wants no answer.
-        Err(_) if header.request == 0 && session.is_greeted() => {
-            session.note_refusals(1);
-            Turn::Answered
-        }
-        Ok(_) if header.request == 0 && session.is_greeted() => Turn::Answered,
-        Ok(done) => {
-            let count = u8::try_from(done.sockets.len()).unwrap_or(u8::MAX);
-            match codec::encode(outbox, O::KIND.reply(), header.request, count, &done.reply) {
-                Ok(frame) => session.send(broker, frame, &done.sockets),
-                Err(error) => too_long(session, outbox, header.request, &error),
-            }
-        }
-        Err(fault) if session.is_greeted() => session.refuse(outbox, header.request, fault),
-        Err(fault) => session.last_fault(outbox, header.request, fault),
-    };
-    audit(broker, session, &request, outcome.as_ref().map(|done| &done.reply), started);
-    turn
-}
-
-/// An operation that takes a while: other requests are answered meanwhile.
-fn run_later<O, F>(
-    broker: &Rc<Broker>,
-    session: &Rc<Session>,
-    received: Received<'_>,
-    act: fn(Rc<Broker>, Rc<Session>, Rc<O>) -> F,
-) -> Turn
-where
-    O: Operation + Arguments + 'static,
-    F: Future<Output = Result<O::Reply, Fault>> + 'static,
-{
-    let Received { header, body, outbox } = received;
-    let started = Instant::now();
-    let request: Rc<O> = match decode(broker, session, &header, body, outbox) {
-        Ok(request) => Rc::new(request),
-        Err(over) => return over,
-    };
-    let too_many = || {
-        let message =
-            format!("{} requests of this session are under way, as many as may be", session.in_flight);
-        Fault::new(FaultCode::Busy, &message).remedy("wait for an answer first, or raise max_in_flight")
-    };
-    let begun = permitted::<O>(broker, session)
-        .and_then(|()| if session.begin_later() { Ok(()) } else { Err(too_many()) });
-    if let Err(fault) = begun {
-        audit(broker, session, &*request, Err(&fault), started);
-        return match session.is_greeted() {
-            true => session.refuse(outbox, header.request, &fault),
-            false => session.last_fault(outbox, header.request, &fault),
-        };
-    }
-    let (broker, session) = (broker.clone(), session.clone());
-    tokio::task::spawn_local(async move {
-        let outcome = act(broker.clone(), session.clone(), request.clone()).await;
-        let frame = {
-            let mut outbox = codec::frame_buffer();
-            let encoded = match &outcome {
-                Ok(reply) => codec::encode(&mut outbox, O::KIND.reply(), header.request, 0, reply),
-                Err(fault) => codec::encode(&mut outbox, Kind::FAULT, header.request, 0, fault),
-            };
-            encoded.map(<[u8]>::to_vec)
-        };
-        let frame = frame.inspect_err(|error| tracing::error!(%error, "an answer could not be encoded"));
-        session.end_later(frame.ok().filter(|_| header.request != 0)).await;
-        audit(&broker, &session, &*request, outcome.as_ref(), started);
-    });
-    Turn::Answered
-}
-
-/// The request, or the end of a session whose peer sent none.
-fn decode<O: Operation>(
-    broker: &Broker,
-    session: &Session,
-    header: &Header,
-    body: &[u8],
-    outbox: &mut [u8],
-) -> Result<O, Turn> {
-    codec::decode(body).map_err(|error| {
-        broker.counters.malformed.up();
-        session.last_fault(outbox, header.request, &Fault::new(FaultCode::Malformed, &error.to_string()))
-    })
-}
-
-/// A peer says hello first; and each operation has to be allowed to it.
-fn permitted<O: Operation>(broker: &Broker, session: &Session) -> Result<(), Fault> {
-    if !session.is_greeted() && O::KIND != Hello::KIND {
-        return Err(Fault::new(FaultCode::Malformed, "the first request of a session is hello"));
-    }
-    if broker.handover.is_over() {
-        return Err(taken_over());
-    }
-    broker.policy.borrow().operation(&session.requester, O::NAME).map_err(|denied| denied.fault())
-}
-
-fn too_long(session: &Session, outbox: &mut [u8], request: u32, error: &BodyError) -> Turn {
-    let fault = Fault::new(FaultCode::Unsupported, &format!("the answer does not fit in a frame: {error}"));
-    session.refuse(outbox, request, &fault.remedy("ask for less at once"))
+    session.refuse(received.outbox, received.header.request, &fault)
 }

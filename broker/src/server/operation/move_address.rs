@@ -1,4 +1,4 @@
-//! MoveAddress: policy permits each address and the interface that it is to be on; the rest is the addresses'.
+//! MoveAddress: policy decides each address and the interface it moves to; the address manager does the rest.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,45 +7,78 @@ use portreeve_protocol::address::{Leases, MoveAddress};
 use portreeve_protocol::{Fault, FaultCode};
 
 use super::Done;
-use super::address::{of, permitted, results, with_followers, words};
-use super::audit::Arguments;
+use super::address::{LeasePermits, arguments, decide_each, manager, results, with_followers};
+use super::handler::{Handler, Immediate};
 use crate::address::Asked;
+use crate::policy::{Denied, Destination, LeasePermit, Permit, Policy, Requester, Rule};
 use crate::server::session::Session;
 use crate::server::state::Broker;
 
-impl Arguments for MoveAddress {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "to {:?}, ", self.interface)?;
-        words(out, &self.addresses, self.epoch)
+/// Permission to move addresses to an interface.
+pub struct MovePermit {
+    addresses: LeasePermits,
+    destination: Destination,
+}
+
+impl Permit for MovePermit {
+    fn for_each_rule(&self, visit: &mut dyn FnMut(&Rule)) {
+        for permit in self.addresses.iter().flatten() {
+            permit.for_each_rule(visit);
+            self.destination.interface_rule(permit.address).into_iter().for_each(|rule| visit(rule));
+        }
     }
 }
 
-pub fn move_address(
-    broker: &Broker,
-    session: &Session,
-    request: &MoveAddress,
-) -> Result<Done<Leases>, Fault> {
-    let addresses = of(broker)?;
-    let place = |address: IpAddr, follows: Option<IpAddr>| {
-        let prefix = broker.policy.borrow().place_on(&session.requester, address, &request.interface);
-        let prefix = prefix.ok_or_else(|| nowhere(address, &request.interface))?;
-        Ok(Asked { address, interface: request.interface.clone(), prefix, follows })
-    };
-    let to = |address: &IpAddr| {
-        permitted(broker, session, *address, None)?;
-        // Where one that follows it may not be it is not moved either.
-        addresses.followers(*address).into_iter().try_for_each(|own| place(own, Some(*address)).map(drop))?;
-        place(*address, None)
-    };
-    let asked = with_followers(request.addresses.iter().map(to).collect(), |asked: &Asked| {
-        let followers = addresses.followers(asked.address).into_iter();
-        followers.filter_map(|own| place(own, Some(asked.address)).ok()).collect()
-    })?;
-    let outcomes = addresses.move_to(&asked, Some(session.holder()), request.epoch, request.announce);
-    Ok(Done::new(Leases { results: results(session, request, outcomes) }))
+impl MovePermit {
+    fn spec(&self, address: IpAddr, follows: Option<IpAddr>) -> Result<Asked, Fault> {
+        let interface = self.destination.interface.clone();
+        match self.destination.prefix(address) {
+            Some(prefix) => Ok(Asked { address, interface, prefix, follows }),
+            None => Err(not_there(address, &interface)),
+        }
+    }
 }
 
-fn nowhere(address: IpAddr, interface: &str) -> Fault {
+impl Handler for MoveAddress {
+    const CHANGES_STATE: bool = true;
+    type Permit = MovePermit;
+
+    fn decide(&self, policy: &Policy, requester: &Requester) -> Result<MovePermit, Fault> {
+        Ok(MovePermit {
+            addresses: decide_each(policy, requester, &self.addresses, None),
+            destination: policy.destination(requester, &self.interface),
+        })
+    }
+
+    fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "to {:?}, ", self.interface)?;
+        arguments(out, &self.addresses, self.epoch)
+    }
+}
+
+impl Immediate for MoveAddress {
+    fn act(&self, permit: &MovePermit, broker: &Broker, session: &Session) -> Result<Done<Leases>, Fault> {
+        let addresses = manager(broker)?;
+        let spec = |allowed: &Result<LeasePermit, Denied>| {
+            let address = allowed.as_ref().map_err(Denied::fault).map(|it| it.address)?;
+            // An address stays if one of its followers may not be on that interface.
+            let mut followers = addresses.followers(address).into_iter();
+            followers.try_for_each(|own| permit.spec(own, Some(address)).map(drop))?;
+            permit.spec(address, None)
+        };
+        let leaders: Vec<_> = permit.addresses.iter().map(spec).collect();
+        let followers = leaders.iter().flatten().flat_map(|leader| {
+            let own = addresses.followers(leader.address).into_iter();
+            own.filter_map(|own| permit.spec(own, Some(leader.address)).ok())
+        });
+        let followers = followers.collect();
+        let moved = with_followers(leaders, followers)?;
+        let outcomes = addresses.move_to(&moved, Some(session.holder()), self.epoch, self.announce);
+        Ok(Done::new(Leases { results: results::<Self, _, _>(session, outcomes) }))
+    }
+}
+
+fn not_there(address: IpAddr, interface: &str) -> Fault {
     let message = format!("no topology block that holds {address} names the interface {interface:?}");
     Fault::new(FaultCode::Denied, &message)
         .remedy("add such a topology scope to the cluster scope, or permit the interface")

@@ -1,4 +1,4 @@
-//! Policy: what this peer may ask for, and the addresses that move between hosts, a page of each.
+//! Policy: the rules of this peer and the floating addresses that it may have, a page of each.
 
 use std::fmt;
 
@@ -6,22 +6,33 @@ use portreeve_protocol::Fault;
 use portreeve_protocol::policy::{PolicyPage, PolicyRequest};
 
 use super::Done;
-use super::audit::Arguments;
+use super::handler::{Handler, Immediate};
+use crate::policy::{OperationPermit, Policy, Requester};
 use crate::server::session::Session;
 use crate::server::state::Broker;
 
-impl Arguments for PolicyRequest {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Handler for PolicyRequest {
+    const CHANGES_STATE: bool = false;
+    type Permit = OperationPermit;
+
+    fn decide(&self, _: &Policy, _: &Requester) -> Result<OperationPermit, Fault> {
+        Ok(OperationPermit)
+    }
+
+    fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "after {}", self.after)
     }
 }
 
-pub fn policy(
-    broker: &Broker,
-    session: &Session,
-    request: &PolicyRequest,
-) -> Result<Done<PolicyPage>, Fault> {
-    let page = broker.policy.borrow().told(&session.requester, request.after);
-    let lease = broker.addresses.as_ref().map_or(0, |addresses| addresses.lease());
-    Ok(Done::new(PolicyPage { lease, ..page }))
+impl Immediate for PolicyRequest {
+    fn act(
+        &self,
+        _: &OperationPermit,
+        broker: &Broker,
+        session: &Session,
+    ) -> Result<Done<PolicyPage>, Fault> {
+        let page = broker.policy.borrow().page(&session.requester, self.after);
+        let lease = broker.addresses.as_ref().map_or(0, |addresses| addresses.lease());
+        Ok(Done::new(PolicyPage { lease, ..page }))
+    }
 }

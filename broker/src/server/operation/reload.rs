@@ -1,4 +1,4 @@
-//! Reload: the configuration is read again, or what came of the last time is told.
+//! Reload: the broker reads the configuration again, or reports the result of the last time.
 
 use std::fmt;
 use std::rc::Rc;
@@ -6,23 +6,34 @@ use std::rc::Rc;
 use portreeve_protocol::Fault;
 use portreeve_protocol::reload::{Reload, Reloaded};
 
-use super::audit::Arguments;
+use super::handler::{Deferred, Handler};
+use crate::policy::{OperationPermit, Policy, Requester};
 use crate::server::session::Session;
 use crate::server::state::Broker;
 
-impl Arguments for Reload {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Handler for Reload {
+    const CHANGES_STATE: bool = true;
+    type Permit = OperationPermit;
+
+    fn decide(&self, _: &Policy, _: &Requester) -> Result<OperationPermit, Fault> {
+        Ok(OperationPermit)
+    }
+
+    fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(if self.last { "the last" } else { "" })
     }
 }
 
-pub async fn reload(
-    broker: Rc<Broker>,
-    session: Rc<Session>,
-    request: Rc<Reload>,
-) -> Result<Reloaded, Fault> {
-    match request.last {
-        true => broker.reloading.last(),
-        false => broker.reloading.ask(session.requester.to_string()).await,
+impl Deferred for Reload {
+    async fn act(
+        self: Rc<Self>,
+        _: Rc<OperationPermit>,
+        broker: Rc<Broker>,
+        session: Rc<Session>,
+    ) -> Result<Reloaded, Fault> {
+        match self.last {
+            true => broker.reloading.last(),
+            false => broker.reloading.request(session.requester.to_string()).await,
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! RemoveAddress: who holds an address is told when somebody else has it removed, and then it goes; the reply says
-//! whether it was seen to be gone.
+//! RemoveAddress: removes addresses, after their holders had notice if they are another peer's; the reply says whether
+//! the kernel confirmed it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,52 +9,69 @@ use std::rc::Rc;
 use portreeve_protocol::address::{Removal, Removals, RemoveAddress};
 use portreeve_protocol::{Fault, FaultCode};
 
-use super::address::{of, results, with_followers, words};
-use super::audit::Arguments;
+use super::address::{arguments, manager, results, with_followers};
+use super::handler::{Deferred, Handler};
+use crate::policy::{OperationPermit, Policy, Requester};
 use crate::server::session::Session;
 use crate::server::state::Broker;
 
-impl Arguments for RemoveAddress {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        words(out, &self.addresses, self.epoch)
+impl Handler for RemoveAddress {
+    const CHANGES_STATE: bool = true;
+    type Permit = OperationPermit;
+
+    /// Which addresses the peer may remove depends on their holders, not on rules.
+    fn decide(&self, _: &Policy, _: &Requester) -> Result<OperationPermit, Fault> {
+        Ok(OperationPermit)
+    }
+
+    fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        arguments(out, &self.addresses, self.epoch)
     }
 }
 
-pub async fn remove(
-    broker: Rc<Broker>,
-    session: Rc<Session>,
-    request: Rc<RemoveAddress>,
-) -> Result<Removals, Fault> {
-    let addresses = of(&broker)?;
-    let own = session.holder();
-    // Root may remove what is not its own: it is the operator.
-    let who = if session.is_root() { None } else { Some(own) };
-    let may = |address: IpAddr| addresses.may_remove(address, who, request.epoch).map(|()| address);
-    let allowed = request.addresses.iter().map(|address| match addresses.leader(*address) {
-        Some(leader) => Err(goes_with(*address, leader)),
-        None => may(*address),
-    });
-    let allowed = with_followers(allowed.collect(), |address| addresses.followers(*address))?;
-    let mut going: Vec<IpAddr> = allowed.iter().filter_map(|address| address.clone().ok()).collect();
-    going.sort_unstable();
-    going.dedup();
-    let is_anothers = |address: &&IpAddr| addresses.holder(**address).is_some_and(|holder| holder != own);
-    let others: Vec<IpAddr> = going.iter().filter(is_anothers).copied().collect();
-    addresses.give_notice(&others).await;
-    let let_go = |address: &IpAddr| addresses.holder(*address).is_none();
-    let (gone, going): (Vec<IpAddr>, Vec<IpAddr>) = going.into_iter().partition(let_go);
-    let mut removed: HashMap<IpAddr, Result<Removal, Fault>> =
-        going.iter().copied().zip(addresses.remove(&going, false)).collect();
-    removed.extend(gone.into_iter().map(|address| (address, Ok(Removal { address, verified: false }))));
-    addresses.see_gone(&mut removed).await;
-    let outcomes = allowed.into_iter().map(|address| {
-        let address = address?;
-        removed.get(&address).cloned().unwrap_or_else(|| Err(Fault::new(FaultCode::NotFound, "it is gone")))
-    });
-    Ok(Removals { results: results(&session, &*request, outcomes.collect()) })
+impl Deferred for RemoveAddress {
+    async fn act(
+        self: Rc<Self>,
+        _: Rc<OperationPermit>,
+        broker: Rc<Broker>,
+        session: Rc<Session>,
+    ) -> Result<Removals, Fault> {
+        let addresses = manager(&broker)?;
+        let own = session.holder();
+        // User 0 may remove every address, because it is the operator.
+        let who = if session.is_root() { None } else { Some(own) };
+        let may_remove = |address: IpAddr| addresses.may_remove(address, who, self.epoch).map(|()| address);
+        let allowed = self.addresses.iter().map(|address| match addresses.leader(*address) {
+            Some(leader) => Err(is_a_follower(*address, leader)),
+            None => may_remove(*address),
+        });
+        let allowed: Vec<_> = allowed.collect();
+        let followers = allowed.iter().flatten().flat_map(|address| addresses.followers(*address)).collect();
+        let allowed = with_followers(allowed, followers)?;
+        let mut leaving: Vec<IpAddr> = allowed.iter().filter_map(|address| address.clone().ok()).collect();
+        leaving.sort_unstable();
+        leaving.dedup();
+        let has_another_holder =
+            |address: &&IpAddr| addresses.holder(**address).is_some_and(|holder| holder != own);
+        let others: Vec<IpAddr> = leaving.iter().filter(has_another_holder).copied().collect();
+        addresses.give_notice(&others).await;
+        let was_released = |address: &IpAddr| addresses.holder(*address).is_none();
+        let (gone, leaving): (Vec<IpAddr>, Vec<IpAddr>) = leaving.into_iter().partition(was_released);
+        let mut removed: HashMap<IpAddr, Result<Removal, Fault>> =
+            leaving.iter().copied().zip(addresses.remove(&leaving, false)).collect();
+        removed.extend(gone.into_iter().map(|address| (address, Ok(Removal { address, verified: false }))));
+        addresses.see_gone(&mut removed).await;
+        let outcomes = allowed.into_iter().map(|address| {
+            let address = address?;
+            removed.get(&address).cloned().unwrap_or_else(|| {
+                Err(Fault::new(FaultCode::NotFound, &format!("{address} was removed meanwhile")))
+            })
+        });
+        Ok(Removals { results: results::<Self, _, _>(&session, outcomes.collect()) })
+    }
 }
 
-fn goes_with(address: IpAddr, leader: IpAddr) -> Fault {
-    Fault::new(FaultCode::Denied, &format!("{address} follows {leader} and does not go by itself"))
-        .remedy(&format!("remove {leader}: what follows it goes along"))
+fn is_a_follower(address: IpAddr, leader: IpAddr) -> Fault {
+    Fault::new(FaultCode::Denied, &format!("{address} follows {leader} and is removed only with it"))
+        .remedy(&format!("remove {leader}: its followers are included"))
 }

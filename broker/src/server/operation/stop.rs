@@ -1,4 +1,4 @@
-//! Stop: listeners are taken out of service, for whoever holds a copy of their sockets too.
+//! Stop: disables listeners, for every process that holds a copy of their sockets.
 
 use std::fmt;
 
@@ -6,12 +6,20 @@ use portreeve_protocol::message::{ListenerId, Stop, Stopped};
 use portreeve_protocol::{Fault, List};
 
 use super::Done;
-use super::audit::Arguments;
+use super::handler::{Handler, Immediate};
+use crate::policy::{OperationPermit, Policy, Requester};
 use crate::server::session::Session;
 use crate::server::state::Broker;
 
-impl Arguments for Stop {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Handler for Stop {
+    const CHANGES_STATE: bool = true;
+    type Permit = OperationPermit;
+
+    fn decide(&self, _: &Policy, _: &Requester) -> Result<OperationPermit, Fault> {
+        Ok(OperationPermit)
+    }
+
+    fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.listeners.iter().enumerate().try_for_each(|(index, id)| {
             let separator = if index == 0 { "" } else { ", " };
             write!(out, "{separator}{}", id.0)
@@ -19,15 +27,17 @@ impl Arguments for Stop {
     }
 }
 
-pub fn stop(broker: &Broker, session: &Session, request: &Stop) -> Result<Done<Stopped>, Fault> {
-    let mut registry = broker.registry.borrow_mut();
-    // Root may stop what is not its own: it is the operator.
-    let owner = if session.is_root() { None } else { Some(session.owner) };
-    let mut unknown: Vec<ListenerId> = Vec::new();
-    for id in request.listeners.iter() {
-        if !registry.stop(*id, owner)? {
-            unknown.push(*id);
+impl Immediate for Stop {
+    fn act(&self, _: &OperationPermit, broker: &Broker, session: &Session) -> Result<Done<Stopped>, Fault> {
+        let mut registry = broker.registry.borrow_mut();
+        // User 0 may stop every listener, because it is the operator.
+        let owner = if session.is_root() { None } else { Some(session.owner) };
+        let mut unknown: Vec<ListenerId> = Vec::new();
+        for id in self.listeners.iter() {
+            if !registry.stop(*id, owner)? {
+                unknown.push(*id);
+            }
         }
+        Ok(Done::new(Stopped { unknown: List::truncated(unknown) }))
     }
-    Ok(Done::new(Stopped { unknown: List::truncated(unknown) }))
 }

@@ -1,4 +1,4 @@
-//! Subscribe: what happened lately, and from now on what happens, as far as it concerns the peer or it may know all.
+//! Subscribe: recent events, and from now on new ones, as far as they concern the peer or it may see all events.
 
 use std::fmt;
 use std::rc::Rc;
@@ -6,36 +6,68 @@ use std::rc::Rc;
 use portreeve_protocol::event::{Subscribe, Subscribed};
 use portreeve_protocol::{Fault, List};
 
-use super::audit::Arguments;
+use super::handler::{Deferred, Handler};
+use crate::events::Record;
+use crate::policy::{OperationPermit, Permit, Policy, Requester, Rule};
 use crate::server::session::Session;
 use crate::server::state::Broker;
 use crate::server::subscription;
 
-impl Arguments for Subscribe {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// Permission to subscribe.
+pub struct SubscribePermit {
+    /// To all events, or only to those that concern the peer.
+    all: bool,
+}
+
+impl Permit for SubscribePermit {
+    fn for_each_rule(&self, visit: &mut dyn FnMut(&Rule)) {
+        OperationPermit.for_each_rule(visit);
+    }
+}
+
+impl Handler for Subscribe {
+    const CHANGES_STATE: bool = false;
+    type Permit = SubscribePermit;
+
+    fn decide(&self, policy: &Policy, requester: &Requester) -> Result<SubscribePermit, Fault> {
+        Ok(SubscribePermit { all: self.all && subscription::may_see_all(policy, requester) })
+    }
+
+    fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "follow {} all {}", self.follow, self.all)
     }
 }
 
-pub async fn subscribe(
-    broker: Rc<Broker>,
-    session: Rc<Session>,
-    request: Rc<Subscribe>,
-) -> Result<Subscribed, Fault> {
-    let wants_all = request.all;
-    let all = wants_all && subscription::may_see_all(&broker, &session);
-    let recent = broker.events.recent(|told| subscription::sees(&broker, &session, wants_all, told));
-    if request.follow {
-        // Weak, for the broker owns its events; and the session's end forgets the subscription.
-        let (of, whose) = (Rc::downgrade(&broker), Rc::downgrade(&session));
-        let sees = move |told: &_| match (of.upgrade(), whose.upgrade()) {
-            (Some(broker), Some(session)) => subscription::sees(&broker, &session, wants_all, told),
-            _ => false,
+impl Deferred for Subscribe {
+    async fn act(
+        self: Rc<Self>,
+        permit: Rc<SubscribePermit>,
+        broker: Rc<Broker>,
+        session: Rc<Session>,
+    ) -> Result<Subscribed, Fault> {
+        let recent = {
+            let policy = broker.policy.borrow();
+            let is_visible =
+                |record: &Record| permit.all || subscription::concerns(&policy, &session, record);
+            broker.events.recent(is_visible)
         };
-        let subscriber = broker.events.subscribe(session.number, session.holder(), Box::new(sees));
-        tokio::task::spawn_local(subscription::serve(broker, session, subscriber));
-    } else {
-        broker.events.forget(session.number);
+        if self.follow {
+            // Each event is decided by the policy in force when it happens: a reload may change what the peer may see.
+            // Weak references, because the broker owns its events, and the end of the session removes the subscription.
+            let (broker_of, session_of) = (Rc::downgrade(&broker), Rc::downgrade(&session));
+            let is_visible = move |record: &Record| match (broker_of.upgrade(), session_of.upgrade()) {
+                (Some(broker), Some(session)) => {
+                    let policy = broker.policy.borrow();
+                    subscription::concerns(&policy, &session, record)
+                        || self.all && subscription::may_see_all(&policy, &session.requester)
+                }
+                _ => false,
+            };
+            let subscriber = broker.events.subscribe(session.number, session.holder(), Box::new(is_visible));
+            tokio::task::spawn_local(subscription::serve(broker, session, subscriber));
+        } else {
+            broker.events.unsubscribe(session.number);
+        }
+        Ok(Subscribed { all: permit.all, recent: List::truncated(recent) })
     }
-    Ok(Subscribed { all, recent: List::truncated(recent) })
 }

@@ -1,4 +1,4 @@
-//! Takeover: another broker is told everything that this one holds, and then has it. Root's alone.
+//! Takeover: exports everything that this broker holds to another one, which then serves instead. For user 0 alone.
 
 use std::fmt;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -11,83 +11,94 @@ use portreeve_protocol::takeover::{
     Accepted, Begin, Committed, EpochBatch, ExportComplete, LeaseBatch, ListenerBatch, MAX_EPOCH_BATCH,
     MAX_LEASE_BATCH, TAKEOVER_VERSION, Takeover, TakeoverReply,
 };
-use portreeve_protocol::{Fault, FaultCode, Kind, List, Operation as _, Text, codec};
+use portreeve_protocol::{Fault, FaultCode, List, Operation as _, Text, codec};
 
-use super::audit::{Arguments, audit};
-use super::{Received, decode, permitted};
+use super::Received;
+use super::audit::audit;
+use super::handler::{Handler, decide, decode};
 use crate::address::BootTime;
-use crate::server::session::{Session, Turn};
+use crate::policy::{OperationPermit, Policy, Requester};
+use crate::server::session::{Session, Step};
 use crate::server::state::{Broker, RELEASE};
 
-impl Arguments for Takeover {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Handler for Takeover {
+    const CHANGES_STATE: bool = true;
+    type Permit = OperationPermit;
+
+    fn decide(&self, _: &Policy, _: &Requester) -> Result<OperationPermit, Fault> {
+        Ok(OperationPermit)
+    }
+
+    fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Takeover::Begin(Begin { oldest, newest }) => write!(out, "begin, versions {oldest} to {newest}"),
-            Takeover::NextBatch(_) => out.write_str("more"),
-            Takeover::Commit(_) => out.write_str("confirm"),
+            Takeover::NextBatch(_) => out.write_str("next batch"),
+            Takeover::Commit(_) => out.write_str("commit"),
         }
     }
 }
 
-/// Takes one step of a takeover. Beside what policy says of every operation, each step has its place.
-pub fn takeover(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<'_>) -> Turn {
+/// Serves one step of a takeover. It is neither immediate nor deferred: its replies carry descriptors that are no
+/// listeners, and the session ends with it.
+pub fn serve(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<'_>) -> Step {
     let Received { header, body, outbox } = received;
     let started = Instant::now();
     let request: Takeover = match decode(broker, session, &header, body, outbox) {
         Ok(request) => request,
-        Err(over) => return over,
+        Err(step) => return step,
     };
-    let outcome = permitted::<Takeover>(broker, session).and_then(|()| step(broker, session, &request));
-    let turn = match &outcome {
-        Ok((handed, listeners)) => {
+    let outcome = decide(broker, session, &request).and_then(|permit| {
+        let part = act(broker, session, &request)?;
+        Ok((permit, part))
+    });
+    let step = match &outcome {
+        Ok((_, (reply, listeners))) => {
             let registry = broker.registry.borrow();
             let sockets = listeners.iter().filter_map(|id| registry.socket(*id));
             let mut descriptors: Vec<BorrowedFd<'_>> = sockets.collect();
-            if let TakeoverReply::Accepted(_) = handed {
+            if let TakeoverReply::Accepted(_) = reply {
                 let manager = broker.handover.notifier.socket();
                 descriptors
                     .extend(broker.handover.control.iter().map(|socket| socket.as_fd()).chain(manager));
             }
             let count = u8::try_from(descriptors.len()).unwrap_or(u8::MAX);
-            match codec::encode(outbox, Takeover::KIND.reply(), header.request, count, handed) {
+            match codec::encode(outbox, Takeover::KIND.reply(), header.request, count, reply) {
                 Ok(frame) => session.send_now(frame, &descriptors),
-                Err(error) => Turn::Over(format!("a part could not be encoded: {error}")),
+                Err(error) => Step::Close(format!("cannot encode a part of the takeover: {error}")),
             }
         }
-        // Asking again while addresses are on their way is no misbehaviour.
+        // Asking again while requests are in flight is no misbehaviour.
         Err(fault) if fault.code == FaultCode::Busy && session.is_greeted() => {
-            match codec::encode(outbox, Kind::FAULT, header.request, 0, fault) {
-                Ok(frame) => session.send_now(frame, &[]),
-                Err(error) => Turn::Over(format!("a fault could not be encoded: {error}")),
-            }
+            session.send_fault(outbox, header.request, fault)
         }
-        Err(fault) if session.is_greeted() => session.refuse(outbox, header.request, fault),
-        Err(fault) => session.last_fault(outbox, header.request, fault),
+        Err(fault) => session.refuse_or_close(outbox, header.request, fault),
     };
-    // Only who has been told so serves.
-    if let (Ok((TakeoverReply::Committed(_), _)), Turn::Answered) = (&outcome, &turn) {
+    // From a reply that was sent on, the other broker serves.
+    if let (Ok((_, (TakeoverReply::Committed(_), _))), Step::Continue) = (&outcome, &step) {
         broker.leave(session);
     }
-    audit(broker, session, &request, outcome.as_ref().map(|part| &part.0), started);
-    turn
+    audit(broker, session, &request, outcome.as_ref().map(|(permit, (reply, _))| (permit, reply)), started);
+    step
 }
 
 type Part = (TakeoverReply, Vec<ListenerId>);
 
-fn step(broker: &Rc<Broker>, session: &Rc<Session>, request: &Takeover) -> Result<Part, Fault> {
+fn act(broker: &Rc<Broker>, session: &Rc<Session>, request: &Takeover) -> Result<Part, Fault> {
     let handover = &broker.handover;
     match request {
         Takeover::Begin(begin) => offer(broker, session, begin),
-        _ if !handover.is_of(session.number) => Err(out_of_order("it was not begun")),
+        _ if !handover.is_of(session.number) => Err(out_of_order("this session has not begun one")),
         Takeover::NextBatch(_) => {
             handover.hold(session.number);
             match handover.is_busy() || broker.addresses.as_ref().is_some_and(|all| !all.is_settled()) {
-                true => Err(Fault::new(FaultCode::Busy, "requests are under way").remedy("ask again soon")),
+                true => {
+                    Err(Fault::new(FaultCode::Busy, "other requests are in flight").remedy("try again soon"))
+                }
                 false => Ok(part(broker)),
             }
         }
         Takeover::Commit(_) if !handover.cursor.borrow().complete => {
-            Err(out_of_order("not everything was handed over yet"))
+            Err(out_of_order("not everything is exported yet"))
         }
         Takeover::Commit(_) => {
             let exit_ms = u64::try_from(handover.leaving.as_millis()).unwrap_or(u64::MAX);
@@ -96,21 +107,20 @@ fn step(broker: &Rc<Broker>, session: &Rc<Session>, request: &Takeover) -> Resul
     }
 }
 
-fn out_of_order(why: &str) -> Fault {
-    Fault::new(FaultCode::Malformed, &format!("this step of a takeover is not due: {why}"))
+fn out_of_order(reason: &str) -> Fault {
+    Fault::new(FaultCode::Malformed, &format!("unexpected step of a takeover: {reason}"))
 }
 
 fn offer(broker: &Rc<Broker>, session: &Rc<Session>, begin: &Begin) -> Result<Part, Fault> {
     if !(begin.oldest..=begin.newest).contains(&TAKEOVER_VERSION) {
-        let message = format!("this broker hands over by version {TAKEOVER_VERSION} alone");
-        return Err(
-            Fault::new(FaultCode::Unsupported, &message).remedy("stop it and start the other instead")
-        );
+        let message = format!("this broker supports only version {TAKEOVER_VERSION} of takeover");
+        return Err(Fault::new(FaultCode::Unsupported, &message)
+            .remedy("stop this broker and start the other one instead"));
     }
     let control = broker.registry.borrow().control_file();
-    let control = control.filter(|_| broker.handover.control.is_some()).ok_or_else(|| {
-        Fault::new(FaultCode::Unsupported, "this broker has no control socket to hand over")
-    })?;
+    let control = control
+        .filter(|_| broker.handover.control.is_some())
+        .ok_or_else(|| Fault::new(FaultCode::Unsupported, "this broker has no control socket to export"))?;
     broker.handover.begin(session)?;
     let addresses = broker.addresses.as_ref();
     let offer = Accepted {

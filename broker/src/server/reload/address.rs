@@ -1,4 +1,4 @@
-//! The addresses of a configuration that comes into force: those that nobody may have any more.
+//! Reloading the addresses: their settings, and those that the new policy no longer permits to their holders.
 
 use portreeve_protocol::address::Removal;
 use std::collections::BTreeSet;
@@ -13,32 +13,33 @@ use crate::plan;
 use crate::policy::{Policy, Requester};
 use crate::server::state::Broker;
 
-/// Puts the settings of the addresses in force, and stops or keeps what the policy, in force by now, does not permit.
-pub(super) fn settle(broker: &Broker, config: &Config, rows: &mut Vec<Row>) {
+/// Applies the settings of addresses, and removes or keeps the addresses that the new policy, already in force, does not
+/// permit.
+pub(super) fn apply(broker: &Broker, config: &Config, rows: &mut Vec<Row>) {
     let Some(addresses) = &broker.addresses else {
         if plan::names_addresses(config) && !broker.reloading.fixed.started.addresses {
-            let why = "the broker was started without the capability or the sockets for them";
-            rows.push(Row::new(NEEDS_RESTART, "addresses", why));
+            let detail = "the broker was started without the capability or the sockets for them";
+            rows.push(Row::new(NEEDS_RESTART, "addresses", detail));
         }
         return;
     };
     addresses.set_settings(plan::address_settings(config));
     let outside = outside(broker, &broker.policy.borrow());
-    late_followers(broker, rows);
+    report_new_followers(broker, rows);
     if config.broker.on_narrow == OnNarrow::Keep {
         rows.extend(outside.iter().map(|(address, holder)| {
-            Row::new(KEPT, format!("address {address}"), format!("{holder}'s, and nothing permits it now"))
+            Row::new(KEPT, format!("address {address}"), format!("held by {holder}, no longer permitted"))
         }));
         return;
     }
     for (address, holder) in outside {
-        tracing::warn!(%address, %holder, "nothing permits this address now: removing it");
+        tracing::warn!(%address, %holder, "an address is no longer permitted to its holder: removing it");
         broker.stop(&[address]);
         let what = format!("address {address}");
         for outcome in addresses.remove(&[address], false) {
             rows.push(match outcome {
                 Ok(Removal { .. }) => {
-                    Row::new(CLOSED, &what, format!("{holder}'s, and nothing permits it now"))
+                    Row::new(CLOSED, &what, format!("held by {holder}, no longer permitted"))
                 }
                 Err(fault) => Row::new(FAILED, &what, fault.to_string()),
             });
@@ -46,20 +47,19 @@ pub(super) fn settle(broker: &Broker, config: &Config, rows: &mut Vec<Row>) {
     }
 }
 
-/// Says which addresses follow one that is here already and are not here themselves.
-fn late_followers(broker: &Broker, rows: &mut Vec<Row>) {
-    let (here, policy) = (held(broker), broker.policy.borrow());
-    for leader in &here {
-        for own in policy.followers(*leader).iter().filter(|own| !here.contains(own)) {
-            let detail =
-                format!("it follows {leader} from now on, and comes when that is added the next time");
+/// Reports the addresses that now follow an existing one and are not on this host yet.
+fn report_new_followers(broker: &Broker, rows: &mut Vec<Row>) {
+    let (present, policy) = (present(broker), broker.policy.borrow());
+    for leader in &present {
+        for own in policy.followers(*leader).iter().filter(|own| !present.contains(own)) {
+            let detail = format!("follows {leader} from now on, and is added with it the next time");
             rows.push(Row::new(APPLIED, format!("address {own}"), detail));
         }
     }
 }
 
-/// The addresses that the broker has on interfaces.
-fn held(broker: &Broker) -> BTreeSet<IpAddr> {
+/// The broker's addresses that are on interfaces.
+fn present(broker: &Broker) -> BTreeSet<IpAddr> {
     let of = |addresses: &Rc<Addresses>| {
         addresses.leases_after(None, |leases| {
             leases.filter(|lease| lease.is_present()).map(|lease| lease.place.address).collect()
@@ -68,26 +68,26 @@ fn held(broker: &Broker) -> BTreeSet<IpAddr> {
     broker.addresses.as_ref().map(of).unwrap_or_default()
 }
 
-/// Those that stay when a policy comes into force.
+/// The addresses that stay when a policy comes into force.
 pub(super) fn staying(broker: &Broker, policy: &Policy, on_narrow: OnNarrow) -> BTreeSet<IpAddr> {
-    let mut here = held(broker);
+    let mut staying = present(broker);
     if on_narrow == OnNarrow::Close {
         let outside: BTreeSet<IpAddr> =
             outside(broker, policy).into_iter().map(|(address, _)| address).collect();
-        here.retain(|address| !outside.contains(address));
+        staying.retain(|address| !outside.contains(address));
     }
-    here
+    staying
 }
 
-/// The addresses whose holder may not have them. Of a user who has no session open the groups are not known, so its
-/// addresses are left to their leases.
+/// The addresses that a policy does not permit to their holders. The groups of a user without a session are not known, so
+/// that user's addresses stay until their leases expire.
 fn outside(broker: &Broker, policy: &Policy) -> Vec<(IpAddr, Holder)> {
     let Some(addresses) = &broker.addresses else {
         return Vec::new();
     };
     let root = Requester::Local { uid: 0, gids: Vec::new() };
-    let may = |holder: Holder, address: IpAddr| match holder {
-        Holder::Worker => policy.may_come(&Requester::Worker, address),
+    let is_permitted = |holder: Holder, address: IpAddr| match holder {
+        Holder::Worker => policy.may_have(&Requester::Worker, address),
         Holder::User(user) => {
             let sessions = broker.sessions.borrow();
             let mut theirs = sessions.values().filter_map(|info| match &info.requester {
@@ -97,13 +97,13 @@ fn outside(broker: &Broker, policy: &Policy) -> Vec<(IpAddr, Holder)> {
             let first = theirs.next();
             first
                 .or((user == 0).then_some(&root))
-                .is_none_or(|who| std::iter::once(who).chain(theirs).any(|who| policy.may_come(who, address)))
+                .is_none_or(|who| std::iter::once(who).chain(theirs).any(|who| policy.may_have(who, address)))
         }
     };
     addresses.leases_after(None, |leases| {
         leases
             .map(|lease| (lease.place.address, lease.holder))
-            .filter(|(address, holder)| !may(*holder, *address))
+            .filter(|(address, holder)| !is_permitted(*holder, *address))
             .collect()
     })
 }

@@ -1,15 +1,15 @@
-//! Reading the configuration again while the broker serves: on SIGHUP, or when a peer asks that may.
+//! Reloading the configuration while the broker serves: on SIGHUP, or on the request of a peer.
 //!
-//! Promises: all or nothing. What is wrong with the new configuration leaves the old one in force; what cannot change
-//! without a restart keeps its value and is named. One reload goes on at a time, and who asks while one does gets the
-//! answer of the next. Nobody waits for the files: other sessions are served meanwhile.
+//! Promises: all or nothing. If the new configuration has an error, the old one stays in force. An option that cannot
+//! change without a restart keeps its value, and the reply names it. One reload runs at a time; a request that arrives
+//! meanwhile gets the result of the next one. Other sessions are served while the files are read.
 
 mod address;
-mod commit;
-mod fixed;
-mod judge;
+mod apply;
 mod listener;
 mod report;
+mod restart_only;
+mod validate;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -24,120 +24,125 @@ use tokio::time::timeout;
 use super::handover::taken_over;
 use super::notify::Notifier;
 use super::state::Broker;
-use crate::events::Concern;
+use crate::events::Audience;
 use crate::failure::Failure;
 use crate::reader::{Handle, ReaderError};
 use crate::sys::malloc;
 
-pub use fixed::{Fixed, Started};
 pub use report::Outcome;
+pub use restart_only::{RestartOnly, Started};
 
 /// How long reading the files may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Reloads that may be asked for and wait; all of them get the answer of one.
-const WAITING: usize = 1024;
-/// How a log names the signal.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many requests may wait for one reload.
+const MAX_WAITING: usize = 1024;
+/// The requester in the log if a signal started the reload.
 const SIGNAL: &str = "SIGHUP";
 
-/// Who asks, and where the answer goes.
-pub struct Ask {
-    by: String,
-    answer: oneshot::Sender<Result<Reloaded, Fault>>,
+/// A request to reload.
+pub struct ReloadRequest {
+    requester: String,
+    reply: oneshot::Sender<Result<Reloaded, Fault>>,
 }
 
-/// What reloading needs of the broker's state.
+/// The state of reloading.
 pub struct Reloading {
-    /// What is as it was at the start.
-    pub(super) fixed: Fixed,
-    asks: mpsc::Sender<Ask>,
+    /// What only a restart changes.
+    pub(super) fixed: RestartOnly,
+    requests: mpsc::Sender<ReloadRequest>,
     last: RefCell<Last>,
 }
 
 #[derive(Default)]
 struct Last {
     number: u64,
-    over: Option<(Instant, Reloaded)>,
+    result: Option<(Instant, Reloaded)>,
 }
 
 impl Reloading {
-    /// Gives also what the task that reloads listens to.
-    pub fn new(fixed: Fixed) -> (Self, mpsc::Receiver<Ask>) {
-        let (asks, asked) = mpsc::channel(WAITING);
-        (Self { fixed, asks, last: RefCell::default() }, asked)
+    /// The state, and the requests that [`run`] takes.
+    pub fn new(fixed: RestartOnly) -> (Self, mpsc::Receiver<ReloadRequest>) {
+        let (requests, receiver) = mpsc::channel(MAX_WAITING);
+        (Self { fixed, requests, last: RefCell::default() }, receiver)
     }
 
-    /// Asks for a reload and waits for what comes of it.
-    pub async fn ask(&self, by: String) -> Result<Reloaded, Fault> {
-        let busy =
-            |_| Fault::new(FaultCode::Busy, "too many reloads are asked for").remedy("ask again later");
-        let (answer, answered) = oneshot::channel();
-        self.asks.try_send(Ask { by, answer }).map_err(|_| busy(()))?;
-        answered.await.unwrap_or_else(|_| Err(Fault::new(FaultCode::Busy, "the broker ends")))
+    /// Requests a reload and waits for its result.
+    pub async fn request(&self, requester: String) -> Result<Reloaded, Fault> {
+        let (reply, result) = oneshot::channel();
+        self.requests.try_send(ReloadRequest { requester, reply }).map_err(|_| {
+            let message = format!("{MAX_WAITING} requests already wait for a reload");
+            Fault::new(FaultCode::Busy, &message).remedy("try again later")
+        })?;
+        result.await.unwrap_or_else(|_| Err(Fault::new(FaultCode::Busy, "the broker is stopping")))
     }
 
-    /// What came of the last one.
+    /// The result of the last reload.
     pub fn last(&self) -> Result<Reloaded, Fault> {
-        match &self.last.borrow().over {
-            Some((over, told)) => {
-                let age_ms = u64::try_from(over.elapsed().as_millis()).unwrap_or(u64::MAX);
-                Ok(Reloaded { age_ms, ..told.clone() })
+        match &self.last.borrow().result {
+            Some((ended, reloaded)) => {
+                let age_ms = u64::try_from(ended.elapsed().as_millis()).unwrap_or(u64::MAX);
+                Ok(Reloaded { age_ms, ..reloaded.clone() })
             }
-            None => Err(Fault::new(FaultCode::NotFound, "nobody has reloaded since the broker was started")),
+            None => Err(Fault::new(
+                FaultCode::NotFound,
+                "the configuration has not been reloaded since the broker was started",
+            )),
         }
     }
 
-    fn keep(&self, by: &str, outcome: &Outcome) -> Reloaded {
+    fn set_last(&self, requester: &str, outcome: &Outcome) -> Reloaded {
         let mut last = self.last.borrow_mut();
         last.number += 1;
-        let told = outcome.told(last.number, by);
-        last.over = Some((Instant::now(), told.clone()));
-        told
+        let reloaded = outcome.to_wire(last.number, requester);
+        last.result = Some((Instant::now(), reloaded.clone()));
+        reloaded
     }
 }
 
-/// SIGHUP, caught from now on.
+/// SIGHUP, caught from the call on.
 pub fn hangups() -> Result<Signal, Failure> {
     signal(SignalKind::hangup()).map_err(|error| Failure::os("signals", "sigaction", error))
 }
 
-/// Reloads whenever somebody asks for it, for as long as the broker serves.
-pub async fn keep(
+/// Reloads on each signal and request, for as long as the broker serves.
+pub async fn run(
     broker: Rc<Broker>,
     mut reader: Option<Handle>,
     mut hangups: Signal,
-    mut asked: mpsc::Receiver<Ask>,
+    mut requests: mpsc::Receiver<ReloadRequest>,
     notifier: Rc<Notifier>,
 ) {
     loop {
         let mut waiting = Vec::new();
         tokio::select! {
-            why = lost(reader.as_ref()) => {
+            reason = lost(reader.as_ref()) => {
                 reader = None;
-                tracing::error!(%why, "the configuration cannot be read again until portreeved is restarted");
-                broker.reader_is_gone(&format!("{why}: no reload until portreeved is restarted"));
+                tracing::error!(%reason, "the reader process has failed: no reload is possible until portreeved is restarted");
+                broker.reader_exited(&format!("{reason}: no reload is possible until portreeved is restarted"));
                 continue;
             }
             _ = hangups.recv() => {}
-            ask = asked.recv() => waiting.extend(ask),
+            request = requests.recv() => waiting.extend(request),
         }
-        // They were asked for before this one begins.
-        while let Ok(ask) = asked.try_recv() {
-            waiting.push(ask);
+        // Requests that came before this reload begins get its result.
+        while let Ok(request) = requests.try_recv() {
+            waiting.push(request);
         }
-        let by = waiting.first().map_or_else(|| SIGNAL.to_owned(), |ask| ask.by.clone());
+        let first = waiting.first().map(|request| request.requester.clone());
+        let requester = first.unwrap_or_else(|| SIGNAL.to_owned());
         notifier.reloading();
-        let outcome = once(&broker, reader.as_mut()).await;
+        let outcome = reload(&broker, reader.as_mut()).await;
         notifier.reloaded();
-        let told = broker.reloading.keep(&by, &outcome);
-        outcome.log(&by);
-        broker.events.tell(Concern::Operator, outcome.event());
+        let reloaded = broker.reloading.set_last(&requester, &outcome);
+        outcome.log(&requester);
+        broker.events.publish(Audience::Operator, outcome.event());
         malloc::give_back();
-        for ask in waiting {
-            let answer = match &outcome {
-                Outcome::Done(_) => Ok(told.clone()),
+        for request in waiting {
+            let result = match &outcome {
+                Outcome::Done(_) => Ok(reloaded.clone()),
                 Outcome::Refused(..) | Outcome::Failed(_) => Err(outcome.fault()),
             };
-            let _who_asked_may_be_gone = ask.answer.send(answer);
+            let _ = request.reply.send(result); // its session may have ended
         }
     }
 }
@@ -149,29 +154,30 @@ async fn lost(reader: Option<&Handle>) -> ReaderError {
     }
 }
 
-async fn once(broker: &Rc<Broker>, reader: Option<&mut Handle>) -> Outcome {
+async fn reload(broker: &Rc<Broker>, reader: Option<&mut Handle>) -> Outcome {
     let Some(reader) = reader else {
         return Outcome::Failed(broker.reloading.fixed.no_reader(broker.reader_was_started()));
     };
-    let bundle = match timeout(PATIENCE, reader.read()).await {
+    let bundle = match timeout(READ_TIMEOUT, reader.read()).await {
         Ok(Ok(bundle)) => bundle,
-        Ok(Err(why)) => {
-            let fault = Fault::new(FaultCode::Os, &why.to_string());
-            return Outcome::Failed(fault.remedy("restart portreeved; what is in force stays so"));
+        Ok(Err(error)) => {
+            let fault = Fault::new(FaultCode::Os, &error.to_string());
+            let remedy = "restart portreeved; until then the old configuration stays in force";
+            return Outcome::Failed(fault.remedy(remedy));
         }
         Err(_) => {
-            let message = format!("the configuration was not read in {} s", PATIENCE.as_secs());
-            let remedy = "look whether its file system answers; what is in force stays so";
+            let message = format!("cannot read the configuration within {} s", READ_TIMEOUT.as_secs());
+            let remedy = "check its file system; the old configuration stays in force";
             return Outcome::Failed(Fault::new(FaultCode::Busy, &message).remedy(remedy));
         }
     };
-    // Nothing changes while another broker is told of it.
+    // Nothing may change while the state is exported to another broker.
     broker.handover.released(0).await;
     if broker.handover.is_over() {
         return Outcome::Failed(taken_over());
     }
-    match judge::judge(&broker.reloading.fixed, bundle) {
-        Ok(judged) => commit::commit(broker, judged),
+    match validate::validate(&broker.reloading.fixed, bundle) {
+        Ok(validated) => apply::apply(broker, validated),
         Err(report) => Outcome::Refused(report),
     }
 }

@@ -1,4 +1,4 @@
-//! What came of a reload: rows for whoever asked, lines for the log.
+//! The result of a reload: rows for the reply, lines for the log.
 
 use portreeve_protocol::event::{Event, EventCode};
 use portreeve_protocol::reload::{Change, Finding, Reloaded};
@@ -6,10 +6,10 @@ use portreeve_protocol::{Fault, FaultCode, List, Text};
 
 use crate::config::{Diagnostic, Report, Severity, Style};
 
-/// Lines that one reload may add to the log.
-const LINES: usize = 200;
+/// How many lines of each kind one reload may add to the log.
+const MAX_LINES: usize = 200;
 
-/// One thing that a reload changed, or did not.
+/// One change that a reload made, or could not make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub outcome: &'static str,
@@ -27,28 +27,28 @@ impl Row {
 pub const APPLIED: &str = "applied";
 /// It keeps its old value.
 pub const NEEDS_RESTART: &str = "needs-restart";
-/// A listener that is there now.
+/// The listener was opened.
 pub const OPENED: &str = "opened";
-/// A listener or address that is outside the policy now and was stopped.
+/// The listener or address is no longer permitted and was closed or removed.
 pub const CLOSED: &str = "closed";
-/// One that is outside it and goes on.
+/// It is no longer permitted and stays.
 pub const KEPT: &str = "kept";
-/// A static listener that is its worker's own now.
+/// The listener is no longer static: it belongs to the worker.
 pub const RELEASED: &str = "released";
-/// What should have been done and could not.
+/// The change failed.
 pub const FAILED: &str = "failed";
 
-/// What came of a reload.
+/// The result of a reload.
 pub enum Outcome {
     /// The configuration is in force.
     Done(Done),
-    /// It is wrong, and the old one stays.
+    /// The configuration has errors; the old one stays in force.
     Refused(Report),
-    /// It could not be read, or not be put in force, and the old one stays.
+    /// The configuration could not be read or applied; the old one stays in force.
     Failed(Fault),
 }
 
-/// What a reload did.
+/// A configuration that was applied.
 pub struct Done {
     /// What changed.
     pub rows: Vec<Row>,
@@ -59,8 +59,8 @@ pub struct Done {
 }
 
 impl Outcome {
-    /// As the wire has it.
-    pub fn told(&self, number: u64, by: &str) -> Reloaded {
+    /// The result as the message on the wire.
+    pub fn to_wire(&self, number: u64, requester: &str) -> Reloaded {
         let nothing = Report::default();
         let (accepted, files, rows, report) = match self {
             Outcome::Done(done) => (true, done.files, done.rows.as_slice(), &done.report),
@@ -77,7 +77,7 @@ impl Outcome {
         Reloaded {
             number,
             age_ms: 0,
-            requester: Text::truncated(by),
+            requester: Text::truncated(requester),
             accepted,
             files: count(files),
             changes_omitted: count(rows.len() - changes.len()),
@@ -87,7 +87,7 @@ impl Outcome {
         }
     }
 
-    /// As a fault, where it is one.
+    /// The fault for the peers that requested the reload.
     pub fn fault(&self) -> Fault {
         match self {
             Outcome::Failed(fault) => fault.clone(),
@@ -96,7 +96,7 @@ impl Outcome {
         }
     }
 
-    /// As who subscribes is told of it.
+    /// The event for subscribers.
     pub fn event(&self) -> Event {
         match self {
             Outcome::Done(_) => Event { code: EventCode::Reloaded, ..Event::default() },
@@ -108,30 +108,30 @@ impl Outcome {
         }
     }
 
-    /// Writes it into the log.
-    pub fn log(&self, by: &str) {
+    /// Writes the result to the log.
+    pub fn log(&self, requester: &str) {
         match self {
             Outcome::Done(done) => {
-                let of = |outcome| done.rows.iter().filter(|row| row.outcome == outcome).count();
-                let (applied, restart) = (of(APPLIED), of(NEEDS_RESTART));
-                tracing::info!(target: "audit", by, files = done.files, applied, restart, "reloaded");
-                for Row { outcome, what, detail } in done.rows.iter().take(LINES) {
+                let count_of = |outcome| done.rows.iter().filter(|row| row.outcome == outcome).count();
+                let (applied, restart) = (count_of(APPLIED), count_of(NEEDS_RESTART));
+                tracing::info!(target: "audit", requester, files = done.files, applied, restart, "reloaded");
+                for Row { outcome, what, detail } in done.rows.iter().take(MAX_LINES) {
                     tracing::info!(outcome, ?what, ?detail, "reload");
                 }
-                for warning in done.report.one_lines().take(LINES) {
+                for warning in done.report.one_lines().take(MAX_LINES) {
                     tracing::warn!(?warning);
                 }
             }
             Outcome::Refused(report) => {
                 let errors = errors(report);
-                tracing::error!(target: "audit", by, errors, "reload refused: the configuration stays as it was");
-                for finding in report.one_lines().take(LINES) {
+                tracing::error!(target: "audit", requester, errors, "reload refused: the old configuration stays in force");
+                for finding in report.one_lines().take(MAX_LINES) {
                     tracing::error!(?finding, "reload");
                 }
             }
             Outcome::Failed(fault) => {
-                let why = &*fault.message;
-                tracing::error!(target: "audit", by, ?why, "reload failed: the configuration stays as it was");
+                let reason = &*fault.message;
+                tracing::error!(target: "audit", requester, ?reason, "reload failed: the old configuration stays in force");
             }
         }
     }
@@ -146,17 +146,17 @@ fn errors(report: &Report) -> usize {
     shown.count() + report.omitted()
 }
 
-/// The first mistake, and how many there are besides.
+/// The first error, and how many more there are.
 fn refused(report: &Report) -> Fault {
     let first = report.diagnostics().iter().find(|found| found.severity == Severity::Error);
     let Some(first) = first else {
-        return Fault::new(FaultCode::Invalid, "the configuration is refused");
+        return Fault::new(FaultCode::Invalid, "the configuration has errors");
     };
     let more = match errors(report).saturating_sub(1) {
         0 => String::new(),
         more => format!(" (and {more} more: portreeve reload --last)"),
     };
-    // What is cut is the message, never its place or the count.
+    // Only the message is truncated, never the place or the count.
     let message: Text<380> = Text::truncated(&format!("{}: {}", first.place(), first.message));
     Fault::new(FaultCode::Invalid, &format!("{}{more}", &*message))
         .subject(&first.place())

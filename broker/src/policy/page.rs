@@ -1,4 +1,5 @@
-//! The policy as a peer is told it: its own rules, and what the configuration says of addresses that it may have.
+//! The policy as one peer sees it, a page at a time: its own rules, the topology, and the floating addresses that it may
+//! have.
 
 use std::net::IpAddr;
 
@@ -8,17 +9,17 @@ use portreeve_protocol::{List, Text};
 use super::{Policy, Requester};
 
 impl Policy {
-    /// The page that begins after so many rows of each list.
-    pub fn told(&self, who: &Requester, after: u32) -> PolicyPage {
+    /// The page that begins after that many rows of each list.
+    pub fn page(&self, requester: &Requester, after: u32) -> PolicyPage {
         let skipped = usize::try_from(after).unwrap_or(usize::MAX);
-        let rules = self.rules_for(who);
-        let topology = match self.operation(who, "add-address") {
-            Ok(()) => self.topology.topology.as_slice(),
+        let rules = self.rules_for(requester);
+        let topology = match self.operation(requester, "add-address") {
+            Ok(_) => self.topology.topology.as_slice(),
             Err(_) => &[],
         };
-        let moving: Vec<_> =
-            self.moving.declared.iter().filter(|(own, _)| self.may_come(who, **own)).collect();
-        let longest = rules.len().max(topology.len()).max(moving.len());
+        let floating: Vec<_> =
+            self.floating.declared.iter().filter(|(own, _)| self.may_have(requester, **own)).collect();
+        let longest = rules.len().max(topology.len()).max(floating.len());
         let end = skipped.saturating_add(POLICY_PAGE);
         let rule = |rule: &&super::Rule| PolicyRule {
             place: Text::truncated(&rule.place),
@@ -30,15 +31,16 @@ impl Policy {
             interface: Text::truncated(&row.interface.value),
             mask: row.mask,
         };
-        let moving = moving.into_iter().skip(skipped).map(|(address, (name, preference))| {
-            let place = self.place(*address);
+        let floating = floating.into_iter().skip(skipped).map(|(address, (name, preference))| {
+            let (interface, prefix) =
+                self.place(*address).map_or_else(Default::default, |place| (place.interface, place.prefix));
             FloatingAddress {
                 address: *address,
                 name: Text::truncated(name),
                 preference: Text::truncated(preference),
-                follows: self.moving.leader(*address),
-                interface: Text::truncated(place.map_or("", |place| place.0)),
-                prefix: place.map_or(0, |place| place.1),
+                follows: self.floating.leader(*address),
+                interface,
+                prefix,
             }
         });
         PolicyPage {
@@ -50,13 +52,13 @@ impl Policy {
             lease: 0,
             rules: List::truncated(rules.iter().skip(skipped).map(rule)),
             topology: List::truncated(topology.iter().skip(skipped).map(block)),
-            floating: List::truncated(moving),
+            floating: List::truncated(floating),
             next: if end < longest { u32::try_from(end).unwrap_or(0) } else { 0 },
         }
     }
 
-    /// Whether somebody may have an address, by itself or with the one that it follows.
-    pub fn may_come(&self, who: &Requester, address: IpAddr) -> bool {
-        self.address(who, self.moving.leader(address).unwrap_or(address)).is_ok()
+    /// Whether a peer may have an address, by itself or with the one that it follows.
+    pub fn may_have(&self, requester: &Requester, address: IpAddr) -> bool {
+        self.address(requester, self.floating.leader(address).unwrap_or(address)).is_ok()
     }
 }

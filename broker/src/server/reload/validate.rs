@@ -1,32 +1,31 @@
-//! Whether a configuration that was read again may come into force: the broker's own judgement of it, in its own
-//! confinement, by the code that judges it at the start.
+//! Validation of a new configuration, by the broker itself in its confinement, with the code that validates it at start.
 
 use std::collections::HashMap;
 
-use super::fixed::Fixed;
+use super::restart_only::RestartOnly;
 use crate::capability;
-use crate::config::{self, Bundle, Config, Facts, PeerName, Report, facts};
+use crate::config::{self, Bundle, Config, PeerName, Report, Snapshot};
 use crate::failure::Exit;
 use crate::plan::{self, Findings};
 use crate::policy::Policy;
 
-/// A configuration that may.
-pub(super) struct Judged {
+/// A configuration that can come into force.
+pub(super) struct Validated {
     pub config: Config,
     pub policy: Policy,
-    pub facts: Facts,
+    pub snapshot: Snapshot,
     /// Warnings.
     pub report: Report,
     /// How many files it has.
     pub files: usize,
 }
 
-/// What a name service would have known.
-const NAMES: &str = "; a reload looks for names in /etc/passwd and /etc/group alone: of any other account give the \
-    number, or restart portreeved";
+/// The additional remedy for an account of a name service, which only a restart can look up.
+const NAME_SERVICE: &str = "; a reload looks names up only in /etc/passwd and /etc/group: give the number of any other \
+    account, or restart portreeved";
 
-/// Judges what was read.
-pub(super) fn judge(fixed: &Fixed, bundle: Bundle) -> Result<Judged, Report> {
+/// Validates what the reader process has read.
+pub(super) fn validate(fixed: &RestartOnly, bundle: Bundle) -> Result<Validated, Report> {
     let (config, warnings) = config::replay(&fixed.started.path, &bundle)?;
     let ids: HashMap<PeerName, Option<u32>> = bundle.accounts().collect();
     drop(bundle);
@@ -37,7 +36,7 @@ pub(super) fn judge(fixed: &Fixed, bundle: Bundle) -> Result<Judged, Report> {
         Err(report) => {
             for unknown in report.diagnostics() {
                 let mut unknown = unknown.clone();
-                unknown.help += NAMES;
+                unknown.help += NAME_SERVICE;
                 findings.error("broker.peer", Exit::NoUser, unknown);
             }
             None
@@ -54,13 +53,13 @@ pub(super) fn judge(fixed: &Fixed, bundle: Bundle) -> Result<Judged, Report> {
     let report = findings.into_report();
     match policy {
         Some(policy) if !report.refuses() => {
-            Ok(Judged { facts: facts(&config), policy, report, files, config })
+            Ok(Validated { snapshot: Snapshot::of(&config), policy, report, files, config })
         }
         _ => Err(report),
     }
 }
 
-/// It cannot change now, but the next start should not fail for it.
+/// Checks the text of the capabilities: it cannot change now, but the next start must not fail because of it.
 fn capability_text(config: &Config, findings: &mut Findings) {
     if let Some(text) = &config.security.capabilities
         && let Err(error) = capability::parse(&text.value)

@@ -1,0 +1,134 @@
+//! What a rule can allow, as one type: looked up in one way, whatever it is.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use portreeve_protocol::{Endpoint, InetEndpoint, Text};
+
+use crate::config::{Cidr, Hosts, Limit, ListenPattern};
+
+/// One thing that a peer can be allowed to have.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Resource<'a> {
+    /// Listen on a well-formed endpoint.
+    Endpoint(Cow<'a, Endpoint>),
+    /// Have an address on an interface.
+    Address(IpAddr),
+    /// Have it without a time limit.
+    PermanentAddress(IpAddr),
+    /// Set an interface up, down or to another MTU.
+    Interface(Cow<'a, str>),
+    /// Raise a resource limit of the own process so far.
+    Limit(Limit),
+}
+
+/// The kinds of resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Endpoint,
+    Address,
+    PermanentAddress,
+    Interface,
+    Limit,
+}
+
+impl Kind {
+    /// The word of `allow` in a `peer` scope: without one of its operations, the scope's permits give nothing.
+    pub fn allow_word(self) -> &'static str {
+        match self {
+            Kind::Endpoint => "listen",
+            Kind::Address | Kind::PermanentAddress => "address",
+            Kind::Interface => "link",
+            Kind::Limit => "limit",
+        }
+    }
+}
+
+impl Resource<'_> {
+    /// Which kind it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Resource::Endpoint(_) => Kind::Endpoint,
+            Resource::Address(_) => Kind::Address,
+            Resource::PermanentAddress(_) => Kind::PermanentAddress,
+            Resource::Interface(_) => Kind::Interface,
+            Resource::Limit(_) => Kind::Limit,
+        }
+    }
+}
+
+/// Many resources of one kind, as the configuration writes them.
+#[derive(Clone, Debug)]
+pub(super) enum Pattern {
+    /// The endpoints of a `listen` entry.
+    Endpoints(ListenPattern),
+    /// The addresses of a block.
+    Addresses(Cidr),
+    /// The same addresses without a time limit.
+    PermanentAddresses(Cidr),
+    /// A resource limit and every lower one.
+    Limits(Limit),
+}
+
+impl Pattern {
+    /// Which kind its resources are.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Pattern::Endpoints(_) => Kind::Endpoint,
+            Pattern::Addresses(_) => Kind::Address,
+            Pattern::PermanentAddresses(_) => Kind::PermanentAddress,
+            Pattern::Limits(_) => Kind::Limit,
+        }
+    }
+
+    /// Whether a resource is one of them.
+    pub fn covers(&self, resource: &Resource<'_>) -> bool {
+        match (self, resource) {
+            (Pattern::Endpoints(pattern), Resource::Endpoint(endpoint)) => pattern.matches(endpoint),
+            (Pattern::Addresses(block), Resource::Address(address))
+            | (Pattern::PermanentAddresses(block), Resource::PermanentAddress(address)) => {
+                block.contains(*address)
+            }
+            (Pattern::Limits(limit), Resource::Limit(wanted)) => limit.covers(wanted),
+            _ => false,
+        }
+    }
+
+    /// All of its resources, if there are so few that each can be hashed; otherwise none.
+    pub fn single_resources(&self) -> Vec<Resource<'static>> {
+        match self {
+            Pattern::Endpoints(pattern) => {
+                single_endpoints(pattern).into_iter().map(|it| Resource::Endpoint(Cow::Owned(it))).collect()
+            }
+            Pattern::Addresses(block) if block.is_single() => vec![Resource::Address(block.address())],
+            Pattern::PermanentAddresses(block) if block.is_single() => {
+                vec![Resource::PermanentAddress(block.address())]
+            }
+            Pattern::Addresses(_) | Pattern::PermanentAddresses(_) | Pattern::Limits(_) => Vec::new(),
+        }
+    }
+}
+
+fn single_endpoints(pattern: &ListenPattern) -> Vec<Endpoint> {
+    match pattern {
+        ListenPattern::Path(path) => match Text::new(path) {
+            Ok(path) => vec![Endpoint::UnixStream(path.clone()), Endpoint::UnixSeqpacket(path)],
+            Err(_) => Vec::new(),
+        },
+        ListenPattern::Inet { udp, hosts, ports } if ports.start() == ports.end() => {
+            let (address, scope) = match hosts {
+                Hosts::Block(block) if block.is_single() && !block.address().is_unspecified() => {
+                    (block.address(), "")
+                }
+                Hosts::Scoped(address, scope) => (*address, scope.as_str()),
+                _ => return Vec::new(),
+            };
+            let Ok(scope) = Text::new(scope) else {
+                return Vec::new();
+            };
+            let inet = InetEndpoint { address, port: *ports.start(), scope };
+            vec![if *udp { Endpoint::Udp(inet) } else { Endpoint::Tcp(inet) }]
+        }
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,36 @@
+//! Requests in flight: carried out beside the session's own task, and answered when they are done.
+//!
+//! Promises: a session has at most `max_in_flight` of them. A session that ends gets no more replies, but its requests are
+//! carried out.
+
+use std::net::Shutdown;
+
+use portreeve_protocol::{Fault, FaultCode};
+
+use super::session::Session;
+
+impl Session {
+    /// Counts a request that begins, or returns the fault where there are too many.
+    pub fn begin_in_flight(&self) -> Result<(), Fault> {
+        if self.in_flight.get() >= self.max_in_flight {
+            let message = format!("{} requests of this session are in flight", self.max_in_flight);
+            let remedy = "wait for a reply first, or raise max_in_flight in the broker scope";
+            return Err(Fault::new(FaultCode::Busy, &message).remedy(remedy));
+        }
+        self.in_flight.update(|count| count + 1);
+        self.handover.begin_later();
+        Ok(())
+    }
+
+    /// Sends the reply to a request that has ended, if it wants one. A session that has ended gets none.
+    pub async fn end_in_flight(&self, frame: Option<Vec<u8>>) {
+        self.in_flight.update(|count| count.saturating_sub(1));
+        self.handover.end_later();
+        if let Some(frame) = frame
+            && let Err(reason) = self.send_in_time(&frame, &[]).await
+        {
+            tracing::info!(session = self.number, reason, "a reply was not sent: closing the session");
+            let _ = self.channel.shutdown(Shutdown::Both); // the session may have ended already
+        }
+    }
+}

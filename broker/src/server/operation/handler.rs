@@ -1,0 +1,190 @@
+//! What every operation is made of, and the way of a request from its bytes to its audit line.
+//!
+//! Promises: policy decides each request once, before the operation acts; the action and the audit line get the permit of
+//! that decision and ask policy nothing more.
+
+use std::fmt;
+use std::rc::Rc;
+use std::time::Instant;
+
+use portreeve_protocol::codec::{self, BodyError};
+use portreeve_protocol::message::{Hello, ListenerId, Operation};
+use portreeve_protocol::{Fault, FaultCode, Header, Kind};
+
+use super::audit::audit;
+use crate::policy::{Permit, Policy, Requester};
+use crate::server::handover::taken_over;
+use crate::server::session::{Session, Step};
+use crate::server::state::Broker;
+
+/// What the broker knows of an operation beside its action, which is [`Immediate`] or [`Deferred`].
+pub trait Handler: Operation {
+    /// Whether it changes what the broker or the kernel holds. Such an operation always has an audit line at the level
+    /// info.
+    const CHANGES_STATE: bool;
+    /// Whether peers request it every few seconds: then its audit line has the level debug.
+    const FREQUENT: bool = false;
+    /// What allows a request.
+    type Permit: Permit;
+
+    /// Decides about what the request names. That the peer may use the operation at all is decided before.
+    fn decide(&self, policy: &Policy, requester: &Requester) -> Result<Self::Permit, Fault>;
+
+    /// Writes the request's arguments for the audit line, which shows the first few thousand bytes: what is requested,
+    /// and only unusual options. Text of the peer must be written by the Display of
+    /// [`Text`](portreeve_protocol::Text), which escapes it.
+    fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result;
+
+    /// Counts the result in the metrics: once, or once for each part of a request with several.
+    fn count(_: &Self::Reply, count: impl Fn(Option<FaultCode>)) {
+        count(None);
+    }
+}
+
+/// An operation that replies at once.
+pub trait Immediate: Handler {
+    /// Does what the permit allows.
+    fn act(
+        &self,
+        permit: &Self::Permit,
+        broker: &Broker,
+        session: &Session,
+    ) -> Result<Done<Self::Reply>, Fault>;
+}
+
+/// An operation that takes a while: the session serves other requests meanwhile.
+pub trait Deferred: Handler + 'static {
+    /// Does what the permit allows.
+    fn act(
+        self: Rc<Self>,
+        permit: Rc<Self::Permit>,
+        broker: Rc<Broker>,
+        session: Rc<Session>,
+    ) -> impl Future<Output = Result<Self::Reply, Fault>> + 'static;
+}
+
+/// The result of an operation that succeeded.
+pub struct Done<Reply> {
+    pub reply: Reply,
+    /// The listeners whose sockets are sent with the reply, in order.
+    pub sockets: Vec<ListenerId>,
+}
+
+impl<Reply> Done<Reply> {
+    pub fn new(reply: Reply) -> Self {
+        Self { reply, sockets: Vec::new() }
+    }
+}
+
+/// A request as it was received, and room for its reply.
+pub struct Received<'a> {
+    pub header: Header,
+    pub body: &'a [u8],
+    pub outbox: &'a mut [u8],
+}
+
+/// Serves a request of an operation that replies at once.
+pub fn immediate<O: Immediate>(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<'_>) -> Step {
+    let Received { header, body, outbox } = received;
+    let started = Instant::now();
+    let request: O = match decode(broker, session, &header, body, outbox) {
+        Ok(request) => request,
+        Err(step) => return step,
+    };
+    let outcome = decide(broker, session, &request).and_then(|permit| {
+        let done = request.act(&permit, broker, session)?;
+        Ok((permit, done))
+    });
+    let step = match &outcome {
+        // A request without a number wants no reply.
+        Err(_) if header.request == 0 && session.is_greeted() => {
+            session.note_refusals(1);
+            Step::Continue
+        }
+        Ok(_) if header.request == 0 && session.is_greeted() => Step::Continue,
+        Ok((_, done)) => {
+            let count = u8::try_from(done.sockets.len()).unwrap_or(u8::MAX);
+            match codec::encode(outbox, O::KIND.reply(), header.request, count, &done.reply) {
+                Ok(frame) => session.send(broker, frame, &done.sockets),
+                Err(error) => too_long(session, outbox, header.request, &error),
+            }
+        }
+        Err(fault) => session.refuse_or_close(outbox, header.request, fault),
+    };
+    audit(broker, session, &request, outcome.as_ref().map(|(permit, done)| (permit, &done.reply)), started);
+    step
+}
+
+/// Serves a request of an operation that takes a while.
+pub fn deferred<O: Deferred>(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<'_>) -> Step {
+    let Received { header, body, outbox } = received;
+    let started = Instant::now();
+    let request: Rc<O> = match decode(broker, session, &header, body, outbox) {
+        Ok(request) => Rc::new(request),
+        Err(step) => return step,
+    };
+    let begun = decide(broker, session, &*request).and_then(|permit| {
+        session.begin_in_flight()?;
+        Ok(Rc::new(permit))
+    });
+    let permit = match begun {
+        Ok(permit) => permit,
+        Err(fault) => {
+            audit(broker, session, &*request, Err(&fault), started);
+            return session.refuse_or_close(outbox, header.request, &fault);
+        }
+    };
+    let (broker, session) = (broker.clone(), session.clone());
+    tokio::task::spawn_local(async move {
+        let outcome = request.clone().act(permit.clone(), broker.clone(), session.clone()).await;
+        let frame = {
+            let mut outbox = codec::frame_buffer();
+            let encoded = match &outcome {
+                Ok(reply) => codec::encode(&mut outbox, O::KIND.reply(), header.request, 0, reply),
+                Err(fault) => codec::encode(&mut outbox, Kind::FAULT, header.request, 0, fault),
+            };
+            encoded.map(<[u8]>::to_vec)
+        };
+        let frame =
+            frame.inspect_err(|error| tracing::error!(operation = O::NAME, %error, "cannot encode a reply"));
+        session.end_in_flight(frame.ok().filter(|_| header.request != 0)).await;
+        audit(&broker, &session, &*request, outcome.as_ref().map(|reply| (&*permit, reply)), started);
+    });
+    Step::Continue
+}
+
+/// The request, or the end of a session whose peer sent something else.
+pub fn decode<O: Operation>(
+    broker: &Broker,
+    session: &Session,
+    header: &Header,
+    body: &[u8],
+    outbox: &mut [u8],
+) -> Result<O, Step> {
+    codec::decode(body).map_err(|error| {
+        broker.counters.malformed.up();
+        session.close_with(
+            outbox,
+            header.request,
+            &Fault::new(FaultCode::Malformed, &format!("cannot decode the request {}: {error}", O::NAME)),
+        )
+    })
+}
+
+/// The one decision about a request: the peer has said hello, may use the operation, and may have what the request names.
+pub fn decide<O: Handler>(broker: &Broker, session: &Session, request: &O) -> Result<O::Permit, Fault> {
+    if !session.is_greeted() && O::KIND != Hello::KIND {
+        return Err(Fault::new(FaultCode::Malformed, "the first request of a session must be hello"));
+    }
+    if broker.handover.is_over() {
+        return Err(taken_over());
+    }
+    let policy = broker.policy.borrow();
+    policy.operation(&session.requester, O::NAME)?;
+    request.decide(&policy, &session.requester)
+}
+
+fn too_long(session: &Session, outbox: &mut [u8], request: u32, error: &BodyError) -> Step {
+    let fault = Fault::new(FaultCode::Unsupported, &format!("the reply does not fit in a frame: {error}"));
+    session.refuse(outbox, request, &fault.remedy("request less at once"))
+}
