@@ -56,6 +56,7 @@ fn an_address_moves_with_its_lease_its_listener_and_its_connections() {
             };
             let results = peer.ask(&to).unwrap().0.results;
             assert!(format!("{results:?}").contains("Done"), "{results:?}");
+            broker.log.wait_for(&["done", "move-address", address, "rules=", "portreeve.conf:"]);
             let listed = peer.ask(&ListAddresses { after: None }).unwrap().0.addresses;
             let lease = &listed
                 .iter()

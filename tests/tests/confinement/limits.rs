@@ -44,7 +44,7 @@ fn open_files(shown: &str) -> Option<Vec<&str>> {
 #[test]
 fn a_command_gets_the_limits_that_a_permit_allows_and_no_others() {
     isolated(|host| {
-        let _broker = Broker::start(host, &(sample::control("( \"*:25\" )") + MORE));
+        let broker = Broker::start(host, &(sample::control("( \"*:25\" )") + MORE));
         let show = ["--", "cat", "/proc/self/limits"];
         let (code, shown) = limit(host, &[], &[&["nofile=256:512"][..], &show].concat());
         if !kernel_pins_peers() {
@@ -52,6 +52,7 @@ fn a_command_gets_the_limits_that_a_permit_allows_and_no_others() {
             return;
         }
         assert_eq!((code, open_files(&shown)), (Some(0), Some(vec!["256", "512"])), "{shown}");
+        broker.log.wait_for(&["done", "set-limit", "rules=", "portreeve.conf:"]);
         // Within the hard limit nothing more is needed; beyond it the broker would need a capability.
         let client = host.binary(binaries::CLIENT);
         let lowered = ["nofile=256:512", "--", client.to_str().unwrap(), "--socket", SOCKET, "limit"];
@@ -64,7 +65,7 @@ fn a_command_gets_the_limits_that_a_permit_allows_and_no_others() {
             ("nofile=256:unlimited", 77, "nofile=unlimited"),
             ("nproc=5", 77, "nproc=5"),
             ("files=5", 1, "\"files\""),
-            ("nofile=600:500", 1, "above the hard one"),
+            ("nofile=600:500", 1, "above the hard limit"),
             ("nofile=much", 64, "\"much\""),
         ] {
             let (exit, said) = limit(host, &[], &[&[asked][..], &show].concat());

@@ -33,6 +33,22 @@ fn a_policy_that_is_changed_is_in_force_after_a_reload() {
 }
 
 #[test]
+fn a_reload_that_changes_only_permanent_says_so() {
+    isolated(|host| {
+        let text = |more: &str| {
+            let text = sample::control(r#"( "127.0.0.1:2525" )"#);
+            text.replace("service+ep", "service,cap_net_admin,cap_net_raw+ep")
+                + &format!("broker {{ permit vip {{ address = ( 10.1.1.0/24 ) {more} }} }}")
+        };
+        let broker = Broker::start(host, &text(""));
+        let mut peer = broker.peer();
+        broker::config(host, &text("permanent = true"));
+        let reloaded = reload(&mut peer).unwrap();
+        assert_eq!(rows(&reloaded, "applied"), [r#"permit "vip" permanent"#], "{reloaded:?}");
+    });
+}
+
+#[test]
 fn sighup_reloads_and_the_log_says_what_changed() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:2525" )"#));

@@ -2,8 +2,12 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
+use portreeve_protocol::address::AddAddress;
 use portreeve_protocol::limit::SetLimit;
+use portreeve_protocol::reload::Reload;
 use portreeve_protocol::{EventCode, FaultCode, Text};
+use portreeve_tests::broker::config;
+use portreeve_tests::peer::one_address;
 use portreeve_tests::puppet::Stage;
 use portreeve_tests::reloaded::{reload, rows};
 use portreeve_tests::{Broker, Host, census, eventually, isolated, lan, sample};
@@ -57,6 +61,32 @@ fn a_reload_that_narrows_keeps_the_addresses_outside_it_where_the_configuration_
     });
 }
 
+#[test]
+fn an_addition_that_a_reload_overtakes_is_audited_with_the_rule_that_allowed_it() {
+    isolated(|host| {
+        lan::join(&["far"]);
+        let text = sample::addresses("");
+        let broker = Broker::start(host, &text);
+        let (mut adder, mut reloader) = (broker.peer(), broker.peer());
+        let addresses = one_address("10.1.1.7");
+        adder.send(&AddAddress { addresses, lease: None, epoch: 0, probes: 3, announce: false });
+        // The same rules, a hundred lines further down.
+        config(host, &format!("{}{text}", "\n".repeat(100)));
+        reloader.ask(&Reload { last: false }).unwrap();
+        adder.receive().unwrap().reply::<AddAddress>().unwrap();
+        broker.log.wait_for(&["done", "add-address", "rules="]);
+        let lines = broker.log.lines();
+        let at = |words: [&str; 2]| {
+            lines.iter().position(|line| words.iter().all(|word| line.contains(word))).unwrap()
+        };
+        let (reloaded, added) = (at(["audit", "reloaded"]), at(["done", "add-address"]));
+        assert!(reloaded < added, "the reload was meant to come first: {lines:?}");
+        let rules = lines[added].split_once("portreeve.conf:").unwrap().1;
+        let line: u32 = rules.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
+        assert!(line < 100, "{}", lines[added]);
+    });
+}
+
 const LEADER: &str = r#"binding "out" { bind_address = 10.1.1.7 enable_duravip = true }"#;
 const FOLLOWER: &str = r#"ESMTP_Listener { Listen "10.1.1.8:25" { duravip_follow = "out" } }"#;
 
@@ -73,11 +103,7 @@ fn what_follows_an_address_stays_with_it_through_a_reload_and_a_new_follower_is_
         assert!(lan::shown("10.1.1.8").is_none());
         peer.renew_address("10.1.1.7").unwrap();
         peer.remove_address("10.1.1.7").unwrap();
-        let add = portreeve_protocol::address::AddAddress {
-            addresses: portreeve_tests::peer::one_address("10.1.1.7"),
-            lease: Some(600),
-            ..Default::default()
-        };
+        let add = AddAddress { addresses: one_address("10.1.1.7"), lease: Some(600), ..Default::default() };
         assert_eq!(peer.ask(&add).unwrap().0.results.len(), 2);
         let reloaded = reload(host, &broker, &sample::addresses(&both));
         assert_eq!(rows(&reloaded, "closed"), [""; 0], "{reloaded:?}");
@@ -139,8 +165,8 @@ fn a_listener_becomes_one_that_goes_with_its_address_and_a_static_one_again() {
         }
         // One that another program is in the way of keeps the configuration out.
         let _other = TcpListener::bind("10.1.1.7:26").unwrap();
-        portreeve_tests::broker::config(host, &moves.replace("10.1.1.7:25", "10.1.1.7:26"));
-        let fault = broker.peer().ask(&portreeve_protocol::reload::Reload { last: false }).unwrap_err();
+        config(host, &moves.replace("10.1.1.7:25", "10.1.1.7:26"));
+        let fault = broker.peer().ask(&Reload { last: false }).unwrap_err();
         assert!(fault.code == FaultCode::InUse && fault.message.contains("10.1.1.7:26"), "{fault}");
         cluster.renew_address("10.1.1.7").unwrap();
     });
