@@ -1,10 +1,8 @@
-//! The broker: a privileged helper that opens sockets and manages addresses for unprivileged daemons.
+//! The broker `portreeved`: a privileged helper that opens sockets and manages addresses for unprivileged daemons.
 //!
-//! Modules that decide (`config`, `policy`, `capability`) have no unsafe code and make no system calls. Modules that act
-//! have one mechanism per file: `sys` wraps system calls, `confine` applies restrictions, `launcher` starts the worker,
-//! `reader` reads files for a reload, `listener` holds sockets, `address` manages addresses, `server` serves sessions and
-//! `events` records what happens. `plan` applies a configuration to this host: `startup` acts on it, `command` displays
-//! it.
+//! ARCHITECTURE.md beside this folder describes the processes, the modules and their layers, the life of a request, and
+//! how to add an operation. Modules that decide (`config`, `policy`, `capability`) have no unsafe code and make no system
+//! call.
 
 pub mod address;
 pub mod capability;

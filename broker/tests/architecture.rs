@@ -128,8 +128,8 @@ fn request_types() -> BTreeMap<String, String> {
     let source = text("protocol/src/message.rs");
     let table = source.split_once("operations! {\n").unwrap().1.split("\n}").next().unwrap();
     let row = |line: &str| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        (words[1].trim_matches('"').to_owned(), words[2].to_owned())
+        let mut words = line.split_whitespace().skip(1).map(|word| word.trim_matches('"').to_owned());
+        (words.next().unwrap(), words.next().unwrap())
     };
     table.lines().map(row).collect()
 }

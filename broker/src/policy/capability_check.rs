@@ -84,7 +84,7 @@ impl Check<'_> {
         let floating = self.config.floating_addresses().map(|(_, span)| (span, "this DuraVIP address"));
         for (span, what) in blocks.chain(floating) {
             let (consequence, missing) = if self.lacks(Capability::CAP_NET_ADMIN) {
-                ("cannot be put on an interface", Capability::CAP_NET_ADMIN)
+                ("cannot be added to an interface", Capability::CAP_NET_ADMIN)
             } else if self.lacks(Capability::CAP_NET_RAW) {
                 ("cannot be announced", Capability::CAP_NET_RAW)
             } else {

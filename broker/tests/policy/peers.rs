@@ -1,4 +1,4 @@
-//! Who may use which rule.
+//! Which peer may use which rule.
 
 use portreeve_broker::config::{Limit, Resource};
 use portreeve_broker::policy::{Denied, Policy, Requester};
@@ -124,7 +124,7 @@ fn a_duravip_address_is_the_workers_on_every_service() {
     assert!(address("10.1.1.3").is_err());
     assert_eq!(policy.followers("10.1.1.1".parse().unwrap()).len(), 1);
     let denied = address("10.1.1.2").unwrap_err();
-    assert!(denied.remedy.contains("10.1.1.1"), "what follows is asked for by what it follows: {denied}");
+    assert!(denied.remedy.contains("10.1.1.1"), "a follower is requested with its leader: {denied}");
 }
 
 #[test]
@@ -141,6 +141,36 @@ fn a_refusal_names_the_nearest_of_the_requesters_own_rules() {
     assert_eq!(nearest(&worker, "*:53"), rule("p.conf:5: permit \"dns\": listen *:53/udp"));
     assert_eq!(nearest(&worker, "/run/a"), None);
     assert_eq!(nearest(&local(8, &[500]), "*:25"), rule("p.conf:5: permit \"dns\": listen *:53/udp"));
+}
+
+#[test]
+fn a_remedy_names_only_what_the_peer_lacks() {
+    let policy = policy(PEERS);
+    let endpoint = "*:82".parse().unwrap();
+    for who in [Requester::Worker, local(0, &[0])] {
+        let denials = [
+            policy.listen(&who, &endpoint).unwrap_err(),
+            policy.address(&who, "192.0.2.1".parse().unwrap()).unwrap_err(),
+            policy.interface(&who, "eth9").unwrap_err(),
+        ];
+        for denied in denials {
+            assert!(denied.remedy.contains("a permit"), "{denied}");
+            assert!(!denied.remedy.contains("peer scope"), "{who} needs no peer scope: {denied}");
+        }
+    }
+    let www = local(33, &[]);
+    assert!(policy.listen(&www, &endpoint).unwrap_err().remedy.contains("a peer scope of user 33"));
+    let remedy = |who: &Requester, operation| policy.operation(who, operation).unwrap_err().remedy;
+    assert_eq!(
+        remedy(&www, "add-address"),
+        "add address to allow in a peer scope of user 33 or one of its groups"
+    );
+    assert_eq!(remedy(&www, "takeover"), "run this as user 0");
+    assert_eq!(remedy(&Requester::Worker, "reload"), "ask as user 0 over the control socket");
+    assert_eq!(
+        remedy(&local(1000, &[]), "hello"),
+        "add a peer scope for user 1000 or one of its groups to the broker scope"
+    );
 }
 
 #[test]

@@ -121,13 +121,13 @@ impl<'a> Auditor<'a> {
         let (held, kept) = (self.ledger.listeners(), self.ledger.kept());
         let mut wrong = Vec::new();
         for (endpoint, held) in kept.certain() {
-            if rows.get(endpoint) != Some(&(held.id.0, format!("{}, gone", held.owner))) {
+            if rows.get(endpoint) != Some(&(held.id.0, format!("{}, disconnected", held.owner))) {
                 wrong.push(format!("{endpoint} is kept, {held:?}, and status has {:?}", rows.get(endpoint)));
             }
         }
         let left: BTreeSet<String> = match kept.is_possible() {
             true => retained(&told)
-                .filter(|row| row.owner.ends_with(", gone"))
+                .filter(|row| row.owner.ends_with(", disconnected"))
                 .map(|row| row.endpoint.to_string())
                 .collect(),
             false => BTreeSet::new(),

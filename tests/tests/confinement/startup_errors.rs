@@ -149,7 +149,7 @@ fn a_permit_that_the_retained_capabilities_cannot_serve() {
 fn an_address_that_could_not_be_put_on_an_interface_or_not_be_announced() {
     isolated(|host| {
         for (kept, lacks, what) in [
-            ("cap_net_raw", "cap_net_admin", "cannot be put on an interface"),
+            ("cap_net_raw", "cap_net_admin", "cannot be added to an interface"),
             ("cap_net_admin", "cap_net_raw", "cannot be announced"),
         ] {
             let text = security(&format!("capabilities = \"{kept}+ep\""))

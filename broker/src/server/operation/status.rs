@@ -41,7 +41,7 @@ impl Immediate for StatusRequest {
                 (Some(name), _) => format!("static {name}"),
                 (None, Owner::Worker) => "worker".to_owned(),
                 (None, Owner::Session(number)) => format!("session {number}"),
-                (None, Owner::Former(user)) => format!("user {user}, gone"),
+                (None, Owner::Former(user)) => format!("user {user}, disconnected"),
             }),
             retained: entry.retained_until.is_some(),
         });
