@@ -55,7 +55,7 @@ fn a_reload_that_narrows_keeps_the_listeners_outside_it_where_the_configuration_
         let narrow = sample::control(r#"( "127.0.0.1:2000-2001" )"#);
         let reloaded = reload(host, &broker, &format!("{narrow}{keep}"));
         assert_eq!(rows(&reloaded, "kept"), ["listener 127.0.0.1:2002"], "{reloaded:?}");
-        broker.log.wait_for(&["127.0.0.1:2002", "kept until its owner stops it"]);
+        broker.log.wait_for(&["127.0.0.1:2002", "stays until its owner stops it"]);
         TcpStream::connect("127.0.0.1:2002").unwrap();
         peer.stop(&[id]);
         assert_eq!(peer.listen("127.0.0.1:2002").unwrap_err().code, FaultCode::Denied);

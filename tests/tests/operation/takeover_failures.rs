@@ -161,8 +161,8 @@ fn nobody_but_root_can_take_over_whatever_the_policy() {
 
         let mut root = broker.peer();
         for (step, why) in [
-            (Takeover::NextBatch(NextBatch {}), "it was not begun"),
-            (Takeover::Commit(Commit {}), "it was not begun"),
+            (Takeover::NextBatch(NextBatch {}), "has not begun one"),
+            (Takeover::Commit(Commit {}), "has not begun one"),
         ] {
             let fault = root.ask(&step).unwrap_err();
             assert!(fault.code == FaultCode::Malformed && fault.message.contains(why), "{fault}");

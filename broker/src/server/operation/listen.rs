@@ -133,7 +133,7 @@ fn acquire(
     let listening = broker.registry.borrow_mut().listen(session.owner, user, request, settings);
     listening.map_err(|fault| match fault.code {
         FaultCode::NotLocal if permit.floating => {
-            fault.remedy("request it again after its address is added: the broker then listens on it")
+            fault.remedy("request it again once its address is added: the broker then listens on it")
         }
         FaultCode::NotRetained | FaultCode::Os => out_of_reach(broker, &request.endpoint).unwrap_or(fault),
         _ => fault,

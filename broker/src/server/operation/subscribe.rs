@@ -8,7 +8,7 @@ use portreeve_protocol::{Fault, List};
 
 use super::handler::{Deferred, Handler};
 use crate::events::Record;
-use crate::policy::{OperationPermit, Permit, Policy, Requester, Rule};
+use crate::policy::{Permit, Policy, Requester, Rule};
 use crate::server::session::Session;
 use crate::server::state::Broker;
 use crate::server::subscription;
@@ -19,10 +19,9 @@ pub struct SubscribePermit {
     all: bool,
 }
 
+/// It rests on no rule: the peer may use the operation.
 impl Permit for SubscribePermit {
-    fn for_each_rule(&self, visit: &mut dyn FnMut(&Rule)) {
-        OperationPermit.for_each_rule(visit);
-    }
+    fn for_each_rule(&self, _: &mut dyn FnMut(&Rule)) {}
 }
 
 impl Handler for Subscribe {
