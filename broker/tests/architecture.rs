@@ -122,6 +122,18 @@ fn the_functions_of_a_requests_life_exist() {
     }
 }
 
+/// The decision, the two operations that report the policy to its peer, and the one whose events are decided one by one.
+const READ_POLICY: [&str; 4] = ["handler.rs", "hello.rs", "policy.rs", "subscribe.rs"];
+
+#[test]
+fn an_operation_acts_by_its_permit_and_does_not_ask_policy_again() {
+    for file in files(&root().join("broker/src/server/operation")) {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let reads = fs::read_to_string(&file).unwrap().contains("broker.policy");
+        assert_eq!(reads, READ_POLICY.contains(&name), "{name} reads the policy: {reads}");
+    }
+}
+
 /// The request type of each operation, as the protocol's table has it.
 fn request_types() -> BTreeMap<String, String> {
     let source = text("protocol/src/message.rs");
