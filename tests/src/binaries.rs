@@ -19,9 +19,9 @@ pub const HOSTILE_BROKER: &str = "portreeved_hostile";
 /// The worker that tries to escape.
 pub const HOSTILE_WORKER: &str = "hostile_worker";
 /// What runs another program on a kernel that refuses some system calls.
-pub const REFUSING_KERNEL: &str = "refusing_kernel";
+pub const DENY_SYSCALLS: &str = "deny_syscalls";
 /// The worker that does as a test says.
-pub const PUPPET: &str = "puppet";
+pub const SCRIPTED_WORKER: &str = "scripted_worker";
 /// The sample mail server.
 pub const SMTP_WORKER: &str = "smtp_worker";
 
@@ -33,9 +33,9 @@ const DYNAMIC: &[(&str, &[&str])] = &[
 const WITH_FEATURE: &[(&str, &[&str])] =
     &[(HOSTILE_BROKER, &["-p", "portreeve-broker", "--bin", HOSTILE_BROKER, "--features", "hostile"])];
 const STATIC: &[(&str, &[&str])] = &[
-    (PUPPET, &["-p", "portreeve-tests", "--bin", PUPPET]),
+    (SCRIPTED_WORKER, &["-p", "portreeve-tests", "--bin", SCRIPTED_WORKER]),
     (HOSTILE_WORKER, &["--bin", HOSTILE_WORKER]),
-    (REFUSING_KERNEL, &["--bin", REFUSING_KERNEL]),
+    (DENY_SYSCALLS, &["--bin", DENY_SYSCALLS]),
     (SMTP_WORKER, &["-p", "portreeve-worker", "--example", SMTP_WORKER]),
 ];
 

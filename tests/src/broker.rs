@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-use crate::census::{self, Descriptors};
-use crate::process::Tree;
-use crate::wait::PATIENCE;
+use crate::process::ProcessTree;
+use crate::resources::{self, Descriptors};
+use crate::wait::TIMEOUT;
 use crate::{Host, Peer, binaries, eventually, process};
 
 /// Where the configurations of tests put the control socket.
@@ -51,7 +51,7 @@ impl Log {
         };
         let (lines, arrived) = &*self.0;
         let (lines, _) = arrived
-            .wait_timeout_while(lines.lock().unwrap(), PATIENCE, |lines| find(lines).is_none())
+            .wait_timeout_while(lines.lock().unwrap(), TIMEOUT, |lines| find(lines).is_none())
             .unwrap();
         find(&lines).unwrap_or_else(|| panic!("no log line with {words:?}"))
     }
@@ -60,7 +60,7 @@ impl Log {
 /// A broker that serves.
 pub struct Broker {
     child: Child,
-    tree: Tree,
+    tree: ProcessTree,
     /// Its standard error.
     pub log: Log,
 }
@@ -88,7 +88,7 @@ impl Broker {
 
     /// Starts one in this one's place, with this configuration, and returns when it is ready.
     #[track_caller]
-    pub fn succeeded_by(&self, host: &Host, text: &str) -> Self {
+    pub fn start_successor(&self, host: &Host, text: &str) -> Self {
         let mut command = command(host, &config(host, text));
         command.arg("--takeover");
         Self::start_command(host, command)
@@ -102,19 +102,19 @@ impl Broker {
     }
 
     /// Starts one whose log goes to a file and not through this process, which has other work to do.
-    pub fn start_quietly(host: &Host, text: &str) -> Self {
+    pub fn start_with_log_file(host: &Host, text: &str) -> Self {
         let _there_is_none_before_the_first = std::fs::remove_file(host.path(LOG));
-        Self::launch_quietly(host, command(host, &config(host, text)))
+        Self::launch_with_log_file(host, command(host, &config(host, text)))
     }
 
     /// Starts one in the place of the one that runs, likewise.
-    pub fn succeed_quietly(host: &Host, text: &str) -> Self {
+    pub fn start_successor_with_log_file(host: &Host, text: &str) -> Self {
         let mut command = command(host, &config(host, text));
         command.arg("--takeover");
-        Self::launch_quietly(host, command)
+        Self::launch_with_log_file(host, command)
     }
 
-    fn launch_quietly(host: &Host, mut command: Command) -> Self {
+    fn launch_with_log_file(host: &Host, mut command: Command) -> Self {
         let log = std::fs::File::options().create(true).append(true).open(host.path(LOG)).unwrap();
         command.stdout(log.try_clone().unwrap()).stderr(log);
         Self::launch(host, command)
@@ -132,7 +132,7 @@ impl Broker {
             log.follow(output);
             log.follow(errors);
         }
-        let broker = Self { tree: Tree::of(child.id()), child, log };
+        let broker = Self { tree: ProcessTree::of(child.id()), child, log };
         broker.await_ready(&notify);
         broker
     }
@@ -140,13 +140,13 @@ impl Broker {
     #[track_caller]
     fn await_ready(&self, notify: &UnixDatagram) {
         let pidfd = pidfd_open(pid_of(&self.child), PidfdFlags::empty()).unwrap();
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         let mut packet = [0; 4096];
         loop {
             let mut either = [PollFd::new(notify, PollFlags::IN), PollFd::new(&pidfd, PollFlags::IN)];
             let left = end.saturating_duration_since(Instant::now());
             let events = poll(&mut either, Some(&timespec(left))).unwrap();
-            assert!(events > 0, "the broker was not ready after {} s", PATIENCE.as_secs());
+            assert!(events > 0, "the broker was not ready after {} s", TIMEOUT.as_secs());
             let [message, exit] = either.map(|one| !one.revents().is_empty());
             if message {
                 let length = notify.recv(&mut packet).unwrap();
@@ -154,7 +154,7 @@ impl Broker {
                     return;
                 }
             } else if exit {
-                panic!("the broker ended before it was ready{}", census::holders());
+                panic!("the broker ended before it was ready{}", resources::tcp_listener_holders());
             }
         }
     }
@@ -181,17 +181,17 @@ impl Broker {
     }
 
     /// Its descriptors.
-    pub fn census(&self) -> Descriptors {
+    pub fn descriptors(&self) -> Descriptors {
         Descriptors::of(self.pid())
     }
 
     /// Waits until it has no descriptor more than before; fails with those that are left.
     #[track_caller]
-    pub fn await_no_more_than(&self, before: &Descriptors) {
+    pub fn await_no_leak(&self, before: &Descriptors) {
         let mut left = Vec::new();
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while Instant::now() < end {
-            left = self.census().beyond(before);
+            left = self.descriptors().not_in(before);
             if left.is_empty() {
                 return;
             }
@@ -201,21 +201,21 @@ impl Broker {
     }
 
     /// A control-socket peer that has not said anything yet.
-    pub fn stranger(&self) -> Peer {
+    pub fn connect(&self) -> Peer {
         Peer::connect(Path::new(SOCKET)).unwrap()
     }
 
     /// A control-socket peer that has said Hello.
     #[track_caller]
     pub fn peer(&self) -> Peer {
-        let mut peer = self.stranger();
+        let mut peer = self.connect();
         peer.hello();
         peer
     }
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        self.tree.note();
+        self.tree.record();
         kill_process(pid_of(&self.child), signal).unwrap();
     }
 
@@ -226,30 +226,30 @@ impl Broker {
     }
 
     /// Whether it still runs.
-    pub fn runs(&self) -> bool {
-        process::runs(self.pid())
+    pub fn is_running(&self) -> bool {
+        process::is_running(self.pid())
     }
 
     /// Asks it to end as a service manager does, and waits for that.
     #[track_caller]
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
-        self.ended()
+        self.wait_for_exit()
     }
 
     /// Waits for its end.
     #[track_caller]
-    pub fn ended(&mut self) -> ExitStatus {
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
         eventually("the broker's end", || self.child.try_wait().unwrap())
     }
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.tree.note();
+        self.tree.record();
         let _ = self.child.kill(); // it may have ended
         let _ = self.child.wait();
-        self.tree.end_descendants();
+        self.tree.kill_descendants();
         if std::thread::panicking() {
             eprintln!("the broker's log:");
             self.log.lines().iter().for_each(|line| eprintln!("{:.500}", line));

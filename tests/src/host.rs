@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use rustix::mount::{MountFlags, mount, mount_bind};
 
-use crate::wait::limit;
-use crate::{binaries, exhaustion, namespaces};
+use crate::wait::scaled;
+use crate::{binaries, in_flight_limit, namespaces};
 
 /// How long a test may take inside, on a machine of ordinary speed.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -28,7 +28,7 @@ pub struct Host {
     directory: PathBuf,
 }
 
-/// Held by every test that runs: shared by [`isolated`], for itself by [`alone`].
+/// Held by every test that runs: shared by [`isolated`], for itself by [`exclusive`].
 static MACHINE: RwLock<()> = RwLock::new(());
 
 /// Runs a test on a host of its own. Called first and as the only statement by a function that is a test.
@@ -38,7 +38,7 @@ pub fn isolated<T: FnOnce(&Host)>(test: T) {
 
 /// Like [`isolated`], while no other test of this program runs: for a test that measures time in milliseconds, or that
 /// uses up what namespaces do not separate.
-pub fn alone<T: FnOnce(&Host)>(test: T) {
+pub fn exclusive<T: FnOnce(&Host)>(test: T) {
     run(test, || MACHINE.write().unwrap_or_else(PoisonError::into_inner));
 }
 
@@ -80,7 +80,7 @@ fn enter(test: &str) {
         let _ = reader.read_to_end(&mut output);
         let _ = sender.send(output);
     });
-    let deadline = limit(DEADLINE);
+    let deadline = scaled(DEADLINE);
     let in_time = finished.recv_timeout(deadline);
     let late = in_time.is_err();
     if late {
@@ -98,7 +98,7 @@ fn judge(output: &str, late: Option<Duration>, status: ExitStatus) {
         print!("{output}");
         return;
     }
-    let exhausted = exhaustion::told_by(output).unwrap_or_default();
+    let exhausted = in_flight_limit::diagnose(output).unwrap_or_default();
     if let Some(limit) = late {
         panic!("{output}\nthe test was not over after {} s and was killed{exhausted}", limit.as_secs());
     }

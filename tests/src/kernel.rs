@@ -9,35 +9,35 @@ use crate::{Host, binaries};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
     /// Everything that this machine's can.
-    Whole,
+    Full,
     /// It has no Landlock.
     WithoutLandlock,
     /// It was built without system call filters.
     WithoutSeccomp,
     /// It has neither.
-    WithoutEither,
+    WithoutBoth,
 }
 
 const LANDLOCK: &str = "landlock_create_ruleset=ENOSYS";
 const SECCOMP: &[&str] = &["seccomp=ENOSYS", "prctl:22=EINVAL"];
 
 impl Kernel {
-    /// What it refuses, as `refusing_kernel` takes it.
-    pub fn refusals(self) -> Vec<&'static str> {
-        let landlock = matches!(self, Self::WithoutLandlock | Self::WithoutEither).then_some(LANDLOCK);
-        let seccomp = matches!(self, Self::WithoutSeccomp | Self::WithoutEither).then_some(SECCOMP);
+    /// What it refuses, as `deny_syscalls` takes it.
+    pub fn denied_calls(self) -> Vec<&'static str> {
+        let landlock = matches!(self, Self::WithoutLandlock | Self::WithoutBoth).then_some(LANDLOCK);
+        let seccomp = matches!(self, Self::WithoutSeccomp | Self::WithoutBoth).then_some(SECCOMP);
         // The filters that refuse are installed by the very calls that are refused last.
         landlock.into_iter().chain(seccomp.into_iter().flatten().copied()).collect()
     }
 
     /// A command that runs a broker on it, for tests that change it.
     pub fn command(self, host: &Host, config: &Path) -> Command {
-        refusing(host, &self.refusals(), binaries::BROKER, config)
+        command_denying(host, &self.denied_calls(), binaries::BROKER, config)
     }
 }
 
 /// The version of this kernel's Landlock, 0 where it has none or it is off; see landlock_create_ruleset(2).
-pub fn landlock_version() -> u32 {
+pub fn landlock_abi() -> u32 {
     const VERSION: libc::c_uint = 1;
     // SAFETY: no pointer is given; the flag asks for a number.
     let version =
@@ -46,8 +46,8 @@ pub fn landlock_version() -> u32 {
 }
 
 /// A command that runs one of the brokers under test on a kernel that refuses these calls.
-pub fn refusing(host: &Host, refusals: &[&str], broker: &str, config: &Path) -> Command {
-    let mut command = Command::new(host.binary(binaries::REFUSING_KERNEL));
+pub fn command_denying(host: &Host, refusals: &[&str], broker: &str, config: &Path) -> Command {
+    let mut command = Command::new(host.binary(binaries::DENY_SYSCALLS));
     command.args(refusals).arg("--").arg(host.binary(broker)).arg("--config").arg(config);
     command.stdin(Stdio::null());
     command

@@ -14,10 +14,10 @@ use crate::wait::eventually;
 pub const INTERFACE: &str = "eth1";
 
 /// This host's second interface, where it has one.
-pub const SECOND: &str = "eth2";
+pub const SECOND_INTERFACE: &str = "eth2";
 
 /// This host's Ethernet address.
-pub const OURS: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub const MAC_ADDRESS: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// Runs ip(8) with these words.
 #[track_caller]
@@ -27,7 +27,7 @@ pub fn ip(words: &str) -> String {
 
 /// Makes the network, with this host as 10.1.1.1/24 and 2001:db8::1/64 on it, and other hosts of these names as
 /// 10.1.1.201 and 2001:db8::201 and so on.
-pub fn join(hosts: &[&str]) {
+pub fn create(hosts: &[&str]) {
     ip("netns add switch");
     ip("-n switch link add br0 type bridge forward_delay 0 mcast_snooping 0");
     ip("-n switch link set br0 up");
@@ -56,16 +56,16 @@ fn attach(host: &str, port: usize, last: &str) {
 }
 
 /// Joins this host to the network a second time, as `eth2` without an address.
-pub fn join_again() {
+pub fn add_second_interface() {
     ip("-n switch link add port9 type veth peer name far9");
     ip("-n switch link set far9 netns 1");
-    ip(&format!("link set far9 name {SECOND} address 02:00:00:00:00:09"));
+    ip(&format!("link set far9 name {SECOND_INTERFACE} address 02:00:00:00:00:09"));
     ip("-n switch link set port9 master br0 up");
-    ip(&format!("link set {SECOND} up"));
+    ip(&format!("link set {SECOND_INTERFACE} up"));
 }
 
 /// Does something in another host, and gives what came of it. What it opens stays there.
-pub fn within<T: Send>(host: &str, act: impl FnOnce() -> T + Send) -> T {
+pub fn in_host<T: Send>(host: &str, act: impl FnOnce() -> T + Send) -> T {
     let namespace = std::fs::File::open(format!("/run/netns/{host}")).unwrap();
     let enter = || {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
@@ -77,7 +77,7 @@ pub fn within<T: Send>(host: &str, act: impl FnOnce() -> T + Send) -> T {
 
 /// Puts an address on the loopback interface too, and returns once it counts: of IPv6 the kernel makes its route later.
 #[track_caller]
-pub fn copy_to_loopback(copy: &str) {
+pub fn add_to_loopback(copy: &str) {
     ip(&format!("addr add {copy} dev lo"));
     let (address, _) = copy.split_once('/').unwrap();
     let family = if address.contains(':') { "-6" } else { "-4" };
@@ -88,7 +88,7 @@ pub fn copy_to_loopback(copy: &str) {
 }
 
 /// The line of ip(8) about an address on this host, where it is on one.
-pub fn shown(address: &str) -> Option<String> {
+pub fn show_address(address: &str) -> Option<String> {
     let text = ip("-o -d addr show");
     let found = text
         .lines()

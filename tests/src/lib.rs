@@ -3,38 +3,38 @@
 //! Nothing here touches the machine it runs on: every test enters namespaces of its own first (see [`host`])
 //! and all that it started ends with them. What is missing for that is a failure that names it, never a skip.
 
+pub mod benchmark;
 pub mod binaries;
 pub mod broker;
-pub mod census;
 pub mod chroot;
-pub mod crowd;
-pub mod exhaustion;
-pub mod explained;
-pub mod figures;
+pub mod explain;
 pub mod flood;
 pub mod host;
+pub mod in_flight_limit;
 pub mod kernel;
 pub mod lan;
-pub mod manager;
 pub mod namespaces;
 pub mod neighbour;
+pub mod packet_capture;
 pub mod peer;
 pub mod process;
-pub mod puppet;
 pub mod random;
-pub mod refusal;
-pub mod reloaded;
+pub mod reload;
+pub mod resources;
 pub mod sample;
+pub mod scripted_worker;
+pub mod service_manager;
+pub mod smtp_load;
 pub mod soak;
-pub mod steps;
+pub mod startup_failure;
+pub mod startup_steps;
 pub mod wait;
-pub mod wire;
 
 pub use broker::Broker;
-pub use host::{Host, alone, isolated};
+pub use host::{Host, exclusive, isolated};
 pub use kernel::Kernel;
 pub use peer::Peer;
-pub use refusal::Refusal;
+pub use startup_failure::StartupFailure;
 pub use wait::eventually;
 
 /// The examples of the page for users of the client library compile.

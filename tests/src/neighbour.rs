@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An Ethernet address.
-pub type Hardware = [u8; 6];
+pub type MacAddress = [u8; 6];
 
 const ICMPV6: u8 = 58;
 const SOLICITATION: u8 = 135;
@@ -11,13 +11,13 @@ const ADVERTISEMENT: u8 = 136;
 
 /// Who asks: another host of [`crate::lan`].
 #[derive(Clone, Copy, Debug)]
-pub struct Asker {
-    hardware: Hardware,
+pub struct Neighbour {
+    hardware: MacAddress,
     v4: Ipv4Addr,
     v6: Ipv6Addr,
 }
 
-impl Asker {
+impl Neighbour {
     /// The host that was named at this place, from 0 on, when the network was made.
     pub fn number(number: usize) -> Self {
         let last = u8::try_from(201 + number).unwrap();
@@ -31,7 +31,7 @@ impl Asker {
     }
 
     /// The frame that asks every host whose this address is.
-    pub fn question(&self, address: IpAddr) -> Vec<u8> {
+    pub fn request_for(&self, address: IpAddr) -> Vec<u8> {
         match address {
             IpAddr::V4(wanted) => {
                 let mut frame = self.ethernet([0xff; 6], 0x0806);
@@ -47,7 +47,7 @@ impl Asker {
     }
 
     /// Whether a frame goes to it alone, as an answer does and an announcement does not.
-    pub fn is_told(&self, frame: &[u8]) -> bool {
+    pub fn is_recipient_of(&self, frame: &[u8]) -> bool {
         frame.starts_with(&self.hardware)
     }
 
@@ -70,7 +70,7 @@ impl Asker {
         frame
     }
 
-    fn ethernet(&self, to: Hardware, kind: u16) -> Vec<u8> {
+    fn ethernet(&self, to: MacAddress, kind: u16) -> Vec<u8> {
         let mut frame = [to, self.hardware].concat();
         frame.extend(kind.to_be_bytes());
         frame
@@ -78,7 +78,7 @@ impl Asker {
 }
 
 /// Of an answer: which address is whose.
-pub fn answer(frame: &[u8]) -> Option<(IpAddr, Hardware)> {
+pub fn parse_reply(frame: &[u8]) -> Option<(IpAddr, MacAddress)> {
     let from = *frame.get(6..)?.first_chunk()?;
     match *frame.get(12..14)? {
         [8, 6] if frame.get(20..22)? == [0, 2] => {

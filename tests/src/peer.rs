@@ -17,7 +17,7 @@ use portreeve_protocol::{Event, EventCode, Fault, Header, Kind, List, Text, code
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
-use crate::wait::PATIENCE;
+use crate::wait::TIMEOUT;
 
 /// One end of a channel.
 pub struct Peer {
@@ -79,10 +79,10 @@ fn only<T, const MAX: usize>(results: List<Outcome<T>, MAX>) -> Result<T, Fault>
 
 impl Peer {
     /// Takes the peer's end of a channel. Nothing waits on it for longer than tests have patience.
-    pub fn over(channel: UnixDatagram) -> Self {
+    pub fn from_channel(channel: UnixDatagram) -> Self {
         channel.set_nonblocking(false).unwrap();
-        channel.set_read_timeout(Some(PATIENCE)).unwrap();
-        channel.set_write_timeout(Some(PATIENCE)).unwrap();
+        channel.set_read_timeout(Some(TIMEOUT)).unwrap();
+        channel.set_write_timeout(Some(TIMEOUT)).unwrap();
         Self { channel, request: 0, buffer: codec::frame_buffer() }
     }
 
@@ -91,7 +91,7 @@ impl Peer {
         let socket =
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-        Ok(Self::over(socket.into()))
+        Ok(Self::from_channel(socket.into()))
     }
 
     /// Connects as another user with one group, which the kernel then names as the peer's.
@@ -125,7 +125,7 @@ impl Peer {
 
     /// Sends a request and waits for its reply, the only one that is under way.
     #[track_caller]
-    pub fn ask<T: Operation>(&mut self, request: &T) -> Result<(T::Reply, Vec<OwnedFd>), Fault> {
+    pub fn request<T: Operation>(&mut self, request: &T) -> Result<(T::Reply, Vec<OwnedFd>), Fault> {
         let number = self.send(request);
         let frame = self.receive().unwrap_or_else(|error| panic!("no reply to {}: {error}", T::NAME));
         assert_eq!(frame.header.request, number, "the reply is to another request");
@@ -136,19 +136,19 @@ impl Peer {
     #[track_caller]
     pub fn hello(&mut self) -> Welcome {
         let hello = Hello { client: Text::new("test").unwrap(), features: 0 };
-        self.ask(&hello).unwrap().0
+        self.request(&hello).unwrap().0
     }
 
     /// Asks whether the session lives.
     #[track_caller]
     pub fn ping(&mut self) {
-        self.ask(&Ping {}).unwrap();
+        self.request(&Ping {}).unwrap();
     }
 
     /// Asks for a listener.
     #[track_caller]
     pub fn listen(&mut self, endpoint: &str) -> Result<(ListenerId, OwnedFd), Fault> {
-        let (Listening { id }, mut descriptors) = self.ask(&listen(endpoint))?;
+        let (Listening { id }, mut descriptors) = self.request(&listen(endpoint))?;
         assert_eq!(descriptors.len(), 1, "a listener's reply carries one descriptor");
         Ok((id, descriptors.remove(0)))
     }
@@ -157,7 +157,7 @@ impl Peer {
     #[track_caller]
     pub fn stop(&mut self, listeners: &[ListenerId]) -> Stopped {
         let listeners = List::new(listeners.to_vec()).unwrap();
-        self.ask(&Stop { listeners }).unwrap().0
+        self.request(&Stop { listeners }).unwrap().0
     }
 
     /// Asks for one address, without a probe or announcement unless `change` says otherwise.
@@ -170,14 +170,14 @@ impl Peer {
         let mut add =
             AddAddress { addresses: one_address(address), lease: Some(10), ..AddAddress::default() };
         change(&mut add);
-        only(self.ask(&add)?.0.results)
+        only(self.request(&add)?.0.results)
     }
 
     /// Renews the lease of one address.
     #[track_caller]
     pub fn renew_address(&mut self, address: &str) -> Result<Lease, Fault> {
         let renew = RenewAddress { addresses: one_address(address), ..RenewAddress::default() };
-        only(self.ask(&renew)?.0.results)
+        only(self.request(&renew)?.0.results)
     }
 
     /// Moves one address to another interface of this host.
@@ -185,24 +185,24 @@ impl Peer {
     pub fn move_address(&mut self, address: &str, interface: &str) -> Result<Lease, Fault> {
         let addresses = one_address(address);
         let interface = Text::new(interface).unwrap();
-        only(self.ask(&MoveAddress { addresses, interface, ..MoveAddress::default() })?.0.results)
+        only(self.request(&MoveAddress { addresses, interface, ..MoveAddress::default() })?.0.results)
     }
 
     /// Has one address removed.
     #[track_caller]
     pub fn remove_address(&mut self, address: &str) -> Result<Removed, Fault> {
-        only(self.ask(&RemoveAddress { addresses: one_address(address), epoch: 0 })?.0.results)
+        only(self.request(&RemoveAddress { addresses: one_address(address), epoch: 0 })?.0.results)
     }
 
     /// Begins to be told of events, and gives what happened lately.
     #[track_caller]
-    pub fn follow(&mut self, all: bool) -> Vec<Event> {
-        self.ask(&Subscribe { follow: true, all }).unwrap().0.recent.into_vec()
+    pub fn subscribe(&mut self, all: bool) -> Vec<Event> {
+        self.request(&Subscribe { follow: true, all }).unwrap().0.recent.into_vec()
     }
 
     /// Waits for the next event.
     #[track_caller]
-    pub fn event(&mut self) -> Event {
+    pub fn next_event(&mut self) -> Event {
         let frame = self.receive().unwrap_or_else(|error| panic!("no event: {error}"));
         assert_eq!((frame.header.kind, frame.header.request), (Kind::EVENT, 0));
         codec::decode(&frame.body).unwrap()
@@ -212,7 +212,7 @@ impl Peer {
     #[track_caller]
     pub fn await_event(&mut self, code: EventCode) -> Event {
         loop {
-            let event = self.event();
+            let event = self.next_event();
             if event.code == code {
                 return event;
             }
@@ -222,12 +222,12 @@ impl Peer {
     /// The broker's state, from its first page of listeners.
     #[track_caller]
     pub fn status(&mut self) -> Status {
-        self.ask(&portreeve_protocol::message::StatusRequest { after: 0 }).unwrap().0
+        self.request(&portreeve_protocol::message::StatusRequest { after: 0 }).unwrap().0
     }
 
     /// Whether the broker has ended this session: what was still to be read is passed over.
     #[track_caller]
-    pub fn is_cut_off(&mut self) -> bool {
+    pub fn is_disconnected(&mut self) -> bool {
         for _ in 0..1024 {
             match self.receive() {
                 Ok(_) => {}

@@ -84,7 +84,7 @@ pub fn root(pid: u32) -> PathBuf {
 }
 
 /// Whether a process runs: it is there and is not a zombie.
-pub fn runs(pid: u32) -> bool {
+pub fn is_running(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != "Z" && state != "X")
 }
 
@@ -116,45 +116,45 @@ pub fn descendants(ancestor: u32) -> Vec<u32> {
 }
 
 /// The running processes of these namespaces but the first one and the test.
-pub fn others() -> Vec<u32> {
+pub fn other_processes() -> Vec<u32> {
     let own = std::process::id();
     descendants(1).into_iter().filter(|pid| *pid != own).collect()
 }
 
 /// Kills processes and all that descend from them. Each is stopped first, so that it starts no other meanwhile.
-pub fn end_trees(roots: &[u32]) {
-    for root in roots.iter().filter(|root| runs(**root)) {
+pub fn kill_trees(roots: &[u32]) {
+    for root in roots.iter().filter(|root| is_running(**root)) {
         let pid = Pid::from_raw(root.cast_signed()).unwrap();
         let _ = kill_process(pid, Signal::STOP); // it may have ended by itself
         eventually("a process that stands still or has ended", || {
             stat(*root).is_none_or(|(state, _)| matches!(state.as_str(), "T" | "t" | "X" | "Z")).then_some(())
         });
-        end_trees(&children(*root));
+        kill_trees(&children(*root));
         let _ = kill_process(pid, Signal::KILL); // likewise
     }
 }
 
 /// A service's processes. The kernel gives the children of a process that was killed another parent, so they are noted
 /// while their ancestor runs.
-pub struct Tree {
+pub struct ProcessTree {
     root: u32,
     noted: Mutex<Vec<u32>>,
 }
 
-impl Tree {
+impl ProcessTree {
     /// The tree that a process is the root of.
     pub fn of(root: u32) -> Self {
         Self { root, noted: Mutex::default() }
     }
 
     /// Notes who descends from the root now. Called before the root is killed.
-    pub fn note(&self) {
+    pub fn record(&self) {
         self.noted.lock().unwrap().extend(descendants(self.root));
     }
 
     /// Kills all of it but the root.
-    pub fn end_descendants(&self) {
-        end_trees(&self.noted.lock().unwrap().split_off(0));
+    pub fn kill_descendants(&self) {
+        kill_trees(&self.noted.lock().unwrap().split_off(0));
     }
 }
 

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 /// How long anything may take that should take no time.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A time limit of the harness on this machine: `PORTREEVE_TEST_SLOWNESS`, a whole number, multiplies it. Emulated
 /// machines need that. It changes no time that a test asserts.
-pub fn limit(time: Duration) -> Duration {
+pub fn scaled(time: Duration) -> Duration {
     time * slowness().unwrap_or(1)
 }
 
@@ -19,10 +19,10 @@ pub fn slowness() -> Option<u32> {
     Some(parsed.unwrap_or_else(|_| panic!("PORTREEVE_TEST_SLOWNESS is no whole number: {number:?}")))
 }
 
-/// Asks until there is an answer; fails with `what` was awaited when [`PATIENCE`] ends.
+/// Asks until there is an answer; fails with `what` was awaited when [`TIMEOUT`] ends.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         if let Some(answer) = ask() {
             return answer;
@@ -30,8 +30,8 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         assert!(
             Instant::now() < end,
             "{what}: not after {} s{}",
-            PATIENCE.as_secs(),
-            crate::census::holders()
+            TIMEOUT.as_secs(),
+            crate::resources::tcp_listener_holders()
         );
         std::thread::sleep(Duration::from_millis(2));
     }

@@ -21,20 +21,20 @@ use portreeve_broker::sys::sock_diag;
 use portreeve_broker::sys::{Interface, Netlink};
 use portreeve_protocol::address::{AddAddress, MAX_ADDRESSES, RemoveAddress, RenewAddress};
 use portreeve_protocol::message::Outcome;
-use portreeve_tests::figures::{self, Contender};
+use portreeve_tests::benchmark::{self, Contender};
+use portreeve_tests::packet_capture::PacketCapture;
 use portreeve_tests::peer::one_address;
-use portreeve_tests::wire::Wire;
 use portreeve_tests::{Broker, Host, Peer, lan, sample};
 
 const LEASE: u32 = 600;
 
 fn main() {
-    figures::main("add, renew, remove: per address, median of rounds", inside);
+    benchmark::main("add, renew, remove: per address, median of rounds", inside);
 }
 
 fn inside(host: &Host) {
-    lan::join(&["far"]);
-    let broker = Broker::start_quietly(host, &sample::addresses(""));
+    lan::create(&["far"]);
+    let broker = Broker::start_with_log_file(host, &sample::addresses(""));
     let mut peer = Peer::connect(Path::new(portreeve_tests::broker::SOCKET)).unwrap();
     peer.hello();
     let peer = RefCell::new(peer);
@@ -66,10 +66,10 @@ fn inside(host: &Host) {
             contenders.push(Contender::new(name, round).then(read_news));
         }
         let case = format!("addresses/{}/{count}", if v6 { "v6" } else { "v4" });
-        figures::measure(&case, count, contenders);
+        benchmark::measure(&case, count, contenders);
         spent.tell(&case, count);
     }
-    if figures::is_wanted("announcement") {
+    if benchmark::is_wanted("announcement") {
         first_announcement(&mut peer.borrow_mut());
     }
 }
@@ -187,7 +187,7 @@ fn add(peer: &mut Peer, all: &[IpAddr]) {
     for some in all.chunks(MAX_ADDRESSES) {
         let addresses = portreeve_protocol::List::new(some.to_vec()).unwrap();
         let add = AddAddress { addresses, lease: Some(LEASE), ..AddAddress::default() };
-        let leases = peer.ask(&add).unwrap().0;
+        let leases = peer.request(&add).unwrap().0;
         assert!(leases.results.iter().all(|one| matches!(one, Outcome::Done(_))));
     }
 }
@@ -198,21 +198,21 @@ fn renew(peer: &mut Peer, all: &[IpAddr]) {
 
 fn renew_these(peer: &mut Peer, some: &[IpAddr]) {
     let addresses = portreeve_protocol::List::new(some.to_vec()).unwrap();
-    let leases = peer.ask(&RenewAddress { addresses, ..RenewAddress::default() }).unwrap().0;
+    let leases = peer.request(&RenewAddress { addresses, ..RenewAddress::default() }).unwrap().0;
     assert!(leases.results.iter().all(|one| matches!(one, Outcome::Done(_))));
 }
 
 fn remove(peer: &mut Peer, all: &[IpAddr]) {
     for some in all.chunks(MAX_ADDRESSES) {
         let addresses = portreeve_protocol::List::new(some.to_vec()).unwrap();
-        let removed = peer.ask(&RemoveAddress { addresses, epoch: 0 }).unwrap().0;
+        let removed = peer.request(&RemoveAddress { addresses, epoch: 0 }).unwrap().0;
         assert!(removed.results.iter().all(|one| matches!(one, Outcome::Done(_))));
     }
 }
 
 /// The time from the request to the first announcement at a neighbour.
 fn first_announcement(peer: &mut Peer) {
-    let mut wire = Wire::at("far");
+    let mut wire = PacketCapture::on("far");
     let mut times = Vec::new();
     for _ in 0..50 {
         let begin = Instant::now();

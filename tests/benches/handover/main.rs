@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use helper::Helper;
 use ours::{Asynchronous, Blocking, Broker, Pipelined, Worker};
 use portreeve_tests::Host;
-use portreeve_tests::figures::{self, Contender};
+use portreeve_tests::benchmark::{self, Contender};
 
 fn main() {
     if helper::is_wanted() {
@@ -24,7 +24,7 @@ fn main() {
     if echo::is_wanted() {
         return echo::serve();
     }
-    figures::main("bind, listen, hand over: per listener, median of rounds", inside);
+    benchmark::main("bind, listen, hand over: per listener, median of rounds", inside);
 }
 
 fn inside(host: &Host) {
@@ -76,7 +76,7 @@ fn hand_over_with(case: &str, size: usize, client: &mut dyn Worker, ask: fn(&Hel
         Contender::new("locked", || in_batches(units, size, |endpoints| ask(&locked, endpoints)))
             .then(|| locked.release()),
     ];
-    figures::measure(case, units, contenders);
+    benchmark::measure(case, units, contenders);
 }
 
 /// From the request to the end of the listener.
@@ -92,7 +92,7 @@ fn live(case: &str, size: usize) {
         Contender::new("direct", || endpoints::next(units).for_each(direct::listen_and_close)),
         Contender::new("helper", || in_batches(units, size, theirs)),
     ];
-    figures::measure(case, units, contenders);
+    benchmark::measure(case, units, contenders);
 }
 
 /// As many peers as that, each with a thread; the helper serves each with a process.
@@ -112,7 +112,7 @@ fn at_once(peers: usize) {
         Contender::new("helper", || each_in_a_thread(&helpers, share, theirs))
             .then(|| helpers.iter().for_each(Helper::release)),
     ];
-    figures::measure(&format!("handover/peers{peers}"), peers * share, contenders);
+    benchmark::measure(&format!("handover/peers{peers}"), peers * share, contenders);
 }
 
 fn each_in_a_thread<T: Sync>(all: &[T], share: usize, run: impl Fn(&T, &[SocketAddrV4]) + Sync) {
@@ -132,7 +132,7 @@ fn ping() {
         Contender::new("ours", || (0..A_ROUND).for_each(|_| client.ping())),
         Contender::new("echo", || (0..A_ROUND).for_each(|_| echo.echo())),
     ];
-    figures::measure("ping", A_ROUND, contenders);
+    benchmark::measure("ping", A_ROUND, contenders);
 }
 
 fn in_batches(units: usize, size: usize, batch: impl FnMut(&[SocketAddrV4])) {

@@ -30,7 +30,7 @@ impl Broker {
             }}"#,
             broker::SOCKET
         );
-        Self { _process: portreeve_tests::Broker::start_quietly(host, &config) }
+        Self { _process: portreeve_tests::Broker::start_with_log_file(host, &config) }
     }
 
     /// Has a peer hold as many listeners, until what is given is dropped.

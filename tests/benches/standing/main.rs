@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use portreeve_protocol::List;
 use portreeve_protocol::message::{ListenMany, ListenerId, Outcome};
+use portreeve_tests::benchmark::{self, is_wanted, median, report, report_beside};
 use portreeve_tests::chroot::Chroot;
-use portreeve_tests::figures::{self, is_wanted, median, report, report_beside};
 use portreeve_tests::peer::listen;
 use portreeve_tests::{Broker, Host, Peer, binaries, flood, process, sample};
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 const ROUNDS: usize = 20;
 
 fn main() {
-    figures::main("a broker that stands ready: medians", inside);
+    benchmark::main("a broker that stands ready: medians", inside);
 }
 
 fn inside(host: &Host) {
@@ -45,7 +45,7 @@ fn starts(host: &Host) {
     let config = sample::control(r#"( "127.0.0.0/8:20000-20063" )"#);
     let start = || {
         let started = Instant::now();
-        let mut broker = Broker::start_quietly(host, &config);
+        let mut broker = Broker::start_with_log_file(host, &config);
         let took = milliseconds(started.elapsed());
         broker.terminate();
         took
@@ -56,7 +56,7 @@ fn starts(host: &Host) {
 
 /// The round trip of a peer, of which another user's flood may make twice as much as it is when idle.
 fn floods(host: &Host) {
-    let broker = Broker::start_quietly(host, &sample::control(r#"( "127.0.0.1:1-65535" )"#));
+    let broker = Broker::start_with_log_file(host, &sample::control(r#"( "127.0.0.1:1-65535" )"#));
     let mut bystander = broker.peer();
     let mut latency = || flood::latency(&mut bystander, Duration::from_millis(200)).as_nanos() as f64;
     for (what, flood) in flood::ALL {
@@ -75,7 +75,7 @@ fn successor(host: &Host) {
     chroot.worker_directory("Maildir");
     let command = r#"( /run/host/bin/smtp_worker "--listen" "127.0.0.1:25" "--greeting" "mx1.example" )"#;
     let rest = r#"esmtp_listener { listen "127.0.0.1:25" {} } worker { stable_after = 0 }"#;
-    let broker = Broker::start_quietly(host, &sample::worker(&chroot, command, rest));
+    let broker = Broker::start_with_log_file(host, &sample::worker(&chroot, command, rest));
     let greeting = || {
         let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, 25)).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -98,7 +98,7 @@ fn successor(host: &Host) {
 
 /// RSS and PSS, and what of it is the broker's own (anonymous) memory.
 fn memory(host: &Host) {
-    let broker = Broker::start_quietly(host, &sample::control(r#"( "127.0.0.0/8:20000-20063" )"#));
+    let broker = Broker::start_with_log_file(host, &sample::control(r#"( "127.0.0.0/8:20000-20063" )"#));
     let mut peer = broker.peer();
     let figure = |when: &str| {
         let kilobytes = |name| {
@@ -128,7 +128,7 @@ fn memory(host: &Host) {
 
 fn listen_many(peer: &mut Peer, some: &[portreeve_protocol::message::Listen]) -> Vec<ListenerId> {
     let request = ListenMany { all_or_nothing: true, listeners: List::first_of(some.iter().cloned()) };
-    let (reply, _sockets) = peer.ask(&request).unwrap();
+    let (reply, _sockets) = peer.request(&request).unwrap();
     let id = |outcome| match outcome {
         Outcome::Done(portreeve_protocol::message::Listening { id }) => id,
         Outcome::Fault(fault) => panic!("{fault}"),

@@ -65,26 +65,26 @@ impl Addresses {
                 let some = self.some();
                 let addresses = List::first_of(some.clone());
                 let add = AddAddress { addresses, lease, epoch: 0, probes, announce };
-                self.ask(ledger, session, &some, &add, Leases::from)
+                self.request(ledger, session, &some, &add, Leases::from)
             }
             3..7 => {
                 let some = self.chosen(ledger, session);
                 let addresses = List::first_of(some.clone());
                 let lease = self.random.one_in(2).then(|| self.lease());
                 let renew = RenewAddress { addresses, lease, epoch: 0 };
-                self.ask(ledger, session, &some, &renew, Leases::from)
+                self.request(ledger, session, &some, &renew, Leases::from)
             }
             7 => {
                 let some = self.chosen(ledger, session);
                 let announce = Announce { addresses: List::first_of(some.clone()), epoch: 0 };
-                self.ask(ledger, session, &some, &announce, Leases::from)
+                self.request(ledger, session, &some, &announce, Leases::from)
             }
             8 | 9 => {
                 let some = self.chosen(ledger, session);
                 self.remove(ledger, session, &some)
             }
             10 => self.take(ledger, session),
-            _ => session.ask(ledger, &ListAddresses { after: None }).map(drop),
+            _ => session.request(ledger, &ListAddresses { after: None }).map(drop),
         }
     }
 
@@ -102,7 +102,7 @@ impl Addresses {
     }
 
     /// Asks for something that ends in leases. Until the answer is there nobody knows when they end.
-    fn ask<T: Operation>(
+    fn request<T: Operation>(
         &mut self,
         ledger: &Ledger,
         session: &mut Session,
@@ -118,7 +118,7 @@ impl Addresses {
             })
             .collect();
         let asked = Instant::now();
-        let answer = session.ask(ledger, request);
+        let answer = session.request(ledger, request);
         let longest = Instant::now() + Duration::from_secs(LONGEST);
         let results = match answer {
             Ok(Ok((reply, _))) => leases(reply).results.into_vec(),
@@ -153,7 +153,7 @@ impl Addresses {
     fn remove(&mut self, ledger: &Ledger, session: &mut Session, addresses: &[IpAddr]) -> Result<(), Lost> {
         self.settle_all(ledger, addresses, Instant::now() + Duration::from_secs(LONGEST));
         let request = RemoveAddress { addresses: List::first_of(addresses.to_vec()), epoch: 0 };
-        let reply = match session.ask(ledger, &request)? {
+        let reply = match session.request(ledger, &request)? {
             Ok((reply, _)) => reply,
             Err(fault) => {
                 ledger.violation(format_args!("remove-address: {fault}"));
@@ -182,7 +182,7 @@ impl Addresses {
     fn take(&mut self, ledger: &Ledger, session: &mut Session) -> Result<(), Lost> {
         let theirs = self.any(if self.range == 1 { 2 } else { 1 });
         let addresses = List::first_of([theirs]);
-        match session.ask(ledger, &RemoveAddress { addresses, epoch: 0 })? {
+        match session.request(ledger, &RemoveAddress { addresses, epoch: 0 })? {
             Ok((reply, _)) => match reply.results.first() {
                 Some(Outcome::Fault(_)) => ledger.count("addresses of others that were not had"),
                 other => ledger.violation(format_args!("{} removed {theirs}: {other:?}", session.name)),

@@ -17,8 +17,8 @@ use super::ledger::Ledger;
 use super::session::Session;
 use super::supervisor::Supervisor;
 use super::tables::{self, Memory};
-use crate::census::{self, Descriptors};
-use crate::wait::PATIENCE;
+use crate::resources::{self, Descriptors};
+use crate::wait::TIMEOUT;
 
 /// How long after its lease the packet filter may let an address through: it counts in ticks of the kernel.
 const FENCE: Duration = Duration::from_millis(500);
@@ -60,12 +60,12 @@ impl<'a> Auditor<'a> {
         Self { ledger, user, start: None, first: None, snapshots: Vec::new() }
     }
 
-    fn ask(&self) -> Option<Told> {
+    fn request(&self) -> Option<Told> {
         let mut session = Session::open(self.ledger, self.user).ok()?;
         let mut told = Told { listeners: Vec::new(), sessions: Vec::new(), addresses: Vec::new() };
         let mut after = 0;
         loop {
-            let (page, _) = session.ask(self.ledger, &StatusRequest { after }).ok()?.ok()?;
+            let (page, _) = session.request(self.ledger, &StatusRequest { after }).ok()?.ok()?;
             told.listeners.extend(page.listeners.into_vec());
             told.sessions = page.sessions.into_vec();
             after = page.next;
@@ -75,7 +75,7 @@ impl<'a> Auditor<'a> {
         }
         loop {
             let after = told.addresses.last().map(|row| row.lease.address);
-            let (page, _) = session.ask(self.ledger, &ListAddresses { after }).ok()?.ok()?;
+            let (page, _) = session.request(self.ledger, &ListAddresses { after }).ok()?.ok()?;
             told.addresses.extend(page.addresses.into_vec());
             if !page.more {
                 return Some(told);
@@ -92,7 +92,7 @@ impl<'a> Auditor<'a> {
 
     /// Looks until nothing is otherwise than it should be; what still is after a while is a violation.
     fn eventually(&self, when: &str, look: impl Fn() -> Vec<String>) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             let wrong = look();
             if wrong.is_empty() {
@@ -107,7 +107,7 @@ impl<'a> Auditor<'a> {
 
     /// Who holds which listener, by the broker and by the kernel.
     fn listeners(&self) -> Vec<String> {
-        let Some(told) = self.ask() else { return vec!["the broker does not tell its state".to_owned()] };
+        let Some(told) = self.request() else { return vec!["the broker does not tell its state".to_owned()] };
         let owner = |row: &Listener| match row.owner.strip_prefix("session ").map(str::parse::<u64>) {
             Some(Ok(number)) => {
                 let session = told.sessions.iter().find(|session| session.id == number);
@@ -160,7 +160,7 @@ impl<'a> Auditor<'a> {
         let begin = Instant::now();
         let elements: Vec<(String, IpAddr)> = tables::elements(&tables::rules());
         let present = tables::addresses();
-        let told = self.ask();
+        let told = self.request();
         let now = Instant::now();
         let over = |address: &IpAddr, late: Duration| {
             known.get(address).is_none_or(|one| one.until.is_some_and(|until| begin > until + late))
@@ -233,7 +233,7 @@ impl<'a> Auditor<'a> {
         let mut wrong = Vec::new();
         // Before this asks anything: the broker may still have to hear that its session is over.
         for (who, pid, before) in [("broker", broker, &start.broker), ("worker", worker, &start.worker)] {
-            let more = tables::descriptors(pid).beyond(before);
+            let more = tables::descriptors(pid).not_in(before);
             if !more.is_empty() {
                 wrong.push(format!("the {who} has {more:?} more than at the start"));
             }
@@ -244,7 +244,7 @@ impl<'a> Auditor<'a> {
             }
         }
         wrong.extend(self.listeners());
-        if let Some(told) = self.ask().filter(|told| !told.addresses.is_empty()) {
+        if let Some(told) = self.request().filter(|told| !told.addresses.is_empty()) {
             wrong.push(format!("the broker still has {:?}", told.addresses));
         }
         let family = BTreeSet::from(family);
@@ -290,7 +290,7 @@ fn kernel(rows: &BTreeMap<String, (u64, String)>) -> Vec<String> {
     let (udp, tcp): (Vec<&String>, Vec<&String>) =
         rows.keys().partition(|endpoint| endpoint.ends_with("/udp"));
     let told: BTreeSet<SocketAddr> = tcp.iter().filter_map(|endpoint| endpoint.parse().ok()).collect();
-    let found: BTreeSet<SocketAddr> = census::listening().into_iter().collect();
+    let found: BTreeSet<SocketAddr> = resources::tcp_listeners().into_iter().collect();
     let mut wrong = Vec::new();
     if told != found {
         let [more, fewer] = [&found - &told, &told - &found];

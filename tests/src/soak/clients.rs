@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::actor::Actor;
 use super::ledger::Ledger;
 use crate::random::Random;
-use crate::wait::PATIENCE;
+use crate::wait::TIMEOUT;
 
 /// Where the worker serves: a listener that it asks for, and one that it was started with.
 pub const SERVED: [u16; 2] = [25, 26];
@@ -45,7 +45,7 @@ impl Actor for Client {
 
 fn connect(ledger: &Ledger, server: &SocketAddr) -> Option<TcpStream> {
     let begun = ledger.closed.now();
-    match TcpStream::connect_timeout(server, PATIENCE) {
+    match TcpStream::connect_timeout(server, TIMEOUT) {
         Ok(client) => Some(client),
         Err(_) if ledger.closed.since(begun) => {
             ledger.count("clients that came while nobody served");
@@ -59,7 +59,7 @@ fn connect(ledger: &Ledger, server: &SocketAddr) -> Option<TcpStream> {
 }
 
 fn greeted(client: &mut TcpStream, talk: bool) -> std::io::Result<()> {
-    client.set_read_timeout(Some(PATIENCE))?;
+    client.set_read_timeout(Some(TIMEOUT))?;
     let mut answer = [0; 512];
     let mut expect = |client: &mut TcpStream, code: &[u8]| {
         let length = client.read(&mut answer)?;

@@ -15,7 +15,7 @@ use super::trouble::Moment;
 use super::visit::{serve, serves_nobody};
 use crate::peer::listen;
 use crate::random::Random;
-use crate::wait::PATIENCE;
+use crate::wait::TIMEOUT;
 
 /// As many as one peer holds at once.
 const MOST: usize = 60;
@@ -70,7 +70,7 @@ impl Listeners {
         self.held = held;
         gone.iter().for_each(|(endpoint, _)| ledger.give_back(endpoint, &session.name));
         let listeners = List::first_of(gone.into_iter().map(|(_, id)| id));
-        if let Err(fault) = session.ask(ledger, &Stop { listeners })? {
+        if let Err(fault) = session.request(ledger, &Stop { listeners })? {
             wrong(ledger, "stop", &fault)?;
         }
         self.seen = now;
@@ -90,7 +90,7 @@ impl Listeners {
             5..9 => self.stop(ledger, session),
             9 => self.stop_of_others(ledger, session),
             10 => self.compare(ledger, session),
-            _ => match session.ask(ledger, &Ping {})? {
+            _ => match session.request(ledger, &Ping {})? {
                 Ok(_) => Ok(()),
                 Err(fault) => wrong(ledger, "ping", &fault),
             },
@@ -105,9 +105,9 @@ impl Listeners {
     }
 
     fn start_at(&mut self, ledger: &Ledger, session: &mut Session, endpoint: &str) -> Result<(), Lost> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
-            match session.ask(ledger, &listen(endpoint))? {
+            match session.request(ledger, &listen(endpoint))? {
                 Ok((reply, mut sockets)) => {
                     self.note(ledger, session, endpoint, reply.id);
                     match sockets.pop() {
@@ -142,7 +142,7 @@ impl Listeners {
         endpoints.dedup();
         let all_or_nothing = self.random.one_in(2);
         let listeners = List::first_of(endpoints.iter().map(|endpoint| listen(endpoint)));
-        let (reply, sockets) = match session.ask(ledger, &ListenMany { all_or_nothing, listeners })? {
+        let (reply, sockets) = match session.request(ledger, &ListenMany { all_or_nothing, listeners })? {
             Ok(done) => done,
             Err(fault) => return wrong(ledger, "listen-many", &fault),
         };
@@ -183,7 +183,7 @@ impl Listeners {
             .collect();
         some.iter().for_each(|(endpoint, _)| ledger.give_back(endpoint, &session.name));
         let listeners = List::first_of(some.iter().map(|(_, id)| *id));
-        match session.ask(ledger, &Stop { listeners })? {
+        match session.request(ledger, &Stop { listeners })? {
             Ok((stopped, _)) if stopped.unknown.is_empty() => {
                 let own = some.iter().filter(|(endpoint, _)| Self::is_own(endpoint));
                 own.for_each(|(endpoint, _)| serves_nobody(ledger, endpoint));
@@ -203,7 +203,7 @@ impl Listeners {
     fn stop_of_others(&mut self, ledger: &Ledger, session: &mut Session) -> Result<(), Lost> {
         let others = ledger.listeners().into_values().filter(|held| held.owner != session.name);
         let ids: Vec<ListenerId> = others.map(|held| held.id).take(8).chain([ListenerId(1)]).collect();
-        match session.ask(ledger, &Stop { listeners: List::first_of(ids.clone()) })? {
+        match session.request(ledger, &Stop { listeners: List::first_of(ids.clone()) })? {
             Ok((stopped, _)) if stopped.unknown.len() == ids.len() => {}
             answer => ledger.violation(format_args!("{} stopped of {ids:?}: {answer:?}", session.name)),
         }
@@ -214,7 +214,7 @@ impl Listeners {
     fn compare(&mut self, ledger: &Ledger, session: &mut Session) -> Result<(), Lost> {
         let (mut rows, mut after) = (Vec::new(), 0);
         loop {
-            let Ok((page, _)) = session.ask(ledger, &StatusRequest { after })? else {
+            let Ok((page, _)) = session.request(ledger, &StatusRequest { after })? else {
                 return wrong(ledger, "status", &"refused");
             };
             rows.extend(page.listeners.into_vec().into_iter().map(|row| (row.endpoint.to_string(), row.id)));

@@ -75,7 +75,7 @@ pub struct Settings {
 
 /// Runs a soak on this host, which is nobody else's.
 pub fn run(host: &Host, settings: &Settings) -> Report {
-    lan::join(&["far"]);
+    lan::create(&["far"]);
     let before = Outside::now();
     let (ledger, latencies) = (Ledger::default(), Mutex::default());
     let users: Vec<u32> = LISTENERS.into_iter().chain(ADDRESSES).chain([WATCHER, AUDITOR]).collect();

@@ -28,9 +28,9 @@ impl Supervisor<'_> {
                     kill(rest[0], Signal::KILL);
                 });
             }
-            Broker::succeed_quietly(self.host, &self.config)
+            Broker::start_successor_with_log_file(self.host, &self.config)
         });
-        let status = old.ended();
+        let status = old.wait_for_exit();
         if !status.success() {
             ledger.violation(format_args!("the broker ended with {status} when it was taken over"));
         }
@@ -55,9 +55,10 @@ impl Supervisor<'_> {
         self.config = self.configuration.text(reach);
         broker::config(self.host, &self.config);
         let mut peer = self.broker().peer();
-        let last = |peer: &mut crate::Peer| peer.ask(&Reload { last: true }).map(|(reloaded, _)| reloaded);
+        let last =
+            |peer: &mut crate::Peer| peer.request(&Reload { last: true }).map(|(reloaded, _)| reloaded);
         let outcome = match by_signal {
-            false => peer.ask(&Reload { last: false }).map(|(reloaded, _)| reloaded),
+            false => peer.request(&Reload { last: false }).map(|(reloaded, _)| reloaded),
             true => {
                 let before = last(&mut peer).map_or(0, |reloaded| reloaded.number);
                 self.broker().signal(Signal::HUP);

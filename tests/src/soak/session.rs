@@ -42,7 +42,7 @@ impl Session {
         let (buffer, name) = (codec::frame_buffer(), format!("user {user}"));
         let mut session = Self { peer, number: 0, buffer, began, name, generation };
         let hello = Hello { client: Text::clipped("soak"), features: 0 };
-        match session.ask(ledger, &hello)? {
+        match session.request(ledger, &hello)? {
             Ok((welcome, _)) => session.name = welcome.peer.to_string(),
             Err(fault) => {
                 ledger.violation(format_args!("the hello of user {user} was refused: {fault}"));
@@ -54,7 +54,7 @@ impl Session {
     }
 
     /// Asks and waits for the answer. A session that is lost while the broker lives is a violation.
-    pub fn ask<T: Operation>(&mut self, ledger: &Ledger, request: &T) -> Result<Answer<T>, Lost> {
+    pub fn request<T: Operation>(&mut self, ledger: &Ledger, request: &T) -> Result<Answer<T>, Lost> {
         self.number += 1;
         ledger.count(T::NAME);
         let packet = codec::encode(&mut self.buffer, T::KIND, self.number, 0, request).unwrap();

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use super::configuration::{Configuration, Reach};
 use super::ledger::Ledger;
 use super::tables;
-use crate::wait::PATIENCE;
+use crate::wait::TIMEOUT;
 use crate::{Broker, Host, eventually, process};
 
 /// How the broker ends.
@@ -40,7 +40,7 @@ impl<'a> Supervisor<'a> {
     pub fn start(host: &'a Host, ledger: &'a Ledger, users: &[u32]) -> Self {
         let (mut configuration, reach) = (Configuration::new(host, users), Reach::Plain);
         let config = configuration.text(reach);
-        let broker = Some(Broker::start_quietly(host, &config));
+        let broker = Some(Broker::start_with_log_file(host, &config));
         let supervisor = Self { host, ledger, configuration, config, reach, broker };
         supervisor.await_worker();
         supervisor
@@ -96,14 +96,14 @@ impl<'a> Supervisor<'a> {
                 rest.iter().for_each(|pid| kill(*pid, Signal::KILL));
             }
         }
-        let status = broker.ended();
+        let status = broker.wait_for_exit();
         if status.success() != (how == End::Asked) {
             ledger.violation(format_args!("the broker ended with {status} ({how:?})"));
         }
         if how == End::Killed {
             // The worker serves what it has without it.
             std::thread::sleep(pause);
-            if !process::runs(rest[0]) {
+            if !process::is_running(rest[0]) {
                 ledger.violation("the worker ended with its broker");
             }
             ledger.worker_ends.begin();
@@ -114,7 +114,7 @@ impl<'a> Supervisor<'a> {
         rest.iter().for_each(|pid| self.await_end(*pid));
         drop(broker);
         ledger.next_generation();
-        self.broker = Some(Broker::start_quietly(self.host, &self.config));
+        self.broker = Some(Broker::start_with_log_file(self.host, &self.config));
         self.await_worker();
         ledger.closed.end();
         ledger.worker_ends.end();
@@ -129,7 +129,7 @@ impl<'a> Supervisor<'a> {
 
     /// Waits until a process is gone, by its parent or, where that is gone, by this process.
     pub(super) fn await_end(&self, pid: u32) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while Path::new(&format!("/proc/{pid}")).exists() {
             let _not_a_child = waitpid(Pid::from_raw(pid.cast_signed()), WaitOptions::NOHANG);
             if Instant::now() > end {
@@ -146,7 +146,7 @@ impl<'a> Supervisor<'a> {
         for port in super::clients::SERVED {
             eventually("a worker that serves", || {
                 let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
-                client.set_read_timeout(Some(PATIENCE)).ok()?;
+                client.set_read_timeout(Some(TIMEOUT)).ok()?;
                 let length = std::io::Read::read(&mut client, &mut [0; 64]).ok()?;
                 (length > 0).then_some(())
             });

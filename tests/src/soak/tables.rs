@@ -7,9 +7,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::census::Descriptors;
 use crate::lan;
 use crate::namespaces::run;
+use crate::resources::Descriptors;
 
 /// The tables of sockets in /proc/net, and how many words of a row come before its state.
 const SOCKETS: [(&str, Option<usize>); 7] = [

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::ledger::Ledger;
 use super::trouble::Moment;
 use crate::broker::timespec;
-use crate::wait::PATIENCE;
+use crate::wait::TIMEOUT;
 
 fn at(endpoint: &str) -> (SocketAddr, bool) {
     let (address, udp) = endpoint.strip_suffix("/udp").map_or((endpoint, false), |address| (address, true));
@@ -30,11 +30,11 @@ pub fn serve(ledger: &Ledger, began: Moment, endpoint: &str, socket: OwnedFd) {
 
 fn await_input(socket: &OwnedFd) -> bool {
     let mut one = [PollFd::new(socket, PollFlags::IN)];
-    poll(&mut one, Some(&timespec(PATIENCE))).unwrap() == 1
+    poll(&mut one, Some(&timespec(TIMEOUT))).unwrap() == 1
 }
 
 fn connection(address: SocketAddr, socket: OwnedFd) -> std::io::Result<bool> {
-    let client = TcpStream::connect_timeout(&address, PATIENCE)?;
+    let client = TcpStream::connect_timeout(&address, TIMEOUT)?;
     if !await_input(&socket) {
         return Ok(false);
     }
@@ -58,7 +58,7 @@ pub fn serves_nobody(ledger: &Ledger, endpoint: &str) {
     if udp {
         return;
     }
-    match TcpStream::connect_timeout(&address, PATIENCE) {
+    match TcpStream::connect_timeout(&address, TIMEOUT) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => ledger.count("listeners stopped"),
         other => ledger.violation(format_args!("{endpoint} was stopped and a client got {other:?}")),
     }

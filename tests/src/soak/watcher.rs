@@ -28,7 +28,7 @@ impl Actor for Watcher<'_> {
             return;
         };
         let begin = Instant::now();
-        if session.ask(ledger, &Ping {}).is_err() {
+        if session.request(ledger, &Ping {}).is_err() {
             return;
         }
         let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -40,7 +40,7 @@ impl Actor for Watcher<'_> {
             latencies.len()
         };
         if count % 16 == 0 {
-            match session.ask(ledger, &StatusRequest { after: 0 }) {
+            match session.request(ledger, &StatusRequest { after: 0 }) {
                 Ok(Ok(_)) => {}
                 Ok(Err(fault)) => ledger.violation(format_args!("status: {fault}")),
                 Err(_) => return,

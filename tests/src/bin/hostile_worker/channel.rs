@@ -70,7 +70,7 @@ fn descriptors_with_a_request() -> Outcome {
     let packet = codec::encode(&mut buffer, Ping::KIND, 7, 0, &Ping {}).unwrap();
     let standard = std::io::stdin();
     channel::send(&peer.channel, packet, &[standard.as_fd(); 200]).unwrap();
-    held_if(peer.is_cut_off(), "the session ends")
+    held_if(peer.is_disconnected(), "the session ends")
 }
 
 fn malformed_frames() -> Outcome {
@@ -85,7 +85,7 @@ fn malformed_frames() -> Outcome {
                 seed.to_le_bytes()[0]
             })
             .collect();
-        if channel::send_bare(&peer.channel, &bytes).is_ok() && !peer.is_cut_off() {
+        if channel::send_bare(&peer.channel, &bytes).is_ok() && !peer.is_disconnected() {
             return Outcome::Escaped(format!("{length} bytes of nothing did not end the session"));
         }
     }

@@ -12,15 +12,15 @@ mod identity;
 mod kernel;
 mod namespaces;
 mod network;
+mod payload;
 mod processes;
-mod program;
 
 use attack::Attack;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() == Some("--as-program") {
-        return program::run(&arguments.next().unwrap_or_default());
+        return payload::run(&arguments.next().unwrap_or_default());
     }
     let tables: [&[Attack]; 6] = [
         identity::ATTACKS,

@@ -1,4 +1,4 @@
-//! Runs a program as if the kernel refused some system calls: `refusing_kernel CALL=ERRNO... -- PROGRAM ARGUMENT...`
+//! Runs a program as if the kernel refused some system calls: `deny_syscalls CALL=ERRNO... -- PROGRAM ARGUMENT...`
 //!
 //! `prctl:22=EPERM` refuses a call for one value of its first argument only, `socket:12@2=EPERM` for one of its third. Needs CAP_SYS_ADMIN, because it does not set
 //! no_new_privs: a program under test that does is to be seen doing it.

@@ -12,48 +12,48 @@ use portreeve_protocol::channel;
 use rustix::process::{Signal, kill_process};
 
 use crate::broker::{Log, pid_of};
-use crate::process::Tree;
-use crate::wait::PATIENCE;
-use crate::{Host, census, eventually};
+use crate::process::ProcessTree;
+use crate::wait::TIMEOUT;
+use crate::{Host, eventually, resources};
 
 /// The service manager.
-pub struct Manager {
+pub struct ServiceManager {
     address: PathBuf,
     socket: UnixDatagram,
     /// What it stores, by name.
-    pub store: BTreeMap<String, OwnedFd>,
+    pub fdstore: BTreeMap<String, OwnedFd>,
     /// Every other line that it was told.
-    pub heard: Vec<String>,
+    pub notifications: Vec<String>,
 }
 
 /// A broker that it runs.
 pub struct Service {
     child: Child,
-    tree: Tree,
+    tree: ProcessTree,
     /// Its standard error.
     pub log: Log,
 }
 
-impl Manager {
+impl ServiceManager {
     /// One that stores nothing yet.
     pub fn new(host: &Host) -> Self {
         let address = host.path("manager.sock");
         let socket = UnixDatagram::bind(&address).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { address, socket, store: BTreeMap::new(), heard: Vec::new() }
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
+        Self { address, socket, fdstore: BTreeMap::new(), notifications: Vec::new() }
     }
 
     /// Starts a broker, which may store so many descriptors and is passed what is stored.
     pub fn start(&self, program: &Path, config: &Path, most: usize) -> Service {
         // Numbers that nothing else has, for the shell to put in their places; they are open in what is executed.
         let copies: Vec<OwnedFd> =
-            self.store.values().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 100).unwrap()).collect();
+            self.fdstore.values().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 100).unwrap()).collect();
         for copy in &copies {
             rustix::io::fcntl_setfd(copy, rustix::io::FdFlags::empty()).unwrap();
         }
         let places = copies.iter().zip(3..).map(|(copy, place)| format!("{place}<&{} ", copy.as_raw_fd()));
         let script = format!("exec {}; LISTEN_PID=$$ exec \"$@\"", places.collect::<String>());
-        let names: Vec<&str> = self.store.keys().map(String::as_str).collect();
+        let names: Vec<&str> = self.fdstore.keys().map(String::as_str).collect();
         let mut command = Command::new("bash");
         command.args(["-c", &script, "bash"]).arg(program).arg("--config").arg(config);
         command.env("NOTIFY_SOCKET", &self.address).env("FDSTORE", most.to_string());
@@ -62,16 +62,16 @@ impl Manager {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Log::default();
         log.follow(child.stderr.take().unwrap());
-        Service { tree: Tree::of(child.id()), child, log }
+        Service { tree: ProcessTree::of(child.id()), child, log }
     }
 
     /// Hears one message.
     #[track_caller]
-    pub fn hear(&mut self) {
+    pub fn receive(&mut self) {
         let (mut packet, mut descriptors) = ([0; 4096], Vec::new());
         let received =
             channel::receive(&self.socket, &mut packet, &mut descriptors).unwrap_or_else(|error| {
-                panic!("the service manager was told nothing: {error}{}", census::holders())
+                panic!("the service manager was told nothing: {error}{}", resources::tcp_listener_holders())
             });
         let text = String::from_utf8(packet[..received.bytes].to_vec()).unwrap();
         let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
@@ -79,32 +79,32 @@ impl Manager {
             (Some(name), Some(descriptor)) => {
                 assert!(value("FDSTORE=") == Some("1") && value("FDPOLL=") == Some("0"), "{text}");
                 assert!(name.len() <= 255 && !name.contains(':'), "{name}");
-                self.store.insert(name.to_owned(), descriptor);
+                self.fdstore.insert(name.to_owned(), descriptor);
             }
             (Some(name), None) => {
                 assert_eq!(value("FDSTOREREMOVE="), Some("1"), "{text}");
-                self.store.remove(name);
+                self.fdstore.remove(name);
             }
-            (None, _) => self.heard.extend(text.lines().map(str::to_owned)),
+            (None, _) => self.notifications.extend(text.lines().map(str::to_owned)),
         }
         assert!(descriptors.is_empty(), "more descriptors than one came: {text}");
     }
 
     /// Hears until something holds.
     #[track_caller]
-    pub fn hear_until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let end = Instant::now() + PATIENCE;
+    pub fn receive_until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let end = Instant::now() + TIMEOUT;
         while !holds(self) {
-            assert!(Instant::now() < end, "{what}: {:?}", self.heard);
-            self.hear();
+            assert!(Instant::now() < end, "{what}: {:?}", self.notifications);
+            self.receive();
         }
     }
 
     /// Hears until it is told this, and forgets what it was told by then.
     #[track_caller]
-    pub fn hear_of(&mut self, word: &str) {
-        self.hear_until(word, |manager| manager.heard.iter().any(|heard| heard == word));
-        self.heard.clear();
+    pub fn await_notification(&mut self, word: &str) {
+        self.receive_until(word, |manager| manager.notifications.iter().any(|heard| heard == word));
+        self.notifications.clear();
     }
 }
 
@@ -116,30 +116,30 @@ impl Service {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        self.tree.note();
+        self.tree.record();
         kill_process(pid_of(&self.child), signal).unwrap();
     }
 
     /// Waits for its end.
     #[track_caller]
-    pub fn ended(&mut self) -> ExitStatus {
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
         eventually("the broker's end", || self.child.try_wait().unwrap())
     }
 }
 
 impl Service {
     /// Kills what is left of its processes, as a service manager does.
-    pub fn clear(&mut self) {
-        self.tree.note();
+    pub fn kill_all(&mut self) {
+        self.tree.record();
         let _ = self.child.kill(); // it may have ended
         let _ = self.child.wait();
-        self.tree.end_descendants();
+        self.tree.kill_descendants();
     }
 }
 
 impl Drop for Service {
     fn drop(&mut self) {
-        self.clear();
+        self.kill_all();
         if std::thread::panicking() {
             eprintln!("the broker's log:");
             self.log.lines().iter().for_each(|line| eprintln!("{line:.500}"));

@@ -68,7 +68,7 @@ fn side_by_side(explained: &Status, kernel: &Status) -> String {
 
 /// Every thread of the process is as explained, and so are its root and its limits.
 #[track_caller]
-pub fn is_as_explained(explained: &Value, name: &str, pid: u32) {
+pub fn assert_process_matches(explained: &Value, name: &str, pid: u32) {
     let process = role(explained, name);
     let expected = status(process);
     for thread in process::threads(pid) {
@@ -101,7 +101,7 @@ pub fn is_as_explained(explained: &Value, name: &str, pid: u32) {
 
 /// Landlock, seccomp and securebits are in no file of /proc: the broker tells what it verified.
 #[track_caller]
-pub fn publishes_what_is_explained(explained: &Value, channel: &mut Peer) {
+pub fn assert_status_matches(explained: &Value, channel: &mut Peer) {
     let published = channel.status();
     for name in ["broker", "reader"] {
         let process = published.processes.iter().find(|process| &*process.role == name).unwrap();

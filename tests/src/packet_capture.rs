@@ -9,13 +9,13 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::broker::timespec;
-use crate::lan::{INTERFACE, within};
+use crate::lan::{INTERFACE, in_host};
 
 /// See socket(7), of timestamps.
 const SIOCGSTAMPNS: libc::Ioctl = 0x8907;
 
 /// A packet socket at the interface of a host.
-pub struct Wire {
+pub struct PacketCapture {
     socket: File,
     /// A frame that was read and arrived after the end of the last collection.
     next: Option<Frame>,
@@ -30,11 +30,11 @@ pub struct Frame {
     pub bytes: Vec<u8>,
 }
 
-impl Wire {
+impl PacketCapture {
     /// Listens at a host of the network.
     #[track_caller]
-    pub fn at(host: &str) -> Self {
-        within(host, || {
+    pub fn on(host: &str) -> Self {
+        in_host(host, || {
             let all = u16::try_from(libc::ETH_P_ALL).unwrap().to_be();
             // SAFETY: no pointer is given, and what is returned is checked and owned by nobody else.
             let socket = unsafe {
@@ -125,21 +125,21 @@ pub fn hex(words: &str) -> Vec<u8> {
 }
 
 /// A request of the host at 10.1.1.201 for 10.1.1.7.
-pub const ASK: &str = "ff ff ff ff ff ff 02 00 00 00 00 02 08 06 \
+pub const ARP_QUERY: &str = "ff ff ff ff ff ff 02 00 00 00 00 02 08 06 \
     00 01 08 00 06 04 00 01 02 00 00 00 00 02 0a 01 01 c9 00 00 00 00 00 00 0a 01 01 07";
 
 /// The kernel counts a timeout in ticks, of 10 ms where they are longest (CONFIG_HZ=100).
 pub const TICK: Duration = Duration::from_millis(10);
 
 /// Whether a frame answers it.
-pub fn answer(frame: &[u8]) -> bool {
+pub fn is_arp_reply(frame: &[u8]) -> bool {
     frame.get(12..14) == Some(&[8, 6])
         && frame.get(21) == Some(&2)
         && frame.get(28..32) == Some(&[10, 1, 1, 7])
 }
 
 /// Whether a frame announces an address by ARP, from this hardware address.
-pub fn announces(frame: &[u8], hardware: [u8; 6], address: Ipv4Addr) -> bool {
+pub fn is_arp_announcement(frame: &[u8], hardware: [u8; 6], address: Ipv4Addr) -> bool {
     frame.get(12..14) == Some(&[8, 6])
         && frame.get(6..12) == Some(&hardware)
         && frame.get(28..32) == Some(&address.octets())
@@ -147,14 +147,14 @@ pub fn announces(frame: &[u8], hardware: [u8; 6], address: Ipv4Addr) -> bool {
 }
 
 /// Asks every few milliseconds until nobody has answered for a second, and gives when the last answer came.
-pub fn last_answer(wire: &mut Wire, begin: Instant) -> Option<Duration> {
+pub fn last_arp_reply(wire: &mut PacketCapture, begin: Instant) -> Option<Duration> {
     // A busy machine may leave this program no time to ask: that alone is no silence.
     const UNANSWERED: usize = 50;
     let (mut last, mut unanswered) = (None, 0);
     let end = begin + Duration::from_secs(15);
     while Instant::now() < end {
-        wire.send(&hex(ASK));
-        match wire.collect(Duration::from_millis(4), answer, |frames| !frames.is_empty()).first() {
+        wire.send(&hex(ARP_QUERY));
+        match wire.collect(Duration::from_millis(4), is_arp_reply, |frames| !frames.is_empty()).first() {
             Some(frame) => (last, unanswered) = (Some(frame.at.duration_since(begin)), 0),
             None => unanswered += 1,
         }

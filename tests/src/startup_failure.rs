@@ -7,8 +7,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::broker::{self, SOCKET};
-use crate::wait::{PATIENCE, eventually};
-use crate::{Host, census, process};
+use crate::wait::{TIMEOUT, eventually};
+use crate::{Host, process, resources};
 
 /// Exit codes of sysexits(3).
 pub mod exit {
@@ -30,14 +30,14 @@ pub mod exit {
 
 /// How a broker ended that did not serve.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct StartupFailure {
     /// Its exit code.
     pub code: Option<i32>,
     /// What it said on standard error.
     pub message: String,
 }
 
-impl Refusal {
+impl StartupFailure {
     /// Starts a broker with this configuration, which must refuse to start.
     #[track_caller]
     pub fn of(host: &Host, text: &str) -> Self {
@@ -50,7 +50,7 @@ impl Refusal {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let pidfd = pidfd_open(broker::pid_of(&child), PidfdFlags::empty()).unwrap();
         let mut end = [PollFd::new(&pidfd, PollFlags::IN)];
-        let ended = poll(&mut end, Some(&broker::timespec(PATIENCE))).unwrap();
+        let ended = poll(&mut end, Some(&broker::timespec(TIMEOUT))).unwrap();
         if ended == 0 {
             let _ = child.kill();
         }
@@ -62,7 +62,7 @@ impl Refusal {
 
     /// It ended with this code and one line that has all these words, and left nothing behind.
     #[track_caller]
-    pub fn says(&self, code: i32, words: &[&str]) {
+    pub fn assert_reports(&self, code: i32, words: &[&str]) {
         let message = &self.message;
         assert_eq!(self.code, Some(code), "{message}");
         assert_eq!(message.trim_end().lines().count(), 1, "{message}");
@@ -70,8 +70,10 @@ impl Refusal {
             assert!(message.contains(word), "{word:?} is not in: {message}");
         }
         // What the broker had forked sees its end, and ends a moment later.
-        eventually("the end of every process of the broker", || process::others().is_empty().then_some(()));
-        assert!(census::listening().is_empty());
+        eventually("the end of every process of the broker", || {
+            process::other_processes().is_empty().then_some(())
+        });
+        assert!(resources::tcp_listeners().is_empty());
         assert!(!Path::new(SOCKET).exists(), "the control socket was left behind");
     }
 }

@@ -9,29 +9,29 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use portreeve_protocol::channel;
 
 use crate::chroot::Chroot;
-use crate::wait::PATIENCE;
+use crate::wait::TIMEOUT;
 use crate::{Host, Peer, binaries};
 
 /// Where, in its chroot, a puppet finds its test.
-pub const SOCKET: &str = "/puppet.sock";
+pub const SOCKET: &str = "/control.sock";
 
 /// A place where puppets report.
-pub struct Stage {
+pub struct WorkerSetup {
     listener: UnixListener,
     /// The puppet's chroot.
     pub chroot: Chroot,
 }
 
 /// One running puppet.
-pub struct Puppet {
+pub struct ScriptedWorker {
     control: BufReader<UnixStream>,
 }
 
-impl Stage {
+impl WorkerSetup {
     /// Makes a chroot that holds the puppet's program and a socket to the test.
     pub fn new(host: &Host, name: &str) -> Self {
         let chroot = Chroot::new(host, name);
-        std::fs::copy(host.binary(binaries::PUPPET), chroot.path.join("puppet")).unwrap();
+        std::fs::copy(host.binary(binaries::SCRIPTED_WORKER), chroot.path.join("scripted_worker")).unwrap();
         let socket = chroot.path.join(SOCKET.trim_start_matches('/'));
         let listener = UnixListener::bind(&socket).unwrap();
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o666);
@@ -41,25 +41,25 @@ impl Stage {
 
     /// Waits for a puppet to report, and takes its channel.
     #[track_caller]
-    pub fn enter(&self) -> (Puppet, Peer) {
-        let patience = rustix::event::Timespec::try_from(PATIENCE).unwrap();
+    pub fn accept(&self) -> (ScriptedWorker, Peer) {
+        let patience = rustix::event::Timespec::try_from(TIMEOUT).unwrap();
         let mut ready = [rustix::event::PollFd::new(&self.listener, rustix::event::PollFlags::IN)];
         let count = rustix::event::poll(&mut ready, Some(&patience)).unwrap();
         assert_eq!(count, 1, "no worker reported");
         let (control, _) = self.listener.accept().unwrap();
-        control.set_read_timeout(Some(PATIENCE)).unwrap();
+        control.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut descriptors = Vec::new();
         channel::receive(&control, &mut [0], &mut descriptors).unwrap();
         let channel = descriptors.pop().unwrap();
         let control = BufReader::new(control);
-        (Puppet { control }, Peer::over(channel.into()))
+        (ScriptedWorker { control }, Peer::from_channel(channel.into()))
     }
 }
 
-impl Puppet {
+impl ScriptedWorker {
     /// Has it do something and gives its answer, one line without its end.
     #[track_caller]
-    pub fn tell(&mut self, command: &str) -> String {
+    pub fn run(&mut self, command: &str) -> String {
         writeln!(self.control.get_mut(), "{command}").unwrap();
         let mut line = String::new();
         self.control.read_line(&mut line).unwrap();

@@ -22,7 +22,7 @@ impl Descriptors {
     }
 
     /// Those here that `earlier` lacks.
-    pub fn beyond(&self, earlier: &Self) -> Vec<String> {
+    pub fn not_in(&self, earlier: &Self) -> Vec<String> {
         let mut rest = earlier.0.clone();
         let is_new = |link: &&String| match rest.iter().position(|old| old == *link) {
             Some(index) => {
@@ -44,7 +44,7 @@ fn kind(link: &str) -> String {
 }
 
 /// The local addresses of the TCP sockets of this network namespace that listen, in order.
-pub fn listening() -> Vec<SocketAddr> {
+pub fn tcp_listeners() -> Vec<SocketAddr> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| fs::read_to_string(table).unwrap());
     let mut found: Vec<SocketAddr> =
         tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(row).collect();
@@ -54,7 +54,7 @@ pub fn listening() -> Vec<SocketAddr> {
 
 /// Who holds the listening TCP sockets of this network namespace, for the message of a test that fails: an address, and
 /// the processes that have its socket open.
-pub fn holders() -> String {
+pub fn tcp_listener_holders() -> String {
     let mut rows: Vec<(SocketAddr, String)> = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let text = fs::read_to_string(table).unwrap_or_default();
@@ -91,7 +91,7 @@ fn processes_with(target: &str) -> Vec<String> {
 }
 
 /// How many sockets have this port in a table of /proc/net, such as `udp`.
-pub fn sockets_on(table: &str, port: u16) -> usize {
+pub fn sockets_on_port(table: &str, port: u16) -> usize {
     let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap();
     let suffix = format!(":{port:04X}");
     let local = |line: &str| line.split_whitespace().nth(1).is_some_and(|local| local.ends_with(&suffix));

@@ -12,15 +12,15 @@ use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 /// Says by name that the host is exhausted, if a test's output or a try of our own shows it.
-pub fn told_by(output: &str) -> Option<&'static str> {
+pub fn diagnose(output: &str) -> Option<&'static str> {
     const TOLD: &str = "\nthe host is exhausted: this user has too many descriptors in flight (ETOOMANYREFS). They are \
         counted over all namespaces, so another test or program may have sent them; see unix(7)";
     let named = ["ETOOMANYREFS", "Too many references"].iter().any(|word| output.contains(word));
-    (named || too_many_in_flight()).then_some(TOLD)
+    (named || is_reached()).then_some(TOLD)
 }
 
 /// Whether a process without capabilities cannot send a descriptor now.
-pub fn too_many_in_flight() -> bool {
+pub fn is_reached() -> bool {
     // Capabilities are a thread's own, so this one gives up its own alone.
     std::thread::spawn(|| {
         let sets = capabilities(None).unwrap();

@@ -1,4 +1,4 @@
-//! The puppet: a worker without a will. It sends its channel to the test that waits at /puppet.sock in its
+//! The puppet: a worker without a will. It sends its channel to the test that waits at /control.sock in its
 //! chroot, then answers each line it is sent with one line.
 //!
 //! With the argument `descriptors` it only prints which descriptors it was started with.
@@ -21,7 +21,7 @@ fn main() {
     // Taken as a worker takes them, and held to the end.
     let _listeners = portreeve_worker::listeners_from_environment().unwrap();
     let _channel = portreeve_worker::Channel::from_environment().unwrap();
-    let mut control = UnixStream::connect(portreeve_tests::puppet::SOCKET).unwrap();
+    let mut control = UnixStream::connect(portreeve_tests::scripted_worker::SOCKET).unwrap();
     send_channel(&control);
     let commands = BufReader::new(control.try_clone().unwrap());
     for command in commands.lines().map_while(Result::ok) {
@@ -36,7 +36,7 @@ fn obey(command: &str, at_start: &str) -> String {
         "environment" => std::env::vars().map(|(name, value)| format!("{name}={value} ")).collect(),
         "descriptors of a child" => {
             // Its own streams, because /dev/null is not in its chroot.
-            let output = Command::new("/puppet")
+            let output = Command::new("/scripted_worker")
                 .arg("descriptors")
                 .stdin(Stdio::inherit())
                 .stderr(Stdio::inherit())
