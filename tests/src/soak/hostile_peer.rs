@@ -1,5 +1,5 @@
-//! A peer that means harm: frames that are none, requests that nothing permits, connections without end. It is one user,
-//! and nobody else may notice.
+//! A hostile peer: malformed frames, requests that no rule allows, floods of connections. It has a user id of its own, and
+//! no other peer may notice it.
 
 use std::net::Shutdown;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -10,59 +10,59 @@ use portreeve_protocol::message::{Hello, Listen, Operation, Ping};
 use portreeve_protocol::{Text, channel, codec};
 
 use super::actor::Actor;
-use super::ledger::Ledger;
+use super::model::Model;
 use crate::Peer;
 use crate::broker::SOCKET;
 use crate::peer::listen;
 use crate::random::Random;
 
-/// The nuisance, as this user.
-pub struct Nuisance {
-    /// Chance.
+/// See the module.
+pub struct HostilePeer {
+    /// The source of its random choices.
     pub random: Random,
-    /// Who it is.
+    /// Its user id.
     pub user: u32,
 }
 
-impl Actor for Nuisance {
-    fn act(&mut self, ledger: &Ledger) {
+impl Actor for HostilePeer {
+    fn step(&mut self, model: &Model) {
         match self.random.below(5) {
-            0 => self.storm(ledger),
-            1 => self.flood(ledger),
-            2 => self.unread(ledger),
-            _ => self.spoil(ledger),
+            0 => self.flood_connections(model),
+            1 => self.send_denied_requests(model),
+            2 => self.leave_replies_unread(model),
+            _ => self.send_malformed_frame(model),
         }
     }
 
-    fn give_back(&mut self, _: &Ledger) {}
+    fn release(&mut self, _: &Model) {}
 
     fn pause(&mut self) -> Duration {
         Duration::from_millis(20 + self.random.below(100))
     }
 }
 
-impl Nuisance {
+impl HostilePeer {
     fn connect(&self) -> Option<Peer> {
-        // Where the broker is gone there is nobody to harm.
+        // Failing is expected while no broker runs.
         Peer::connect_as(Path::new(SOCKET), self.user, self.user).ok()
     }
 
-    fn greeted(&self) -> Option<Peer> {
+    fn connect_with_hello(&self) -> Option<Peer> {
         let mut peer = self.connect()?;
         let hello = Hello { client: Text::clipped("\n\u{1b}[2J"), features: u64::MAX };
         send(&peer, &hello);
         peer.receive().is_ok().then_some(peer)
     }
 
-    /// Sessions that begin and end at once, or never say a word.
-    fn storm(&mut self, ledger: &Ledger) {
+    /// Opens sessions that end at once, without a Hello.
+    fn flood_connections(&mut self, model: &Model) {
         let held: Vec<Peer> = (0..self.random.below(100)).map_while(|_| self.connect()).collect();
-        ledger.add("sessions stormed", held.len() as u64);
+        model.add("hostile: connections opened", held.len() as u64);
     }
 
-    /// Requests that nothing permits, some of which want no answer.
-    fn flood(&mut self, ledger: &Ledger) {
-        let Some(mut peer) = self.greeted() else { return };
+    /// Sends requests that no rule allows.
+    fn send_denied_requests(&mut self, model: &Model) {
+        let Some(mut peer) = self.connect_with_hello() else { return };
         let many = self.random.below(40);
         for number in 0..many {
             let request = listen(&format!("192.0.2.1:{}", 25 + number));
@@ -73,22 +73,23 @@ impl Nuisance {
                 break;
             }
         }
-        ledger.add("requests refused", many);
+        model.add("hostile: requests denied", many);
     }
 
-    /// Answers that nobody reads.
-    fn unread(&mut self, ledger: &Ledger) {
-        let Some(peer) = self.greeted() else { return };
+    /// Sends requests and does not read the replies.
+    fn leave_replies_unread(&mut self, model: &Model) {
+        let Some(peer) = self.connect_with_hello() else { return };
         peer.channel.set_nonblocking(true).unwrap();
         for _ in 0..1_000 {
             send(&peer, &Ping {});
         }
-        ledger.count("sessions that do not read");
+        model.count("hostile: sessions with unread replies");
     }
 
-    /// Frames that are none, of which each ends its session.
-    fn spoil(&mut self, ledger: &Ledger) {
-        let Some(mut peer) = (if self.random.one_in(2) { self.connect() } else { self.greeted() }) else {
+    /// Sends a malformed frame, which ends the session.
+    fn send_malformed_frame(&mut self, model: &Model) {
+        let Some(mut peer) = (if self.random.one_in(2) { self.connect() } else { self.connect_with_hello() })
+        else {
             return;
         };
         let mut buffer = codec::frame_buffer();
@@ -105,15 +106,15 @@ impl Nuisance {
                 packet[at] ^= 1 << self.random.below(8);
             }
         }
-        let _ended_already = channel::send(&peer.channel, &packet, &descriptors);
-        let _ended_already = peer.channel.shutdown(Shutdown::Write);
+        let _ = channel::send(&peer.channel, &packet, &descriptors); // the session may have ended
+        let _ = peer.channel.shutdown(Shutdown::Write); // likewise
         while peer.receive().is_ok() {}
-        ledger.count("frames spoiled");
+        model.count("hostile: malformed frames");
     }
 }
 
 fn send<T: Operation>(peer: &Peer, message: &T) {
     let mut buffer = codec::frame_buffer();
     let packet = codec::encode(&mut buffer, T::KIND, 1, 0, message).unwrap();
-    let _full_or_ended = channel::send_bare(&peer.channel, packet);
+    let _ = channel::send_bare(&peer.channel, packet); // the queue may be full, or the session may have ended
 }

@@ -1,4 +1,4 @@
-//! What the kernel holds for this host: sockets, addresses, packet filter rules, processes, memory.
+//! The kernel's state of this host: sockets, addresses, packet filter rules, processes, memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,7 +11,7 @@ use crate::lan;
 use crate::namespaces::run;
 use crate::resources::Descriptors;
 
-/// The tables of sockets in /proc/net, and how many words of a row come before its state.
+/// The socket tables in /proc/net, and the column of the state where a table has one.
 const SOCKETS: [(&str, Option<usize>); 7] = [
     ("tcp", Some(3)),
     ("tcp6", Some(3)),
@@ -21,10 +21,10 @@ const SOCKETS: [(&str, Option<usize>); 7] = [
     ("packet", None),
     ("netlink", None),
 ];
-/// TCP_TIME_WAIT and TCP_CLOSE_WAIT … are the clients' business: only the first outlives both its ends.
+/// The state TCP_TIME_WAIT, in which a connection outlives both of its ends.
 const TIME_WAIT: &str = "06";
 
-/// How many sockets there are of each kind, but for those that only wait for stray packets.
+/// The number of sockets of each kind, except those in TIME_WAIT.
 pub fn sockets() -> BTreeMap<&'static str, usize> {
     let count = |(table, state): &(&'static str, Option<usize>)| {
         let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
@@ -34,12 +34,12 @@ pub fn sockets() -> BTreeMap<&'static str, usize> {
     SOCKETS.iter().map(count).collect()
 }
 
-/// The addresses of the interface of the network that are not the host's own.
+/// The addresses of [`lan::INTERFACE`] other than the host's own.
 pub fn addresses() -> BTreeSet<IpAddr> {
     let text = lan::ip(&format!("-j addr show dev {}", lan::INTERFACE));
     let links: Vec<Value> = serde_json::from_str(&text).unwrap();
     let rows = links.iter().filter_map(|link| link["addr_info"].as_array()).flatten();
-    // The host's own have the network's prefix.
+    // The prefix of the host's own addresses is the network's.
     let whole = rows.filter(|row| row["prefixlen"] == 32 || row["prefixlen"] == 128);
     whole.filter_map(|row| row["local"].as_str()?.parse().ok()).collect()
 }
@@ -50,7 +50,7 @@ pub fn rules() -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// The elements of the sets in these rules, each by its set's name, without what it is worth by now.
+/// The elements of the sets in these rules, each with the name of its set and without its timeout.
 pub fn elements(rules: &Value) -> Vec<(String, IpAddr)> {
     let sets = rules["nftables"].as_array().into_iter().flatten().filter_map(|object| object.get("set"));
     sets.flat_map(|set| {
@@ -70,35 +70,35 @@ pub fn filters(rules: &Value) -> Vec<String> {
     objects.filter_map(|object| Some(object.get("table")?["name"].as_str()?.to_owned())).collect()
 }
 
-/// The processes of this host, zombies too.
+/// The processes of this host, including zombies.
 pub fn processes() -> BTreeSet<u32> {
     let entries = fs::read_dir("/proc").unwrap();
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// The name of a process and its state.
+/// The id, name and state of a process.
 pub fn name(pid: u32) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     text.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
-/// The descriptors of a process, whatever the numbers of the processes that they are about.
+/// The descriptors of a process, with the digits in their names left out, such as process ids.
 pub fn descriptors(pid: u32) -> Descriptors {
     let plain = |text: String| text.chars().filter(|letter| !letter.is_ascii_digit()).collect();
     Descriptors(Descriptors::of(pid).0.into_iter().map(plain).collect())
 }
 
-/// What a process has in memory, in kB: all of it, and its share of it.
+/// The memory of a process in kB.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
-    /// VmRSS.
+    /// Rss.
     pub resident: u64,
     /// Pss.
     pub share: u64,
 }
 
 impl Memory {
-    /// Of a process, now.
+    /// The current memory of a process.
     pub fn of(pid: u32) -> Self {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
         let field = |name: &str| {

@@ -1,58 +1,59 @@
-//! Mail clients: they connect in crowds and are greeted. Not one may be refused while the worker or the broker lives.
+//! Mail clients, which connect in batches and expect the server's greeting. None may be refused while the worker or the
+//! broker runs.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::actor::Actor;
-use super::ledger::Ledger;
+use super::model::Model;
 use crate::random::Random;
 use crate::wait::TIMEOUT;
 
-/// Where the worker serves: a listener that it asks for, and one that it was started with.
-pub const SERVED: [u16; 2] = [25, 26];
+/// The worker's ports: of a listener that it requests, and of one that it was started with.
+pub const PORTS: [u16; 2] = [25, 26];
 
-/// One that comes again and again.
-pub struct Client(pub Random);
+/// A client that connects repeatedly.
+pub struct MailClient(pub Random);
 
-impl Actor for Client {
-    fn act(&mut self, ledger: &Ledger) {
-        let port = SERVED[self.0.below(2) as usize];
+impl Actor for MailClient {
+    fn step(&mut self, model: &Model) {
+        let port = PORTS[self.0.below(2) as usize];
         let server = SocketAddr::from(([127, 0, 0, 1], port));
-        let begun = ledger.worker_ends.now();
+        let begun = model.worker_down.mark();
         let crowd: Vec<TcpStream> =
-            (0..self.0.below(8) + 1).filter_map(|_| connect(ledger, &server)).collect();
+            (0..self.0.below(8) + 1).filter_map(|_| connect(model, &server)).collect();
         for mut client in crowd {
             let talk = self.0.one_in(10);
             match greeted(&mut client, talk) {
-                Ok(()) => ledger.count("clients served"),
-                Err(_) if ledger.worker_ends.since(begun) => {
-                    ledger.count("clients cut off with their worker")
+                Ok(()) => model.count("clients served"),
+                Err(_) if model.worker_down.occurred_since(begun) => {
+                    model.count("clients disconnected with their worker")
                 }
                 Err(error) => {
-                    ledger.violation(format_args!("a client of port {port} was not served: {error}"))
+                    model.violation(format_args!("a client of port {port} was not served: {error}"))
                 }
             }
         }
     }
 
-    fn give_back(&mut self, _: &Ledger) {}
+    fn release(&mut self, _: &Model) {}
 
     fn pause(&mut self) -> Duration {
         Duration::from_millis(5 + self.0.below(20))
     }
 }
 
-fn connect(ledger: &Ledger, server: &SocketAddr) -> Option<TcpStream> {
-    let begun = ledger.closed.now();
+fn connect(model: &Model, server: &SocketAddr) -> Option<TcpStream> {
+    let begun = model.service_down.mark();
     match TcpStream::connect_timeout(server, TIMEOUT) {
         Ok(client) => Some(client),
-        Err(_) if ledger.closed.since(begun) => {
-            ledger.count("clients that came while nobody served");
+        Err(_) if model.service_down.occurred_since(begun) => {
+            model.count("clients refused during an outage");
             None
         }
         Err(error) => {
-            ledger.violation(format_args!("a client of {server} could not connect: {error}"));
+            model.violation(format_args!("a client of {server} could not connect: {error}"));
             None
         }
     }

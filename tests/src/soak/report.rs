@@ -1,25 +1,25 @@
-//! What a soak comes to: its figures before and after, its counts, its violations.
+//! The report of a soak test: measurements at each idle audit, counters and violations.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::tables::Memory;
+use super::kernel_state::Memory;
 
-/// What was there at one moment, while nobody asked for anything.
+/// Measurements at an idle audit.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Seconds since the beginning.
+    /// Seconds since the start of the test.
     pub at: f64,
-    /// Which broker it was: its process.
+    /// The broker's process id.
     pub broker: u32,
-    /// How many descriptors broker and worker had.
+    /// The numbers of descriptors of the broker and of the worker.
     pub descriptors: [usize; 2],
     /// The broker's memory.
     pub memory: Memory,
     /// Sockets by kind.
     pub sockets: BTreeMap<&'static str, usize>,
-    /// Addresses that are not the host's own.
+    /// Addresses other than the host's own.
     pub addresses: usize,
     /// Elements of the packet filter's sets.
     pub elements: usize,
@@ -27,20 +27,20 @@ pub struct Snapshot {
     pub processes: usize,
 }
 
-/// The whole.
+/// See the module.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// What chance was made of.
+    /// The seed of the random choices.
     pub seed: u64,
-    /// Seconds that it took.
+    /// The duration in seconds.
     pub seconds: f64,
-    /// Every quiet moment.
+    /// A snapshot of each idle audit.
     pub snapshots: Vec<Snapshot>,
-    /// What was counted.
+    /// The counters.
     pub counts: BTreeMap<&'static str, u64>,
-    /// How long the pings of a peer took that did no harm, in microseconds: median, 99 of 100, most.
+    /// The round-trip times of a well-behaved peer's pings, in microseconds: median, 99th percentile, maximum.
     pub latency: [u64; 3],
-    /// What should not have been.
+    /// The violations.
     pub violations: Vec<String>,
 }
 
@@ -59,19 +59,19 @@ const ROWS: [Row; 9] = [
 ];
 
 impl Report {
-    /// The broker that lived through most quiet moments: its first and its last.
+    /// The first and the last snapshot of the broker that has most of them.
     fn longest_life(&self) -> Option<(&Snapshot, &Snapshot)> {
         let lives = self.snapshots.chunk_by(|one, next| one.broker == next.broker);
         let longest = lives.max_by_key(|life| life.len())?;
         Some((longest.first()?, longest.last()?))
     }
 
-    /// As a table.
+    /// Prints it as a table.
     pub fn print(&self) {
-        println!("\nseed {}, {:.0} s, {} quiet moments", self.seed, self.seconds, self.snapshots.len());
+        println!("\nseed {}, {:.0} s, {} idle audits", self.seed, self.seconds, self.snapshots.len());
         let (Some(first), Some(last)) = (self.snapshots.first(), self.snapshots.last()) else { return };
         let Some((from, to)) = self.longest_life() else { return };
-        println!("\nat rest {:>24} {:>10} {:>24}", "first", "last", "longest-lived broker");
+        println!("\nwhile idle {:>21} {:>10} {:>24}", "first", "last", "longest-lived broker");
         for (name, value) in ROWS {
             let [first, last, from, to] = [first, last, from, to].map(value);
             println!("{name:<22} {first:>9} {last:>10} {:>24}", format!("{from} → {to}"));
@@ -85,9 +85,9 @@ impl Report {
         );
         println!("\ncounts");
         self.counts.iter().for_each(|(name, count)| println!("{name:<42} {count:>10}"));
-        let [median, most_of, most] = self.latency;
+        let [median, p99, max] = self.latency;
         println!(
-            "\npings of a peer that does no harm: median {median} µs, 99 of 100 below {most_of} µs, most {most} µs"
+            "\npings of a well-behaved peer: median {median} µs, 99th percentile {p99} µs, maximum {max} µs"
         );
         println!("\n{} violations", self.violations.len());
         self.violations.iter().for_each(|line| println!("  {line}"));
@@ -103,9 +103,9 @@ impl Report {
         json!({
             "seed": self.seed,
             "seconds": self.seconds,
-            "at_rest": self.snapshots.iter().map(snapshot).collect::<Vec<_>>(),
+            "idle_audits": self.snapshots.iter().map(snapshot).collect::<Vec<_>>(),
             "counts": self.counts,
-            "ping_us": { "median": self.latency[0], "p99": self.latency[1], "most": self.latency[2] },
+            "ping_us": { "median": self.latency[0], "p99": self.latency[1], "max": self.latency[2] },
             "violations": self.violations,
         })
     }

@@ -1,4 +1,4 @@
-//! Coming to an endpoint as a client does: who has it is who serves, and what was stopped serves nobody.
+//! Connecting to an endpoint as a client does: its owner receives the connection, and a stopped endpoint refuses it.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -6,25 +6,25 @@ use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::ledger::Ledger;
-use super::trouble::Moment;
+use super::disruption::Mark;
+use super::model::Model;
 use crate::broker::timespec;
 use crate::wait::TIMEOUT;
 
-fn at(endpoint: &str) -> (SocketAddr, bool) {
+fn parse(endpoint: &str) -> (SocketAddr, bool) {
     let (address, udp) = endpoint.strip_suffix("/udp").map_or((endpoint, false), |address| (address, true));
     (address.parse().unwrap(), udp)
 }
 
-/// Whoever comes to this endpoint comes out of this socket, unless its broker ends and takes it out of service.
-pub fn serve(ledger: &Ledger, began: Moment, endpoint: &str, socket: OwnedFd) {
-    let (address, udp) = at(endpoint);
+/// Checks that a connection to this endpoint arrives at this socket, unless the broker ends and disables it.
+pub fn check_served(model: &Model, began: Mark, endpoint: &str, socket: OwnedFd) {
+    let (address, udp) = parse(endpoint);
     let outcome = if udp { datagram(address, socket) } else { connection(address, socket) };
     match outcome {
-        Ok(true) => ledger.count("listeners that served"),
-        _ if ledger.broker_ends.since(began) => ledger.count("listeners that ended with their broker"),
-        Ok(false) => ledger.violation(format_args!("{endpoint} is served by somebody else than its owner")),
-        Err(error) => ledger.violation(format_args!("{endpoint} serves nobody: {error}")),
+        Ok(true) => model.count("listeners verified"),
+        _ if model.broker_down.occurred_since(began) => model.count("listeners that ended with their broker"),
+        Ok(false) => model.violation(format_args!("a client of {endpoint} did not reach its owner")),
+        Err(error) => model.violation(format_args!("a client of {endpoint} failed: {error}")),
     }
 }
 
@@ -52,14 +52,14 @@ fn datagram(address: SocketAddr, socket: OwnedFd) -> std::io::Result<bool> {
     Ok(from == client.local_addr()?)
 }
 
-/// After its stop an endpoint refuses whoever comes.
-pub fn serves_nobody(ledger: &Ledger, endpoint: &str) {
-    let (address, udp) = at(endpoint);
+/// Checks that a stopped endpoint refuses connections.
+pub fn check_refused(model: &Model, endpoint: &str) {
+    let (address, udp) = parse(endpoint);
     if udp {
         return;
     }
     match TcpStream::connect_timeout(&address, TIMEOUT) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => ledger.count("listeners stopped"),
-        other => ledger.violation(format_args!("{endpoint} was stopped and a client got {other:?}")),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => model.count("listeners stopped"),
+        other => model.violation(format_args!("{endpoint} is stopped, but connecting gave {other:?}")),
     }
 }

@@ -1,26 +1,26 @@
-//! What changes while the broker serves: its configuration, and the broker itself by another that takes its place.
+//! Takeovers and reloads by the supervisor.
 
 use std::time::{Duration, Instant};
 
 use portreeve_protocol::reload::{Reload, Reloaded};
 use rustix::process::Signal;
 
-use super::configuration::Reach;
+use super::configuration::Variant;
 use super::supervisor::{Supervisor, kill};
 use crate::{Broker, broker, eventually};
 
 impl Supervisor<'_> {
-    /// Has another broker take this one's place, and the worker killed so long after its start, where that is said.
-    /// Sessions end, and with the worker whoever it was serving; nobody is refused.
+    /// Starts a successor that takes over from the broker. If `kill_worker` is given, the worker is killed that long after
+    /// the successor's start. Sessions end, and clients of the old worker are disconnected; no client is refused.
     pub fn take_over(&mut self, kill_worker: Option<Duration>) {
         self.await_worker();
         let mut old = self.broker.take().unwrap();
         let rest = [old.worker(), old.launcher(), old.reader()];
-        let (ledger, begin) = (self.ledger, Instant::now());
-        ledger.taken_over(begin, None);
-        [&ledger.takeovers, &ledger.broker_ends, &ledger.worker_ends]
+        let (model, begin) = (self.model, Instant::now());
+        model.record_takeover(begin, None);
+        [&model.takeovers, &model.broker_down, &model.worker_down]
             .iter()
-            .for_each(|trouble| trouble.begin());
+            .for_each(|disruption| disruption.begin());
         let next = std::thread::scope(|scope| {
             if let Some(after) = kill_worker {
                 scope.spawn(move || {
@@ -32,27 +32,27 @@ impl Supervisor<'_> {
         });
         let status = old.wait_for_exit();
         if !status.success() {
-            ledger.violation(format_args!("the broker ended with {status} when it was taken over"));
+            model.violation(format_args!("the broker ended with {status} when it was taken over"));
         }
         rest.iter().for_each(|pid| self.await_end(*pid));
         drop(old);
         self.broker = Some(next);
         self.await_worker();
-        ledger.taken_over(begin, Some(Instant::now()));
-        [&ledger.takeovers, &ledger.broker_ends, &ledger.worker_ends]
+        model.record_takeover(begin, Some(Instant::now()));
+        [&model.takeovers, &model.broker_down, &model.worker_down]
             .iter()
-            .for_each(|trouble| trouble.end());
-        ledger.count("takeovers");
+            .for_each(|disruption| disruption.end());
+        model.count("takeovers");
     }
 
-    /// Puts another configuration in force. Nobody is refused, and nobody loses what goes on being permitted.
-    pub fn reload(&mut self, reach: Reach, by_signal: bool) {
-        let ledger = self.ledger;
-        if reach == Reach::Narrow {
-            ledger.narrow.begin();
-            ledger.release_kept();
+    /// Applies another variant of the configuration. No client is refused, and no peer loses what it is still allowed.
+    pub fn reload(&mut self, variant: Variant, by_signal: bool) {
+        let model = self.model;
+        if variant == Variant::Restricted {
+            model.restricted.begin();
+            model.clear_retained();
         }
-        self.config = self.configuration.text(reach);
+        self.config = self.configuration.text(variant);
         broker::config(self.host, &self.config);
         let mut peer = self.broker().peer();
         let last =
@@ -69,17 +69,17 @@ impl Supervisor<'_> {
         match outcome {
             Ok(reloaded)
                 if reloaded.accepted && !reloaded.changes.iter().any(|row| &*row.outcome == "failed") => {}
-            other => ledger.violation(format_args!("a reload ({reach:?}): {other:?}")),
+            other => model.violation(format_args!("a reload ({variant:?}): {other:?}")),
         }
-        if reach != Reach::Narrow {
-            ledger.narrow.end();
+        if variant != Variant::Restricted {
+            model.restricted.end();
         }
-        self.reach = reach;
-        ledger.count("reloads");
-        ledger.count(match reach {
-            Reach::Plain => "reloads of as much as at the start",
-            Reach::Wide => "reloads of more",
-            Reach::Narrow => "reloads of less",
+        self.variant = variant;
+        model.count("reloads");
+        model.count(match variant {
+            Variant::Base => "reloads of the base configuration",
+            Variant::Extended => "reloads of the extended configuration",
+            Variant::Restricted => "reloads of the restricted configuration",
         });
     }
 }

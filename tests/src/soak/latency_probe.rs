@@ -1,4 +1,4 @@
-//! A peer that does no harm and asks little: what it notices of the others is how long its answers take.
+//! A well-behaved peer that measures how long its pings take while the others make load.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -6,50 +6,50 @@ use std::time::{Duration, Instant};
 use portreeve_protocol::message::{Ping, StatusRequest};
 
 use super::actor::Actor;
-use super::ledger::Ledger;
+use super::model::Model;
 use super::session::Session;
 
-/// As many latencies as are kept: of an hour, each.
-const MOST: usize = 200_000;
+/// How many latencies are recorded: enough for an hour.
+const MAX_SAMPLES: usize = 200_000;
 
-/// The peer.
-pub struct Watcher<'a> {
-    /// Who it is.
+/// See the module.
+pub struct LatencyProbe<'a> {
+    /// Its user id.
     pub user: u32,
     /// Its session.
     pub session: Option<Session>,
-    /// How long its pings took, in microseconds.
+    /// The round-trip times of its pings, in microseconds.
     pub latencies: &'a Mutex<Vec<u64>>,
 }
 
-impl Actor for Watcher<'_> {
-    fn act(&mut self, ledger: &Ledger) {
-        let Some(mut session) = self.session.take().or_else(|| Session::open(ledger, self.user).ok()) else {
+impl Actor for LatencyProbe<'_> {
+    fn step(&mut self, model: &Model) {
+        let Some(mut session) = self.session.take().or_else(|| Session::open(model, self.user).ok()) else {
             return;
         };
         let begin = Instant::now();
-        if session.request(ledger, &Ping {}).is_err() {
+        if session.request(model, &Ping {}).is_err() {
             return;
         }
         let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
         let count = {
             let mut latencies = self.latencies.lock().unwrap();
-            if latencies.len() < MOST {
+            if latencies.len() < MAX_SAMPLES {
                 latencies.push(took);
             }
             latencies.len()
         };
         if count % 16 == 0 {
-            match session.request(ledger, &StatusRequest { after: 0 }) {
+            match session.request(model, &StatusRequest { after: 0 }) {
                 Ok(Ok(_)) => {}
-                Ok(Err(fault)) => ledger.violation(format_args!("status: {fault}")),
+                Ok(Err(fault)) => model.violation(format_args!("status: {fault}")),
                 Err(_) => return,
             }
         }
         self.session = Some(session);
     }
 
-    fn give_back(&mut self, _: &Ledger) {
+    fn release(&mut self, _: &Model) {
         self.session = None;
     }
 
