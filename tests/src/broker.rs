@@ -1,4 +1,4 @@
-//! The broker under test: started from a configuration, awaited until it says it is ready, ended with the test.
+//! The broker under test: started with a configuration, awaited until it reports that it is ready, killed with the test.
 
 use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader};
@@ -17,12 +17,12 @@ use crate::resources::{self, Descriptors};
 use crate::wait::TIMEOUT;
 use crate::{Host, Peer, binaries, eventually, process};
 
-/// Where the configurations of tests put the control socket.
+/// The control socket's path in the tests' configurations.
 pub const SOCKET: &str = "/run/host/broker.sock";
-/// Where a broker that is started quietly writes its log.
+/// The log file of a broker that is started with [`Broker::start_with_log_file`].
 pub const LOG: &str = "broker.log";
 
-/// What the broker wrote to standard error, as it comes.
+/// The broker's standard output and standard error, collected as they arrive.
 #[derive(Clone, Default)]
 pub struct Log(Arc<(Mutex<Vec<String>>, Condvar)>);
 
@@ -38,12 +38,12 @@ impl Log {
         });
     }
 
-    /// All lines until now.
+    /// All lines so far.
     pub fn lines(&self) -> Vec<String> {
         self.0.0.lock().unwrap().clone()
     }
 
-    /// Waits for a line that contains every one of `words`, and gives it.
+    /// Waits for a line that contains all of `words`, and returns it.
     #[track_caller]
     pub fn wait_for(&self, words: &[&str]) -> String {
         let find = |lines: &[String]| {
@@ -53,26 +53,26 @@ impl Log {
         let (lines, _) = arrived
             .wait_timeout_while(lines.lock().unwrap(), TIMEOUT, |lines| find(lines).is_none())
             .unwrap();
-        find(&lines).unwrap_or_else(|| panic!("no log line with {words:?}"))
+        find(&lines).unwrap_or_else(|| panic!("no log line contains all of {words:?}"))
     }
 }
 
-/// A broker that serves.
+/// A running broker.
 pub struct Broker {
     child: Child,
     tree: ProcessTree,
-    /// Its standard error.
+    /// Its standard output and standard error.
     pub log: Log,
 }
 
-/// How a broker is started, for tests that change it.
+/// The command that starts a broker, for tests that change it.
 pub fn command(host: &Host, config: &Path) -> Command {
     let mut command = Command::new(host.binary(binaries::BROKER));
     command.arg("--config").arg(config).stdin(Stdio::null());
     command
 }
 
-/// Writes a configuration as the broker wants it: root's, and writable by root alone.
+/// Writes a configuration file that the broker accepts: owned by root and writable by root only.
 pub fn config(host: &Host, text: &str) -> PathBuf {
     let path = host.file("portreeve.conf", text);
     std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
@@ -80,13 +80,13 @@ pub fn config(host: &Host, text: &str) -> PathBuf {
 }
 
 impl Broker {
-    /// Starts one with this configuration, and returns when it is ready.
+    /// Starts a broker with this configuration, and returns when it is ready.
     #[track_caller]
     pub fn start(host: &Host, text: &str) -> Self {
         Self::start_command(host, command(host, &config(host, text)))
     }
 
-    /// Starts one in this one's place, with this configuration, and returns when it is ready.
+    /// Starts a successor that takes over from this broker, with this configuration, and returns when it is ready.
     #[track_caller]
     pub fn start_successor(&self, host: &Host, text: &str) -> Self {
         let mut command = command(host, &config(host, text));
@@ -94,20 +94,20 @@ impl Broker {
         Self::start_command(host, command)
     }
 
-    /// Starts one that a test has prepared, and returns when it is ready, as sd_notify(3) has it said.
+    /// Starts a broker by a prepared command, and returns when it has sent READY=1; see sd_notify(3).
     #[track_caller]
     pub fn start_command(host: &Host, mut command: Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Self::launch(host, command)
     }
 
-    /// Starts one whose log goes to a file and not through this process, which has other work to do.
+    /// Starts a broker that logs to a file, so that this process need not read its log.
     pub fn start_with_log_file(host: &Host, text: &str) -> Self {
-        let _there_is_none_before_the_first = std::fs::remove_file(host.path(LOG));
+        let _ = std::fs::remove_file(host.path(LOG)); // there is none before the first broker
         Self::launch_with_log_file(host, command(host, &config(host, text)))
     }
 
-    /// Starts one in the place of the one that runs, likewise.
+    /// Starts a successor that takes over from the running broker and logs to the same file.
     pub fn start_successor_with_log_file(host: &Host, text: &str) -> Self {
         let mut command = command(host, &config(host, text));
         command.arg("--takeover");
@@ -120,7 +120,7 @@ impl Broker {
         Self::launch(host, command)
     }
 
-    /// Starts one whose standard error goes where the test says, and returns when it is ready.
+    /// Starts a broker whose output goes where the test says, and returns when it is ready.
     #[track_caller]
     pub fn launch(host: &Host, mut command: Command) -> Self {
         let address = host.path("notify.sock");
@@ -154,7 +154,7 @@ impl Broker {
                     return;
                 }
             } else if exit {
-                panic!("the broker ended before it was ready{}", resources::tcp_listener_holders());
+                panic!("the broker exited before it was ready{}", resources::tcp_listener_holders());
             }
         }
     }
@@ -164,28 +164,28 @@ impl Broker {
         self.child.id()
     }
 
-    /// The launcher's: the broker's first child.
+    /// The process id of the launcher: the broker's first child.
     pub fn launcher(&self) -> u32 {
         eventually("a launcher", || process::children(self.pid()).first().copied())
     }
 
-    /// The reader's: the broker's last child.
+    /// The process id of the reader: the broker's last child.
     pub fn reader(&self) -> u32 {
         eventually("a reader", || process::children(self.pid()).last().copied())
     }
 
-    /// The worker's: the launcher's only child.
+    /// The process id of the worker: the launcher's only child.
     pub fn worker(&self) -> u32 {
         let launcher = self.launcher();
         eventually("a worker", || process::children(launcher).first().copied())
     }
 
-    /// Its descriptors.
+    /// Its open file descriptors.
     pub fn descriptors(&self) -> Descriptors {
         Descriptors::of(self.pid())
     }
 
-    /// Waits until it has no descriptor more than before; fails with those that are left.
+    /// Waits until it has no more descriptors than before; fails with the additional ones.
     #[track_caller]
     pub fn await_no_leak(&self, before: &Descriptors) {
         let mut left = Vec::new();
@@ -197,15 +197,15 @@ impl Broker {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        panic!("the broker kept descriptors that it did not have before: {left:?}");
+        panic!("the broker has descriptors that it did not have before: {left:?}");
     }
 
-    /// A control-socket peer that has not said anything yet.
+    /// Connects to the control socket, without sending Hello.
     pub fn connect(&self) -> Peer {
         Peer::connect(Path::new(SOCKET)).unwrap()
     }
 
-    /// A control-socket peer that has said Hello.
+    /// Connects to the control socket and sends Hello.
     #[track_caller]
     pub fn peer(&self) -> Peer {
         let mut peer = self.connect();
@@ -219,35 +219,35 @@ impl Broker {
         kill_process(pid_of(&self.child), signal).unwrap();
     }
 
-    /// Stops it until SIGCONT.
+    /// Suspends it until SIGCONT.
     #[track_caller]
     pub fn suspend(&self) {
         process::suspend(self.pid());
     }
 
-    /// Whether it still runs.
+    /// Whether it is still running.
     pub fn is_running(&self) -> bool {
         process::is_running(self.pid())
     }
 
-    /// Asks it to end as a service manager does, and waits for that.
+    /// Sends SIGTERM as a service manager does, and waits until it exits.
     #[track_caller]
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.wait_for_exit()
     }
 
-    /// Waits for its end.
+    /// Waits until it exits.
     #[track_caller]
     pub fn wait_for_exit(&mut self) -> ExitStatus {
-        eventually("the broker's end", || self.child.try_wait().unwrap())
+        eventually("the broker to exit", || self.child.try_wait().unwrap())
     }
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
         self.tree.record();
-        let _ = self.child.kill(); // it may have ended
+        let _ = self.child.kill(); // it may have exited
         let _ = self.child.wait();
         self.tree.kill_descendants();
         if std::thread::panicking() {

@@ -1,4 +1,4 @@
-//! What `explain --json` printed, compared with what the kernel says of the running processes.
+//! Compares the output of `explain --json` with the kernel's state of the running processes.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,12 +9,12 @@ use serde_json::Value;
 use crate::process::{self, Status};
 use crate::{Host, Peer, binaries};
 
-/// Runs the broker's program to its end.
+/// Runs the broker's program until it exits.
 pub fn run(host: &Host, arguments: &[&str]) -> Output {
     Command::new(host.binary(binaries::BROKER)).args(arguments).output().unwrap()
 }
 
-/// The JSON document that it printed.
+/// Parses its standard output as JSON.
 pub fn json(output: &Output) -> Value {
     let text = String::from_utf8_lossy(&output.stdout);
     serde_json::from_str(&text)
@@ -25,7 +25,7 @@ fn numbers(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|number| number.as_u64().unwrap().try_into().unwrap()).collect()
 }
 
-/// What `explain --json` says of a process, as the kernel would say it.
+/// The status that `explain --json` predicts for a process.
 fn status(process: &Value) -> Status {
     let set = |name: &str| {
         let hex = process["capabilities"][name]["hex"].as_str().unwrap();
@@ -45,7 +45,7 @@ fn status(process: &Value) -> Status {
     }
 }
 
-/// What was explained of one process.
+/// The part of the document about one process.
 pub fn role<'v>(explained: &'v Value, role: &str) -> &'v Value {
     let processes = explained["processes"].as_array().unwrap();
     processes
@@ -54,7 +54,7 @@ pub fn role<'v>(explained: &'v Value, role: &str) -> &'v Value {
         .unwrap_or_else(|| panic!("no {role}: {explained}"))
 }
 
-/// Both, a field a line.
+/// Both, with one field a line.
 fn side_by_side(explained: &Status, kernel: &Status) -> String {
     let lines = |status: &Status| -> Vec<String> {
         format!("{status:#?}").lines().map(|line| line.trim().to_owned()).collect()
@@ -66,7 +66,7 @@ fn side_by_side(explained: &Status, kernel: &Status) -> String {
     out
 }
 
-/// Every thread of the process is as explained, and so are its root and its limits.
+/// Asserts that every thread of the process, its root and its limits are as explained.
 #[track_caller]
 pub fn assert_process_matches(explained: &Value, name: &str, pid: u32) {
     let process = role(explained, name);
@@ -74,7 +74,7 @@ pub fn assert_process_matches(explained: &Value, name: &str, pid: u32) {
     for thread in process::threads(pid) {
         assert!(
             thread == expected,
-            "{name}: explained, and the kernel\n{}",
+            "{name}: explained (left) and actual (right)\n{}",
             side_by_side(&expected, &thread)
         );
     }
@@ -91,7 +91,7 @@ pub fn assert_process_matches(explained: &Value, name: &str, pid: u32) {
                 let path = Path::new("/").join(entry.unwrap().file_name());
                 assert!(
                     reaches.iter().any(|reached| reached.starts_with(&path)),
-                    "{path:?} not in {reaches:?}"
+                    "{path:?} is not in {reaches:?}"
                 );
             }
         }
@@ -99,7 +99,8 @@ pub fn assert_process_matches(explained: &Value, name: &str, pid: u32) {
     }
 }
 
-/// Landlock, seccomp and securebits are in no file of /proc: the broker tells what it verified.
+/// Asserts that the locks which the broker reports in its status are as explained. /proc does not show Landlock, seccomp
+/// filters and securebits.
 #[track_caller]
 pub fn assert_status_matches(explained: &Value, channel: &mut Peer) {
     let published = channel.status();

@@ -1,8 +1,8 @@
-//! What a host has once for all its namespaces, and a test may find used up: descriptors in flight.
+//! The kernel's limit on descriptors in flight, which namespaces do not separate: other programs may have exhausted it.
 //!
-//! The kernel counts for each user, over the whole host, the descriptors that were sent over Unix sockets and not yet
-//! received. A process without CAP_SYS_RESOURCE and CAP_SYS_ADMIN, such as a confined broker, cannot send any while its
-//! user has more than the process's RLIMIT_NOFILE in flight: ETOOMANYREFS, see unix(7).
+//! For each user of the host, the kernel counts the descriptors that have been sent over Unix sockets but not received.
+//! While a user has more of them than the process's RLIMIT_NOFILE, a process without CAP_SYS_RESOURCE and CAP_SYS_ADMIN,
+//! such as a confined broker, cannot send descriptors: sendmsg(2) fails with ETOOMANYREFS. See unix(7).
 
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
@@ -11,17 +11,17 @@ use portreeve_protocol::channel;
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-/// Says by name that the host is exhausted, if a test's output or a try of our own shows it.
+/// A hint that the limit is reached, if a test's output or an attempt of this process shows that it is.
 pub fn diagnose(output: &str) -> Option<&'static str> {
-    const TOLD: &str = "\nthe host is exhausted: this user has too many descriptors in flight (ETOOMANYREFS). They are \
-        counted over all namespaces, so another test or program may have sent them; see unix(7)";
+    const HINT: &str = "\nthis user has too many descriptors in flight (ETOOMANYREFS). The kernel counts them over all \
+        namespaces, so another test or program may have sent them; see unix(7)";
     let named = ["ETOOMANYREFS", "Too many references"].iter().any(|word| output.contains(word));
-    (named || is_reached()).then_some(TOLD)
+    (named || is_reached()).then_some(HINT)
 }
 
-/// Whether a process without capabilities cannot send a descriptor now.
+/// Whether a process without capabilities currently cannot send a descriptor.
 pub fn is_reached() -> bool {
-    // Capabilities are a thread's own, so this one gives up its own alone.
+    // Capabilities belong to a thread, so the other threads keep theirs.
     std::thread::spawn(|| {
         let sets = capabilities(None).unwrap();
         let effective = sets.effective - (CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_RESOURCE);

@@ -1,7 +1,8 @@
-//! Test support: a host made of namespaces, the broker started in it, peers that behave and peers that do not.
+//! Test support: a host made of namespaces, the broker started in it, and well-behaved and hostile peers.
 //!
-//! Nothing here touches the machine it runs on: every test enters namespaces of its own first (see [`host`])
-//! and all that it started ends with them. What is missing for that is a failure that names it, never a skip.
+//! Tests do not change the machine that they run on: each enters namespaces of its own first (see [`host`]), and all
+//! processes that it starts end with them. If the machine lacks a prerequisite, the test fails and names it; no test is
+//! skipped.
 
 pub mod benchmark;
 pub mod binaries;
@@ -37,7 +38,7 @@ pub use peer::Peer;
 pub use startup_failure::StartupFailure;
 pub use wait::eventually;
 
-/// The examples of the page for users of the client library compile.
+/// Compiles the examples of the client library's page.
 #[cfg(doctest)]
 #[doc = include_str!("../../deploy/docs/clients.md")]
 struct Clients;

@@ -1,4 +1,4 @@
-//! What is on the wire at another host: every frame that arrives there, as it came and when.
+//! Packet capture on another host: every frame that arrives there, with its time.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -11,13 +11,13 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::broker::timespec;
 use crate::lan::{INTERFACE, in_host};
 
-/// See socket(7), of timestamps.
+/// See "Ioctls" in socket(7).
 const SIOCGSTAMPNS: libc::Ioctl = 0x8907;
 
-/// A packet socket at the interface of a host.
+/// A packet socket on the interface of a host.
 pub struct PacketCapture {
     socket: File,
-    /// A frame that was read and arrived after the end of the last collection.
+    /// A frame that was read, but arrived after the end of the last collection.
     next: Option<Frame>,
 }
 
@@ -31,42 +31,42 @@ pub struct Frame {
 }
 
 impl PacketCapture {
-    /// Listens at a host of the network.
+    /// Starts capturing on a host of the network.
     #[track_caller]
     pub fn on(host: &str) -> Self {
         in_host(host, || {
             let all = u16::try_from(libc::ETH_P_ALL).unwrap().to_be();
-            // SAFETY: no pointer is given, and what is returned is checked and owned by nobody else.
+            // SAFETY: no pointer is passed; the returned descriptor is checked and has no other owner.
             let socket = unsafe {
                 let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
                 let raw = libc::socket(libc::AF_PACKET, kind, i32::from(all));
-                assert!(raw >= 0, "a packet socket: {}", std::io::Error::last_os_error());
+                assert!(raw >= 0, "cannot open a packet socket: {}", std::io::Error::last_os_error());
                 File::from_raw_fd(raw)
             };
-            // SAFETY: an address of zeros is valid, and so is its length.
+            // SAFETY: all zeros are a valid value of this structure.
             let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
             address.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
             address.sll_protocol = all;
             let name = std::ffi::CString::new(INTERFACE).unwrap();
-            // SAFETY: the name ends with a zero byte.
+            // SAFETY: the name ends with NUL.
             let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
             address.sll_ifindex = index.cast_signed();
             let length = u32::try_from(size_of_val(&address)).unwrap();
-            // SAFETY: the address is valid for its length and only read.
+            // SAFETY: the address is valid for this length, and the kernel only reads it.
             let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
-            assert_eq!(bound, 0, "{}", std::io::Error::last_os_error());
+            assert_eq!(bound, 0, "cannot bind the packet socket: {}", std::io::Error::last_os_error());
             let wire = Self { socket, next: None };
-            // The first question has the kernel note the time of every frame from now on.
+            // The first call makes the kernel record the time of every further frame.
             wire.arrived();
             wire
         })
     }
 
-    /// When the frame that was read last arrived, by the kernel: reading may come late on a busy machine.
+    /// When the frame that was read last arrived, according to the kernel: on a busy machine it may be read late.
     fn arrived(&self) -> Instant {
-        // SAFETY: a timespec of zeros is valid.
+        // SAFETY: all zeros are a valid timespec.
         let mut stamp: libc::timespec = unsafe { std::mem::zeroed() };
-        // SAFETY: the kernel writes one timespec there.
+        // SAFETY: the kernel writes one timespec to this address.
         let got = unsafe { libc::ioctl(self.socket.as_raw_fd(), SIOCGSTAMPNS, &raw mut stamp) };
         let (now, clock) = (Instant::now(), SystemTime::now());
         if got != 0 {
@@ -82,7 +82,7 @@ impl PacketCapture {
         assert_eq!(self.socket.write(frame).unwrap(), frame.len());
     }
 
-    /// The frames of `wanted` that arrive until `enough` says so, or for as long as `time` at most.
+    /// Collects the frames that match `wanted`, until `enough` is true or `time` has passed.
     #[track_caller]
     pub fn collect(
         &mut self,
@@ -105,7 +105,7 @@ impl PacketCapture {
         found
     }
 
-    /// Reads a frame that comes until then, or that is here already: reading may come late on a busy machine.
+    /// Reads a frame that has arrived or arrives before `end`.
     fn read_before(&mut self, end: Instant) -> Option<Frame> {
         let left = end.saturating_duration_since(Instant::now());
         let mut event = [PollFd::new(&self.socket, PollFlags::IN)];
@@ -113,32 +113,32 @@ impl PacketCapture {
             return None;
         }
         let mut bytes = vec![0; 2048];
-        let length = self.socket.read(&mut bytes).unwrap_or_else(|error| panic!("receiving frames: {error}"));
+        let length = self.socket.read(&mut bytes).unwrap_or_else(|error| panic!("cannot receive: {error}"));
         bytes.truncate(length);
         Some(Frame { at: self.arrived(), bytes })
     }
 }
 
-/// The bytes that hexadecimal words stand for.
+/// Parses hexadecimal bytes separated by white space.
 pub fn hex(words: &str) -> Vec<u8> {
     words.split_whitespace().map(|word| u8::from_str_radix(word, 16).unwrap()).collect()
 }
 
-/// A request of the host at 10.1.1.201 for 10.1.1.7.
+/// An ARP request for 10.1.1.7 by the host 10.1.1.201.
 pub const ARP_QUERY: &str = "ff ff ff ff ff ff 02 00 00 00 00 02 08 06 \
     00 01 08 00 06 04 00 01 02 00 00 00 00 02 0a 01 01 c9 00 00 00 00 00 00 0a 01 01 07";
 
-/// The kernel counts a timeout in ticks, of 10 ms where they are longest (CONFIG_HZ=100).
+/// The kernel counts timeouts in ticks of at most 10 ms (CONFIG_HZ=100).
 pub const TICK: Duration = Duration::from_millis(10);
 
-/// Whether a frame answers it.
+/// Whether a frame is the reply to [`ARP_QUERY`].
 pub fn is_arp_reply(frame: &[u8]) -> bool {
     frame.get(12..14) == Some(&[8, 6])
         && frame.get(21) == Some(&2)
         && frame.get(28..32) == Some(&[10, 1, 1, 7])
 }
 
-/// Whether a frame announces an address by ARP, from this hardware address.
+/// Whether a frame is a gratuitous ARP for `address` from this MAC address.
 pub fn is_arp_announcement(frame: &[u8], hardware: [u8; 6], address: Ipv4Addr) -> bool {
     frame.get(12..14) == Some(&[8, 6])
         && frame.get(6..12) == Some(&hardware)
@@ -146,9 +146,10 @@ pub fn is_arp_announcement(frame: &[u8], hardware: [u8; 6], address: Ipv4Addr) -
         && frame.get(38..42) == Some(&address.octets())
 }
 
-/// Asks every few milliseconds until nobody has answered for a second, and gives when the last answer came.
+/// Sends ARP requests every few milliseconds until there has been no reply for a second. Returns the time of the last
+/// reply.
 pub fn last_arp_reply(wire: &mut PacketCapture, begin: Instant) -> Option<Duration> {
-    // A busy machine may leave this program no time to ask: that alone is no silence.
+    // Also counted in requests: a busy machine may leave this program no time to send any.
     const UNANSWERED: usize = 50;
     let (mut last, mut unanswered) = (None, 0);
     let end = begin + Duration::from_secs(15);

@@ -1,15 +1,15 @@
-//! Counting what could leak: the descriptors of a process and the sockets in the kernel's tables.
+//! Resources that could leak: the descriptors of a process and the sockets in the kernel's tables.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The descriptors of a process: what each is, in order.
+/// The descriptors of a process: the target of each link in /proc/PID/fd, sorted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptors(pub Vec<String>);
 
 impl Descriptors {
-    /// Those of a process now.
+    /// The current descriptors of a process.
     pub fn of(pid: u32) -> Self {
         let directory = format!("/proc/{pid}/fd");
         let entries = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{directory}: {error}"));
@@ -21,7 +21,7 @@ impl Descriptors {
         Self(links)
     }
 
-    /// Those here that `earlier` lacks.
+    /// The descriptors that are not in `earlier`.
     pub fn not_in(&self, earlier: &Self) -> Vec<String> {
         let mut rest = earlier.0.clone();
         let is_new = |link: &&String| match rest.iter().position(|old| old == *link) {
@@ -35,7 +35,7 @@ impl Descriptors {
     }
 }
 
-/// A link's text without the inode of a socket or pipe: one that took another's place is no leak.
+/// A link's target without the inode of a socket or pipe: one that replaces another is no leak.
 fn kind(link: &str) -> String {
     match link.split_once(":[") {
         Some((kind @ ("socket" | "pipe"), _)) => kind.to_owned(),
@@ -43,7 +43,7 @@ fn kind(link: &str) -> String {
     }
 }
 
-/// The local addresses of the TCP sockets of this network namespace that listen, in order.
+/// The local addresses of the listening TCP sockets in this network namespace, sorted.
 pub fn tcp_listeners() -> Vec<SocketAddr> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| fs::read_to_string(table).unwrap());
     let mut found: Vec<SocketAddr> =
@@ -52,8 +52,8 @@ pub fn tcp_listeners() -> Vec<SocketAddr> {
     found
 }
 
-/// Who holds the listening TCP sockets of this network namespace, for the message of a test that fails: an address, and
-/// the processes that have its socket open.
+/// For the message of a failed test: the listening TCP sockets of this network namespace, each with the processes that
+/// have it open.
 pub fn tcp_listener_holders() -> String {
     let mut rows: Vec<(SocketAddr, String)> = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
@@ -71,7 +71,7 @@ pub fn tcp_listener_holders() -> String {
     text
 }
 
-/// The processes with an open descriptor that links to `target`: name, process id and parent of each.
+/// The processes that have a descriptor whose link is `target`: name, process id and parent of each.
 fn processes_with(target: &str) -> Vec<String> {
     let entries = fs::read_dir("/proc").into_iter().flatten();
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
@@ -90,7 +90,7 @@ fn processes_with(target: &str) -> Vec<String> {
     pids.filter(has).map(describe).collect()
 }
 
-/// How many sockets have this port in a table of /proc/net, such as `udp`.
+/// The number of sockets with this local port in a table of /proc/net, such as `udp`.
 pub fn sockets_on_port(table: &str, port: u16) -> usize {
     let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap();
     let suffix = format!(":{port:04X}");
@@ -99,10 +99,10 @@ pub fn sockets_on_port(table: &str, port: u16) -> usize {
 }
 
 const LISTEN: &str = "0A";
-/// The column of the inode in proc_net_tcp(5).
+/// The column of the inode; see proc_net_tcp(5).
 const INODE: usize = 9;
 
-/// A row of proc_net_tcp(5): the address is in 32-bit words of the machine's order, the port is a number.
+/// Parses a row of proc_net_tcp(5): the address is in 32-bit words in host byte order, the port is a number.
 fn row(line: &str) -> Option<SocketAddr> {
     let mut fields = line.split_whitespace().skip(1);
     let (address, port) = fields.next()?.split_once(':')?;

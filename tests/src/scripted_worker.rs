@@ -1,7 +1,7 @@
-//! The strings of the puppet: a worker that hands its channel to the test and then does as it is told.
+//! The test's side of the scripted worker: a worker that sends its channel to the test and then executes its commands.
 //!
-//! The test speaks for it on the channel; what only the worker itself can show (its descriptors, its
-//! environment, what it is refused) it is asked for by word. Its program is `bin/puppet.rs`.
+//! The test uses the channel itself. It sends commands for what only the worker can report: its descriptors, its
+//! environment, and which system calls are refused. The program is `bin/scripted_worker.rs`.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -12,23 +12,23 @@ use crate::chroot::Chroot;
 use crate::wait::TIMEOUT;
 use crate::{Host, Peer, binaries};
 
-/// Where, in its chroot, a puppet finds its test.
+/// The path of the test's socket in the worker's chroot.
 pub const SOCKET: &str = "/control.sock";
 
-/// A place where puppets report.
+/// A chroot with a scripted worker, and the socket on which the test accepts its connections.
 pub struct WorkerSetup {
     listener: UnixListener,
-    /// The puppet's chroot.
+    /// The worker's chroot.
     pub chroot: Chroot,
 }
 
-/// One running puppet.
+/// A running scripted worker.
 pub struct ScriptedWorker {
     control: BufReader<UnixStream>,
 }
 
 impl WorkerSetup {
-    /// Makes a chroot that holds the puppet's program and a socket to the test.
+    /// Creates the chroot, with the program and the socket in it.
     pub fn new(host: &Host, name: &str) -> Self {
         let chroot = Chroot::new(host, name);
         std::fs::copy(host.binary(binaries::SCRIPTED_WORKER), chroot.path.join("scripted_worker")).unwrap();
@@ -39,13 +39,13 @@ impl WorkerSetup {
         Self { listener, chroot }
     }
 
-    /// Waits for a puppet to report, and takes its channel.
+    /// Waits until a worker connects, and receives its channel.
     #[track_caller]
     pub fn accept(&self) -> (ScriptedWorker, Peer) {
         let patience = rustix::event::Timespec::try_from(TIMEOUT).unwrap();
         let mut ready = [rustix::event::PollFd::new(&self.listener, rustix::event::PollFlags::IN)];
         let count = rustix::event::poll(&mut ready, Some(&patience)).unwrap();
-        assert_eq!(count, 1, "no worker reported");
+        assert_eq!(count, 1, "no worker has connected");
         let (control, _) = self.listener.accept().unwrap();
         control.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut descriptors = Vec::new();
@@ -57,13 +57,13 @@ impl WorkerSetup {
 }
 
 impl ScriptedWorker {
-    /// Has it do something and gives its answer, one line without its end.
+    /// Sends a command and returns the reply, one line without the newline.
     #[track_caller]
     pub fn run(&mut self, command: &str) -> String {
         writeln!(self.control.get_mut(), "{command}").unwrap();
         let mut line = String::new();
         self.control.read_line(&mut line).unwrap();
-        assert!(line.ends_with('\n'), "the worker ended while it was told {command:?}");
+        assert!(line.ends_with('\n'), "the worker exited during the command {command:?}");
         line.trim_end().to_owned()
     }
 }

@@ -1,5 +1,5 @@
-//! A service manager as the broker knows it: told things over a socket, it stores descriptors and passes them to the
-//! next start. See sd_notify(3), sd_pid_notify_with_fds(3) and sd_listen_fds(3).
+//! A stand-in for systemd's notification socket and file-descriptor store: it receives the broker's notifications, stores
+//! descriptors and passes them to the next start. See sd_notify(3), sd_pid_notify_with_fds(3) and sd_listen_fds(3).
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -16,17 +16,17 @@ use crate::process::ProcessTree;
 use crate::wait::TIMEOUT;
 use crate::{Host, eventually, resources};
 
-/// The service manager.
+/// See the module.
 pub struct ServiceManager {
     address: PathBuf,
     socket: UnixDatagram,
-    /// What it stores, by name.
+    /// The stored descriptors, by name.
     pub fdstore: BTreeMap<String, OwnedFd>,
-    /// Every other line that it was told.
+    /// The lines of the other notifications.
     pub notifications: Vec<String>,
 }
 
-/// A broker that it runs.
+/// A broker that the service manager runs.
 pub struct Service {
     child: Child,
     tree: ProcessTree,
@@ -35,7 +35,7 @@ pub struct Service {
 }
 
 impl ServiceManager {
-    /// One that stores nothing yet.
+    /// A service manager with an empty fdstore.
     pub fn new(host: &Host) -> Self {
         let address = host.path("manager.sock");
         let socket = UnixDatagram::bind(&address).unwrap();
@@ -43,9 +43,9 @@ impl ServiceManager {
         Self { address, socket, fdstore: BTreeMap::new(), notifications: Vec::new() }
     }
 
-    /// Starts a broker, which may store so many descriptors and is passed what is stored.
-    pub fn start(&self, program: &Path, config: &Path, most: usize) -> Service {
-        // Numbers that nothing else has, for the shell to put in their places; they are open in what is executed.
+    /// Starts a broker that is told a limit of `max_stored` descriptors, and passes it the stored ones.
+    pub fn start(&self, program: &Path, config: &Path, max_stored: usize) -> Service {
+        // Numbers that are not in use, from which the shell duplicates them to 3 and up.
         let copies: Vec<OwnedFd> =
             self.fdstore.values().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 100).unwrap()).collect();
         for copy in &copies {
@@ -56,7 +56,7 @@ impl ServiceManager {
         let names: Vec<&str> = self.fdstore.keys().map(String::as_str).collect();
         let mut command = Command::new("bash");
         command.args(["-c", &script, "bash"]).arg(program).arg("--config").arg(config);
-        command.env("NOTIFY_SOCKET", &self.address).env("FDSTORE", most.to_string());
+        command.env("NOTIFY_SOCKET", &self.address).env("FDSTORE", max_stored.to_string());
         command.env("LISTEN_FDS", copies.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -65,14 +65,12 @@ impl ServiceManager {
         Service { tree: ProcessTree::of(child.id()), child, log }
     }
 
-    /// Hears one message.
+    /// Receives one notification.
     #[track_caller]
     pub fn receive(&mut self) {
         let (mut packet, mut descriptors) = ([0; 4096], Vec::new());
-        let received =
-            channel::receive(&self.socket, &mut packet, &mut descriptors).unwrap_or_else(|error| {
-                panic!("the service manager was told nothing: {error}{}", resources::tcp_listener_holders())
-            });
+        let received = channel::receive(&self.socket, &mut packet, &mut descriptors)
+            .unwrap_or_else(|error| panic!("no notification: {error}{}", resources::tcp_listener_holders()));
         let text = String::from_utf8(packet[..received.bytes].to_vec()).unwrap();
         let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
         match (value("FDNAME="), descriptors.pop()) {
@@ -87,10 +85,10 @@ impl ServiceManager {
             }
             (None, _) => self.notifications.extend(text.lines().map(str::to_owned)),
         }
-        assert!(descriptors.is_empty(), "more descriptors than one came: {text}");
+        assert!(descriptors.is_empty(), "more than one descriptor: {text}");
     }
 
-    /// Hears until something holds.
+    /// Receives notifications until a condition holds.
     #[track_caller]
     pub fn receive_until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         let end = Instant::now() + TIMEOUT;
@@ -100,7 +98,7 @@ impl ServiceManager {
         }
     }
 
-    /// Hears until it is told this, and forgets what it was told by then.
+    /// Receives notifications until this line arrives, and discards those received by then.
     #[track_caller]
     pub fn await_notification(&mut self, word: &str) {
         self.receive_until(word, |manager| manager.notifications.iter().any(|heard| heard == word));
@@ -120,18 +118,18 @@ impl Service {
         kill_process(pid_of(&self.child), signal).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits until it exits.
     #[track_caller]
     pub fn wait_for_exit(&mut self) -> ExitStatus {
-        eventually("the broker's end", || self.child.try_wait().unwrap())
+        eventually("the broker to exit", || self.child.try_wait().unwrap())
     }
 }
 
 impl Service {
-    /// Kills what is left of its processes, as a service manager does.
+    /// Kills its remaining processes, as a service manager does.
     pub fn kill_all(&mut self) {
         self.tree.record();
-        let _ = self.child.kill(); // it may have ended
+        let _ = self.child.kill(); // it may have exited
         let _ = self.child.wait();
         self.tree.kill_descendants();
     }

@@ -1,4 +1,4 @@
-//! Clients that come in crowds to a mail server, again and again: whoever connects is to be served.
+//! Clients that connect to a mail server in batches, repeatedly. Each connection must be accepted.
 
 use std::io::{ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpStream};
@@ -8,13 +8,13 @@ use crate::chroot::Chroot;
 use crate::wait::TIMEOUT;
 use crate::{Host, sample};
 
-/// A worker of a test is ended more often than one that should give up.
+/// Makes the broker regard every worker as stable at once: tests end workers more often than a broken worker would end.
 pub const ALWAYS_STABLE: &str = "worker { stable_after = 0 }";
 
-/// How many connections one client opens before it reads from the first.
+/// The number of connections that a client opens before it reads from the first.
 pub const BATCH: usize = 16;
 
-/// The configuration of the sample mail server on port 25, in a chroot, with a control socket.
+/// A configuration with the sample mail server on port 25 in a chroot, and a control socket.
 pub fn mail_server(host: &Host) -> String {
     let chroot = Chroot::new(host, "chroot");
     chroot.worker_directory("/Maildir");
@@ -23,7 +23,7 @@ pub fn mail_server(host: &Host) -> String {
     sample::worker(&chroot, command, &rest)
 }
 
-/// What became of the clients.
+/// The load's counters, and whether it is to stop.
 #[derive(Default)]
 pub struct SmtpLoad {
     stopped: AtomicBool,
@@ -32,7 +32,7 @@ pub struct SmtpLoad {
 }
 
 impl SmtpLoad {
-    /// Comes in crowds, again and again, until it is enough. Not one may be refused.
+    /// Opens batches of connections until [`SmtpLoad::stop`]. Panics if a connection is refused.
     pub fn run_client(&self) {
         let server = SocketAddr::from(([127, 0, 0, 1], 25));
         while !self.stopped.load(Ordering::Relaxed) {
@@ -51,22 +51,22 @@ impl SmtpLoad {
             Err(error) if error.kind() != ErrorKind::ConnectionReset => {
                 panic!("a client was not greeted: {error}")
             }
-            // The worker that had taken it was ended.
+            // The worker that had accepted it has ended.
             _ => self.disconnected.fetch_add(1, Ordering::Relaxed),
         };
     }
 
-    /// How many were greeted.
+    /// How many clients were greeted.
     pub fn greeted(&self) -> usize {
         self.greeted.load(Ordering::Relaxed)
     }
 
-    /// How many were not, by a worker that had taken them.
+    /// How many clients were disconnected after a worker had accepted them.
     pub fn disconnected(&self) -> usize {
         self.disconnected.load(Ordering::Relaxed)
     }
 
-    /// Has the clients go home.
+    /// Stops the clients.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }

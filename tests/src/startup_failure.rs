@@ -1,4 +1,4 @@
-//! A broker that does not start: its exit code and its one line, and nothing left of it.
+//! A broker that fails to start: it exits with a code and a message of one line, and leaves nothing behind.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -14,37 +14,37 @@ use crate::{Host, process, resources};
 pub mod exit {
     /// A file cannot be read.
     pub const NO_INPUT: i32 = 66;
-    /// A user or group is not known.
+    /// A user or group does not exist.
     pub const NO_USER: i32 = 67;
-    /// Something is taken.
+    /// A resource is unavailable.
     pub const UNAVAILABLE: i32 = 69;
-    /// A file of the system is not as it must be.
+    /// A system file is not as required.
     pub const OS_FILE: i32 = 72;
-    /// A file cannot be made.
+    /// A file cannot be created.
     pub const CANNOT_CREATE: i32 = 73;
-    /// The caller may not.
+    /// The caller lacks permission.
     pub const NO_PERMISSION: i32 = 77;
     /// The configuration is wrong.
     pub const CONFIG: i32 = 78;
 }
 
-/// How a broker ended that did not serve.
+/// The exit of a broker that failed to start.
 #[derive(Debug)]
 pub struct StartupFailure {
     /// Its exit code.
     pub code: Option<i32>,
-    /// What it said on standard error.
+    /// Its standard error.
     pub message: String,
 }
 
 impl StartupFailure {
-    /// Starts a broker with this configuration, which must refuse to start.
+    /// Starts a broker with this configuration, which must fail to start.
     #[track_caller]
     pub fn of(host: &Host, text: &str) -> Self {
         Self::of_command(broker::command(host, &broker::config(host, text)))
     }
 
-    /// Likewise one that a test has prepared.
+    /// Starts a broker by a prepared command, which must fail to start.
     #[track_caller]
     pub fn of_command(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -56,11 +56,11 @@ impl StartupFailure {
         }
         let output = child.wait_with_output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(ended > 0, "the broker went on running where it must refuse to start:\n{message}");
+        assert!(ended > 0, "the broker is running, but should have failed to start:\n{message}");
         Self { code: output.status.code(), message }
     }
 
-    /// It ended with this code and one line that has all these words, and left nothing behind.
+    /// Asserts that it exited with this code and one line that contains all these words, and left nothing behind.
     #[track_caller]
     pub fn assert_reports(&self, code: i32, words: &[&str]) {
         let message = &self.message;
@@ -69,8 +69,8 @@ impl StartupFailure {
         for word in words {
             assert!(message.contains(word), "{word:?} is not in: {message}");
         }
-        // What the broker had forked sees its end, and ends a moment later.
-        eventually("the end of every process of the broker", || {
+        // The broker's child processes notice its exit and exit a moment later.
+        eventually("all processes of the broker to exit", || {
             process::other_processes().is_empty().then_some(())
         });
         assert!(resources::tcp_listeners().is_empty());

@@ -1,6 +1,6 @@
-//! The steps of the broker's start that a test can make fail, as the broker's source names them.
+//! The steps of the broker's start at which a test can inject a failure, by their names in the broker's source.
 
-/// Those of every start.
+/// The steps of every start.
 pub const START: &[&str] = &[
     "descriptors",
     "private",
@@ -69,6 +69,6 @@ pub const START: &[&str] = &[
     "worker.session.open",
 ];
 
-/// Those of a start in another broker's place.
+/// The additional steps of a takeover.
 pub const TAKEOVER: &[&str] =
     &["takeover.begin", "takeover.control", "takeover.parts", "takeover.taken", "takeover.confirm"];
