@@ -1,4 +1,4 @@
-//! Builds the copy_programs under test and copies them into one directory, for test runs that cannot call cargo.
+//! Builds the binaries under test and copies them into a directory, for test runs that cannot call cargo.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,8 +8,8 @@ use portreeve_tests::binaries;
 const HELP: &str = "\
 usage: copy_programs DIRECTORY
 
-Builds every program that the end-to-end tests run and copies it into DIRECTORY, which is created if it does not exist.
-With PORTREEVE_BIN_DIR=DIRECTORY in the environment, the tests run these copy_programs and do not call cargo.";
+Builds all binaries that the end-to-end tests run, and copies them into DIRECTORY, which is created if it does not exist.
+With PORTREEVE_BIN_DIR=DIRECTORY in the environment, the tests run these binaries and do not call cargo.";
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         [word] if word == "--help" => println!("{HELP}"),
         [directory] => {
             if let Err(error) = binaries::copy_into(Path::new(directory)) {
-                eprintln!("copy_programs: cannot copy the programs into {}: {error}", directory.display());
+                eprintln!("copy_programs: cannot copy the binaries into {}: {error}", directory.display());
                 return ExitCode::from(73);
             }
         }

@@ -1,7 +1,7 @@
-//! Runs a program as if the kernel refused some system calls: `deny_syscalls CALL=ERRNO... -- PROGRAM ARGUMENT...`
+//! Runs a program with some system calls denied: `deny_syscalls CALL=ERRNO... -- PROGRAM ARGUMENT...`
 //!
-//! `prctl:22=EPERM` refuses a call for one value of its first argument only, `socket:12@2=EPERM` for one of its third. Needs CAP_SYS_ADMIN, because it does not set
-//! no_new_privs: a program under test that does is to be seen doing it.
+//! `prctl:22=EPERM` denies a call only if its first argument is 22, `socket:12@2=EPERM` only if its third is 12. It needs
+//! CAP_SYS_ADMIN, because it does not set no_new_privs: tests observe whether the program under test sets it.
 
 use std::os::unix::process::CommandExt as _;
 
@@ -51,26 +51,32 @@ const ERRORS: &[(&str, i32)] = &[
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let refusals: Vec<String> = arguments.by_ref().take_while(|argument| argument != "--").collect();
-    for refusal in &refusals {
-        refuse(refusal);
+    let denials: Vec<String> = arguments.by_ref().take_while(|argument| argument != "--").collect();
+    for denial in &denials {
+        deny(denial);
     }
-    let program = arguments.next().expect("a program after --");
+    let program = arguments.next().expect("no program after --");
     let error = std::process::Command::new(&program).args(arguments).exec();
-    panic!("{program} cannot be run: {error}");
+    panic!("cannot run {program}: {error}");
 }
 
 fn find<T: Copy>(table: &[(&str, T)], name: &str) -> T {
-    table.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name} is not in the table")).1
+    table.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("unknown name: {name}")).1
 }
 
-/// Every filter stays in force beside those that come after it, so each refusal is one.
-fn refuse(refusal: &str) {
-    let (call, error) = refusal.split_once('=').expect("CALL=ERRNO");
+/// Installs a filter for one denial. Filters add up, so each denial gets its own.
+fn deny(denial: &str) {
+    let (call, error) = denial.split_once('=').expect("the argument must be CALL=ERRNO");
     let (call, argument) = match call.split_once(':') {
         Some((call, argument)) => {
             let (value, place) = argument.split_once('@').unwrap_or((argument, "0"));
-            (call, Some((value.parse().expect("a number"), place.parse().expect("a number"))))
+            (
+                call,
+                Some((
+                    value.parse().expect("VALUE must be a number"),
+                    place.parse().expect("INDEX must be a number"),
+                )),
+            )
         }
         None => (call, None),
     };
@@ -89,7 +95,7 @@ fn install(program: &BpfProgram) {
     let length = u16::try_from(program.len()).unwrap();
     let filter = program.as_ptr().cast_mut().cast();
     let program = libc::sock_fprog { len: length, filter };
-    // SAFETY: the program lives as long as the call; its instructions are laid out as the kernel's are.
+    // SAFETY: the program outlives the call; its instructions have the kernel's layout.
     let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) };
-    assert_eq!(result, 0, "a filter cannot be installed: {}", std::io::Error::last_os_error());
+    assert_eq!(result, 0, "cannot install a filter: {}", std::io::Error::last_os_error());
 }

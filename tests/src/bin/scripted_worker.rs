@@ -1,7 +1,7 @@
-//! The puppet: a worker without a will. It sends its channel to the test that waits at /control.sock in its
-//! chroot, then answers each line it is sent with one line.
+//! A worker that executes a test's commands. It sends its channel to the test's socket, /control.sock in its chroot, and
+//! then replies to each line with one line.
 //!
-//! With the argument `descriptors` it only prints which descriptors it was started with.
+//! With the argument `descriptors` it only prints its descriptors.
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -18,24 +18,24 @@ fn main() {
         return;
     }
     let at_start = descriptors();
-    // Taken as a worker takes them, and held to the end.
+    // Taken over as any worker does, and held until the end.
     let _listeners = portreeve_worker::listeners_from_environment().unwrap();
     let _channel = portreeve_worker::Channel::from_environment().unwrap();
     let mut control = UnixStream::connect(portreeve_tests::scripted_worker::SOCKET).unwrap();
     send_channel(&control);
     let commands = BufReader::new(control.try_clone().unwrap());
     for command in commands.lines().map_while(Result::ok) {
-        let answer = obey(&command, &at_start);
-        writeln!(control, "{answer}").unwrap();
+        let reply = execute(&command, &at_start);
+        writeln!(control, "{reply}").unwrap();
     }
 }
 
-fn obey(command: &str, at_start: &str) -> String {
+fn execute(command: &str, at_start: &str) -> String {
     match command {
         "descriptors" => at_start.to_owned(),
         "environment" => std::env::vars().map(|(name, value)| format!("{name}={value} ")).collect(),
         "descriptors of a child" => {
-            // Its own streams, because /dev/null is not in its chroot.
+            // The child inherits these streams, because the chroot has no /dev/null.
             let output = Command::new("/scripted_worker")
                 .arg("descriptors")
                 .stdin(Stdio::inherit())
@@ -46,12 +46,12 @@ fn obey(command: &str, at_start: &str) -> String {
         }
         "attempts" => attempts(),
         "exit" => std::process::exit(0),
-        other => format!("what is {other:?}?"),
+        other => format!("unknown command: {other:?}"),
     }
 }
 
 fn open(number: i32) -> Option<BorrowedFd<'static>> {
-    // SAFETY: only asked about and sent, never closed; a number that is not open answers EBADF.
+    // SAFETY: the descriptor is only queried and sent, never closed; if the number is not open, the calls fail with EBADF.
     let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
     fcntl_getfd(descriptor).is_ok().then_some(descriptor)
 }
@@ -79,10 +79,10 @@ fn send_channel(control: &UnixStream) {
     sendmsg(control, &[io::IoSlice::new(b"c")], &mut ancillary, SendFlags::NOSIGNAL).unwrap();
 }
 
-/// Everything that would give power back, with the errno of each; `done` where the kernel let it.
+/// Tries everything that would regain privileges. Returns the errno of each attempt, or `done` if it succeeded.
 fn attempts() -> String {
-    // SAFETY: plain system calls without memory, but for the paths, which are static and end in NUL. Each
-    // must fail; one that does not is what the test reports.
+    // SAFETY: the system calls use no memory except the paths, which are static and end in NUL. Each must fail; the test
+    // reports one that does not.
     let results = unsafe {
         [
             ("setuid", libc::setuid(0)),

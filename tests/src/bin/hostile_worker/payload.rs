@@ -1,6 +1,7 @@
-//! What an attacker would run: it tells what it has become.
+//! The program that an attacker would run: it reports its privileges.
 
-/// `done` says that it runs at all, `capabilities` whether it has more than it may, `identity` whose it is.
+/// `done` reports that it runs at all, `capabilities` whether it has more capabilities than allowed; `identity` exits with
+/// status 1 if it is root or has capabilities.
 pub fn run(what: &str) {
     match what {
         "done" => println!("done"),
@@ -13,16 +14,16 @@ pub fn run(what: &str) {
                 println!("done");
             }
         }
-        // SAFETY: they only ask.
+        // SAFETY: geteuid has no preconditions.
         "identity" => unsafe {
             let [[effective, permitted, _], _] = capabilities();
             std::process::exit(i32::from(libc::geteuid() == 0 || effective | permitted != 0));
         },
-        other => println!("what is {other:?}?"),
+        other => println!("unknown argument: {other:?}"),
     }
 }
 
-/// The effective, permitted and inheritable words of this process, low and high.
+/// The effective, permitted and inheritable capabilities of this process: the low words, then the high words.
 fn capabilities() -> [[u32; 3]; 2] {
     let header = [0x2008_0522_u32, 0];
     let mut data = [[0; 3]; 2];
