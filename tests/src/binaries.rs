@@ -144,7 +144,10 @@ fn cargo_build(
         command.args(*arguments);
     });
     let output = command.output().unwrap_or_else(|error| {
-        panic!("cannot run cargo to build the binaries under test: {error}. Install cargo, or set PORTREEVE_BIN_DIR to a directory of built binaries")
+        panic!(
+            "cannot run cargo to build the binaries under test: {error}. \
+            Install cargo, or set PORTREEVE_BIN_DIR to a directory that contains them"
+        )
     });
     let diagnostics = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?} failed: {}\n{diagnostics}", output.status);

@@ -1,4 +1,4 @@
-//! The floor `echo`: a second process that sends back each packet of a channel, as large as the broker's.
+//! The baseline `echo`: a second process that returns each packet of a channel. The packets are as large as the broker's.
 
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
@@ -9,7 +9,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 const ECHO: &str = "--echo";
 const PACKET: [u8; HEADER_LENGTH] = [0; HEADER_LENGTH];
 
-/// The process, seen from the one that asks.
+/// The client's side of the process.
 pub struct Echo {
     channel: OwnedFd,
     process: Child,
@@ -25,7 +25,7 @@ impl Echo {
         Self { channel: ours, process }
     }
 
-    /// There and back.
+    /// Sends a packet and receives it back.
     pub fn echo(&self) {
         rustix::net::send(&self.channel, &PACKET, SendFlags::NOSIGNAL).unwrap();
         let mut packet = PACKET;
@@ -36,17 +36,17 @@ impl Echo {
 
 impl Drop for Echo {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        let _ = self.process.kill(); // it may have exited
         let _ = self.process.wait();
     }
 }
 
-/// Whether this process was started to be it.
-pub fn is_wanted() -> bool {
+/// Whether this process was started as the echo process.
+pub fn is_echo_process() -> bool {
     std::env::args().nth(1).as_deref() == Some(ECHO)
 }
 
-/// Serves standard input until it is closed.
+/// Serves the channel on standard input until it is closed.
 pub fn serve() {
     let channel = rustix::stdio::stdin();
     let mut packet = [0; 2 * PACKET.len()];

@@ -1,9 +1,9 @@
-"""Binds a low port again and again, by whatever leave its caller gave it. The interpreter's share is in the figure."""
+"""Binds a low port repeatedly, with the privileges that its caller has set up. The time includes the interpreter's."""
 
 import socket
 import sys
 
-import figures
+import measure
 
 PORT = 80
 
@@ -17,4 +17,4 @@ def binds(count):
 
 
 if __name__ == "__main__":
-    figures.measure(sys.argv[1], int(sys.argv[2]), binds)
+    measure.measure(sys.argv[1], int(sys.argv[2]), binds)

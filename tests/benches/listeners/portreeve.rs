@@ -1,4 +1,4 @@
-//! The broker under measurement, and the client library's two clients, used as a worker uses them.
+//! The broker under measurement, and the client library's two clients, used as by a worker.
 
 use std::net::SocketAddrV4;
 use std::path::Path;
@@ -11,13 +11,13 @@ use portreeve_worker::{
 
 use crate::endpoints;
 
-/// The broker, permitting [`endpoints`] to root on its control socket.
+/// The broker, which allows [`endpoints`] to root on its control socket.
 pub struct Broker {
     _process: portreeve_tests::Broker,
 }
 
 impl Broker {
-    /// Starts it. What it logs is written to a file, as it would be under a service manager.
+    /// Starts it. It logs to a file, as under a service manager.
     pub fn start(host: &Host) -> Self {
         let (first, last) = (endpoints::FIRST, endpoints::FIRST + endpoints::PORTS - 1);
         let config = format!(
@@ -33,7 +33,7 @@ impl Broker {
         Self { _process: portreeve_tests::Broker::start_with_log_file(host, &config) }
     }
 
-    /// Has a peer hold as many listeners, until what is given is dropped.
+    /// Opens `count` listeners, which stay open until the returned client is dropped.
     pub fn hold(&self, count: u16) -> Blocking {
         let mut holder = Blocking::open();
         let listens: Vec<Listen> = (0..count).map(|number| listen(endpoints::endpoint(2, number))).collect();
@@ -46,11 +46,11 @@ fn channel() -> Channel {
     Channel::connect(broker::SOCKET).unwrap()
 }
 
-/// What can be measured of a client.
+/// The operations of a client that are measured.
 pub trait Worker {
-    /// Asks for listeners, in one request where there are many, and closes its copies of their sockets.
+    /// Requests listeners, in one request if there are several, and closes its copies of their sockets.
     fn listen(&mut self, endpoints: &[SocketAddrV4]);
-    /// Stops all that [`Worker::listen`] gave it.
+    /// Stops all listeners that [`Worker::listen`] opened.
     fn stop(&mut self);
 }
 
@@ -66,13 +66,13 @@ impl Blocking {
         Self { client: blocking::Client::open(channel(), "bench").unwrap(), given: Vec::new() }
     }
 
-    /// There and back.
+    /// Sends a ping and waits for the reply.
     pub fn ping(&self) {
         self.client.ping().unwrap();
     }
 
-    /// Asks for listeners and stops them: one alone by dropping its guard.
-    pub fn live(&mut self, endpoints: &[SocketAddrV4]) {
+    /// Requests listeners and stops them, a single one by dropping its guard.
+    pub fn listen_and_stop(&mut self, endpoints: &[SocketAddrV4]) {
         if let [one] = endpoints {
             drop(self.client.listen(&endpoint(*one), &ListenOptions::default()).unwrap());
         } else {
@@ -149,7 +149,7 @@ impl Worker for Asynchronous {
     }
 }
 
-/// A peer that sends all of its requests before it reads the first reply.
+/// A peer that sends all its requests before it reads the first reply.
 pub struct Pipelined {
     peer: Peer,
     given: Vec<ListenerId>,

@@ -1,16 +1,16 @@
-//! Endpoints in turn, so that none is asked for again while its last listener may still be closing: a few ports on many
-//! addresses, as a mail server has them.
+//! Endpoints in rotation, so that none is used again while its last listener may still be closing. They are a few ports on
+//! many addresses, as on a mail server.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// The first port, and how many there are.
+/// The first port.
 pub const FIRST: u16 = 20_000;
-/// See [`FIRST`].
+/// The number of ports.
 pub const PORTS: u16 = 64;
 const COUNT: u16 = 20_000;
 
-/// The endpoint of a number, in a network of the loopback interface.
+/// The endpoint with this number, in a network of the loopback interface.
 pub fn endpoint(network: u8, number: u16) -> SocketAddrV4 {
     let [high, low] = (number / PORTS).to_be_bytes();
     SocketAddrV4::new(Ipv4Addr::new(127, network, high, low), FIRST + number % PORTS)

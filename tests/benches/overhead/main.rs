@@ -1,5 +1,6 @@
-//! What a broker costs that stands ready: its start, the time until a dead worker's successor serves, the latency that a
-//! flood of one user leaves another, its memory before, with and after ten thousand listeners, and the size of its program.
+//! The broker's overhead: the time until it is ready, the time until a killed worker's successor serves, the latency of a
+//! peer while another user floods the broker, the broker's memory before, with and after ten thousand listeners, and the
+//! size of its program.
 
 use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpStream};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use portreeve_protocol::List;
 use portreeve_protocol::message::{ListenMany, ListenerId, Outcome};
-use portreeve_tests::benchmark::{self, is_wanted, median, report, report_beside};
+use portreeve_tests::benchmark::{self, is_selected, median, report, report_with_baseline};
 use portreeve_tests::chroot::Chroot;
 use portreeve_tests::peer::listen;
 use portreeve_tests::{Broker, Host, Peer, binaries, flood, process, sample};
@@ -16,20 +17,20 @@ use rustix::process::{Pid, Signal, kill_process};
 const ROUNDS: usize = 20;
 
 fn main() {
-    benchmark::main("a broker that stands ready: medians", inside);
+    benchmark::main("The broker's overhead: medians", inside);
 }
 
 fn inside(host: &Host) {
-    if is_wanted("start") {
-        starts(host);
+    if is_selected("start") {
+        startup(host);
     }
-    if is_wanted("successor") {
-        successor(host);
+    if is_selected("restart") {
+        worker_restart(host);
     }
-    if is_wanted("flood") {
-        floods(host);
+    if is_selected("flood") {
+        latency_under_flood(host);
     }
-    if is_wanted("memory") {
+    if is_selected("memory") {
         memory(host);
         let program = std::fs::metadata(host.binary(binaries::BROKER)).unwrap();
         report("memory/program", "kB", program.len() as f64 / 1024.0);
@@ -40,8 +41,8 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-/// From the start of the process until the service manager is told that it is ready.
-fn starts(host: &Host) {
+/// The time from the start of the process until it notifies the service manager that it is ready.
+fn startup(host: &Host) {
     let config = sample::control(r#"( "127.0.0.0/8:20000-20063" )"#);
     let start = || {
         let started = Instant::now();
@@ -54,8 +55,9 @@ fn starts(host: &Host) {
     report("start/ready", "ms", median(&mut samples));
 }
 
-/// The round trip of a peer, of which another user's flood may make twice as much as it is when idle.
-fn floods(host: &Host) {
+/// The round trip of a peer during another user's flood, compared with that of an idle broker.
+/// It should be at most twice as long.
+fn latency_under_flood(host: &Host) {
     let broker = Broker::start_with_log_file(host, &sample::control(r#"( "127.0.0.1:1-65535" )"#));
     let mut bystander = broker.peer();
     let mut latency = || flood::latency(&mut bystander, Duration::from_millis(200)).as_nanos() as f64;
@@ -65,12 +67,12 @@ fn floods(host: &Host) {
             idle.push(latency());
             flooded.push(flood::during(flood, &mut latency));
         }
-        report_beside(&format!("flood/{what}"), "ns", median(&mut flooded), "idle", median(&mut idle));
+        report_with_baseline(&format!("flood/{what}"), "ns", median(&mut flooded), "idle", median(&mut idle));
     }
 }
 
-/// From the death of the sample mail server until the next one greets a client, and how much of it is its own start.
-fn successor(host: &Host) {
+/// The time from killing the sample mail server until the next one greets a client.
+fn worker_restart(host: &Host) {
     let chroot = Chroot::new(host, "mail");
     chroot.worker_directory("Maildir");
     let command = r#"( /run/host/bin/smtp_worker "--listen" "127.0.0.1:25" "--greeting" "mx1.example" )"#;
@@ -84,7 +86,7 @@ fn successor(host: &Host) {
     let mut samples: Vec<f64> = (0..ROUNDS)
         .map(|_| {
             greeting();
-            // One that ends sooner is taken for one that cannot start.
+            // The broker regards a worker that ends sooner as failing to start.
             std::thread::sleep(Duration::from_millis(150));
             let worker = broker.worker();
             let killed = Instant::now();
@@ -93,24 +95,24 @@ fn successor(host: &Host) {
             milliseconds(killed.elapsed())
         })
         .collect();
-    report("successor/first greeting", "ms", median(&mut samples));
+    report("restart/first greeting", "ms", median(&mut samples));
 }
 
-/// RSS and PSS, and what of it is the broker's own (anonymous) memory.
+/// RSS, PSS and anonymous memory.
 fn memory(host: &Host) {
     let broker = Broker::start_with_log_file(host, &sample::control(r#"( "127.0.0.0/8:20000-20063" )"#));
     let mut peer = broker.peer();
-    let figure = |when: &str| {
+    let report_memory = |when: &str| {
         let kilobytes = |name| {
             let field = process::memory_field(broker.pid(), name);
             field.trim_end_matches("kB").trim().parse::<f64>().unwrap()
         };
-        for (name, field) in [("rss", "Rss"), ("pss", "Pss"), ("own", "Anonymous")] {
+        for (name, field) in [("rss", "Rss"), ("pss", "Pss"), ("anonymous", "Anonymous")] {
             report(&format!("memory/{when}/{name}"), "kB", kilobytes(field));
         }
         kilobytes("Anonymous")
     };
-    let idle = figure("idle");
+    let idle = report_memory("idle");
     let endpoints: Vec<_> = (0..10_000_u16)
         .map(|n| listen(&format!("127.1.{}.{}:{}", n / 64 / 250, n / 64 % 250, 20_000 + n % 64)))
         .collect();
@@ -118,12 +120,12 @@ fn memory(host: &Host) {
     for some in endpoints.chunks(200) {
         held.extend(listen_many(&mut peer, some));
     }
-    let with = figure("10000 listeners");
-    report("memory/a listener", "B", (with - idle) * 1024.0 / 10_000.0);
+    let with = report_memory("10000 listeners");
+    report("memory/per listener", "B", (with - idle) * 1024.0 / 10_000.0);
     for some in held.chunks(200) {
         peer.stop(some);
     }
-    figure("released");
+    report_memory("released");
 }
 
 fn listen_many(peer: &mut Peer, some: &[portreeve_protocol::message::Listen]) -> Vec<ListenerId> {

@@ -1,6 +1,6 @@
-//! The floor `helper`: a second process that waits in recv(2), makes what a fixed structure asks for, sends it back
-//! and keeps its own copy until it is told to close them all: no runtime, no encoding, no policy, no log.
-//! As `locked` it works behind the broker's own locks, so what is above it is what the kernel takes for those.
+//! The baseline `helper`: a second process that waits in recv(2), opens the listeners in a fixed-size request, sends them
+//! back, and keeps copies until it is told to close them. It has no runtime, encoding, policy or log.
+//! The baseline `confined` is the same process with the broker's own confinement, so it includes the kernel's cost of that.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -21,13 +21,14 @@ use crate::direct::listener;
 use crate::endpoints;
 
 const HELPER: &str = "--helper";
-const LOCKED: &str = "--locked-helper";
-/// The most listeners in a request, and the request: six bytes an endpoint. None: close what is there.
-const MOST: usize = 200;
+const CONFINED: &str = "--confined-helper";
+/// The maximum number of listeners in a request. A request without any closes all.
+const MAX_LISTENERS: usize = 200;
+/// The size of an endpoint: four bytes of address and two of port.
 const ENDPOINT: usize = 6;
-const REQUEST: usize = ENDPOINT * (MOST + 1);
+const REQUEST: usize = ENDPOINT * (MAX_LISTENERS + 1);
 
-/// The process, seen from the one that asks.
+/// The client's side of the process.
 pub struct Helper {
     channel: OwnedFd,
     process: Child,
@@ -39,9 +40,9 @@ impl Helper {
         Self::start_as(HELPER)
     }
 
-    /// Starts it behind the system call filter and the Landlock rules of a broker that permits [`endpoints`].
-    pub fn start_locked() -> Self {
-        Self::start_as(LOCKED)
+    /// Starts it with the seccomp filter and the Landlock rules of a broker that allows [`endpoints`].
+    pub fn start_confined() -> Self {
+        Self::start_as(CONFINED)
     }
 
     fn start_as(what: &str) -> Self {
@@ -52,19 +53,19 @@ impl Helper {
         Self { channel: ours, process }
     }
 
-    /// Asks for these listeners in one packet, receives them in one, and closes them.
+    /// Requests these listeners in one packet, receives them in one, and closes them.
     pub fn batch(&self, endpoints: &[SocketAddrV4]) {
         self.send(endpoints);
         self.receive(endpoints.len());
     }
 
-    /// Asks for each in a packet of its own before it receives the first.
+    /// Requests each listener in a packet of its own before it receives the first.
     pub fn pipelined(&self, endpoints: &[SocketAddrV4]) {
         endpoints.chunks(1).for_each(|endpoint| self.send(endpoint));
         endpoints.iter().for_each(|_| self.receive(1));
     }
 
-    /// Has it close what it keeps, and waits for that.
+    /// Makes the process close its copies, and waits until it has done so.
     pub fn release(&self) {
         self.send(&[]);
         self.receive(0);
@@ -77,13 +78,13 @@ impl Helper {
             place[..4].copy_from_slice(&endpoint.ip().octets());
             place[4..].copy_from_slice(&endpoint.port().to_ne_bytes());
         }
-        // One more, so that the packet that asks for none is not empty.
+        // One more, so that the packet without endpoints is not empty.
         let length = ENDPOINT * (endpoints.len() + 1);
         rustix::net::send(&self.channel, &request[..length], SendFlags::NOSIGNAL).unwrap();
     }
 
     fn receive(&self, count: usize) {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LISTENERS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
         let flags = RecvFlags::CMSG_CLOEXEC;
@@ -98,17 +99,17 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        let _ = self.process.kill(); // it may have exited
         let _ = self.process.wait();
     }
 }
 
-/// Whether this process was started to be it.
-pub fn is_wanted() -> bool {
-    std::env::args().nth(1).is_some_and(|what| what == HELPER || what == LOCKED)
+/// Whether this process was started as the helper.
+pub fn is_helper_process() -> bool {
+    std::env::args().nth(1).is_some_and(|what| what == HELPER || what == CONFINED)
 }
 
-fn lock() {
+fn confine() {
     let ports = [endpoints::FIRST..=endpoints::FIRST + endpoints::PORTS - 1];
     let no_directories: [BorrowedFd<'_>; 0] = [];
     locks::no_new_privs().unwrap();
@@ -116,16 +117,16 @@ fn lock() {
     seccomp::install(&SeccompNeeds::default()).unwrap();
 }
 
-/// Serves standard input until it is closed.
+/// Serves the channel on standard input until it is closed.
 pub fn serve() {
     let most = rustix::process::getrlimit(Resource::Nofile).maximum;
     rustix::process::setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).unwrap();
-    if std::env::args().nth(1).as_deref() == Some(LOCKED) {
-        lock();
+    if std::env::args().nth(1).as_deref() == Some(CONFINED) {
+        confine();
     }
     let channel = rustix::stdio::stdin();
     let mut request = [0; REQUEST];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LISTENERS))];
     let mut kept: Vec<OwnedFd> = Vec::new();
     loop {
         let (length, _) = rustix::net::recv(channel, &mut request, RecvFlags::empty()).unwrap();
@@ -140,7 +141,7 @@ pub fn serve() {
         kept.extend(endpoints.iter().map(|[a, b, c, d, port @ ..]: &[u8; ENDPOINT]| {
             listener(SocketAddrV4::new([*a, *b, *c, *d].into(), u16::from_ne_bytes(*port)))
         }));
-        let mut descriptors = [channel.as_fd(); MOST];
+        let mut descriptors = [channel.as_fd(); MAX_LISTENERS];
         descriptors.iter_mut().zip(&kept[before..]).for_each(|(to, from)| *to = from.as_fd());
         send(channel, &descriptors[..count], &mut space);
     }

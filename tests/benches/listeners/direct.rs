@@ -1,4 +1,4 @@
-//! The floor `direct`: this process, which has the privilege, makes and closes the socket itself.
+//! The baseline `direct`: this process is privileged, and opens and closes the socket itself.
 
 use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
@@ -7,7 +7,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 const BACKLOG: i32 = 500;
 
-/// The socket, as the broker makes it.
+/// A socket, opened as the broker does.
 pub fn listener(endpoint: SocketAddrV4) -> OwnedFd {
     let socket =
         rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)
@@ -18,7 +18,7 @@ pub fn listener(endpoint: SocketAddrV4) -> OwnedFd {
     socket
 }
 
-/// All that a process with the privilege does.
+/// Everything that a privileged process does.
 pub fn listen_and_close(endpoint: SocketAddrV4) {
     drop(listener(endpoint));
 }

@@ -1,4 +1,4 @@
-"""What oslo.privsep's daemon is asked to do. The socket stays there: a call cannot return it."""
+"""The functions that oslo.privsep's daemon executes. The socket stays in the daemon: a call cannot return it."""
 
 import socket
 

@@ -1,11 +1,11 @@
-"""oslo.privsep: a call to its privileged daemon, and a bind there."""
+"""oslo.privsep: an empty call to its privileged daemon, and a bind by it."""
 
 import logging
 
 from oslo_config import cfg
 from oslo_privsep import priv_context
 
-import figures
+import measure
 import privsep_calls
 
 
@@ -21,9 +21,9 @@ def binds(count):
 
 if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
-    cfg.CONF([], project="peers")
-    figures.bring_up_loopback()
+    cfg.CONF([], project="alternatives")
+    measure.bring_up_loopback()
     privsep_calls.context.start(priv_context.Method.FORK)
-    figures.measure("oslo.privsep call", 1000, calls)
-    figures.measure("oslo.privsep bind", 1000, binds)
+    measure.measure("oslo.privsep call", 1000, calls)
+    measure.measure("oslo.privsep bind", 1000, binds)
     privsep_calls.context.stop()

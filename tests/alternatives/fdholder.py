@@ -1,11 +1,11 @@
-"""s6-fdholder: each retrieval starts a program, which then becomes the one that wants the descriptor."""
+"""s6-fdholder: each retrieval starts a program, which then executes the program that uses the descriptor."""
 
 import os
 import socket
 import subprocess
 import sys
 
-import figures
+import measure
 
 DIRECTORY = sys.argv[1]
 PATH = os.path.join(DIRECTORY, "fdholder")
@@ -17,7 +17,7 @@ def retrieve(count):
 
 
 if __name__ == "__main__":
-    figures.bring_up_loopback()
+    measure.bring_up_loopback()
     rules = os.path.join(DIRECTORY, "rules", "uid", "0")
     os.makedirs(os.path.join(rules, "env"))
     open(os.path.join(rules, "allow"), "w").close()
@@ -31,6 +31,6 @@ if __name__ == "__main__":
         listener.bind(("127.0.0.1", 25))
         listener.listen(500)
         subprocess.run(["s6-fdholder-store", PATH, "listener"], stdin=listener, check=True)
-    figures.measure("s6-fdholder-retrieve", 50, retrieve)
+    measure.measure("s6-fdholder-retrieve", 50, retrieve)
     daemon.terminate()
     daemon.wait()
