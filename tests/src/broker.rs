@@ -103,7 +103,7 @@ impl Broker {
 
     /// Starts a broker that logs to a file, so that this process need not read its log.
     pub fn start_with_log_file(host: &Host, text: &str) -> Self {
-        let _ = std::fs::remove_file(host.path(LOG)); // there is none before the first broker
+        let _ = std::fs::remove_file(host.path(LOG)); // it may not exist
         Self::launch_with_log_file(host, command(host, &config(host, text)))
     }
 

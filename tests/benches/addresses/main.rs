@@ -30,7 +30,7 @@ use portreeve_tests::{Broker, Host, Peer, lan, sample};
 const LEASE: u32 = 600;
 
 fn main() {
-    benchmark::main("add, renew, remove: per address, median of rounds", inside);
+    benchmark::main("Adding, renewing and removing an address: time for each, median of rounds", inside);
 }
 
 fn inside(host: &Host) {

@@ -120,7 +120,7 @@ fn mknod() -> Outcome {
 }
 
 fn open_by_handle() -> Outcome {
-    // struct file_handle for the inode 2 of whatever file system the root is on.
+    // struct file_handle for inode 2 of the root's file system.
     let handle = [8_u32, 1, 2, 0];
     let root = fs::File::open("/").map(std::os::fd::IntoRawFd::into_raw_fd).unwrap();
     let opened: io::Result<Word> = call(libc::SYS_open_by_handle_at, [root.into(), address(&handle), 0]);
