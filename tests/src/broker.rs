@@ -144,8 +144,8 @@ impl Broker {
         let mut packet = [0; 4096];
         loop {
             let mut either = [PollFd::new(notify, PollFlags::IN), PollFd::new(&pidfd, PollFlags::IN)];
-            let left = end.saturating_duration_since(Instant::now());
-            let events = poll(&mut either, Some(&timespec(left))).unwrap();
+            let remaining = end.saturating_duration_since(Instant::now());
+            let events = poll(&mut either, Some(&timespec(remaining))).unwrap();
             assert!(events > 0, "the broker was not ready after {} s", TIMEOUT.as_secs());
             let [message, exit] = either.map(|one| !one.revents().is_empty());
             if message {
@@ -188,16 +188,16 @@ impl Broker {
     /// Waits until it has no more descriptors than before; fails with the additional ones.
     #[track_caller]
     pub fn await_no_leak(&self, before: &Descriptors) {
-        let mut left = Vec::new();
+        let mut leaked = Vec::new();
         let end = Instant::now() + TIMEOUT;
         while Instant::now() < end {
-            left = self.descriptors().not_in(before);
-            if left.is_empty() {
+            leaked = self.descriptors().not_in(before);
+            if leaked.is_empty() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        panic!("the broker has descriptors that it did not have before: {left:?}");
+        panic!("the broker has descriptors that it did not have before: {leaked:?}");
     }
 
     /// Connects to the control socket, without sending Hello.

@@ -107,8 +107,8 @@ pub fn assert_status_matches(explained: &Value, channel: &mut Peer) {
     for name in ["broker", "reader"] {
         let process = published.processes.iter().find(|process| &*process.role == name).unwrap();
         let locks: Vec<&str> = process.locks.iter().map(|lock| lock.as_str()).collect();
-        let foreseen = role(explained, name)["locks"].as_array().unwrap();
-        let foreseen: Vec<&str> = foreseen.iter().map(|lock| lock.as_str().unwrap()).collect();
-        assert_eq!(foreseen, locks, "{name}");
+        let expected = role(explained, name)["locks"].as_array().unwrap();
+        let expected: Vec<&str> = expected.iter().map(|lock| lock.as_str().unwrap()).collect();
+        assert_eq!(expected, locks, "{name}");
     }
 }

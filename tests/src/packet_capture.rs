@@ -107,9 +107,9 @@ impl PacketCapture {
 
     /// Reads a frame that has arrived or arrives before `end`.
     fn read_before(&mut self, end: Instant) -> Option<Frame> {
-        let left = end.saturating_duration_since(Instant::now());
+        let remaining = end.saturating_duration_since(Instant::now());
         let mut event = [PollFd::new(&self.socket, PollFlags::IN)];
-        if poll(&mut event, Some(&timespec(left))).unwrap() == 0 {
+        if poll(&mut event, Some(&timespec(remaining))).unwrap() == 0 {
             return None;
         }
         let mut bytes = vec![0; 2048];

@@ -212,17 +212,17 @@ fn is_local(address: IpAddr) -> bool {
 
 /// Records a granted lease, which began between the request and the receipt of the reply.
 fn record_granted(model: &Model, session: &Session, asked: Instant, address: IpAddr, lease: &Lease) {
-    let left = Duration::from_millis(lease.left_ms);
+    let remaining = Duration::from_millis(lease.left_ms);
     let before = model.broker_down.mark();
     let known = AddressRecord {
         holder: session.name.clone(),
-        latest_end: Some(Instant::now() + left),
-        earliest_end: (session.generation == model.generation()).then_some(asked + left),
+        latest_end: Some(Instant::now() + remaining),
+        earliest_end: (session.generation == model.generation()).then_some(asked + remaining),
     };
     model.addresses().insert(address, known);
     let local = is_local(address);
     // The address may be absent if the lease or the broker has ended meanwhile.
-    if !local && !model.broker_down.occurred_since(before) && Instant::now() < asked + left {
+    if !local && !model.broker_down.occurred_since(before) && Instant::now() < asked + remaining {
         model
             .violation(format_args!("{} was granted {address}, but the host does not have it", session.name));
     }

@@ -90,16 +90,16 @@ impl<'a> Auditor<'a> {
         self.eventually("while paused", || self.listeners());
     }
 
-    /// Repeats a check until it finds nothing wrong. What it still finds after [`TIMEOUT`] is a violation.
+    /// Repeats a check until it finds no problems. What it still finds after [`TIMEOUT`] is a violation.
     fn eventually(&self, when: &str, look: impl Fn() -> Vec<String>) {
         let end = Instant::now() + TIMEOUT;
         loop {
-            let wrong = look();
-            if wrong.is_empty() {
+            let problems = look();
+            if problems.is_empty() {
                 return;
             }
             if Instant::now() > end {
-                return wrong.iter().for_each(|line| self.model.violation(format_args!("{when}: {line}")));
+                return problems.iter().for_each(|line| self.model.violation(format_args!("{when}: {line}")));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -121,16 +121,16 @@ impl<'a> Auditor<'a> {
         let rows: BTreeMap<String, (u64, String)> =
             rows.map(|row| (row.endpoint.to_string(), (row.id.0, owner(row)))).collect();
         let (held, retained) = (self.model.listeners(), self.model.retained());
-        let mut wrong = Vec::new();
+        let mut problems = Vec::new();
         for (endpoint, held) in retained.required() {
             if rows.get(endpoint) != Some(&(held.id.0, format!("{}, gone", held.owner))) {
-                wrong.push(format!(
+                problems.push(format!(
                     "{endpoint} must be retained as {held:?}, but status lists {:?}",
                     rows.get(endpoint)
                 ));
             }
         }
-        let left: BTreeSet<String> = match retained.may_exist() {
+        let unclaimed: BTreeSet<String> = match retained.may_exist() {
             true => retained_rows(&state)
                 .filter(|row| row.owner.ends_with(", gone"))
                 .map(|row| row.endpoint.to_string())
@@ -139,27 +139,28 @@ impl<'a> Auditor<'a> {
         };
         for (endpoint, held) in &held {
             if rows.get(endpoint) != Some(&(held.id.0, held.owner.clone())) {
-                wrong.push(format!("{endpoint} must be {held:?}, but status lists {:?}", rows.get(endpoint)));
+                problems
+                    .push(format!("{endpoint} must be {held:?}, but status lists {:?}", rows.get(endpoint)));
             }
         }
         let workers =
             super::mail_clients::PORTS.iter().chain([&EXTRA_PORT]).map(|port| format!("127.0.0.1:{port}"));
         let workers: Vec<String> = workers.collect();
         let known = |endpoint: &String| {
-            held.contains_key(endpoint) || workers.contains(endpoint) || left.contains(endpoint)
+            held.contains_key(endpoint) || workers.contains(endpoint) || unclaimed.contains(endpoint)
         };
-        wrong.extend(
+        problems.extend(
             rows.keys()
                 .filter(|one| !known(one))
                 .map(|one| format!("status lists {one}, which no peer holds")),
         );
-        wrong.extend(
+        problems.extend(
             retained_rows(&state)
-                .filter(|row| !left.contains(&row.endpoint.to_string()))
+                .filter(|row| !unclaimed.contains(&row.endpoint.to_string()))
                 .map(|row| format!("not adopted: {row:?}")),
         );
-        wrong.extend(compare_with_kernel(&rows));
-        wrong
+        problems.extend(compare_with_kernel(&rows));
+        problems
     }
 
     /// Compares the addresses with the leases. Leases expire meanwhile, so this is checked once and not repeated.
@@ -247,25 +248,26 @@ impl<'a> Auditor<'a> {
     fn differences(&self, start: &Baseline, supervisor: &Supervisor<'_>) -> Vec<String> {
         let family = supervisor.expected_processes();
         let [_, _, broker, _, worker, _] = family;
-        let mut wrong = Vec::new();
+        let mut problems = Vec::new();
         // Checked before the auditor connects: the broker may not have noticed yet that an earlier session has ended.
         for (who, pid, before) in [("broker", broker, &start.broker), ("worker", worker, &start.worker)] {
             let more = kernel_state::descriptors(pid).not_in(before);
             if !more.is_empty() {
-                wrong.push(format!("the {who} has descriptors that it did not have at the start: {more:?}"));
+                problems
+                    .push(format!("the {who} has descriptors that it did not have at the start: {more:?}"));
             }
         }
         for (kind, count) in kernel_state::sockets() {
             if count > start.sockets[kind] {
-                wrong.push(format!(
+                problems.push(format!(
                     "there are {count} {kind} sockets, and were {} at the start",
                     start.sockets[kind]
                 ));
             }
         }
-        wrong.extend(self.listeners());
+        problems.extend(self.listeners());
         if let Some(state) = self.query_broker().filter(|state| !state.addresses.is_empty()) {
-            wrong.push(format!("the broker still has addresses: {:?}", state.addresses));
+            problems.push(format!("the broker still has addresses: {:?}", state.addresses));
         }
         let family = BTreeSet::from(family);
         let strangers = kernel_state::processes()
@@ -273,7 +275,7 @@ impl<'a> Auditor<'a> {
             .map(|pid| kernel_state::name(*pid))
             .collect::<Vec<_>>();
         if !strangers.is_empty() {
-            wrong.push(format!("unexpected processes: {strangers:?}"));
+            problems.push(format!("unexpected processes: {strangers:?}"));
         }
         for (what, now, before) in [
             ("addresses", format!("{:?}", kernel_state::addresses()), "{}".to_owned()),
@@ -284,10 +286,10 @@ impl<'a> Auditor<'a> {
             ),
         ] {
             if now != before {
-                wrong.push(format!("{what}: now {now}, at the start {before}"));
+                problems.push(format!("{what}: now {now}, at the start {before}"));
             }
         }
-        wrong
+        problems
     }
 }
 
@@ -313,14 +315,15 @@ fn compare_with_kernel(rows: &BTreeMap<String, (u64, String)>) -> Vec<String> {
         rows.keys().partition(|endpoint| endpoint.ends_with("/udp"));
     let state: BTreeSet<SocketAddr> = tcp.iter().filter_map(|endpoint| endpoint.parse().ok()).collect();
     let found: BTreeSet<SocketAddr> = resources::tcp_listeners().into_iter().collect();
-    let mut wrong = Vec::new();
+    let mut problems = Vec::new();
     if state != found {
         let [more, fewer] = [&found - &state, &state - &found];
-        wrong.push(format!("listening but not in status: {more:?}; in status but not listening: {fewer:?}"));
+        problems
+            .push(format!("listening but not in status: {more:?}; in status but not listening: {fewer:?}"));
     }
     let bound = kernel_state::sockets()["udp"];
     if bound != udp.len() {
-        wrong.push(format!("there are {bound} UDP sockets, and status lists {}", udp.len()));
+        problems.push(format!("there are {bound} UDP sockets, and status lists {}", udp.len()));
     }
-    wrong
+    problems
 }

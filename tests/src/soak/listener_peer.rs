@@ -255,13 +255,13 @@ impl ListenerPeer {
     fn session_lost(&mut self, model: &Model) {
         let by_takeover =
             self.session.as_ref().is_some_and(|session| model.takeovers.occurred_since(session.began));
-        let left = self.held.drain(..).map(|(endpoint, _)| endpoint).collect();
+        let endpoints = self.held.drain(..).map(|(endpoint, _)| endpoint).collect();
         if by_takeover {
             self.session.take().iter().for_each(|session| model.retain_all(&session.name));
         }
         self.disconnect(model);
         if by_takeover && self.random.one_in(2) {
-            self.to_reclaim = left;
+            self.to_reclaim = endpoints;
         }
     }
 }
