@@ -1,7 +1,7 @@
-//! The binaries under test: built once by cargo in this test's own profile, or taken from `PORTREEVE_BIN_DIR`.
+//! The binaries under test: built once by cargo in the test's own profile, or taken from `PORTREEVE_BIN_DIR`.
 //!
-//! Workers are linked statically, so that they run in an empty chroot; they have a target directory of their
-//! own, because other flags would have everything else built anew.
+//! Workers are linked statically, so that they run in an empty chroot. They have a target directory of their own, because
+//! other compiler flags in the same directory would make cargo rebuild everything else.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -12,16 +12,16 @@ use std::sync::OnceLock;
 
 /// The broker.
 pub const BROKER: &str = "portreeved";
-/// The command line client.
+/// The command-line client.
 pub const CLIENT: &str = "portreeve";
-/// The broker of the tests that fails, leaves locks out and attacks as a test says.
+/// The broker with fault injection: it fails, omits confinement steps and performs attacks as a test says.
 pub const HOSTILE_BROKER: &str = "portreeved_hostile";
-/// The worker that tries to escape.
+/// The worker that tries to escape its confinement.
 pub const HOSTILE_WORKER: &str = "hostile_worker";
-/// What runs another program on a kernel that refuses some system calls.
-pub const REFUSING_KERNEL: &str = "refusing_kernel";
-/// The worker that does as a test says.
-pub const PUPPET: &str = "puppet";
+/// The program that runs another one with some system calls denied.
+pub const DENY_SYSCALLS: &str = "deny_syscalls";
+/// The worker that executes a test's commands.
+pub const SCRIPTED_WORKER: &str = "scripted_worker";
 /// The sample mail server.
 pub const SMTP_WORKER: &str = "smtp_worker";
 
@@ -29,13 +29,13 @@ const DYNAMIC: &[(&str, &[&str])] = &[
     (BROKER, &["-p", "portreeve-broker", "--bin", BROKER]),
     (CLIENT, &["-p", "portreeve-worker", "--bin", CLIENT]),
 ];
-// Built by itself: cargo gives every package of a build the features that any of them asks for.
+// Built separately: cargo enables a feature for every package of a build in which one enables it.
 const WITH_FEATURE: &[(&str, &[&str])] =
     &[(HOSTILE_BROKER, &["-p", "portreeve-broker", "--bin", HOSTILE_BROKER, "--features", "hostile"])];
 const STATIC: &[(&str, &[&str])] = &[
-    (PUPPET, &["-p", "portreeve-tests", "--bin", PUPPET]),
+    (SCRIPTED_WORKER, &["-p", "portreeve-tests", "--bin", SCRIPTED_WORKER]),
     (HOSTILE_WORKER, &["--bin", HOSTILE_WORKER]),
-    (REFUSING_KERNEL, &["--bin", REFUSING_KERNEL]),
+    (DENY_SYSCALLS, &["--bin", DENY_SYSCALLS]),
     (SMTP_WORKER, &["-p", "portreeve-worker", "--example", SMTP_WORKER]),
 ];
 
@@ -47,7 +47,7 @@ fn variable(name: &str) -> String {
     format!("PORTREEVE_TEST_{}", name.to_uppercase())
 }
 
-/// Where each binary lies, as variables for the process in the namespaces. Builds them the first time.
+/// The path of each binary, as environment variables for the process in the namespaces. Builds them the first time.
 pub fn variables() -> impl Iterator<Item = (String, &'static PathBuf)> {
     static PATHS: OnceLock<BTreeMap<&'static str, PathBuf>> = OnceLock::new();
     let paths = PATHS.get_or_init(|| match std::env::var_os("PORTREEVE_BIN_DIR") {
@@ -57,12 +57,12 @@ pub fn variables() -> impl Iterator<Item = (String, &'static PathBuf)> {
     paths.iter().map(|(name, path)| (variable(name), path))
 }
 
-/// The binaries that the parent named, opened.
+/// Opens the binaries that the parent process has named in the environment.
 pub fn given() -> Vec<(&'static str, File)> {
     let open = |name| {
         let path = std::env::var_os(variable(name)).unwrap();
         let file =
-            File::open(&path).unwrap_or_else(|error| panic!("the binary {path:?} cannot be opened: {error}"));
+            File::open(&path).unwrap_or_else(|error| panic!("cannot open the binary {path:?}: {error}"));
         (name, file)
     };
     names().map(open).collect()
@@ -73,7 +73,7 @@ pub fn copy_into(directory: &Path) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     for (name, path) in build() {
         let to = directory.join(name);
-        // A process may still execute the file of an earlier call, and such a file cannot be written.
+        // A process may still be running the file of an earlier call, and such a file cannot be written.
         match fs::remove_file(&to) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => fs::copy(&path, &to)?,
@@ -85,13 +85,13 @@ pub fn copy_into(directory: &Path) -> io::Result<()> {
 fn build() -> BTreeMap<&'static str, PathBuf> {
     let profile = profile();
     let mut paths = cargo_build(DYNAMIC, &mut cargo(&profile));
-    // Whatever the tests' own profile: no other can be built with that feature.
+    // Always the dev profile: no other profile can be built with that feature.
     paths.extend(cargo_build(WITH_FEATURE, &mut cargo("dev")));
     let mut command = cargo(&profile);
-    // Cargo prefers the encoded variable, so that is the one to set.
+    // Cargo prefers this variable to RUSTFLAGS.
     command
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
-        // These serve the tests alone: optimising each as a whole takes longer than they run.
+        // Link-time optimisation of these test programs would take longer than they run.
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
         .args(["--target", &host_triple(), "--target-dir"])
         .arg(target_directory().join("static"));
@@ -103,7 +103,7 @@ fn cargo_program() -> String {
     std::env::var("CARGO").unwrap_or_else(|_| env!("CARGO").to_owned())
 }
 
-/// This test's own executable lies in `<target>/[<triple>/]<profile>/deps/`, a program of this package beside `deps`.
+/// A test's executable is in `<target>/[<triple>/]<profile>/deps/`, a program of this package in the directory above.
 fn profile_directory() -> PathBuf {
     let executable = std::env::current_exe().unwrap();
     let directory = executable.parent().unwrap();
@@ -144,7 +144,10 @@ fn cargo_build(
         command.args(*arguments);
     });
     let output = command.output().unwrap_or_else(|error| {
-        panic!("cargo cannot be run to build what is tested: {error}; or set PORTREEVE_BIN_DIR to a directory that has it built")
+        panic!(
+            "cannot run cargo to build the binaries under test: {error}. \
+            Install cargo, or set PORTREEVE_BIN_DIR to a directory that contains them"
+        )
     });
     let diagnostics = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?} failed: {}\n{diagnostics}", output.status);

@@ -1,4 +1,4 @@
-//! The broker under test: started from a configuration, awaited until it says it is ready, ended with the test.
+//! The broker under test: started with a configuration, awaited until it reports that it is ready, killed with the test.
 
 use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader};
@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-use crate::census::{self, Descriptors};
-use crate::process::Tree;
-use crate::wait::PATIENCE;
+use crate::process::ProcessTree;
+use crate::resources::{self, Descriptors};
+use crate::wait::TIMEOUT;
 use crate::{Host, Peer, binaries, eventually, process};
 
-/// Where the configurations of tests put the control socket.
+/// The control socket's path in the tests' configurations.
 pub const SOCKET: &str = "/run/host/broker.sock";
-/// Where a broker that is started quietly writes its log.
+/// The log file of a broker that is started with [`Broker::start_with_log_file`].
 pub const LOG: &str = "broker.log";
 
-/// What the broker wrote to standard error, as it comes.
+/// The broker's standard output and standard error, collected as they arrive.
 #[derive(Clone, Default)]
 pub struct Log(Arc<(Mutex<Vec<String>>, Condvar)>);
 
@@ -38,12 +38,12 @@ impl Log {
         });
     }
 
-    /// All lines until now.
+    /// All lines so far.
     pub fn lines(&self) -> Vec<String> {
         self.0.0.lock().unwrap().clone()
     }
 
-    /// Waits for a line that contains every one of `words`, and gives it.
+    /// Waits for a line that contains all of `words`, and returns it.
     #[track_caller]
     pub fn wait_for(&self, words: &[&str]) -> String {
         let find = |lines: &[String]| {
@@ -51,28 +51,28 @@ impl Log {
         };
         let (lines, arrived) = &*self.0;
         let (lines, _) = arrived
-            .wait_timeout_while(lines.lock().unwrap(), PATIENCE, |lines| find(lines).is_none())
+            .wait_timeout_while(lines.lock().unwrap(), TIMEOUT, |lines| find(lines).is_none())
             .unwrap();
-        find(&lines).unwrap_or_else(|| panic!("no log line with {words:?}"))
+        find(&lines).unwrap_or_else(|| panic!("no log line contains all of {words:?}"))
     }
 }
 
-/// A broker that serves.
+/// A running broker.
 pub struct Broker {
     child: Child,
-    tree: Tree,
-    /// Its standard error.
+    tree: ProcessTree,
+    /// Its standard output and standard error.
     pub log: Log,
 }
 
-/// How a broker is started, for tests that change it.
+/// The command that starts a broker, for tests that change it.
 pub fn command(host: &Host, config: &Path) -> Command {
     let mut command = Command::new(host.binary(binaries::BROKER));
     command.arg("--config").arg(config).stdin(Stdio::null());
     command
 }
 
-/// Writes a configuration as the broker wants it: root's, and writable by root alone.
+/// Writes a configuration file that the broker accepts: owned by root and writable by root only.
 pub fn config(host: &Host, text: &str) -> PathBuf {
     let path = host.file("portreeve.conf", text);
     std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
@@ -80,47 +80,47 @@ pub fn config(host: &Host, text: &str) -> PathBuf {
 }
 
 impl Broker {
-    /// Starts one with this configuration, and returns when it is ready.
+    /// Starts a broker with this configuration, and returns when it is ready.
     #[track_caller]
     pub fn start(host: &Host, text: &str) -> Self {
         Self::start_command(host, command(host, &config(host, text)))
     }
 
-    /// Starts one in this one's place, with this configuration, and returns when it is ready.
+    /// Starts a successor that takes over from this broker, with this configuration, and returns when it is ready.
     #[track_caller]
-    pub fn succeeded_by(&self, host: &Host, text: &str) -> Self {
+    pub fn start_successor(&self, host: &Host, text: &str) -> Self {
         let mut command = command(host, &config(host, text));
         command.arg("--takeover");
         Self::start_command(host, command)
     }
 
-    /// Starts one that a test has prepared, and returns when it is ready, as sd_notify(3) has it said.
+    /// Starts a broker by a prepared command, and returns when it has sent READY=1; see sd_notify(3).
     #[track_caller]
     pub fn start_command(host: &Host, mut command: Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Self::launch(host, command)
     }
 
-    /// Starts one whose log goes to a file and not through this process, which has other work to do.
-    pub fn start_quietly(host: &Host, text: &str) -> Self {
-        let _there_is_none_before_the_first = std::fs::remove_file(host.path(LOG));
-        Self::launch_quietly(host, command(host, &config(host, text)))
+    /// Starts a broker that logs to a file, so that this process need not read its log.
+    pub fn start_with_log_file(host: &Host, text: &str) -> Self {
+        let _ = std::fs::remove_file(host.path(LOG)); // it may not exist
+        Self::launch_with_log_file(host, command(host, &config(host, text)))
     }
 
-    /// Starts one in the place of the one that runs, likewise.
-    pub fn succeed_quietly(host: &Host, text: &str) -> Self {
+    /// Starts a successor that takes over from the running broker and logs to the same file.
+    pub fn start_successor_with_log_file(host: &Host, text: &str) -> Self {
         let mut command = command(host, &config(host, text));
         command.arg("--takeover");
-        Self::launch_quietly(host, command)
+        Self::launch_with_log_file(host, command)
     }
 
-    fn launch_quietly(host: &Host, mut command: Command) -> Self {
+    fn launch_with_log_file(host: &Host, mut command: Command) -> Self {
         let log = std::fs::File::options().create(true).append(true).open(host.path(LOG)).unwrap();
         command.stdout(log.try_clone().unwrap()).stderr(log);
         Self::launch(host, command)
     }
 
-    /// Starts one whose standard error goes where the test says, and returns when it is ready.
+    /// Starts a broker whose output goes where the test says, and returns when it is ready.
     #[track_caller]
     pub fn launch(host: &Host, mut command: Command) -> Self {
         let address = host.path("notify.sock");
@@ -132,7 +132,7 @@ impl Broker {
             log.follow(output);
             log.follow(errors);
         }
-        let broker = Self { tree: Tree::of(child.id()), child, log };
+        let broker = Self { tree: ProcessTree::of(child.id()), child, log };
         broker.await_ready(&notify);
         broker
     }
@@ -140,13 +140,13 @@ impl Broker {
     #[track_caller]
     fn await_ready(&self, notify: &UnixDatagram) {
         let pidfd = pidfd_open(pid_of(&self.child), PidfdFlags::empty()).unwrap();
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         let mut packet = [0; 4096];
         loop {
             let mut either = [PollFd::new(notify, PollFlags::IN), PollFd::new(&pidfd, PollFlags::IN)];
-            let left = end.saturating_duration_since(Instant::now());
-            let events = poll(&mut either, Some(&timespec(left))).unwrap();
-            assert!(events > 0, "the broker was not ready after {} s", PATIENCE.as_secs());
+            let remaining = end.saturating_duration_since(Instant::now());
+            let events = poll(&mut either, Some(&timespec(remaining))).unwrap();
+            assert!(events > 0, "the broker was not ready after {} s", TIMEOUT.as_secs());
             let [message, exit] = either.map(|one| !one.revents().is_empty());
             if message {
                 let length = notify.recv(&mut packet).unwrap();
@@ -154,7 +154,7 @@ impl Broker {
                     return;
                 }
             } else if exit {
-                panic!("the broker ended before it was ready{}", census::holders());
+                panic!("the broker exited before it was ready{}", resources::tcp_listener_holders());
             }
         }
     }
@@ -164,92 +164,92 @@ impl Broker {
         self.child.id()
     }
 
-    /// The launcher's: the broker's first child.
+    /// The process id of the launcher: the broker's first child.
     pub fn launcher(&self) -> u32 {
         eventually("a launcher", || process::children(self.pid()).first().copied())
     }
 
-    /// The reader's: the broker's last child.
+    /// The process id of the reader: the broker's last child.
     pub fn reader(&self) -> u32 {
         eventually("a reader", || process::children(self.pid()).last().copied())
     }
 
-    /// The worker's: the launcher's only child.
+    /// The process id of the worker: the launcher's only child.
     pub fn worker(&self) -> u32 {
         let launcher = self.launcher();
         eventually("a worker", || process::children(launcher).first().copied())
     }
 
-    /// Its descriptors.
-    pub fn census(&self) -> Descriptors {
+    /// Its open file descriptors.
+    pub fn descriptors(&self) -> Descriptors {
         Descriptors::of(self.pid())
     }
 
-    /// Waits until it has no descriptor more than before; fails with those that are left.
+    /// Waits until it has no more descriptors than before; fails with the additional ones.
     #[track_caller]
-    pub fn await_no_more_than(&self, before: &Descriptors) {
-        let mut left = Vec::new();
-        let end = Instant::now() + PATIENCE;
+    pub fn await_no_leak(&self, before: &Descriptors) {
+        let mut leaked = Vec::new();
+        let end = Instant::now() + TIMEOUT;
         while Instant::now() < end {
-            left = self.census().beyond(before);
-            if left.is_empty() {
+            leaked = self.descriptors().not_in(before);
+            if leaked.is_empty() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        panic!("the broker kept descriptors that it did not have before: {left:?}");
+        panic!("the broker has descriptors that it did not have before: {leaked:?}");
     }
 
-    /// A control-socket peer that has not said anything yet.
-    pub fn stranger(&self) -> Peer {
+    /// Connects to the control socket, without sending Hello.
+    pub fn connect(&self) -> Peer {
         Peer::connect(Path::new(SOCKET)).unwrap()
     }
 
-    /// A control-socket peer that has said Hello.
+    /// Connects to the control socket and sends Hello.
     #[track_caller]
     pub fn peer(&self) -> Peer {
-        let mut peer = self.stranger();
+        let mut peer = self.connect();
         peer.hello();
         peer
     }
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        self.tree.note();
+        self.tree.record();
         kill_process(pid_of(&self.child), signal).unwrap();
     }
 
-    /// Stops it until SIGCONT.
+    /// Suspends it until SIGCONT.
     #[track_caller]
     pub fn suspend(&self) {
         process::suspend(self.pid());
     }
 
-    /// Whether it still runs.
-    pub fn runs(&self) -> bool {
-        process::runs(self.pid())
+    /// Whether it is still running.
+    pub fn is_running(&self) -> bool {
+        process::is_running(self.pid())
     }
 
-    /// Asks it to end as a service manager does, and waits for that.
+    /// Sends SIGTERM as a service manager does, and waits until it exits.
     #[track_caller]
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
-        self.ended()
+        self.wait_for_exit()
     }
 
-    /// Waits for its end.
+    /// Waits until it exits.
     #[track_caller]
-    pub fn ended(&mut self) -> ExitStatus {
-        eventually("the broker's end", || self.child.try_wait().unwrap())
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
+        eventually("the broker to exit", || self.child.try_wait().unwrap())
     }
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.tree.note();
-        let _ = self.child.kill(); // it may have ended
+        self.tree.record();
+        let _ = self.child.kill(); // it may have exited
         let _ = self.child.wait();
-        self.tree.end_descendants();
+        self.tree.kill_descendants();
         if std::thread::panicking() {
             eprintln!("the broker's log:");
             self.log.lines().iter().for_each(|line| eprintln!("{:.500}", line));

@@ -1,4 +1,4 @@
-//! Chroots for workers: a directory of root's, and in it only what a test puts there.
+//! Chroots for workers: directories owned by root that contain only what a test puts there.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 
 use crate::Host;
 
-/// The id that workers of tests have: `nobody` on every system.
+/// The user id of the tests' workers: that of `nobody` on Linux.
 pub const WORKER: u32 = 65534;
 
 /// A chroot.
 pub struct Chroot {
-    /// Where it is, as the host names it.
+    /// Its path on the host.
     pub path: PathBuf,
 }
 
 impl Chroot {
-    /// An empty one.
+    /// Creates an empty chroot.
     pub fn new(host: &Host, name: &str) -> Self {
         let path = host.path(name);
         fs::create_dir(&path).unwrap();
@@ -37,6 +37,6 @@ impl Chroot {
         let there = self.path.join(file.strip_prefix("/").unwrap());
         fs::create_dir_all(there.parent().unwrap()).unwrap();
         fs::copy(file, &there)
-            .unwrap_or_else(|error| panic!("copying {file:?} into the chroot failed: {error}"));
+            .unwrap_or_else(|error| panic!("cannot copy {file:?} into the chroot: {error}"));
     }
 }

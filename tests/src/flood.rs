@@ -1,4 +1,4 @@
-//! Peers that ask for more than is good, as another user than root, and what a peer that does no harm notices of them.
+//! Floods of requests and connections by an unprivileged user, and the latency of a well-behaved peer meanwhile.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,28 +12,28 @@ use crate::broker::SOCKET;
 use crate::chroot::WORKER;
 use crate::peer::listen;
 
-/// Floods until it is told to stop.
+/// Floods until the flag is set.
 pub type Flood = fn(&AtomicBool);
 
 /// Every kind of flood.
 pub const ALL: [(&str, Flood); 3] =
     [("refused", refused_requests), ("malformed", malformed_frames), ("connections", connections)];
 
-/// Does something while a flood goes on. The quotas of the user that floods are its own.
+/// Runs `something` during a flood. The flooding user has its own quotas.
 pub fn during<T>(flood: Flood, mut something: impl FnMut() -> T) -> T {
-    let over = AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            become_nobody();
-            flood(&over);
+            set_worker_user();
+            flood(&stop);
         });
         let result = something();
-        over.store(true, Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
         result
     })
 }
 
-/// The median time of a ping, of one every half millisecond.
+/// The median round-trip time of pings, with one every half millisecond.
 pub fn latency(peer: &mut Peer, during: Duration) -> Duration {
     let end = Instant::now() + during;
     let mut samples = Vec::new();
@@ -47,34 +47,34 @@ pub fn latency(peer: &mut Peer, during: Duration) -> Duration {
     samples[samples.len() / 2]
 }
 
-fn refused_requests(over: &AtomicBool) {
+fn refused_requests(stop: &AtomicBool) {
     let mut peer = Peer::connect(Path::new(SOCKET)).unwrap();
     peer.hello();
     peer.channel.set_nonblocking(true).unwrap();
     let mut buffer = codec::frame_buffer();
     let request = codec::encode(&mut buffer, Listen::KIND, 7, 0, &listen("192.0.2.1:25")).unwrap();
-    while !over.load(Ordering::Relaxed) {
-        // One of them wants no answer.
+    while !stop.load(Ordering::Relaxed) {
+        // The first of the two requests asks for no reply.
         let mut silent = request.to_vec();
         silent[8] = 0;
-        let _full_is_as_good = channel::send_bytes(&peer.channel, &silent);
-        let _full_is_as_good = channel::send_bytes(&peer.channel, request);
+        let _ = channel::send_bytes(&peer.channel, &silent); // the queue may be full
+        let _ = channel::send_bytes(&peer.channel, request); // likewise
         while peer.receive().is_ok() {}
         std::thread::yield_now();
     }
 }
 
-fn malformed_frames(over: &AtomicBool) {
-    while !over.load(Ordering::Relaxed) {
+fn malformed_frames(stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
         if let Ok(peer) = Peer::connect(Path::new(SOCKET)) {
-            let _cut_off_already = channel::send_bytes(&peer.channel, &[0x50; 100]);
+            let _ = channel::send_bytes(&peer.channel, &[0x50; 100]); // the broker may have disconnected
         }
     }
 }
 
-fn connections(over: &AtomicBool) {
+fn connections(stop: &AtomicBool) {
     let mut held = std::collections::VecDeque::new();
-    while !over.load(Ordering::Relaxed) {
+    while !stop.load(Ordering::Relaxed) {
         held.extend(Peer::connect(Path::new(SOCKET)));
         if held.len() > 200 {
             held.pop_front();
@@ -82,8 +82,8 @@ fn connections(over: &AtomicBool) {
     }
 }
 
-/// Of this thread alone, which ends with it.
-fn become_nobody() {
+/// Changes the user of this thread only.
+fn set_worker_user() {
     rustix::thread::set_thread_groups(&[]).unwrap();
     rustix::thread::set_thread_gid(rustix::process::Gid::from_raw(WORKER)).unwrap();
     rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(WORKER)).unwrap();

@@ -1,53 +1,53 @@
-//! Kernels that lack a lock, made by refusing its system calls to the broker.
+//! Kernels without Landlock or seccomp filters, simulated by denying their system calls to the broker.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::{Host, binaries};
 
-/// What the kernel under a broker can do.
+/// The features of the kernel that a broker runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
-    /// Everything that this machine's can.
-    Whole,
-    /// It has no Landlock.
+    /// All features of this machine's kernel.
+    Full,
+    /// No Landlock.
     WithoutLandlock,
-    /// It was built without system call filters.
+    /// No seccomp filters.
     WithoutSeccomp,
-    /// It has neither.
-    WithoutEither,
+    /// Neither.
+    WithoutBoth,
 }
 
 const LANDLOCK: &str = "landlock_create_ruleset=ENOSYS";
 const SECCOMP: &[&str] = &["seccomp=ENOSYS", "prctl:22=EINVAL"];
 
 impl Kernel {
-    /// What it refuses, as `refusing_kernel` takes it.
-    pub fn refusals(self) -> Vec<&'static str> {
-        let landlock = matches!(self, Self::WithoutLandlock | Self::WithoutEither).then_some(LANDLOCK);
-        let seccomp = matches!(self, Self::WithoutSeccomp | Self::WithoutEither).then_some(SECCOMP);
-        // The filters that refuse are installed by the very calls that are refused last.
+    /// The system calls to deny, as arguments of `deny_syscalls`.
+    pub fn denied_calls(self) -> Vec<&'static str> {
+        let landlock = matches!(self, Self::WithoutLandlock | Self::WithoutBoth).then_some(LANDLOCK);
+        let seccomp = matches!(self, Self::WithoutSeccomp | Self::WithoutBoth).then_some(SECCOMP);
+        // Denied last: `deny_syscalls` installs its own filters by these calls.
         landlock.into_iter().chain(seccomp.into_iter().flatten().copied()).collect()
     }
 
-    /// A command that runs a broker on it, for tests that change it.
+    /// A command that runs a broker on this kernel, for tests that change it.
     pub fn command(self, host: &Host, config: &Path) -> Command {
-        refusing(host, &self.refusals(), binaries::BROKER, config)
+        command_denying(host, &self.denied_calls(), binaries::BROKER, config)
     }
 }
 
-/// The version of this kernel's Landlock, 0 where it has none or it is off; see landlock_create_ruleset(2).
-pub fn landlock_version() -> u32 {
+/// The ABI version of this kernel's Landlock, 0 if it is missing or disabled; see landlock_create_ruleset(2).
+pub fn landlock_abi() -> u32 {
     const VERSION: libc::c_uint = 1;
-    // SAFETY: no pointer is given; the flag asks for a number.
+    // SAFETY: the pointer is null, which the flag requires; the kernel only returns a number.
     let version =
         unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, VERSION) };
     u32::try_from(version).unwrap_or(0)
 }
 
-/// A command that runs one of the brokers under test on a kernel that refuses these calls.
-pub fn refusing(host: &Host, refusals: &[&str], broker: &str, config: &Path) -> Command {
-    let mut command = Command::new(host.binary(binaries::REFUSING_KERNEL));
+/// A command that runs one of the brokers under test with these system calls denied.
+pub fn command_denying(host: &Host, refusals: &[&str], broker: &str, config: &Path) -> Command {
+    let mut command = Command::new(host.binary(binaries::DENY_SYSCALLS));
     command.args(refusals).arg("--").arg(host.binary(broker)).arg("--config").arg(config);
     command.stdin(Stdio::null());
     command

@@ -1,6 +1,6 @@
-//! A network of a test's own: this host and others in namespaces of theirs, at one bridge.
+//! A test's own network: this host and other hosts, each in a network namespace, connected to one bridge.
 //!
-//! This host has it as `eth1`, and so has every other. Programs of the test run in another host by [`within`].
+//! Each host's interface is `eth1`. [`in_host`] runs code of the test in another host.
 
 use std::os::fd::AsFd as _;
 use std::process::Command;
@@ -10,24 +10,24 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::namespaces::run;
 use crate::wait::eventually;
 
-/// This host's interface, and every other host's.
+/// The interface of this host and of every other.
 pub const INTERFACE: &str = "eth1";
 
-/// This host's second interface, where it has one.
-pub const SECOND: &str = "eth2";
+/// This host's second interface, if it has one.
+pub const SECOND_INTERFACE: &str = "eth2";
 
-/// This host's Ethernet address.
-pub const OURS: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// The MAC address of this host's [`INTERFACE`].
+pub const MAC_ADDRESS: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
-/// Runs ip(8) with these words.
+/// Runs ip(8) with these arguments and returns its output.
 #[track_caller]
 pub fn ip(words: &str) -> String {
     run(Command::new("ip").args(words.split_whitespace()), "iproute2")
 }
 
-/// Makes the network, with this host as 10.1.1.1/24 and 2001:db8::1/64 on it, and other hosts of these names as
-/// 10.1.1.201 and 2001:db8::201 and so on.
-pub fn join(hosts: &[&str]) {
+/// Creates the network. This host is 10.1.1.1/24 and 2001:db8::1/64; the hosts named `hosts` are 10.1.1.201 and
+/// 2001:db8::201, and so on.
+pub fn create(hosts: &[&str]) {
     ip("netns add switch");
     ip("-n switch link add br0 type bridge forward_delay 0 mcast_snooping 0");
     ip("-n switch link set br0 up");
@@ -45,7 +45,7 @@ fn attach(host: &str, port: usize, last: &str) {
     } else {
         (format!("-n {host} "), host.to_owned())
     };
-    // Made in the switch, so that its end there has no name that this host knows.
+    // Created in the switch's namespace, so that its name there cannot collide with one here.
     ip(&format!("-n switch link add port{port} type veth peer name far{port}"));
     ip(&format!("-n switch link set far{port} netns {of}"));
     ip(&format!("{at}link set far{port} name {INTERFACE} address 02:00:00:00:00:{port:02x}"));
@@ -55,29 +55,30 @@ fn attach(host: &str, port: usize, last: &str) {
     ip(&format!("{at}addr add 2001:db8::{last}/64 dev {INTERFACE} nodad"));
 }
 
-/// Joins this host to the network a second time, as `eth2` without an address.
-pub fn join_again() {
+/// Connects this host to the network a second time, by `eth2` without an address.
+pub fn add_second_interface() {
     ip("-n switch link add port9 type veth peer name far9");
     ip("-n switch link set far9 netns 1");
-    ip(&format!("link set far9 name {SECOND} address 02:00:00:00:00:09"));
+    ip(&format!("link set far9 name {SECOND_INTERFACE} address 02:00:00:00:00:09"));
     ip("-n switch link set port9 master br0 up");
-    ip(&format!("link set {SECOND} up"));
+    ip(&format!("link set {SECOND_INTERFACE} up"));
 }
 
-/// Does something in another host, and gives what came of it. What it opens stays there.
-pub fn within<T: Send>(host: &str, act: impl FnOnce() -> T + Send) -> T {
+/// Runs code in another host and returns its result. Sockets that it opens stay in that host.
+pub fn in_host<T: Send>(host: &str, act: impl FnOnce() -> T + Send) -> T {
     let namespace = std::fs::File::open(format!("/run/netns/{host}")).unwrap();
     let enter = || {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
         act()
     };
-    // Of this thread alone, and the thread ends here.
+    // This changes the namespace of the new thread only, which ends here.
     std::thread::scope(|scope| scope.spawn(enter).join().unwrap())
 }
 
-/// Puts an address on the loopback interface too, and returns once it counts: of IPv6 the kernel makes its route later.
+/// Also adds an address to the loopback interface, and returns when it is effective: the kernel adds the route of an IPv6
+/// address with a delay.
 #[track_caller]
-pub fn copy_to_loopback(copy: &str) {
+pub fn add_to_loopback(copy: &str) {
     ip(&format!("addr add {copy} dev lo"));
     let (address, _) = copy.split_once('/').unwrap();
     let family = if address.contains(':') { "-6" } else { "-4" };
@@ -87,8 +88,8 @@ pub fn copy_to_loopback(copy: &str) {
     });
 }
 
-/// The line of ip(8) about an address on this host, where it is on one.
-pub fn shown(address: &str) -> Option<String> {
+/// The line of `ip addr show` about an address, if this host has it.
+pub fn show_address(address: &str) -> Option<String> {
     let text = ip("-o -d addr show");
     let found = text
         .lines()
@@ -96,7 +97,7 @@ pub fn shown(address: &str) -> Option<String> {
     found.map(str::to_owned)
 }
 
-/// Every address of this host, as ip(8) shows it, but for what changes by itself.
+/// Every address of this host, as ip(8) shows it, without the fields that change by themselves.
 pub fn addresses() -> Vec<String> {
     let text = ip("-o addr show");
     let mut lines: Vec<String> = text

@@ -1,13 +1,13 @@
-//! Starting a program in fresh network, mount, process, IPC and host-name namespaces.
+//! Runs a program in new network, mount, PID, IPC and UTS namespaces.
 //!
-//! With CAP_SYS_ADMIN they are plain ones; without it they are made in a user namespace that maps every id, by
-//! newuidmap(1), so that the program is root there and can become anyone. All processes in them end with the
-//! program, and the program ends when whoever holds its standard input does.
+//! Without CAP_SYS_ADMIN, the namespaces are created in a user namespace in which newuidmap(1) maps a range of ids, so that
+//! the program is root there and can change its user. When the program ends, so do all processes in the namespaces; the
+//! program ends when its standard input is closed.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// What is needed, for the message when it cannot be had.
+/// The prerequisites, for error messages.
 pub const NEEDS: &str = "namespaces need either CAP_SYS_ADMIN, or as an ordinary user: the programs newuidmap and \
     newgidmap (Debian: package uidmap), 65536 ids for the user in /etc/subuid and in /etc/subgid, and \
     user.max_user_namespaces above 0 (on Ubuntu also kernel.apparmor_restrict_unprivileged_userns=0)";
@@ -19,12 +19,12 @@ fn is_administrator() -> bool {
     crate::process::Status::parse(&status).effective & (1 << SYS_ADMIN) != 0
 }
 
-/// Process 1 runs the program and waits. The shell takes the exit status of every orphan meanwhile, as process 1 does on a
-/// host: until then ended processes count against what a user may have, such as kernel.keys.maxkeys.
+/// Process 1: a shell that runs the program, waits, and reaps orphans as process 1 of a host does. Until they are reaped,
+/// ended processes count towards limits of their user, such as kernel.keys.maxkeys.
 const FIRST_PROCESS: &str = r#"exec 3<&0; "$@" <&3 3<&- & wait $!"#;
 
-/// A command that runs `program` in namespaces of its own, with a pipe for standard input: closing it, as
-/// ending this process does, ends all of them once the program has called [`end_with_parent`].
+/// A command that runs `program` in new namespaces, with a pipe as standard input. When the pipe is closed, for example
+/// because this process ends, all processes end, provided that the program has called [`end_with_parent`].
 pub fn command(program: &Path) -> Command {
     let mut command = Command::new("unshare");
     if !is_administrator() {
@@ -43,23 +43,23 @@ pub fn command(program: &Path) -> Command {
 pub fn end_with_parent() {
     std::thread::spawn(|| {
         let mut byte = [0];
-        // Nothing is ever written there: a return is the end of the parent.
+        // Nothing is ever written to the pipe, so this returns when the parent has closed it.
         let _ = rustix::io::read(rustix::stdio::stdin(), &mut byte);
         std::process::exit(70);
     });
 }
 
-/// Brings the loopback interface up; a new network namespace has it down.
+/// Brings the loopback interface up: in a new network namespace it is down.
 pub fn raise_loopback() {
     run(Command::new("ip").args(["link", "set", "lo", "up"]), "iproute2");
 }
 
-/// Runs a program that must succeed, and gives its standard output; `package` is where it comes from.
+/// Runs a program that must succeed, and returns its standard output. `package` is the package that contains it.
 pub fn run(command: &mut Command, package: &str) -> String {
     let name = command.get_program().to_owned();
     let output = command
         .output()
-        .unwrap_or_else(|error| panic!("{name:?} cannot be run: {error}; it is in the package {package}"));
+        .unwrap_or_else(|error| panic!("cannot run {name:?}: {error}. Install the package {package}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         output.status.success(),

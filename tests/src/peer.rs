@@ -1,4 +1,4 @@
-//! A peer of the broker made of the protocol crate alone, so that it can also say what no library would.
+//! A peer of the broker that uses only the protocol crate, so that it can also send what the client library would not.
 
 use std::io;
 use std::net::IpAddr;
@@ -17,37 +17,37 @@ use portreeve_protocol::{Event, EventCode, Fault, Header, Kind, List, Text, code
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
-use crate::wait::PATIENCE;
+use crate::wait::TIMEOUT;
 
-/// One end of a channel.
+/// See the module.
 pub struct Peer {
-    /// The channel itself, for tests that send bytes.
+    /// The channel, for tests that send raw packets.
     pub channel: UnixDatagram,
     request: u32,
     buffer: Box<[u8]>,
 }
 
-/// A frame as it came.
+/// A received frame.
 #[derive(Debug)]
 pub struct Frame {
     /// Its header.
     pub header: Header,
     /// Its body.
     pub body: Vec<u8>,
-    /// What rode with it.
+    /// The descriptors that came with it.
     pub descriptors: Vec<OwnedFd>,
-    /// Whether there was no room for them.
+    /// Whether descriptors were lost because this process could not receive them.
     pub descriptors_lost: bool,
 }
 
 impl Frame {
-    /// The frame as the reply to one operation.
+    /// Decodes the frame as the reply to an operation.
     #[track_caller]
     pub fn reply<T: Operation>(self) -> Result<(T::Reply, Vec<OwnedFd>), Fault> {
         assert_eq!(
             usize::from(self.header.descriptors),
             self.descriptors.len(),
-            "declared and received descriptors"
+            "the numbers of declared and received descriptors differ"
         );
         if self.header.kind == Kind::FAULT {
             return Err(codec::decode(&self.body).unwrap());
@@ -57,7 +57,7 @@ impl Frame {
     }
 }
 
-/// A request for a listener as the configuration says.
+/// A request for a listener with default options.
 pub fn listen(endpoint: &str) -> Listen {
     Listen { endpoint: endpoint.parse().unwrap(), options: ListenOptions::default() }
 }
@@ -70,7 +70,7 @@ pub fn one_address<const MAX: usize>(address: &str) -> List<IpAddr, MAX> {
 #[track_caller]
 fn only<T, const MAX: usize>(results: List<Outcome<T>, MAX>) -> Result<T, Fault> {
     let mut results = results.into_vec();
-    assert_eq!(results.len(), 1, "a result each");
+    assert_eq!(results.len(), 1, "there must be one result for each address");
     match results.remove(0) {
         Outcome::Done(done) => Ok(done),
         Outcome::Fault(fault) => Err(fault),
@@ -78,26 +78,26 @@ fn only<T, const MAX: usize>(results: List<Outcome<T>, MAX>) -> Result<T, Fault>
 }
 
 impl Peer {
-    /// Takes the peer's end of a channel. Nothing waits on it for longer than tests have patience.
-    pub fn over(channel: UnixDatagram) -> Self {
+    /// Makes a peer of an open channel. Reads and writes time out after [`TIMEOUT`].
+    pub fn from_channel(channel: UnixDatagram) -> Self {
         channel.set_nonblocking(false).unwrap();
-        channel.set_read_timeout(Some(PATIENCE)).unwrap();
-        channel.set_write_timeout(Some(PATIENCE)).unwrap();
+        channel.set_read_timeout(Some(TIMEOUT)).unwrap();
+        channel.set_write_timeout(Some(TIMEOUT)).unwrap();
         Self { channel, request: 0, buffer: codec::frame_buffer() }
     }
 
-    /// Connects to a control socket and says nothing.
+    /// Connects to a control socket, without sending Hello.
     pub fn connect(path: &Path) -> io::Result<Self> {
         let socket =
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-        Ok(Self::over(socket.into()))
+        Ok(Self::from_channel(socket.into()))
     }
 
-    /// Connects as another user with one group, which the kernel then names as the peer's.
+    /// Connects as another user and group, which the kernel reports to the broker as the peer's.
     pub fn connect_as(path: &Path, uid: u32, gid: u32) -> io::Result<Self> {
         let connect = || {
-            // Of this thread alone, and the thread ends here.
+            // This changes the user of the new thread only, which ends here.
             set_thread_groups(&[])?;
             set_thread_gid(rustix::process::Gid::from_raw(gid))?;
             set_thread_uid(rustix::process::Uid::from_raw(uid))?;
@@ -106,7 +106,7 @@ impl Peer {
         std::thread::scope(|scope| scope.spawn(connect).join().unwrap())
     }
 
-    /// Sends a request and gives its number.
+    /// Sends a request and returns its number.
     #[track_caller]
     pub fn send<T: Operation>(&mut self, request: &T) -> u32 {
         self.request += 1;
@@ -123,44 +123,44 @@ impl Peer {
         Ok(Frame { header, body: body.to_vec(), descriptors, descriptors_lost: packet.descriptors_lost })
     }
 
-    /// Sends a request and waits for its reply, the only one that is under way.
+    /// Sends a request and waits for its reply. No other request may be in flight.
     #[track_caller]
-    pub fn ask<T: Operation>(&mut self, request: &T) -> Result<(T::Reply, Vec<OwnedFd>), Fault> {
+    pub fn request<T: Operation>(&mut self, request: &T) -> Result<(T::Reply, Vec<OwnedFd>), Fault> {
         let number = self.send(request);
         let frame = self.receive().unwrap_or_else(|error| panic!("no reply to {}: {error}", T::NAME));
-        assert_eq!(frame.header.request, number, "the reply is to another request");
+        assert_eq!(frame.header.request, number, "the reply belongs to another request");
         frame.reply::<T>()
     }
 
-    /// Says Hello.
+    /// Sends Hello.
     #[track_caller]
     pub fn hello(&mut self) -> Welcome {
         let hello = Hello { client: Text::new("test").unwrap(), features: 0 };
-        self.ask(&hello).unwrap().0
+        self.request(&hello).unwrap().0
     }
 
-    /// Asks whether the session lives.
+    /// Sends Ping and waits for the reply.
     #[track_caller]
     pub fn ping(&mut self) {
-        self.ask(&Ping {}).unwrap();
+        self.request(&Ping {}).unwrap();
     }
 
-    /// Asks for a listener.
+    /// Requests a listener.
     #[track_caller]
     pub fn listen(&mut self, endpoint: &str) -> Result<(ListenerId, OwnedFd), Fault> {
-        let (Listening { id }, mut descriptors) = self.ask(&listen(endpoint))?;
-        assert_eq!(descriptors.len(), 1, "a listener's reply carries one descriptor");
+        let (Listening { id }, mut descriptors) = self.request(&listen(endpoint))?;
+        assert_eq!(descriptors.len(), 1, "the reply must have one descriptor");
         Ok((id, descriptors.remove(0)))
     }
 
-    /// Takes listeners out of service.
+    /// Stops listeners.
     #[track_caller]
     pub fn stop(&mut self, listeners: &[ListenerId]) -> Stopped {
         let listeners = List::new(listeners.to_vec()).unwrap();
-        self.ask(&Stop { listeners }).unwrap().0
+        self.request(&Stop { listeners }).unwrap().0
     }
 
-    /// Asks for one address, without a probe or announcement unless `change` says otherwise.
+    /// Adds one address, without probes and announcements unless `change` sets them.
     #[track_caller]
     pub fn add_address(
         &mut self,
@@ -170,14 +170,14 @@ impl Peer {
         let mut add =
             AddAddress { addresses: one_address(address), lease: Some(10), ..AddAddress::default() };
         change(&mut add);
-        only(self.ask(&add)?.0.results)
+        only(self.request(&add)?.0.results)
     }
 
     /// Renews the lease of one address.
     #[track_caller]
     pub fn renew_address(&mut self, address: &str) -> Result<Lease, Fault> {
         let renew = RenewAddress { addresses: one_address(address), ..RenewAddress::default() };
-        only(self.ask(&renew)?.0.results)
+        only(self.request(&renew)?.0.results)
     }
 
     /// Moves one address to another interface of this host.
@@ -185,49 +185,49 @@ impl Peer {
     pub fn move_address(&mut self, address: &str, interface: &str) -> Result<Lease, Fault> {
         let addresses = one_address(address);
         let interface = Text::new(interface).unwrap();
-        only(self.ask(&MoveAddress { addresses, interface, ..MoveAddress::default() })?.0.results)
+        only(self.request(&MoveAddress { addresses, interface, ..MoveAddress::default() })?.0.results)
     }
 
-    /// Has one address removed.
+    /// Removes one address.
     #[track_caller]
     pub fn remove_address(&mut self, address: &str) -> Result<Removal, Fault> {
-        only(self.ask(&RemoveAddress { addresses: one_address(address), epoch: 0 })?.0.results)
+        only(self.request(&RemoveAddress { addresses: one_address(address), epoch: 0 })?.0.results)
     }
 
-    /// Begins to be told of events, and gives what happened lately.
+    /// Subscribes to events, and returns the recent ones.
     #[track_caller]
-    pub fn follow(&mut self, all: bool) -> Vec<Event> {
-        self.ask(&Subscribe { follow: true, all }).unwrap().0.recent.into_vec()
+    pub fn subscribe(&mut self, all: bool) -> Vec<Event> {
+        self.request(&Subscribe { follow: true, all }).unwrap().0.recent.into_vec()
     }
 
     /// Waits for the next event.
     #[track_caller]
-    pub fn event(&mut self) -> Event {
+    pub fn next_event(&mut self) -> Event {
         let frame = self.receive().unwrap_or_else(|error| panic!("no event: {error}"));
         assert_eq!((frame.header.kind, frame.header.request), (Kind::EVENT, 0));
         codec::decode(&frame.body).unwrap()
     }
 
-    /// Waits for an event of this code; others before it are passed over.
+    /// Waits for an event with this code, and ignores others before it.
     #[track_caller]
     pub fn await_event(&mut self, code: EventCode) -> Event {
         loop {
-            let event = self.event();
+            let event = self.next_event();
             if event.code == code {
                 return event;
             }
         }
     }
 
-    /// The broker's state, from its first page of listeners.
+    /// The broker's status, with the first page of its listeners.
     #[track_caller]
     pub fn status(&mut self) -> Status {
-        self.ask(&portreeve_protocol::message::StatusRequest { after: 0 }).unwrap().0
+        self.request(&portreeve_protocol::message::StatusRequest { after: 0 }).unwrap().0
     }
 
-    /// Whether the broker has ended this session: what was still to be read is passed over.
+    /// Whether the broker has ended this session. Packets that arrived before are discarded.
     #[track_caller]
-    pub fn is_cut_off(&mut self) -> bool {
+    pub fn is_disconnected(&mut self) -> bool {
         for _ in 0..1024 {
             match self.receive() {
                 Ok(_) => {}

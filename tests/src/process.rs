@@ -1,4 +1,4 @@
-//! What the kernel says of a process, read from /proc: see proc_pid_status(5).
+//! The state of processes, read from /proc; see proc_pid_status(5).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,9 +12,9 @@ use crate::eventually;
 /// The identity and confinement of one thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Real, effective, saved, filesystem user id.
+    /// Real, effective, saved and file system user ids.
     pub uid: Vec<u32>,
-    /// Likewise of the group.
+    /// Real, effective, saved and file system group ids.
     pub gid: Vec<u32>,
     /// Supplementary groups.
     pub groups: Vec<u32>,
@@ -64,14 +64,14 @@ pub fn threads(pid: u32) -> Vec<Status> {
         .collect()
 }
 
-/// One field of the status that [`Status`] does not keep, such as `VmRSS`.
+/// A field of the status file that [`Status`] does not have, such as `VmRSS`.
 pub fn status_field(pid: u32, name: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     value.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_owned()
 }
 
-/// One field of what a process has mapped, such as `Pss`. See smaps_rollup in proc(5).
+/// A field of a process's smaps_rollup file, such as `Pss`; see proc_pid_smaps(5).
 pub fn memory_field(pid: u32, name: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -83,21 +83,21 @@ pub fn root(pid: u32) -> PathBuf {
     fs::read_link(format!("/proc/{pid}/root")).unwrap()
 }
 
-/// Whether a process runs: it is there and is not a zombie.
-pub fn runs(pid: u32) -> bool {
+/// Whether a process exists and is no zombie.
+pub fn is_running(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != "Z" && state != "X")
 }
 
-/// Stops a process as SIGSTOP does, and returns once it stands still: of two signals that wait for a process it takes
-/// the lower number first, so one sent right after SIGSTOP may end a process that was to hold still.
+/// Sends SIGSTOP and returns when the process has stopped. The kernel delivers the pending signal with the lowest number
+/// first, so a signal sent right after SIGSTOP might otherwise arrive before it.
 #[track_caller]
 pub fn suspend(pid: u32) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::STOP).unwrap();
     let still = || matches!(stat(pid)?.0.as_str(), "T" | "t").then_some(());
-    eventually("a process that stands still", still);
+    eventually("the process to stop", still);
 }
 
-/// The running children of a process, in the order of their ids.
+/// The running children of a process, sorted by id.
 pub fn children(parent: u32) -> Vec<u32> {
     let mut children: Vec<u32> = fs::read_dir("/proc")
         .unwrap()
@@ -108,57 +108,56 @@ pub fn children(parent: u32) -> Vec<u32> {
     children
 }
 
-/// The running processes that descend from a process.
+/// The running descendants of a process.
 pub fn descendants(ancestor: u32) -> Vec<u32> {
     let children = children(ancestor);
     let further: Vec<u32> = children.iter().flat_map(|child| descendants(*child)).collect();
     children.into_iter().chain(further).collect()
 }
 
-/// The running processes of these namespaces but the first one and the test.
-pub fn others() -> Vec<u32> {
+/// The running processes of this PID namespace, except process 1 and the test.
+pub fn other_processes() -> Vec<u32> {
     let own = std::process::id();
     descendants(1).into_iter().filter(|pid| *pid != own).collect()
 }
 
-/// Kills processes and all that descend from them. Each is stopped first, so that it starts no other meanwhile.
-pub fn end_trees(roots: &[u32]) {
-    for root in roots.iter().filter(|root| runs(**root)) {
+/// Kills processes and their descendants. Each is stopped first, so that it cannot start others meanwhile.
+pub fn kill_trees(roots: &[u32]) {
+    for root in roots.iter().filter(|root| is_running(**root)) {
         let pid = Pid::from_raw(root.cast_signed()).unwrap();
-        let _ = kill_process(pid, Signal::STOP); // it may have ended by itself
-        eventually("a process that stands still or has ended", || {
+        let _ = kill_process(pid, Signal::STOP); // it may have exited
+        eventually("the process to stop or exit", || {
             stat(*root).is_none_or(|(state, _)| matches!(state.as_str(), "T" | "t" | "X" | "Z")).then_some(())
         });
-        end_trees(&children(*root));
+        kill_trees(&children(*root));
         let _ = kill_process(pid, Signal::KILL); // likewise
     }
 }
 
-/// A service's processes. The kernel gives the children of a process that was killed another parent, so they are noted
-/// while their ancestor runs.
-pub struct Tree {
+/// The processes of a service. The children of a killed process get another parent, so they are recorded while it runs.
+pub struct ProcessTree {
     root: u32,
     noted: Mutex<Vec<u32>>,
 }
 
-impl Tree {
-    /// The tree that a process is the root of.
+impl ProcessTree {
+    /// The tree with this root process.
     pub fn of(root: u32) -> Self {
         Self { root, noted: Mutex::default() }
     }
 
-    /// Notes who descends from the root now. Called before the root is killed.
-    pub fn note(&self) {
+    /// Records the current descendants of the root. Called before the root is killed.
+    pub fn record(&self) {
         self.noted.lock().unwrap().extend(descendants(self.root));
     }
 
-    /// Kills all of it but the root.
-    pub fn end_descendants(&self) {
-        end_trees(&self.noted.lock().unwrap().split_off(0));
+    /// Kills the recorded descendants.
+    pub fn kill_descendants(&self) {
+        kill_trees(&self.noted.lock().unwrap().split_off(0));
     }
 }
 
-/// State and parent, see proc_pid_stat(5). The name before them may hold spaces and parentheses.
+/// State and parent; see proc_pid_stat(5). The name before them may contain spaces and parentheses.
 fn stat(pid: u32) -> Option<(String, u32)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();

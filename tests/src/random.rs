@@ -1,15 +1,15 @@
-//! Chance that can be repeated: what is drawn follows from the seed alone.
+//! A reproducible random number generator.
 
-/// xorshift64*: small, and the same everywhere.
+/// xorshift64*: small, and identical on all machines.
 pub struct Random(u64);
 
 impl Random {
-    /// Chance of this seed.
+    /// A generator with this seed.
     pub fn new(seed: u64) -> Self {
         Self(seed.max(1))
     }
 
-    /// A number from 0 on, below `end`.
+    /// A number from 0 to `end` - 1.
     pub fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -17,12 +17,12 @@ impl Random {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
     }
 
-    /// Whether the one chance among so many came.
+    /// True with a probability of 1 / `chances`.
     pub fn one_in(&mut self, chances: u64) -> bool {
         self.below(chances) == 0
     }
 
-    /// One of these.
+    /// An element of `from`, if there is one.
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
         from.get(self.below(from.len().max(1) as u64) as usize)
     }

@@ -1,9 +1,9 @@
-//! Configurations that many tests start from.
+//! Sample configurations that many tests start from.
 
 use crate::broker::SOCKET;
 use crate::chroot::Chroot;
 
-/// A security scope that keeps one capability, as users have it.
+/// A security scope with one capability, as in users' configurations.
 pub const FIRST_SECURITY: &str = r#"
 security {
   user = ecuser
@@ -12,7 +12,7 @@ security {
   privileges = "basic net_privaddr"
 }
 "#;
-/// One that keeps four.
+/// A security scope with four capabilities.
 pub const SECOND_SECURITY: &str = r#"
 security {
   user = ecuser
@@ -22,8 +22,8 @@ security {
 }
 "#;
 
-/// A broker without a worker, whose control socket permits root and nobody to listen wherever `listen` says, a list in
-/// the configuration's language.
+/// A broker without a worker. On its control socket, root and nobody are allowed the listeners in `listen`, a list in the
+/// syntax of the configuration.
 pub fn control(listen: &str) -> String {
     format!(
         r#"
@@ -37,7 +37,7 @@ pub fn control(listen: &str) -> String {
     )
 }
 
-/// The control socket of [`control`] alone.
+/// Only the broker scope of [`control`].
 pub fn socket(listen: &str) -> String {
     format!(
         r#"
@@ -51,8 +51,8 @@ pub fn socket(listen: &str) -> String {
     )
 }
 
-/// A broker with a worker in a chroot, which may listen where the `rest` says; `command` is as the worker
-/// scope takes it.
+/// A broker with a worker in a chroot. `command` is the value of the worker scope's option, and `rest` is added to the
+/// configuration.
 pub fn worker(chroot: &Chroot, command: &str, rest: &str) -> String {
     format!(
         r#"
@@ -68,8 +68,8 @@ pub fn worker(chroot: &Chroot, command: &str, rest: &str) -> String {
     )
 }
 
-/// A broker without a worker, whose control socket permits root addresses of the network of [`crate::lan`], listeners
-/// anywhere, and the interface itself; `more` goes into the configuration.
+/// A broker without a worker. On its control socket, root is allowed the addresses of the network of [`crate::lan`], all
+/// listeners, and operations on the interface. `more` is added to the configuration.
 pub fn addresses(more: &str) -> String {
     format!(
         r#"

@@ -1,28 +1,27 @@
-//! Waiting for what no event tells, such as the kernel's tables: asked again until it holds or a deadline ends it.
+//! Polling for conditions that cause no event, such as a change of the kernel's tables.
 
 use std::time::{Duration, Instant};
 
-/// How long anything may take that should take no time.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The timeout of everything that should be immediate.
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A time limit of the harness on this machine: `PORTREEVE_TEST_SLOWNESS`, a whole number, multiplies it. Emulated
-/// machines need that. It changes no time that a test asserts.
-pub fn limit(time: Duration) -> Duration {
+/// A time limit of the harness on this machine: `PORTREEVE_TEST_SLOWNESS`, an integer, multiplies it, which emulated
+/// machines need. It does not change the times that tests assert.
+pub fn scaled(time: Duration) -> Duration {
     time * slowness().unwrap_or(1)
 }
 
-/// How many times slower this machine is said to be than one of ordinary speed: none says it of a machine that is not
-/// emulated.
+/// `PORTREEVE_TEST_SLOWNESS`: how many times slower than an ordinary machine this one is. It is set on emulated machines.
 pub fn slowness() -> Option<u32> {
     let number = std::env::var("PORTREEVE_TEST_SLOWNESS").ok()?;
     let parsed = number.parse();
-    Some(parsed.unwrap_or_else(|_| panic!("PORTREEVE_TEST_SLOWNESS is no whole number: {number:?}")))
+    Some(parsed.unwrap_or_else(|_| panic!("PORTREEVE_TEST_SLOWNESS is not an integer: {number:?}")))
 }
 
-/// Asks until there is an answer; fails with `what` was awaited when [`PATIENCE`] ends.
+/// Polls until there is a value and returns it. Panics with the description `what` after [`TIMEOUT`].
 #[track_caller]
 pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         if let Some(answer) = ask() {
             return answer;
@@ -30,8 +29,8 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         assert!(
             Instant::now() < end,
             "{what}: not after {} s{}",
-            PATIENCE.as_secs(),
-            crate::census::holders()
+            TIMEOUT.as_secs(),
+            crate::resources::tcp_listener_holders()
         );
         std::thread::sleep(Duration::from_millis(2));
     }

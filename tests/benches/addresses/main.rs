@@ -1,11 +1,12 @@
-//! Addresses added, renewed and removed through the broker, in requests of as many as fit, beside a privileged process
-//! that does it itself; and how soon a neighbour hears of one. Conflict detection and announcements are off but where
-//! they are what is measured. Of what the others do the broker is told by the kernel, like everybody: it has read that
-//! before the clock of the next one runs, and what it is told of its own deeds while its own runs.
+//! Adding, renewing and removing addresses through the broker, with as many in a request as fit, compared with a privileged
+//! process that does the same itself; and the time until a neighbour receives an announcement. Conflict detection and
+//! announcements are disabled unless they are what is measured. The kernel notifies the broker of changes by the other
+//! subjects. The broker reads those notifications before the next subject is measured, and reads those of its own changes
+//! while it is measured.
 //!
-//! There are three floors, for that process may do less: `bare` only puts addresses on the interface and takes them off;
-//! `fenced` also has the packet filter end them with their lease; `checked` also asks first whether the host has them,
-//! ends their connections, and looks whether they are gone, and so does what the broker does, but for nobody else.
+//! The three baselines do different amounts of work. `bare` only adds addresses to the interface and removes them.
+//! `fenced` also makes the packet filter enforce their leases. `checked` also checks first whether the host has them, ends
+//! their connections, and verifies the removal, which is all the work that the broker does.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -21,73 +22,77 @@ use portreeve_broker::sys::sock_diag;
 use portreeve_broker::sys::{Interface, Netlink};
 use portreeve_protocol::address::{AddAddress, MAX_ADDRESSES, RemoveAddress, RenewAddress};
 use portreeve_protocol::message::Outcome;
-use portreeve_tests::figures::{self, Contender};
+use portreeve_tests::benchmark::{self, Subject};
+use portreeve_tests::packet_capture::PacketCapture;
 use portreeve_tests::peer::one_address;
-use portreeve_tests::wire::Wire;
 use portreeve_tests::{Broker, Host, Peer, lan, sample};
 
 const LEASE: u32 = 600;
 
 fn main() {
-    figures::main("add, renew, remove: per address, median of rounds", inside);
+    benchmark::main("Adding, renewing and removing an address: time for each, median of rounds", inside);
 }
 
 fn inside(host: &Host) {
-    lan::join(&["far"]);
-    let broker = Broker::start_quietly(host, &sample::addresses(""));
+    lan::create(&["far"]);
+    let broker = Broker::start_with_log_file(host, &sample::addresses(""));
     let mut peer = Peer::connect(Path::new(portreeve_tests::broker::SOCKET)).unwrap();
     peer.hello();
     let peer = RefCell::new(peer);
-    // Whoever renews must know what the kernel has told.
-    let read_news = || renew_these(&mut peer.borrow_mut(), &[]);
-    let own = Own::new();
+    // The broker reads the kernel's notifications before it handles a renewal.
+    let read_notifications = || renew_these(&mut peer.borrow_mut(), &[]);
+    let direct = Direct::new();
     let sizes =
         [(1, false), (100, false), (1_000, false), (10_000, false), (1, true), (100, true), (1_000, true)];
     for (count, v6) in sizes {
         let (ours, theirs) = (addresses(count, v6, 1), addresses(count, v6, 2));
         let places: Vec<Place> = theirs
             .iter()
-            .map(|address| Place { address: *address, index: own.index, prefix: if v6 { 128 } else { 32 } })
+            .map(|address| Place {
+                address: *address,
+                index: direct.index,
+                prefix: if v6 { 128 } else { 32 },
+            })
             .collect();
-        let spent = Spent::beside(broker.pid());
-        let mut contenders = vec![Contender::new("ours", || {
-            spent.on("ours", || {
+        let cpu_time = CpuTime::new(broker.pid());
+        let mut subjects = vec![Subject::new("portreeve", || {
+            cpu_time.measure("portreeve", || {
                 add(&mut peer.borrow_mut(), &ours);
                 renew(&mut peer.borrow_mut(), &ours);
                 remove(&mut peer.borrow_mut(), &ours);
-                read_news();
+                read_notifications();
             });
         })];
         for (name, fenced, checked) in
             [("bare", false, false), ("fenced", true, false), ("checked", true, true)]
         {
-            let (own, places, spent) = (&own, &places, &spent);
-            let round = move || spent.on(name, || own.round(places, fenced, checked));
-            contenders.push(Contender::new(name, round).then(read_news));
+            let (direct, places, cpu_time) = (&direct, &places, &cpu_time);
+            let round = move || cpu_time.measure(name, || direct.round(places, fenced, checked));
+            subjects.push(Subject::new(name, round).after_round(read_notifications));
         }
         let case = format!("addresses/{}/{count}", if v6 { "v6" } else { "v4" });
-        figures::measure(&case, count, contenders);
-        spent.tell(&case, count);
+        benchmark::measure(&case, count, subjects);
+        cpu_time.print(&case, count);
     }
-    if figures::is_wanted("announcement") {
+    if benchmark::is_selected("announcement") {
         first_announcement(&mut peer.borrow_mut());
     }
 }
 
-/// The processor time of each contender: on a busy machine the better measure, since whoever waits for another process
-/// waits for strangers too.
-struct Spent {
+/// The CPU time of each subject. On a busy machine it is more reliable than elapsed time, which includes waiting for
+/// unrelated processes.
+struct CpuTime {
     broker: u32,
-    /// Nanoseconds, and in how many rounds.
+    /// Nanoseconds, and the number of rounds.
     by: RefCell<BTreeMap<&'static str, (u64, u64)>>,
 }
 
-impl Spent {
-    fn beside(broker: u32) -> Self {
+impl CpuTime {
+    fn new(broker: u32) -> Self {
         Self { broker, by: RefCell::default() }
     }
 
-    fn on(&self, name: &'static str, round: impl FnOnce()) {
+    fn measure(&self, name: &'static str, round: impl FnOnce()) {
         let before = self.now();
         round();
         let mut by = self.by.borrow_mut();
@@ -96,7 +101,7 @@ impl Spent {
         *rounds += 1;
     }
 
-    /// The broker's, see proc_pid_schedstat(5), and our own, for each does something for the other.
+    /// The CPU time of the broker, see proc_pid_schedstat(5), and of this process: each works for the other.
     fn now(&self) -> u64 {
         let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.broker)).unwrap();
         let broker: u64 = text.split_whitespace().next().unwrap().parse().unwrap();
@@ -104,29 +109,29 @@ impl Spent {
         broker + u64::try_from(Duration::from(own).as_nanos()).unwrap()
     }
 
-    fn tell(&self, case: &str, count: usize) {
+    fn print(&self, case: &str, count: usize) {
         let by = self.by.borrow();
         let each =
             |name: &str| by.get(name).map(|(spent, rounds)| (spent / rounds / count as u64) as f64 / 1e3);
-        // A case that was not asked for has none.
-        let Some(ours) = each("ours") else { return };
-        for floor in ["bare", "fenced", "checked"] {
-            let theirs = each(floor).unwrap();
-            eprintln!("{case}: processor time {ours:.1} µs, {floor} {theirs:.1} µs: {:.2}", ours / theirs);
+        // A case that was not selected has no samples.
+        let Some(ours) = each("portreeve") else { return };
+        for baseline in ["bare", "fenced", "checked"] {
+            let theirs = each(baseline).unwrap();
+            eprintln!("{case}: CPU time {ours:.1} µs, {baseline} {theirs:.1} µs: {:.2}", ours / theirs);
         }
     }
 }
 
-/// A process that needs no broker.
-struct Own {
+/// The privileged process that does not use the broker.
+struct Direct {
     route: Netlink,
     diag: Netlink,
-    /// It has the broker's own sets hold its addresses, which makes the rules that all packets pass the same for both.
+    /// It adds its addresses to the broker's own sets, so that packets traverse the same rules for both.
     fence: Fence,
     index: u32,
 }
 
-impl Own {
+impl Direct {
     fn new() -> Self {
         let route = Netlink::open(SockProtocol::NetlinkRoute).unwrap();
         let index = Interface::named(&route, lan::INTERFACE).unwrap().index;
@@ -134,7 +139,7 @@ impl Own {
         Self { route, diag, fence: Fence::open().unwrap(), index }
     }
 
-    /// Adds, renews and removes.
+    /// Adds, renews and removes addresses.
     fn round(&self, places: &[Place], fenced: bool, checked: bool) {
         let all: Vec<IpAddr> = places.iter().map(|place| place.address).collect();
         let leased: Vec<_> = places.iter().map(|place| (*place, Some(LEASE))).collect();
@@ -187,7 +192,7 @@ fn add(peer: &mut Peer, all: &[IpAddr]) {
     for some in all.chunks(MAX_ADDRESSES) {
         let addresses = portreeve_protocol::List::new(some.to_vec()).unwrap();
         let add = AddAddress { addresses, lease: Some(LEASE), ..AddAddress::default() };
-        let leases = peer.ask(&add).unwrap().0;
+        let leases = peer.request(&add).unwrap().0;
         assert!(leases.results.iter().all(|one| matches!(one, Outcome::Done(_))));
     }
 }
@@ -198,21 +203,21 @@ fn renew(peer: &mut Peer, all: &[IpAddr]) {
 
 fn renew_these(peer: &mut Peer, some: &[IpAddr]) {
     let addresses = portreeve_protocol::List::new(some.to_vec()).unwrap();
-    let leases = peer.ask(&RenewAddress { addresses, ..RenewAddress::default() }).unwrap().0;
+    let leases = peer.request(&RenewAddress { addresses, ..RenewAddress::default() }).unwrap().0;
     assert!(leases.results.iter().all(|one| matches!(one, Outcome::Done(_))));
 }
 
 fn remove(peer: &mut Peer, all: &[IpAddr]) {
     for some in all.chunks(MAX_ADDRESSES) {
         let addresses = portreeve_protocol::List::new(some.to_vec()).unwrap();
-        let removed = peer.ask(&RemoveAddress { addresses, epoch: 0 }).unwrap().0;
+        let removed = peer.request(&RemoveAddress { addresses, epoch: 0 }).unwrap().0;
         assert!(removed.results.iter().all(|one| matches!(one, Outcome::Done(_))));
     }
 }
 
-/// The time from the request to the first announcement at a neighbour.
+/// The time from the request until a neighbour receives the first announcement.
 fn first_announcement(peer: &mut Peer) {
-    let mut wire = Wire::at("far");
+    let mut wire = PacketCapture::on("far");
     let mut times = Vec::new();
     for _ in 0..50 {
         let begin = Instant::now();

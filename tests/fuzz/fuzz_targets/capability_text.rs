@@ -1,4 +1,4 @@
-//! The text of security.capabilities: an answer to any bytes, and what is printed is read back as the same sets.
+//! The value of security.capabilities: parsing any text returns, and printed sets parse as the same sets.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

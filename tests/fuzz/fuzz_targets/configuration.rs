@@ -1,4 +1,4 @@
-//! Lexer, parser and typed reader: whatever the text, an answer, and a report that drives no terminal.
+//! Lexer, parser and typed reader: any text gives a result, and reports contain no control characters.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,7 +11,7 @@ fuzz_target!(|text: &str| {
     }
     match parse_text("fuzz.conf", text) {
         Ok((_, warnings)) => {
-            assert!(syntax.is_ok(), "read as a configuration, and not well formed");
+            assert!(syntax.is_ok(), "accepted as a configuration, but rejected by the syntax check");
             warnings.into_iter().map(Report::from).for_each(|report| printable(&report));
         }
         Err(report) => printable(&report),

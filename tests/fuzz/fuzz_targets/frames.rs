@@ -1,4 +1,4 @@
-//! Frames and messages: whatever the packet, a value that has exactly these bytes, or a refusal.
+//! Frames and messages: any packet is rejected, or decodes to a value that encodes to the same bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -41,7 +41,7 @@ fn exact<T: Serialize + DeserializeOwned>(header: Header, body: &[u8]) {
     }
 }
 
-/// What is printed has no control characters; where it is an endpoint's text, it is printed the same again.
+/// Printed endpoints contain no control characters, and those that parse are printed as the same text again.
 fn reread(endpoint: &Endpoint) {
     let printed = endpoint.to_string();
     assert!(!printed.contains(|c: char| c.is_control()), "{printed:?}");

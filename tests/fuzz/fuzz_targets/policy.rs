@@ -1,5 +1,5 @@
-//! The policy of a generated configuration, asked about generated endpoints by generated peers: nobody gets what no
-//! rule names, and nobody more than root.
+//! The policy of a generated configuration decides about generated endpoints and peers: no peer is allowed what no rule
+//! allows, nor more than root.
 #![no_main]
 
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use portreeve_broker::config::{PeerName, parse_text};
 use portreeve_broker::policy::{Policy, Requester};
 use portreeve_protocol::{Endpoint, InetEndpoint, Text};
 
-/// What patterns and endpoints are made of: few words, so that they meet.
+/// The parts of patterns and endpoints: few, so that they often match.
 const ADDRESSES: [&str; 12] = [
     "*",
     "0.0.0.0",
@@ -101,9 +101,9 @@ fuzz_target!(|case: Case| {
         let theirs = policy.listen(&case.peer, endpoint);
         let all = policy.listen(&root, endpoint);
         assert_eq!(all.is_ok(), policy.listen(&Requester::Worker, endpoint).is_ok());
-        assert!(theirs.is_err() || all.is_ok(), "{endpoint} to {} and not to root", case.peer);
-        assert!(policy.listen(&stranger, endpoint).is_err(), "{endpoint} to a stranger");
-        assert!(nothing.listen(&root, endpoint).is_err(), "{endpoint} by no rule");
+        assert!(theirs.is_err() || all.is_ok(), "{endpoint}: allowed to {}, but not to root", case.peer);
+        assert!(policy.listen(&stranger, endpoint).is_err(), "{endpoint}: allowed to an unknown user");
+        assert!(nothing.listen(&root, endpoint).is_err(), "{endpoint}: allowed by an empty policy");
         if all.is_ok() {
             permitted(&policy, endpoint);
         }
@@ -114,7 +114,7 @@ fuzz_target!(|case: Case| {
     }
 });
 
-/// What nothing may permit, and what the kernel is told of what is permitted.
+/// Checks an allowed endpoint: some must never be allowed, and the Landlock rules must cover the others.
 fn permitted(policy: &Policy, endpoint: &Endpoint) {
     match endpoint {
         Endpoint::Tcp(inet) | Endpoint::Udp(inet) => {

@@ -1,4 +1,4 @@
-//! What the reader may send: whatever the packets, the broker has an answer, and a whole bundle is read as it was sent.
+//! The reader's messages: the broker handles any packets, and receives a complete bundle as it was sent.
 #![no_main]
 
 use std::path::Path;
@@ -8,12 +8,12 @@ use portreeve_broker::config::{Bundle, Report, Snapshot, Style, replay};
 use portreeve_broker::reader::Collector;
 use portreeve_protocol::{Header, Kind};
 
-/// The number of the order.
+/// The number of the request to the reader.
 const ORDER: u32 = 7;
 const PIECE: Kind = Kind(3);
 const END: Kind = Kind(4);
 
-// The first byte decides: odd, packets as they are, each after its length; even, one bundle in pieces that are so long.
+// An odd first byte: raw packets, each preceded by its length. An even one: a bundle in pieces of that length plus one.
 fuzz_target!(|bytes: &[u8]| {
     let Some((how, rest)) = bytes.split_first() else { return };
     let bundle = match how % 2 {
@@ -26,7 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
 fn in_pieces(bytes: &[u8], length: usize) -> Bundle {
     let mut collector = Collector::new(ORDER);
     for piece in bytes.chunks(length) {
-        // What is left of an order before this one is passed over.
+        // A packet that belongs to an earlier request is ignored.
         assert!(collector.take(&packet(END, ORDER - 1, piece)).unwrap().is_none());
         assert!(collector.take(&packet(PIECE, ORDER, piece)).unwrap().is_none());
     }
@@ -56,7 +56,7 @@ fn as_they_are(mut rest: &[u8]) -> Option<Bundle> {
     None
 }
 
-/// As a reload does.
+/// Reads a bundle as a reload does.
 fn read(bundle: &Bundle) {
     let main = Path::new("fuzz.conf");
     bundle.paths();

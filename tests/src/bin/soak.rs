@@ -1,4 +1,4 @@
-//! The soak as a program: hours of mixed load, in namespaces of its own. See [`portreeve_tests::soak`].
+//! The soak test as a program, which runs mixed load for hours in namespaces of its own. See [`portreeve_tests::soak`].
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,12 +7,15 @@ use portreeve_tests::soak::{Settings, run};
 use portreeve_tests::{Host, binaries, namespaces};
 
 const HELP: &str = "\
-Runs mixed load on a broker and a worker in namespaces of its own, kills them at random, and looks all the time for
-anything that must not be. Prints figures and violations; exits with 1 where there is any.
+usage: soak [OPTION]...
 
-  --duration SECONDS   how long it takes (60)
-  --seed N             what its choices are made from (of the time)
-  --json               print the figures as JSON";
+  Runs mixed load on a broker and a worker in new namespaces, kills their processes at random, and checks for violations of
+  the invariants. Prints measurements and violations. Exits with status 1 if there are violations.
+
+    --duration SECONDS   run for this time [default: 60]
+    --seed NUMBER        seed of the random choices [default: the current time]
+    --json               print the report as JSON
+    --help               print this text";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -43,7 +46,7 @@ fn main() -> ExitCode {
                 return ExitCode::SUCCESS;
             }
             _ => {
-                eprintln!("{HELP}\n\nnot understood: {}", rest.join(" "));
+                eprintln!("{HELP}\n\nsoak: invalid arguments: {}", rest.join(" "));
                 return ExitCode::from(64);
             }
         };
@@ -63,9 +66,8 @@ fn enter(settings: &Settings, json: bool) -> ExitCode {
         .args(["--seed", &settings.seed.to_string()])
         .args(json.then_some("--json"))
         .envs(binaries::variables());
-    let mut child = command
-        .spawn()
-        .unwrap_or_else(|error| panic!("unshare cannot be run: {error}; {}", namespaces::NEEDS));
+    let mut child =
+        command.spawn().unwrap_or_else(|error| panic!("cannot run unshare: {error}. {}", namespaces::NEEDS));
     let input = child.stdin.take();
     let status = child.wait().unwrap();
     drop(input);

@@ -1,52 +1,52 @@
-//! Whoever makes load: one act after the other, each between two passes of the gate.
+//! Actors, which generate the load: each performs steps, and passes the barrier before each.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::gate::{Gate, Phase};
-use super::ledger::Ledger;
+use super::model::Model;
+use super::phase_barrier::{Phase, PhaseBarrier};
 
-/// One who acts.
+/// A source of load.
 pub trait Actor {
-    /// One act, of a second or so at most.
-    fn act(&mut self, ledger: &Ledger);
+    /// Performs one step, of about a second at most.
+    fn step(&mut self, model: &Model);
 
-    /// Gives back everything.
-    fn give_back(&mut self, ledger: &Ledger);
+    /// Releases everything that the actor holds.
+    fn release(&mut self, model: &Model);
 
-    /// How long to wait after an act.
+    /// How long to wait after a step.
     fn pause(&mut self) -> Duration;
 }
 
-/// Acts until it is over. What fails in an act as a test fails is a violation.
-pub fn perform(mut actor: impl Actor, gate: &Gate, ledger: &Ledger) {
-    let mut guarded = |act: &mut dyn FnMut(&mut dyn Actor)| {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| act(&mut actor))) {
-            ledger.violation(message(&*panic));
+/// Runs an actor until the soak test ends. A panic in a step is recorded as a violation.
+pub fn run_actor(mut actor: impl Actor, barrier: &PhaseBarrier, model: &Model) {
+    let mut catch_panic = |step: &mut dyn FnMut(&mut dyn Actor)| {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| step(&mut actor))) {
+            model.violation(message(&*panic));
         }
         actor.pause()
     };
-    let seat = gate.seat();
+    let participant = barrier.join();
     loop {
-        match gate.enter() {
+        match barrier.begin_step() {
             Phase::Run => {
-                let pause = guarded(&mut |actor| actor.act(ledger));
-                gate.leave(&seat);
+                let pause = catch_panic(&mut |actor| actor.step(model));
+                barrier.end_step(&participant);
                 std::thread::sleep(pause);
             }
-            Phase::Calm => {
-                guarded(&mut |actor| actor.give_back(ledger));
-                gate.rest();
+            Phase::Idle => {
+                catch_panic(&mut |actor| actor.release(model));
+                barrier.wait_while_idle();
             }
-            Phase::Frozen | Phase::Over => {
-                guarded(&mut |actor| actor.give_back(ledger));
+            Phase::Paused | Phase::Finished => {
+                catch_panic(&mut |actor| actor.release(model));
                 return;
             }
         }
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()

@@ -1,28 +1,28 @@
-//! The configuration of a soak's broker and how it changes: what all may do, more than that, and less for one of them.
+//! The broker's configuration and its variants: a base, one that allows more, and one that allows one peer less.
 
 use std::path::PathBuf;
 
-use super::ledger::RETAIN;
+use super::model::RETAIN;
 use crate::chroot::Chroot;
 use crate::{Host, sample};
 
-/// The user that loses its permit for UDP where the configuration is narrow.
-pub const NARROWED: u32 = 3003;
-/// The port of the listener that a wide configuration has beside the others.
-pub const EXTRA: u16 = 27;
+/// The user who is denied UDP listeners in the restricted variant.
+pub const RESTRICTED_USER: u32 = 3003;
+/// The port of the additional listener in the extended variant.
+pub const EXTRA_PORT: u16 = 27;
 
-/// How far a configuration goes.
+/// A variant of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum Variant {
     /// As at the start.
-    Plain,
-    /// There is another static listener, another peer, another permit and more quota.
-    Wide,
+    Base,
+    /// With an additional static listener, peer and permit, and a higher quota.
+    Extended,
     /// One peer has lost a permit.
-    Narrow,
+    Restricted,
 }
 
-/// What all its variants have in common.
+/// What all variants have in common.
 pub struct Configuration {
     chroot: PathBuf,
     users: Vec<u32>,
@@ -30,24 +30,25 @@ pub struct Configuration {
 }
 
 impl Configuration {
-    /// That of peers that are these users.
+    /// The configuration for peers with these user ids.
     pub fn new(host: &Host, users: &[u32]) -> Self {
         let chroot = Chroot::new(host, "chroot");
         chroot.worker_directory("/Maildir");
         Self { chroot: chroot.path.clone(), users: users.to_vec(), versions: 0 }
     }
 
-    /// A text that goes so far, and is another each time.
-    pub fn text(&mut self, reach: Reach) -> String {
+    /// The text of a variant, which differs each time.
+    pub fn text(&mut self, variant: Variant) -> String {
         self.versions += 1;
         let peer = |user: &u32| {
-            let datagrams = if reach == Reach::Narrow && *user == NARROWED { "" } else { "datagrams" };
+            let datagrams =
+                if variant == Variant::Restricted && *user == RESTRICTED_USER { "" } else { "datagrams" };
             format!("peer {user} {{ allow = ( status listen address ) permit = ( any {datagrams} ) }}\n")
         };
         let peers: String = self.users.iter().map(peer).collect();
-        let (listener, more) = match reach {
-            Reach::Wide => (
-                format!(r#"Listen "127.0.0.1:{EXTRA}" {{}}"#),
+        let (listener, more) = match variant {
+            Variant::Extended => (
+                format!(r#"Listen "127.0.0.1:{EXTRA_PORT}" {{}}"#),
                 r#"permit "more" { listen = ( "127.0.0.2:1-65535" ) }
                 peer 3091 { allow = ( status listen ) permit = ( more ) }
                 max_listeners = 20000"#,

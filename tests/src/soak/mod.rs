@@ -1,130 +1,132 @@
-//! The soak: mixed load on a real broker and worker for as long as it is given, with worker, launcher and broker killed
-//! at random, the broker replaced and its configuration changed, and everything that must hold looked at all the time.
+//! Soak test: mixed load on a real broker and worker for a given time. Meanwhile the worker, the launcher and the broker
+//! are killed at random, the broker is replaced, its configuration changes, and the invariants below are checked.
 //!
-//! What must hold:
-//! - No client of the worker's ports is refused, but from the end of both broker and worker, or of a broker that ends by
-//!   itself, to the moment when the next broker's worker serves. In particular not while only the worker is down, nor
-//!   while a broker that was killed is down and the worker serves on what it has.
-//! - Neither a takeover nor a reload refuses a client. A takeover keeps the listeners of sessions for five seconds, for the
-//!   same user, with their numbers; and it keeps every lease. A reload takes nothing from anybody but what it withdraws.
-//! - No client is cut off, but by the end of the worker that had accepted it.
-//! - No session is cut off, but by the end of the broker. What a peer asks for is done, or refused for a reason that it knows.
-//! - A listener is its owner's alone: whoever connects comes out of that owner's socket; status, the ledger of what was
-//!   granted and the kernel's tables agree; once stopped it refuses.
-//! - An address is there while its lease lasts, its holder alone can remove it, and no later is it let through by the packet
-//!   filter (half a second) or left on its interface (3 s for IPv4, 20 s for IPv6, and only where no broker removes it).
-//! - Whenever everyone has given everything back, descriptors of broker and worker, sockets, addresses, packet filter elements and
-//!   processes are as before anybody came, and the broker's memory is not more than 16 MiB above its first rest.
+//! Invariants:
+//! - A client of the worker's ports is refused only after both the broker and the worker have ended, or after a broker
+//!   has ended by itself, until the next broker's worker serves. A client is not refused while only the worker is down,
+//!   nor after a broker was killed while its worker still serves on the sockets that it has.
+//! - Neither a takeover nor a reload refuses a client. A takeover retains the listeners of sessions for five seconds, for
+//!   the same user and with the same ids, and keeps every lease. A reload closes only what it withdraws.
+//! - A client is disconnected only if the worker that accepted it ends.
+//! - A session ends only if the broker ends. A request succeeds or is refused with a fault that the peer can expect.
+//! - A listener belongs to its owner only: connections arrive at the owner's socket; the broker's status, the model and
+//!   the kernel's tables agree; a stopped listener refuses connections.
+//! - An address exists while its lease lasts, and only its holder can remove it. After the lease, the packet filter admits
+//!   it for at most half a second, and it stays on its interface for at most 3 s (IPv4) or 20 s (IPv6), and that long only
+//!   if no broker removes it.
+//! - After all peers have released everything, the descriptors of the broker and the worker, the sockets, the addresses,
+//!   the packet filter's elements and the processes are as before the first peer connected, and the broker's memory is at
+//!   most 16 MiB above that of its first idle audit.
 //!
-//! The choices follow from the seed; how they interleave does not.
+//! The seed determines the random choices, but not how the threads interleave.
 //!
-//! `cargo run --release -p portreeve-tests --bin soak -- --duration 3600` soaks for an hour.
+//! `cargo run --release -p portreeve-tests --bin soak -- --duration 3600` runs for an hour.
 
 mod actor;
-mod addresses;
+mod address_peer;
 mod audit;
-mod clients;
-mod conductor;
 mod configuration;
-mod figures;
-mod gate;
-mod ledger;
-mod listeners;
-mod nuisance;
-mod renewal;
+mod connectivity;
+mod disruption;
+mod hostile_peer;
+mod kernel_state;
+mod latency_probe;
+mod listener_peer;
+mod mail_clients;
+mod model;
+mod phase_barrier;
+mod report;
+mod scheduler;
 mod session;
 mod supervisor;
-mod tables;
-mod trouble;
-mod visit;
-mod watcher;
+mod takeover_and_reload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use actor::perform;
+use actor::run_actor;
 use audit::Auditor;
-use conductor::Conductor;
-pub use figures::Report;
-use gate::{Gate, Phase};
-use ledger::Ledger;
+use model::Model;
+use phase_barrier::{Phase, PhaseBarrier};
+pub use report::Report;
+use scheduler::Scheduler;
 use supervisor::Supervisor;
 
 use crate::random::Random;
 use crate::{Host, lan};
 
-/// The users that the peers are.
+/// The user ids of the peers.
 const LISTENERS: [u32; 3] = [3001, 3002, 3003];
 const ADDRESSES: [u32; 2] = [3011, 3012];
-const WATCHER: u32 = 3021;
-const NUISANCE: u32 = 3031;
+const PROBE: u32 = 3021;
+const HOSTILE: u32 = 3031;
 const AUDITOR: u32 = 3041;
-/// How many mail clients there are.
+/// The number of mail clients.
 const CLIENTS: u64 = 3;
 
-/// How a soak goes.
+/// The settings of a soak test.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// For how long.
+    /// How long it runs.
     pub duration: Duration,
-    /// What chance is made of.
+    /// The seed of the random choices.
     pub seed: u64,
 }
 
-/// Runs a soak on this host, which is nobody else's.
+/// Runs a soak test. No other test may use the host.
 pub fn run(host: &Host, settings: &Settings) -> Report {
-    lan::join(&["far"]);
+    lan::create(&["far"]);
     let before = Outside::now();
-    let (ledger, latencies) = (Ledger::default(), Mutex::default());
-    let users: Vec<u32> = LISTENERS.into_iter().chain(ADDRESSES).chain([WATCHER, AUDITOR]).collect();
-    let supervisor = Supervisor::start(host, &ledger, &users);
-    let mut auditor = Auditor::new(&ledger, AUDITOR);
-    // The measure of every later rest: nobody has come yet.
-    auditor.calm(&supervisor);
+    let (model, latencies) = (Model::default(), Mutex::default());
+    let users: Vec<u32> = LISTENERS.into_iter().chain(ADDRESSES).chain([PROBE, AUDITOR]).collect();
+    let supervisor = Supervisor::start(host, &model, &users);
+    let mut auditor = Auditor::new(&model, AUDITOR);
+    // No peer has connected yet: this is the baseline of every later idle audit.
+    auditor.audit_idle(&supervisor);
     let actors = LISTENERS.len() + ADDRESSES.len() + 2 + CLIENTS as usize;
-    let gate = Gate::new(actors);
+    let barrier = PhaseBarrier::new(actors);
     let chance = |who: u64| Random::new(settings.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (who + 1));
     let snapshots = std::thread::scope(|scope| {
         for (user, ports) in LISTENERS.into_iter().zip((10_000..).step_by(1_000)) {
-            let one = listeners::Listeners::new(&ledger, chance(user.into()), user, ports);
-            scope.spawn(|| perform(one, &gate, &ledger));
+            let one = listener_peer::ListenerPeer::new(&model, chance(user.into()), user, ports);
+            scope.spawn(|| run_actor(one, &barrier, &model));
         }
         for (user, range) in ADDRESSES.into_iter().zip(1..) {
-            let one = addresses::Addresses::new(chance(user.into()), user, range);
-            scope.spawn(|| perform(one, &gate, &ledger));
+            let one = address_peer::AddressPeer::new(chance(user.into()), user, range);
+            scope.spawn(|| run_actor(one, &barrier, &model));
         }
         for client in 0..CLIENTS {
-            let one = clients::Client(chance(client));
-            scope.spawn(|| perform(one, &gate, &ledger));
+            let one = mail_clients::MailClient(chance(client));
+            scope.spawn(|| run_actor(one, &barrier, &model));
         }
-        let one = watcher::Watcher { user: WATCHER, session: None, latencies: &latencies };
-        scope.spawn(|| perform(one, &gate, &ledger));
-        let one = nuisance::Nuisance { random: chance(NUISANCE.into()), user: NUISANCE };
-        scope.spawn(|| perform(one, &gate, &ledger));
+        let one = latency_probe::LatencyProbe { user: PROBE, session: None, latencies: &latencies };
+        scope.spawn(|| run_actor(one, &barrier, &model));
+        let one = hostile_peer::HostilePeer { random: chance(HOSTILE.into()), user: HOSTILE };
+        scope.spawn(|| run_actor(one, &barrier, &model));
 
-        let conductor = Conductor::new(&ledger, &gate, chance(0), supervisor, auditor);
-        let outcome = catch_unwind(AssertUnwindSafe(|| conductor.conduct(settings.duration)));
-        gate.set(Phase::Over);
+        let scheduler = Scheduler::new(&model, &barrier, chance(0), supervisor, auditor);
+        let outcome = catch_unwind(AssertUnwindSafe(|| scheduler.run(settings.duration)));
+        barrier.set(Phase::Finished);
         outcome.unwrap_or_else(|panic| {
-            ledger.violation(actor::message(&*panic));
+            model.violation(actor::message(&*panic));
             Vec::new()
         })
     });
-    if !ledger.violations().is_empty() {
+    if !model.violations().is_empty() {
         let log = std::fs::read_to_string(host.path(crate::broker::LOG)).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines.iter().skip(lines.len().saturating_sub(40)).for_each(|line| eprintln!("{line:.300}"));
     }
     let after = Outside::now();
     if after != before {
-        ledger.violation(format_args!("after the end there is {after:?}, and before there was {before:?}"));
+        model.violation(format_args!("the host is {after:?} after the test and was {before:?} before it"));
     }
-    report(settings, &ledger, snapshots, latencies.into_inner().unwrap())
+    report(settings, &model, snapshots, latencies.into_inner().unwrap())
 }
 
-/// What this host has before the first broker and must have after the last.
+/// The host's state before the first broker, which must be the same after the last.
 #[derive(Debug, PartialEq, Eq)]
 struct Outside {
     sockets: BTreeMap<&'static str, usize>,
@@ -135,15 +137,16 @@ struct Outside {
 
 impl Outside {
     fn now() -> Self {
-        let (sockets, addresses, processes) = (tables::sockets(), lan::addresses(), tables::processes());
-        Self { sockets, addresses, filters: tables::filters(&tables::rules()), processes }
+        let (sockets, addresses, processes) =
+            (kernel_state::sockets(), lan::addresses(), kernel_state::processes());
+        Self { sockets, addresses, filters: kernel_state::filters(&kernel_state::rules()), processes }
     }
 }
 
 fn report(
     settings: &Settings,
-    ledger: &Ledger,
-    snapshots: Vec<figures::Snapshot>,
+    model: &Model,
+    snapshots: Vec<report::Snapshot>,
     mut latencies: Vec<u64>,
 ) -> Report {
     latencies.sort_unstable();
@@ -151,10 +154,10 @@ fn report(
         |share: f64| latencies.get((latencies.len() as f64 * share) as usize).copied().unwrap_or_default();
     Report {
         seed: settings.seed,
-        seconds: ledger.age().as_secs_f64(),
+        seconds: model.age().as_secs_f64(),
         snapshots,
-        counts: ledger.counts(),
+        counts: model.counts(),
         latency: [at(0.5), at(0.99), latencies.last().copied().unwrap_or_default()],
-        violations: ledger.violations(),
+        violations: model.violations(),
     }
 }

@@ -1,5 +1,4 @@
-//! A peer whose broker may end at any moment: what it asks is answered, or its session is lost, and then there has to
-//! be a reason.
+//! A peer whose broker may end at any time: each request gets a reply, or the session is lost for a known reason.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -7,65 +6,69 @@ use std::path::Path;
 use portreeve_protocol::message::{Hello, Operation};
 use portreeve_protocol::{Fault, Text, channel, codec};
 
-use super::ledger::Ledger;
-use super::trouble::Moment;
+use super::disruption::Mark;
+use super::model::Model;
 use crate::Peer;
 use crate::broker::SOCKET;
 
-/// A session that lives, as far as its peer knows.
+/// A session that is open as far as its peer knows.
 pub struct Session {
     peer: Peer,
     number: u32,
     buffer: Box<[u8]>,
-    /// When it began, by the ends of brokers.
-    pub began: Moment,
-    /// Who the broker takes the peer for.
+    /// When it began, relative to [`Model::broker_down`].
+    pub began: Mark,
+    /// The peer's name in the broker's replies.
     pub name: String,
-    /// Which broker it is with.
+    /// The generation of its broker.
     pub generation: u64,
 }
 
-/// The session is over.
+/// The session has ended.
 #[derive(Debug)]
-pub struct Lost;
+pub struct SessionLost;
 
-/// An answer: the reply with what rode with it, or a fault.
-pub type Answer<T> = Result<(<T as Operation>::Reply, Vec<OwnedFd>), Fault>;
+/// The reply and its descriptors, or a fault.
+pub type Reply<T> = Result<(<T as Operation>::Reply, Vec<OwnedFd>), Fault>;
 
 impl Session {
-    /// Connects as a user and says hello.
-    pub fn open(ledger: &Ledger, user: u32) -> Result<Self, Lost> {
-        let (began, generation) = (ledger.broker_ends.now(), ledger.generation());
+    /// Connects as a user and sends Hello.
+    pub fn open(model: &Model, user: u32) -> Result<Self, SessionLost> {
+        let (began, generation) = (model.broker_down.mark(), model.generation());
         let peer = Peer::connect_as(Path::new(SOCKET), user, user).map_err(|error| {
-            excuse(ledger, began, &format!("user {user} could not connect to the broker: {error}"))
+            lost_session(model, began, &format!("user {user} could not connect to the broker: {error}"))
         })?;
         let (buffer, name) = (codec::frame_buffer(), format!("user {user}"));
         let mut session = Self { peer, number: 0, buffer, began, name, generation };
         let hello = Hello { client: Text::truncated("soak"), features: 0 };
-        match session.ask(ledger, &hello)? {
+        match session.request(model, &hello)? {
             Ok((welcome, _)) => session.name = welcome.peer.to_string(),
             Err(fault) => {
-                ledger.violation(format_args!("the hello of user {user} was refused: {fault}"));
-                return Err(Lost);
+                model.violation(format_args!("Hello of user {user} was refused: {fault}"));
+                return Err(SessionLost);
             }
         }
-        // Whose broker it is cannot be told where one went and another came meanwhile.
-        if ledger.generation() == generation { Ok(session) } else { Err(Lost) }
+        // If another broker has started meanwhile, it is unknown which one accepted the session.
+        if model.generation() == generation { Ok(session) } else { Err(SessionLost) }
     }
 
-    /// Asks and waits for the answer. A session that is lost while the broker lives is a violation.
-    pub fn ask<T: Operation>(&mut self, ledger: &Ledger, request: &T) -> Result<Answer<T>, Lost> {
+    /// Sends a request and waits for the reply. Losing the session while the broker runs is a violation.
+    pub fn request<T: Operation>(&mut self, model: &Model, request: &T) -> Result<Reply<T>, SessionLost> {
         self.number += 1;
-        ledger.count(T::NAME);
+        model.count(T::NAME);
         let packet = codec::encode(&mut self.buffer, T::KIND, self.number, 0, request).unwrap();
         let lost = |error: &dyn std::fmt::Display| {
-            excuse(ledger, self.began, &format!("{} lost its session at {}: {error}", self.name, T::NAME))
+            lost_session(
+                model,
+                self.began,
+                &format!("{} lost its session at {}: {error}", self.name, T::NAME),
+            )
         };
         channel::send_bytes(&self.peer.channel, packet).map_err(|error| lost(&error))?;
         let frame = self.peer.receive().map_err(|error| lost(&error))?;
         if frame.header.request != self.number {
             return Err(lost(&format_args!(
-                "an answer to {}, and not to {}",
+                "the reply is to request {}, not to {}",
                 frame.header.request, self.number
             )));
         }
@@ -73,10 +76,10 @@ impl Session {
     }
 }
 
-fn excuse(ledger: &Ledger, began: Moment, what: &str) -> Lost {
-    match ledger.broker_ends.since(began) {
-        true => ledger.count("sessions lost with their broker"),
-        false => ledger.violation(what),
+fn lost_session(model: &Model, began: Mark, what: &str) -> SessionLost {
+    match model.broker_down.occurred_since(began) {
+        true => model.count("sessions lost with their broker"),
+        false => model.violation(what),
     }
-    Lost
+    SessionLost
 }

@@ -10,7 +10,7 @@ use portreeve_protocol::message::Outcome;
 use portreeve_protocol::{FaultCode, List};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::peer::one_address;
-use portreeve_tests::{Broker, Peer, census, eventually, isolated, lan, sample};
+use portreeve_tests::{Broker, Peer, eventually, isolated, lan, resources, sample};
 use rustix::process::Signal;
 
 /// As long as anything may take that should take no time.
@@ -19,31 +19,31 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 #[test]
 fn an_address_is_there_from_its_addition_to_its_removal_and_nothing_else_changes() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
-        let (before, descriptors) = (lan::addresses(), broker.census());
+        let (before, descriptors) = (lan::addresses(), broker.descriptors());
         let mut peer = broker.peer();
         for (address, prefix) in [("10.1.1.7", 32), ("2001:db8::7", 128)] {
             let lease = peer.add_address(address, |_| {}).unwrap();
             assert_eq!((&*lease.interface, lease.prefix), (lan::INTERFACE, prefix));
-            let shown = lan::shown(address).unwrap();
+            let shown = lan::show_address(address).unwrap();
             assert!(shown.contains("scope global") && shown.contains("noprefixroute"), "{shown}");
             assert!(shown.contains("valid_lft 10sec") || shown.contains("valid_lft 9sec"), "{shown}");
             peer.renew_address(address).unwrap();
             assert!(peer.remove_address(address).unwrap().verified);
-            assert_eq!(lan::shown(address), None);
+            assert_eq!(lan::show_address(address), None);
             assert_eq!(peer.renew_address(address).unwrap_err().code, FaultCode::NotFound);
         }
         assert_eq!(lan::addresses(), before);
         drop(peer);
-        broker.await_no_more_than(&descriptors);
+        broker.await_no_leak(&descriptors);
     });
 }
 
 #[test]
 fn a_broker_that_starts_removes_what_a_killed_one_left_and_only_that() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         for foreign in ["10.1.1.20/32", "10.1.1.21/24", "2001:db8::20/128"] {
             lan::ip(
                 &format!("addr add {foreign} dev {} nodad", lan::INTERFACE)
@@ -61,12 +61,12 @@ fn a_broker_that_starts_removes_what_a_killed_one_left_and_only_that() {
             let all = (0..=255).map(|last| IpAddr::from([10, 2, third, last]));
             let add =
                 AddAddress { addresses: List::truncated(all), lease: Some(600), ..AddAddress::default() };
-            let results = peer.ask(&add).unwrap().0.results;
+            let results = peer.request(&add).unwrap().0.results;
             assert!(results.len() == 256 && results.iter().all(|one| matches!(one, Outcome::Done(_))));
         }
         broker.signal(Signal::KILL);
         drop(broker);
-        assert!(lan::shown("10.1.1.7").is_some() && lan::shown("2001:db8::7").is_some());
+        assert!(lan::show_address("10.1.1.7").is_some() && lan::show_address("2001:db8::7").is_some());
         let mut broker = Broker::start(host, &sample::addresses(""));
         assert_eq!(lan::addresses(), before);
         broker.peer().add_address("10.1.1.7", |_| {}).unwrap();
@@ -78,7 +78,7 @@ fn a_broker_that_starts_removes_what_a_killed_one_left_and_only_that() {
 #[test]
 fn what_was_there_before_is_never_ours() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         lan::ip("addr add 10.1.1.20/32 dev eth1");
         lan::ip("addr add 10.1.1.21/24 dev eth1");
         let broker = Broker::start(host, &sample::addresses(""));
@@ -94,14 +94,14 @@ fn what_was_there_before_is_never_ours() {
         peer.add_address("10.1.1.22", |_| {}).unwrap();
         lan::ip("addr add 10.1.1.23/24 dev eth1");
         peer.remove_address("10.1.1.22").unwrap();
-        assert!(lan::shown("10.1.1.23").is_some());
+        assert!(lan::show_address("10.1.1.23").is_some());
     });
 }
 
 #[test]
 fn every_bad_request_has_its_own_fault_and_changes_nothing() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let (before, links) = (lan::addresses(), lan::ip("-o link show"));
         let mut peer = broker.peer();
@@ -136,7 +136,7 @@ fn every_bad_request_has_its_own_fault_and_changes_nothing() {
         assert_eq!((down.code, down.errno), (FaultCode::Os, libc::ENETDOWN.unsigned_abs()));
         lan::ip("link set eth1 up");
         lan::ip("addr add 2001:db8::1/64 dev eth1 nodad");
-        peer.ask(&RemoveAddress { addresses: one_address("10.1.1.8"), epoch: 9 }).unwrap();
+        peer.request(&RemoveAddress { addresses: one_address("10.1.1.8"), epoch: 9 }).unwrap();
         eventually("the same addresses", || (lan::addresses() == before).then_some(()));
     });
 }
@@ -144,19 +144,19 @@ fn every_bad_request_has_its_own_fault_and_changes_nothing() {
 #[test]
 fn a_lease_that_ended_is_over_for_the_peer_too() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         let begin = Instant::now();
         peer.add_address("10.1.1.7", |add| add.lease = Some(3)).unwrap();
-        eventually("the end of the address", || lan::shown("10.1.1.7").is_none().then_some(()));
+        eventually("the end of the address", || lan::show_address("10.1.1.7").is_none().then_some(()));
         let lasted = begin.elapsed();
         assert!(
             (2_990..3_500).contains(&lasted.as_millis()),
             "the broker itself removes it in time: {lasted:?}"
         );
         assert_eq!(peer.renew_address("10.1.1.7").unwrap_err().code, FaultCode::Expired);
-        assert_eq!(lan::shown("10.1.1.7"), None);
+        assert_eq!(lan::show_address("10.1.1.7"), None);
         peer.add_address("10.1.1.7", |_| {}).unwrap();
     });
 }
@@ -164,7 +164,7 @@ fn a_lease_that_ended_is_over_for_the_peer_too() {
 #[test]
 fn an_address_can_be_added_again_at_the_moment_when_its_lease_ends() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         for address in ["10.1.1.7", "2001:db8::7"] {
@@ -174,9 +174,9 @@ fn an_address_can_be_added_again_at_the_moment_when_its_lease_ends() {
             let announce = Announce { addresses: one_address(address), epoch: 0 };
             let over =
                 |one: &Outcome<_>| matches!(one, Outcome::Fault(fault) if fault.code == FaultCode::Expired);
-            while !peer.ask(&announce).unwrap().0.results.iter().any(over) {}
+            while !peer.request(&announce).unwrap().0.results.iter().any(over) {}
             peer.add_address(address, |_| {}).unwrap();
-            assert!(lan::shown(address).is_some());
+            assert!(lan::show_address(address).is_some());
         }
     });
 }
@@ -184,28 +184,28 @@ fn an_address_can_be_added_again_at_the_moment_when_its_lease_ends() {
 #[test]
 fn an_address_that_somebody_takes_away_is_put_back_while_its_lease_lasts_but_not_for_ever() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses("cluster { if_down_limit = 2 }"));
         let mut peer = broker.peer();
         peer.add_address("10.1.1.7", |add| add.lease = Some(30)).unwrap();
         for _ in 0..2 {
             lan::ip("addr del 10.1.1.7/32 dev eth1");
-            eventually("the address again", || lan::shown("10.1.1.7"));
+            eventually("the address again", || lan::show_address("10.1.1.7"));
         }
         lan::ip("addr del 10.1.1.7/32 dev eth1");
         // A renewal that overtakes the kernel's notice of the removal would put it back.
         eventually("the broker's notice", || {
-            let (page, _) = peer.ask(&ListAddresses { after: None }).unwrap();
+            let (page, _) = peer.request(&ListAddresses { after: None }).unwrap();
             (!page.addresses[0].present).then_some(())
         });
         assert_eq!(peer.renew_address("10.1.1.7").unwrap_err().code, FaultCode::NotLocal);
-        assert_eq!(lan::shown("10.1.1.7"), None);
+        assert_eq!(lan::show_address("10.1.1.7"), None);
         // Link down takes every IPv6 address along.
         peer.add_address("2001:db8::7", |add| add.lease = Some(30)).unwrap();
         lan::ip("link set eth1 down");
-        eventually("the end of the address", || lan::shown("2001:db8::7").is_none().then_some(()));
+        eventually("the end of the address", || lan::show_address("2001:db8::7").is_none().then_some(()));
         lan::ip("link set eth1 up");
-        eventually("the address again", || lan::shown("2001:db8::7"));
+        eventually("the address again", || lan::show_address("2001:db8::7"));
         peer.renew_address("2001:db8::7").unwrap();
     });
 }
@@ -213,7 +213,7 @@ fn an_address_that_somebody_takes_away_is_put_back_while_its_lease_lasts_but_not
 #[test]
 fn removing_an_address_resets_its_connections_and_stops_its_listeners() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         for (address, at) in [("10.1.1.7", "10.1.1.7:25"), ("2001:db8::7", "[2001:db8::7]:25")] {
@@ -221,13 +221,13 @@ fn removing_an_address_resets_its_connections_and_stops_its_listeners() {
             let (_, listener) = peer.listen(at).unwrap();
             let listener = TcpListener::from(listener);
             let at: SocketAddr = at.parse().unwrap();
-            let mut client = lan::within("far", || TcpStream::connect_timeout(&at, AT_ONCE).unwrap());
+            let mut client = lan::in_host("far", || TcpStream::connect_timeout(&at, AT_ONCE).unwrap());
             let (_served, _) = listener.accept().unwrap();
             client.set_read_timeout(Some(AT_ONCE)).unwrap();
             assert!(peer.remove_address(address).unwrap().verified);
             let end = client.read(&mut [0]).unwrap_err();
             assert_eq!(end.kind(), ErrorKind::ConnectionReset, "{address}");
-            assert!(census::listening().is_empty(), "{address}");
+            assert!(resources::tcp_listeners().is_empty(), "{address}");
         }
     });
 }
@@ -235,7 +235,7 @@ fn removing_an_address_resets_its_connections_and_stops_its_listeners() {
 #[test]
 fn connections_of_sockets_of_either_family_are_reset_and_those_of_other_addresses_go_on() {
     isolated(|host| {
-        lan::join(&["far", "rival", "third"]);
+        lan::create(&["far", "rival", "third"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         peer.add_address("10.1.1.7", |_| {}).unwrap();
@@ -243,7 +243,7 @@ fn connections_of_sockets_of_either_family_are_reset_and_those_of_other_addresse
         let listener = TcpListener::bind("[::]:2525").unwrap();
         let connect = |at: &str| {
             let at: SocketAddr = at.parse().unwrap();
-            let client = lan::within("far", || TcpStream::connect_timeout(&at, AT_ONCE).unwrap());
+            let client = lan::in_host("far", || TcpStream::connect_timeout(&at, AT_ONCE).unwrap());
             client.set_read_timeout(Some(AT_ONCE)).unwrap();
             (client, listener.accept().unwrap().0)
         };
@@ -261,7 +261,7 @@ fn connections_of_sockets_of_either_family_are_reset_and_those_of_other_addresse
 #[test]
 fn an_address_that_is_elsewhere_on_this_host_is_neither_added_nor_said_to_be_gone() {
     isolated(|host| {
-        lan::join(&["far", "rival", "third"]);
+        lan::create(&["far", "rival", "third"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         // Whole blocks can be local without an address.
@@ -272,7 +272,7 @@ fn an_address_that_is_elsewhere_on_this_host_is_neither_added_nor_said_to_be_gon
         }
         for (address, copy) in [("10.1.1.7", "10.1.1.7/32"), ("2001:db8::7", "2001:db8::7/128")] {
             peer.add_address(address, |_| {}).unwrap();
-            lan::copy_to_loopback(copy);
+            lan::add_to_loopback(copy);
             assert!(!peer.remove_address(address).unwrap().verified, "{address} is on lo still");
             lan::ip(&format!("addr del {copy} dev lo"));
             peer.add_address(address, |_| {}).unwrap();

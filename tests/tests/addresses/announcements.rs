@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use portreeve_protocol::FaultCode;
 use portreeve_protocol::address::{AddAddress, Announce};
+use portreeve_tests::packet_capture::{Frame, PacketCapture, hex};
 use portreeve_tests::peer::one_address;
-use portreeve_tests::wire::{Frame, Wire, hex};
 use portreeve_tests::{Broker, eventually, isolated, lan, sample};
 
 /// RFC 826 with RFC 5227's announcement: a broadcast request for the own address.
@@ -25,7 +25,7 @@ const ADVERTISEMENT: &str = "33 33 00 00 00 01 02 00 00 00 00 01 86 dd \
 
 fn arp(frame: &[u8]) -> bool {
     frame.get(12..14) == Some(&[8, 6])
-        && frame.get(6..12) == Some(&lan::OURS)
+        && frame.get(6..12) == Some(&lan::MAC_ADDRESS)
         && frame.get(38..42) == Some(&[10, 1, 1, 7])
 }
 
@@ -61,10 +61,10 @@ fn came_at(frames: &[Frame], times: &[u128]) {
 #[test]
 fn an_address_is_announced_in_the_words_of_the_standards_and_in_time() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
-        let mut wire = Wire::at("far");
+        let mut wire = PacketCapture::on("far");
         // Its answer waits: frames are timed as they come.
         peer.send(&AddAddress {
             addresses: one_address("10.1.1.7"),
@@ -89,10 +89,10 @@ fn an_address_is_announced_in_the_words_of_the_standards_and_in_time() {
 #[test]
 fn an_ipv6_address_is_advertised_unsolicited() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
-        let mut wire = Wire::at("far");
+        let mut wire = PacketCapture::on("far");
         peer.add_address("2001:db8::7", |add| add.announce = true).unwrap();
         let frames = wire.collect(Duration::from_secs(10), advertisement, |frames| frames.len() == 5);
         came_at(&frames, &[0, 250, 1_100, 2_200, 4_400]);
@@ -107,14 +107,14 @@ fn an_ipv6_address_is_advertised_unsolicited() {
 #[test]
 fn an_address_is_announced_again_when_its_link_has_a_carrier_again() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
-        let mut wire = Wire::at("far");
+        let mut wire = PacketCapture::on("far");
         peer.add_address("10.1.1.7", |add| (add.announce, add.lease) = (true, Some(60))).unwrap();
         wire.collect(Duration::from_secs(10), arp, |frames| frames.len() == 10);
         lan::ip("-n switch link set port1 down");
-        peer.ask(&Announce { addresses: one_address("10.1.1.7"), epoch: 0 }).unwrap();
+        peer.request(&Announce { addresses: one_address("10.1.1.7"), epoch: 0 }).unwrap();
         assert!(
             wire.collect(Duration::from_millis(600), arp, |_| false).is_empty(),
             "sent without a carrier"
@@ -128,12 +128,12 @@ fn an_address_is_announced_again_when_its_link_has_a_carrier_again() {
 #[test]
 fn addresses_are_announced_again_when_their_link_is_set_up_again_or_has_another_hardware_address() {
     isolated(|host| {
-        lan::join(&["far", "rival", "third"]);
+        lan::create(&["far", "rival", "third"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
-        let mut wire = Wire::at("third");
+        let mut wire = PacketCapture::on("third");
         let is_from = |hardware: [u8; 6]| move |frame: &[u8]| frame.get(6..12) == Some(&hardware);
-        let is_ours = |frame: &[u8]| arp(frame) || (is_from(lan::OURS)(frame) && advertisement(frame));
+        let is_ours = |frame: &[u8]| arp(frame) || (is_from(lan::MAC_ADDRESS)(frame) && advertisement(frame));
         let both = |frames: &[Frame]| {
             frames.iter().any(|frame| frame.bytes == hex(ARP_REQUEST))
                 && frames.iter().any(|frame| frame.bytes == hex(ARP_REPLY))
@@ -145,7 +145,7 @@ fn addresses_are_announced_again_when_their_link_is_set_up_again_or_has_another_
         let whole = |frames: &[Frame]| frames.len() == 15;
         assert!(both(&wire.collect(Duration::from_secs(10), is_ours, whole)));
         lan::ip("link set eth1 down");
-        peer.ask(&Announce { addresses: one_address("10.1.1.7"), epoch: 0 }).unwrap();
+        peer.request(&Announce { addresses: one_address("10.1.1.7"), epoch: 0 }).unwrap();
         let quiet = wire.collect(Duration::from_millis(600), is_ours, |_| false);
         assert!(quiet.is_empty(), "sent while the link was down: {quiet:?}");
         lan::ip("link set eth1 up");
@@ -164,7 +164,7 @@ fn addresses_are_announced_again_when_their_link_is_set_up_again_or_has_another_
 #[test]
 fn a_rival_that_answers_is_named_and_nothing_is_added() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         lan::ip("-n far addr add 10.1.1.7/32 dev eth1");
         lan::ip("-n far addr add 2001:db8::7/128 dev eth1 nodad");
         let broker = Broker::start(host, &sample::addresses(""));
@@ -188,16 +188,16 @@ fn a_rival_that_answers_is_named_and_nothing_is_added() {
 #[test]
 fn a_rival_that_comes_later_is_told_of_and_answered() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
-        let mut wire = Wire::at("far");
+        let mut wire = PacketCapture::on("far");
         peer.add_address("10.1.1.7", |add| add.lease = Some(60)).unwrap();
         let rival = ARP_REQUEST.replace("02 00 00 00 00 01", "02 00 00 00 00 02");
         wire.send(&hex(&rival));
         broker.log.wait_for(&["another host has this address too", "02:00:00:00:00:02"]);
         let answer = wire.collect(Duration::from_secs(5), arp, |frames| !frames.is_empty());
         assert_eq!(answer[0].bytes, hex(ARP_REQUEST));
-        eventually("the address", || lan::shown("10.1.1.7"));
+        eventually("the address", || lan::show_address("10.1.1.7"));
     });
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use portreeve_protocol::address::AddAddress;
 use portreeve_protocol::{EventCode, List};
 use portreeve_tests::broker::SOCKET;
-use portreeve_tests::puppet::Stage;
-use portreeve_tests::wire::{Frame, Wire, hex};
+use portreeve_tests::packet_capture::{Frame, PacketCapture, hex};
+use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::{Broker, Peer, eventually, isolated, lan, sample};
 
 /// The host at 10.1.1.201, asked for its own address in the name of 10.1.1.7.
@@ -24,7 +24,7 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 /// Whether a frame speaks for 10.1.1.7 or 2001:db8::7, and is this host's.
 fn ours(frame: &[u8]) -> bool {
     let address: Ipv6Addr = "2001:db8::7".parse().unwrap();
-    frame.get(6..12) == Some(&lan::OURS)
+    frame.get(6..12) == Some(&lan::MAC_ADDRESS)
         && (frame.get(12..14) == Some(&[8, 6]) && frame.get(28..32) == Some(&[10, 1, 1, 7])
             || frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(22..38) == Some(&address.octets()))
 }
@@ -46,13 +46,13 @@ fn add(peer: &mut Peer, address: &str) {
 #[test]
 fn where_not_all_hosts_are_told_those_that_are_known_are_asked_and_no_other_is_disturbed() {
     isolated(|host| {
-        lan::join(&["far", "near"]);
+        lan::create(&["far", "near"]);
         let broker = Broker::start(host, &sample::addresses(ONE_BY_ONE));
         let mut peer = broker.peer();
         meet("10.1.1.201:9");
         meet("[2001:db8::201]:9");
         for (address, expected) in [("10.1.1.7", ASKED), ("2001:db8::7", SOLICITED)] {
-            let (mut far, mut near) = (Wire::at("far"), Wire::at("near"));
+            let (mut far, mut near) = (PacketCapture::on("far"), PacketCapture::on("near"));
             add(&mut peer, address);
             let asked = far.collect(Duration::from_millis(1_200), ours, |_| false);
             assert!((1..=3).contains(&asked.len()), "{asked:?}");
@@ -73,14 +73,14 @@ fn where_not_all_hosts_are_told_those_that_are_known_are_asked_and_no_other_is_d
 #[test]
 fn a_host_that_does_not_answer_is_asked_three_times_and_then_all_hosts_are_told() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(ONE_BY_ONE));
         lan::ip("neigh flush dev eth1");
         lan::ip("neigh add 10.1.1.99 lladdr 02:00:00:00:00:63 dev eth1 nud permanent");
         lan::ip("neigh add 2001:db8::99 lladdr 02:00:00:00:00:63 dev eth1 nud permanent");
         let mut peer = broker.peer();
         for (address, told) in [("10.1.1.7", 2), ("2001:db8::7", 1)] {
-            let mut wire = Wire::at("far");
+            let mut wire = PacketCapture::on("far");
             add(&mut peer, address);
             let frames = wire.collect(AT_ONCE, ours, |frames| frames.len() == 3 + told);
             let (asked, all) = frames.split_at(3);
@@ -98,11 +98,11 @@ fn a_host_that_does_not_answer_is_asked_three_times_and_then_all_hosts_are_told(
 #[test]
 fn where_nobody_or_not_the_gateway_is_known_all_hosts_are_told() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(ONE_BY_ONE));
         let mut peer = broker.peer();
         lan::ip("neigh flush dev eth1");
-        let mut wire = Wire::at("far");
+        let mut wire = PacketCapture::on("far");
         add(&mut peer, "10.1.1.7");
         let frames = wire.collect(AT_ONCE, ours, |frames| frames.len() == 2);
         assert!(frames.len() == 2 && frames.iter().all(is_broadcast), "{frames:?}");
@@ -111,7 +111,7 @@ fn where_nobody_or_not_the_gateway_is_known_all_hosts_are_told() {
         meet("10.1.1.201:9");
         // Of what was seen a moment ago nothing is asked again.
         std::thread::sleep(Duration::from_millis(1_100));
-        let mut wire = Wire::at("far");
+        let mut wire = PacketCapture::on("far");
         add(&mut peer, "10.1.1.7");
         let frames =
             wire.collect(AT_ONCE, ours, |frames| frames.iter().filter(|one| is_broadcast(one)).count() == 2);
@@ -122,10 +122,10 @@ fn where_nobody_or_not_the_gateway_is_known_all_hosts_are_told() {
 #[test]
 fn an_interface_that_is_made_again_has_its_addresses_back_under_its_new_number() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let (mut owner, mut watcher) = (broker.peer(), broker.peer());
-        watcher.follow(false);
+        watcher.subscribe(false);
         let both = ["10.1.1.7", "2001:db8::7"];
         both.iter().for_each(|address| add(&mut owner, address));
         lan::ip("link del eth1");
@@ -134,7 +134,7 @@ fn an_interface_that_is_made_again_has_its_addresses_back_under_its_new_number()
         lan::ip("-n switch link set far1 netns 1");
         lan::ip("-n switch link set port1 master br0 up");
         lan::ip("link set far1 name eth1 address 02:00:00:00:00:01");
-        let mut wire = Wire::at("far");
+        let mut wire = PacketCapture::on("far");
         lan::ip("link set eth1 up");
         for _ in both {
             let back = watcher.await_event(EventCode::AddressRestored);
@@ -142,7 +142,7 @@ fn an_interface_that_is_made_again_has_its_addresses_back_under_its_new_number()
             assert_eq!(&*back.interface, "eth1");
         }
         for address in both {
-            eventually("the address again", || lan::shown(address));
+            eventually("the address again", || lan::show_address(address));
             owner.renew_address(address).unwrap();
         }
         assert!(!wire.collect(AT_ONCE, ours, |frames| !frames.is_empty()).is_empty(), "it is announced");
@@ -152,7 +152,7 @@ fn an_interface_that_is_made_again_has_its_addresses_back_under_its_new_number()
 #[test]
 fn more_ipv6_addresses_than_the_kernel_is_quick_with_are_warned_of_unless_they_share_their_low_bits() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         let mut fill = |number: &dyn Fn(u16) -> [u16; 2]| {
@@ -165,7 +165,7 @@ fn more_ipv6_addresses_than_the_kernel_is_quick_with_are_warned_of_unless_they_s
             for some in all.chunks(256) {
                 let addresses = List::new(some.to_vec()).unwrap();
                 let request = AddAddress { addresses, lease: Some(120), ..AddAddress::default() };
-                peer.ask(&request).unwrap();
+                peer.request(&request).unwrap();
             }
         };
         fill(&|one| [one, 1]);
@@ -180,9 +180,9 @@ fn more_ipv6_addresses_than_the_kernel_is_quick_with_are_warned_of_unless_they_s
 #[test]
 fn a_nodes_configuration_serves_from_its_start_to_the_move_of_its_address() {
     isolated(|host| {
-        lan::join(&["far"]);
-        let stage = Stage::new(host, "chroot");
-        let chroot = stage.chroot.path.display();
+        lan::create(&["far"]);
+        let setup = WorkerSetup::new(host, "chroot");
+        let chroot = setup.chroot.path.display();
         let node = format!(
             r#"
             security {{
@@ -212,28 +212,28 @@ fn a_nodes_configuration_serves_from_its_start_to_the_move_of_its_address() {
                 permit "cluster" {{ address = ( "10.1.1.0/24" "2001:db8::/64" ) }}
                 peer root {{ allow = ( status address subscribe ) permit = ( cluster ) }}
             }}
-            worker {{ command = ( /run/host/bin/puppet ) }}"#
+            worker {{ command = ( /run/host/bin/scripted_worker ) }}"#
         );
         let mut broker = Broker::start(host, &node);
         let before = lan::addresses();
-        let (_puppet, mut worker) = stage.enter();
+        let (_scripted, mut worker) = setup.accept();
         worker.hello();
-        worker.follow(false);
+        worker.subscribe(false);
         let mut coordinator = broker.peer();
         for epoch in 1..3 {
             let addresses = List::truncated(["10.1.1.7".parse().unwrap()]);
             let request = AddAddress { addresses, epoch, lease: None, probes: 1, announce: true };
-            assert_eq!(coordinator.ask(&request).unwrap().0.results.len(), 2);
+            assert_eq!(coordinator.request(&request).unwrap().0.results.len(), 2);
             let started = worker.await_event(EventCode::ListenerStarted);
             assert_eq!(&*started.detail, "10.1.1.8:25");
             let (_, socket) = worker.listen("10.1.1.8:25").unwrap();
             let at = "10.1.1.8:25".parse().unwrap();
-            let client = lan::within("far", || TcpStream::connect_timeout(&at, AT_ONCE).unwrap());
+            let client = lan::in_host("far", || TcpStream::connect_timeout(&at, AT_ONCE).unwrap());
             let (_served, from) = TcpListener::from(socket).accept().unwrap();
             assert_eq!(from, client.local_addr().unwrap());
             let addresses = List::truncated(["10.1.1.7".parse().unwrap()]);
             let remove = portreeve_protocol::address::RemoveAddress { addresses, epoch };
-            assert_eq!(coordinator.ask(&remove).unwrap().0.results.len(), 2);
+            assert_eq!(coordinator.request(&remove).unwrap().0.results.len(), 2);
             worker.await_event(EventCode::ListenerStopping);
             assert_eq!(lan::addresses(), before);
         }

@@ -9,8 +9,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use portreeve_protocol::FaultCode;
-use portreeve_tests::wait::PATIENCE;
-use portreeve_tests::wire::{Wire, announces};
+use portreeve_tests::packet_capture::{PacketCapture, is_arp_announcement};
+use portreeve_tests::wait::TIMEOUT;
 use portreeve_tests::{Broker, Peer, eventually, isolated, lan, sample};
 
 const ADDRESS: &str = "10.8.0.7";
@@ -39,22 +39,22 @@ fn is_unknown(peer: &mut Peer, interface: &str) {
 
 /// Adds the address with announcements, and checks that they reach the other host, from this hardware address.
 fn add_and_see_announced(peer: &mut Peer, interface: &str, hardware: [u8; 6]) {
-    let mut wire = Wire::at("far");
+    let mut wire = PacketCapture::on("far");
     peer.add_address(ADDRESS, |add| (add.lease, add.announce) = (Some(60), true)).unwrap();
-    let ours = |frame: &[u8]| announces(frame, hardware, ADDRESS.parse().unwrap());
-    assert!(!wire.collect(PATIENCE, ours, |frames| !frames.is_empty()).is_empty(), "no announcement");
-    assert!(lan::shown(ADDRESS).unwrap().contains(interface));
+    let ours = |frame: &[u8]| is_arp_announcement(frame, hardware, ADDRESS.parse().unwrap());
+    assert!(!wire.collect(TIMEOUT, ours, |frames| !frames.is_empty()).is_empty(), "no announcement");
+    assert!(lan::show_address(ADDRESS).unwrap().contains(interface));
 }
 
 fn connect_from_far() -> std::io::Result<TcpStream> {
     let at = format!("{ADDRESS}:2525").parse().unwrap();
-    lan::within("far", || TcpStream::connect_timeout(&at, Duration::from_secs(1)))
+    lan::in_host("far", || TcpStream::connect_timeout(&at, Duration::from_secs(1)))
 }
 
 /// Removes the address, and checks that this resets an accepted connection and that nothing stays.
 fn remove_and_see_reset(peer: &mut Peer, mut accepted: TcpStream, before: &[String]) {
     assert!(peer.remove_address(ADDRESS).unwrap().verified);
-    accepted.set_read_timeout(Some(PATIENCE)).unwrap();
+    accepted.set_read_timeout(Some(TIMEOUT)).unwrap();
     let error = accepted.read(&mut [0]).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted), "{error}");
     assert_eq!(lan::addresses(), before);
@@ -71,11 +71,11 @@ fn listen(peer: &mut Peer) -> TcpListener {
 #[test]
 fn an_address_on_a_bond_stays_reachable_when_one_of_its_ports_loses_its_carrier() {
     isolated(|host| {
-        lan::join(&["far"]);
-        lan::join_again();
+        lan::create(&["far"]);
+        lan::add_second_interface();
         let exists = create("bond", "bond0", "mode active-backup miimon 20");
         if exists {
-            for port in [lan::INTERFACE, lan::SECOND] {
+            for port in [lan::INTERFACE, lan::SECOND_INTERFACE] {
                 lan::ip(&format!("link set {port} down"));
                 lan::ip(&format!("link set {port} master bond0"));
             }
@@ -108,7 +108,7 @@ fn an_address_on_a_bond_stays_reachable_when_one_of_its_ports_loses_its_carrier(
 #[test]
 fn an_address_on_a_port_of_a_vrf_is_announced_there_and_its_removal_resets_its_connections() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let exists = create("vrf", "red", "table 100");
         if exists {
             lan::ip("link set red up");
@@ -123,7 +123,7 @@ fn an_address_on_a_port_of_a_vrf_is_announced_there_and_its_removal_resets_its_c
             return;
         }
         let before = lan::addresses();
-        add_and_see_announced(&mut peer, "eth1", lan::OURS);
+        add_and_see_announced(&mut peer, "eth1", lan::MAC_ADDRESS);
         let routes = lan::ip("route show table 100 type local");
         assert!(routes.contains(ADDRESS), "the address is not in the table of its VRF: {routes}");
         // A server of the VRF, which binds its own sockets.
@@ -175,7 +175,7 @@ fn an_address_on_a_dummy_link_serves_this_host_and_goes_when_its_lease_ends() {
         remove_and_see_reset(&mut peer, listener.accept().unwrap().0, &before);
         drop(connected);
         peer.add_address(ADDRESS, |add| add.lease = Some(3)).unwrap();
-        eventually("the end of the lease", || lan::shown(ADDRESS).is_none().then_some(()));
+        eventually("the end of the lease", || lan::show_address(ADDRESS).is_none().then_some(()));
         assert_eq!(lan::addresses(), before);
     });
 }
@@ -183,7 +183,7 @@ fn an_address_on_a_dummy_link_serves_this_host_and_goes_when_its_lease_ends() {
 #[test]
 fn an_address_on_a_macvlan_link_is_announced_from_the_links_own_hardware_address() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         lan::ip("link add link eth1 name mac0 address 02:00:00:00:00:0c type macvlan mode bridge");
         lan::ip("link set mac0 up");
         lan::ip("addr add 10.8.0.1/24 dev mac0");
@@ -202,14 +202,14 @@ fn an_address_on_a_macvlan_link_is_announced_from_the_links_own_hardware_address
 #[test]
 fn an_interface_that_is_configured_by_its_alternative_name_gets_addresses() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         lan::ip("link property add dev eth1 altname mail-network0");
         lan::ip("addr add 10.8.0.1/24 dev eth1");
         lan::ip("-n far addr add 10.8.0.201/24 dev eth1");
         let broker = Broker::start(host, &topology("mail-network0"));
         let mut peer = broker.peer();
         let before = lan::addresses();
-        add_and_see_announced(&mut peer, "eth1", lan::OURS);
+        add_and_see_announced(&mut peer, "eth1", lan::MAC_ADDRESS);
         let listener = listen(&mut peer);
         let connected = connect_from_far().unwrap();
         remove_and_see_reset(&mut peer, listener.accept().unwrap().0, &before);

@@ -9,10 +9,10 @@ use std::time::Duration;
 use portreeve_protocol::FaultCode;
 use portreeve_protocol::address::{AddAddress, Announce, Lease, RemoveAddress, RenewAddress};
 use portreeve_protocol::message::Outcome;
+use portreeve_tests::packet_capture::PacketCapture;
 use portreeve_tests::peer::one_address;
-use portreeve_tests::puppet::Stage;
-use portreeve_tests::wire::Wire;
-use portreeve_tests::{Broker, Host, census, eventually, isolated, lan, sample};
+use portreeve_tests::scripted_worker::WorkerSetup;
+use portreeve_tests::{Broker, Host, eventually, isolated, lan, resources, sample};
 use rustix::net::sockopt::socket_cookie;
 
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -27,12 +27,12 @@ const LISTENERS: &str = r#"
         Listen "10.1.1.1:26" {}
     }"#;
 
-fn start(host: &Host) -> (Stage, Broker) {
-    let stage = Stage::new(host, "chroot");
+fn start(host: &Host) -> (WorkerSetup, Broker) {
+    let setup = WorkerSetup::new(host, "chroot");
     let rest = sample::addresses(&format!("{LISTENERS} worker {{ stable_after = 0 }}"));
-    let text = sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &rest);
+    let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest);
     let broker = Broker::start(host, &text);
-    (stage, broker)
+    (setup, broker)
 }
 
 fn at(endpoint: &str) -> SocketAddr {
@@ -41,7 +41,7 @@ fn at(endpoint: &str) -> SocketAddr {
 
 fn connect(endpoint: &str) -> TcpStream {
     let at = at(endpoint);
-    let client = lan::within("far", || TcpStream::connect_timeout(&at, AT_ONCE)).unwrap();
+    let client = lan::in_host("far", || TcpStream::connect_timeout(&at, AT_ONCE)).unwrap();
     client.set_read_timeout(Some(AT_ONCE)).unwrap();
     client
 }
@@ -49,20 +49,20 @@ fn connect(endpoint: &str) -> TcpStream {
 #[test]
 fn a_listener_starts_when_its_address_is_added_and_stops_before_that_goes_and_starts_again() {
     isolated(|host| {
-        lan::join(&["far"]);
-        let (stage, broker) = start(host);
-        let (mut puppet, mut worker) = stage.enter();
+        lan::create(&["far"]);
+        let (setup, broker) = start(host);
+        let (mut scripted, mut worker) = setup.accept();
         worker.hello();
-        assert_eq!(census::listening(), [at("10.1.1.1:26")], "what stays is there from the start");
+        assert_eq!(resources::tcp_listeners(), [at("10.1.1.1:26")], "what stays is there from the start");
         let early = worker.listen("10.1.1.7:25").unwrap_err();
         assert_eq!(early.code, FaultCode::NotLocal, "{early}");
         assert!(early.remedy.contains("once its address is added"), "{early}");
         let mut cluster = broker.peer();
-        let descriptors = broker.census();
+        let descriptors = broker.descriptors();
         for (address, endpoint) in [("10.1.1.7", "10.1.1.7:25"), ("2001:db8::7", "[2001:db8::7]:25")] {
             for _ in 0..2 {
                 cluster.add_address(address, |_| {}).unwrap();
-                assert_eq!(census::listening(), [at("10.1.1.1:26"), at(endpoint)]);
+                assert_eq!(resources::tcp_listeners(), [at("10.1.1.1:26"), at(endpoint)]);
                 // Whoever comes before the worker has asked waits in the queue.
                 let mut client = connect(endpoint);
                 let (_, socket) = worker.listen(endpoint).unwrap();
@@ -70,20 +70,20 @@ fn a_listener_starts_when_its_address_is_added_and_stops_before_that_goes_and_st
                 assert_eq!(from, client.local_addr().unwrap());
                 assert!(cluster.remove_address(address).unwrap().verified);
                 assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-                assert_eq!(census::listening(), [at("10.1.1.1:26")]);
+                assert_eq!(resources::tcp_listeners(), [at("10.1.1.1:26")]);
             }
         }
-        broker.await_no_more_than(&descriptors);
-        assert_eq!(puppet.tell("descriptors").matches(":socket").count(), 1, "it inherits what stays");
+        broker.await_no_leak(&descriptors);
+        assert_eq!(scripted.run("descriptors").matches(":socket").count(), 1, "it inherits what stays");
     });
 }
 
 #[test]
 fn a_listener_outlives_its_worker_for_as_long_as_its_address_is_there() {
     isolated(|host| {
-        lan::join(&["far"]);
-        let (stage, broker) = start(host);
-        let (mut puppet, mut worker) = stage.enter();
+        lan::create(&["far"]);
+        let (setup, broker) = start(host);
+        let (mut scripted, mut worker) = setup.accept();
         worker.hello();
         let mut cluster = broker.peer();
         cluster.add_address("10.1.1.7", |add| add.lease = Some(60)).unwrap();
@@ -91,13 +91,13 @@ fn a_listener_outlives_its_worker_for_as_long_as_its_address_is_there() {
         let listed = broker.peer().status().listeners;
         let row = listed.iter().find(|row| row.id == id).unwrap();
         assert_eq!((&*row.owner, row.retained), ("duravip ESMTP_Listener", false));
-        assert_eq!(puppet.tell("descriptors").matches(":socket").count(), 1);
-        drop(puppet);
+        assert_eq!(scripted.run("descriptors").matches(":socket").count(), 1);
+        drop(scripted);
         broker.log.wait_for(&["the worker is gone"]);
         let client = connect("10.1.1.7:25");
-        let (mut puppet, mut worker) = stage.enter();
+        let (mut scripted, mut worker) = setup.accept();
         worker.hello();
-        assert_eq!(puppet.tell("descriptors").matches(":socket").count(), 1, "it asks for what moves");
+        assert_eq!(scripted.run("descriptors").matches(":socket").count(), 1, "it asks for what moves");
         let (again, socket) = worker.listen("10.1.1.7:25").unwrap();
         assert_eq!(again, id);
         assert_eq!(socket_cookie(socket.as_fd()).unwrap(), socket_cookie(before.as_fd()).unwrap());
@@ -109,24 +109,24 @@ fn a_listener_outlives_its_worker_for_as_long_as_its_address_is_there() {
 #[test]
 fn a_lease_that_runs_out_stops_the_listener_too() {
     isolated(|host| {
-        lan::join(&["far"]);
-        let (_stage, broker) = start(host);
+        lan::create(&["far"]);
+        let (_setup, broker) = start(host);
         broker.peer().add_address("10.1.1.7", |add| add.lease = Some(3)).unwrap();
-        assert_eq!(census::listening(), [at("10.1.1.1:26"), at("10.1.1.7:25")]);
-        eventually("the end of the address", || lan::shown("10.1.1.7").is_none().then_some(()));
-        eventually("the end of the listener", || (census::listening().len() == 1).then_some(()));
+        assert_eq!(resources::tcp_listeners(), [at("10.1.1.1:26"), at("10.1.1.7:25")]);
+        eventually("the end of the address", || lan::show_address("10.1.1.7").is_none().then_some(()));
+        eventually("the end of the listener", || (resources::tcp_listeners().len() == 1).then_some(()));
     });
 }
 
 #[test]
 fn an_address_whose_listener_cannot_start_is_not_added() {
     isolated(|host| {
-        lan::join(&["far"]);
-        let (_stage, broker) = start(host);
+        lan::create(&["far"]);
+        let (_setup, broker) = start(host);
         let before = lan::addresses();
         let foreign = TcpListener::bind("0.0.0.0:25").unwrap();
         let mut cluster = broker.peer();
-        let mut wire = Wire::at("far");
+        let mut wire = PacketCapture::on("far");
         let refused = cluster.add_address("10.1.1.7", |add| add.announce = true).unwrap_err();
         assert_eq!((refused.code, &*refused.subject), (FaultCode::InUse, "another program"), "{refused}");
         assert_eq!(lan::addresses(), before);
@@ -167,7 +167,7 @@ fn told(leases: &[Lease]) -> Vec<(String, Option<String>)> {
 
 /// Whether a frame of this host tells its receiver of an address.
 fn announces(frame: &[u8], address: &str) -> bool {
-    if frame.get(6..12) != Some(&lan::OURS) {
+    if frame.get(6..12) != Some(&lan::MAC_ADDRESS) {
         return false;
     }
     match address.parse().unwrap() {
@@ -178,21 +178,22 @@ fn announces(frame: &[u8], address: &str) -> bool {
     }
 }
 
-fn follow(host: &Host, more: &str) -> (Stage, Broker) {
-    let stage = Stage::new(host, "chroot");
+fn follow(host: &Host, more: &str) -> (WorkerSetup, Broker) {
+    let setup = WorkerSetup::new(host, "chroot");
     let rest = sample::addresses(&format!("{FOLLOWERS} {more}"));
-    let broker = Broker::start(host, &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &rest));
-    (stage, broker)
+    let broker =
+        Broker::start(host, &sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest));
+    (setup, broker)
 }
 
 #[test]
 fn what_follows_an_address_comes_is_renewed_is_announced_and_goes_with_it() {
     isolated(|host| {
-        lan::join(&["far"]);
-        let (_stage, broker) = follow(host, "");
+        lan::create(&["far"]);
+        let (_setup, broker) = follow(host, "");
         let before = lan::addresses();
         let mut peer = broker.peer();
-        let mut wire = Wire::at("far");
+        let mut wire = PacketCapture::on("far");
         let add = AddAddress {
             addresses: one_address("10.1.1.7"),
             lease: Some(10),
@@ -202,11 +203,11 @@ fn what_follows_an_address_comes_is_renewed_is_announced_and_goes_with_it() {
         let expected =
             [("10.1.1.7", None), ("10.1.1.8", Some("10.1.1.7")), ("2001:db8::8", Some("10.1.1.7"))]
                 .map(|(own, leader)| (own.to_owned(), leader.map(str::to_owned)));
-        let leases = done(peer.ask(&add).unwrap().0.results.into_vec());
+        let leases = done(peer.request(&add).unwrap().0.results.into_vec());
         assert_eq!(told(&leases), expected);
-        let there = |address: &&str| lan::shown(address).is_some();
+        let there = |address: &&str| lan::show_address(address).is_some();
         assert!(TOGETHER.iter().all(there), "{:?}", lan::addresses());
-        assert_eq!(census::listening(), [at("10.1.1.8:25"), at("[2001:db8::8]:25")]);
+        assert_eq!(resources::tcp_listeners(), [at("10.1.1.8:25"), at("[2001:db8::8]:25")]);
         drop(connect("[2001:db8::8]:25"));
         for _ in 0..2 {
             // First for the addition, then asked for again.
@@ -215,10 +216,10 @@ fn what_follows_an_address_comes_is_renewed_is_announced_and_goes_with_it() {
                 assert!(!wire.collect(AT_ONCE, seen, |seen| !seen.is_empty()).is_empty(), "{address}");
             }
             let announce = Announce { addresses: one_address("10.1.1.7"), epoch: 0 };
-            assert_eq!(told(&done(peer.ask(&announce).unwrap().0.results.into_vec())), expected);
+            assert_eq!(told(&done(peer.request(&announce).unwrap().0.results.into_vec())), expected);
         }
         let renew = RenewAddress { addresses: one_address("10.1.1.7"), lease: Some(60), epoch: 0 };
-        let renewed = done(peer.ask(&renew).unwrap().0.results.into_vec());
+        let renewed = done(peer.request(&renew).unwrap().0.results.into_vec());
         assert_eq!(told(&renewed), expected);
         assert!(renewed.iter().all(|lease| lease.remaining_ms > 50_000), "{renewed:?}");
 
@@ -231,10 +232,10 @@ fn what_follows_an_address_comes_is_renewed_is_announced_and_goes_with_it() {
             }
         }
         let remove = RemoveAddress { addresses: one_address("10.1.1.7"), epoch: 0 };
-        let gone = done(peer.ask(&remove).unwrap().0.results.into_vec());
+        let gone = done(peer.request(&remove).unwrap().0.results.into_vec());
         assert!(gone.len() == 3 && gone.iter().all(|gone| gone.verified), "{gone:?}");
         assert_eq!(lan::addresses(), before);
-        assert!(census::listening().is_empty());
+        assert!(resources::tcp_listeners().is_empty());
         assert_eq!(peer.add_address("10.1.1.8", |_| {}).unwrap_err().code, FaultCode::Denied);
     });
 }
@@ -242,23 +243,23 @@ fn what_follows_an_address_comes_is_renewed_is_announced_and_goes_with_it() {
 #[test]
 fn an_address_is_not_added_where_one_that_follows_it_cannot_be() {
     isolated(|host| {
-        lan::join(&["far"]);
-        let (_stage, broker) = follow(host, "");
+        lan::create(&["far"]);
+        let (_setup, broker) = follow(host, "");
         let before = lan::addresses();
         let mut peer = broker.peer();
         let mut refused = |probes: u8, code: FaultCode| {
             let addresses = one_address("10.1.1.7");
             let add =
                 AddAddress { addresses, lease: Some(10), probes, announce: true, ..AddAddress::default() };
-            let mut wire = Wire::at("far");
-            for result in peer.ask(&add).unwrap().0.results.into_vec() {
+            let mut wire = PacketCapture::on("far");
+            for result in peer.request(&add).unwrap().0.results.into_vec() {
                 match result {
                     Outcome::Fault(fault) => assert_eq!(fault.code, code, "{fault}"),
                     Outcome::Done(lease) => panic!("{lease:?}"),
                 }
             }
             assert_eq!(lan::addresses(), before);
-            assert!(census::listening().iter().all(|at| at.ip().is_unspecified()));
+            assert!(resources::tcp_listeners().iter().all(|at| at.ip().is_unspecified()));
             let any = |frame: &[u8]| TOGETHER.iter().any(|address| announces(frame, address));
             assert!(wire.collect(Duration::from_millis(200), any, |_| false).is_empty());
         };
@@ -270,9 +271,9 @@ fn an_address_is_not_added_where_one_that_follows_it_cannot_be() {
         drop(foreign);
         // What ends by the clock ends together too.
         let add = AddAddress { addresses: one_address("10.1.1.7"), lease: Some(3), ..AddAddress::default() };
-        assert_eq!(done(peer.ask(&add).unwrap().0.results.into_vec()).len(), 3);
-        assert_eq!(census::listening().len(), 2);
+        assert_eq!(done(peer.request(&add).unwrap().0.results.into_vec()).len(), 3);
+        assert_eq!(resources::tcp_listeners().len(), 2);
         eventually("the end of all", || (lan::addresses() == before).then_some(()));
-        eventually("the end of their listeners", || census::listening().is_empty().then_some(()));
+        eventually("the end of their listeners", || resources::tcp_listeners().is_empty().then_some(()));
     });
 }

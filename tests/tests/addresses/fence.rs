@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use portreeve_protocol::address::ListAddresses;
-use portreeve_tests::kernel::refusing;
+use portreeve_tests::kernel::command_denying;
+use portreeve_tests::packet_capture::{ARP_QUERY, PacketCapture, TICK, hex, is_arp_reply, last_arp_reply};
 use portreeve_tests::wait::slowness;
-use portreeve_tests::wire::{ASK, TICK, Wire, answer, hex, last_answer};
 use portreeve_tests::{Broker, binaries, broker, eventually, isolated, lan, sample};
 use rustix::process::Signal;
 
@@ -14,24 +14,24 @@ const LEASE: Duration = Duration::from_secs(3);
 #[test]
 fn no_answer_comes_after_the_lease_though_the_broker_was_killed_or_stopped() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         for signal in [Signal::KILL, Signal::STOP] {
             let broker = Broker::start(host, &sample::addresses(""));
             let mut peer = broker.peer();
-            let mut wire = Wire::at("far");
+            let mut wire = PacketCapture::on("far");
             peer.add_address("10.1.1.7", |add| add.lease = Some(3)).unwrap();
             let begin = Instant::now();
             peer.renew_address("10.1.1.7").unwrap();
             // The lease began within the renewal, so it ends before this.
             let sure = begin.elapsed();
             broker.signal(signal);
-            let last = last_answer(&mut wire, begin).expect("an answer while the lease lasts");
+            let last = last_arp_reply(&mut wire, begin).expect("an answer while the lease lasts");
             println!("{signal:?}: the last answer came {} ms after the renewal", last.as_millis());
             assert!(last <= LEASE + sure + TICK, "answered after the lease: {last:?}");
             assert!(last >= LEASE - Duration::from_millis(500), "silent before the lease ended: {last:?}");
             broker.signal(Signal::CONT);
             drop(broker);
-            eventually("the end of the address", || lan::shown("10.1.1.7").is_none().then_some(()));
+            eventually("the end of the address", || lan::show_address("10.1.1.7").is_none().then_some(()));
         }
     });
 }
@@ -39,7 +39,7 @@ fn no_answer_comes_after_the_lease_though_the_broker_was_killed_or_stopped() {
 #[test]
 fn a_renewal_leaves_no_gap() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         peer.add_address("10.1.1.7", |add| add.lease = Some(3)).unwrap();
@@ -51,12 +51,12 @@ fn a_renewal_leaves_no_gap() {
                 }
                 stop.store(true, std::sync::atomic::Ordering::Relaxed);
             });
-            let mut wire = Wire::at("far");
+            let mut wire = PacketCapture::on("far");
             let (mut asked, mut lost) = (0, Vec::new());
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                wire.send(&hex(ASK));
+                wire.send(&hex(ARP_QUERY));
                 asked += 1;
-                let answers = wire.collect(Duration::from_secs(1), answer, |frames| !frames.is_empty());
+                let answers = wire.collect(Duration::from_secs(1), is_arp_reply, |frames| !frames.is_empty());
                 if answers.is_empty() {
                     lost.push(asked);
                 }
@@ -74,7 +74,7 @@ fn a_renewal_leaves_no_gap() {
 #[test]
 fn the_fence_is_of_leased_addresses_alone_and_goes_with_the_broker() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let nft = || {
             portreeve_tests::namespaces::run(
                 std::process::Command::new("nft").args(["list", "ruleset"]),
@@ -109,10 +109,10 @@ fn the_fence_is_of_leased_addresses_alone_and_goes_with_the_broker() {
 #[test]
 fn where_the_kernel_has_no_packet_filter_addresses_end_by_their_lifetime_and_the_operator_is_told() {
     isolated(|host| {
-        lan::join(&["far", "rival", "third"]);
+        lan::create(&["far", "rival", "third"]);
         let config = broker::config(host, &sample::addresses(""));
         // The third argument is NETLINK_NETFILTER.
-        let command = refusing(host, &["socket:12@2=EPROTONOSUPPORT"], binaries::BROKER, &config);
+        let command = command_denying(host, &["socket:12@2=EPROTONOSUPPORT"], binaries::BROKER, &config);
         let broker = Broker::start_command(host, command);
         broker.log.wait_for(&["WARN", "no fence", "nf_tables", "an eighth"]);
         let mut peer = broker.peer();
@@ -122,13 +122,13 @@ fn where_the_kernel_has_no_packet_filter_addresses_end_by_their_lifetime_and_the
             peer.add_address(address, |add| add.lease = Some(3)).unwrap();
             peer.renew_address(address).unwrap();
         }
-        assert!(!peer.ask(&ListAddresses { after: None }).unwrap().0.fenced);
+        assert!(!peer.request(&ListAddresses { after: None }).unwrap().0.fenced);
         assert!(peer.remove_address("10.1.1.7").unwrap().verified);
         peer.add_address("10.1.1.7", |add| add.lease = Some(3)).unwrap();
         let begin = Instant::now();
         broker.signal(Signal::KILL);
         for address in ["10.1.1.7", "2001:db8::7"] {
-            eventually("the end of the address", || lan::shown(address).is_none().then_some(()));
+            eventually("the end of the address", || lan::show_address(address).is_none().then_some(()));
         }
         println!("both were gone {:?} after the broker was killed", begin.elapsed());
     });

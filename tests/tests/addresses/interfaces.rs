@@ -7,8 +7,8 @@ use std::process::Command;
 use portreeve_protocol::address::{AddAddress, Announce, Lease, ListAddresses};
 use portreeve_protocol::message::Outcome;
 use portreeve_protocol::{Fault, FaultCode};
+use portreeve_tests::packet_capture::PacketCapture;
 use portreeve_tests::peer::one_address;
-use portreeve_tests::wire::Wire;
 use portreeve_tests::{Broker, Peer, eventually, isolated, lan, sample};
 
 /// A request that asks the network first, for more than half a second.
@@ -17,12 +17,17 @@ fn slow(address: &str) -> AddAddress {
 }
 
 /// Has something happen between the checks of a request and its use of the interface.
-fn meanwhile(peer: &mut Peer, wire: &mut Wire, address: &str, happen: impl FnOnce()) -> Result<Lease, Fault> {
+fn meanwhile(
+    peer: &mut Peer,
+    wire: &mut PacketCapture,
+    address: &str,
+    happen: impl FnOnce(),
+) -> Result<Lease, Fault> {
     let IpAddr::V4(wanted) = address.parse().unwrap() else { panic!("{address} is not probed for") };
     peer.send(&slow(address));
     let probe =
         |frame: &[u8]| frame.get(12..14) == Some(&[8, 6]) && frame.get(38..42) == Some(&wanted.octets());
-    let probes = wire.collect(portreeve_tests::wait::PATIENCE, probe, |frames| !frames.is_empty());
+    let probes = wire.collect(portreeve_tests::wait::TIMEOUT, probe, |frames| !frames.is_empty());
     assert_eq!(probes.len(), 1, "no probe for {address}");
     happen();
     let reply = peer.receive().unwrap().reply::<AddAddress>().unwrap().0;
@@ -35,15 +40,15 @@ fn meanwhile(peer: &mut Peer, wire: &mut Wire, address: &str, happen: impl FnOnc
 #[test]
 fn an_interface_that_is_renamed_keeps_its_addresses_and_gets_no_new_ones() {
     isolated(|host| {
-        lan::join(&["far", "rival", "third"]);
+        lan::create(&["far", "rival", "third"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let before = lan::addresses();
-        let (mut peer, mut wire) = (broker.peer(), Wire::at("far"));
+        let (mut peer, mut wire) = (broker.peer(), PacketCapture::on("far"));
         std::fs::write("/proc/sys/net/ipv6/conf/eth1/keep_addr_on_down", "1").unwrap();
         peer.add_address("10.1.1.7", |_| {}).unwrap();
         rename("eth1", "mail0");
         peer.renew_address("10.1.1.7").unwrap();
-        assert!(lan::shown("10.1.1.7").unwrap().contains("mail0"));
+        assert!(lan::show_address("10.1.1.7").unwrap().contains("mail0"));
         assert_eq!(peer.add_address("10.1.1.8", |_| {}).unwrap_err().code, FaultCode::UnknownInterface);
         // Another one of that name is not the one that was meant.
         lan::ip("link add eth1 type veth peer name nowhere1");
@@ -60,10 +65,10 @@ fn an_interface_that_is_renamed_keeps_its_addresses_and_gets_no_new_ones() {
             rename("eth1", "mail0");
         }
         eventually("the new name of its interface", || {
-            let (page, _) = peer.ask(&ListAddresses { after: None }).unwrap();
+            let (page, _) = peer.request(&ListAddresses { after: None }).unwrap();
             page.addresses.iter().any(|row| *row.lease.interface == *"mail0").then_some(())
         });
-        assert!(lan::shown("10.1.1.9").unwrap().contains("mail0"));
+        assert!(lan::show_address("10.1.1.9").unwrap().contains("mail0"));
         assert!(peer.remove_address("10.1.1.9").unwrap().verified);
         rename("mail0", "eth1");
         assert_eq!(lan::addresses(), before);
@@ -91,10 +96,10 @@ fn rename(from: &str, to: &str) {
 #[test]
 fn an_interface_that_goes_down_or_away_while_it_is_asked_for_gets_nothing() {
     isolated(|host| {
-        lan::join(&["far", "rival", "third"]);
+        lan::create(&["far", "rival", "third"]);
         let broker = Broker::start(host, &sample::addresses(""));
-        let descriptors = broker.census();
-        let (mut peer, mut wire) = (broker.peer(), Wire::at("far"));
+        let descriptors = broker.descriptors();
+        let (mut peer, mut wire) = (broker.peer(), PacketCapture::on("far"));
         let down = || drop(lan::ip("link set eth1 down"));
         let fault = meanwhile(&mut peer, &mut wire, "10.1.1.7", down).unwrap_err();
         assert_eq!((fault.code, fault.errno), (FaultCode::Os, libc::ENETDOWN.unsigned_abs()));
@@ -113,9 +118,9 @@ fn an_interface_that_goes_down_or_away_while_it_is_asked_for_gets_nothing() {
         };
         let fault = meanwhile(&mut peer, &mut wire, "10.1.1.8", swap).unwrap_err();
         assert_eq!(fault.code, FaultCode::UnknownInterface);
-        assert_eq!((lan::shown("10.1.1.7"), lan::shown("10.1.1.8")), (None, None));
+        assert_eq!((lan::show_address("10.1.1.7"), lan::show_address("10.1.1.8")), (None, None));
         drop(peer);
-        broker.await_no_more_than(&descriptors);
+        broker.await_no_leak(&descriptors);
     });
 }
 
@@ -133,7 +138,7 @@ fn make_again() {
 #[test]
 fn addresses_of_an_interface_that_vanishes_are_lost_and_can_be_had_anew_when_it_is_back() {
     isolated(|host| {
-        lan::join(&["far", "rival", "third"]);
+        lan::create(&["far", "rival", "third"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         for address in ["10.1.1.7", "2001:db8::7"] {
@@ -147,7 +152,7 @@ fn addresses_of_an_interface_that_vanishes_are_lost_and_can_be_had_anew_when_it_
         for address in ["10.1.1.7", "2001:db8::7"] {
             assert!(peer.remove_address(address).unwrap().verified);
             peer.add_address(address, |_| {}).unwrap();
-            assert!(lan::shown(address).unwrap().contains("eth1"));
+            assert!(lan::show_address(address).unwrap().contains("eth1"));
             assert!(peer.remove_address(address).unwrap().verified);
         }
     });
@@ -156,7 +161,7 @@ fn addresses_of_an_interface_that_vanishes_are_lost_and_can_be_had_anew_when_it_
 #[test]
 fn at_an_interface_without_a_hardware_address_nobody_is_asked_or_told_and_who_wants_that_is_refused() {
     isolated(|host| {
-        lan::join(&["far", "rival", "third"]);
+        lan::create(&["far", "rival", "third"]);
         // Like a tunnel, loopback has none that a frame could bear.
         let topology = r#"cluster {
             topology "10.8.0.0/24" { interface = lo }
@@ -174,7 +179,7 @@ fn at_an_interface_without_a_hardware_address_nobody_is_asked_or_told_and_who_wa
             assert_eq!(lan::addresses(), before);
             assert_eq!(&*peer.add_address(address, |_| {}).unwrap().interface, "lo");
             peer.renew_address(address).unwrap();
-            let announced = peer.ask(&Announce { addresses: one_address(address), epoch: 0 }).unwrap().0;
+            let announced = peer.request(&Announce { addresses: one_address(address), epoch: 0 }).unwrap().0;
             let refused = |one: &Outcome<Lease>| one.fault().map(|fault| fault.code);
             assert_eq!(
                 announced.results.iter().map(refused).collect::<Vec<_>>(),

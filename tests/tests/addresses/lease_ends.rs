@@ -20,10 +20,10 @@ fn fenced(address: &str) -> usize {
 #[test]
 fn an_address_that_goes_in_the_last_second_of_its_lease_is_not_put_back() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let (mut peer, mut watcher) = (broker.peer(), broker.peer());
-        watcher.follow(false);
+        watcher.subscribe(false);
         for address in BOTH {
             let lease = peer.add_address(address, |add| add.lease = Some(6)).unwrap();
             let begin = Instant::now();
@@ -34,14 +34,14 @@ fn an_address_that_goes_in_the_last_second_of_its_lease_is_not_put_back() {
             std::thread::sleep(last.saturating_sub(begin.elapsed()));
             broker.signal(Signal::CONT);
             let end = loop {
-                let event = watcher.event();
+                let event = watcher.next_event();
                 assert_ne!(event.code, EventCode::AddressRestored);
                 if matches!(event.code, EventCode::AddressExpired | EventCode::AddressLost) {
                     break event.code;
                 }
             };
             assert_eq!(end, EventCode::AddressExpired, "{address}");
-            assert_eq!(lan::shown(address), None);
+            assert_eq!(lan::show_address(address), None);
         }
         assert!(!broker.log.lines().iter().any(|line| line.contains("put back")));
     });
@@ -50,15 +50,15 @@ fn an_address_that_goes_in_the_last_second_of_its_lease_is_not_put_back() {
 #[test]
 fn an_address_that_is_put_back_does_not_outlast_its_lease() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         for address in BOTH {
             let lease = peer.add_address(address, |add| add.lease = Some(30)).unwrap();
-            let left = peer.ask(&ListAddresses { after: None }).unwrap().0.addresses;
+            let left = peer.request(&ListAddresses { after: None }).unwrap().0.addresses;
             let left = left.iter().find(|row| row.lease.address == lease.address).unwrap().lease.remaining_ms;
             lan::ip(&format!("addr del {}/{} dev eth1", lease.address, lease.prefix));
-            let shown = eventually("the address again", || lan::shown(address));
+            let shown = eventually("the address again", || lan::show_address(address));
             let (_, valid) = shown.split_once("valid_lft ").unwrap();
             let valid: u64 = valid.split_once("sec").unwrap().0.parse().unwrap();
             assert!(valid * 1_000 <= left, "{valid} s of {left} ms");
@@ -69,14 +69,14 @@ fn an_address_that_is_put_back_does_not_outlast_its_lease() {
 #[test]
 fn what_stays_on_this_host_passes_again_when_it_is_gone_there() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses("cluster { if_check_interval = 3600 }"));
         let mut peer = broker.peer();
         // By the clock, and for somebody who asked.
         for asked in [false, true] {
             for (address, copy) in BOTH.into_iter().zip(["10.1.1.7/32", "2001:db8::7/128"]) {
                 peer.add_address(address, |add| add.lease = Some(3)).unwrap();
-                lan::copy_to_loopback(copy);
+                lan::add_to_loopback(copy);
                 match asked {
                     true => assert!(!peer.remove_address(address).unwrap().verified),
                     false => broker.log.wait_for(&["is on this host still", address]).clear(),
@@ -92,7 +92,7 @@ fn what_stays_on_this_host_passes_again_when_it_is_gone_there() {
 #[test]
 fn everything_is_compared_with_the_kernel_as_often_as_the_configuration_says() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         for (every, is_seen) in [(3_600, false), (1, true)] {
             let more = format!("cluster {{ if_check_interval = {every} }}");
             let mut broker = Broker::start(host, &sample::addresses(&more));

@@ -8,7 +8,7 @@ use portreeve_protocol::address::RenewAddress;
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::namespaces::run;
 use portreeve_tests::peer::one_address;
-use portreeve_tests::{Broker, Peer, alone, binaries, eventually, isolated, lan, sample};
+use portreeve_tests::{Broker, Peer, binaries, eventually, exclusive, isolated, lan, sample};
 use portreeve_worker::{AddressOptions, Channel, Client, Error, EventCode, FaultCode, blocking};
 use rustix::process::Signal;
 
@@ -25,7 +25,7 @@ fn with_client<T>(act: impl AsyncFnOnce(Client) -> T) -> T {
 #[test]
 fn a_held_address_outlasts_its_lease_and_goes_with_its_guard() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let _broker = Broker::start(host, &sample::addresses(""));
         with_client(async |client| {
             // Renewed each 1.2 s: long enough for a machine that leaves this program no time for some seconds.
@@ -34,24 +34,24 @@ fn a_held_address_outlasts_its_lease_and_goes_with_its_guard() {
             assert_eq!(held.interface(), lan::INTERFACE);
             let begin = Instant::now();
             while begin.elapsed() < Duration::from_millis(7_500) {
-                assert!(lan::shown("10.1.1.7").is_some(), "gone after {:?}", begin.elapsed());
+                assert!(lan::show_address("10.1.1.7").is_some(), "gone after {:?}", begin.elapsed());
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             assert!(held.remove().await.unwrap());
-            assert_eq!(lan::shown("10.1.1.7"), None);
+            assert_eq!(lan::show_address("10.1.1.7"), None);
             drop(client.hold_address("10.1.1.8".parse().unwrap(), &QUIET).await.unwrap());
             // The request of the drop goes before this one's.
             tokio::task::yield_now().await;
             client.ping().await.unwrap();
-            eventually("the end of the address", || lan::shown("10.1.1.8").is_none().then_some(()));
+            eventually("the end of the address", || lan::show_address("10.1.1.8").is_none().then_some(()));
         });
     });
 }
 
 #[test]
 fn a_holder_is_told_before_the_lease_ends_that_the_broker_does_not_renew_it() {
-    alone(|host| {
-        lan::join(&["far"]);
+    exclusive(|host| {
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         with_client(async |client| {
             let mut held = client.hold_address("10.1.1.7".parse().unwrap(), &QUIET).await.unwrap();
@@ -72,7 +72,7 @@ const FOR_EVER: &str =
 #[test]
 fn an_address_stays_for_ever_only_where_a_permit_says_so_and_no_longer_than_its_broker() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let before = lan::addresses();
         let broker = Broker::start(host, &sample::addresses(FOR_EVER));
         let mut peer = broker.peer();
@@ -91,20 +91,20 @@ fn an_address_stays_for_ever_only_where_a_permit_says_so_and_no_longer_than_its_
         assert_eq!(peer.renew_address("10.1.1.70").unwrap().remaining_ms, u64::MAX);
         let shorter =
             RenewAddress { addresses: one_address("10.1.1.71"), lease: Some(3), ..RenewAddress::default() };
-        peer.ask(&shorter).unwrap();
-        eventually("the end of the other", || lan::shown("10.1.1.71").is_none().then_some(()));
-        let shown = lan::shown("10.1.1.70").unwrap();
+        peer.request(&shorter).unwrap();
+        eventually("the end of the other", || lan::show_address("10.1.1.71").is_none().then_some(()));
+        let shown = lan::show_address("10.1.1.70").unwrap();
         assert!(shown.contains("valid_lft forever"), "{shown}");
         let ping = |address: &str| {
             let at = format!("{address}:9").parse().unwrap();
-            lan::within("far", || std::net::TcpStream::connect_timeout(&at, Duration::from_secs(5)))
+            lan::in_host("far", || std::net::TcpStream::connect_timeout(&at, Duration::from_secs(5)))
         };
         let answer = ping("10.1.1.70").unwrap_err();
         assert_eq!(answer.kind(), std::io::ErrorKind::ConnectionRefused, "it passes the fence: {answer}");
 
         broker.signal(Signal::KILL);
         drop(broker);
-        assert!(lan::shown("10.1.1.70").is_some(), "nobody was there to take it away");
+        assert!(lan::show_address("10.1.1.70").is_some(), "nobody was there to take it away");
         let mut broker = Broker::start(host, &sample::addresses(FOR_EVER));
         assert_eq!(lan::addresses(), before, "the next broker begins with a clean slate");
         broker.peer().add_address("10.1.1.70", |add| add.lease = Some(0)).unwrap();
@@ -116,7 +116,7 @@ fn an_address_stays_for_ever_only_where_a_permit_says_so_and_no_longer_than_its_
 #[test]
 fn a_holder_hears_at_once_that_somebody_else_had_its_address_removed() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         with_client(async |client| {
             let address = "10.1.1.7".parse().unwrap();
@@ -133,7 +133,7 @@ fn a_holder_hears_at_once_that_somebody_else_had_its_address_removed() {
 #[test]
 fn events_reach_every_stream_of_a_session_and_its_end_too() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let mut broker = Broker::start(host, &sample::addresses(""));
         with_client(async |client| {
             let mut first = client.events(true).await.unwrap();
@@ -157,7 +157,7 @@ fn events_reach_every_stream_of_a_session_and_its_end_too() {
 #[test]
 fn the_blocking_client_has_addresses_and_hears_of_them_while_another_thread_asks() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let mut broker = Broker::start(host, &sample::addresses(""));
         let channel = Channel::connect(Path::new(SOCKET)).unwrap();
         let client = blocking::Client::open(channel, "test").unwrap();
@@ -190,7 +190,7 @@ fn the_blocking_client_has_addresses_and_hears_of_them_while_another_thread_asks
 #[test]
 fn the_command_adds_lists_renews_and_removes() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let _broker = Broker::start(host, &sample::addresses(""));
         let command = |words: &str| {
             let mut command = Command::new(host.binary(binaries::CLIENT));
@@ -209,6 +209,6 @@ fn the_command_adds_lists_renews_and_removes() {
             command("remove 10.1.1.7 2001:db8::7 --epoch 5"),
             "10.1.1.7 is gone\n2001:db8::7 is gone\n"
         );
-        assert_eq!(lan::shown("10.1.1.7"), None);
+        assert_eq!(lan::show_address("10.1.1.7"), None);
     });
 }

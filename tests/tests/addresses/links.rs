@@ -11,7 +11,7 @@ use portreeve_worker::{Channel, blocking};
 
 fn set(peer: &mut Peer, interface: &str, up: Option<bool>, mtu: Option<u32>) -> Result<(bool, u32), Fault> {
     let interface = Text::new(interface).unwrap();
-    let link = peer.ask(&SetLink { interface: interface.clone(), up, mtu })?.0;
+    let link = peer.request(&SetLink { interface: interface.clone(), up, mtu })?.0;
     assert_eq!(link.interface, interface);
     Ok((link.up, link.mtu))
 }
@@ -19,7 +19,7 @@ fn set(peer: &mut Peer, interface: &str, up: Option<bool>, mtu: Option<u32>) -> 
 #[test]
 fn an_interface_is_set_as_asked_and_told_as_it_is_then() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         let shown = || lan::ip("-o link show dev eth1");
@@ -40,8 +40,8 @@ fn an_interface_is_set_as_asked_and_told_as_it_is_then() {
 #[test]
 fn what_is_not_permitted_or_cannot_be_leaves_the_interface_as_it_was() {
     isolated(|host| {
-        lan::join(&["far"]);
-        lan::join_again();
+        lan::create(&["far"]);
+        lan::add_second_interface();
         let more = "broker {
             permit gone { interface = ( nowhere0 ) }
             peer 2 { allow = ( link ) permit = ( gone ) }
@@ -74,7 +74,7 @@ fn what_is_not_permitted_or_cannot_be_leaves_the_interface_as_it_was() {
 #[test]
 fn the_command_and_the_blocking_client_set_interfaces() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let _broker = Broker::start(host, &sample::addresses(""));
         let command = |words: &str| {
             let mut command = Command::new(host.binary(binaries::CLIENT));

@@ -41,7 +41,7 @@ fn timed(what: &str, all: &[IpAddr], mut ask: impl FnMut(List<IpAddr, MAX_ADDRES
 
 fn add(peer: &mut Peer, addresses: List<IpAddr, MAX_ADDRESSES>) -> Result<Leases, Fault> {
     let add = AddAddress { addresses, lease: Some(120), ..AddAddress::default() };
-    Ok(peer.ask(&add)?.0)
+    Ok(peer.request(&add)?.0)
 }
 
 fn cpu(pid: u32) -> u64 {
@@ -53,7 +53,7 @@ fn cpu(pid: u32) -> u64 {
 #[test]
 fn as_many_addresses_as_the_broker_holds_are_added_renewed_listed_and_removed() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let before = lan::addresses();
         let mut peer = broker.peer();
@@ -65,7 +65,7 @@ fn as_many_addresses_as_the_broker_holds_are_added_renewed_listed_and_removed() 
         let renew = |peer: &mut Peer| {
             timed("renewal", &all, |addresses| {
                 let renew = RenewAddress { addresses, ..RenewAddress::default() };
-                _ = done(peer.ask(&renew).unwrap().0);
+                _ = done(peer.request(&renew).unwrap().0);
             })
         };
         let (began, ticks) = (Instant::now(), cpu(broker.pid()));
@@ -79,7 +79,7 @@ fn as_many_addresses_as_the_broker_holds_are_added_renewed_listed_and_removed() 
 
         let mut listed = Vec::new();
         loop {
-            let page = peer.ask(&ListAddresses { after: listed.last().copied() }).unwrap().0;
+            let page = peer.request(&ListAddresses { after: listed.last().copied() }).unwrap().0;
             assert!(page.addresses.len() <= ADDRESS_PAGE);
             listed.extend(page.addresses.iter().map(|row| row.lease.address));
             if !page.more {
@@ -89,7 +89,7 @@ fn as_many_addresses_as_the_broker_holds_are_added_renewed_listed_and_removed() 
         assert_eq!(listed, all);
 
         timed("removal", &all, |addresses| {
-            let removed = peer.ask(&RemoveAddress { addresses, epoch: 0 }).unwrap().0;
+            let removed = peer.request(&RemoveAddress { addresses, epoch: 0 }).unwrap().0;
             assert!(
                 removed.results.iter().all(|result| matches!(result, Outcome::Done(gone) if gone.verified))
             );
@@ -103,8 +103,8 @@ fn as_many_addresses_as_the_broker_holds_are_added_renewed_listed_and_removed() 
 #[ignore = "a measurement"]
 fn a_minute_of_as_many_addresses_as_the_broker_holds() {
     isolated(|host| {
-        lan::join(&["far", "rival", "third"]);
-        let broker = Broker::start_quietly(host, &sample::addresses(""));
+        lan::create(&["far", "rival", "third"]);
+        let broker = Broker::start_with_log_file(host, &sample::addresses(""));
         let mut peer = broker.peer();
         let memory = || process::status_field(broker.pid(), "VmRSS");
         println!("no addresses: VmRSS {}", memory());
@@ -120,7 +120,7 @@ fn a_minute_of_as_many_addresses_as_the_broker_holds() {
             for some in all.chunks(MAX_ADDRESSES) {
                 let addresses = List::new(some.to_vec()).unwrap();
                 let renew = RenewAddress { addresses, lease: Some(10), epoch: 0 };
-                _ = done(peer.ask(&renew).unwrap().0);
+                _ = done(peer.request(&renew).unwrap().0);
             }
             sweeps.push(sweep.elapsed());
             std::thread::sleep(every.saturating_sub(sweep.elapsed()));
@@ -140,7 +140,7 @@ fn a_minute_of_as_many_addresses_as_the_broker_holds() {
 #[test]
 fn news_that_were_lost_are_made_up_for() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         peer.add_address("10.1.1.7", |add| add.lease = Some(120)).unwrap();
@@ -156,9 +156,9 @@ fn news_that_were_lost_are_made_up_for() {
         flood.push_str("addr del 10.1.1.7/32 dev eth1\n");
         let script = host.file("flood", &flood);
         run(Command::new("ip").args(["-force", "-batch"]).arg(script), "iproute2");
-        assert_eq!(lan::shown("10.1.1.7"), None);
+        assert_eq!(lan::show_address("10.1.1.7"), None);
         broker.signal(rustix::process::Signal::CONT);
         broker.log.wait_for(&["news of interfaces were lost"]);
-        eventually("the address again", || lan::shown("10.1.1.7"));
+        eventually("the address again", || lan::show_address("10.1.1.7"));
     });
 }

@@ -10,14 +10,14 @@ use portreeve_protocol::address::{AddAddress, ListAddresses, MoveAddress};
 use portreeve_protocol::{EventCode, FaultCode, Text};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::namespaces::run;
+use portreeve_tests::packet_capture::PacketCapture;
 use portreeve_tests::peer::one_address;
-use portreeve_tests::wire::Wire;
 use portreeve_tests::{Broker, Host, Peer, binaries, isolated, lan, sample};
 
 /// A wider block on the second interface: its addresses may be moved there, and back.
 fn configuration(host: &Host) -> Broker {
-    lan::join(&["far"]);
-    lan::join_again();
+    lan::create(&["far"]);
+    lan::add_second_interface();
     let more = "cluster {
         topology \"10.1.0.0/16\" { interface = eth2 }
         topology \"2001:db8::/48\" { interface = eth2 }
@@ -31,15 +31,15 @@ fn an_address_moves_with_its_lease_its_listener_and_its_connections() {
     isolated(|host| {
         let broker = configuration(host);
         let (mut peer, mut watcher) = (broker.peer(), broker.peer());
-        watcher.follow(true);
+        watcher.subscribe(true);
         for (address, at) in [("10.1.1.7", "10.1.1.7:25"), ("2001:db8::7", "[2001:db8::7]:25")] {
             let granted = peer.add_address(address, |add| (add.lease, add.epoch) = (Some(60), 3)).unwrap();
-            assert_eq!(watcher.event().code, EventCode::AddressAdded);
+            assert_eq!(watcher.next_event().code, EventCode::AddressAdded);
             let (_, listener) = peer.listen(at).unwrap();
             let listener = TcpListener::from(listener);
             let at: SocketAddr = at.parse().unwrap();
             let connect =
-                || lan::within("far", || TcpStream::connect_timeout(&at, Duration::from_secs(9)).unwrap());
+                || lan::in_host("far", || TcpStream::connect_timeout(&at, Duration::from_secs(9)).unwrap());
             let mut before = connect();
             let (mut served, _) = listener.accept().unwrap();
 
@@ -54,10 +54,10 @@ fn an_address_moves_with_its_lease_its_listener_and_its_connections() {
                 epoch: 3,
                 announce: true,
             };
-            let results = peer.ask(&to).unwrap().0.results;
+            let results = peer.request(&to).unwrap().0.results;
             assert!(format!("{results:?}").contains("Done"), "{results:?}");
             broker.log.wait_for(&["done", "move-address", address, "rules=", "portreeve.conf:"]);
-            let listed = peer.ask(&ListAddresses { after: None }).unwrap().0.addresses;
+            let listed = peer.request(&ListAddresses { after: None }).unwrap().0.addresses;
             let lease = &listed
                 .iter()
                 .find(|row| row.lease.address == address.parse::<std::net::IpAddr>().unwrap())
@@ -65,13 +65,13 @@ fn an_address_moves_with_its_lease_its_listener_and_its_connections() {
                 .lease;
             assert_eq!((&*lease.interface, lease.prefix, lease.epoch), ("eth2", granted.prefix, 3));
             assert!(lease.remaining_ms <= granted.remaining_ms && lease.remaining_ms > 40_000, "{lease:?}");
-            let shown = lan::shown(address).unwrap();
+            let shown = lan::show_address(address).unwrap();
             assert!(
                 shown.contains("eth2") && shown.contains("valid_lft 60sec") | shown.contains("valid_lft 5"),
                 "{shown}"
             );
             assert_eq!(lan::ip("-o addr show").matches(&format!(" {address}/")).count(), 1);
-            let moved = watcher.event();
+            let moved = watcher.next_event();
             assert_eq!(
                 (moved.code, &*moved.interface, &*moved.detail),
                 (EventCode::AddressMoved, "eth2", "eth1")
@@ -82,13 +82,13 @@ fn an_address_moves_with_its_lease_its_listener_and_its_connections() {
             served.read_exact(&mut [0]).unwrap();
             drop(connect());
             listener.accept().unwrap();
-            peer.ask(&portreeve_protocol::address::RemoveAddress {
+            peer.request(&portreeve_protocol::address::RemoveAddress {
                 addresses: one_address(address),
                 epoch: 3,
             })
             .unwrap();
             assert_eq!(watcher.await_event(EventCode::AddressRemoved).epoch, 3);
-            assert_eq!(lan::shown(address), None);
+            assert_eq!(lan::show_address(address), None);
         }
     });
 }
@@ -146,7 +146,7 @@ fn an_address_that_does_not_leave_its_interface_is_put_back_there_and_not_on_the
         assert_eq!(&*peer.renew_address("10.1.1.7").unwrap().interface, "eth1");
         lan::ip("addr del 10.1.1.7 peer 10.1.1.99/32 dev eth1");
         assert_eq!(&*peer.move_address("10.1.1.7", "eth2").unwrap().interface, "eth2");
-        assert!(lan::shown("10.1.1.7").unwrap().contains("eth2"));
+        assert!(lan::show_address("10.1.1.7").unwrap().contains("eth2"));
     });
 }
 
@@ -169,11 +169,11 @@ fn a_thousand_moves_there_and_back_end_where_they_began_and_announce_no_faster_t
         for address in ["10.1.1.7", "2001:db8::7"] {
             peer.add_address(address, |add| (add.lease, add.announce) = (Some(600), true)).unwrap();
         }
-        let (before, descriptors) = (lan::addresses(), broker.census());
+        let (before, descriptors) = (lan::addresses(), broker.descriptors());
         let rules = || run(Command::new("nft").args(["list", "table", "inet", "portreeve"]), "nftables");
         let elements = |text: String| text.matches("10.1.1.7").count();
         let fenced = elements(rules());
-        let mut wire = Wire::at("far");
+        let mut wire = PacketCapture::on("far");
         let begin = Instant::now();
         for round in 0..500 {
             for interface in ["eth2", "eth1"] {
@@ -193,7 +193,7 @@ fn a_thousand_moves_there_and_back_end_where_they_began_and_announce_no_faster_t
         for address in ["10.1.1.7", "2001:db8::7"] {
             peer.renew_address(address).unwrap();
         }
-        broker.await_no_more_than(&descriptors);
+        broker.await_no_leak(&descriptors);
         // Of each interface, as its hardware address tells.
         let frames = wire.collect(
             Duration::from_secs(1),
@@ -221,7 +221,7 @@ fn the_command_moves_and_the_status_shows_where_an_address_is() {
         command.args(["--socket", SOCKET, "address", "move", "10.1.1.7", "--to", "eth2"]);
         let moved = run(&mut command, "portreeve");
         assert!(moved.starts_with("10.1.1.7/32 is on eth2 for "), "{moved}");
-        assert!(lan::shown("10.1.1.7").unwrap().contains("eth2"));
+        assert!(lan::show_address("10.1.1.7").unwrap().contains("eth2"));
         let status = |words: &[&str]| {
             run(
                 Command::new(host.binary(binaries::CLIENT)).args(["--socket", SOCKET]).args(words),
@@ -240,8 +240,8 @@ fn the_command_moves_and_the_status_shows_where_an_address_is() {
 #[test]
 fn what_follows_an_address_moves_with_it_or_neither_does() {
     isolated(|host| {
-        lan::join(&["far"]);
-        lan::join_again();
+        lan::create(&["far"]);
+        lan::add_second_interface();
         let more = "cluster {
             topology \"10.1.1.0/28\" { interface = eth1 }
             topology \"10.1.1.0/25\" { interface = eth2 }
@@ -261,13 +261,14 @@ fn what_follows_an_address_moves_with_it_or_neither_does() {
                 epoch: 0,
                 announce: false,
             };
-            format!("{:?}", peer.ask(&to).unwrap().0.results)
+            format!("{:?}", peer.request(&to).unwrap().0.results)
         };
         for leader in ["10.1.1.7", "10.1.1.9"] {
             let add = AddAddress { addresses: one_address(leader), lease: Some(60), ..AddAddress::default() };
-            assert_eq!(peer.ask(&add).unwrap().0.results.len(), 2);
+            assert_eq!(peer.request(&add).unwrap().0.results.len(), 2);
         }
-        let on = |address: &str| lan::shown(address).unwrap().split_whitespace().nth(1).unwrap().to_owned();
+        let on =
+            |address: &str| lan::show_address(address).unwrap().split_whitespace().nth(1).unwrap().to_owned();
         let moved = ask(&mut peer, "10.1.1.7");
         assert!(!moved.contains("Fault"), "{moved}");
         assert_eq!((on("10.1.1.7"), on("10.1.1.8")), ("eth2".to_owned(), "eth2".to_owned()));

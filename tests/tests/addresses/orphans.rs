@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use portreeve_protocol::List;
 use portreeve_protocol::address::{AddAddress, RemoveAddress, RenewAddress};
 use portreeve_tests::namespaces::run;
-use portreeve_tests::puppet::Stage;
+use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::{Broker, Host, Peer, broker, eventually, isolated, lan, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -62,19 +62,20 @@ fn go_in_time(granted: Instant, who: &str) {
 #[test]
 fn addresses_end_with_their_lease_when_worker_launcher_broker_or_all_are_killed() {
     isolated(|host| {
-        lan::join(&["far", "rival", "third"]);
+        lan::create(&["far", "rival", "third"]);
         let before = lan::addresses();
         for who in ["the worker", "the launcher", "the broker", "everyone"] {
-            let stage = Stage::new(host, who);
-            let text = sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &sample::addresses(""));
+            let setup = WorkerSetup::new(host, who);
+            let text =
+                sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &sample::addresses(""));
             let broker = Broker::start(host, &text);
-            let (_puppet, mut channel) = stage.enter();
+            let (_scripted, mut channel) = setup.accept();
             channel.hello();
             let (own, launcher, worker) = (broker.pid(), broker.launcher(), broker.worker());
-            channel.ask(&request(&BOTH)).unwrap();
+            channel.request(&request(&BOTH)).unwrap();
             let granted = Instant::now();
             add_others();
-            assert!(BOTH.iter().all(|address| lan::shown(address).is_some()));
+            assert!(BOTH.iter().all(|address| lan::show_address(address).is_some()));
             match who {
                 "the worker" => kill(worker),
                 "the launcher" => kill(launcher),
@@ -91,20 +92,22 @@ fn addresses_end_with_their_lease_when_worker_launcher_broker_or_all_are_killed(
 #[test]
 fn a_worker_killed_in_any_phase_of_a_request_leaves_no_address() {
     isolated(|host| {
-        lan::join(&["far", "rival", "third"]);
+        lan::create(&["far", "rival", "third"]);
         let before = lan::addresses();
-        let stage = Stage::new(host, "chroot");
+        let setup = WorkerSetup::new(host, "chroot");
         let rest = sample::addresses("worker { stable_after = 0 }");
-        let broker = Broker::start(host, &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &rest));
+        let broker =
+            Broker::start(host, &sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest));
         // Before it sends, after it has sent, and before it reads the reply.
         for phase in 0..3 {
-            let (_puppet, mut channel) = stage.enter();
+            let (_scripted, mut channel) = setup.accept();
             channel.hello();
             if phase > 0 {
                 channel.send(&request(&BOTH));
             }
             if phase > 1 {
-                BOTH.iter().for_each(|address| drop(eventually("the address", || lan::shown(address))));
+                BOTH.iter()
+                    .for_each(|address| drop(eventually("the address", || lan::show_address(address))));
             }
             kill(broker.worker());
             drop(channel);
@@ -113,7 +116,7 @@ fn a_worker_killed_in_any_phase_of_a_request_leaves_no_address() {
             assert_eq!(lan::addresses(), before);
         }
         // What was the dead worker's can be had by the next.
-        let (_puppet, mut channel) = stage.enter();
+        let (_scripted, mut channel) = setup.accept();
         channel.hello();
         channel.add_address(BOTH[0], |_| {}).unwrap();
     });
@@ -122,16 +125,16 @@ fn a_worker_killed_in_any_phase_of_a_request_leaves_no_address() {
 #[test]
 fn a_peer_that_hangs_up_while_its_address_is_probed_for_leaves_it_to_its_lease() {
     isolated(|host| {
-        lan::join(&["far", "rival", "third"]);
+        lan::create(&["far", "rival", "third"]);
         let broker = Broker::start(host, &sample::addresses(""));
-        let (before, descriptors) = (lan::addresses(), broker.census());
+        let (before, descriptors) = (lan::addresses(), broker.descriptors());
         let mut peer = broker.peer();
         peer.send(&AddAddress { probes: 3, announce: true, ..request(&BOTH) });
         drop(peer);
-        BOTH.iter().for_each(|address| drop(eventually("the address", || lan::shown(address))));
+        BOTH.iter().for_each(|address| drop(eventually("the address", || lan::show_address(address))));
         go_in_time(Instant::now(), "the peer");
         assert_eq!(lan::addresses(), before);
-        broker.await_no_more_than(&descriptors);
+        broker.await_no_leak(&descriptors);
     });
 }
 
@@ -148,7 +151,7 @@ fn start_again(host: &Host) -> Broker {
 #[test]
 fn a_broker_killed_in_any_phase_of_a_request_leaves_nothing_to_the_next_one() {
     isolated(|host| {
-        lan::join(&["far", "rival", "third"]);
+        lan::create(&["far", "rival", "third"]);
         let before = lan::addresses();
         let many: Vec<String> = (10..110)
             .flat_map(|number| [format!("10.1.1.{number}"), format!("2001:db8::{number}")])

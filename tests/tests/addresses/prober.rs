@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use portreeve_protocol::List;
 use portreeve_protocol::address::AddAddress;
 use portreeve_protocol::message::Outcome;
-use portreeve_tests::neighbour::{self, Asker};
-use portreeve_tests::puppet::{Puppet, Stage};
-use portreeve_tests::wire::Wire;
+use portreeve_tests::neighbour::{self, Neighbour};
+use portreeve_tests::packet_capture::PacketCapture;
+use portreeve_tests::scripted_worker::{ScriptedWorker, WorkerSetup};
 use portreeve_tests::{Broker, Host, Peer, broker, isolated, lan, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -35,8 +35,8 @@ const BLOWS: [Blow; 4] = [Blow::WorkerKilled, Blow::BrokerKilled, Blow::AllKille
 /// A host whose worker asks for addresses.
 struct Owner {
     _broker: Broker,
-    _stage: Stage,
-    _puppet: Puppet,
+    _setup: WorkerSetup,
+    _scripted: ScriptedWorker,
     channel: Peer,
     addresses: [IpAddr; 2],
     blow: Blow,
@@ -47,18 +47,18 @@ struct Owner {
 impl Owner {
     /// Starts a broker and its worker on the host of this number; `run` tells one run on it from another.
     fn start(host: &Host, number: usize, run: usize, blow: Blow) -> Self {
-        let stage = Stage::new(host, &format!("chroot{number}.{run}"));
+        let setup = WorkerSetup::new(host, &format!("chroot{number}.{run}"));
         let rest = r#"
             cluster {
                 topology "10.1.1.0/24" { interface = eth1 }
                 topology "2001:db8::/64" { interface = eth1 }
             }
             broker { permit "any" { address = ( "10.1.1.0/24" "2001:db8::/64" ) } }"#;
-        let text = sample::worker(&stage.chroot, "( /run/host/bin/puppet )", rest)
+        let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", rest)
             .replace("cap_net_bind_service", "cap_net_admin,cap_net_raw");
         let command = broker::command(host, &broker::config(host, &text));
-        let broker = lan::within(&name(number), || Broker::start_command(host, command));
-        let (puppet, mut channel) = stage.enter();
+        let broker = lan::in_host(&name(number), || Broker::start_command(host, command));
+        let (scripted, mut channel) = setup.accept();
         channel.hello();
         let [own, launcher, worker] = [broker.pid(), broker.launcher(), broker.worker()];
         let targets = match blow {
@@ -72,7 +72,7 @@ impl Owner {
             Ipv4Addr::new(10, 1, 1, last).into(),
             Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 1, last.into()).into(),
         ];
-        Self { _broker: broker, _stage: stage, _puppet: puppet, channel, addresses, blow, targets }
+        Self { _broker: broker, _setup: setup, _scripted: scripted, channel, addresses, blow, targets }
     }
 
     /// Adds both addresses, strikes, and gives when they were asked for and when they had been granted.
@@ -83,7 +83,7 @@ impl Owner {
             ..AddAddress::default()
         };
         let asked = Instant::now();
-        let leases = self.channel.ask(&add).unwrap().0;
+        let leases = self.channel.request(&add).unwrap().0;
         let granted = Instant::now();
         assert!(leases.results.iter().all(|result| matches!(result, Outcome::Done(_))), "{leases:?}");
         for (pid, signal) in &self.targets {
@@ -108,25 +108,25 @@ struct Measured {
 fn join(owners: usize) {
     let names: Vec<String> = (0..owners).map(name).collect();
     let all: Vec<&str> = [PROBER].into_iter().chain(names.iter().map(String::as_str)).collect();
-    lan::join(&all);
+    lan::create(&all);
 }
 
 /// Has each of these blows struck at an owner of its own, and checks that no address answers after its lease.
 fn measure(host: &Host, blows: &[Blow], run: usize) -> Vec<Measured> {
     let mut owners: Vec<Owner> =
         blows.iter().enumerate().map(|(number, blow)| Owner::start(host, number, run, *blow)).collect();
-    let mut wire = Wire::at(PROBER);
-    let asker = Asker::number(0);
+    let mut wire = PacketCapture::on(PROBER);
+    let neighbour = Neighbour::number(0);
     let leases: Vec<(Instant, Instant)> = owners.iter_mut().map(Owner::strike).collect();
     let end = leases.iter().map(|(_, granted)| *granted).max().unwrap() + LEASE + AFTER;
     let mut last: HashMap<IpAddr, Instant> = HashMap::new();
     while Instant::now() < end {
         for address in owners.iter().flat_map(|owner| owner.addresses) {
-            wire.send(&asker.question(address));
+            wire.send(&neighbour.request_for(address));
         }
-        let is_answer = |frame: &[u8]| neighbour::answer(frame).is_some();
+        let is_answer = |frame: &[u8]| neighbour::parse_reply(frame).is_some();
         for frame in wire.collect(Duration::from_millis(4), is_answer, |_| false) {
-            let (address, _) = neighbour::answer(&frame.bytes).unwrap();
+            let (address, _) = neighbour::parse_reply(&frame.bytes).unwrap();
             last.insert(address, frame.at);
         }
     }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use portreeve_protocol::EventCode;
 use portreeve_tests::broker::SOCKET;
-use portreeve_tests::puppet::Stage;
-use portreeve_tests::{Broker, Host, Peer, census, eventually, isolated, lan, sample};
+use portreeve_tests::scripted_worker::WorkerSetup;
+use portreeve_tests::{Broker, Host, Peer, eventually, isolated, lan, resources, sample};
 use rustix::process::Signal;
 
 const NOBODY: u32 = 65_534;
@@ -17,7 +17,7 @@ const NOTICE: Duration = Duration::from_secs(1);
 const LOOKING: Duration = Duration::from_secs(2);
 
 fn start(host: &Host) -> Broker {
-    lan::join(&["far"]);
+    lan::create(&["far"]);
     let more = "broker { peer nobody { allow = ( address subscribe ) permit = ( any ) } }";
     Broker::start(host, &sample::addresses(more))
 }
@@ -56,12 +56,12 @@ fn who_holds_an_address_is_told_before_another_has_it_removed() {
         let unheard = unheard.min().unwrap();
         assert!(unheard < NOTICE, "nobody listens, and the removal took {unheard:?}");
 
-        watcher.follow(false);
+        watcher.subscribe(false);
         add(&mut owner);
         let ignored = removed_by_root(&broker, || {
             let told = watcher.await_event(EventCode::AddressLeaving);
             assert_eq!((told.address, told.count), ("10.1.1.7".parse().ok(), 1_000));
-            assert!(lan::shown("10.1.1.7").is_some(), "it is told before it goes");
+            assert!(lan::show_address("10.1.1.7").is_some(), "it is told before it goes");
             watcher.await_event(EventCode::AddressRemoved);
         });
         assert!(ignored >= NOTICE, "{ignored:?}");
@@ -70,7 +70,7 @@ fn who_holds_an_address_is_told_before_another_has_it_removed() {
             watcher.await_event(EventCode::AddressLeaving);
             assert!(owner.remove_address("10.1.1.7").unwrap().verified, "its owner lets go of it");
         });
-        assert_eq!(lan::shown("10.1.1.7"), None);
+        assert_eq!(lan::show_address("10.1.1.7"), None);
     });
 }
 
@@ -79,7 +79,7 @@ fn who_does_not_renew_an_address_is_told_a_second_before_it_goes_and_may_renew_i
     isolated(|host| {
         let broker = start(host);
         let (mut owner, mut watcher) = (broker.peer(), broker.peer());
-        watcher.follow(false);
+        watcher.subscribe(false);
         owner.add_address("10.1.1.7", |add| add.lease = Some(4)).unwrap();
         for _ in 0..2 {
             let told = watcher.await_event(EventCode::AddressLeaving);
@@ -96,12 +96,12 @@ fn who_holds_an_address_is_told_before_the_broker_ends() {
     isolated(|host| {
         let mut broker = start(host);
         let (mut owner, mut watcher) = (nobody(), nobody());
-        watcher.follow(false);
+        watcher.subscribe(false);
         owner.add_address("10.1.1.7", |add| add.lease = Some(60)).unwrap();
         broker.signal(Signal::TERM);
         watcher.await_event(EventCode::AddressLeaving);
         assert!(owner.remove_address("10.1.1.7").unwrap().verified);
-        assert!(broker.ended().success());
+        assert!(broker.wait_for_exit().success());
     });
 }
 
@@ -112,7 +112,7 @@ fn an_address_that_somebody_else_put_elsewhere_too_is_silent_and_not_called_gone
         let mut peer = broker.peer();
         let reach = || {
             let at = "10.1.1.7:9".parse().unwrap();
-            lan::within("far", || TcpStream::connect_timeout(&at, Duration::from_millis(500)))
+            lan::in_host("far", || TcpStream::connect_timeout(&at, Duration::from_millis(500)))
         };
         peer.add_address("10.1.1.7", |_| {}).unwrap();
         lan::ip("addr add 10.1.1.7/32 dev lo");
@@ -127,7 +127,8 @@ fn an_address_that_somebody_else_put_elsewhere_too_is_silent_and_not_called_gone
         lan::ip("addr add 10.1.1.7/32 dev lo");
         std::thread::scope(|scope| {
             let removal = scope.spawn(|| peer.remove_address("10.1.1.7").unwrap().verified);
-            let gone = || lan::shown("10.1.1.7").is_none_or(|line| line.contains(" lo ")).then_some(());
+            let gone =
+                || lan::show_address("10.1.1.7").is_none_or(|line| line.contains(" lo ")).then_some(());
             eventually("the end of the broker's own", gone);
             lan::ip("addr del 10.1.1.7/32 dev lo");
             assert!(removal.join().unwrap(), "it was looked for until it was gone");
@@ -138,14 +139,15 @@ fn an_address_that_somebody_else_put_elsewhere_too_is_silent_and_not_called_gone
 #[test]
 fn the_worker_is_told_when_its_listeners_come_and_go_with_their_address() {
     isolated(|host| {
-        lan::join(&["far"]);
-        let stage = Stage::new(host, "chroot");
+        lan::create(&["far"]);
+        let setup = WorkerSetup::new(host, "chroot");
         let listener = r#"ESMTP_Listener { Listen "10.1.1.7:25" { enable_duravip = true } }"#;
-        let text = sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &sample::addresses(listener));
+        let text =
+            sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &sample::addresses(listener));
         let broker = Broker::start(host, &text);
-        let (_puppet, mut worker) = stage.enter();
+        let (_scripted, mut worker) = setup.accept();
         worker.hello();
-        worker.follow(false);
+        worker.subscribe(false);
         let mut cluster = broker.peer();
         cluster.add_address("10.1.1.7", |_| {}).unwrap();
         let started = worker.await_event(EventCode::ListenerStarted);
@@ -155,6 +157,6 @@ fn the_worker_is_told_when_its_listeners_come_and_go_with_their_address() {
         cluster.remove_address("10.1.1.7").unwrap();
         let stopping = worker.await_event(EventCode::ListenerStopping);
         assert_eq!((stopping.count, &*stopping.detail), (id.0, "10.1.1.7:25"));
-        assert!(census::listening().is_empty());
+        assert!(resources::tcp_listeners().is_empty());
     });
 }

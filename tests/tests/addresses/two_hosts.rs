@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use portreeve_protocol::FaultCode;
-use portreeve_tests::neighbour::{self, Asker, Hardware};
-use portreeve_tests::wire::{Frame, TICK, Wire};
+use portreeve_tests::neighbour::{self, MacAddress, Neighbour};
+use portreeve_tests::packet_capture::{Frame, PacketCapture, TICK};
 use portreeve_tests::{Broker, Host, Peer, broker, eventually, isolated, lan, sample};
 
 /// How often the addresses go to the other host and back.
@@ -17,7 +17,7 @@ const BOTH: [&str; 2] = ["10.1.1.7", "2001:db8::7"];
 fn other(host: &Host) -> (Broker, Peer) {
     let text = sample::addresses("").replace(broker::SOCKET, OTHER_SOCKET);
     let command = broker::command(host, &broker::config(host, &text));
-    let broker = lan::within("other", || Broker::start_command(host, command));
+    let broker = lan::in_host("other", || Broker::start_command(host, command));
     let mut peer = Peer::connect(Path::new(OTHER_SOCKET)).unwrap();
     peer.hello();
     (broker, peer)
@@ -30,18 +30,18 @@ fn at_other() -> String {
 
 /// Who answers for an address, every host that does. It asks again until somebody does, as neighbours do: the kernel
 /// leaves a question unanswered while it takes an IPv6 address in.
-fn who_answers(wire: &mut Wire, asker: Asker, address: &str) -> Vec<Hardware> {
+fn who_answers(wire: &mut PacketCapture, neighbour: Neighbour, address: &str) -> Vec<MacAddress> {
     let address = address.parse().unwrap();
-    let about = |frame: &[u8]| neighbour::answer(frame).is_some_and(|(whose, _)| whose == address);
-    let ours = |frame: &[u8]| asker.is_told(frame) && about(frame);
+    let about = |frame: &[u8]| neighbour::parse_reply(frame).is_some_and(|(whose, _)| whose == address);
+    let ours = |frame: &[u8]| neighbour.is_recipient_of(frame) && about(frame);
     let mut frames = eventually("an answer", || {
-        wire.send(&asker.question(address));
+        wire.send(&neighbour.request_for(address));
         let frames = wire.collect(Duration::from_millis(200), ours, |frames| !frames.is_empty());
         (!frames.is_empty()).then_some(frames)
     });
     frames.extend(wire.collect(Duration::from_millis(20), ours, |_| false));
-    let mut answers: Vec<Hardware> =
-        frames.iter().map(|frame| neighbour::answer(&frame.bytes).unwrap().1).collect();
+    let mut answers: Vec<MacAddress> =
+        frames.iter().map(|frame| neighbour::parse_reply(&frame.bytes).unwrap().1).collect();
     answers.dedup();
     answers
 }
@@ -49,21 +49,25 @@ fn who_answers(wire: &mut Wire, asker: Asker, address: &str) -> Vec<Hardware> {
 #[test]
 fn addresses_that_go_back_and_forth_have_one_owner_at_a_time_and_leave_no_trace() {
     isolated(|host| {
-        lan::join(&["other", "third", "fourth"]);
-        let (mut first, mut wire) = (Broker::start(host, &sample::addresses("")), Wire::at("third"));
+        lan::create(&["other", "third", "fourth"]);
+        let (mut first, mut wire) = (Broker::start(host, &sample::addresses("")), PacketCapture::on("third"));
         let (mut second, mut there) = other(host);
         let mut here = first.peer();
-        let before = (lan::addresses(), at_other(), first.census(), second.census());
+        let before = (lan::addresses(), at_other(), first.descriptors(), second.descriptors());
         let begun = Instant::now();
         for epoch in 1..=2 * TIMES {
             let ours = epoch % 2 == 1;
             // Another each time, so that no answer to an earlier question is taken for one to this.
-            let asker = Asker::number(usize::try_from(4 + epoch % 40).unwrap());
+            let neighbour = Neighbour::number(usize::try_from(4 + epoch % 40).unwrap());
             let (owner, rival) = if ours { (&mut here, &mut there) } else { (&mut there, &mut here) };
             for address in BOTH {
                 owner.add_address(address, |add| (add.epoch, add.announce) = (epoch, true)).unwrap();
                 let hardware = [2, 0, 0, 0, 0, if ours { 1 } else { 2 }];
-                assert_eq!(who_answers(&mut wire, asker, address), [hardware], "{address}, epoch {epoch}");
+                assert_eq!(
+                    who_answers(&mut wire, neighbour, address),
+                    [hardware],
+                    "{address}, epoch {epoch}"
+                );
             }
             for address in BOTH {
                 // Its own older ownership is over, whatever a host still believes.
@@ -71,14 +75,14 @@ fn addresses_that_go_back_and_forth_have_one_owner_at_a_time_and_leave_no_trace(
                 assert_eq!(stale.code, FaultCode::Expired);
                 let lost = rival.renew_address(address).unwrap_err().code;
                 assert!(matches!(lost, FaultCode::NotFound | FaultCode::Expired), "{lost:?}");
-                owner.ask(&remove(address, epoch)).unwrap();
+                owner.request(&remove(address, epoch)).unwrap();
             }
         }
         println!("{} moves of two addresses in {:?}", 2 * TIMES, begun.elapsed());
         assert_eq!(lan::addresses(), before.0);
         assert_eq!(at_other(), before.1);
-        first.await_no_more_than(&before.2);
-        second.await_no_more_than(&before.3);
+        first.await_no_leak(&before.2);
+        second.await_no_leak(&before.3);
         assert!(first.terminate().success() && second.terminate().success());
     });
 }
@@ -93,11 +97,11 @@ fn remove(address: &str, epoch: u64) -> portreeve_protocol::address::RemoveAddre
 #[test]
 fn however_fast_addresses_come_and_go_no_second_has_more_frames_than_a_switch_bears() {
     isolated(|host| {
-        lan::join(&["other", "third", "fourth"]);
+        lan::create(&["other", "third", "fourth"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
-        let mut wire = Wire::at("third");
-        let announced = |frame: &[u8]| frame.get(6..12) == Some(&lan::OURS);
+        let mut wire = PacketCapture::on("third");
+        let announced = |frame: &[u8]| frame.get(6..12) == Some(&lan::MAC_ADDRESS);
         let mut frames: Vec<Frame> = Vec::new();
         let end = Instant::now() + Duration::from_secs(3);
         while Instant::now() < end {
@@ -118,7 +122,7 @@ fn however_fast_addresses_come_and_go_no_second_has_more_frames_than_a_switch_be
         println!("{} frames, at most {most} in a second", frames.len());
         assert!((1..=500).contains(&most), "{most} frames in a second");
         eventually("the end of the addresses", || {
-            BOTH.iter().all(|address| lan::shown(address).is_none()).then_some(())
+            BOTH.iter().all(|address| lan::show_address(address).is_none()).then_some(())
         });
     });
 }

@@ -6,9 +6,9 @@ use portreeve_protocol::FaultCode;
 use portreeve_tests::broker::{self, SOCKET};
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::process::{self, Status};
-use portreeve_tests::puppet::Stage;
 use portreeve_tests::sample::{FIRST_SECURITY, SECOND_SECURITY};
-use portreeve_tests::{Broker, Host, Peer, Refusal, isolated, sample};
+use portreeve_tests::scripted_worker::WorkerSetup;
+use portreeve_tests::{Broker, Host, Peer, StartupFailure, isolated, sample};
 
 const NET_BIND_SERVICE: u64 = 1 << 10;
 const NET_ADMIN: u64 = 1 << 12;
@@ -17,10 +17,10 @@ const SYS_RESOURCE: u64 = 1 << 24;
 
 const ECUSER: u32 = 4321;
 
-/// Adds to a security scope a chroot and a puppet in it.
+/// Adds to a security scope a chroot and a scripted worker in it.
 fn with_worker(security: &str) -> String {
     format!(
-        "{security}\nsecurity {{ chroot = /run/host/chroot }}\nworker {{ command = ( /run/host/bin/puppet ) }}\n"
+        "{security}\nsecurity {{ chroot = /run/host/chroot }}\nworker {{ command = ( /run/host/bin/scripted_worker ) }}\n"
     )
 }
 
@@ -54,21 +54,21 @@ fn is(what: &str, pid: u32, expected: &Status) {
     }
 }
 
-/// Starts a broker and a puppet, and compares what the kernel says of broker, launcher and worker.
+/// Starts a broker and a scripted worker, and compares what the kernel says of broker, launcher and worker.
 #[track_caller]
 fn confined(host: &Host, security: &str, retained: u64, worker: &Status) -> Broker {
     host.add_user("ecuser", ECUSER);
-    let stage = Stage::new(host, "chroot");
+    let setup = WorkerSetup::new(host, "chroot");
     let broker = Broker::start(host, &with_worker(security));
-    let (mut puppet, mut channel) = stage.enter();
+    let (mut scripted, mut channel) = setup.accept();
     is("broker", broker.pid(), &broker_status(retained));
     is("launcher", broker.launcher(), worker);
     is("worker", broker.worker(), worker);
-    assert_eq!(process::root(broker.worker()), stage.chroot.path);
-    assert_eq!(process::root(broker.launcher()), stage.chroot.path);
+    assert_eq!(process::root(broker.worker()), setup.chroot.path);
+    assert_eq!(process::root(broker.launcher()), setup.chroot.path);
     let welcome = channel.hello();
     assert_eq!(welcome.capabilities, retained);
-    assert_eq!(puppet.tell("descriptors"), "0 1 2 3:channel");
+    assert_eq!(scripted.run("descriptors"), "0 1 2 3:channel");
     broker
 }
 
@@ -88,7 +88,7 @@ fn the_second_sample_keeps_four_or_names_the_one_that_it_cannot() {
             confined(host, SECOND_SECURITY, retained, &worker_status(ECUSER, &[]));
         } else {
             host.add_user("ecuser", ECUSER);
-            let refusal = Refusal::of(host, SECOND_SECURITY);
+            let refusal = StartupFailure::of(host, SECOND_SECURITY);
             assert_eq!(refusal.code, Some(77), "{}", refusal.message);
             assert!(refusal.message.contains("cap_sys_resource"), "{}", refusal.message);
             let without = SECOND_SECURITY.replace(" cap_sys_resource+ep", "");
@@ -131,7 +131,7 @@ fn an_effective_flag_alone_is_refused_and_an_inheritable_one_is_kept_exactly() {
                 format!("security {{ user = nobody group = nogroup capabilities = \"{capabilities}\" }}");
             broker::config(host, &text)
         };
-        let refusal = Refusal::of_command(broker::command(host, &config("cap_net_raw=e")));
+        let refusal = StartupFailure::of_command(broker::command(host, &config("cap_net_raw=e")));
         assert_eq!(refusal.code, Some(78), "{}", refusal.message);
         assert!(refusal.message.contains("cap_net_raw"), "{}", refusal.message);
         let path = config("cap_net_raw+eip cap_chown+p");
@@ -150,8 +150,8 @@ fn an_effective_flag_alone_is_refused_and_an_inheritable_one_is_kept_exactly() {
 fn a_worker_cannot_regain_anything() {
     isolated(|host| {
         for user in ["nobody", "root"] {
-            let stage = Stage::new(host, &format!("chroot-{user}"));
-            let text = sample::worker(&stage.chroot, "( /run/host/bin/puppet )", "");
+            let setup = WorkerSetup::new(host, &format!("chroot-{user}"));
+            let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", "");
             let text = match user {
                 "root" => {
                     text.replace("user = nobody", "user = root").replace("group = nogroup", "group = root")
@@ -159,8 +159,8 @@ fn a_worker_cannot_regain_anything() {
                 _ => text,
             };
             let broker = Broker::start(host, &text);
-            let (mut puppet, _channel) = stage.enter();
-            let answers = puppet.tell("attempts");
+            let (mut scripted, _channel) = setup.accept();
+            let answers = scripted.run("attempts");
             for (attempt, answer) in answers.split(' ').map(|word| word.split_once('=').unwrap()) {
                 // To become who one is already is no gain, and root's own ids are all that it has left.
                 let harmless = user == "root" && attempt.starts_with("set") && attempt.contains("id");
@@ -174,28 +174,31 @@ fn a_worker_cannot_regain_anything() {
 #[test]
 fn a_worker_sees_its_channel_and_listeners_and_what_it_execs_sees_none() {
     isolated(|host| {
-        let stage = Stage::new(host, "chroot");
+        let setup = WorkerSetup::new(host, "chroot");
         let listener = "ESMTP_Listener { Listen \"127.0.0.1:25\" {} }";
-        let text = sample::worker(&stage.chroot, "( /run/host/bin/puppet )", listener);
+        let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", listener);
         let _broker = Broker::start(host, &text);
-        let (mut puppet, _channel) = stage.enter();
-        assert_eq!(puppet.tell("descriptors"), "0 1 2 3:socket 4:channel");
-        assert_eq!(puppet.tell("descriptors of a child"), "0 1 2");
+        let (mut scripted, _channel) = setup.accept();
+        assert_eq!(scripted.run("descriptors"), "0 1 2 3:socket 4:channel");
+        assert_eq!(scripted.run("descriptors of a child"), "0 1 2");
     });
 }
 
 #[test]
 fn a_worker_has_the_environment_that_the_configuration_says() {
     isolated(|host| {
-        let stage = Stage::new(host, "chroot");
-        let text =
-            sample::worker(&stage.chroot, "( /run/host/bin/puppet )\nenvironment = [ TZ = \"UTC\" ]", "");
+        let setup = WorkerSetup::new(host, "chroot");
+        let text = sample::worker(
+            &setup.chroot,
+            "( /run/host/bin/scripted_worker )\nenvironment = [ TZ = \"UTC\" ]",
+            "",
+        );
         let config = broker::config(host, &text);
         let mut command = broker::command(host, &config);
         command.env("SECRET", "of the one who started it");
         let _broker = Broker::start_command(host, command);
-        let (mut puppet, _channel) = stage.enter();
-        assert_eq!(puppet.tell("environment"), "TZ=UTC PORTREEVE_CHANNEL=3");
+        let (mut scripted, _channel) = setup.accept();
+        assert_eq!(scripted.run("environment"), "TZ=UTC PORTREEVE_CHANNEL=3");
     });
 }
 
@@ -206,7 +209,7 @@ fn a_user_without_permission_gets_a_fault_and_leaves_an_audit_line() {
         let broker = Broker::start(host, &text);
         let mut stranger = Peer::connect_as(Path::new(SOCKET), WORKER, WORKER).unwrap();
         let hello = portreeve_protocol::message::Hello { client: Default::default(), features: 0 };
-        let fault = match stranger.ask(&hello) {
+        let fault = match stranger.request(&hello) {
             Err(fault) => fault,
             Ok(_) => stranger.listen("127.0.0.1:25").unwrap_err(),
         };

@@ -5,10 +5,10 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use portreeve_tests::chroot::WORKER;
-use portreeve_tests::explained::{is_as_explained, json, publishes_what_is_explained, role, run};
-use portreeve_tests::puppet::Stage;
+use portreeve_tests::explain::{assert_process_matches, assert_status_matches, json, role, run};
 use portreeve_tests::sample::{FIRST_SECURITY, SECOND_SECURITY};
-use portreeve_tests::{Broker, Host, Refusal, binaries, broker, census, isolated, process, sample};
+use portreeve_tests::scripted_worker::WorkerSetup;
+use portreeve_tests::{Broker, Host, StartupFailure, binaries, broker, isolated, process, resources, sample};
 
 const SYS_RESOURCE: u64 = 1 << 24;
 const ECUSER: u32 = 4321;
@@ -17,25 +17,25 @@ const ECUSER: u32 = 4321;
 #[track_caller]
 fn comes_to_what_is_explained(host: &Host, security: &str) {
     host.add_user("ecuser", ECUSER);
-    let stage = Stage::new(host, "chroot");
+    let setup = WorkerSetup::new(host, "chroot");
     let text = format!(
         "{security}\nsecurity {{ chroot = /run/host/chroot }}
-        worker {{ command = ( /run/host/bin/puppet ) limit = [ nofile = 512 ] }}"
+        worker {{ command = ( /run/host/bin/scripted_worker ) limit = [ nofile = 512 ] }}"
     );
     let config = broker::config(host, &text);
     let explained = json(&run(host, &["explain", config.to_str().unwrap(), "--json"]));
     let broker = Broker::start(host, &text);
-    let (_puppet, mut channel) = stage.enter();
-    is_as_explained(&explained, "broker", broker.pid());
-    is_as_explained(&explained, "launcher", broker.launcher());
-    is_as_explained(&explained, "worker", broker.worker());
-    is_as_explained(&explained, "reader", broker.reader());
+    let (_scripted, mut channel) = setup.accept();
+    assert_process_matches(&explained, "broker", broker.pid());
+    assert_process_matches(&explained, "launcher", broker.launcher());
+    assert_process_matches(&explained, "worker", broker.worker());
+    assert_process_matches(&explained, "reader", broker.reader());
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", broker.worker())).unwrap();
     let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     assert_eq!(files.split_whitespace().nth(3), role(&explained, "worker")["limits"]["nofile"].as_str());
 
     channel.hello();
-    publishes_what_is_explained(&explained, &mut channel);
+    assert_status_matches(&explained, &mut channel);
     let operations = explained["peers"][0]["operations"].as_array().unwrap();
     assert!(operations.iter().any(|operation| operation == "listen"), "{explained}");
 }
@@ -59,8 +59,8 @@ fn the_second_sample_comes_to_what_is_explained_or_to_a_named_error() {
             check.status.success() && said.contains("warning: cap_sys_resource cannot be retained"),
             "{said}"
         );
-        let refusal = Refusal::of(host, SECOND_SECURITY);
-        refusal.says(77, &["portreeve.conf:5:18", "cap_sys_resource", "bounding set"]);
+        let refusal = StartupFailure::of(host, SECOND_SECURITY);
+        refusal.assert_reports(77, &["portreeve.conf:5:18", "cap_sys_resource", "bounding set"]);
         comes_to_what_is_explained(host, &SECOND_SECURITY.replace(" cap_sys_resource+ep", ""));
     });
 }
@@ -103,10 +103,10 @@ fn sets_and_groups_of_every_kind_come_to_what_is_explained() {
 #[test]
 fn explain_needs_no_root_and_changes_nothing() {
     isolated(|host| {
-        let stage = Stage::new(host, "chroot");
+        let setup = WorkerSetup::new(host, "chroot");
         let text = sample::worker(
-            &stage.chroot,
-            "( /run/host/bin/puppet )",
+            &setup.chroot,
+            "( /run/host/bin/scripted_worker )",
             "ESMTP_Listener { Listen \"*:25\" {} } broker { socket = /run/host/broker.sock }",
         );
         let config = broker::config(host, &text);
@@ -127,8 +127,8 @@ fn explain_needs_no_root_and_changes_nothing() {
             }
         }
         assert_eq!(files(), before);
-        assert!(census::listening().is_empty());
-        assert!(process::others().is_empty());
+        assert!(resources::tcp_listeners().is_empty());
+        assert!(process::other_processes().is_empty());
     });
 }
 

@@ -7,10 +7,10 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use portreeve_tests::kernel::refusing;
-use portreeve_tests::puppet::Stage;
+use portreeve_tests::kernel::command_denying;
+use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::{
-    Host, Refusal, binaries, broker, census, eventually, isolated, process, sample, steps,
+    Host, StartupFailure, binaries, broker, eventually, isolated, process, resources, sample, startup_steps,
 };
 
 /// What a kernel may refuse, and what the broker must then say: the step and the call.
@@ -48,34 +48,34 @@ const REFUSALS: &[(&str, &[&str])] = &[
 ];
 
 /// A broker with all that a start can have: a worker in a chroot, a control socket, listeners of both kinds.
-fn everything(host: &Host) -> (Stage, String) {
-    let stage = Stage::new(host, "chroot");
+fn everything(host: &Host) -> (WorkerSetup, String) {
+    let setup = WorkerSetup::new(host, "chroot");
     fs::create_dir(host.path("sockets")).unwrap();
     let rest = sample::socket(r#"( "127.0.0.1:25" )"#).replace("broker.sock", "sockets/broker.sock");
     let rest = rest
         + "ESMTP_Listener { Listen \"127.0.0.1:2525\" {} Listen \"/run/host/sockets/static.sock\" {} }\n";
-    let text = sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &rest);
-    (stage, text)
+    let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest);
+    (setup, text)
 }
 
 /// What there is on the host that a broker could leave behind.
 fn traces(host: &Host) -> (BTreeSet<String>, String, String, Vec<u32>) {
     let entries = fs::read_dir(host.path("sockets")).unwrap();
     let files = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
-    let listening = format!("{:?}", census::listening());
-    (files, listening, fs::read_to_string("/proc/self/mountinfo").unwrap(), process::others())
+    let listening = format!("{:?}", resources::tcp_listeners());
+    (files, listening, fs::read_to_string("/proc/self/mountinfo").unwrap(), process::other_processes())
 }
 
 /// Starts a broker that must fail, and looks at what is left of it.
 #[track_caller]
-fn fails(host: &Host, mut command: Command) -> Refusal {
+fn fails(host: &Host, mut command: Command) -> StartupFailure {
     let address = host.path("notify.sock");
     let _ = fs::remove_file(&address);
     let notify = UnixDatagram::bind(&address).unwrap();
     notify.set_nonblocking(true).unwrap();
     let before = traces(host);
     command.env("NOTIFY_SOCKET", &address).stdin(Stdio::null());
-    let refusal = Refusal::of_command(command);
+    let refusal = StartupFailure::of_command(command);
     eventually("nothing of the broker", || (traces(host) == before).then_some(()));
     let mut packet = [0; 64];
     while let Ok(length) = notify.recv(&mut packet) {
@@ -87,9 +87,9 @@ fn fails(host: &Host, mut command: Command) -> Refusal {
 #[test]
 fn every_step_of_the_start_that_fails_is_named_and_leaves_nothing_behind() {
     isolated(|host| {
-        let (_stage, text) = everything(host);
+        let (_setup, text) = everything(host);
         let config = broker::config(host, &text);
-        for step in steps::START {
+        for step in startup_steps::START {
             let mut command = Command::new(host.binary(binaries::HOSTILE_BROKER));
             command.arg("--config").arg(&config).args(["--fail", step]);
             let refusal = fails(host, command);
@@ -105,10 +105,10 @@ fn every_step_of_the_start_that_fails_is_named_and_leaves_nothing_behind() {
 #[test]
 fn every_call_that_the_kernel_refuses_is_named_and_leaves_nothing_behind() {
     isolated(|host| {
-        let (_stage, text) = everything(host);
+        let (_setup, text) = everything(host);
         let config = broker::config(host, &text);
         for (refused, words) in REFUSALS {
-            let refusal = fails(host, refusing(host, &[refused], binaries::BROKER, &config));
+            let refusal = fails(host, command_denying(host, &[refused], binaries::BROKER, &config));
             let message = &refusal.message;
             assert!(
                 matches!(refusal.code, Some(69 | 71 | 73 | 77)),
@@ -143,7 +143,7 @@ fn the_steps_are_those_that_the_source_names() {
         }
     }
     named.sort_unstable();
-    let mut steps: Vec<&str> = steps::START.iter().chain(steps::TAKEOVER).copied().collect();
+    let mut steps: Vec<&str> = startup_steps::START.iter().chain(startup_steps::TAKEOVER).copied().collect();
     steps.sort_unstable();
     assert_eq!(named, steps);
 }

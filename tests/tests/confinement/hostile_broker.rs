@@ -14,7 +14,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use portreeve_tests::kernel::landlock_version;
+use portreeve_tests::kernel::landlock_abi;
 use portreeve_tests::{Host, binaries, broker, isolated, namespaces};
 
 const LOCKS: [&str; 7] = ["root", "bounding", "securebits", "sets", "no_new_privs", "landlock", "seccomp"];
@@ -191,7 +191,7 @@ const LATER: [(&str, u32); 4] = [
 
 /// Whether a row of the table is about an attack that this kernel's Landlock does not restrict.
 fn is_beyond_landlock(row: &str) -> bool {
-    LATER.iter().any(|(name, since)| *since > landlock_version() && row.starts_with(&format!("| {name} |")))
+    LATER.iter().any(|(name, since)| *since > landlock_abi() && row.starts_with(&format!("| {name} |")))
 }
 
 #[test]

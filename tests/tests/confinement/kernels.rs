@@ -4,10 +4,10 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use portreeve_protocol::FaultCode;
-use portreeve_tests::explained::{is_as_explained, json, publishes_what_is_explained, role};
-use portreeve_tests::kernel::landlock_version;
-use portreeve_tests::puppet::Stage;
-use portreeve_tests::{Broker, Host, Refusal, binaries, broker, isolated, sample};
+use portreeve_tests::explain::{assert_process_matches, assert_status_matches, json, role};
+use portreeve_tests::kernel::landlock_abi;
+use portreeve_tests::scripted_worker::WorkerSetup;
+use portreeve_tests::{Broker, Host, StartupFailure, binaries, broker, isolated, sample};
 use serde_json::Value;
 
 /// Has the command run under a system call filter: one that a container may have, which forbids nothing here, or one that
@@ -45,22 +45,23 @@ fn under_a_filter(command: &mut Command, unknown: &[libc::c_long]) {
 
 /// Explains and starts under a filter, compares, and gives what was explained.
 fn under_a_filter_is_as_explained(host: &Host, unknown: &[libc::c_long]) -> Value {
-    let stage = Stage::new(host, "chroot");
-    let config = broker::config(host, &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", ""));
+    let setup = WorkerSetup::new(host, "chroot");
+    let config =
+        broker::config(host, &sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", ""));
     let mut explain = Command::new(host.binary(binaries::BROKER));
     under_a_filter(explain.args(["explain", "--json"]).arg(&config), unknown);
     let explained = json(&explain.output().unwrap());
     let mut command = broker::command(host, &config);
     under_a_filter(&mut command, unknown);
     let broker = Broker::start_command(host, command);
-    let (_puppet, mut channel) = stage.enter();
-    is_as_explained(&explained, "broker", broker.pid());
-    is_as_explained(&explained, "launcher", broker.launcher());
-    is_as_explained(&explained, "worker", broker.worker());
-    is_as_explained(&explained, "reader", broker.reader());
+    let (_scripted, mut channel) = setup.accept();
+    assert_process_matches(&explained, "broker", broker.pid());
+    assert_process_matches(&explained, "launcher", broker.launcher());
+    assert_process_matches(&explained, "worker", broker.worker());
+    assert_process_matches(&explained, "reader", broker.reader());
     assert_eq!(role(&explained, "worker")["seccomp"]["mode"], 2);
     channel.hello();
-    publishes_what_is_explained(&explained, &mut channel);
+    assert_status_matches(&explained, &mut channel);
     explained
 }
 
@@ -69,9 +70,8 @@ fn under_a_filter_of_a_container_the_processes_are_as_explained() {
     isolated(|host| {
         let explained = under_a_filter_is_as_explained(host, &[]);
         let lacking: Vec<&str> =
-            LANDLOCK.iter().filter(|row| row.0 > landlock_version()).map(|row| row.1).collect();
-        let sentence =
-            format!("Landlock ABI {} does not restrict {}", landlock_version(), lacking.join(", "));
+            LANDLOCK.iter().filter(|row| row.0 > landlock_abi()).map(|row| row.1).collect();
+        let sentence = format!("Landlock ABI {} does not restrict {}", landlock_abi(), lacking.join(", "));
         let expected = if lacking.is_empty() { vec![] } else { vec![sentence] };
         assert_eq!(role(&explained, "broker")["lacking"], serde_json::json!(expected));
     });
@@ -93,7 +93,7 @@ fn a_landlock_that_cannot_limit_tcp_is_reported_and_the_policy_still_limits_it()
         let mut peer = broker.peer();
         let status = peer.status();
         let locks = format!("{:?}", status.processes[0].locks);
-        let version = landlock_version();
+        let version = landlock_abi();
         let in_part = locks.contains(&format!("Landlock ABI {version}, partially enforced"));
         assert_eq!(in_part, (1..6).contains(&version), "{locks}");
         let warned = status.warnings.iter().any(|warning| warning.contains("binding and connecting TCP"));
@@ -118,8 +118,8 @@ fn what_the_kernel_lacks_is_explained_and_where_it_is_required_an_error() {
         let output = explain.output().unwrap();
         let mut start = broker::command(host, &config);
         under_a_filter(&mut start, &landlock);
-        let refusal = Refusal::of_command(start);
-        refusal.says(69, &["no Landlock", "require_landlock"]);
+        let refusal = StartupFailure::of_command(start);
+        refusal.assert_reports(69, &["no Landlock", "require_landlock"]);
         assert_eq!(output.status.code(), refusal.code);
         assert_eq!(String::from_utf8_lossy(&output.stderr), refusal.message);
     });

@@ -7,11 +7,11 @@ use std::os::fd::OwnedFd;
 
 use portreeve_protocol::{FaultCode, channel};
 use portreeve_tests::chroot::WORKER;
-use portreeve_tests::kernel::{landlock_version, refusing};
+use portreeve_tests::kernel::{command_denying, landlock_abi};
 use portreeve_tests::process::{self, Status};
-use portreeve_tests::puppet::Stage;
-use portreeve_tests::refusal::exit;
-use portreeve_tests::{Broker, Host, Kernel, Refusal, census, isolated, sample};
+use portreeve_tests::scripted_worker::WorkerSetup;
+use portreeve_tests::startup_failure::exit;
+use portreeve_tests::{Broker, Host, Kernel, StartupFailure, isolated, resources, sample};
 use portreeve_tests::{binaries, broker};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -26,15 +26,15 @@ fn start(host: &Host, kernel: Kernel, text: &str) -> Broker {
 
 /// Everything that a broker and its worker do, in short, on a kernel that lacks something.
 fn serves(host: &Host, kernel: Kernel) {
-    let stage = Stage::new(host, "chroot");
+    let setup = WorkerSetup::new(host, "chroot");
     let socket = sample::socket(r#"( "127.0.0.1:25" )"#);
-    let text = sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &socket);
+    let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &socket);
     let broker = start(host, kernel, &text);
-    let (mut puppet, _channel) = stage.enter();
-    let before = broker.census();
+    let (mut scripted, _channel) = setup.accept();
+    let before = broker.descriptors();
 
     is_confined(&broker, kernel);
-    let answers = puppet.tell("attempts");
+    let answers = scripted.run("attempts");
     assert!(!answers.contains("=done"), "{answers}");
     is_told(&broker, kernel);
 
@@ -44,18 +44,18 @@ fn serves(host: &Host, kernel: Kernel) {
     assert_eq!(peer.listen("127.0.0.1:26").unwrap_err().code, FaultCode::Denied);
     peer.stop(&[id]);
     assert!(TcpStream::connect("127.0.0.1:25").is_err());
-    assert_eq!(census::listening(), []);
+    assert_eq!(resources::tcp_listeners(), []);
 
     let mut malicious = broker.peer();
     channel::send_bytes(&malicious.channel, b"nothing that is a frame").unwrap();
-    assert!(malicious.is_cut_off());
+    assert!(malicious.is_disconnected());
     peer.ping();
     drop((peer, malicious));
-    broker.await_no_more_than(&before);
+    broker.await_no_leak(&before);
 
     let first = broker.worker();
     kill_process(Pid::from_raw(first.cast_signed()).unwrap(), Signal::KILL).unwrap();
-    let (_second, _channel) = stage.enter();
+    let (_second, _channel) = setup.accept();
     assert_ne!(broker.worker(), first);
 }
 
@@ -74,8 +74,8 @@ fn is_confined(broker: &Broker, kernel: Kernel) {
     for thread in process::threads(broker.pid()) {
         let filters: u32 = process::status_field(broker.pid(), "Seccomp_filters").parse().unwrap();
         // The broker's filter is two programs; those that make up the kernel are one each.
-        let own = if matches!(kernel, Kernel::Whole | Kernel::WithoutLandlock) { 2 } else { 0 };
-        assert_eq!(filters as usize, kernel.refusals().len() + own, "{kernel:?}");
+        let own = if matches!(kernel, Kernel::Full | Kernel::WithoutLandlock) { 2 } else { 0 };
+        assert_eq!(filters as usize, kernel.denied_calls().len() + own, "{kernel:?}");
         let expected = Status {
             uid: vec![0; 4],
             gid: vec![0; 4],
@@ -107,13 +107,13 @@ fn is_told(broker: &Broker, kernel: Kernel) {
         }
         named
     };
-    assert_eq!(lacks("no Landlock"), matches!(kernel, Kernel::WithoutLandlock | Kernel::WithoutEither));
-    assert_eq!(lacks("no seccomp"), matches!(kernel, Kernel::WithoutSeccomp | Kernel::WithoutEither));
+    assert_eq!(lacks("no Landlock"), matches!(kernel, Kernel::WithoutLandlock | Kernel::WithoutBoth));
+    assert_eq!(lacks("no seccomp"), matches!(kernel, Kernel::WithoutSeccomp | Kernel::WithoutBoth));
 }
 
 #[test]
 fn all_works_on_a_whole_kernel() {
-    isolated(|host| serves(host, Kernel::Whole));
+    isolated(|host| serves(host, Kernel::Full));
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn all_works_without_seccomp_and_the_operator_is_told() {
 
 #[test]
 fn all_works_without_either_and_the_operator_is_told() {
-    isolated(|host| serves(host, Kernel::WithoutEither));
+    isolated(|host| serves(host, Kernel::WithoutBoth));
 }
 
 #[test]
@@ -136,14 +136,14 @@ fn where_landlock_is_required_a_kernel_without_it_is_refused_by_name() {
     isolated(|host| {
         let text = sample::control(r#"( "127.0.0.1:25" )"#) + "broker { require_landlock = true }\n";
         let config = broker::config(host, &text);
-        for kernel in [Kernel::WithoutLandlock, Kernel::WithoutEither] {
-            let refusal = Refusal::of_command(kernel.command(host, &config));
-            refusal.says(exit::UNAVAILABLE, &["no Landlock", "require_landlock", "lsm="]);
+        for kernel in [Kernel::WithoutLandlock, Kernel::WithoutBoth] {
+            let refusal = StartupFailure::of_command(kernel.command(host, &config));
+            refusal.assert_reports(exit::UNAVAILABLE, &["no Landlock", "require_landlock", "lsm="]);
         }
-        if landlock_version() < COMPLETE_LANDLOCK {
-            let refusal = Refusal::of_command(Kernel::WithoutSeccomp.command(host, &config));
-            let version = format!("Landlock ABI {} does not restrict", landlock_version());
-            refusal.says(exit::UNAVAILABLE, &[&version, "require_landlock"]);
+        if landlock_abi() < COMPLETE_LANDLOCK {
+            let refusal = StartupFailure::of_command(Kernel::WithoutSeccomp.command(host, &config));
+            let version = format!("Landlock ABI {} does not restrict", landlock_abi());
+            refusal.assert_reports(exit::UNAVAILABLE, &[&version, "require_landlock"]);
             return;
         }
         let broker = start(host, Kernel::WithoutSeccomp, &text);
@@ -154,13 +154,13 @@ fn where_landlock_is_required_a_kernel_without_it_is_refused_by_name() {
 #[test]
 fn a_filter_that_was_there_before_is_no_reason_not_to_start() {
     isolated(|host| {
-        let stage = Stage::new(host, "chroot");
-        let text = sample::worker(&stage.chroot, "( /run/host/bin/puppet )", "");
+        let setup = WorkerSetup::new(host, "chroot");
+        let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", "");
         let config = broker::config(host, &text);
         // As in a container, whose filter refuses what the broker never calls.
-        let command = refusing(host, &["keyctl=EPERM"], binaries::BROKER, &config);
+        let command = command_denying(host, &["keyctl=EPERM"], binaries::BROKER, &config);
         let broker = Broker::start_command(host, command);
-        let (_puppet, mut channel) = stage.enter();
+        let (_scripted, mut channel) = setup.accept();
         channel.hello();
         assert_eq!(process::status_field(broker.worker(), "Seccomp"), "2");
     });

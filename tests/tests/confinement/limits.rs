@@ -5,8 +5,8 @@ use std::process::{Command, Output};
 use portreeve_protocol::FaultCode;
 use portreeve_protocol::limit::SetLimit;
 use portreeve_tests::broker::SOCKET;
-use portreeve_tests::puppet::Stage;
-use portreeve_tests::{Broker, Host, Refusal, binaries, isolated, process, sample};
+use portreeve_tests::scripted_worker::WorkerSetup;
+use portreeve_tests::{Broker, Host, StartupFailure, binaries, isolated, process, sample};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The capability's bit, see include/uapi/linux/capability.h.
@@ -91,7 +91,7 @@ fn with_the_capability_limits_are_raised_for_anybody_and_without_it_no_broker_st
         let text = (sample::control("( \"*:25\" )") + &more)
             .replace("cap_net_bind_service+ep", "cap_net_bind_service,cap_sys_resource+ep");
         if process::threads(std::process::id())[0].bounding & SYS_RESOURCE == 0 {
-            Refusal::of(host, &text).says(77, &["cap_sys_resource", "bounding set"]);
+            StartupFailure::of(host, &text).assert_reports(77, &["cap_sys_resource", "bounding set"]);
             return;
         }
         let _broker = Broker::start(host, &text);
@@ -131,11 +131,11 @@ fn raise(soft: Option<u64>, hard: u64) -> bool {
 fn a_worker_starts_with_a_limit_beyond_the_hard_one_where_the_broker_may_raise_it() {
     isolated(|host| {
         let (soft, hard) = open_files_of_this_process();
-        let stage = Stage::new(host, "chroot");
+        let setup = WorkerSetup::new(host, "chroot");
         let rest = format!("worker {{ limit = [ nofile = {} ] }}", hard + 2);
-        let text = sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &rest);
+        let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest);
         if !raise(soft, hard + 1) {
-            Refusal::of(host, &text).says(71, &["worker.limit nofile", "hard limit"]);
+            StartupFailure::of(host, &text).assert_reports(71, &["worker.limit nofile", "hard limit"]);
             return;
         }
         let broker = Broker::start(host, &text);
@@ -147,18 +147,19 @@ fn a_worker_starts_with_a_limit_beyond_the_hard_one_where_the_broker_may_raise_i
 #[test]
 fn a_worker_has_the_limits_that_it_was_started_with() {
     isolated(|host| {
-        let stage = Stage::new(host, "chroot");
-        let _broker = Broker::start(host, &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", MORE));
-        let (_puppet, mut worker) = stage.enter();
+        let setup = WorkerSetup::new(host, "chroot");
+        let _broker =
+            Broker::start(host, &sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", MORE));
+        let (_scripted, mut worker) = setup.accept();
         worker.hello();
         let asked = |soft: u64| SetLimit {
             resource: portreeve_protocol::Text::new("nofile").unwrap(),
             soft: Some(soft),
             hard: None,
         };
-        let fault = worker.ask(&asked(1000)).unwrap_err();
+        let fault = worker.request(&asked(1000)).unwrap_err();
         assert_eq!(fault.code, FaultCode::Unsupported);
         assert!(fault.remedy.contains("worker scope"), "{fault}");
-        assert_eq!(worker.ask(&asked(3000)).unwrap_err().code, FaultCode::Denied);
+        assert_eq!(worker.request(&asked(3000)).unwrap_err().code, FaultCode::Denied);
     });
 }

@@ -9,8 +9,8 @@ use std::process::Command;
 
 use portreeve_tests::broker::{self, SOCKET};
 use portreeve_tests::chroot::{Chroot, WORKER};
-use portreeve_tests::refusal::exit;
-use portreeve_tests::{Refusal, binaries, isolated, sample};
+use portreeve_tests::startup_failure::exit;
+use portreeve_tests::{StartupFailure, binaries, isolated, sample};
 
 /// A security scope with one line of its own after what is usual.
 fn security(line: &str) -> String {
@@ -22,39 +22,40 @@ fn without_root() {
     isolated(|host| {
         let mut command = broker::command(host, &broker::config(host, &security("")));
         command.uid(WORKER).gid(WORKER);
-        Refusal::of_command(command).says(exit::NO_PERMISSION, &["root", "65534"]);
+        StartupFailure::of_command(command).assert_reports(exit::NO_PERMISSION, &["root", "65534"]);
     });
 }
 
 #[test]
 fn an_unknown_user() {
     isolated(|host| {
-        let refusal = Refusal::of(host, &security("user = mailuser"));
-        refusal.says(exit::NO_USER, &["user", "mailuser", "portreeve.conf:4", "useradd"]);
+        let refusal = StartupFailure::of(host, &security("user = mailuser"));
+        refusal.assert_reports(exit::NO_USER, &["user", "mailuser", "portreeve.conf:4", "useradd"]);
     });
 }
 
 #[test]
 fn an_unknown_group() {
     isolated(|host| {
-        let refusal = Refusal::of(host, &security("group = mailgroup"));
-        refusal.says(exit::NO_USER, &["group", "mailgroup", "portreeve.conf:4", "groupadd"]);
+        let refusal = StartupFailure::of(host, &security("group = mailgroup"));
+        refusal.assert_reports(exit::NO_USER, &["group", "mailgroup", "portreeve.conf:4", "groupadd"]);
     });
 }
 
 #[test]
 fn an_unknown_supplemental_group() {
     isolated(|host| {
-        let refusal = Refusal::of(host, &security("supplemental_groups = ( nogroup sslcerts )"));
-        refusal.says(exit::NO_USER, &["group", "sslcerts", "portreeve.conf:4", "groupadd"]);
+        let refusal = StartupFailure::of(host, &security("supplemental_groups = ( nogroup sslcerts )"));
+        refusal.assert_reports(exit::NO_USER, &["group", "sslcerts", "portreeve.conf:4", "groupadd"]);
     });
 }
 
 #[test]
 fn a_missing_chroot() {
     isolated(|host| {
-        let refusal = Refusal::of(host, &security("chroot = /run/host/nowhere"));
-        refusal.says(exit::NO_INPUT, &["chroot", "/run/host/nowhere", "portreeve.conf:4", "create"]);
+        let refusal = StartupFailure::of(host, &security("chroot = /run/host/nowhere"));
+        refusal
+            .assert_reports(exit::NO_INPUT, &["chroot", "/run/host/nowhere", "portreeve.conf:4", "create"]);
     });
 }
 
@@ -62,8 +63,8 @@ fn a_missing_chroot() {
 fn a_chroot_that_is_no_directory() {
     isolated(|host| {
         host.file("nowhere", "");
-        let refusal = Refusal::of(host, &security("chroot = /run/host/nowhere"));
-        refusal.says(exit::NO_INPUT, &["chroot", "/run/host/nowhere", "portreeve.conf:4"]);
+        let refusal = StartupFailure::of(host, &security("chroot = /run/host/nowhere"));
+        refusal.assert_reports(exit::NO_INPUT, &["chroot", "/run/host/nowhere", "portreeve.conf:4"]);
     });
 }
 
@@ -74,8 +75,9 @@ fn a_chroot_that_the_worker_can_write_to() {
         let mode =
             |mode| std::fs::set_permissions(&chroot.path, std::fs::Permissions::from_mode(mode)).unwrap();
         let check = || {
-            let refusal = Refusal::of(host, &security("chroot = /run/host/chroot"));
-            refusal.says(exit::CONFIG, &["/run/host/chroot", "writable", "portreeve.conf:4", "chown"]);
+            let refusal = StartupFailure::of(host, &security("chroot = /run/host/chroot"));
+            refusal
+                .assert_reports(exit::CONFIG, &["/run/host/chroot", "writable", "portreeve.conf:4", "chown"]);
         };
         mode(0o777);
         check();
@@ -94,8 +96,8 @@ fn a_chroot_that_the_worker_can_write_to() {
 #[test]
 fn a_configuration_that_is_not_there() {
     isolated(|host| {
-        let refusal = Refusal::of_command(broker::command(host, Path::new("/run/host/none.conf")));
-        refusal.says(exit::NO_INPUT, &["/run/host/none.conf"]);
+        let refusal = StartupFailure::of_command(broker::command(host, Path::new("/run/host/none.conf")));
+        refusal.assert_reports(exit::NO_INPUT, &["/run/host/none.conf"]);
     });
 }
 
@@ -104,24 +106,24 @@ fn a_configuration_that_others_can_write_to() {
     isolated(|host| {
         let config = broker::config(host, &security(""));
         std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o666)).unwrap();
-        Refusal::of_command(broker::command(host, &config))
-            .says(exit::CONFIG, &["portreeve.conf", "writ", "chmod"]);
+        StartupFailure::of_command(broker::command(host, &config))
+            .assert_reports(exit::CONFIG, &["portreeve.conf", "writ", "chmod"]);
     });
 }
 
 #[test]
 fn a_configuration_with_an_error() {
     isolated(|host| {
-        let refusal = Refusal::of(host, &security("chrot = /var"));
-        refusal.says(exit::CONFIG, &["portreeve.conf:4:1", "chrot", "chroot"]);
+        let refusal = StartupFailure::of(host, &security("chrot = /var"));
+        refusal.assert_reports(exit::CONFIG, &["portreeve.conf:4:1", "chrot", "chroot"]);
     });
 }
 
 #[test]
 fn an_unknown_capability() {
     isolated(|host| {
-        let refusal = Refusal::of(host, &security("capabilities = \"cap_net_bind_servce+ep\""));
-        refusal.says(exit::CONFIG, &["cap_net_bind_servce", "portreeve.conf:4"]);
+        let refusal = StartupFailure::of(host, &security("capabilities = \"cap_net_bind_servce+ep\""));
+        refusal.assert_reports(exit::CONFIG, &["cap_net_bind_servce", "portreeve.conf:4"]);
     });
 }
 
@@ -133,7 +135,7 @@ fn a_capability_that_the_bounding_set_lacks() {
         command.args(["--bounding-set", "-net_raw", "--"]);
         command.arg(host.binary(binaries::BROKER)).arg("--config").arg(config);
         let words = ["cap_net_raw", "bounding set", "portreeve.conf:4", "CapabilityBoundingSet"];
-        Refusal::of_command(command).says(exit::NO_PERMISSION, &words);
+        StartupFailure::of_command(command).assert_reports(exit::NO_PERMISSION, &words);
     });
 }
 
@@ -141,7 +143,8 @@ fn a_capability_that_the_bounding_set_lacks() {
 fn a_permit_that_the_retained_capabilities_cannot_serve() {
     isolated(|host| {
         let text = security("").replace("*:2525", "*:25");
-        Refusal::of(host, &text).says(exit::CONFIG, &["cap_net_bind_service", "25", "portreeve.conf"]);
+        StartupFailure::of(host, &text)
+            .assert_reports(exit::CONFIG, &["cap_net_bind_service", "25", "portreeve.conf"]);
     });
 }
 
@@ -154,7 +157,7 @@ fn an_address_that_could_not_be_put_on_an_interface_or_not_be_announced() {
         ] {
             let text = security(&format!("capabilities = \"{kept}+ep\""))
                 + "broker { permit \"vip\" { address = ( \"10.1.1.0/24\" ) } }\n";
-            Refusal::of(host, &text).says(exit::CONFIG, &[lacks, what, "portreeve.conf:"]);
+            StartupFailure::of(host, &text).assert_reports(exit::CONFIG, &[lacks, what, "portreeve.conf:"]);
         }
     });
 }
@@ -164,9 +167,9 @@ fn an_address_in_use() {
     isolated(|host| {
         let taken = TcpListener::bind("127.0.0.1:2525").unwrap();
         let refusal =
-            Refusal::of(host, &(security("") + "ESMTP_Listener {\nListen \"127.0.0.1:2525\" {}\n}\n"));
+            StartupFailure::of(host, &(security("") + "ESMTP_Listener {\nListen \"127.0.0.1:2525\" {}\n}\n"));
         drop(taken);
-        refusal.says(exit::UNAVAILABLE, &["127.0.0.1:2525", "portreeve.conf:", "in use"]);
+        refusal.assert_reports(exit::UNAVAILABLE, &["127.0.0.1:2525", "portreeve.conf:", "in use"]);
     });
 }
 
@@ -174,6 +177,7 @@ fn an_address_in_use() {
 fn a_control_socket_without_its_directory() {
     isolated(|host| {
         let text = security("").replace(SOCKET, "/run/host/none/broker.sock");
-        Refusal::of(host, &text).says(exit::CANNOT_CREATE, &["/run/host/none", "portreeve.conf:", "create"]);
+        StartupFailure::of(host, &text)
+            .assert_reports(exit::CANNOT_CREATE, &["/run/host/none", "portreeve.conf:", "create"]);
     });
 }

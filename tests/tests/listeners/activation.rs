@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 
-use portreeve_tests::{Broker, census, isolated, process};
+use portreeve_tests::{Broker, isolated, process, resources};
 
 #[test]
 fn a_web_server_that_knows_socket_activation_serves_on_port_80_without_a_privilege() {
@@ -35,20 +35,20 @@ fn a_web_server_that_knows_socket_activation_serves_on_port_80_without_a_privile
             config.display()
         );
         let broker = Broker::start(host, &text);
-        let before = broker.census();
+        let before = broker.descriptors();
         for _ in 0..3 {
             let mut client = TcpStream::connect("127.0.0.1:80").unwrap();
-            client.set_read_timeout(Some(portreeve_tests::wait::PATIENCE)).unwrap();
+            client.set_read_timeout(Some(portreeve_tests::wait::TIMEOUT)).unwrap();
             client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
             let mut answer = String::new();
             client.read_to_string(&mut answer).unwrap();
             assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
             assert!(answer.ends_with("\r\n\r\nserved without a privilege\n"), "{answer}");
         }
-        assert_eq!(census::listening().len(), 1);
+        assert_eq!(resources::tcp_listeners().len(), 1);
         for thread in process::threads(broker.worker()) {
             assert_eq!((thread.permitted, thread.bounding, thread.uid), (0, 0, vec![65534; 4]));
         }
-        broker.await_no_more_than(&before);
+        broker.await_no_leak(&before);
     });
 }

@@ -6,16 +6,17 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use portreeve_protocol::channel::ReceiveError;
 use portreeve_tests::peer::listen;
-use portreeve_tests::puppet::Stage;
-use portreeve_tests::{Broker, Host, census, eventually, isolated, process, sample};
+use portreeve_tests::scripted_worker::WorkerSetup;
+use portreeve_tests::{Broker, Host, eventually, isolated, process, resources, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
 const MAIL: &str = r#"broker { retain = 1 permit "mail" { listen = ( "127.0.0.1:25" ) } }"#;
 
-fn start(host: &Host) -> (Stage, Broker) {
-    let stage = Stage::new(host, "chroot");
-    let broker = Broker::start(host, &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", MAIL));
-    (stage, broker)
+fn start(host: &Host) -> (WorkerSetup, Broker) {
+    let setup = WorkerSetup::new(host, "chroot");
+    let broker =
+        Broker::start(host, &sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", MAIL));
+    (setup, broker)
 }
 
 fn kill(pid: u32) {
@@ -38,15 +39,15 @@ fn greet(listener: OwnedFd, mut client: TcpStream) {
 #[test]
 fn the_next_worker_adopts_the_same_socket_with_the_clients_that_wait() {
     isolated(|host| {
-        let (stage, broker) = start(host);
-        let (puppet, mut first) = stage.enter();
+        let (setup, broker) = start(host);
+        let (scripted, mut first) = setup.accept();
         first.hello();
         let (_, listener) = first.listen("127.0.0.1:25").unwrap();
         let socket = inode(&listener);
         kill(broker.worker());
-        drop((listener, first, puppet));
+        drop((listener, first, scripted));
         let waiting = TcpStream::connect("127.0.0.1:25").unwrap();
-        let (_puppet, mut second) = stage.enter();
+        let (_scripted, mut second) = setup.accept();
         second.hello();
         let (_, listener) = second.listen("127.0.0.1:25").unwrap();
         assert_eq!(inode(&listener), socket);
@@ -59,33 +60,33 @@ fn the_next_worker_adopts_the_same_socket_with_the_clients_that_wait() {
 #[test]
 fn what_the_next_worker_does_not_ask_for_ends_with_its_retention() {
     isolated(|host| {
-        let (stage, broker) = start(host);
-        let (puppet, mut first) = stage.enter();
+        let (setup, broker) = start(host);
+        let (scripted, mut first) = setup.accept();
         first.hello();
-        let before = broker.census();
+        let before = broker.descriptors();
         drop(first.listen("127.0.0.1:25").unwrap());
         kill(broker.worker());
-        drop((first, puppet));
-        let _second = stage.enter();
-        eventually("the end of the listener", || census::listening().is_empty().then_some(()));
-        broker.await_no_more_than(&before);
+        drop((first, scripted));
+        let _second = setup.accept();
+        eventually("the end of the listener", || resources::tcp_listeners().is_empty().then_some(()));
+        broker.await_no_leak(&before);
     });
 }
 
 #[test]
 fn a_worker_that_is_killed_before_it_reads_its_reply_leaves_no_listener() {
     isolated(|host| {
-        let (stage, broker) = start(host);
-        let (puppet, mut first) = stage.enter();
+        let (setup, broker) = start(host);
+        let (scripted, mut first) = setup.accept();
         first.hello();
-        let before = broker.census();
+        let before = broker.descriptors();
         first.send(&listen("127.0.0.1:25"));
         kill(broker.worker());
-        drop((first, puppet));
-        let (_puppet, mut second) = stage.enter();
+        drop((first, scripted));
+        let (_scripted, mut second) = setup.accept();
         second.hello();
-        eventually("the end of the listener", || census::listening().is_empty().then_some(()));
-        broker.await_no_more_than(&before);
+        eventually("the end of the listener", || resources::tcp_listeners().is_empty().then_some(()));
+        broker.await_no_leak(&before);
         second.listen("127.0.0.1:25").unwrap();
     });
 }
@@ -94,22 +95,22 @@ fn a_worker_that_is_killed_before_it_reads_its_reply_leaves_no_listener() {
 fn a_peer_that_hangs_up_before_it_reads_its_reply_leaves_no_listener() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:1-65535" )"#));
-        let before = broker.census();
+        let before = broker.descriptors();
         for port in 2000..2100 {
             broker.peer().send(&listen(&format!("127.0.0.1:{port}")));
         }
-        eventually("the end of the listeners", || census::listening().is_empty().then_some(()));
-        broker.await_no_more_than(&before);
+        eventually("the end of the listeners", || resources::tcp_listeners().is_empty().then_some(()));
+        broker.await_no_leak(&before);
     });
 }
 
 #[test]
 fn when_the_launcher_dies_the_broker_ends_with_an_error() {
     isolated(|host| {
-        let (stage, mut broker) = start(host);
-        let _worker = stage.enter();
+        let (setup, mut broker) = start(host);
+        let _worker = setup.accept();
         kill(broker.launcher());
-        let status = broker.ended();
+        let status = broker.wait_for_exit();
         assert!(!status.success(), "{status}");
         broker.log.wait_for(&["launcher"]);
     });
@@ -118,8 +119,8 @@ fn when_the_launcher_dies_the_broker_ends_with_an_error() {
 #[test]
 fn when_the_broker_is_killed_the_worker_is_told_and_keeps_what_it_has() {
     isolated(|host| {
-        let (stage, broker) = start(host);
-        let (mut puppet, mut channel) = stage.enter();
+        let (setup, broker) = start(host);
+        let (mut scripted, mut channel) = setup.accept();
         channel.hello();
         let (_, listener) = channel.listen("127.0.0.1:25").unwrap();
         let worker = broker.worker();
@@ -127,7 +128,7 @@ fn when_the_broker_is_killed_the_worker_is_told_and_keeps_what_it_has() {
         assert!(matches!(channel.receive(), Err(ReceiveError::Closed)));
         let client = TcpStream::connect("127.0.0.1:25").unwrap();
         greet(listener, client);
-        assert_eq!(puppet.tell("descriptors"), "0 1 2 3:channel");
-        assert!(process::runs(worker));
+        assert_eq!(scripted.run("descriptors"), "0 1 2 3:channel");
+        assert!(process::is_running(worker));
     });
 }

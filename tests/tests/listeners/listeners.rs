@@ -12,7 +12,7 @@ use portreeve_protocol::message::{Listen, ListenMany, ListenOptions, ListenerId,
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::peer::listen;
-use portreeve_tests::{Broker, Peer, census, eventually, isolated, sample};
+use portreeve_tests::{Broker, Peer, eventually, isolated, resources, sample};
 
 const ANYWHERE: &str = r#"( "*:1-65535" "[::]:1-65535" )"#;
 /// As long as a client may wait where the answer must come at once.
@@ -42,14 +42,14 @@ fn a_listener_of_a_privileged_port_serves_and_leaves_nothing() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut peer = broker.peer();
-        let before = broker.census();
+        let before = broker.descriptors();
         for at in ["127.0.0.1:25", "[::1]:25"] {
             let (id, listener) = peer.listen(at).unwrap();
             serves(listener, address(at));
             assert!(peer.stop(&[id]).unknown.is_empty());
         }
-        assert!(census::listening().is_empty());
-        broker.await_no_more_than(&before);
+        assert!(resources::tcp_listeners().is_empty());
+        broker.await_no_leak(&before);
     });
 }
 
@@ -58,13 +58,13 @@ fn after_a_stop_a_client_is_refused_though_the_worker_kept_its_copy() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut peer = broker.peer();
-        let before = broker.census();
+        let before = broker.descriptors();
         let (id, kept) = peer.listen("127.0.0.1:25").unwrap();
         peer.stop(&[id]);
         let refused = TcpStream::connect_timeout(&address("127.0.0.1:25"), AT_ONCE).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-        assert!(census::listening().is_empty());
-        broker.await_no_more_than(&before);
+        assert!(resources::tcp_listeners().is_empty());
+        broker.await_no_leak(&before);
         drop(kept);
     });
 }
@@ -114,13 +114,13 @@ fn a_stopped_endpoint_can_be_had_again_at_once() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut peer = broker.peer();
-        let before = broker.census();
+        let before = broker.descriptors();
         for _ in 0..50 {
             let (id, listener) = peer.listen("127.0.0.1:25").unwrap();
             serves(listener, address("127.0.0.1:25"));
             peer.stop(&[id]);
         }
-        broker.await_no_more_than(&before);
+        broker.await_no_leak(&before);
     });
 }
 
@@ -154,17 +154,17 @@ fn of_many_each_stands_for_itself_or_all_fail_together() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:2000-2999" )"#));
         let mut peer = broker.peer();
-        let before = broker.census();
+        let before = broker.descriptors();
         let _taken = TcpListener::bind("127.0.0.1:2001").unwrap();
         let endpoints = ["127.0.0.1:2000", "127.0.0.1:2001", "127.0.0.1:3000", "127.0.0.1:2002"];
         let many =
             |all_or_nothing| ListenMany { all_or_nothing, listeners: List::truncated(endpoints.map(listen)) };
-        let (reply, descriptors) = peer.ask(&many(true)).unwrap();
+        let (reply, descriptors) = peer.request(&many(true)).unwrap();
         assert!(descriptors.is_empty());
         assert!(reply.results.iter().all(|result| matches!(result, Outcome::Fault(_))));
-        assert_eq!(census::listening(), [address("127.0.0.1:2001")]);
+        assert_eq!(resources::tcp_listeners(), [address("127.0.0.1:2001")]);
 
-        let (reply, descriptors) = peer.ask(&many(false)).unwrap();
+        let (reply, descriptors) = peer.request(&many(false)).unwrap();
         let codes = reply.results.iter().map(|result| match result {
             Outcome::Done(_) => None,
             Outcome::Fault(fault) => Some(fault.code),
@@ -186,7 +186,7 @@ fn of_many_each_stands_for_itself_or_all_fail_together() {
             })
             .collect();
         peer.stop(&ids);
-        broker.await_no_more_than(&before);
+        broker.await_no_leak(&before);
     });
 }
 
@@ -203,12 +203,12 @@ fn unix_and_udp_listeners_are_made_with_their_mode() {
             options: ListenOptions { mode: Some(0o622), ..ListenOptions::default() },
             ..listen(stream.to_str().unwrap())
         };
-        let (reply, _listener) = peer.ask(&request).unwrap();
+        let (reply, _listener) = peer.request(&request).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::mode(&stream.metadata().unwrap().permissions());
         assert_eq!(mode & 0o777, 0o622);
         std::os::unix::net::UnixStream::connect(&stream).unwrap();
         let (udp, _socket) = peer.listen("*:53/udp").unwrap();
-        assert_eq!(census::sockets_on("udp", 53), 1);
+        assert_eq!(resources::sockets_on_port("udp", 53), 1);
         peer.stop(&[reply.id, udp]);
         assert!(std::os::unix::net::UnixStream::connect(&stream).is_err());
     });
@@ -219,11 +219,11 @@ fn listeners_of_a_peer_that_hangs_up_are_gone_after_their_retention() {
     isolated(|host| {
         let config = sample::control(ANYWHERE).replace("broker {", "broker { retain = 1");
         let broker = Broker::start(host, &config);
-        let before = broker.census();
+        let before = broker.descriptors();
         let mut peer = broker.peer();
         peer.listen("127.0.0.1:25").unwrap();
         drop(peer);
-        eventually("the end of the listener", || census::listening().is_empty().then_some(()));
-        broker.await_no_more_than(&before);
+        eventually("the end of the listener", || resources::tcp_listeners().is_empty().then_some(()));
+        broker.await_no_leak(&before);
     });
 }

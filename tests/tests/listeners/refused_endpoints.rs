@@ -7,26 +7,26 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use portreeve_protocol::endpoint::InetEndpoint;
 use portreeve_protocol::message::{Listen, ListenOptions};
 use portreeve_protocol::{Endpoint, Fault, FaultCode, Text};
-use portreeve_tests::refusal::exit;
-use portreeve_tests::{Broker, Host, Peer, Refusal, census, isolated, sample};
+use portreeve_tests::startup_failure::exit;
+use portreeve_tests::{Broker, Host, Peer, StartupFailure, isolated, resources, sample};
 
 /// Asks a broker that permits some for others, and gives the refusals.
 #[track_caller]
 fn refused(host: &Host, permits: &str, endpoints: &[Endpoint]) -> Vec<Fault> {
     let broker = Broker::start(host, &sample::control(permits));
     let mut peer = broker.peer();
-    let before = broker.census();
+    let before = broker.descriptors();
     let refused = endpoints.iter().map(|endpoint| refusal(&mut peer, endpoint)).collect();
-    assert!(census::listening().is_empty(), "{:?}", census::listening());
+    assert!(resources::tcp_listeners().is_empty(), "{:?}", resources::tcp_listeners());
     assert_eq!(peer.status().listeners_held, 0);
-    broker.await_no_more_than(&before);
+    broker.await_no_leak(&before);
     refused
 }
 
 #[track_caller]
 fn refusal(peer: &mut Peer, endpoint: &Endpoint) -> Fault {
     let request = Listen { endpoint: endpoint.clone(), options: ListenOptions::default() };
-    let Err(fault) = peer.ask(&request) else { panic!("{endpoint} was given") };
+    let Err(fault) = peer.request(&request) else { panic!("{endpoint} was given") };
     assert!(matches!(fault.code, FaultCode::Denied | FaultCode::Invalid), "{endpoint}: {fault}");
     assert!(!fault.remedy.is_empty(), "{endpoint}: {fault}");
     fault
@@ -97,7 +97,7 @@ fn datagrams_where_streams_are_permitted_and_the_other_way_round() {
     isolated(|host| {
         let others = all(&["127.0.0.1:25/udp", "*:25/udp", "*:53", "127.0.0.1:53"]);
         refused(host, r#"( "*:25" "127.0.0.1:25/tcp" "*:53/udp" )"#, &others);
-        assert_eq!(census::sockets_on("udp", 25), 0);
+        assert_eq!(resources::sockets_on_port("udp", 25), 0);
     });
 }
 
@@ -163,7 +163,7 @@ fn a_directory_of_sockets_that_is_a_symbolic_link() {
     isolated(|host| {
         fs::create_dir_all(host.path("elsewhere")).unwrap();
         symlink("elsewhere", host.path("sockets")).unwrap();
-        let refusal = Refusal::of(host, &sample::control(r#"( "/run/host/sockets/*" )"#));
-        refusal.says(exit::CANNOT_CREATE, &["/run/host/sockets", "symbolic link"]);
+        let refusal = StartupFailure::of(host, &sample::control(r#"( "/run/host/sockets/*" )"#));
+        refusal.assert_reports(exit::CANNOT_CREATE, &["/run/host/sockets", "symbolic link"]);
     });
 }

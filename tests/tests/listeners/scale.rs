@@ -7,17 +7,17 @@ use std::time::Instant;
 use portreeve_protocol::List;
 use portreeve_protocol::message::{ListenMany, ListenerId, Operation as _, Outcome};
 use portreeve_tests::peer::listen;
-use portreeve_tests::{Broker, Peer, census, isolated, process, sample};
+use portreeve_tests::{Broker, Peer, isolated, process, resources, sample};
 
 #[test]
 fn ten_thousand_listeners_are_started_and_stopped_at_run_time() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:1-65535" )"#));
         let mut peer = broker.peer();
-        let before = broker.census();
+        let before = broker.descriptors();
         let figure = |when: &str| {
             let rss = process::status_field(broker.pid(), "VmRSS");
-            println!("{when}: broker holds {} descriptors, VmRSS {rss}", broker.census().0.len());
+            println!("{when}: broker holds {} descriptors, VmRSS {rss}", broker.descriptors().0.len());
         };
         figure("idle");
         let mut held = Vec::new();
@@ -25,14 +25,14 @@ fn ten_thousand_listeners_are_started_and_stopped_at_run_time() {
             held.extend(listen_many(&mut peer, first..first + 200));
         }
         assert_eq!(peer.status().listeners_held, 10_000);
-        assert_eq!(census::listening().len(), 10_000);
+        assert_eq!(resources::tcp_listeners().len(), 10_000);
         figure("10,000 listeners");
         for some in held.chunks(200) {
             peer.stop(some);
         }
         assert_eq!(peer.status().listeners_held, 0);
-        assert!(census::listening().is_empty());
-        broker.await_no_more_than(&before);
+        assert!(resources::tcp_listeners().is_empty());
+        broker.await_no_leak(&before);
         figure("released");
     });
 }
@@ -42,7 +42,7 @@ fn ten_thousand_endpoints_serve_once_and_are_gone() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:1-65535" )"#));
         let mut peer = broker.peer();
-        let before = broker.census();
+        let before = broker.descriptors();
         let started = Instant::now();
         for port in 10_000..20_000u16 {
             let (id, socket) = peer.listen(&format!("127.0.0.1:{port}")).unwrap();
@@ -54,8 +54,8 @@ fn ten_thousand_endpoints_serve_once_and_are_gone() {
         }
         println!("10,000 endpoints started, served once and stopped in {:?}", started.elapsed());
         assert_eq!(peer.status().listeners_held, 0);
-        assert!(census::listening().is_empty());
-        broker.await_no_more_than(&before);
+        assert!(resources::tcp_listeners().is_empty());
+        broker.await_no_leak(&before);
     });
 }
 
@@ -65,7 +65,7 @@ fn listen_many(peer: &mut Peer, ports: std::ops::Range<u16>) -> Vec<ListenerId> 
         all_or_nothing: true,
         listeners: List::truncated(ports.map(|port| listen(&format!("127.0.0.1:{port}")))),
     };
-    let (reply, _) = peer.ask(&many).unwrap_or_else(|fault| panic!("{}: {fault}", ListenMany::NAME));
+    let (reply, _) = peer.request(&many).unwrap_or_else(|fault| panic!("{}: {fault}", ListenMany::NAME));
     let id = |result: &Outcome<_>| match result {
         Outcome::Done(portreeve_protocol::message::Listening { id }) => *id,
         Outcome::Fault(fault) => panic!("{fault}"),

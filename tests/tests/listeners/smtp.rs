@@ -10,7 +10,7 @@ use std::process::Command;
 
 use portreeve_tests::chroot::{Chroot, WORKER};
 use portreeve_tests::namespaces::run;
-use portreeve_tests::{Broker, Host, census, eventually, isolated, process, sample};
+use portreeve_tests::{Broker, Host, eventually, isolated, process, resources, sample};
 
 const PYTHON: &str = r"
 import smtplib, sys
@@ -64,7 +64,7 @@ impl MailServer {
 
 fn await_ports(expected: &[u16]) {
     eventually("the listeners", || {
-        let ports: Vec<u16> = census::listening().iter().map(|address| address.port()).collect();
+        let ports: Vec<u16> = resources::tcp_listeners().iter().map(|address| address.port()).collect();
         (ports == expected).then_some(())
     });
 }
@@ -85,7 +85,7 @@ fn send_with_swaks(port: u16, subject: &str) {
 fn mail_on_port_25_is_taken_by_an_unprivileged_worker_in_a_chroot() {
     isolated(|host| {
         let server = MailServer::start(host);
-        let before = server.broker.census();
+        let before = server.broker.descriptors();
         send_with_python(25, "from Python");
         send_with_swaks(25, "from swaks");
         let messages = server.messages(2);
@@ -104,7 +104,7 @@ fn mail_on_port_25_is_taken_by_an_unprivileged_worker_in_a_chroot() {
         for file in fs::read_dir(server.maildir.join("new")).unwrap() {
             assert_eq!(file.unwrap().metadata().unwrap().uid(), WORKER);
         }
-        server.broker.await_no_more_than(&before);
+        server.broker.await_no_leak(&before);
     });
 }
 
@@ -112,9 +112,9 @@ fn mail_on_port_25_is_taken_by_an_unprivileged_worker_in_a_chroot() {
 fn the_worker_opens_and_closes_a_second_listener_at_run_time() {
     isolated(|host| {
         let server = MailServer::start(host);
-        let broker_before = server.broker.census();
+        let broker_before = server.broker.descriptors();
         let worker = server.broker.worker();
-        let worker_before = census::Descriptors::of(worker);
+        let worker_before = resources::Descriptors::of(worker);
         for round in 0..3 {
             server.command("start *:2525");
             await_ports(&[25, 2525]);
@@ -125,9 +125,9 @@ fn the_worker_opens_and_closes_a_second_listener_at_run_time() {
             let refused = TcpStream::connect("127.0.0.1:2525").unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
         }
-        server.broker.await_no_more_than(&broker_before);
+        server.broker.await_no_leak(&broker_before);
         eventually("the worker's descriptors", || {
-            census::Descriptors::of(worker).beyond(&worker_before).is_empty().then_some(())
+            resources::Descriptors::of(worker).not_in(&worker_before).is_empty().then_some(())
         });
     });
 }
@@ -150,9 +150,9 @@ fn a_terminated_broker_takes_its_worker_along_and_leaves_nothing() {
         let status = server.broker.terminate();
         assert!(status.success(), "{status}");
         eventually("the end of launcher and worker", || {
-            processes.iter().all(|pid| !process::runs(*pid)).then_some(())
+            processes.iter().all(|pid| !process::is_running(*pid)).then_some(())
         });
-        assert!(census::listening().is_empty());
+        assert!(resources::tcp_listeners().is_empty());
         assert!(!Path::new(portreeve_tests::broker::SOCKET).exists());
     });
 }
@@ -161,7 +161,7 @@ fn a_terminated_broker_takes_its_worker_along_and_leaves_nothing() {
 fn a_killed_worker_is_started_again_and_nobody_is_refused_meanwhile() {
     isolated(|host| {
         let server = MailServer::start(host);
-        let before = server.broker.census();
+        let before = server.broker.descriptors();
         for round in 0..5 {
             let worker = server.broker.worker();
             let pid = rustix::process::Pid::from_raw(worker.cast_signed()).unwrap();
@@ -171,6 +171,6 @@ fn a_killed_worker_is_started_again_and_nobody_is_refused_meanwhile() {
             server.messages(round + 1);
             eventually("another worker", || (server.broker.worker() != worker).then_some(()));
         }
-        server.broker.await_no_more_than(&before);
+        server.broker.await_no_leak(&before);
     });
 }

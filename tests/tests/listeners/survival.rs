@@ -5,32 +5,34 @@ use std::time::{Duration, Instant};
 
 use portreeve_protocol::channel::ReceiveError;
 use portreeve_tests::peer::listen;
-use portreeve_tests::puppet::Stage;
-use portreeve_tests::{Broker, Host, alone, census, eventually, isolated, process, sample};
+use portreeve_tests::scripted_worker::WorkerSetup;
+use portreeve_tests::{Broker, Host, eventually, exclusive, isolated, process, resources, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A worker of a test is killed more often than one that should give up.
-const RESTLESS: &str = "worker { stable_after = 0 }";
+const ALWAYS_STABLE: &str = "worker { stable_after = 0 }";
 
 fn kill(pid: u32) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
 }
 
-fn puppets(host: &Host) -> (Stage, Broker) {
-    let stage = Stage::new(host, "chroot");
-    let rest =
-        format!(r#"broker {{ retain = 1 permit "any" {{ listen = ( "127.0.0.1:1-65535" ) }} }}{RESTLESS}"#);
-    let broker = Broker::start(host, &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &rest));
-    (stage, broker)
+fn start_scripted_worker(host: &Host) -> (WorkerSetup, Broker) {
+    let setup = WorkerSetup::new(host, "chroot");
+    let rest = format!(
+        r#"broker {{ retain = 1 permit "any" {{ listen = ( "127.0.0.1:1-65535" ) }} }}{ALWAYS_STABLE}"#
+    );
+    let broker =
+        Broker::start(host, &sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest));
+    (setup, broker)
 }
 
 #[test]
 fn a_worker_killed_in_any_phase_of_a_request_leaves_no_listener() {
     isolated(|host| {
-        let (stage, broker) = puppets(host);
-        let (mut puppet, mut peer) = stage.enter();
+        let (setup, broker) = start_scripted_worker(host);
+        let (mut scripted, mut peer) = setup.accept();
         peer.hello();
-        let before = broker.census();
+        let before = broker.descriptors();
         let request = listen("127.0.0.1:25");
         for phase in ["before it is sent", "before it is received", "unread", "read", "among many"] {
             let worker = broker.worker();
@@ -39,12 +41,12 @@ fn a_worker_killed_in_any_phase_of_a_request_leaves_no_listener() {
                     broker.suspend();
                     peer.send(&request);
                     kill(worker);
-                    eventually("the worker's end", || (!process::runs(worker)).then_some(()));
+                    eventually("the worker's end", || (!process::is_running(worker)).then_some(()));
                     broker.signal(Signal::CONT);
                 }
                 "unread" => {
                     peer.send(&request);
-                    eventually("the listener", || (census::listening().len() == 1).then_some(()));
+                    eventually("the listener", || (resources::tcp_listeners().len() == 1).then_some(()));
                     kill(worker);
                 }
                 "read" => {
@@ -59,12 +61,12 @@ fn a_worker_killed_in_any_phase_of_a_request_leaves_no_listener() {
                 }
                 _ => kill(worker),
             }
-            drop((puppet, peer));
-            (puppet, peer) = stage.enter();
+            drop((scripted, peer));
+            (scripted, peer) = setup.accept();
             peer.hello();
-            eventually(phase, || census::listening().is_empty().then_some(()));
+            eventually(phase, || resources::tcp_listeners().is_empty().then_some(()));
             assert_eq!(peer.status().listeners_held, 0, "{phase}");
-            broker.await_no_more_than(&before);
+            broker.await_no_leak(&before);
         }
     });
 }
@@ -72,8 +74,8 @@ fn a_worker_killed_in_any_phase_of_a_request_leaves_no_listener() {
 #[test]
 fn a_request_whose_reply_was_lost_gives_the_same_listener_when_it_is_made_again() {
     isolated(|host| {
-        let (stage, broker) = puppets(host);
-        let (puppet, mut first) = stage.enter();
+        let (setup, broker) = start_scripted_worker(host);
+        let (scripted, mut first) = setup.accept();
         first.hello();
         first.send(&listen("127.0.0.1:25"));
         let id = {
@@ -82,8 +84,8 @@ fn a_request_whose_reply_was_lost_gives_the_same_listener_when_it_is_made_again(
             reply.unwrap().0.id
         };
         kill(broker.worker());
-        drop((puppet, first));
-        let (_puppet, mut second) = stage.enter();
+        drop((scripted, first));
+        let (_scripted, mut second) = setup.accept();
         second.hello();
         assert_eq!(second.listen("127.0.0.1:25").unwrap().0, id);
         assert_eq!(second.listen("127.0.0.1:25").unwrap().0, id);
@@ -94,39 +96,39 @@ fn a_request_whose_reply_was_lost_gives_the_same_listener_when_it_is_made_again(
 #[test]
 fn the_session_of_a_dead_worker_ends_though_somebody_keeps_its_channel() {
     isolated(|host| {
-        let (stage, broker) = puppets(host);
-        let (puppet, mut first) = stage.enter();
+        let (setup, broker) = start_scripted_worker(host);
+        let (scripted, mut first) = setup.accept();
         first.hello();
         let (id, kept) = first.listen("127.0.0.1:25").unwrap();
         kill(broker.worker());
         assert!(matches!(first.receive(), Err(ReceiveError::Closed)));
-        let (_puppet, mut second) = stage.enter();
+        let (_scripted, mut second) = setup.accept();
         second.hello();
         assert_eq!(second.listen("127.0.0.1:25").unwrap().0, id);
         assert_eq!(second.status().sessions.len(), 1);
-        drop((puppet, kept));
+        drop((scripted, kept));
     });
 }
 
 #[test]
 fn a_worker_that_lost_its_session_keeps_its_listeners_as_long_as_it_lives() {
     isolated(|host| {
-        let (stage, broker) = puppets(host);
-        let (puppet, mut first) = stage.enter();
+        let (setup, broker) = start_scripted_worker(host);
+        let (scripted, mut first) = setup.accept();
         first.hello();
         let (id, listener) = first.listen("127.0.0.1:25").unwrap();
         let worker = broker.worker();
         portreeve_protocol::channel::send_bytes(&first.channel, b"nonsense").unwrap();
-        assert!(first.is_cut_off());
+        assert!(first.is_disconnected());
         broker.log.wait_for(&["lives on"]);
         // Longer than listeners outlive a worker.
         std::thread::sleep(Duration::from_millis(1500));
-        assert!(process::runs(worker));
+        assert!(process::is_running(worker));
         let client = TcpStream::connect("127.0.0.1:25").unwrap();
         std::net::TcpListener::from(listener).accept().unwrap();
         kill(worker);
-        drop((puppet, client));
-        let (_puppet, mut second) = stage.enter();
+        drop((scripted, client));
+        let (_scripted, mut second) = setup.accept();
         second.hello();
         assert_eq!(second.listen("127.0.0.1:25").unwrap().0, id);
     });
@@ -135,16 +137,18 @@ fn a_worker_that_lost_its_session_keeps_its_listeners_as_long_as_it_lives() {
 #[test]
 fn a_worker_that_ends_before_its_hello_is_started_again_and_others_are_served() {
     isolated(|host| {
-        let stage = Stage::new(host, "chroot");
-        let rest = format!("{}{RESTLESS}", sample::socket(r#"( "127.0.0.1:25" )"#));
-        let command = r#"( /run/host/bin/puppet "descriptors" )"#;
-        let mut broker = Broker::start(host, &sample::worker(&stage.chroot, command, &rest));
+        let setup = WorkerSetup::new(host, "chroot");
+        let rest = format!("{}{ALWAYS_STABLE}", sample::socket(r#"( "127.0.0.1:25" )"#));
+        let command = r#"( /run/host/bin/scripted_worker "descriptors" )"#;
+        let mut broker = Broker::start(host, &sample::worker(&setup.chroot, command, &rest));
         let mut peer = broker.peer();
-        let before = broker.census();
+        let before = broker.descriptors();
         broker.log.wait_for(&["exited with code 0"]);
         broker.log.wait_for(&["the worker runs", "restarts=3"]);
         peer.ping();
-        eventually("no worker's descriptors", || broker.census().beyond(&before).is_empty().then_some(()));
+        eventually("no worker's descriptors", || {
+            broker.descriptors().not_in(&before).is_empty().then_some(())
+        });
         let status = broker.terminate();
         assert!(status.success(), "{status}");
     });
@@ -152,10 +156,10 @@ fn a_worker_that_ends_before_its_hello_is_started_again_and_others_are_served() 
 
 #[test]
 fn a_launcher_that_dies_while_no_worker_runs_ends_the_broker_at_once() {
-    alone(|host| {
-        let stage = Stage::new(host, "chroot");
-        let command = r#"( /run/host/bin/puppet "descriptors" )"#;
-        let mut broker = Broker::start(host, &sample::worker(&stage.chroot, command, ""));
+    exclusive(|host| {
+        let setup = WorkerSetup::new(host, "chroot");
+        let command = r#"( /run/host/bin/scripted_worker "descriptors" )"#;
+        let mut broker = Broker::start(host, &sample::worker(&setup.chroot, command, ""));
         // Each pause is twice the one before: the next one has 3.2 s.
         broker.log.wait_for(&["the worker runs", "restarts=5"]);
         eventually("the worker's end", || {
@@ -164,7 +168,7 @@ fn a_launcher_that_dies_while_no_worker_runs_ends_the_broker_at_once() {
         });
         kill(broker.launcher());
         let start = Instant::now();
-        let status = broker.ended();
+        let status = broker.wait_for_exit();
         println!("the broker ended after {:?}: {status}", start.elapsed());
         assert!(!status.success() && start.elapsed() < Duration::from_millis(1500), "{status}");
         broker.log.wait_for(&["launcher", "lost"]);

@@ -5,9 +5,9 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use portreeve_tests::crowd::{self, CROWD, Tally};
-use portreeve_tests::wait::PATIENCE;
-use portreeve_tests::{Broker, Host, census, eventually, isolated, process};
+use portreeve_tests::smtp_load::{self, BATCH, SmtpLoad};
+use portreeve_tests::wait::TIMEOUT;
+use portreeve_tests::{Broker, Host, eventually, isolated, process, resources};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn kill(pid: u32) {
@@ -15,7 +15,7 @@ fn kill(pid: u32) {
 }
 
 fn mail_server(host: &Host) -> Broker {
-    Broker::start(host, &crowd::mail_server(host))
+    Broker::start(host, &smtp_load::mail_server(host))
 }
 
 /// Waits for a worker that is not this one.
@@ -31,38 +31,38 @@ fn killing_the_worker_a_hundred_times_refuses_no_client() {
     isolated(|host| {
         let broker = mail_server(host);
         let launcher = broker.launcher();
-        eventually("the listener", || (census::listening().len() == 1).then_some(()));
-        let before = broker.census();
+        eventually("the listener", || (resources::tcp_listeners().len() == 1).then_some(()));
+        let before = broker.descriptors();
         let id = broker.peer().status().listeners[0].id;
-        let tally = Tally::default();
+        let load = SmtpLoad::default();
         let started = Instant::now();
         std::thread::scope(|scope| {
-            let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| tally.come())).collect();
+            let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| load.run_client())).collect();
             let mut worker = broker.worker();
             for _ in 0..kills {
-                let greeted = tally.greeted();
+                let greeted = load.greeted();
                 eventually("clients that are greeted", || {
                     let failed = clients.iter().any(std::thread::ScopedJoinHandle::is_finished);
-                    (failed || tally.greeted() > greeted + 100).then_some(())
+                    (failed || load.greeted() > greeted + 100).then_some(())
                 });
                 kill(worker);
                 worker = successor(launcher, worker);
             }
-            tally.enough();
+            load.stop();
         });
-        let (greeted, cut_off) = (tally.greeted(), tally.cut_off());
+        let (greeted, cut_off) = (load.greeted(), load.disconnected());
         let rate = greeted as f64 / started.elapsed().as_secs_f64();
         println!(
             "{kills} kills: {greeted} clients greeted ({rate:.0} a second), {cut_off} cut off, 0 refused"
         );
         // Only those that a worker had taken when it was killed.
-        assert!(cut_off <= kills * CLIENTS * CROWD, "{cut_off} clients were cut off");
+        assert!(cut_off <= kills * CLIENTS * BATCH, "{cut_off} clients were cut off");
         let listeners = eventually("the adoption", || {
             let listeners = broker.peer().status().listeners;
             (!listeners.iter().any(|listener| listener.retained)).then_some(listeners)
         });
         assert_eq!((listeners.len(), listeners[0].id), (1, id));
-        broker.await_no_more_than(&before);
+        broker.await_no_leak(&before);
     });
 }
 
@@ -70,9 +70,9 @@ fn killing_the_worker_a_hundred_times_refuses_no_client() {
 fn a_storm_of_signals_changes_no_outcome() {
     isolated(|host| {
         let broker = mail_server(host);
-        eventually("the listener", || (census::listening().len() == 1).then_some(()));
+        eventually("the listener", || (resources::tcp_listeners().len() == 1).then_some(()));
         let all = [broker.pid(), broker.launcher(), broker.worker()];
-        let before = broker.census();
+        let before = broker.descriptors();
         let over = AtomicBool::new(false);
         let sent = AtomicUsize::new(0);
         let storm = || {
@@ -98,7 +98,7 @@ fn a_storm_of_signals_changes_no_outcome() {
                 assert!(peer.listen("192.0.2.1:25").is_err());
                 assert!(peer.stop(&[id]).unknown.is_empty());
                 let mut client = TcpStream::connect("127.0.0.1:25").unwrap();
-                client.set_read_timeout(Some(PATIENCE)).unwrap();
+                client.set_read_timeout(Some(TIMEOUT)).unwrap();
                 let mut greeting = [0; 3];
                 client.read_exact(&mut greeting).unwrap();
                 assert_eq!(&greeting, b"220");
@@ -107,7 +107,7 @@ fn a_storm_of_signals_changes_no_outcome() {
         });
         println!("{} signals", sent.load(Ordering::Relaxed));
         assert_eq!([broker.pid(), broker.launcher(), broker.worker()], all);
-        assert_eq!(census::listening().len(), 1);
-        broker.await_no_more_than(&before);
+        assert_eq!(resources::tcp_listeners().len(), 1);
+        broker.await_no_leak(&before);
     });
 }

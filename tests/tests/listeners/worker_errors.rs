@@ -4,14 +4,14 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use portreeve_tests::chroot::Chroot;
-use portreeve_tests::refusal::exit;
-use portreeve_tests::{Host, Refusal, binaries, isolated, sample};
+use portreeve_tests::startup_failure::exit;
+use portreeve_tests::{Host, StartupFailure, binaries, isolated, sample};
 
 /// A broker refuses to start this worker in an all but empty chroot.
-fn worker(host: &Host, command: &str) -> Refusal {
+fn worker(host: &Host, command: &str) -> StartupFailure {
     let security = "security {\nuser = nobody\ngroup = nogroup\nchroot = /run/host/chroot\n}\n";
     let socket = sample::socket(r#"( "*:2525" )"#);
-    Refusal::of(host, &format!("{security}{socket}worker {{ command = ( {command} ) }}\n"))
+    StartupFailure::of(host, &format!("{security}{socket}worker {{ command = ( {command} ) }}\n"))
 }
 
 #[test]
@@ -19,7 +19,7 @@ fn a_worker_that_is_not_there() {
     isolated(|host| {
         Chroot::new(host, "chroot");
         worker(host, "/usr/lib/no-such-worker")
-            .says(exit::OS_FILE, &["/usr/lib/no-such-worker", "portreeve.conf"]);
+            .assert_reports(exit::OS_FILE, &["/usr/lib/no-such-worker", "portreeve.conf"]);
     });
 }
 
@@ -28,10 +28,10 @@ fn a_worker_that_is_not_executable() {
     isolated(|host| {
         Chroot::new(host, "chroot");
         let program = host.path("worker");
-        std::fs::copy(host.binary(binaries::PUPPET), &program).unwrap();
+        std::fs::copy(host.binary(binaries::SCRIPTED_WORKER), &program).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o644)).unwrap();
         let words = [program.to_str().unwrap(), "portreeve.conf", "execut"];
-        worker(host, program.to_str().unwrap()).says(exit::OS_FILE, &words);
+        worker(host, program.to_str().unwrap()).assert_reports(exit::OS_FILE, &words);
     });
 }
 
@@ -40,7 +40,7 @@ fn a_worker_whose_interpreter_is_not_in_its_chroot() {
     isolated(|host| {
         Chroot::new(host, "chroot");
         let words = ["/usr/bin/env", "interpreter", "ld-", "portreeve.conf"];
-        worker(host, "/usr/bin/env").says(exit::OS_FILE, &words);
+        worker(host, "/usr/bin/env").assert_reports(exit::OS_FILE, &words);
     });
 }
 
@@ -59,7 +59,7 @@ fn a_worker_whose_library_is_not_in_its_chroot() {
             }
         }
         let refusal = worker(host, "/usr/bin/env");
-        refusal.says(exit::OS_FILE, &["/usr/bin/env", "library", "libc.so.6", "portreeve.conf"]);
+        refusal.assert_reports(exit::OS_FILE, &["/usr/bin/env", "library", "libc.so.6", "portreeve.conf"]);
     });
 }
 
@@ -70,6 +70,6 @@ fn a_script_as_the_worker() {
         let script = host.file("script", "#!/bin/sh\n");
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
         worker(host, script.to_str().unwrap())
-            .says(exit::OS_FILE, &["script", "interpreter", "portreeve.conf"]);
+            .assert_reports(exit::OS_FILE, &["script", "interpreter", "portreeve.conf"]);
     });
 }

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 
 use portreeve_tests::chroot::{Chroot, WORKER};
 use portreeve_tests::sample::{FIRST_SECURITY, SECOND_SECURITY};
-use portreeve_tests::{Host, Refusal, binaries, broker, isolated, sample};
+use portreeve_tests::{Host, StartupFailure, binaries, broker, isolated, sample};
 use rustix::mount::mount_bind;
 use serde_json::Value;
 
@@ -89,7 +89,7 @@ fn an_ordinary_user_is_told_what_only_root_can_judge_and_the_rest_is_judged() {
         let hidden = chroot.path.join("hidden");
         fs::create_dir(&hidden).unwrap();
         fs::set_permissions(&hidden, Permissions::from_mode(0o700)).unwrap();
-        fs::copy(host.binary(binaries::PUPPET), host.path("secret")).unwrap();
+        fs::copy(host.binary(binaries::SCRIPTED_WORKER), host.path("secret")).unwrap();
         fs::set_permissions(host.path("secret"), Permissions::from_mode(0o700)).unwrap();
         let text = in_chroot("privileges = net_privaddr") + "worker { command = ( /run/host/secret ) }";
         let config = broker::config(host, &text);
@@ -145,7 +145,7 @@ fn the_start_refuses_what_the_check_refuses_in_the_same_words() {
             let first = found.iter().find(|line| line.starts_with("error: ")).unwrap();
             assert_eq!(output.status.code(), Some(78), "{found:?}");
             let (message, help) = first.trim_start_matches("error: ").rsplit_once("; ").unwrap();
-            Refusal::of(host, &text).says(code, &[message, help]);
+            StartupFailure::of(host, &text).assert_reports(code, &[message, help]);
         }
         assert!(check(host, &[], &broker::config(host, &in_chroot(""))).status.success());
     });
@@ -172,7 +172,7 @@ fn blocks<'t>(text: &'t str, begins: &str, ends: &str) -> Vec<&'t str> {
 fn every_configuration_that_is_shown_is_good_where_its_paths_are() {
     isolated(|host| {
         let chroot = Chroot::new(host, "chroot");
-        let program = host.binary(binaries::PUPPET).display().to_string();
+        let program = host.binary(binaries::SCRIPTED_WORKER).display().to_string();
         for (account, id) in ["ecuser", "mail-server"].into_iter().zip(4321..) {
             host.add_user(account, id);
         }

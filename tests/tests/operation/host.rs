@@ -7,8 +7,8 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
 use portreeve_protocol::channel;
-use portreeve_tests::process::Tree;
-use portreeve_tests::{alone, binaries, census, eventually, exhaustion, isolated, process};
+use portreeve_tests::process::ProcessTree;
+use portreeve_tests::{binaries, eventually, exclusive, in_flight_limit, isolated, process, resources};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[test]
@@ -16,9 +16,9 @@ fn a_host_has_loopback_and_ports_of_its_own() {
     isolated(|_host| {
         let listener = TcpListener::bind("127.0.0.1:25").unwrap();
         TcpStream::connect("127.0.0.1:25").unwrap();
-        assert_eq!(census::listening(), [listener.local_addr().unwrap()]);
+        assert_eq!(resources::tcp_listeners(), [listener.local_addr().unwrap()]);
         drop(listener);
-        assert_eq!(census::listening(), []);
+        assert_eq!(resources::tcp_listeners(), []);
         TcpListener::bind("[::1]:25").unwrap();
     });
 }
@@ -28,7 +28,7 @@ fn a_host_has_processes_and_temporary_files_of_its_own() {
     isolated(|_host| {
         assert_eq!(std::process::id(), 2);
         assert_eq!(fs::read_dir("/tmp").unwrap().count(), 0);
-        assert!(process::others().is_empty());
+        assert!(process::other_processes().is_empty());
     });
 }
 
@@ -45,7 +45,7 @@ fn a_host_has_users_of_its_own() {
 fn a_host_has_the_binaries_where_every_user_can_run_them() {
     isolated(|host| {
         let nobody = rustix::process::Uid::from_raw(65534);
-        let name = host.binary(binaries::PUPPET);
+        let name = host.binary(binaries::SCRIPTED_WORKER);
         let run = std::thread::spawn(move || {
             rustix::thread::set_thread_uid(nobody).unwrap();
             rustix::fs::access(&name, rustix::fs::Access::EXEC_OK)
@@ -56,15 +56,15 @@ fn a_host_has_the_binaries_where_every_user_can_run_them() {
 
 #[test]
 fn a_failure_on_a_host_with_too_many_descriptors_in_flight_names_the_cause() {
-    alone(|_host| {
-        assert_eq!(exhaustion::told_by("another failure"), None);
+    exclusive(|_host| {
+        assert_eq!(in_flight_limit::diagnose("another failure"), None);
         let (sender, receiver) = UnixDatagram::pair().unwrap();
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: Some(200), ..limit }).unwrap();
         channel::send(&sender, b"?", &[sender.as_fd(); 253]).unwrap();
-        assert!(exhaustion::told_by("another failure").unwrap().contains("ETOOMANYREFS"));
+        assert!(in_flight_limit::diagnose("another failure").unwrap().contains("ETOOMANYREFS"));
         drop(receiver);
-        eventually("the end of what was in flight", || (!exhaustion::too_many_in_flight()).then_some(()));
+        eventually("the end of what was in flight", || (!in_flight_limit::is_reached()).then_some(()));
     });
 }
 
@@ -72,7 +72,7 @@ fn a_failure_on_a_host_with_too_many_descriptors_in_flight_names_the_cause() {
 fn the_holder_of_a_listening_socket_is_named() {
     isolated(|_host| {
         let _listener = TcpListener::bind("127.0.0.1:25").unwrap();
-        let holders = census::holders();
+        let holders = resources::tcp_listener_holders();
         assert!(
             holders.contains("127.0.0.1:25 is held by ") && holders.contains("(pid 2, parent 1)"),
             "{holders}"
@@ -84,17 +84,17 @@ fn the_holder_of_a_listening_socket_is_named() {
 fn the_processes_of_a_service_are_ended_though_its_first_one_was_killed() {
     isolated(|_host| {
         let mut shell = Command::new("sh").args(["-c", "sh -c 'sleep 1000 & wait' & wait"]).spawn().unwrap();
-        let tree = Tree::of(shell.id());
+        let tree = ProcessTree::of(shell.id());
         let all = eventually("a grandchild", || {
             let all = process::descendants(shell.id());
             (all.len() == 2).then_some(all)
         });
-        tree.note();
+        tree.record();
         shell.kill().unwrap();
         shell.wait().unwrap();
-        assert!(all.iter().all(|pid| process::runs(*pid)));
-        tree.end_descendants();
-        eventually("the end of both", || all.iter().all(|pid| !process::runs(*pid)).then_some(()));
+        assert!(all.iter().all(|pid| process::is_running(*pid)));
+        tree.kill_descendants();
+        eventually("the end of both", || all.iter().all(|pid| !process::is_running(*pid)).then_some(()));
     });
 }
 

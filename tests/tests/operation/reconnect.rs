@@ -9,9 +9,9 @@ use std::time::Duration;
 use portreeve_protocol::FaultCode;
 use portreeve_protocol::address::ListAddresses;
 use portreeve_tests::broker::SOCKET;
-use portreeve_tests::crowd::Tally;
-use portreeve_tests::puppet::Stage;
-use portreeve_tests::wait::PATIENCE;
+use portreeve_tests::scripted_worker::WorkerSetup;
+use portreeve_tests::smtp_load::SmtpLoad;
+use portreeve_tests::wait::TIMEOUT;
 use portreeve_tests::{Broker, eventually, isolated, lan, sample};
 use portreeve_worker::{AddressOptions, Channel, Client, Error, ListenOptions};
 use rustix::process::Signal;
@@ -24,7 +24,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 }
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} took too long"))
+    tokio::time::timeout(TIMEOUT, future).await.unwrap_or_else(|_| panic!("{what} took too long"))
 }
 
 async fn lasting() -> Client {
@@ -82,22 +82,22 @@ fn a_program_serves_on_and_reconnects_while_brokers_are_killed_and_taken_over() 
         let mut broker = Broker::start(host, &text);
         let (tell, told) = channel();
         let (losses, lost) = channel();
-        let tally = Tally::default();
+        let load = SmtpLoad::default();
         std::thread::scope(|scope| {
             let server = scope.spawn(move || serve(told, losses));
             await_greeting();
-            let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| tally.come())).collect();
+            let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| load.run_client())).collect();
             let more = |what: &str| {
-                let greeted = tally.greeted();
+                let greeted = load.greeted();
                 eventually(what, || {
                     let failed = clients.iter().any(std::thread::ScopedJoinHandle::is_finished);
-                    (failed || tally.greeted() > greeted + 100).then_some(())
+                    (failed || load.greeted() > greeted + 100).then_some(())
                 });
             };
             for _ in 0..3 {
                 more("clients of a broker");
                 broker.signal(Signal::KILL);
-                broker.ended();
+                broker.wait_for_exit();
                 more("clients of none");
                 broker = Broker::start(host, &text);
                 await_session(&broker);
@@ -105,14 +105,14 @@ fn a_program_serves_on_and_reconnects_while_brokers_are_killed_and_taken_over() 
                 // Its own socket has the port, so nobody else can; it is not lost.
                 assert!(broker.peer().status().listeners.is_empty());
             }
-            tally.enough();
+            load.stop();
             clients.into_iter().for_each(|client| client.join().unwrap());
             tell.send(()).unwrap();
             server.join().unwrap();
         });
-        assert_eq!((tally.cut_off(), lost.try_iter().count()), (0, 0));
+        assert_eq!((load.disconnected(), lost.try_iter().count()), (0, 0));
         assert!(TcpStream::connect("127.0.0.1:25").is_err());
-        println!("{} clients, none refused", tally.greeted());
+        println!("{} clients, none refused", load.greeted());
     });
 }
 
@@ -123,31 +123,31 @@ fn a_program_adopts_its_listeners_after_every_takeover_and_refuses_no_client() {
         let mut broker = Broker::start(host, &text);
         let (tell, told) = channel();
         let (losses, lost) = channel();
-        let tally = Tally::default();
+        let load = SmtpLoad::default();
         std::thread::scope(|scope| {
             let server = scope.spawn(move || serve(told, losses));
             let id = eventually("the listener", || Some(broker.peer().status().listeners.first()?.id));
-            let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| tally.come())).collect();
+            let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| load.run_client())).collect();
             for _ in 0..3 {
-                let next = broker.succeeded_by(host, &text);
-                assert!(broker.ended().success());
+                let next = broker.start_successor(host, &text);
+                assert!(broker.wait_for_exit().success());
                 broker = next;
                 eventually("the adoption", || {
                     let rows = broker.peer().status().listeners;
                     (rows.len() == 1 && rows[0].id == id && !rows[0].retained).then_some(())
                 });
             }
-            let greeted = tally.greeted();
+            let greeted = load.greeted();
             eventually("clients that are greeted", || {
                 let failed = clients.iter().any(std::thread::ScopedJoinHandle::is_finished);
-                (failed || tally.greeted() > greeted + 100).then_some(())
+                (failed || load.greeted() > greeted + 100).then_some(())
             });
-            tally.enough();
+            load.stop();
             clients.into_iter().for_each(|client| client.join().unwrap());
             tell.send(()).unwrap();
             server.join().unwrap();
         });
-        assert_eq!((tally.cut_off(), lost.try_iter().count()), (0, 0));
+        assert_eq!((load.disconnected(), lost.try_iter().count()), (0, 0));
         assert!(broker.peer().status().listeners.is_empty());
         assert!(TcpStream::connect("127.0.0.1:25").is_err());
     });
@@ -165,12 +165,12 @@ fn a_listener_that_its_broker_took_out_of_service_is_told_as_lost_and_can_be_had
             await_greeting();
             assert!(broker.terminate().success());
             let next = Broker::start(host, &text);
-            let why = lost.recv_timeout(PATIENCE).unwrap();
+            let why = lost.recv_timeout(TIMEOUT).unwrap();
             assert!(matches!(&why, Error::Fault(fault) if fault.code == FaultCode::NotFound), "{why}");
             await_greeting();
             tell.send(()).unwrap();
             server.join().unwrap();
-            assert!(next.runs());
+            assert!(next.is_running());
         });
     });
 }
@@ -178,7 +178,7 @@ fn a_listener_that_its_broker_took_out_of_service_is_told_as_lost_and_can_be_had
 #[test]
 fn a_lease_outlives_a_takeover_and_a_killed_broker_and_says_why_where_it_cannot() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let text = sample::addresses("");
         let mut broker = Broker::start(host, &text);
         let address: IpAddr = "10.1.1.7".parse().unwrap();
@@ -203,24 +203,24 @@ fn a_lease_outlives_a_takeover_and_a_killed_broker_and_says_why_where_it_cannot(
                     why
                 })
             });
-            held.recv_timeout(PATIENCE).unwrap();
-            let next = broker.succeeded_by(host, &text);
-            assert!(broker.ended().success());
+            held.recv_timeout(TIMEOUT).unwrap();
+            let next = broker.start_successor(host, &text);
+            assert!(broker.wait_for_exit().success());
             broker = next;
             await_session(&broker);
-            assert!(lan::shown("10.1.1.7").is_some());
+            assert!(lan::show_address("10.1.1.7").is_some());
             // Of the next one's own accord nothing is left of a broker that was killed.
             broker.signal(Signal::KILL);
-            broker.ended();
+            broker.wait_for_exit();
             broker = Broker::start(host, &text);
             eventually("the address again", || {
-                let rows = broker.peer().ask(&ListAddresses { after: None }).unwrap().0.addresses;
+                let rows = broker.peer().request(&ListAddresses { after: None }).unwrap().0.addresses;
                 rows.iter().any(|row| row.lease.address == address && row.lease.epoch == 5).then_some(())
             });
-            assert!(lan::shown("10.1.1.7").is_some());
+            assert!(lan::show_address("10.1.1.7").is_some());
             assert!(!holder.is_finished());
             broker.signal(Signal::KILL);
-            broker.ended();
+            broker.wait_for_exit();
             // Where the address is nobody's to ask for.
             broker = Broker::start(host, &text.replace("\"10.0.0.0/8\"", "\"10.77.0.0/16\""));
             eventually("the loss", || holder.is_finished().then_some(()));
@@ -228,18 +228,18 @@ fn a_lease_outlives_a_takeover_and_a_killed_broker_and_says_why_where_it_cannot(
             holder.join().unwrap()
         });
         assert!(matches!(&why, Some(Error::Fault(fault)) if fault.code == FaultCode::Denied), "{why:?}");
-        assert!(broker.runs());
+        assert!(broker.is_running());
     });
 }
 
 #[test]
 fn a_worker_whose_broker_is_gone_goes_on_through_the_control_socket_where_it_was_told_to() {
     isolated(|host| {
-        let stage = Stage::new(host, "chroot");
+        let setup = WorkerSetup::new(host, "chroot");
         let control = sample::socket(r#"( "127.0.0.1:1-65535" )"#);
-        let text = sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &control);
+        let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &control);
         let mut broker = Broker::start(host, &text);
-        let (_puppet, peer) = stage.enter();
+        let (_scripted, peer) = setup.accept();
         let inherited = Channel::from(peer.channel.try_clone().unwrap());
         drop(peer);
         run(async {
@@ -248,7 +248,7 @@ fn a_worker_whose_broker_is_gone_goes_on_through_the_control_socket_where_it_was
             let listener = client.listen(&"127.0.0.1:25".parse().unwrap(), &ListenOptions::default()).await;
             let listener = listener.unwrap();
             broker.signal(Signal::KILL);
-            broker.ended();
+            broker.wait_for_exit();
             let next = Broker::start(host, &text);
             soon("the next broker", client.ping()).await.unwrap();
             assert_eq!(client.welcome().unwrap().peer.as_str(), "user 0");

@@ -5,16 +5,16 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use portreeve_protocol::FaultCode;
 use portreeve_protocol::reload::{Reload, Reloaded};
-use portreeve_tests::reloaded::rows;
+use portreeve_tests::reload::rows;
 use portreeve_tests::{Broker, Peer, broker, eventually, isolated, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn reload(peer: &mut Peer) -> Result<Reloaded, portreeve_protocol::Fault> {
-    peer.ask(&Reload { last: false }).map(|(reloaded, _)| reloaded)
+    peer.request(&Reload { last: false }).map(|(reloaded, _)| reloaded)
 }
 
 fn last(peer: &mut Peer) -> Reloaded {
-    peer.ask(&Reload { last: true }).unwrap().0
+    peer.request(&Reload { last: true }).unwrap().0
 }
 
 #[test]
@@ -159,10 +159,10 @@ fn a_peer_is_known_by_the_accounts_of_the_host_as_they_are_now() {
 #[test]
 fn a_storm_of_signals_leaves_the_last_configuration_in_force_and_nobody_waiting() {
     isolated(|host| {
-        let broker = Broker::start_quietly(host, &sample::control(r#"( "127.0.0.1:2525" )"#));
+        let broker = Broker::start_with_log_file(host, &sample::control(r#"( "127.0.0.1:2525" )"#));
         let mut peer = broker.peer();
         reload(&mut peer).unwrap();
-        let before = broker.census();
+        let before = broker.descriptors();
         for number in 0..500 {
             if number % 100 == 0 {
                 let listen = format!(r#"( "127.0.0.1:2525" "127.0.0.{}:2525" )"#, 2 + number / 100);
@@ -176,7 +176,7 @@ fn a_storm_of_signals_leaves_the_last_configuration_in_force_and_nobody_waiting(
         peer.listen("127.0.0.6:2525").unwrap();
         assert_eq!(peer.listen("127.0.0.2:2525").unwrap_err().code, FaultCode::Denied);
         drop(peer);
-        broker.await_no_more_than(&before);
+        broker.await_no_leak(&before);
     });
 }
 

@@ -8,9 +8,9 @@ use portreeve_protocol::reload::Reload;
 use portreeve_protocol::{EventCode, FaultCode, Text};
 use portreeve_tests::broker::config;
 use portreeve_tests::peer::one_address;
-use portreeve_tests::puppet::Stage;
-use portreeve_tests::reloaded::{reload, rows};
-use portreeve_tests::{Broker, Host, census, eventually, isolated, lan, sample};
+use portreeve_tests::reload::{reload, rows};
+use portreeve_tests::scripted_worker::WorkerSetup;
+use portreeve_tests::{Broker, Host, eventually, isolated, lan, resources, sample};
 
 fn at(endpoint: &str) -> SocketAddr {
     endpoint.parse().unwrap()
@@ -24,10 +24,10 @@ fn narrow(more: &str) -> String {
 #[test]
 fn a_reload_that_narrows_removes_the_addresses_outside_it_and_names_them() {
     isolated(|host| {
-        lan::join(&[]);
+        lan::create(&[]);
         let broker = Broker::start(host, &sample::addresses(""));
         let (mut peer, mut holder) = (broker.peer(), broker.peer());
-        holder.follow(false);
+        holder.subscribe(false);
         for address in ["10.1.1.7", "10.1.1.8", "2001:db8::7"] {
             peer.add_address(address, |add| add.lease = Some(600)).unwrap();
         }
@@ -35,9 +35,9 @@ fn a_reload_that_narrows_removes_the_addresses_outside_it_and_names_them() {
         let reloaded = reload(host, &broker, &narrow(""));
         assert_eq!(rows(&reloaded, "closed"), ["address 10.1.1.7", "address 2001:db8::7"], "{reloaded:?}");
         broker.log.wait_for(&["10.1.1.7", "removing it"]);
-        assert!(lan::shown("10.1.1.7").is_none() && lan::shown("2001:db8::7").is_none());
-        assert!(lan::shown("10.1.1.8").is_some());
-        assert!(census::listening().is_empty(), "{:?}", census::listening());
+        assert!(lan::show_address("10.1.1.7").is_none() && lan::show_address("2001:db8::7").is_none());
+        assert!(lan::show_address("10.1.1.8").is_some());
+        assert!(resources::tcp_listeners().is_empty(), "{:?}", resources::tcp_listeners());
         assert_eq!(holder.await_event(EventCode::AddressRemoved).address, Some("10.1.1.7".parse().unwrap()));
         peer.renew_address("10.1.1.8").unwrap();
         assert_eq!(peer.add_address("10.1.1.7", |_| {}).unwrap_err().code, FaultCode::Denied);
@@ -49,7 +49,7 @@ fn a_reload_that_narrows_removes_the_addresses_outside_it_and_names_them() {
 #[test]
 fn a_reload_that_narrows_keeps_the_addresses_outside_it_where_the_configuration_says_so() {
     isolated(|host| {
-        lan::join(&[]);
+        lan::create(&[]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         peer.add_address("10.1.1.7", |add| add.lease = Some(3)).unwrap();
@@ -57,14 +57,14 @@ fn a_reload_that_narrows_keeps_the_addresses_outside_it_where_the_configuration_
         assert_eq!(rows(&reloaded, "kept"), ["address 10.1.1.7"], "{reloaded:?}");
         // It is not renewed any more, so it stays for its lease and no longer.
         assert_eq!(peer.renew_address("10.1.1.7").unwrap_err().code, FaultCode::Denied);
-        eventually("the end of the lease", || lan::shown("10.1.1.7").is_none().then_some(()));
+        eventually("the end of the lease", || lan::show_address("10.1.1.7").is_none().then_some(()));
     });
 }
 
 #[test]
 fn an_addition_that_a_reload_overtakes_is_audited_with_the_rule_that_allowed_it() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let text = sample::addresses("");
         let broker = Broker::start(host, &text);
         let (mut adder, mut reloader) = (broker.peer(), broker.peer());
@@ -72,7 +72,7 @@ fn an_addition_that_a_reload_overtakes_is_audited_with_the_rule_that_allowed_it(
         adder.send(&AddAddress { addresses, lease: None, epoch: 0, probes: 3, announce: false });
         // The same rules, a hundred lines further down.
         config(host, &format!("{}{text}", "\n".repeat(100)));
-        reloader.ask(&Reload { last: false }).unwrap();
+        reloader.request(&Reload { last: false }).unwrap();
         adder.receive().unwrap().reply::<AddAddress>().unwrap();
         broker.log.wait_for(&["done", "add-address", "rules="]);
         let lines = broker.log.lines();
@@ -93,67 +93,67 @@ const FOLLOWER: &str = r#"ESMTP_Listener { Listen "10.1.1.8:25" { duravip_follow
 #[test]
 fn what_follows_an_address_stays_with_it_through_a_reload_and_a_new_follower_is_told_of() {
     isolated(|host| {
-        lan::join(&[]);
+        lan::create(&[]);
         let broker = Broker::start(host, &sample::addresses(LEADER));
         let mut peer = broker.peer();
         peer.add_address("10.1.1.7", |add| add.lease = Some(600)).unwrap();
         let both = format!("{LEADER}{FOLLOWER}");
         let reloaded = reload(host, &broker, &sample::addresses(&both));
         assert!(rows(&reloaded, "applied").contains(&"address 10.1.1.8"), "{reloaded:?}");
-        assert!(lan::shown("10.1.1.8").is_none());
+        assert!(lan::show_address("10.1.1.8").is_none());
         peer.renew_address("10.1.1.7").unwrap();
         peer.remove_address("10.1.1.7").unwrap();
         let add = AddAddress { addresses: one_address("10.1.1.7"), lease: Some(600), ..Default::default() };
-        assert_eq!(peer.ask(&add).unwrap().0.results.len(), 2);
+        assert_eq!(peer.request(&add).unwrap().0.results.len(), 2);
         let reloaded = reload(host, &broker, &sample::addresses(&both));
         assert_eq!(rows(&reloaded, "closed"), [""; 0], "{reloaded:?}");
-        assert!(lan::shown("10.1.1.7").is_some() && lan::shown("10.1.1.8").is_some());
+        assert!(lan::show_address("10.1.1.7").is_some() && lan::show_address("10.1.1.8").is_some());
         // Both go where neither is permitted.
         let reloaded = reload(host, &broker, &narrow(""));
         assert_eq!(rows(&reloaded, "closed"), ["address 10.1.1.7"], "{reloaded:?}");
-        assert!(lan::shown("10.1.1.7").is_none());
+        assert!(lan::show_address("10.1.1.7").is_none());
     });
 }
 
-fn with_worker(stage: &Stage, more: &str) -> String {
-    sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &sample::addresses(more))
+fn with_worker(setup: &WorkerSetup, more: &str) -> String {
+    sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &sample::addresses(more))
 }
 
-fn started(host: &Host, more: &str) -> (Stage, Broker) {
-    lan::join(&[]);
-    let stage = Stage::new(host, "chroot");
-    let broker = Broker::start(host, &with_worker(&stage, more));
-    (stage, broker)
+fn started(host: &Host, more: &str) -> (WorkerSetup, Broker) {
+    lan::create(&[]);
+    let setup = WorkerSetup::new(host, "chroot");
+    let broker = Broker::start(host, &with_worker(&setup, more));
+    (setup, broker)
 }
 
 #[test]
 fn an_address_that_is_held_and_becomes_duravip_has_its_listener_started() {
     isolated(|host| {
-        let (stage, broker) = started(host, "");
-        let (_puppet, mut worker) = stage.enter();
+        let (setup, broker) = started(host, "");
+        let (_scripted, mut worker) = setup.accept();
         worker.hello();
         broker.peer().add_address("10.1.1.7", |add| add.lease = Some(600)).unwrap();
         let listeners = r#"ESMTP_Listener {
             Listen "10.1.1.7:25" { enable_duravip = true } Listen "10.1.1.9:25" { enable_duravip = true } }"#;
-        let reloaded = reload(host, &broker, &with_worker(&stage, listeners));
+        let reloaded = reload(host, &broker, &with_worker(&setup, listeners));
         assert_eq!(rows(&reloaded, "opened"), ["listener 10.1.1.7:25"], "{reloaded:?}");
-        assert_eq!(census::listening(), [at("10.1.1.7:25")]);
+        assert_eq!(resources::tcp_listeners(), [at("10.1.1.7:25")]);
         let client = TcpStream::connect("10.1.1.7:25").unwrap();
         let (_, socket) = worker.listen("10.1.1.7:25").unwrap();
         let (_served, from) = TcpListener::from(socket).accept().unwrap();
         assert_eq!(from, client.local_addr().unwrap());
         broker.peer().remove_address("10.1.1.7").unwrap();
-        assert!(census::listening().is_empty(), "it goes with its address");
+        assert!(resources::tcp_listeners().is_empty(), "it goes with its address");
     });
 }
 
 #[test]
 fn a_listener_becomes_one_that_goes_with_its_address_and_a_static_one_again() {
     isolated(|host| {
-        let (stage, broker) = started(host, "");
+        let (setup, broker) = started(host, "");
         let mut cluster = broker.peer();
         cluster.add_address("10.1.1.7", |add| add.lease = Some(600)).unwrap();
-        let stays = with_worker(&stage, r#"ESMTP_Listener { Listen "10.1.1.7:25" {} }"#);
+        let stays = with_worker(&setup, r#"ESMTP_Listener { Listen "10.1.1.7:25" {} }"#);
         let moves = stays.replace("25\" {}", "25\" { enable_duravip = true }");
         let reloaded = reload(host, &broker, &stays);
         assert_eq!(rows(&reloaded, "opened"), ["listener 10.1.1.7:25"], "{reloaded:?}");
@@ -166,7 +166,7 @@ fn a_listener_becomes_one_that_goes_with_its_address_and_a_static_one_again() {
         // One that another program is in the way of keeps the configuration out.
         let _other = TcpListener::bind("10.1.1.7:26").unwrap();
         config(host, &moves.replace("10.1.1.7:25", "10.1.1.7:26"));
-        let fault = broker.peer().ask(&Reload { last: false }).unwrap_err();
+        let fault = broker.peer().request(&Reload { last: false }).unwrap_err();
         assert!(fault.code == FaultCode::InUse && fault.message.contains("10.1.1.7:26"), "{fault}");
         cluster.renew_address("10.1.1.7").unwrap();
     });
@@ -183,11 +183,11 @@ fn a_limit_that_is_permitted_first_by_a_reload_needs_a_restart_and_harms_nobody(
         assert_eq!(rows(&reloaded, "needs-restart"), ["limits of peers"], "{reloaded:?}");
         let mut peer = broker.peer();
         let nofile = |soft| SetLimit { resource: Text::new("nofile").unwrap(), soft, hard: None };
-        let fault = peer.ask(&nofile(Some(1000))).unwrap_err();
+        let fault = peer.request(&nofile(Some(1000))).unwrap_err();
         assert_eq!(fault.code, FaultCode::NotRetained, "{fault}");
         assert!(fault.remedy.contains("restart"), "{fault}");
         // Above what is permitted it is denied as ever, and the broker lives.
-        assert_eq!(peer.ask(&nofile(Some(3000))).unwrap_err().code, FaultCode::Denied);
+        assert_eq!(peer.request(&nofile(Some(3000))).unwrap_err().code, FaultCode::Denied);
         peer.listen("127.0.0.1:2525").unwrap();
     });
 }

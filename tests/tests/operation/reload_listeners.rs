@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use portreeve_protocol::FaultCode;
 use portreeve_protocol::reload::Reload;
-use portreeve_tests::kernel::landlock_version;
-use portreeve_tests::puppet::{Puppet, Stage};
-use portreeve_tests::reloaded::{reload, rows};
-use portreeve_tests::wait::PATIENCE;
+use portreeve_tests::kernel::landlock_abi;
+use portreeve_tests::reload::{reload, rows};
+use portreeve_tests::scripted_worker::{ScriptedWorker, WorkerSetup};
+use portreeve_tests::wait::TIMEOUT;
 use portreeve_tests::{Broker, Host, Peer, broker, eventually, isolated, sample};
 
 fn is_free(endpoint: &str) -> bool {
@@ -29,7 +29,7 @@ fn a_reload_that_narrows_names_the_listeners_outside_it_closes_them_and_frees_th
         let mut peer = broker.peer();
         let (_, inside) = peer.listen("127.0.0.1:2001").unwrap();
         let (_, outside) = peer.listen("127.0.0.1:2002").unwrap();
-        let before = broker.census();
+        let before = broker.descriptors();
         let reloaded = reload(host, &broker, &sample::control(r#"( "127.0.0.1:2000-2001" )"#));
         assert_eq!(rows(&reloaded, "closed"), ["listener 127.0.0.1:2002"], "{reloaded:?}");
         broker.log.wait_for(&["127.0.0.1:2002", "closing it"]);
@@ -41,7 +41,7 @@ fn a_reload_that_narrows_names_the_listeners_outside_it_closes_them_and_frees_th
         TcpStream::connect("127.0.0.1:2001").unwrap();
         assert_eq!(peer.listen("127.0.0.1:2002").unwrap_err().code, FaultCode::Denied);
         drop(inside);
-        broker.await_no_more_than(&before);
+        broker.await_no_leak(&before);
     });
 }
 
@@ -63,10 +63,10 @@ fn a_reload_that_narrows_keeps_the_listeners_outside_it_where_the_configuration_
 }
 
 /// A broker whose worker is in the hands of the test, with these listeners.
-fn worker(host: &Host) -> (Stage, impl Fn(&str) -> String + use<>) {
-    let stage = Stage::new(host, "chroot");
+fn worker(host: &Host) -> (WorkerSetup, impl Fn(&str) -> String + use<>) {
+    let setup = WorkerSetup::new(host, "chroot");
     let broker = sample::socket(r#"( "127.0.0.9:9" )"#);
-    let path = stage.chroot.path.display().to_string();
+    let path = setup.chroot.path.display().to_string();
     let text = move |listeners: &str| {
         format!(
             r#"
@@ -76,32 +76,32 @@ fn worker(host: &Host) -> (Stage, impl Fn(&str) -> String + use<>) {
                 chroot = "{path}"
                 capabilities = "cap_net_bind_service+ep"
             }}
-            worker {{ command = ( /run/host/bin/puppet ) }}
+            worker {{ command = ( /run/host/bin/scripted_worker ) }}
             {broker}
             ESMTP_Listener {{ {listeners} }}"#
         )
     };
-    (stage, text)
+    (setup, text)
 }
 
-fn started(host: &Host, stage: &Stage, text: &str) -> (Broker, Puppet, Peer) {
+fn started(host: &Host, setup: &WorkerSetup, text: &str) -> (Broker, ScriptedWorker, Peer) {
     let broker = Broker::start(host, text);
-    let (puppet, mut peer) = stage.enter();
+    let (scripted, mut peer) = setup.accept();
     peer.hello();
-    (broker, puppet, peer)
+    (broker, scripted, peer)
 }
 
 #[test]
 fn a_static_listener_that_is_new_is_bound_at_once_and_the_worker_has_it_when_it_asks() {
     isolated(|host| {
-        let (stage, text) = worker(host);
+        let (setup, text) = worker(host);
         let permit = r#"} broker { permit "later" { listen = ( "127.0.0.1:2525-2530" ) } "#;
         let one = format!(r#"Listen "127.0.0.1:2525" {{}}{permit}"#);
-        let (broker, _puppet, mut peer) = started(host, &stage, &text(&one));
+        let (broker, _scripted, mut peer) = started(host, &setup, &text(&one));
         let two = format!(r#"Listen "127.0.0.1:2526" {{}} Listen "127.0.0.1:9999" {{}}{permit}"#);
         let reloaded = reload(host, &broker, &text(&two));
         // The start's Landlock rules are for good, where the kernel's Landlock knows TCP ports.
-        let ports_are_fixed = landlock_version() >= 4;
+        let ports_are_fixed = landlock_abi() >= 4;
         if ports_are_fixed {
             assert_eq!(rows(&reloaded, "opened"), ["listener 127.0.0.1:2526"], "{reloaded:?}");
             assert!(rows(&reloaded, "needs-restart").contains(&"listener 127.0.0.1:9999"), "{reloaded:?}");
@@ -130,13 +130,13 @@ fn a_static_listener_that_is_new_is_bound_at_once_and_the_worker_has_it_when_it_
 #[test]
 fn static_unix_sockets_come_and_go_in_the_directories_of_the_start_and_others_need_a_restart() {
     isolated(|host| {
-        let (stage, text) = worker(host);
+        let (setup, text) = worker(host);
         fs::create_dir(host.path("known")).unwrap();
         fs::create_dir(host.path("unknown")).unwrap();
         let (first, second) = (host.path("known/first.sock"), host.path("known/second.sock"));
         let elsewhere = host.path("unknown/third.sock");
         let one = format!("Listen {} {{ file_mode = 0600 }}", first.display());
-        let (broker, _puppet, mut peer) = started(host, &stage, &text(&one));
+        let (broker, _scripted, mut peer) = started(host, &setup, &text(&one));
         drop(UnixStream::connect(&first).unwrap());
         let two = format!("Listen {} {{}} Listen {} {{}}", second.display(), elsewhere.display());
         let reloaded = reload(host, &broker, &text(&two));
@@ -162,14 +162,14 @@ fn static_unix_sockets_come_and_go_in_the_directories_of_the_start_and_others_ne
 #[test]
 fn a_static_listener_whose_port_another_program_has_keeps_the_whole_configuration_out() {
     isolated(|host| {
-        let (stage, text) = worker(host);
+        let (setup, text) = worker(host);
         let permit = r#"} broker { permit "later" { listen = ( "127.0.0.1:2525-2530" ) } "#;
-        let (broker, _puppet, mut peer) =
-            started(host, &stage, &text(&format!(r#"Listen "127.0.0.1:2525" {{}}{permit}"#)));
+        let (broker, _scripted, mut peer) =
+            started(host, &setup, &text(&format!(r#"Listen "127.0.0.1:2525" {{}}{permit}"#)));
         let _other = TcpListener::bind("127.0.0.1:2527").unwrap();
         let listeners = r#"Listen "127.0.0.1:2525" {} Listen "127.0.0.1:2526" {} Listen "127.0.0.1:2527" {}"#;
         let path = broker::config(host, &text(listeners));
-        let fault = broker.peer().ask(&Reload { last: false }).unwrap_err();
+        let fault = broker.peer().request(&Reload { last: false }).unwrap_err();
         assert_eq!(fault.code, FaultCode::InUse);
         assert!(fault.message.starts_with(&format!("{}:", path.display())), "{fault}");
         assert!(fault.message.contains("127.0.0.1:2527"), "{fault}");
@@ -193,9 +193,9 @@ fn serve(socket: OwnedFd) {
 #[test]
 fn specific_to_wildcard_and_back_in_one_reload_refuses_no_client_under_load() {
     isolated(|host| {
-        let (stage, text) = worker(host);
+        let (setup, text) = worker(host);
         let (specific, wildcard) = (text(r#"Listen "127.0.0.1:2525" {}"#), text(r#"Listen "*:2525" {}"#));
-        let (broker, _puppet, mut peer) = started(host, &stage, &specific);
+        let (broker, _scripted, mut peer) = started(host, &setup, &specific);
         serve(peer.listen("127.0.0.1:2525").unwrap().1);
         let (over, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let clients: Vec<_> = (0..4)
@@ -204,7 +204,7 @@ fn specific_to_wildcard_and_back_in_one_reload_refuses_no_client_under_load() {
                 thread::spawn(move || {
                     while !over.load(Ordering::Relaxed) {
                         let mut client = TcpStream::connect("127.0.0.1:2525").unwrap();
-                        client.set_read_timeout(Some(PATIENCE)).unwrap();
+                        client.set_read_timeout(Some(TIMEOUT)).unwrap();
                         let mut byte = [0];
                         client.read_exact(&mut byte).unwrap();
                         served.fetch_add(1, Ordering::Relaxed);

@@ -30,7 +30,7 @@ const SAMPLES: [(&str, &str, &[&str]); 4] = [
 
 /// What a sample has below /usr and /var, where a test makes nothing, on paths of this host's own.
 fn placed(host: &Host, chroot: &Chroot, text: &str) -> String {
-    let program = host.binary(binaries::PUPPET).display().to_string();
+    let program = host.binary(binaries::SCRIPTED_WORKER).display().to_string();
     text.replace("/var/spool/mail-server", &chroot.path.display().to_string())
         .replace("/usr/lib/mail-server/smtpd", &program)
 }

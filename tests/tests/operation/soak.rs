@@ -13,12 +13,12 @@ fn under_mixed_load_with_everything_killed_or_replaced_at_random_nothing_is_refu
         assert!(report.violations.is_empty());
         for what in [
             "clients served",
-            "listeners that served",
+            "listeners verified",
             "leases granted",
             "workers killed",
             "takeovers",
             "reloads",
-            "audits at rest",
+            "idle audits",
         ] {
             assert!(report.counts.get(what).is_some_and(|count| *count > 0), "no {what}");
         }

@@ -9,11 +9,11 @@ use portreeve_protocol::address::{ListAddresses, RemoveAddress, RenewAddress};
 use portreeve_protocol::message::{ListenMany, Outcome};
 use portreeve_protocol::{FaultCode, List};
 use portreeve_tests::broker::SOCKET;
-use portreeve_tests::crowd::{self, CROWD, Tally};
+use portreeve_tests::packet_capture::{ARP_QUERY, PacketCapture, TICK, hex, is_arp_reply, last_arp_reply};
 use portreeve_tests::peer::{listen, one_address};
-use portreeve_tests::wait::PATIENCE;
-use portreeve_tests::wire::{ASK, TICK, Wire, answer, hex, last_answer};
-use portreeve_tests::{Broker, census, eventually, isolated, lan, sample};
+use portreeve_tests::smtp_load::{self, BATCH, SmtpLoad};
+use portreeve_tests::wait::TIMEOUT;
+use portreeve_tests::{Broker, eventually, isolated, lan, resources, sample};
 use rustix::process::Signal;
 
 /// The number that the control socket's file has in its directory.
@@ -27,44 +27,44 @@ fn taking_over_again_and_again_refuses_no_client() {
     // More of them by hand: a hundred fit in a test's time.
     let takeovers = std::env::var("PORTREEVE_TAKEOVERS").map_or(6, |text| text.parse().unwrap());
     isolated(|host| {
-        let text = crowd::mail_server(host);
+        let text = smtp_load::mail_server(host);
         let mut broker = Broker::start(host, &text);
-        eventually("the listener", || (census::listening().len() == 1).then_some(()));
-        let (id, before) = (broker.peer().status().listeners[0].id, broker.census().0.len());
-        let tally = Tally::default();
+        eventually("the listener", || (resources::tcp_listeners().len() == 1).then_some(()));
+        let (id, before) = (broker.peer().status().listeners[0].id, broker.descriptors().0.len());
+        let load = SmtpLoad::default();
         let started = Instant::now();
         let mut longest = Duration::ZERO;
         std::thread::scope(|scope| {
-            let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| tally.come())).collect();
+            let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| load.run_client())).collect();
             for _ in 0..takeovers {
-                let greeted = tally.greeted();
+                let greeted = load.greeted();
                 eventually("clients that are greeted", || {
                     let failed = clients.iter().any(std::thread::ScopedJoinHandle::is_finished);
-                    (failed || tally.greeted() > greeted + 100).then_some(())
+                    (failed || load.greeted() > greeted + 100).then_some(())
                 });
                 let begun = Instant::now();
-                let next = broker.succeeded_by(host, &text);
+                let next = broker.start_successor(host, &text);
                 longest = longest.max(begun.elapsed());
-                let status = broker.ended();
+                let status = broker.wait_for_exit();
                 assert!(status.success(), "{status}");
                 broker = next;
             }
-            tally.enough();
+            load.stop();
         });
-        let (greeted, cut_off) = (tally.greeted(), tally.cut_off());
+        let (greeted, cut_off) = (load.greeted(), load.disconnected());
         let rate = greeted as f64 / started.elapsed().as_secs_f64();
         println!(
             "{takeovers} takeovers, the longest {longest:?}: {greeted} clients greeted ({rate:.0} a second), {cut_off} \
              cut off, 0 refused"
         );
         // Only those that a worker had taken when it was ended.
-        assert!(cut_off <= takeovers * CLIENTS * CROWD, "{cut_off} clients were cut off");
+        assert!(cut_off <= takeovers * CLIENTS * BATCH, "{cut_off} clients were cut off");
         let listeners = eventually("the adoption", || {
             let listeners = broker.peer().status().listeners;
             (!listeners.iter().any(|listener| listener.retained)).then_some(listeners)
         });
         assert_eq!((listeners.len(), listeners[0].id), (1, id));
-        eventually("no descriptor more", || (broker.census().0.len() <= before).then_some(()));
+        eventually("no descriptor more", || (broker.descriptors().0.len() <= before).then_some(()));
     });
 }
 
@@ -77,9 +77,9 @@ fn what_a_user_listens_on_is_kept_for_its_next_session() {
         let mut peer = first.peer();
         let (id, _) = peer.listen("127.0.0.1:25").unwrap();
         let (udp, _) = peer.listen("[::1]:53/udp").unwrap();
-        let second = first.succeeded_by(host, &text);
-        assert!(first.ended().success());
-        assert!(peer.is_cut_off());
+        let second = first.start_successor(host, &text);
+        assert!(first.wait_for_exit().success());
+        assert!(peer.is_disconnected());
         assert_eq!(inode(), file, "the control socket is the same");
         let _client = TcpStream::connect("127.0.0.1:25").unwrap();
         let mut peer = second.peer();
@@ -101,23 +101,23 @@ fn a_request_that_is_refused_adopts_nothing() {
         let mut first = Broker::start(host, &text);
         let mut peer = first.peer();
         let (id, _) = peer.listen("127.0.0.1:25").unwrap();
-        let second = first.succeeded_by(host, &text);
-        assert!(first.ended().success());
+        let second = first.start_successor(host, &text);
+        assert!(first.wait_for_exit().success());
         let mut peer = second.peer();
         let all_or_nothing = ListenMany {
             all_or_nothing: true,
             listeners: List::truncated(["127.0.0.1:25", "192.0.2.1:25"].map(listen)),
         };
-        let (reply, sockets) = peer.ask(&all_or_nothing).unwrap();
+        let (reply, sockets) = peer.request(&all_or_nothing).unwrap();
         assert!(sockets.is_empty() && reply.results.iter().all(|result| result.fault().is_some()));
         let mut other = listen("127.0.0.1:25");
         other.options.backlog = Some(7);
-        assert_eq!(peer.ask(&other).unwrap_err().code, FaultCode::InUse);
+        assert_eq!(peer.request(&other).unwrap_err().code, FaultCode::InUse);
         let rows = peer.status().listeners;
         assert_eq!((rows.len(), rows[0].id, &*rows[0].owner), (1, id, "user 0, gone"));
         assert!(rows[0].retained);
         // Nobody asks for it, and its time goes on.
-        eventually("its end", || census::listening().is_empty().then_some(()));
+        eventually("its end", || resources::tcp_listeners().is_empty().then_some(()));
     });
 }
 
@@ -137,8 +137,8 @@ fn every_kind_of_listener_passes_over_and_what_is_no_longer_permitted_is_stopped
         let now = statics(
             r#"Listen "127.0.0.1:2526" {} Listen "127.0.0.1:25" {} Listen "/run/host/static.sock" {}"#,
         );
-        let mut second = first.succeeded_by(host, &now);
-        assert!(first.ended().success());
+        let mut second = first.start_successor(host, &now);
+        assert!(first.wait_for_exit().success());
         let mut peer = second.peer();
         let rows = peer.status().listeners.into_vec();
         let shown: Vec<String> = rows.iter().map(|row| format!("{} {}", row.endpoint, row.owner)).collect();
@@ -159,47 +159,47 @@ fn every_kind_of_listener_passes_over_and_what_is_no_longer_permitted_is_stopped
         peer.stop(&[stream]);
         assert!(!host.path("stream.sock").exists(), "its file is the new broker's to remove");
 
-        let mut third = second.succeeded_by(host, &sample::control(r#"( "127.0.0.1:26" )"#));
-        assert!(second.ended().success());
+        let mut third = second.start_successor(host, &sample::control(r#"( "127.0.0.1:26" )"#));
+        assert!(second.wait_for_exit().success());
         third.log.wait_for(&["no longer permitted", "127.0.0.1:25"]);
         assert!(TcpStream::connect("127.0.0.1:25").is_err());
         let _client = TcpStream::connect("127.0.0.1:26").unwrap();
         assert!(third.terminate().success());
-        assert!(census::listening().is_empty() && !std::path::Path::new(SOCKET).exists());
+        assert!(resources::tcp_listeners().is_empty() && !std::path::Path::new(SOCKET).exists());
     });
 }
 
 #[test]
 fn an_address_is_answered_for_through_takeovers_and_ends_with_its_own_lease() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let text = sample::addresses("");
         let mut broker = Broker::start(host, &text);
         let mut peer = broker.peer();
-        let mut wire = Wire::at("far");
+        let mut wire = PacketCapture::on("far");
         peer.add_address("10.1.1.8", |add| (add.lease, add.epoch) = (Some(600), 9)).unwrap();
-        peer.ask(&RemoveAddress { addresses: one_address("10.1.1.8"), epoch: 9 }).unwrap();
+        peer.request(&RemoveAddress { addresses: one_address("10.1.1.8"), epoch: 9 }).unwrap();
         peer.add_address("10.1.1.7", |add| (add.lease, add.epoch) = (Some(30), 5)).unwrap();
         let over = AtomicBool::new(false);
         let asked = std::thread::scope(|scope| {
             let prober = scope.spawn(|| {
                 let mut asked = 0;
                 while !over.load(Ordering::Relaxed) {
-                    wire.send(&hex(ASK));
-                    let answers = wire.collect(PATIENCE, answer, |frames| !frames.is_empty());
+                    wire.send(&hex(ARP_QUERY));
+                    let answers = wire.collect(TIMEOUT, is_arp_reply, |frames| !frames.is_empty());
                     assert!(!answers.is_empty(), "request {asked} was not answered");
                     asked += 1;
                 }
                 asked
             });
             for _ in 0..4 {
-                let next = broker.succeeded_by(host, &text);
-                assert!(broker.ended().success());
+                let next = broker.start_successor(host, &text);
+                assert!(broker.wait_for_exit().success());
                 broker = next;
                 peer = broker.peer();
                 peer.renew_address("10.1.1.7").map(drop).unwrap_err();
                 let renew = RenewAddress { addresses: one_address("10.1.1.7"), lease: None, epoch: 5 };
-                let (renewed, _) = peer.ask(&renew).unwrap();
+                let (renewed, _) = peer.request(&renew).unwrap();
                 assert!(
                     matches!(&renewed.results[..], [Outcome::Done(lease)] if lease.epoch == 5),
                     "{renewed:?}"
@@ -216,24 +216,24 @@ fn an_address_is_answered_for_through_takeovers_and_ends_with_its_own_lease() {
 
         let renew = RenewAddress { addresses: one_address("10.1.1.7"), lease: Some(4), epoch: 5 };
         let before = Instant::now();
-        peer.ask(&renew).unwrap();
+        peer.request(&renew).unwrap();
         let after = Instant::now();
-        let next = broker.succeeded_by(host, &text);
+        let next = broker.start_successor(host, &text);
         let (mut heir, passed) = (next.peer(), after.elapsed());
-        let left = heir.ask(&ListAddresses { after: None }).unwrap().0.addresses[0].lease.remaining_ms;
+        let left = heir.request(&ListAddresses { after: None }).unwrap().0.addresses[0].lease.remaining_ms;
         assert!(
             Duration::from_millis(left) + passed <= Duration::from_millis(4_001),
             "{left} ms after {passed:?}"
         );
         // It falls silent when the first broker said, though nobody of the second lives by then.
         next.suspend();
-        let last = last_answer(&mut wire, before).expect("an answer while the lease lasts");
+        let last = last_arp_reply(&mut wire, before).expect("an answer while the lease lasts");
         assert!(
             last <= Duration::from_secs(4) + (after - before) + TICK,
             "answered after the lease: {last:?}"
         );
         next.signal(Signal::CONT);
-        eventually("the end of the address", || lan::shown("10.1.1.7").is_none().then_some(()));
+        eventually("the end of the address", || lan::show_address("10.1.1.7").is_none().then_some(()));
         next.log.wait_for(&["a lease was not renewed", "10.1.1.7"]);
     });
 }

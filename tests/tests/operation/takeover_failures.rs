@@ -10,12 +10,14 @@ use portreeve_protocol::takeover::{Begin, Commit, NextBatch, Takeover};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::peer::one_address;
-use portreeve_tests::{Broker, Host, Peer, Refusal, binaries, eventually, isolated, lan, sample, steps};
+use portreeve_tests::{
+    Broker, Host, Peer, StartupFailure, binaries, eventually, isolated, lan, sample, startup_steps,
+};
 use rustix::process::Signal;
 
 /// A host with one broker and all that a takeover passes on.
 fn everything(host: &Host) -> (String, Broker, Peer) {
-    lan::join(&["far"]);
+    lan::create(&["far"]);
     let more = r#"
         broker { permit "files" { listen = ( "/run/host/*" ) } }
         ESMTP_Listener { Listen "127.0.0.1:2525" {} }"#;
@@ -26,14 +28,14 @@ fn everything(host: &Host) -> (String, Broker, Peer) {
     peer.listen("/run/host/stream.sock").unwrap();
     peer.add_address("10.1.1.7", |add| (add.lease, add.epoch) = (Some(600), 7)).unwrap();
     peer.add_address("10.1.1.8", |add| (add.lease, add.epoch) = (Some(600), 8)).unwrap();
-    peer.ask(&RemoveAddress { addresses: one_address("10.1.1.8"), epoch: 8 }).unwrap();
+    peer.request(&RemoveAddress { addresses: one_address("10.1.1.8"), epoch: 8 }).unwrap();
     (text, broker, peer)
 }
 
 /// What a peer sees of all that, and the host.
 fn state(peer: &mut Peer) -> String {
     let status = peer.status();
-    let addresses = peer.ask(&ListAddresses { after: None }).unwrap().0;
+    let addresses = peer.request(&ListAddresses { after: None }).unwrap().0;
     let mut rows = addresses.addresses.into_vec();
     assert!(rows.iter_mut().all(|row| std::mem::take(&mut row.lease.remaining_ms) > 500_000));
     let fence = Command::new("nft").args(["list", "table", "inet", "portreeve"]).output().unwrap();
@@ -46,14 +48,14 @@ fn state(peer: &mut Peer) -> String {
         "{:?} {:?} {rows:?} {:?} {files:?} {fence}",
         status.processes[0].pid,
         status.listeners,
-        lan::shown("10.1.1.7").map(|line| line.split("valid_lft").next().map(str::to_owned)),
+        lan::show_address("10.1.1.7").map(|line| line.split("valid_lft").next().map(str::to_owned)),
     )
 }
 
-fn taking_over(host: &Host, how: &[&str]) -> Refusal {
+fn taking_over(host: &Host, how: &[&str]) -> StartupFailure {
     let mut command = Command::new(host.binary(binaries::HOSTILE_BROKER));
     command.args(["--takeover", "--config"]).arg(host.path("portreeve.conf")).args(how).stdin(Stdio::null());
-    Refusal::of_command(command)
+    StartupFailure::of_command(command)
 }
 
 #[test]
@@ -61,10 +63,11 @@ fn a_takeover_that_fails_or_is_killed_at_any_step_changes_nothing() {
     isolated(|host| {
         let (text, mut first, mut peer) = everything(host);
         let before = state(&mut peer);
-        let census = first.census();
+        let census = first.descriptors();
         let apart = ["control", "launcher.", "worker.", "reader."];
-        let start = steps::START.iter().filter(|step| !apart.iter().any(|part| step.starts_with(part)));
-        for step in start.chain(steps::TAKEOVER).copied().chain(["control.epoll"]) {
+        let start =
+            startup_steps::START.iter().filter(|step| !apart.iter().any(|part| step.starts_with(part)));
+        for step in start.chain(startup_steps::TAKEOVER).copied().chain(["control.epoll"]) {
             for how in ["--fail", "--kill"] {
                 let refusal = taking_over(host, &[how, step]);
                 match how {
@@ -75,9 +78,9 @@ fn a_takeover_that_fails_or_is_killed_at_any_step_changes_nothing() {
                 assert_eq!(broker_of_a_new_session(), first.pid());
             }
         }
-        first.await_no_more_than(&census);
-        let second = first.succeeded_by(host, &text);
-        assert!(first.ended().success());
+        first.await_no_leak(&census);
+        let second = first.start_successor(host, &text);
+        assert!(first.wait_for_exit().success());
         assert_eq!(broker_of_a_new_session(), second.pid());
     });
 }
@@ -140,7 +143,7 @@ fn a_broker_that_dies_while_it_is_taken_over_leaves_none_that_serves_half() {
         // Afresh it starts as after any death.
         let broker = Broker::start(host, &sample::addresses(""));
         broker.peer().listen("127.0.0.1:25").unwrap();
-        assert_eq!(lan::shown("10.1.1.7"), None);
+        assert_eq!(lan::show_address("10.1.1.7"), None);
     });
 }
 
@@ -151,7 +154,7 @@ fn nobody_but_root_can_take_over_whatever_the_policy() {
         let mut other = Peer::connect_as(std::path::Path::new(SOCKET), WORKER, WORKER).unwrap();
         assert!(!other.hello().operations.iter().any(|name| &**name == "takeover"));
         let begin = Takeover::Begin(Begin { oldest: 1, newest: 1 });
-        assert_eq!(other.ask(&begin).unwrap_err().code, FaultCode::Denied);
+        assert_eq!(other.request(&begin).unwrap_err().code, FaultCode::Denied);
         let allowed = sample::control(r#"( "127.0.0.1:25" )"#)
             + r#"broker { peer daemon { allow = ( takeover ) permit = ( any ) } }"#;
         let path = host.file("allowed.conf", &allowed);
@@ -164,13 +167,13 @@ fn nobody_but_root_can_take_over_whatever_the_policy() {
             (Takeover::NextBatch(NextBatch {}), "has not begun one"),
             (Takeover::Commit(Commit {}), "has not begun one"),
         ] {
-            let fault = root.ask(&step).unwrap_err();
+            let fault = root.request(&step).unwrap_err();
             assert!(fault.code == FaultCode::Malformed && fault.message.contains(why), "{fault}");
         }
-        let fault = root.ask(&Takeover::Begin(Begin { oldest: 2, newest: 9 })).unwrap_err();
+        let fault = root.request(&Takeover::Begin(Begin { oldest: 2, newest: 9 })).unwrap_err();
         assert_eq!(fault.code, FaultCode::Unsupported, "{fault}");
-        root.ask(&begin).unwrap();
-        let fault = root.ask(&Takeover::Commit(Commit {})).unwrap_err();
+        root.request(&begin).unwrap();
+        let fault = root.request(&Takeover::Commit(Commit {})).unwrap_err();
         assert!(fault.message.contains("not everything"), "{fault}");
         drop(root);
         broker.peer().ping();

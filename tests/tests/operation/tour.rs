@@ -76,7 +76,7 @@ const CONSOLE: &str = "```console\n";
 fn is_as_shown(host: &Host, path: &str) {
     let Page { text, .. } = page(path);
     let configuration = page(path).configurations().next().unwrap();
-    lan::join(&["far"]);
+    lan::create(&["far"]);
     std::fs::create_dir("/run/portreeve").unwrap();
     let broker = Broker::start_command(host, broker::command(host, &broker::config(host, configuration)));
     let now = run(host, text);

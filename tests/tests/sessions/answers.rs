@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use portreeve_tests::chroot::WORKER;
-use portreeve_tests::puppet::Stage;
+use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::{Broker, Host, Peer, binaries, broker, isolated, sample};
 use serde_json::Value;
 
@@ -15,17 +15,17 @@ fn explain(host: &Host, config: &Path, words: &[&str]) -> Output {
 #[test]
 fn what_explain_answers_is_what_the_broker_does() {
     isolated(|host| {
-        let stage = Stage::new(host, "chroot");
+        let setup = WorkerSetup::new(host, "chroot");
         let rest = "ESMTP_Listener { Listen \"127.0.0.1:25\" { enable = false } }
             broker { socket = /run/host/broker.sock socket_mode = 0666
               permit few { listen = ( \"127.0.0.1:1000-1009\" \"/run/host/sockets/*\" ) }
               permit others { listen = ( \"127.0.0.2:1000\" ) }
               peer nobody { allow = ( listen ) permit = ( few ) } }";
         std::fs::create_dir(host.path("sockets")).unwrap();
-        let text = sample::worker(&stage.chroot, "( /run/host/bin/puppet )", rest);
+        let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", rest);
         let config = broker::config(host, &text);
         let broker = Broker::start(host, &text);
-        let (_puppet, mut worker) = stage.enter();
+        let (_scripted, mut worker) = setup.accept();
         worker.hello();
         let socket = Path::new(broker::SOCKET);
         let mut nobody = Peer::connect_as(socket, WORKER, WORKER).unwrap();
@@ -74,7 +74,7 @@ fn explain_answers_about_addresses_with_the_rule_and_the_interface() {
                 address = ( 10.1.1.0/24 )
               }
               peer nobody { allow = ( status ) permit = ( moving ) } }
-            worker { command = ( /run/host/bin/puppet ) }";
+            worker { command = ( /run/host/bin/scripted_worker ) }";
         let config = broker::config(host, text);
         let ask = |words: &[&str]| {
             let output = explain(host, &config, words);

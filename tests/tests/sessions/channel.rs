@@ -7,7 +7,7 @@ use portreeve_protocol::channel;
 use portreeve_protocol::message::{Hello, Listen, ListenMany, Operation as _, Ping};
 use portreeve_protocol::{FaultCode, List, Text, codec};
 use portreeve_tests::peer::listen;
-use portreeve_tests::{Broker, Peer, alone, binaries, broker, isolated, sample};
+use portreeve_tests::{Broker, Peer, binaries, broker, exclusive, isolated, sample};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const ANYWHERE: &str = r#"( "127.0.0.1:1-65535" )"#;
@@ -18,14 +18,14 @@ fn a_descriptor_attached_to_a_request_ends_that_session_alone() {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut bystander = broker.peer();
         bystander.listen("127.0.0.1:25").unwrap();
-        let before = broker.census();
+        let before = broker.descriptors();
         for count in [1, 2, 253] {
             let mut peer = broker.peer();
             attach(&peer, count);
-            assert!(peer.is_cut_off(), "with {count} descriptors attached");
+            assert!(peer.is_disconnected(), "with {count} descriptors attached");
             bystander.ping();
         }
-        broker.await_no_more_than(&before);
+        broker.await_no_leak(&before);
     });
 }
 
@@ -34,12 +34,12 @@ fn a_descriptor_attached_to_the_first_packet_ends_that_session_alone() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut bystander = broker.peer();
-        let before = broker.census();
-        let mut stranger = broker.stranger();
+        let before = broker.descriptors();
+        let mut stranger = broker.connect();
         attach(&stranger, 253);
-        assert!(stranger.is_cut_off());
+        assert!(stranger.is_disconnected());
         bystander.ping();
-        broker.await_no_more_than(&before);
+        broker.await_no_leak(&before);
     });
 }
 
@@ -57,7 +57,7 @@ fn pipelined_replies_keep_their_pairing_with_and_without_descriptors() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut peer = broker.peer();
-        let before = broker.census();
+        let before = broker.descriptors();
         let mut seed = 0x9e37_79b9_u32;
         let mut asked: Vec<(u32, Option<u16>)> = Vec::new();
         for port in 2000..2200 {
@@ -73,7 +73,7 @@ fn pipelined_replies_keep_their_pairing_with_and_without_descriptors() {
         }
         asked.drain(..).for_each(|expected| check(&mut peer, expected));
         drop(peer);
-        broker.await_no_more_than(&before);
+        broker.await_no_leak(&before);
     });
 }
 
@@ -98,7 +98,7 @@ fn a_peer_without_room_for_a_descriptor_is_told_and_gets_the_same_socket_later()
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut peer = broker.peer();
-        let before = broker.census();
+        let before = broker.descriptors();
         let limit = getrlimit(Resource::Nofile);
         // The lowest free number is where the limit has to stand, so that not one more can be opened.
         let room = rustix::io::fcntl_dupfd_cloexec(&peer.channel, 0).unwrap();
@@ -114,9 +114,9 @@ fn a_peer_without_room_for_a_descriptor_is_told_and_gets_the_same_socket_later()
         let (second_id, second) = peer.listen("127.0.0.1:25").unwrap();
         assert_eq!(first_id, second_id);
         assert_eq!(inode(&first), inode(&second));
-        assert_eq!(portreeve_tests::census::listening().len(), 1);
+        assert_eq!(portreeve_tests::resources::tcp_listeners().len(), 1);
         peer.stop(&[first_id]);
-        broker.await_no_more_than(&before);
+        broker.await_no_leak(&before);
     });
 }
 
@@ -126,7 +126,7 @@ fn inode(descriptor: impl std::os::fd::AsFd) -> u64 {
 
 #[test]
 fn more_descriptors_in_flight_than_the_kernel_allows_are_waited_for() {
-    alone(|host| {
+    exclusive(|host| {
         // RLIMIT_NOFILE is also how many descriptors may be in flight (ETOOMANYREFS in unix(7)).
         let mut command = Command::new("prlimit");
         let config = broker::config(host, &sample::control(ANYWHERE));
@@ -138,7 +138,7 @@ fn more_descriptors_in_flight_than_the_kernel_allows_are_waited_for() {
         let broker = Broker::start_command(host, command);
         let mut hoarder = broker.peer();
         let mut bystander = broker.peer();
-        let before = broker.census();
+        let before = broker.descriptors();
         let many = ListenMany {
             all_or_nothing: true,
             listeners: List::truncated((3000..3253).map(|port| listen(&format!("127.0.0.1:{port}")))),
@@ -153,7 +153,7 @@ fn more_descriptors_in_flight_than_the_kernel_allows_are_waited_for() {
         }
         bystander.listen("127.0.0.1:25").unwrap();
         drop((hoarder, bystander));
-        broker.await_no_more_than(&before);
+        broker.await_no_leak(&before);
     });
 }
 
@@ -182,9 +182,9 @@ fn a_peer_that_never_reads_delays_nobody() {
 fn text_of_a_peer_reaches_the_log_escaped() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
-        let mut peer = broker.stranger();
+        let mut peer = broker.connect();
         let client = Text::new("evil\nname\u{1b}[2J\0").unwrap();
-        peer.ask(&Hello { client, features: 0 }).unwrap();
+        peer.request(&Hello { client, features: 0 }).unwrap();
         let fault = peer.listen("192.0.2.1:25").unwrap_err();
         assert_eq!(fault.code, FaultCode::Denied, "{fault}");
         let line = broker.log.wait_for(&["192.0.2.1:25"]);
@@ -197,8 +197,8 @@ fn text_of_a_peer_reaches_the_log_escaped() {
 fn nothing_is_given_to_a_peer_that_has_not_said_hello() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
-        let mut stranger = broker.stranger();
+        let mut stranger = broker.connect();
         assert!(stranger.listen("127.0.0.1:25").is_err());
-        assert!(portreeve_tests::census::listening().is_empty());
+        assert!(portreeve_tests::resources::tcp_listeners().is_empty());
     });
 }

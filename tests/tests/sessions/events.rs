@@ -10,9 +10,9 @@ use portreeve_protocol::event::Subscribe;
 use portreeve_protocol::{Event, EventCode, FaultCode, List};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::namespaces::run;
+use portreeve_tests::packet_capture::{PacketCapture, hex};
 use portreeve_tests::peer::one_address;
-use portreeve_tests::puppet::Stage;
-use portreeve_tests::wire::{Wire, hex};
+use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::{Broker, Host, Peer, binaries, eventually, isolated, lan, process, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -44,29 +44,29 @@ fn words(events: &[Event]) -> Vec<String> {
 #[test]
 fn what_happens_to_an_address_is_told_in_order_and_remembered() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = configuration(host);
-        let descriptors = broker.census();
+        let descriptors = broker.descriptors();
         let mut watcher = broker.peer();
-        assert!(watcher.follow(true).is_empty());
+        assert!(watcher.subscribe(true).is_empty());
         let mut owner = user(NOBODY);
         owner.add_address("10.1.1.7", |add| add.epoch = 4).unwrap();
-        let added = watcher.event();
+        let added = watcher.next_event();
         assert_eq!((added.code, added.epoch), (EventCode::AddressAdded, 4));
         assert_eq!((&*added.interface, added.index > 0), ("eth1", true));
         lan::ip("addr del 10.1.1.7/32 dev eth1");
-        assert_eq!(watcher.event().code, EventCode::AddressLost);
-        assert_eq!(watcher.event().code, EventCode::AddressRestored);
+        assert_eq!(watcher.next_event().code, EventCode::AddressLost);
+        assert_eq!(watcher.next_event().code, EventCode::AddressRestored);
         owner.add_address("10.1.1.8", |add| add.lease = Some(3)).unwrap();
-        assert_eq!(watcher.event().code, EventCode::AddressAdded);
-        let leaving = watcher.event();
+        assert_eq!(watcher.next_event().code, EventCode::AddressAdded);
+        let leaving = watcher.next_event();
         assert_eq!((leaving.code, leaving.count <= 1_000), (EventCode::AddressLeaving, true));
-        let expired = watcher.event();
+        let expired = watcher.next_event();
         assert_eq!((expired.code, expired.address), (EventCode::AddressExpired, "10.1.1.8".parse().ok()));
-        broker.peer().ask(&RemoveAddress { addresses: one_address("10.1.1.7"), epoch: 4 }).unwrap();
-        assert_eq!(watcher.event().code, EventCode::AddressLeaving);
-        assert_eq!(watcher.event().code, EventCode::AddressRemoved);
-        let remembered = broker.peer().ask(&Subscribe { follow: false, all: true }).unwrap().0;
+        broker.peer().request(&RemoveAddress { addresses: one_address("10.1.1.7"), epoch: 4 }).unwrap();
+        assert_eq!(watcher.next_event().code, EventCode::AddressLeaving);
+        assert_eq!(watcher.next_event().code, EventCode::AddressRemoved);
+        let remembered = broker.peer().request(&Subscribe { follow: false, all: true }).unwrap().0;
         assert!(remembered.all);
         let expected = [
             "address-added 10.1.1.7 eth1",
@@ -83,41 +83,41 @@ fn what_happens_to_an_address_is_told_in_order_and_remembered() {
         assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8]);
         assert!(remembered.recent.windows(2).all(|pair| pair[0].time_ms <= pair[1].time_ms));
         drop((watcher, owner));
-        broker.await_no_more_than(&descriptors);
+        broker.await_no_leak(&descriptors);
     });
 }
 
 #[test]
 fn a_session_is_told_what_concerns_it_and_of_nothing_else() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = configuration(host);
         let (mut root, mut all) = (broker.peer(), broker.peer());
         root.add_address("10.1.1.7", |_| {}).unwrap();
         let (mut watcher, mut owner, mut other) = (user(NOBODY), user(NOBODY), user(2));
-        let (answer, _) = watcher.ask(&Subscribe { follow: true, all: true }).unwrap();
+        let (answer, _) = watcher.request(&Subscribe { follow: true, all: true }).unwrap();
         assert!(!answer.all && answer.recent.is_empty(), "{answer:?}");
-        assert_eq!(other.ask(&Subscribe::default()).unwrap_err().code, FaultCode::Denied);
-        assert_eq!(words(&all.follow(true)), ["address-added 10.1.1.7 eth1"]);
+        assert_eq!(other.request(&Subscribe::default()).unwrap_err().code, FaultCode::Denied);
+        assert_eq!(words(&all.subscribe(true)), ["address-added 10.1.1.7 eth1"]);
         other.add_address("10.1.1.10", |_| {}).unwrap();
         owner.add_address("10.1.1.8", |_| {}).unwrap();
-        assert_eq!(watcher.event().address, "10.1.1.8".parse().ok());
+        assert_eq!(watcher.next_event().address, "10.1.1.8".parse().ok());
         // An interface concerns whose address is on it, and who may change it.
         lan::ip("link set eth1 down");
-        assert_eq!(watcher.event().code, EventCode::LinkDown);
+        assert_eq!(watcher.next_event().code, EventCode::LinkDown);
         owner.remove_address("10.1.1.8").unwrap();
-        assert_eq!(watcher.event().code, EventCode::AddressRemoved);
+        assert_eq!(watcher.next_event().code, EventCode::AddressRemoved);
         lan::ip("link set eth1 up");
         all.await_event(EventCode::LinkUp);
         owner.add_address("10.1.1.9", |_| {}).unwrap();
-        assert_eq!(words(&[watcher.event()]), ["address-added 10.1.1.9 eth1"]);
+        assert_eq!(words(&[watcher.next_event()]), ["address-added 10.1.1.9 eth1"]);
         let mut own = broker.peer();
         assert_eq!(
-            words(&own.follow(false)),
+            words(&own.subscribe(false)),
             ["address-added 10.1.1.7 eth1", "link-down eth1", "link-up eth1"]
         );
         // A subscription that is over tells nothing more.
-        watcher.ask(&Subscribe::default()).unwrap();
+        watcher.request(&Subscribe::default()).unwrap();
         owner.remove_address("10.1.1.9").unwrap();
         watcher.ping();
     });
@@ -126,10 +126,10 @@ fn a_session_is_told_what_concerns_it_and_of_nothing_else() {
 #[test]
 fn interfaces_that_go_down_are_renamed_and_vanish_are_told_of() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = configuration(host);
         let (mut watcher, mut owner) = (broker.peer(), broker.peer());
-        watcher.follow(true);
+        watcher.subscribe(true);
         owner.add_address("10.1.1.7", |add| add.lease = Some(60)).unwrap();
         lan::ip("link set eth1 down");
         let index = watcher.await_event(EventCode::LinkDown).index;
@@ -142,7 +142,8 @@ fn interfaces_that_go_down_are_renamed_and_vanish_are_told_of() {
         lan::ip("link del eth9");
         watcher.await_event(EventCode::LinkGone);
         eventually("the news", || owner.renew_address("10.1.1.7").err());
-        let remembered = words(&broker.peer().ask(&Subscribe { follow: false, all: true }).unwrap().0.recent);
+        let remembered =
+            words(&broker.peer().request(&Subscribe { follow: false, all: true }).unwrap().0.recent);
         assert!(remembered.contains(&"address-lost 10.1.1.7 eth9".to_owned()), "{remembered:?}");
     });
 }
@@ -150,10 +151,10 @@ fn interfaces_that_go_down_are_renamed_and_vanish_are_told_of() {
 #[test]
 fn a_bridge_that_lets_a_port_go_is_not_taken_for_an_interface_that_is_gone() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = configuration(host);
         let (mut watcher, mut owner) = (broker.peer(), broker.peer());
-        watcher.follow(true);
+        watcher.subscribe(true);
         owner.add_address("10.1.1.7", |add| add.lease = Some(60)).unwrap();
         watcher.await_event(EventCode::AddressAdded);
         lan::ip("link add br9 type bridge");
@@ -168,14 +169,14 @@ fn a_bridge_that_lets_a_port_go_is_not_taken_for_an_interface_that_is_gone() {
 #[test]
 fn a_rival_host_is_told_of_with_its_hardware_address() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = configuration(host);
         let (mut watcher, mut owner) = (broker.peer(), broker.peer());
         owner.add_address("10.1.1.7", |_| {}).unwrap();
-        watcher.follow(false);
+        watcher.subscribe(false);
         let announcement = "ff ff ff ff ff ff 02 00 00 00 00 02 08 06 00 01 08 00 06 04 00 01 \
             02 00 00 00 00 02 0a 01 01 07 00 00 00 00 00 00 0a 01 01 07";
-        Wire::at("far").send(&hex(announcement));
+        PacketCapture::on("far").send(&hex(announcement));
         let conflict = watcher.await_event(EventCode::AddressConflict);
         assert_eq!((conflict.address, &*conflict.detail), ("10.1.1.7".parse().ok(), "02:00:00:00:00:02"));
     });
@@ -184,16 +185,16 @@ fn a_rival_host_is_told_of_with_its_hardware_address() {
 #[test]
 fn a_subscriber_that_does_not_read_delays_nobody_costs_little_and_learns_how_much_it_missed() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = configuration(host);
         let (mut slow, mut owner) = (broker.peer(), broker.peer());
-        slow.follow(true);
+        slow.subscribe(true);
         let addresses: List<IpAddr, 256> =
             List::truncated((0..=255).map(|last| IpAddr::from([10, 2, 0, last])));
         let mut round = || {
             let add = AddAddress { addresses: addresses.clone(), lease: Some(60), ..AddAddress::default() };
-            owner.ask(&add).unwrap();
-            owner.ask(&RemoveAddress { addresses: addresses.clone(), epoch: 0 }).unwrap();
+            owner.request(&add).unwrap();
+            owner.request(&RemoveAddress { addresses: addresses.clone(), epoch: 0 }).unwrap();
         };
         round();
         let memory = || {
@@ -206,7 +207,7 @@ fn a_subscriber_that_does_not_read_delays_nobody_costs_little_and_learns_how_muc
         assert!(grown < 4_096, "{grown} KiB more for events that nobody takes");
         let (mut last, mut lost, mut came) = (0, 0, 0);
         while came + lost < 8 * 512 {
-            let event = slow.event();
+            let event = slow.next_event();
             match event.code {
                 EventCode::Gap => lost += event.count,
                 _ => {
@@ -218,26 +219,27 @@ fn a_subscriber_that_does_not_read_delays_nobody_costs_little_and_learns_how_muc
         assert_eq!(came + lost, 8 * 512);
         assert!(lost > 1_000 && came >= 256, "{came} came and {lost} were lost");
         round();
-        assert_eq!(slow.event().number, 8 * 512 + 1, "after the gap it goes on");
+        assert_eq!(slow.next_event().number, 8 * 512 + 1, "after the gap it goes on");
     });
 }
 
 #[test]
 fn the_workers_end_and_its_restart_are_told_to_who_may_see_the_status() {
     isolated(|host| {
-        let stage = Stage::new(host, "chroot");
+        let setup = WorkerSetup::new(host, "chroot");
         let rest = sample::socket("( \"*:25\" )") + "broker { peer nobody { allow = ( subscribe ) } }";
-        let broker = Broker::start(host, &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &rest));
-        let (_puppet, _channel) = stage.enter();
+        let broker =
+            Broker::start(host, &sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest));
+        let (_scripted, _channel) = setup.accept();
         let mut watcher = broker.peer();
-        let first = watcher.follow(true);
+        let first = watcher.subscribe(true);
         assert_eq!((first[0].code, first[0].count), (EventCode::WorkerStarted, 0));
         let worker = broker.worker();
         kill_process(Pid::from_raw(worker.cast_signed()).unwrap(), Signal::KILL).unwrap();
-        let ended = watcher.event();
+        let ended = watcher.next_event();
         assert_eq!(ended.code, EventCode::WorkerEnded);
         assert!(ended.pid > 0 && ended.detail.contains("SIGKILL"), "{ended:?}");
-        let again = watcher.event();
+        let again = watcher.next_event();
         assert_eq!((again.code, again.count), (EventCode::WorkerStarted, 1));
     });
 }
@@ -245,7 +247,7 @@ fn the_workers_end_and_its_restart_are_told_to_who_may_see_the_status() {
 #[test]
 fn the_command_tells_what_was_follows_what_comes_and_ends_with_its_reader() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = configuration(host);
         let mut owner = broker.peer();
         owner.add_address("10.1.1.7", |_| {}).unwrap();

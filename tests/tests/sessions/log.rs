@@ -37,7 +37,7 @@ fn a_reader_that_stops_loses_lines_that_are_counted_and_nobody_waits() {
         assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK), "the flags of others are theirs");
         let mut peer = broker.peer();
         say_much(&mut peer);
-        let lost = peer.ask(&MetricsRequest {}).unwrap().0.log.lost;
+        let lost = peer.request(&MetricsRequest {}).unwrap().0.log.lost;
         assert!(lost > 0, "a pipe holds less than that");
         let (sender, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -85,7 +85,7 @@ fn a_reader_that_has_gone_ends_neither_a_broker_nor_the_reason_why_one_does_not_
         drop(reader);
         let mut peer = broker.peer();
         (0..100).for_each(|_| drop(peer.hello()));
-        eventually("lost lines", || (peer.ask(&MetricsRequest {}).unwrap().0.log.lost > 0).then_some(()));
+        eventually("lost lines", || (peer.request(&MetricsRequest {}).unwrap().0.log.lost > 0).then_some(()));
         assert!(broker.terminate().success());
 
         let mut wrong = broker::command(host, &config(host, "security { user = }"));
@@ -96,9 +96,9 @@ fn a_reader_that_has_gone_ends_neither_a_broker_nor_the_reason_why_one_does_not_
 
 /// Grants, refusals and evil words, of which each form makes lines.
 fn decisions(broker: &Broker) {
-    let mut peer = broker.stranger();
+    let mut peer = broker.connect();
     let client: Text<64> = Text::truncated("e\"}\n\u{1b}[2J\u{9b}31m\0\nMESSAGE=forged");
-    peer.ask(&Hello { client, features: 0 }).unwrap();
+    peer.request(&Hello { client, features: 0 }).unwrap();
     peer.listen("127.0.0.1:1001").unwrap();
     assert_eq!(peer.listen("127.0.0.1:2001").unwrap_err().code, FaultCode::Denied);
 }

@@ -29,7 +29,7 @@ fn malformed_frames_end_their_session_and_nothing_else() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut bystander = broker.peer();
-        let before = broker.census();
+        let before = broker.descriptors();
         let hello = |client: &[u8]| {
             let length = u64::try_from(client.len()).unwrap().to_le_bytes();
             with_body(Hello::KIND, &[&length, client, &[0; 8]].concat())
@@ -65,11 +65,11 @@ fn malformed_frames_end_their_session_and_nothing_else() {
                 let fault: Fault = codec::decode(&frame.body).unwrap();
                 let codes = [FaultCode::Malformed, FaultCode::Unsupported];
                 assert!(codes.contains(&fault.code), "{what}: {fault}");
-                assert!(peer.is_cut_off(), "{what}");
+                assert!(peer.is_disconnected(), "{what}");
             }
             bystander.ping();
         }
-        broker.await_no_more_than(&before);
+        broker.await_no_leak(&before);
     });
 }
 
@@ -78,14 +78,14 @@ fn packets_longer_than_a_frame_end_their_session_and_nothing_else() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut bystander = broker.peer();
-        let before = broker.census();
+        let before = broker.descriptors();
         for length in [MAX_FRAME + 1, 2 * MAX_FRAME] {
             let mut peer = broker.peer();
             channel::send_bytes(&peer.channel, &vec![0x50; length]).unwrap();
-            assert!(peer.is_cut_off(), "{length} bytes");
+            assert!(peer.is_disconnected(), "{length} bytes");
             bystander.ping();
         }
-        broker.await_no_more_than(&before);
+        broker.await_no_leak(&before);
     });
 }
 

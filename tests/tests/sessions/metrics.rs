@@ -18,7 +18,7 @@ fn start(host: &Host, more: &str) -> Broker {
 }
 
 fn metrics(peer: &mut Peer) -> Metrics {
-    peer.ask(&MetricsRequest {}).unwrap().0
+    peer.request(&MetricsRequest {}).unwrap().0
 }
 
 fn of<'m>(metrics: &'m Metrics, operation: &str) -> &'m OperationCounts {
@@ -32,11 +32,11 @@ fn requests_are_counted_by_operation_and_outcome_with_how_long_they_took() {
         let mut peer = broker.peer();
         let before = metrics(&mut peer);
         assert_eq!((before.sessions.open, before.sessions.opened), (1, 1));
-        peer.ask(&listen("127.0.0.1:1001")).unwrap();
-        assert_eq!(peer.ask(&listen("127.0.0.1:2001")).unwrap_err().code, FaultCode::Denied);
+        peer.request(&listen("127.0.0.1:1001")).unwrap();
+        assert_eq!(peer.request(&listen("127.0.0.1:2001")).unwrap_err().code, FaultCode::Denied);
         let listeners =
             List::truncated([1002, 1003, 1004, 2002].map(|port| listen(&format!("127.0.0.1:{port}"))));
-        peer.ask(&ListenMany { all_or_nothing: false, listeners }).unwrap();
+        peer.request(&ListenMany { all_or_nothing: false, listeners }).unwrap();
         (0..5).for_each(|_| peer.ping());
         let after = metrics(&mut peer);
         let listen = of(&after, "listen");
@@ -63,11 +63,11 @@ fn sessions_that_end_badly_or_never_begin_are_counted() {
         let _held: Vec<_> =
             (0..2).map(|_| Peer::connect_as(Path::new(SOCKET), WORKER, WORKER).unwrap()).collect();
         let mut refused = Peer::connect_as(Path::new(SOCKET), WORKER, WORKER).unwrap();
-        assert!(refused.is_cut_off());
+        assert!(refused.is_disconnected());
         for _ in 0..3 {
             let mut rude = broker.peer();
             portreeve_protocol::channel::send_bytes(&rude.channel, b"EHLO").unwrap();
-            assert!(rude.is_cut_off());
+            assert!(rude.is_disconnected());
         }
         // The peer sees the end of its channel a moment before the session is closed.
         eventually("all of it counted", || {
@@ -82,7 +82,7 @@ fn sessions_that_end_badly_or_never_begin_are_counted() {
 #[test]
 fn leases_are_counted_with_what_is_left_of_them() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         assert_eq!(metrics(&mut peer).addresses, Some(AddressCounts::default()));
@@ -121,7 +121,7 @@ fn metrics_have_to_be_allowed() {
             peer
         };
         metrics(&mut other(7));
-        assert_eq!(other(WORKER).ask(&MetricsRequest {}).unwrap_err().code, FaultCode::Denied);
+        assert_eq!(other(WORKER).request(&MetricsRequest {}).unwrap_err().code, FaultCode::Denied);
         assert_eq!(of(&metrics(&mut broker.peer()), "metrics").denied, 1);
     });
 }
@@ -141,8 +141,8 @@ fn evil() -> Text<64> {
 fn text_of_a_peer_forges_no_metric() {
     isolated(|host| {
         let broker = start(host, "");
-        let mut peer = broker.stranger();
-        peer.ask(&Hello { client: evil(), features: 0 }).unwrap();
+        let mut peer = broker.connect();
+        peer.request(&Hello { client: evil(), features: 0 }).unwrap();
         let text = shown(host);
         assert!(text.contains("\nportreeve_up 1\n"), "{text}");
         for line in text.lines() {

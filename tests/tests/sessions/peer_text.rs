@@ -34,16 +34,16 @@ fn text_of_a_peer_is_bounded_and_escaped_wherever_it_is_read() {
         let permits = r#"( "127.0.0.1:1-65535" "/run/*" )"#;
         let text = format!("{}broker {{ max_log_lines = 1000 }}", sample::control(permits));
         let broker = Broker::start(host, &text);
-        let mut peer = broker.stranger();
-        peer.ask(&Hello { client: evil(), features: 0 }).unwrap();
+        let mut peer = broker.connect();
+        peer.request(&Hello { client: evil(), features: 0 }).unwrap();
         let mut frame = codec::frame_buffer();
         for request in requests() {
-            if let Err(fault) = peer.ask(&request) {
+            if let Err(fault) = peer.request(&request) {
                 assert!(!fault.to_string().contains(|c: char| c.is_control()), "{fault}");
             }
         }
         let listeners = List::truncated(requests().into_iter().cycle().take(253));
-        peer.ask(&ListenMany { all_or_nothing: false, listeners }).unwrap();
+        peer.request(&ListenMany { all_or_nothing: false, listeners }).unwrap();
         // Longer than any text may be, in a packet that is right in all else; and longer than any packet.
         let mut long = broker.peer();
         let body = [&60_000_u64.to_le_bytes()[..], &[0x1b; 60_000], &[0; 8]].concat();
@@ -54,10 +54,10 @@ fn text_of_a_peer_is_bounded_and_escaped_wherever_it_is_read() {
             body: u16::try_from(body.len()).unwrap(),
         };
         channel::send_bytes(&long.channel, &[&header.encode()[..], &body].concat()).unwrap();
-        assert!(long.is_cut_off());
+        assert!(long.is_disconnected());
         let mut longer = broker.peer();
         channel::send_bytes(&longer.channel, &EVIL.repeat(2 * MAX_FRAME / EVIL.len()).into_bytes()).unwrap();
-        assert!(longer.is_cut_off());
+        assert!(longer.is_disconnected());
         let odd = codec::encode(&mut frame, Kind(0x1b5b), 1, 0, &peer_like()).unwrap();
         channel::send_bytes(&peer.channel, odd).unwrap();
         peer.receive().unwrap();

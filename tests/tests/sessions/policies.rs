@@ -21,10 +21,10 @@ const MORE: &str = r#"
     }"#;
 
 fn told(peer: &mut Peer) -> PolicyPage {
-    let mut all = peer.ask(&PolicyRequest { after: 0 }).unwrap().0;
+    let mut all = peer.request(&PolicyRequest { after: 0 }).unwrap().0;
     let mut rules = all.rules.to_vec();
     while all.next != 0 {
-        let next = peer.ask(&PolicyRequest { after: all.next }).unwrap().0;
+        let next = peer.request(&PolicyRequest { after: all.next }).unwrap().0;
         assert_eq!(next.nodename, all.nodename);
         rules.extend(next.rules.to_vec());
         all.next = next.next;
@@ -36,7 +36,7 @@ fn told(peer: &mut Peer) -> PolicyPage {
 #[test]
 fn each_peer_is_told_its_own_rules_and_the_addresses_that_it_may_have() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(MORE));
         let root = told(&mut broker.peer());
         assert_eq!((&*root.nodename, root.lease), ("mx1", 10));
@@ -77,20 +77,20 @@ fn each_peer_is_told_its_own_rules_and_the_addresses_that_it_may_have() {
 
         let mut other = Peer::connect_as(Path::new(SOCKET), 2, 2).unwrap();
         other.hello();
-        assert_eq!(other.ask(&PolicyRequest::default()).unwrap_err().code, FaultCode::Denied);
+        assert_eq!(other.request(&PolicyRequest::default()).unwrap_err().code, FaultCode::Denied);
     });
 }
 
 #[test]
 fn a_long_policy_comes_in_pages_and_the_command_shows_all_of_it() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let ports: Vec<String> = (1..=150).map(|port| format!("\"127.0.0.1:{port}\"")).collect();
         let more = format!("broker {{ permit many {{ listen = ( {} ) }} }} {MORE}", ports.join(" "));
         let broker = Broker::start(host, &sample::addresses(&more));
-        let first = broker.peer().ask(&PolicyRequest { after: 0 }).unwrap().0;
+        let first = broker.peer().request(&PolicyRequest { after: 0 }).unwrap().0;
         assert_eq!((first.rules.len(), first.next), (64, 64));
-        let beyond = broker.peer().ask(&PolicyRequest { after: u32::MAX }).unwrap().0;
+        let beyond = broker.peer().request(&PolicyRequest { after: u32::MAX }).unwrap().0;
         assert!(beyond.rules.is_empty() && beyond.next == 0, "{beyond:?}");
         let mut command = Command::new(host.binary(binaries::CLIENT));
         let shown = run(command.args(["--socket", SOCKET, "policy"]), "portreeve");

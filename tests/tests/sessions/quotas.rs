@@ -10,8 +10,8 @@ use portreeve_protocol::{Fault, FaultCode, Kind, codec};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::peer::one_address;
-use portreeve_tests::puppet::Stage;
-use portreeve_tests::{Broker, Host, Peer, alone, eventually, flood, isolated, lan, process, sample};
+use portreeve_tests::scripted_worker::WorkerSetup;
+use portreeve_tests::{Broker, Host, Peer, eventually, exclusive, flood, isolated, lan, process, sample};
 
 fn start(host: &Host, quotas: &str) -> Broker {
     let text = sample::control(r#"( "127.0.0.1:1-65535" )"#);
@@ -30,9 +30,9 @@ fn greeted(mut peer: Peer) -> Peer {
 
 #[test]
 fn a_peer_that_never_reads_is_cut_off_at_its_deadline_while_others_are_busy() {
-    alone(|host| {
+    exclusive(|host| {
         let broker = start(host, "unread_timeout = 1");
-        let before = broker.census();
+        let before = broker.descriptors();
         let mut deaf = broker.peer();
         let mut busy = broker.peer();
         // Until neither side's buffer takes any more: then the broker has stopped reading.
@@ -49,7 +49,7 @@ fn a_peer_that_never_reads_is_cut_off_at_its_deadline_while_others_are_busy() {
         let end = std::iter::repeat_with(|| deaf.receive()).find_map(Result::err);
         assert!(matches!(end, Some(ReceiveError::Closed | ReceiveError::Os(_))), "{end:?}");
         drop((deaf, busy));
-        broker.await_no_more_than(&before);
+        broker.await_no_leak(&before);
     });
 }
 
@@ -58,7 +58,7 @@ fn a_peer_that_never_says_hello_is_cut_off_at_its_deadline() {
     isolated(|host| {
         let broker = start(host, "unread_timeout = 1");
         let mut quiet = broker.peer();
-        assert!(broker.stranger().is_cut_off());
+        assert!(broker.connect().is_disconnected());
         broker.log.wait_for(&["no hello for 1 s"]);
         // Who has said it may be as quiet as it likes.
         quiet.ping();
@@ -75,7 +75,7 @@ fn a_user_with_too_many_sessions_gets_no_other_and_others_do() {
         assert_eq!((frame.header.kind, frame.header.request), (Kind::FAULT, 0));
         let fault: Fault = codec::decode(&frame.body).unwrap();
         assert_eq!(fault.code, FaultCode::Quota, "{fault}");
-        assert!(refused.is_cut_off());
+        assert!(refused.is_disconnected());
         let mut bystander = broker.peer();
         let quotas = bystander.status().quotas;
         assert!(quotas.iter().any(|quota| &*quota.name == "max_sessions" && quota.limit == 3), "{quotas:?}");
@@ -107,7 +107,7 @@ fn a_user_holds_no_more_listeners_than_it_may_however_many_sessions_it_has() {
 #[test]
 fn a_user_holds_no_more_addresses_than_it_may_however_many_sessions_it_has() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses("broker { max_addresses = 2 }"));
         let (mut first, mut second) = (greeted(other()), greeted(other()));
         first.add_address("10.1.1.7", |_| {}).unwrap();
@@ -117,7 +117,7 @@ fn a_user_holds_no_more_addresses_than_it_may_however_many_sessions_it_has() {
             assert_eq!(fault.code, FaultCode::Quota, "{fault}");
             assert!(fault.remedy.contains("max_addresses"), "{fault}");
         }
-        assert_eq!(lan::shown("10.1.1.9"), None);
+        assert_eq!(lan::show_address("10.1.1.9"), None);
         second.add_address("10.1.1.7", |_| {}).unwrap();
         broker.peer().add_address("10.1.1.9", |_| {}).unwrap();
         first.remove_address("10.1.1.8").unwrap();
@@ -128,7 +128,7 @@ fn a_user_holds_no_more_addresses_than_it_may_however_many_sessions_it_has() {
 #[test]
 fn a_session_with_as_many_requests_under_way_as_may_be_is_told_to_come_later() {
     isolated(|host| {
-        lan::join(&["far"]);
+        lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses("broker { max_in_flight = 2 }"));
         let mut peer = broker.peer();
         let quotas = peer.status().quotas;
@@ -156,7 +156,7 @@ fn a_session_with_as_many_requests_under_way_as_may_be_is_told_to_come_later() {
 /// The median time of a ping, in microseconds.
 #[test]
 fn a_flood_of_one_peer_costs_no_other_an_answer_and_bounds_memory_and_log() {
-    alone(|host| {
+    exclusive(|host| {
         let broker = start(host, "");
         let mut bystander = broker.peer();
         let resident = || -> u64 {
@@ -187,11 +187,12 @@ fn a_flood_of_one_peer_costs_no_other_an_answer_and_bounds_memory_and_log() {
 #[test]
 fn refused_requests_slow_their_user_down_and_never_the_worker() {
     isolated(|host| {
-        let stage = Stage::new(host, "chroot");
+        let setup = WorkerSetup::new(host, "chroot");
         let socket = sample::socket(r#"( "127.0.0.1:25" )"#);
         let rest = format!("{socket} broker {{ max_refusals = 10 }}");
-        let _broker = Broker::start(host, &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &rest));
-        let (_puppet, mut worker) = stage.enter();
+        let _broker =
+            Broker::start(host, &sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest));
+        let (_scripted, mut worker) = setup.accept();
         worker.hello();
         let took = |peer: &mut Peer| {
             let start = Instant::now();

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use portreeve_protocol::message::{Listen, ListenMany, ListenOptions, Outcome};
 use portreeve_protocol::{FaultCode, List};
 use portreeve_tests::peer::listen;
-use portreeve_tests::{Broker, census, isolated, sample};
+use portreeve_tests::{Broker, isolated, resources, sample};
 
 const ANYWHERE: &str = r#"( "*:1-65535" "[::]:1-65535" )"#;
 
@@ -14,7 +14,7 @@ fn an_endpoint_in_use_is_refused_with_its_owner_where_it_is_ours() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let (mut owner, mut other) = (broker.peer(), broker.peer());
-        let before = broker.census();
+        let before = broker.descriptors();
         // What is held, and what cannot be had beside it.
         let pairs = [
             ("127.0.0.1:2501", "127.0.0.1:2501"),
@@ -31,7 +31,7 @@ fn an_endpoint_in_use_is_refused_with_its_owner_where_it_is_ours() {
             assert!(fault.subject.contains("session"), "{second} beside {first}: {fault:?} names no owner");
         }
         owner.stop(&held);
-        broker.await_no_more_than(&before);
+        broker.await_no_leak(&before);
     });
 }
 
@@ -40,7 +40,7 @@ fn an_endpoint_that_another_program_holds_is_refused_as_in_use() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut peer = broker.peer();
-        let before = broker.census();
+        let before = broker.descriptors();
         let _specific = TcpListener::bind("127.0.0.1:2501").unwrap();
         let _wildcard = TcpListener::bind("0.0.0.0:2502").unwrap();
         let _both = TcpListener::bind("[::]:2503").unwrap();
@@ -49,7 +49,7 @@ fn an_endpoint_that_another_program_holds_is_refused_as_in_use() {
             assert_eq!(fault.code, FaultCode::InUse, "{endpoint}: {fault}");
         }
         assert_eq!(peer.status().listeners_held, 0);
-        broker.await_no_more_than(&before);
+        broker.await_no_leak(&before);
     });
 }
 
@@ -63,7 +63,7 @@ fn an_address_that_is_not_here_is_refused_by_name() {
             options: ListenOptions { free_bind: true, ..ListenOptions::default() },
             ..listen("192.0.2.1:25")
         };
-        peer.ask(&request).unwrap();
+        peer.request(&request).unwrap();
     });
 }
 
@@ -73,7 +73,7 @@ fn what_no_permit_allows_is_refused() {
         let permits = r#"( "127.0.0.1:25" "127.0.0.1:1000-1010" "*:53/udp" "10.1.1.0/24:587" )"#;
         let broker = Broker::start(host, &sample::control(permits));
         let mut peer = broker.peer();
-        let before = broker.census();
+        let before = broker.descriptors();
         for endpoint in [
             "127.0.0.1:26",
             "127.0.0.2:25",
@@ -92,8 +92,8 @@ fn what_no_permit_allows_is_refused() {
             let Err(fault) = peer.listen(endpoint) else { panic!("{endpoint} was given") };
             assert_eq!(fault.code, FaultCode::Denied, "{endpoint}: {fault}");
         }
-        assert!(census::listening().is_empty());
-        broker.await_no_more_than(&before);
+        assert!(resources::tcp_listeners().is_empty());
+        broker.await_no_leak(&before);
     });
 }
 
@@ -105,7 +105,7 @@ fn a_whole_request_of_refusals_is_answered_one_by_one() {
         let refused = (1..253)
             .map(|port| listen(&format!("[2001:db8:1111:2222:3333:4444:5555:6666]:{}", 60_000 + port)));
         let listeners = List::truncated([listen("127.0.0.1:25")].into_iter().chain(refused));
-        let (reply, descriptors) = peer.ask(&ListenMany { all_or_nothing: false, listeners }).unwrap();
+        let (reply, descriptors) = peer.request(&ListenMany { all_or_nothing: false, listeners }).unwrap();
         assert_eq!(descriptors.len(), 1);
         let denied =
             |result: &Outcome<_>| matches!(result, Outcome::Fault(fault) if fault.code == FaultCode::Denied);

@@ -16,9 +16,9 @@ use portreeve_protocol::message::{
 use portreeve_protocol::{Kind, List, Text, channel, codec};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::chroot::WORKER;
-use portreeve_tests::puppet::{Puppet, Stage};
 use portreeve_tests::random::Random;
-use portreeve_tests::{Broker, Peer, census, eventually, isolated, sample};
+use portreeve_tests::scripted_worker::{ScriptedWorker, WorkerSetup};
+use portreeve_tests::{Broker, Peer, eventually, isolated, resources, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
 const QUOTAS: &str = "broker { retain = 1 max_refusals = 100000 max_new_sessions = 100000 max_sessions = 8 max_listeners = 30 }
@@ -66,7 +66,7 @@ impl Open {
     /// After bytes that may be no request: says no more, and reads to the end, which comes.
     fn until_the_end(mut self) {
         let _ended_already = self.peer.channel.shutdown(Shutdown::Write);
-        assert!(self.peer.is_cut_off(), "the session did not end");
+        assert!(self.peer.is_disconnected(), "the session did not end");
     }
 }
 
@@ -140,26 +140,26 @@ fn connect(random: &mut Random) -> Peer {
 
 /// The worker's session, and its process's strings.
 struct Worker {
-    puppet: Puppet,
+    scripted: ScriptedWorker,
     open: Open,
 }
 
 impl Worker {
-    fn enter(stage: &Stage) -> Self {
-        let (puppet, mut peer) = stage.enter();
+    fn enter(setup: &WorkerSetup) -> Self {
+        let (scripted, mut peer) = setup.accept();
         peer.hello();
-        Self { puppet, open: Open::new(peer) }
+        Self { scripted, open: Open::new(peer) }
     }
 
-    fn replace(self, broker: &Broker, stage: &Stage) -> Self {
+    fn replace(self, broker: &Broker, setup: &WorkerSetup) -> Self {
         kill_process(Pid::from_raw(broker.worker().cast_signed()).unwrap(), Signal::KILL).unwrap();
-        drop((self.puppet, self.open));
-        Self::enter(stage)
+        drop((self.scripted, self.open));
+        Self::enter(setup)
     }
 }
 
 /// One run of so many steps. Gives how many requests were made.
-fn run(broker: &Broker, stage: &Stage, mut worker: Worker, seed: u64, steps: u64) -> (Worker, u64) {
+fn run(broker: &Broker, setup: &WorkerSetup, mut worker: Worker, seed: u64, steps: u64) -> (Worker, u64) {
     let mut random = Random::new(seed);
     let mut sessions: Vec<Open> = Vec::new();
     let mut requests = 0;
@@ -207,7 +207,7 @@ fn run(broker: &Broker, stage: &Stage, mut worker: Worker, seed: u64, steps: u64
                 open.until_the_end();
                 requests += 1;
             }
-            19 if random.one_in(4) => worker = worker.replace(broker, stage),
+            19 if random.one_in(4) => worker = worker.replace(broker, setup),
             _ => open.settle(),
         }
     }
@@ -220,31 +220,32 @@ fn run(broker: &Broker, stage: &Stage, mut worker: Worker, seed: u64, steps: u64
 fn whatever_peers_ask_in_whatever_order_nothing_is_left_and_nobody_else_is_harmed() {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     isolated(|host| {
-        let stage = Stage::new(host, "chroot");
+        let setup = WorkerSetup::new(host, "chroot");
         let rest = format!(
             "{}{QUOTAS}",
             sample::socket(r#"( "127.0.0.1:1-65535" "127.0.0.1:1-65535/udp" "/run/host/*" )"#)
         );
-        let broker = Broker::start(host, &sample::worker(&stage.chroot, "( /run/host/bin/puppet )", &rest));
-        let mut worker = Worker::enter(&stage);
+        let broker =
+            Broker::start(host, &sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest));
+        let mut worker = Worker::enter(&setup);
         let mut bystander = broker.peer();
         let (kept, listener) = bystander.listen("127.0.0.1:25").unwrap();
         assert_eq!(kept, ListenerId(1));
-        let before = broker.census();
+        let before = broker.descriptors();
         let mut seed = number("PORTREEVE_FUZZ_SEED").unwrap_or(1);
         let end =
             Instant::now() + Duration::from_secs(number("PORTREEVE_FUZZ_SECONDS").unwrap_or(5).min(150));
         let (mut requests, mut runs) = (0, 0);
         while runs == 0 || Instant::now() < end {
             println!("seed {seed}");
-            let (next, made) = run(&broker, &stage, worker, seed, 2000);
+            let (next, made) = run(&broker, &setup, worker, seed, 2000);
             bystander.ping();
             // The worker's listeners end with their retention, the others with their sessions.
-            worker = next.replace(&broker, &stage);
+            worker = next.replace(&broker, &setup);
             eventually("the end of all listeners", || (bystander.status().listeners_held == 1).then_some(()));
-            assert_eq!(census::listening().len(), 1);
+            assert_eq!(resources::tcp_listeners().len(), 1);
             eventually("the end of all sessions", || (bystander.status().sessions.len() == 2).then_some(()));
-            broker.await_no_more_than(&before);
+            broker.await_no_leak(&before);
             (requests, runs, seed) = (requests + made, runs + 1, seed + 1);
         }
         println!("{runs} runs, {requests} requests");

@@ -1,14 +1,17 @@
-//! An attack, how it is run, and how what came of it is told.
+//! Running an attack and reporting its outcome.
 
 use std::io::{self, Write as _};
 
-/// A number or the address of something, as a system call takes it.
+/// An argument of a system call: a number or an address.
 pub type Word = libc::c_long;
 
-/// What came of an attack.
+/// The outcome of an attack, with details.
 pub enum Outcome {
-    Held(String),
+    /// The kernel or the broker blocked it.
+    Blocked(String),
+    /// The kernel allows it to every process.
     Allowed(String),
+    /// It succeeded, or was only badly tried.
     Escaped(String),
 }
 
@@ -18,37 +21,37 @@ pub struct Attack {
     pub attempt: fn() -> Outcome,
 }
 
-/// Runs it in a process of its own and prints its line; a process that is killed held too, and says by what.
+/// Runs an attack in a process of its own and prints its line. If a signal kills the process, the attack was blocked.
 pub fn run(attack: &Attack) {
-    // SAFETY: this program has one thread, so its copy may do anything.
+    // SAFETY: this program has one thread, so the child may call any function.
     match unsafe { libc::fork() } {
         0 => {
             let (word, detail) = match (attack.attempt)() {
-                Outcome::Held(detail) => ("held", detail),
+                Outcome::Blocked(detail) => ("blocked", detail),
                 Outcome::Allowed(detail) => ("allowed", detail),
                 Outcome::Escaped(detail) => ("ESCAPED", detail),
             };
             say(&format!("attack {} {word} {detail}", attack.name));
-            // SAFETY: nothing is left to be written or removed.
+            // SAFETY: there is nothing to flush or clean up.
             unsafe { libc::_exit(0) }
         }
-        -1 => say(&format!("attack {} ESCAPED it could not be tried: {}", attack.name, last_error())),
+        -1 => say(&format!("attack {} ESCAPED not tried: fork failed: {}", attack.name, last_error())),
         child => {
             let mut status = 0;
-            // SAFETY: waitpid writes to status alone.
+            // SAFETY: waitpid writes only to the status.
             unsafe { libc::waitpid(child, &raw mut status, 0) };
             if libc::WIFSIGNALED(status) {
-                say(&format!("attack {} held by signal {}", attack.name, libc::WTERMSIG(status)));
+                say(&format!("attack {} blocked by signal {}", attack.name, libc::WTERMSIG(status)));
             } else if libc::WEXITSTATUS(status) != 0 {
-                say(&format!("attack {} ESCAPED it failed by itself", attack.name));
+                say(&format!("attack {} ESCAPED not tried: its process failed", attack.name));
             }
         }
     }
 }
 
 fn say(line: &str) {
-    // In one piece, for others write there too.
-    let _ = io::stdout().write_all(format!("{line}\n").as_bytes());
+    // One write for each line: other processes write to the same file.
+    let _ = io::stdout().write_all(format!("{line}\n").as_bytes()); // a missing line fails the test
 }
 
 fn last_error() -> io::Error {
@@ -60,8 +63,8 @@ pub fn call<const N: usize>(number: Word, arguments: [Word; N]) -> io::Result<Wo
     let mut words = [0; 6];
     words[..N].copy_from_slice(&arguments);
     let [a, b, c, d, e, f] = words;
-    // SAFETY: every address that an attack passes is of something that lives until the call returns and is as large
-    // as the call takes it for.
+    // SAFETY: every address that an attack passes is of a value that outlives the call and is as large as the call
+    // expects.
     let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
     if result == -1 { Err(last_error()) } else { Ok(result) }
 }
@@ -76,29 +79,30 @@ pub fn address_mut<T: ?Sized>(value: &mut T) -> Word {
     std::ptr::from_mut(value).cast::<u8>().expose_provenance().cast_signed() as Word
 }
 
-/// Held where the kernel said that it is not allowed, not there or no call of its own; any other error means that it would have let it.
+/// Blocked if the kernel reports a lack of permission, a missing file or a missing system call. Any other error means that
+/// other arguments could have succeeded.
 pub fn refused<T>(result: io::Result<T>) -> Outcome {
     match result {
         Ok(_) => Outcome::Escaped("it succeeded".to_owned()),
         Err(error) => match error.raw_os_error() {
             Some(libc::EPERM | libc::EACCES | libc::ENOENT | libc::EROFS | libc::ENOSYS) => {
-                Outcome::Held(error.to_string())
+                Outcome::Blocked(error.to_string())
             }
-            _ => Outcome::Escaped(format!("only its arguments were wrong: {error}")),
+            _ => Outcome::Escaped(format!("only the arguments were rejected: {error}")),
         },
     }
 }
 
-/// Held where every one of several attempts is.
+/// Blocked if all of several attempts are.
 pub fn all_refused<T>(attempts: impl IntoIterator<Item = (String, io::Result<T>)>) -> Outcome {
     let mut count = 0;
     for (what, result) in attempts {
         match refused(result) {
-            Outcome::Held(_) => count += 1,
+            Outcome::Blocked(_) => count += 1,
             Outcome::Escaped(why) | Outcome::Allowed(why) => {
                 return Outcome::Escaped(format!("{what}: {why}"));
             }
         }
     }
-    Outcome::Held(format!("{count} of {count}"))
+    Outcome::Blocked(format!("{count} of {count}"))
 }

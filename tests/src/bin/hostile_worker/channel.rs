@@ -1,4 +1,4 @@
-//! Attacks on the broker through what it offers: the channel and the control socket.
+//! Attacks on the broker through its interfaces: the channel and the control socket.
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
@@ -14,30 +14,30 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::attack::{Attack, Outcome};
 
 pub const ATTACKS: &[Attack] = &[
-    Attack { name: "beyond-the-policy", attempt: beyond_the_policy },
+    Attack { name: "denied-endpoints", attempt: denied_endpoints },
     Attack { name: "descriptors-with-a-request", attempt: descriptors_with_a_request },
     Attack { name: "malformed-frames", attempt: malformed_frames },
-    Attack { name: "listen-again", attempt: listen_again },
-    Attack { name: "stop-another's-listener", attempt: stop_anothers_listener },
-    Attack { name: "no-descriptor-left", attempt: no_descriptor_left },
-    Attack { name: "sessions-without-a-word", attempt: sessions_without_a_word },
+    Attack { name: "listen-after-stop", attempt: listen_after_stop },
+    Attack { name: "stop-foreign-listener", attempt: stop_foreign_listener },
+    Attack { name: "descriptor-limit", attempt: descriptor_limit },
+    Attack { name: "sessions-without-hello", attempt: sessions_without_hello },
 ];
 
 fn session() -> Peer {
-    let mut peer = silent();
+    let mut peer = connect();
     peer.hello();
     peer
 }
 
-fn silent() -> Peer {
+fn connect() -> Peer {
     Peer::connect(Path::new("/run/broker.sock")).unwrap()
 }
 
-fn held_if(is_so: bool, what: &str) -> Outcome {
-    if is_so { Outcome::Held(what.to_owned()) } else { Outcome::Escaped(format!("not so: {what}")) }
+fn blocked_if(is_so: bool, what: &str) -> Outcome {
+    if is_so { Outcome::Blocked(what.to_owned()) } else { Outcome::Escaped(format!("not true: {what}")) }
 }
 
-fn beyond_the_policy() -> Outcome {
+fn denied_endpoints() -> Outcome {
     let mut peer = session();
     let endpoints = [
         "127.0.0.1:26",
@@ -56,12 +56,14 @@ fn beyond_the_policy() -> Outcome {
             continue;
         }
         match peer.listen(endpoint) {
-            Ok(_) => return Outcome::Escaped(format!("{endpoint} was given")),
+            Ok(_) => return Outcome::Escaped(format!("{endpoint} was allowed")),
             Err(fault) if fault.code == FaultCode::Denied => {}
-            Err(fault) => return Outcome::Escaped(format!("{endpoint} was not denied but: {fault}")),
+            Err(fault) => {
+                return Outcome::Escaped(format!("{endpoint} failed otherwise than by policy: {fault}"));
+            }
         }
     }
-    Outcome::Held("each is denied".to_owned())
+    Outcome::Blocked("all are denied".to_owned())
 }
 
 fn descriptors_with_a_request() -> Outcome {
@@ -70,7 +72,7 @@ fn descriptors_with_a_request() -> Outcome {
     let packet = codec::encode(&mut buffer, Ping::KIND, 7, 0, &Ping {}).unwrap();
     let standard = std::io::stdin();
     channel::send(&peer.channel, packet, &[standard.as_fd(); 200]).unwrap();
-    held_if(peer.is_cut_off(), "the session ends")
+    blocked_if(peer.is_disconnected(), "the session ends")
 }
 
 fn malformed_frames() -> Outcome {
@@ -85,55 +87,56 @@ fn malformed_frames() -> Outcome {
                 seed.to_le_bytes()[0]
             })
             .collect();
-        if channel::send_bytes(&peer.channel, &bytes).is_ok() && !peer.is_cut_off() {
-            return Outcome::Escaped(format!("{length} bytes of nothing did not end the session"));
+        if channel::send_bytes(&peer.channel, &bytes).is_ok() && !peer.is_disconnected() {
+            return Outcome::Escaped(format!("{length} random bytes did not end the session"));
         }
     }
-    Outcome::Held("each ends its session".to_owned())
+    Outcome::Blocked("each ends its session".to_owned())
 }
 
-/// Keeps its copy of a socket, has the broker stop the listener, and listens on the copy again.
-fn listen_again() -> Outcome {
+/// Keeps a copy of a socket, stops the listener, and calls listen(2) on the copy.
+fn listen_after_stop() -> Outcome {
     let mut peer = session();
     let (id, copy) = peer.listen("127.0.0.1:2525").unwrap();
     peer.stop(&[id]);
     let again = rustix::net::listen(&copy, 16);
     let address: SocketAddr = "127.0.0.1:2525".parse().unwrap();
     let reached = TcpStream::connect_timeout(&address, Duration::from_millis(300));
-    held_if(reached.is_err(), &format!("listening again was {again:?}, connecting is {:?}", reached.err()))
+    blocked_if(reached.is_err(), &format!("listen(2) gave {again:?}, connecting gave {:?}", reached.err()))
 }
 
-fn stop_anothers_listener() -> Outcome {
+fn stop_foreign_listener() -> Outcome {
     let mut owner = session();
     let (id, _socket) = owner.listen("127.0.0.1:2526").unwrap();
     let stopped = session().stop(&[id]);
     let reached = TcpStream::connect(("127.0.0.1", 2526)).is_ok();
-    held_if(reached, &format!("the owner still serves: {stopped:?}"))
+    blocked_if(reached, &format!("the owner still serves: {stopped:?}"))
 }
 
-fn no_descriptor_left() -> Outcome {
+/// Receives a reply when it cannot open any more descriptors.
+fn descriptor_limit() -> Outcome {
     let mut peer = session();
     let used = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
     let before = getrlimit(Resource::Nofile);
-    // The count has the descriptor of the directory itself in it, which is closed by now.
+    // The count includes the descriptor of the directory itself, which is closed by now.
     setrlimit(Resource::Nofile, Rlimit { current: Some(used - 1), ..before }).unwrap();
     peer.send(&portreeve_tests::peer::listen("127.0.0.1:2527"));
     let lost = peer.receive().unwrap();
     setrlimit(Resource::Nofile, before).unwrap();
     let again = peer.listen("127.0.0.1:2527");
-    held_if(lost.descriptors_lost && again.is_ok(), "the socket is lost, told, and given when asked again")
+    blocked_if(lost.descriptors_lost && again.is_ok(), "the loss is reported, and a second request succeeds")
 }
 
-/// As many as its quota is, and one more: that one is told why not, and another user's are none the worse.
-fn sessions_without_a_word() -> Outcome {
-    let silent: Vec<Peer> = (0..64).map(|_| silent()).collect();
-    // The broker says it unasked, and hangs up.
-    let mut one_more = self::silent();
-    let answer = one_more.receive().map(|frame| frame.reply::<Hello>().map(|_| ()));
-    drop((silent, one_more));
-    match answer {
-        Ok(Err(fault)) => Outcome::Held(format!("there is a bound, which is told: {}", fault.message)),
-        Ok(Ok(())) => Outcome::Escaped("there is no bound to its sessions".to_owned()),
-        Err(error) => Outcome::Escaped(format!("it is not told why it has no session: {error}")),
+/// Opens one session more than its quota. The broker must report the reason, and other users must not be affected.
+fn sessions_without_hello() -> Outcome {
+    let peers: Vec<Peer> = (0..64).map(|_| connect()).collect();
+    // The broker sends the fault without a request, and disconnects.
+    let mut one_more = connect();
+    let reply = one_more.receive().map(|frame| frame.reply::<Hello>().map(|_| ()));
+    drop((peers, one_more));
+    match reply {
+        Ok(Err(fault)) => Outcome::Blocked(format!("the limit is reported: {}", fault.message)),
+        Ok(Ok(())) => Outcome::Escaped("its sessions are not limited".to_owned()),
+        Err(error) => Outcome::Escaped(format!("the limit is not reported: {error}")),
     }
 }

@@ -1,4 +1,4 @@
-//! Attacks on its own identity and capabilities.
+//! Attacks on the worker's own identity and capabilities.
 
 use std::process::{Command, Stdio};
 
@@ -25,23 +25,23 @@ fn prctl(option: i32, value: Word) -> std::io::Result<Word> {
 }
 
 fn setfsuid() -> Outcome {
-    // It never fails: it tells the id from before, and a second call the id that it is.
-    let _before = call(libc::SYS_setfsuid, [0]);
+    // setfsuid never fails: it returns the previous id, so a second call returns the current one.
+    let _ = call(libc::SYS_setfsuid, [0]); // the next call shows its effect
     match call(libc::SYS_setfsuid, [-1]) {
-        Ok(0) => Outcome::Escaped("the file system's user id is 0".to_owned()),
-        Ok(id) => Outcome::Held(format!("it stays {id}")),
-        Err(error) => Outcome::Held(error.to_string()),
+        Ok(0) => Outcome::Escaped("the file system user id is 0".to_owned()),
+        Ok(id) => Outcome::Blocked(format!("it stays {id}")),
+        Err(error) => Outcome::Blocked(error.to_string()),
     }
 }
 
-/// Runs a copy of this program that an operator left in the chroot, and asks what it has become.
+/// Runs a copy of this program that an operator left in the chroot. The exit status shows what it gained.
 fn run_as(path: &str) -> Outcome {
     let mut command = Command::new(path);
     command.args(["--as-program", "identity"]);
     match command.stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::inherit()).status() {
-        Ok(status) if status.success() => Outcome::Held("it ran with nothing gained".to_owned()),
-        Ok(status) => Outcome::Escaped(format!("it ran with more: {status}")),
-        Err(error) => Outcome::Escaped(format!("it was not there to be run: {error}")),
+        Ok(status) if status.success() => Outcome::Blocked("it ran without additional privileges".to_owned()),
+        Ok(status) => Outcome::Escaped(format!("it ran with additional privileges: {status}")),
+        Err(error) => Outcome::Escaped(format!("not tried: cannot run it: {error}")),
     }
 }
 
@@ -63,9 +63,9 @@ fn ambient_each() -> Outcome {
 }
 
 fn no_new_privs_off() -> Outcome {
-    let _refused = prctl(libc::PR_SET_NO_NEW_PRIVS, 0);
+    let _ = prctl(libc::PR_SET_NO_NEW_PRIVS, 0); // the next call shows its effect
     match prctl(libc::PR_GET_NO_NEW_PRIVS, 0) {
-        Ok(1) => Outcome::Held("it stays set".to_owned()),
+        Ok(1) => Outcome::Blocked("it stays set".to_owned()),
         other => Outcome::Escaped(format!("{other:?}")),
     }
 }

@@ -1,4 +1,4 @@
-//! Attacks on the kernel, by calls that few programs need.
+//! Attacks on the kernel, by system calls that few programs need.
 
 use std::io;
 
@@ -26,7 +26,7 @@ fn tracing_program() -> Outcome {
     refused(call(libc::SYS_bpf, [PROG_LOAD, address(&[KPROBE, 0]), 8]))
 }
 
-/// Of all processes on a processor: its own it may count.
+/// Opens a counter of all processes on a CPU. A process is allowed to count its own events.
 fn perf_events() -> Outcome {
     let mut attributes = [0_u32; 32];
     attributes[1] = 128;
@@ -34,17 +34,17 @@ fn perf_events() -> Outcome {
 }
 
 fn reboot() -> Outcome {
-    // To turn Ctrl-Alt-Del off: checked as a reboot is.
+    // Disables Ctrl-Alt-Del, which needs the same permission as a reboot.
     refused(call(libc::SYS_reboot, [0xfee1_dead, 672_274_793, 0, 0]))
 }
 
 fn clock() -> Outcome {
-    // A time that is not one, so that no kernel sets it.
+    // An invalid address, so that the clock is not set even if the call is allowed.
     let never = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     refused(call(libc::SYS_clock_settime, [0, address(&never)]))
 }
 
-/// A key that whoever started the broker has in the session keyring, which processes inherit.
+/// Searches the session keyring, which processes inherit, for a key of the user who started the broker.
 fn session_keyring() -> Outcome {
     const SEARCH: Word = 10;
     const READ: Word = 11;
@@ -55,21 +55,21 @@ fn session_keyring() -> Outcome {
             let mut secret = [0_u8; 16];
             let read: io::Result<Word> =
                 call(libc::SYS_keyctl, [READ, key, crate::attack::address_mut(&mut secret), 16]);
-            Outcome::Escaped(format!("the starter's key {key} was found, and reading it gave {read:?}"))
+            Outcome::Escaped(format!("found key {key} of the invoking user; reading it gave {read:?}"))
         }
-        Err(error) => Outcome::Held(error.to_string()),
+        Err(error) => Outcome::Blocked(error.to_string()),
     }
 }
 
-/// Types at the terminal that the broker was started from, as a descriptor of which it has standard input.
+/// Injects input into the terminal that the broker was started from, by standard input.
 fn terminal() -> Outcome {
-    // SAFETY: it only asks.
+    // SAFETY: isatty accepts any descriptor.
     if unsafe { libc::isatty(0) } == 0 {
-        return Outcome::Escaped("standard input is no terminal, so nothing was tried".to_owned());
+        return Outcome::Escaped("not tried: standard input is no terminal".to_owned());
     }
     let typing = call(libc::SYS_ioctl, [0, libc::TIOCSTI.cast_signed() as Word, address(b"x")]);
-    // A session of its own could take the terminal over, were it nobody's.
-    let _leader = call(libc::SYS_setsid, []);
+    // The leader of a new session could acquire the terminal if it belonged to no session.
+    let _ = call(libc::SYS_setsid, []); // if this fails, so do the next calls
     let taking = call(libc::SYS_ioctl, [0, libc::TIOCSCTTY.cast_signed() as Word, 0]);
     let stealing = call(libc::SYS_ioctl, [0, libc::TIOCSCTTY.cast_signed() as Word, 1]);
     all_refused([
@@ -79,7 +79,7 @@ fn terminal() -> Outcome {
     ])
 }
 
-/// What 0, 1 and 2 are cannot be given to others.
+/// Changes the mode and the owner of the files behind descriptors 0, 1 and 2.
 fn standard_descriptors() -> Outcome {
     all_refused((0..3).flat_map(|number| {
         let mode = call(libc::SYS_fchmod, [number, 0o666]);
@@ -91,7 +91,7 @@ fn standard_descriptors() -> Outcome {
 fn io_uring() -> Outcome {
     let mut parameters = [0_u32; 30];
     match call(libc::SYS_io_uring_setup, [1, crate::attack::address_mut(&mut parameters)]) {
-        Ok(_) => Outcome::Allowed("a ring works with the worker's own credentials".to_owned()),
-        Err(error) => Outcome::Allowed(format!("this kernel refuses it: {error}")),
+        Ok(_) => Outcome::Allowed("a ring uses the worker's own credentials".to_owned()),
+        Err(error) => Outcome::Allowed(format!("this kernel denies it: {error}")),
     }
 }

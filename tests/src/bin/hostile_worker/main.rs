@@ -1,10 +1,11 @@
-//! A worker that was taken over: it tries every way out that its authors know of, and prints a line for each.
+//! A compromised worker: it tries every known way to escape its confinement, and prints a line for each attack.
 //!
-//! `NAME held DETAIL`: the kernel or the broker stopped it. `NAME allowed DETAIL`: the kernel lets any process do it and
-//! SECURITY.md says so. `NAME ESCAPED DETAIL`: it got what it must not have. `done` is the last line.
+//! `attack NAME blocked DETAIL`: the kernel or the broker blocked it. `attack NAME allowed DETAIL`: the kernel allows it to
+//! every process, which SECURITY.md documents. `attack NAME ESCAPED DETAIL`: the worker gained something. The last line is
+//! `attack done`.
 //!
-//! It expects in its chroot what a careless operator might leave there: /proc, a set-user-id copy of itself, one with
-//! file capabilities, a directory that it can write to, the control socket. Each attack runs in a process of its own.
+//! Its chroot should contain what a careless operator might leave there: /proc, a set-user-ID copy of itself, a copy with
+//! file capabilities, a writable directory, and the control socket. Each attack runs in a process of its own.
 
 mod attack;
 mod channel;
@@ -12,15 +13,15 @@ mod identity;
 mod kernel;
 mod namespaces;
 mod network;
+mod payload;
 mod processes;
-mod program;
 
 use attack::Attack;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() == Some("--as-program") {
-        return program::run(&arguments.next().unwrap_or_default());
+        return payload::run(&arguments.next().unwrap_or_default());
     }
     let tables: [&[Attack]; 6] = [
         identity::ATTACKS,
@@ -33,7 +34,7 @@ fn main() {
     tables.into_iter().flatten().for_each(attack::run);
     println!("attack done");
     loop {
-        // A worker that stays, so that the test can look at it.
+        // Keeps running, so that the test can inspect it.
         std::thread::park();
     }
 }

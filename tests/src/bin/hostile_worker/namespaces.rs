@@ -1,4 +1,4 @@
-//! Attacks on its root and its namespaces.
+//! Attacks on the worker's root directory and namespaces.
 
 use std::fs;
 use std::io;
@@ -23,14 +23,14 @@ pub const ATTACKS: &[Attack] = &[
     Attack { name: "write-root", attempt: || refused(fs::write("/made", "x")) },
 ];
 
-/// The classic way out: a root below the root, with a directory held open that is outside it.
+/// The classic escape: a chroot below the root, while a directory outside it is open.
 fn nested_chroot() -> Outcome {
     let outside = fs::File::open("/").unwrap();
-    let _made_already = fs::create_dir("/writable/root");
+    let _ = fs::create_dir("/writable/root"); // it may exist
     let nested = call(libc::SYS_chroot, [address(c"/writable/root")]);
     if nested.is_ok() {
         let here = std::os::fd::AsRawFd::as_raw_fd(&outside);
-        let _ = call(libc::SYS_fchdir, [Word::from(here)]);
+        let _ = call(libc::SYS_fchdir, [Word::from(here)]); // chroot alone counts as an escape
     }
     refused(nested)
 }
@@ -38,16 +38,16 @@ fn nested_chroot() -> Outcome {
 fn dot_dot() -> Outcome {
     let here = |path: &str| fs::metadata(path).map(|file| (file.dev(), file.ino())).unwrap();
     if here("/") == here("/../../../..") && here("/") == here("/proc/self/root/..") {
-        Outcome::Held("/.. is /".to_owned())
+        Outcome::Blocked("/.. is /".to_owned())
     } else {
         Outcome::Escaped("/.. is above /".to_owned())
     }
 }
 
-/// A directory that was left open from before the chroot would lead out.
+/// Looks for a directory that was opened before the chroot, which would lead out of it.
 fn directory_descriptors() -> Outcome {
     for number in 0..1024 {
-        // SAFETY: fstat writes to the structure alone; a number that is not open is an error.
+        // SAFETY: fstat writes only to the structure; if the number is not open, it fails.
         let mode = unsafe {
             let mut stat: libc::stat = std::mem::zeroed();
             if libc::fstat(number, &raw mut stat) == 0 { stat.st_mode } else { 0 }
@@ -56,7 +56,7 @@ fn directory_descriptors() -> Outcome {
             return Outcome::Escaped(format!("descriptor {number} is a directory"));
         }
     }
-    Outcome::Held("none of the descriptors is a directory".to_owned())
+    Outcome::Blocked("none of the descriptors is a directory".to_owned())
 }
 
 fn unshare_each() -> Outcome {
@@ -72,7 +72,7 @@ fn unshare_each() -> Outcome {
     all_refused(kinds.map(|(name, flag)| (name.to_owned(), call(libc::SYS_unshare, [Word::from(flag)]))))
 }
 
-/// The kernel refuses it to a process whose root is not its mount namespace's.
+/// The kernel denies this to a process whose root is not that of its mount namespace.
 fn user_namespace() -> Outcome {
     refused(call(libc::SYS_unshare, [Word::from(libc::CLONE_NEWUSER)]))
 }
@@ -81,7 +81,7 @@ fn clone_user_namespace() -> Outcome {
     let flags = Word::from(libc::CLONE_NEWUSER | libc::SIGCHLD);
     let cloned = call(libc::SYS_clone, [flags, 0, 0, 0, 0]);
     if let Ok(0) = cloned {
-        // SAFETY: the copy has nothing to do.
+        // SAFETY: the child only exits.
         unsafe { libc::_exit(0) }
     }
     refused(cloned)
@@ -120,7 +120,7 @@ fn mknod() -> Outcome {
 }
 
 fn open_by_handle() -> Outcome {
-    // struct file_handle for the inode 2 of whatever file system the root is on.
+    // struct file_handle for inode 2 of the root's file system.
     let handle = [8_u32, 1, 2, 0];
     let root = fs::File::open("/").map(std::os::fd::IntoRawFd::into_raw_fd).unwrap();
     let opened: io::Result<Word> = call(libc::SYS_open_by_handle_at, [root.into(), address(&handle), 0]);

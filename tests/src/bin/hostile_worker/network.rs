@@ -1,4 +1,4 @@
-//! Attacks over the network, without the broker.
+//! Attacks on the network that do not involve the broker.
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
@@ -34,12 +34,12 @@ fn privileged_ports() -> Outcome {
 
 fn interfaces() -> Outcome {
     let socket = socket(libc::AF_INET, libc::SOCK_DGRAM, 0).unwrap();
-    // struct ifreq: the name, then the flags; none takes the interface down.
+    // struct ifreq: the name, then the flags, without IFF_UP.
     let mut request = [0_u8; 40];
     request[..2].copy_from_slice(b"lo");
     let down = call(libc::SYS_ioctl, [socket, libc::SIOCSIFFLAGS as Word, address(&request)]);
-    let renamed = call(libc::SYS_ioctl, [socket, libc::SIOCSIFMTU as Word, address(&request)]);
-    all_refused([("flags".to_owned(), down), ("MTU".to_owned(), renamed)])
+    let mtu = call(libc::SYS_ioctl, [socket, libc::SIOCSIFMTU as Word, address(&request)]);
+    all_refused([("flags".to_owned(), down), ("MTU".to_owned(), mtu)])
 }
 
 fn marks() -> Outcome {

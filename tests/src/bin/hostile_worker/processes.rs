@@ -1,4 +1,4 @@
-//! Attacks on the broker and the launcher as processes.
+//! Attacks on the processes of the broker and the launcher.
 
 use std::fs;
 use std::io;
@@ -24,21 +24,21 @@ pub const ATTACKS: &[Attack] = &[
     Attack { name: "write-own-program", attempt: write_own_program },
 ];
 
-/// The broker made the channel, so the kernel names it as the other end's maker.
+/// The broker's process id: the broker created the channel, so the kernel reports it as the peer.
 fn broker() -> Word {
     let channel: i32 = std::env::var("PORTREEVE_CHANNEL").unwrap().parse().unwrap();
-    // SAFETY: getsockopt writes to the structure and its length alone.
-    let maker = unsafe {
-        let mut maker: libc::ucred = std::mem::zeroed();
+    // SAFETY: getsockopt writes only to the structure and its length.
+    let peer = unsafe {
+        let mut peer: libc::ucred = std::mem::zeroed();
         let mut length = size_of::<libc::ucred>() as libc::socklen_t;
-        let to = (&raw mut maker).cast();
+        let to = (&raw mut peer).cast();
         assert_eq!(libc::getsockopt(channel, libc::SOL_SOCKET, libc::SO_PEERCRED, to, &raw mut length), 0);
-        maker
+        peer
     };
-    Word::from(maker.pid)
+    Word::from(peer.pid)
 }
 
-/// An attack runs in a child of the worker, which is a child of the launcher.
+/// The launcher's process id: an attack runs in a child of the worker, which is a child of the launcher.
 fn launcher() -> Word {
     let stat = fs::read_to_string(format!("/proc/{}/stat", std::os::unix::process::parent_id())).unwrap();
     stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap()
@@ -105,11 +105,11 @@ fn signal_broker() -> Outcome {
     ])
 }
 
-/// They have the same user id, and that is all that signals ask for.
+/// The launcher has the worker's user id, so the kernel allows the signal.
 fn signal_launcher() -> Outcome {
     match call(libc::SYS_kill, [launcher(), 0]) {
-        Ok(_) => Outcome::Allowed("the launcher has the worker's own user id".to_owned()),
-        Err(error) => Outcome::Held(error.to_string()),
+        Ok(_) => Outcome::Allowed("the launcher has the worker's user id".to_owned()),
+        Err(error) => Outcome::Blocked(error.to_string()),
     }
 }
 
