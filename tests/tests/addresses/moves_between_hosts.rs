@@ -30,7 +30,7 @@ fn at_other() -> String {
 
 /// Every host that answers for an address. Repeats the question until one answers, as neighbours do: the kernel does
 /// not answer during duplicate address detection.
-fn who_answers(wire: &mut Wire, asker: Asker, address: &str) -> Vec<Hardware> {
+fn hosts_that_answer(wire: &mut Wire, asker: Asker, address: &str) -> Vec<Hardware> {
     let address = address.parse().unwrap();
     let about = |frame: &[u8]| neighbour::answer(frame).is_some_and(|(whose, _)| whose == address);
     let ours = |frame: &[u8]| asker.is_told(frame) && about(frame);
@@ -63,7 +63,11 @@ fn addresses_that_move_between_hosts_have_one_owner_at_a_time_and_leave_no_trace
             for address in BOTH {
                 owner.add_address(address, |add| (add.epoch, add.announce) = (epoch, true)).unwrap();
                 let hardware = [2, 0, 0, 0, 0, if ours { 1 } else { 2 }];
-                assert_eq!(who_answers(&mut wire, asker, address), [hardware], "{address}, epoch {epoch}");
+                assert_eq!(
+                    hosts_that_answer(&mut wire, asker, address),
+                    [hardware],
+                    "{address}, epoch {epoch}"
+                );
             }
             for address in BOTH {
                 // An older epoch has expired, even for the owner itself.

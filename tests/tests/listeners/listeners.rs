@@ -101,7 +101,7 @@ fn a_worker_that_listens_again_on_a_stopped_copy_serves_no_client() {
         let mut peer = broker.peer();
         let (id, kept) = peer.listen("127.0.0.1:25").unwrap();
         peer.stop(&[id]);
-        let _ = rustix::net::listen(&kept, 5); // either result is fine: nobody may be served
+        let _ = rustix::net::listen(&kept, 5); // either result is fine: no client may be served
         assert!(TcpStream::connect_timeout(&address("127.0.0.1:25"), AT_ONCE).is_err());
         let listener = TcpListener::from(kept);
         listener.set_nonblocking(true).unwrap();
