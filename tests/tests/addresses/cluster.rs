@@ -109,7 +109,7 @@ fn an_unknown_gateway_or_no_known_neighbour_falls_back_to_broadcast() {
         peer.remove_address("10.1.1.7").unwrap();
         lan::ip("route add default via 10.1.1.254");
         resolve("10.1.1.201:9");
-        // A neighbour that was seen within the last second gets no request.
+        // The broker reads the tables of the kernel at most once a second.
         std::thread::sleep(Duration::from_millis(1_100));
         let mut wire = Wire::at("far");
         add(&mut peer, "10.1.1.7");

@@ -1,7 +1,6 @@
 //! Addresses on the kinds of interface that servers have: a bond, a port of a VRF, a dummy link, a macvlan link, and an
 //! interface with an alternative name. Not every kernel has the first three. Without them, a request for an address
-//! must
-//! name the interface that does not exist.
+//! must name the interface that does not exist.
 
 use std::io::{ErrorKind, Read as _};
 use std::net::{TcpListener, TcpStream};
