@@ -79,13 +79,13 @@ fn an_unresponsive_neighbour_gets_three_requests_before_the_broadcast() {
         lan::ip("neigh add 10.1.1.99 lladdr 02:00:00:00:00:63 dev eth1 nud permanent");
         lan::ip("neigh add 2001:db8::99 lladdr 02:00:00:00:00:63 dev eth1 nud permanent");
         let mut peer = broker.peer();
-        for (address, told) in [("10.1.1.7", 2), ("2001:db8::7", 1)] {
+        for (address, broadcasts) in [("10.1.1.7", 2), ("2001:db8::7", 1)] {
             let mut wire = Wire::at("far");
             add(&mut peer, address);
-            let frames = wire.collect(AT_ONCE, ours, |frames| frames.len() == 3 + told);
+            let frames = wire.collect(AT_ONCE, ours, |frames| frames.len() == 3 + broadcasts);
             let (asked, all) = frames.split_at(3);
             assert!(asked.iter().all(|frame| frame.bytes[..6] == [2, 0, 0, 0, 0, 0x63]), "{frames:?}");
-            assert!(all.len() == told && all.iter().all(is_broadcast), "{frames:?}");
+            assert!(all.len() == broadcasts && all.iter().all(is_broadcast), "{frames:?}");
             for pair in frames[..4].windows(2) {
                 let pause = pair[1].at.duration_since(pair[0].at);
                 // A quarter of a second, less the delay of the previous frame.

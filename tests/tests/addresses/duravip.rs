@@ -98,7 +98,7 @@ fn a_floating_listener_outlives_its_worker_while_its_address_exists() {
         assert_eq!((&*row.owner, row.retained), ("duravip ESMTP_Listener", false));
         assert_eq!(puppet.tell("descriptors").matches(":socket").count(), 1);
         drop(puppet);
-        broker.log.wait_for(&["the worker is gone"]);
+        broker.log.wait_for(&["the worker is removed"]);
         let client = connect("10.1.1.7:25");
         let (mut puppet, mut worker) = stage.enter();
         worker.hello();
@@ -240,8 +240,8 @@ fn followers_are_added_renewed_announced_and_removed_with_their_leader() {
             }
         }
         let remove = RemoveAddress { addresses: one_address("10.1.1.7"), epoch: 0 };
-        let gone = done(peer.ask(&remove).unwrap().0.results.into_vec());
-        assert!(gone.len() == 3 && gone.iter().all(|gone| gone.verified), "{gone:?}");
+        let removed = done(peer.ask(&remove).unwrap().0.results.into_vec());
+        assert!(removed.len() == 3 && removed.iter().all(|removed| removed.verified), "{removed:?}");
         assert_eq!(lan::addresses(), before);
         assert!(census::listening().is_empty());
         assert_eq!(peer.add_address("10.1.1.8", |_| {}).unwrap_err().code, FaultCode::Denied);

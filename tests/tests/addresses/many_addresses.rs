@@ -91,7 +91,10 @@ fn the_maximum_number_of_addresses_is_added_renewed_listed_and_removed() {
         timed("removal", &all, |addresses| {
             let removed = peer.ask(&RemoveAddress { addresses, epoch: 0 }).unwrap().0;
             assert!(
-                removed.results.iter().all(|result| matches!(result, Outcome::Done(gone) if gone.verified))
+                removed
+                    .results
+                    .iter()
+                    .all(|result| matches!(result, Outcome::Done(removed) if removed.verified))
             );
         });
         assert_eq!(lan::addresses(), before);
