@@ -1,6 +1,6 @@
-//! Configurations as users have them are understood.
+//! Typical configurations of users are accepted.
 #![forbid(unsafe_code)]
-#![allow(clippy::panic)] // a helper of a test may fail it
+#![allow(clippy::panic)] // test helpers may panic
 
 use std::path::Path;
 use std::time::Duration;
@@ -68,7 +68,7 @@ fn load(text: &str) -> config::Config {
 }
 
 #[test]
-fn the_two_samples_of_the_security_scope_are_read() {
+fn both_samples_of_the_security_scope_are_read() {
     for text in [BIND_ONLY, FOUR] {
         let security = load(text).security;
         assert_eq!((security.user_name(), security.group_name()), ("ecuser", "ecuser"));
@@ -114,7 +114,7 @@ fn every_scope_of_a_whole_configuration_is_read() {
 }
 
 #[test]
-fn a_policy_follows_from_it() {
+fn the_sample_yields_the_expected_policy() {
     let config = load(BROKER);
     let policy = Policy::new(&config, &mut |_| Some(7)).unwrap();
     let worker = Requester::Worker;
@@ -137,7 +137,7 @@ fn a_policy_follows_from_it() {
 }
 
 #[test]
-fn what_the_capabilities_cannot_serve_is_said_at_start() {
+fn permits_that_lack_a_capability_are_reported_at_start() {
     let config = load(BROKER);
     let lines = |effective| -> Vec<String> {
         capability_check(&config, CapabilitySet::from_bits(effective), 1024)
@@ -160,7 +160,7 @@ fn what_the_capabilities_cannot_serve_is_said_at_start() {
 }
 
 #[test]
-fn a_file_and_its_includes_are_read_only_where_nobody_else_can_write_them() {
+fn a_file_and_its_includes_are_rejected_if_others_can_write_them() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let (main, part) = (dir.path().join("main.conf"), dir.path().join("part.conf"));

@@ -1,8 +1,8 @@
-//! Capability texts made at random: of the grammar, and spoiled.
+//! Random capability texts: valid by the grammar, or mutated.
 //!
-//! Promises: the same seed makes the same texts for ever, on every machine. Touches nothing.
+//! Promises: the same seed always produces the same texts, on every machine. Touches nothing.
 
-/// A generator of its own, so that a seed names the same texts for ever (xorshift64*).
+/// A fixed generator (xorshift64*), so that a seed always produces the same texts.
 pub struct Random(pub u64);
 
 impl Random {
@@ -27,7 +27,7 @@ impl Random {
     }
 }
 
-/// A text of the grammar: mostly right, with now and then an odd piece in any place.
+/// A text that follows the grammar, with an occasional invalid piece in any place.
 pub fn grammatical(random: &mut Random, names: &[String], text: &mut String) {
     for clause in 0..1 + random.below(3) {
         if clause > 0 || random.chance(5) {
@@ -78,7 +78,7 @@ pub fn grammatical(random: &mut Random, names: &[String], text: &mut String) {
             } else {
                 random.one(&["=", ""])
             });
-            // Mostly one flag at least, for only `=` may stand alone.
+            // Usually at least one flag: only `=` is valid without one.
             for _ in 0..random.below(4).max(usize::from(random.chance(90))) {
                 text.push_str(if random.chance(99) {
                     random.one(&["e", "i", "p"])
@@ -90,7 +90,7 @@ pub fn grammatical(random: &mut Random, names: &[String], text: &mut String) {
     }
 }
 
-/// Some edits of single characters, anywhere.
+/// Edits one to three single characters at random positions.
 pub fn mutate(random: &mut Random, text: &mut String) {
     const PIECES: &[&str] = &[
         "=", "+", "-", ",", " ", "e", "i", "p", "0", "x", "7", "9", "_", "a", "C", "all", "\u{b}", "\u{7f}",

@@ -1,13 +1,13 @@
 //! libcap as a shared library, and the comparison with it.
 //!
-//! Promises: whatever libcap allocates is freed. Touches nothing but its own memory.
+//! Promises: memory that libcap allocates is freed. Touches nothing but its own memory.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 use libloading::{Library, Symbol};
 use portreeve_broker::capability::{CapabilitySet, State, parse};
 
-/// libcap's functions, each with the type that `sys/capability.h` gives it.
+/// libcap's functions, each with its type from `sys/capability.h`.
 pub struct Libcap {
     from_text: unsafe extern "C" fn(*const c_char) -> *mut c_void,
     to_text: unsafe extern "C" fn(*mut c_void, *mut isize) -> *mut c_char,
@@ -21,15 +21,15 @@ const EFFECTIVE: c_int = 0;
 const PERMITTED: c_int = 1;
 const INHERITABLE: c_int = 2;
 
-/// Root on a fresh Debian gets it; for anyone else the test fails with its name.
+/// Tries to install libcap, which succeeds for root on Debian. Otherwise [`Libcap::load`] fails and names the package.
 fn install() {
     let _ = std::process::Command::new("apt-get").args(["install", "-y", "-qq", "libcap2"]).status();
 }
 
 impl Libcap {
-    /// Loads it, or fails with the package to install.
+    /// Loads libcap, or fails and names the package to install.
     pub fn load() -> Self {
-        // SAFETY: libcap's initialiser only allocates and asks prctl(2).
+        // SAFETY: libcap's initialiser only allocates and calls prctl(2).
         let open = || unsafe { Library::new("libcap.so.2") };
         let library = open()
             .or_else(|_| {
@@ -38,7 +38,7 @@ impl Libcap {
             })
             .unwrap_or_else(|error| {
                 panic!(
-                    "libcap, the judge of this test, cannot be loaded ({error}): install the package libcap2"
+                    "cannot load libcap, the reference of this test: {error}. Install the package libcap2."
                 )
             });
         /// # Safety
@@ -61,13 +61,13 @@ impl Libcap {
         }
     }
 
-    /// How many capabilities libcap thinks that the kernel has.
+    /// The number of capabilities that libcap believes the kernel has.
     pub fn max_bits(&self) -> c_int {
-        // SAFETY: it takes nothing and returns a number.
+        // SAFETY: the function takes no argument and returns a number.
         unsafe { (self.max_bits)() }
     }
 
-    /// The three sets and libcap's own text of them; `None` where it refuses.
+    /// The three sets and libcap's own text of them; `None` if libcap rejects the text.
     fn read(&self, text: &str) -> Option<(State, String)> {
         let text = CString::new(text).unwrap();
         // SAFETY: a NUL-terminated string that lives through the call.
@@ -99,25 +99,30 @@ impl Libcap {
         Some((state, shown))
     }
 
-    /// The one comparison: accepted alike, the same sets, the same text of them, and that text reads back the same.
+    /// Compares libcap with this crate: both must give the same verdict, the same sets and the same output text, and
+    /// that text must parse to the same sets.
     pub fn agrees(&self, text: &str) -> Result<bool, String> {
         let ours = parse(text);
         match (self.read(text), &ours) {
             (None, Err(error)) => {
                 let in_text = text.get(error.span.clone()).is_some();
-                if in_text { Ok(false) } else { Err(format!("{text:?}: place {:?} is outside", error.span)) }
+                if in_text {
+                    Ok(false)
+                } else {
+                    Err(format!("{text:?}: span {:?} is outside the text", error.span))
+                }
             }
-            (None, Ok(state)) => Err(format!("{text:?}: libcap refuses, we read {state:?}")),
+            (None, Ok(state)) => Err(format!("{text:?}: libcap rejects, we parse {state:?}")),
             (Some((state, _)), Err(error)) => {
-                Err(format!("{text:?}: libcap reads {state:?}, we refuse: {error}"))
+                Err(format!("{text:?}: libcap parses {state:?}, we reject: {error}"))
             }
             (Some((theirs, shown)), Ok(state)) => {
                 if theirs != *state {
-                    Err(format!("{text:?}: libcap reads {theirs:?}, we read {state:?}"))
+                    Err(format!("{text:?}: libcap parses {theirs:?}, we parse {state:?}"))
                 } else if shown != state.to_text() {
                     Err(format!("{text:?}: libcap writes {shown:?}, we write {:?}", state.to_text()))
                 } else if parse(&shown).as_ref() != Ok(state) {
-                    Err(format!("{text:?}: {shown:?} does not read back as the same sets"))
+                    Err(format!("{text:?}: {shown:?} does not parse to the same sets"))
                 } else {
                     Ok(true)
                 }

@@ -1,7 +1,8 @@
-//! The capability text against libcap itself: the library is loaded and asked, about a corpus and about more than a
-//! million generated texts. Promises: not one difference in what is accepted, in the three sets, or in the text
-//! written back. Touches nothing but its own memory; fails, and names the package, where libcap is missing.
-// A test may end by a panic anywhere; clippy.toml says so for test functions, this for what they share.
+//! The capability text parser against libcap itself: the tests load the library and compare results for a corpus and
+//! for
+//! more than a million generated texts. Promises: no difference in what is accepted, in the three sets, or in the text
+//! written back. Touches nothing but its own memory. Fails, and names the package, if libcap is missing.
+// Tests may panic. clippy.toml allows that in test functions; this allows it in their helpers.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod generator;
@@ -13,7 +14,7 @@ use generator::{Random, grammatical, mutate};
 use libcap::Libcap;
 use portreeve_broker::capability::{Count, Problem, last_cap, parse};
 
-/// What people write, and each quirk found in libcap.
+/// Typical texts, and each quirk found in libcap.
 const CORPUS: &[&str] = &[
     "",
     " ",
@@ -128,14 +129,14 @@ const CORPUS: &[&str] = &[
 ];
 
 #[test]
-fn every_text_of_the_corpus_means_what_libcap_says() {
+fn corpus_texts_parse_as_in_libcap() {
     let libcap = Libcap::load();
     let differences: Vec<String> = CORPUS.iter().filter_map(|text| libcap.agrees(text).err()).collect();
     assert!(differences.is_empty(), "{differences:#?}");
 }
 
 #[test]
-fn every_single_capability_in_every_flag_means_what_libcap_says() {
+fn every_capability_with_every_flag_parses_as_in_libcap() {
     let libcap = Libcap::load();
     for set in Count::new(64).all().names().chain(["64".into()]) {
         for flags in ["e", "p", "i", "ep", "pi", "ei", "eip"] {
@@ -148,15 +149,15 @@ fn every_single_capability_in_every_flag_means_what_libcap_says() {
 }
 
 #[test]
-fn libcap_and_we_count_the_same_capabilities() {
+fn capability_count_matches_libcap() {
     assert_eq!(Libcap::load().max_bits(), c_int::from(Count::of_kernel().get()));
 }
 
-/// Compares `texts` generated texts; how many libcap accepted, and the first differences.
+/// Compares this many generated texts. Returns how many libcap accepted, and the first differences.
 fn compare(seed: u64, texts: usize) -> (usize, Vec<String>) {
     let libcap = Libcap::load();
     let mut random = Random(seed);
-    // One name past the kernel's last, so that the end of the range is met often.
+    // Includes one name past the kernel's last capability, to test the end of the range often.
     let names: Vec<String> = Count::new(last_cap() + 2).all().names().collect();
     let (mut accepted, mut differences, mut text) = (0, Vec::new(), String::new());
     for number in 0..texts {
@@ -175,7 +176,7 @@ fn compare(seed: u64, texts: usize) -> (usize, Vec<String>) {
 }
 
 #[test]
-fn a_million_generated_texts_mean_what_libcap_says() {
+fn a_million_generated_texts_parse_as_in_libcap() {
     const TEXTS: usize = 600_000;
     const SEEDS: [u64; 2] = [0x5ca1_ab1e_0ddb_a11d, 0x0b5e_55ed_5eed_5a17];
     let halves = SEEDS.map(|seed| std::thread::spawn(move || compare(seed, TEXTS)));
@@ -186,13 +187,13 @@ fn a_million_generated_texts_mean_what_libcap_says() {
             differences.len()
         );
         assert!(differences.is_empty(), "seed {seed:#x}: {differences:#?}");
-        // Both outcomes must be common, or the comparison shows little.
+        // Both verdicts must be common, or the comparison proves little.
         assert!((TEXTS / 4..TEXTS * 3 / 4).contains(&accepted), "seed {seed:#x}: {accepted} accepted");
     }
 }
 
 #[test]
-fn a_refusal_tells_the_place_and_the_remedy() {
+fn parse_errors_give_position_and_remedy() {
     for (text, span, message) in [
         ("cap_net_bind=ep", 0..12, r#"no capability is named "cap_net_bind": write cap_net_bind_service"#),
         ("cap_chown,net_admin=ep", 10..19, r#"no capability is named "net_admin": write cap_net_admin"#),

@@ -1,13 +1,13 @@
-//! What is found in one run.
+//! The findings of one run.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use super::{Folder, SOUND, text};
+use super::{Folder, VALID, text};
 
 #[test]
-fn one_run_tells_every_mistake_of_the_file_and_of_what_it_means_here() {
+fn one_run_reports_every_syntax_and_host_error() {
     let folder = Folder::new("");
     let path = |name: &str| folder.path(name).display().to_string();
     folder.file("script", "#!/bin/sh\n", 0o755);
@@ -62,8 +62,8 @@ broker {{
 }
 
 #[test]
-fn what_a_mistake_may_have_caused_is_not_told_as_another() {
-    // No user, no capabilities and no chroot are what is left when their options are misspelt.
+fn consequences_of_an_error_are_not_reported_as_further_errors() {
+    // The misspelt options leave the user, the group and the capabilities at their defaults.
     let text = "security { usr = 65534 grup = 65534 capabilites = \"cap_net_bind_service+ep\" }
         ESMTP_Listener { Listen \":25\" {} }
         broker { permit p { listen = ( :26 ) } }\n";
@@ -74,9 +74,9 @@ fn what_a_mistake_may_have_caused_is_not_told_as_another() {
 }
 
 #[test]
-fn what_the_capabilities_cannot_serve_is_an_error_for_a_permit_and_a_warning_for_a_static_listener() {
+fn a_missing_capability_is_an_error_for_a_permit_and_a_warning_for_a_static_listener() {
     let text = "ESMTP_Listener { Listen \":25\" {} }\nbroker { permit p { listen = ( :26 ) limit = ( \"nofile=9\" ) } }\n";
-    let folder = Folder::new(&format!("{SOUND}{text}"));
+    let folder = Folder::new(&format!("{VALID}{text}"));
     assert_eq!(
         folder.found(),
         [
@@ -90,7 +90,7 @@ fn what_the_capabilities_cannot_serve_is_an_error_for_a_permit_and_a_warning_for
 }
 
 #[test]
-fn capabilities_that_no_kernel_gives_are_refused() {
+fn capabilities_that_no_kernel_has_are_rejected() {
     for (capabilities, message) in [
         ("63+ep", "1 error: this kernel has no capability 63"),
         ("64+ep", "1 error: \"64\" is above 63, the highest capability number"),
@@ -104,7 +104,7 @@ fn capabilities_that_no_kernel_gives_are_refused() {
 }
 
 #[test]
-fn privileges_of_another_system_are_told_with_the_capabilities_that_come_nearest() {
+fn privileges_of_another_system_are_noted_with_the_nearest_capabilities() {
     let scope =
         |more: &str| format!("security {{ user = 1 group = 1 privileges = \"basic net_privaddr\" {more} }}");
     for (more, help) in [
@@ -123,7 +123,7 @@ fn privileges_of_another_system_are_told_with_the_capabilities_that_come_nearest
 }
 
 #[test]
-fn what_lies_in_the_chroot_is_not_followed_out_of_it() {
+fn the_scan_of_the_chroot_does_not_follow_links_out_of_it() {
     let folder = Folder::new("");
     fs::create_dir_all(folder.path("chroot/deep/er")).unwrap();
     folder.file("chroot/deep/er/su", "", 0o4755);
@@ -147,7 +147,7 @@ fn what_lies_in_the_chroot_is_not_followed_out_of_it() {
 }
 
 #[test]
-fn a_chroot_full_of_surprises_is_told_in_part() {
+fn findings_in_the_chroot_are_limited_in_number() {
     let folder = Folder::new("");
     for number in 0..100 {
         folder.file(&format!("chroot/{number}"), "", 0o4755);

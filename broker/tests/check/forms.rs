@@ -1,4 +1,4 @@
-//! How it is told: exit codes, one JSON document, text, and colour for those who want it.
+//! Forms of output: exit codes, one JSON document, text, and colour on terminals.
 
 use std::fs;
 use std::io::Read as _;
@@ -7,11 +7,11 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use super::{Folder, SOUND, command, text};
+use super::{Folder, VALID, command, text};
 
 #[test]
-fn the_exit_code_tells_good_from_wrong_from_unread() {
-    let good = Folder::new(SOUND);
+fn exit_codes_distinguish_valid_invalid_and_unreadable() {
+    let good = Folder::new(VALID);
     let output = good.check(&[]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(output.stderr.is_empty() && text(&output.stdout).ends_with("main.conf: valid\n"));
@@ -32,7 +32,7 @@ fn the_exit_code_tells_good_from_wrong_from_unread() {
 }
 
 #[test]
-fn the_syntax_alone_may_be_anyones_file_with_any_scope() {
+fn a_syntax_check_accepts_any_owner_and_any_scope() {
     let folder = Folder::new("Domain \"x\" { a = b }\nsecurity { nonsense = 1 }\ninclude missing.conf\n");
     fs::set_permissions(folder.path("main.conf"), PermissionsExt::from_mode(0o666)).unwrap();
     let output = folder.check(&["--syntax"]);
@@ -44,7 +44,7 @@ fn the_syntax_alone_may_be_anyones_file_with_any_scope() {
 }
 
 #[test]
-fn a_check_creates_nothing_and_touches_nothing() {
+fn a_check_changes_no_file() {
     let folder = Folder::new("");
     let path = |name: &str| folder.path(name).display().to_string();
     fs::create_dir(folder.path("chroot")).unwrap();
@@ -67,8 +67,8 @@ fn a_check_creates_nothing_and_touches_nothing() {
 }
 
 #[test]
-fn the_document_names_the_file_the_findings_and_what_is_skipped() {
-    let folder = Folder::new(&format!("{SOUND}Domain \"x\" {{ }}\nsecurity {{ chrot = \"a\u{9b}b\" }}\n"));
+fn json_names_the_file_the_findings_and_skipped_scopes() {
+    let folder = Folder::new(&format!("{VALID}Domain \"x\" {{ }}\nsecurity {{ chrot = \"a\u{9b}b\" }}\n"));
     let document = folder.json();
     assert_eq!(document["file"].as_str(), folder.path("main.conf").to_str());
     assert_eq!(document["ok"], false);
@@ -83,7 +83,7 @@ fn the_document_names_the_file_the_findings_and_what_is_skipped() {
     assert_eq!(document["skipped"][0]["name"], "Domain");
     assert_eq!(document["skipped"][0]["line"], 2);
 
-    folder.file("main.conf", &format!("{SOUND}Domain \"x\" {{ }}\n"), 0o600);
+    folder.file("main.conf", &format!("{VALID}Domain \"x\" {{ }}\n"), 0o600);
     assert_eq!(folder.json()["ok"], true);
     assert_eq!(folder.json()["diagnostics"], serde_json::json!([]));
     let verbose = text(&folder.check(&["--verbose"]).stdout);
@@ -95,7 +95,7 @@ fn the_document_names_the_file_the_findings_and_what_is_skipped() {
 }
 
 #[test]
-fn no_control_character_of_a_file_reaches_a_terminal() {
+fn control_characters_of_a_file_never_reach_a_terminal() {
     let folder = Folder::new("security { us\u{1b}er = 1\u{9b}31m }\n\"\u{7f}\u{1b}[2J\"\n");
     for options in [&[][..], &["--json"], &["--verbose"]] {
         let output = folder.check(options);
@@ -106,7 +106,7 @@ fn no_control_character_of_a_file_reaches_a_terminal() {
     }
 }
 
-/// What a check writes to standard error where that is a terminal.
+/// Runs a check with a terminal as standard error, and returns what it writes there.
 fn on_a_terminal(folder: &Folder, no_color: Option<&str>) -> String {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
@@ -121,17 +121,17 @@ fn on_a_terminal(folder: &Folder, no_color: Option<&str>) -> String {
         command.env("NO_COLOR", value);
     }
     let mut child = command.spawn().unwrap();
-    // It holds the other end: without it reading ends.
+    // The command holds the other end of the terminal; reading ends only when that end is closed.
     drop(command);
     let mut out = Vec::new();
-    // Linux answers EIO where a pipe would answer with its end.
+    // Linux returns EIO here where a pipe would return end of file.
     let _ = fs::File::from(master).read_to_end(&mut out);
     assert_eq!(child.wait().unwrap().code(), Some(78));
     text(&out)
 }
 
 #[test]
-fn colour_is_for_terminals_whose_user_has_not_declined_it() {
+fn colour_is_used_only_on_terminals_without_no_color() {
     let folder = Folder::new("security { usr = 1 }\n");
     assert!(on_a_terminal(&folder, None).contains("\u{1b}["));
     assert!(on_a_terminal(&folder, Some("")).contains("\u{1b}["));

@@ -1,6 +1,6 @@
-//! `portreeved check`: every mistake of one run, as text, in colour, as JSON, and by its exit code.
+//! `portreeved check` reports every error in one run: as text, in colour, as JSON, and by its exit code.
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)] // a helper of a test may fail it
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)] // test helpers may panic
 
 mod findings;
 mod forms;
@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-/// A folder that only this user can write, with a configuration in it.
+/// A directory that only this user can write, with a configuration in it.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -38,14 +38,14 @@ impl Folder {
         command.arg(self.path("main.conf")).output().unwrap()
     }
 
-    /// The one document of `--json`, which is there whatever is wrong.
+    /// The document that `--json` always prints.
     fn json(&self) -> Value {
         let output = self.check(&["--json"]);
         assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// Severity and message of every finding, without the folder's name.
+    /// Line, severity and message of every finding, without the directory's name.
     fn found(&self) -> Vec<String> {
         let document = self.json();
         let folder = format!("{}/", self.0.path().display());
@@ -56,7 +56,7 @@ impl Folder {
         document["diagnostics"].as_array().unwrap().iter().map(line).collect()
     }
 
-    /// Names and contents of everything in it.
+    /// Names and contents of all files in the directory.
     fn contents(&self) -> Vec<(PathBuf, Option<Vec<u8>>)> {
         let mut all = Vec::new();
         let mut waiting = vec![self.0.path().to_owned()];
@@ -81,5 +81,5 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What is the same on every host: no account is looked up by a name that might be there.
-const SOUND: &str = "security { user = 65534 group = 65534 }\n";
+/// Valid on every host: it names no account that must exist.
+const VALID: &str = "security { user = 65534 group = 65534 }\n";

@@ -1,5 +1,5 @@
-//! A test in a process of its own: the test binary again, with one test and no second thread, so that what the test
-//! does to its process ends with it.
+//! Runs a test in its own process: the test binary again, with one test and no second thread. Whatever the test does to
+//! its process ends with that process.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
@@ -11,23 +11,23 @@ const NAME: &str = "PORTREEVE_TEST_CHILD";
 /// How a test's process must end.
 #[derive(Clone, Copy, PartialEq)]
 pub enum End {
-    /// With success.
+    /// Exit code 0.
     Success,
-    /// By this signal, after it printed [`CONFINED`].
+    /// Killed by this signal, after it printed [`CONFINED`].
     Signal(i32),
 }
 
-/// What a process prints that reached the point after which it must end.
+/// Printed by a process that has reached the point after which it must be killed.
 pub const CONFINED: &str = "confined";
 
-/// One test.
+/// A test: its name, its body, and how its process must end.
 pub struct Test {
     pub name: String,
     pub body: fn(),
     pub end: End,
 }
 
-/// The tests of a module: each end, and the functions that must end so.
+/// Declares the tests of a module: for each expected end, the functions.
 macro_rules! tests {
     ($($end:expr => [$($body:ident),* $(,)?]),* $(,)?) => {
         pub fn tests() -> Vec<crate::child::Test> {
@@ -41,16 +41,16 @@ macro_rules! tests {
 }
 pub(crate) use tests;
 
-/// The test that this process is for, if it is such a process.
-pub fn asked_for() -> Option<String> {
+/// The name of the test that this process must run, if it is a child process.
+pub fn requested_test() -> Option<String> {
     std::env::var(NAME).ok()
 }
 
 impl Test {
-    pub fn in_a_process_of_its_own(self) -> Trial {
+    pub fn into_trial(self) -> Trial {
         let Self { name, end, .. } = self;
         Trial::test(name.clone(), move || {
-            // The process cannot remove its files once it is locked up; they go with this directory.
+            // A confined process cannot remove its files; dropping this directory removes them.
             let directory = tempfile::tempdir()?;
             let output = Command::new(std::env::current_exe()?)
                 .env(NAME, name)
@@ -67,8 +67,8 @@ impl Test {
     }
 }
 
-/// Makes one system call fail with ENOSYS from now on, as on a kernel that does not have it.
-pub fn take_away(call: libc::c_long) {
+/// Makes one system call fail with ENOSYS from now on, as on a kernel without it.
+pub fn make_unavailable(call: libc::c_long) {
     use seccompiler::{SeccompAction, SeccompFilter, apply_filter};
     let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     let architecture = std::env::consts::ARCH.try_into().unwrap();

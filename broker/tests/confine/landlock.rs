@@ -1,4 +1,4 @@
-//! Landlock.
+//! What Landlock denies and what it permits.
 
 use std::fs::{self, File};
 use std::io::ErrorKind::PermissionDenied;
@@ -11,18 +11,18 @@ use portreeve_broker::confine::landlock::{Bind, Landlock, Permitted, restrict};
 
 use crate::child::{self, End};
 
-/// A port that nothing has: bound, told, let go of.
+/// A free TCP port.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Restricts this process; this machine's kernel must have all of it.
+/// Restricts this process. Fails if this kernel's Landlock is incomplete.
 fn enforce(ports: &[std::ops::RangeInclusive<u16>], directories: &[File]) {
-    let told = restrict(Permitted { tcp_ports: ports, socket_directories: directories }).unwrap();
-    assert!(matches!(told, Landlock::Enforced { abi: 6.., .. }), "this test needs Linux 6.12: {told:?}");
+    let status = restrict(Permitted { tcp_ports: ports, socket_directories: directories }).unwrap();
+    assert!(matches!(status, Landlock::Enforced { abi: 6.., .. }), "this test needs Linux 6.12: {status:?}");
 }
 
-fn no_file_can_be_opened_made_or_removed() {
+fn no_file_can_be_opened_created_or_removed() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     fs::write(&file, "").unwrap();
@@ -37,7 +37,7 @@ fn no_file_can_be_opened_made_or_removed() {
     std::mem::forget(directory);
 }
 
-fn sockets_can_be_made_and_removed_in_their_directories_and_nothing_else() {
+fn only_sockets_can_be_created_and_removed_in_socket_directories() {
     let directory = tempfile::tempdir().unwrap();
     enforce(&[], &[File::open(directory.path()).unwrap()]);
     let socket = directory.path().join("socket");
@@ -48,13 +48,13 @@ fn sockets_can_be_made_and_removed_in_their_directories_and_nothing_else() {
     std::mem::forget(directory);
 }
 
-fn tcp_is_bound_to_permitted_ports_only_and_connected_nowhere() {
+fn tcp_binds_only_permitted_ports_and_connects_nowhere() {
     let (permitted, other) = (free_port(), free_port());
     assert_ne!(permitted, other);
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let told =
+    let status =
         restrict::<File>(Permitted { tcp_ports: &[permitted..=permitted], socket_directories: &[] }).unwrap();
-    assert!(matches!(told, Landlock::Enforced { bind: Bind::Ports(1), .. }), "{told:?}");
+    assert!(matches!(status, Landlock::Enforced { bind: Bind::Ports(1), .. }), "{status:?}");
     for host in ["127.0.0.1", "::1", "0.0.0.0", "::"] {
         let address = |port| SocketAddr::new(host.parse().unwrap(), port);
         assert_eq!(TcpListener::bind(address(other)).unwrap_err().kind(), PermissionDenied, "{host}");
@@ -62,30 +62,30 @@ fn tcp_is_bound_to_permitted_ports_only_and_connected_nowhere() {
         TcpListener::bind(address(permitted)).unwrap();
     }
     assert_eq!(TcpStream::connect(server.local_addr().unwrap()).unwrap_err().kind(), PermissionDenied);
-    // Landlock of this version does not see UDP; the policy does.
+    // This version of Landlock does not limit UDP; the policy does.
     UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
 }
 
-fn a_policy_of_every_port_binds_any_and_says_so() {
-    let told = restrict::<File>(Permitted { tcp_ports: &[1..=65535], socket_directories: &[] }).unwrap();
-    assert!(matches!(told, Landlock::Enforced { bind: Bind::EveryPort, .. }), "{told:?}");
+fn a_policy_of_every_port_binds_any_port_and_reports_it() {
+    let status = restrict::<File>(Permitted { tcp_ports: &[1..=65535], socket_directories: &[] }).unwrap();
+    assert!(matches!(status, Landlock::Enforced { bind: Bind::EveryPort, .. }), "{status:?}");
     let bound = TcpListener::bind("127.0.0.1:0").unwrap();
     assert_eq!(TcpStream::connect(bound.local_addr().unwrap()).unwrap_err().kind(), PermissionDenied);
 }
 
-fn as_many_rules_as_there_are_ports_are_made() {
-    let told = restrict::<File>(Permitted { tcp_ports: &[2..=65535], socket_directories: &[] }).unwrap();
-    assert!(matches!(told, Landlock::Enforced { bind: Bind::Ports(65534), .. }), "{told:?}");
+fn a_rule_for_each_port_can_be_installed() {
+    let status = restrict::<File>(Permitted { tcp_ports: &[2..=65535], socket_directories: &[] }).unwrap();
+    assert!(matches!(status, Landlock::Enforced { bind: Bind::Ports(65534), .. }), "{status:?}");
     assert_eq!(TcpListener::bind("127.0.0.1:1").unwrap_err().kind(), PermissionDenied);
     TcpListener::bind(("127.0.0.1", free_port_from_range())).unwrap();
 }
 
-/// Like [`free_port`] where port 0 may not be bound.
+/// Like [`free_port`], where binding port 0 is denied.
 fn free_port_from_range() -> u16 {
     (20_000..60_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
-fn no_signal_and_no_abstract_socket_reaches_out() {
+fn signals_and_abstract_sockets_reach_no_other_process() {
     let name = format!("portreeve-test-{}", std::process::id());
     let address = UnixAddress::from_abstract_name(&name).unwrap();
     let _outside = UnixListener::bind_addr(&address).unwrap();
@@ -95,21 +95,21 @@ fn no_signal_and_no_abstract_socket_reaches_out() {
     kill(nix::unistd::getpid(), Signal::SIGCONT).unwrap();
 }
 
-fn a_kernel_without_landlock_is_told_of() {
-    child::take_away(libc::SYS_landlock_create_ruleset);
-    let told = restrict::<File>(Permitted { tcp_ports: &[25..=25], socket_directories: &[] }).unwrap();
-    assert_eq!(told, Landlock::Absent("the kernel has no Landlock"));
+fn a_kernel_without_landlock_is_reported() {
+    child::make_unavailable(libc::SYS_landlock_create_ruleset);
+    let status = restrict::<File>(Permitted { tcp_ports: &[25..=25], socket_directories: &[] }).unwrap();
+    assert_eq!(status, Landlock::Absent("the kernel has no Landlock"));
     fs::read("/etc/passwd").unwrap();
 }
 
 child::tests! {
     End::Success => [
-        no_file_can_be_opened_made_or_removed,
-        sockets_can_be_made_and_removed_in_their_directories_and_nothing_else,
-        tcp_is_bound_to_permitted_ports_only_and_connected_nowhere,
-        a_policy_of_every_port_binds_any_and_says_so,
-        as_many_rules_as_there_are_ports_are_made,
-        no_signal_and_no_abstract_socket_reaches_out,
-        a_kernel_without_landlock_is_told_of,
+        no_file_can_be_opened_created_or_removed,
+        only_sockets_can_be_created_and_removed_in_socket_directories,
+        tcp_binds_only_permitted_ports_and_connects_nowhere,
+        a_policy_of_every_port_binds_any_port_and_reports_it,
+        a_rule_for_each_port_can_be_installed,
+        signals_and_abstract_sockets_reach_no_other_process,
+        a_kernel_without_landlock_is_reported,
     ],
 }

@@ -1,4 +1,4 @@
-//! The reader: what it reads, and what it cannot do.
+//! The reader process: what it can read, and what it cannot do.
 
 use std::fs::{self, File};
 use std::io::ErrorKind::PermissionDenied;
@@ -10,15 +10,15 @@ use portreeve_broker::confine::seccomp::{Seccomp, allowed_to_reader, install_for
 
 use crate::child::{self, End};
 
-/// Puts on the reader's two locks that need no privilege; it may read beneath this directory.
+/// Applies the reader's two locks that need no privilege. The process can read beneath this directory.
 fn confine(directory: &std::path::Path) {
-    let told = restrict_to_reading(&[File::open(directory).unwrap()]).unwrap();
-    assert!(matches!(told, Landlock::Enforced { abi: 6.., .. }), "this test needs Linux 6.12: {told:?}");
+    let status = restrict_to_reading(&[File::open(directory).unwrap()]).unwrap();
+    assert!(matches!(status, Landlock::Enforced { abi: 6.., .. }), "this test needs Linux 6.12: {status:?}");
     assert_eq!(install_for_reader().unwrap(), Seccomp::Enforced { calls: allowed_to_reader().count() });
     println!("{}", child::CONFINED);
 }
 
-fn a_reader_reads_beneath_its_directories_and_does_nothing_else() {
+fn a_reader_can_only_read_beneath_its_directories() {
     let directory = tempfile::tempdir().unwrap();
     let (inside, below) = (directory.path().join("inside"), directory.path().join("below"));
     fs::create_dir(&below).unwrap();
@@ -37,28 +37,28 @@ fn a_reader_reads_beneath_its_directories_and_does_nothing_else() {
     std::mem::forget(directory);
 }
 
-fn writing_to_a_file_ends_a_reader() {
+fn writing_to_a_file_kills_a_reader() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     confine(directory.path());
-    let _ended = fs::write(file, "x");
+    let _ = fs::write(file, "x"); // must not return
 }
 
-fn starting_a_program_ends_a_reader() {
+fn starting_a_program_kills_a_reader() {
     confine(std::path::Path::new("/"));
-    let _ended = std::process::Command::new("/bin/true").spawn();
+    let _ = std::process::Command::new("/bin/true").spawn(); // must not return
 }
 
-fn signalling_another_process_ends_a_reader() {
+fn signalling_another_process_kills_a_reader() {
     confine(std::path::Path::new("/"));
-    let _ended = nix::sys::signal::kill(nix::unistd::Pid::from_raw(1), None);
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(1), None); // must not return
 }
 
 child::tests! {
-    End::Success => [a_reader_reads_beneath_its_directories_and_does_nothing_else],
+    End::Success => [a_reader_can_only_read_beneath_its_directories],
     End::Signal(libc::SIGSYS) => [
-        writing_to_a_file_ends_a_reader,
-        starting_a_program_ends_a_reader,
-        signalling_another_process_ends_a_reader,
+        writing_to_a_file_kills_a_reader,
+        starting_a_program_kills_a_reader,
+        signalling_another_process_kills_a_reader,
     ],
 }

@@ -1,4 +1,4 @@
-//! The empty root.
+//! The empty root file system.
 
 use std::fs;
 use std::io::Read as _;
@@ -13,10 +13,10 @@ use portreeve_broker::confine::root;
 
 use crate::child::{self, End};
 
-/// Directories for sockets below one of the test's own: `a`, `a/inner`, `deep/er/b`.
+/// Creates socket directories in a temporary directory: `a`, `a/inner`, `deep/er/b`.
 fn socket_directories() -> (tempfile::TempDir, Vec<PathBuf>) {
     let base = tempfile::Builder::new().prefix("portreeve-root-").tempdir().unwrap();
-    // A temporary directory may be reached by a link; the broker refuses those.
+    // The path of a temporary directory may contain a symbolic link, which the broker refuses.
     let real = base.path().canonicalize().unwrap();
     let paths: Vec<PathBuf> = ["a", "a/inner", "deep/er/b"].iter().map(|name| real.join(name)).collect();
     for path in &paths {
@@ -25,20 +25,20 @@ fn socket_directories() -> (tempfile::TempDir, Vec<PathBuf>) {
     (base, paths)
 }
 
-/// The rights of root over namespaces: as root there is nothing to do, anyone else enters a user namespace first.
+/// Gains root's rights over namespaces: an ordinary user enters a user namespace first.
 fn become_root() {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     if uid.is_root() {
         return;
     }
     unshare(CloneFlags::CLONE_NEWUSER)
-        .expect("this test needs root, or a kernel that lets everyone make user namespaces");
+        .expect("this test needs root, or a kernel that allows unprivileged user namespaces");
     fs::write("/proc/self/setgroups", "deny").unwrap();
     fs::write("/proc/self/uid_map", format!("0 {uid} 1")).unwrap();
     fs::write("/proc/self/gid_map", format!("0 {gid} 1")).unwrap();
 }
 
-fn without_socket_directories_nothing_is_left_and_nothing_can_be_made() {
+fn without_socket_directories_the_root_is_empty_and_read_only() {
     become_root();
     assert!(root::enter(&[]).unwrap().is_empty());
     assert_eq!(fs::read_dir("/").unwrap().count(), 0);
@@ -53,7 +53,7 @@ fn without_socket_directories_nothing_is_left_and_nothing_can_be_made() {
     assert!(flags.contains(FsFlags::ST_RDONLY | FsFlags::ST_NOSUID | FsFlags::ST_NODEV | FsFlags::ST_NOEXEC));
 }
 
-fn only_the_socket_directories_are_left_and_sockets_can_be_made_there() {
+fn only_the_socket_directories_remain_and_sockets_can_be_created_there() {
     let (base, paths) = socket_directories();
     fs::write(base.path().join("secret"), "not for the broker").unwrap();
     fs::write(paths[0].join("there"), "before").unwrap();
@@ -74,7 +74,7 @@ fn only_the_socket_directories_are_left_and_sockets_can_be_made_there() {
         fs::remove_file(&socket).unwrap();
         let flags = nix::sys::statvfs::fstatvfs(&directory.descriptor).unwrap().flags();
         assert!(flags.contains(FsFlags::ST_NOSUID | FsFlags::ST_NODEV | FsFlags::ST_NOEXEC));
-        // Up from the directory leads to the empty root and no further.
+        // The parents of the directory end at the empty root.
         let outside = nix::sys::stat::fstatat(
             &directory.descriptor,
             "../../../../../../../etc",
@@ -83,17 +83,17 @@ fn only_the_socket_directories_are_left_and_sockets_can_be_made_there() {
         assert_eq!(outside, Err(nix::errno::Errno::ENOENT));
     }
     assert_eq!(fs::read_to_string(paths[0].join("there")).unwrap(), "before");
-    // The way to a socket directory is part of the read-only root.
+    // The parents of a socket directory are part of the read-only root.
     assert_eq!(
         fs::write(paths[2].parent().unwrap().join("x"), "").unwrap_err().raw_os_error(),
         Some(libc::EROFS)
     );
     assert_eq!(fs::read_dir("/").unwrap().count(), 1);
-    // What was made below is on the host: its owner removes it, this process no longer can.
+    // The files are on the host, where their owner removes them; this process no longer can.
     std::mem::forget(base);
 }
 
-fn a_mount_below_a_socket_directory_is_there_only_where_it_is_named() {
+fn a_mount_below_a_socket_directory_is_visible_only_if_configured() {
     let (base, mut paths) = socket_directories();
     become_root();
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
@@ -124,7 +124,7 @@ fn the_host_sees_none_of_the_mounts() {
     std::mem::forget(base);
 }
 
-fn a_link_in_the_path_of_a_socket_directory_is_refused_by_name() {
+fn a_symbolic_link_in_the_path_of_a_socket_directory_is_refused() {
     let (base, paths) = socket_directories();
     let link = base.path().canonicalize().unwrap().join("link");
     std::os::unix::fs::symlink(&paths[0], &link).unwrap();
@@ -133,7 +133,7 @@ fn a_link_in_the_path_of_a_socket_directory_is_refused_by_name() {
     assert!(failure.contains("link/inner contains a symbolic link"), "{failure}");
 }
 
-fn a_process_that_may_not_mount_is_told_what_it_lacks() {
+fn a_process_that_cannot_mount_gets_an_error_that_names_the_capability() {
     caps::clear(None, caps::CapSet::Effective).unwrap();
     let failure = root::enter(&[]).unwrap_err().to_string();
     assert_eq!(
@@ -145,11 +145,11 @@ fn a_process_that_may_not_mount_is_told_what_it_lacks() {
 
 child::tests! {
     End::Success => [
-        without_socket_directories_nothing_is_left_and_nothing_can_be_made,
-        only_the_socket_directories_are_left_and_sockets_can_be_made_there,
-        a_mount_below_a_socket_directory_is_there_only_where_it_is_named,
+        without_socket_directories_the_root_is_empty_and_read_only,
+        only_the_socket_directories_remain_and_sockets_can_be_created_there,
+        a_mount_below_a_socket_directory_is_visible_only_if_configured,
         the_host_sees_none_of_the_mounts,
-        a_link_in_the_path_of_a_socket_directory_is_refused_by_name,
-        a_process_that_may_not_mount_is_told_what_it_lacks,
+        a_symbolic_link_in_the_path_of_a_socket_directory_is_refused,
+        a_process_that_cannot_mount_gets_an_error_that_names_the_capability,
     ],
 }

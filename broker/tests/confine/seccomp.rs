@@ -10,10 +10,10 @@ use portreeve_broker::confine::seccomp::{Seccomp, SeccompNeeds, allowed, install
 
 use crate::child::{self, End};
 
-/// Puts the filter on, and says so for the harness.
+/// Installs the filter, and prints the marker that the harness expects.
 fn confine(needs: SeccompNeeds) {
-    let told = install(&needs).unwrap();
-    assert_eq!(told, Seccomp::Enforced { calls: allowed(&needs).count() });
+    let status = install(&needs).unwrap();
+    assert_eq!(status, Seccomp::Enforced { calls: allowed(&needs).count() });
     println!("{}", child::CONFINED);
 }
 
@@ -38,7 +38,7 @@ fn a_runtime_with_sockets_timers_and_signals_works() {
     });
 }
 
-fn listeners_of_every_kind_the_policy_knows_can_be_made() {
+fn listeners_of_every_kind_can_be_created() {
     confine(PLAIN);
     for host in ["127.0.0.1:0", "[::1]:0"] {
         let listener = TcpListener::bind(host).unwrap();
@@ -52,7 +52,7 @@ fn listeners_of_every_kind_the_policy_knows_can_be_made() {
         socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None).unwrap();
     }
     assert_eq!(nix::net::if_::if_nametoindex("lo").unwrap(), 1);
-    // Allocations of every size, and as many hash tables as need seeds.
+    // A large allocation, and a hash table, which needs a random seed.
     let large = vec![1_u8; 64 << 20];
     assert_eq!(large.iter().map(|byte| u64::from(*byte)).sum::<u64>(), 64 << 20);
     let table: std::collections::HashMap<u32, u32> = (0..10_000).map(|n| (n, n)).collect();
@@ -60,13 +60,13 @@ fn listeners_of_every_kind_the_policy_knows_can_be_made() {
     assert!(nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).is_ok());
 }
 
-fn a_socket_file_can_be_made_and_removed_where_that_is_needed() {
+fn a_socket_file_can_be_created_and_removed_if_configured() {
     let directory = tempfile::tempdir().unwrap();
     let opened = std::fs::File::open(directory.path()).unwrap();
     confine(FILES);
     nix::unistd::fchdir(&opened).unwrap();
     drop(UnixListener::bind("socket").unwrap());
-    // Whether somebody listens can be asked without connect(2): a datagram socket does not fit a live listener.
+    // A datagram socket detects a live listener without connect(2): the kernel reports that the socket types differ.
     let probe = UnixDatagram::unbound().unwrap();
     assert_eq!(probe.send_to(&[], "socket").unwrap_err().raw_os_error(), Some(libc::ECONNREFUSED));
     nix::unistd::unlinkat(&opened, "socket", nix::unistd::UnlinkatFlags::NoRemoveDir).unwrap();
@@ -78,7 +78,7 @@ fn a_socket_file_can_be_made_and_removed_where_that_is_needed() {
     std::mem::forget(directory);
 }
 
-fn what_the_c_library_may_try_by_itself_is_refused() {
+fn calls_that_the_c_library_makes_itself_fail_without_a_signal() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     confine(PLAIN);
     let refused = Some(libc::EACCES);
@@ -88,7 +88,7 @@ fn what_the_c_library_may_try_by_itself_is_refused() {
     assert_eq!(std::env::current_dir().unwrap_err().raw_os_error(), refused);
 }
 
-fn a_pipe_opened_before_still_carries() {
+fn a_pipe_that_was_open_before_still_works() {
     let (mut reader, mut writer) = std::io::pipe().unwrap();
     confine(PLAIN);
     writer.write_all(b"x").unwrap();
@@ -97,34 +97,34 @@ fn a_pipe_opened_before_still_carries() {
     assert_eq!(&one, b"x");
 }
 
-fn an_abort_ends_by_its_own_signal() {
+fn an_abort_ends_with_sigabrt() {
     confine(PLAIN);
     std::process::abort();
 }
 
-fn a_kernel_without_seccomp_is_told_of() {
-    child::take_away(libc::SYS_seccomp);
+fn a_kernel_without_seccomp_is_reported() {
+    child::make_unavailable(libc::SYS_seccomp);
     assert_eq!(install(&PLAIN).unwrap(), Seccomp::Absent);
     std::fs::read("/etc/passwd").unwrap();
 }
 
-/// Makes tests of a call each, which must not return.
-macro_rules! ends {
+/// Declares tests that each make one call, which must not return.
+macro_rules! fatal_calls {
     ($($name:ident: $needs:expr, $call:expr;)*) => {
         $(fn $name() {
             confine($needs);
-            let _returned = $call;
+            let _ = $call; // must not return
         })*
         child::tests! {
             End::Success => [
                 a_runtime_with_sockets_timers_and_signals_works,
-                listeners_of_every_kind_the_policy_knows_can_be_made,
-                a_socket_file_can_be_made_and_removed_where_that_is_needed,
-                what_the_c_library_may_try_by_itself_is_refused,
-                a_pipe_opened_before_still_carries,
-                a_kernel_without_seccomp_is_told_of,
+                listeners_of_every_kind_can_be_created,
+                a_socket_file_can_be_created_and_removed_if_configured,
+                calls_that_the_c_library_makes_itself_fail_without_a_signal,
+                a_pipe_that_was_open_before_still_works,
+                a_kernel_without_seccomp_is_reported,
             ],
-            End::Signal(libc::SIGABRT) => [an_abort_ends_by_its_own_signal],
+            End::Signal(libc::SIGABRT) => [an_abort_ends_with_sigabrt],
             End::Signal(libc::SIGSYS) => [$($name),*],
         }
     };
@@ -133,40 +133,40 @@ macro_rules! ends {
 /// A system call by number; every argument is a number or a null pointer.
 fn call(number: libc::c_long, arguments: [libc::c_long; 5]) -> libc::c_long {
     let [a, b, c, d, e] = arguments;
-    // SAFETY: the tests pass no pointer but null, which the kernel checks.
+    // SAFETY: the only pointer that the tests pass is null, which the kernel checks.
     unsafe { libc::syscall(number, a, b, c, d, e) }
 }
 
 const SOCKET: libc::c_long = libc::SYS_socket;
 
-ends! {
-    running_a_program_ends_it: PLAIN, call(libc::SYS_execve, [0; 5]);
-    running_a_program_by_descriptor_ends_it: FILES, call(libc::SYS_execveat, [0; 5]);
-    forking_ends_it: PLAIN, call(libc::SYS_clone, [libc::SIGCHLD.into(), 0, 0, 0, 0]);
-    starting_a_thread_ends_it: PLAIN, std::thread::spawn(|| ()).join();
-    mounting_ends_it: PLAIN, call(libc::SYS_mount, [0; 5]);
-    changing_its_root_ends_it: FILES, call(libc::SYS_chroot, [0; 5]);
-    entering_a_namespace_ends_it: PLAIN, call(libc::SYS_setns, [0; 5]);
-    tracing_ends_it: PLAIN, call(libc::SYS_ptrace, [libc::PTRACE_ATTACH.into(), 1, 0, 0, 0]);
-    reading_the_memory_of_others_ends_it: PLAIN, call(libc::SYS_process_vm_readv, [1, 0, 0, 0, 0]);
-    signalling_others_ends_it: PLAIN, call(libc::SYS_kill, [1, 0, 0, 0, 0]);
-    signalling_a_thread_of_others_ends_it: PLAIN, call(libc::SYS_tgkill, [1, 1, 0, 0, 0]);
-    loading_a_module_ends_it: PLAIN, call(libc::SYS_init_module, [0; 5]);
-    loading_bpf_ends_it: PLAIN, call(libc::SYS_bpf, [0; 5]);
-    changing_its_user_ends_it: PLAIN, call(libc::SYS_setresuid, [0; 5]);
-    changing_its_capabilities_ends_it: PLAIN, call(libc::SYS_capset, [0; 5]);
-    opening_with_openat2_ends_it: FILES, call(libc::SYS_openat2, [0; 5]);
-    executable_memory_ends_it: PLAIN, call(libc::SYS_mmap, [0, 4096, libc::PROT_EXEC.into(), 0x22, -1]);
-    making_memory_executable_ends_it: PLAIN, call(libc::SYS_mprotect, [0, 0, libc::PROT_EXEC.into(), 0, 0]);
-    a_netlink_socket_ends_it: PLAIN, call(SOCKET, [libc::AF_NETLINK.into(), libc::SOCK_RAW.into(), 0, 0, 0]);
-    a_packet_socket_ends_it: PLAIN, call(SOCKET, [libc::AF_PACKET.into(), libc::SOCK_RAW.into(), 0, 0, 0]);
-    a_raw_socket_ends_it: PLAIN, call(SOCKET, [libc::AF_INET.into(), libc::SOCK_RAW.into(), 1, 0, 0]);
-    a_multipath_socket_ends_it: PLAIN, call(SOCKET, [libc::AF_INET.into(), libc::SOCK_STREAM.into(), 262, 0, 0]);
-    an_option_of_the_packet_filter_ends_it: PLAIN, call(libc::SYS_setsockopt, [0, libc::IPPROTO_IP.into(), 64, 0, 0]);
-    a_fast_open_connect_ends_it: PLAIN, call(libc::SYS_sendto, [0, 0, 0, libc::MSG_FASTOPEN.into(), 0]);
-    another_ioctl_ends_it: PLAIN, call(libc::SYS_ioctl, [0, libc::TIOCSTI.cast_signed(), 0, 0, 0]);
-    raising_a_limit_ends_it: PLAIN, nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
-    changing_directory_ends_it_without_socket_files: PLAIN, call(libc::SYS_chdir, [0; 5]);
-    removing_a_file_ends_it_without_socket_files: PLAIN, call(libc::SYS_unlinkat, [0; 5]);
-    setting_a_prctl_ends_it: PLAIN, call(libc::SYS_prctl, [libc::PR_SET_DUMPABLE.into(), 1, 0, 0, 0]);
+fatal_calls! {
+    running_a_program_kills_the_process: PLAIN, call(libc::SYS_execve, [0; 5]);
+    running_a_program_by_descriptor_kills_the_process: FILES, call(libc::SYS_execveat, [0; 5]);
+    forking_kills_the_process: PLAIN, call(libc::SYS_clone, [libc::SIGCHLD.into(), 0, 0, 0, 0]);
+    starting_a_thread_kills_the_process: PLAIN, std::thread::spawn(|| ()).join();
+    mounting_kills_the_process: PLAIN, call(libc::SYS_mount, [0; 5]);
+    changing_the_root_kills_the_process: FILES, call(libc::SYS_chroot, [0; 5]);
+    entering_a_namespace_kills_the_process: PLAIN, call(libc::SYS_setns, [0; 5]);
+    tracing_kills_the_process: PLAIN, call(libc::SYS_ptrace, [libc::PTRACE_ATTACH.into(), 1, 0, 0, 0]);
+    reading_the_memory_of_others_kills_the_process: PLAIN, call(libc::SYS_process_vm_readv, [1, 0, 0, 0, 0]);
+    signalling_others_kills_the_process: PLAIN, call(libc::SYS_kill, [1, 0, 0, 0, 0]);
+    signalling_a_thread_of_others_kills_the_process: PLAIN, call(libc::SYS_tgkill, [1, 1, 0, 0, 0]);
+    loading_a_module_kills_the_process: PLAIN, call(libc::SYS_init_module, [0; 5]);
+    loading_bpf_kills_the_process: PLAIN, call(libc::SYS_bpf, [0; 5]);
+    changing_the_user_kills_the_process: PLAIN, call(libc::SYS_setresuid, [0; 5]);
+    changing_the_capabilities_kills_the_process: PLAIN, call(libc::SYS_capset, [0; 5]);
+    opening_with_openat2_kills_the_process: FILES, call(libc::SYS_openat2, [0; 5]);
+    executable_memory_kills_the_process: PLAIN, call(libc::SYS_mmap, [0, 4096, libc::PROT_EXEC.into(), 0x22, -1]);
+    making_memory_executable_kills_the_process: PLAIN, call(libc::SYS_mprotect, [0, 0, libc::PROT_EXEC.into(), 0, 0]);
+    a_netlink_socket_kills_the_process: PLAIN, call(SOCKET, [libc::AF_NETLINK.into(), libc::SOCK_RAW.into(), 0, 0, 0]);
+    a_packet_socket_kills_the_process: PLAIN, call(SOCKET, [libc::AF_PACKET.into(), libc::SOCK_RAW.into(), 0, 0, 0]);
+    a_raw_socket_kills_the_process: PLAIN, call(SOCKET, [libc::AF_INET.into(), libc::SOCK_RAW.into(), 1, 0, 0]);
+    a_multipath_socket_kills_the_process: PLAIN, call(SOCKET, [libc::AF_INET.into(), libc::SOCK_STREAM.into(), 262, 0, 0]);
+    an_option_of_the_packet_filter_kills_the_process: PLAIN, call(libc::SYS_setsockopt, [0, libc::IPPROTO_IP.into(), 64, 0, 0]);
+    a_fast_open_connect_kills_the_process: PLAIN, call(libc::SYS_sendto, [0, 0, 0, libc::MSG_FASTOPEN.into(), 0]);
+    another_ioctl_kills_the_process: PLAIN, call(libc::SYS_ioctl, [0, libc::TIOCSTI.cast_signed(), 0, 0, 0]);
+    raising_a_limit_kills_the_process: PLAIN, nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+    changing_directory_kills_the_process_without_socket_files: PLAIN, call(libc::SYS_chdir, [0; 5]);
+    removing_a_file_kills_the_process_without_socket_files: PLAIN, call(libc::SYS_unlinkat, [0; 5]);
+    setting_a_prctl_kills_the_process: PLAIN, call(libc::SYS_prctl, [libc::PR_SET_DUMPABLE.into(), 1, 0, 0, 0]);
 }

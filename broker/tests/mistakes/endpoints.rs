@@ -1,6 +1,6 @@
-//! What is no endpoint, pattern, address or interface.
+//! Invalid endpoints, patterns, addresses and interfaces.
 
-use super::{assert_told, told};
+use super::{assert_report, report_of};
 
 #[test]
 fn mistakes_in_endpoints_and_addresses() {
@@ -47,5 +47,5 @@ fn mistakes_in_endpoints_and_addresses() {
         ("a binding's address", "Binding b { bind_address = \"10.1.1.1:25\" }".to_owned()),
     ];
     let cases: Vec<(&str, &str)> = cases.iter().map(|(name, text)| (*name, text.as_str())).collect();
-    assert_told!(&cases);
+    assert_report!(&cases);
 }

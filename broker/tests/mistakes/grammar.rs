@@ -1,10 +1,10 @@
-//! What is not the language.
+//! Syntax errors.
 
-use super::{assert_told, told};
+use super::{assert_report, report_of};
 
 #[test]
 fn mistakes_in_the_grammar() {
-    assert_told!(&[
+    assert_report!(&[
         ("a value is missing", "security {\n  user =\n  group = mail\n}\n"),
         ("a name alone", "security {\n  user\n}\n"),
         ("a name alone before an option", "security {\n  user\n  group = mail\n}\n"),

@@ -1,6 +1,6 @@
-//! Every mistake is told with its place and its remedy: the wording, for review.
+//! Every mistake is reported with its position and its remedy. The snapshots hold the wording, for review.
 //!
-//! Each case is a whole configuration. What stands in the snapshots is what an operator reads.
+//! Each case is a whole configuration. Its snapshot is what an operator reads.
 #![forbid(unsafe_code)]
 
 mod endpoints;
@@ -11,14 +11,14 @@ mod values;
 
 use portreeve_broker::config::parse_text;
 
-/// What an operator reads of each configuration, mistakes and warnings.
-fn told(cases: &[(&str, &str)]) -> String {
+/// The errors or warnings that an operator reads for each configuration.
+fn report_of(cases: &[(&str, &str)]) -> String {
     let mut out = String::new();
     for (name, text) in cases {
         let said = match parse_text("main.conf", text) {
             Err(report) => report.to_string(),
             Ok((_, warnings)) => {
-                assert!(!warnings.is_empty(), "{name} is no mistake");
+                assert!(!warnings.is_empty(), "{name}: no error and no warning");
                 let shown = |found: &portreeve_broker::config::Diagnostic| found.to_string();
                 warnings.iter().map(shown).collect::<Vec<_>>().join("\n")
             }
@@ -28,12 +28,12 @@ fn told(cases: &[(&str, &str)]) -> String {
     out
 }
 
-/// A snapshot without the source that the cases already are.
-macro_rules! assert_told {
+/// Asserts a snapshot that does not repeat the source of the cases.
+macro_rules! assert_report {
     ($cases:expr) => {
         insta::with_settings!({omit_expression => true}, {
-            insta::assert_snapshot!(told($cases));
+            insta::assert_snapshot!(report_of($cases));
         });
     };
 }
-pub(crate) use assert_told;
+pub(crate) use assert_report;

@@ -1,10 +1,10 @@
-//! Names that nothing has.
+//! Unknown names.
 
-use super::{assert_told, told};
+use super::{assert_report, report_of};
 
 #[test]
 fn mistakes_in_names() {
-    assert_told!(&[
+    assert_report!(&[
         ("a misspelt option", "security { capabilites = \"\" }"),
         ("an unknown option", "security { banner = \"\" }"),
         ("an option of another scope", "broker { user = mail }"),

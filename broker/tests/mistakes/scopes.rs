@@ -1,6 +1,6 @@
-//! Scopes that do not go together.
+//! Scopes that contradict each other.
 
-use super::{assert_told, told};
+use super::{assert_report, report_of};
 
 #[test]
 fn mistakes_between_scopes() {
@@ -72,7 +72,7 @@ fn mistakes_between_scopes() {
         ),
     ];
     let cases: Vec<(&str, &str)> = cases.iter().map(|(name, text)| (*name, text.as_str())).collect();
-    assert_told!(&cases);
+    assert_report!(&cases);
 }
 
 const TOPOLOGY: &str = "cluster { topology \"10.1.1.0/24\" { interface = eth1 } }\n";

@@ -1,10 +1,10 @@
-//! Values that an option cannot have.
+//! Invalid values.
 
-use super::{assert_told, told};
+use super::{assert_report, report_of};
 
 #[test]
 fn mistakes_in_values() {
-    assert_told!(&[
+    assert_report!(&[
         ("no boolean", "worker { command = /bin/x restart = perhaps }"),
         ("no number", "ESMTP_Listener { listen_backlog = many }"),
         ("a negative number", "ESMTP_Listener { listen_backlog = -1 }"),

@@ -6,7 +6,7 @@ use portreeve_protocol::{Endpoint, Text};
 use super::{allows, check, permit, policy, tcp};
 
 #[test]
-fn nothing_is_permitted_by_an_empty_configuration() {
+fn an_empty_configuration_permits_nothing() {
     let policy = policy("");
     for endpoint in ["*:25", "[::]:25", "127.0.0.1:1", "*:53/udp", "/run/a", "seqpacket:/run/a"] {
         assert!(!allows(&policy, endpoint), "{endpoint}");
@@ -22,14 +22,14 @@ fn a_port_is_permitted_and_its_neighbours_are_not() {
 }
 
 #[test]
-fn families_do_not_stand_for_each_other() {
+fn ipv4_rules_do_not_permit_ipv6_and_vice_versa() {
     check("\"*:25\"", &["192.0.2.1:25"], &["[::]:25", "[2001:db8::1]:25"]);
     check("\"[::]:25\"", &["[::]:25", "[2001:db8::1]:25"], &["*:25", "192.0.2.1:25"]);
     check("\"0.0.0.0/0:25\"", &["192.0.2.1:25"], &["[2001:db8::1]:25"]);
 }
 
 #[test]
-fn a_mapped_address_is_refused_whatever_permits_it() {
+fn an_ipv4_mapped_address_is_always_denied() {
     let policy = permit("\"*:25\" \"[::]:25\" \"[::/0]:25\" \"10.0.0.0/8:25\"");
     for address in ["::ffff:10.1.1.1", "::ffff:0.0.0.0", "::ffff:127.0.0.1"] {
         let denied = policy.listen(&Requester::Worker, &tcp(address, 25)).unwrap_err();
@@ -38,7 +38,7 @@ fn a_mapped_address_is_refused_whatever_permits_it() {
 }
 
 #[test]
-fn the_wildcard_is_permitted_only_by_its_name() {
+fn the_wildcard_address_is_permitted_only_by_name() {
     check("\"10.0.0.0/8:25\"", &["10.255.0.1:25"], &["*:25"]);
     check("\"0.0.0.0/0:25\"", &["10.255.0.1:25"], &["*:25"]);
     check("\"0.0.0.0/8:25\" \"[::/0]:25\"", &["[2001:db8::1]:25"], &["*:25", "[::]:25"]);
@@ -46,14 +46,14 @@ fn the_wildcard_is_permitted_only_by_its_name() {
 }
 
 #[test]
-fn port_zero_is_refused_whatever_permits_it() {
+fn port_zero_is_always_denied() {
     let policy = permit("\"*:1-65535\" \"[::]:1-65535\"");
     let denied = policy.listen(&Requester::Worker, &tcp("0.0.0.0", 0)).unwrap_err();
     assert!(denied.remedy.contains("port 0"), "{denied}");
 }
 
 #[test]
-fn udp_is_permitted_only_where_the_pattern_says_so() {
+fn udp_is_permitted_only_by_a_udp_pattern() {
     check("\"*:53\" \"192.0.2.1:53/tcp\"", &["*:53"], &["*:53/udp", "192.0.2.1:53/udp"]);
     check("\"*:53/udp\"", &["*:53/udp", "192.0.2.1:53/udp"], &["*:53"]);
 }
@@ -77,7 +77,7 @@ fn an_interface_is_permitted_by_its_name_or_by_a_block() {
 }
 
 #[test]
-fn a_path_is_permitted_as_it_is_written() {
+fn a_path_is_permitted_only_as_written() {
     check(
         "\"/run/mail/a\"",
         &["/run/mail/a", "seqpacket:/run/mail/a"],
@@ -92,7 +92,7 @@ fn a_path_is_permitted_as_it_is_written() {
 }
 
 #[test]
-fn a_path_that_is_relative_or_has_a_nul_is_refused() {
+fn relative_paths_and_paths_with_nul_are_denied() {
     let policy = permit("\"/run/*\"");
     for path in ["run/a", "", "/run/a\0b", "@abstract", "\0abstract"] {
         let path = Text::new(path).unwrap();
@@ -114,7 +114,7 @@ fn a_listen_scope_permits_exactly_its_endpoint() {
 }
 
 #[test]
-fn of_two_listen_scopes_the_enabled_one_says_how_the_socket_is_made() {
+fn the_enabled_one_of_two_listen_scopes_sets_the_socket_options() {
     let policy = policy(
         "A_Listener { Listen \":25\" { Listen_Backlog = 1 } } B_Listener { Listen \":25\" { Enable = no Listen_Backlog = 2 } }",
     );

@@ -1,6 +1,6 @@
-//! Everything that is not permitted is refused, each case by name.
+//! The policy denies everything that no rule permits. Each test covers one case.
 #![forbid(unsafe_code)]
-#![allow(clippy::panic)] // a helper of a test may fail it
+#![allow(clippy::panic)] // test helpers may panic
 
 mod endpoints;
 mod peers;
@@ -32,7 +32,7 @@ fn policy(text: &str) -> Policy {
     }
 }
 
-/// The policy of one permit's `listen`, as the worker has it.
+/// A policy with one permit that has these `listen` patterns.
 fn permit(patterns: &str) -> Policy {
     policy(&format!("broker {{ permit p {{ listen = ( {patterns} ) }} }}"))
 }

@@ -20,7 +20,7 @@ cluster { topology 10.1.1.0/25 { interface = eth1 } topology 10.1.1.0/24 { inter
 ";
 
 #[test]
-fn a_peer_may_do_what_its_scopes_say_and_no_more() {
+fn a_peer_may_do_only_what_its_scopes_allow() {
     let policy = policy(PEERS);
     let (www, ops) = (local(33, &[100]), local(8, &[100, 500]));
     let both = local(33, &[33, 500]);
@@ -28,8 +28,8 @@ fn a_peer_may_do_what_its_scopes_say_and_no_more() {
     assert!(may(&www, "*:80") && !may(&www, "*:53/udp"));
     assert!(may(&ops, "*:53/udp") && !may(&ops, "*:80"));
     assert!(may(&both, "*:80") && may(&both, "*:53/udp"), "scopes add up");
-    assert!(!may(&both, "*:81"), "the operations of one scope do not reach the permits of another");
-    assert!(!may(&www, "*:25"), "listener scopes are the worker's");
+    assert!(!may(&both, "*:81"), "the operations of one scope do not extend to the permits of another");
+    assert!(!may(&www, "*:25"), "listener scopes apply to the worker alone");
     for (who, name, allowed) in [
         (&www, "listen-many", true),
         (&www, "stop", true),
@@ -49,7 +49,7 @@ fn a_peer_may_do_what_its_scopes_say_and_no_more() {
 }
 
 #[test]
-fn a_stranger_may_not_even_greet() {
+fn a_peer_without_a_scope_is_denied_everything() {
     let policy = policy(PEERS);
     for who in [local(1000, &[1000]), local(500, &[8]), local(u32::MAX, &[])] {
         for name in ["hello", "ping", "status", "listen"] {
@@ -60,7 +60,7 @@ fn a_stranger_may_not_even_greet() {
 }
 
 #[test]
-fn root_may_do_what_is_permitted_to_anyone_and_no_more() {
+fn root_may_do_only_what_some_rule_permits() {
     let policy = policy(PEERS);
     let root = local(0, &[0]);
     let may = |endpoint: &str| policy.listen(&root, &endpoint.parse().unwrap()).is_ok();
@@ -73,7 +73,7 @@ fn root_may_do_what_is_permitted_to_anyone_and_no_more() {
 }
 
 #[test]
-fn an_address_is_permitted_where_the_longest_block_puts_it() {
+fn an_address_belongs_to_its_longest_topology_block() {
     let policy = policy(PEERS);
     let ops = local(8, &[500]);
     let address = |who: &Requester, text: &str| {
@@ -93,7 +93,7 @@ fn an_address_is_permitted_where_the_longest_block_puts_it() {
 }
 
 #[test]
-fn addresses_that_belong_to_no_host_are_refused_whatever_permits_them() {
+fn addresses_that_no_host_can_have_are_always_denied() {
     let policy = policy("broker { permit p { address = ( 0.0.0.0/0 ::/0 ) } }");
     for address in [
         "0.0.0.0",
@@ -113,7 +113,7 @@ fn addresses_that_belong_to_no_host_are_refused_whatever_permits_them() {
 }
 
 #[test]
-fn a_duravip_address_is_the_workers_on_every_service() {
+fn the_worker_may_add_the_duravip_address_of_any_listener() {
     let policy = policy(
         "cluster { topology 10.1.1.0/24 { interface = eth1 } }
          ESMTP_Listener { Listen \"10.1.1.1:25\" { } Listen \"10.1.1.2:25\" { duravip_follow = out } }
@@ -124,11 +124,11 @@ fn a_duravip_address_is_the_workers_on_every_service() {
     assert!(address("10.1.1.3").is_err());
     assert_eq!(policy.followers("10.1.1.1".parse().unwrap()).len(), 1);
     let denied = address("10.1.1.2").unwrap_err();
-    assert!(denied.remedy.contains("10.1.1.1"), "a follower is requested with its leader: {denied}");
+    assert!(denied.remedy.contains("10.1.1.1"), "the remedy names the address to request instead: {denied}");
 }
 
 #[test]
-fn a_refusal_names_the_nearest_of_the_requesters_own_rules() {
+fn a_denial_names_the_nearest_of_the_requesters_rules() {
     let policy = policy(PEERS);
     let nearest = |who: &Requester, endpoint: &str| {
         let denied = policy.listen(who, &endpoint.parse().unwrap()).unwrap_err();
@@ -174,7 +174,7 @@ fn a_remedy_names_only_what_the_peer_lacks() {
 }
 
 #[test]
-fn a_peer_that_this_host_does_not_know_is_an_error_with_its_place() {
+fn an_unknown_peer_is_an_error_with_its_position() {
     let text = "broker {\n  socket = /run/b\n  peer nobody_here { allow = status }\n  peer \"@www\" { }\n  peer \"+33\" { }\n  peer 77 { }\n  peer 4294967295 { }\n}\n";
     let report = Policy::new(&config(text), &mut ids).unwrap_err();
     let lines: Vec<String> = report.one_lines().collect();
@@ -186,7 +186,7 @@ fn a_peer_that_this_host_does_not_know_is_an_error_with_its_place() {
 }
 
 #[test]
-fn the_ports_are_as_few_ranges_as_can_be() {
+fn permitted_ports_merge_into_the_fewest_ranges() {
     let policy = policy(
         "X_Listener { Listen \":25\" { } Listen \":24\" { } Listen \"*:53/udp\" { } }
          broker { permit p { listen = ( \"*:1-10\" \"[::]:5-23\" \"10.0.0.0/8:587\" \"*:65535\" \"*:26-30/udp\" ) } }",
@@ -195,7 +195,7 @@ fn the_ports_are_as_few_ranges_as_can_be() {
 }
 
 #[test]
-fn the_rules_of_a_requester_are_listed_in_their_order() {
+fn the_rules_of_a_requester_are_listed_in_configuration_order() {
     let policy = policy(PEERS);
     let rules = |who: &Requester| -> Vec<String> {
         policy.rules_for(who).iter().map(|rule| rule.to_string()).collect()
@@ -205,5 +205,5 @@ fn the_rules_of_a_requester_are_listed_in_their_order() {
     assert_eq!(rules(&Requester::Worker).len(), 7);
     assert_eq!(rules(&local(1000, &[])), [""; 0]);
     let spare = local(8, &[33]);
-    assert_eq!(rules(&spare), [""; 0], "a permit whose operations are not allowed is of no use");
+    assert_eq!(rules(&spare), [""; 0], "a permit without an allowed operation has no effect");
 }

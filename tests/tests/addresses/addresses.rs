@@ -1,4 +1,4 @@
-//! Addresses: put on an interface for as long as their lease lasts, and nothing else of the host touched.
+//! Addresses: each is on its interface exactly as long as its lease lasts, and nothing else on the host changes.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -13,11 +13,11 @@ use portreeve_tests::peer::one_address;
 use portreeve_tests::{Broker, Peer, eventually, isolated, lan, resources, sample};
 use rustix::process::Signal;
 
-/// As long as anything may take that should take no time.
+/// A limit for operations that should complete at once.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 #[test]
-fn an_address_is_there_from_its_addition_to_its_removal_and_nothing_else_changes() {
+fn an_address_exists_from_addition_to_removal_and_nothing_else_changes() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -41,7 +41,7 @@ fn an_address_is_there_from_its_addition_to_its_removal_and_nothing_else_changes
 }
 
 #[test]
-fn a_broker_that_starts_removes_what_a_killed_one_left_and_only_that() {
+fn a_starting_broker_removes_only_the_addresses_of_a_killed_one() {
     isolated(|host| {
         lan::create(&["far"]);
         for foreign in ["10.1.1.20/32", "10.1.1.21/24", "2001:db8::20/128"] {
@@ -56,7 +56,7 @@ fn a_broker_that_starts_removes_what_a_killed_one_left_and_only_that() {
         for address in ["10.1.1.7", "2001:db8::7"] {
             peer.add_address(address, |add| add.lease = Some(600)).unwrap();
         }
-        // More than the kernel tells in one answer, of 32 KiB at most.
+        // More than the kernel returns in one netlink reply of at most 32 KiB.
         for third in 1..=4 {
             let all = (0..=255).map(|last| IpAddr::from([10, 2, third, last]));
             let add =
@@ -71,12 +71,12 @@ fn a_broker_that_starts_removes_what_a_killed_one_left_and_only_that() {
         assert_eq!(lan::addresses(), before);
         broker.peer().add_address("10.1.1.7", |_| {}).unwrap();
         assert!(broker.terminate().success());
-        assert_eq!(lan::addresses(), before, "a broker that ends gives its addresses back");
+        assert_eq!(lan::addresses(), before, "a broker removes its addresses when it ends");
     });
 }
 
 #[test]
-fn what_was_there_before_is_never_ours() {
+fn existing_addresses_are_never_adopted() {
     isolated(|host| {
         lan::create(&["far"]);
         lan::ip("addr add 10.1.1.20/32 dev eth1");
@@ -90,7 +90,7 @@ fn what_was_there_before_is_never_ours() {
             assert_eq!(peer.renew_address(address).unwrap_err().code, FaultCode::NotFound, "{address}");
         }
         assert_eq!(lan::addresses(), before);
-        // A primary address of ours would take the secondary ones of its subnet along.
+        // If the broker's address were primary, its removal would also remove the secondary addresses of its subnet.
         peer.add_address("10.1.1.22", |_| {}).unwrap();
         lan::ip("addr add 10.1.1.23/24 dev eth1");
         peer.remove_address("10.1.1.22").unwrap();
@@ -99,7 +99,7 @@ fn what_was_there_before_is_never_ours() {
 }
 
 #[test]
-fn every_bad_request_has_its_own_fault_and_changes_nothing() {
+fn every_invalid_request_gets_its_own_fault_and_changes_nothing() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -142,18 +142,18 @@ fn every_bad_request_has_its_own_fault_and_changes_nothing() {
 }
 
 #[test]
-fn a_lease_that_ended_is_over_for_the_peer_too() {
+fn an_expired_lease_cannot_be_renewed() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         let begin = Instant::now();
         peer.add_address("10.1.1.7", |add| add.lease = Some(3)).unwrap();
-        eventually("the end of the address", || lan::show_address("10.1.1.7").is_none().then_some(()));
+        eventually("the removal of the address", || lan::show_address("10.1.1.7").is_none().then_some(()));
         let lasted = begin.elapsed();
         assert!(
             (2_990..3_500).contains(&lasted.as_millis()),
-            "the broker itself removes it in time: {lasted:?}"
+            "the broker must remove the address itself, on time: {lasted:?}"
         );
         assert_eq!(peer.renew_address("10.1.1.7").unwrap_err().code, FaultCode::Expired);
         assert_eq!(lan::show_address("10.1.1.7"), None);
@@ -162,7 +162,7 @@ fn a_lease_that_ended_is_over_for_the_peer_too() {
 }
 
 #[test]
-fn an_address_can_be_added_again_at_the_moment_when_its_lease_ends() {
+fn an_address_can_be_added_again_at_the_moment_its_lease_expires() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -170,7 +170,7 @@ fn an_address_can_be_added_again_at_the_moment_when_its_lease_ends() {
         for address in ["10.1.1.7", "2001:db8::7"] {
             let lease = peer.add_address(address, |add| add.lease = Some(3)).unwrap();
             std::thread::sleep(Duration::from_millis(lease.remaining_ms - 10));
-            // Asked until the lease is over, which is a moment before the broker's clock has its turn.
+            // Announce until the lease has expired, a moment before the broker's timer handles the expiry.
             let announce = Announce { addresses: one_address(address), epoch: 0 };
             let over =
                 |one: &Outcome<_>| matches!(one, Outcome::Fault(fault) if fault.code == FaultCode::Expired);
@@ -182,7 +182,7 @@ fn an_address_can_be_added_again_at_the_moment_when_its_lease_ends() {
 }
 
 #[test]
-fn an_address_that_somebody_takes_away_is_put_back_while_its_lease_lasts_but_not_for_ever() {
+fn an_address_removed_by_another_program_is_restored_a_limited_number_of_times() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses("cluster { if_down_limit = 2 }"));
@@ -190,22 +190,22 @@ fn an_address_that_somebody_takes_away_is_put_back_while_its_lease_lasts_but_not
         peer.add_address("10.1.1.7", |add| add.lease = Some(30)).unwrap();
         for _ in 0..2 {
             lan::ip("addr del 10.1.1.7/32 dev eth1");
-            eventually("the address again", || lan::show_address("10.1.1.7"));
+            eventually("the restored address", || lan::show_address("10.1.1.7"));
         }
         lan::ip("addr del 10.1.1.7/32 dev eth1");
-        // A renewal that overtakes the kernel's notice of the removal would put it back.
-        eventually("the broker's notice", || {
+        // A renewal that is handled before the kernel's removal notification would restore the address.
+        eventually("the broker to notice the removal", || {
             let (page, _) = peer.request(&ListAddresses { after: None }).unwrap();
             (!page.addresses[0].present).then_some(())
         });
         assert_eq!(peer.renew_address("10.1.1.7").unwrap_err().code, FaultCode::NotLocal);
         assert_eq!(lan::show_address("10.1.1.7"), None);
-        // Link down takes every IPv6 address along.
+        // A link that goes down loses its IPv6 addresses.
         peer.add_address("2001:db8::7", |add| add.lease = Some(30)).unwrap();
         lan::ip("link set eth1 down");
-        eventually("the end of the address", || lan::show_address("2001:db8::7").is_none().then_some(()));
+        eventually("the removal of the address", || lan::show_address("2001:db8::7").is_none().then_some(()));
         lan::ip("link set eth1 up");
-        eventually("the address again", || lan::show_address("2001:db8::7"));
+        eventually("the restored address", || lan::show_address("2001:db8::7"));
         peer.renew_address("2001:db8::7").unwrap();
     });
 }
@@ -233,13 +233,13 @@ fn removing_an_address_resets_its_connections_and_stops_its_listeners() {
 }
 
 #[test]
-fn connections_of_sockets_of_either_family_are_reset_and_those_of_other_addresses_go_on() {
+fn removal_resets_connections_of_both_socket_families_and_of_no_other_address() {
     isolated(|host| {
         lan::create(&["far", "rival", "third"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         peer.add_address("10.1.1.7", |_| {}).unwrap();
-        // An IPv6 socket, at which IPv4 arrives under its mapped form.
+        // An IPv6 socket that accepts IPv4 connections under mapped addresses.
         let listener = TcpListener::bind("[::]:2525").unwrap();
         let connect = |at: &str| {
             let at: SocketAddr = at.parse().unwrap();
@@ -259,12 +259,12 @@ fn connections_of_sockets_of_either_family_are_reset_and_those_of_other_addresse
 }
 
 #[test]
-fn an_address_that_is_elsewhere_on_this_host_is_neither_added_nor_said_to_be_gone() {
+fn an_address_elsewhere_on_this_host_is_neither_added_nor_reported_as_removed() {
     isolated(|host| {
         lan::create(&["far", "rival", "third"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
-        // Whole blocks can be local without an address.
+        // A local route makes a whole block local without any address.
         lan::ip("route add local 10.2.7.0/24 dev lo");
         lan::ip("-6 route add local 2001:db8:0:0:9::/80 dev lo");
         for address in ["10.2.7.7", "2001:db8::9:0:0:7"] {
@@ -273,7 +273,7 @@ fn an_address_that_is_elsewhere_on_this_host_is_neither_added_nor_said_to_be_gon
         for (address, copy) in [("10.1.1.7", "10.1.1.7/32"), ("2001:db8::7", "2001:db8::7/128")] {
             peer.add_address(address, |_| {}).unwrap();
             lan::add_to_loopback(copy);
-            assert!(!peer.remove_address(address).unwrap().verified, "{address} is on lo still");
+            assert!(!peer.remove_address(address).unwrap().verified, "{address} is still on lo");
             lan::ip(&format!("addr del {copy} dev lo"));
             peer.add_address(address, |_| {}).unwrap();
             assert!(peer.remove_address(address).unwrap().verified);

@@ -1,4 +1,5 @@
-//! What neighbours see of an address: probes, announcements, byte by byte and round by round, and what rivals do.
+//! What neighbours see of an address: probes and announcements, with their bytes and times, and conflicts with other
+//! hosts.
 
 use std::time::Duration;
 
@@ -8,16 +9,16 @@ use portreeve_tests::packet_capture::{Frame, PacketCapture, hex};
 use portreeve_tests::peer::one_address;
 use portreeve_tests::{Broker, eventually, isolated, lan, sample};
 
-/// RFC 826 with RFC 5227's announcement: a broadcast request for the own address.
+/// An announcement (RFC 5227): a broadcast ARP request (RFC 826) for the host's own address.
 const ARP_REQUEST: &str = "ff ff ff ff ff ff 02 00 00 00 00 01 08 06 \
     00 01 08 00 06 04 00 01 02 00 00 00 00 01 0a 01 01 07 00 00 00 00 00 00 0a 01 01 07";
-/// The same as a reply, for hosts that learn from replies alone.
+/// The same as an ARP reply, for hosts that learn from replies alone.
 const ARP_REPLY: &str = "ff ff ff ff ff ff 02 00 00 00 00 01 08 06 \
     00 01 08 00 06 04 00 02 02 00 00 00 00 01 0a 01 01 07 02 00 00 00 00 01 0a 01 01 07";
-/// RFC 5227's probe: no sender address.
+/// A probe (RFC 5227): the sender address is zero.
 const ARP_PROBE: &str = "ff ff ff ff ff ff 02 00 00 00 00 01 08 06 \
     00 01 08 00 06 04 00 01 02 00 00 00 00 01 00 00 00 00 00 00 00 00 00 00 0a 01 01 07";
-/// RFC 4861's unsolicited advertisement: override set, to all nodes, hop limit 255, with the link-layer address.
+/// An unsolicited neighbour advertisement (RFC 4861): to all nodes, override flag, hop limit 255, link-layer address.
 const ADVERTISEMENT: &str = "33 33 00 00 00 01 02 00 00 00 00 01 86 dd \
     60 00 00 00 00 20 3a ff 20 01 0d b8 00 00 00 00 00 00 00 00 00 00 00 07 \
     ff 02 00 00 00 00 00 00 00 00 00 00 00 00 00 01 \
@@ -30,12 +31,12 @@ fn arp(frame: &[u8]) -> bool {
 }
 
 fn advertisement(frame: &[u8]) -> bool {
-    // Our own link-layer address; the kernel's own, if it sent any, would be told apart by its bytes.
+    // An advertisement of the kernel would match too, but differ in its bytes.
     frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(54) == Some(&136)
 }
 
-/// The sum of a whole ICMPv6 packet, for whoever receives it: RFC 1071.
-fn sums_up(frame: &[u8]) -> bool {
+/// Whether the checksum (RFC 1071) of a whole ICMPv6 packet is valid.
+fn has_valid_checksum(frame: &[u8]) -> bool {
     let pseudo = [&frame[22..54], &[0, 0, 0, 32, 0, 0, 0, 58], &frame[54..]].concat();
     let sum: u32 = pseudo.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
     (sum & 0xffff) + (sum >> 16) == 0xffff
@@ -45,9 +46,9 @@ fn offsets(frames: &[Frame]) -> Vec<u128> {
     frames.iter().map(|frame| frame.at.duration_since(frames[0].at).as_millis()).collect()
 }
 
-/// Whether frames came at these times, in milliseconds, give or take what a busy machine adds.
+/// Asserts that frames arrived at these times, in milliseconds, with a tolerance for a busy machine.
 #[track_caller]
-fn came_at(frames: &[Frame], times: &[u128]) {
+fn arrived_at(frames: &[Frame], times: &[u128]) {
     let found = offsets(frames);
     assert_eq!(found.len(), times.len(), "{found:?}");
     for (found, expected) in found.iter().zip(times) {
@@ -59,13 +60,13 @@ fn came_at(frames: &[Frame], times: &[u128]) {
 }
 
 #[test]
-fn an_address_is_announced_in_the_words_of_the_standards_and_in_time() {
+fn an_ipv4_address_is_probed_and_announced_as_the_rfcs_require() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         let mut wire = PacketCapture::on("far");
-        // Its answer waits: frames are timed as they come.
+        // Send without waiting for the reply: the frames must be timed as they arrive.
         peer.send(&AddAddress {
             addresses: one_address("10.1.1.7"),
             lease: Some(10),
@@ -76,18 +77,18 @@ fn an_address_is_announced_in_the_words_of_the_standards_and_in_time() {
         let frames = wire.collect(Duration::from_secs(10), arp, |frames| frames.len() == 13);
         let (probes, rest) = frames.split_at(3);
         probes.iter().for_each(|probe| assert_eq!(probe.bytes, hex(ARP_PROBE)));
-        came_at(probes, &[0, 200, 400]);
+        arrived_at(probes, &[0, 200, 400]);
         for pair in rest.chunks(2) {
             assert_eq!((&pair[0].bytes, &pair[1].bytes), (&hex(ARP_REQUEST), &hex(ARP_REPLY)));
         }
-        came_at(&rest.iter().step_by(2).cloned().collect::<Vec<_>>(), &[0, 250, 1_100, 2_200, 4_400]);
-        assert!(offsets(&frames)[3] >= 590, "announced before the verdict: {:?}", offsets(&frames));
+        arrived_at(&rest.iter().step_by(2).cloned().collect::<Vec<_>>(), &[0, 250, 1_100, 2_200, 4_400]);
+        assert!(offsets(&frames)[3] >= 590, "announced before the end of the probes: {:?}", offsets(&frames));
         assert!(wire.collect(Duration::from_millis(300), arp, |_| false).is_empty());
     });
 }
 
 #[test]
-fn an_ipv6_address_is_advertised_unsolicited() {
+fn an_ipv6_address_is_announced_by_unsolicited_advertisements() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -95,17 +96,17 @@ fn an_ipv6_address_is_advertised_unsolicited() {
         let mut wire = PacketCapture::on("far");
         peer.add_address("2001:db8::7", |add| add.announce = true).unwrap();
         let frames = wire.collect(Duration::from_secs(10), advertisement, |frames| frames.len() == 5);
-        came_at(&frames, &[0, 250, 1_100, 2_200, 4_400]);
+        arrived_at(&frames, &[0, 250, 1_100, 2_200, 4_400]);
         for frame in &frames {
             let sum = format!("{:02x} {:02x}", frame.bytes[56], frame.bytes[57]);
             assert_eq!(frame.bytes, hex(&ADVERTISEMENT.replace("CHECKSUM", &sum)));
-            assert!(sums_up(&frame.bytes));
+            assert!(has_valid_checksum(&frame.bytes));
         }
     });
 }
 
 #[test]
-fn an_address_is_announced_again_when_its_link_has_a_carrier_again() {
+fn an_address_is_announced_again_when_its_link_regains_its_carrier() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -126,7 +127,7 @@ fn an_address_is_announced_again_when_its_link_has_a_carrier_again() {
 }
 
 #[test]
-fn addresses_are_announced_again_when_their_link_is_set_up_again_or_has_another_hardware_address() {
+fn addresses_are_announced_again_after_link_up_or_a_new_hardware_address() {
     isolated(|host| {
         lan::create(&["far", "rival", "third"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -162,7 +163,7 @@ fn addresses_are_announced_again_when_their_link_is_set_up_again_or_has_another_
 }
 
 #[test]
-fn a_rival_that_answers_is_named_and_nothing_is_added() {
+fn a_host_that_answers_a_probe_is_named_and_no_address_is_added() {
     isolated(|host| {
         lan::create(&["far"]);
         lan::ip("-n far addr add 10.1.1.7/32 dev eth1");
@@ -180,13 +181,13 @@ fn a_rival_that_answers_is_named_and_nothing_is_added() {
         lan::ip("-n far addr del 2001:db8::7/128 dev eth1");
         peer.add_address("10.1.1.7", |add| add.probes = 3).unwrap();
         peer.add_address("2001:db8::7", |add| add.probes = 1).unwrap();
-        // Of an IPv6 address that was added, a bind succeeds at once.
+        // Binding an IPv6 address succeeds as soon as the address is added.
         peer.listen("[2001:db8::7]:25").unwrap();
     });
 }
 
 #[test]
-fn a_rival_that_comes_later_is_told_of_and_answered() {
+fn a_later_conflict_is_logged_and_the_address_is_defended() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));

@@ -1,4 +1,4 @@
-//! A node of a cluster: what its `cluster` scope says takes effect, and its interface may come and go.
+//! A cluster node: its `cluster` scope takes effect, and its interface may disappear and return.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -10,18 +10,18 @@ use portreeve_tests::packet_capture::{Frame, PacketCapture, hex};
 use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::{Broker, Peer, eventually, isolated, lan, sample};
 
-/// The host at 10.1.1.201, asked for its own address in the name of 10.1.1.7.
-const ASKED: &str = "02 00 00 00 00 02 02 00 00 00 00 01 08 06 \
+/// A unicast ARP request from 10.1.1.7 to the host at 10.1.1.201, for that host's own address.
+const UNICAST_REQUEST: &str = "02 00 00 00 00 02 02 00 00 00 00 01 08 06 \
     00 01 08 00 06 04 00 01 02 00 00 00 00 01 0a 01 01 07 00 00 00 00 00 00 0a 01 01 c9";
-/// The same of 2001:db8::201 and 2001:db8::7: RFC 4861's solicitation, to one host, with the sender's address.
-const SOLICITED: &str = "02 00 00 00 00 02 02 00 00 00 00 01 86 dd \
+/// The same from 2001:db8::7 to 2001:db8::201: a unicast neighbour solicitation (RFC 4861) with the sender's address.
+const UNICAST_SOLICITATION: &str = "02 00 00 00 00 02 02 00 00 00 00 01 86 dd \
     60 00 00 00 00 20 3a ff 20 01 0d b8 00 00 00 00 00 00 00 00 00 00 00 07 \
     20 01 0d b8 00 00 00 00 00 00 00 00 00 00 02 01 \
     87 00 SUM 00 00 00 00 20 01 0d b8 00 00 00 00 00 00 00 00 00 00 02 01 01 01 02 00 00 00 00 01";
 const ONE_BY_ONE: &str = "cluster { arp_all_hosts = false }";
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-/// Whether a frame speaks for 10.1.1.7 or 2001:db8::7, and is this host's.
+/// Whether this host sent the frame, with the sender address 10.1.1.7 or 2001:db8::7.
 fn ours(frame: &[u8]) -> bool {
     let address: Ipv6Addr = "2001:db8::7".parse().unwrap();
     frame.get(6..12) == Some(&lan::MAC_ADDRESS)
@@ -33,8 +33,8 @@ fn is_broadcast(frame: &Frame) -> bool {
     frame.bytes[0] & 1 == 1
 }
 
-/// Has this host learn where another is.
-fn meet(address: &str) {
+/// Makes this host resolve the link-layer address of another host.
+fn resolve(address: &str) {
     let at: SocketAddr = address.parse().unwrap();
     TcpStream::connect_timeout(&at, AT_ONCE).unwrap_err();
 }
@@ -44,14 +44,14 @@ fn add(peer: &mut Peer, address: &str) {
 }
 
 #[test]
-fn where_not_all_hosts_are_told_those_that_are_known_are_asked_and_no_other_is_disturbed() {
+fn without_arp_all_hosts_only_known_neighbours_get_unicast_requests() {
     isolated(|host| {
         lan::create(&["far", "near"]);
         let broker = Broker::start(host, &sample::addresses(ONE_BY_ONE));
         let mut peer = broker.peer();
-        meet("10.1.1.201:9");
-        meet("[2001:db8::201]:9");
-        for (address, expected) in [("10.1.1.7", ASKED), ("2001:db8::7", SOLICITED)] {
+        resolve("10.1.1.201:9");
+        resolve("[2001:db8::201]:9");
+        for (address, expected) in [("10.1.1.7", UNICAST_REQUEST), ("2001:db8::7", UNICAST_SOLICITATION)] {
             let (mut far, mut near) = (PacketCapture::on("far"), PacketCapture::on("near"));
             add(&mut peer, address);
             let asked = far.collect(Duration::from_millis(1_200), ours, |_| false);
@@ -71,7 +71,7 @@ fn where_not_all_hosts_are_told_those_that_are_known_are_asked_and_no_other_is_d
 }
 
 #[test]
-fn a_host_that_does_not_answer_is_asked_three_times_and_then_all_hosts_are_told() {
+fn an_unresponsive_neighbour_gets_three_requests_before_the_broadcast() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(ONE_BY_ONE));
@@ -79,16 +79,16 @@ fn a_host_that_does_not_answer_is_asked_three_times_and_then_all_hosts_are_told(
         lan::ip("neigh add 10.1.1.99 lladdr 02:00:00:00:00:63 dev eth1 nud permanent");
         lan::ip("neigh add 2001:db8::99 lladdr 02:00:00:00:00:63 dev eth1 nud permanent");
         let mut peer = broker.peer();
-        for (address, told) in [("10.1.1.7", 2), ("2001:db8::7", 1)] {
+        for (address, broadcasts) in [("10.1.1.7", 2), ("2001:db8::7", 1)] {
             let mut wire = PacketCapture::on("far");
             add(&mut peer, address);
-            let frames = wire.collect(AT_ONCE, ours, |frames| frames.len() == 3 + told);
+            let frames = wire.collect(AT_ONCE, ours, |frames| frames.len() == 3 + broadcasts);
             let (asked, all) = frames.split_at(3);
             assert!(asked.iter().all(|frame| frame.bytes[..6] == [2, 0, 0, 0, 0, 0x63]), "{frames:?}");
-            assert!(all.len() == told && all.iter().all(is_broadcast), "{frames:?}");
+            assert!(all.len() == broadcasts && all.iter().all(is_broadcast), "{frames:?}");
             for pair in frames[..4].windows(2) {
                 let pause = pair[1].at.duration_since(pair[0].at);
-                // A quarter of a second, less what the frame before it was late.
+                // A quarter of a second, less the delay of the previous frame.
                 assert!(pause >= Duration::from_millis(125), "{pause:?}");
             }
         }
@@ -96,7 +96,7 @@ fn a_host_that_does_not_answer_is_asked_three_times_and_then_all_hosts_are_told(
 }
 
 #[test]
-fn where_nobody_or_not_the_gateway_is_known_all_hosts_are_told() {
+fn an_unknown_gateway_or_no_known_neighbour_falls_back_to_broadcast() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(ONE_BY_ONE));
@@ -108,19 +108,19 @@ fn where_nobody_or_not_the_gateway_is_known_all_hosts_are_told() {
         assert!(frames.len() == 2 && frames.iter().all(is_broadcast), "{frames:?}");
         peer.remove_address("10.1.1.7").unwrap();
         lan::ip("route add default via 10.1.1.254");
-        meet("10.1.1.201:9");
-        // Of what was seen a moment ago nothing is asked again.
+        resolve("10.1.1.201:9");
+        // The broker reads the tables of the kernel at most once a second.
         std::thread::sleep(Duration::from_millis(1_100));
         let mut wire = PacketCapture::on("far");
         add(&mut peer, "10.1.1.7");
         let frames =
             wire.collect(AT_ONCE, ours, |frames| frames.iter().filter(|one| is_broadcast(one)).count() == 2);
-        assert_eq!(frames[0].bytes, hex(ASKED));
+        assert_eq!(frames[0].bytes, hex(UNICAST_REQUEST));
     });
 }
 
 #[test]
-fn an_interface_that_is_made_again_has_its_addresses_back_under_its_new_number() {
+fn a_recreated_interface_regains_its_addresses_under_its_new_index() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -142,15 +142,18 @@ fn an_interface_that_is_made_again_has_its_addresses_back_under_its_new_number()
             assert_eq!(&*back.interface, "eth1");
         }
         for address in both {
-            eventually("the address again", || lan::show_address(address));
+            eventually("the restored address", || lan::show_address(address));
             owner.renew_address(address).unwrap();
         }
-        assert!(!wire.collect(AT_ONCE, ours, |frames| !frames.is_empty()).is_empty(), "it is announced");
+        assert!(
+            !wire.collect(AT_ONCE, ours, |frames| !frames.is_empty()).is_empty(),
+            "the restored addresses must be announced"
+        );
     });
 }
 
 #[test]
-fn more_ipv6_addresses_than_the_kernel_is_quick_with_are_warned_of_unless_they_share_their_low_bits() {
+fn many_ipv6_addresses_with_different_low_bits_cause_one_warning() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -178,7 +181,7 @@ fn more_ipv6_addresses_than_the_kernel_is_quick_with_are_warned_of_unless_they_s
 }
 
 #[test]
-fn a_nodes_configuration_serves_from_its_start_to_the_move_of_its_address() {
+fn a_cluster_node_serves_from_start_through_address_moves() {
     isolated(|host| {
         lan::create(&["far"]);
         let setup = WorkerSetup::new(host, "chroot");

@@ -1,6 +1,6 @@
-//! Addresses on the kinds of interface that servers have: a bond, a port of a VRF, a dummy link, a macvlan link, and one
-//! with an alternative name. Not every kernel has the first three; there the request for an address must name the
-//! interface that does not exist.
+//! Addresses on the kinds of interface that servers have: a bond, a port of a VRF, a dummy link, a macvlan link, and an
+//! interface with an alternative name. Not every kernel has the first three. Without them, a request for an address
+//! must name the interface that does not exist.
 
 use std::io::{ErrorKind, Read as _};
 use std::net::{TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use portreeve_tests::{Broker, Peer, eventually, isolated, lan, sample};
 
 const ADDRESS: &str = "10.8.0.7";
 
-/// Puts the block of [`ADDRESS`] on an interface.
+/// A configuration that assigns the block of [`ADDRESS`] to an interface.
 fn topology(interface: &str) -> String {
     sample::addresses(&format!(r#"cluster {{ topology "10.8.0.0/24" {{ interface = "{interface}" }} }}"#))
 }
@@ -31,7 +31,7 @@ fn create(kind: &str, name: &str, options: &str) -> bool {
     !lacking
 }
 
-/// What a kernel without such links answers.
+/// Asserts the fault of a kernel without such links.
 fn is_unknown(peer: &mut Peer, interface: &str) {
     let fault = peer.add_address(ADDRESS, |_| {}).unwrap_err();
     assert_eq!((fault.code, &*fault.subject), (FaultCode::UnknownInterface, interface), "{fault}");
@@ -51,7 +51,7 @@ fn connect_from_far() -> std::io::Result<TcpStream> {
     lan::in_host("far", || TcpStream::connect_timeout(&at, Duration::from_secs(1)))
 }
 
-/// Removes the address, and checks that this resets an accepted connection and that nothing stays.
+/// Removes the address, and checks that this resets an accepted connection and that nothing remains.
 fn remove_and_see_reset(peer: &mut Peer, mut accepted: TcpStream, before: &[String]) {
     assert!(peer.remove_address(ADDRESS).unwrap().verified);
     accepted.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -60,7 +60,7 @@ fn remove_and_see_reset(peer: &mut Peer, mut accepted: TcpStream, before: &[Stri
     assert_eq!(lan::addresses(), before);
 }
 
-/// Has the broker listen on the address.
+/// Asks the broker to listen on the address.
 fn listen(peer: &mut Peer) -> TcpListener {
     let (_, socket): (_, OwnedFd) = peer.listen(&format!("{ADDRESS}:2525")).unwrap();
     let listener = TcpListener::from(socket);
@@ -126,7 +126,7 @@ fn an_address_on_a_port_of_a_vrf_is_announced_there_and_its_removal_resets_its_c
         add_and_see_announced(&mut peer, "eth1", lan::MAC_ADDRESS);
         let routes = lan::ip("route show table 100 type local");
         assert!(routes.contains(ADDRESS), "the address is not in the table of its VRF: {routes}");
-        // A server of the VRF, which binds its own sockets.
+        // A server in the VRF binds its own socket.
         let socket =
             rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None)
                 .unwrap();
@@ -155,7 +155,7 @@ fn bind_to_device(socket: &OwnedFd, device: &str) {
 }
 
 #[test]
-fn an_address_on_a_dummy_link_serves_this_host_and_goes_when_its_lease_ends() {
+fn an_address_on_a_dummy_link_serves_this_host_until_its_lease_expires() {
     isolated(|host| {
         let exists = create("dummy", "dummy0", "");
         if exists {
@@ -200,7 +200,7 @@ fn an_address_on_a_macvlan_link_is_announced_from_the_links_own_hardware_address
 }
 
 #[test]
-fn an_interface_that_is_configured_by_its_alternative_name_gets_addresses() {
+fn an_interface_configured_by_its_alternative_name_gets_addresses() {
     isolated(|host| {
         lan::create(&["far"]);
         lan::ip("link property add dev eth1 altname mail-network0");

@@ -1,5 +1,5 @@
-//! Listeners of addresses that move: they start when their address is added and stop before it goes, and some follow
-//! another address.
+//! Floating listeners (DuraVIP): each starts when its address is added and stops before the address is removed. Some
+//! addresses follow another address.
 
 use std::io::{ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,7 +17,8 @@ use rustix::net::sockopt::socket_cookie;
 
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-/// One listener that says so itself, one whose binding does, one that stays, one that is only asked for.
+/// A listener that is floating by its own option, one that is floating by its binding, a static one, and one that
+/// starts only on request.
 const LISTENERS: &str = r#"
     binding "out" { bind_address = "2001:db8::7" enable_duravip = true }
     ESMTP_Listener {
@@ -47,13 +48,17 @@ fn connect(endpoint: &str) -> TcpStream {
 }
 
 #[test]
-fn a_listener_starts_when_its_address_is_added_and_stops_before_that_goes_and_starts_again() {
+fn a_floating_listener_starts_with_its_address_stops_before_removal_and_restarts() {
     isolated(|host| {
         lan::create(&["far"]);
         let (setup, broker) = start(host);
         let (mut scripted, mut worker) = setup.accept();
         worker.hello();
-        assert_eq!(resources::tcp_listeners(), [at("10.1.1.1:26")], "what stays is there from the start");
+        assert_eq!(
+            resources::tcp_listeners(),
+            [at("10.1.1.1:26")],
+            "the static listener exists from the start"
+        );
         let early = worker.listen("10.1.1.7:25").unwrap_err();
         assert_eq!(early.code, FaultCode::NotLocal, "{early}");
         assert!(early.remedy.contains("once its address is added"), "{early}");
@@ -63,7 +68,7 @@ fn a_listener_starts_when_its_address_is_added_and_stops_before_that_goes_and_st
             for _ in 0..2 {
                 cluster.add_address(address, |_| {}).unwrap();
                 assert_eq!(resources::tcp_listeners(), [at("10.1.1.1:26"), at(endpoint)]);
-                // Whoever comes before the worker has asked waits in the queue.
+                // A client that connects before the worker requests the socket waits in the queue.
                 let mut client = connect(endpoint);
                 let (_, socket) = worker.listen(endpoint).unwrap();
                 let (_served, from) = TcpListener::from(socket).accept().unwrap();
@@ -74,12 +79,16 @@ fn a_listener_starts_when_its_address_is_added_and_stops_before_that_goes_and_st
             }
         }
         broker.await_no_leak(&descriptors);
-        assert_eq!(scripted.run("descriptors").matches(":socket").count(), 1, "it inherits what stays");
+        assert_eq!(
+            scripted.run("descriptors").matches(":socket").count(),
+            1,
+            "the worker inherits only the static listener"
+        );
     });
 }
 
 #[test]
-fn a_listener_outlives_its_worker_for_as_long_as_its_address_is_there() {
+fn a_floating_listener_outlives_its_worker_while_its_address_exists() {
     isolated(|host| {
         lan::create(&["far"]);
         let (setup, broker) = start(host);
@@ -93,11 +102,15 @@ fn a_listener_outlives_its_worker_for_as_long_as_its_address_is_there() {
         assert_eq!((&*row.owner, row.retained), ("duravip ESMTP_Listener", false));
         assert_eq!(scripted.run("descriptors").matches(":socket").count(), 1);
         drop(scripted);
-        broker.log.wait_for(&["the worker is gone"]);
+        broker.log.wait_for(&["the worker is removed"]);
         let client = connect("10.1.1.7:25");
         let (mut scripted, mut worker) = setup.accept();
         worker.hello();
-        assert_eq!(scripted.run("descriptors").matches(":socket").count(), 1, "it asks for what moves");
+        assert_eq!(
+            scripted.run("descriptors").matches(":socket").count(),
+            1,
+            "the worker does not inherit the floating listener"
+        );
         let (again, socket) = worker.listen("10.1.1.7:25").unwrap();
         assert_eq!(again, id);
         assert_eq!(socket_cookie(socket.as_fd()).unwrap(), socket_cookie(before.as_fd()).unwrap());
@@ -107,13 +120,13 @@ fn a_listener_outlives_its_worker_for_as_long_as_its_address_is_there() {
 }
 
 #[test]
-fn a_lease_that_runs_out_stops_the_listener_too() {
+fn an_expired_lease_stops_the_floating_listener() {
     isolated(|host| {
         lan::create(&["far"]);
         let (_setup, broker) = start(host);
         broker.peer().add_address("10.1.1.7", |add| add.lease = Some(3)).unwrap();
         assert_eq!(resources::tcp_listeners(), [at("10.1.1.1:26"), at("10.1.1.7:25")]);
-        eventually("the end of the address", || lan::show_address("10.1.1.7").is_none().then_some(()));
+        eventually("the removal of the address", || lan::show_address("10.1.1.7").is_none().then_some(()));
         eventually("the end of the listener", || (resources::tcp_listeners().len() == 1).then_some(()));
     });
 }
@@ -136,7 +149,7 @@ fn an_address_whose_listener_cannot_start_is_not_added() {
             |frame| frame.get(12..14) == Some(&[8, 6]) && frame.get(28..32) == Some(&[10, 1, 1, 7]),
             |_| false,
         );
-        assert!(announced.is_empty(), "nobody was told of it");
+        assert!(announced.is_empty(), "the address must not be announced");
         drop(foreign);
         cluster.add_address("10.1.1.7", |_| {}).unwrap();
         drop(connect("10.1.1.7:25"));
@@ -160,12 +173,12 @@ fn done<T>(results: impl IntoIterator<Item = Outcome<T>>) -> Vec<T> {
     results.into_iter().map(done).collect()
 }
 
-fn told(leases: &[Lease]) -> Vec<(String, Option<String>)> {
+fn rows_of(leases: &[Lease]) -> Vec<(String, Option<String>)> {
     let row = |lease: &Lease| (lease.address.to_string(), lease.follows.map(|leader| leader.to_string()));
     leases.iter().map(row).collect()
 }
 
-/// Whether a frame of this host tells its receiver of an address.
+/// Whether a frame of this host announces an address.
 fn announces(frame: &[u8], address: &str) -> bool {
     if frame.get(6..12) != Some(&lan::MAC_ADDRESS) {
         return false;
@@ -187,7 +200,7 @@ fn follow(host: &Host, more: &str) -> (WorkerSetup, Broker) {
 }
 
 #[test]
-fn what_follows_an_address_comes_is_renewed_is_announced_and_goes_with_it() {
+fn followers_are_added_renewed_announced_and_removed_with_their_leader() {
     isolated(|host| {
         lan::create(&["far"]);
         let (_setup, broker) = follow(host, "");
@@ -204,23 +217,23 @@ fn what_follows_an_address_comes_is_renewed_is_announced_and_goes_with_it() {
             [("10.1.1.7", None), ("10.1.1.8", Some("10.1.1.7")), ("2001:db8::8", Some("10.1.1.7"))]
                 .map(|(own, leader)| (own.to_owned(), leader.map(str::to_owned)));
         let leases = done(peer.request(&add).unwrap().0.results.into_vec());
-        assert_eq!(told(&leases), expected);
+        assert_eq!(rows_of(&leases), expected);
         let there = |address: &&str| lan::show_address(address).is_some();
         assert!(TOGETHER.iter().all(there), "{:?}", lan::addresses());
         assert_eq!(resources::tcp_listeners(), [at("10.1.1.8:25"), at("[2001:db8::8]:25")]);
         drop(connect("[2001:db8::8]:25"));
         for _ in 0..2 {
-            // First for the addition, then asked for again.
+            // First for the addition, then for an announce request.
             for address in TOGETHER {
                 let seen = |frame: &[u8]| announces(frame, address);
                 assert!(!wire.collect(AT_ONCE, seen, |seen| !seen.is_empty()).is_empty(), "{address}");
             }
             let announce = Announce { addresses: one_address("10.1.1.7"), epoch: 0 };
-            assert_eq!(told(&done(peer.request(&announce).unwrap().0.results.into_vec())), expected);
+            assert_eq!(rows_of(&done(peer.request(&announce).unwrap().0.results.into_vec())), expected);
         }
         let renew = RenewAddress { addresses: one_address("10.1.1.7"), lease: Some(60), epoch: 0 };
         let renewed = done(peer.request(&renew).unwrap().0.results.into_vec());
-        assert_eq!(told(&renewed), expected);
+        assert_eq!(rows_of(&renewed), expected);
         assert!(renewed.iter().all(|lease| lease.remaining_ms > 50_000), "{renewed:?}");
 
         for own in ["10.1.1.8", "2001:db8::8"] {
@@ -232,8 +245,8 @@ fn what_follows_an_address_comes_is_renewed_is_announced_and_goes_with_it() {
             }
         }
         let remove = RemoveAddress { addresses: one_address("10.1.1.7"), epoch: 0 };
-        let gone = done(peer.request(&remove).unwrap().0.results.into_vec());
-        assert!(gone.len() == 3 && gone.iter().all(|gone| gone.verified), "{gone:?}");
+        let removed = done(peer.request(&remove).unwrap().0.results.into_vec());
+        assert!(removed.len() == 3 && removed.iter().all(|removed| removed.verified), "{removed:?}");
         assert_eq!(lan::addresses(), before);
         assert!(resources::tcp_listeners().is_empty());
         assert_eq!(peer.add_address("10.1.1.8", |_| {}).unwrap_err().code, FaultCode::Denied);
@@ -241,7 +254,7 @@ fn what_follows_an_address_comes_is_renewed_is_announced_and_goes_with_it() {
 }
 
 #[test]
-fn an_address_is_not_added_where_one_that_follows_it_cannot_be() {
+fn an_address_is_not_added_if_a_follower_cannot_be_added() {
     isolated(|host| {
         lan::create(&["far"]);
         let (_setup, broker) = follow(host, "");
@@ -269,11 +282,11 @@ fn an_address_is_not_added_where_one_that_follows_it_cannot_be() {
         let foreign = TcpListener::bind("[::]:25").unwrap();
         refused(0, FaultCode::InUse);
         drop(foreign);
-        // What ends by the clock ends together too.
+        // Addresses that expire are removed together too.
         let add = AddAddress { addresses: one_address("10.1.1.7"), lease: Some(3), ..AddAddress::default() };
         assert_eq!(done(peer.request(&add).unwrap().0.results.into_vec()).len(), 3);
         assert_eq!(resources::tcp_listeners().len(), 2);
-        eventually("the end of all", || (lan::addresses() == before).then_some(()));
+        eventually("the removal of all addresses", || (lan::addresses() == before).then_some(()));
         eventually("the end of their listeners", || resources::tcp_listeners().is_empty().then_some(()));
     });
 }

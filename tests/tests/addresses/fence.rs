@@ -1,4 +1,4 @@
-//! The fence: an address falls silent when its lease ends, whoever of the broker's processes lives by then.
+//! The fence: an address is silent after its lease expires, even if every process of the broker is dead or stopped.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use rustix::process::Signal;
 const LEASE: Duration = Duration::from_secs(3);
 
 #[test]
-fn no_answer_comes_after_the_lease_though_the_broker_was_killed_or_stopped() {
+fn no_answer_is_sent_after_the_lease_if_the_broker_is_killed_or_stopped() {
     isolated(|host| {
         lan::create(&["far"]);
         for signal in [Signal::KILL, Signal::STOP] {
@@ -22,7 +22,7 @@ fn no_answer_comes_after_the_lease_though_the_broker_was_killed_or_stopped() {
             peer.add_address("10.1.1.7", |add| add.lease = Some(3)).unwrap();
             let begin = Instant::now();
             peer.renew_address("10.1.1.7").unwrap();
-            // The lease began within the renewal, so it ends before this.
+            // The lease began during the renewal, so this bounds its end.
             let sure = begin.elapsed();
             broker.signal(signal);
             let last = last_arp_reply(&mut wire, begin).expect("an answer while the lease lasts");
@@ -31,7 +31,9 @@ fn no_answer_comes_after_the_lease_though_the_broker_was_killed_or_stopped() {
             assert!(last >= LEASE - Duration::from_millis(500), "silent before the lease ended: {last:?}");
             broker.signal(Signal::CONT);
             drop(broker);
-            eventually("the end of the address", || lan::show_address("10.1.1.7").is_none().then_some(()));
+            eventually("the removal of the address", || {
+                lan::show_address("10.1.1.7").is_none().then_some(())
+            });
         }
     });
 }
@@ -62,8 +64,9 @@ fn a_renewal_leaves_no_gap() {
                 }
             }
             println!("{asked} requests, without an answer: {lost:?}");
-            // A renewal replaces the element of a set at once. A processor that is preempted in its lookup for as long as
-            // that takes finds neither: on an emulated one that may lose a request, and the next is answered.
+            // A renewal replaces the element of a set atomically. A processor that is preempted during its lookup for
+            // as long as that takes finds neither element. An emulated processor may lose a request that way; the next
+            // one is answered.
             let gap = lost.windows(2).any(|pair| pair[1] == pair[0] + 1);
             let by_emulation = slowness().is_some() && !gap && lost.len() * 1_000 <= asked;
             assert!(lost.is_empty() || by_emulation, "a renewal left a gap: {lost:?} of {asked} requests");
@@ -72,7 +75,7 @@ fn a_renewal_leaves_no_gap() {
 }
 
 #[test]
-fn the_fence_is_of_leased_addresses_alone_and_goes_with_the_broker() {
+fn the_fence_covers_only_leased_addresses_and_is_removed_with_the_broker() {
     isolated(|host| {
         lan::create(&["far"]);
         let nft = || {
@@ -107,7 +110,7 @@ fn the_fence_is_of_leased_addresses_alone_and_goes_with_the_broker() {
 }
 
 #[test]
-fn where_the_kernel_has_no_packet_filter_addresses_end_by_their_lifetime_and_the_operator_is_told() {
+fn without_nf_tables_addresses_end_by_kernel_lifetime_and_the_operator_is_warned() {
     isolated(|host| {
         lan::create(&["far", "rival", "third"]);
         let config = broker::config(host, &sample::addresses(""));
@@ -128,8 +131,8 @@ fn where_the_kernel_has_no_packet_filter_addresses_end_by_their_lifetime_and_the
         let begin = Instant::now();
         broker.signal(Signal::KILL);
         for address in ["10.1.1.7", "2001:db8::7"] {
-            eventually("the end of the address", || lan::show_address(address).is_none().then_some(()));
+            eventually("the removal of the address", || lan::show_address(address).is_none().then_some(()));
         }
-        println!("both were gone {:?} after the broker was killed", begin.elapsed());
+        println!("both addresses were removed {:?} after the broker was killed", begin.elapsed());
     });
 }

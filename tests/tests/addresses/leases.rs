@@ -1,4 +1,4 @@
-//! Leases as a program holds them: renewed by their guard, and told of when they are lost.
+//! Leases held through the client library: a guard renews each lease and reports its loss.
 
 use std::path::Path;
 use std::process::Command;
@@ -23,33 +23,35 @@ fn with_client<T>(act: impl AsyncFnOnce(Client) -> T) -> T {
 }
 
 #[test]
-fn a_held_address_outlasts_its_lease_and_goes_with_its_guard() {
+fn a_held_address_is_renewed_until_its_guard_is_dropped() {
     isolated(|host| {
         lan::create(&["far"]);
         let _broker = Broker::start(host, &sample::addresses(""));
         with_client(async |client| {
-            // Renewed each 1.2 s: long enough for a machine that leaves this program no time for some seconds.
+            // Renewed every 1.2 s: the lease survives a machine that stalls this program for some seconds.
             let lease = AddressOptions { lease: Some(6), ..QUIET };
             let held = client.hold_address("10.1.1.7".parse().unwrap(), &lease).await.unwrap();
             assert_eq!(held.interface(), lan::INTERFACE);
             let begin = Instant::now();
             while begin.elapsed() < Duration::from_millis(7_500) {
-                assert!(lan::show_address("10.1.1.7").is_some(), "gone after {:?}", begin.elapsed());
+                assert!(lan::show_address("10.1.1.7").is_some(), "removed after {:?}", begin.elapsed());
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             assert!(held.remove().await.unwrap());
             assert_eq!(lan::show_address("10.1.1.7"), None);
             drop(client.hold_address("10.1.1.8".parse().unwrap(), &QUIET).await.unwrap());
-            // The request of the drop goes before this one's.
+            // The drop sends its request before this one.
             tokio::task::yield_now().await;
             client.ping().await.unwrap();
-            eventually("the end of the address", || lan::show_address("10.1.1.8").is_none().then_some(()));
+            eventually("the removal of the address", || {
+                lan::show_address("10.1.1.8").is_none().then_some(())
+            });
         });
     });
 }
 
 #[test]
-fn a_holder_is_told_before_the_lease_ends_that_the_broker_does_not_renew_it() {
+fn a_holder_learns_in_time_that_a_hanging_broker_does_not_renew_its_lease() {
     exclusive(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -65,16 +67,16 @@ fn a_holder_is_told_before_the_lease_ends_that_the_broker_does_not_renew_it() {
     });
 }
 
-/// What lets some addresses stay for ever, beside the permit for all.
-const FOR_EVER: &str =
+/// Permits permanent leases for some addresses, beside the permit for all addresses.
+const PERMANENT: &str =
     r#"broker { lease = 3 permit "ever" { address = ( "10.1.1.64/26" ) permanent = true } }"#;
 
 #[test]
-fn an_address_stays_for_ever_only_where_a_permit_says_so_and_no_longer_than_its_broker() {
+fn a_permanent_lease_needs_a_permit_and_ends_with_its_broker() {
     isolated(|host| {
         lan::create(&["far"]);
         let before = lan::addresses();
-        let broker = Broker::start(host, &sample::addresses(FOR_EVER));
+        let broker = Broker::start(host, &sample::addresses(PERMANENT));
         let mut peer = broker.peer();
         let denied = peer.add_address("10.1.1.7", |add| add.lease = Some(0)).unwrap_err();
         assert_eq!(denied.code, FaultCode::Denied, "{denied}");
@@ -87,12 +89,14 @@ fn an_address_stays_for_ever_only_where_a_permit_says_so_and_no_longer_than_its_
         let lease = peer.add_address("10.1.1.70", |add| add.lease = Some(0)).unwrap();
         assert_eq!(lease.remaining_ms, u64::MAX);
         peer.add_address("10.1.1.71", |add| add.lease = Some(0)).unwrap();
-        // A renewal that does not say how long leaves it so, and one that does ends it.
+        // A renewal without a time keeps the lease permanent; a renewal with a time makes it expire.
         assert_eq!(peer.renew_address("10.1.1.70").unwrap().remaining_ms, u64::MAX);
         let shorter =
             RenewAddress { addresses: one_address("10.1.1.71"), lease: Some(3), ..RenewAddress::default() };
         peer.request(&shorter).unwrap();
-        eventually("the end of the other", || lan::show_address("10.1.1.71").is_none().then_some(()));
+        eventually("the removal of the other address", || {
+            lan::show_address("10.1.1.71").is_none().then_some(())
+        });
         let shown = lan::show_address("10.1.1.70").unwrap();
         assert!(shown.contains("valid_lft forever"), "{shown}");
         let ping = |address: &str| {
@@ -100,13 +104,17 @@ fn an_address_stays_for_ever_only_where_a_permit_says_so_and_no_longer_than_its_
             lan::in_host("far", || std::net::TcpStream::connect_timeout(&at, Duration::from_secs(5)))
         };
         let answer = ping("10.1.1.70").unwrap_err();
-        assert_eq!(answer.kind(), std::io::ErrorKind::ConnectionRefused, "it passes the fence: {answer}");
+        assert_eq!(
+            answer.kind(),
+            std::io::ErrorKind::ConnectionRefused,
+            "the address must pass the fence: {answer}"
+        );
 
         broker.signal(Signal::KILL);
         drop(broker);
-        assert!(lan::show_address("10.1.1.70").is_some(), "nobody was there to take it away");
-        let mut broker = Broker::start(host, &sample::addresses(FOR_EVER));
-        assert_eq!(lan::addresses(), before, "the next broker begins with a clean slate");
+        assert!(lan::show_address("10.1.1.70").is_some(), "no process was left to remove the address");
+        let mut broker = Broker::start(host, &sample::addresses(PERMANENT));
+        assert_eq!(lan::addresses(), before, "the next broker removes the addresses of the killed one");
         broker.peer().add_address("10.1.1.70", |add| add.lease = Some(0)).unwrap();
         assert!(broker.terminate().success());
         assert_eq!(lan::addresses(), before);
@@ -114,7 +122,7 @@ fn an_address_stays_for_ever_only_where_a_permit_says_so_and_no_longer_than_its_
 }
 
 #[test]
-fn a_holder_hears_at_once_that_somebody_else_had_its_address_removed() {
+fn a_holder_learns_at_once_that_another_peer_removed_its_address() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -123,7 +131,7 @@ fn a_holder_hears_at_once_that_somebody_else_had_its_address_removed() {
             let mut held =
                 client.hold_address(address, &AddressOptions { lease: Some(3_600), ..QUIET }).await.unwrap();
             broker.peer().remove_address("10.1.1.7").unwrap();
-            // Twelve minutes before it would be renewed.
+            // Twelve minutes before the next renewal.
             let why = tokio::time::timeout(Duration::from_secs(20), held.lost()).await.unwrap();
             assert!(matches!(&why, Error::Fault(fault) if fault.code == FaultCode::NotFound), "{why}");
         });
@@ -131,7 +139,7 @@ fn a_holder_hears_at_once_that_somebody_else_had_its_address_removed() {
 }
 
 #[test]
-fn events_reach_every_stream_of_a_session_and_its_end_too() {
+fn every_event_stream_of_a_session_gets_all_events_and_the_end() {
     isolated(|host| {
         lan::create(&["far"]);
         let mut broker = Broker::start(host, &sample::addresses(""));
@@ -140,7 +148,7 @@ fn events_reach_every_stream_of_a_session_and_its_end_too() {
             broker.peer().add_address("10.1.1.7", |_| {}).unwrap();
             assert_eq!(first.next().await.unwrap().code, EventCode::AddressAdded);
             let mut second = client.events(false).await.unwrap();
-            assert_eq!(second.next().await.unwrap().number, 1, "what was before it comes first");
+            assert_eq!(second.next().await.unwrap().number, 1, "the stream begins with past events");
             broker.peer().remove_address("10.1.1.7").unwrap();
             for stream in [&mut first, &mut second] {
                 let next = stream.next().await.unwrap();
@@ -155,7 +163,7 @@ fn events_reach_every_stream_of_a_session_and_its_end_too() {
 }
 
 #[test]
-fn the_blocking_client_has_addresses_and_hears_of_them_while_another_thread_asks() {
+fn the_blocking_client_delivers_events_while_another_thread_sends_requests() {
     isolated(|host| {
         lan::create(&["far"]);
         let mut broker = Broker::start(host, &sample::addresses(""));
@@ -188,7 +196,7 @@ fn the_blocking_client_has_addresses_and_hears_of_them_while_another_thread_asks
 }
 
 #[test]
-fn the_command_adds_lists_renews_and_removes() {
+fn the_command_adds_lists_renews_and_removes_addresses() {
     isolated(|host| {
         lan::create(&["far"]);
         let _broker = Broker::start(host, &sample::addresses(""));

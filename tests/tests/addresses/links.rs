@@ -1,4 +1,4 @@
-//! Interfaces that a peer may set up, down, or to another MTU, and those that it may not.
+//! Interfaces that a peer may set up, down or to another MTU, and interfaces that it may not change.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +17,7 @@ fn set(peer: &mut Peer, interface: &str, up: Option<bool>, mtu: Option<u32>) -> 
 }
 
 #[test]
-fn an_interface_is_set_as_asked_and_told_as_it_is_then() {
+fn an_interface_is_set_as_requested_and_its_new_state_is_returned() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -26,7 +26,7 @@ fn an_interface_is_set_as_asked_and_told_as_it_is_then() {
         assert_eq!(
             set(&mut peer, "eth1", None, None).unwrap(),
             (true, 1500),
-            "nothing asked, nothing changed"
+            "an empty request changes nothing"
         );
         assert_eq!(set(&mut peer, "eth1", None, Some(1400)).unwrap(), (true, 1400));
         assert!(shown().contains("mtu 1400"), "{}", shown());
@@ -38,7 +38,7 @@ fn an_interface_is_set_as_asked_and_told_as_it_is_then() {
 }
 
 #[test]
-fn what_is_not_permitted_or_cannot_be_leaves_the_interface_as_it_was() {
+fn a_denied_or_failed_request_leaves_the_interface_unchanged() {
     isolated(|host| {
         lan::create(&["far"]);
         lan::add_second_interface();

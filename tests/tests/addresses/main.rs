@@ -2,18 +2,18 @@
 
 mod addresses;
 mod announcements;
-mod clean_slate;
 mod cluster;
 mod devices;
 mod duravip;
 mod fence;
-mod interfaces;
-mod lease_ends;
+mod interface_changes;
+mod killed_owners;
+mod lease_expiry;
 mod leases;
 mod links;
 mod many_addresses;
-mod moves;
-mod orphans;
-mod prober;
+mod moves_between_hosts;
+mod moves_between_interfaces;
 mod removal;
-mod two_hosts;
+mod silence_after_expiry;
+mod stray_addresses;

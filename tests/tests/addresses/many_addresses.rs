@@ -1,4 +1,4 @@
-//! Many addresses: as many as the broker holds, in one namespace, from their addition to their end.
+//! The maximum number of addresses, in one namespace, from addition to removal.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
@@ -12,7 +12,7 @@ use portreeve_protocol::{Fault, FaultCode, List};
 use portreeve_tests::namespaces::run;
 use portreeve_tests::{Broker, Peer, eventually, isolated, lan, process, sample};
 
-const MOST: u32 = 10_240;
+const MAX: u32 = 10_240;
 
 fn addresses(from: u32, count: u32) -> Vec<IpAddr> {
     (from..from + count).map(|number| Ipv4Addr::from(0x0a02_0000 + 1 + number).into()).collect()
@@ -29,7 +29,7 @@ fn done(leases: Leases) -> usize {
     done
 }
 
-/// Asks for all of them in full requests, and tells how long that took.
+/// Sends requests for all addresses, each request full, and returns how long that took.
 #[track_caller]
 fn timed(what: &str, all: &[IpAddr], mut ask: impl FnMut(List<IpAddr, MAX_ADDRESSES>)) -> Duration {
     let begin = Instant::now();
@@ -51,13 +51,13 @@ fn cpu(pid: u32) -> u64 {
 }
 
 #[test]
-fn as_many_addresses_as_the_broker_holds_are_added_renewed_listed_and_removed() {
+fn the_maximum_number_of_addresses_is_added_renewed_listed_and_removed() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let before = lan::addresses();
         let mut peer = broker.peer();
-        let all = addresses(0, MOST);
+        let all = addresses(0, MAX);
         timed("add", &all, |some| _ = done(add(&mut peer, some).unwrap()));
         let one_more = peer.add_address("10.1.1.7", |_| {}).unwrap_err();
         assert_eq!(one_more.code, FaultCode::Quota);
@@ -91,7 +91,10 @@ fn as_many_addresses_as_the_broker_holds_are_added_renewed_listed_and_removed() 
         timed("removal", &all, |addresses| {
             let removed = peer.request(&RemoveAddress { addresses, epoch: 0 }).unwrap().0;
             assert!(
-                removed.results.iter().all(|result| matches!(result, Outcome::Done(gone) if gone.verified))
+                removed
+                    .results
+                    .iter()
+                    .all(|result| matches!(result, Outcome::Done(removed) if removed.verified))
             );
         });
         assert_eq!(lan::addresses(), before);
@@ -101,17 +104,17 @@ fn as_many_addresses_as_the_broker_holds_are_added_renewed_listed_and_removed() 
 /// Takes more than a minute: `cargo test --release -p portreeve-tests many_addresses -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
-fn a_minute_of_as_many_addresses_as_the_broker_holds() {
+fn cost_of_the_maximum_number_of_addresses_for_a_minute() {
     isolated(|host| {
         lan::create(&["far", "rival", "third"]);
         let broker = Broker::start_with_log_file(host, &sample::addresses(""));
         let mut peer = broker.peer();
         let memory = || process::status_field(broker.pid(), "VmRSS");
         println!("no addresses: VmRSS {}", memory());
-        let all = addresses(0, MOST);
+        let all = addresses(0, MAX);
         timed("add", &all, |some| _ = done(add(&mut peer, some).unwrap()));
-        println!("{MOST} addresses: VmRSS {}", memory());
-        // The default lease of 10 s is renewed at each fifth of it.
+        println!("{MAX} addresses: VmRSS {}", memory());
+        // A default lease of 10 s is renewed after a fifth of its time.
         let every = Duration::from_secs(2);
         let (began, ticks) = (Instant::now(), cpu(broker.pid()));
         let mut sweeps = Vec::new();
@@ -138,13 +141,14 @@ fn a_minute_of_as_many_addresses_as_the_broker_holds() {
 }
 
 #[test]
-fn news_that_were_lost_are_made_up_for() {
+fn lost_kernel_notifications_are_recovered() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         peer.add_address("10.1.1.7", |add| add.lease = Some(120)).unwrap();
-        // While the broker stands still, far more happens than its socket can tell of; then the address is taken away.
+        // While the broker is suspended, more notifications arrive than its socket can buffer. Then the address is
+        // removed.
         broker.suspend();
         let mut flood = String::new();
         for round in 0..6 {
@@ -159,6 +163,6 @@ fn news_that_were_lost_are_made_up_for() {
         assert_eq!(lan::show_address("10.1.1.7"), None);
         broker.signal(rustix::process::Signal::CONT);
         broker.log.wait_for(&["news of interfaces were lost"]);
-        eventually("the address again", || lan::show_address("10.1.1.7"));
+        eventually("the restored address", || lan::show_address("10.1.1.7"));
     });
 }

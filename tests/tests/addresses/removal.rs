@@ -1,4 +1,4 @@
-//! Removing: whoever holds an address is told before it goes, and the reply says whether it is gone.
+//! Removal: the holder of an address gets a notice first, and the reply says whether the address is removed.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -11,10 +11,10 @@ use portreeve_tests::{Broker, Host, Peer, eventually, isolated, lan, resources, 
 use rustix::process::Signal;
 
 const NOBODY: u32 = 65_534;
-/// How long who holds an address has to let go of it.
+/// The time that the holder of an address has to stop using it.
 const NOTICE: Duration = Duration::from_secs(1);
-/// How long the broker looks for what should be gone.
-const LOOKING: Duration = Duration::from_secs(2);
+/// How long the broker checks whether the host still has a removed address.
+const VERIFICATION: Duration = Duration::from_secs(2);
 
 fn start(host: &Host) -> Broker {
     lan::create(&["far"]);
@@ -28,7 +28,7 @@ fn nobody() -> Peer {
     peer
 }
 
-/// Has the peer's address removed by root, and gives how long that took.
+/// Removes the peer's address as root, and returns how long that took.
 fn removed_by_root(broker: &Broker, meanwhile: impl FnOnce()) -> Duration {
     let mut root = broker.peer();
     std::thread::scope(|scope| {
@@ -43,47 +43,47 @@ fn removed_by_root(broker: &Broker, meanwhile: impl FnOnce()) -> Duration {
 }
 
 #[test]
-fn who_holds_an_address_is_told_before_another_has_it_removed() {
+fn the_holder_gets_a_notice_before_another_peer_removes_its_address() {
     isolated(|host| {
         let broker = start(host);
         let (mut owner, mut watcher) = (nobody(), nobody());
         let add = |owner: &mut Peer| owner.add_address("10.1.1.7", |add| add.lease = Some(60)).unwrap();
-        // Of three times the shortest, for a busy machine.
+        // The shortest of three runs, because the machine may be busy.
         let unheard = (0..3).map(|_| {
             add(&mut owner);
             removed_by_root(&broker, || {})
         });
         let unheard = unheard.min().unwrap();
-        assert!(unheard < NOTICE, "nobody listens, and the removal took {unheard:?}");
+        assert!(unheard < NOTICE, "without a subscriber the removal took {unheard:?}");
 
         watcher.subscribe(false);
         add(&mut owner);
         let ignored = removed_by_root(&broker, || {
-            let told = watcher.await_event(EventCode::AddressLeaving);
-            assert_eq!((told.address, told.count), ("10.1.1.7".parse().ok(), 1_000));
-            assert!(lan::show_address("10.1.1.7").is_some(), "it is told before it goes");
+            let notice = watcher.await_event(EventCode::AddressLeaving);
+            assert_eq!((notice.address, notice.count), ("10.1.1.7".parse().ok(), 1_000));
+            assert!(lan::show_address("10.1.1.7").is_some(), "the notice comes before the removal");
             watcher.await_event(EventCode::AddressRemoved);
         });
         assert!(ignored >= NOTICE, "{ignored:?}");
         add(&mut owner);
         removed_by_root(&broker, || {
             watcher.await_event(EventCode::AddressLeaving);
-            assert!(owner.remove_address("10.1.1.7").unwrap().verified, "its owner lets go of it");
+            assert!(owner.remove_address("10.1.1.7").unwrap().verified, "the owner removes it");
         });
         assert_eq!(lan::show_address("10.1.1.7"), None);
     });
 }
 
 #[test]
-fn who_does_not_renew_an_address_is_told_a_second_before_it_goes_and_may_renew_it() {
+fn the_holder_gets_a_notice_a_second_before_expiry_and_can_renew() {
     isolated(|host| {
         let broker = start(host);
         let (mut owner, mut watcher) = (broker.peer(), broker.peer());
         watcher.subscribe(false);
         owner.add_address("10.1.1.7", |add| add.lease = Some(4)).unwrap();
         for _ in 0..2 {
-            let told = watcher.await_event(EventCode::AddressLeaving);
-            assert!(told.count <= 1_000, "{told:?}");
+            let notice = watcher.await_event(EventCode::AddressLeaving);
+            assert!(notice.count <= 1_000, "{notice:?}");
             owner.renew_address("10.1.1.7").unwrap();
         }
         watcher.await_event(EventCode::AddressLeaving);
@@ -92,7 +92,7 @@ fn who_does_not_renew_an_address_is_told_a_second_before_it_goes_and_may_renew_i
 }
 
 #[test]
-fn who_holds_an_address_is_told_before_the_broker_ends() {
+fn the_holder_gets_a_notice_before_the_broker_ends() {
     isolated(|host| {
         let mut broker = start(host);
         let (mut owner, mut watcher) = (nobody(), nobody());
@@ -106,7 +106,7 @@ fn who_holds_an_address_is_told_before_the_broker_ends() {
 }
 
 #[test]
-fn an_address_that_somebody_else_put_elsewhere_too_is_silent_and_not_called_gone() {
+fn a_copy_by_another_program_is_fenced_and_not_reported_as_removed() {
     isolated(|host| {
         let broker = start(host);
         let mut peer = broker.peer();
@@ -116,11 +116,15 @@ fn an_address_that_somebody_else_put_elsewhere_too_is_silent_and_not_called_gone
         };
         peer.add_address("10.1.1.7", |_| {}).unwrap();
         lan::ip("addr add 10.1.1.7/32 dev lo");
-        assert_eq!(reach().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "it is there");
+        assert_eq!(reach().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "the address answers");
         let begin = Instant::now();
         assert!(!peer.remove_address("10.1.1.7").unwrap().verified);
-        assert!(begin.elapsed() >= LOOKING, "{:?}", begin.elapsed());
-        assert_ne!(reach().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "it is silent");
+        assert!(begin.elapsed() >= VERIFICATION, "{:?}", begin.elapsed());
+        assert_ne!(
+            reach().unwrap_err().kind(),
+            std::io::ErrorKind::ConnectionRefused,
+            "the address is fenced"
+        );
         lan::ip("addr del 10.1.1.7/32 dev lo");
 
         peer.add_address("10.1.1.7", |_| {}).unwrap();
@@ -129,15 +133,15 @@ fn an_address_that_somebody_else_put_elsewhere_too_is_silent_and_not_called_gone
             let removal = scope.spawn(|| peer.remove_address("10.1.1.7").unwrap().verified);
             let gone =
                 || lan::show_address("10.1.1.7").is_none_or(|line| line.contains(" lo ")).then_some(());
-            eventually("the end of the broker's own", gone);
+            eventually("the removal of the broker's own address", gone);
             lan::ip("addr del 10.1.1.7/32 dev lo");
-            assert!(removal.join().unwrap(), "it was looked for until it was gone");
+            assert!(removal.join().unwrap(), "the broker checks until the copy is removed");
         });
     });
 }
 
 #[test]
-fn the_worker_is_told_when_its_listeners_come_and_go_with_their_address() {
+fn the_worker_gets_events_when_its_floating_listeners_start_and_stop() {
     isolated(|host| {
         lan::create(&["far"]);
         let setup = WorkerSetup::new(host, "chroot");

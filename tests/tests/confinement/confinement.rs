@@ -1,4 +1,4 @@
-//! What the broker keeps and what the worker is left with, as the kernel says.
+//! What the broker retains and what the worker keeps, as the kernel reports it.
 
 use std::path::Path;
 
@@ -46,24 +46,24 @@ fn worker_status(id: u32, groups: &[u32]) -> Status {
     }
 }
 
-/// Every thread of the process is so; a seccomp filter is welcome.
+/// Asserts that every thread of the process has this status, with or without a seccomp filter.
 #[track_caller]
-fn is(what: &str, pid: u32, expected: &Status) {
+fn assert_status(what: &str, pid: u32, expected: &Status) {
     for thread in process::threads(pid) {
         assert_eq!(Status { seccomp: 0, ..thread }, *expected, "{what}");
     }
 }
 
-/// Starts a broker and a scripted worker, and compares what the kernel says of broker, launcher and worker.
+/// Starts a broker and a scripted worker, and compares what the kernel reports for broker, launcher and worker.
 #[track_caller]
 fn confined(host: &Host, security: &str, retained: u64, worker: &Status) -> Broker {
     host.add_user("ecuser", ECUSER);
     let setup = WorkerSetup::new(host, "chroot");
     let broker = Broker::start(host, &with_worker(security));
     let (mut scripted, mut channel) = setup.accept();
-    is("broker", broker.pid(), &broker_status(retained));
-    is("launcher", broker.launcher(), worker);
-    is("worker", broker.worker(), worker);
+    assert_status("broker", broker.pid(), &broker_status(retained));
+    assert_status("launcher", broker.launcher(), worker);
+    assert_status("worker", broker.worker(), worker);
     assert_eq!(process::root(broker.worker()), setup.chroot.path);
     assert_eq!(process::root(broker.launcher()), setup.chroot.path);
     let welcome = channel.hello();
@@ -73,14 +73,14 @@ fn confined(host: &Host, security: &str, retained: u64, worker: &Status) -> Brok
 }
 
 #[test]
-fn the_first_sample_keeps_one_capability_and_the_worker_none() {
+fn the_first_sample_retains_one_capability_and_its_worker_none() {
     isolated(|host| {
         confined(host, FIRST_SECURITY, NET_BIND_SERVICE, &worker_status(ECUSER, &[]));
     });
 }
 
 #[test]
-fn the_second_sample_keeps_four_or_names_the_one_that_it_cannot() {
+fn the_second_sample_retains_four_capabilities_or_names_the_missing_one() {
     isolated(|host| {
         let held = &process::threads(std::process::id())[0];
         if held.bounding & SYS_RESOURCE != 0 {
@@ -98,7 +98,7 @@ fn the_second_sample_keeps_four_or_names_the_one_that_it_cannot() {
 }
 
 #[test]
-fn without_capabilities_the_broker_keeps_none() {
+fn without_configured_capabilities_the_broker_retains_none() {
     isolated(|host| {
         let none = "security { user = ecuser group = ecuser }";
         confined(host, none, 0, &worker_status(ECUSER, &[]));
@@ -106,7 +106,7 @@ fn without_capabilities_the_broker_keeps_none() {
 }
 
 #[test]
-fn a_worker_that_is_root_holds_no_capability_either_and_the_operator_is_warned() {
+fn a_worker_with_user_root_has_no_capability_and_the_operator_is_warned() {
     isolated(|host| {
         let root = "security { user = root group = root capabilities = \"cap_net_bind_service+ep\" }";
         let broker = confined(host, root, NET_BIND_SERVICE, &worker_status(0, &[]));
@@ -124,7 +124,7 @@ fn the_worker_has_its_supplemental_groups_and_no_others() {
 }
 
 #[test]
-fn an_effective_flag_alone_is_refused_and_an_inheritable_one_is_kept_exactly() {
+fn an_effective_flag_alone_is_rejected_and_an_inheritable_one_is_retained() {
     isolated(|host| {
         let config = |capabilities: &str| {
             let text =
@@ -142,12 +142,12 @@ fn an_effective_flag_alone_is_refused_and_an_inheritable_one_is_kept_exactly() {
             bounding: NET_RAW | 1,
             ..broker_status(NET_RAW)
         };
-        is("broker", broker.pid(), &expected);
+        assert_status("broker", broker.pid(), &expected);
     });
 }
 
 #[test]
-fn a_worker_cannot_regain_anything() {
+fn a_worker_cannot_regain_privileges() {
     isolated(|host| {
         for user in ["nobody", "root"] {
             let setup = WorkerSetup::new(host, &format!("chroot-{user}"));
@@ -162,17 +162,21 @@ fn a_worker_cannot_regain_anything() {
             let (mut scripted, _channel) = setup.accept();
             let answers = scripted.run("attempts");
             for (attempt, answer) in answers.split(' ').map(|word| word.split_once('=').unwrap()) {
-                // To become who one is already is no gain, and root's own ids are all that it has left.
+                // Setting an id that the process already has gains nothing, and root has only its own ids left.
                 let harmless = user == "root" && attempt.starts_with("set") && attempt.contains("id");
                 assert!(answer != "done" || harmless, "{user} could {attempt}: {answers}");
             }
-            is("worker", broker.worker(), &worker_status(if user == "root" { 0 } else { WORKER }, &[]));
+            assert_status(
+                "worker",
+                broker.worker(),
+                &worker_status(if user == "root" { 0 } else { WORKER }, &[]),
+            );
         }
     });
 }
 
 #[test]
-fn a_worker_sees_its_channel_and_listeners_and_what_it_execs_sees_none() {
+fn a_worker_inherits_its_channel_and_listeners_and_its_children_neither() {
     isolated(|host| {
         let setup = WorkerSetup::new(host, "chroot");
         let listener = "ESMTP_Listener { Listen \"127.0.0.1:25\" {} }";
@@ -185,7 +189,7 @@ fn a_worker_sees_its_channel_and_listeners_and_what_it_execs_sees_none() {
 }
 
 #[test]
-fn a_worker_has_the_environment_that_the_configuration_says() {
+fn a_worker_has_only_the_configured_environment() {
     isolated(|host| {
         let setup = WorkerSetup::new(host, "chroot");
         let text = sample::worker(
@@ -221,7 +225,7 @@ fn a_user_without_permission_gets_a_fault_and_leaves_an_audit_line() {
 }
 
 #[test]
-fn the_mode_of_the_control_socket_keeps_others_out() {
+fn the_mode_of_the_control_socket_excludes_other_users() {
     isolated(|host| {
         let text = sample::control(r#"( "127.0.0.1:25" )"#).replace("socket_mode = 0666", "");
         let broker = Broker::start(host, &text);

@@ -1,4 +1,4 @@
-//! What `explain` prints is what the kernel then says of the processes.
+//! `explain` prints what the kernel later reports for the processes.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt as _;
@@ -15,7 +15,7 @@ const ECUSER: u32 = 4321;
 
 /// Explains a configuration, starts it, and compares.
 #[track_caller]
-fn comes_to_what_is_explained(host: &Host, security: &str) {
+fn starts_as_explained(host: &Host, security: &str) {
     host.add_user("ecuser", ECUSER);
     let setup = WorkerSetup::new(host, "chroot");
     let text = format!(
@@ -41,15 +41,15 @@ fn comes_to_what_is_explained(host: &Host, security: &str) {
 }
 
 #[test]
-fn the_first_sample_comes_to_what_is_explained() {
-    isolated(|host| comes_to_what_is_explained(host, FIRST_SECURITY));
+fn the_first_sample_starts_as_explained() {
+    isolated(|host| starts_as_explained(host, FIRST_SECURITY));
 }
 
 #[test]
-fn the_second_sample_comes_to_what_is_explained_or_to_a_named_error() {
+fn the_second_sample_starts_as_explained_or_names_the_missing_capability() {
     isolated(|host| {
         if process::threads(std::process::id())[0].bounding & SYS_RESOURCE != 0 {
-            return comes_to_what_is_explained(host, SECOND_SECURITY);
+            return starts_as_explained(host, SECOND_SECURITY);
         }
         host.add_user("ecuser", ECUSER);
         let config = broker::config(host, SECOND_SECURITY);
@@ -61,20 +61,20 @@ fn the_second_sample_comes_to_what_is_explained_or_to_a_named_error() {
         );
         let refusal = StartupFailure::of(host, SECOND_SECURITY);
         refusal.assert_reports(77, &["portreeve.conf:5:18", "cap_sys_resource", "bounding set"]);
-        comes_to_what_is_explained(host, &SECOND_SECURITY.replace(" cap_sys_resource+ep", ""));
+        starts_as_explained(host, &SECOND_SECURITY.replace(" cap_sys_resource+ep", ""));
     });
 }
 
 #[test]
-fn a_security_scope_without_capabilities_comes_to_what_is_explained() {
-    isolated(|host| comes_to_what_is_explained(host, "security { user = ecuser group = ecuser }"));
+fn a_security_scope_without_capabilities_starts_as_explained() {
+    isolated(|host| starts_as_explained(host, "security { user = ecuser group = ecuser }"));
 }
 
 #[test]
-fn a_worker_that_is_root_comes_to_what_is_explained_with_a_warning_and_its_remedy() {
+fn a_worker_with_user_root_starts_as_explained_with_a_warning_and_a_remedy() {
     isolated(|host| {
         let root = "security {\n  user = root group = root\n  capabilities = \"cap_net_bind_service+ep\"\n}";
-        comes_to_what_is_explained(host, root);
+        starts_as_explained(host, root);
         let config = broker::config(host, root);
         for command in ["check", "explain"] {
             let output = run(host, &[command, config.to_str().unwrap()]);
@@ -90,13 +90,13 @@ fn a_worker_that_is_root_comes_to_what_is_explained_with_a_warning_and_its_remed
 }
 
 #[test]
-fn sets_and_groups_of_every_kind_come_to_what_is_explained() {
+fn capability_sets_and_groups_start_as_explained() {
     isolated(|host| {
         host.add_group("sslcerts", 4400);
         let security = "security { user = ecuser group = ecuser supplemental_groups = ( sslcerts 4300 )
             capabilities = \"cap_net_raw+eip cap_chown+p\" }
             broker { socket = /run/host/broker.sock }";
-        comes_to_what_is_explained(host, security);
+        starts_as_explained(host, security);
     });
 }
 
@@ -133,7 +133,7 @@ fn explain_needs_no_root_and_changes_nothing() {
 }
 
 #[test]
-fn explain_names_each_system_call_with_what_it_is_for_when_asked() {
+fn explain_verbose_lists_each_system_call_with_its_reason() {
     isolated(|host| {
         let config = broker::config(host, FIRST_SECURITY);
         host.add_user("ecuser", ECUSER);

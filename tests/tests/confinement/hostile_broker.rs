@@ -1,7 +1,7 @@
-//! A broker that was taken over after it confined itself: each attack with every lock, with each lock left out in turn,
-//! and with each lock alone. What comes of it is the table in SECURITY.md.
+//! A compromised broker: after it confined itself, it runs each attack with every lock, without each lock in turn, and
+//! with each lock alone. The results are the table in SECURITY.md.
 //!
-//! `UPDATE_SECURITY=1` writes the table anew.
+//! `UPDATE_SECURITY=1` rewrites the table.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,14 +21,14 @@ const LOCKS: [&str; 7] = ["root", "bounding", "securebits", "sets", "no_new_priv
 const BEGIN: &str = "<!-- attacks: begin -->\n";
 const END: &str = "<!-- attacks: end -->";
 
-/// What came of one attack.
+/// The result of one attack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// The broker was ended by the system call filter.
+    /// The system call filter killed the broker.
     Killed,
-    /// The kernel refused it with this error, or let it gain nothing.
+    /// The kernel refused the attack with this error, or the attack gained nothing.
     Refused(String),
-    /// It went through.
+    /// The attack succeeded.
     Done,
 }
 
@@ -69,9 +69,9 @@ impl<'a> Field<'a> {
         Self { host, config: broker::config(host, text), _listeners: listeners }
     }
 
-    /// Starts a broker without these locks that attacks once.
+    /// Starts a broker without these locks, which runs one attack.
     fn attack(&self, name: &str, omitted: &[&str]) -> Outcome {
-        // What an attack that went through has changed.
+        // Undo the changes of an earlier attack that succeeded.
         for left in ["file", "device", "link", "broker.sock"] {
             let _ = fs::remove_file(self.host.path("sockets").join(left));
         }
@@ -94,7 +94,7 @@ impl<'a> Field<'a> {
         assert_eq!(lines.next(), Some("attacking"), "{what}");
         match (lines.next(), output.status.signal()) {
             (None, Some(libc::SIGSYS)) => Outcome::Killed,
-            // Another program runs in its place, and says nothing.
+            // The attack executed another program, which prints nothing.
             (None, None) if output.status.success() => Outcome::Done,
             (Some(line), None) => match line.strip_prefix("held ") {
                 Some(how) => Outcome::Refused(how.to_owned()),
@@ -114,7 +114,7 @@ impl<'a> Field<'a> {
     }
 }
 
-/// All of one attack's outcomes.
+/// All results of one attack.
 struct Row {
     name: String,
     all: Outcome,
@@ -158,18 +158,18 @@ fn document() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../broker/SECURITY.md")
 }
 
-/// The rows of a table: the attack, and which cells say that it went through.
+/// The rows of a table: the attack, and which cells say that it succeeded.
 fn done(table: &str) -> BTreeMap<&str, Vec<bool>> {
     let rows = table.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
     rows.map(|(name, cells)| (name, cells.split(" | ").map(|cell| cell.contains("done")).collect())).collect()
 }
 
-/// Whether the file system of this file opens files by the handle of the attack: without that, as on 9p, the attack
-/// fails before Landlock is asked.
+/// Whether the file system of this file supports opening by the handle of the attack. Without that, as on 9p, the
+/// attack fails before Landlock is consulted.
 fn has_handles(file: &File) -> bool {
     // struct file_handle: 8 bytes of handle, type 1, for the inode 2.
     let handle = [8_u32, 1, 2, 0];
-    // SAFETY: the handle is as long as it says, and what is opened is owned by nobody else.
+    // SAFETY: the handle has the length that it declares, and nothing else owns the opened descriptor.
     unsafe {
         let opened = libc::syscall(
             libc::SYS_open_by_handle_at,
@@ -181,7 +181,7 @@ fn has_handles(file: &File) -> bool {
     }
 }
 
-/// The attacks that Landlock holds only from a later version on, and that version.
+/// The attacks that only later versions of Landlock prevent, and the first such version.
 const LATER: [(&str, u32); 4] = [
     ("connect by TCP", 4),
     ("bind a TCP port that the policy does not permit", 4),
@@ -195,8 +195,8 @@ fn is_beyond_landlock(row: &str) -> bool {
 }
 
 #[test]
-fn each_attack_of_a_broker_that_was_taken_over_comes_to_what_the_document_says() {
-    // Opened before the test's host hides the place it may be in.
+fn each_attack_of_a_compromised_broker_has_the_documented_result() {
+    // Open the document before the test host hides its directory.
     let update = std::env::var_os("UPDATE_SECURITY").is_some();
     let mut file = File::options().read(true).write(update).open(document()).unwrap();
     isolated(|host| {
@@ -214,7 +214,7 @@ fn each_attack_of_a_broker_that_was_taken_over_comes_to_what_the_document_says()
             file.write_all(text.as_bytes()).unwrap();
         } else if is_root_of_the_machine() {
             let has_handles = has_handles(&File::open(host.binary(binaries::HOSTILE_WORKER)).unwrap());
-            // What one kernel has no call for, another has.
+            // Kernels differ in the calls that they have.
             let comparable = |table: &str| -> Vec<String> {
                 table
                     .lines()
@@ -230,14 +230,18 @@ fn each_attack_of_a_broker_that_was_taken_over_comes_to_what_the_document_says()
                     written.lines().find(|line| line.starts_with(&format!("| {} |", row.name))).unwrap();
                 assert_eq!(line.split(" | ").nth(7), Some(row.all.cell()), "{line}");
             }
-            let why = "the table in SECURITY.md is not what was found (UPDATE_SECURITY=1)";
+            let why =
+                "the table in SECURITY.md differs from the results. Set UPDATE_SECURITY=1 to rewrite it.";
             assert_eq!(comparable(&found), comparable(written), "{why}");
         } else {
-            // In a user namespace the kernel itself refuses more; nothing may go through that is not told.
+            // In a user namespace the kernel refuses more. No attack may succeed that fails according to the document.
             let written = done(written);
             for (name, found) in done(&found) {
-                let told = &written[name];
-                assert!(found.iter().zip(told).all(|(found, told)| *told || !found), "{name}");
+                let documented = &written[name];
+                assert!(
+                    found.iter().zip(documented).all(|(found, documented)| *documented || !found),
+                    "{name}"
+                );
             }
         }
     });
@@ -248,7 +252,7 @@ fn is_root_of_the_machine() -> bool {
 }
 
 #[test]
-fn the_broker_that_is_released_has_nothing_of_the_hostile_one() {
+fn the_released_broker_contains_no_test_code() {
     isolated(|host| {
         let text = fs::read(host.binary(binaries::BROKER)).unwrap();
         let hostile = fs::read(host.binary(binaries::HOSTILE_BROKER)).unwrap();

@@ -1,5 +1,5 @@
-//! A worker that was taken over, in the chroot of a careless operator: nothing that it tries gets it out, and the broker
-//! and its other peers are none the worse for it.
+//! A compromised worker, in the chroot of a careless operator: no attack succeeds, and neither the broker nor its other
+//! peers suffer.
 
 use std::ffi::CStr;
 use std::fs::{self, File, Permissions};
@@ -15,7 +15,7 @@ use portreeve_tests::{
 use rustix::mount::mount_bind_recursive;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Every attack of the hostile worker: one that it no longer tries is missed here.
+/// Every attack of the hostile worker that must fail. The test also fails if the worker no longer tries one of them.
 const BLOCKED: &[&str] = &[
     "setresuid",
     "setresgid",
@@ -84,12 +84,12 @@ const BLOCKED: &[&str] = &[
     "sessions-without-hello",
 ];
 
-/// What the kernel lets any process do; SECURITY.md says what comes of it.
+/// Actions that the kernel allows to any process; SECURITY.md describes the consequences.
 const ALLOWED: &[&str] = &["signal-launcher", "io-uring"];
 
 const SOCKET: &str = "/run/host/chroot/run/broker.sock";
 
-/// A chroot with all in it that should not be there.
+/// A chroot with everything in it that a chroot must not contain.
 fn careless(host: &Host) -> Chroot {
     let chroot = Chroot::new(host, "chroot");
     for (name, mode) in [("hostile_worker", 0o755), ("setuid", 0o6755), ("capable", 0o755)] {
@@ -107,7 +107,7 @@ fn careless(host: &Host) -> Chroot {
     chroot
 }
 
-/// The broker may attach filters even where, as in a user namespace, it cannot load an eBPF program.
+/// With cap_net_admin the broker can attach filters even where it cannot load an eBPF program, as in a user namespace.
 fn text(chroot: &Chroot, program: &str) -> String {
     format!(
         r#"
@@ -129,12 +129,12 @@ fn text(chroot: &Chroot, program: &str) -> String {
     )
 }
 
-/// Puts a key of the starter's where processes inherit it from.
-fn leave_a_key() {
+/// Adds a key to the session keyring, which processes inherit.
+fn add_a_key() {
     const JOIN_SESSION_KEYRING: libc::c_long = 1;
     const SESSION: libc::c_long = -3;
     let (kind, name): (&CStr, &CStr) = (c"user", c"portreeve-test");
-    // SAFETY: the strings end in NUL and outlive the calls; the secret is as long as is said.
+    // SAFETY: the strings end in NUL and outlive the calls; the secret has the stated length.
     let added = unsafe {
         libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<u8>());
         libc::syscall(libc::SYS_add_key, kind.as_ptr(), name.as_ptr(), c"secret".as_ptr(), 6_usize, SESSION)
@@ -154,10 +154,10 @@ fn terminal() -> (OwnedFd, File) {
     (owner, terminal)
 }
 
-/// Runs the attacks under a broker on this kernel, as from a login: the terminal is the broker's session's.
-fn gets_nowhere(host: &Host, kernel: Kernel) {
+/// Runs the attacks under a broker on this kernel, as from a login: the terminal controls the broker's session.
+fn gains_nothing(host: &Host, kernel: Kernel) {
     let chroot = careless(host);
-    leave_a_key();
+    add_a_key();
     let (_owner, terminal) = terminal();
     let config = broker::config(host, &text(&chroot, "/run/host/bin/hostile_worker"));
     let broker = kernel.command(host, &config);
@@ -194,16 +194,16 @@ fn gets_nowhere(host: &Host, kernel: Kernel) {
 }
 
 #[test]
-fn a_worker_that_was_taken_over_gets_nowhere() {
-    isolated(|host| gets_nowhere(host, Kernel::Full));
+fn a_compromised_worker_gains_nothing() {
+    isolated(|host| gains_nothing(host, Kernel::Full));
 }
 
 #[test]
-fn a_worker_that_was_taken_over_gets_nowhere_on_a_kernel_without_landlock_and_seccomp() {
-    isolated(|host| gets_nowhere(host, Kernel::WithoutBoth));
+fn a_compromised_worker_gains_nothing_without_landlock_and_seccomp() {
+    isolated(|host| gains_nothing(host, Kernel::WithoutBoth));
 }
 
-/// The expected names, as the results have them in order; one that is missing stays at the end.
+/// The expected names in the order of the results; missing ones come last.
 fn in_order<'a>(results: &[(&str, &str)], expected: &[&'a str]) -> Vec<&'a str> {
     let mut expected = expected.to_vec();
     expected.sort_by_key(|name| results.iter().position(|(result, _)| result == name).unwrap_or(usize::MAX));
@@ -211,13 +211,13 @@ fn in_order<'a>(results: &[(&str, &str)], expected: &[&'a str]) -> Vec<&'a str> 
 }
 
 #[test]
-fn a_worker_that_kills_its_launcher_ends_the_broker_which_says_so() {
+fn the_broker_ends_with_an_error_if_the_worker_kills_its_launcher() {
     isolated(|host| {
         let chroot = careless(host);
         let mut broker = Broker::start(host, &text(&chroot, "/run/host/bin/hostile_worker"));
         broker.log.wait_for(&["attack done"]);
         let launcher = Pid::from_raw(broker.launcher().cast_signed()).unwrap();
-        // What the kernel allowed the worker in the attack signal-launcher.
+        // The kernel allows this to the worker: see the attack signal-launcher.
         kill_process(launcher, Signal::KILL).unwrap();
         let status = broker.wait_for_exit();
         assert!(!status.success() && status.code().is_some(), "{status}");

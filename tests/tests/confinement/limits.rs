@@ -1,4 +1,4 @@
-//! Resource limits that a peer has set for itself: those that a permit allows, and of no other process.
+//! Resource limits that a peer requests for itself: a permit must allow them, and they apply to no other process.
 
 use std::process::{Command, Output};
 
@@ -18,7 +18,7 @@ const MORE: &str = r#"
         peer 2 { allow = ( limit ) permit = ( limits ) }
     }"#;
 
-/// What the command says and how it ends, for limits and what follows them.
+/// Runs the `limit` command, and returns its exit code and its output.
 fn limit(host: &Host, before: &[&str], words: &[&str]) -> (Option<i32>, String) {
     let client = host.binary(binaries::CLIENT);
     let own = [client.to_str().unwrap(), "--socket", SOCKET, "limit"];
@@ -35,7 +35,7 @@ fn kernel_pins_peers() -> bool {
     (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 5)
 }
 
-/// The soft and the hard limit of open files, as cat(1) is given them.
+/// The soft and the hard limit of open files, as /proc shows them.
 fn open_files(shown: &str) -> Option<Vec<&str>> {
     let row = shown.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     Some(row.split_whitespace().take(2).collect())
@@ -53,7 +53,7 @@ fn a_command_gets_the_limits_that_a_permit_allows_and_no_others() {
         }
         assert_eq!((code, open_files(&shown)), (Some(0), Some(vec!["256", "512"])), "{shown}");
         broker.log.wait_for(&["done", "set-limit", "rules=", "portreeve.conf:"]);
-        // Within the hard limit nothing more is needed; beyond it the broker would need a capability.
+        // Within the hard limit the broker needs no capability; beyond it, cap_sys_resource.
         let client = host.binary(binaries::CLIENT);
         let lowered = ["nofile=256:512", "--", client.to_str().unwrap(), "--socket", SOCKET, "limit"];
         let (code, shown) = limit(host, &[], &[&lowered[..], &["nofile=512"], &show].concat());
@@ -76,7 +76,7 @@ fn a_command_gets_the_limits_that_a_permit_allows_and_no_others() {
             code == Some(0) && shown.contains("nofile") && shown.contains("unlimited"),
             "{code:?} {shown}"
         );
-        // Of another user's process nothing can be set, or read, without the capability.
+        // Without the capability, the limits of another user's process can be neither set nor read.
         let user = ["setpriv", "--reuid=2", "--regid=2", "--clear-groups"];
         let (code, shown) = limit(host, &user, &["nofile=256", "--", "true"]);
         assert!(code == Some(1) && shown.contains("cap_sys_resource"), "{code:?} {shown}");
@@ -84,7 +84,7 @@ fn a_command_gets_the_limits_that_a_permit_allows_and_no_others() {
 }
 
 #[test]
-fn with_the_capability_limits_are_raised_for_anybody_and_without_it_no_broker_starts() {
+fn with_cap_sys_resource_limits_are_raised_for_any_user_and_without_it_the_start_fails() {
     isolated(|host| {
         let (soft, hard) = open_files_of_this_process();
         let more = MORE.replace("nofile=2000", "nofile=unlimited");
@@ -105,7 +105,7 @@ fn with_the_capability_limits_are_raised_for_anybody_and_without_it_no_broker_st
             }
             assert_eq!((code, open_files(&shown)), (Some(0), Some(vec!["256", "512"])), "{shown}");
         }
-        // Beyond the hard limit the kernel asks for the capability over the whole machine, which a user namespace lacks.
+        // Beyond the hard limit the kernel requires the capability in the initial user namespace.
         let beyond = hard + 1;
         let may = raise(soft, beyond);
         let (code, shown) = limit(host, &[], &[&[&*format!("nofile={}", beyond + 1)][..], &show].concat());
@@ -121,14 +121,13 @@ fn open_files_of_this_process() -> (Option<u64>, u64) {
     (limit.current, limit.maximum.unwrap())
 }
 
-/// Raises the hard limit of this process, and returns whether it may: in a user namespace, and without the capability, it
-/// may not.
+/// Tries to raise the hard limit of this process. That fails in a user namespace, and without the capability.
 fn raise(soft: Option<u64>, hard: u64) -> bool {
     setrlimit(Resource::Nofile, Rlimit { current: soft, maximum: Some(hard) }).is_ok()
 }
 
 #[test]
-fn a_worker_starts_with_a_limit_beyond_the_hard_one_where_the_broker_may_raise_it() {
+fn a_worker_gets_a_limit_beyond_the_hard_one_if_the_broker_can_raise_it() {
     isolated(|host| {
         let (soft, hard) = open_files_of_this_process();
         let setup = WorkerSetup::new(host, "chroot");
@@ -145,7 +144,7 @@ fn a_worker_starts_with_a_limit_beyond_the_hard_one_where_the_broker_may_raise_i
 }
 
 #[test]
-fn a_worker_has_the_limits_that_it_was_started_with() {
+fn a_worker_cannot_change_its_limits_at_run_time() {
     isolated(|host| {
         let setup = WorkerSetup::new(host, "chroot");
         let _broker =

@@ -1,12 +1,12 @@
-//! What each process may do: the locks, what is left to a process that was taken over, and steps of the start that fail.
+//! What each process can do: the locks, compromised processes, and steps of the start that fail.
 
 mod confinement;
 mod explain;
-mod failures;
+mod explain_kernels;
 mod hostile_broker;
 mod hostile_worker;
-mod kernels;
-mod lesser_kernels;
+mod injected_failures;
 mod limits;
+mod old_kernels;
 mod security_document;
 mod startup_errors;

@@ -1,4 +1,4 @@
-//! SECURITY.md says nothing of tests that are not there.
+//! SECURITY.md names only tests that exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,10 +21,10 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn every_test_that_the_document_names_exists() {
+fn every_test_named_in_the_document_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let document = fs::read_to_string(root.join("broker/SECURITY.md")).unwrap();
-    // A test's name is a sentence; nothing else between backquotes has so many words.
+    // The name of a test is a sentence; nothing else between backquotes has as many words.
     let is_test = |name: &&str| {
         let is_word = |character: char| character.is_ascii_lowercase() || "_0123456789".contains(character);
         name.chars().all(is_word) && name.matches('_').count() > 2

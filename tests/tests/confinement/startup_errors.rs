@@ -1,5 +1,5 @@
-//! Why a broker does not start: one line that names the value, its place and the remedy, an exit code of
-//! sysexits(3), and nothing left running or listening.
+//! Errors that prevent a start: one line names the value, its position and the remedy, the exit code is one of
+//! sysexits(3), and nothing keeps running or listening.
 
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -12,13 +12,13 @@ use portreeve_tests::chroot::{Chroot, WORKER};
 use portreeve_tests::startup_failure::exit;
 use portreeve_tests::{StartupFailure, binaries, isolated, sample};
 
-/// A security scope with one line of its own after what is usual.
+/// A security scope with one extra line after the usual ones.
 fn security(line: &str) -> String {
     format!("security {{\nuser = nobody\ngroup = nogroup\n{line}\n}}\n{}", sample::socket(r#"( "*:2525" )"#))
 }
 
 #[test]
-fn without_root() {
+fn a_start_without_root_is_refused() {
     isolated(|host| {
         let mut command = broker::command(host, &broker::config(host, &security("")));
         command.uid(WORKER).gid(WORKER);
@@ -27,7 +27,7 @@ fn without_root() {
 }
 
 #[test]
-fn an_unknown_user() {
+fn an_unknown_user_is_refused() {
     isolated(|host| {
         let refusal = StartupFailure::of(host, &security("user = mailuser"));
         refusal.assert_reports(exit::NO_USER, &["user", "mailuser", "portreeve.conf:4", "useradd"]);
@@ -35,7 +35,7 @@ fn an_unknown_user() {
 }
 
 #[test]
-fn an_unknown_group() {
+fn an_unknown_group_is_refused() {
     isolated(|host| {
         let refusal = StartupFailure::of(host, &security("group = mailgroup"));
         refusal.assert_reports(exit::NO_USER, &["group", "mailgroup", "portreeve.conf:4", "groupadd"]);
@@ -43,7 +43,7 @@ fn an_unknown_group() {
 }
 
 #[test]
-fn an_unknown_supplemental_group() {
+fn an_unknown_supplemental_group_is_refused() {
     isolated(|host| {
         let refusal = StartupFailure::of(host, &security("supplemental_groups = ( nogroup sslcerts )"));
         refusal.assert_reports(exit::NO_USER, &["group", "sslcerts", "portreeve.conf:4", "groupadd"]);
@@ -51,7 +51,7 @@ fn an_unknown_supplemental_group() {
 }
 
 #[test]
-fn a_missing_chroot() {
+fn a_missing_chroot_is_refused() {
     isolated(|host| {
         let refusal = StartupFailure::of(host, &security("chroot = /run/host/nowhere"));
         refusal
@@ -60,7 +60,7 @@ fn a_missing_chroot() {
 }
 
 #[test]
-fn a_chroot_that_is_no_directory() {
+fn a_chroot_that_is_no_directory_is_refused() {
     isolated(|host| {
         host.file("nowhere", "");
         let refusal = StartupFailure::of(host, &security("chroot = /run/host/nowhere"));
@@ -69,7 +69,7 @@ fn a_chroot_that_is_no_directory() {
 }
 
 #[test]
-fn a_chroot_that_the_worker_can_write_to() {
+fn a_chroot_that_the_worker_can_write_to_is_refused() {
     isolated(|host| {
         let chroot = Chroot::new(host, "chroot");
         let mode =
@@ -87,14 +87,14 @@ fn a_chroot_that_the_worker_can_write_to() {
         chown(&chroot.path, Some(WORKER), None).unwrap();
         mode(0o755);
         check();
-        // Its owner can give himself what he has not.
+        // The owner of a directory can give itself write permission.
         mode(0o555);
         check();
     });
 }
 
 #[test]
-fn a_configuration_that_is_not_there() {
+fn a_missing_configuration_is_refused() {
     isolated(|host| {
         let refusal = StartupFailure::of_command(broker::command(host, Path::new("/run/host/none.conf")));
         refusal.assert_reports(exit::NO_INPUT, &["/run/host/none.conf"]);
@@ -102,7 +102,7 @@ fn a_configuration_that_is_not_there() {
 }
 
 #[test]
-fn a_configuration_that_others_can_write_to() {
+fn a_configuration_that_others_can_write_to_is_refused() {
     isolated(|host| {
         let config = broker::config(host, &security(""));
         std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o666)).unwrap();
@@ -112,7 +112,7 @@ fn a_configuration_that_others_can_write_to() {
 }
 
 #[test]
-fn a_configuration_with_an_error() {
+fn a_configuration_with_an_error_is_refused() {
     isolated(|host| {
         let refusal = StartupFailure::of(host, &security("chrot = /var"));
         refusal.assert_reports(exit::CONFIG, &["portreeve.conf:4:1", "chrot", "chroot"]);
@@ -120,7 +120,7 @@ fn a_configuration_with_an_error() {
 }
 
 #[test]
-fn an_unknown_capability() {
+fn an_unknown_capability_is_refused() {
     isolated(|host| {
         let refusal = StartupFailure::of(host, &security("capabilities = \"cap_net_bind_servce+ep\""));
         refusal.assert_reports(exit::CONFIG, &["cap_net_bind_servce", "portreeve.conf:4"]);
@@ -128,7 +128,7 @@ fn an_unknown_capability() {
 }
 
 #[test]
-fn a_capability_that_the_bounding_set_lacks() {
+fn a_capability_outside_the_bounding_set_is_refused() {
     isolated(|host| {
         let config = broker::config(host, &security("capabilities = \"cap_net_raw+ep\""));
         let mut command = Command::new("setpriv");
@@ -140,7 +140,7 @@ fn a_capability_that_the_bounding_set_lacks() {
 }
 
 #[test]
-fn a_permit_that_the_retained_capabilities_cannot_serve() {
+fn a_listen_permit_without_its_capability_is_refused() {
     isolated(|host| {
         let text = security("").replace("*:2525", "*:25");
         StartupFailure::of(host, &text)
@@ -149,7 +149,7 @@ fn a_permit_that_the_retained_capabilities_cannot_serve() {
 }
 
 #[test]
-fn an_address_that_could_not_be_put_on_an_interface_or_not_be_announced() {
+fn an_address_permit_without_its_capabilities_is_refused() {
     isolated(|host| {
         for (kept, lacks, what) in [
             ("cap_net_raw", "cap_net_admin", "cannot be added to an interface"),
@@ -163,7 +163,7 @@ fn an_address_that_could_not_be_put_on_an_interface_or_not_be_announced() {
 }
 
 #[test]
-fn an_address_in_use() {
+fn a_listener_whose_address_is_in_use_is_refused() {
     isolated(|host| {
         let taken = TcpListener::bind("127.0.0.1:2525").unwrap();
         let refusal =
@@ -174,7 +174,7 @@ fn an_address_in_use() {
 }
 
 #[test]
-fn a_control_socket_without_its_directory() {
+fn a_control_socket_without_its_directory_is_refused() {
     isolated(|host| {
         let text = security("").replace(SOCKET, "/run/host/none/broker.sock");
         StartupFailure::of(host, &text)

@@ -1,4 +1,4 @@
-//! Listeners: made by policy, held, refused by name, taken out of service.
+//! Listeners: created by policy, held, refused with a named reason, and disabled.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use portreeve_tests::peer::listen;
 use portreeve_tests::{Broker, Peer, eventually, isolated, resources, sample};
 
 const ANYWHERE: &str = r#"( "*:1-65535" "[::]:1-65535" )"#;
-/// As long as a client may wait where the answer must come at once.
+/// How long a client may wait for an answer that should be immediate.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 fn inode(descriptor: impl AsFd) -> u64 {
@@ -26,7 +26,7 @@ fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// One connection, over which a byte goes each way.
+/// Serves one connection, and sends it one byte.
 fn serves(listener: OwnedFd, at: SocketAddr) {
     let listener = TcpListener::from(listener);
     let mut client = TcpStream::connect_timeout(&at, AT_ONCE).unwrap();
@@ -38,7 +38,7 @@ fn serves(listener: OwnedFd, at: SocketAddr) {
 }
 
 #[test]
-fn a_listener_of_a_privileged_port_serves_and_leaves_nothing() {
+fn a_listener_on_a_privileged_port_serves_and_leaves_nothing_behind() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut peer = broker.peer();
@@ -54,7 +54,7 @@ fn a_listener_of_a_privileged_port_serves_and_leaves_nothing() {
 }
 
 #[test]
-fn after_a_stop_a_client_is_refused_though_the_worker_kept_its_copy() {
+fn after_a_stop_clients_are_refused_even_if_the_worker_keeps_its_copy() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut peer = broker.peer();
@@ -70,7 +70,7 @@ fn after_a_stop_a_client_is_refused_though_the_worker_kept_its_copy() {
 }
 
 #[test]
-fn a_client_that_waits_to_be_accepted_is_reset_by_a_stop() {
+fn a_stop_resets_clients_that_wait_to_be_accepted() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut peer = broker.peer();
@@ -84,14 +84,14 @@ fn a_client_that_waits_to_be_accepted_is_reset_by_a_stop() {
 }
 
 #[test]
-fn a_worker_that_listens_again_on_a_stopped_copy_serves_nobody() {
+fn a_worker_that_listens_again_on_a_stopped_copy_serves_no_client() {
     isolated(|host| {
         let mut broker = Broker::start(host, &sample::control(ANYWHERE));
         let warned = |broker: &Broker| {
             let warnings = broker.peer().status().warnings.into_vec();
             warnings.iter().any(|warning| warning.contains("not enforced"))
         };
-        // Where the kernel does not let the broker load a program, it says so and what helps: this.
+        // If the kernel does not let the broker load a program, the broker's warning recommends this capability.
         if warned(&broker) {
             broker.terminate();
             let text = sample::control(ANYWHERE).replace("service+ep", "service,cap_net_admin+ep");
@@ -101,7 +101,7 @@ fn a_worker_that_listens_again_on_a_stopped_copy_serves_nobody() {
         let mut peer = broker.peer();
         let (id, kept) = peer.listen("127.0.0.1:25").unwrap();
         peer.stop(&[id]);
-        let _ = rustix::net::listen(&kept, 5);
+        let _ = rustix::net::listen(&kept, 5); // either result is fine: no client may be served
         assert!(TcpStream::connect_timeout(&address("127.0.0.1:25"), AT_ONCE).is_err());
         let listener = TcpListener::from(kept);
         listener.set_nonblocking(true).unwrap();
@@ -110,7 +110,7 @@ fn a_worker_that_listens_again_on_a_stopped_copy_serves_nobody() {
 }
 
 #[test]
-fn a_stopped_endpoint_can_be_had_again_at_once() {
+fn a_stopped_endpoint_can_be_opened_again_at_once() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut peer = broker.peer();
@@ -125,7 +125,7 @@ fn a_stopped_endpoint_can_be_had_again_at_once() {
 }
 
 #[test]
-fn asking_twice_gives_the_same_socket() {
+fn a_repeated_request_returns_the_same_socket() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut peer = broker.peer();
@@ -137,7 +137,7 @@ fn asking_twice_gives_the_same_socket() {
 }
 
 #[test]
-fn stopping_what_is_not_ones_own_is_told_and_does_nothing() {
+fn stopping_a_listener_of_another_user_reports_it_as_unknown_and_does_nothing() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut owner = broker.peer();
@@ -150,7 +150,7 @@ fn stopping_what_is_not_ones_own_is_told_and_does_nothing() {
 }
 
 #[test]
-fn of_many_each_stands_for_itself_or_all_fail_together() {
+fn listen_many_succeeds_one_by_one_or_fails_as_a_whole() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:2000-2999" )"#));
         let mut peer = broker.peer();
@@ -191,7 +191,7 @@ fn of_many_each_stands_for_itself_or_all_fail_together() {
 }
 
 #[test]
-fn unix_and_udp_listeners_are_made_with_their_mode() {
+fn unix_and_udp_listeners_are_created_with_their_mode() {
     isolated(|host| {
         let directory = host.path("sockets");
         std::fs::create_dir(&directory).unwrap();
@@ -215,7 +215,7 @@ fn unix_and_udp_listeners_are_made_with_their_mode() {
 }
 
 #[test]
-fn listeners_of_a_peer_that_hangs_up_are_gone_after_their_retention() {
+fn listeners_of_a_disconnected_peer_end_after_retention() {
     isolated(|host| {
         let config = sample::control(ANYWHERE).replace("broker {", "broker { retain = 1");
         let broker = Broker::start(host, &config);

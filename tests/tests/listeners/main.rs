@@ -1,12 +1,12 @@
-//! Listeners: made, passed to workers, kept across the end of a worker or of the broker, and taken out of service.
+//! Listeners: created, passed to workers, kept across the end of a worker or of the broker, and disabled.
 
-mod activation;
-mod descriptor_store;
-mod lifetimes;
+mod fdstore;
 mod listeners;
+mod process_deaths;
 mod refused_endpoints;
 mod scale;
 mod smtp;
-mod survival;
+mod socket_activation;
 mod under_load;
 mod worker_errors;
+mod worker_restarts;

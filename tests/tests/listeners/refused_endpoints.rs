@@ -1,4 +1,5 @@
-//! What a policy does not permit, kind by kind: refused though something near to it is permitted, and nothing is left.
+//! Endpoints that a policy does not permit, kind by kind: denied although a similar endpoint is permitted, and nothing
+//! is left behind.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,7 +11,7 @@ use portreeve_protocol::{Endpoint, Fault, FaultCode, Text};
 use portreeve_tests::startup_failure::exit;
 use portreeve_tests::{Broker, Host, Peer, StartupFailure, isolated, resources, sample};
 
-/// Asks a broker that permits some for others, and gives the refusals.
+/// Requests endpoints that the broker does not permit, and returns the faults.
 #[track_caller]
 fn refused(host: &Host, permits: &str, endpoints: &[Endpoint]) -> Vec<Fault> {
     let broker = Broker::start(host, &sample::control(permits));
@@ -26,7 +27,7 @@ fn refused(host: &Host, permits: &str, endpoints: &[Endpoint]) -> Vec<Fault> {
 #[track_caller]
 fn refusal(peer: &mut Peer, endpoint: &Endpoint) -> Fault {
     let request = Listen { endpoint: endpoint.clone(), options: ListenOptions::default() };
-    let Err(fault) = peer.request(&request) else { panic!("{endpoint} was given") };
+    let Err(fault) = peer.request(&request) else { panic!("{endpoint} was granted") };
     assert!(matches!(fault.code, FaultCode::Denied | FaultCode::Invalid), "{endpoint}: {fault}");
     assert!(!fault.remedy.is_empty(), "{endpoint}: {fault}");
     fault
@@ -36,7 +37,7 @@ fn all(endpoints: &[&str]) -> Vec<Endpoint> {
     endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect()
 }
 
-/// Whatever its parts are, also where they are no endpoint.
+/// An endpoint with these parts, even if it is not valid.
 fn raw(address: &str, port: u16, scope: &str) -> Endpoint {
     let scope = Text::new(scope).unwrap();
     Endpoint::Tcp(InetEndpoint { address: address.parse().unwrap(), port, scope })
@@ -47,7 +48,7 @@ fn path(path: &str) -> Endpoint {
 }
 
 #[test]
-fn another_port() {
+fn another_port_is_denied() {
     isolated(|host| {
         let others =
             all(&["127.0.0.1:24", "127.0.0.1:26", "127.0.0.1:999", "127.0.0.1:1011", "127.0.0.1:65535"]);
@@ -56,7 +57,7 @@ fn another_port() {
 }
 
 #[test]
-fn another_family() {
+fn another_family_is_denied() {
     isolated(|host| {
         refused(host, r#"( "*:25" )"#, &all(&["[::]:25", "[::1]:25"]));
         refused(host, r#"( "[::]:25" )"#, &all(&["*:25", "127.0.0.1:25"]));
@@ -64,7 +65,7 @@ fn another_family() {
 }
 
 #[test]
-fn another_interface_or_none_or_one_too_many() {
+fn a_wrong_missing_or_superfluous_interface_is_denied() {
     isolated(|host| {
         let mut others = all(&["[fe80::1%eth1]:25", "[fe80::2%lo]:25"]);
         others.extend([raw("fe80::1", 25, ""), raw("::1", 25, "lo"), raw("127.0.0.1", 25, "lo")]);
@@ -73,7 +74,7 @@ fn another_interface_or_none_or_one_too_many() {
 }
 
 #[test]
-fn a_mapped_address() {
+fn an_ipv4_mapped_address_is_denied() {
     isolated(|host| {
         let mapped = ["::ffff:127.0.0.1", "::ffff:0.0.0.0"].map(|address| raw(address, 25, ""));
         for fault in refused(host, r#"( "*:25" "[::]:25" "[::/0]:25" )"#, &mapped) {
@@ -83,7 +84,7 @@ fn a_mapped_address() {
 }
 
 #[test]
-fn port_zero() {
+fn port_zero_is_denied() {
     isolated(|host| {
         let zero = [raw("127.0.0.1", 0, ""), raw("::1", 0, ""), raw("0.0.0.0", 0, "")];
         for fault in refused(host, r#"( "*:1-65535" "[::]:1-65535" )"#, &zero) {
@@ -93,7 +94,7 @@ fn port_zero() {
 }
 
 #[test]
-fn datagrams_where_streams_are_permitted_and_the_other_way_round() {
+fn another_transport_is_denied() {
     isolated(|host| {
         let others = all(&["127.0.0.1:25/udp", "*:25/udp", "*:53", "127.0.0.1:53"]);
         refused(host, r#"( "*:25" "127.0.0.1:25/tcp" "*:53/udp" )"#, &others);
@@ -102,7 +103,7 @@ fn datagrams_where_streams_are_permitted_and_the_other_way_round() {
 }
 
 #[test]
-fn the_wildcard_where_addresses_are_permitted() {
+fn the_wildcard_is_denied_where_only_addresses_are_permitted() {
     isolated(|host| {
         refused(
             host,
@@ -113,7 +114,7 @@ fn the_wildcard_where_addresses_are_permitted() {
 }
 
 #[test]
-fn a_path_with_dots_or_one_that_is_another() {
+fn a_path_with_dots_or_outside_the_pattern_is_denied() {
     isolated(|host| {
         fs::create_dir_all(host.path("sockets/deep")).unwrap();
         let others = [
@@ -135,7 +136,7 @@ fn a_path_with_dots_or_one_that_is_another() {
 }
 
 #[test]
-fn a_path_through_a_symbolic_link() {
+fn a_path_through_a_symbolic_link_is_refused() {
     isolated(|host| {
         fs::create_dir_all(host.path("sockets")).unwrap();
         fs::create_dir_all(host.path("elsewhere")).unwrap();
@@ -144,10 +145,10 @@ fn a_path_through_a_symbolic_link() {
         let broker = Broker::start(host, &sample::control(r#"( "/run/host/sockets/*" )"#));
         let mut peer = broker.peer();
         refusal(&mut peer, &path("/run/host/sockets/folder/a"));
-        // It stands where the socket should be made, and is not followed.
+        // The link occupies the path of the socket, and is not followed.
         let fault = peer.listen("/run/host/sockets/file").unwrap_err();
         assert_eq!(fault.code, FaultCode::InUse, "{fault}");
-        // The directory is the one of the start, whatever has its name by now.
+        // The broker uses the directory that it opened at start, even if another one now has its name.
         fs::rename(host.path("sockets"), host.path("moved")).unwrap();
         symlink("elsewhere", host.path("sockets")).unwrap();
         let (_, socket) = peer.listen("/run/host/sockets/a").unwrap();
@@ -159,7 +160,7 @@ fn a_path_through_a_symbolic_link() {
 }
 
 #[test]
-fn a_directory_of_sockets_that_is_a_symbolic_link() {
+fn a_socket_directory_that_is_a_symbolic_link_is_refused() {
     isolated(|host| {
         fs::create_dir_all(host.path("elsewhere")).unwrap();
         symlink("elsewhere", host.path("sockets")).unwrap();

@@ -1,4 +1,4 @@
-//! As many listeners as a large host has.
+//! Ten thousand listeners, as on a large host.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -38,7 +38,7 @@ fn ten_thousand_listeners_are_started_and_stopped_at_run_time() {
 }
 
 #[test]
-fn ten_thousand_endpoints_serve_once_and_are_gone() {
+fn ten_thousand_endpoints_serve_once_and_leave_nothing_behind() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:1-65535" )"#));
         let mut peer = broker.peer();
@@ -59,7 +59,7 @@ fn ten_thousand_endpoints_serve_once_and_are_gone() {
     });
 }
 
-/// Starts them, closes our copies, and gives their numbers.
+/// Starts these listeners, closes the received copies, and returns the ids.
 fn listen_many(peer: &mut Peer, ports: std::ops::Range<u16>) -> Vec<ListenerId> {
     let many = ListenMany {
         all_or_nothing: true,

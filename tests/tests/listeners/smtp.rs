@@ -1,4 +1,4 @@
-//! The main job: mail that strangers' clients send to port 25 is taken by a worker without any privilege.
+//! The main purpose: a worker without privileges accepts mail on port 25.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
@@ -39,7 +39,7 @@ impl MailServer {
         server
     }
 
-    /// The messages in the Maildir, once there are as many.
+    /// The messages in the Maildir, as soon as there are this many.
     fn messages(&self, count: usize) -> Vec<String> {
         eventually("the messages in the Maildir", || {
             let entries = fs::read_dir(self.maildir.join("new")).ok()?;
@@ -50,9 +50,9 @@ impl MailServer {
         })
     }
 
-    /// Gives the server a command, as its operator would.
+    /// Sends the server a command, as its operator would.
     fn command(&self, line: &str) -> String {
-        // The broker may listen for the server before the server has made this socket.
+        // The broker may listen for the server before the server has created this socket.
         let socket = self.chroot.path.join("run/control");
         let mut control = eventually("the control socket", || UnixStream::connect(&socket).ok());
         writeln!(control, "{line}").unwrap();
@@ -82,7 +82,7 @@ fn send_with_swaks(port: u16, subject: &str) {
 }
 
 #[test]
-fn mail_on_port_25_is_taken_by_an_unprivileged_worker_in_a_chroot() {
+fn mail_on_port_25_is_accepted_by_an_unprivileged_worker_in_a_chroot() {
     isolated(|host| {
         let server = MailServer::start(host);
         let before = server.broker.descriptors();
@@ -133,7 +133,7 @@ fn the_worker_opens_and_closes_a_second_listener_at_run_time() {
 }
 
 #[test]
-fn what_the_configuration_does_not_permit_the_worker_cannot_open() {
+fn the_worker_cannot_open_a_port_that_is_not_permitted() {
     isolated(|host| {
         let server = MailServer::start(host);
         let answer = server.command("start *:587");
@@ -143,7 +143,7 @@ fn what_the_configuration_does_not_permit_the_worker_cannot_open() {
 }
 
 #[test]
-fn a_terminated_broker_takes_its_worker_along_and_leaves_nothing() {
+fn a_terminated_broker_ends_its_worker_and_leaves_nothing_behind() {
     isolated(|host| {
         let mut server = MailServer::start(host);
         let processes = [server.broker.launcher(), server.broker.worker()];
@@ -158,7 +158,7 @@ fn a_terminated_broker_takes_its_worker_along_and_leaves_nothing() {
 }
 
 #[test]
-fn a_killed_worker_is_started_again_and_nobody_is_refused_meanwhile() {
+fn a_killed_worker_is_restarted_and_no_client_is_refused() {
     isolated(|host| {
         let server = MailServer::start(host);
         let before = server.broker.descriptors();
@@ -166,7 +166,7 @@ fn a_killed_worker_is_started_again_and_nobody_is_refused_meanwhile() {
             let worker = server.broker.worker();
             let pid = rustix::process::Pid::from_raw(worker.cast_signed()).unwrap();
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-            // Connected while there may be no worker; greeted by the next one.
+            // The client may connect while no worker runs; the next worker greets it.
             send_with_python(25, "between two workers");
             server.messages(round + 1);
             eventually("another worker", || (server.broker.worker() != worker).then_some(()));

@@ -1,4 +1,4 @@
-//! Workers that are killed, and signals without end, while clients come: whoever connects is served.
+//! Killed workers and floods of signals while clients connect: every client is served.
 
 use std::io::Read as _;
 use std::net::TcpStream;
@@ -18,7 +18,7 @@ fn mail_server(host: &Host) -> Broker {
     Broker::start(host, &smtp_load::mail_server(host))
 }
 
-/// Waits for a worker that is not this one.
+/// Waits for a worker other than this one.
 fn successor(launcher: u32, last: u32) -> u32 {
     eventually("the next worker", || process::children(launcher).into_iter().find(|pid| *pid != last))
 }
@@ -26,7 +26,7 @@ fn successor(launcher: u32, last: u32) -> u32 {
 #[test]
 fn killing_the_worker_a_hundred_times_refuses_no_client() {
     const CLIENTS: usize = 2;
-    // More of them by hand: a thousand fit in a test's time.
+    // Set PORTREEVE_KILLS for more: a thousand fit in the time limit of a test.
     let kills = std::env::var("PORTREEVE_KILLS").map_or(100, |text| text.parse().unwrap());
     isolated(|host| {
         let broker = mail_server(host);
@@ -55,7 +55,7 @@ fn killing_the_worker_a_hundred_times_refuses_no_client() {
         println!(
             "{kills} kills: {greeted} clients greeted ({rate:.0} a second), {cut_off} cut off, 0 refused"
         );
-        // Only those that a worker had taken when it was killed.
+        // Only clients that a worker had accepted when it was killed.
         assert!(cut_off <= kills * CLIENTS * BATCH, "{cut_off} clients were cut off");
         let listeners = eventually("the adoption", || {
             let listeners = broker.peer().status().listeners;
@@ -67,7 +67,7 @@ fn killing_the_worker_a_hundred_times_refuses_no_client() {
 }
 
 #[test]
-fn a_storm_of_signals_changes_no_outcome() {
+fn a_flood_of_signals_changes_no_result() {
     isolated(|host| {
         let broker = mail_server(host);
         eventually("the listener", || (resources::tcp_listeners().len() == 1).then_some(()));
@@ -75,8 +75,8 @@ fn a_storm_of_signals_changes_no_outcome() {
         let before = broker.descriptors();
         let over = AtomicBool::new(false);
         let sent = AtomicUsize::new(0);
-        let storm = || {
-            // Stopping and going on ends waits with EINTR (signal(7)); the others are ignored unless they are caught.
+        let flood = || {
+            // SIGSTOP and SIGCONT interrupt waits with EINTR (signal(7)); the others are ignored by default.
             let signals = [Signal::STOP, Signal::CONT, Signal::CHILD, Signal::URG, Signal::WINCH];
             while !over.load(Ordering::Relaxed) {
                 for signal in signals {
@@ -89,7 +89,7 @@ fn a_storm_of_signals_changes_no_outcome() {
             }
         };
         std::thread::scope(|scope| {
-            scope.spawn(storm);
+            scope.spawn(flood);
             for port in 4000..4200 {
                 let mut peer = broker.peer();
                 let endpoint = format!("127.0.0.1:{port}");

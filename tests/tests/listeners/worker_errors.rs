@@ -1,4 +1,5 @@
-//! Why a worker cannot be started, said before anything is: which program, where it is named, what it lacks.
+//! Errors that prevent the start of a worker. The message names the program, its position in the configuration, and
+//! what is missing.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -7,7 +8,7 @@ use portreeve_tests::chroot::Chroot;
 use portreeve_tests::startup_failure::exit;
 use portreeve_tests::{Host, StartupFailure, binaries, isolated, sample};
 
-/// A broker refuses to start this worker in an all but empty chroot.
+/// The refusal of a broker to start this worker in an almost empty chroot.
 fn worker(host: &Host, command: &str) -> StartupFailure {
     let security = "security {\nuser = nobody\ngroup = nogroup\nchroot = /run/host/chroot\n}\n";
     let socket = sample::socket(r#"( "*:2525" )"#);
@@ -15,7 +16,7 @@ fn worker(host: &Host, command: &str) -> StartupFailure {
 }
 
 #[test]
-fn a_worker_that_is_not_there() {
+fn a_missing_worker_program_is_refused() {
     isolated(|host| {
         Chroot::new(host, "chroot");
         worker(host, "/usr/lib/no-such-worker")
@@ -24,7 +25,7 @@ fn a_worker_that_is_not_there() {
 }
 
 #[test]
-fn a_worker_that_is_not_executable() {
+fn a_worker_that_is_not_executable_is_refused() {
     isolated(|host| {
         Chroot::new(host, "chroot");
         let program = host.path("worker");
@@ -36,7 +37,7 @@ fn a_worker_that_is_not_executable() {
 }
 
 #[test]
-fn a_worker_whose_interpreter_is_not_in_its_chroot() {
+fn a_worker_whose_interpreter_is_not_in_its_chroot_is_refused() {
     isolated(|host| {
         Chroot::new(host, "chroot");
         let words = ["/usr/bin/env", "interpreter", "ld-", "portreeve.conf"];
@@ -45,12 +46,12 @@ fn a_worker_whose_interpreter_is_not_in_its_chroot() {
 }
 
 #[test]
-fn a_worker_whose_library_is_not_in_its_chroot() {
+fn a_worker_whose_library_is_not_in_its_chroot_is_refused() {
     isolated(|host| {
         let chroot = Chroot::new(host, "chroot");
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let interpreter = maps.split_whitespace().find(|word| word.contains("/ld-linux")).unwrap();
-        // Where programs name it and where it really lies may differ.
+        // The path that programs name may differ from the real path.
         let name = Path::new(interpreter).file_name().unwrap();
         for directory in ["/lib", "/lib64"] {
             let place = Path::new(directory).join(name);
@@ -64,7 +65,7 @@ fn a_worker_whose_library_is_not_in_its_chroot() {
 }
 
 #[test]
-fn a_script_as_the_worker() {
+fn a_script_as_the_worker_is_refused() {
     isolated(|host| {
         Chroot::new(host, "chroot");
         let script = host.file("script", "#!/bin/sh\n");

@@ -1,5 +1,5 @@
-//! What `check` says of a configuration on a host: as an ordinary user, of what lies in the chroot, of every sample that
-//! this project shows, and that a start agrees.
+//! `check` on a host: as an ordinary user, with files in the chroot, for every sample that this project shows, and in
+//! agreement with a start.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -34,7 +34,7 @@ fn in_chroot(line: &str) -> String {
 }
 
 #[test]
-fn a_device_node_and_a_set_user_id_file_in_the_chroot_are_named() {
+fn a_device_node_and_a_set_user_id_file_in_the_chroot_are_reported() {
     isolated(|host| {
         let chroot = Chroot::new(host, "chroot");
         fs::create_dir(chroot.path.join("dev")).unwrap();
@@ -68,7 +68,7 @@ fn a_device_node_and_a_set_user_id_file_in_the_chroot_are_named() {
 }
 
 #[test]
-fn a_chroot_that_the_worker_can_write_to_is_refused_beside_every_other_mistake() {
+fn a_writable_chroot_is_reported_with_every_other_error() {
     isolated(|host| {
         let chroot = Chroot::new(host, "chroot");
         fs::set_permissions(&chroot.path, Permissions::from_mode(0o777)).unwrap();
@@ -83,7 +83,7 @@ fn a_chroot_that_the_worker_can_write_to_is_refused_beside_every_other_mistake()
 }
 
 #[test]
-fn an_ordinary_user_is_told_what_only_root_can_judge_and_the_rest_is_judged() {
+fn an_ordinary_user_gets_findings_and_warnings_of_what_only_root_can_check() {
     isolated(|host| {
         let chroot = Chroot::new(host, "chroot");
         let hidden = chroot.path.join("hidden");
@@ -99,21 +99,24 @@ fn an_ordinary_user_is_told_what_only_root_can_judge_and_the_rest_is_judged() {
             command.args(["check", "--json"]).arg(config).uid(WORKER).gid(WORKER).output().unwrap()
         };
         let output = as_user(&config);
-        let told = found(&output);
-        assert!(output.status.success(), "{told:?}");
-        assert_eq!(told.len(), 3, "{told:?}");
-        assert!(told[0].starts_with("warning: 1 directories") && told[0].contains("root"), "{told:?}");
-        assert!(told[1].starts_with("note: privileges have no effect on Linux"), "{told:?}");
+        let findings = found(&output);
+        assert!(output.status.success(), "{findings:?}");
+        assert_eq!(findings.len(), 3, "{findings:?}");
         assert!(
-            told[2].starts_with("warning: the program \"/run/host/secret\" cannot be examined"),
-            "{told:?}"
+            findings[0].starts_with("warning: 1 directories") && findings[0].contains("root"),
+            "{findings:?}"
+        );
+        assert!(findings[1].starts_with("note: privileges have no effect on Linux"), "{findings:?}");
+        assert!(
+            findings[2].starts_with("warning: the program \"/run/host/secret\" cannot be examined"),
+            "{findings:?}"
         );
 
         fs::set_permissions(&chroot.path, Permissions::from_mode(0o700)).unwrap();
-        let told = found(&as_user(&config));
+        let findings = found(&as_user(&config));
         assert!(
-            told[0].starts_with("warning: the chroot \"/run/host/chroot\" cannot be examined"),
-            "{told:?}"
+            findings[0].starts_with("warning: the chroot \"/run/host/chroot\" cannot be examined"),
+            "{findings:?}"
         );
         fs::set_permissions(&config, Permissions::from_mode(0o600)).unwrap();
         assert_eq!(as_user(&config).status.code(), Some(66));
@@ -121,7 +124,7 @@ fn an_ordinary_user_is_told_what_only_root_can_judge_and_the_rest_is_judged() {
 }
 
 #[test]
-fn the_start_refuses_what_the_check_refuses_in_the_same_words() {
+fn a_start_fails_with_the_same_message_as_the_check() {
     isolated(|host| {
         Chroot::new(host, "chroot");
         host.file("script", "#!/bin/sh\n");
@@ -159,7 +162,7 @@ fn shown() -> Vec<(&'static str, &'static str)> {
     of_pages.chain(quickstart.into_iter().map(|text| ("quickstart", text))).collect()
 }
 
-/// Each from the line that opens the security scope to what ends the block.
+/// Each block, from the line that opens the security scope to the end of the block.
 fn blocks<'t>(text: &'t str, begins: &str, ends: &str) -> Vec<&'t str> {
     let block = |(start, _): (usize, &str)| {
         let block = text[start..].split_once('\n').unwrap().1;
@@ -169,7 +172,7 @@ fn blocks<'t>(text: &'t str, begins: &str, ends: &str) -> Vec<&'t str> {
 }
 
 #[test]
-fn every_configuration_that_is_shown_is_good_where_its_paths_are() {
+fn every_shown_configuration_is_valid_with_existing_paths() {
     isolated(|host| {
         let chroot = Chroot::new(host, "chroot");
         let program = host.binary(binaries::SCRIPTED_WORKER).display().to_string();
@@ -185,7 +188,7 @@ fn every_configuration_that_is_shown_is_good_where_its_paths_are() {
             };
             let text: Vec<String> = text.lines().map(real).collect();
             let output = check(host, &["--json"], &broker::config(host, &text.join("\n")));
-            // This host, and not what is shown, may lack a capability for whatever is started on it.
+            // This host may lack a capability in its bounding set; that is no fault of the configuration.
             let mut wrong = found(&output);
             wrong.retain(|line| !line.contains("bounding set"));
             assert_eq!(wrong, [""; 0], "{name}");

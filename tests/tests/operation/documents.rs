@@ -1,13 +1,12 @@
-//! The pages for users: each link leads to something that exists, README.md is short, and no page is left out of the tests
-//! of what they show.
+//! The pages for users: each link leads to an existing target, README.md is short, and tests cover every page.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A page.
+/// A page of the documentation.
 #[derive(Debug)]
 pub struct Page {
-    /// Where it is in the repository.
+    /// The path in the repository.
     pub path: &'static str,
     pub text: &'static str,
 }
@@ -40,11 +39,11 @@ const README_LINES: usize = 120;
 
 /// The page at a path.
 pub fn page(path: &str) -> &'static Page {
-    PAGES.iter().find(|page| page.path == path).unwrap_or_else(|| panic!("{path} is not among the pages"))
+    PAGES.iter().find(|page| page.path == path).unwrap_or_else(|| panic!("{path} is not in PAGES"))
 }
 
 impl Page {
-    /// The text blocks that are configurations, each as a whole: it begins with its security scope.
+    /// The text blocks that are whole configurations: they begin with a security scope.
     pub fn configurations(&self) -> impl Iterator<Item = &'static str> {
         let blocks = self.text.split("\n```text\n").skip(1);
         let blocks = blocks.map(|block| block.split_once("\n```").unwrap().0);
@@ -52,12 +51,15 @@ impl Page {
         blocks.filter(move |block| {
             let is_one = block.starts_with("security {");
             let looks_like_one = block.lines().any(|line| line.trim_end().ends_with('{'));
-            assert!(is_one || !looks_like_one, "{path}: this begins with no security scope:\n{block}");
+            assert!(
+                is_one || !looks_like_one,
+                "{path}: this block does not begin with a security scope:\n{block}"
+            );
             is_one
         })
     }
 
-    /// What its links lead to, code left out.
+    /// The targets of the links, without code blocks.
     fn links(&self) -> Vec<&'static str> {
         let mut in_block = false;
         let prose = self.text.lines().filter(|line| {
@@ -73,7 +75,7 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// A heading as a link names it.
+/// The anchor of a heading, as a link names it.
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
     kept.collect::<String>().to_lowercase().replace(' ', "-")
@@ -85,7 +87,7 @@ fn has_heading(text: &str, wanted: &str) -> bool {
 }
 
 #[test]
-fn every_link_of_a_page_leads_to_something_that_exists() {
+fn every_link_of_a_page_leads_to_an_existing_target() {
     let mut followed = 0;
     for page in PAGES.iter().chain(&OTHERS) {
         let file = repository().join(page.path);
@@ -119,7 +121,7 @@ fn the_readme_is_short() {
 fn every_page_of_the_documentation_is_tested() {
     for entry in fs::read_dir(repository().join("deploy/docs")).unwrap() {
         let path = format!("deploy/docs/{}", entry.unwrap().file_name().into_string().unwrap());
-        assert!(PAGES.iter().any(|page| page.path == path), "{path} is not among the pages");
+        assert!(PAGES.iter().any(|page| page.path == path), "{path} is not in PAGES");
     }
     let show_one = PAGES.iter().filter(|page| page.configurations().next().is_some()).count();
     assert!(show_one > 5, "{show_one} pages show a configuration");

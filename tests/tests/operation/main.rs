@@ -3,14 +3,14 @@
 
 mod check;
 mod documents;
-mod host;
 mod reconnect;
 mod reload;
 mod reload_addresses;
 mod reload_listeners;
 mod samples;
-mod service_manager;
+mod sd_notify;
 mod soak;
 mod takeover;
 mod takeover_failures;
+mod test_host;
 mod tour;

@@ -1,4 +1,5 @@
-//! A program of its own whose broker goes away: it serves on, finds the next broker by itself, and has again what it had.
+//! A standalone program whose broker disappears: it keeps serving, finds the next broker by itself, and regains its
+//! listeners and leases.
 
 use std::future::Future;
 use std::io::Read as _;
@@ -17,7 +18,7 @@ use portreeve_worker::{AddressOptions, Channel, Client, Error, ListenOptions};
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt as _;
 
-/// Runs something asynchronous, within the patience of tests.
+/// Runs a future on a new runtime.
 fn run<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(future)
@@ -27,26 +28,26 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(TIMEOUT, future).await.unwrap_or_else(|_| panic!("{what} took too long"))
 }
 
-async fn lasting() -> Client {
+async fn reconnecting_client() -> Client {
     let channel = Channel::connect(SOCKET).unwrap().reconnect_through(SOCKET);
     Client::open(channel, "lasting").await.unwrap()
 }
 
-/// Serves on port 25 until it is told to stop, or its listener is lost; then it asks for it again and says so.
-fn serve(told: Receiver<()>, losses: Sender<Error>) {
+/// Serves on port 25 until the test stops it. Reports each loss of the listener, and requests it again.
+fn serve(stop_receiver: Receiver<()>, losses: Sender<Error>) {
     run(async {
-        let client = lasting().await;
+        let client = reconnecting_client().await;
         let endpoint = "127.0.0.1:25".parse().unwrap();
         'again: loop {
             let listener = client.listen(&endpoint, &ListenOptions::default()).await.unwrap();
             let listener = listener.into_tcp().unwrap();
             loop {
-                if told.try_recv().is_ok() {
+                if stop_receiver.try_recv().is_ok() {
                     return soon("the stop", listener.stop()).await.unwrap();
                 }
                 let tick = Duration::from_millis(20);
                 if let Ok(Ok((mut guest, _))) = tokio::time::timeout(tick, listener.accept()).await {
-                    // It may have gone already.
+                    // The client may have disconnected already.
                     let _ = guest.write_all(b"220 ready\r\n").await;
                 }
                 if let Ok(why) = tokio::time::timeout(Duration::ZERO, listener.lost()).await {
@@ -58,8 +59,8 @@ fn serve(told: Receiver<()>, losses: Sender<Error>) {
     });
 }
 
-/// Returns when the program serves: a connection that is greeted has been accepted on the socket that it was given, where
-/// one that is only made may wait on a socket that is still on its way.
+/// Waits until the program serves. A greeted connection has been accepted; one that is only established may still wait
+/// on a socket that has not reached the program.
 fn await_greeting() {
     eventually("a greeting", || {
         let mut guest = TcpStream::connect("127.0.0.1:25").ok()?;
@@ -68,7 +69,7 @@ fn await_greeting() {
     });
 }
 
-/// Returns when this broker has a session of the program again.
+/// Waits until this broker has a session of the program again.
 fn await_session(broker: &Broker) {
     eventually("the program's session", || {
         broker.peer().status().sessions.iter().any(|session| &*session.client == "lasting").then_some(())
@@ -76,15 +77,15 @@ fn await_session(broker: &Broker) {
 }
 
 #[test]
-fn a_program_serves_on_and_reconnects_while_brokers_are_killed_and_taken_over() {
+fn a_program_keeps_serving_and_reconnects_after_each_killed_broker() {
     isolated(|host| {
         let text = sample::control(r#"( "127.0.0.1:1-65535" )"#);
         let mut broker = Broker::start(host, &text);
-        let (tell, told) = channel();
+        let (stop_sender, stop_receiver) = channel();
         let (losses, lost) = channel();
         let load = SmtpLoad::default();
         std::thread::scope(|scope| {
-            let server = scope.spawn(move || serve(told, losses));
+            let server = scope.spawn(move || serve(stop_receiver, losses));
             await_greeting();
             let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| load.run_client())).collect();
             let more = |what: &str| {
@@ -98,16 +99,16 @@ fn a_program_serves_on_and_reconnects_while_brokers_are_killed_and_taken_over() 
                 more("clients of a broker");
                 broker.signal(Signal::KILL);
                 broker.wait_for_exit();
-                more("clients of none");
+                more("clients without a broker");
                 broker = Broker::start(host, &text);
                 await_session(&broker);
                 more("clients of the next one");
-                // Its own socket has the port, so nobody else can; it is not lost.
+                // The program's own socket occupies the port; it is not lost.
                 assert!(broker.peer().status().listeners.is_empty());
             }
             load.stop();
             clients.into_iter().for_each(|client| client.join().unwrap());
-            tell.send(()).unwrap();
+            stop_sender.send(()).unwrap();
             server.join().unwrap();
         });
         assert_eq!((load.disconnected(), lost.try_iter().count()), (0, 0));
@@ -121,11 +122,11 @@ fn a_program_adopts_its_listeners_after_every_takeover_and_refuses_no_client() {
     isolated(|host| {
         let text = sample::control(r#"( "127.0.0.1:1-65535" )"#);
         let mut broker = Broker::start(host, &text);
-        let (tell, told) = channel();
+        let (stop_sender, stop_receiver) = channel();
         let (losses, lost) = channel();
         let load = SmtpLoad::default();
         std::thread::scope(|scope| {
-            let server = scope.spawn(move || serve(told, losses));
+            let server = scope.spawn(move || serve(stop_receiver, losses));
             let id = eventually("the listener", || Some(broker.peer().status().listeners.first()?.id));
             let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| load.run_client())).collect();
             for _ in 0..3 {
@@ -144,7 +145,7 @@ fn a_program_adopts_its_listeners_after_every_takeover_and_refuses_no_client() {
             });
             load.stop();
             clients.into_iter().for_each(|client| client.join().unwrap());
-            tell.send(()).unwrap();
+            stop_sender.send(()).unwrap();
             server.join().unwrap();
         });
         assert_eq!((load.disconnected(), lost.try_iter().count()), (0, 0));
@@ -154,21 +155,21 @@ fn a_program_adopts_its_listeners_after_every_takeover_and_refuses_no_client() {
 }
 
 #[test]
-fn a_listener_that_its_broker_took_out_of_service_is_told_as_lost_and_can_be_had_again() {
+fn a_listener_that_its_broker_disabled_is_reported_as_lost_and_can_be_requested_again() {
     isolated(|host| {
         let text = sample::control(r#"( "127.0.0.1:25" )"#);
         let mut broker = Broker::start(host, &text);
-        let (tell, told) = channel();
+        let (stop_sender, stop_receiver) = channel();
         let (losses, lost) = channel();
         std::thread::scope(|scope| {
-            let server = scope.spawn(move || serve(told, losses));
+            let server = scope.spawn(move || serve(stop_receiver, losses));
             await_greeting();
             assert!(broker.terminate().success());
             let next = Broker::start(host, &text);
             let why = lost.recv_timeout(TIMEOUT).unwrap();
             assert!(matches!(&why, Error::Fault(fault) if fault.code == FaultCode::NotFound), "{why}");
             await_greeting();
-            tell.send(()).unwrap();
+            stop_sender.send(()).unwrap();
             server.join().unwrap();
             assert!(next.is_running());
         });
@@ -176,18 +177,18 @@ fn a_listener_that_its_broker_took_out_of_service_is_told_as_lost_and_can_be_had
 }
 
 #[test]
-fn a_lease_outlives_a_takeover_and_a_killed_broker_and_says_why_where_it_cannot() {
+fn a_lease_survives_a_takeover_and_a_killed_broker_or_reports_its_loss() {
     isolated(|host| {
         lan::create(&["far"]);
         let text = sample::addresses("");
         let mut broker = Broker::start(host, &text);
         let address: IpAddr = "10.1.1.7".parse().unwrap();
-        let (tell, told) = channel();
+        let (stop_sender, stop_receiver) = channel();
         let (ready, held) = channel();
         let why = std::thread::scope(|scope| {
             let holder = scope.spawn(move || {
                 run(async move {
-                    let client = lasting().await;
+                    let client = reconnecting_client().await;
                     let options =
                         AddressOptions { lease: Some(20), epoch: 5, probes: 0, ..AddressOptions::default() };
                     let mut lease = client.hold_address(address, &options).await.unwrap();
@@ -195,7 +196,7 @@ fn a_lease_outlives_a_takeover_and_a_killed_broker_and_says_why_where_it_cannot(
                     let why = loop {
                         match tokio::time::timeout(Duration::from_millis(50), lease.lost()).await {
                             Ok(why) => break Some(why),
-                            Err(_) if told.try_recv().is_ok() => break None,
+                            Err(_) if stop_receiver.try_recv().is_ok() => break None,
                             Err(_) => {}
                         }
                     };
@@ -209,7 +210,7 @@ fn a_lease_outlives_a_takeover_and_a_killed_broker_and_says_why_where_it_cannot(
             broker = next;
             await_session(&broker);
             assert!(lan::show_address("10.1.1.7").is_some());
-            // Of the next one's own accord nothing is left of a broker that was killed.
+            // A starting broker removes the addresses of a killed one, so the holder must add its address again.
             broker.signal(Signal::KILL);
             broker.wait_for_exit();
             broker = Broker::start(host, &text);
@@ -221,10 +222,10 @@ fn a_lease_outlives_a_takeover_and_a_killed_broker_and_says_why_where_it_cannot(
             assert!(!holder.is_finished());
             broker.signal(Signal::KILL);
             broker.wait_for_exit();
-            // Where the address is nobody's to ask for.
+            // The next configuration does not permit the address.
             broker = Broker::start(host, &text.replace("\"10.0.0.0/8\"", "\"10.77.0.0/16\""));
             eventually("the loss", || holder.is_finished().then_some(()));
-            let _it_is_over = tell.send(());
+            let _ = stop_sender.send(()); // the holder may have ended
             holder.join().unwrap()
         });
         assert!(matches!(&why, Some(Error::Fault(fault)) if fault.code == FaultCode::Denied), "{why:?}");
@@ -233,7 +234,7 @@ fn a_lease_outlives_a_takeover_and_a_killed_broker_and_says_why_where_it_cannot(
 }
 
 #[test]
-fn a_worker_whose_broker_is_gone_goes_on_through_the_control_socket_where_it_was_told_to() {
+fn a_worker_reconnects_through_the_control_socket_after_its_broker_was_killed() {
     isolated(|host| {
         let setup = WorkerSetup::new(host, "chroot");
         let control = sample::socket(r#"( "127.0.0.1:1-65535" )"#);

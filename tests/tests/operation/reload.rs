@@ -1,4 +1,5 @@
-//! The configuration read again while the broker serves: all of it or nothing, and what came of it is told.
+//! Reloading the configuration while the broker serves: it applies as a whole or not at all, and the broker reports the
+//! result.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -18,7 +19,7 @@ fn last(peer: &mut Peer) -> Reloaded {
 }
 
 #[test]
-fn a_policy_that_is_changed_is_in_force_after_a_reload() {
+fn a_changed_policy_takes_effect_after_a_reload() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:2525" )"#));
         let mut peer = broker.peer();
@@ -49,7 +50,7 @@ fn a_reload_that_changes_only_permanent_says_so() {
 }
 
 #[test]
-fn sighup_reloads_and_the_log_says_what_changed() {
+fn sighup_reloads_and_the_log_names_the_changes() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:2525" )"#));
         let mut peer = broker.peer();
@@ -63,7 +64,7 @@ fn sighup_reloads_and_the_log_says_what_changed() {
 }
 
 #[test]
-fn a_reload_that_fails_keeps_the_old_policy() {
+fn a_failed_reload_keeps_the_old_policy() {
     isolated(|host| {
         let good = sample::control(r#"( "127.0.0.1:2525" )"#);
         let broker = Broker::start(host, &good);
@@ -75,10 +76,10 @@ fn a_reload_that_fails_keeps_the_old_policy() {
         assert!(fault.message.starts_with(&place), "{fault}");
         assert!(fault.message.contains("retian") && fault.message.contains("1 more"), "{fault}");
         assert!(fault.remedy.contains("retain"), "{fault}");
-        let told = last(&mut peer);
-        assert!(!told.accepted && told.findings.len() == 2, "{told:?}");
-        assert!(told.findings[1].rendered.contains("lease = never"), "{told:?}");
-        assert!(told.findings.iter().all(|finding| finding.line > 0 && finding.column > 0), "{told:?}");
+        let result = last(&mut peer);
+        assert!(!result.accepted && result.findings.len() == 2, "{result:?}");
+        assert!(result.findings[1].rendered.contains("lease = never"), "{result:?}");
+        assert!(result.findings.iter().all(|finding| finding.line > 0 && finding.column > 0), "{result:?}");
         peer.listen("127.0.0.1:2525").unwrap();
 
         broker.signal(Signal::HUP);
@@ -97,7 +98,7 @@ fn a_reload_that_fails_keeps_the_old_policy() {
 }
 
 #[test]
-fn a_reload_that_touches_the_security_scope_says_what_needs_a_restart() {
+fn a_reload_reports_the_changes_that_need_a_restart() {
     isolated(|host| {
         let text = sample::control(r#"( "127.0.0.1:2525" )"#);
         let broker = Broker::start(host, &text);
@@ -113,7 +114,7 @@ fn a_reload_that_touches_the_security_scope_says_what_needs_a_restart() {
         );
         assert_eq!(rows(&reloaded, "applied"), ["broker retain"], "{reloaded:?}");
         assert_eq!(peer.status().processes[0].credentials, held);
-        // They are told each time, until it is done or taken back.
+        // Each reload reports them, until the broker restarts or the change is reverted.
         let again = reload(&mut peer).unwrap();
         assert_eq!(again.changes.len(), 2, "{again:?}");
         broker::config(host, &text);
@@ -125,7 +126,7 @@ fn a_reload_that_touches_the_security_scope_says_what_needs_a_restart() {
 }
 
 #[test]
-fn who_is_not_allowed_to_cannot_reload_and_who_is_can() {
+fn only_an_allowed_peer_can_reload() {
     isolated(|host| {
         let text = sample::control(r#"( "127.0.0.1:2525" )"#);
         let broker = Broker::start(host, &text);
@@ -139,7 +140,7 @@ fn who_is_not_allowed_to_cannot_reload_and_who_is_can() {
 }
 
 #[test]
-fn a_peer_is_known_by_the_accounts_of_the_host_as_they_are_now() {
+fn a_reload_resolves_peers_by_the_accounts_of_the_host() {
     isolated(|host| {
         let text = sample::control(r#"( "127.0.0.1:2525" )"#);
         let broker = Broker::start(host, &text);
@@ -157,7 +158,7 @@ fn a_peer_is_known_by_the_accounts_of_the_host_as_they_are_now() {
 }
 
 #[test]
-fn a_storm_of_signals_leaves_the_last_configuration_in_force_and_nobody_waiting() {
+fn a_flood_of_signals_applies_the_last_configuration_and_blocks_no_peer() {
     isolated(|host| {
         let broker = Broker::start_with_log_file(host, &sample::control(r#"( "127.0.0.1:2525" )"#));
         let mut peer = broker.peer();
@@ -171,7 +172,7 @@ fn a_storm_of_signals_leaves_the_last_configuration_in_force_and_nobody_waiting(
             broker.signal(Signal::HUP);
             peer.ping();
         }
-        // A file that was being written may have been refused; what stands there at the end is not.
+        // A half-written file may have been refused; the final file is not.
         reload(&mut peer).unwrap();
         peer.listen("127.0.0.6:2525").unwrap();
         assert_eq!(peer.listen("127.0.0.2:2525").unwrap_err().code, FaultCode::Denied);
@@ -181,7 +182,7 @@ fn a_storm_of_signals_leaves_the_last_configuration_in_force_and_nobody_waiting(
 }
 
 #[test]
-fn a_reader_that_is_killed_is_told_of_and_the_broker_goes_on_serving() {
+fn a_killed_reader_is_reported_and_the_broker_keeps_serving() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:2525" )"#));
         let mut peer = broker.peer();
@@ -208,7 +209,7 @@ fn a_reader_that_is_killed_is_told_of_and_the_broker_goes_on_serving() {
 }
 
 #[test]
-fn without_reload_there_is_no_reader_and_a_signal_is_refused_by_name() {
+fn with_reload_disabled_there_is_no_reader_and_sighup_is_refused() {
     isolated(|host| {
         let text = sample::control(r#"( "127.0.0.1:2525" )"#);
         let broker = Broker::start(host, &format!("{text} broker {{ reload = false }}"));
@@ -221,7 +222,7 @@ fn without_reload_there_is_no_reader_and_a_signal_is_refused_by_name() {
 }
 
 #[test]
-fn a_file_that_the_reader_cannot_reach_is_named_with_what_to_do() {
+fn a_file_that_the_reader_cannot_reach_is_named_with_a_remedy() {
     isolated(|host| {
         fs::create_dir(host.path("conf")).unwrap();
         let text = sample::control(r#"( "127.0.0.1:2525" )"#);

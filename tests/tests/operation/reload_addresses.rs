@@ -1,4 +1,4 @@
-//! What a reload does to addresses that are held, and to what listens at them.
+//! Effects of a reload on held addresses and on their listeners.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
@@ -16,13 +16,13 @@ fn at(endpoint: &str) -> SocketAddr {
     endpoint.parse().unwrap()
 }
 
-/// The addresses that are permitted at first, without one of them.
+/// A configuration that permits only 10.1.1.8.
 fn narrow(more: &str) -> String {
     sample::addresses(more).replace(r#"( "10.0.0.0/8" "2001:db8::/64" )"#, r#"( "10.1.1.8" )"#)
 }
 
 #[test]
-fn a_reload_that_narrows_removes_the_addresses_outside_it_and_names_them() {
+fn a_narrowing_reload_removes_and_names_the_addresses_outside_the_policy() {
     isolated(|host| {
         lan::create(&[]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -41,13 +41,13 @@ fn a_reload_that_narrows_removes_the_addresses_outside_it_and_names_them() {
         assert_eq!(holder.await_event(EventCode::AddressRemoved).address, Some("10.1.1.7".parse().unwrap()));
         peer.renew_address("10.1.1.8").unwrap();
         assert_eq!(peer.add_address("10.1.1.7", |_| {}).unwrap_err().code, FaultCode::Denied);
-        // What is closed is no news the next time.
+        // The next reload does not report them again.
         assert_eq!(rows(&reload(host, &broker, &narrow("")), "closed"), [""; 0]);
     });
 }
 
 #[test]
-fn a_reload_that_narrows_keeps_the_addresses_outside_it_where_the_configuration_says_so() {
+fn with_on_narrow_keep_a_reload_keeps_the_addresses_outside_the_policy() {
     isolated(|host| {
         lan::create(&[]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -55,7 +55,7 @@ fn a_reload_that_narrows_keeps_the_addresses_outside_it_where_the_configuration_
         peer.add_address("10.1.1.7", |add| add.lease = Some(3)).unwrap();
         let reloaded = reload(host, &broker, &narrow("broker { on_narrow = keep }"));
         assert_eq!(rows(&reloaded, "kept"), ["address 10.1.1.7"], "{reloaded:?}");
-        // It is not renewed any more, so it stays for its lease and no longer.
+        // The address can no longer be renewed, so it ends with its lease.
         assert_eq!(peer.renew_address("10.1.1.7").unwrap_err().code, FaultCode::Denied);
         eventually("the end of the lease", || lan::show_address("10.1.1.7").is_none().then_some(()));
     });
@@ -91,7 +91,7 @@ const LEADER: &str = r#"binding "out" { bind_address = 10.1.1.7 enable_duravip =
 const FOLLOWER: &str = r#"ESMTP_Listener { Listen "10.1.1.8:25" { duravip_follow = "out" } }"#;
 
 #[test]
-fn what_follows_an_address_stays_with_it_through_a_reload_and_a_new_follower_is_told_of() {
+fn a_reload_keeps_followers_with_their_leader_and_reports_a_new_follower() {
     isolated(|host| {
         lan::create(&[]);
         let broker = Broker::start(host, &sample::addresses(LEADER));
@@ -108,7 +108,7 @@ fn what_follows_an_address_stays_with_it_through_a_reload_and_a_new_follower_is_
         let reloaded = reload(host, &broker, &sample::addresses(&both));
         assert_eq!(rows(&reloaded, "closed"), [""; 0], "{reloaded:?}");
         assert!(lan::show_address("10.1.1.7").is_some() && lan::show_address("10.1.1.8").is_some());
-        // Both go where neither is permitted.
+        // Both are removed if neither is permitted.
         let reloaded = reload(host, &broker, &narrow(""));
         assert_eq!(rows(&reloaded, "closed"), ["address 10.1.1.7"], "{reloaded:?}");
         assert!(lan::show_address("10.1.1.7").is_none());
@@ -127,7 +127,7 @@ fn started(host: &Host, more: &str) -> (WorkerSetup, Broker) {
 }
 
 #[test]
-fn an_address_that_is_held_and_becomes_duravip_has_its_listener_started() {
+fn a_held_address_that_becomes_duravip_starts_its_listener() {
     isolated(|host| {
         let (setup, broker) = started(host, "");
         let (_scripted, mut worker) = setup.accept();
@@ -143,12 +143,12 @@ fn an_address_that_is_held_and_becomes_duravip_has_its_listener_started() {
         let (_served, from) = TcpListener::from(socket).accept().unwrap();
         assert_eq!(from, client.local_addr().unwrap());
         broker.peer().remove_address("10.1.1.7").unwrap();
-        assert!(resources::tcp_listeners().is_empty(), "it goes with its address");
+        assert!(resources::tcp_listeners().is_empty(), "the listener stops with its address");
     });
 }
 
 #[test]
-fn a_listener_becomes_one_that_goes_with_its_address_and_a_static_one_again() {
+fn a_static_listener_becomes_floating_and_static_again() {
     isolated(|host| {
         let (setup, broker) = started(host, "");
         let mut cluster = broker.peer();
@@ -163,7 +163,7 @@ fn a_listener_becomes_one_that_goes_with_its_address_and_a_static_one_again() {
             assert_eq!(rows(&reloaded, "opened"), [""; 0], "{reloaded:?}");
             assert_eq!(&*broker.peer().status().listeners[0].owner, owner);
         }
-        // One that another program is in the way of keeps the configuration out.
+        // A listener whose port another program holds makes the reload fail.
         let _other = TcpListener::bind("10.1.1.7:26").unwrap();
         config(host, &moves.replace("10.1.1.7:25", "10.1.1.7:26"));
         let fault = broker.peer().request(&Reload { last: false }).unwrap_err();
@@ -173,7 +173,7 @@ fn a_listener_becomes_one_that_goes_with_its_address_and_a_static_one_again() {
 }
 
 #[test]
-fn a_limit_that_is_permitted_first_by_a_reload_needs_a_restart_and_harms_nobody() {
+fn a_limit_first_permitted_by_a_reload_needs_a_restart() {
     isolated(|host| {
         let text = sample::control(r#"( "127.0.0.1:2525" )"#);
         let broker = Broker::start(host, &text);
@@ -186,7 +186,7 @@ fn a_limit_that_is_permitted_first_by_a_reload_needs_a_restart_and_harms_nobody(
         let fault = peer.request(&nofile(Some(1000))).unwrap_err();
         assert_eq!(fault.code, FaultCode::NotRetained, "{fault}");
         assert!(fault.remedy.contains("restart"), "{fault}");
-        // Above what is permitted it is denied as ever, and the broker lives.
+        // A limit above the permitted one is denied as before, and the broker keeps running.
         assert_eq!(peer.request(&nofile(Some(3000))).unwrap_err().code, FaultCode::Denied);
         peer.listen("127.0.0.1:2525").unwrap();
     });

@@ -1,4 +1,4 @@
-//! What a reload does to listeners: those that are outside the new policy, those that are new, those that take over.
+//! Effects of a reload on listeners: those outside the new policy, new ones, and those that replace others.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -23,7 +23,7 @@ fn is_free(endpoint: &str) -> bool {
 }
 
 #[test]
-fn a_reload_that_narrows_names_the_listeners_outside_it_closes_them_and_frees_their_ports() {
+fn a_narrowing_reload_names_and_closes_the_listeners_outside_the_policy() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:2000-2100" )"#));
         let mut peer = broker.peer();
@@ -46,7 +46,7 @@ fn a_reload_that_narrows_names_the_listeners_outside_it_closes_them_and_frees_th
 }
 
 #[test]
-fn a_reload_that_narrows_keeps_the_listeners_outside_it_where_the_configuration_says_so() {
+fn with_on_narrow_keep_a_reload_keeps_the_listeners_outside_the_policy() {
     isolated(|host| {
         let keep = "broker { on_narrow = keep }";
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:2000-2100" )"#));
@@ -62,7 +62,7 @@ fn a_reload_that_narrows_keeps_the_listeners_outside_it_where_the_configuration_
     });
 }
 
-/// A broker whose worker is in the hands of the test, with these listeners.
+/// A stage for a worker that the test controls, and a function that makes a configuration with these listeners.
 fn worker(host: &Host) -> (WorkerSetup, impl Fn(&str) -> String + use<>) {
     let setup = WorkerSetup::new(host, "chroot");
     let broker = sample::socket(r#"( "127.0.0.9:9" )"#);
@@ -92,7 +92,7 @@ fn started(host: &Host, setup: &WorkerSetup, text: &str) -> (Broker, ScriptedWor
 }
 
 #[test]
-fn a_static_listener_that_is_new_is_bound_at_once_and_the_worker_has_it_when_it_asks() {
+fn a_new_static_listener_is_bound_at_once_and_the_worker_can_request_it() {
     isolated(|host| {
         let (setup, text) = worker(host);
         let permit = r#"} broker { permit "later" { listen = ( "127.0.0.1:2525-2530" ) } "#;
@@ -100,7 +100,7 @@ fn a_static_listener_that_is_new_is_bound_at_once_and_the_worker_has_it_when_it_
         let (broker, _scripted, mut peer) = started(host, &setup, &text(&one));
         let two = format!(r#"Listen "127.0.0.1:2526" {{}} Listen "127.0.0.1:9999" {{}}{permit}"#);
         let reloaded = reload(host, &broker, &text(&two));
-        // The start's Landlock rules are for good, where the kernel's Landlock knows TCP ports.
+        // The Landlock rules of the start are permanent, if the kernel's Landlock limits TCP ports.
         let ports_are_fixed = landlock_abi() >= 4;
         if ports_are_fixed {
             assert_eq!(rows(&reloaded, "opened"), ["listener 127.0.0.1:2526"], "{reloaded:?}");
@@ -110,7 +110,7 @@ fn a_static_listener_that_is_new_is_bound_at_once_and_the_worker_has_it_when_it_
             let both = ["listener 127.0.0.1:2526", "listener 127.0.0.1:9999"];
             assert_eq!(rows(&reloaded, "opened"), both, "{reloaded:?}");
         }
-        // It is permitted still, and so it stays its worker's.
+        // The old listener is still permitted, so the worker keeps it.
         assert_eq!(rows(&reloaded, "released"), ["listener 127.0.0.1:2525"], "{reloaded:?}");
         let client = thread::spawn(|| TcpStream::connect("127.0.0.1:2526").unwrap());
         let (_, socket) = peer.listen("127.0.0.1:2526").unwrap();
@@ -128,7 +128,7 @@ fn a_static_listener_that_is_new_is_bound_at_once_and_the_worker_has_it_when_it_
 }
 
 #[test]
-fn static_unix_sockets_come_and_go_in_the_directories_of_the_start_and_others_need_a_restart() {
+fn static_unix_sockets_change_in_known_directories_and_others_need_a_restart() {
     isolated(|host| {
         let (setup, text) = worker(host);
         fs::create_dir(host.path("known")).unwrap();
@@ -145,12 +145,12 @@ fn static_unix_sockets_come_and_go_in_the_directories_of_the_start_and_others_ne
         let restart = format!("listener {}", elsewhere.display());
         assert!(rows(&reloaded, "needs-restart").contains(&restart.as_str()), "{reloaded:?}");
         assert!(!elsewhere.exists());
-        eventually("the file of what is closed to go", || (!first.exists()).then_some(()));
+        eventually("the file of the closed listener to be removed", || (!first.exists()).then_some(()));
         let client = UnixStream::connect(&second).unwrap();
         let (_, socket) = peer.listen(&second.display().to_string()).unwrap();
         UnixListener::from(socket).accept().unwrap();
         drop(client);
-        // Back again, beside the other one.
+        // Adds the first one again, beside the second.
         let both = format!("{one} Listen {} {{}}", second.display());
         let reloaded = reload(host, &broker, &text(&both));
         assert_eq!(rows(&reloaded, "opened"), [format!("listener {}", first.display())], "{reloaded:?}");
@@ -160,7 +160,7 @@ fn static_unix_sockets_come_and_go_in_the_directories_of_the_start_and_others_ne
 }
 
 #[test]
-fn a_static_listener_whose_port_another_program_has_keeps_the_whole_configuration_out() {
+fn a_port_held_by_another_program_makes_the_whole_reload_fail() {
     isolated(|host| {
         let (setup, text) = worker(host);
         let permit = r#"} broker { permit "later" { listen = ( "127.0.0.1:2525-2530" ) } "#;
@@ -173,25 +173,27 @@ fn a_static_listener_whose_port_another_program_has_keeps_the_whole_configuratio
         assert_eq!(fault.code, FaultCode::InUse);
         assert!(fault.message.starts_with(&format!("{}:", path.display())), "{fault}");
         assert!(fault.message.contains("127.0.0.1:2527"), "{fault}");
-        eventually("what was bound before it to be free", || is_free("127.0.0.1:2526").then_some(()));
-        // The old permit is in force still.
+        eventually("the port that was bound before the failure to be free", || {
+            is_free("127.0.0.1:2526").then_some(())
+        });
+        // The old permit is still in force.
         peer.listen("127.0.0.1:2530").unwrap();
     });
 }
 
-/// Serves on a socket, a byte for each client, until it is taken out of service.
+/// Serves on a socket, one byte for each client, until the socket is disabled.
 fn serve(socket: OwnedFd) {
     let listener = TcpListener::from(socket);
     thread::spawn(move || {
         while let Ok((mut client, _)) = listener.accept() {
-            // A client may be gone already, when the test is over.
+            // A client may have disconnected at the end of the test.
             let _ = client.write_all(b"x");
         }
     });
 }
 
 #[test]
-fn specific_to_wildcard_and_back_in_one_reload_refuses_no_client_under_load() {
+fn reloads_between_specific_and_wildcard_refuse_no_client_under_load() {
     isolated(|host| {
         let (setup, text) = worker(host);
         let (specific, wildcard) = (text(r#"Listen "127.0.0.1:2525" {}"#), text(r#"Listen "*:2525" {}"#));
@@ -208,7 +210,7 @@ fn specific_to_wildcard_and_back_in_one_reload_refuses_no_client_under_load() {
                         let mut byte = [0];
                         client.read_exact(&mut byte).unwrap();
                         served.fetch_add(1, Ordering::Relaxed);
-                        // On one processor a storm without a pause would keep the reader off it for seconds.
+                        // On a single processor, clients without a pause would starve the reader process for seconds.
                         thread::sleep(Duration::from_millis(1));
                     }
                 })
@@ -224,7 +226,7 @@ fn specific_to_wildcard_and_back_in_one_reload_refuses_no_client_under_load() {
                 serve(peer.listen(opened).unwrap().1);
                 let before = served.load(Ordering::Relaxed);
                 eventually("more clients", || (served.load(Ordering::Relaxed) > before + 50).then_some(()));
-                // What is closed goes a moment later; the next turn may come before and after.
+                // The closed listener ends a moment later; the next reload may come before or after.
                 thread::sleep(Duration::from_millis(50));
             }
         }

@@ -1,4 +1,4 @@
-//! A short soak: what a long one looks for has to hold from the first second on.
+//! A short soak test: the checks of a long one must hold from the first second.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use portreeve_tests::isolated;
 use portreeve_tests::soak::{Settings, run};
 
 #[test]
-fn under_mixed_load_with_everything_killed_or_replaced_at_random_nothing_is_refused_lost_or_left() {
+fn mixed_load_with_random_kills_and_takeovers_refuses_loses_and_leaks_nothing() {
     isolated(|host| {
         let report = run(host, &Settings { duration: Duration::from_secs(20), seed: 1 });
         report.print();

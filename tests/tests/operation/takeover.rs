@@ -1,4 +1,4 @@
-//! One broker replaced by another that runs: what it held passes over, and nobody but its log notices.
+//! One broker takes over from another that runs: all state passes to it, and no client notices.
 
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,15 +16,15 @@ use portreeve_tests::wait::TIMEOUT;
 use portreeve_tests::{Broker, eventually, isolated, lan, resources, sample};
 use rustix::process::Signal;
 
-/// The number that the control socket's file has in its directory.
+/// The inode number of the control socket's file.
 fn inode() -> u64 {
     std::fs::symlink_metadata(SOCKET).unwrap().ino()
 }
 
 #[test]
-fn taking_over_again_and_again_refuses_no_client() {
+fn repeated_takeovers_refuse_no_client() {
     const CLIENTS: usize = 2;
-    // More of them by hand: a hundred fit in a test's time.
+    // Set PORTREEVE_TAKEOVERS for more: a hundred fit in the time limit of a test.
     let takeovers = std::env::var("PORTREEVE_TAKEOVERS").map_or(6, |text| text.parse().unwrap());
     isolated(|host| {
         let text = smtp_load::mail_server(host);
@@ -57,7 +57,7 @@ fn taking_over_again_and_again_refuses_no_client() {
             "{takeovers} takeovers, the longest {longest:?}: {greeted} clients greeted ({rate:.0} a second), {cut_off} \
              cut off, 0 refused"
         );
-        // Only those that a worker had taken when it was ended.
+        // Only clients that a worker had accepted when it ended.
         assert!(cut_off <= takeovers * CLIENTS * BATCH, "{cut_off} clients were cut off");
         let listeners = eventually("the adoption", || {
             let listeners = broker.peer().status().listeners;
@@ -69,7 +69,7 @@ fn taking_over_again_and_again_refuses_no_client() {
 }
 
 #[test]
-fn what_a_user_listens_on_is_kept_for_its_next_session() {
+fn listeners_of_a_user_are_retained_for_its_next_session() {
     isolated(|host| {
         let text = sample::control(r#"( "127.0.0.1:1-65535" "[::1]:1-65535/udp" )"#);
         let mut first = Broker::start(host, &text);
@@ -88,14 +88,14 @@ fn what_a_user_listens_on_is_kept_for_its_next_session() {
         assert_eq!((again, peer.listen("[::1]:53/udp").unwrap().0), (id, udp));
         assert!(!peer.status().listeners.iter().any(|listener| listener.retained));
         std::net::TcpListener::from(socket).accept().unwrap();
-        assert!(peer.listen("127.0.0.1:26").unwrap().0 > udp, "numbers are never used again");
+        assert!(peer.listen("127.0.0.1:26").unwrap().0 > udp, "ids are never reused");
         peer.stop(&[id]);
         assert!(TcpStream::connect("127.0.0.1:25").is_err());
     });
 }
 
 #[test]
-fn a_request_that_is_refused_adopts_nothing() {
+fn a_refused_request_adopts_nothing() {
     isolated(|host| {
         let text = sample::control(r#"( "127.0.0.1:1-65535" )"#) + "broker { retain = 8 }";
         let mut first = Broker::start(host, &text);
@@ -116,13 +116,13 @@ fn a_request_that_is_refused_adopts_nothing() {
         let rows = peer.status().listeners;
         assert_eq!((rows.len(), rows[0].id, &*rows[0].owner), (1, id, "user 0, gone"));
         assert!(rows[0].retained);
-        // Nobody asks for it, and its time goes on.
-        eventually("its end", || resources::tcp_listeners().is_empty().then_some(()));
+        // No request adopts the listener, so its retention continues.
+        eventually("the end of the listener", || resources::tcp_listeners().is_empty().then_some(()));
     });
 }
 
 #[test]
-fn every_kind_of_listener_passes_over_and_what_is_no_longer_permitted_is_stopped() {
+fn every_kind_of_listener_is_passed_on_and_those_no_longer_permitted_are_stopped() {
     isolated(|host| {
         let any = r#"( "127.0.0.1:1-65535" "/run/host/*" )"#;
         let statics = |names: &str| format!("{}ESMTP_Listener {{ {names} }}", sample::control(any));
@@ -133,7 +133,7 @@ fn every_kind_of_listener_passes_over_and_what_is_no_longer_permitted_is_stopped
         peer.listen("seqpacket:/run/host/packets.sock").unwrap();
         peer.listen("127.0.0.1:25").unwrap();
         peer.listen("127.0.0.1:26").unwrap();
-        // Another static listener, one that is static from now on, one that is so no longer.
+        // A new static listener, one that becomes static, and one that is no longer static.
         let now = statics(
             r#"Listen "127.0.0.1:2526" {} Listen "127.0.0.1:25" {} Listen "/run/host/static.sock" {}"#,
         );
@@ -157,7 +157,7 @@ fn every_kind_of_listener_passes_over_and_what_is_no_longer_permitted_is_stopped
         let (stream, _) = peer.listen("/run/host/stream.sock").unwrap();
         let _client = std::os::unix::net::UnixStream::connect("/run/host/stream.sock").unwrap();
         peer.stop(&[stream]);
-        assert!(!host.path("stream.sock").exists(), "its file is the new broker's to remove");
+        assert!(!host.path("stream.sock").exists(), "the new broker removes its file");
 
         let mut third = second.start_successor(host, &sample::control(r#"( "127.0.0.1:26" )"#));
         assert!(second.wait_for_exit().success());
@@ -170,7 +170,7 @@ fn every_kind_of_listener_passes_over_and_what_is_no_longer_permitted_is_stopped
 }
 
 #[test]
-fn an_address_is_answered_for_through_takeovers_and_ends_with_its_own_lease() {
+fn an_address_answers_through_takeovers_and_ends_with_its_lease() {
     isolated(|host| {
         lan::create(&["far"]);
         let text = sample::addresses("");
@@ -219,13 +219,14 @@ fn an_address_is_answered_for_through_takeovers_and_ends_with_its_own_lease() {
         peer.request(&renew).unwrap();
         let after = Instant::now();
         let next = broker.start_successor(host, &text);
-        let (mut heir, passed) = (next.peer(), after.elapsed());
-        let left = heir.request(&ListAddresses { after: None }).unwrap().0.addresses[0].lease.remaining_ms;
+        let (mut successor, passed) = (next.peer(), after.elapsed());
+        let remaining =
+            successor.request(&ListAddresses { after: None }).unwrap().0.addresses[0].lease.remaining_ms;
         assert!(
-            Duration::from_millis(left) + passed <= Duration::from_millis(4_001),
-            "{left} ms after {passed:?}"
+            Duration::from_millis(remaining) + passed <= Duration::from_millis(4_001),
+            "{remaining} ms after {passed:?}"
         );
-        // It falls silent when the first broker said, though nobody of the second lives by then.
+        // The address is silent at the time that the first broker set, although the second broker is suspended.
         next.suspend();
         let last = last_arp_reply(&mut wire, before).expect("an answer while the lease lasts");
         assert!(
@@ -233,7 +234,7 @@ fn an_address_is_answered_for_through_takeovers_and_ends_with_its_own_lease() {
             "answered after the lease: {last:?}"
         );
         next.signal(Signal::CONT);
-        eventually("the end of the address", || lan::show_address("10.1.1.7").is_none().then_some(()));
+        eventually("the removal of the address", || lan::show_address("10.1.1.7").is_none().then_some(()));
         next.log.wait_for(&["a lease was not renewed", "10.1.1.7"]);
     });
 }

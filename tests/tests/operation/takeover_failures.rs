@@ -1,4 +1,4 @@
-//! A takeover that goes wrong: whatever it was, the broker that runs goes on as if nothing had been.
+//! Takeovers that fail: the running broker continues as if nothing had happened.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ use portreeve_tests::{
 };
 use rustix::process::Signal;
 
-/// A host with one broker and all that a takeover passes on.
+/// A broker with every kind of state that a takeover passes on.
 fn everything(host: &Host) -> (String, Broker, Peer) {
     lan::create(&["far"]);
     let more = r#"
@@ -32,14 +32,14 @@ fn everything(host: &Host) -> (String, Broker, Peer) {
     (text, broker, peer)
 }
 
-/// What a peer sees of all that, and the host.
+/// That state, as a peer and the host see it.
 fn state(peer: &mut Peer) -> String {
     let status = peer.status();
     let addresses = peer.request(&ListAddresses { after: None }).unwrap().0;
     let mut rows = addresses.addresses.into_vec();
     assert!(rows.iter_mut().all(|row| std::mem::take(&mut row.lease.remaining_ms) > 500_000));
     let fence = Command::new("nft").args(["list", "table", "inet", "portreeve"]).output().unwrap();
-    // How long an element still lasts changes while one looks.
+    // The remaining time of an element changes, so it is left out.
     let fence = String::from_utf8(fence.stdout).unwrap();
     let fence = fence.split("expires").next().unwrap_or_default().to_owned();
     let files = ["broker.sock", "stream.sock"]
@@ -91,11 +91,11 @@ fn broker_of_a_new_session() -> u32 {
 }
 
 #[test]
-fn a_takeover_that_stalls_is_off_after_its_deadline_and_a_second_one_meanwhile_is_refused() {
+fn a_stalled_takeover_is_aborted_at_its_deadline_and_a_second_one_is_refused() {
     isolated(|host| {
         let (_, broker, mut peer) = everything(host);
         let before = state(&mut peer);
-        // Once before the others are held, and once while they are.
+        // Once before the other sessions are paused, and once while they are.
         for (count, step) in (1..).zip(["takeover.control", "takeover.taken"]) {
             let mut command = Command::new(host.binary(binaries::HOSTILE_BROKER));
             command.args(["--takeover", "--config"]).arg(host.path("portreeve.conf")).args(["--stall", step]);
@@ -108,7 +108,7 @@ fn a_takeover_that_stalls_is_off_after_its_deadline_and_a_second_one_meanwhile_i
                 assert!(refusal.message.contains("another takeover is under way"), "{}", refusal.message);
                 peer.ping();
             }
-            eventually("its end", || {
+            eventually("the end of the takeover", || {
                 let lines = broker.log.lines();
                 let ends = lines.iter().filter(|line| line.contains("a takeover took too long")).count();
                 (ends == count).then_some(())
@@ -123,7 +123,7 @@ fn a_takeover_that_stalls_is_off_after_its_deadline_and_a_second_one_meanwhile_i
 }
 
 #[test]
-fn a_broker_that_dies_while_it_is_taken_over_leaves_none_that_serves_half() {
+fn a_broker_that_dies_during_a_takeover_leaves_no_half_started_successor() {
     isolated(|host| {
         let (_, broker, _peer) = everything(host);
         let mut command = Command::new(host.binary(binaries::HOSTILE_BROKER));
@@ -140,7 +140,7 @@ fn a_broker_that_dies_while_it_is_taken_over_leaves_none_that_serves_half() {
         let refusal = taking_over(host, &[]);
         assert_eq!(refusal.code, Some(69), "{}", refusal.message);
         assert!(refusal.message.contains("start portreeved without --takeover"), "{}", refusal.message);
-        // Afresh it starts as after any death.
+        // A normal start works as after any crash.
         let broker = Broker::start(host, &sample::addresses(""));
         broker.peer().listen("127.0.0.1:25").unwrap();
         assert_eq!(lan::show_address("10.1.1.7"), None);
@@ -148,7 +148,7 @@ fn a_broker_that_dies_while_it_is_taken_over_leaves_none_that_serves_half() {
 }
 
 #[test]
-fn nobody_but_root_can_take_over_whatever_the_policy() {
+fn only_root_can_take_over_whatever_the_policy_says() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:25" )"#));
         let mut other = Peer::connect_as(std::path::Path::new(SOCKET), WORKER, WORKER).unwrap();

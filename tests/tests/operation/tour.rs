@@ -1,6 +1,6 @@
-//! The console blocks of the pages, such as the tour in deploy/tour.md, show what a broker on a real host prints: each
-//! command is run beside a broker with the page's first configuration, and what it prints is what stands there, but for
-//! numbers that change by themselves.
+//! The console blocks of the pages, such as the tour in deploy/tour.md, show what a real broker prints. Each test runs
+//! the commands of a page beside a broker with the page's first configuration, and compares the output with the page,
+//! without numbers that vary.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -10,7 +10,7 @@ use portreeve_tests::{Broker, Host, broker, isolated, lan};
 
 use super::documents::{PAGES, Page, page};
 
-/// The text with what its commands print now.
+/// The text of a page with the current output of its commands.
 fn run(host: &Host, text: &str) -> String {
     let (mut shown, mut in_console) = (String::new(), false);
     for line in text.lines() {
@@ -41,9 +41,9 @@ fn output(host: &Host, command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Without what changes by itself: times, numbers that are a word, but for exit codes, those of three digits or more, and how wide
-/// that makes a column.
-fn without_what_changes(text: &str) -> Vec<String> {
+/// The lines without what varies: times, numbers that are whole words except exit codes, numbers of three or more
+/// digits, and the widths of columns.
+fn without_what_varies(text: &str) -> Vec<String> {
     let line = |line: &str| {
         let (mut words, mut before) = (Vec::new(), "");
         for word in line.split_whitespace() {
@@ -63,7 +63,7 @@ fn without_what_changes(text: &str) -> Vec<String> {
     text.lines().map(line).collect()
 }
 
-/// Some digits, and what ends them.
+/// Replaces a number of three or more digits; the part ends with at most one other character.
 fn long_numbers(part: &str) -> String {
     let digits = part.trim_end_matches(|c: char| !c.is_ascii_digit());
     if digits.len() < 3 { part.to_owned() } else { part.replacen(digits, "#", 1) }
@@ -72,7 +72,7 @@ fn long_numbers(part: &str) -> String {
 /// The start of a console block.
 const CONSOLE: &str = "```console\n";
 
-/// Runs the commands of a page, in its order, and compares.
+/// Runs the commands of a page in order, and compares the output.
 fn is_as_shown(host: &Host, path: &str) {
     let Page { text, .. } = page(path);
     let configuration = page(path).configurations().next().unwrap();
@@ -86,7 +86,7 @@ fn is_as_shown(host: &Host, path: &str) {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, &now).unwrap();
     }
-    for (there, here) in without_what_changes(text).iter().zip(without_what_changes(&now)) {
+    for (there, here) in without_what_varies(text).iter().zip(without_what_varies(&now)) {
         assert_eq!(*there, here, "\nin {path}, and now:\n{now}");
     }
     assert_eq!(text.lines().count(), now.lines().count(), "{now}");
@@ -101,10 +101,10 @@ macro_rules! pages {
         })+
 
         #[test]
-        fn every_page_with_commands_is_run() {
+        fn every_page_with_commands_is_tested() {
             let run = [$($path),+];
             for page in PAGES.iter().filter(|page| page.text.contains(CONSOLE)) {
-                assert!(run.contains(&page.path), "{} is not run", page.path);
+                assert!(run.contains(&page.path), "{} is not tested", page.path);
             }
         }
     };

@@ -1,4 +1,4 @@
-//! What peers do to a channel, out of malice, haste or need.
+//! Channels with malicious peers, fast peers and peers that run out of resources.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::process::Command;
@@ -13,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const ANYWHERE: &str = r#"( "127.0.0.1:1-65535" )"#;
 
 #[test]
-fn a_descriptor_attached_to_a_request_ends_that_session_alone() {
+fn a_descriptor_attached_to_a_request_ends_only_that_session() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut bystander = broker.peer();
@@ -30,7 +30,7 @@ fn a_descriptor_attached_to_a_request_ends_that_session_alone() {
 }
 
 #[test]
-fn a_descriptor_attached_to_the_first_packet_ends_that_session_alone() {
+fn a_descriptor_attached_to_the_first_packet_ends_only_that_session() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut bystander = broker.peer();
@@ -43,7 +43,7 @@ fn a_descriptor_attached_to_the_first_packet_ends_that_session_alone() {
     });
 }
 
-/// Sends a Ping that is right in all but that descriptors ride with it.
+/// Sends a valid Ping with descriptors attached.
 fn attach(peer: &Peer, count: usize) {
     let mut buffer = codec::frame_buffer();
     let packet = codec::encode(&mut buffer, Ping::KIND, 7, 0, &Ping {}).unwrap();
@@ -53,7 +53,7 @@ fn attach(peer: &Peer, count: usize) {
 }
 
 #[test]
-fn pipelined_replies_keep_their_pairing_with_and_without_descriptors() {
+fn pipelined_replies_match_their_requests_with_and_without_descriptors() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut peer = broker.peer();
@@ -94,13 +94,13 @@ fn check(peer: &mut Peer, (number, port): (u32, Option<u16>)) {
 }
 
 #[test]
-fn a_peer_without_room_for_a_descriptor_is_told_and_gets_the_same_socket_later() {
+fn a_peer_without_room_for_a_descriptor_gets_the_same_socket_on_retry() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut peer = broker.peer();
         let before = broker.descriptors();
         let limit = getrlimit(Resource::Nofile);
-        // The lowest free number is where the limit has to stand, so that not one more can be opened.
+        // Set the limit to the lowest free descriptor number, so that no further descriptor can be opened.
         let room = rustix::io::fcntl_dupfd_cloexec(&peer.channel, 0).unwrap();
         let full = u64::try_from(std::os::fd::AsRawFd::as_raw_fd(&room)).unwrap();
         drop(room);
@@ -125,9 +125,9 @@ fn inode(descriptor: impl std::os::fd::AsFd) -> u64 {
 }
 
 #[test]
-fn more_descriptors_in_flight_than_the_kernel_allows_are_waited_for() {
+fn the_broker_waits_if_too_many_descriptors_are_in_flight() {
     exclusive(|host| {
-        // RLIMIT_NOFILE is also how many descriptors may be in flight (ETOOMANYREFS in unix(7)).
+        // RLIMIT_NOFILE also limits the descriptors in flight (ETOOMANYREFS in unix(7)).
         let mut command = Command::new("prlimit");
         let config = broker::config(host, &sample::control(ANYWHERE));
         command
@@ -158,7 +158,7 @@ fn more_descriptors_in_flight_than_the_kernel_allows_are_waited_for() {
 }
 
 #[test]
-fn a_peer_that_never_reads_delays_nobody() {
+fn a_peer_that_never_reads_delays_no_other_peer() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut deaf = broker.peer();
@@ -167,19 +167,19 @@ fn a_peer_that_never_reads_delays_nobody() {
         let mut buffer = codec::frame_buffer();
         let ping = codec::encode(&mut buffer, Ping::KIND, 1, 0, &Ping {}).unwrap();
         let mut sent = 0;
-        // Until neither side's buffer takes any more: then the broker has stopped reading.
+        // Send until both buffers are full: then the broker has stopped reading.
         while sent < 100_000 && channel::send_bytes(&deaf.channel, ping).is_ok() {
             sent += 1;
         }
         bystander.ping();
         bystander.listen("127.0.0.1:25").unwrap();
         deaf.channel.set_nonblocking(false).unwrap();
-        assert!(deaf.receive().is_ok(), "what was answered can still be read");
+        assert!(deaf.receive().is_ok(), "replies that were sent can still be read");
     });
 }
 
 #[test]
-fn text_of_a_peer_reaches_the_log_escaped() {
+fn peer_text_is_escaped_in_the_log() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut peer = broker.connect();
@@ -194,7 +194,7 @@ fn text_of_a_peer_reaches_the_log_escaped() {
 }
 
 #[test]
-fn nothing_is_given_to_a_peer_that_has_not_said_hello() {
+fn a_peer_without_hello_gets_nothing() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut stranger = broker.connect();

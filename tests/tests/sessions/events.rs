@@ -1,4 +1,4 @@
-//! Events: each session is told what concerns it, in order, and a slow one delays nobody.
+//! Events: each session gets the events that concern it, in order, and a slow subscriber delays no other session.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
@@ -18,7 +18,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const NOBODY: u32 = 65_534;
 
-/// Root may everything, nobody may have addresses and hear of them, and user 2 may have some and hear of nothing.
+/// Root may do everything. The user nobody may add addresses and subscribe. User 2 may add addresses, but not
+/// subscribe.
 fn configuration(host: &Host) -> Broker {
     let more = "broker {
         peer nobody { allow = ( address subscribe ) permit = ( any ) }
@@ -42,7 +43,7 @@ fn words(events: &[Event]) -> Vec<String> {
 }
 
 #[test]
-fn what_happens_to_an_address_is_told_in_order_and_remembered() {
+fn address_events_are_delivered_in_order_and_recorded() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = configuration(host);
@@ -88,7 +89,7 @@ fn what_happens_to_an_address_is_told_in_order_and_remembered() {
 }
 
 #[test]
-fn a_session_is_told_what_concerns_it_and_of_nothing_else() {
+fn a_session_gets_only_the_events_that_concern_it() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = configuration(host);
@@ -102,7 +103,7 @@ fn a_session_is_told_what_concerns_it_and_of_nothing_else() {
         other.add_address("10.1.1.10", |_| {}).unwrap();
         owner.add_address("10.1.1.8", |_| {}).unwrap();
         assert_eq!(watcher.next_event().address, "10.1.1.8".parse().ok());
-        // An interface concerns whose address is on it, and who may change it.
+        // An interface concerns the holders of its addresses, and the peers that may change it.
         lan::ip("link set eth1 down");
         assert_eq!(watcher.next_event().code, EventCode::LinkDown);
         owner.remove_address("10.1.1.8").unwrap();
@@ -116,7 +117,7 @@ fn a_session_is_told_what_concerns_it_and_of_nothing_else() {
             words(&own.subscribe(false)),
             ["address-added 10.1.1.7 eth1", "link-down eth1", "link-up eth1"]
         );
-        // A subscription that is over tells nothing more.
+        // A cancelled subscription delivers no more events.
         watcher.request(&Subscribe::default()).unwrap();
         owner.remove_address("10.1.1.9").unwrap();
         watcher.ping();
@@ -124,7 +125,7 @@ fn a_session_is_told_what_concerns_it_and_of_nothing_else() {
 }
 
 #[test]
-fn interfaces_that_go_down_are_renamed_and_vanish_are_told_of() {
+fn events_report_interfaces_that_go_down_are_renamed_or_deleted() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = configuration(host);
@@ -141,7 +142,7 @@ fn interfaces_that_go_down_are_renamed_and_vanish_are_told_of() {
         assert_eq!(&*owner.renew_address("10.1.1.7").unwrap().interface, "eth9");
         lan::ip("link del eth9");
         watcher.await_event(EventCode::LinkGone);
-        eventually("the news", || owner.renew_address("10.1.1.7").err());
+        eventually("the broker to notice the deletion", || owner.renew_address("10.1.1.7").err());
         let remembered =
             words(&broker.peer().request(&Subscribe { follow: false, all: true }).unwrap().0.recent);
         assert!(remembered.contains(&"address-lost 10.1.1.7 eth9".to_owned()), "{remembered:?}");
@@ -149,7 +150,7 @@ fn interfaces_that_go_down_are_renamed_and_vanish_are_told_of() {
 }
 
 #[test]
-fn a_bridge_that_lets_a_port_go_is_not_taken_for_an_interface_that_is_gone() {
+fn a_port_that_leaves_a_bridge_is_not_reported_as_a_deleted_interface() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = configuration(host);
@@ -167,7 +168,7 @@ fn a_bridge_that_lets_a_port_go_is_not_taken_for_an_interface_that_is_gone() {
 }
 
 #[test]
-fn a_rival_host_is_told_of_with_its_hardware_address() {
+fn an_address_conflict_event_names_the_hardware_address() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = configuration(host);
@@ -183,7 +184,7 @@ fn a_rival_host_is_told_of_with_its_hardware_address() {
 }
 
 #[test]
-fn a_subscriber_that_does_not_read_delays_nobody_costs_little_and_learns_how_much_it_missed() {
+fn a_subscriber_that_does_not_read_uses_bounded_memory_and_gets_gap_events() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = configuration(host);
@@ -204,7 +205,7 @@ fn a_subscriber_that_does_not_read_delays_nobody_costs_little_and_learns_how_muc
         let before = memory();
         (1..8).for_each(|_| round());
         let grown = memory().saturating_sub(before);
-        assert!(grown < 4_096, "{grown} KiB more for events that nobody takes");
+        assert!(grown < 4_096, "{grown} KiB more for events that are not read");
         let (mut last, mut lost, mut came) = (0, 0, 0);
         while came + lost < 8 * 512 {
             let event = slow.next_event();
@@ -219,12 +220,12 @@ fn a_subscriber_that_does_not_read_delays_nobody_costs_little_and_learns_how_muc
         assert_eq!(came + lost, 8 * 512);
         assert!(lost > 1_000 && came >= 256, "{came} came and {lost} were lost");
         round();
-        assert_eq!(slow.next_event().number, 8 * 512 + 1, "after the gap it goes on");
+        assert_eq!(slow.next_event().number, 8 * 512 + 1, "events continue after the gap");
     });
 }
 
 #[test]
-fn the_workers_end_and_its_restart_are_told_to_who_may_see_the_status() {
+fn worker_events_are_delivered_to_peers_that_may_see_the_status() {
     isolated(|host| {
         let setup = WorkerSetup::new(host, "chroot");
         let rest = sample::socket("( \"*:25\" )") + "broker { peer nobody { allow = ( subscribe ) } }";
@@ -245,7 +246,7 @@ fn the_workers_end_and_its_restart_are_told_to_who_may_see_the_status() {
 }
 
 #[test]
-fn the_command_tells_what_was_follows_what_comes_and_ends_with_its_reader() {
+fn the_events_command_shows_past_events_follows_and_ends_with_its_reader() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = configuration(host);
@@ -270,9 +271,9 @@ fn the_command_tells_what_was_follows_what_comes_and_ends_with_its_reader() {
         assert_eq!(next()["event"], "address-added");
         owner.remove_address("10.1.1.7").unwrap();
         assert_eq!(next()["event"], "address-removed");
-        // Nothing more happens, and it ends all the same.
+        // No further event happens, and the command ends all the same.
         drop(lines);
-        let status = eventually("its end", || following.try_wait().unwrap());
+        let status = eventually("the end of the command", || following.try_wait().unwrap());
         assert!(status.success(), "{status}");
     });
 }

@@ -1,4 +1,4 @@
-//! The log: what a line says in each form, and that nobody waits for whoever reads it.
+//! The log: the content of a line in each format, and that nothing waits for the reader of the log.
 
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
@@ -14,7 +14,7 @@ use portreeve_tests::broker::{self, config};
 use portreeve_tests::{Broker, Host, Peer, eventually, isolated, sample};
 use serde_json::Value;
 
-/// A broker with a log of this form.
+/// A command for a broker with this log format.
 fn command(host: &Host, format: &str) -> Command {
     let text = format!("{}broker {{ max_log_lines = 1000 }}", sample::control(r#"( "127.0.0.1:1-1999" )"#));
     let mut command = broker::command(host, &config(host, &text));
@@ -27,18 +27,21 @@ fn say_much(peer: &mut Peer) {
 }
 
 #[test]
-fn a_reader_that_stops_loses_lines_that_are_counted_and_nobody_waits() {
+fn a_stalled_log_reader_loses_counted_lines_and_blocks_no_peer() {
     isolated(|host| {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let mut command = command(host, "text");
         command.stdout(Stdio::null()).stderr(writer);
         let mut broker = Broker::launch(host, command);
         let flags = rustix::fs::fcntl_getfl(reader.as_fd()).unwrap();
-        assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK), "the flags of others are theirs");
+        assert!(
+            !flags.contains(rustix::fs::OFlags::NONBLOCK),
+            "the broker must not change the flags of a shared pipe"
+        );
         let mut peer = broker.peer();
         say_much(&mut peer);
         let lost = peer.request(&MetricsRequest {}).unwrap().0.log.lost;
-        assert!(lost > 0, "a pipe holds less than that");
+        assert!(lost > 0, "the pipe must be full");
         let (sender, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let mut text = String::new();
@@ -46,21 +49,21 @@ fn a_reader_that_stops_loses_lines_that_are_counted_and_nobody_waits() {
             while let Ok(length @ 1..) = reader.read(&mut page) {
                 text.push_str(std::str::from_utf8(&page[..length]).unwrap_or("?"));
                 while let Some((line, rest)) = text.split_once('\n') {
-                    let _ = sender.send(line.to_owned());
+                    let _ = sender.send(line.to_owned()); // the test may have ended
                     text = rest.to_owned();
                 }
             }
         });
-        // A broker at rest tells of it too: nothing is asked meanwhile.
-        let told =
+        // An idle broker reports the loss too: no request is sent meanwhile.
+        let report =
             eventually("the count", || lines.try_iter().find(|line| line.contains("log lines were dropped")));
-        assert!(told.contains(&format!("lines={lost}")), "{told}");
+        assert!(report.contains(&format!("lines={lost}")), "{report}");
         assert!(broker.terminate().success());
     });
 }
 
 #[test]
-fn a_reader_that_never_reads_delays_the_end_by_a_second_and_no_more() {
+fn a_log_reader_that_never_reads_delays_the_end_by_at_most_a_second() {
     isolated(|host| {
         let (reader, writer) = std::io::pipe().unwrap();
         let mut command = command(host, "text");
@@ -76,7 +79,7 @@ fn a_reader_that_never_reads_delays_the_end_by_a_second_and_no_more() {
 }
 
 #[test]
-fn a_reader_that_has_gone_ends_neither_a_broker_nor_the_reason_why_one_does_not_start() {
+fn a_closed_log_pipe_neither_ends_a_broker_nor_changes_the_exit_code() {
     isolated(|host| {
         let (reader, writer) = std::io::pipe().unwrap();
         let mut quiet = command(host, "text");
@@ -94,7 +97,7 @@ fn a_reader_that_has_gone_ends_neither_a_broker_nor_the_reason_why_one_does_not_
     });
 }
 
-/// Grants, refusals and evil words, of which each form makes lines.
+/// Makes a grant, a denial and a malicious client name, which each format must log.
 fn decisions(broker: &Broker) {
     let mut peer = broker.connect();
     let client: Text<64> = Text::truncated("e\"}\n\u{1b}[2J\u{9b}31m\0\nMESSAGE=forged");
@@ -173,7 +176,7 @@ fn the_journal_gets_an_entry_with_fields_for_each_line() {
 }
 
 #[test]
-fn a_journal_that_is_asked_for_and_not_there_is_named() {
+fn a_missing_journal_is_a_named_error() {
     isolated(|host| {
         let output = command(host, "journald").output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();

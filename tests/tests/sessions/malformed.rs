@@ -1,4 +1,4 @@
-//! Packets that are no request: each ends its own session at most, and never the broker.
+//! Packets that are no valid requests: each ends at most its own session, and never the broker.
 
 use portreeve_protocol::channel;
 use portreeve_protocol::frame::{HEADER_LENGTH, MAX_FRAME};
@@ -8,12 +8,12 @@ use portreeve_tests::{Broker, isolated, sample};
 
 const ANYWHERE: &str = r#"( "127.0.0.1:1-65535" )"#;
 
-/// A header that is right for a Ping, for tests that spoil it.
+/// A valid header of a Ping, which tests corrupt.
 fn header() -> Header {
     Header { kind: Ping::KIND, request: 7, descriptors: 0, body: 0 }
 }
 
-fn spoiled(index: usize, value: u8) -> Vec<u8> {
+fn corrupted(index: usize, value: u8) -> Vec<u8> {
     let mut bytes = header().encode().to_vec();
     bytes[index] = value;
     bytes
@@ -25,7 +25,7 @@ fn with_body(kind: Kind, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn malformed_frames_end_their_session_and_nothing_else() {
+fn malformed_frames_end_only_their_session() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut bystander = broker.peer();
@@ -37,12 +37,12 @@ fn malformed_frames_end_their_session_and_nothing_else() {
         let cases: Vec<(&str, Vec<u8>)> = vec![
             ("one byte", vec![0]),
             ("a short header", header().encode()[..HEADER_LENGTH - 1].to_vec()),
-            ("wrong magic bytes", spoiled(0, b'X')),
-            ("an unknown version", spoiled(4, 99)),
-            ("a reserved byte set", spoiled(15, 1)),
-            ("a declared body that is not there", spoiled(12, 1)),
+            ("wrong magic bytes", corrupted(0, b'X')),
+            ("an unknown version", corrupted(4, 99)),
+            ("a reserved byte set", corrupted(15, 1)),
+            ("a declared body that is missing", corrupted(12, 1)),
             ("a body that is not declared", [&header().encode()[..], b"x"].concat()),
-            ("a declared descriptor that is not there", spoiled(14, 1)),
+            ("a declared descriptor that is missing", corrupted(14, 1)),
             ("a truncated body", with_body(Listen::KIND, &[0, 0, 0, 0, 0, 0])),
             ("an empty body where there must be one", with_body(Listen::KIND, &[])),
             ("bytes after the message", with_body(Ping::KIND, &[0])),
@@ -74,7 +74,7 @@ fn malformed_frames_end_their_session_and_nothing_else() {
 }
 
 #[test]
-fn packets_longer_than_a_frame_end_their_session_and_nothing_else() {
+fn packets_longer_than_a_frame_end_only_their_session() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut bystander = broker.peer();
@@ -90,7 +90,7 @@ fn packets_longer_than_a_frame_end_their_session_and_nothing_else() {
 }
 
 #[test]
-fn an_unknown_operation_is_a_fault_and_the_session_goes_on() {
+fn an_unknown_operation_is_a_fault_and_the_session_continues() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut peer = broker.peer();

@@ -1,4 +1,4 @@
-//! What the broker counts and measures, as a peer is told and as Prometheus reads it.
+//! Counters and measurements of the broker, as a peer reads them and as Prometheus reads them.
 
 use std::path::Path;
 use std::process::Command;
@@ -26,7 +26,7 @@ fn of<'m>(metrics: &'m Metrics, operation: &str) -> &'m OperationCounts {
 }
 
 #[test]
-fn requests_are_counted_by_operation_and_outcome_with_how_long_they_took() {
+fn requests_are_counted_by_operation_and_result_with_their_duration() {
     isolated(|host| {
         let broker = start(host, "max_listeners = 3");
         let mut peer = broker.peer();
@@ -56,7 +56,7 @@ fn requests_are_counted_by_operation_and_outcome_with_how_long_they_took() {
 }
 
 #[test]
-fn sessions_that_end_badly_or_never_begin_are_counted() {
+fn malformed_and_rejected_sessions_are_counted() {
     isolated(|host| {
         let broker = start(host, "max_sessions = 2 max_log_lines = 1");
         let mut peer = broker.peer();
@@ -70,7 +70,7 @@ fn sessions_that_end_badly_or_never_begin_are_counted() {
             assert!(rude.is_disconnected());
         }
         // The peer sees the end of its channel a moment before the session is closed.
-        eventually("all of it counted", || {
+        eventually("all sessions to be counted", || {
             let metrics = metrics(&mut peer);
             let sessions = &metrics.sessions;
             let counted = (sessions.rejected, sessions.malformed, sessions.opened, sessions.open);
@@ -80,7 +80,7 @@ fn sessions_that_end_badly_or_never_begin_are_counted() {
 }
 
 #[test]
-fn leases_are_counted_with_what_is_left_of_them() {
+fn leases_are_counted_with_their_remaining_time() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -112,7 +112,7 @@ fn leases_are_counted_with_what_is_left_of_them() {
 }
 
 #[test]
-fn metrics_have_to_be_allowed() {
+fn metrics_need_permission() {
     isolated(|host| {
         let broker = start(host, "peer 7 { allow = ( metrics ) }");
         let other = |id| {
@@ -132,13 +132,13 @@ fn shown(host: &Host) -> String {
     run(client.args(["--socket", SOCKET, "metrics"]), "none: it is built here")
 }
 
-/// A name with whatever would begin a line or end a label.
+/// A client name with characters that could begin a line or end a label.
 fn evil() -> Text<64> {
     Text::truncated("e\"} 1\n\u{1b}[2J\u{9b}31m\0")
 }
 
 #[test]
-fn text_of_a_peer_forges_no_metric() {
+fn peer_text_cannot_forge_a_metric() {
     isolated(|host| {
         let broker = start(host, "");
         let mut peer = broker.connect();

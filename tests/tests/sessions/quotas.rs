@@ -1,4 +1,4 @@
-//! What one peer may use up, and what the others notice of one that tries.
+//! Quotas of one peer, and the effect of a greedy peer on others.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -29,13 +29,13 @@ fn greeted(mut peer: Peer) -> Peer {
 }
 
 #[test]
-fn a_peer_that_never_reads_is_cut_off_at_its_deadline_while_others_are_busy() {
+fn a_peer_that_never_reads_is_disconnected_at_its_deadline_while_others_are_busy() {
     exclusive(|host| {
         let broker = start(host, "unread_timeout = 1");
         let before = broker.descriptors();
         let mut deaf = broker.peer();
         let mut busy = broker.peer();
-        // Until neither side's buffer takes any more: then the broker has stopped reading.
+        // Send until both buffers are full: then the broker has stopped reading.
         deaf.channel.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
         let mut buffer = codec::frame_buffer();
         let ping = codec::encode(&mut buffer, Ping::KIND, 1, 0, &Ping {}).unwrap();
@@ -54,19 +54,19 @@ fn a_peer_that_never_reads_is_cut_off_at_its_deadline_while_others_are_busy() {
 }
 
 #[test]
-fn a_peer_that_never_says_hello_is_cut_off_at_its_deadline() {
+fn a_peer_that_never_sends_hello_is_disconnected_at_its_deadline() {
     isolated(|host| {
         let broker = start(host, "unread_timeout = 1");
         let mut quiet = broker.peer();
         assert!(broker.connect().is_disconnected());
         broker.log.wait_for(&["no hello for 1 s"]);
-        // Who has said it may be as quiet as it likes.
+        // A peer that has sent hello may stay idle.
         quiet.ping();
     });
 }
 
 #[test]
-fn a_user_with_too_many_sessions_gets_no_other_and_others_do() {
+fn a_user_at_its_session_quota_is_refused_and_other_users_are_not() {
     isolated(|host| {
         let broker = start(host, "max_sessions = 3");
         let held: Vec<Peer> = (0..3).map(|_| greeted(other())).collect();
@@ -86,7 +86,7 @@ fn a_user_with_too_many_sessions_gets_no_other_and_others_do() {
 }
 
 #[test]
-fn a_user_holds_no_more_listeners_than_it_may_however_many_sessions_it_has() {
+fn the_listener_quota_applies_to_all_sessions_of_a_user() {
     isolated(|host| {
         let broker = start(host, "max_listeners = 2");
         let (mut first, mut second) = (greeted(other()), greeted(other()));
@@ -97,7 +97,11 @@ fn a_user_holds_no_more_listeners_than_it_may_however_many_sessions_it_has() {
             assert_eq!(fault.code, FaultCode::Quota, "{fault}");
             assert!(fault.remedy.contains("max_listeners"), "{fault}");
         }
-        assert_eq!(first.listen("127.0.0.1:2001").unwrap().0, id, "what is there already is no more");
+        assert_eq!(
+            first.listen("127.0.0.1:2001").unwrap().0,
+            id,
+            "an existing listener does not count again"
+        );
         broker.peer().listen("127.0.0.1:2003").unwrap();
         first.stop(&[id]);
         second.listen("127.0.0.1:2004").unwrap();
@@ -105,7 +109,7 @@ fn a_user_holds_no_more_listeners_than_it_may_however_many_sessions_it_has() {
 }
 
 #[test]
-fn a_user_holds_no_more_addresses_than_it_may_however_many_sessions_it_has() {
+fn the_address_quota_applies_to_all_sessions_of_a_user() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses("broker { max_addresses = 2 }"));
@@ -126,14 +130,14 @@ fn a_user_holds_no_more_addresses_than_it_may_however_many_sessions_it_has() {
 }
 
 #[test]
-fn a_session_with_as_many_requests_under_way_as_may_be_is_told_to_come_later() {
+fn a_session_at_its_in_flight_quota_gets_a_busy_fault() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses("broker { max_in_flight = 2 }"));
         let mut peer = broker.peer();
         let quotas = peer.status().quotas;
         assert!(quotas.iter().any(|quota| &*quota.name == "max_in_flight" && quota.limit == 2), "{quotas:?}");
-        // Each asks the network for longer than it takes to send them all.
+        // Each probe takes longer than sending all requests.
         let add = |last: u8| AddAddress {
             addresses: one_address(&format!("10.1.1.{last}")),
             probes: 3,
@@ -141,7 +145,7 @@ fn a_session_with_as_many_requests_under_way_as_may_be_is_told_to_come_later() {
         };
         let asked = [7, 8, 9].map(|last| peer.send(&add(last)));
         let frames = [(); 3].map(|()| peer.receive().unwrap());
-        assert_eq!(frames[0].header.request, asked[2], "the others take their time");
+        assert_eq!(frames[0].header.request, asked[2], "the others are still in flight");
         let [refused, rest @ ..] = frames;
         let fault = refused.reply::<AddAddress>().unwrap_err();
         assert_eq!(fault.code, FaultCode::Busy, "{fault}");
@@ -153,9 +157,9 @@ fn a_session_with_as_many_requests_under_way_as_may_be_is_told_to_come_later() {
     });
 }
 
-/// The median time of a ping, in microseconds.
+/// Prints the median time of a ping during each flood.
 #[test]
-fn a_flood_of_one_peer_costs_no_other_an_answer_and_bounds_memory_and_log() {
+fn a_flood_by_one_peer_starves_no_other_and_uses_bounded_memory_and_log() {
     exclusive(|host| {
         let broker = start(host, "");
         let mut bystander = broker.peer();
@@ -185,7 +189,7 @@ fn a_flood_of_one_peer_costs_no_other_an_answer_and_bounds_memory_and_log() {
 }
 
 #[test]
-fn refused_requests_slow_their_user_down_and_never_the_worker() {
+fn refused_requests_slow_down_their_user_but_never_the_worker() {
     isolated(|host| {
         let setup = WorkerSetup::new(host, "chroot");
         let socket = sample::socket(r#"( "127.0.0.1:25" )"#);

@@ -1,4 +1,4 @@
-//! What a peer cannot have, each by its name.
+//! Requests that are refused, each with its own fault code.
 
 use std::net::TcpListener;
 
@@ -10,12 +10,12 @@ use portreeve_tests::{Broker, isolated, resources, sample};
 const ANYWHERE: &str = r#"( "*:1-65535" "[::]:1-65535" )"#;
 
 #[test]
-fn an_endpoint_in_use_is_refused_with_its_owner_where_it_is_ours() {
+fn an_endpoint_held_by_another_session_is_refused_with_its_owner() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let (mut owner, mut other) = (broker.peer(), broker.peer());
         let before = broker.descriptors();
-        // What is held, and what cannot be had beside it.
+        // An endpoint that is held, and one that conflicts with it.
         let pairs = [
             ("127.0.0.1:2501", "127.0.0.1:2501"),
             ("*:2502", "127.0.0.1:2502"),
@@ -26,7 +26,7 @@ fn an_endpoint_in_use_is_refused_with_its_owner_where_it_is_ours() {
         for (first, second) in pairs {
             let (id, _) = owner.listen(first).unwrap_or_else(|fault| panic!("{first}: {fault}"));
             held.push(id);
-            let Err(fault) = other.listen(second) else { panic!("{second} was given beside {first}") };
+            let Err(fault) = other.listen(second) else { panic!("{second} was granted beside {first}") };
             assert_eq!(fault.code, FaultCode::InUse, "{second} beside {first}: {fault}");
             assert!(fault.subject.contains("session"), "{second} beside {first}: {fault:?} names no owner");
         }
@@ -36,7 +36,7 @@ fn an_endpoint_in_use_is_refused_with_its_owner_where_it_is_ours() {
 }
 
 #[test]
-fn an_endpoint_that_another_program_holds_is_refused_as_in_use() {
+fn an_endpoint_held_by_another_program_is_refused_as_in_use() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut peer = broker.peer();
@@ -45,7 +45,7 @@ fn an_endpoint_that_another_program_holds_is_refused_as_in_use() {
         let _wildcard = TcpListener::bind("0.0.0.0:2502").unwrap();
         let _both = TcpListener::bind("[::]:2503").unwrap();
         for endpoint in ["127.0.0.1:2501", "*:2501", "127.0.0.1:2502", "127.0.0.1:2503", "[::1]:2503"] {
-            let Err(fault) = peer.listen(endpoint) else { panic!("{endpoint} was given") };
+            let Err(fault) = peer.listen(endpoint) else { panic!("{endpoint} was granted") };
             assert_eq!(fault.code, FaultCode::InUse, "{endpoint}: {fault}");
         }
         assert_eq!(peer.status().listeners_held, 0);
@@ -54,7 +54,7 @@ fn an_endpoint_that_another_program_holds_is_refused_as_in_use() {
 }
 
 #[test]
-fn an_address_that_is_not_here_is_refused_by_name() {
+fn a_non_local_address_is_refused() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "192.0.2.0/24:25" )"#));
         let mut peer = broker.peer();
@@ -68,7 +68,7 @@ fn an_address_that_is_not_here_is_refused_by_name() {
 }
 
 #[test]
-fn what_no_permit_allows_is_refused() {
+fn endpoints_without_a_permit_are_denied() {
     isolated(|host| {
         let permits = r#"( "127.0.0.1:25" "127.0.0.1:1000-1010" "*:53/udp" "10.1.1.0/24:587" )"#;
         let broker = Broker::start(host, &sample::control(permits));
@@ -89,7 +89,7 @@ fn what_no_permit_allows_is_refused() {
             "/run/mail.sock",
             "seqpacket:/run/mail.sock",
         ] {
-            let Err(fault) = peer.listen(endpoint) else { panic!("{endpoint} was given") };
+            let Err(fault) = peer.listen(endpoint) else { panic!("{endpoint} was granted") };
             assert_eq!(fault.code, FaultCode::Denied, "{endpoint}: {fault}");
         }
         assert!(resources::tcp_listeners().is_empty());
@@ -98,7 +98,7 @@ fn what_no_permit_allows_is_refused() {
 }
 
 #[test]
-fn a_whole_request_of_refusals_is_answered_one_by_one() {
+fn a_request_with_many_denials_is_answered_one_by_one() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:25" )"#));
         let mut peer = broker.peer();

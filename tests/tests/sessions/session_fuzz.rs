@@ -1,8 +1,8 @@
-//! Sessions at random: requests that are right and that are not, in crowds, with hang-ups and killed workers, and at the
-//! end a count of everything that could be left.
+//! Random sessions: valid and invalid requests, alone and pipelined, with disconnects and killed workers. At the end,
+//! nothing may be left behind.
 //!
-//! Every run is told by its seed. `PORTREEVE_FUZZ_SEED` gives the first one, `PORTREEVE_FUZZ_SECONDS` how long to go on
-//! with the next ones (at most 150 in one run of the test, which has a deadline).
+//! A seed determines each run. `PORTREEVE_FUZZ_SEED` sets the first seed, `PORTREEVE_FUZZ_SECONDS` how long to continue
+//! with further seeds (at most 150 in one run of the test, which has a deadline).
 
 use std::collections::VecDeque;
 use std::net::Shutdown;
@@ -24,25 +24,25 @@ use rustix::process::{Pid, Signal, kill_process};
 const QUOTAS: &str = "broker { retain = 1 max_refusals = 100000 max_new_sessions = 100000 max_sessions = 8 max_listeners = 30 }
     worker { stable_after = 0 }";
 
-/// A session as the fuzz knows it: what it has asked and has no answer to.
+/// A session, and its requests that have no reply yet.
 struct Open {
     peer: Peer,
-    asked: VecDeque<(u32, Kind)>,
+    pending: VecDeque<(u32, Kind)>,
 }
 
 impl Open {
     fn new(peer: Peer) -> Self {
-        Self { peer, asked: VecDeque::new() }
+        Self { peer, pending: VecDeque::new() }
     }
 
     fn send<O: Operation>(&mut self, request: &O) {
         let number = self.peer.send(request);
-        self.asked.push_back((number, O::KIND));
+        self.pending.push_back((number, O::KIND));
     }
 
-    /// Reads every answer. Each is to what was asked, is a message, and has the sockets that it says.
-    fn settle(&mut self) {
-        while let Some((number, kind)) = self.asked.pop_front() {
+    /// Reads every reply. Each must match its request, decode, and carry the sockets that it declares.
+    fn read_replies(&mut self) {
+        while let Some((number, kind)) = self.pending.pop_front() {
             let frame = self.peer.receive().unwrap_or_else(|error| panic!("no answer to {kind:?}: {error}"));
             assert_eq!(frame.header.request, number);
             let refused = match kind {
@@ -63,9 +63,9 @@ impl Open {
         }
     }
 
-    /// After bytes that may be no request: says no more, and reads to the end, which comes.
+    /// After bytes that may be no request: stops sending, and reads until the session ends.
     fn until_the_end(mut self) {
-        let _ended_already = self.peer.channel.shutdown(Shutdown::Write);
+        let _ = self.peer.channel.shutdown(Shutdown::Write); // the session may have ended
         assert!(self.peer.is_disconnected(), "the session did not end");
     }
 }
@@ -87,7 +87,7 @@ fn listen(random: &mut Random) -> Listen {
     Listen { endpoint: endpoint.parse().unwrap(), options }
 }
 
-/// Never of the first listener, which is the bystander's: root may stop what is not its own.
+/// Never stops the first listener, which is the bystander's: root may stop listeners of others.
 fn stop(random: &mut Random, last: u64) -> Stop {
     let ids = (0..random.below(6)).map(|_| ListenerId(random.below(last + 2) + 2));
     Stop { listeners: List::truncated(ids.collect::<Vec<_>>()) }
@@ -107,8 +107,8 @@ fn ask(open: &mut Open, random: &mut Random, last: u64) {
     }
 }
 
-/// A request with a few bytes changed, cut off, or added, or none at all; or with descriptors.
-fn spoil(open: &Open, random: &mut Random) {
+/// Sends a request with bytes changed, removed or added, random bytes, or a request with descriptors.
+fn send_invalid(open: &Open, random: &mut Random) {
     let mut buffer = codec::frame_buffer();
     let number = random.below(3) as u32;
     let mut packet = codec::encode(&mut buffer, Listen::KIND, number, 0, &listen(random)).unwrap().to_vec();
@@ -119,7 +119,7 @@ fn spoil(open: &Open, random: &mut Random) {
         3 => {
             let file = std::fs::File::open("/dev/null").unwrap();
             let descriptors: Vec<BorrowedFd<'_>> = vec![file.as_fd(); random.below(253) as usize + 1];
-            let _ended_already = channel::send(&open.peer.channel, &packet, &descriptors);
+            let _ = channel::send(&open.peer.channel, &packet, &descriptors); // the session may have ended
             return;
         }
         _ => {
@@ -129,16 +129,16 @@ fn spoil(open: &Open, random: &mut Random) {
             }
         }
     }
-    let _ended_already = channel::send_bytes(&open.peer.channel, &packet);
+    let _ = channel::send_bytes(&open.peer.channel, &packet); // the session may have ended
 }
 
-/// Connects as root or as another user; most say hello.
+/// Connects as root or as another user.
 fn connect(random: &mut Random) -> Peer {
     let path = Path::new(SOCKET);
     if random.one_in(2) { Peer::connect(path) } else { Peer::connect_as(path, WORKER, WORKER) }.unwrap()
 }
 
-/// The worker's session, and its process's strings.
+/// The worker's session, and the puppet that controls its process.
 struct Worker {
     scripted: ScriptedWorker,
     open: Open,
@@ -158,7 +158,7 @@ impl Worker {
     }
 }
 
-/// One run of so many steps. Gives how many requests were made.
+/// One run of this many steps. Returns the worker and the number of requests.
 fn run(broker: &Broker, setup: &WorkerSetup, mut worker: Worker, seed: u64, steps: u64) -> (Worker, u64) {
     let mut random = Random::new(seed);
     let mut sessions: Vec<Open> = Vec::new();
@@ -170,13 +170,13 @@ fn run(broker: &Broker, setup: &WorkerSetup, mut worker: Worker, seed: u64, step
         let open = sessions.get_mut(chosen).unwrap_or(&mut worker.open);
         match random.below(20) {
             0..12 => {
-                // Alone, or in a crowd of which nobody reads the answers yet.
+                // One request, or several before their replies are read.
                 for _ in 0..if random.one_in(4) { random.below(20) + 1 } else { 1 } {
                     ask(open, &mut random, step);
                     requests += 1;
                 }
-                if !random.one_in(4) || open.asked.len() > 40 {
-                    open.settle();
+                if !random.one_in(4) || open.pending.len() > 40 {
+                    open.read_replies();
                 }
             }
             12 => {
@@ -189,12 +189,12 @@ fn run(broker: &Broker, setup: &WorkerSetup, mut worker: Worker, seed: u64, step
                 let mut open = Open::new(connect(&mut random));
                 match random.one_in(6) {
                     true => {
-                        spoil(&open, &mut random);
+                        send_invalid(&open, &mut random);
                         open.until_the_end();
                     }
                     false => {
                         open.send(&Hello { client: Text::truncated("fuzz\n\u{1b}[2J"), features: u64::MAX });
-                        open.settle();
+                        open.read_replies();
                         sessions.push(open);
                     }
                 }
@@ -203,21 +203,21 @@ fn run(broker: &Broker, setup: &WorkerSetup, mut worker: Worker, seed: u64, step
             16 | 17 if !at_worker => drop(sessions.swap_remove(chosen)),
             18 if !at_worker => {
                 let open = sessions.swap_remove(chosen);
-                spoil(&open, &mut random);
+                send_invalid(&open, &mut random);
                 open.until_the_end();
                 requests += 1;
             }
             19 if random.one_in(4) => worker = worker.replace(broker, setup),
-            _ => open.settle(),
+            _ => open.read_replies(),
         }
     }
-    sessions.iter_mut().for_each(Open::settle);
-    worker.open.settle();
+    sessions.iter_mut().for_each(Open::read_replies);
+    worker.open.read_replies();
     (worker, requests)
 }
 
 #[test]
-fn whatever_peers_ask_in_whatever_order_nothing_is_left_and_nobody_else_is_harmed() {
+fn random_sessions_leave_nothing_behind_and_harm_no_other_peer() {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     isolated(|host| {
         let setup = WorkerSetup::new(host, "chroot");

@@ -1,19 +1,19 @@
-//! Every configuration that this project shows is well formed: in the README, and in the pages, scripts and files of deploy.
+//! Every configuration in the README and in the pages, scripts and files of deploy is well formed.
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, clippy::panic)] // a helper of a test may fail it
+#![allow(clippy::unwrap_used, clippy::panic)] // test helpers may panic
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// What stands between the lines that begin and end a block.
+/// The text of each block, between the lines that begin and end it.
 fn blocks<'t>(text: &'t str, begins: &str, ends: &str) -> Vec<&'t str> {
     let parts = text.split(begins).skip(1);
     parts.map(|part| part.split_once(ends).unwrap_or_else(|| panic!("{begins} has no {ends}")).0).collect()
 }
 
-/// The configurations of a file: all of one that is named so, what a page or a script quotes otherwise. The service
-/// manager's files are named so too.
+/// The configurations in a file: the whole file if its name ends in `.conf`, otherwise the blocks that a page or a
+/// script quotes. systemd's files may end in `.conf` too; their content excludes them.
 fn configurations(name: &str, text: &str) -> Vec<String> {
     let quoted = match name {
         _ if name.ends_with(".conf") => vec![text],
@@ -24,7 +24,7 @@ fn configurations(name: &str, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_configuration_that_is_shown_is_well_formed() {
+fn every_shown_configuration_is_well_formed() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (mut waiting, mut shown) = (vec![repository.join("README.md"), repository.join("deploy")], 0);
@@ -34,7 +34,7 @@ fn every_configuration_that_is_shown_is_well_formed() {
             continue;
         }
         let Ok(text) = fs::read_to_string(&path) else { continue };
-        // What the shell puts there is one word.
+        // The shell substitutes one word here.
         let text = text.replace("$(id -gn nobody)", "nogroup");
         for configuration in configurations(&path.display().to_string(), &text) {
             let file = folder.path().join("shown.conf");
@@ -47,6 +47,6 @@ fn every_configuration_that_is_shown_is_well_formed() {
     }
     assert!(
         shown > 10,
-        "the README, the pages of deploy/docs and the quickstart show one each, and there are samples"
+        "too few: the README, the pages of deploy/docs, the quickstart and the samples have one each"
     );
 }

@@ -1,4 +1,4 @@
-//! Static listeners reach a worker that was written by others, the way service managers pass them.
+//! Static listeners reach a third-party worker by socket activation, the protocol of service managers.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use std::path::Path;
 use portreeve_tests::{Broker, isolated, process, resources};
 
 #[test]
-fn a_web_server_that_knows_socket_activation_serves_on_port_80_without_a_privilege() {
+fn a_web_server_with_socket_activation_serves_port_80_without_privileges() {
     isolated(|host| {
         let server = Path::new("/usr/sbin/lighttpd");
         assert!(server.exists(), "{server:?} is missing; it is in the package lighttpd");

@@ -1,4 +1,4 @@
-//! What `explain` answers about one endpoint or address is what the broker does.
+//! `explain` gives the same answer about an endpoint or an address as the broker.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -13,7 +13,7 @@ fn explain(host: &Host, config: &Path, words: &[&str]) -> Output {
 }
 
 #[test]
-fn what_explain_answers_is_what_the_broker_does() {
+fn explain_agrees_with_the_broker() {
     isolated(|host| {
         let setup = WorkerSetup::new(host, "chroot");
         let rest = "ESMTP_Listener { Listen \"127.0.0.1:25\" { enable = false } }
@@ -64,7 +64,7 @@ fn what_explain_answers_is_what_the_broker_does() {
 }
 
 #[test]
-fn explain_answers_about_addresses_with_the_rule_and_the_interface() {
+fn explain_names_the_rule_and_the_interface_of_an_address() {
     isolated(|host| {
         let text =
             "security { user = nobody group = nogroup capabilities = \"cap_net_admin,cap_net_raw+ep\" }

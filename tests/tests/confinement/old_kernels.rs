@@ -1,5 +1,5 @@
-//! Kernels that lack Landlock or system call filters: the operator is told, what cannot be done without is refused, and
-//! all else works as it does on a whole one.
+//! Kernels without Landlock or system call filters: the operator is warned, a required lock is an error, and everything
+//! else works.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -17,14 +17,14 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const NET_BIND_SERVICE: u64 = 1 << 10;
 
-/// The version of Landlock that has everything that the broker asks for: that of Linux 6.12.
+/// The first version of Landlock with everything that the broker uses: that of Linux 6.12.
 const COMPLETE_LANDLOCK: u32 = 6;
 
 fn start(host: &Host, kernel: Kernel, text: &str) -> Broker {
     Broker::start_command(host, kernel.command(host, &broker::config(host, text)))
 }
 
-/// Everything that a broker and its worker do, in short, on a kernel that lacks something.
+/// A short run of everything that a broker and its worker do, on a kernel that lacks something.
 fn serves(host: &Host, kernel: Kernel) {
     let setup = WorkerSetup::new(host, "chroot");
     let socket = sample::socket(r#"( "127.0.0.1:25" )"#);
@@ -36,7 +36,7 @@ fn serves(host: &Host, kernel: Kernel) {
     is_confined(&broker, kernel);
     let answers = scripted.run("attempts");
     assert!(!answers.contains("=done"), "{answers}");
-    is_told(&broker, kernel);
+    reports_missing_locks(&broker, kernel);
 
     let mut peer = broker.peer();
     let (id, socket) = peer.listen("127.0.0.1:25").unwrap();
@@ -73,7 +73,7 @@ fn is_confined(broker: &Broker, kernel: Kernel) {
     let without_filter = |status: Status| Status { seccomp: 0, ..status };
     for thread in process::threads(broker.pid()) {
         let filters: u32 = process::status_field(broker.pid(), "Seccomp_filters").parse().unwrap();
-        // The broker's filter is two programs; those that make up the kernel are one each.
+        // The broker's filter is two programs. Each filter that simulates the kernel is one.
         let own = if matches!(kernel, Kernel::Full | Kernel::WithoutLandlock) { 2 } else { 0 };
         assert_eq!(filters as usize, kernel.denied_calls().len() + own, "{kernel:?}");
         let expected = Status {
@@ -94,8 +94,8 @@ fn is_confined(broker: &Broker, kernel: Kernel) {
     }
 }
 
-/// `status` and the log name what is lacking, and nothing that is there.
-fn is_told(broker: &Broker, kernel: Kernel) {
+/// Asserts that `status` and the log name exactly the locks that the kernel lacks.
+fn reports_missing_locks(broker: &Broker, kernel: Kernel) {
     let status = broker.peer().status();
     let warnings = format!("{:?}", status.warnings);
     let locks = format!("{:?}", status.processes[0].locks);
@@ -112,27 +112,27 @@ fn is_told(broker: &Broker, kernel: Kernel) {
 }
 
 #[test]
-fn all_works_on_a_whole_kernel() {
+fn everything_works_on_a_complete_kernel() {
     isolated(|host| serves(host, Kernel::Full));
 }
 
 #[test]
-fn all_works_without_landlock_and_the_operator_is_told() {
+fn everything_works_without_landlock_and_the_operator_is_warned() {
     isolated(|host| serves(host, Kernel::WithoutLandlock));
 }
 
 #[test]
-fn all_works_without_seccomp_and_the_operator_is_told() {
+fn everything_works_without_seccomp_and_the_operator_is_warned() {
     isolated(|host| serves(host, Kernel::WithoutSeccomp));
 }
 
 #[test]
-fn all_works_without_either_and_the_operator_is_told() {
+fn everything_works_without_landlock_and_seccomp_and_the_operator_is_warned() {
     isolated(|host| serves(host, Kernel::WithoutBoth));
 }
 
 #[test]
-fn where_landlock_is_required_a_kernel_without_it_is_refused_by_name() {
+fn required_landlock_is_an_error_on_a_kernel_without_it() {
     isolated(|host| {
         let text = sample::control(r#"( "127.0.0.1:25" )"#) + "broker { require_landlock = true }\n";
         let config = broker::config(host, &text);
@@ -152,12 +152,12 @@ fn where_landlock_is_required_a_kernel_without_it_is_refused_by_name() {
 }
 
 #[test]
-fn a_filter_that_was_there_before_is_no_reason_not_to_start() {
+fn the_broker_starts_under_an_existing_filter() {
     isolated(|host| {
         let setup = WorkerSetup::new(host, "chroot");
         let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", "");
         let config = broker::config(host, &text);
-        // As in a container, whose filter refuses what the broker never calls.
+        // As in a container whose filter refuses calls that the broker never makes.
         let command = command_denying(host, &["keyctl=EPERM"], binaries::BROKER, &config);
         let broker = Broker::start_command(host, command);
         let (_scripted, mut channel) = setup.accept();

@@ -1,4 +1,4 @@
-//! Who outlives whom: workers that are killed, launchers that die, brokers that go away, and their listeners.
+//! Workers, launchers, peers and brokers that end, and what happens to their listeners.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -27,7 +27,7 @@ fn inode(descriptor: impl AsFd) -> u64 {
     rustix::fs::fstat(descriptor).unwrap().st_ino
 }
 
-/// Accepts a client that connected before, and says something to it.
+/// Accepts a client that connected before, and greets it.
 fn greet(listener: OwnedFd, mut client: TcpStream) {
     let (mut served, _) = TcpListener::from(listener).accept().unwrap();
     served.write_all(b"220").unwrap();
@@ -37,7 +37,7 @@ fn greet(listener: OwnedFd, mut client: TcpStream) {
 }
 
 #[test]
-fn the_next_worker_adopts_the_same_socket_with_the_clients_that_wait() {
+fn the_next_worker_adopts_the_same_socket_with_its_waiting_clients() {
     isolated(|host| {
         let (setup, broker) = start(host);
         let (scripted, mut first) = setup.accept();
@@ -52,13 +52,13 @@ fn the_next_worker_adopts_the_same_socket_with_the_clients_that_wait() {
         let (_, listener) = second.listen("127.0.0.1:25").unwrap();
         assert_eq!(inode(&listener), socket);
         greet(listener, waiting);
-        // What was adopted is no longer counted out.
+        // An adopted listener no longer expires.
         assert!(!second.status().listeners.iter().any(|listener| listener.retained));
     });
 }
 
 #[test]
-fn what_the_next_worker_does_not_ask_for_ends_with_its_retention() {
+fn a_listener_that_the_next_worker_does_not_request_ends_after_retention() {
     isolated(|host| {
         let (setup, broker) = start(host);
         let (scripted, mut first) = setup.accept();
@@ -74,7 +74,7 @@ fn what_the_next_worker_does_not_ask_for_ends_with_its_retention() {
 }
 
 #[test]
-fn a_worker_that_is_killed_before_it_reads_its_reply_leaves_no_listener() {
+fn a_worker_killed_before_it_reads_its_reply_leaves_no_listener() {
     isolated(|host| {
         let (setup, broker) = start(host);
         let (scripted, mut first) = setup.accept();
@@ -92,7 +92,7 @@ fn a_worker_that_is_killed_before_it_reads_its_reply_leaves_no_listener() {
 }
 
 #[test]
-fn a_peer_that_hangs_up_before_it_reads_its_reply_leaves_no_listener() {
+fn a_peer_that_disconnects_before_it_reads_its_reply_leaves_no_listener() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:1-65535" )"#));
         let before = broker.descriptors();
@@ -105,7 +105,7 @@ fn a_peer_that_hangs_up_before_it_reads_its_reply_leaves_no_listener() {
 }
 
 #[test]
-fn when_the_launcher_dies_the_broker_ends_with_an_error() {
+fn the_broker_ends_with_an_error_if_its_launcher_dies() {
     isolated(|host| {
         let (setup, mut broker) = start(host);
         let _worker = setup.accept();
@@ -117,7 +117,7 @@ fn when_the_launcher_dies_the_broker_ends_with_an_error() {
 }
 
 #[test]
-fn when_the_broker_is_killed_the_worker_is_told_and_keeps_what_it_has() {
+fn a_worker_keeps_its_listeners_if_the_broker_is_killed() {
     isolated(|host| {
         let (setup, broker) = start(host);
         let (mut scripted, mut channel) = setup.accept();

@@ -1,4 +1,4 @@
-//! Two hosts with a broker each, between which addresses go back and forth, and a third that watches who answers.
+//! Two hosts, each with a broker: addresses move between them, and a third host observes who answers.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use portreeve_tests::neighbour::{self, MacAddress, Neighbour};
 use portreeve_tests::packet_capture::{Frame, PacketCapture, TICK};
 use portreeve_tests::{Broker, Host, Peer, broker, eventually, isolated, lan, sample};
 
-/// How often the addresses go to the other host and back.
+/// How often the addresses move to the other host and back.
 const TIMES: u64 = 40;
 const OTHER_SOCKET: &str = "/run/host/other.sock";
 const BOTH: [&str; 2] = ["10.1.1.7", "2001:db8::7"];
@@ -23,14 +23,14 @@ fn other(host: &Host) -> (Broker, Peer) {
     (broker, peer)
 }
 
-/// Its addresses, but for what the kernel is about to make sure of.
+/// The addresses of the other host, without the state of duplicate address detection.
 fn at_other() -> String {
     lan::ip("-n other -o addr show").replace(" tentative", "")
 }
 
-/// Who answers for an address, every host that does. It asks again until somebody does, as neighbours do: the kernel
-/// leaves a question unanswered while it takes an IPv6 address in.
-fn who_answers(wire: &mut PacketCapture, neighbour: Neighbour, address: &str) -> Vec<MacAddress> {
+/// Every host that answers for an address. Repeats the question until one answers, as neighbours do: the kernel does
+/// not answer during duplicate address detection.
+fn hosts_that_answer(wire: &mut PacketCapture, neighbour: Neighbour, address: &str) -> Vec<MacAddress> {
     let address = address.parse().unwrap();
     let about = |frame: &[u8]| neighbour::parse_reply(frame).is_some_and(|(whose, _)| whose == address);
     let ours = |frame: &[u8]| neighbour.is_recipient_of(frame) && about(frame);
@@ -47,7 +47,7 @@ fn who_answers(wire: &mut PacketCapture, neighbour: Neighbour, address: &str) ->
 }
 
 #[test]
-fn addresses_that_go_back_and_forth_have_one_owner_at_a_time_and_leave_no_trace() {
+fn addresses_that_move_between_hosts_have_one_owner_at_a_time_and_leave_no_trace() {
     isolated(|host| {
         lan::create(&["other", "third", "fourth"]);
         let (mut first, mut wire) = (Broker::start(host, &sample::addresses("")), PacketCapture::on("third"));
@@ -57,20 +57,20 @@ fn addresses_that_go_back_and_forth_have_one_owner_at_a_time_and_leave_no_trace(
         let begun = Instant::now();
         for epoch in 1..=2 * TIMES {
             let ours = epoch % 2 == 1;
-            // Another each time, so that no answer to an earlier question is taken for one to this.
+            // A different sender each time, so that no late answer to an earlier question is counted.
             let neighbour = Neighbour::number(usize::try_from(4 + epoch % 40).unwrap());
             let (owner, rival) = if ours { (&mut here, &mut there) } else { (&mut there, &mut here) };
             for address in BOTH {
                 owner.add_address(address, |add| (add.epoch, add.announce) = (epoch, true)).unwrap();
                 let hardware = [2, 0, 0, 0, 0, if ours { 1 } else { 2 }];
                 assert_eq!(
-                    who_answers(&mut wire, neighbour, address),
+                    hosts_that_answer(&mut wire, neighbour, address),
                     [hardware],
                     "{address}, epoch {epoch}"
                 );
             }
             for address in BOTH {
-                // Its own older ownership is over, whatever a host still believes.
+                // An older epoch has expired, even for the owner itself.
                 let stale = owner.add_address(address, |add| add.epoch = epoch - 1).unwrap_err();
                 assert_eq!(stale.code, FaultCode::Expired);
                 let lost = rival.renew_address(address).unwrap_err().code;
@@ -95,7 +95,7 @@ fn remove(address: &str, epoch: u64) -> portreeve_protocol::address::RemoveAddre
 }
 
 #[test]
-fn however_fast_addresses_come_and_go_no_second_has_more_frames_than_a_switch_bears() {
+fn fast_additions_and_removals_send_a_limited_number_of_frames_a_second() {
     isolated(|host| {
         lan::create(&["other", "third", "fourth"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -112,7 +112,7 @@ fn however_fast_addresses_come_and_go_no_second_has_more_frames_than_a_switch_be
             frames.extend(wire.collect(Duration::from_millis(1), announced, |_| false));
         }
         frames.extend(wire.collect(Duration::from_secs(1), announced, |_| false));
-        // A frame arrives some time after it was sent, so a second of the sender may look this much shorter here.
+        // Frames arrive with some delay, so a second of the sender may appear this much shorter here.
         let second = Duration::from_secs(1) - 2 * TICK;
         let most = (0..frames.len()).map(|first| {
             let within = |frame: &&Frame| frame.at.duration_since(frames[first].at) < second;
@@ -121,7 +121,7 @@ fn however_fast_addresses_come_and_go_no_second_has_more_frames_than_a_switch_be
         let most = most.max().unwrap();
         println!("{} frames, at most {most} in a second", frames.len());
         assert!((1..=500).contains(&most), "{most} frames in a second");
-        eventually("the end of the addresses", || {
+        eventually("the removal of the addresses", || {
             BOTH.iter().all(|address| lan::show_address(address).is_none()).then_some(())
         });
     });

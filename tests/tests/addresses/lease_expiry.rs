@@ -1,5 +1,5 @@
-//! The end of a lease while somebody interferes: nothing is put back that is about to end, nothing outlasts its lease, and
-//! what was silent passes again once it is nobody's on this host.
+//! Expiry of a lease while another program interferes: an address is not restored just before it expires, no address
+//! outlives its lease, and a fenced address passes again after the other program removes its copy.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,13 +12,13 @@ use rustix::process::Signal;
 
 const BOTH: [&str; 2] = ["10.1.1.7", "2001:db8::7"];
 
-/// How often an address is in the sets of the fence.
+/// The number of entries for an address in the sets of the fence.
 fn fenced(address: &str) -> usize {
     run(Command::new("nft").args(["list", "ruleset"]), "nftables").matches(address).count()
 }
 
 #[test]
-fn an_address_that_goes_in_the_last_second_of_its_lease_is_not_put_back() {
+fn an_address_removed_in_the_last_second_of_its_lease_is_not_restored() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -27,7 +27,7 @@ fn an_address_that_goes_in_the_last_second_of_its_lease_is_not_put_back() {
         for address in BOTH {
             let lease = peer.add_address(address, |add| add.lease = Some(6)).unwrap();
             let begin = Instant::now();
-            // What happens while it stands still it hears of in the last second, or later.
+            // The suspended broker learns of the removal in the last second of the lease, or later.
             broker.suspend();
             lan::ip(&format!("addr del {}/{} dev eth1", lease.address, lease.prefix));
             let last = Duration::from_millis(lease.remaining_ms - 500);
@@ -48,7 +48,7 @@ fn an_address_that_goes_in_the_last_second_of_its_lease_is_not_put_back() {
 }
 
 #[test]
-fn an_address_that_is_put_back_does_not_outlast_its_lease() {
+fn a_restored_address_does_not_outlive_its_lease() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -58,7 +58,7 @@ fn an_address_that_is_put_back_does_not_outlast_its_lease() {
             let left = peer.request(&ListAddresses { after: None }).unwrap().0.addresses;
             let left = left.iter().find(|row| row.lease.address == lease.address).unwrap().lease.remaining_ms;
             lan::ip(&format!("addr del {}/{} dev eth1", lease.address, lease.prefix));
-            let shown = eventually("the address again", || lan::show_address(address));
+            let shown = eventually("the restored address", || lan::show_address(address));
             let (_, valid) = shown.split_once("valid_lft ").unwrap();
             let valid: u64 = valid.split_once("sec").unwrap().0.parse().unwrap();
             assert!(valid * 1_000 <= left, "{valid} s of {left} ms");
@@ -67,30 +67,30 @@ fn an_address_that_is_put_back_does_not_outlast_its_lease() {
 }
 
 #[test]
-fn what_stays_on_this_host_passes_again_when_it_is_gone_there() {
+fn the_fence_is_lifted_after_another_programs_copy_is_removed() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses("cluster { if_check_interval = 3600 }"));
         let mut peer = broker.peer();
-        // By the clock, and for somebody who asked.
-        for asked in [false, true] {
+        // Removal by expiry, and removal by request.
+        for by_request in [false, true] {
             for (address, copy) in BOTH.into_iter().zip(["10.1.1.7/32", "2001:db8::7/128"]) {
                 peer.add_address(address, |add| add.lease = Some(3)).unwrap();
                 lan::add_to_loopback(copy);
-                match asked {
+                match by_request {
                     true => assert!(!peer.remove_address(address).unwrap().verified),
                     false => broker.log.wait_for(&["is on this host still", address]).clear(),
                 }
-                assert!(fenced(address) > 0, "{address} is silent");
+                assert!(fenced(address) > 0, "{address} is not fenced");
                 lan::ip(&format!("addr del {copy} dev lo"));
-                eventually("an address that passes the fence", || (fenced(address) == 0).then_some(()));
+                eventually("the fence to be lifted", || (fenced(address) == 0).then_some(()));
             }
         }
     });
 }
 
 #[test]
-fn everything_is_compared_with_the_kernel_as_often_as_the_configuration_says() {
+fn state_is_reconciled_with_the_kernel_at_the_configured_interval() {
     isolated(|host| {
         lan::create(&["far"]);
         for (every, is_seen) in [(3_600, false), (1, true)] {
@@ -98,15 +98,15 @@ fn everything_is_compared_with_the_kernel_as_often_as_the_configuration_says() {
             let mut broker = Broker::start(host, &sample::addresses(&more));
             let mut peer = broker.peer();
             peer.add_address("10.1.1.7", |_| {}).unwrap();
-            // Of routes the broker is told nothing.
+            // The broker gets no notification of routes.
             lan::ip("route add local 10.1.1.7/32 dev lo metric 9");
             assert!(!peer.remove_address("10.1.1.7").unwrap().verified);
             lan::ip("route del local 10.1.1.7/32 dev lo metric 9");
             match is_seen {
-                true => eventually("a comparison", || (fenced("10.1.1.7") == 0).then_some(())),
+                true => eventually("a reconciliation", || (fenced("10.1.1.7") == 0).then_some(())),
                 false => {
                     std::thread::sleep(Duration::from_secs(3));
-                    assert!(fenced("10.1.1.7") > 0, "compared after 3 s");
+                    assert!(fenced("10.1.1.7") > 0, "reconciled after 3 s");
                 }
             }
             drop(peer);

@@ -1,5 +1,5 @@
-//! Every step of the start made to fail, one at a time: the error names it, the exit code is one of sysexits(3), nothing
-//! was served and nothing is left.
+//! Each step of the start fails in turn: the error names the step, the exit code is one of sysexits(3), the broker
+//! never served, and nothing is left behind.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use portreeve_tests::{
     Host, StartupFailure, binaries, broker, eventually, isolated, process, resources, sample, startup_steps,
 };
 
-/// What a kernel may refuse, and what the broker must then say: the step and the call.
+/// System calls that the kernel refuses, and the words that the error must contain: the step and the call.
 const REFUSALS: &[(&str, &[&str])] = &[
     ("close_range=EPERM", &["descriptors", "close_range"]),
     ("prlimit64=EPERM", &["limits", "setrlimit RLIMIT_CORE"]),
@@ -47,7 +47,7 @@ const REFUSALS: &[(&str, &[&str])] = &[
     ("epoll_create1=EMFILE", &["runtime", "epoll_create"]),
 ];
 
-/// A broker with all that a start can have: a worker in a chroot, a control socket, listeners of both kinds.
+/// A configuration that uses every step of a start: a worker in a chroot, a control socket, listeners of both kinds.
 fn everything(host: &Host) -> (WorkerSetup, String) {
     let setup = WorkerSetup::new(host, "chroot");
     fs::create_dir(host.path("sockets")).unwrap();
@@ -58,7 +58,7 @@ fn everything(host: &Host) -> (WorkerSetup, String) {
     (setup, text)
 }
 
-/// What there is on the host that a broker could leave behind.
+/// Everything on the host that a broker could leave behind.
 fn traces(host: &Host) -> (BTreeSet<String>, String, String, Vec<u32>) {
     let entries = fs::read_dir(host.path("sockets")).unwrap();
     let files = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
@@ -66,7 +66,7 @@ fn traces(host: &Host) -> (BTreeSet<String>, String, String, Vec<u32>) {
     (files, listening, fs::read_to_string("/proc/self/mountinfo").unwrap(), process::other_processes())
 }
 
-/// Starts a broker that must fail, and looks at what is left of it.
+/// Starts a broker that must fail, and checks that it leaves nothing behind.
 #[track_caller]
 fn fails(host: &Host, mut command: Command) -> StartupFailure {
     let address = host.path("notify.sock");
@@ -79,13 +79,13 @@ fn fails(host: &Host, mut command: Command) -> StartupFailure {
     eventually("nothing of the broker", || (traces(host) == before).then_some(()));
     let mut packet = [0; 64];
     while let Ok(length) = notify.recv(&mut packet) {
-        assert!(!packet[..length].starts_with(b"READY"), "it said that it was ready: {}", refusal.message);
+        assert!(!packet[..length].starts_with(b"READY"), "the broker reported READY: {}", refusal.message);
     }
     refusal
 }
 
 #[test]
-fn every_step_of_the_start_that_fails_is_named_and_leaves_nothing_behind() {
+fn every_start_step_that_fails_is_named_and_leaves_nothing_behind() {
     isolated(|host| {
         let (_setup, text) = everything(host);
         let config = broker::config(host, &text);
@@ -103,7 +103,7 @@ fn every_step_of_the_start_that_fails_is_named_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn every_call_that_the_kernel_refuses_is_named_and_leaves_nothing_behind() {
+fn every_refused_system_call_is_named_and_leaves_nothing_behind() {
     isolated(|host| {
         let (_setup, text) = everything(host);
         let config = broker::config(host, &text);
@@ -125,7 +125,7 @@ fn every_call_that_the_kernel_refuses_is_named_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn the_steps_are_those_that_the_source_names() {
+fn the_list_of_steps_matches_the_source() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../broker/src");
     let mut named = Vec::new();
     let mut folders = vec![source];

@@ -14,7 +14,7 @@ use portreeve_tests::packet_capture::PacketCapture;
 use portreeve_tests::peer::one_address;
 use portreeve_tests::{Broker, Host, Peer, binaries, isolated, lan, sample};
 
-/// A wider block on the second interface: its addresses may be moved there, and back.
+/// A wider block on the second interface permits moves there and back.
 fn configuration(host: &Host) -> Broker {
     lan::create(&["far"]);
     lan::add_second_interface();
@@ -77,7 +77,7 @@ fn an_address_moves_with_its_lease_its_listener_and_its_connections() {
                 (EventCode::AddressMoved, "eth2", "eth1")
             );
 
-            // The far host has learnt where the address is, and both old and new connections are served.
+            // The far host has learnt the new location: old and new connections are served.
             before.write_all(b"x").unwrap();
             served.read_exact(&mut [0]).unwrap();
             drop(connect());
@@ -94,7 +94,7 @@ fn an_address_moves_with_its_lease_its_listener_and_its_connections() {
 }
 
 #[test]
-fn a_move_that_may_not_be_or_cannot_be_changes_nothing() {
+fn a_denied_or_failed_move_changes_nothing() {
     isolated(|host| {
         let broker = configuration(host);
         let mut peer = broker.peer();
@@ -127,17 +127,21 @@ fn a_move_that_may_not_be_or_cannot_be_changes_nothing() {
         let left: Vec<String> = before.into_iter().filter(|line| !line.contains("eth2")).collect();
         assert_eq!(lan::addresses(), left);
         peer.renew_address("10.1.1.7").unwrap();
-        assert_eq!(&*peer.move_address("10.1.1.7", "eth1").unwrap().interface, "eth1", "where it is already");
+        assert_eq!(
+            &*peer.move_address("10.1.1.7", "eth1").unwrap().interface,
+            "eth1",
+            "a move to the current interface succeeds"
+        );
     });
 }
 
 #[test]
-fn an_address_that_does_not_leave_its_interface_is_put_back_there_and_not_on_the_other() {
+fn an_address_that_cannot_be_removed_from_its_interface_stays_there() {
     isolated(|host| {
         let broker = configuration(host);
         let mut peer = broker.peer();
         peer.add_address("10.1.1.7", |add| add.lease = Some(60)).unwrap();
-        // Another program's, which the broker's removal leaves: it has another host at its end.
+        // Another program's entry with a peer address, which the broker's removal does not delete.
         lan::ip("addr add 10.1.1.7 peer 10.1.1.99/32 dev eth1");
         let before = lan::addresses();
         let fault = peer.move_address("10.1.1.7", "eth2").unwrap_err();
@@ -162,7 +166,7 @@ fn a_lease_in_its_last_second_is_not_moved() {
 }
 
 #[test]
-fn a_thousand_moves_there_and_back_end_where_they_began_and_announce_no_faster_than_allowed() {
+fn a_thousand_moves_leave_no_trace_and_respect_the_announcement_limit() {
     isolated(|host| {
         let broker = configuration(host);
         let mut peer = broker.peer();
@@ -185,16 +189,16 @@ fn a_thousand_moves_there_and_back_end_where_they_began_and_announce_no_faster_t
         }
         println!("2,000 moves took {:?}", begin.elapsed());
         assert_eq!(lan::addresses(), before);
-        assert_eq!(elements(rules()), fenced, "the fence is as it was");
+        assert_eq!(elements(rules()), fenced, "the fence must be unchanged");
         assert!(
             !broker.log.lines().iter().any(|line| line.contains("put back")),
-            "nothing was taken for lost"
+            "no address may be taken for lost"
         );
         for address in ["10.1.1.7", "2001:db8::7"] {
             peer.renew_address(address).unwrap();
         }
         broker.await_no_leak(&descriptors);
-        // Of each interface, as its hardware address tells.
+        // Count per interface, by hardware address.
         let frames = wire.collect(
             Duration::from_secs(1),
             |frame| frame.get(6..11) == Some(&[2, 0, 0, 0, 0]),
@@ -213,7 +217,7 @@ fn a_thousand_moves_there_and_back_end_where_they_began_and_announce_no_faster_t
 }
 
 #[test]
-fn the_command_moves_and_the_status_shows_where_an_address_is() {
+fn the_command_moves_an_address_and_status_shows_its_interface() {
     isolated(|host| {
         let broker = configuration(host);
         broker.peer().add_address("10.1.1.7", |_| {}).unwrap();
@@ -238,7 +242,7 @@ fn the_command_moves_and_the_status_shows_where_an_address_is() {
 }
 
 #[test]
-fn what_follows_an_address_moves_with_it_or_neither_does() {
+fn an_address_and_its_follower_move_together_or_not_at_all() {
     isolated(|host| {
         lan::create(&["far"]);
         lan::add_second_interface();
@@ -272,7 +276,7 @@ fn what_follows_an_address_moves_with_it_or_neither_does() {
         let moved = ask(&mut peer, "10.1.1.7");
         assert!(!moved.contains("Fault"), "{moved}");
         assert_eq!((on("10.1.1.7"), on("10.1.1.8")), ("eth2".to_owned(), "eth2".to_owned()));
-        // Root may change eth1 alone, and no block that holds it names eth2 for what follows the other.
+        // Root may change only eth1, and no topology block of this follower names eth2.
         let refused = ask(&mut peer, "10.1.1.9");
         assert!(refused.contains("2001:db8::9") && !refused.contains("Done"), "{refused}");
         assert_eq!((on("10.1.1.9"), on("2001:db8::9")), ("eth1".to_owned(), "eth1".to_owned()));

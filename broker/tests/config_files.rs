@@ -1,6 +1,6 @@
-//! What is read from the file system, and what is refused before it costs anything.
+//! Reading configuration files, and rejecting files before they cost time or memory.
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // a helper of a test may fail it
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // test helpers may panic
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use portreeve_broker::config::{Config, MAX_DEPTH, MAX_DIAGNOSTICS, Trust, check_syntax, load};
 
-/// A folder of files that only this user can write.
+/// A directory of files that only this user can write.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -51,7 +51,7 @@ impl Folder {
         lines[0].clone()
     }
 
-    /// Lines without the folder's name, which is another each time.
+    /// Lines without the directory's name, which differs in each run.
     fn lines(&self, lines: impl Iterator<Item = String>) -> Vec<String> {
         let folder = format!("{}/", self.0.path().display());
         lines.map(|line| line.replace(&folder, "")).collect()
@@ -67,7 +67,7 @@ fn user(name: &str) -> String {
 }
 
 #[test]
-fn an_include_is_looked_up_beside_the_file_that_includes() {
+fn an_include_is_relative_to_the_including_file() {
     let folder = Folder::new(&[
         ("main.conf", "include sub/part.conf\n"),
         ("sub/part.conf", "readonly_include \"more.conf\"\n"),
@@ -78,7 +78,7 @@ fn an_include_is_looked_up_beside_the_file_that_includes() {
 }
 
 #[test]
-fn a_directory_is_included_in_alphabetical_order_without_dot_files_and_folders() {
+fn a_directory_is_included_in_alphabetical_order_without_hidden_files_and_subdirectories() {
     let folder = Folder::new(&[
         ("main.conf", "include conf.d\n"),
         ("conf.d/10-first", &user("first")),
@@ -92,7 +92,7 @@ fn a_directory_is_included_in_alphabetical_order_without_dot_files_and_folders()
 }
 
 #[test]
-fn an_include_stands_in_any_scope_that_the_broker_reads() {
+fn an_include_is_allowed_in_any_scope_that_the_broker_reads() {
     let folder = Folder::new(&[
         ("main.conf", "broker { permit mail { include ports.conf } }\nDomain x { include missing.conf }\n"),
         ("ports.conf", "listen = ( :25 )\n"),
@@ -101,7 +101,7 @@ fn an_include_stands_in_any_scope_that_the_broker_reads() {
 }
 
 #[test]
-fn an_include_that_leads_back_is_refused() {
+fn a_cyclic_include_is_rejected() {
     let folder = Folder::new(&[
         ("main.conf", "include a.conf\n"),
         ("a.conf", "include b.conf\n"),
@@ -130,7 +130,7 @@ fn includes_nest_sixteen_deep_and_no_deeper() {
 }
 
 #[test]
-fn includes_that_multiply_are_refused_before_they_exhaust_anything() {
+fn exponential_includes_are_rejected_early() {
     let folder = Folder::new(&[("main.conf", &"include 1.conf\n".repeat(8)), ("9.conf", "")]);
     for at in 1..=8 {
         folder.write(&format!("{at}.conf"), format!("include {}.conf\n", at + 1).repeat(8).as_bytes());
@@ -140,7 +140,7 @@ fn includes_that_multiply_are_refused_before_they_exhaust_anything() {
 }
 
 #[test]
-fn what_others_can_write_is_not_read() {
+fn files_that_others_can_write_are_rejected() {
     let folder = Folder::new(&[("main.conf", "include part.conf\n"), ("part.conf", "")]);
     for mode in [0o620, 0o602, 0o666] {
         folder.mode("part.conf", mode);
@@ -162,11 +162,11 @@ fn a_directory_that_others_can_write_is_not_included() {
 }
 
 #[test]
-fn a_file_of_another_user_is_not_read() {
+fn a_file_of_another_user_is_rejected() {
     let folder = Folder::new(&[("main.conf", "")]);
     let owner = rustix::process::getuid().as_raw();
     let other = match owner {
-        // Root may give its files away; to others every file of theirs is another's.
+        // Root can change the owner of the file. An ordinary user trusts another user instead.
         0 => {
             std::os::unix::fs::chown(folder.path("main.conf"), Some(4242), None).unwrap();
             Trust::RootOnly
@@ -190,7 +190,7 @@ fn only_regular_files_are_read() {
 }
 
 #[test]
-fn a_file_that_is_missing_is_named_where_it_is_included() {
+fn a_missing_file_is_reported_at_its_include() {
     let folder = Folder::new(&[("main.conf", "\ninclude \"other.conf\"\n")]);
     assert!(folder.error().starts_with("main.conf:2:9: error: other.conf cannot be opened: No such file"));
     let missing = load(&folder.path("none.conf"), trust()).unwrap_err();
@@ -199,7 +199,7 @@ fn a_file_that_is_missing_is_named_where_it_is_included() {
 }
 
 #[test]
-fn bytes_that_are_no_text_are_refused_with_the_first_offset() {
+fn non_text_bytes_are_rejected_with_their_offset() {
     let folder = Folder::new(&[]);
     for (bytes, error) in [
         (&b"user = \xff"[..], "main.conf:1:8: error: the file is not text: byte 7 is no UTF-8"),
@@ -214,7 +214,7 @@ fn bytes_that_are_no_text_are_refused_with_the_first_offset() {
 }
 
 #[test]
-fn a_gigabyte_is_refused_before_it_is_read() {
+fn a_gigabyte_is_rejected_before_it_is_read() {
     let folder = Folder::new(&[("main.conf", "")]);
     fs::OpenOptions::new().write(true).open(folder.path("main.conf")).unwrap().set_len(1 << 30).unwrap();
     let error = folder.error();
@@ -222,7 +222,7 @@ fn a_gigabyte_is_refused_before_it_is_read() {
 }
 
 #[test]
-fn ten_megabytes_are_read_and_a_mistake_at_their_end_is_found() {
+fn ten_megabytes_are_read_and_an_error_at_their_end_is_found() {
     let customer =
         "Binding_Group g {\n  Domain x { Routes = ( \"a\" ) }\n  Binding b { bind_address = 10.0.0.1 }\n}\n";
     let mut text = customer.repeat((10 << 20) / customer.len());
@@ -234,7 +234,7 @@ fn ten_megabytes_are_read_and_a_mistake_at_their_end_is_found() {
     folder.write("main.conf", (text.clone() + "security { usr = mail }\n").as_bytes());
     let error = folder.error();
     assert!(error.starts_with(&format!("main.conf:{}:12: error: ", lines + 2)), "{error}");
-    // Several files share what a configuration may have.
+    // All files of a configuration share one size limit.
     folder.write("main.conf", "include part.conf\n".repeat(4).as_bytes());
     folder.write("part.conf", text.as_bytes());
     let error = folder.error();
@@ -245,14 +245,14 @@ fn ten_megabytes_are_read_and_a_mistake_at_their_end_is_found() {
 }
 
 #[test]
-fn ten_thousand_scopes_in_each_other_are_one_error() {
+fn ten_thousand_nested_scopes_are_one_error() {
     let folder = Folder::new(&[("main.conf", &"a {\n".repeat(10_000))]);
     let error = folder.error();
     assert!(
         error.contains(&format!("main.conf:{}:1: error: scopes are nested too deeply", MAX_DEPTH + 2)),
         "{error}"
     );
-    // Nor do those without a name cost anything.
+    // Scopes without a name are limited too.
     folder.write("main.conf", "{".repeat(10_000).as_bytes());
     let lines = folder.load().unwrap_err();
     assert!(lines.len() <= MAX_DIAGNOSTICS + 1 && lines[0].contains("without a name"), "{lines:?}");
@@ -262,7 +262,7 @@ fn ten_thousand_scopes_in_each_other_are_one_error() {
 }
 
 #[test]
-fn empty_files_and_files_without_a_last_newline_are_configurations() {
+fn empty_files_and_files_without_a_final_newline_are_valid() {
     for text in ["", "\n", "# only a comment", "/**/", "security{user=mail}", "\u{feff}security{}", "a=b"] {
         let folder = Folder::new(&[("main.conf", text)]);
         assert!(folder.load().is_ok(), "{text:?}");

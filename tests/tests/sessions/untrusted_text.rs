@@ -1,4 +1,4 @@
-//! Text of a peer's own choosing, where people read it: it is bounded, and nothing in it drives a terminal or begins a
+//! Text from peers, where people read it: its length is limited, and it can neither control a terminal nor begin a
 //! line.
 
 use std::process::Command;
@@ -10,7 +10,7 @@ use portreeve_tests::broker::SOCKET;
 use portreeve_tests::namespaces::run;
 use portreeve_tests::{Broker, binaries, eventually, isolated, sample};
 
-/// A new line, ESC, NUL, DEL, a C1 control sequence introducer, a reversal of direction, and much of it.
+/// A newline, a carriage return, ESC, NUL, DEL and a C1 control sequence introducer.
 const EVIL: &str = "\nWARN forged line\r\u{1b}[2J\0\u{7f}\u{9b}31m";
 
 fn evil<const MAX: usize>() -> Text<MAX> {
@@ -29,7 +29,7 @@ fn requests() -> Vec<Listen> {
 }
 
 #[test]
-fn text_of_a_peer_is_bounded_and_escaped_wherever_it_is_read() {
+fn peer_text_is_bounded_and_escaped_everywhere() {
     isolated(|host| {
         let permits = r#"( "127.0.0.1:1-65535" "/run/*" )"#;
         let text = format!("{}broker {{ max_log_lines = 1000 }}", sample::control(permits));
@@ -44,7 +44,7 @@ fn text_of_a_peer_is_bounded_and_escaped_wherever_it_is_read() {
         }
         let listeners = List::truncated(requests().into_iter().cycle().take(253));
         peer.request(&ListenMany { all_or_nothing: false, listeners }).unwrap();
-        // Longer than any text may be, in a packet that is right in all else; and longer than any packet.
+        // Text beyond the maximum length in an otherwise valid packet; then a packet beyond the maximum length.
         let mut long = broker.peer();
         let body = [&60_000_u64.to_le_bytes()[..], &[0x1b; 60_000], &[0; 8]].concat();
         let header = portreeve_protocol::Header {
@@ -84,7 +84,7 @@ fn text_of_a_peer_is_bounded_and_escaped_wherever_it_is_read() {
     });
 }
 
-/// A message, of whatever kind it is said to be.
+/// A message for a packet of unknown kind.
 fn peer_like() -> Hello {
     Hello { client: evil(), features: 0 }
 }

@@ -1,15 +1,15 @@
-//! The start of a broker on a host where a program before it has left addresses that are declared to move.
+//! Start of a broker on a host where an earlier program left floating addresses behind.
 
 use portreeve_tests::{Broker, StartupFailure, isolated, lan, sample};
 
-/// Declares 10.1.1.7, 10.1.1.8, which follows it, and 2001:db8::7 to move.
+/// Declares 10.1.1.7, its follower 10.1.1.8, and 2001:db8::7 as floating addresses.
 const DECLARED: &str = "
     binding a { bind_address = 10.1.1.7 enable_duravip = true }
     binding b { bind_address = \"2001:db8::7\" enable_duravip = true }
     ESMTP_Listener { Listen \"10.1.1.8:25\" { duravip_follow = a } }";
 
 #[test]
-fn what_another_program_left_of_the_declared_addresses_goes_and_nothing_else() {
+fn only_stray_floating_addresses_are_removed_at_start() {
     isolated(|host| {
         lan::create(&["far"]);
         for foreign in ["10.1.1.20/32", "10.1.1.21/24", "2001:db8::20/128 nodad"] {
@@ -28,7 +28,7 @@ fn what_another_program_left_of_the_declared_addresses_goes_and_nothing_else() {
 }
 
 #[test]
-fn a_declared_address_that_is_the_hosts_own_is_an_error_and_is_not_touched() {
+fn a_floating_address_that_belongs_to_the_host_is_an_error_and_stays() {
     isolated(|host| {
         lan::create(&["far"]);
         let main = "binding a { bind_address = 10.1.1.1 enable_duravip = true }";
@@ -36,7 +36,7 @@ fn a_declared_address_that_is_the_hosts_own_is_an_error_and_is_not_touched() {
         StartupFailure::of(host, &sample::addresses(main))
             .assert_reports(78, &["addresses", "10.1.1.1 is already configured on this host"]);
         assert_eq!(lan::addresses(), before);
-        // Elsewhere than the broker would put it, or with another prefix, it is somebody's with a purpose.
+        // On another interface or with another prefix length, the address was configured on purpose.
         for own in ["10.1.1.7/32 dev lo", "10.1.1.7/24 dev eth1", "2001:db8::7/64 dev eth1 nodad"] {
             lan::ip(&format!("addr add {own}"));
             let before = lan::addresses();
@@ -46,7 +46,7 @@ fn a_declared_address_that_is_the_hosts_own_is_an_error_and_is_not_touched() {
             assert_eq!(lan::addresses(), before);
             lan::ip(&format!("addr del {}", own.trim_end_matches(" nodad")));
         }
-        // The last one of an interface stays, however it is declared.
+        // The last address of an interface is never removed.
         lan::ip("addr del 10.1.1.1/24 dev eth1");
         lan::ip("addr add 10.1.1.7/32 dev eth1");
         let before = lan::addresses();

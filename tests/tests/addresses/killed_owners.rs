@@ -1,4 +1,4 @@
-//! Addresses whose owner is gone, or goes while it is being served: they end with their lease, and nothing of them stays.
+//! Addresses whose owner is killed, possibly during a request: they end with their lease and leave nothing behind.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,11 +12,12 @@ use portreeve_tests::{Broker, Host, Peer, broker, eventually, isolated, lan, sam
 use rustix::process::{Pid, Signal, kill_process};
 
 const LEASE: Duration = Duration::from_secs(3);
-/// How late the kernel is at most with an address of which no broker takes care: it looks once a second, or when its timer
-/// says so, which is late by an eighth of what it was set to.
+/// The maximum delay of the kernel for an address that no broker manages. The kernel checks once a second, or when its
+/// timer fires, which may be late by an eighth of the timeout.
 const LATE: Duration = Duration::from_secs(1);
 const BOTH: [&str; 2] = ["10.1.1.7", "2001:db8::7"];
-/// What ip(8) adds with the same lifetime a moment later: the kernel may be busier than [`LATE`] allows, with these as well.
+/// Addresses that ip(8) adds a moment later with the same lifetime. A kernel that is later than [`LATE`] because it is
+/// busy is late with these too.
 const OTHERS: [&str; 2] = ["10.1.1.8", "2001:db8::8"];
 
 fn kill(pid: u32) {
@@ -28,20 +29,20 @@ fn request(addresses: &[&str]) -> AddAddress {
     AddAddress { addresses, lease: Some(3), ..AddAddress::default() }
 }
 
-/// Has the kernel end other addresses after the same time.
+/// Adds the other addresses, with the same lifetime.
 fn add_others() {
     for (address, more) in OTHERS.into_iter().zip(["/32", "/128 nodad"]) {
         lan::ip(&format!("addr add {address}{more} dev eth1 valid_lft 3 preferred_lft 3"));
     }
 }
 
-/// Waits until nothing is there that was granted by now, and checks that no address of the broker's was seen later than
-/// [`LATE`] after its lease, but for a kernel that was as late with the others.
+/// Waits until all these addresses are removed. Asserts that no address of the broker was seen later than [`LATE`]
+/// after its lease, unless the kernel was as late with the other address.
 #[track_caller]
-fn go_in_time(granted: Instant, who: &str) {
+fn end_in_time(granted: Instant, who: &str) {
     let mut last = [Duration::ZERO; 2];
-    eventually("the end of the addresses", || {
-        // What a look finds was there when it began.
+    eventually("the removal of the addresses", || {
+        // An address in the output existed when the command started.
         let look = granted.elapsed();
         let text = lan::ip("-o addr show dev eth1");
         let there = |address: &str| text.contains(&format!(" {address}/"));
@@ -50,13 +51,13 @@ fn go_in_time(granted: Instant, who: &str) {
                 *last = look;
                 assert!(
                     look < LEASE + LATE || there(other),
-                    "{own} was there {look:?} after it was granted, though {who} was killed"
+                    "{own} still existed {look:?} after it was granted; killed: {who}"
                 );
             }
         }
         (!BOTH.into_iter().chain(OTHERS).any(there)).then_some(())
     });
-    println!("{who} killed: {BOTH:?} were last there {last:?} after they were granted");
+    println!("{who} killed: {BOTH:?} were last seen {last:?} after they were granted");
 }
 
 #[test]
@@ -80,10 +81,10 @@ fn addresses_end_with_their_lease_when_worker_launcher_broker_or_all_are_killed(
                 "the worker" => kill(worker),
                 "the launcher" => kill(launcher),
                 "the broker" => kill(own),
-                // The broker first, or it would give its addresses back.
+                // The broker first, or it would remove its addresses.
                 _ => [own, launcher, worker].into_iter().for_each(kill),
             }
-            go_in_time(granted, who);
+            end_in_time(granted, who);
             assert_eq!(lan::addresses(), before);
         }
     });
@@ -112,10 +113,10 @@ fn a_worker_killed_in_any_phase_of_a_request_leaves_no_address() {
             kill(broker.worker());
             drop(channel);
             add_others();
-            go_in_time(Instant::now(), "the worker");
+            end_in_time(Instant::now(), "the worker");
             assert_eq!(lan::addresses(), before);
         }
-        // What was the dead worker's can be had by the next.
+        // The next worker can add an address of the killed one.
         let (_scripted, mut channel) = setup.accept();
         channel.hello();
         channel.add_address(BOTH[0], |_| {}).unwrap();
@@ -123,7 +124,7 @@ fn a_worker_killed_in_any_phase_of_a_request_leaves_no_address() {
 }
 
 #[test]
-fn a_peer_that_hangs_up_while_its_address_is_probed_for_leaves_it_to_its_lease() {
+fn an_address_expires_if_its_peer_disconnects_during_the_probe() {
     isolated(|host| {
         lan::create(&["far", "rival", "third"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -132,13 +133,13 @@ fn a_peer_that_hangs_up_while_its_address_is_probed_for_leaves_it_to_its_lease()
         peer.send(&AddAddress { probes: 3, announce: true, ..request(&BOTH) });
         drop(peer);
         BOTH.iter().for_each(|address| drop(eventually("the address", || lan::show_address(address))));
-        go_in_time(Instant::now(), "the peer");
+        end_in_time(Instant::now(), "the peer");
         assert_eq!(lan::addresses(), before);
         broker.await_no_leak(&descriptors);
     });
 }
 
-/// The elements of the fence's sets.
+/// The number of elements in the sets of the fence.
 fn fenced() -> usize {
     let rules = run(Command::new("nft").args(["list", "ruleset"]), "nftables");
     rules.matches("10.1.1.").count() + rules.matches("2001:db8::").count()
@@ -149,7 +150,7 @@ fn start_again(host: &Host) -> Broker {
 }
 
 #[test]
-fn a_broker_killed_in_any_phase_of_a_request_leaves_nothing_to_the_next_one() {
+fn a_broker_killed_in_any_phase_of_a_request_leaves_nothing_behind() {
     isolated(|host| {
         lan::create(&["far", "rival", "third"]);
         let before = lan::addresses();
@@ -167,7 +168,7 @@ fn a_broker_killed_in_any_phase_of_a_request_leaves_nothing_to_the_next_one() {
                 RenewAddress { addresses: add.addresses.clone(), ..RenewAddress::default() },
                 RemoveAddress { addresses: add.addresses.clone(), epoch: 0 },
             );
-            // Adding, renewing and removing are all on their way; each round strikes a little later.
+            // Additions, renewals and removals are in flight; each round kills the broker a little later.
             peer.send(&add);
             if round % 2 == 1 {
                 peer.receive().unwrap();
@@ -177,20 +178,20 @@ fn a_broker_killed_in_any_phase_of_a_request_leaves_nothing_to_the_next_one() {
             std::thread::sleep(Duration::from_micros(300) * (round / 2).pow(2));
             broker.signal(Signal::KILL);
             drop((peer, broker));
-            let left = lan::addresses().len() - before.len();
-            caught += usize::from(left > 0);
-            println!("round {round}: {left} addresses were there");
+            let remaining = lan::addresses().len() - before.len();
+            caught += usize::from(remaining > 0);
+            println!("round {round}: {remaining} addresses remained");
             broker = start_again(host);
         }
-        assert!(caught > 0, "no kill came in the middle of anything");
-        // And where there is no next one the kernel ends them.
+        assert!(caught > 0, "no kill interrupted a request");
+        // Without a next broker, the kernel removes the addresses.
         let mut peer = Peer::connect(Path::new(broker::SOCKET)).unwrap();
         peer.hello();
         peer.send(&request(&many));
         peer.receive().unwrap();
         drop(broker);
         let killed = Instant::now();
-        eventually("the end of the addresses", || (lan::addresses() == before).then_some(()));
-        println!("{} addresses were gone {:?} after the kill", many.len(), killed.elapsed());
+        eventually("the removal of the addresses", || (lan::addresses() == before).then_some(()));
+        println!("{} addresses were removed {:?} after the kill", many.len(), killed.elapsed());
     });
 }

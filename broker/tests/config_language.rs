@@ -1,6 +1,6 @@
-//! The language as the MTA's operators write it: every form, in every place, and what scopes of one name mean.
+//! The configuration language: every form in every place, and how scopes of the same name merge.
 #![forbid(unsafe_code)]
-#![allow(clippy::panic)] // a helper of a test may fail it
+#![allow(clippy::panic)] // test helpers may panic
 
 use portreeve_broker::config::{Config, check_syntax_text, parse_text};
 
@@ -75,7 +75,7 @@ fn every_form_is_accepted_in_every_place() {
 }
 
 #[test]
-fn a_listener_of_momentum_2_nests_its_rules_to_a_bounded_depth() {
+fn rules_of_a_momentum_2_listener_nest_to_a_limited_depth() {
     let rules =
         |depth: usize| format!("X_Listener = ( :25 {}{} )", "[ a = ( b ".repeat(depth), ") ]".repeat(depth));
     assert_eq!(check_syntax_text("form", &rules(100)), Ok(()));
@@ -85,7 +85,7 @@ fn a_listener_of_momentum_2_nests_its_rules_to_a_bounded_depth() {
 }
 
 #[test]
-fn names_are_in_any_case_and_values_keep_theirs() {
+fn names_ignore_case_and_values_keep_it() {
     let config = load(
         "SECURITY { User = Mail }\nEsmtp_LISTENER { LISTEN \":25\" { LISTEN_backlog = 7 } }\nbinding B { }",
     );
@@ -95,7 +95,7 @@ fn names_are_in_any_case_and_values_keep_theirs() {
 }
 
 #[test]
-fn a_scope_named_again_merges_and_the_later_value_wins() {
+fn repeated_scopes_merge_and_the_later_value_wins() {
     let config = load(
         "security { user = first group = first }
          broker { permit mail { listen = ( :25 ) } retain = 1 }
@@ -114,7 +114,7 @@ fn a_scope_named_again_merges_and_the_later_value_wins() {
 }
 
 #[test]
-fn the_order_of_scopes_never_matters() {
+fn the_order_of_scopes_does_not_matter() {
     let scopes = [
         "security { user = mail }",
         "broker { socket = /run/b permit p { listen = ( *:25 ) } peer www { allow = listen permit = p } }",
@@ -155,7 +155,7 @@ fn a_listen_scope_inherits_from_its_listener() {
 }
 
 #[test]
-fn what_belongs_to_the_mta_is_skipped_whole() {
+fn scopes_of_the_mta_are_skipped() {
     let config = load(
         "Domain x { security { user = wrong } deep { Listen \":1\" { } broker { nonsense = 1 } } }
          Max_Open = 5
@@ -170,7 +170,7 @@ fn what_belongs_to_the_mta_is_skipped_whole() {
 }
 
 #[test]
-fn an_address_that_is_duravip_on_one_service_is_so_on_all() {
+fn an_address_that_is_duravip_on_one_listener_is_duravip_on_all() {
     let config = load(
         "cluster { topology 10.1.1.0/24 { interface = eth1 } }
          X_Listener { Listen \"10.1.1.1:25\" { } Listen \"10.1.1.1:587\" { enable_duravip = true } Listen \"10.1.1.2:25\" { } }

@@ -1,4 +1,5 @@
-//! Listeners that the service manager stores: they outlive the broker's restart and its death, and nobody is refused.
+//! Listeners in the service manager's file-descriptor store (fdstore): they survive a restart or a crash of the broker,
+//! and no client is refused.
 
 use std::net::TcpStream;
 use std::process::Command;
@@ -11,7 +12,7 @@ use portreeve_tests::smtp_load::{self, BATCH, SmtpLoad};
 use portreeve_tests::{Host, Peer, binaries, eventually, isolated, process, resources, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Room for everything.
+/// Room for all listeners.
 const ROOM: usize = 64;
 
 fn peer() -> Peer {
@@ -29,7 +30,7 @@ fn program(host: &Host) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_restart_a_killed_broker_or_a_killed_launcher_refuses_no_client_where_listeners_are_stored() {
+fn with_fdstore_restarts_and_crashes_refuse_no_client() {
     const RESTARTS: usize = 6;
     isolated(|host| {
         let config = broker::config(host, &smtp_load::mail_server(host));
@@ -56,7 +57,7 @@ fn a_restart_a_killed_broker_or_a_killed_launcher_refuses_no_client_where_listen
                         assert!(service.wait_for_exit().success());
                     }
                     1 => service.signal(Signal::KILL),
-                    // The broker ends by itself then, and says that it failed.
+                    // The broker then ends by itself, with an error.
                     _ => {
                         kill(launcher);
                         assert!(!service.wait_for_exit().success());
@@ -83,14 +84,14 @@ fn a_restart_a_killed_broker_or_a_killed_launcher_refuses_no_client_where_listen
         assert_eq!((adopted, manager.fdstore.len(), resources::tcp_listeners().len()), (1, 1, 1));
         service.signal(Signal::TERM);
         assert!(service.wait_for_exit().success());
-        // What the service manager lets go of is gone.
+        // A listener that the service manager drops is closed.
         manager.fdstore.clear();
         eventually("the end of the listener", || resources::tcp_listeners().is_empty().then_some(()));
     });
 }
 
 #[test]
-fn static_listeners_and_those_of_users_come_back_and_what_is_not_permitted_or_not_ours_is_closed() {
+fn stored_listeners_are_restored_and_foreign_or_no_longer_permitted_sockets_are_closed() {
     isolated(|host| {
         let statics = r#"ESMTP_Listener { Listen "127.0.0.1:2525" {} Listen "/run/host/static.sock" {} }"#;
         let permitting = |listen: &str| sample::control(listen) + statics;
@@ -104,12 +105,12 @@ fn static_listeners_and_those_of_users_come_back_and_what_is_not_permitted_or_no
         first.listen("127.0.0.1:53/udp").unwrap();
         manager.receive_until("three listeners", |manager| manager.fdstore.len() == 3);
         first.listen("127.0.0.1:26").unwrap();
-        manager.receive_until("a fourth", |manager| manager.fdstore.len() == 4);
-        // What is stopped is stored no more.
+        manager.receive_until("four listeners", |manager| manager.fdstore.len() == 4);
+        // A stopped listener is removed from the store.
         first.stop(&[id]);
-        manager.receive_until("one less", |manager| manager.fdstore.len() == 3);
+        manager.receive_until("one listener less", |manager| manager.fdstore.len() == 3);
         first.listen("127.0.0.1:25").unwrap();
-        manager.receive_until("it again", |manager| manager.fdstore.len() == 4);
+        manager.receive_until("the listener again", |manager| manager.fdstore.len() == 4);
 
         service.signal(Signal::KILL);
         drop(service);
@@ -124,7 +125,7 @@ fn static_listeners_and_those_of_users_come_back_and_what_is_not_permitted_or_no
         service.log.wait_for(&["is closed", "no broker stored it"]);
         service.log.wait_for(&["is closed", "127.0.0.1:26 is no longer permitted"]);
         service.log.wait_for(&["is closed", "127.0.0.1:53/udp is no longer permitted"]);
-        manager.receive_until("what is left", |manager| manager.fdstore.len() == 2);
+        manager.receive_until("the two remaining listeners", |manager| manager.fdstore.len() == 2);
         let mut second = peer();
         let rows = second.status().listeners.into_vec();
         let shown: Vec<String> = rows.iter().map(|row| format!("{} {}", row.endpoint, row.owner)).collect();
@@ -140,7 +141,7 @@ fn static_listeners_and_those_of_users_come_back_and_what_is_not_permitted_or_no
 }
 
 #[test]
-fn a_store_that_is_full_is_told_of_once_and_fails_nothing() {
+fn a_full_fdstore_is_logged_once_and_fails_no_request() {
     isolated(|host| {
         let config = broker::config(host, &sample::control(r#"( "127.0.0.1:1-65535" )"#));
         let mut manager = ServiceManager::new(host);
@@ -153,13 +154,13 @@ fn a_store_that_is_full_is_told_of_once_and_fails_nothing() {
         service.log.wait_for(&["descriptor store is full", "FileDescriptorStoreMax="]);
         manager.receive_until("two listeners", |manager| manager.fdstore.len() == 2);
         peer.ping();
-        let told = service.log.lines().iter().filter(|line| line.contains("store is full")).count();
-        assert_eq!((told, manager.fdstore.len(), resources::tcp_listeners().len()), (1, 2, 5));
+        let warnings = service.log.lines().iter().filter(|line| line.contains("store is full")).count();
+        assert_eq!((warnings, manager.fdstore.len(), resources::tcp_listeners().len()), (1, 2, 5));
     });
 }
 
 #[test]
-fn the_end_is_told_before_anything_is_stopped() {
+fn stopping_is_notified_before_anything_stops() {
     isolated(|host| {
         let setup = WorkerSetup::new(host, "chroot");
         let rest = sample::socket(r#"( "127.0.0.1:25" )"#);
@@ -173,7 +174,7 @@ fn the_end_is_told_before_anything_is_stopped() {
         worker.listen("127.0.0.1:25").unwrap();
         let child = |pid| eventually("a child", || process::children(pid).first().copied());
         let worker_pid = child(child(service.pid()));
-        // A worker that is stopped does not end until it goes on.
+        // A suspended worker does not end until it continues.
         process::suspend(worker_pid);
         service.signal(Signal::TERM);
         manager.await_notification("STOPPING=1");
@@ -187,13 +188,13 @@ fn the_end_is_told_before_anything_is_stopped() {
 }
 
 #[test]
-fn the_service_manager_is_told_which_broker_took_over_and_stores_for_it() {
+fn the_service_manager_learns_the_new_main_process_and_stores_its_listeners() {
     isolated(|host| {
         let config = broker::config(host, &sample::control(r#"( "127.0.0.1:1-65535" )"#));
         let mut manager = ServiceManager::new(host);
         let mut first = manager.start(&program(host), &config, ROOM);
         manager.await_notification("READY=1");
-        // Started by hand, it knows of no service manager but what the other broker hands over.
+        // Started by hand, the new broker knows the service manager only through the exported state.
         let mut command = Command::new(program(host));
         let mut second = command.arg("--takeover").arg("--config").arg(&config).spawn().unwrap();
         manager.receive_until("the new main process", |manager| {

@@ -1,4 +1,4 @@
-//! Interfaces that are renamed, vanish, come back or go down between the check and the use, and those that have no
+//! Interfaces that are renamed, deleted, recreated or set down between the check and the use, and interfaces without a
 //! hardware address.
 
 use std::net::IpAddr;
@@ -11,19 +11,19 @@ use portreeve_tests::packet_capture::PacketCapture;
 use portreeve_tests::peer::one_address;
 use portreeve_tests::{Broker, Peer, eventually, isolated, lan, sample};
 
-/// A request that asks the network first, for more than half a second.
+/// A request that probes the network first, for more than half a second.
 fn slow(address: &str) -> AddAddress {
     AddAddress { addresses: one_address(address), lease: Some(30), probes: 3, ..AddAddress::default() }
 }
 
-/// Has something happen between the checks of a request and its use of the interface.
-fn meanwhile(
+/// Runs an action between the checks of a request and its use of the interface.
+fn during_request(
     peer: &mut Peer,
     wire: &mut PacketCapture,
     address: &str,
     happen: impl FnOnce(),
 ) -> Result<Lease, Fault> {
-    let IpAddr::V4(wanted) = address.parse().unwrap() else { panic!("{address} is not probed for") };
+    let IpAddr::V4(wanted) = address.parse().unwrap() else { panic!("{address} is no IPv4 address") };
     peer.send(&slow(address));
     let probe =
         |frame: &[u8]| frame.get(12..14) == Some(&[8, 6]) && frame.get(38..42) == Some(&wanted.octets());
@@ -38,7 +38,7 @@ fn meanwhile(
 }
 
 #[test]
-fn an_interface_that_is_renamed_keeps_its_addresses_and_gets_no_new_ones() {
+fn a_renamed_interface_keeps_its_addresses_and_gets_no_new_ones() {
     isolated(|host| {
         lan::create(&["far", "rival", "third"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -50,17 +50,17 @@ fn an_interface_that_is_renamed_keeps_its_addresses_and_gets_no_new_ones() {
         peer.renew_address("10.1.1.7").unwrap();
         assert!(lan::show_address("10.1.1.7").unwrap().contains("mail0"));
         assert_eq!(peer.add_address("10.1.1.8", |_| {}).unwrap_err().code, FaultCode::UnknownInterface);
-        // Another one of that name is not the one that was meant.
+        // A new interface of that name is not the original one.
         lan::ip("link add eth1 type veth peer name nowhere1");
         lan::ip("link set eth1 up");
         peer.renew_address("10.1.1.7").unwrap();
         assert!(peer.remove_address("10.1.1.7").unwrap().verified);
         lan::ip("link del eth1");
         rename("mail0", "eth1");
-        // Renamed while it is asked for, it is the same interface still.
+        // An interface that is renamed during a request is still the same interface.
         let mut renamed = false;
         let attempt = || renamed = rename_while_up("eth1", "mail0");
-        meanwhile(&mut peer, &mut wire, "10.1.1.9", attempt).unwrap();
+        during_request(&mut peer, &mut wire, "10.1.1.9", attempt).unwrap();
         if !renamed {
             rename("eth1", "mail0");
         }
@@ -75,7 +75,7 @@ fn an_interface_that_is_renamed_keeps_its_addresses_and_gets_no_new_ones() {
     });
 }
 
-/// Renames an interface that is up, and returns false if the kernel refuses that, as Linux does before 6.2.
+/// Renames an interface that is up. Returns false if the kernel refuses that, as Linux before 6.2 does.
 fn rename_while_up(from: &str, to: &str) -> bool {
     let output = Command::new("ip").args(["link", "set", from, "name", to]).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
@@ -83,7 +83,7 @@ fn rename_while_up(from: &str, to: &str) -> bool {
     output.status.success()
 }
 
-/// Renames an interface, and sets it down for as long as that takes if the kernel requires it.
+/// Renames an interface. Sets it down for that time if the kernel requires it.
 fn rename(from: &str, to: &str) {
     if !rename_while_up(from, to) {
         lan::ip(&format!("link set {from} down"));
@@ -94,29 +94,29 @@ fn rename(from: &str, to: &str) {
 }
 
 #[test]
-fn an_interface_that_goes_down_or_away_while_it_is_asked_for_gets_nothing() {
+fn an_interface_that_goes_down_or_disappears_during_a_request_gets_no_address() {
     isolated(|host| {
         lan::create(&["far", "rival", "third"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let descriptors = broker.descriptors();
         let (mut peer, mut wire) = (broker.peer(), PacketCapture::on("far"));
         let down = || drop(lan::ip("link set eth1 down"));
-        let fault = meanwhile(&mut peer, &mut wire, "10.1.1.7", down).unwrap_err();
+        let fault = during_request(&mut peer, &mut wire, "10.1.1.7", down).unwrap_err();
         assert_eq!((fault.code, fault.errno), (FaultCode::Os, libc::ENETDOWN.unsigned_abs()));
         lan::ip("link set eth1 up");
         let vanish = || drop(lan::ip("link del eth1"));
-        let fault = meanwhile(&mut peer, &mut wire, "10.1.1.7", vanish).unwrap_err();
+        let fault = during_request(&mut peer, &mut wire, "10.1.1.7", vanish).unwrap_err();
         assert_eq!(fault.code, FaultCode::UnknownInterface);
         assert_eq!(peer.add_address("10.1.1.7", |_| {}).unwrap_err().code, FaultCode::UnknownInterface);
-        make_again();
+        recreate();
         peer.add_address("10.1.1.7", |_| {}).unwrap();
         peer.remove_address("10.1.1.7").unwrap();
-        // Made again under the same name while it is asked for: not the one that was looked at.
+        // An interface that is recreated under the same name during a request is not the one that was checked.
         let swap = || {
             lan::ip("link del eth1");
-            make_again();
+            recreate();
         };
-        let fault = meanwhile(&mut peer, &mut wire, "10.1.1.8", swap).unwrap_err();
+        let fault = during_request(&mut peer, &mut wire, "10.1.1.8", swap).unwrap_err();
         assert_eq!(fault.code, FaultCode::UnknownInterface);
         assert_eq!((lan::show_address("10.1.1.7"), lan::show_address("10.1.1.8")), (None, None));
         drop(peer);
@@ -124,8 +124,8 @@ fn an_interface_that_goes_down_or_away_while_it_is_asked_for_gets_nothing() {
     });
 }
 
-/// This host's interface, after it was deleted.
-fn make_again() {
+/// Recreates this host's interface after its deletion.
+fn recreate() {
     lan::ip("-n switch link add port1 type veth peer name far1");
     lan::ip("-n switch link set far1 netns 1");
     lan::ip("link set far1 name eth1 address 02:00:00:00:00:01");
@@ -136,7 +136,7 @@ fn make_again() {
 }
 
 #[test]
-fn addresses_of_an_interface_that_vanishes_are_lost_and_can_be_had_anew_when_it_is_back() {
+fn addresses_of_a_deleted_interface_are_lost_and_can_be_added_again_after_its_return() {
     isolated(|host| {
         lan::create(&["far", "rival", "third"]);
         let broker = Broker::start(host, &sample::addresses(""));
@@ -148,7 +148,7 @@ fn addresses_of_an_interface_that_vanishes_are_lost_and_can_be_had_anew_when_it_
         for address in ["10.1.1.7", "2001:db8::7"] {
             assert_eq!(peer.renew_address(address).unwrap_err().code, FaultCode::NotLocal, "{address}");
         }
-        make_again();
+        recreate();
         for address in ["10.1.1.7", "2001:db8::7"] {
             assert!(peer.remove_address(address).unwrap().verified);
             peer.add_address(address, |_| {}).unwrap();
@@ -159,10 +159,10 @@ fn addresses_of_an_interface_that_vanishes_are_lost_and_can_be_had_anew_when_it_
 }
 
 #[test]
-fn at_an_interface_without_a_hardware_address_nobody_is_asked_or_told_and_who_wants_that_is_refused() {
+fn probes_and_announcements_are_refused_on_an_interface_without_hardware_address() {
     isolated(|host| {
         lan::create(&["far", "rival", "third"]);
-        // Like a tunnel, loopback has none that a frame could bear.
+        // Like a tunnel, loopback has no hardware address for frames.
         let topology = r#"cluster {
             topology "10.8.0.0/24" { interface = lo }
             topology "2001:db8:0:0:8::/80" { interface = lo }

@@ -1,4 +1,4 @@
-//! The host that every other test relies on.
+//! The isolated host that every other test uses.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use portreeve_tests::{binaries, eventually, exclusive, in_flight_limit, isolated
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[test]
-fn a_host_has_loopback_and_ports_of_its_own() {
+fn a_host_has_its_own_loopback_and_ports() {
     isolated(|_host| {
         let listener = TcpListener::bind("127.0.0.1:25").unwrap();
         TcpStream::connect("127.0.0.1:25").unwrap();
@@ -24,7 +24,7 @@ fn a_host_has_loopback_and_ports_of_its_own() {
 }
 
 #[test]
-fn a_host_has_processes_and_temporary_files_of_its_own() {
+fn a_host_has_its_own_processes_and_temporary_files() {
     isolated(|_host| {
         assert_eq!(std::process::id(), 2);
         assert_eq!(fs::read_dir("/tmp").unwrap().count(), 0);
@@ -33,7 +33,7 @@ fn a_host_has_processes_and_temporary_files_of_its_own() {
 }
 
 #[test]
-fn a_host_has_users_of_its_own() {
+fn a_host_has_its_own_users() {
     isolated(|host| {
         host.add_user("ecuser", 1234);
         assert!(fs::read_to_string("/etc/passwd").unwrap().contains("\necuser:x:1234:1234:"));
@@ -42,7 +42,7 @@ fn a_host_has_users_of_its_own() {
 }
 
 #[test]
-fn a_host_has_the_binaries_where_every_user_can_run_them() {
+fn every_user_can_run_the_binaries_of_a_host() {
     isolated(|host| {
         let nobody = rustix::process::Uid::from_raw(65534);
         let name = host.binary(binaries::SCRIPTED_WORKER);
@@ -55,7 +55,7 @@ fn a_host_has_the_binaries_where_every_user_can_run_them() {
 }
 
 #[test]
-fn a_failure_on_a_host_with_too_many_descriptors_in_flight_names_the_cause() {
+fn a_failure_with_too_many_descriptors_in_flight_names_the_cause() {
     exclusive(|_host| {
         assert_eq!(in_flight_limit::diagnose("another failure"), None);
         let (sender, receiver) = UnixDatagram::pair().unwrap();
@@ -64,7 +64,7 @@ fn a_failure_on_a_host_with_too_many_descriptors_in_flight_names_the_cause() {
         channel::send(&sender, b"?", &[sender.as_fd(); 253]).unwrap();
         assert!(in_flight_limit::diagnose("another failure").unwrap().contains("ETOOMANYREFS"));
         drop(receiver);
-        eventually("the end of what was in flight", || (!in_flight_limit::is_reached()).then_some(()));
+        eventually("the end of the descriptors in flight", || (!in_flight_limit::is_reached()).then_some(()));
     });
 }
 
@@ -81,7 +81,7 @@ fn the_holder_of_a_listening_socket_is_named() {
 }
 
 #[test]
-fn the_processes_of_a_service_are_ended_though_its_first_one_was_killed() {
+fn the_processes_of_a_service_end_even_if_its_main_process_was_killed() {
     isolated(|_host| {
         let mut shell = Command::new("sh").args(["-c", "sh -c 'sleep 1000 & wait' & wait"]).spawn().unwrap();
         let tree = ProcessTree::of(shell.id());
@@ -94,12 +94,14 @@ fn the_processes_of_a_service_are_ended_though_its_first_one_was_killed() {
         shell.wait().unwrap();
         assert!(all.iter().all(|pid| process::is_running(*pid)));
         tree.kill_descendants();
-        eventually("the end of both", || all.iter().all(|pid| !process::is_running(*pid)).then_some(()));
+        eventually("the end of both processes", || {
+            all.iter().all(|pid| !process::is_running(*pid)).then_some(())
+        });
     });
 }
 
 #[test]
 #[should_panic(expected = "a reason that the host must pass on")]
-fn a_failure_inside_is_told_outside() {
+fn a_panic_on_a_host_reaches_the_test() {
     isolated(|_host| panic!("a reason that the host must pass on"));
 }

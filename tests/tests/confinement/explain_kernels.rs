@@ -1,4 +1,4 @@
-//! Kernels and containers that have less, or more: what `explain` prints there is what the processes then hold.
+//! Kernels and containers that support less, or more: the processes hold what `explain` prints there.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -10,8 +10,8 @@ use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::{Broker, Host, StartupFailure, binaries, broker, isolated, sample};
 use serde_json::Value;
 
-/// Has the command run under a system call filter: one that a container may have, which forbids nothing here, or one that
-/// answers some calls as a kernel does that does not know them.
+/// Runs the command under a system call filter: one that a container may have, which forbids nothing here, or one that
+/// returns ENOSYS for some calls, as a kernel without them does.
 fn under_a_filter(command: &mut Command, unknown: &[libc::c_long]) {
     let statement = |code: u32, k: u32, jt: u8| libc::sock_filter { code: code as u16, jt, jf: 0, k };
     // The call's number is the first field of struct seccomp_data.
@@ -33,17 +33,17 @@ fn under_a_filter(command: &mut Command, unknown: &[libc::c_long]) {
     let install = move || {
         let len = u16::try_from(filter.len()).unwrap();
         let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
-        // SAFETY: the program points at as many instructions as it says, which outlive the call.
+        // SAFETY: the program points at the number of instructions that it declares, and they outlive the call.
         match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) } {
             0 => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
         }
     };
-    // SAFETY: between fork and exec it makes one system call and allocates nothing.
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
     unsafe { command.pre_exec(install) };
 }
 
-/// Explains and starts under a filter, compares, and gives what was explained.
+/// Explains and starts a configuration under a filter, compares, and returns the explanation.
 fn under_a_filter_is_as_explained(host: &Host, unknown: &[libc::c_long]) -> Value {
     let setup = WorkerSetup::new(host, "chroot");
     let config =
@@ -66,7 +66,7 @@ fn under_a_filter_is_as_explained(host: &Host, unknown: &[libc::c_long]) -> Valu
 }
 
 #[test]
-fn under_a_filter_of_a_container_the_processes_are_as_explained() {
+fn under_the_filter_of_a_container_the_processes_are_as_explained() {
     isolated(|host| {
         let explained = under_a_filter_is_as_explained(host, &[]);
         let lacking: Vec<&str> =
@@ -87,7 +87,7 @@ const LANDLOCK: [(u32, &str); 5] = [
 ];
 
 #[test]
-fn a_landlock_that_cannot_limit_tcp_is_reported_and_the_policy_still_limits_it() {
+fn an_old_landlock_is_reported_and_the_policy_still_limits_tcp() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:25" )"#));
         let mut peer = broker.peer();
@@ -104,7 +104,7 @@ fn a_landlock_that_cannot_limit_tcp_is_reported_and_the_policy_still_limits_it()
 }
 
 #[test]
-fn what_the_kernel_lacks_is_explained_and_where_it_is_required_an_error() {
+fn a_missing_landlock_is_explained_and_is_an_error_if_required() {
     isolated(|host| {
         let landlock = [libc::SYS_landlock_create_ruleset];
         let explained = under_a_filter_is_as_explained(host, &landlock);
@@ -129,7 +129,7 @@ fn what_the_kernel_lacks_is_explained_and_where_it_is_required_an_error() {
 fn without_seccomp_the_processes_are_as_explained() {
     isolated(|host| {
         let explained = under_a_filter_is_as_explained(host, &[libc::SYS_seccomp]);
-        // An older Landlock comes before it.
+        // The limits of an older Landlock come first.
         let lacking = role(&explained, "broker")["lacking"].as_array().unwrap();
         let named = |one: &Value| one.as_str().unwrap().starts_with("no seccomp");
         assert!(lacking.iter().any(named), "{lacking:?}");

@@ -1,4 +1,4 @@
-//! What each peer is told of the policy: its own part, and the addresses that move.
+//! What each peer can read of the policy: its own rules, and the floating addresses.
 
 use std::path::Path;
 use std::process::Command;
@@ -20,7 +20,7 @@ const MORE: &str = r#"
         peer 2 { allow = ( status ) }
     }"#;
 
-fn told(peer: &mut Peer) -> PolicyPage {
+fn read_policy(peer: &mut Peer) -> PolicyPage {
     let mut all = peer.request(&PolicyRequest { after: 0 }).unwrap().0;
     let mut rules = all.rules.to_vec();
     while all.next != 0 {
@@ -29,16 +29,16 @@ fn told(peer: &mut Peer) -> PolicyPage {
         rules.extend(next.rules.to_vec());
         all.next = next.next;
     }
-    // The other lists of these tests have a page.
+    // The other lists of these tests fit in one page.
     PolicyPage { rules: portreeve_protocol::List::truncated(rules), ..all }
 }
 
 #[test]
-fn each_peer_is_told_its_own_rules_and_the_addresses_that_it_may_have() {
+fn each_peer_reads_its_own_rules_and_its_floating_addresses() {
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(MORE));
-        let root = told(&mut broker.peer());
+        let root = read_policy(&mut broker.peer());
         assert_eq!((&*root.nodename, root.lease), ("mx1", 10));
         let texts: Vec<String> = root.rules.iter().map(|rule| rule.text.to_string()).collect();
         for rule in ["permit \"any\": address 10.0.0.0/8", "permit \"any\": interface eth1"] {
@@ -67,7 +67,7 @@ fn each_peer_is_told_its_own_rules_and_the_addresses_that_it_may_have() {
 
         let mut nobody = Peer::connect_as(Path::new(SOCKET), 65_534, 65_534).unwrap();
         nobody.hello();
-        let own = told(&mut nobody);
+        let own = read_policy(&mut nobody);
         let texts: Vec<String> = own.rules.iter().map(|rule| rule.text.to_string()).collect();
         assert_eq!(
             texts,
@@ -82,7 +82,7 @@ fn each_peer_is_told_its_own_rules_and_the_addresses_that_it_may_have() {
 }
 
 #[test]
-fn a_long_policy_comes_in_pages_and_the_command_shows_all_of_it() {
+fn a_long_policy_is_paged_and_the_command_shows_all_pages() {
     isolated(|host| {
         lan::create(&["far"]);
         let ports: Vec<String> = (1..=150).map(|port| format!("\"127.0.0.1:{port}\"")).collect();

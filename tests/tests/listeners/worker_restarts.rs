@@ -1,4 +1,4 @@
-//! Workers that end, at every moment: what they asked for is kept for the next one, and nothing is left behind.
+//! Workers that end at any moment: the next worker gets their listeners, and nothing is left behind.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::{Broker, Host, eventually, exclusive, isolated, process, resources, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A worker of a test is killed more often than one that should give up.
+/// Counts every worker as stable at once, because the tests kill workers often.
 const ALWAYS_STABLE: &str = "worker { stable_after = 0 }";
 
 fn kill(pid: u32) {
@@ -72,7 +72,7 @@ fn a_worker_killed_in_any_phase_of_a_request_leaves_no_listener() {
 }
 
 #[test]
-fn a_request_whose_reply_was_lost_gives_the_same_listener_when_it_is_made_again() {
+fn a_repeated_request_after_a_lost_reply_returns_the_same_listener() {
     isolated(|host| {
         let (setup, broker) = start_scripted_worker(host);
         let (scripted, mut first) = setup.accept();
@@ -80,7 +80,7 @@ fn a_request_whose_reply_was_lost_gives_the_same_listener_when_it_is_made_again(
         first.send(&listen("127.0.0.1:25"));
         let id = {
             let reply = first.receive().unwrap().reply::<portreeve_protocol::message::Listen>();
-            // The sockets are lost here, as with a reply that was never read.
+            // The sockets are dropped here, as with a reply that was never read.
             reply.unwrap().0.id
         };
         kill(broker.worker());
@@ -94,7 +94,7 @@ fn a_request_whose_reply_was_lost_gives_the_same_listener_when_it_is_made_again(
 }
 
 #[test]
-fn the_session_of_a_dead_worker_ends_though_somebody_keeps_its_channel() {
+fn the_session_of_a_dead_worker_ends_even_if_its_channel_stays_open() {
     isolated(|host| {
         let (setup, broker) = start_scripted_worker(host);
         let (scripted, mut first) = setup.accept();
@@ -111,7 +111,7 @@ fn the_session_of_a_dead_worker_ends_though_somebody_keeps_its_channel() {
 }
 
 #[test]
-fn a_worker_that_lost_its_session_keeps_its_listeners_as_long_as_it_lives() {
+fn a_worker_without_a_session_keeps_its_listeners_while_it_lives() {
     isolated(|host| {
         let (setup, broker) = start_scripted_worker(host);
         let (scripted, mut first) = setup.accept();
@@ -121,7 +121,7 @@ fn a_worker_that_lost_its_session_keeps_its_listeners_as_long_as_it_lives() {
         portreeve_protocol::channel::send_bytes(&first.channel, b"nonsense").unwrap();
         assert!(first.is_disconnected());
         broker.log.wait_for(&["lives on"]);
-        // Longer than listeners outlive a worker.
+        // Longer than the retention time.
         std::thread::sleep(Duration::from_millis(1500));
         assert!(process::is_running(worker));
         let client = TcpStream::connect("127.0.0.1:25").unwrap();
@@ -135,7 +135,7 @@ fn a_worker_that_lost_its_session_keeps_its_listeners_as_long_as_it_lives() {
 }
 
 #[test]
-fn a_worker_that_ends_before_its_hello_is_started_again_and_others_are_served() {
+fn a_worker_that_ends_before_its_hello_is_restarted_and_peers_are_served() {
     isolated(|host| {
         let setup = WorkerSetup::new(host, "chroot");
         let rest = format!("{}{ALWAYS_STABLE}", sample::socket(r#"( "127.0.0.1:25" )"#));
@@ -155,12 +155,12 @@ fn a_worker_that_ends_before_its_hello_is_started_again_and_others_are_served() 
 }
 
 #[test]
-fn a_launcher_that_dies_while_no_worker_runs_ends_the_broker_at_once() {
+fn the_broker_ends_at_once_if_the_launcher_dies_while_no_worker_runs() {
     exclusive(|host| {
         let setup = WorkerSetup::new(host, "chroot");
         let command = r#"( /run/host/bin/scripted_worker "descriptors" )"#;
         let mut broker = Broker::start(host, &sample::worker(&setup.chroot, command, ""));
-        // Each pause is twice the one before: the next one has 3.2 s.
+        // Each restart delay doubles: the next one is 3.2 s.
         broker.log.wait_for(&["the worker runs", "restarts=5"]);
         eventually("the worker's end", || {
             let ends = broker.log.lines().iter().filter(|line| line.contains("the worker is gone")).count();
