@@ -117,7 +117,7 @@ fn every_section_about_a_fault_says_how_to_look_and_how_to_mend() {
     let mut sections = FAULTS.split("\n.Ss ").skip(1);
     sections.by_ref().for_each(|section| {
         let name = section.lines().next().unwrap();
-        for tag in ["\n.It Look\n", "\n.It Mend\n"] {
+        for tag in ["\n.It Check\n", "\n.It Fix\n"] {
             assert!(section.contains(tag), "{name} lacks {tag:?}");
         }
     });

@@ -19,12 +19,13 @@ pub const EXIT_CODES: &[(u8, &str)] = &[
     (IO_ERROR, "The result could not be written."),
     (PROTOCOL, "What answers at the control socket is no broker, or one of another version."),
     (NO_PERMISSION, "Policy does not permit it, or the control socket may not be used."),
+    (CONFIG, "The configuration that was to be reloaded has mistakes; the old one stays in force."),
 ];
 
 /// The same in short, for --help.
 pub fn exit_codes_line() -> String {
-    let codes =
-        "0 done, 1 fault, 64 wrong usage, 69 no broker, 71 system, 74 output, 76 protocol, 77 not permitted";
+    let codes = "0 done, 1 fault, 64 wrong usage, 69 no broker, 71 system, 74 output, 76 protocol, 77 not permitted, \
+        78 configuration refused";
     format!("Exit codes: {codes}; see portreeve(1).")
 }
 
