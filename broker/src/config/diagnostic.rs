@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_file_holds_cannot_forge_a_line() {
+    fn text_from_a_file_cannot_forge_a_line() {
         let found = Diagnostic::about_file("a\nb", "\u{1b}[2Jx", "y\r");
         assert_eq!(found.one_line(), r"a\nb: error: \u{1b}[2Jx; y\r");
     }
