@@ -27,7 +27,7 @@ pub const SMTP_WORKER: &str = "smtp_worker";
 
 const DYNAMIC: &[(&str, &[&str])] = &[
     (BROKER, &["-p", "portreeve-broker", "--bin", BROKER]),
-    (CLIENT, &["-p", "portreeve-worker", "--bin", CLIENT]),
+    (CLIENT, &["-p", "portreeve-cli", "--bin", CLIENT]),
 ];
 // Built by itself: cargo gives every package of a build the features that any of them asks for.
 const WITH_FEATURE: &[(&str, &[&str])] =
@@ -36,7 +36,7 @@ const STATIC: &[(&str, &[&str])] = &[
     (PUPPET, &["-p", "portreeve-tests", "--bin", PUPPET]),
     (HOSTILE_WORKER, &["--bin", HOSTILE_WORKER]),
     (REFUSING_KERNEL, &["--bin", REFUSING_KERNEL]),
-    (SMTP_WORKER, &["-p", "portreeve-worker", "--example", SMTP_WORKER]),
+    (SMTP_WORKER, &["-p", "portreeve", "--example", SMTP_WORKER]),
 ];
 
 fn names() -> impl Iterator<Item = &'static str> {

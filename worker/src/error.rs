@@ -1,4 +1,4 @@
-//! What can go wrong between a worker and its broker. Each error says what failed, on what, and what to do.
+//! What can go wrong between a client and its broker. Each error says what failed, on what, and what to do.
 
 use std::io;
 use std::path::PathBuf;

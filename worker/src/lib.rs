@@ -13,7 +13,7 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use portreeve_worker::{Channel, Client, ListenOptions};
+//! use portreeve::{Channel, Client, ListenOptions};
 //!
 //! let client = Client::open(Channel::from_environment()?, "mail").await?;
 //! let listener = client.listen(&"*:25".parse()?, &ListenOptions::default()).await?.into_tcp()?;
@@ -66,8 +66,3 @@ pub use portreeve_protocol::{
     Endpoint, Event, EventCode, Fault, FaultCode, InetEndpoint, address, limit, metrics, policy, reload,
     status,
 };
-
-/// The README's example compiles.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;

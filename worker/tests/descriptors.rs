@@ -6,8 +6,8 @@ mod support;
 
 use std::fs::File;
 
+use portreeve::{Error, ListenOptions, ListenerId, blocking};
 use portreeve_protocol::message::{Listen, Listening, Stop, Stopped};
-use portreeve_worker::{Error, ListenOptions, ListenerId, blocking};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::{broker, endpoint, mark, marked};
 

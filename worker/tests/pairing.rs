@@ -4,7 +4,7 @@
 
 mod support;
 
-use portreeve_worker::{Client, Error, ListenOptions};
+use portreeve::{Client, Error, ListenOptions};
 use proptest::prelude::*;
 use support::{Asked, broker, endpoint, listen, marked};
 

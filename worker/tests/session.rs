@@ -6,9 +6,9 @@ mod support;
 
 use std::os::fd::OwnedFd;
 
+use portreeve::{Client, Error, ListenOptions, ListenerId, blocking};
 use portreeve_protocol::message::{Listen, Listening, Ping, Pong, Stop};
 use portreeve_protocol::{Fault, FaultCode, Kind};
-use portreeve_worker::{Client, Error, ListenOptions, ListenerId, blocking};
 use support::{broker, endpoint, listen, mark, marked};
 
 fn serve_all(broker: &mut support::Broker) -> Vec<ListenerId> {

@@ -13,8 +13,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use command_fds::{CommandFdExt as _, FdMapping};
+use portreeve::ListenerId;
 use portreeve_protocol::message::{Listen, Listening, Stop, Stopped};
-use portreeve_worker::ListenerId;
 use rustix::process::{Pid, Signal, kill_process};
 use support::{Broker, broker_at, channel_to};
 
@@ -70,7 +70,7 @@ impl Worker {
     fn command(folder: &Path) -> Command {
         let tests = std::env::current_exe().unwrap();
         let program: PathBuf = tests.ancestors().nth(2).unwrap().join("examples/smtp_worker");
-        assert!(program.exists(), "build the program first: cargo build -p portreeve-worker --examples");
+        assert!(program.exists(), "build the program first: cargo build -p portreeve --examples");
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "export LISTEN_PID=$$; exec \"$@\"", "sh"]).arg(program);
         command.args(["--maildir", "Maildir", "--greeting", "mx.example"]);

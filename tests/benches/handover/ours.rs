@@ -3,11 +3,9 @@
 use std::net::SocketAddrV4;
 use std::path::Path;
 
+use portreeve::{Channel, Client, Endpoint, InetEndpoint, Listen, ListenOptions, ListenerId, blocking};
 use portreeve_protocol::message::{Listen as Request, Listening};
 use portreeve_tests::{Host, Peer, broker};
-use portreeve_worker::{
-    Channel, Client, Endpoint, InetEndpoint, Listen, ListenOptions, ListenerId, blocking,
-};
 
 use crate::endpoints;
 

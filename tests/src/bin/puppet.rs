@@ -19,8 +19,8 @@ fn main() {
     }
     let at_start = descriptors();
     // Taken as a worker takes them, and held to the end.
-    let _listeners = portreeve_worker::listeners_from_environment().unwrap();
-    let _channel = portreeve_worker::Channel::from_environment().unwrap();
+    let _listeners = portreeve::listeners_from_environment().unwrap();
+    let _channel = portreeve::Channel::from_environment().unwrap();
     let mut control = UnixStream::connect(portreeve_tests::puppet::SOCKET).unwrap();
     send_channel(&control);
     let commands = BufReader::new(control.try_clone().unwrap());

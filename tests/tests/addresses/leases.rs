@@ -4,12 +4,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use portreeve::{AddressOptions, Channel, Client, Error, EventCode, FaultCode, blocking};
 use portreeve_protocol::address::RenewAddress;
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::namespaces::run;
 use portreeve_tests::peer::one_address;
 use portreeve_tests::{Broker, Peer, alone, binaries, eventually, isolated, lan, sample};
-use portreeve_worker::{AddressOptions, Channel, Client, Error, EventCode, FaultCode, blocking};
 use rustix::process::Signal;
 
 const QUIET: AddressOptions = AddressOptions { lease: Some(3), epoch: 0, probes: 0, announce: false };

@@ -6,6 +6,7 @@ use std::net::{IpAddr, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use portreeve::{AddressOptions, Channel, Client, Error, ListenOptions};
 use portreeve_protocol::FaultCode;
 use portreeve_protocol::address::ListAddresses;
 use portreeve_tests::broker::SOCKET;
@@ -13,7 +14,6 @@ use portreeve_tests::crowd::Tally;
 use portreeve_tests::puppet::Stage;
 use portreeve_tests::wait::PATIENCE;
 use portreeve_tests::{Broker, eventually, isolated, lan, sample};
-use portreeve_worker::{AddressOptions, Channel, Client, Error, ListenOptions};
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt as _;
 

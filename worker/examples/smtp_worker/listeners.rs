@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portreeve_worker::{Client, Endpoint, Error, InheritedListener, ListenOptions, ListenerId};
+use portreeve::{Client, Endpoint, Error, InheritedListener, ListenOptions, ListenerId};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;

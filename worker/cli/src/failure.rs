@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
 
-use portreeve_worker::{Error, Fault, FaultCode};
+use portreeve::{Error, Fault, FaultCode};
 use serde_json::{Value, json};
 
 use crate::open::Broker;

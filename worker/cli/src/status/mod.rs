@@ -5,9 +5,9 @@ mod page;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use portreeve_worker::address::AddressRow;
-use portreeve_worker::status::{Listener, Status};
-use portreeve_worker::{Client, Error, FaultCode};
+use portreeve::address::AddressRow;
+use portreeve::status::{Listener, Status};
+use portreeve::{Client, Error, FaultCode};
 use tokio::signal::unix::SignalKind;
 use tokio::time::interval;
 

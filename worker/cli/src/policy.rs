@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use portreeve_worker::Client;
-use portreeve_worker::policy::PolicyPage;
+use portreeve::Client;
+use portreeve::policy::PolicyPage;
 use serde_json::json;
 
 use crate::failure::Failure;

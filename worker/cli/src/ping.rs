@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use portreeve_worker::Client;
+use portreeve::Client;
 use serde_json::json;
 
 use crate::failure::Failure;

@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Display};
 
-use portreeve_worker::address::AddressRow;
-use portreeve_worker::metrics::{AddressCounts, Metrics, OperationCounts};
+use portreeve::address::AddressRow;
+use portreeve::metrics::{AddressCounts, Metrics, OperationCounts};
 
 use super::text::Text;
 

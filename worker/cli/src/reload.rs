@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use portreeve_worker::reload::{Finding, Reloaded};
-use portreeve_worker::{Client, Error, FaultCode};
+use portreeve::reload::{Finding, Reloaded};
+use portreeve::{Client, Error, FaultCode};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;

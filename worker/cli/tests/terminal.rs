@@ -1,6 +1,7 @@
 //! The command on a terminal: tables fit it, colour is there and nowhere else, and a page is shown again in place.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../tests/support/mod.rs"]
 mod support;
 
 use std::fs::File;
@@ -9,11 +10,11 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use portreeve::ListenerId;
 use portreeve_protocol::address::{AddAddress, Lease, Leases, ListAddresses};
 use portreeve_protocol::message::{Outcome, StatusRequest};
 use portreeve_protocol::status::{Listener, Session, Status};
 use portreeve_protocol::{List, Text};
-use portreeve_worker::ListenerId;
 use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use support::{Broker, broker_at};

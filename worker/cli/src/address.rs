@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use portreeve_worker::address::{AddressPage, AddressRow, Lease as Granted};
-use portreeve_worker::{AddressOptions, Client, Fault, FaultCode};
+use portreeve::address::{AddressPage, AddressRow, Lease as Granted};
+use portreeve::{AddressOptions, Client, Fault, FaultCode};
 use serde_json::{Value, json};
 
 use crate::failure::{self, Failure};
@@ -204,7 +204,7 @@ async fn list(client: &Client, out: Output) -> Result<ExitCode, Failure> {
 }
 
 /// Every address of the broker, and whether a fence ends their leases.
-pub async fn all(client: &Client) -> Result<(bool, Vec<AddressRow>), portreeve_worker::Error> {
+pub async fn all(client: &Client) -> Result<(bool, Vec<AddressRow>), portreeve::Error> {
     let (mut rows, mut after) = (Vec::new(), None);
     loop {
         let AddressPage { fenced, addresses, more } = client.addresses(after).await?;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use portreeve_worker::{Client, ListenerId};
+use portreeve::{Client, ListenerId};
 use serde_json::json;
 
 use crate::failure::Failure;

@@ -3,7 +3,7 @@
 use std::io;
 
 use caps::Capability;
-use portreeve_worker::status::{Credentials, Listener, Process, Quota, Session};
+use portreeve::status::{Credentials, Listener, Process, Quota, Session};
 use serde_json::{Value, json};
 
 use super::State;

@@ -15,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use portreeve_worker::Client;
+use portreeve::Client;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{Mutex, Semaphore};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use portreeve_worker::{Channel, Client};
+use portreeve::{Channel, Client};
 use tokio::time::timeout;
 
 use crate::failure::Failure;
@@ -12,7 +12,7 @@ use crate::failure::Failure;
 #[derive(clap::Args, Clone)]
 pub struct Broker {
     /// The broker's control socket.
-    #[arg(long, global = true, value_name = "PATH", env = "PORTREEVE_SOCKET", default_value = portreeve_worker::DEFAULT_SOCKET)]
+    #[arg(long, global = true, value_name = "PATH", env = "PORTREEVE_SOCKET", default_value = portreeve::DEFAULT_SOCKET)]
     pub socket: PathBuf,
     /// Seconds to wait for the broker's first answer.
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]

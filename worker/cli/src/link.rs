@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use portreeve_worker::Client;
+use portreeve::Client;
 use serde_json::json;
 
 use crate::failure::Failure;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use humantime::format_rfc3339_millis;
-use portreeve_worker::{Client, Event, EventCode};
+use portreeve::{Client, Event, EventCode};
 use serde_json::{Map, Value, json};
 
 use crate::failure::Failure;

@@ -1,6 +1,7 @@
 //! `portreeve metrics`: the Prometheus text format on standard output and over HTTP, with a broker and without one.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../../tests/support/mod.rs"]
 mod support;
 
 use std::collections::BTreeSet;
@@ -221,8 +222,8 @@ fn a_port_that_is_taken_is_named() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("Address already in use"));
 }
 
-const DASHBOARD: &str = include_str!("../../deploy/monitoring/dashboard.json");
-const ALERTS: &str = include_str!("../../deploy/monitoring/alerts.yml");
+const DASHBOARD: &str = include_str!("../../../deploy/monitoring/dashboard.json");
+const ALERTS: &str = include_str!("../../../deploy/monitoring/alerts.yml");
 
 /// The names of metrics in a text.
 fn names(text: &str) -> BTreeSet<&str> {
@@ -266,6 +267,6 @@ fn prometheus_reads_the_page_and_the_alerts() {
     page.write_all(printed(&socket, &[]).as_bytes()).unwrap();
     page.rewind().unwrap();
     assert_eq!(promtool(&["check", "metrics"], page.into()), "");
-    let alerts = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/monitoring/alerts.yml");
+    let alerts = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/monitoring/alerts.yml");
     assert!(promtool(&["check", "rules", alerts], Stdio::null()).contains("SUCCESS"));
 }

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
-use portreeve_worker::Client;
-use portreeve_worker::limit::{CurrentLimit, UNLIMITED};
+use portreeve::Client;
+use portreeve::limit::{CurrentLimit, UNLIMITED};
 use serde_json::json;
 
 use crate::failure::Failure;

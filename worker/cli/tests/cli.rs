@@ -1,15 +1,16 @@
 //! The `portreeve` command: what it prints and how it exits, without a broker and with one.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../tests/support/mod.rs"]
 mod support;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use portreeve::ListenerId;
 use portreeve_protocol::message::{Listen, Listening, StatusRequest, Stop, Stopped};
 use portreeve_protocol::status::{Credentials, Listener, Process, Quota, Session, Status};
 use portreeve_protocol::{List, Text};
-use portreeve_worker::ListenerId;
 use support::broker_at;
 
 fn portreeve(socket: &Path, arguments: &[&str]) -> Command {

@@ -8,9 +8,9 @@ mod text;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use portreeve_worker::Client;
-use portreeve_worker::address::AddressRow;
-use portreeve_worker::metrics::Metrics;
+use portreeve::Client;
+use portreeve::address::AddressRow;
+use portreeve::metrics::Metrics;
 
 use crate::failure::Failure;
 use crate::open::Broker;
@@ -41,7 +41,7 @@ pub async fn run(broker: &Broker, out: Output, arguments: &Arguments) -> Result<
 }
 
 /// The metrics, and the first leases where there are any and this peer may list them.
-async fn ask(client: &Client, most: usize) -> Result<(Metrics, Vec<AddressRow>), portreeve_worker::Error> {
+async fn ask(client: &Client, most: usize) -> Result<(Metrics, Vec<AddressRow>), portreeve::Error> {
     let metrics = client.metrics().await?;
     let may = client.welcome().is_some_and(|welcome| {
         welcome.operations.iter().any(|operation| operation.as_str() == "list-addresses")

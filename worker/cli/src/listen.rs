@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitCode};
 
 use command_fds::{CommandFdExt as _, FdMapping};
-use portreeve_worker::{Client, Endpoint, FaultCode, Listen, ListenOptions, Listener};
+use portreeve::{Client, Endpoint, FaultCode, Listen, ListenOptions, Listener};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
