@@ -205,7 +205,7 @@ fn listeners_come_and_go_by_signal_and_by_command() {
     assert_eq!(ask("list\n"), "ok *:25 *:2525\n");
     assert_eq!(ask("stop *:587\n"), "error *:587 is not being served\n");
     // The broker has hung up after its fourth request.
-    assert!(log.any(|line| line.contains("the broker has closed the channel")));
+    assert!(log.any(|line| line.contains("the broker closed the session")));
     assert_eq!(ask("list\n"), "ok *:25 *:2525\n");
     Client::connect(listening(&seen)).says("QUIT\r\n", &["221"]);
 }

@@ -83,7 +83,7 @@ impl Blocking {
         for listener in self.client.listen_many(listens, true).unwrap() {
             let listener = listener.unwrap();
             self.given.push(listener.id());
-            drop(listener.keep());
+            drop(listener.into_socket());
         }
     }
 }
@@ -93,7 +93,7 @@ impl Worker for Blocking {
         if let [one] = endpoints {
             let listener = self.client.listen(&endpoint(*one), &ListenOptions::default()).unwrap();
             self.given.push(listener.id());
-            drop(listener.keep());
+            drop(listener.into_socket());
         } else {
             self.listen_many(&listens(endpoints));
         }
@@ -135,7 +135,7 @@ impl Worker for Asynchronous {
         };
         for listener in listeners {
             self.given.push(listener.id());
-            drop(listener.keep());
+            drop(listener.into_socket());
         }
     }
 
@@ -164,7 +164,9 @@ impl Pipelined {
 
 impl Worker for Pipelined {
     fn listen(&mut self, endpoints: &[SocketAddrV4]) {
-        listens(endpoints).iter().for_each(|listen| _ = self.peer.send(listen));
+        for one in endpoints {
+            self.peer.send(&Request { endpoint: endpoint(*one), options: Default::default() });
+        }
         for _ in endpoints {
             let (Listening { id }, sockets) = self.peer.receive().unwrap().reply::<Request>().unwrap();
             self.given.push(id);
@@ -184,7 +186,7 @@ fn endpoint(of: SocketAddrV4) -> Endpoint {
 }
 
 fn listen(of: SocketAddrV4) -> Listen {
-    Listen { endpoint: endpoint(of), options: ListenOptions::default() }
+    Listen::new(endpoint(of))
 }
 
 fn listens(endpoints: &[SocketAddrV4]) -> Vec<Listen> {

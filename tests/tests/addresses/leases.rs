@@ -12,7 +12,7 @@ use portreeve_tests::peer::one_address;
 use portreeve_tests::{Broker, Peer, alone, binaries, eventually, isolated, lan, sample};
 use rustix::process::Signal;
 
-const QUIET: AddressOptions = AddressOptions { lease: Some(3), epoch: 0, probes: 0, announce: false };
+const QUIET: AddressOptions = AddressOptions::new().lease(3).probes(0).announce(false);
 
 fn with_client<T>(act: impl AsyncFnOnce(Client) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -29,7 +29,7 @@ fn a_held_address_outlasts_its_lease_and_goes_with_its_guard() {
         let _broker = Broker::start(host, &sample::addresses(""));
         with_client(async |client| {
             // Renewed each 1.2 s: long enough for a machine that leaves this program no time for some seconds.
-            let lease = AddressOptions { lease: Some(6), ..QUIET };
+            let lease = QUIET.lease(6);
             let held = client.hold_address("10.1.1.7".parse().unwrap(), &lease).await.unwrap();
             assert_eq!(held.interface(), lan::INTERFACE);
             let begin = Instant::now();
@@ -40,8 +40,7 @@ fn a_held_address_outlasts_its_lease_and_goes_with_its_guard() {
             assert!(held.remove().await.unwrap());
             assert_eq!(lan::shown("10.1.1.7"), None);
             drop(client.hold_address("10.1.1.8".parse().unwrap(), &QUIET).await.unwrap());
-            // The request of the drop goes before this one's.
-            tokio::task::yield_now().await;
+            // The drop has sent its request already.
             client.ping().await.unwrap();
             eventually("the end of the address", || lan::shown("10.1.1.8").is_none().then_some(()));
         });
@@ -120,8 +119,7 @@ fn a_holder_hears_at_once_that_somebody_else_had_its_address_removed() {
         let broker = Broker::start(host, &sample::addresses(""));
         with_client(async |client| {
             let address = "10.1.1.7".parse().unwrap();
-            let mut held =
-                client.hold_address(address, &AddressOptions { lease: Some(3_600), ..QUIET }).await.unwrap();
+            let mut held = client.hold_address(address, &QUIET.lease(3_600)).await.unwrap();
             broker.peer().remove_address("10.1.1.7").unwrap();
             // Twelve minutes before it would be renewed.
             let why = tokio::time::timeout(Duration::from_secs(20), held.lost()).await.unwrap();

@@ -188,8 +188,7 @@ fn a_lease_outlives_a_takeover_and_a_killed_broker_and_says_why_where_it_cannot(
             let holder = scope.spawn(move || {
                 run(async move {
                     let client = lasting().await;
-                    let options =
-                        AddressOptions { lease: Some(20), epoch: 5, probes: 0, ..AddressOptions::default() };
+                    let options = AddressOptions::new().lease(20).epoch(5).probes(0);
                     let mut lease = client.hold_address(address, &options).await.unwrap();
                     ready.send(()).unwrap();
                     let why = loop {
@@ -199,7 +198,7 @@ fn a_lease_outlives_a_takeover_and_a_killed_broker_and_says_why_where_it_cannot(
                             Err(_) => {}
                         }
                     };
-                    lease.let_run_out();
+                    lease.let_expire();
                     why
                 })
             });

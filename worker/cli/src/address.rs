@@ -89,7 +89,8 @@ pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<E
     match arguments.verb {
         Verb::List => return list(client, out).await,
         Verb::Add { which, lease, probes, quiet } => {
-            let options = AddressOptions { lease, epoch: which.epoch, probes, announce: !quiet };
+            let mut options = AddressOptions::new().epoch(which.epoch).probes(probes).announce(!quiet);
+            options.lease = lease;
             for batch in which.addresses.chunks(BATCH) {
                 done.extend(rows(batch, client.add_addresses(batch, &options).await?, leased));
                 progress.done(done.len());

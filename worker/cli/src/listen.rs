@@ -40,13 +40,11 @@ pub struct Arguments {
 }
 
 pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<ExitCode, Failure> {
-    let options = ListenOptions {
-        backlog: arguments.backlog,
-        reuse_port: arguments.reuse_port,
-        dual_stack: arguments.dual_stack,
-        free_bind: arguments.free_bind,
-        ..ListenOptions::default()
-    };
+    let mut options = ListenOptions::new()
+        .reuse_port(arguments.reuse_port)
+        .dual_stack(arguments.dual_stack)
+        .free_bind(arguments.free_bind);
+    options.backlog = arguments.backlog;
     let listeners = ask(client, &arguments.endpoints, &options).await?;
     let code = if arguments.exec.is_empty() {
         show(&listeners, out)?;
@@ -59,7 +57,7 @@ pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<E
     for batch in ids.chunks(BATCH) {
         client.stop(batch).await?;
     }
-    listeners.into_iter().for_each(|listener| drop(listener.keep()));
+    listeners.into_iter().for_each(|listener| drop(listener.into_socket()));
     Ok(code)
 }
 
@@ -71,10 +69,8 @@ async fn ask(
     if let [endpoint] = endpoints {
         return Ok(vec![client.listen(endpoint, options).await?]);
     }
-    let asked: Vec<_> = endpoints
-        .iter()
-        .map(|endpoint| Listen { endpoint: endpoint.clone(), options: options.clone() })
-        .collect();
+    let asked: Vec<_> =
+        endpoints.iter().map(|endpoint| Listen::new(endpoint.clone()).options(options.clone())).collect();
     let (mut listeners, mut faults) = (Vec::new(), Vec::new());
     for batch in asked.chunks(BATCH) {
         let results = client.listen_many(batch, true).await?;

@@ -37,7 +37,7 @@ pub async fn run(client: &Client, out: Output) -> Result<ExitCode, Failure> {
             "lease_s": lease,
             "rules": rules,
             "topology": topology,
-            "floating": moving,
+            "moving": moving,
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -55,7 +55,7 @@ pub async fn run(client: &Client, out: Output) -> Result<ExitCode, Failure> {
         parts.push(render(shown));
     }
     if !moving.is_empty() {
-        let mut shown = table(["FLOATING ADDRESS", "INTERFACE", "DECLARED BY", "PREFERENCE", "FOLLOWS"]);
+        let mut shown = table(["MOVING ADDRESS", "INTERFACE", "DECLARED BY", "PREFERENCE", "FOLLOWS"]);
         shown.add_rows(moving.iter().map(|row| {
             [
                 format!("{}/{}", row.address, row.prefix),

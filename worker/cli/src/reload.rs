@@ -67,7 +67,7 @@ fn findings(reloaded: &Reloaded) {
         eprintln!("{}\n", shown(finding));
     }
     if reloaded.findings_omitted > 0 {
-        eprintln!("{} more are not shown; correct these first\n", reloaded.findings_omitted);
+        eprintln!("{} more findings are not shown; put these right first\n", reloaded.findings_omitted);
     }
 }
 

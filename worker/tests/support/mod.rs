@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::thread::JoinHandle;
 
-use portreeve::{Channel, Endpoint, ListenerId};
+use portreeve::{self, Channel, Endpoint, ListenerId};
 use portreeve_protocol::address::{AddressPage, ListAddresses};
 use portreeve_protocol::message::{
     Hello, Listen, ListenMany, Listening, ListeningMany, OPERATIONS, Outcome, Ping, Pong, Stop, Stopped,
@@ -141,8 +141,8 @@ pub fn endpoint(port: u16) -> Endpoint {
     format!("127.0.0.1:{port}").parse().unwrap()
 }
 
-pub fn listen(port: u16) -> Listen {
-    Listen { endpoint: endpoint(port), options: Default::default() }
+pub fn listen(port: u16) -> portreeve::Listen {
+    portreeve::Listen::new(endpoint(port))
 }
 
 /// A channel whose other end does `serve` in a thread of its own.
