@@ -1,4 +1,4 @@
-//! `portreeve address`: adds addresses and holds them, renews, removes, announces and lists them.
+//! `portreeve address`: adds, renews, moves, announces, removes and lists addresses.
 
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -10,119 +10,119 @@ use serde_json::{Value, json};
 use crate::failure::{self, Failure};
 use crate::output::{self, Output, Progress};
 
-/// The most addresses that one request names.
-const BATCH: usize = 256;
+/// Maximum number of addresses in one request.
+const MAX_BATCH: usize = 256;
 
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(subcommand)]
-    verb: Verb,
+    action: Action,
 }
 
 #[derive(clap::Subcommand)]
-enum Verb {
-    /// Put addresses on this host until their lease ends.
+enum Action {
+    /// Add addresses to this host until their lease ends.
     Add {
         #[command(flatten)]
-        which: Which,
-        /// Seconds until they go by themselves; 0 for never, where the configuration permits that.
+        targets: Targets,
+        /// Length of the lease in seconds; 0 for permanent addresses, which need a permit.
         #[arg(long, value_name = "SECONDS")]
         lease: Option<u32>,
-        /// How often to ask first whether another host has them, 200 ms each.
+        /// Number of probes for another host that has an address, 200 ms each.
         #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=3))]
         probes: u8,
-        /// Do not tell the neighbours.
+        /// Do not announce the addresses to the neighbours.
         #[arg(long)]
         quiet: bool,
     },
-    /// Begin their lease anew.
+    /// Restart the leases of addresses.
     Renew {
         #[command(flatten)]
-        which: Which,
-        /// Seconds from now; as long as the last time otherwise.
+        targets: Targets,
+        /// Length of the lease in seconds [default: as before].
         #[arg(long, value_name = "SECONDS")]
         lease: Option<u32>,
     },
-    /// Take them away, with their listeners and connections.
-    Remove(Which),
-    /// Take them to another interface of this host.
+    /// Remove addresses, with their listeners and connections.
+    Remove(Targets),
+    /// Move addresses to another interface of this host.
     Move {
         #[command(flatten)]
-        which: Which,
+        targets: Targets,
         /// The interface.
         #[arg(long, value_name = "INTERFACE")]
         to: String,
     },
-    /// Tell the neighbours again.
-    Announce(Which),
-    /// Show what the broker has put on interfaces.
+    /// Announce addresses to the neighbours again.
+    Announce(Targets),
+    /// List the addresses of the broker.
     List,
 }
 
-impl Verb {
-    /// How many addresses it is about.
+impl Action {
+    /// Number of addresses of the request.
     fn count(&self) -> usize {
         match self {
-            Verb::Add { which, .. }
-            | Verb::Renew { which, .. }
-            | Verb::Move { which, .. }
-            | Verb::Remove(which)
-            | Verb::Announce(which) => which.addresses.len(),
-            Verb::List => 0,
+            Action::Add { targets, .. }
+            | Action::Renew { targets, .. }
+            | Action::Move { targets, .. }
+            | Action::Remove(targets)
+            | Action::Announce(targets) => targets.addresses.len(),
+            Action::List => 0,
         }
     }
 }
 
 #[derive(clap::Args)]
-struct Which {
+struct Targets {
     /// The addresses.
     #[arg(required = true, value_name = "ADDRESS")]
     addresses: Vec<IpAddr>,
-    /// The number of this ownership, from whoever decides which host has them.
+    /// Epoch of the ownership, from the cluster manager that decides which host has the addresses.
     #[arg(long, default_value_t = 0, value_name = "N")]
     epoch: u64,
 }
 
 pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<ExitCode, Failure> {
     let mut done = Vec::new();
-    let mut progress = Progress::of(arguments.verb.count());
-    match arguments.verb {
-        Verb::List => return list(client, out).await,
-        Verb::Add { which, lease, probes, quiet } => {
-            let mut options = AddressOptions::new().epoch(which.epoch).probes(probes).announce(!quiet);
+    let mut progress = Progress::new(arguments.action.count());
+    match arguments.action {
+        Action::List => return list(client, out).await,
+        Action::Add { targets, lease, probes, quiet } => {
+            let mut options = AddressOptions::new().epoch(targets.epoch).probes(probes).announce(!quiet);
             options.lease = lease;
-            for batch in which.addresses.chunks(BATCH) {
+            for batch in targets.addresses.chunks(MAX_BATCH) {
                 done.extend(rows(batch, client.add_addresses(batch, &options).await?, leased));
-                progress.done(done.len());
+                progress.update(done.len());
             }
         }
-        Verb::Renew { which, lease } => {
-            for batch in which.addresses.chunks(BATCH) {
-                done.extend(rows(batch, client.renew_addresses(batch, lease, which.epoch).await?, leased));
-                progress.done(done.len());
+        Action::Renew { targets, lease } => {
+            for batch in targets.addresses.chunks(MAX_BATCH) {
+                done.extend(rows(batch, client.renew_addresses(batch, lease, targets.epoch).await?, leased));
+                progress.update(done.len());
             }
         }
-        Verb::Move { which, to } => {
-            for batch in which.addresses.chunks(BATCH) {
-                done.extend(rows(batch, client.move_addresses(batch, &to, which.epoch).await?, leased));
-                progress.done(done.len());
+        Action::Move { targets, to } => {
+            for batch in targets.addresses.chunks(MAX_BATCH) {
+                done.extend(rows(batch, client.move_addresses(batch, &to, targets.epoch).await?, leased));
+                progress.update(done.len());
             }
         }
-        Verb::Announce(which) => {
-            for batch in which.addresses.chunks(BATCH) {
-                done.extend(rows(batch, client.announce_addresses(batch, which.epoch).await?, leased));
-                progress.done(done.len());
+        Action::Announce(targets) => {
+            for batch in targets.addresses.chunks(MAX_BATCH) {
+                done.extend(rows(batch, client.announce_addresses(batch, targets.epoch).await?, leased));
+                progress.update(done.len());
             }
         }
-        Verb::Remove(which) => {
-            for batch in which.addresses.chunks(BATCH) {
-                let removed = client.remove_addresses(batch, which.epoch).await?;
+        Action::Remove(targets) => {
+            for batch in targets.addresses.chunks(MAX_BATCH) {
+                let removed = client.remove_addresses(batch, targets.epoch).await?;
                 done.extend(rows(
                     batch,
                     removed,
                     |removed| json!({ "address": removed.address, "verified": removed.verified }),
                 ));
-                progress.done(done.len());
+                progress.update(done.len());
             }
         }
     }
@@ -130,26 +130,26 @@ pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<E
     let faults: Vec<&Value> = done.iter().filter_map(|row| row.get("fault")).collect();
     let code = match faults.is_empty() {
         true => ExitCode::SUCCESS,
-        false => failure::of_faults(faults.iter().all(|fault| *fault == FaultCode::Denied.name())),
+        false => failure::batch_code(faults.iter().all(|fault| *fault == FaultCode::Denied.name())),
     };
     if out.json {
         out.value(&Value::Array(done))?;
     } else {
         for row in &done {
-            out.text(sentence(row))?;
+            out.text(describe(row))?;
         }
     }
     Ok(code)
 }
 
-fn rows<T>(asked: &[IpAddr], results: Vec<Result<T, Fault>>, show: impl Fn(T) -> Value) -> Vec<Value> {
+fn rows<T>(requested: &[IpAddr], results: Vec<Result<T, Fault>>, show: impl Fn(T) -> Value) -> Vec<Value> {
     let row = |(index, result): (usize, Result<T, Fault>)| {
         let mut row = match result {
             Ok(done) => show(done),
             Err(fault) => json!({ "fault": fault.code.name(), "message": fault.to_string() }),
         };
-        // What follows the addresses that were asked for names itself.
-        if let (Some(row), Some(address)) = (row.as_object_mut(), asked.get(index)) {
+        // The results of following addresses come after the requested ones, and name their address themselves.
+        if let (Some(row), Some(address)) = (row.as_object_mut(), requested.get(index)) {
             row.insert("address".to_owned(), json!(address));
         }
         row
@@ -162,14 +162,15 @@ fn leased(lease: Granted) -> Value {
         "address": lease.address,
         "interface": lease.interface.as_str(),
         "prefix": lease.prefix,
-        // Absent for ever.
+        // Absent if the address is permanent.
         "remaining_ms": Some(lease.remaining_ms).filter(|left| *left < u64::MAX),
         "epoch": lease.epoch,
         "follows": lease.follows,
     })
 }
 
-fn sentence(row: &Value) -> String {
+/// One line for a result.
+fn describe(row: &Value) -> String {
     let text = |name: &str| {
         row.get(name).map_or_else(String::new, |value| match value {
             Value::String(text) => text.clone(),
@@ -180,13 +181,17 @@ fn sentence(row: &Value) -> String {
     match (row.get("message"), row.get("verified")) {
         (Some(_), _) if row.get("address").is_none() => text("message"),
         (Some(_), _) => format!("{address}: {}", text("message")),
-        (_, Some(Value::Bool(true))) => format!("{address} is gone"),
-        (_, Some(_)) => format!("{address} was removed, and this host has it still, on another interface"),
+        (_, Some(Value::Bool(true))) => format!("{address} was removed"),
+        (_, Some(_)) => {
+            format!("{address} was removed, but this host may still have it on another interface")
+        }
         _ => {
             let left = row.get("remaining_ms").and_then(Value::as_u64);
-            let left =
-                left.map_or_else(|| "ever".to_owned(), |left| format!("{:.1} s", left as f64 / 1000.0));
-            format!("{address}/{} is on {} for {left}", text("prefix"), text("interface"))
+            let time = match left {
+                Some(left) => format!("for {:.1} s", left as f64 / 1000.0),
+                None => "permanently".to_owned(),
+            };
+            format!("{address}/{} is on {} {time}", text("prefix"), text("interface"))
         }
     }
 }
@@ -197,14 +202,16 @@ async fn list(client: &Client, out: Output) -> Result<ExitCode, Failure> {
         out.value(&json!({ "fenced": fenced, "addresses": values(&rows) }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    out.text(shown(&rows, fenced))?;
+    out.text(address_table(&rows, fenced))?;
     if !fenced {
-        output::note("no fence: an orphaned address may answer a little longer than its lease");
+        output::note(
+            "no fence: if the broker is killed, an address may stay reachable for a short time after its lease",
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Every address of the broker, and whether a fence ends their leases.
+/// Fetches every address of the broker, and whether a fence ends their leases.
 pub async fn all(client: &Client) -> Result<(bool, Vec<AddressRow>), portreeve::Error> {
     let (mut rows, mut after) = (Vec::new(), None);
     loop {
@@ -233,14 +240,14 @@ pub fn values(rows: &[AddressRow]) -> Vec<Value> {
 }
 
 /// The rows as a table.
-pub fn shown(rows: &[AddressRow], fenced: bool) -> String {
-    let mut table = output::table(["ADDRESS", "INTERFACE", "LEFT", "EPOCH", "HOLDER", "STATE"]);
+pub fn address_table(rows: &[AddressRow], fenced: bool) -> String {
+    let mut table = output::table(["ADDRESS", "INTERFACE", "REMAINING", "EPOCH", "HOLDER", "STATE"]);
     for row in rows {
         table.add_row([
             format!("{}/{}", row.lease.address, row.lease.prefix),
             row.lease.interface.to_string(),
             match row.lease.remaining_ms {
-                u64::MAX => "for ever".to_owned(),
+                u64::MAX => "permanent".to_owned(),
                 left => format!("{:.1} s", left as f64 / 1000.0),
             },
             row.lease.epoch.to_string(),

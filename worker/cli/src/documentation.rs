@@ -1,5 +1,5 @@
-//! `portreeve completions` and `portreeve man`: what shells and man(1) know of the command, from its own definition, so
-//! that they cannot say anything else.
+//! `portreeve completions` and `portreeve man`: shell completions and man pages, generated from the definition of the command
+//! line so that they cannot differ from it.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -21,14 +21,14 @@ pub struct Completions {
 
 #[derive(clap::Args)]
 pub struct Pages {
-    /// Where to write them.
+    /// The directory to write the man pages to.
     #[arg(value_name = "DIRECTORY")]
     directory: PathBuf,
 }
 
 /// Prints the completions of one shell.
-pub fn completions(asked: &Completions) -> Result<ExitCode, Failure> {
-    let shell = match asked.shell.as_str() {
+pub fn completions(arguments: &Completions) -> Result<ExitCode, Failure> {
+    let shell = match arguments.shell.as_str() {
         "bash" => Shell::Bash,
         "zsh" => Shell::Zsh,
         _ => Shell::Fish,
@@ -39,20 +39,24 @@ pub fn completions(asked: &Completions) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes a man page for the command and for each of its verbs.
-pub fn pages(asked: &Pages) -> Result<ExitCode, Failure> {
+/// Writes a man page for the command and for each subcommand.
+pub fn pages(arguments: &Pages) -> Result<ExitCode, Failure> {
     let mut command = Arguments::command().disable_help_subcommand(true);
     command.build();
-    write(&asked.directory, &command, true).map_err(|error| Failure::System("writing a man page", error))?;
+    let what = || format!("cannot write the man pages to {}", arguments.directory.display());
+    write(&arguments.directory, &command, true).map_err(|error| Failure::System(what(), error))?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn write(directory: &Path, command: &Command, is_first: bool) -> io::Result<()> {
     let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
     let man = Man::new(command.clone());
-    let mut page = Vec::new();
+    let (mut page, mut synopsis) = (Vec::new(), Vec::new());
     man.render_name_section(&mut page)?;
-    man.render_synopsis_section(&mut page)?;
+    man.render_synopsis_section(&mut synopsis)?;
+    // clap_mangen does not write the `--` before a command.
+    let command_line = r"[\-\- \fICOMMAND\fR ...]";
+    page.extend(String::from_utf8_lossy(&synopsis).replace(r"[\fICOMMAND\fR]", command_line).into_bytes());
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
     if command.has_subcommands() {
@@ -64,31 +68,31 @@ fn write(directory: &Path, command: &Command, is_first: bool) -> io::Result<()> 
     }
     let also = if is_first { ALSO } else { ".SH \"SEE ALSO\"\n.BR portreeve (1),\n.BR portreeved (8)\n" };
     page.extend(also.as_bytes());
-    // Each section begins with how it writes an apostrophe, and lists of values with an empty line too many.
+    // Each section defines the apostrophe again, and lists of values have one empty line too many.
     let text = String::from_utf8_lossy(&page).replace(APOSTROPHE, "").replace(".br\n\n.br\n", ".sp\n");
     let (title, release) = (name.to_uppercase(), env!("CARGO_PKG_VERSION"));
     let title = format!(".TH {title} 1 \"{DATE}\" \"Portreeve {release}\" Portreeve\n");
     std::fs::write(directory.join(format!("{name}.1")), [APOSTROPHE, &title, &text].concat())?;
-    let mut verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set());
-    verbs.try_for_each(|verb| write(directory, verb, false))
+    let mut subcommands = command.get_subcommands().filter(|one| !one.is_hide_set());
+    subcommands.try_for_each(|one| write(directory, one, false))
 }
 
 fn exit_codes() -> String {
     let codes = EXIT_CODES.iter().map(|(code, meaning)| format!(".TP\n{code}\n{meaning}\n"));
     let codes: String = codes.collect();
-    let more = ".PP\nportreeve listen \\-\\-exec exits as its command does.\n";
-    format!(".SH \"EXIT STATUS\"\nThose of sysexits(3), and 1.\n{codes}{more}")
+    let more = ".PP\nportreeve listen and portreeve limit with a command exit as that command does.\n";
+    format!(".SH \"EXIT STATUS\"\nAs in sysexits(3), and 1.\n{codes}{more}")
 }
 
-/// When these pages were last looked at.
-const DATE: &str = "2026-11-23";
+/// The date of the man pages: when they were last reviewed.
+const DATE: &str = "2026-11-28";
 
 const APOSTROPHE: &str = ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n";
 
 const FILES: &str = "\
 .SH JSON
-With \\-\\-json the result is one JSON value on standard output, and so is an error: an object whose only member is
-error, with code, message and, from the broker, number, subject, remedy and errno. The exit status is the same.
+With \\-\\-json the result is one JSON value on standard output. An error is an object whose only member is error, with the
+members code and message, and if it comes from the broker number, subject, remedy and errno. The exit status is the same.
 .SH FILES
 .TP
 /run/portreeve/broker.sock
@@ -99,10 +103,10 @@ PORTREEVE_SOCKET
 The control socket.
 .TP
 NO_COLOR
-If it is set and not empty, nothing is in colour. Nothing is in colour either but on a terminal.
+If it is set and not empty, the output has no colour. Only a terminal gets colour.
 .TP
 COLUMNS
-How wide tables are where standard output is no terminal.
+The width of tables if standard output is not a terminal.
 ";
 
 const ALSO: &str = "\

@@ -1,4 +1,4 @@
-//! `portreeve events`: what the broker remembers of what happened, and what happens from then on.
+//! `portreeve events`: the recent events that the broker remembers, and new ones as they happen.
 
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
@@ -12,10 +12,10 @@ use crate::output::{self, Output, render, table};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Go on with what happens, until interrupted; with --json one value a line.
+    /// Show new events as well, until interrupted; with --json one value per line.
     #[arg(short, long)]
     follow: bool,
-    /// Only what concerns the addresses and interfaces of this user.
+    /// Show only events of the addresses and interfaces of this user.
     #[arg(long)]
     own: bool,
 }
@@ -26,7 +26,7 @@ pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<
         if out.json {
             out.value(&json!({ "events": events.iter().map(value).collect::<Vec<_>>() }))?;
         } else {
-            let mut rows = table(["TIME", "EVENT", "WHAT", ""]);
+            let mut rows = table(["TIME", "EVENT", "SUBJECT", ""]);
             rows.add_rows(events.iter().map(row));
             out.text(render(rows))?;
         }
@@ -36,13 +36,13 @@ pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<
     loop {
         let event = tokio::select! {
             event = events.next() => event?,
-            () = output::reader_gone() => return Ok(ExitCode::SUCCESS),
+            () = output::reader_closed() => return Ok(ExitCode::SUCCESS),
         };
         match out.json {
             true => out.value(&value(&event))?,
             false => {
-                let [time, what, about, more] = row(&event);
-                out.text(format!("{time}  {what:16}  {about}  {more}").trim_end())?;
+                let [time, event, subject, detail] = row(&event);
+                out.text(format!("{time}  {event:16}  {subject}  {detail}").trim_end())?;
             }
         }
     }
@@ -50,8 +50,8 @@ pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<
 
 fn value(event: &Event) -> Value {
     let mut fields = Map::new();
-    let mut field = |name: &str, value: Value, is_there: bool| {
-        if is_there {
+    let mut field = |name: &str, value: Value, present: bool| {
+        if present {
             fields.insert(name.to_owned(), value);
         }
     };
@@ -70,27 +70,27 @@ fn value(event: &Event) -> Value {
 }
 
 fn row(event: &Event) -> [String; 4] {
-    let about = match (event.address, event.interface.is_empty(), event.pid) {
+    let subject = match (event.address, event.interface.is_empty(), event.pid) {
         (Some(address), false, _) => format!("{address} on {}", event.interface),
         (Some(address), true, _) => address.to_string(),
         (None, false, _) => event.interface.to_string(),
         (None, true, 0) => String::new(),
         (None, true, pid) => format!("pid {pid}"),
     };
-    let detail = event.detail.to_string();
-    let more = match event.code {
-        EventCode::Gap => format!("{} events were lost", event.count),
-        EventCode::AddressConflict => format!("the host {detail} has it too"),
-        EventCode::AddressLeaving => format!("its owner has {} ms to let go", event.count),
-        EventCode::AddressMoved => format!("from {detail}"),
-        EventCode::LinkRenamed => format!("was {detail}"),
+    let text = event.detail.to_string();
+    let detail = match event.code {
+        EventCode::Gap => format!("{} events lost", event.count),
+        EventCode::AddressConflict => format!("host {text} also has it"),
+        EventCode::AddressLeaving => format!("removed in {} ms", event.count),
+        EventCode::AddressMoved => format!("from {text}"),
+        EventCode::LinkRenamed => format!("renamed from {text}"),
         EventCode::WorkerStarted if event.count > 0 => format!("restart {}", event.count),
-        EventCode::Other(number) => format!("code {number} {detail}"),
-        _ => detail,
+        EventCode::Other(number) => format!("code {number} {text}"),
+        _ => text,
     };
     let time = match event.time_ms {
         0 => "-".to_owned(),
         since_1970 => format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(since_1970)).to_string(),
     };
-    [time, event.code.name().to_owned(), about, more]
+    [time, event.code.name().to_owned(), subject, detail]
 }

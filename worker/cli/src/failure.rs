@@ -1,4 +1,4 @@
-//! Why the command failed: its exit code, and the same reason as a line for people or JSON for programs.
+//! Failures of the command: the exit code, and the message as a line for people or JSON for programs.
 
 use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
@@ -6,29 +6,32 @@ use std::process::ExitCode;
 use portreeve::{Error, Fault, FaultCode};
 use serde_json::{Value, json};
 
-use crate::open::Broker;
+use crate::broker::Broker;
 use crate::output::{Output, Style};
 
-/// What each exit code means, as --help and the man pages tell it.
+/// Each exit code and its meaning, for the man page.
 pub const EXIT_CODES: &[(u8, &str)] = &[
-    (0, "It was done."),
-    (FAULT, "The broker refused some of it or could not do it, for another reason than policy."),
+    (0, "Success."),
+    (FAULT, "The broker could not carry out the request or a part of it, for another reason than policy."),
     (USAGE, "The command line is wrong."),
-    (UNAVAILABLE, "No broker answers at the control socket."),
-    (OS_ERROR, "The system refused something to this command."),
+    (UNAVAILABLE, "No broker replies at the control socket, or it has closed the session."),
+    (OS_ERROR, "A system call of this command failed."),
     (IO_ERROR, "The result could not be written."),
-    (PROTOCOL, "What answers at the control socket is no broker, or one of another version."),
-    (NO_PERMISSION, "Policy does not permit it, or the control socket may not be used."),
+    (
+        PROTOCOL,
+        "The program at the control socket is not a broker, or is a broker of another protocol version.",
+    ),
+    (NO_PERMISSION, "Policy denies the request, or this user may not use the control socket."),
+    (CONFIG, "The broker refused its new configuration: see portreeve-reload(1)."),
 ];
 
 /// The same in short, for --help.
 pub fn exit_codes_line() -> String {
-    let codes =
-        "0 done, 1 fault, 64 wrong usage, 69 no broker, 71 system, 74 output, 76 protocol, 77 not permitted";
-    format!("Exit codes: {codes}; see portreeve(1).")
+    let codes = "0 success, 1 fault, 64 usage, 69 no broker, 71 system call, 74 output, 76 protocol, 77 denied, \
+                 78 invalid configuration";
+    format!("Exit codes, as in sysexits(3): {codes}. See portreeve(1).")
 }
 
-/// The codes of sysexits(3) that are used, and 1 for a fault.
 const FAULT: u8 = 1;
 const USAGE: u8 = 64;
 const UNAVAILABLE: u8 = 69;
@@ -40,18 +43,18 @@ pub const CONFIG: u8 = 78;
 
 /// Why there is no result.
 pub enum Failure {
-    /// The command line is wrong, or asked for help.
+    /// The command line is wrong, or requests help.
     Usage(Box<clap::Error>),
-    /// The broker refused, or cannot be reached.
+    /// The broker refused the request, or cannot be talked to.
     Session(Error),
-    /// Whoever is at the control socket says nothing.
-    Silent(Broker),
-    /// Some of the listeners that were asked for are refused.
+    /// The program at the control socket does not reply.
+    NoReply(Broker),
+    /// The broker refused listeners of a batch: their endpoints, and why.
     Refused(Vec<(String, Fault)>),
     /// The result could not be written.
     Output(io::Error),
-    /// Something else that the system refused.
-    System(&'static str, io::Error),
+    /// A system call failed: what this command cannot do, and the cause.
+    System(String, io::Error),
 }
 
 impl From<Error> for Failure {
@@ -66,28 +69,29 @@ impl Failure {
             Failure::Usage(error) if !error.use_stderr() => 0,
             Failure::Usage(_) => USAGE,
             Failure::Session(error) => session_code(error),
-            Failure::Silent(_) => UNAVAILABLE,
+            Failure::NoReply(_) => UNAVAILABLE,
             Failure::Refused(faults) => faults.first().map_or(FAULT, |(_, fault)| fault_code(fault)),
             Failure::Output(_) => IO_ERROR,
             Failure::System(..) => OS_ERROR,
         }
     }
 
-    /// The reason in a line, or one for each listener.
+    /// The message in a line, or one line for each listener.
     pub fn line(&self) -> String {
         match self {
             Failure::Usage(error) => error.kind().to_string(),
             Failure::Session(error) => error.to_string(),
-            Failure::Silent(Broker { socket, timeout }) => format!(
-                "nobody answered at {} in {timeout} s: see whether it is the broker's socket, and whether portreeved hangs",
+            Failure::NoReply(Broker { socket, timeout }) => format!(
+                "no reply from {} within {timeout} s. Check that this is the broker's control socket and that portreeved \
+                 is not suspended",
                 socket.display()
             ),
             Failure::Refused(faults) => {
                 let lines: Vec<_> = faults.iter().map(|(what, fault)| format!("{what}: {fault}")).collect();
                 lines.join("\nportreeve: ")
             }
-            Failure::Output(error) => format!("the result could not be written: {error}"),
-            Failure::System(what, error) => format!("{what} failed: {error}"),
+            Failure::Output(error) => format!("cannot write the result: {error}"),
+            Failure::System(what, error) => format!("{what}: {error}"),
         }
     }
 
@@ -99,8 +103,7 @@ impl Failure {
                     .iter()
                     .map(|(endpoint, fault)| json!({ "endpoint": endpoint, "error": fault_value(fault) }))
                     .collect();
-                let first = faults.first().map_or(Value::Null, |(_, fault)| fault_value(fault));
-                let mut value = first;
+                let mut value = faults.first().map_or(Value::Null, |(_, fault)| fault_value(fault));
                 if let Some(fields) = value.as_object_mut() {
                     fields.insert("listeners".into(), listeners.into());
                 }
@@ -111,25 +114,25 @@ impl Failure {
         }
     }
 
-    /// As JSON.
+    /// The message as JSON.
     pub fn value(&self) -> Value {
         json!({ "error": self.reason() })
     }
 
-    /// Tells the user and gives the exit code. A reader that went away is no failure of this program's.
+    /// Prints the message and returns the exit code. A reader that closed standard output is no failure.
     pub fn report(self, json: bool) -> ExitCode {
         let code = self.code();
         match &self {
             Failure::Output(error) if error.kind() == ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
             Failure::Usage(error) if code == 0 || !json => {
-                let _ = error.print();
+                let _ = error.print(); // the exit code remains
             }
             _ if json => {
-                let _ = Output { json }.value(&self.value());
+                let _ = Output { json }.value(&self.value()); // the exit code remains
             }
             _ => {
                 let name = Style::Error.on(&io::stderr(), "portreeve:");
-                let _ = io::stderr().write_all(format!("{name} {}\n", self.line()).as_bytes());
+                let _ = io::stderr().write_all(format!("{name} {}\n", self.line()).as_bytes()); // as above
             }
         }
         ExitCode::from(code)
@@ -148,7 +151,7 @@ fn session_code(error: &Error) -> u8 {
 }
 
 /// The exit code for the faults of a batch.
-pub fn of_faults(all_denied: bool) -> ExitCode {
+pub fn batch_code(all_denied: bool) -> ExitCode {
     ExitCode::from(if all_denied { NO_PERMISSION } else { FAULT })
 }
 

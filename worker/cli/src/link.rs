@@ -1,4 +1,4 @@
-//! `portreeve link`: sets an interface up or down, or to another MTU, and shows it as it is then.
+//! `portreeve link`: sets an interface up or down, or changes its MTU, and shows its state.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use crate::output::Output;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The interface's name.
+    /// The interface.
     interface: String,
     #[command(subcommand)]
     change: Change,
@@ -24,7 +24,7 @@ enum Change {
     Down,
     /// Set its MTU.
     Mtu {
-        /// In bytes.
+        /// The MTU in bytes.
         #[arg(value_name = "BYTES")]
         mtu: u32,
     },
@@ -47,8 +47,8 @@ pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<
         }))?;
     } else {
         let state = if link.up { "up" } else { "down" };
-        let carrier = if link.carrier { "a carrier" } else { "no carrier" };
-        out.text(format_args!("{} is {state}, has {carrier}, and its MTU is {}", link.interface, link.mtu))?;
+        let carrier = if link.carrier { "carrier" } else { "no carrier" };
+        out.text(format_args!("{}: {state}, {carrier}, MTU {}", link.interface, link.mtu))?;
     }
     Ok(ExitCode::SUCCESS)
 }

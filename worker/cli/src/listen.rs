@@ -1,5 +1,5 @@
-//! `portreeve listen`: asks for listeners and holds them, because they end with the session that asked; or
-//! passes them on to a command as a service manager would, and ends with it.
+//! `portreeve listen`: requests listeners, and holds them, because they end with their session; or passes them to a command
+//! as a service manager does, and ends with the command.
 
 use std::ffi::OsString;
 use std::io;
@@ -15,53 +15,58 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::Failure;
 use crate::output::{Output, note, render, table};
-use crate::stop::BATCH;
+use crate::stop::MAX_BATCH;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Where: *:25, 192.0.2.1:25, [2001:db8::1]:25, *:53/udp, /run/mail.sock.
+    /// Endpoints: *:25, 192.0.2.1:25, [2001:db8::1]:25, *:53/udp, /run/mail.sock.
     #[arg(required = true, value_name = "ENDPOINT")]
     endpoints: Vec<Endpoint>,
-    /// Connections that may wait to be accepted.
+    /// Maximum number of connections that wait to be accepted.
     #[arg(long, value_name = "N")]
     backlog: Option<u32>,
     /// Let several sockets share the endpoint (SO_REUSEPORT).
     #[arg(long)]
     reuse_port: bool,
-    /// Accept IPv4 on an IPv6 wildcard too.
+    /// Accept IPv4 as well on an IPv6 wildcard.
     #[arg(long)]
     dual_stack: bool,
     /// Bind an address that is not on this host yet (IP_FREEBIND).
     #[arg(long)]
     free_bind: bool,
-    /// Run a command with the listeners, passed by LISTEN_FDS, and stop them when it ends.
-    #[arg(long, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true)]
+    /// The old form of `-- COMMAND`.
+    #[arg(long, hide = true, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true, conflicts_with = "command")]
     exec: Vec<OsString>,
+    /// The command to run with the listeners, which LISTEN_FDS passes to it; they stop when it ends. Without a command, the
+    /// listeners are held until interrupted.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
 }
 
-pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<ExitCode, Failure> {
+pub async fn run(client: &Client, out: Output, mut arguments: Arguments) -> Result<ExitCode, Failure> {
     let mut options = ListenOptions::new()
         .reuse_port(arguments.reuse_port)
         .dual_stack(arguments.dual_stack)
         .free_bind(arguments.free_bind);
     options.backlog = arguments.backlog;
-    let listeners = ask(client, &arguments.endpoints, &options).await?;
-    let code = if arguments.exec.is_empty() {
+    arguments.command.append(&mut arguments.exec);
+    let listeners = request(client, &arguments.endpoints, &options).await?;
+    let code = if arguments.command.is_empty() {
         show(&listeners, out)?;
         hold(client, listeners.len()).await?;
         ExitCode::SUCCESS
     } else {
-        pass_on(&listeners, &arguments.exec).await?
+        run_command(&listeners, &arguments.command).await?
     };
     let ids: Vec<_> = listeners.iter().map(Listener::id).collect();
-    for batch in ids.chunks(BATCH) {
+    for batch in ids.chunks(MAX_BATCH) {
         client.stop(batch).await?;
     }
     listeners.into_iter().for_each(|listener| drop(listener.into_socket()));
     Ok(code)
 }
 
-async fn ask(
+async fn request(
     client: &Client,
     endpoints: &[Endpoint],
     options: &ListenOptions,
@@ -69,22 +74,22 @@ async fn ask(
     if let [endpoint] = endpoints {
         return Ok(vec![client.listen(endpoint, options).await?]);
     }
-    let asked: Vec<_> =
+    let requested: Vec<_> =
         endpoints.iter().map(|endpoint| Listen::new(endpoint.clone()).options(options.clone())).collect();
     let (mut listeners, mut faults) = (Vec::new(), Vec::new());
-    for batch in asked.chunks(BATCH) {
+    for batch in requested.chunks(MAX_BATCH) {
         let results = client.listen_many(batch, true).await?;
-        for (result, asked) in results.into_iter().zip(batch) {
+        for (result, requested) in results.into_iter().zip(batch) {
             match result {
                 Ok(listener) => listeners.push(listener),
-                Err(fault) => faults.push((asked.endpoint.to_string(), fault)),
+                Err(fault) => faults.push((requested.endpoint.to_string(), fault)),
             }
         }
     }
     if faults.is_empty() {
         return Ok(listeners);
     }
-    // Those that only suffer from another's failure say so and come last.
+    // A listener that failed only because another one did has the fault `busy`, and comes last.
     faults.sort_by_key(|(_, fault)| fault.code == FaultCode::Busy);
     Err(Failure::Refused(faults))
 }
@@ -105,10 +110,10 @@ fn show(listeners: &[Listener], out: Output) -> Result<(), Failure> {
 }
 
 async fn hold(client: &Client, count: usize) -> Result<(), Failure> {
-    let mut terminate = on(SignalKind::terminate())?;
-    let mut interrupt = on(SignalKind::interrupt())?;
-    let these = if count == 1 { "the listener" } else { "these listeners" };
-    note(format_args!("holding {these} until interrupted"));
+    let mut terminate = signals(SignalKind::terminate())?;
+    let mut interrupt = signals(SignalKind::interrupt())?;
+    let what = if count == 1 { "the listener" } else { "the listeners" };
+    note(format_args!("holding {what} until interrupted"));
     tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
@@ -116,10 +121,11 @@ async fn hold(client: &Client, count: usize) -> Result<(), Failure> {
     }
 }
 
-/// Runs the command with descriptors from 3 on; the number of its process is known only within it, so a shell
-/// sets LISTEN_PID and becomes the command. See sd_listen_fds(3).
-async fn pass_on(listeners: &[Listener], command: &[OsString]) -> Result<ExitCode, Failure> {
-    let failed = |error| Failure::System("starting the command", error);
+/// Runs the command with the sockets as descriptors from 3 on. LISTEN_PID is the number of the command's own process, so a
+/// shell sets it and then executes the command. See sd_listen_fds(3).
+async fn run_command(listeners: &[Listener], command: &[OsString]) -> Result<ExitCode, Failure> {
+    let program = command.first().map(|program| program.to_string_lossy()).unwrap_or_default();
+    let failed = |error| Failure::System(format!("cannot run {program:?}"), error);
     let (mut sockets, mut names) = (Vec::new(), Vec::new());
     for (listener, number) in listeners.iter().zip(3..) {
         let socket: OwnedFd = listener.try_clone().map_err(failed)?;
@@ -134,10 +140,10 @@ async fn pass_on(listeners: &[Listener], command: &[OsString]) -> Result<ExitCod
         .env("LISTEN_FDNAMES", names.join(":"))
         .fd_mappings(sockets)
         .map_err(|error| failed(io::Error::other(error.to_string())))?;
-    let mut terminate = on(SignalKind::terminate())?;
-    let mut hang_up = on(SignalKind::hangup())?;
-    // The terminal sends this one to the command itself.
-    let mut interrupt = on(SignalKind::interrupt())?;
+    let mut terminate = signals(SignalKind::terminate())?;
+    let mut hang_up = signals(SignalKind::hangup())?;
+    // The terminal sends this signal to the command as well, so it is not forwarded.
+    let mut interrupt = signals(SignalKind::interrupt())?;
     let mut child = tokio::process::Command::from(shell).spawn().map_err(failed)?;
     let process = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
     let forward = |signal| process.map(|process| kill_process(process, signal));
@@ -153,6 +159,7 @@ async fn pass_on(listeners: &[Listener], command: &[OsString]) -> Result<ExitCod
     Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-pub fn on(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
-    signal(kind).map_err(|error| Failure::System("waiting for signals", error))
+/// The signals of one kind, from now on.
+pub fn signals(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+    signal(kind).map_err(|error| Failure::System("cannot handle signals".to_owned(), error))
 }

@@ -1,10 +1,10 @@
-//! `portreeve`: asks the broker for listeners and addresses, gives them back, and shows its state.
+//! `portreeve`: requests listeners, addresses and limits from the broker, and shows the broker's status.
 //!
-//! It talks to the broker's control socket and decides nothing: what it may do is the broker's policy. Results
-//! go to standard output as tables or, with `--json`, as one JSON value, errors too; exit codes are those of
-//! sysexits(3).
+//! It talks to the broker's control socket; the broker's policy decides what it is allowed. Results go to standard output as
+//! tables or, with `--json`, as one JSON value, which an error is as well. Exit codes are those of sysexits(3).
 
 mod address;
+mod broker;
 mod documentation;
 mod events;
 mod failure;
@@ -12,7 +12,6 @@ mod limit;
 mod link;
 mod listen;
 mod metrics;
-mod open;
 mod output;
 mod ping;
 mod policy;
@@ -26,48 +25,48 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use broker::Broker;
 use failure::Failure;
-use open::Broker;
 use output::Output;
 
-/// Asks Portreeve's broker for listeners and shows its state.
+/// Requests listeners, addresses and limits from Portreeve's broker, and shows its status.
 #[derive(Parser)]
 #[command(name = "portreeve", version, max_term_width = 100, arg_required_else_help = true, after_help = failure::exit_codes_line())]
 struct Arguments {
     #[command(flatten)]
     broker: Broker,
-    /// Print one JSON value, for errors too.
+    /// Print the result or the error as one JSON value.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
-    verb: Verb,
+    action: Action,
 }
 
 #[derive(Subcommand)]
-enum Verb {
-    /// Show processes and what they hold, sessions and listeners.
+enum Action {
+    /// Show the broker's processes with their privileges, its sessions, listeners and addresses.
     Status(status::Arguments),
-    /// Ask for listeners and hold them, or pass them on to a command.
+    /// Request listeners, and hold them or pass them to a command.
     Listen(listen::Arguments),
-    /// Put addresses on this host, renew, move, remove, announce and list them.
+    /// Add, renew, move, announce, remove and list addresses.
     Address(address::Arguments),
-    /// Show what happened to addresses, interfaces and the worker, and what happens.
+    /// Show events of addresses, interfaces, listeners and the worker.
     Events(events::Arguments),
-    /// Set limits of a command's resources, and run it.
+    /// Set resource limits, and run a command with them.
     Limit(limit::Arguments),
-    /// Set an interface up or down, or to another MTU.
+    /// Set an interface up or down, or change its MTU.
     Link(link::Arguments),
-    /// Show what this user may ask for, and the addresses that move between hosts.
+    /// Show what this user is allowed, and the floating addresses.
     Policy,
-    /// Take listeners out of service.
+    /// Stop listeners.
     Stop(stop::Arguments),
-    /// Show what the broker has counted and measured, or serve it to Prometheus.
+    /// Show the broker's metrics, or serve them to Prometheus.
     Metrics(metrics::Arguments),
-    /// Have the broker read its configuration again, and show what that changed.
+    /// Make the broker read its configuration again, and show what changed.
     Reload(reload::Arguments),
     /// Measure the round trip to the broker.
     Ping(ping::Arguments),
-    /// Print what a shell needs to complete this command's words.
+    /// Print the completions of this command for a shell.
     Completions(documentation::Completions),
     /// Write the man pages of this command.
     #[command(hide = true)]
@@ -77,20 +76,20 @@ enum Verb {
 async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let out = Output { json: arguments.json };
     let broker = &arguments.broker;
-    match arguments.verb {
-        Verb::Status(verb) => status::run(broker, out, &verb).await,
-        Verb::Address(verb) => address::run(&broker.open().await?, out, verb).await,
-        Verb::Events(verb) => events::run(&broker.open().await?, out, &verb).await,
-        Verb::Limit(verb) => limit::run(&broker.open().await?, out, verb).await,
-        Verb::Link(verb) => link::run(&broker.open().await?, out, &verb).await,
-        Verb::Policy => policy::run(&broker.open().await?, out).await,
-        Verb::Listen(verb) => listen::run(&broker.open().await?, out, verb).await,
-        Verb::Stop(verb) => stop::run(&broker.open().await?, out, &verb).await,
-        Verb::Metrics(verb) => metrics::run(broker, out, &verb).await,
-        Verb::Completions(verb) => documentation::completions(&verb),
-        Verb::Man(verb) => documentation::pages(&verb),
-        Verb::Reload(verb) => reload::run(&broker.open().await?, out, &verb).await,
-        Verb::Ping(verb) => ping::run(&broker.open().await?, out, &verb).await,
+    match arguments.action {
+        Action::Status(arguments) => status::run(broker, out, &arguments).await,
+        Action::Address(arguments) => address::run(&broker.open().await?, out, arguments).await,
+        Action::Events(arguments) => events::run(&broker.open().await?, out, &arguments).await,
+        Action::Limit(arguments) => limit::run(&broker.open().await?, out, arguments).await,
+        Action::Link(arguments) => link::run(&broker.open().await?, out, &arguments).await,
+        Action::Policy => policy::run(&broker.open().await?, out).await,
+        Action::Listen(arguments) => listen::run(&broker.open().await?, out, arguments).await,
+        Action::Stop(arguments) => stop::run(&broker.open().await?, out, &arguments).await,
+        Action::Metrics(arguments) => metrics::run(broker, out, &arguments).await,
+        Action::Completions(arguments) => documentation::completions(&arguments),
+        Action::Man(arguments) => documentation::pages(&arguments),
+        Action::Reload(arguments) => reload::run(&broker.open().await?, out, &arguments).await,
+        Action::Ping(arguments) => ping::run(&broker.open().await?, out, &arguments).await,
     }
 }
 
@@ -107,11 +106,11 @@ fn main() -> ExitCode {
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(run(arguments));
-            // A connect(2) that waits for ever is not waited for.
+            // A connect(2) may wait without end, so its thread is not joined.
             runtime.shutdown_background();
             result
         }
-        Err(error) => Err(Failure::System("starting", error)),
+        Err(error) => Err(Failure::System("cannot start the runtime".to_owned(), error)),
     };
     result.unwrap_or_else(|failure| failure.report(json))
 }

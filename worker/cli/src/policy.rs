@@ -1,4 +1,4 @@
-//! `portreeve policy`: what this user may ask for, and the addresses that move between hosts.
+//! `portreeve policy`: what this user is allowed, and the floating addresses.
 
 use std::process::ExitCode;
 
@@ -16,18 +16,18 @@ pub async fn run(client: &Client, out: Output) -> Result<ExitCode, Failure> {
         .unwrap_or_default();
     let first = client.policy(0).await?;
     let (nodename, lease) = (first.nodename.clone(), first.lease);
-    let (mut rules, mut topology, mut moving, mut told) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let (mut rules, mut topology, mut floating, mut last) = (Vec::new(), Vec::new(), Vec::new(), 0);
     let mut page = first;
     loop {
         let PolicyPage { rules: more, topology: blocks, floating: addresses, next, .. } = page;
         rules.extend(more.into_vec());
         topology.extend(blocks.into_vec());
-        moving.extend(addresses.into_vec());
-        // It only grows, so a broker that sends the reader back ends the lists.
-        if next <= told {
+        floating.extend(addresses.into_vec());
+        // Row numbers only grow. A broker that returns a smaller one would make this loop endless.
+        if next <= last {
             break;
         }
-        told = next;
+        last = next;
         page = client.policy(next).await?;
     }
     if out.json {
@@ -37,11 +37,12 @@ pub async fn run(client: &Client, out: Output) -> Result<ExitCode, Failure> {
             "lease_s": lease,
             "rules": rules,
             "topology": topology,
-            "moving": moving,
+            "floating": floating,
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut parts = vec![format!("operations: {}", operations.join(" "))];
+    let operations = if operations.is_empty() { "none".to_owned() } else { operations.join(" ") };
+    let mut parts = vec![format!("operations: {operations}")];
     if !rules.is_empty() {
         let mut shown = table(["RULE", "PLACE"]);
         shown.add_rows(rules.iter().map(|rule| [rule.text.to_string(), rule.place.to_string()]));
@@ -54,9 +55,9 @@ pub async fn run(client: &Client, out: Output) -> Result<ExitCode, Failure> {
         }));
         parts.push(render(shown));
     }
-    if !moving.is_empty() {
-        let mut shown = table(["MOVING ADDRESS", "INTERFACE", "DECLARED BY", "PREFERENCE", "FOLLOWS"]);
-        shown.add_rows(moving.iter().map(|row| {
+    if !floating.is_empty() {
+        let mut shown = table(["FLOATING ADDRESS", "INTERFACE", "DECLARED BY", "PREFERENCE", "FOLLOWS"]);
+        shown.add_rows(floating.iter().map(|row| {
             [
                 format!("{}/{}", row.address, row.prefix),
                 row.interface.to_string(),

@@ -1,4 +1,4 @@
-//! `portreeve reload`: the broker reads its configuration again, and what that changed is shown.
+//! `portreeve reload`: makes the broker read its configuration again, and shows what changed.
 
 use std::process::ExitCode;
 
@@ -7,11 +7,11 @@ use portreeve::{Client, Error, FaultCode};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
-use crate::output::{Output, note, render, table};
+use crate::output::{Output, duration, note, render, table};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Read nothing: show what came of the last reload, whoever asked for it.
+    /// Show the result of the last reload, by any peer, and reload nothing.
     #[arg(long)]
     last: bool,
 }
@@ -23,13 +23,15 @@ pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<
             Ok(if reloaded.accepted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Err(Error::Fault(fault)) if fault.code == FaultCode::Invalid => {
-            // The fault has the first mistake; all of them are to be seen, as far as they fit.
+            // The fault has only the first mistake; the result of the last reload has as many as fit.
             match client.reload(true).await {
                 Ok(last) if !last.accepted && out.json => out.value(&value(&last))?,
-                Ok(last) if !last.accepted => findings(&last),
+                Ok(last) if !last.accepted => print_findings(&last),
                 _ => return Err(Error::Fault(fault).into()),
             }
-            note("the configuration is refused; the one before it stays in force");
+            note(
+                "the new configuration is invalid; the previous one stays in force. Correct it and reload again",
+            );
             Ok(ExitCode::from(crate::failure::CONFIG))
         }
         Err(error) => Err(error.into()),
@@ -40,39 +42,39 @@ fn show(out: Output, reloaded: &Reloaded) -> Result<(), Failure> {
     if out.json {
         return out.value(&value(reloaded));
     }
-    findings(reloaded);
+    print_findings(reloaded);
     let verdict = match (reloaded.accepted, reloaded.changes.is_empty()) {
-        (false, _) => "refused; the configuration before it stays in force",
-        (true, true) => "in force; nothing has changed",
+        (false, _) => "invalid; the previous configuration stays in force",
+        (true, true) => "in force, nothing changed",
         (true, false) => "in force",
     };
-    let (number, by, seconds) = (reloaded.number, &reloaded.requester, reloaded.age_ms / 1000);
-    out.text(format_args!("reload {number}, by {by}, {seconds} s ago, {} files: {verdict}", reloaded.files))?;
+    let (number, by, age) = (reloaded.number, &reloaded.requester, duration(reloaded.age_ms / 1000));
+    out.text(format_args!("reload {number}, by {by}, {age} ago, {} files: {verdict}", reloaded.files))?;
     if !reloaded.changes.is_empty() {
-        let mut changes = table(["OUTCOME", "WHAT", "HOW"]);
+        let mut changes = table(["OUTCOME", "SUBJECT", "DETAIL"]);
         for change in reloaded.changes.iter() {
             changes.add_row([change.outcome.to_string(), change.what.to_string(), change.detail.to_string()]);
         }
         out.text(format_args!("\n{}", render(changes)))?;
     }
     if reloaded.changes_omitted > 0 {
-        out.text(format_args!("and {} more changes, which are in the log", reloaded.changes_omitted))?;
+        out.text(format_args!("{} more changes are in the log", reloaded.changes_omitted))?;
     }
     Ok(())
 }
 
-/// As `portreeved check` shows them, on standard error.
-fn findings(reloaded: &Reloaded) {
+/// Prints the findings on standard error, as `portreeved check` does.
+fn print_findings(reloaded: &Reloaded) {
     for finding in reloaded.findings.iter() {
-        eprintln!("{}\n", shown(finding));
+        eprintln!("{}\n", escaped(finding));
     }
     if reloaded.findings_omitted > 0 {
-        eprintln!("{} more findings are not shown; put these right first\n", reloaded.findings_omitted);
+        eprintln!("{} more findings are not shown. Correct these first\n", reloaded.findings_omitted);
     }
 }
 
-/// Its lines, each without what a terminal obeys.
-fn shown(finding: &Finding) -> String {
+/// The lines of a finding, with control characters escaped.
+fn escaped(finding: &Finding) -> String {
     let lines = finding.rendered.as_str().lines();
     let lines: Vec<String> = lines
         .map(|line| {

@@ -1,4 +1,4 @@
-//! `portreeve stop`: takes listeners out of service by number.
+//! `portreeve stop`: stops listeners by number.
 
 use std::process::ExitCode;
 
@@ -8,20 +8,20 @@ use serde_json::json;
 use crate::failure::Failure;
 use crate::output::Output;
 
-/// The most listeners that one request can stop.
-pub const BATCH: usize = 253;
+/// Maximum number of listeners in one request.
+pub const MAX_BATCH: usize = 253;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The listeners' numbers, as `portreeve status` shows them.
+    /// Numbers of listeners, as `portreeve status` shows them.
     #[arg(required = true, value_name = "ID")]
     listeners: Vec<u64>,
 }
 
 pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let asked: Vec<_> = arguments.listeners.iter().copied().map(ListenerId).collect();
+    let ids: Vec<_> = arguments.listeners.iter().copied().map(ListenerId).collect();
     let mut unknown = Vec::new();
-    for batch in asked.chunks(BATCH) {
+    for batch in ids.chunks(MAX_BATCH) {
         unknown.extend(client.stop(batch).await?.unknown.into_vec().into_iter().map(|id| id.0));
     }
     let stopped: Vec<u64> = arguments.listeners.iter().copied().filter(|id| !unknown.contains(id)).collect();
@@ -29,10 +29,10 @@ pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<
         out.value(&json!({ "stopped": stopped, "unknown": unknown }))?;
     } else {
         for id in stopped {
-            out.text(format_args!("{id} is out of service"))?;
+            out.text(format_args!("stopped: {id}"))?;
         }
         for id in &unknown {
-            out.text(format_args!("{id} is no listener that you may stop"))?;
+            out.text(format_args!("no such listener, or not yours: {id}"))?;
         }
     }
     Ok(if unknown.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

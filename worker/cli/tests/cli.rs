@@ -26,7 +26,7 @@ fn run(socket: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn without_a_broker_every_verb_says_so_and_exits_69() {
+fn without_a_broker_every_subcommand_exits_69_with_the_cause_and_the_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
     for verb in [&["status"][..], &["listen", "*:25"], &["stop", "1"], &["ping", "-c", "1"]] {
@@ -36,8 +36,8 @@ fn without_a_broker_every_verb_says_so_and_exits_69() {
         assert_eq!(
             stderr,
             format!(
-                "portreeve: no broker is reached at {}: No such file or directory (os error 2): \
-                 start portreeved, or name its control socket\n",
+                "portreeve: cannot connect to the broker at {}: No such file or directory (os error 2). \
+                 Start portreeved, or name the control socket of its configuration\n",
                 socket.display()
             )
         );
@@ -45,7 +45,7 @@ fn without_a_broker_every_verb_says_so_and_exits_69() {
 }
 
 #[test]
-fn an_error_is_one_json_value_where_json_is_asked_for() {
+fn with_json_an_error_is_one_json_value() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
     for (arguments, code, word) in [
@@ -62,7 +62,7 @@ fn an_error_is_one_json_value_where_json_is_asked_for() {
 }
 
 #[test]
-fn a_wrong_command_line_exits_64_and_names_what_is_wrong() {
+fn a_wrong_command_line_exits_64_and_names_the_wrong_argument() {
     let folder = tempfile::tempdir().unwrap();
     for (arguments, named) in [
         (&["sing"][..], "'sing'"),
@@ -78,17 +78,17 @@ fn a_wrong_command_line_exits_64_and_names_what_is_wrong() {
 }
 
 #[test]
-fn another_programs_socket_is_told_apart_from_a_broker() {
+fn the_socket_of_another_program_exits_69_and_is_named_as_such() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("other.sock");
     let _other = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let (code, _, stderr) = run(&socket, &["status"]);
     assert_eq!(code, Some(69));
-    assert!(stderr.contains("another program's socket"), "{stderr}");
+    assert!(stderr.contains("belongs to another program"), "{stderr}");
 }
 
 #[test]
-fn whoever_is_behind_the_socket_and_is_no_broker_is_told_apart() {
+fn a_program_that_is_no_broker_exits_69_if_silent_and_76_if_it_sends_something_else() {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
     let folder = tempfile::tempdir().unwrap();
     let bind = |name: &str| {
@@ -102,7 +102,7 @@ fn whoever_is_behind_the_socket_and_is_no_broker_is_told_apart() {
     let (silent, _listener) = bind("silent.sock");
     let (code, stdout, stderr) = run(&silent, &["--timeout", "1", "status"]);
     assert_eq!((code, stdout.as_str()), (Some(69), ""));
-    assert!(stderr.starts_with("portreeve: nobody answered at "), "{stderr}");
+    assert!(stderr.starts_with("portreeve: no reply from "), "{stderr}");
 
     let (babbling, listener) = bind("babbling.sock");
     std::thread::spawn(move || {
@@ -112,7 +112,7 @@ fn whoever_is_behind_the_socket_and_is_no_broker_is_told_apart() {
     });
     let (code, stdout, stderr) = run(&babbling, &["status"]);
     assert_eq!((code, stdout.as_str()), (Some(76), ""), "{stderr}");
-    assert!(stderr.contains("the broker broke the protocol"), "{stderr}");
+    assert!(stderr.contains("the broker violated the protocol"), "{stderr}");
 
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
@@ -121,7 +121,7 @@ fn whoever_is_behind_the_socket_and_is_no_broker_is_told_apart() {
 }
 
 #[test]
-fn stop_names_what_was_unknown_and_exits_1() {
+fn stop_names_unknown_listeners_and_exits_1() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
     let thread = broker_at(&socket, |broker| {
@@ -132,12 +132,12 @@ fn stop_names_what_was_unknown_and_exits_1() {
     });
     let (code, stdout, _) = run(&socket, &["stop", "7", "9"]);
     assert_eq!(code, Some(1));
-    assert_eq!(stdout, "7 is out of service\n9 is no listener that you may stop\n");
+    assert_eq!(stdout, "stopped: 7\nno such listener, or not yours: 9\n");
     assert_eq!(thread.join().unwrap(), [ListenerId(7), ListenerId(9)]);
 }
 
-#[test]
-fn listeners_are_passed_on_to_a_command_and_stopped_when_it_ends() {
+/// Runs `portreeve listen *:25` with these words before the command, a shell with a script.
+fn listen_and_run(before: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
     let thread = broker_at(&socket, |broker| {
@@ -149,13 +149,40 @@ fn listeners_are_passed_on_to_a_command_and_stopped_when_it_ends() {
         asked.read::<Stop>().listeners.into_vec()
     });
     let script = "test $LISTEN_PID = $$ && echo $LISTEN_FDS $LISTEN_FDNAMES && cat <&3; exit 7";
-    let (code, stdout, stderr) = run(&socket, &["listen", "*:25", "--exec", "/bin/sh", "-c", script]);
+    let arguments = [&["listen", "*:25"], before, &["/bin/sh", "-c", script, "--", "-x"]].concat();
+    let (code, stdout, stderr) = run(&socket, &arguments);
     assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(7), "1 *_25\nAB", ""));
     assert_eq!(thread.join().unwrap(), [ListenerId(5)]);
 }
 
 #[test]
-fn a_refusal_is_told_with_the_brokers_words_and_exits_77() {
+fn listeners_are_passed_to_a_command_and_stopped_when_it_ends() {
+    listen_and_run(&["--"]);
+}
+
+#[test]
+fn the_old_option_exec_passes_listeners_too_and_no_help_shows_it() {
+    listen_and_run(&["--exec"]);
+    let folder = tempfile::tempdir().unwrap();
+    let (code, stdout, _) = run(folder.path(), &["listen", "--help"]);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("<ENDPOINT>... [-- <COMMAND>...]") && !stdout.contains("--exec"), "{stdout}");
+    let (code, _, stderr) = run(folder.path(), &["listen", "*:25", "--exec", "a"]);
+    assert_eq!(code, Some(69), "{stderr}");
+}
+
+#[test]
+fn limit_takes_its_command_as_listen_does() {
+    let folder = tempfile::tempdir().unwrap();
+    for verb in ["listen", "limit"] {
+        let (_, stdout, _) = run(folder.path(), &[verb, "--help"]);
+        let usage = stdout.lines().find(|line| line.starts_with("Usage:")).unwrap();
+        assert!(usage.ends_with("... [-- <COMMAND>...]"), "{usage}");
+    }
+}
+
+#[test]
+fn a_denied_request_prints_the_message_of_the_broker_and_exits_77() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
     let _thread = broker_at(&socket, |broker| {
@@ -166,8 +193,8 @@ fn a_refusal_is_told_with_the_brokers_words_and_exits_77() {
     assert_eq!((code, stderr.as_str()), (Some(77), "portreeve: 25\n"));
 }
 
-/// A state with every kind of text that a peer could have chosen.
-fn state(after: u64) -> Status {
+/// A status with every kind of text that a peer can choose.
+fn status(after: u64) -> Status {
     let listener = |number| Listener {
         id: ListenerId(number),
         endpoint: Text::truncated(&format!("[2001:db8::{number:x}]:25")),
@@ -210,7 +237,7 @@ fn status_broker(socket: &Path) {
                 continue;
             }
             let after = asked.read::<StatusRequest>().after;
-            broker.reply::<StatusRequest>(&asked, &state(after), &[]);
+            broker.reply::<StatusRequest>(&asked, &status(after), &[]);
         }
     }));
 }
@@ -256,7 +283,7 @@ fn status_as_json_has_the_capabilities_by_name_and_no_control_character() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_the_command_quietly() {
+fn a_closed_standard_output_ends_the_command_without_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
     status_broker(&socket);

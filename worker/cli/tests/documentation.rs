@@ -1,4 +1,4 @@
-//! What shells and man(1) are told of the command is read by them without complaint, and leaves no verb out.
+//! Completions and man pages cover every subcommand, and shells and mandoc accept them.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -11,8 +11,8 @@ fn portreeve(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The verbs that --help lists.
-fn verbs() -> BTreeSet<String> {
+/// The subcommands that --help lists.
+fn subcommands() -> BTreeSet<String> {
     let help = portreeve(&["--help"]);
     let list =
         help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
@@ -21,14 +21,14 @@ fn verbs() -> BTreeSet<String> {
 }
 
 #[test]
-fn the_completions_know_every_verb_and_each_shell_that_is_here_reads_them() {
+fn completions_have_every_subcommand_and_each_installed_shell_accepts_them() {
     let folder = tempfile::tempdir().unwrap();
-    let verbs = verbs();
-    assert!(verbs.contains("status") && verbs.len() > 6, "{verbs:?}");
+    let subcommands = subcommands();
+    assert!(subcommands.contains("status") && subcommands.len() > 6, "{subcommands:?}");
     for shell in ["bash", "zsh", "fish"] {
         let script = portreeve(&["completions", shell]);
-        for verb in &verbs {
-            assert!(script.contains(verb.as_str()), "{shell} does not know {verb}");
+        for subcommand in &subcommands {
+            assert!(script.contains(subcommand.as_str()), "{shell} does not know {subcommand}");
         }
         let file = folder.path().join(shell);
         std::fs::write(&file, script).unwrap();
@@ -42,23 +42,27 @@ fn the_completions_know_every_verb_and_each_shell_that_is_here_reads_them() {
 }
 
 #[test]
-fn every_verb_has_a_man_page_that_man_reads() {
+fn every_subcommand_has_a_man_page_that_mandoc_accepts() {
     let folder = tempfile::tempdir().unwrap();
     portreeve(&["man", folder.path().to_str().unwrap()]);
     let page = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
     let first = page("portreeve.1");
-    for verb in verbs() {
-        assert!(first.contains(&format!("portreeve\\-{verb}(1)")), "{verb}");
-        assert!(page(&format!("portreeve-{verb}.1")).contains(".SH DESCRIPTION"));
+    for subcommand in subcommands() {
+        assert!(first.contains(&format!("portreeve\\-{subcommand}(1)")), "{subcommand}");
+        assert!(page(&format!("portreeve-{subcommand}.1")).contains(".SH DESCRIPTION"));
     }
     assert!(page("portreeve-address-add.1").contains("\\-\\-lease"));
     assert!(first.contains(".SH \"EXIT STATUS\"") && first.contains("\n77\n"), "{first}");
+    assert!(first.contains("\n78\n"), "{first}");
+    for subcommand in ["listen", "limit"] {
+        assert!(page(&format!("portreeve-{subcommand}.1")).contains(r"[\-\- \fICOMMAND\fR ...]"));
+    }
     let pages: Vec<_> =
         std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     lint(&pages.iter().map(AsRef::as_ref).collect::<Vec<_>>());
 }
 
-/// By mandoc, where it is installed.
+/// Checks man pages with mandoc, if it is installed.
 fn lint(pages: &[&Path]) {
     let mut command = Command::new("mandoc");
     if let Ok(output) = command.args(["-T", "lint", "-W", "warning"]).args(pages).output() {

@@ -17,10 +17,10 @@ use portreeve_protocol::status::Quota;
 use portreeve_protocol::{List, Text};
 use support::{Broker, broker_at};
 
-/// What a label is to survive.
+/// Text that a label must escape.
 const EVIL: &str = "e\"} 1\n\u{1b}[2J\\";
 
-fn counted() -> Metrics {
+fn metrics() -> Metrics {
     let operations = OPERATIONS.iter().map(|(_, name)| OperationCounts {
         name: Text::truncated(name),
         granted: 5,
@@ -63,11 +63,11 @@ fn lease() -> AddressRow {
     AddressRow { lease, holder: Text::truncated("user 8"), present: true }
 }
 
-/// Answers whatever `metrics` asks, until it hangs up.
+/// Replies to the requests of `portreeve metrics` until it closes the session.
 fn serve(broker: &mut Broker) {
     while let Some(asked) = broker.next() {
         if asked.is::<MetricsRequest>() {
-            broker.reply::<MetricsRequest>(&asked, &counted(), &[]);
+            broker.reply::<MetricsRequest>(&asked, &metrics(), &[]);
         } else {
             asked.read::<ListAddresses>();
             let page = AddressPage { fenced: true, addresses: List::truncated([lease()]), more: false };
@@ -90,7 +90,7 @@ fn printed(socket: &Path, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn what_was_counted_is_printed_in_the_text_format() {
+fn metrics_are_printed_in_the_prometheus_text_format() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
     let _broker = broker_at(&socket, serve);
@@ -116,7 +116,7 @@ fn what_was_counted_is_printed_in_the_text_format() {
 }
 
 #[test]
-fn the_same_comes_as_one_json_value() {
+fn metrics_are_printed_as_one_json_value() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
     let _broker = broker_at(&socket, serve);
@@ -127,11 +127,11 @@ fn the_same_comes_as_one_json_value() {
     assert!(!text.trim_end().contains(char::is_control));
 }
 
-/// `portreeve metrics --listen`, and where it serves.
+/// `portreeve metrics --listen`, and the address that it serves on.
 struct Exporter {
     child: Child,
     address: String,
-    said: BufReader<std::process::ChildStderr>,
+    stderr: BufReader<std::process::ChildStderr>,
 }
 
 impl Exporter {
@@ -139,7 +139,7 @@ impl Exporter {
         let mut command = portreeve(socket, &["--listen", "127.0.0.1:0"]);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut exporter =
-            Self { said: BufReader::new(child.stderr.take().unwrap()), child, address: String::new() };
+            Self { stderr: BufReader::new(child.stderr.take().unwrap()), child, address: String::new() };
         let line = exporter.line();
         let address = line.strip_prefix("portreeve: serving http://").unwrap();
         exporter.address = address.strip_suffix("/metrics until interrupted").unwrap().to_owned();
@@ -148,13 +148,13 @@ impl Exporter {
 
     fn line(&mut self) -> String {
         let mut line = String::new();
-        self.said.read_line(&mut line).unwrap();
+        self.stderr.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
     }
 
     fn say(&self, request: &[u8]) -> String {
         let mut connection = TcpStream::connect(&self.address).unwrap();
-        // It may answer and hang up before it has read all.
+        // It may reply and close the connection before it has read everything.
         let _ = connection.write_all(request);
         let mut answer = Vec::new();
         let _ = connection.read_to_end(&mut answer);
@@ -174,32 +174,32 @@ impl Drop for Exporter {
 }
 
 #[test]
-fn they_are_served_and_a_broker_that_is_away_is_told_of_until_it_is_back() {
+fn metrics_are_served_over_http_and_show_whether_the_broker_is_up() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
     let mut exporter = Exporter::start(&socket);
-    let away = exporter.get("/metrics");
-    assert!(away.starts_with("HTTP/1.1 200 OK\r\n") && away.ends_with("\nportreeve_up 0\n"), "{away}");
-    assert!(exporter.line().contains("no broker is reached at"));
+    let down = exporter.get("/metrics");
+    assert!(down.starts_with("HTTP/1.1 200 OK\r\n") && down.ends_with("\nportreeve_up 0\n"), "{down}");
+    assert!(exporter.line().contains("cannot connect to the broker at"));
 
     let broker = broker_at(&socket, |broker| {
         let asked = broker.next().unwrap();
-        broker.reply::<MetricsRequest>(&asked, &Metrics { addresses: None, ..counted() }, &[]);
+        broker.reply::<MetricsRequest>(&asked, &Metrics { addresses: None, ..metrics() }, &[]);
     });
-    let there = exporter.get("/metrics");
-    assert!(there.contains("\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{there}");
-    assert!(there.contains("\nportreeve_up 1\n"), "{there}");
-    assert_eq!(exporter.line(), "portreeve: the broker answers again");
+    let up = exporter.get("/metrics");
+    assert!(up.contains("\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{up}");
+    assert!(up.contains("\nportreeve_up 1\n"), "{up}");
+    assert_eq!(exporter.line(), "portreeve: the broker replies again");
     broker.join().unwrap();
 
-    // The session of before is over; the next broker is asked in a new one.
+    // The old session has ended; the exporter opens a new one with the next broker.
     std::fs::remove_file(&socket).unwrap();
     let _broker = broker_at(&socket, serve);
     assert!(exporter.get("/metrics").contains("\nportreeve_up 1\n"));
 }
 
 #[test]
-fn whoever_asks_oddly_gets_an_answer_or_a_closed_connection_and_no_other_waits() {
+fn malformed_and_silent_http_clients_do_not_delay_others() {
     let folder = tempfile::tempdir().unwrap();
     let exporter = Exporter::start(&folder.path().join("broker.sock"));
     let _silent: Vec<_> = (0..8).map(|_| TcpStream::connect(&exporter.address).unwrap()).collect();
@@ -213,7 +213,7 @@ fn whoever_asks_oddly_gets_an_answer_or_a_closed_connection_and_no_other_waits()
 }
 
 #[test]
-fn a_port_that_is_taken_is_named() {
+fn a_port_in_use_exits_71_with_the_cause() {
     let folder = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -232,7 +232,7 @@ fn names(text: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn what_is_shown_and_alerted_on_exists_and_all_that_exists_is_shown() {
+fn dashboard_and_alerts_use_existing_metrics_and_the_dashboard_uses_all() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
     let _broker = broker_at(&socket, serve);
@@ -248,7 +248,7 @@ fn what_is_shown_and_alerted_on_exists_and_all_that_exists_is_shown() {
     assert!(alerted.is_subset(&families), "{:?} do not exist", alerted.difference(&families));
 }
 
-/// What Prometheus's own tool says of a page or a file. Where it is, the variable PROMTOOL tells.
+/// The output of Prometheus's own tool for a page or a file. The variable PROMTOOL has its path.
 fn promtool(arguments: &[&str], input: Stdio) -> String {
     let program = std::env::var_os("PROMTOOL").expect("PROMTOOL names no promtool");
     let output = Command::new(program).args(arguments).stdin(input).output().unwrap();
@@ -259,7 +259,7 @@ fn promtool(arguments: &[&str], input: Stdio) -> String {
 
 #[test]
 #[ignore = "needs promtool"]
-fn prometheus_reads_the_page_and_the_alerts() {
+fn promtool_accepts_the_page_and_the_alerts() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
     let _broker = broker_at(&socket, serve);

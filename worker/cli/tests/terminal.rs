@@ -1,4 +1,4 @@
-//! The command on a terminal: tables fit it, colour is there and nowhere else, and a page is shown again in place.
+//! The command on a terminal: tables fit, only a terminal gets colour, and a watched page is redrawn in place.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../tests/support/mod.rs"]
@@ -67,7 +67,7 @@ fn serve(broker: &mut Broker) {
     }
 }
 
-/// A terminal of 40 columns: our end, and the command's.
+/// A terminal of 40 columns: the end of the test, and the end of the command.
 fn terminal() -> (File, OwnedFd) {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     unlockpt(&ours).unwrap();
@@ -85,7 +85,7 @@ fn command(socket: &Path, arguments: &[&str], terminal: &OwnedFd) -> Command {
     command
 }
 
-/// All that the command shows until it ends.
+/// The whole output of the command.
 fn shown(arguments: &[&str], change: impl FnOnce(&mut Command)) -> String {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
@@ -96,7 +96,7 @@ fn shown(arguments: &[&str], change: impl FnOnce(&mut Command)) -> String {
     let mut child = command.spawn().unwrap();
     drop((command, theirs));
     let mut bytes = Vec::new();
-    // Reading fails once nobody has the other end.
+    // Reading fails after the last copy of the other end is closed.
     let _ = ours.read_to_end(&mut bytes);
     assert!(child.wait().unwrap().success());
     String::from_utf8(bytes).unwrap().replace("\r\n", "\n")
@@ -107,7 +107,7 @@ fn plain(text: &str) -> String {
 }
 
 #[test]
-fn a_page_fits_the_terminal_and_is_in_colour_unless_that_is_not_wanted() {
+fn a_page_fits_the_terminal_and_has_colour_unless_the_environment_forbids_it() {
     let coloured = shown(&["status"], |_| ());
     assert!(coloured.contains("\x1b[33mwarning: this kernel lacks Landlock\x1b[0m"), "{coloured:?}");
     assert!(coloured.contains("\x1b[1mLIS"), "{coloured:?}");
@@ -121,7 +121,7 @@ fn a_page_fits_the_terminal_and_is_in_colour_unless_that_is_not_wanted() {
 }
 
 #[test]
-fn a_long_batch_shows_how_far_it_is_and_leaves_no_trace_of_that() {
+fn a_long_batch_shows_its_progress_and_clears_it_at_the_end() {
     let addresses: Vec<String> = (0..600).map(|n| format!("10.0.{}.{}", n / 250, n % 250)).collect();
     let mut arguments = vec!["address", "add"];
     arguments.extend(addresses.iter().map(String::as_str));
@@ -135,7 +135,7 @@ fn a_long_batch_shows_how_far_it_is_and_leaves_no_trace_of_that() {
 }
 
 #[test]
-fn a_watched_page_stays_in_place_and_within_the_terminals_lines() {
+fn a_watched_page_is_redrawn_in_place_and_fits_the_lines_of_the_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
     let (mut ours, theirs) = terminal();
@@ -149,7 +149,7 @@ fn a_watched_page_stays_in_place_and_within_the_terminals_lines() {
         }
         std::mem::take(&mut text)
     };
-    read_until("no broker is reached");
+    read_until("cannot connect");
     drop(broker_at(&socket, serve));
     let page = read_until("more lines\x1b[J");
     let page = page.rsplit("\x1b[H").next().unwrap();

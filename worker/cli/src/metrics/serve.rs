@@ -1,7 +1,7 @@
-//! The metrics over HTTP, for Prometheus: this process holds the port, so that the broker need not.
+//! The metrics over HTTP, for Prometheus: this process has the port, and the broker does not.
 //!
-//! Promises: a request has a deadline and a bound, few are served at once, and a broker that is away or does not answer
-//! is told as `portreeve_up 0` and asked again by the next.
+//! Promises: a request has a deadline and a maximum size, few are served at once, and if the broker does not reply the page is
+//! `portreeve_up 0` and the next request tries again.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,29 +21,29 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use super::{ask, page};
+use super::{families, fetch};
+use crate::broker::Broker;
 use crate::failure::Failure;
-use crate::open::Broker;
 use crate::output::note;
 
-/// How many connections are served at once; others wait.
-const AT_ONCE: usize = 16;
-/// How long the broker may take.
-const BROKER: Duration = Duration::from_secs(5);
-/// How long a whole connection may take; it has one request.
-const CONNECTION: Duration = Duration::from_secs(15);
-/// How many bytes the head of a request may have.
-const HEAD: usize = 8 * 1024;
+/// Maximum number of connections that are served at once; others wait.
+const MAX_CONNECTIONS: usize = 16;
+/// Time limit of the broker.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time limit of a whole connection, which has one request.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// Maximum size of the head of a request, in bytes.
+const MAX_HEAD: usize = 8 * 1024;
 /// The text format's media type.
 const FORMAT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
 /// Serves until interrupted.
 pub async fn serve(broker: &Broker, address: SocketAddr, leases: usize) -> Result<(), Failure> {
-    let failed = |error| Failure::System("listening for HTTP", error);
+    let failed = |error| Failure::System(format!("cannot listen for HTTP on {address}"), error);
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    let mut interrupt = crate::listen::on(SignalKind::interrupt())?;
-    let mut terminate = crate::listen::on(SignalKind::terminate())?;
+    let mut interrupt = crate::listen::signals(SignalKind::interrupt())?;
+    let mut terminate = crate::listen::signals(SignalKind::terminate())?;
     note(format_args!("serving http://{address}/metrics until interrupted"));
     let source = Arc::new(Source { broker: broker.clone(), leases, session: Mutex::default() });
     tokio::select! {
@@ -55,39 +55,38 @@ pub async fn serve(broker: &Broker, address: SocketAddr, leases: usize) -> Resul
 }
 
 async fn accept(listener: &TcpListener, source: &Arc<Source>) -> Infallible {
-    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let place = places.clone().acquire_owned().await;
+        let permit = permits.clone().acquire_owned().await;
         match listener.accept().await {
             Ok((connection, _)) => {
                 let source = source.clone();
                 tokio::spawn(async move {
-                    let _whoever_is_too_slow_gets_none =
-                        timeout(CONNECTION, converse(connection, source)).await;
-                    drop(place);
+                    let _ = timeout(CONNECTION_TIMEOUT, serve_connection(connection, source)).await; // a slow client is cut off
+                    drop(permit);
                 });
             }
-            // No descriptors are left, most likely.
+            // Most likely this process has no free descriptors.
             Err(error) => {
-                note(format_args!("a connection could not be accepted: {error}"));
+                note(format_args!("cannot accept an HTTP connection: {error}"));
                 sleep(Duration::from_secs(1)).await;
             }
         }
     }
 }
 
-async fn converse(connection: TcpStream, source: Arc<Source>) {
-    let answer = service_fn(|request| answer(request, &source));
+async fn serve_connection(connection: TcpStream, source: Arc<Source>) {
+    let service = service_fn(|request| respond(request, &source));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(BROKER)
+        .header_read_timeout(BROKER_TIMEOUT)
         .keep_alive(false)
-        .max_buf_size(HEAD)
-        .serve_connection(TokioIo::new(connection), answer);
-    let _it_hung_up_or_spoke_no_http = served.await;
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(connection), service);
+    let _ = served.await; // the client hung up, or sent no valid HTTP
 }
 
-async fn answer(request: Request<Incoming>, source: &Source) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn respond(request: Request<Incoming>, source: &Source) -> Result<Response<Full<Bytes>>, Infallible> {
     let mut response = Response::new(Full::default());
     response.headers_mut().insert(CONTENT_TYPE, FORMAT);
     match (request.method(), request.uri().path()) {
@@ -104,7 +103,7 @@ async fn answer(request: Request<Incoming>, source: &Source) -> Result<Response<
     Ok(response)
 }
 
-/// Where the metrics come from: one session, opened again when it is over.
+/// The source of the metrics: one session, reopened after it has ended.
 struct Source {
     broker: Broker,
     leases: usize,
@@ -114,45 +113,45 @@ struct Source {
 #[derive(Default)]
 struct Session {
     client: Option<Client>,
-    /// What was last said of a broker that does not answer.
-    trouble: Option<String>,
+    /// The last message about a broker that does not reply.
+    problem: Option<String>,
 }
 
 impl Source {
     async fn page(&self) -> String {
         let mut session = self.session.lock().await;
-        let page = match timeout(BROKER, self.ask(&mut session)).await {
+        let page = match timeout(BROKER_TIMEOUT, self.fetch_page(&mut session)).await {
             Ok(page) => page,
-            Err(_) => Err(format!("the broker has not answered in {} s", BROKER.as_secs())),
+            Err(_) => Err(format!("no reply from the broker within {} s", BROKER_TIMEOUT.as_secs())),
         };
         match page {
             Ok(page) => {
-                if session.trouble.take().is_some() {
-                    note("the broker answers again");
+                if session.problem.take().is_some() {
+                    note("the broker replies again");
                 }
                 page
             }
-            Err(trouble) => {
+            Err(problem) => {
                 session.client = None;
-                if session.trouble.as_ref() != Some(&trouble) {
-                    note(&trouble);
-                    session.trouble = Some(trouble);
+                if session.problem.as_ref() != Some(&problem) {
+                    note(&problem);
+                    session.problem = Some(problem);
                 }
-                page::of_nobody()
+                families::page_without_broker()
             }
         }
     }
 
-    async fn ask(&self, session: &mut Session) -> Result<String, String> {
+    async fn fetch_page(&self, session: &mut Session) -> Result<String, String> {
         if let Some(client) = &session.client
-            && let Ok((metrics, leases)) = ask(client, self.leases).await
+            && let Ok((metrics, leases)) = fetch(client, self.leases).await
         {
-            return Ok(page::of(&metrics, &leases));
+            return Ok(families::page(&metrics, &leases));
         }
-        // A broker that was started again knows nothing of the session of before.
+        // A broker that was restarted does not have the old session.
         let client = self.broker.open().await.map_err(|failure| failure.line())?;
-        let (metrics, leases) = ask(&client, self.leases).await.map_err(|error| error.to_string())?;
+        let (metrics, leases) = fetch(&client, self.leases).await.map_err(|error| error.to_string())?;
         session.client = Some(client);
-        Ok(page::of(&metrics, &leases))
+        Ok(families::page(&metrics, &leases))
     }
 }

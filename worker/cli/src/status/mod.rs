@@ -1,6 +1,6 @@
-//! `portreeve status`: the broker's state, all pages of it; once, or again and again.
+//! `portreeve status`: the broker's status, with all pages; once, or repeatedly.
 
-mod page;
+mod render;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,43 +11,43 @@ use portreeve::{Client, Error, FaultCode};
 use tokio::signal::unix::SignalKind;
 use tokio::time::interval;
 
+use crate::broker::Broker;
 use crate::failure::Failure;
-use crate::open::Broker;
 use crate::output::{self, Output};
 use crate::{address, listen, watch};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Show it again every so many seconds, until interrupted [default: 2]; with --json one value a line.
+    /// Show the status every SECONDS seconds, until interrupted [default: 2]; with --json one value per line.
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     watch: Option<u64>,
 }
 
 pub async fn run(broker: &Broker, out: Output, arguments: &Arguments) -> Result<ExitCode, Failure> {
     if let Some(seconds) = arguments.watch {
-        return keep_showing(broker, out, Duration::from_secs(seconds)).await;
+        return watch_loop(broker, out, Duration::from_secs(seconds)).await;
     }
-    let state = ask(&broker.open().await?).await?;
+    let state = fetch(&broker.open().await?).await?;
     match out.json {
-        true => out.value(&page::value(&state))?,
-        false => out.text(page::text(&state))?,
+        true => out.value(&render::value(&state))?,
+        false => out.text(render::text(&state))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// A broker that is away is told of, and asked again.
-async fn keep_showing(broker: &Broker, out: Output, every: Duration) -> Result<ExitCode, Failure> {
-    let mut interrupt = listen::on(SignalKind::interrupt())?;
-    let (mut again, mut session) = (interval(every), None);
+/// Shows the status, or why there is none, again and again.
+async fn watch_loop(broker: &Broker, out: Output, every: Duration) -> Result<ExitCode, Failure> {
+    let mut interrupt = listen::signals(SignalKind::interrupt())?;
+    let (mut ticks, mut session) = (interval(every), None);
     loop {
         tokio::select! {
-            _ = again.tick() => {}
+            _ = ticks.tick() => {}
             _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
-            () = output::reader_gone() => return Ok(ExitCode::SUCCESS),
+            () = output::reader_closed() => return Ok(ExitCode::SUCCESS),
         }
-        match look(broker, &mut session).await {
-            Ok(state) if out.json => out.value(&page::value(&state))?,
-            Ok(state) => watch::show(&page::text(&state))?,
+        match fetch_or_reopen(broker, &mut session).await {
+            Ok(state) if out.json => out.value(&render::value(&state))?,
+            Ok(state) => watch::show(&render::text(&state))?,
             Err(failure) => {
                 session = None;
                 match out.json {
@@ -59,27 +59,28 @@ async fn keep_showing(broker: &Broker, out: Output, every: Duration) -> Result<E
     }
 }
 
-async fn look(broker: &Broker, session: &mut Option<Client>) -> Result<State, Failure> {
+/// Fetches the status in the session, which it opens if there is none.
+async fn fetch_or_reopen(broker: &Broker, session: &mut Option<Client>) -> Result<State, Failure> {
     let client = match session {
         Some(client) => client,
         None => session.insert(broker.open().await?),
     };
-    ask(client).await
+    fetch(client).await
 }
 
 /// What is shown.
 struct State {
     status: Status,
     listeners: Vec<Listener>,
-    /// Where this user may ask for them, and the broker can have any; and whether a fence ends their leases.
+    /// Whether a fence ends the leases, and the addresses; `None` if this user may not list them, or the broker manages none.
     addresses: Option<(bool, Vec<AddressRow>)>,
 }
 
 async fn addresses(client: &Client) -> Result<Option<(bool, Vec<AddressRow>)>, Error> {
-    let may = client.welcome().is_some_and(|welcome| {
+    let may_list = client.welcome().is_some_and(|welcome| {
         welcome.operations.iter().any(|operation| operation.as_str() == "list-addresses")
     });
-    if !may {
+    if !may_list {
         return Ok(None);
     }
     match address::all(client).await {
@@ -89,12 +90,12 @@ async fn addresses(client: &Client) -> Result<Option<(bool, Vec<AddressRow>)>, E
     }
 }
 
-/// The state, with every page of the listeners and of the addresses.
-async fn ask(client: &Client) -> Result<State, Failure> {
+/// Fetches the status, with every page of the listeners and of the addresses.
+async fn fetch(client: &Client) -> Result<State, Failure> {
     let status = client.status(0).await?;
     let mut listeners = status.listeners.to_vec();
     let mut next = status.next;
-    // Numbers only grow, so a broker that sends the reader back ends the list.
+    // Numbers only grow. A broker that returns a smaller one would make this loop endless.
     while listeners.last().is_some_and(|last| next >= last.id.0) {
         let page = client.status(next).await?;
         next = page.next;

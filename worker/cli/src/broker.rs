@@ -1,4 +1,4 @@
-//! A session with the broker, or why there is none: whoever is behind the socket may not be a broker, or may hang.
+//! Opening a session with the broker. The program behind the socket may be no broker, or may hang.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use tokio::time::timeout;
 
 use crate::failure::Failure;
 
-/// Where the broker is, and how long it may take to answer.
+/// The broker's control socket, and the time limit of its first reply.
 #[derive(clap::Args, Clone)]
 pub struct Broker {
     /// The broker's control socket.
     #[arg(long, global = true, value_name = "PATH", env = "PORTREEVE_SOCKET", default_value = portreeve::DEFAULT_SOCKET)]
     pub socket: PathBuf,
-    /// Seconds to wait for the broker's first answer.
+    /// Seconds to wait for the broker's first reply.
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout: u64,
 }
@@ -24,14 +24,15 @@ impl Broker {
     pub async fn open(&self) -> Result<Client, Failure> {
         let path = self.socket.clone();
         let opening = async {
-            // A queue of others that wait at the socket makes connect(2) wait.
+            // connect(2) waits while the socket's queue of connections is full.
             let connected = tokio::task::spawn_blocking(move || Channel::connect(&path)).await;
-            let channel = connected.map_err(|error| Failure::System("connecting", error.into()))??;
+            let what = || format!("cannot connect to the broker at {}", self.socket.display());
+            let channel = connected.map_err(|error| Failure::System(what(), error.into()))??;
             Ok(Client::open(channel, "portreeve").await?)
         };
         match timeout(Duration::from_secs(self.timeout), opening).await {
             Ok(opened) => opened,
-            Err(_) => Err(Failure::Silent(self.clone())),
+            Err(_) => Err(Failure::NoReply(self.clone())),
         }
     }
 }

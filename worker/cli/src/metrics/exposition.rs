@@ -1,15 +1,15 @@
-//! The Prometheus text format, version 0.0.4: families of samples, their labels escaped.
+//! The Prometheus text format, version 0.0.4: families of samples, with escaped labels.
 //!
-//! Promises: whatever a label's text is, it stays within its quotes and on its line, and drives no terminal.
+//! Promises: a label stays within its quotes and on its line, whatever its text, and contains no control characters.
 
 use std::fmt::{self, Display, Write as _};
 
-/// A page of metrics as it grows.
+/// A page of metrics that is being written.
 #[derive(Default)]
 pub struct Text(String);
 
 impl Text {
-    /// Begins a family. Its samples follow.
+    /// Starts a family. Its samples follow.
     pub fn family<'t>(&'t mut self, name: &'t str, kind: &str, help: &str) -> Family<'t> {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
         Family { out: &mut self.0, name }
@@ -28,14 +28,14 @@ pub struct Family<'t> {
 }
 
 impl Family<'_> {
-    /// A sample with these labels.
+    /// Writes a sample with these labels.
     pub fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
-        self.part("", labels, value)
+        self.suffixed("", labels, value)
     }
 
-    /// A sample whose name is the family's with something after it, as histograms have them.
-    pub fn part(&mut self, after: &str, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
-        let _ = writeln!(self.out, "{}{after}{} {value}", self.name, Labels(labels));
+    /// Writes a sample whose name is the family's with a suffix, as histograms have it.
+    pub fn suffixed(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
+        let _ = writeln!(self.out, "{}{suffix}{} {value}", self.name, Labels(labels));
         self
     }
 }
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_stays_within_its_quotes_whatever_it_holds() {
+    fn a_label_stays_within_its_quotes_whatever_its_text() {
         let mut text = Text::default();
         text.family("a", "gauge", "of b").sample(&[("b", "x\"} 1\n\u{1b}[2J\\"), ("c", "")], 2);
         assert_eq!(

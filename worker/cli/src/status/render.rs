@@ -1,4 +1,4 @@
-//! The broker's state as a page for people, or as one JSON value.
+//! The broker's status as a page for people, or as one JSON value.
 
 use std::io;
 
@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::State;
 use crate::address;
-use crate::output::{Style, render, table};
+use crate::output::{Style, duration, render, table};
 
-/// As JSON.
+/// The status as JSON.
 pub fn value(State { status, listeners, addresses }: &State) -> Value {
     let processes: Vec<_> = status
         .processes
@@ -53,32 +53,26 @@ pub fn value(State { status, listeners, addresses }: &State) -> Value {
     value
 }
 
-/// For people.
+/// The status for people.
 pub fn text(State { status, listeners, addresses }: &State) -> String {
-    let seconds = status.uptime_ms / 1000;
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    let mut parts = vec![format!(
-        "portreeved {}, up {days} d {hours} h {minutes} min {} s",
-        status.release,
-        seconds % 60
-    )];
+    let mut parts = vec![format!("portreeved {}, up {}", status.release, duration(status.uptime_ms / 1000))];
     let warning = |text| Style::Warning.on(&io::stdout(), &format!("warning: {text}"));
     parts.extend(status.warnings.iter().map(warning));
     parts.extend(status.processes.iter().map(process));
     parts.push(sessions(&status.sessions));
-    let quotas: Vec<_> = status.quotas.iter().map(|quota| [quota.name.to_string(), most_of(quota)]).collect();
-    let mut most = table(["EACH PEER", "AT MOST"]);
-    most.add_rows(quotas);
-    parts.push(render(most));
-    parts.push(page(listeners, status.listeners_held));
+    let quotas: Vec<_> = status.quotas.iter().map(|quota| [quota.name.to_string(), limit(quota)]).collect();
+    let mut limits = table(["LIMIT OF EACH PEER", "VALUE"]);
+    limits.add_rows(quotas);
+    parts.push(render(limits));
+    parts.push(listener_table(listeners, status.listeners_held));
     if let Some((fenced, rows)) = addresses.as_ref().filter(|(_, rows)| !rows.is_empty()) {
-        parts.push(address::shown(rows, *fenced));
+        parts.push(address::address_table(rows, *fenced));
     }
     parts.join("\n\n")
 }
 
-/// A time is told with its unit.
-fn most_of(quota: &Quota) -> String {
+/// The limit, with its unit if it is a time.
+fn limit(quota: &Quota) -> String {
     let unit = if quota.name.ends_with("timeout") { " s" } else { "" };
     format!("{}{unit}", quota.limit)
 }
@@ -96,7 +90,7 @@ fn process(process: &Process) -> String {
     row("  groups", if groups.is_empty() { "none".into() } else { groups.join(" ") });
     row("  root", process.root.to_string());
     for (name, set) in sets(held) {
-        row(&format!("  {name}"), words(set));
+        row(&format!("  {name}"), name_list(set));
     }
     row("  no_new_privs", if held.no_new_privs { "yes".into() } else { "no".into() });
     let seccomp = match held.seccomp {
@@ -127,7 +121,7 @@ fn sessions(sessions: &[Session]) -> String {
     render(table)
 }
 
-fn page(listeners: &[Listener], held: u64) -> String {
+fn listener_table(listeners: &[Listener], held: u64) -> String {
     if listeners.is_empty() {
         return format!("listeners held: {held}");
     }
@@ -143,7 +137,7 @@ fn page(listeners: &[Listener], held: u64) -> String {
     render(table)
 }
 
-/// One number where all four are the same, as they should be.
+/// One number if all four are the same, as they should be.
 fn ids(ids: [u32; 4]) -> String {
     match ids {
         [real, effective, saved, filesystem] if [effective, saved, filesystem] == [real; 3] => {
@@ -165,7 +159,7 @@ fn sets(held: &Credentials) -> [(&'static str, u64); 5] {
     ]
 }
 
-/// A capability set by names in the order of their numbers; what has no name here is left as its bits.
+/// The names of a capability set, in the order of their numbers; bits without a name as one number.
 fn names(set: u64) -> Vec<String> {
     let mut known: Vec<Capability> = caps::all().into_iter().collect();
     known.sort_by_key(Capability::index);
@@ -183,7 +177,7 @@ fn names(set: u64) -> Vec<String> {
     names
 }
 
-fn words(set: u64) -> String {
+fn name_list(set: u64) -> String {
     let names = names(set);
     match names.len() {
         0 => "none".to_owned(),
@@ -197,15 +191,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn capabilities_are_named_and_unknown_bits_are_not_lost() {
-        assert_eq!(words(0), "none");
-        assert_eq!(words(1 << 10 | 1 << 12), "cap_net_bind_service cap_net_admin");
-        assert_eq!(words(1 << 10 | 1 << 63), "cap_net_bind_service 0x8000000000000000");
-        assert_eq!(words((1 << 41) - 1), "all");
+    fn capabilities_are_shown_by_name_and_unknown_bits_as_a_number() {
+        assert_eq!(name_list(0), "none");
+        assert_eq!(name_list(1 << 10 | 1 << 12), "cap_net_bind_service cap_net_admin");
+        assert_eq!(name_list(1 << 10 | 1 << 63), "cap_net_bind_service 0x8000000000000000");
+        assert_eq!(name_list((1 << 41) - 1), "all");
     }
 
     #[test]
-    fn differing_ids_are_told_apart() {
+    fn ids_that_differ_are_shown_one_by_one() {
         assert_eq!(ids([7; 4]), "7");
         assert_eq!(ids([7, 0, 7, 7]), "real 7, effective 0, saved 7, filesystem 7");
     }
