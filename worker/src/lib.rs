@@ -113,3 +113,8 @@ pub use portreeve_protocol::{
     Endpoint, Event, EventCode, Fault, FaultCode, InetEndpoint, List, Text, address, limit, metrics, policy,
     reload, status,
 };
+
+/// The example of README.md compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
