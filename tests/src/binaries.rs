@@ -27,7 +27,7 @@ pub const SMTP_WORKER: &str = "smtp_worker";
 
 const DYNAMIC: &[(&str, &[&str])] = &[
     (BROKER, &["-p", "portreeve-broker", "--bin", BROKER]),
-    (CLIENT, &["-p", "portreeve-worker", "--bin", CLIENT]),
+    (CLIENT, &["-p", "portreeve-cli", "--bin", CLIENT]),
 ];
 // Built separately: cargo enables a feature for every package of a build in which one enables it.
 const WITH_FEATURE: &[(&str, &[&str])] =
@@ -36,7 +36,7 @@ const STATIC: &[(&str, &[&str])] = &[
     (SCRIPTED_WORKER, &["-p", "portreeve-tests", "--bin", SCRIPTED_WORKER]),
     (HOSTILE_WORKER, &["--bin", HOSTILE_WORKER]),
     (DENY_SYSCALLS, &["--bin", DENY_SYSCALLS]),
-    (SMTP_WORKER, &["-p", "portreeve-worker", "--example", SMTP_WORKER]),
+    (SMTP_WORKER, &["-p", "portreeve", "--example", SMTP_WORKER]),
 ];
 
 fn names() -> impl Iterator<Item = &'static str> {

@@ -42,3 +42,8 @@ pub use wait::eventually;
 #[cfg(doctest)]
 #[doc = include_str!("../../deploy/docs/clients.md")]
 struct Clients;
+
+/// The example of README.md compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

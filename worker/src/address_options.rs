@@ -1,4 +1,4 @@
-//! How addresses are asked for, and what became of each; the same for both clients.
+//! The options of adding an address, and the results of a batch of addresses; the same for both clients.
 
 use std::net::IpAddr;
 
@@ -6,38 +6,76 @@ use portreeve_protocol::Fault;
 use portreeve_protocol::address::AddAddress;
 use portreeve_protocol::message::Outcome;
 
-use crate::ask;
+use crate::build;
 use crate::error::Error;
 
-/// How an address is added. The default asks the network three times and tells the neighbours.
+/// How an address is added. By default it is probed three times and announced, and has the configured lease.
+///
+/// ```
+/// use portreeve::AddressOptions;
+///
+/// const FAILOVER: AddressOptions = AddressOptions::new().lease(30).epoch(7);
+/// assert_eq!(FAILOVER.probes, 3);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AddressOptions {
-    /// Seconds until it goes by itself unless it is renewed, from 3 on; the configuration's where absent. 0 for ever, where
-    /// a permit of the broker's says so: such an address stays until it is removed.
+    /// Length of the lease in seconds, at least 3; the configured length if absent. 0 is a permanent address, which stays
+    /// until it is removed and needs a permit that allows it.
     pub lease: Option<u32>,
-    /// The number of this ownership, from whoever decides which host has the address; 0 where nobody does.
+    /// Epoch of the ownership, from the cluster manager that decides which host has the address; 0 if there is none.
     pub epoch: u64,
-    /// How often to ask first whether another host has it: up to 3, 200 ms each.
+    /// Number of probes for another host that has the address: up to 3, 200 ms each.
     pub probes: u8,
-    /// Whether to tell the neighbours.
+    /// Whether the address is announced to the neighbours.
     pub announce: bool,
 }
 
 impl Default for AddressOptions {
     fn default() -> Self {
-        Self { lease: None, epoch: 0, probes: 3, announce: true }
+        Self::new()
     }
 }
 
 impl AddressOptions {
-    pub(crate) fn add(&self, addresses: &[IpAddr]) -> Result<AddAddress, Error> {
-        let AddressOptions { lease, epoch, probes, announce } = *self;
-        Ok(AddAddress { addresses: ask::list(addresses)?, lease, epoch, probes, announce })
+    /// The configured lease, epoch 0, three probes, and an announcement.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { lease: None, epoch: 0, probes: 3, announce: true }
+    }
+
+    /// Sets [`lease`](Self::lease).
+    #[must_use]
+    pub const fn lease(self, seconds: u32) -> Self {
+        Self { lease: Some(seconds), ..self }
+    }
+
+    /// Sets [`epoch`](Self::epoch).
+    #[must_use]
+    pub const fn epoch(self, epoch: u64) -> Self {
+        Self { epoch, ..self }
+    }
+
+    /// Sets [`probes`](Self::probes).
+    #[must_use]
+    pub const fn probes(self, count: u8) -> Self {
+        Self { probes: count, ..self }
+    }
+
+    /// Sets [`announce`](Self::announce).
+    #[must_use]
+    pub const fn announce(self, on: bool) -> Self {
+        Self { announce: on, ..self }
+    }
+
+    pub(crate) fn to_wire(self, addresses: &[IpAddr]) -> Result<AddAddress, Error> {
+        let AddressOptions { lease, epoch, probes, announce } = self;
+        Ok(AddAddress { addresses: build::list("addresses", addresses)?, lease, epoch, probes, announce })
     }
 }
 
-/// The results of many.
-pub(crate) fn each<T>(outcomes: Vec<Outcome<T>>) -> Vec<Result<T, Fault>> {
+/// The results of a batch, one for each address.
+pub(crate) fn results<T>(outcomes: Vec<Outcome<T>>) -> Vec<Result<T, Fault>> {
     let result = |outcome| match outcome {
         Outcome::Done(done) => Ok(done),
         Outcome::Fault(fault) => Err(fault),

@@ -1,11 +1,13 @@
-//! Reaching the broker: the channel that a worker inherits, or one through the control socket.
+//! The channel to the broker: inherited by the broker's worker, or connected through the control socket.
 //!
-//! This opens the channel and says nothing on it.
+//! This module opens channels and sends nothing on them.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+#[cfg(feature = "tokio")]
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -14,51 +16,52 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use crate::error::Error;
 use crate::inherited;
 
-/// Where the broker's control socket is unless its configuration says otherwise.
+/// The path of the broker's control socket unless its configuration names another.
 pub const DEFAULT_SOCKET: &str = "/run/portreeve/broker.sock";
 
-/// The worker's end of a channel, on which nothing was said yet.
+/// The client's end of a channel on which no session is open yet.
 #[derive(Debug)]
 pub struct Channel {
     pub(crate) socket: UnixDatagram,
-    /// Where a session is opened again that lost its broker.
+    /// The control socket that a lost session is reopened through.
     #[cfg(feature = "tokio")]
-    pub(crate) again: Option<PathBuf>,
+    pub(crate) reconnect_path: Option<PathBuf>,
 }
 
 impl Channel {
     /// The channel that the broker gave to its worker: the descriptor that `PORTREEVE_CHANNEL` names.
     ///
     /// # Errors
-    /// [`Error::Inherited`] where there is none, where it is no channel, and when it is asked for again.
+    /// [`Error::Inherited`] if there is none, if it is no channel, and if it was taken before.
     pub fn from_environment() -> Result<Self, Error> {
         Ok(UnixDatagram::from(inherited::channel()?).into())
     }
 
-    /// A channel through the broker's control socket.
+    /// Connects to the broker's control socket.
     ///
     /// # Errors
-    /// [`Error::Connect`] with the reason and the remedy.
+    /// [`Error::Connect`] with the cause and the remedy.
     pub fn connect(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::connect_with(path.as_ref(), SocketFlags::CLOEXEC)
     }
 
-    /// The same without waiting for room in the queue of the broker.
+    /// Connects, or fails at once if the broker's queue of connections is full.
     #[cfg(feature = "tokio")]
-    pub(crate) fn connect_at_once(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn connect_nonblocking(path: &Path) -> Result<Self, Error> {
         Self::connect_with(path, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
     }
 
-    /// Has the asynchronous client outlast its broker: where the channel is at its end, the session is opened again through
-    /// this control socket, as often as it takes, with pauses of up to 5 s. The blocking client pays no attention to it.
+    /// Lets the asynchronous client survive the end of its broker. When the session ends, the client reopens it through this
+    /// control socket, and retries until it succeeds, with pauses of up to 5 s. The blocking client ignores this setting.
     ///
-    /// Sockets of listeners serve on meanwhile, and requests wait: whoever does not want to wait for ever bounds them. Those
-    /// that were under way are sent again where that makes no difference, and otherwise fail with [`Error::Closed`]. The
-    /// next broker is asked for what the guards hold: see `Listener::lost` and `Lease`.
+    /// Sockets of listeners remain usable meanwhile. New requests wait for the next broker: put a time limit on those that
+    /// must not wait. A request that is in flight is sent again if repeating it changes nothing; otherwise it fails with
+    /// [`Error::Closed`]. The client requests the listeners and addresses of its guards from the next broker: see
+    /// `Listener::lost` and `Lease`.
     #[cfg(feature = "tokio")]
     #[must_use]
     pub fn reconnect_through(self, path: impl Into<PathBuf>) -> Self {
-        Self { again: Some(path.into()), ..self }
+        Self { reconnect_path: Some(path.into()), ..self }
     }
 
     fn connect_with(path: &Path, flags: SocketFlags) -> Result<Self, Error> {
@@ -72,25 +75,26 @@ impl Channel {
             path: path.to_owned(),
             source: Arc::new(io::Error::from(errno)),
             remedy: match errno {
-                Errno::NOENT | Errno::CONNREFUSED => "start portreeved, or name its control socket",
+                Errno::NOENT | Errno::CONNREFUSED => "Start portreeved, or name the control socket of its configuration",
                 Errno::ACCESS | Errno::PERM => {
-                    "ask the administrator for a place in the group that owns the socket"
+                    "Run as a user or group that may write to the control socket: see socket_mode and socket_group in \
+                     portreeve.conf(5)"
                 }
-                Errno::PROTOTYPE => "this is another program's socket, name the broker's",
-                Errno::NAMETOOLONG => "a Unix socket's path has at most 107 bytes",
-                _ => "see connect(2)",
+                Errno::PROTOTYPE => "This socket belongs to another program. Name the control socket of the broker",
+                Errno::NAMETOOLONG => "The path of a Unix socket has at most 107 bytes",
+                _ => "See connect(2)",
             },
         })
     }
 }
 
-/// Takes a connected SOCK_SEQPACKET socket, whoever made it.
+/// A channel from a connected SOCK_SEQPACKET socket.
 impl From<UnixDatagram> for Channel {
     fn from(socket: UnixDatagram) -> Self {
         Self {
             socket,
             #[cfg(feature = "tokio")]
-            again: None,
+            reconnect_path: None,
         }
     }
 }

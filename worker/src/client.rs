@@ -1,13 +1,12 @@
 //! The asynchronous client, for tokio.
 //!
-//! Requests may be sent while others wait, and each gets its own reply. Dropping the last handle and guard
-//! ends the session.
+//! Any number of requests can be in flight at once. Dropping the last handle and guard ends the session.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use portreeve_protocol::limit::{CurrentLimit, SetLimit};
-use portreeve_protocol::message::{Listen, ListenOptions, ListenerId, Ping, StatusRequest, Stopped, Welcome};
+use portreeve_protocol::message::{ListenerId, Ping, StatusRequest, Stopped, Welcome};
 use portreeve_protocol::metrics::{Metrics, MetricsRequest};
 use portreeve_protocol::policy::{PolicyPage, PolicyRequest};
 use portreeve_protocol::reload::{Reload, Reloaded};
@@ -15,121 +14,123 @@ use portreeve_protocol::status::Status;
 use portreeve_protocol::{Endpoint, Fault};
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
 
-use crate::ask;
+use crate::build;
 use crate::channel::Channel;
 use crate::error::Error;
-use crate::guard::{Guard, Number, Stopper};
+use crate::listen_options::{Listen, ListenOptions};
+use crate::listener::{ListenerClient, ListenerGuard, Registration, sealed};
 use crate::request::Request;
 use crate::session::Session;
 
-/// A listener of the asynchronous client. See [`Guard`].
-pub type Listener<S = OwnedFd> = Guard<S, Client>;
+/// A listener of the asynchronous client. See [`ListenerGuard`].
+pub type Listener<S = OwnedFd> = ListenerGuard<S, Client>;
 
 /// A session with the broker. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Client(Arc<Session>);
 
 impl Client {
-    /// Opens a session on a channel. `name` is how this program calls itself in the broker's logs.
+    /// Opens a session on a channel, within a tokio runtime that has its I/O and time drivers enabled. `name` identifies this
+    /// program in the broker's logs.
     ///
     /// # Errors
-    /// What the broker said, or why it could not be asked. It must be called within a tokio runtime that has
-    /// its I/O enabled.
+    /// [`Error::Ended`] with the broker's reason, or why the broker cannot be talked to.
     pub async fn open(channel: Channel, name: &str) -> Result<Self, Error> {
         Ok(Self(Arc::new(Session::open(channel, name).await?)))
     }
 
-    /// What the broker that there is said when the session began: who it is and what this peer may ask for.
+    /// The present broker's reply to the opening of the session: its identity, and the operations that this peer is allowed.
+    /// `None` before the first broker has replied.
     pub fn welcome(&self) -> Option<Arc<Welcome>> {
         self.0.welcome()
     }
 
-    /// Asks for a listener. Asking again for the same endpoint gives the same socket.
+    /// Requests a listener. A repeated request for the same endpoint returns the same socket.
     ///
-    /// A call that is cancelled may still have been served; its listener then belongs to the session until
-    /// it is asked for again and stopped, or the session ends.
+    /// The broker may carry out a cancelled call. Its listener then belongs to the session until it is requested again and
+    /// stopped, or the session ends.
     ///
     /// # Errors
-    /// [`Error::Fault`] with the broker's reason; [`Error::DescriptorsLost`], after which asking again helps.
+    /// [`Error::Fault`] with the broker's reason; [`Error::DescriptorsLost`], after which the request can be repeated.
     pub async fn listen(&self, endpoint: &Endpoint, options: &ListenOptions) -> Result<Listener, Error> {
-        let (number, socket) = self.0.listen(&ask::listen(endpoint, options)).await?;
-        Ok(Guard::new(self.clone(), endpoint.clone(), number, socket))
+        let (registration, socket) = self.0.listen(&build::listen(endpoint, options)?).await?;
+        Ok(ListenerGuard::new(self.clone(), endpoint.clone(), registration, socket))
     }
 
-    /// Asks for many listeners at once, at most 253. The results are in the order of the request.
+    /// Requests a batch of listeners, at most 253. The results are in the order of the request.
     ///
     /// # Errors
-    /// As [`Client::listen`] for all of them; what failed for one is that one's result. With
-    /// `all_or_nothing`, where one fails all do.
+    /// As [`Client::listen`] if the request as a whole fails; a [`Fault`] in the results for each listener that fails. With
+    /// `all_or_nothing`, one failure makes all of them fail.
     pub async fn listen_many(
         &self,
         listeners: &[Listen],
         all_or_nothing: bool,
     ) -> Result<Vec<Result<Listener, Fault>>, Error> {
-        let results = self.0.listen_many(&ask::listen_many(listeners, all_or_nothing)?).await?;
-        ask::guards(self, listeners, results)
+        let results = self.0.listen_many(&build::listen_many(listeners, all_or_nothing)?).await?;
+        build::guards(self, listeners, results)
     }
 
-    /// Takes listeners out of service by number, at most 253, and says which were none of this peer's.
+    /// Stops listeners by number, at most 253, and returns the numbers that are no listeners of this peer.
     ///
     /// # Errors
-    /// As for every request.
+    /// As [`Client::ping`].
     pub async fn stop(&self, listeners: &[ListenerId]) -> Result<Stopped, Error> {
-        self.0.call(&ask::stop(listeners)?).await
+        self.0.call(&build::stop(listeners)?).await
     }
 
-    /// The broker's state, with the page of listeners that begins after the number `after`; 0 for the first.
+    /// Returns the broker's status, with the page of listeners that begins after the number `after`; 0 for the first page.
     ///
     /// # Errors
-    /// As for every request.
+    /// As [`Client::ping`].
     pub async fn status(&self, after: u64) -> Result<Status, Error> {
         self.0.call(&StatusRequest { after }).await
     }
 
-    /// What the broker has counted and measured.
+    /// Returns the broker's metrics.
     ///
     /// # Errors
-    /// As for every request.
+    /// As [`Client::ping`].
     pub async fn metrics(&self) -> Result<Metrics, Error> {
         self.0.call(&MetricsRequest {}).await
     }
 
-    /// What this peer may ask for and the addresses that move between hosts, with the page of each that begins after so
-    /// many rows; 0 for the first.
+    /// Returns what this peer is allowed, and the floating addresses; the page of each begins after row `after`, 0 for the
+    /// first page.
     ///
     /// # Errors
-    /// As for every request.
+    /// As [`Client::ping`].
     pub async fn policy(&self, after: u32) -> Result<PolicyPage, Error> {
         self.0.call(&PolicyRequest { after }).await
     }
 
-    /// Sets a resource limit of this process, named as getrlimit(2) does, `nofile`, and gives the one in force; what is
-    /// `None` stays. [`UNLIMITED`](crate::limit::UNLIMITED) is none.
+    /// Sets a resource limit of this process and returns the limit in force. The resource is named as in getrlimit(2), for
+    /// example `nofile`. `None` changes nothing; [`UNLIMITED`](crate::limit::UNLIMITED) is no limit.
     ///
     /// # Errors
-    /// As for every request.
+    /// As [`Client::ping`].
     pub async fn set_limit(
         &self,
         resource: &str,
         soft: Option<u64>,
         hard: Option<u64>,
     ) -> Result<CurrentLimit, Error> {
-        self.0.call(&SetLimit { resource: ask::text(resource)?, soft, hard }).await
+        self.0.call(&SetLimit { resource: build::text("the resource name", resource)?, soft, hard }).await
     }
 
-    /// Has the broker read its configuration again, and tells what that changed; with `last` nothing is read, and it
-    /// tells of the last time.
+    /// Makes the broker read its configuration again, and returns what changed. With `last` the broker reads nothing, and the
+    /// result is that of the last reload.
     ///
     /// # Errors
-    /// [`Error::Fault`] with the first mistake of a configuration that is refused: the old one stays in force.
+    /// [`Error::Fault`] with the first mistake of an invalid configuration; the old one stays in force.
     pub async fn reload(&self, last: bool) -> Result<Reloaded, Error> {
         self.0.call(&Reload { last }).await
     }
 
-    /// Asks for a sign of life.
+    /// Sends a request without effect, and waits for its reply.
     ///
     /// # Errors
-    /// As for every request.
+    /// [`Error::Fault`] if the broker refuses the request; any other error if the session has ended.
     pub async fn ping(&self) -> Result<(), Error> {
         self.0.call(&Ping {}).await.map(drop)
     }
@@ -142,51 +143,52 @@ impl Client {
         self.0.call(request).await
     }
 
-    /// Waits until the session is over and says why. Sockets that were handed over go on serving.
+    /// Waits until the session has ended, and returns why. Sockets received from the broker remain usable.
     pub async fn closed(&self) -> Error {
-        self.0.over().await
+        self.0.closed().await
     }
 }
 
-impl Stopper for Client {
-    fn stop_dropped(&self, number: &Number) {
-        self.0.stop_dropped(number);
+impl ListenerClient for Client {}
+
+impl sealed::StopListener for Client {
+    fn guard_dropped(&self, registration: &Registration) {
+        self.0.guard_dropped(registration);
     }
 }
 
 impl<S> Listener<S> {
-    /// Stops the listener and waits until it is out of service.
+    /// Stops the listener, and waits until it is stopped.
     ///
     /// # Errors
-    /// As for every request. A listener that was stopped before is no error.
+    /// As [`Client::ping`]. A listener that was stopped before is no error.
     pub async fn stop(self) -> Result<(), Error> {
         if let Some(client) = self.client() {
-            client.session().stop(self.number()).await?;
+            client.session().stop(self.registration()).await?;
         }
-        self.stopped();
+        self.disarm();
         Ok(())
     }
-}
 
-impl<S> Listener<S> {
-    /// Waits until the broker does not keep this listener any more, and says why: the session is over, or the broker that it
-    /// was opened to anew refuses the listener, or the one before took it out of service. In the first case the socket may
-    /// serve on; whoever asks for the endpoint again has one that does.
+    /// Waits until no broker has this listener any more, and returns why: the session has ended, the next broker refuses the
+    /// listener, or the last broker stopped it. After the end of the session the socket may still work; a new request for the
+    /// endpoint returns one that does.
     ///
-    /// A listener whose broker was killed, and that no other has, is not lost: it serves on the guard's own socket.
+    /// If a broker was killed and the next one cannot have the listener because the guard's own socket still has the
+    /// endpoint, the listener is not lost.
     pub async fn lost(&self) -> Error {
         match self.client() {
-            Some(client) => client.session().lost(self.number()).await,
+            Some(client) => client.session().lost(self.registration()).await,
             None => Error::Closed,
         }
     }
 }
 
 impl Listener {
-    /// The socket as tokio's TCP listener.
+    /// Converts the socket into tokio's TCP listener.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] where it is another kind of socket; the listener stops then.
+    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
     pub fn into_tcp(self) -> Result<Listener<TcpListener>, Error> {
         self.convert(
             "a TCP listener",
@@ -199,10 +201,10 @@ impl Listener {
         )
     }
 
-    /// The socket as tokio's UDP socket.
+    /// Converts the socket into tokio's UDP socket.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] where it is another kind of socket; the listener stops then.
+    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
     pub fn into_udp(self) -> Result<Listener<UdpSocket>, Error> {
         self.convert(
             "a UDP socket",
@@ -215,10 +217,10 @@ impl Listener {
         )
     }
 
-    /// The socket as tokio's listener for Unix streams.
+    /// Converts the socket into tokio's listener for Unix streams.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] where it is another kind of socket; the listener stops then.
+    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
     pub fn into_unix(self) -> Result<Listener<UnixListener>, Error> {
         self.convert(
             "a Unix stream listener",

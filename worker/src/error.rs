@@ -1,4 +1,4 @@
-//! What can go wrong between a worker and its broker. Each error says what failed, on what, and what to do.
+//! The errors of a client. Each message says what failed, on what, why, and what to do.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,57 +8,58 @@ use portreeve_protocol::{Endpoint, Fault};
 
 use crate::inherited::InheritedError;
 
-/// Why a request has no reply, or there is no session to ask in.
+/// Why a request has no reply, or why there is no session.
 ///
-/// It can be cloned, because the end of a session is told to everyone who waits in it.
+/// It is `Clone`, because the end of a session is reported to every caller that waits in it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The broker refused or could not do it. The session goes on.
+    /// The broker refused the request or could not carry it out. The session continues.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// The broker ended the session and said why.
+    /// The broker ended the session and gave the reason.
     #[error("the broker ended the session: {0}")]
     Ended(Fault),
-    /// The broker hung up. Sockets that it handed over go on serving.
-    #[error("the broker has closed the channel; sockets that it handed over go on serving")]
+    /// The broker closed the channel. Sockets received from it remain usable.
+    #[error("the broker closed the session. Sockets received from it remain usable")]
     Closed,
     /// The broker speaks another version of the protocol.
     #[error(
-        "the broker speaks version {found} of the protocol and this program version {}: install one release of both",
+        "cannot talk to the broker: it speaks protocol version {found}, this program version {}. Install the same release \
+         of both",
         portreeve_protocol::VERSION
     )]
     Version {
         /// The version in the broker's frame.
         found: u16,
     },
-    /// The reply came, but this process had no room for its sockets. The session goes on, the broker still
-    /// has the listeners, and asking again gives the same sockets.
+    /// The reply came, but this process had no free descriptors for its sockets. The session continues, the broker still has
+    /// the listeners, and repeating the request returns the same sockets.
     #[error(
-        "the reply's sockets were lost because this process has no descriptors left: close some or raise its \
-         limit of open files (RLIMIT_NOFILE), then ask again"
+        "cannot receive the sockets of a reply: this process has no free file descriptors. Close some or raise its limit \
+         of open files (RLIMIT_NOFILE), then repeat the request"
     )]
     DescriptorsLost,
-    /// The broker sent what the protocol does not allow.
-    #[error("the broker broke the protocol: {0}")]
+    /// The broker sent something that the protocol does not allow.
+    #[error("the broker violated the protocol: {0}")]
     Protocol(Arc<str>),
-    /// The request does not fit in a frame.
-    #[error("the request cannot be sent: {0}: ask for less at once")]
+    /// The request does not fit in its message.
+    #[error("cannot send the request: {0}")]
     Request(Arc<str>),
-    /// A listener was to be used as another kind of socket than it is.
+    /// The socket of a listener is of another kind than wanted.
     #[error("{endpoint} is not {wanted}")]
     WrongKind {
         /// The listener's endpoint.
         endpoint: Endpoint,
-        /// What was asked for.
+        /// The kind that was wanted.
         wanted: &'static str,
     },
-    /// No broker could be reached at its control socket.
-    #[error("no broker is reached at {}: {source}: {remedy}", path.display())]
+    /// The control socket of the broker cannot be connected.
+    #[error("cannot connect to the broker at {}: {source}. {remedy}", path.display())]
     Connect {
         /// The control socket.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: Arc<io::Error>,
         /// What to do.
         remedy: &'static str,
@@ -67,19 +68,19 @@ pub enum Error {
     #[error(transparent)]
     Inherited(#[from] InheritedError),
     /// A system call failed.
-    #[error("{call} failed: {source}")]
+    #[error("{what}: {source}")]
     Io {
-        /// What was being done.
-        call: &'static str,
-        /// Why.
+        /// What failed, such as `cannot send a request to the broker`.
+        what: &'static str,
+        /// The cause.
         source: Arc<io::Error>,
     },
 }
 
 impl Error {
-    /// For `map_err`: names the call that failed.
-    pub(crate) fn io<E: Into<io::Error>>(call: &'static str) -> impl FnOnce(E) -> Error {
-        move |source| Error::Io { call, source: Arc::new(source.into()) }
+    /// For `map_err`: says what failed.
+    pub(crate) fn io<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
+        move |source| Error::Io { what, source: Arc::new(source.into()) }
     }
 
     pub(crate) fn protocol(what: impl std::fmt::Display) -> Error {

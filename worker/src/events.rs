@@ -1,4 +1,4 @@
-//! Events of the asynchronous client: what happens to this peer's addresses and interfaces, as it happens.
+//! Events of the asynchronous client.
 
 use std::collections::VecDeque;
 
@@ -6,65 +6,64 @@ use portreeve_protocol::Event;
 
 use crate::client::Client;
 use crate::error::Error;
-use crate::followers::FollowerId;
+use crate::subscribers::SubscriberId;
 
-/// What happens, from when it was asked for. Dropping it ends that.
+/// A stream of events. Dropping it ends its subscription.
 #[derive(Debug)]
 pub struct Events {
     client: Client,
-    id: FollowerId,
+    id: SubscriberId,
     recent: VecDeque<Event>,
 }
 
 impl Client {
-    /// Begins to hear of what happens: first what the broker remembers of it, the oldest first, then what comes. With
-    /// `all` of what concerns others too, as far as this peer may ask for `status`; all streams of a session hear of
-    /// that then.
+    /// Subscribes to events: first the recent events that the broker remembers, oldest first, then each new one. With `all`,
+    /// events of other peers are included if this peer may request `status`; then all streams of the session receive them.
     ///
     /// # Errors
-    /// As for every request.
+    /// As [`Client::ping`].
     pub async fn events(&self, all: bool) -> Result<Events, Error> {
-        let id = self.session().followers(|followers| followers.add(None, all));
+        let id = self.session().with_subscribers(|subscribers| subscribers.add(None, all));
         let mut events = Events { client: self.clone(), id, recent: VecDeque::new() };
-        let wanted = self.session().followers(|followers| followers.wanted());
-        let subscribed = self.call(&wanted).await?;
-        self.session().followers(|followers| {
-            followers.asked(wanted);
-            followers.knows(id, &subscribed);
+        let required = self.session().with_subscribers(|subscribers| subscribers.required_subscription());
+        let subscribed = self.call(&required).await?;
+        self.session().with_subscribers(|subscribers| {
+            subscribers.set_subscription(required);
+            subscribers.mark_seen(id, &subscribed);
         });
         events.recent = subscribed.recent.into_vec().into();
         Ok(events)
     }
 
-    /// What the broker remembers of what happened lately, the oldest first; `all` as in [`Client::events`].
+    /// Returns the recent events that the broker remembers, oldest first. `all` is as in [`Client::events`].
     ///
     /// # Errors
-    /// As for every request.
+    /// As [`Client::ping`].
     pub async fn recent_events(&self, all: bool) -> Result<Vec<Event>, Error> {
-        // Whoever follows goes on doing so.
-        let mut wanted = self.session().followers(|followers| followers.wanted());
-        wanted.all |= all;
-        Ok(self.call(&wanted).await?.recent.into_vec())
+        // The request replaces the session's subscription, so it includes what the subscribers need.
+        let mut required = self.session().with_subscribers(|subscribers| subscribers.required_subscription());
+        required.all |= all;
+        Ok(self.call(&required).await?.recent.into_vec())
     }
 }
 
 impl Events {
-    /// Waits for the next event. One with the code [`Gap`](crate::EventCode::Gap) stands for those that were lost because
-    /// they were not taken in time, or, with a count of 0, for those that happened before the next broker was reached. A call
-    /// that is cancelled loses none.
+    /// Waits for the next event. An event with the code [`Gap`](crate::EventCode::Gap) stands for lost events: its count is
+    /// the number of events that were not taken in time, or 0 for events between two brokers. A cancelled call loses no
+    /// event.
     ///
     /// # Errors
-    /// Why the session is over.
+    /// Why the session ended.
     pub async fn next(&mut self) -> Result<Event, Error> {
         match self.recent.pop_front() {
             Some(event) => Ok(event),
-            None => self.client.session().event(self.id).await,
+            None => self.client.session().next_event(self.id).await,
         }
     }
 }
 
 impl Drop for Events {
     fn drop(&mut self) {
-        self.client.session().unfollow(self.id);
+        self.client.session().unsubscribe(self.id);
     }
 }

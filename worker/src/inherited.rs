@@ -1,8 +1,8 @@
-//! Descriptors that this process inherited and the environment names: the channel to the broker
-//! (`PORTREEVE_CHANNEL`) and listeners passed as service managers pass them (`LISTEN_FDS`).
+//! Inherited descriptors that the environment names: the channel to the broker (`PORTREEVE_CHANNEL`), and listeners passed as
+//! service managers pass them (`LISTEN_FDS`).
 //!
-//! It promises that each is owned once, however often it is asked for, and close-on-exec from then on. The
-//! environment is only read.
+//! Promises: each descriptor has one owner, however often it is requested, and is close-on-exec from then on. The environment
+//! is only read.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -12,75 +12,82 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
-/// The variable that names the channel's descriptor, in decimal.
+/// The variable that has the number of the channel's descriptor, in decimal.
 pub const CHANNEL_VARIABLE: &str = "PORTREEVE_CHANNEL";
 
-/// The first descriptor that is passed by `LISTEN_FDS`. See sd_listen_fds(3).
+/// The first descriptor that `LISTEN_FDS` passes. See sd_listen_fds(3).
 const FIRST: RawFd = 3;
 
 /// Why an inherited descriptor cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InheritedError {
     /// The variable is not set.
-    #[error("{0} is not set: start this program as the broker's worker, or name the broker's control socket")]
+    #[error(
+        "cannot find the channel to the broker: {0} is not set. Start this program as the broker's worker, or connect to the \
+         control socket"
+    )]
     Unset(&'static str),
-    /// The variable is no number of a descriptor.
-    #[error("{variable}={value:?} is not a number that can be right: let the broker set it")]
+    /// The value of the variable is not a number in its range.
+    #[error(
+        "{variable}={value:?} is not a number in its range. The broker or the service manager sets this variable"
+    )]
     Value {
         /// Its name.
         variable: &'static str,
         /// Its value.
         value: String,
     },
-    /// The descriptor is not open, or was opened by this process itself.
-    #[error("descriptor {0} was not inherited: start this program as the broker's worker")]
+    /// The descriptor is not open, or this process opened it itself.
+    #[error("descriptor {0} was not inherited. The broker or the service manager has to start this program")]
     NotInherited(RawFd),
-    /// The descriptor is in use already.
-    #[error("descriptor {0} was taken before: an inherited descriptor has one owner")]
+    /// The descriptor was taken before.
+    #[error("descriptor {0} was taken before. Take each inherited descriptor once")]
     Taken(RawFd),
     /// The descriptor is no channel.
     #[error(
-        "descriptor {0} is not a sequenced-packet Unix socket: start this program as the broker's worker"
+        "descriptor {0} is not a sequenced-packet Unix socket. Start this program as the broker's worker"
     )]
     NoChannel(RawFd),
 }
 
-/// A socket that was passed by `LISTEN_FDS`.
+/// A socket passed by `LISTEN_FDS`.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct InheritedListener {
-    /// Its name from `LISTEN_FDNAMES`, or `unknown` as sd_listen_fds_with_names(3) has it.
+    /// Its name in `LISTEN_FDNAMES`; `unknown` if it has none, as in sd_listen_fds_with_names(3).
     pub name: String,
     /// The socket.
     pub socket: OwnedFd,
 }
 
-/// What was taken so far.
+/// The descriptors that were taken.
 static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 
-/// Takes ownership of a descriptor that came through exec(2).
+/// Takes ownership of a descriptor that survived exec(2).
 fn take(number: RawFd) -> Result<OwnedFd, InheritedError> {
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     if taken.contains(&number) {
         return Err(InheritedError::Taken(number));
     }
-    // SAFETY: fcntl(2) with F_GETFD only asks; a number that is not open gives EBADF.
+    // SAFETY: fcntl(2) with F_GETFD changes nothing; for a number that is not open it fails with EBADF.
     let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
-    // What survived exec(2) cannot be close-on-exec; what the standard library opened always is.
+    // A descriptor that survived exec(2) is not close-on-exec; one that the standard library opened always is.
     if number < FIRST || flags == -1 || flags & libc::FD_CLOEXEC != 0 {
         return Err(InheritedError::NotInherited(number));
     }
-    // SAFETY: the descriptor is open (asked above) and setting its flag touches no memory.
+    // SAFETY: the descriptor is open (checked above), and setting its flag accesses no memory.
     let set = unsafe { libc::fcntl(number, libc::F_SETFD, flags | libc::FD_CLOEXEC) };
     if set == -1 {
         return Err(InheritedError::NotInherited(number));
     }
     taken.insert(number);
-    // SAFETY: the descriptor is open and came through exec(2), so nothing in this program has made it and
-    // nothing owns it; `taken`, which is still locked, lets each number by once.
+    // SAFETY: the descriptor is open and survived exec(2), so this program has not opened it and nothing owns it;
+    // `taken`, which is still locked, admits each number once.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-fn number<T: std::str::FromStr>(variable: &'static str, value: &str) -> Result<T, InheritedError> {
+fn parse<T: std::str::FromStr>(variable: &'static str, value: &str) -> Result<T, InheritedError> {
     value.parse().map_err(|_| InheritedError::Value { variable, value: value.to_owned() })
 }
 
@@ -91,7 +98,7 @@ fn variable(name: &'static str) -> Result<String, InheritedError> {
 
 /// The inherited channel.
 pub(crate) fn channel() -> Result<OwnedFd, InheritedError> {
-    let descriptor = number(CHANNEL_VARIABLE, &variable(CHANNEL_VARIABLE)?)?;
+    let descriptor = parse(CHANNEL_VARIABLE, &variable(CHANNEL_VARIABLE)?)?;
     let channel = take(descriptor)?;
     let is_channel = || -> io::Result<bool> {
         Ok(sockopt::socket_type(&channel)? == SocketType::SEQPACKET
@@ -100,21 +107,21 @@ pub(crate) fn channel() -> Result<OwnedFd, InheritedError> {
     if is_channel().unwrap_or(false) { Ok(channel) } else { Err(InheritedError::NoChannel(descriptor)) }
 }
 
-/// The sockets that were passed to this process by `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES`, in order;
-/// none where the variables are not set or speak of another process. See sd_listen_fds(3).
+/// Takes the sockets that `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES` pass to this process, in order; none if the variables
+/// are not set or name another process. See sd_listen_fds(3).
 ///
-/// Call it before anything else may open descriptors by number, and once: they are taken for good.
+/// Call it once, before other code opens descriptors by number.
 ///
 /// # Errors
-/// A variable that is malformed, or a descriptor that is not there or was taken before.
+/// A variable has an invalid value, or a descriptor is not open or was taken before.
 pub fn listeners_from_environment() -> Result<Vec<InheritedListener>, InheritedError> {
     let (Ok(process), Ok(count)) = (variable("LISTEN_PID"), variable("LISTEN_FDS")) else {
         return Ok(Vec::new());
     };
-    if number::<u32>("LISTEN_PID", &process)? != std::process::id() {
+    if parse::<u32>("LISTEN_PID", &process)? != std::process::id() {
         return Ok(Vec::new());
     }
-    let count: u16 = number("LISTEN_FDS", &count)?;
+    let count: u16 = parse("LISTEN_FDS", &count)?;
     let names = variable("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':');
     (FIRST..FIRST + RawFd::from(count))

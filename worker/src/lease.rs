@@ -1,7 +1,7 @@
-//! A lease that renews itself for as long as its guard lives, and tells its owner when the address is lost.
+//! A held address: its lease is renewed while its guard exists, and the owner learns when the address is lost.
 //!
-//! Promises: the owner is told before the lease ends, whatever the broker does; what the broker tells meanwhile only
-//! makes it sooner.
+//! Promises: the owner learns of a loss before the lease ends, whatever the broker does. Events of the broker can only make
+//! that earlier.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,72 +13,82 @@ use portreeve_protocol::{EventCode, Fault, FaultCode, Operation as _};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
-use crate::address_options::{AddressOptions, each};
-use crate::ask;
+use crate::address_options::{AddressOptions, results};
+use crate::build;
 use crate::client::Client;
 use crate::error::Error;
-use crate::followers::FollowerId;
+use crate::subscribers::SubscriberId;
 
-/// The longest lease; one that never ends is renewed as if it had this one.
-const LONGEST: Duration = Duration::from_secs(86_400);
+/// The longest lease. A permanent address is renewed as if it had this one.
+const MAX_LEASE: Duration = Duration::from_secs(86_400);
 
 impl Client {
-    /// Adds an address and keeps it: the lease is renewed at each fifth of it for as long as the guard lives. Where this
-    /// peer may subscribe, what the broker tells of the address is heard too, so that a loss is known at once.
+    /// Adds an address and holds it: its lease is renewed after each fifth of its length while the guard exists. If this peer
+    /// may subscribe, events of the address report a loss at once.
     ///
-    /// In a session that outlasts its broker ([`Channel::reconnect_through`](crate::Channel::reconnect_through)) the lease
-    /// does too: a broker that took over renews it, and one that started afresh is asked to add the address again, with the
-    /// same options, as long as the lease has not ended.
+    /// In a session that reconnects ([`Channel::reconnect_through`](crate::Channel::reconnect_through)), a broker that took
+    /// over renews the lease, and one that started without it adds the address again with the same options, if the lease has
+    /// not ended.
     ///
     /// # Errors
     /// [`Error::Fault`] with the broker's reason.
     pub async fn hold_address(&self, address: IpAddr, options: &AddressOptions) -> Result<Lease, Error> {
-        let heard = Heard::of(self, address).await?;
-        let asked = Instant::now();
+        let events = AddressEvents::subscribe(self, address).await?;
+        let requested = Instant::now();
         let granted = self.add_addresses(&[address], options).await?;
-        let granted = first(granted)?;
-        let length = Duration::from_millis(granted.remaining_ms).clamp(Duration::from_secs(1), LONGEST);
-        let (tell, state) = watch::channel(State::default());
-        let (tell, again) = (Arc::new(tell), Arc::new(Notify::new()));
-        let renewing =
-            Renewing { client: self.clone(), address, options: *options, length, again: again.clone() };
-        let told = tell.clone();
+        let granted = single(granted)?;
+        let length = Duration::from_millis(granted.remaining_ms).clamp(Duration::from_secs(1), MAX_LEASE);
+        let (state_sender, state) = watch::channel(LeaseState::default());
+        let (state_sender, renew_now) = (Arc::new(state_sender), Arc::new(Notify::new()));
+        let renewal = Renewal {
+            client: self.clone(),
+            address,
+            options: *options,
+            length,
+            renew_now: renew_now.clone(),
+        };
+        let sender = state_sender.clone();
         let renewing = tokio::spawn(async move {
-            let why = renewing.until_lost(asked + length).await;
-            told.send_modify(|state| state.lost = Some(why));
-            // The guard reads it whenever it asks.
-            told.closed().await;
+            let why = renewal.run(requested + length).await;
+            sender.send_modify(|state| state.lost = Some(why));
+            // The state stays readable until the guard is dropped.
+            sender.closed().await;
         });
-        let (client, renewed) = (self.clone(), again.clone());
-        // Another broker is asked at once.
-        let reminding = tokio::spawn(async move {
+        let (client, notify) = (self.clone(), renew_now.clone());
+        // The lease is renewed at once after each reconnection.
+        let reconnecting = tokio::spawn(async move {
             loop {
-                client.session().renewed(client.session().generation()).await;
-                renewed.notify_one();
+                client.session().reconnected(client.session().generation()).await;
+                notify.notify_one();
             }
         });
-        let hearing = heard.map(|heard| tokio::spawn(async move { heard.until_over(&tell, &again).await }));
-        let tasks =
-            [Some(renewing), Some(reminding), hearing].into_iter().flatten().map(|task| task.abort_handle());
-        Ok(Lease { client: Some(self.clone()), epoch: options.epoch, granted, state, tasks: tasks.collect() })
+        let receiving = events
+            .map(|events| tokio::spawn(async move { events.receive_loop(&state_sender, &renew_now).await }));
+        let tasks = [Some(renewing), Some(reconnecting), receiving];
+        let tasks = tasks.into_iter().flatten().map(|task| task.abort_handle()).collect();
+        Ok(Lease { client: Some(self.clone()), epoch: options.epoch, granted, state, tasks })
     }
 }
 
-/// An address that this program holds. Dropping it has the broker remove the address.
+/// The guard of an address that this program holds.
+///
+/// Dropping it removes the address: it sends the request and does not wait for the reply. That works inside and outside of
+/// a tokio runtime, and after the runtime has ended. If the session has no broker at that moment, the next broker gets the
+/// request, if this program reconnects; otherwise the address is removed when its lease ends.
 #[must_use = "an address is removed when its guard is dropped"]
 #[derive(Debug)]
 pub struct Lease {
     client: Option<Client>,
     epoch: u64,
     granted: Granted,
-    state: watch::Receiver<State>,
+    state: watch::Receiver<LeaseState>,
     tasks: Vec<AbortHandle>,
 }
 
-/// What became of an address that is held.
 #[derive(Debug, Default)]
-struct State {
-    leaving: Option<Duration>,
+struct LeaseState {
+    /// How long until the broker removes the address, if it has given notice.
+    removal_notice: Option<Duration>,
     lost: Option<Error>,
 }
 
@@ -88,14 +98,13 @@ impl Lease {
         self.granted.address
     }
 
-    /// The interface that it is on.
+    /// The interface that the address was added to.
     pub fn interface(&self) -> &str {
         &self.granted.interface
     }
 
-    /// Waits until the address is lost and says why: the lease could not be renewed in time, or the session is over, or the
-    /// next broker refuses the address.
-    /// From then on this host may not use it.
+    /// Waits until the address is lost, and returns why: the lease could not be renewed in time, the session has ended, or
+    /// the next broker refuses the address. From then on this host must not use the address.
     pub async fn lost(&mut self) -> Error {
         match self.state.wait_for(|state| state.lost.is_some()).await {
             Ok(state) => state.lost.clone().unwrap_or(Error::Closed),
@@ -103,29 +112,29 @@ impl Lease {
         }
     }
 
-    /// Waits until the broker is about to remove the address, and says how long this program has to let go of it; nothing
-    /// where it is lost. It is heard of only where this peer may subscribe.
-    pub async fn leaving(&mut self) -> Duration {
-        let leaves = |state: &State| state.leaving.is_some() || state.lost.is_some();
-        match self.state.wait_for(leaves).await {
-            Ok(state) => state.leaving.unwrap_or_default(),
+    /// Waits until the broker gives notice that it will remove the address, and returns the time that remains; zero if the
+    /// address is lost. Only a peer that may subscribe receives the notice.
+    pub async fn removal_notice(&mut self) -> Duration {
+        let is_ending = |state: &LeaseState| state.removal_notice.is_some() || state.lost.is_some();
+        match self.state.wait_for(is_ending).await {
+            Ok(state) => state.removal_notice.unwrap_or_default(),
             Err(_) => Duration::ZERO,
         }
     }
 
-    /// Removes the address and says whether it was seen to be gone.
+    /// Removes the address, and returns whether the broker verified that this host no longer has it.
     ///
     /// # Errors
-    /// As for every request.
+    /// [`Error::Fault`] with the broker's reason.
     pub async fn remove(mut self) -> Result<bool, Error> {
         self.tasks.iter().for_each(AbortHandle::abort);
         let Some(client) = self.client.take() else { return Ok(false) };
         let removed = client.remove_addresses(&[self.address()], self.epoch).await?;
-        Ok(first(removed)?.verified)
+        Ok(single(removed)?.verified)
     }
 
-    /// Stops renewing without removing: the address stays until its lease ends.
-    pub fn let_run_out(mut self) {
+    /// Stops renewing the lease without removing the address, which stays until the lease ends.
+    pub fn let_expire(mut self) {
         self.client = None;
     }
 }
@@ -133,121 +142,127 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
-        if let (Some(client), Ok(runtime)) = (self.client.take(), tokio::runtime::Handle::try_current()) {
-            let (address, epoch) = (self.address(), self.epoch);
-            runtime.spawn(async move { client.remove_addresses(&[address], epoch).await });
+        let Some(client) = self.client.take() else { return };
+        if client.session().lease_dropped(self.address(), self.epoch) {
+            return;
+        }
+        match tokio::runtime::Handle::try_current() {
+            // Queued requests are sent before any other, and the ping keeps the session open until then.
+            Ok(runtime) => drop(runtime.spawn(async move { client.ping().await })),
+            Err(_) => client.session().flush_blocking(),
         }
     }
 }
 
-/// What a broker answered, and which of those that the session had it was.
-type Told = (Result<Granted, Fault>, u64);
+/// The result of a request for one address, and the generation of the broker that sent it.
+type ResultWithGeneration = (Result<Granted, Fault>, u64);
 
-struct Renewing {
+/// The renewal of one lease.
+struct Renewal {
     client: Client,
     address: IpAddr,
     options: AddressOptions,
     length: Duration,
-    /// Something happened to the address: whether the lease lasts is worth asking at once.
-    again: Arc<Notify>,
+    /// Something happened to the address or the session, so the lease is renewed at once.
+    renew_now: Arc<Notify>,
 }
 
-impl Renewing {
-    /// Renews until that fails for good, and says why. The lease ends no later than it does for the broker, for it is
-    /// reckoned from before each request was sent.
-    async fn until_lost(&self, mut end: Instant) -> Error {
+impl Renewal {
+    /// Renews the lease until that fails for good, and returns why. `end` is no later than the end of the lease at the
+    /// broker, because it counts from before each request was sent.
+    async fn run(&self, mut end: Instant) -> Error {
         let session = self.client.session();
         let mut generation = session.generation();
         loop {
-            let _renewed_by_the_clock_or_at_once =
-                tokio::time::timeout(self.length / 5, self.again.notified()).await;
-            let asked = Instant::now();
+            let _ = tokio::time::timeout(self.length / 5, self.renew_now.notified()).await; // either way it is renewed now
+            let requested = Instant::now();
             let mut renewed = tokio::time::timeout_at(end.into(), self.renew()).await;
-            // Another broker that does not know the address had it removed at its start.
-            if let Ok(Ok((Err(why), told))) = &renewed
+            // A broker that started without this address has removed it, so it is added again.
+            if let Ok(Ok((Err(why), replied))) = &renewed
                 && why.code == FaultCode::NotFound
-                && *told != generation
+                && *replied != generation
             {
                 renewed = tokio::time::timeout_at(end.into(), self.add()).await;
             }
             let why = match renewed {
-                Err(_) => return Error::Fault(over(self.address)),
+                Err(_) => return Error::Fault(expired(self.address)),
                 // The next broker is asked, if there is one in time.
-                Ok(Err(why)) if session.lasts(&why) => continue,
+                Ok(Err(why)) if session.survives(&why) => continue,
                 Ok(Err(why)) => return why,
-                Ok(Ok((Ok(_), told))) => {
-                    (end, generation) = (asked + self.length, told);
+                Ok(Ok((Ok(_), replied))) => {
+                    (end, generation) = (requested + self.length, replied);
                     continue;
                 }
                 Ok(Ok((Err(why), _))) => why,
             };
-            // What may pass is tried again while the lease lasts.
-            let passing = matches!(why.code, FaultCode::Busy | FaultCode::Os | FaultCode::NotLocal);
-            if !passing || Instant::now() >= end {
+            // A temporary fault is retried while the lease lasts.
+            let is_temporary = matches!(why.code, FaultCode::Busy | FaultCode::Os | FaultCode::NotLocal);
+            if !is_temporary || Instant::now() >= end {
                 return Error::Fault(why);
             }
         }
     }
 
-    async fn renew(&self) -> Result<Told, Error> {
+    async fn renew(&self) -> Result<ResultWithGeneration, Error> {
         let AddressOptions { lease, epoch, .. } = self.options;
-        let renew = RenewAddress { addresses: ask::list(&[self.address])?, lease, epoch };
-        let (leases, generation) = self.client.session().call_noting(&renew).await?;
-        Ok((first(each(leases.results.into_vec())), generation))
+        let request = RenewAddress { addresses: build::list("addresses", &[self.address])?, lease, epoch };
+        let (leases, generation) = self.client.session().call_with_generation(&request).await?;
+        Ok((single(results(leases.results.into_vec())), generation))
     }
 
-    async fn add(&self) -> Result<Told, Error> {
-        let add = self.options.add(&[self.address])?;
-        let (leases, generation) = self.client.session().call_noting(&add).await?;
-        Ok((first(each(leases.results.into_vec())), generation))
+    async fn add(&self) -> Result<ResultWithGeneration, Error> {
+        let request = self.options.to_wire(&[self.address])?;
+        let (leases, generation) = self.client.session().call_with_generation(&request).await?;
+        Ok((single(results(leases.results.into_vec())), generation))
     }
 }
 
-/// What the broker tells of one address.
-struct Heard {
+/// The subscription to the events of one address.
+struct AddressEvents {
     client: Client,
-    id: FollowerId,
+    id: SubscriberId,
 }
 
-impl Heard {
-    /// Begins to hear, where this peer may.
-    async fn of(client: &Client, address: IpAddr) -> Result<Option<Self>, Error> {
-        if !client.session().may(Subscribe::NAME) {
+impl AddressEvents {
+    /// Subscribes, if this peer may.
+    async fn subscribe(client: &Client, address: IpAddr) -> Result<Option<Self>, Error> {
+        if !client.session().allows(Subscribe::NAME) {
             return Ok(None);
         }
-        let id = client.session().followers(|followers| followers.add(Some(address), false));
-        let heard = Self { client: client.clone(), id };
-        heard.client.session().follow().await?;
-        Ok(Some(heard))
+        let id = client.session().with_subscribers(|subscribers| subscribers.add(Some(address), false));
+        let events = Self { client: client.clone(), id };
+        events.client.session().subscribe().await?;
+        Ok(Some(events))
     }
 
-    /// What is heard may be of an earlier stay of the address, so it is only a reason to ask.
-    async fn until_over(&self, tell: &watch::Sender<State>, again: &Notify) {
-        while let Ok(event) = self.client.session().event(self.id).await {
+    /// Handles events. An event may be about an earlier lease of the address, so it is only a reason to renew now.
+    async fn receive_loop(&self, state: &watch::Sender<LeaseState>, renew_now: &Notify) {
+        while let Ok(event) = self.client.session().next_event(self.id).await {
             match event.code {
                 EventCode::AddressLeaving => {
-                    tell.send_modify(|state| state.leaving = Some(Duration::from_millis(event.count)));
+                    let notice = Duration::from_millis(event.count);
+                    state.send_modify(|state| state.removal_notice = Some(notice));
                 }
-                EventCode::AddressAdded => tell.send_modify(|state| state.leaving = None),
+                EventCode::AddressAdded => state.send_modify(|state| state.removal_notice = None),
                 EventCode::AddressRestored | EventCode::AddressConflict => {}
-                _ => again.notify_one(),
+                _ => renew_now.notify_one(),
             }
         }
     }
 }
 
-impl Drop for Heard {
+impl Drop for AddressEvents {
     fn drop(&mut self) {
-        self.client.session().unfollow(self.id);
+        self.client.session().unsubscribe(self.id);
     }
 }
 
-fn over(address: IpAddr) -> Fault {
+fn expired(address: IpAddr) -> Fault {
     Fault::new(FaultCode::Expired, &format!("the lease of {address} ended before the broker renewed it"))
 }
 
-/// What became of the one address that was asked for.
-fn first<T>(results: Vec<Result<T, Fault>>) -> Result<T, Fault> {
-    let nothing = || Fault::new(FaultCode::Other(0), "the broker answered for no address");
-    results.into_iter().next().unwrap_or_else(|| Err(nothing()))
+/// The result of a request for one address.
+fn single<T>(results: Vec<Result<T, Fault>>) -> Result<T, Fault> {
+    let none = || Fault::new(FaultCode::Other(0), "the broker's reply has no result for the address");
+    results.into_iter().next().unwrap_or_else(|| Err(none()))
 }

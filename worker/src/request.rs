@@ -1,4 +1,5 @@
-//! What a reply becomes once its descriptors are counted: the only place where a socket meets its listener.
+//! Requests, and what their replies become when their descriptors are counted: the only place where a socket is joined
+//! with its listener.
 
 use std::os::fd::OwnedFd;
 
@@ -17,18 +18,18 @@ use portreeve_protocol::reload::{Reload, Reloaded};
 use portreeve_protocol::status::Status;
 use portreeve_protocol::{Fault, Operation};
 
-/// A listener and the socket that came with it.
-pub(crate) type Handed = (ListenerId, OwnedFd);
+/// A listener's number, and the socket that came with it.
+pub(crate) type ReceivedListener = (ListenerId, OwnedFd);
 
-/// An operation and what its reply becomes.
+/// An operation, and what its reply becomes.
 pub(crate) trait Request: Operation {
     /// The reply, with its sockets.
     type Output;
-    /// Whether another broker may be asked the same where nobody knows whether this one has done it.
+    /// Whether the request may be sent to the next broker if it is unknown whether this broker carried it out.
     const REPEATABLE: bool = true;
 
-    /// Joins a reply with the descriptors that came with it: `None` where they are too few. What it leaves
-    /// is too many.
+    /// Joins a reply with the descriptors that came with it; `None` if there are too few. The descriptors that it leaves
+    /// are too many.
     fn join(reply: Self::Reply, descriptors: &mut Vec<OwnedFd>) -> Option<Self::Output>;
 }
 
@@ -50,7 +51,7 @@ without_descriptors! {
     RenewAddress => Leases, ListAddresses => AddressPage, PolicyRequest => PolicyPage, Subscribe => Subscribed
 }
 
-// What is by a number of one broker's, what takes something away, and what is seen by others each time.
+// These name a number that is valid for one broker only, or remove something, or have an effect each time.
 without_descriptors! {
     false,
     Stop => Stopped, RemoveAddress => Removals, Announce => Leases, MoveAddress => Leases, SetLink => Link,
@@ -58,14 +59,14 @@ without_descriptors! {
 }
 
 impl Request for Listen {
-    type Output = Handed;
-    fn join(reply: Self::Reply, descriptors: &mut Vec<OwnedFd>) -> Option<Handed> {
+    type Output = ReceivedListener;
+    fn join(reply: Self::Reply, descriptors: &mut Vec<OwnedFd>) -> Option<ReceivedListener> {
         Some((reply.id, descriptors.pop()?))
     }
 }
 
 impl Request for ListenMany {
-    type Output = Vec<Result<Handed, Fault>>;
+    type Output = Vec<Result<ReceivedListener, Fault>>;
     fn join(reply: Self::Reply, descriptors: &mut Vec<OwnedFd>) -> Option<Self::Output> {
         let results = reply.results.into_vec();
         let done = results.iter().filter(|result| matches!(result, Outcome::Done(_)));

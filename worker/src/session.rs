@@ -1,53 +1,59 @@
-//! A session of the asynchronous client: one task reads and sorts, callers send and wait for their own.
+//! A session of the asynchronous client: one task receives and delivers replies, callers send requests and wait.
 //!
-//! It promises that a caller which is not polled holds nobody up, and that dropping the session ends it.
+//! Promises: a caller that is not polled delays no other. Dropping the session ends it.
 
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use portreeve_protocol::message::{Listen, ListenMany, Welcome};
 use portreeve_protocol::{Event, Fault};
+use rustix::event::Timespec;
 use tokio::net::UnixDatagram;
 use tokio::task::AbortHandle;
 
-use crate::ask::{self, Numbered};
+use crate::build::{self, RegisteredListener};
 use crate::channel::Channel;
 use crate::error::Error;
-use crate::followers::{FollowerId, Followers};
-use crate::guard::Number;
-use crate::lasting::{self, Again};
+use crate::listener::Registration;
+use crate::reconnect::{self, ReconnectTarget};
 use crate::request::Request;
-use crate::state::{Shared, Standing};
+use crate::session_state::{SessionStatus, SharedSession};
+use crate::subscribers::{SubscriberId, Subscribers};
 
-/// One session; it is over when this is dropped.
+/// How long a destructor outside of a runtime waits for room in the channel.
+const DROP_TIMEOUT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// One session. It ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Session {
-    shared: Arc<Shared>,
-    keeper: AbortHandle,
+    shared: Arc<SharedSession>,
+    supervisor: AbortHandle,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         self.shared.close();
-        self.keeper.abort();
+        self.supervisor.abort();
     }
 }
 
 impl Session {
-    /// Starts the reader and says hello.
+    /// Starts the tasks of the session and sends the hello.
     pub async fn open(channel: Channel, name: &str) -> Result<Self, Error> {
-        let again = channel.again.map(|path| Again { path, name: name.to_owned() });
+        let target = channel.reconnect_path.map(|path| ReconnectTarget { path, name: name.to_owned() });
         let socket = channel.socket;
         let prepared = socket.set_nonblocking(true).and_then(|()| UnixDatagram::from_std(socket));
-        let shared = Arc::new(Shared::new(prepared.map_err(Error::io("preparing the channel"))?, again));
-        let (channel, _) = shared.current().await;
-        let reader = tokio::spawn(shared.clone().read(channel.clone()));
-        let keeper = tokio::spawn(lasting::keep(shared.clone(), reader)).abort_handle();
-        let session = Self { shared, keeper };
-        match session.shared.ask(&channel, &ask::hello(name)).await {
-            Ok(welcome) => session.shared.state().welcome = Some(Arc::new(welcome)),
-            // It is said to the next broker.
-            Err(why) if session.lasts(&why) => {}
+        let prepared = prepared.map_err(Error::io("cannot prepare the channel"))?;
+        let shared = Arc::new(SharedSession::new(prepared, target));
+        let (channel, _) = shared.current_channel().await;
+        let reader = tokio::spawn(shared.clone().read_loop(channel.clone()));
+        let supervisor = tokio::spawn(reconnect::supervise(shared.clone(), reader)).abort_handle();
+        let session = Self { shared, supervisor };
+        match session.shared.request(&channel, &build::hello(name)).await {
+            Ok(welcome) => session.shared.state().greet(welcome),
+            // The session says hello to the next broker.
+            Err(why) if session.survives(&why) => {}
             Err(why) => return Err(why),
         }
         Ok(session)
@@ -57,156 +63,168 @@ impl Session {
         self.shared.state().welcome.clone()
     }
 
-    /// Whether the session goes on after this error of a request.
-    pub fn lasts(&self, error: &Error) -> bool {
-        self.shared.lasts(error)
+    /// Whether the session continues after this error of a request.
+    pub fn survives(&self, error: &Error) -> bool {
+        self.shared.survives(error)
     }
 
-    /// Ends what a guard held, soon, and waits for nothing.
-    pub fn stop_dropped(&self, number: &Number) {
-        let standing = *self.shared.standing.borrow();
-        self.shared.state().stop_dropped(number, standing);
+    /// Stops the listener of a dropped guard without waiting.
+    pub fn guard_dropped(&self, registration: &Registration) {
+        let status = *self.shared.status.borrow();
+        self.shared.state().guard_dropped(registration, status);
     }
 
-    /// Ends what a guard holds, and waits until it is out of service.
-    pub async fn stop(&self, number: &Number) -> Result<(), Error> {
+    /// Removes the address of a dropped guard without waiting for the reply; `false` if the request could not be sent yet.
+    pub fn lease_dropped(&self, address: IpAddr, epoch: u64) -> bool {
+        self.shared.state().queue_removal(address, epoch)
+    }
+
+    /// Sends what destructors have queued, if the channel has room soon. It blocks, for callers outside of a runtime.
+    pub fn flush_blocking(&self) {
+        self.shared.flush_within(DROP_TIMEOUT);
+    }
+
+    /// Stops the listener of a guard, and waits for the reply.
+    pub async fn stop(&self, registration: &Registration) -> Result<(), Error> {
         loop {
-            // By the number that the broker of this very channel gave it.
-            let (channel, generation) = self.shared.current().await;
-            let Some(id) = number.id() else { break };
-            match self.shared.ask(&channel, &ask::stop(&[id])?).await {
+            // The number is valid only with the broker of this channel.
+            let (channel, generation) = self.shared.current_channel().await;
+            let Some(id) = registration.id() else { break };
+            match self.shared.request(&channel, &build::stop(&[id])?).await {
                 Ok(_) => break,
-                Err(why) if self.lasts(&why) => self.shared.ended(generation).await,
+                Err(why) if self.survives(&why) => self.shared.generation_ended(generation).await,
                 Err(why) => return Err(why),
             }
         }
-        self.shared.state().holdings.remove(&number.key());
+        self.shared.state().held.remove(&registration.key());
         Ok(())
     }
 
     /// Waits for the end of the session.
-    pub async fn over(&self) -> Error {
-        let mut standing = self.shared.standing.subscribe();
-        // The sender is here.
-        let _ = standing.wait_for(|standing| *standing == Standing::Over).await;
-        self.shared.state().exchange.over.clone().unwrap_or(Error::Closed)
+    pub async fn closed(&self) -> Error {
+        let mut status = self.shared.status.subscribe();
+        let _ = status.wait_for(|status| *status == SessionStatus::Closed).await; // `self.shared` has the sender
+        self.shared.state().connection.closed.clone().unwrap_or(Error::Closed)
     }
 
-    /// Waits until the broker does not keep a listener any more.
-    pub async fn lost(&self, number: &Number) -> Error {
-        let mut standing = self.shared.standing.subscribe();
+    /// Waits until no broker has the listener any more.
+    pub async fn lost(&self, registration: &Registration) -> Error {
+        let mut status = self.shared.status.subscribe();
         loop {
-            let over = *standing.borrow_and_update() == Standing::Over;
-            if let Some(why) = number.lost() {
+            let closed = *status.borrow_and_update() == SessionStatus::Closed;
+            if let Some(why) = registration.lost() {
                 return why;
             }
-            if over || standing.changed().await.is_err() {
-                return self.over().await;
+            if closed || status.changed().await.is_err() {
+                return self.closed().await;
             }
         }
     }
 
-    /// How many brokers this session had before the one that it has, or will have.
+    /// Number of brokers that this session had before its present or next one.
     pub fn generation(&self) -> u64 {
         self.shared.state().generation
     }
 
-    /// Waits until the session is with another broker than when it had this generation.
-    pub async fn renewed(&self, generation: u64) {
-        self.shared.ended(generation).await;
-        let _ = self.shared.current().await;
+    /// Waits until the session is connected to another broker than that of this generation.
+    pub async fn reconnected(&self, generation: u64) {
+        self.shared.generation_ended(generation).await;
+        let _ = self.shared.current_channel().await; // only the wait matters
     }
 
-    /// Asks the broker for what the followers want, where it was not asked yet.
-    pub async fn follow(&self) -> Result<(), Error> {
-        if let Some(wanted) = self.followers(|followers| followers.to_ask()) {
-            self.call(&wanted).await?;
-            self.followers(|followers| followers.asked(wanted));
+    /// Requests the subscription that the subscribers need, if the broker has not granted it yet.
+    pub async fn subscribe(&self) -> Result<(), Error> {
+        if let Some(missing) = self.with_subscribers(|subscribers| subscribers.missing_subscription()) {
+            self.call(&missing).await?;
+            self.with_subscribers(|subscribers| subscribers.set_subscription(missing));
         }
         Ok(())
     }
 
-    /// Whether the broker offers an operation to this peer.
-    pub fn may(&self, operation: &str) -> bool {
+    /// Whether the broker allows this peer an operation.
+    pub fn allows(&self, operation: &str) -> bool {
         let welcome = self.welcome();
         welcome.is_some_and(|welcome| welcome.operations.iter().any(|name| name.as_str() == operation))
     }
 
-    /// Does something with the followers of this session's events.
-    pub fn followers<T>(&self, with: impl FnOnce(&mut Followers) -> T) -> T {
-        with(&mut self.shared.state().exchange.followers)
+    /// Calls a function with the subscribers of this session.
+    pub fn with_subscribers<T>(&self, call: impl FnOnce(&mut Subscribers) -> T) -> T {
+        call(&mut self.shared.state().connection.subscribers)
     }
 
-    /// Ends a follower, and the subscription with the last one.
-    pub fn unfollow(&self, id: FollowerId) {
+    /// Removes a subscriber, and ends the subscription after the last one.
+    pub fn unsubscribe(&self, id: SubscriberId) {
         let mut state = self.shared.state();
-        state.exchange.followers.remove(id);
-        if state.exchange.followers.wanted().follow {
+        state.connection.subscribers.remove(id);
+        if state.connection.subscribers.required_subscription().follow {
             return;
         }
-        if let Some(none) = state.exchange.followers.to_ask() {
+        if let Some(none) = state.connection.subscribers.missing_subscription() {
             let channel = state.channel.clone();
-            // Where the channel is full or closed events go on to come, and nobody hears them.
-            let _ = state.exchange.tell(channel.as_fd(), &none);
-            state.exchange.followers.asked(none);
+            // If the channel is full or closed, events continue to arrive and are ignored.
+            let _ = state.connection.send_without_reply(channel.as_fd(), &none);
+            state.connection.subscribers.set_subscription(none);
         }
     }
 
-    /// Waits for the next event of a follower.
-    pub async fn event(&self, id: FollowerId) -> Result<Event, Error> {
-        let next = |context: &mut std::task::Context<'_>| {
-            let next = self.shared.state().exchange.poll_event(id, context.waker());
-            match next {
-                // It is woken by the next broker.
-                std::task::Poll::Ready(Err(why)) if self.lasts(&why) => std::task::Poll::Pending,
-                next => next,
+    /// Waits for the next event of a subscriber.
+    pub async fn next_event(&self, id: SubscriberId) -> Result<Event, Error> {
+        let poll = |context: &mut std::task::Context<'_>| {
+            let event = self.shared.state().connection.poll_event(id, context.waker());
+            match event {
+                // The gap at the next broker wakes it.
+                std::task::Poll::Ready(Err(why)) if self.survives(&why) => std::task::Poll::Pending,
+                event => event,
             }
         };
-        std::future::poll_fn(next).await
+        std::future::poll_fn(poll).await
     }
 
     /// Sends a request and waits for its reply.
     pub async fn call<O: Request>(&self, request: &O) -> Result<O::Output, Error> {
-        self.call_noting(request).await.map(|(reply, _)| reply)
+        self.call_with_generation(request).await.map(|(reply, _)| reply)
     }
 
-    /// The same, with the generation of the session that it was answered in.
-    pub async fn call_noting<O: Request>(&self, request: &O) -> Result<(O::Output, u64), Error> {
+    /// Sends a request, and returns its reply with the generation of the broker that sent the reply.
+    pub async fn call_with_generation<O: Request>(&self, request: &O) -> Result<(O::Output, u64), Error> {
         let shared = &*self.shared;
         loop {
-            let (channel, generation) = shared.current().await;
-            let why = match shared.ask(&channel, request).await {
+            let (channel, generation) = shared.current_channel().await;
+            let why = match shared.request(&channel, request).await {
                 Ok(reply) => return Ok((reply, generation)),
                 Err(why) => why,
             };
-            // What may have been done already is not asked for again, unless that makes no difference.
-            if !O::REPEATABLE || !shared.lasts(&why) {
+            // The broker may have carried it out already, so it is repeated only if that makes no difference.
+            if !O::REPEATABLE || !shared.survives(&why) {
                 return Err(why);
             }
-            shared.ended(generation).await;
+            shared.generation_ended(generation).await;
         }
     }
 
-    /// Asks for a listener, which a guard will hold.
-    pub async fn listen(&self, listen: &Listen) -> Result<Numbered, Error> {
+    /// Requests a listener for a guard.
+    pub async fn listen(&self, listen: &Listen) -> Result<RegisteredListener, Error> {
         loop {
-            let ((id, socket), generation) = self.call_noting(listen).await?;
-            let handed = (Number::new(id), socket);
-            if self.shared.hold(generation, std::iter::once((listen, &handed))) {
-                return Ok(handed);
+            let ((id, socket), generation) = self.call_with_generation(listen).await?;
+            let registered = (Registration::new(id), socket);
+            if self.shared.record_held(generation, std::iter::once((listen, &registered))) {
+                return Ok(registered);
             }
         }
     }
 
-    /// Asks for many.
-    pub async fn listen_many(&self, request: &ListenMany) -> Result<Vec<Result<Numbered, Fault>>, Error> {
+    /// Requests a batch of listeners for guards.
+    pub async fn listen_many(
+        &self,
+        request: &ListenMany,
+    ) -> Result<Vec<Result<RegisteredListener, Fault>>, Error> {
         loop {
-            let (results, generation) = self.call_noting(request).await?;
-            let numbered = ask::numbered(results);
-            let pairs = request.listeners.iter().zip(&numbered);
-            let handed = pairs.filter_map(|(listen, result)| Some((listen, result.as_ref().ok()?)));
-            if self.shared.hold(generation, handed) {
-                return Ok(numbered);
+            let (results, generation) = self.call_with_generation(request).await?;
+            let registered = build::register(results);
+            let pairs = request.listeners.iter().zip(&registered);
+            let received = pairs.filter_map(|(listen, result)| Some((listen, result.as_ref().ok()?)));
+            if self.shared.record_held(generation, received) {
+                return Ok(registered);
             }
         }
     }

@@ -6,8 +6,8 @@ mod support;
 
 use std::fs::File;
 
+use portreeve::{Error, ListenOptions, ListenerId, blocking};
 use portreeve_protocol::message::{Listen, Listening, Stop, Stopped};
-use portreeve_worker::{Error, ListenOptions, ListenerId, blocking};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::{broker, endpoint, mark, marked};
 
@@ -47,7 +47,7 @@ fn a_reply_that_finds_no_room_is_a_typed_error_and_asking_again_gives_the_same_s
     assert_eq!(open(), before);
     let listener = client.listen(&endpoint(2), &options).unwrap();
     assert_eq!(listener.id(), ListenerId(2));
-    assert_eq!(marked(listener.keep()), 2);
+    assert_eq!(marked(listener.into_socket()), 2);
     drop(client);
     thread.join().unwrap();
 }

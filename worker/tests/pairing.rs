@@ -4,7 +4,7 @@
 
 mod support;
 
-use portreeve_worker::{Client, Error, ListenOptions};
+use portreeve::{Client, Error, ListenOptions};
 use proptest::prelude::*;
 use support::{Asked, broker, endpoint, listen, marked};
 
@@ -35,7 +35,7 @@ async fn check(client: &Client, ask: &Ask) {
             match result {
                 Ok(listener) => {
                     assert_eq!(listener.id().0, u64::from(*port));
-                    assert_eq!(marked(listener.keep()), *port);
+                    assert_eq!(marked(listener.into_socket()), *port);
                     assert_eq!(port % 2, 0);
                 }
                 Err(Error::Fault(fault)) => {
@@ -51,7 +51,7 @@ async fn check(client: &Client, ask: &Ask) {
             assert_eq!(results.len(), ports.len());
             for (result, port) in results.into_iter().zip(ports) {
                 match result {
-                    Ok(listener) => assert_eq!(marked(listener.keep()), *port),
+                    Ok(listener) => assert_eq!(marked(listener.into_socket()), *port),
                     Err(fault) => assert_eq!(*fault.message, port.to_string()),
                 }
             }

@@ -6,9 +6,9 @@ mod support;
 
 use std::os::fd::OwnedFd;
 
+use portreeve::{Client, Error, ListenOptions, ListenerId, blocking};
 use portreeve_protocol::message::{Listen, Listening, Ping, Pong, Stop};
 use portreeve_protocol::{Fault, FaultCode, Kind};
-use portreeve_worker::{Client, Error, ListenOptions, ListenerId, blocking};
 use support::{broker, endpoint, listen, mark, marked};
 
 fn serve_all(broker: &mut support::Broker) -> Vec<ListenerId> {
@@ -28,7 +28,7 @@ async fn a_dropped_guard_stops_its_listener_and_a_kept_one_does_not() {
     let client = Client::open(channel, "test").await.unwrap();
     let options = ListenOptions::default();
     drop(client.listen(&endpoint(2), &options).await.unwrap());
-    let socket = client.listen(&endpoint(4), &options).await.unwrap().keep();
+    let socket = client.listen(&endpoint(4), &options).await.unwrap().into_socket();
     assert_eq!(marked(socket), 4);
     client.listen(&endpoint(6), &options).await.unwrap().stop().await.unwrap();
     drop(client);
@@ -41,7 +41,7 @@ fn the_blocking_client_keeps_the_same_promises() {
     let client = blocking::Client::open(channel, "test").unwrap();
     let options = ListenOptions::default();
     drop(client.listen(&endpoint(2), &options).unwrap());
-    assert_eq!(marked(client.listen(&endpoint(4), &options).unwrap().keep()), 4);
+    assert_eq!(marked(client.listen(&endpoint(4), &options).unwrap().into_socket()), 4);
     client.listen(&endpoint(6), &options).unwrap().stop().unwrap();
     let denied = client.listen(&endpoint(7), &options).unwrap_err();
     assert!(matches!(denied, Error::Fault(fault) if fault.code == FaultCode::Denied));
@@ -118,7 +118,7 @@ async fn the_reply_to_a_cancelled_request_is_dropped_with_its_socket() {
         () = std::future::ready(()) => {}
     }
     let listener = client.listen(&other, &options).await.unwrap();
-    assert_eq!(marked(listener.keep()), 4);
+    assert_eq!(marked(listener.into_socket()), 4);
 }
 
 #[tokio::test]

@@ -13,8 +13,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use command_fds::{CommandFdExt as _, FdMapping};
+use portreeve::ListenerId;
 use portreeve_protocol::message::{Listen, Listening, Stop, Stopped};
-use portreeve_worker::ListenerId;
 use rustix::process::{Pid, Signal, kill_process};
 use support::{Broker, broker_at, channel_to};
 
@@ -70,7 +70,7 @@ impl Worker {
     fn command(folder: &Path) -> Command {
         let tests = std::env::current_exe().unwrap();
         let program: PathBuf = tests.ancestors().nth(2).unwrap().join("examples/smtp_worker");
-        assert!(program.exists(), "build the program first: cargo build -p portreeve-worker --examples");
+        assert!(program.exists(), "build the program first: cargo build -p portreeve --examples");
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "export LISTEN_PID=$$; exec \"$@\"", "sh"]).arg(program);
         command.args(["--maildir", "Maildir", "--greeting", "mx.example"]);
@@ -205,7 +205,7 @@ fn listeners_come_and_go_by_signal_and_by_command() {
     assert_eq!(ask("list\n"), "ok *:25 *:2525\n");
     assert_eq!(ask("stop *:587\n"), "error *:587 is not being served\n");
     // The broker has hung up after its fourth request.
-    assert!(log.any(|line| line.contains("the broker has closed the channel")));
+    assert!(log.any(|line| line.contains("the broker closed the session")));
     assert_eq!(ask("list\n"), "ok *:25 *:2525\n");
     Client::connect(listening(&seen)).says("QUIT\r\n", &["221"]);
 }

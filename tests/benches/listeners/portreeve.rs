@@ -3,11 +3,9 @@
 use std::net::SocketAddrV4;
 use std::path::Path;
 
+use portreeve::{Channel, Client, Endpoint, InetEndpoint, Listen, ListenOptions, ListenerId, blocking};
 use portreeve_protocol::message::{Listen as Request, Listening};
 use portreeve_tests::{Host, Peer, broker};
-use portreeve_worker::{
-    Channel, Client, Endpoint, InetEndpoint, Listen, ListenOptions, ListenerId, blocking,
-};
 
 use crate::endpoints;
 
@@ -85,7 +83,7 @@ impl Blocking {
         for listener in self.client.listen_many(listens, true).unwrap() {
             let listener = listener.unwrap();
             self.given.push(listener.id());
-            drop(listener.keep());
+            drop(listener.into_socket());
         }
     }
 }
@@ -95,7 +93,7 @@ impl Worker for Blocking {
         if let [one] = endpoints {
             let listener = self.client.listen(&endpoint(*one), &ListenOptions::default()).unwrap();
             self.given.push(listener.id());
-            drop(listener.keep());
+            drop(listener.into_socket());
         } else {
             self.listen_many(&listens(endpoints));
         }
@@ -137,7 +135,7 @@ impl Worker for Asynchronous {
         };
         for listener in listeners {
             self.given.push(listener.id());
-            drop(listener.keep());
+            drop(listener.into_socket());
         }
     }
 
@@ -166,7 +164,9 @@ impl Pipelined {
 
 impl Worker for Pipelined {
     fn listen(&mut self, endpoints: &[SocketAddrV4]) {
-        listens(endpoints).iter().for_each(|listen| _ = self.peer.send(listen));
+        for one in endpoints {
+            self.peer.send(&Request { endpoint: endpoint(*one), options: Default::default() });
+        }
         for _ in endpoints {
             let (Listening { id }, sockets) = self.peer.receive().unwrap().reply::<Request>().unwrap();
             self.given.push(id);
@@ -186,7 +186,7 @@ fn endpoint(of: SocketAddrV4) -> Endpoint {
 }
 
 fn listen(of: SocketAddrV4) -> Listen {
-    Listen { endpoint: endpoint(of), options: ListenOptions::default() }
+    Listen::new(endpoint(of))
 }
 
 fn listens(endpoints: &[SocketAddrV4]) -> Vec<Listen> {

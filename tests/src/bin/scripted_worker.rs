@@ -19,8 +19,8 @@ fn main() {
     }
     let at_start = descriptors();
     // Taken over as any worker does, and held until the end.
-    let _listeners = portreeve_worker::listeners_from_environment().unwrap();
-    let _channel = portreeve_worker::Channel::from_environment().unwrap();
+    let _listeners = portreeve::listeners_from_environment().unwrap();
+    let _channel = portreeve::Channel::from_environment().unwrap();
     let mut control = UnixStream::connect(portreeve_tests::scripted_worker::SOCKET).unwrap();
     send_channel(&control);
     let commands = BufReader::new(control.try_clone().unwrap());

@@ -4,15 +4,15 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use portreeve::{AddressOptions, Channel, Client, Error, EventCode, FaultCode, blocking};
 use portreeve_protocol::address::RenewAddress;
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::namespaces::run;
 use portreeve_tests::peer::one_address;
 use portreeve_tests::{Broker, Peer, binaries, eventually, exclusive, isolated, lan, sample};
-use portreeve_worker::{AddressOptions, Channel, Client, Error, EventCode, FaultCode, blocking};
 use rustix::process::Signal;
 
-const QUIET: AddressOptions = AddressOptions { lease: Some(3), epoch: 0, probes: 0, announce: false };
+const QUIET: AddressOptions = AddressOptions::new().lease(3).probes(0).announce(false);
 
 fn with_client<T>(act: impl AsyncFnOnce(Client) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -29,7 +29,7 @@ fn a_held_address_is_renewed_until_its_guard_is_dropped() {
         let _broker = Broker::start(host, &sample::addresses(""));
         with_client(async |client| {
             // Renewed every 1.2 s: the lease survives a machine that stalls this program for some seconds.
-            let lease = AddressOptions { lease: Some(6), ..QUIET };
+            let lease = QUIET.lease(6);
             let held = client.hold_address("10.1.1.7".parse().unwrap(), &lease).await.unwrap();
             assert_eq!(held.interface(), lan::INTERFACE);
             let begin = Instant::now();
@@ -40,8 +40,7 @@ fn a_held_address_is_renewed_until_its_guard_is_dropped() {
             assert!(held.remove().await.unwrap());
             assert_eq!(lan::show_address("10.1.1.7"), None);
             drop(client.hold_address("10.1.1.8".parse().unwrap(), &QUIET).await.unwrap());
-            // The drop sends its request before this one.
-            tokio::task::yield_now().await;
+            // The drop has sent its request already.
             client.ping().await.unwrap();
             eventually("the removal of the address", || {
                 lan::show_address("10.1.1.8").is_none().then_some(())
@@ -128,8 +127,7 @@ fn a_holder_learns_at_once_that_another_peer_removed_its_address() {
         let broker = Broker::start(host, &sample::addresses(""));
         with_client(async |client| {
             let address = "10.1.1.7".parse().unwrap();
-            let mut held =
-                client.hold_address(address, &AddressOptions { lease: Some(3_600), ..QUIET }).await.unwrap();
+            let mut held = client.hold_address(address, &QUIET.lease(3_600)).await.unwrap();
             broker.peer().remove_address("10.1.1.7").unwrap();
             // Twelve minutes before the next renewal.
             let why = tokio::time::timeout(Duration::from_secs(20), held.lost()).await.unwrap();

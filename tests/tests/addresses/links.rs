@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
+use portreeve::{Channel, blocking};
 use portreeve_protocol::address::SetLink;
 use portreeve_protocol::{Fault, FaultCode, Text};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::{Broker, Peer, binaries, isolated, lan, sample};
-use portreeve_worker::{Channel, blocking};
 
 fn set(peer: &mut Peer, interface: &str, up: Option<bool>, mtu: Option<u32>) -> Result<(bool, u32), Fault> {
     let interface = Text::new(interface).unwrap();

@@ -39,7 +39,9 @@ fn every_test_named_in_the_document_exists() {
     assert!(named.len() > 30, "{named:?}");
 
     let mut files = Vec::new();
-    for place in ["broker/src", "broker/tests", "protocol/tests", "worker/tests", "tests/tests"] {
+    for place in
+        ["broker/src", "broker/tests", "protocol/tests", "worker/tests", "worker/cli/tests", "tests/tests"]
+    {
         sources(root.join(place), &mut files);
     }
     let texts: Vec<String> = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();

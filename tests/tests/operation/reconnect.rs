@@ -7,6 +7,7 @@ use std::net::{IpAddr, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use portreeve::{AddressOptions, Channel, Client, Error, ListenOptions};
 use portreeve_protocol::FaultCode;
 use portreeve_protocol::address::ListAddresses;
 use portreeve_tests::broker::SOCKET;
@@ -14,7 +15,6 @@ use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::smtp_load::SmtpLoad;
 use portreeve_tests::wait::TIMEOUT;
 use portreeve_tests::{Broker, eventually, isolated, lan, sample};
-use portreeve_worker::{AddressOptions, Channel, Client, Error, ListenOptions};
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt as _;
 
@@ -189,8 +189,7 @@ fn a_lease_survives_a_takeover_and_a_killed_broker_or_reports_its_loss() {
             let holder = scope.spawn(move || {
                 run(async move {
                     let client = reconnecting_client().await;
-                    let options =
-                        AddressOptions { lease: Some(20), epoch: 5, probes: 0, ..AddressOptions::default() };
+                    let options = AddressOptions::new().lease(20).epoch(5).probes(0);
                     let mut lease = client.hold_address(address, &options).await.unwrap();
                     ready.send(()).unwrap();
                     let why = loop {
@@ -200,7 +199,7 @@ fn a_lease_survives_a_takeover_and_a_killed_broker_or_reports_its_loss() {
                             Err(_) => {}
                         }
                     };
-                    lease.let_run_out();
+                    lease.let_expire();
                     why
                 })
             });

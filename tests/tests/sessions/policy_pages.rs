@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 
+use portreeve::{Channel, blocking};
 use portreeve_protocol::FaultCode;
 use portreeve_protocol::policy::{PolicyPage, PolicyRequest};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::namespaces::run;
 use portreeve_tests::{Broker, Peer, binaries, isolated, lan, sample};
-use portreeve_worker::{Channel, blocking};
 
 const MORE: &str = r#"
     cluster { nodename = mx1 }

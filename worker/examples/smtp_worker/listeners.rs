@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portreeve_worker::{Client, Endpoint, Error, InheritedListener, ListenOptions, ListenerId};
+use portreeve::{Client, Endpoint, Error, InheritedListener, ListenOptions, ListenerId};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -82,7 +82,7 @@ impl Listeners {
         let listener =
             listener.and_then(|listener| listener.into_tcp()).map_err(|error| error.to_string())?;
         let id = listener.id();
-        self.serve(text.clone(), Some(id), listener.keep());
+        self.serve(text.clone(), Some(id), listener.into_socket());
         Ok(format!("{text} is being served"))
     }
 

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use portreeve_worker::{CHANNEL_VARIABLE, Channel, Client, Endpoint, Error, listeners_from_environment};
+use portreeve::{CHANNEL_VARIABLE, Channel, Client, Endpoint, Error, listeners_from_environment};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -63,7 +63,7 @@ enum Failure {
     #[error(transparent)]
     Broker(#[from] Error),
     #[error(transparent)]
-    Inherited(#[from] portreeve_worker::InheritedError),
+    Inherited(#[from] portreeve::InheritedError),
     #[error("{0}: {1}")]
     Start(String, String),
     #[error("there is no listener to serve on: give --listen, or have one passed by LISTEN_FDS")]

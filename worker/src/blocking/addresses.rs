@@ -1,34 +1,34 @@
-//! Addresses and interfaces of the blocking client. It renews no lease by itself.
+//! Address and interface requests of the blocking client. It does not renew leases automatically.
 
 use std::net::IpAddr;
 
 use portreeve_protocol::Fault;
 use portreeve_protocol::address::{
-    AddressPage, Announce, Lease as Granted, Link, ListAddresses, MoveAddress, Removal, RemoveAddress,
-    RenewAddress, SetLink,
+    AddressPage, Announce, Lease as Granted, Link, ListAddresses, Removal, RemoveAddress, RenewAddress,
+    SetLink,
 };
 
 use super::Client;
-use crate::address_options::{AddressOptions, each};
-use crate::ask;
+use crate::address_options::{AddressOptions, results};
+use crate::build;
 use crate::error::Error;
 
 impl Client {
-    /// Adds addresses, at most 256, and gives what became of each in their order, and after that of those that follow
-    /// them by the configuration (`duravip_follow`), which come and go with them. They go at the end of their lease
-    /// unless they are renewed in time: at a fifth of it is well in time.
+    /// Adds addresses, at most 256. The results are in the order of the request; results of the addresses that follow
+    /// these by the configuration (`duravip_follow`) come after them. An address is removed when its lease ends, unless the
+    /// lease is renewed: renew it when a fifth of it has passed.
     ///
     /// # Errors
-    /// As for every request; what failed for one address is that one's result.
+    /// An [`Error`] if the request as a whole fails; a [`Fault`] in the results for each address that fails.
     pub fn add_addresses(
         &self,
         addresses: &[IpAddr],
         options: &AddressOptions,
     ) -> Result<Vec<Result<Granted, Fault>>, Error> {
-        Ok(each(self.0.call(&options.add(addresses)?)?.results.into_vec()))
+        Ok(results(self.0.call(&options.to_wire(addresses)?)?.results.into_vec()))
     }
 
-    /// Begins the leases of addresses anew; `lease` as in [`AddressOptions`], or as long as the last one.
+    /// Restarts the leases of addresses. `lease` is as in [`AddressOptions`]; if absent, the length stays the same.
     ///
     /// # Errors
     /// As [`Client::add_addresses`].
@@ -38,8 +38,8 @@ impl Client {
         lease: Option<u32>,
         epoch: u64,
     ) -> Result<Vec<Result<Granted, Fault>>, Error> {
-        let renew = RenewAddress { addresses: ask::list(addresses)?, lease, epoch };
-        Ok(each(self.0.call(&renew)?.results.into_vec()))
+        let request = RenewAddress { addresses: build::list("addresses", addresses)?, lease, epoch };
+        Ok(results(self.0.call(&request)?.results.into_vec()))
     }
 
     /// Removes addresses, with their listeners and connections.
@@ -51,11 +51,11 @@ impl Client {
         addresses: &[IpAddr],
         epoch: u64,
     ) -> Result<Vec<Result<Removal, Fault>>, Error> {
-        let remove = RemoveAddress { addresses: ask::list(addresses)?, epoch };
-        Ok(each(self.0.call(&remove)?.results.into_vec()))
+        let request = RemoveAddress { addresses: build::list("addresses", addresses)?, epoch };
+        Ok(results(self.0.call(&request)?.results.into_vec()))
     }
 
-    /// Moves addresses from the interfaces that they are on to another of this host. Their leases and connections go on.
+    /// Moves addresses to another interface of this host. Their leases and connections continue.
     ///
     /// # Errors
     /// As [`Client::add_addresses`].
@@ -65,12 +65,11 @@ impl Client {
         interface: &str,
         epoch: u64,
     ) -> Result<Vec<Result<Granted, Fault>>, Error> {
-        let (addresses, interface) = (ask::list(addresses)?, ask::text(interface)?);
-        let to = MoveAddress { addresses, interface, epoch, announce: true };
-        Ok(each(self.0.call(&to)?.results.into_vec()))
+        let request = build::move_addresses(addresses, interface, epoch)?;
+        Ok(results(self.0.call(&request)?.results.into_vec()))
     }
 
-    /// Tells the neighbours of addresses again.
+    /// Announces addresses to the neighbours again.
     ///
     /// # Errors
     /// As [`Client::add_addresses`].
@@ -79,23 +78,23 @@ impl Client {
         addresses: &[IpAddr],
         epoch: u64,
     ) -> Result<Vec<Result<Granted, Fault>>, Error> {
-        let announce = Announce { addresses: ask::list(addresses)?, epoch };
-        Ok(each(self.0.call(&announce)?.results.into_vec()))
+        let request = Announce { addresses: build::list("addresses", addresses)?, epoch };
+        Ok(results(self.0.call(&request)?.results.into_vec()))
     }
 
-    /// The page of the broker's addresses that begins after this one, or the first.
+    /// Returns the page of the broker's addresses that begins after this address, or the first page.
     ///
     /// # Errors
-    /// As for every request.
+    /// As [`Client::ping`].
     pub fn addresses(&self, after: Option<IpAddr>) -> Result<AddressPage, Error> {
         self.0.call(&ListAddresses { after })
     }
 
-    /// Sets an interface up or down, or to another MTU; what is `None` stays.
+    /// Sets an interface up or down, or changes its MTU, and returns its state. `None` changes nothing.
     ///
     /// # Errors
-    /// As for every request.
+    /// As [`Client::ping`].
     pub fn set_link(&self, interface: &str, up: Option<bool>, mtu: Option<u32>) -> Result<Link, Error> {
-        self.0.call(&SetLink { interface: ask::text(interface)?, up, mtu })
+        self.0.call(&SetLink { interface: build::text("the interface name", interface)?, up, mtu })
     }
 }

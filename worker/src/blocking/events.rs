@@ -1,4 +1,4 @@
-//! Events of the blocking client: an iterator that waits for the next one, while other threads may ask.
+//! Events of the blocking client: an iterator that waits for the next event while other threads send requests.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -11,99 +11,98 @@ use rustix::io::{Errno, read, write};
 
 use super::{Client, Session};
 use crate::error::Error;
-use crate::followers::FollowerId;
+use crate::subscribers::SubscriberId;
 
-/// What happens, from when it was asked for, one event after the other. It ends after the error that ended the session;
-/// dropping it ends the subscription.
+/// An iterator over events. It ends after the error that ended the session. Dropping it ends its subscription.
 #[derive(Debug)]
 pub struct Events {
     client: Client,
-    id: FollowerId,
+    id: SubscriberId,
     recent: VecDeque<Event>,
-    /// Written to when another thread has received an event.
-    bell: Arc<Bell>,
+    /// Signalled when another thread has received an event.
+    wakeup: Arc<Wakeup>,
     waker: Waker,
-    over: bool,
+    ended: bool,
 }
 
+/// An eventfd.
 #[derive(Debug)]
-struct Bell(OwnedFd);
+struct Wakeup(OwnedFd);
 
-impl Wake for Bell {
+impl Wake for Wakeup {
     fn wake(self: Arc<Self>) {
-        // It is full only where it rings already.
+        // It fails only if the counter is full, and then it is signalled already.
         let _ = write(&self.0, &1_u64.to_ne_bytes());
     }
 }
 
 impl Client {
-    /// Begins to hear of what happens: first what the broker remembers of it, the oldest first, then what comes. With
-    /// `all` of what concerns others too, as far as this peer may ask for `status`; all iterators of a session hear of
-    /// that then.
+    /// Subscribes to events: first the recent events that the broker remembers, oldest first, then each new one. With `all`,
+    /// events of other peers are included if this peer may request `status`; then all iterators of the session receive them.
     ///
     /// # Errors
-    /// As for every request.
+    /// As [`Client::ping`].
     pub fn events(&self, all: bool) -> Result<Events, Error> {
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let bell = Arc::new(Bell(bell.map_err(Error::io("making an eventfd"))?));
-        let id = self.0.exchange().followers.add(None, all);
-        let (waker, recent) = (Waker::from(bell.clone()), VecDeque::new());
-        let mut events = Events { client: self.clone(), id, recent, bell, waker, over: false };
-        let wanted = self.0.exchange().followers.wanted();
-        let subscribed = self.0.call(&wanted)?;
-        let mut exchange = self.0.exchange();
-        exchange.followers.asked(wanted);
-        exchange.followers.knows(id, &subscribed);
-        drop(exchange);
+        let wakeup = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let wakeup = Arc::new(Wakeup(wakeup.map_err(Error::io("cannot create an eventfd"))?));
+        let id = self.0.connection().subscribers.add(None, all);
+        let (waker, recent) = (Waker::from(wakeup.clone()), VecDeque::new());
+        let mut events = Events { client: self.clone(), id, recent, wakeup, waker, ended: false };
+        let required = self.0.connection().subscribers.required_subscription();
+        let subscribed = self.0.call(&required)?;
+        let mut connection = self.0.connection();
+        connection.subscribers.set_subscription(required);
+        connection.subscribers.mark_seen(id, &subscribed);
+        drop(connection);
         events.recent = subscribed.recent.into_vec().into();
         Ok(events)
     }
 
-    /// What the broker remembers of what happened lately, the oldest first; `all` as in [`Client::events`].
+    /// Returns the recent events that the broker remembers, oldest first. `all` is as in [`Client::events`].
     ///
     /// # Errors
-    /// As for every request.
+    /// As [`Client::ping`].
     pub fn recent_events(&self, all: bool) -> Result<Vec<Event>, Error> {
-        // Whoever follows goes on doing so.
-        let mut wanted = self.0.exchange().followers.wanted();
-        wanted.all |= all;
-        Ok(self.0.call(&wanted)?.recent.into_vec())
+        // The request replaces the session's subscription, so it includes what the subscribers need.
+        let mut required = self.0.connection().subscribers.required_subscription();
+        required.all |= all;
+        Ok(self.0.call(&required)?.recent.into_vec())
     }
 }
 
 impl Events {
     fn wait(&self) -> Result<Event, Error> {
         loop {
-            if let Some(event) = self.client.0.event_there_is(self.id, &self.waker)? {
+            if let Some(event) = self.client.0.try_next_event(self.id, &self.waker)? {
                 return Ok(event);
             }
             let channel = &self.client.0.channel;
-            let mut either = [PollFd::new(channel, PollFlags::IN), PollFd::new(&self.bell.0, PollFlags::IN)];
+            let mut either =
+                [PollFd::new(channel, PollFlags::IN), PollFd::new(&self.wakeup.0, PollFlags::IN)];
             match poll(&mut either, None) {
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(Error::io("waiting for an event")(error)),
+                Err(error) => return Err(Error::io("cannot wait for an event")(error)),
             }
-            // Nothing is there to read where it did not ring.
-            let _ = read(&self.bell.0, &mut [0; 8]);
+            let _ = read(&self.wakeup.0, &mut [0; 8]); // it fails if it was not signalled
         }
     }
 }
 
 impl Session {
-    /// The next event of a follower, if one has come by now.
-    fn event_there_is(&self, id: FollowerId, waker: &Waker) -> Result<Option<Event>, Error> {
-        let mut exchange = self.exchange();
+    /// The next event of a subscriber, if one has arrived.
+    fn try_next_event(&self, id: SubscriberId, waker: &Waker) -> Result<Option<Event>, Error> {
+        let mut connection = self.connection();
         loop {
-            if let Poll::Ready(event) = exchange.poll_event(id, waker) {
+            if let Poll::Ready(event) = connection.poll_event(id, waker) {
                 return event.map(Some);
             }
-            // Nobody else receives while this holds the exchange, so what is there is there still.
+            // Only the thread that has locked the connection receives, so what poll finds is still there.
             let mut channel = [PollFd::new(&self.channel, PollFlags::IN)];
             match poll(&mut channel, Some(&Timespec::default())) {
                 Ok(0) => return Ok(None),
-                Ok(_) => _ = exchange.receive(self.channel.as_fd())?,
+                Ok(_) => _ = connection.receive(self.channel.as_fd())?,
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(Error::io("waiting for an event")(error)),
+                Err(error) => return Err(Error::io("cannot wait for an event")(error)),
             }
         }
     }
@@ -112,29 +111,29 @@ impl Session {
 impl Iterator for Events {
     type Item = Result<Event, Error>;
 
-    /// Waits for the next event. One with the code [`Gap`](crate::EventCode::Gap) stands for those that were lost because
-    /// they were not taken in time.
+    /// Waits for the next event. An event with the code [`Gap`](crate::EventCode::Gap) stands for events that were lost,
+    /// because they were not taken in time.
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(event) = self.recent.pop_front() {
             return Some(Ok(event));
         }
-        if self.over {
+        if self.ended {
             return None;
         }
         let event = self.wait();
-        self.over = event.is_err();
+        self.ended = event.is_err();
         Some(event)
     }
 }
 
 impl Drop for Events {
     fn drop(&mut self) {
-        let mut exchange = self.client.0.exchange();
-        exchange.followers.remove(self.id);
-        if let Some(none) = exchange.followers.to_ask().filter(|wanted| !wanted.follow) {
-            // Where the session is over so is the subscription.
-            let _ = exchange.tell(self.client.0.channel.as_fd(), &none);
-            exchange.followers.asked(none);
+        let mut connection = self.client.0.connection();
+        connection.subscribers.remove(self.id);
+        if let Some(none) = connection.subscribers.missing_subscription().filter(|missing| !missing.follow) {
+            // It fails only if the session has ended, and the subscription with it.
+            let _ = connection.send_without_reply(self.client.0.channel.as_fd(), &none);
+            connection.subscribers.set_subscription(none);
         }
     }
 }

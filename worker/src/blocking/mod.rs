@@ -1,6 +1,6 @@
-//! The blocking client, for programs without a runtime: one request at a time, whatever thread asks.
+//! The blocking client, for programs without a runtime: one request at a time, from any thread.
 //!
-//! Use [`Client::listen_many`] where many listeners are wanted: it costs one round trip.
+//! Use [`Client::listen_many`] for many listeners: it takes one round trip.
 
 mod addresses;
 mod events;
@@ -12,9 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 use portreeve_protocol::limit::{CurrentLimit, SetLimit};
-use portreeve_protocol::message::{
-    Listen, ListenOptions, ListenerId, Ping, StatusRequest, Stop, Stopped, Welcome,
-};
+use portreeve_protocol::message::{ListenerId, Ping, StatusRequest, Stop, Stopped, Welcome};
 use portreeve_protocol::metrics::{Metrics, MetricsRequest};
 use portreeve_protocol::policy::{PolicyPage, PolicyRequest};
 use portreeve_protocol::reload::{Reload, Reloaded};
@@ -23,15 +21,16 @@ use portreeve_protocol::{Endpoint, Fault, List};
 
 pub use events::Events;
 
-use crate::ask;
+use crate::build;
 use crate::channel::Channel;
+use crate::connection::Connection;
 use crate::error::Error;
-use crate::exchange::Exchange;
-use crate::guard::{Guard, Number, Stopper};
+use crate::listen_options::{Listen, ListenOptions};
+use crate::listener::{ListenerClient, ListenerGuard, Registration, sealed};
 use crate::request::Request;
 
-/// A listener of the blocking client. See [`Guard`].
-pub type Listener<S = OwnedFd> = Guard<S, Client>;
+/// A listener of the blocking client. See [`ListenerGuard`].
+pub type Listener<S = OwnedFd> = ListenerGuard<S, Client>;
 
 /// A session with the broker. Clones share it.
 #[derive(Clone)]
@@ -39,8 +38,8 @@ pub struct Client(Arc<Session>);
 
 struct Session {
     channel: UnixDatagram,
-    /// Held for a whole request, so that replies need no sorting between threads.
-    exchange: Mutex<Exchange>,
+    /// Locked for a whole request, so that each reply belongs to the thread that waits.
+    connection: Mutex<Connection>,
     welcome: Option<Welcome>,
 }
 
@@ -51,161 +50,163 @@ impl std::fmt::Debug for Client {
 }
 
 impl Session {
-    fn exchange(&self) -> MutexGuard<'_, Exchange> {
-        self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn call<O: Request>(&self, request: &O) -> Result<O::Output, Error> {
-        let mut exchange = self.exchange();
+        let mut connection = self.connection();
         let channel = self.channel.as_fd();
         let id = loop {
-            // A blocking send is full only for the kernel's moment.
-            if let Some(id) = exchange.send(channel, request)? {
+            // The channel blocks, so it reports that it is full only for a moment.
+            if let Some(id) = connection.send(channel, request)? {
                 break id;
             }
             std::thread::yield_now();
         };
         loop {
-            if let Poll::Ready(reply) = exchange.poll_reply::<O>(id, Waker::noop()) {
+            if let Poll::Ready(reply) = connection.poll_reply::<O>(id, Waker::noop()) {
                 return reply;
             }
-            exchange.receive(channel)?;
+            connection.receive(channel)?;
         }
     }
 }
 
 impl Client {
-    /// Opens a session on a channel. `name` is how this program calls itself in the broker's logs.
+    /// Opens a session on a channel. `name` identifies this program in the broker's logs.
     ///
     /// # Errors
-    /// What the broker said, or why it could not be asked.
+    /// [`Error::Ended`] with the broker's reason, or why the broker cannot be talked to.
     pub fn open(channel: Channel, name: &str) -> Result<Self, Error> {
-        channel.socket.set_nonblocking(false).map_err(Error::io("preparing the channel"))?;
+        channel.socket.set_nonblocking(false).map_err(Error::io("cannot prepare the channel"))?;
         let mut session =
-            Session { channel: channel.socket, exchange: Mutex::new(Exchange::new()), welcome: None };
-        session.welcome = Some(session.call(&ask::hello(name))?);
+            Session { channel: channel.socket, connection: Mutex::new(Connection::new()), welcome: None };
+        session.welcome = Some(session.call(&build::hello(name))?);
         Ok(Self(Arc::new(session)))
     }
 
-    /// What the broker said when the session began: who it is and what this peer may ask for.
+    /// The broker's reply to the opening of the session: its identity, and the operations that this peer is allowed.
     pub fn welcome(&self) -> Option<&Welcome> {
         self.0.welcome.as_ref()
     }
 
-    /// Asks for a listener. Asking again for the same endpoint gives the same socket.
+    /// Requests a listener. A repeated request for the same endpoint returns the same socket.
     ///
     /// # Errors
-    /// [`Error::Fault`] with the broker's reason; [`Error::DescriptorsLost`], after which asking again helps.
+    /// [`Error::Fault`] with the broker's reason; [`Error::DescriptorsLost`], after which the request can be repeated.
     pub fn listen(&self, endpoint: &Endpoint, options: &ListenOptions) -> Result<Listener, Error> {
-        let handed = self.0.call(&ask::listen(endpoint, options))?;
-        Ok(Guard::new(self.clone(), endpoint.clone(), Number::new(handed.0), handed.1))
+        let (id, socket) = self.0.call(&build::listen(endpoint, options)?)?;
+        Ok(ListenerGuard::new(self.clone(), endpoint.clone(), Registration::new(id), socket))
     }
 
-    /// Asks for many listeners at once, at most 253. The results are in the order of the request.
+    /// Requests a batch of listeners, at most 253. The results are in the order of the request.
     ///
     /// # Errors
-    /// As [`Client::listen`] for all of them; what failed for one is that one's result. With
-    /// `all_or_nothing`, where one fails all do.
+    /// As [`Client::listen`] if the request as a whole fails; a [`Fault`] in the results for each listener that fails. With
+    /// `all_or_nothing`, one failure makes all of them fail.
     pub fn listen_many(
         &self,
         listeners: &[Listen],
         all_or_nothing: bool,
     ) -> Result<Vec<Result<Listener, Fault>>, Error> {
-        let results = self.0.call(&ask::listen_many(listeners, all_or_nothing)?)?;
-        ask::guards(self, listeners, ask::numbered(results))
+        let results = self.0.call(&build::listen_many(listeners, all_or_nothing)?)?;
+        build::guards(self, listeners, build::register(results))
     }
 
-    /// Takes listeners out of service by number, at most 253, and says which were none of this peer's.
+    /// Stops listeners by number, at most 253, and returns the numbers that are no listeners of this peer.
     ///
     /// # Errors
-    /// As for every request.
+    /// As [`Client::ping`].
     pub fn stop(&self, listeners: &[ListenerId]) -> Result<Stopped, Error> {
-        self.0.call(&ask::stop(listeners)?)
+        self.0.call(&build::stop(listeners)?)
     }
 
-    /// The broker's state, with the page of listeners that begins after the number `after`; 0 for the first.
+    /// Returns the broker's status, with the page of listeners that begins after the number `after`; 0 for the first page.
     ///
     /// # Errors
-    /// As for every request.
+    /// As [`Client::ping`].
     pub fn status(&self, after: u64) -> Result<Status, Error> {
         self.0.call(&StatusRequest { after })
     }
 
-    /// What the broker has counted and measured.
+    /// Returns the broker's metrics.
     ///
     /// # Errors
-    /// As for every request.
+    /// As [`Client::ping`].
     pub fn metrics(&self) -> Result<Metrics, Error> {
         self.0.call(&MetricsRequest {})
     }
 
-    /// What this peer may ask for and the addresses that move between hosts, with the page of each that begins after so
-    /// many rows; 0 for the first.
+    /// Returns what this peer is allowed, and the floating addresses; the page of each begins after row `after`, 0 for the
+    /// first page.
     ///
     /// # Errors
-    /// As for every request.
+    /// As [`Client::ping`].
     pub fn policy(&self, after: u32) -> Result<PolicyPage, Error> {
         self.0.call(&PolicyRequest { after })
     }
 
-    /// Sets a resource limit of this process, named as getrlimit(2) does, `nofile`, and gives the one in force; what is
-    /// `None` stays. [`UNLIMITED`](crate::limit::UNLIMITED) is none.
+    /// Sets a resource limit of this process and returns the limit in force. The resource is named as in getrlimit(2), for
+    /// example `nofile`. `None` changes nothing; [`UNLIMITED`](crate::limit::UNLIMITED) is no limit.
     ///
     /// # Errors
-    /// As for every request.
+    /// As [`Client::ping`].
     pub fn set_limit(
         &self,
         resource: &str,
         soft: Option<u64>,
         hard: Option<u64>,
     ) -> Result<CurrentLimit, Error> {
-        self.0.call(&SetLimit { resource: ask::text(resource)?, soft, hard })
+        self.0.call(&SetLimit { resource: build::text("the resource name", resource)?, soft, hard })
     }
 
-    /// Has the broker read its configuration again, and tells what that changed; with `last` nothing is read, and it
-    /// tells of the last time.
+    /// Makes the broker read its configuration again, and returns what changed. With `last` the broker reads nothing, and the
+    /// result is that of the last reload.
     ///
     /// # Errors
-    /// [`Error::Fault`] with the first mistake of a configuration that is refused: the old one stays in force.
+    /// [`Error::Fault`] with the first mistake of an invalid configuration; the old one stays in force.
     pub fn reload(&self, last: bool) -> Result<Reloaded, Error> {
         self.0.call(&Reload { last })
     }
 
-    /// Asks for a sign of life.
+    /// Sends a request without effect, and waits for its reply.
     ///
     /// # Errors
-    /// As for every request.
+    /// [`Error::Fault`] if the broker refuses the request; any other error if the session has ended.
     pub fn ping(&self) -> Result<(), Error> {
         self.0.call(&Ping {}).map(drop)
     }
 }
 
-impl Stopper for Client {
-    fn stop_dropped(&self, number: &Number) {
-        let listeners = List::truncated(number.id());
-        let mut exchange = self.0.exchange();
-        // Where the session is over its listeners are too.
-        let _ = exchange.tell(self.0.channel.as_fd(), &Stop { listeners });
+impl ListenerClient for Client {}
+
+impl sealed::StopListener for Client {
+    fn guard_dropped(&self, registration: &Registration) {
+        let stop = Stop { listeners: List::truncated(registration.id()) };
+        let mut connection = self.0.connection();
+        // It fails only if the session has ended, and its listeners with it.
+        let _ = connection.send_without_reply(self.0.channel.as_fd(), &stop);
     }
 }
 
 impl<S> Listener<S> {
-    /// Stops the listener and waits until it is out of service.
+    /// Stops the listener, and waits until it is stopped.
     ///
     /// # Errors
-    /// As for every request. A listener that was stopped before is no error.
+    /// As [`Client::ping`]. A listener that was stopped before is no error.
     pub fn stop(self) -> Result<(), Error> {
         let result = self.client().map_or(Ok(()), |client| client.stop(&[self.id()]).map(drop));
-        self.stopped();
+        self.disarm();
         result
     }
 }
 
 impl Listener {
-    /// The socket as a TCP listener that blocks.
+    /// Converts the socket into a TCP listener that blocks.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] where it is another kind of socket; the listener stops then.
+    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
     pub fn into_tcp(self) -> Result<Listener<TcpListener>, Error> {
         self.convert(
             "a TCP listener",
@@ -217,10 +218,10 @@ impl Listener {
         )
     }
 
-    /// The socket as a UDP socket that blocks.
+    /// Converts the socket into a UDP socket that blocks.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] where it is another kind of socket; the listener stops then.
+    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
     pub fn into_udp(self) -> Result<Listener<UdpSocket>, Error> {
         self.convert(
             "a UDP socket",
@@ -232,10 +233,10 @@ impl Listener {
         )
     }
 
-    /// The socket as a listener for Unix streams that blocks.
+    /// Converts the socket into a listener for Unix streams that blocks.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] where it is another kind of socket; the listener stops then.
+    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
     pub fn into_unix(self) -> Result<Listener<UnixListener>, Error> {
         self.convert(
             "a Unix stream listener",

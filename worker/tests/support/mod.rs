@@ -7,13 +7,13 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::thread::JoinHandle;
 
+use portreeve::{self, Channel, Endpoint, ListenerId};
 use portreeve_protocol::address::{AddressPage, ListAddresses};
 use portreeve_protocol::message::{
     Hello, Listen, ListenMany, Listening, ListeningMany, OPERATIONS, Outcome, Ping, Pong, Stop, Stopped,
     Welcome,
 };
 use portreeve_protocol::{Fault, FaultCode, Header, Kind, List, Operation, Text, channel, codec};
-use portreeve_worker::{Channel, Endpoint, ListenerId};
 
 /// A request as the broker's side received it.
 pub struct Asked {
@@ -141,8 +141,8 @@ pub fn endpoint(port: u16) -> Endpoint {
     format!("127.0.0.1:{port}").parse().unwrap()
 }
 
-pub fn listen(port: u16) -> Listen {
-    Listen { endpoint: endpoint(port), options: Default::default() }
+pub fn listen(port: u16) -> portreeve::Listen {
+    portreeve::Listen::new(endpoint(port))
 }
 
 /// A channel whose other end does `serve` in a thread of its own.

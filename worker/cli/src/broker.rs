@@ -1,0 +1,38 @@
+//! Opening a session with the broker. The program behind the socket may be no broker, or may hang.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use portreeve::{Channel, Client};
+use tokio::time::timeout;
+
+use crate::failure::Failure;
+
+/// The broker's control socket, and the time limit of its first reply.
+#[derive(clap::Args, Clone)]
+pub struct Broker {
+    /// The broker's control socket.
+    #[arg(long, global = true, value_name = "PATH", env = "PORTREEVE_SOCKET", default_value = portreeve::DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Seconds to wait for the broker's first reply.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+}
+
+impl Broker {
+    /// Opens a session.
+    pub async fn open(&self) -> Result<Client, Failure> {
+        let path = self.socket.clone();
+        let opening = async {
+            // connect(2) waits while the socket's queue of connections is full.
+            let connected = tokio::task::spawn_blocking(move || Channel::connect(&path)).await;
+            let what = || format!("cannot connect to the broker at {}", self.socket.display());
+            let channel = connected.map_err(|error| Failure::System(what(), error.into()))??;
+            Ok(Client::open(channel, "portreeve").await?)
+        };
+        match timeout(Duration::from_secs(self.timeout), opening).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Failure::NoReply(self.clone())),
+        }
+    }
+}

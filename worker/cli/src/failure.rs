@@ -1,0 +1,187 @@
+//! Failures of the command: the exit code, and the message as a line for people or JSON for programs.
+
+use std::io::{self, ErrorKind, Write as _};
+use std::process::ExitCode;
+
+use portreeve::{Error, Fault, FaultCode};
+use serde_json::{Value, json};
+
+use crate::broker::Broker;
+use crate::output::{Output, Style};
+
+/// Each exit code and its meaning, for the man page.
+pub const EXIT_CODES: &[(u8, &str)] = &[
+    (0, "Success."),
+    (FAULT, "The broker could not carry out the request or a part of it, for another reason than policy."),
+    (USAGE, "The command line is wrong."),
+    (UNAVAILABLE, "No broker replies at the control socket, or it has closed the session."),
+    (OS_ERROR, "A system call of this command failed."),
+    (IO_ERROR, "The result could not be written."),
+    (
+        PROTOCOL,
+        "The program at the control socket is not a broker, or is a broker of another protocol version.",
+    ),
+    (NO_PERMISSION, "Policy denies the request, or this user may not use the control socket."),
+    (CONFIG, "The broker refused its new configuration: see portreeve-reload(1)."),
+    (CONFIG, "The configuration that was to be reloaded has mistakes; the old one stays in force."),
+];
+
+/// The same in short, for --help.
+pub fn exit_codes_line() -> String {
+    let codes = "0 success, 1 fault, 64 usage, 69 no broker, 71 system call, 74 output, 76 protocol, 77 denied, \
+                 78 invalid configuration";
+    format!("Exit codes, as in sysexits(3): {codes}. See portreeve(1).")
+}
+
+const FAULT: u8 = 1;
+const USAGE: u8 = 64;
+const UNAVAILABLE: u8 = 69;
+const OS_ERROR: u8 = 71;
+const IO_ERROR: u8 = 74;
+const PROTOCOL: u8 = 76;
+const NO_PERMISSION: u8 = 77;
+pub const CONFIG: u8 = 78;
+
+/// Why there is no result.
+pub enum Failure {
+    /// The command line is wrong, or requests help.
+    Usage(Box<clap::Error>),
+    /// The broker refused the request, or cannot be talked to.
+    Session(Error),
+    /// The program at the control socket does not reply.
+    NoReply(Broker),
+    /// The broker refused listeners of a batch: their endpoints, and why.
+    Refused(Vec<(String, Fault)>),
+    /// The result could not be written.
+    Output(io::Error),
+    /// A system call failed: what this command cannot do, and the cause.
+    System(String, io::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Session(error)
+    }
+}
+
+impl Failure {
+    fn code(&self) -> u8 {
+        match self {
+            Failure::Usage(error) if !error.use_stderr() => 0,
+            Failure::Usage(_) => USAGE,
+            Failure::Session(error) => session_code(error),
+            Failure::NoReply(_) => UNAVAILABLE,
+            Failure::Refused(faults) => faults.first().map_or(FAULT, |(_, fault)| fault_code(fault)),
+            Failure::Output(_) => IO_ERROR,
+            Failure::System(..) => OS_ERROR,
+        }
+    }
+
+    /// The message in a line, or one line for each listener.
+    pub fn line(&self) -> String {
+        match self {
+            Failure::Usage(error) => error.kind().to_string(),
+            Failure::Session(error) => error.to_string(),
+            Failure::NoReply(Broker { socket, timeout }) => format!(
+                "no reply from {} within {timeout} s. Check that this is the broker's control socket and that portreeved \
+                 is not suspended",
+                socket.display()
+            ),
+            Failure::Refused(faults) => {
+                let lines: Vec<_> = faults.iter().map(|(what, fault)| format!("{what}: {fault}")).collect();
+                lines.join("\nportreeve: ")
+            }
+            Failure::Output(error) => format!("cannot write the result: {error}"),
+            Failure::System(what, error) => format!("{what}: {error}"),
+        }
+    }
+
+    fn reason(&self) -> Value {
+        match self {
+            Failure::Session(Error::Fault(fault) | Error::Ended(fault)) => fault_value(fault),
+            Failure::Refused(faults) => {
+                let listeners: Vec<_> = faults
+                    .iter()
+                    .map(|(endpoint, fault)| json!({ "endpoint": endpoint, "error": fault_value(fault) }))
+                    .collect();
+                let mut value = faults.first().map_or(Value::Null, |(_, fault)| fault_value(fault));
+                if let Some(fields) = value.as_object_mut() {
+                    fields.insert("listeners".into(), listeners.into());
+                }
+                value
+            }
+            Failure::Usage(error) => json!({ "code": "usage", "message": error.to_string().trim_end() }),
+            other => json!({ "code": word(other.code()), "message": other.line() }),
+        }
+    }
+
+    /// The message as JSON.
+    pub fn value(&self) -> Value {
+        json!({ "error": self.reason() })
+    }
+
+    /// Prints the message and returns the exit code. A reader that closed standard output is no failure.
+    pub fn report(self, json: bool) -> ExitCode {
+        let code = self.code();
+        match &self {
+            Failure::Output(error) if error.kind() == ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+            Failure::Usage(error) if code == 0 || !json => {
+                let _ = error.print(); // the exit code remains
+            }
+            _ if json => {
+                let _ = Output { json }.value(&self.value()); // the exit code remains
+            }
+            _ => {
+                let name = Style::Error.on(&io::stderr(), "portreeve:");
+                let _ = io::stderr().write_all(format!("{name} {}\n", self.line()).as_bytes()); // as above
+            }
+        }
+        ExitCode::from(code)
+    }
+}
+
+fn session_code(error: &Error) -> u8 {
+    match error {
+        Error::Fault(fault) | Error::Ended(fault) => fault_code(fault),
+        Error::Connect { source, .. } if source.kind() == ErrorKind::PermissionDenied => NO_PERMISSION,
+        Error::Connect { .. } | Error::Closed => UNAVAILABLE,
+        Error::Version { .. } | Error::Protocol(_) => PROTOCOL,
+        Error::Request(_) => USAGE,
+        _ => OS_ERROR,
+    }
+}
+
+/// The exit code for the faults of a batch.
+pub fn batch_code(all_denied: bool) -> ExitCode {
+    ExitCode::from(if all_denied { NO_PERMISSION } else { FAULT })
+}
+
+fn fault_code(fault: &Fault) -> u8 {
+    match fault.code {
+        FaultCode::Denied => NO_PERMISSION,
+        FaultCode::Invalid => CONFIG,
+        _ => FAULT,
+    }
+}
+
+fn word(code: u8) -> &'static str {
+    match code {
+        USAGE => "usage",
+        UNAVAILABLE => "unavailable",
+        IO_ERROR => "io",
+        PROTOCOL => "protocol",
+        NO_PERMISSION => "no-permission",
+        _ => "os",
+    }
+}
+
+fn fault_value(fault: &Fault) -> Value {
+    json!({
+        "code": fault.code.name(),
+        "number": u16::from(fault.code),
+        "errno": fault.errno,
+        "subject": fault.subject.as_str(),
+        "message": fault.message.as_str(),
+        "remedy": fault.remedy.as_str(),
+    })
+}

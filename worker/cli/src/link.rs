@@ -1,0 +1,54 @@
+//! `portreeve link`: sets an interface up or down, or changes its MTU, and shows its state.
+
+use std::process::ExitCode;
+
+use portreeve::Client;
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::output::Output;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The interface.
+    interface: String,
+    #[command(subcommand)]
+    change: Change,
+}
+
+#[derive(clap::Subcommand)]
+enum Change {
+    /// Set it up.
+    Up,
+    /// Set it down.
+    Down,
+    /// Set its MTU.
+    Mtu {
+        /// The MTU in bytes.
+        #[arg(value_name = "BYTES")]
+        mtu: u32,
+    },
+}
+
+pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let (up, mtu) = match arguments.change {
+        Change::Up => (Some(true), None),
+        Change::Down => (Some(false), None),
+        Change::Mtu { mtu } => (None, Some(mtu)),
+    };
+    let link = client.set_link(&arguments.interface, up, mtu).await?;
+    if out.json {
+        out.value(&json!({
+            "interface": link.interface.as_str(),
+            "index": link.index,
+            "up": link.up,
+            "carrier": link.carrier,
+            "mtu": link.mtu,
+        }))?;
+    } else {
+        let state = if link.up { "up" } else { "down" };
+        let carrier = if link.carrier { "carrier" } else { "no carrier" };
+        out.text(format_args!("{}: {state}, {carrier}, MTU {}", link.interface, link.mtu))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,165 @@
+//! `portreeve listen`: requests listeners, and holds them, because they end with their session; or passes them to a command
+//! as a service manager does, and ends with the command.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, ExitCode};
+
+use command_fds::{CommandFdExt as _, FdMapping};
+use portreeve::{Client, Endpoint, FaultCode, Listen, ListenOptions, Listener};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::failure::Failure;
+use crate::output::{Output, note, render, table};
+use crate::stop::MAX_BATCH;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Endpoints: *:25, 192.0.2.1:25, [2001:db8::1]:25, *:53/udp, /run/mail.sock.
+    #[arg(required = true, value_name = "ENDPOINT")]
+    endpoints: Vec<Endpoint>,
+    /// Maximum number of connections that wait to be accepted.
+    #[arg(long, value_name = "N")]
+    backlog: Option<u32>,
+    /// Let several sockets share the endpoint (SO_REUSEPORT).
+    #[arg(long)]
+    reuse_port: bool,
+    /// Accept IPv4 as well on an IPv6 wildcard.
+    #[arg(long)]
+    dual_stack: bool,
+    /// Bind an address that is not on this host yet (IP_FREEBIND).
+    #[arg(long)]
+    free_bind: bool,
+    /// The old form of `-- COMMAND`.
+    #[arg(long, hide = true, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true, conflicts_with = "command")]
+    exec: Vec<OsString>,
+    /// The command to run with the listeners, which LISTEN_FDS passes to it; they stop when it ends. Without a command, the
+    /// listeners are held until interrupted.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+pub async fn run(client: &Client, out: Output, mut arguments: Arguments) -> Result<ExitCode, Failure> {
+    let mut options = ListenOptions::new()
+        .reuse_port(arguments.reuse_port)
+        .dual_stack(arguments.dual_stack)
+        .free_bind(arguments.free_bind);
+    options.backlog = arguments.backlog;
+    arguments.command.append(&mut arguments.exec);
+    let listeners = request(client, &arguments.endpoints, &options).await?;
+    let code = if arguments.command.is_empty() {
+        show(&listeners, out)?;
+        hold(client, listeners.len()).await?;
+        ExitCode::SUCCESS
+    } else {
+        run_command(&listeners, &arguments.command).await?
+    };
+    let ids: Vec<_> = listeners.iter().map(Listener::id).collect();
+    for batch in ids.chunks(MAX_BATCH) {
+        client.stop(batch).await?;
+    }
+    listeners.into_iter().for_each(|listener| drop(listener.into_socket()));
+    Ok(code)
+}
+
+async fn request(
+    client: &Client,
+    endpoints: &[Endpoint],
+    options: &ListenOptions,
+) -> Result<Vec<Listener>, Failure> {
+    if let [endpoint] = endpoints {
+        return Ok(vec![client.listen(endpoint, options).await?]);
+    }
+    let requested: Vec<_> =
+        endpoints.iter().map(|endpoint| Listen::new(endpoint.clone()).options(options.clone())).collect();
+    let (mut listeners, mut faults) = (Vec::new(), Vec::new());
+    for batch in requested.chunks(MAX_BATCH) {
+        let results = client.listen_many(batch, true).await?;
+        for (result, requested) in results.into_iter().zip(batch) {
+            match result {
+                Ok(listener) => listeners.push(listener),
+                Err(fault) => faults.push((requested.endpoint.to_string(), fault)),
+            }
+        }
+    }
+    if faults.is_empty() {
+        return Ok(listeners);
+    }
+    // A listener that failed only because another one did has the fault `busy`, and comes last.
+    faults.sort_by_key(|(_, fault)| fault.code == FaultCode::Busy);
+    Err(Failure::Refused(faults))
+}
+
+fn show(listeners: &[Listener], out: Output) -> Result<(), Failure> {
+    if out.json {
+        let listeners: Vec<_> = listeners
+            .iter()
+            .map(|listener| json!({ "id": listener.id(), "endpoint": listener.endpoint().to_string() }))
+            .collect();
+        return out.value(&json!({ "listeners": listeners }));
+    }
+    let mut table = table(["LISTENER", "ENDPOINT"]);
+    for listener in listeners {
+        table.add_row([listener.id().0.to_string(), listener.endpoint().to_string()]);
+    }
+    out.text(render(table))
+}
+
+async fn hold(client: &Client, count: usize) -> Result<(), Failure> {
+    let mut terminate = signals(SignalKind::terminate())?;
+    let mut interrupt = signals(SignalKind::interrupt())?;
+    let what = if count == 1 { "the listener" } else { "the listeners" };
+    note(format_args!("holding {what} until interrupted"));
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        error = client.closed() => Err(error.into()),
+    }
+}
+
+/// Runs the command with the sockets as descriptors from 3 on. LISTEN_PID is the number of the command's own process, so a
+/// shell sets it and then executes the command. See sd_listen_fds(3).
+async fn run_command(listeners: &[Listener], command: &[OsString]) -> Result<ExitCode, Failure> {
+    let program = command.first().map(|program| program.to_string_lossy()).unwrap_or_default();
+    let failed = |error| Failure::System(format!("cannot run {program:?}"), error);
+    let (mut sockets, mut names) = (Vec::new(), Vec::new());
+    for (listener, number) in listeners.iter().zip(3..) {
+        let socket: OwnedFd = listener.try_clone().map_err(failed)?;
+        sockets.push(FdMapping { parent_fd: socket, child_fd: number });
+        names.push(listener.endpoint().to_string().replace(':', "_"));
+    }
+    let mut shell = Command::new("/bin/sh");
+    shell
+        .args(["-c", "export LISTEN_PID=$$; exec \"$@\"", "portreeve"])
+        .args(command)
+        .env("LISTEN_FDS", sockets.len().to_string())
+        .env("LISTEN_FDNAMES", names.join(":"))
+        .fd_mappings(sockets)
+        .map_err(|error| failed(io::Error::other(error.to_string())))?;
+    let mut terminate = signals(SignalKind::terminate())?;
+    let mut hang_up = signals(SignalKind::hangup())?;
+    // The terminal sends this signal to the command as well, so it is not forwarded.
+    let mut interrupt = signals(SignalKind::interrupt())?;
+    let mut child = tokio::process::Command::from(shell).spawn().map_err(failed)?;
+    let process = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
+    let forward = |signal| process.map(|process| kill_process(process, signal));
+    let status = loop {
+        tokio::select! {
+            status = child.wait() => break status.map_err(failed)?,
+            _ = terminate.recv() => forward(Signal::TERM),
+            _ = hang_up.recv() => forward(Signal::HUP),
+            _ = interrupt.recv() => None,
+        };
+    };
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// The signals of one kind, from now on.
+pub fn signals(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+    signal(kind).map_err(|error| Failure::System("cannot handle signals".to_owned(), error))
+}

@@ -1,0 +1,58 @@
+//! `portreeve metrics`: the broker's metrics in the Prometheus text format, once or over HTTP. The broker itself opens no port
+//! for them.
+
+mod exposition;
+mod families;
+mod serve;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use portreeve::Client;
+use portreeve::address::AddressRow;
+use portreeve::metrics::Metrics;
+
+use crate::broker::Broker;
+use crate::failure::Failure;
+use crate::output::Output;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Serve the metrics at http://ADDRESS:PORT/metrics until interrupted.
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "json")]
+    listen: Option<SocketAddr>,
+    /// Maximum number of addresses that are listed with the remaining time of their leases.
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=10_240))]
+    leases: u32,
+}
+
+pub async fn run(broker: &Broker, out: Output, arguments: &Arguments) -> Result<ExitCode, Failure> {
+    if let Some(address) = arguments.listen {
+        serve::serve(broker, address, arguments.leases as usize).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let client = broker.open().await?;
+    let (metrics, leases) = fetch(&client, arguments.leases as usize).await?;
+    match out.json {
+        true => out.value(&serde_json::json!(metrics))?,
+        false => out.text(families::page(&metrics, &leases).trim_end())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Fetches the metrics, and the first leases if this peer may list them.
+async fn fetch(client: &Client, max_leases: usize) -> Result<(Metrics, Vec<AddressRow>), portreeve::Error> {
+    let metrics = client.metrics().await?;
+    let may_list = client.welcome().is_some_and(|welcome| {
+        welcome.operations.iter().any(|operation| operation.as_str() == "list-addresses")
+    });
+    let mut leases: Vec<AddressRow> = Vec::new();
+    let mut more = metrics.addresses.is_some() && may_list;
+    while more && leases.len() < max_leases {
+        let page = client.addresses(leases.last().map(|row| row.lease.address)).await?;
+        more = page.more && !page.addresses.is_empty();
+        leases.extend(page.addresses.into_vec());
+    }
+    leases.truncate(max_leases);
+    Ok((metrics, leases))
+}

@@ -1,0 +1,157 @@
+//! The metrics over HTTP, for Prometheus: this process has the port, and the broker does not.
+//!
+//! Promises: a request has a deadline and a maximum size, few are served at once, and if the broker does not reply the page is
+//! `portreeve_up 0` and the next request tries again.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use portreeve::Client;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::SignalKind;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::{sleep, timeout};
+
+use super::{families, fetch};
+use crate::broker::Broker;
+use crate::failure::Failure;
+use crate::output::note;
+
+/// Maximum number of connections that are served at once; others wait.
+const MAX_CONNECTIONS: usize = 16;
+/// Time limit of the broker.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time limit of a whole connection, which has one request.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// Maximum size of the head of a request, in bytes.
+const MAX_HEAD: usize = 8 * 1024;
+/// The text format's media type.
+const FORMAT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+/// Serves until interrupted.
+pub async fn serve(broker: &Broker, address: SocketAddr, leases: usize) -> Result<(), Failure> {
+    let failed = |error| Failure::System(format!("cannot listen for HTTP on {address}"), error);
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let mut interrupt = crate::listen::signals(SignalKind::interrupt())?;
+    let mut terminate = crate::listen::signals(SignalKind::terminate())?;
+    note(format_args!("serving http://{address}/metrics until interrupted"));
+    let source = Arc::new(Source { broker: broker.clone(), leases, session: Mutex::default() });
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        never = accept(&listener, &source) => match never {},
+    }
+    Ok(())
+}
+
+async fn accept(listener: &TcpListener, source: &Arc<Source>) -> Infallible {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let permit = permits.clone().acquire_owned().await;
+        match listener.accept().await {
+            Ok((connection, _)) => {
+                let source = source.clone();
+                tokio::spawn(async move {
+                    let _ = timeout(CONNECTION_TIMEOUT, serve_connection(connection, source)).await; // a slow client is cut off
+                    drop(permit);
+                });
+            }
+            // Most likely this process has no free descriptors.
+            Err(error) => {
+                note(format_args!("cannot accept an HTTP connection: {error}"));
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(connection: TcpStream, source: Arc<Source>) {
+    let service = service_fn(|request| respond(request, &source));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(BROKER_TIMEOUT)
+        .keep_alive(false)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(connection), service);
+    let _ = served.await; // the client hung up, or sent no valid HTTP
+}
+
+async fn respond(request: Request<Incoming>, source: &Source) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut response = Response::new(Full::default());
+    response.headers_mut().insert(CONTENT_TYPE, FORMAT);
+    match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/metrics") => *response.body_mut() = source.page().await.into(),
+        (&Method::GET | &Method::HEAD, _) => {
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            *response.body_mut() = "The metrics are at /metrics.\n".into();
+        }
+        _ => {
+            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+    }
+    Ok(response)
+}
+
+/// The source of the metrics: one session, reopened after it has ended.
+struct Source {
+    broker: Broker,
+    leases: usize,
+    session: Mutex<Session>,
+}
+
+#[derive(Default)]
+struct Session {
+    client: Option<Client>,
+    /// The last message about a broker that does not reply.
+    problem: Option<String>,
+}
+
+impl Source {
+    async fn page(&self) -> String {
+        let mut session = self.session.lock().await;
+        let page = match timeout(BROKER_TIMEOUT, self.fetch_page(&mut session)).await {
+            Ok(page) => page,
+            Err(_) => Err(format!("no reply from the broker within {} s", BROKER_TIMEOUT.as_secs())),
+        };
+        match page {
+            Ok(page) => {
+                if session.problem.take().is_some() {
+                    note("the broker replies again");
+                }
+                page
+            }
+            Err(problem) => {
+                session.client = None;
+                if session.problem.as_ref() != Some(&problem) {
+                    note(&problem);
+                    session.problem = Some(problem);
+                }
+                families::page_without_broker()
+            }
+        }
+    }
+
+    async fn fetch_page(&self, session: &mut Session) -> Result<String, String> {
+        if let Some(client) = &session.client
+            && let Ok((metrics, leases)) = fetch(client, self.leases).await
+        {
+            return Ok(families::page(&metrics, &leases));
+        }
+        // A broker that was restarted does not have the old session.
+        let client = self.broker.open().await.map_err(|failure| failure.line())?;
+        let (metrics, leases) = fetch(&client, self.leases).await.map_err(|error| error.to_string())?;
+        session.client = Some(client);
+        Ok(families::page(&metrics, &leases))
+    }
+}

@@ -1,0 +1,73 @@
+//! `portreeve policy`: what this user is allowed, and the floating addresses.
+
+use std::process::ExitCode;
+
+use portreeve::Client;
+use portreeve::policy::PolicyPage;
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::output::{Output, render, table};
+
+pub async fn run(client: &Client, out: Output) -> Result<ExitCode, Failure> {
+    let operations: Vec<String> = client
+        .welcome()
+        .map(|welcome| welcome.operations.iter().map(|name| name.as_str().to_owned()).collect())
+        .unwrap_or_default();
+    let first = client.policy(0).await?;
+    let (nodename, lease) = (first.nodename.clone(), first.lease);
+    let (mut rules, mut topology, mut floating, mut last) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let mut page = first;
+    loop {
+        let PolicyPage { rules: more, topology: blocks, floating: addresses, next, .. } = page;
+        rules.extend(more.into_vec());
+        topology.extend(blocks.into_vec());
+        floating.extend(addresses.into_vec());
+        // Row numbers only grow. A broker that returns a smaller one would make this loop endless.
+        if next <= last {
+            break;
+        }
+        last = next;
+        page = client.policy(next).await?;
+    }
+    if out.json {
+        out.value(&json!({
+            "operations": operations,
+            "nodename": nodename.as_str(),
+            "lease_s": lease,
+            "rules": rules,
+            "topology": topology,
+            "floating": floating,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let operations = if operations.is_empty() { "none".to_owned() } else { operations.join(" ") };
+    let mut parts = vec![format!("operations: {operations}")];
+    if !rules.is_empty() {
+        let mut shown = table(["RULE", "PLACE"]);
+        shown.add_rows(rules.iter().map(|rule| [rule.text.to_string(), rule.place.to_string()]));
+        parts.push(render(shown));
+    }
+    if !topology.is_empty() {
+        let mut shown = table(["TOPOLOGY", "INTERFACE", "MASK"]);
+        shown.add_rows(topology.iter().map(|row| {
+            [format!("{}/{}", row.block, row.prefix), row.interface.to_string(), row.mask.to_string()]
+        }));
+        parts.push(render(shown));
+    }
+    if !floating.is_empty() {
+        let mut shown = table(["FLOATING ADDRESS", "INTERFACE", "DECLARED BY", "PREFERENCE", "FOLLOWS"]);
+        shown.add_rows(floating.iter().map(|row| {
+            [
+                format!("{}/{}", row.address, row.prefix),
+                row.interface.to_string(),
+                row.name.to_string(),
+                row.preference.to_string(),
+                row.follows.map_or_else(String::new, |address| address.to_string()),
+            ]
+        }));
+        parts.push(render(shown));
+    }
+    out.text(parts.join("\n\n"))?;
+    Ok(ExitCode::SUCCESS)
+}

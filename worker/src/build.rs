@@ -1,0 +1,103 @@
+//! Builds requests from what a caller passes, and listeners from results; the same for both clients.
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+
+use portreeve_protocol::address::MoveAddress;
+use portreeve_protocol::bounded::TooLong;
+use portreeve_protocol::message::{self, Hello, ListenMany, ListenerId, Stop};
+use portreeve_protocol::{Endpoint, Fault, List, Text};
+
+use crate::error::Error;
+use crate::listen_options::{Listen, ListenOptions};
+use crate::listener::{ListenerClient, ListenerGuard, Registration};
+use crate::request::ReceivedListener;
+
+pub(crate) fn hello(client: &str) -> Hello {
+    Hello { client: Text::truncated(client), features: 0 }
+}
+
+pub(crate) fn listen(endpoint: &Endpoint, options: &ListenOptions) -> Result<message::Listen, Error> {
+    Ok(message::Listen { endpoint: endpoint.clone(), options: options.to_wire()? })
+}
+
+pub(crate) fn listen_many(listeners: &[Listen], all_or_nothing: bool) -> Result<ListenMany, Error> {
+    let messages =
+        listeners.iter().map(|one| listen(&one.endpoint, &one.options)).collect::<Result<_, _>>()?;
+    Ok(ListenMany { all_or_nothing, listeners: List::new(messages).map_err(too_many("listeners"))? })
+}
+
+pub(crate) fn stop(listeners: &[ListenerId]) -> Result<Stop, Error> {
+    Ok(Stop { listeners: list("listeners", listeners)? })
+}
+
+pub(crate) fn move_addresses(
+    addresses: &[IpAddr],
+    interface: &str,
+    epoch: u64,
+) -> Result<MoveAddress, Error> {
+    let addresses = list("addresses", addresses)?;
+    let interface = text("the interface name", interface)?;
+    Ok(MoveAddress { addresses, interface, epoch, announce: true })
+}
+
+/// The items, if they fit in one request. `what` names them in the error.
+pub(crate) fn list<T: Copy, const MAX: usize>(
+    what: &'static str,
+    items: &[T],
+) -> Result<List<T, MAX>, Error> {
+    List::new(items.to_vec()).map_err(too_many(what))
+}
+
+/// The text, if it fits in its field. `what` names it in the error.
+pub(crate) fn text<const MAX: usize>(what: &'static str, text: &str) -> Result<Text<MAX>, Error> {
+    Text::new(text).map_err(|TooLong { found, max }| {
+        Error::Request(
+            format!("{what} {text:?} is too long: it has {found} bytes, at most {max} are allowed").into(),
+        )
+    })
+}
+
+fn too_many(what: &'static str) -> impl FnOnce(TooLong) -> Error {
+    move |TooLong { found, max }| {
+        Error::Request(
+            format!("it has {found} {what}, at most {max} are allowed. Split it into several requests")
+                .into(),
+        )
+    }
+}
+
+/// The registration of a listener, and its socket.
+pub(crate) type RegisteredListener = (Registration, OwnedFd);
+
+/// Registers the listeners among the results of a batch.
+pub(crate) fn register(
+    results: Vec<Result<ReceivedListener, Fault>>,
+) -> Vec<Result<RegisteredListener, Fault>> {
+    results.into_iter().map(|result| result.map(|(id, socket)| (Registration::new(id), socket))).collect()
+}
+
+type GuardOrFault<C> = Result<ListenerGuard<OwnedFd, C>, Fault>;
+
+/// Pairs the results of a batch with the endpoints of the request.
+pub(crate) fn guards<C: ListenerClient + Clone>(
+    client: &C,
+    requested: &[Listen],
+    results: Vec<Result<RegisteredListener, Fault>>,
+) -> Result<Vec<GuardOrFault<C>>, Error> {
+    if results.len() != requested.len() {
+        return Err(Error::protocol(format_args!(
+            "the reply to a request for {} listeners has {} results",
+            requested.len(),
+            results.len()
+        )));
+    }
+    let pairs = requested.iter().zip(results);
+    Ok(pairs
+        .map(|(requested, result)| {
+            result.map(|(registration, socket)| {
+                ListenerGuard::new(client.clone(), requested.endpoint.clone(), registration, socket)
+            })
+        })
+        .collect())
+}

@@ -1,0 +1,187 @@
+//! The guard of a listener: it keeps a socket together with its listener, and stops the listener when it is dropped.
+//!
+//! Both clients use this guard; they differ in how they send the stop.
+
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use portreeve_protocol::Endpoint;
+use portreeve_protocol::message::ListenerId;
+
+use crate::error::Error;
+
+/// A client whose listeners have guards. Sealed: the two clients of this crate implement it, no other type can.
+pub trait ListenerClient: sealed::StopListener {}
+
+pub(crate) mod sealed {
+    /// Stops listeners whose guards are dropped.
+    pub trait StopListener {
+        /// Sends or queues the stop of a listener. A failure is ignored, because a destructor cannot report it.
+        fn guard_dropped(&self, registration: &super::Registration);
+    }
+}
+
+/// The registration of a listener with the broker, shared by its guard and its session. After a reconnection the listener
+/// may have another number.
+#[derive(Clone, Debug)]
+pub struct Registration(Arc<Mutex<RegistrationState>>);
+
+#[derive(Debug)]
+struct RegistrationState {
+    id: Option<ListenerId>,
+    /// Whether the guard still exists.
+    guarded: bool,
+    lost: Option<Error>,
+}
+
+impl Registration {
+    pub(crate) fn new(id: ListenerId) -> Self {
+        Self(Arc::new(Mutex::new(RegistrationState { id: Some(id), guarded: true, lost: None })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, RegistrationState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The listener's number with the present broker; `None` if that broker does not have the listener.
+    pub(crate) fn id(&self) -> Option<ListenerId> {
+        self.state().id
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Registration {
+    pub(crate) fn set_id(&self, id: Option<ListenerId>) {
+        self.state().id = id;
+    }
+
+    /// A key that all clones share, and that no other registration has while one of them exists.
+    pub(crate) fn key(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    /// Notes that the guard was dropped.
+    pub(crate) fn set_unguarded(&self) {
+        self.state().guarded = false;
+    }
+
+    /// Whether the guard exists and the listener is not lost.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let state = self.state();
+        state.guarded && state.lost.is_none()
+    }
+
+    /// Notes that no broker has the listener any more, and why.
+    pub(crate) fn set_lost(&self, why: Error) {
+        self.state().lost = Some(why);
+    }
+
+    /// Why the listener is lost, if it is.
+    pub(crate) fn lost(&self) -> Option<Error> {
+        self.state().lost.clone()
+    }
+}
+
+/// A listener: its socket `S`, and the duty to stop it.
+///
+/// Dropping the guard stops the listener for every process that has its socket. [`into_socket`](Self::into_socket) takes the
+/// socket instead, and the listener stays open until the session ends. Two guards of one endpoint are one listener, which
+/// the first dropped guard stops.
+#[must_use = "a listener stops when its guard is dropped"]
+#[derive(Debug)]
+pub struct ListenerGuard<S, C: ListenerClient> {
+    stop: StopOnDrop<C>,
+    endpoint: Endpoint,
+    socket: S,
+}
+
+#[derive(Debug)]
+struct StopOnDrop<C: ListenerClient> {
+    registration: Registration,
+    /// `None` if the listener needs no stop.
+    client: Option<C>,
+}
+
+impl<C: ListenerClient> Drop for StopOnDrop<C> {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.take() {
+            client.guard_dropped(&self.registration);
+        }
+    }
+}
+
+impl<C: ListenerClient> ListenerGuard<OwnedFd, C> {
+    pub(crate) fn new(client: C, endpoint: Endpoint, registration: Registration, socket: OwnedFd) -> Self {
+        Self { stop: StopOnDrop { registration, client: Some(client) }, endpoint, socket }
+    }
+}
+
+impl<S, C: ListenerClient> ListenerGuard<S, C> {
+    /// The listener's number in the broker; 0 while no broker has it.
+    pub fn id(&self) -> ListenerId {
+        self.stop.registration.id().unwrap_or(ListenerId(0))
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn registration(&self) -> &Registration {
+        &self.stop.registration
+    }
+
+    /// The endpoint that it listens on.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Takes the socket out of the guard. The listener stays open until the session ends.
+    pub fn into_socket(mut self) -> S {
+        self.stop.client = None;
+        self.socket
+    }
+
+    /// The same listener with its socket as another type. If that fails, the listener stops.
+    pub(crate) fn convert<T>(
+        self,
+        wanted: &'static str,
+        fits: impl FnOnce(&Endpoint) -> bool,
+        into: impl FnOnce(S) -> std::io::Result<T>,
+    ) -> Result<ListenerGuard<T, C>, Error> {
+        if !fits(&self.endpoint) {
+            return Err(Error::WrongKind { endpoint: self.endpoint, wanted });
+        }
+        Ok(ListenerGuard {
+            socket: into(self.socket).map_err(Error::io("cannot prepare the socket of a listener"))?,
+            stop: self.stop,
+            endpoint: self.endpoint,
+        })
+    }
+
+    /// The client that stops the listener; `None` if it needs no stop.
+    pub(crate) fn client(&self) -> Option<&C> {
+        self.stop.client.as_ref()
+    }
+
+    /// Drops the guard of a listener that is already stopped.
+    pub(crate) fn disarm(mut self) {
+        self.stop.client = None;
+    }
+}
+
+impl<S, C: ListenerClient> Deref for ListenerGuard<S, C> {
+    type Target = S;
+    fn deref(&self) -> &S {
+        &self.socket
+    }
+}
+
+impl<S, C: ListenerClient> DerefMut for ListenerGuard<S, C> {
+    fn deref_mut(&mut self) -> &mut S {
+        &mut self.socket
+    }
+}
+
+impl<S: AsFd, C: ListenerClient> AsFd for ListenerGuard<S, C> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

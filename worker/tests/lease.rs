@@ -1,0 +1,125 @@
+//! A dropped lease removes its address, wherever it is dropped.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::net::IpAddr;
+
+use portreeve::{AddressOptions, Channel, Client, Lease};
+use portreeve_protocol::address::{AddAddress, Lease as Granted, Leases, RemoveAddress, RenewAddress};
+use portreeve_protocol::event::{Subscribe, Subscribed};
+use portreeve_protocol::message::{Outcome, Ping, Pong};
+use portreeve_protocol::{List, Text};
+use support::{Broker, broker, broker_at};
+use tokio::runtime::{Builder, Runtime};
+
+const ADDRESS: &str = "192.0.2.1";
+
+/// What the broker saw of a removal: its addresses, its epoch, and the number of the request.
+type Removal = (Vec<IpAddr>, u64, u32);
+
+fn removal() -> Removal {
+    (vec![ADDRESS.parse().unwrap()], 7, 0)
+}
+
+/// Grants every address, until the client hangs up or has sent `requests`; returns the removals.
+fn serve(broker: &mut Broker, requests: usize) -> Vec<Removal> {
+    let mut removals = Vec::new();
+    for _ in 0..requests {
+        let Some(asked) = broker.next() else { break };
+        let grant = |addresses: List<IpAddr, 256>| {
+            let outcome = |address: &IpAddr| {
+                Outcome::Done(Granted {
+                    address: *address,
+                    interface: Text::truncated("eth0"),
+                    prefix: 24,
+                    remaining_ms: 60_000,
+                    epoch: 7,
+                    follows: None,
+                })
+            };
+            Leases { results: List::truncated(addresses.iter().map(outcome)) }
+        };
+        if asked.is::<Subscribe>() {
+            broker.reply::<Subscribe>(&asked, &Subscribed::default(), &[]);
+        } else if asked.is::<AddAddress>() {
+            broker.reply::<AddAddress>(&asked, &grant(asked.read::<AddAddress>().addresses), &[]);
+        } else if asked.is::<RenewAddress>() {
+            broker.reply::<RenewAddress>(&asked, &grant(asked.read::<RenewAddress>().addresses), &[]);
+        } else if asked.is::<Ping>() {
+            broker.reply::<Ping>(&asked, &Pong {}, &[]);
+        } else {
+            let remove = asked.read::<RemoveAddress>();
+            removals.push((remove.addresses.into_vec(), remove.epoch, asked.header.request));
+        }
+    }
+    removals
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+async fn hold(channel: Channel) -> Lease {
+    let client = Client::open(channel, "test").await.unwrap();
+    client.hold_address(ADDRESS.parse().unwrap(), &AddressOptions::new().epoch(7)).await.unwrap()
+}
+
+#[test]
+fn a_lease_dropped_outside_of_the_runtime_removes_its_address() {
+    let (channel, thread) = broker(|broker| serve(broker, usize::MAX));
+    let runtime = runtime();
+    let lease = runtime.block_on(hold(channel));
+    drop(lease);
+    drop(runtime);
+    assert_eq!(thread.join().unwrap(), [removal()]);
+}
+
+#[test]
+fn a_lease_dropped_after_the_runtime_has_ended_removes_its_address() {
+    let (channel, thread) = broker(|broker| serve(broker, usize::MAX));
+    let runtime = runtime();
+    let lease = runtime.block_on(hold(channel));
+    drop(runtime);
+    drop(lease);
+    assert_eq!(thread.join().unwrap(), [removal()]);
+}
+
+#[test]
+fn a_lease_dropped_by_the_last_step_of_the_runtime_removes_its_address() {
+    let (channel, thread) = broker(|broker| serve(broker, usize::MAX));
+    runtime().block_on(async { drop(hold(channel).await) });
+    assert_eq!(thread.join().unwrap(), [removal()]);
+}
+
+#[test]
+fn a_lease_that_may_expire_or_was_removed_sends_no_other_removal() {
+    let (channel, thread) = broker(|broker| serve(broker, usize::MAX));
+    runtime().block_on(async { hold(channel).await.let_expire() });
+    assert_eq!(thread.join().unwrap(), []);
+}
+
+#[test]
+fn the_removal_of_a_lease_dropped_without_a_broker_is_sent_to_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("broker.sock");
+    // The subscription and the address; then this broker hangs up.
+    let first = broker_at(&socket, |broker| serve(broker, 2));
+    runtime().block_on(async {
+        let channel = Channel::connect(&socket).unwrap().reconnect_through(&socket);
+        let client = Client::open(channel, "test").await.unwrap();
+        let options = AddressOptions::new().epoch(7);
+        let lease = client.hold_address(ADDRESS.parse().unwrap(), &options).await.unwrap();
+        assert_eq!(first.join().unwrap(), []);
+        std::fs::remove_file(&socket).unwrap();
+        // The client has noticed the end of the broker when this ping waits for the next one.
+        let ping = tokio::time::timeout(std::time::Duration::from_millis(100), client.ping());
+        assert!(ping.await.is_err());
+        drop(lease);
+        let next = broker_at(&socket, |broker| serve(broker, usize::MAX));
+        client.ping().await.unwrap();
+        drop(client);
+        tokio::task::spawn_blocking(|| assert_eq!(next.join().unwrap(), [removal()])).await.unwrap();
+    });
+}
