@@ -93,7 +93,7 @@ fn a_listener_outlives_its_worker_for_as_long_as_its_address_is_there() {
         assert_eq!((&*row.owner, row.retained), ("duravip ESMTP_Listener", false));
         assert_eq!(puppet.tell("descriptors").matches(":socket").count(), 1);
         drop(puppet);
-        broker.log.wait_for(&["the worker is gone"]);
+        broker.log.wait_for(&["the worker has exited"]);
         let client = connect("10.1.1.7:25");
         let (mut puppet, mut worker) = stage.enter();
         worker.hello();

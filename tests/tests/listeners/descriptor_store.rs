@@ -119,9 +119,9 @@ fn static_listeners_and_those_of_users_come_back_and_what_is_not_permitted_or_no
         std::fs::rename(broker::config(host, &permitting(r#"( "127.0.0.1:25" )"#)), &none).unwrap();
         let mut service = manager.start(&program(host), &none, ROOM);
         manager.hear_of("READY=1");
-        service.log.wait_for(&["is closed", "no broker stored it"]);
-        service.log.wait_for(&["is closed", "127.0.0.1:26 is no longer permitted"]);
-        service.log.wait_for(&["is closed", "127.0.0.1:53/udp is no longer permitted"]);
+        service.log.wait_for(&["closed a descriptor", "no broker stored it"]);
+        service.log.wait_for(&["closed a descriptor", "127.0.0.1:26 is no longer permitted"]);
+        service.log.wait_for(&["closed a descriptor", "127.0.0.1:53/udp is no longer permitted"]);
         manager.hear_until("what is left", |manager| manager.store.len() == 2);
         let mut second = peer();
         let rows = second.status().listeners.into_vec();

@@ -118,7 +118,7 @@ fn a_worker_that_lost_its_session_keeps_its_listeners_as_long_as_it_lives() {
         let worker = broker.worker();
         portreeve_protocol::channel::send_bytes(&first.channel, b"nonsense").unwrap();
         assert!(first.is_cut_off());
-        broker.log.wait_for(&["lives on"]);
+        broker.log.wait_for(&["still runs"]);
         // Longer than listeners outlive a worker.
         std::thread::sleep(Duration::from_millis(1500));
         assert!(process::runs(worker));
@@ -159,7 +159,8 @@ fn a_launcher_that_dies_while_no_worker_runs_ends_the_broker_at_once() {
         // Each pause is twice the one before: the next one has 3.2 s.
         broker.log.wait_for(&["the worker runs", "restarts=5"]);
         eventually("the worker's end", || {
-            let ends = broker.log.lines().iter().filter(|line| line.contains("the worker is gone")).count();
+            let ends =
+                broker.log.lines().iter().filter(|line| line.contains("the worker has exited")).count();
             (ends == 6).then_some(())
         });
         kill(broker.launcher());

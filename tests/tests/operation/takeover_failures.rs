@@ -93,21 +93,23 @@ fn a_takeover_that_stalls_is_off_after_its_deadline_and_a_second_one_meanwhile_i
         let (_, broker, mut peer) = everything(host);
         let before = state(&mut peer);
         // Once before the others are held, and once while they are.
-        for (count, step) in (1..).zip(["takeover.control", "takeover.taken"]) {
+        for (count, step) in (1..).zip(["takeover.control", "takeover.imported"]) {
             let mut command = Command::new(host.binary(binaries::HOSTILE_BROKER));
             command.args(["--takeover", "--config"]).arg(host.path("portreeve.conf")).args(["--stall", step]);
             let mut stalled = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            broker.log.wait_for(&["takeover", if step == "takeover.taken" { "more" } else { "begin" }]);
+            broker
+                .log
+                .wait_for(&["takeover", if step == "takeover.imported" { "next batch" } else { "begin" }]);
             let begun = Instant::now();
             if step == "takeover.control" {
                 let refusal = taking_over(host, &[]);
                 assert_eq!(refusal.code, Some(69), "{}", refusal.message);
-                assert!(refusal.message.contains("another takeover is under way"), "{}", refusal.message);
+                assert!(refusal.message.contains("another takeover is in progress"), "{}", refusal.message);
                 peer.ping();
             }
             eventually("its end", || {
                 let lines = broker.log.lines();
-                let ends = lines.iter().filter(|line| line.contains("a takeover took too long")).count();
+                let ends = lines.iter().filter(|line| line.contains("a takeover was aborted")).count();
                 (ends == count).then_some(())
             });
             assert_eq!(state(&mut peer), before, "{step}");
@@ -127,9 +129,9 @@ fn a_broker_that_dies_while_it_is_taken_over_leaves_none_that_serves_half() {
         command
             .args(["--takeover", "--config"])
             .arg(host.path("portreeve.conf"))
-            .args(["--stall", "takeover.taken"]);
+            .args(["--stall", "takeover.imported"]);
         let mut stalled = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        broker.log.wait_for(&["takeover", "more"]);
+        broker.log.wait_for(&["takeover", "next batch"]);
         broker.signal(Signal::KILL);
         stalled.kill().unwrap();
         stalled.wait().unwrap();
