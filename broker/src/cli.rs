@@ -134,7 +134,7 @@ fn action(words: &[OsString], options: Options) -> Result<Action, lexopt::Error>
     match words {
         [] => {
             options.only("portreeved without a command", &["--config", "--takeover", "--log-format"])?;
-            let start = if options.takeover { Start::Takeover } else { Start::Afresh };
+            let start = if options.takeover { Start::Takeover } else { Start::Fresh };
             let file = options.config.unwrap_or_else(|| DEFAULT_CONFIG.into());
             Ok(Action::Run(file, start, options.log_format))
         }

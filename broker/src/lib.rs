@@ -26,6 +26,7 @@ mod manual_pages;
 mod plan;
 pub mod policy;
 pub mod reader;
+mod sd_notify;
 pub mod server;
 mod startup;
 pub mod sys;

@@ -71,4 +71,4 @@ pub const START: &[&str] = &[
 
 /// The additional steps of a takeover.
 pub const TAKEOVER: &[&str] =
-    &["takeover.begin", "takeover.control", "takeover.parts", "takeover.taken", "takeover.confirm"];
+    &["takeover.begin", "takeover.control", "takeover.export", "takeover.imported", "takeover.commit"];

@@ -11,7 +11,7 @@ use crate::capability::State;
 use crate::failure::{Exit, Failure};
 use crate::inject;
 use crate::policy::Policy;
-use crate::sys::Directories;
+use crate::sys::SocketDirectories;
 
 const STEP: &str = "confining the broker";
 
@@ -43,9 +43,13 @@ pub struct Verified {
 impl Confinement<'_> {
     /// Confines this single-threaded process, irrevocably, and reads back from the kernel that exactly these restrictions
     /// apply. The order matters: all steps but the last two need capabilities.
-    pub fn apply(&self, directories: &mut Directories, status: &ProcStatus) -> Result<Verified, Failure> {
+    pub fn apply(
+        &self,
+        directories: &mut SocketDirectories,
+        status: &ProcStatus,
+    ) -> Result<Verified, Failure> {
         if inject::lock("root")? {
-            directories.enter(root::enter(&directories.paths())?);
+            directories.replace(root::enter(&directories.paths())?);
         }
         inject::point("broker.identity")?;
         own_identity()?;

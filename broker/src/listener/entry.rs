@@ -1,4 +1,4 @@
-//! One listener as the broker keeps it. There may be ten thousand, so what is rare is boxed.
+//! One listener in the registry. There may be ten thousand, so rare fields are boxed.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -8,31 +8,32 @@ use portreeve_protocol::message::ListenOptions;
 
 use super::bind::Bound;
 
-/// Whose a listener is.
+/// Who owns a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Owner {
-    /// The worker's, whichever process that is: its successor adopts it.
+    /// The worker, whichever process that is: the next worker adopts the listener.
     Worker,
-    /// A control-socket session's; it ends with the session.
+    /// A session of the control socket: the listener stops when the session ends.
     Session(u64),
-    /// Of a user whose session another broker had, before this one took over: that user's next session adopts it.
+    /// The user of a session that the predecessor had before this broker took over: the next session of that user adopts
+    /// the listener.
     Former(u32),
 }
 
 /// One listener.
 #[derive(Debug)]
 pub struct Entry {
-    /// Where it listens; shared with the index.
+    /// Where it listens; shared with the index by endpoint.
     pub endpoint: Rc<Endpoint>,
-    /// Whose it is.
+    /// Who owns it.
     pub owner: Owner,
-    /// The name of a listener that the configuration starts: under it a static one reaches the worker, LISTEN_FDNAMES.
+    /// The name of a configured listener, static or floating. A static one reaches the worker under it: LISTEN_FDNAMES.
     pub name: Option<Box<str>>,
-    /// It started with its address and stops with it.
-    pub moves: bool,
-    /// When it ends, unless the worker's successor asks for it first.
+    /// A floating listener: it starts and stops with its floating address.
+    pub floating: bool,
+    /// When it stops, unless its owner's successor adopts it first.
     pub retained_until: Option<Instant>,
-    /// What was asked for, where it was anything.
+    /// The requested options, where they differ from the default.
     pub(super) options: Option<Box<ListenOptions>>,
     pub(super) bound: Bound,
 }
@@ -43,11 +44,36 @@ impl Entry {
         self.options.as_ref().is_some_and(|options| options.dual_stack)
     }
 
-    /// Whether a request with these options asks for the same.
-    pub fn was_asked_with(&self, options: &ListenOptions) -> bool {
+    /// Whether it was requested with these options.
+    pub fn has_options(&self, options: &ListenOptions) -> bool {
         match &self.options {
-            Some(asked) => **asked == *options,
+            Some(own) => **own == *options,
             None => *options == ListenOptions::default(),
         }
+    }
+}
+
+/// A listener that is not in the registry yet.
+#[derive(Debug)]
+pub(super) struct NewEntry {
+    pub endpoint: Endpoint,
+    pub options: Option<Box<ListenOptions>>,
+    pub bound: Bound,
+    pub owner: Owner,
+    pub name: Option<Box<str>>,
+    pub floating: bool,
+}
+
+impl NewEntry {
+    /// A listener that a peer requested.
+    pub fn new(endpoint: Endpoint, options: &ListenOptions, bound: Bound, owner: Owner) -> Self {
+        let options = (*options != ListenOptions::default()).then(|| Box::new(options.clone()));
+        Self { endpoint, options, bound, owner, name: None, floating: false }
+    }
+
+    /// A listener of the configuration: it belongs to the worker and has the default options.
+    pub fn configured(endpoint: Endpoint, bound: Bound, name: &str, floating: bool) -> Self {
+        let name = Some(name.into());
+        Self { endpoint, options: None, bound, owner: Owner::Worker, name, floating }
     }
 }

@@ -1,22 +1,29 @@
-//! Listeners: sockets that the broker binds for a peer, hands over and keeps a duplicate of.
+//! Listeners: sockets that the broker binds for a peer. The peer gets a copy of each; the broker keeps one.
+//!
+//! Promises: nothing here asks policy, and nothing here calls the kernel but through `sys`.
 
-pub mod asked;
-pub mod bind;
-mod changes;
+#![deny(unsafe_code)]
+
+mod acquire;
+mod bind;
+mod bound_socket;
+mod change_queue;
+mod configured;
+mod disable;
+mod drain;
 mod entry;
-pub mod handed;
-mod leaving;
-pub mod out_of_service;
-pub mod registry;
-mod stopping;
-pub mod stored;
-mod told;
+mod export;
+mod fault;
+mod import;
+mod registry;
+mod stop;
 
-pub use crate::sys::Directories;
-pub use bind::BindError;
-pub use changes::Changes;
+pub use acquire::Acquired;
+pub use bound_socket::BoundSocket;
+pub use change_queue::ChangeQueue;
+pub use disable::DropFilter;
+pub use drain::Draining;
 pub use entry::{Entry, Owner};
-pub use leaving::Leaving;
-pub use out_of_service::Filter;
-pub use registry::{Registry, in_use};
-pub use told::Told;
+pub use fault::{BindError, BindPrivileges, RequestedBy, in_use};
+pub use import::{Configured, ImportError};
+pub use registry::Registry;

@@ -8,7 +8,7 @@ use portreeve_protocol::Endpoint;
 
 use super::Findings;
 use crate::config::{Config, ListenPattern, Span};
-use crate::sys::Directories;
+use crate::sys::SocketDirectories;
 
 /// The directories of the control socket and the Unix listeners, each with the place that names it first.
 pub fn socket_directories(config: &Config) -> BTreeMap<PathBuf, Span> {
@@ -37,7 +37,7 @@ pub fn socket_directories(config: &Config) -> BTreeMap<PathBuf, Span> {
 /// Warns about directories that a start could not use. They may be created later, for example below /run.
 pub fn check_directories(config: &Config, findings: &mut Findings) {
     for (path, span) in socket_directories(config) {
-        let Err((path, errno)) = Directories::open(&[path]) else {
+        let Err((path, errno)) = SocketDirectories::open(&[path]) else {
             continue;
         };
         let (message, help) = match errno {

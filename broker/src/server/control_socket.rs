@@ -1,4 +1,4 @@
-//! The control socket: where peers that the broker did not start come in.
+//! The control socket, at which peers connect that the broker did not start.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,25 +7,29 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, listen, socket};
 use nix::unistd::Gid;
 use portreeve_protocol::takeover::SocketFile;
 use portreeve_protocol::{Endpoint, Fault, Kind, Text, channel, codec};
 
 use super::{session, state::Broker};
 use crate::failure::{Exit, Failure};
-use crate::listener::{Registry, Told};
+use crate::listener::{BoundSocket, Registry};
+use crate::policy::Requester;
 use crate::sys::peer_credentials;
+use crate::sys::socket::{self, AddressFamily, SockType};
 use crate::sys::unix_file::UnixFile;
 
 const STEP: &str = "broker.socket";
-/// Sessions of the control socket that may be open at once.
+/// The largest number of open sessions of the control socket.
 const MAX_SESSIONS: usize = 256;
-/// How long to leave new peers waiting when there is no room for one.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The pause before the next peer is accepted, where there is no room or accepting failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Binds it and gives its file into the registry's care: nobody else's until its mode and group are set. `place` is
-/// where the configuration names it.
+/// Binds the control socket and gives its file to the registry. Only root can connect until its group and mode are set.
+/// `place` is where the configuration names it.
+///
+/// # Errors
+/// The file cannot be created.
 pub fn bind(
     registry: &mut Registry,
     path: &str,
@@ -33,93 +37,111 @@ pub fn bind(
     place: &str,
 ) -> Result<UnixListener, Failure> {
     let failed = |call: &str, errno: Errno| {
-        let remedy = match errno {
-            Errno::EADDRINUSE => {
-                "another portreeved runs with this socket, or the file is something else: stop it, or name another path"
-            }
-            _ => "name a path in a directory that belongs to root",
+        let (cause, remedy) = match errno {
+            Errno::EADDRINUSE => (
+                "another portreeved listens there, or the file is no socket".to_owned(),
+                "stop that portreeved, start this one with --takeover, remove the file, or configure another path",
+            ),
+            _ => (
+                format!("{call} failed: {}", errno.desc()),
+                "configure a path in a directory that exists, belongs to root and is not read-only",
+            ),
         };
-        let what = format!("{place}: {path:?} cannot be made ({call}): {}", errno.desc());
+        let what = format!("{place}: cannot create the control socket {path:?}: {cause}");
         Failure::new(Exit::CannotCreate, STEP, what, remedy)
     };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
+    let socket = socket::open_nonblocking(AddressFamily::Unix, SockType::SeqPacket)
         .map_err(|errno| failed("socket", errno))?;
     let file = UnixFile::bind(registry.directories(), &socket, path, 0o600)
         .map_err(|errno| failed("bind", errno))?;
-    let opened = file.open_to(registry.directories(), group, mode);
-    registry.keep_control(file);
+    let opened = file.set_group_and_mode(registry.directories(), group, mode);
+    registry.set_control_file(file);
     opened.map_err(|errno| failed("chown and chmod", errno))?;
-    listen(&socket, Backlog::MAXCONN).map_err(|errno| failed("listen", errno))?;
+    socket::listen(&socket, socket::MAX_BACKLOG).map_err(|errno| failed("listen", errno))?;
     Ok(socket.into())
 }
 
-/// Takes the file of another broker's control socket into the registry's care. Its mode and group stay as they are.
-pub fn take(registry: &mut Registry, path: &str, file: &SocketFile, socket: &OwnedFd) -> Result<(), Failure> {
-    let failed = |what: &str| {
-        let what = format!("{path:?} {what}; the running broker serves as before");
-        Failure::new(Exit::Unavailable, STEP, what, "restart instead")
+/// Imports the file of the predecessor's control socket. Its mode and group stay.
+///
+/// # Errors
+/// The socket or the file is another one; the predecessor still serves.
+pub fn import(
+    registry: &mut Registry,
+    path: &str,
+    file: &SocketFile,
+    socket: &OwnedFd,
+) -> Result<(), Failure> {
+    let failed = |cause: &str| {
+        let what =
+            format!("cannot take over the control socket {path:?}: {cause}; the running broker still serves");
+        let remedy = "restart the running broker instead of taking over";
+        Failure::new(Exit::Unavailable, STEP, what, remedy)
     };
-    let endpoint = Text::new(path).map(Endpoint::UnixSeqpacket).map_err(|_| failed("is too long"))?;
-    if !Told::of(socket).is_some_and(|told| told.is(&endpoint)) {
-        return Err(failed("is not the socket that the running broker hands over"));
+    let endpoint =
+        Text::new(path).map(Endpoint::UnixSeqpacket).map_err(|_| failed("the path is too long"))?;
+    if !BoundSocket::of(socket).is_some_and(|found| found.is_at(&endpoint)) {
+        return Err(failed("the running broker sent another socket"));
     }
-    let file = UnixFile::of_another(registry.directories(), path, *file)
-        .map_err(|errno| failed(&format!("is another file than the running broker's: {}", errno.desc())))?;
-    registry.keep_control(file);
+    let file = UnixFile::import(registry.directories(), path, *file).map_err(|errno| match errno {
+        Errno::ESTALE => failed("the path names another file now"),
+        errno => failed(errno.desc()),
+    })?;
+    registry.set_control_file(file);
     Ok(())
 }
 
-/// Opens a session for each peer that connects.
-pub async fn accept(broker: Rc<Broker>, listener: tokio::net::UnixListener) {
+/// Accepts peers and opens a session for each.
+pub async fn accept_loop(broker: Rc<Broker>, listener: tokio::net::UnixListener) {
     loop {
-        // Peers that come in crowds leave room for those that are in.
+        // Sessions that are open run between two new ones, however many peers connect.
         tokio::task::yield_now().await;
-        broker.handover.released(0).await;
-        if broker.handover.is_over() {
+        broker.export.resumed(0).await;
+        if broker.export.is_committed() {
             return;
         }
         if broker.session_count() >= MAX_SESSIONS {
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         }
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            // Who comes now is another broker's to serve, or waits a moment.
-            () = broker.handover.held() => continue,
+            // A peer that connects during a takeover waits for its end, or for the successor.
+            () = broker.export.paused_or_committed() => continue,
         };
         let channel = accepted.and_then(|(stream, _)| stream.into_std().map(OwnedFd::from));
-        if let Err(error) = channel.and_then(|channel| open(&broker, channel)) {
-            tracing::warn!(%error, "a peer of the control socket could not be served");
-            tokio::time::sleep(PAUSE).await;
+        if let Err(error) = channel.and_then(|channel| open_session(&broker, channel)) {
+            tracing::warn!(%error, "cannot open a session for a peer of the control socket");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
 }
 
-fn open(broker: &Rc<Broker>, channel: OwnedFd) -> io::Result<()> {
-    let (requester, pid) = peer_credentials::identify(&channel)?;
+fn open_session(broker: &Rc<Broker>, channel: OwnedFd) -> io::Result<()> {
+    let credentials = peer_credentials::read(&channel)?;
+    let pid = credentials.pid;
+    let requester = Requester::Local { uid: credentials.uid, gids: credentials.gids };
     match broker.accounts.seat(&requester) {
         Ok(seat) => session::open(broker, channel, requester, pid, seat).map(drop),
         Err((account, fault)) => {
             broker.counters.rejected.up();
             if account.may_log() {
-                tracing::warn!(target: "audit", peer = %requester, pid, why = &*fault.message, "no session");
+                tracing::warn!(target: "audit", peer = %requester, pid, cause = &*fault.message, "refused a session");
             }
-            turn_away(channel, &fault);
+            refuse_session(channel, &fault);
             Ok(())
         }
     }
 }
 
-/// Says why there is no session to a peer that is there to read it.
-fn turn_away(channel: OwnedFd, fault: &Fault) {
+/// Sends the fault to a peer that gets no session, and closes the channel.
+fn refuse_session(channel: OwnedFd, fault: &Fault) {
     let mut buffer = codec::frame_buffer();
     let channel = UnixDatagram::from(channel);
     if channel.set_nonblocking(true).is_ok() {
-        // What is left unread at the end would have the kernel throw away what is said.
-        let _hello = channel::receive_bytes(&channel, &mut buffer);
+        // The kernel discards what was sent when a channel is closed with unread data, so the hello is read first.
+        let _ = channel::receive_bytes(&channel, &mut buffer);
         if let Ok(frame) = codec::encode(&mut buffer, Kind::FAULT, 0, 0, fault) {
-            let _nobody_waits_for_it_to_read = channel::send_bytes(&channel, frame);
+            let _ = channel::send_bytes(&channel, frame); // a peer that does not read misses the fault
         }
     }
 }

@@ -18,14 +18,14 @@ impl Session {
             return Err(Fault::new(FaultCode::Busy, &message).remedy(remedy));
         }
         self.in_flight.update(|count| count + 1);
-        self.handover.begin_later();
+        self.export.request_started();
         Ok(())
     }
 
     /// Sends the reply to a request that has ended, if it wants one. A session that has ended gets none.
     pub async fn end_in_flight(&self, frame: Option<Vec<u8>>) {
         self.in_flight.update(|count| count.saturating_sub(1));
-        self.handover.end_later();
+        self.export.request_ended();
         if let Some(frame) = frame
             && let Err(reason) = self.send_in_time(&frame, &[]).await
         {

@@ -3,10 +3,8 @@
 
 pub mod control_socket;
 pub mod counters;
-mod handover;
+mod floating;
 mod in_flight;
-mod moving;
-mod notify;
 mod operation;
 mod quota;
 mod reload;
@@ -14,17 +12,12 @@ mod reply;
 mod session;
 mod shutdown;
 mod state;
-mod store;
 mod subscription;
-mod succession;
+mod takeover;
 mod worker;
 
-pub use handover::Handover;
-pub use notify::Notifier;
 pub use reload::{ReloadRequest, Reloading, RestartOnly, Started};
 pub use state::{Broker, Parts, Processes};
-pub use store::Store;
-pub use succession::{Awaited, Succession};
 pub use worker::Supervision;
 
 use std::os::unix::net::UnixListener;
@@ -37,6 +30,8 @@ use crate::inject;
 use crate::launcher::Handle;
 use crate::log;
 use crate::reader::Reader;
+use crate::sd_notify::Notifier;
+use crate::takeover::Import;
 
 /// How long a process that ends by itself may take to exit.
 const GRACE: Duration = Duration::from_secs(2);
@@ -55,10 +50,10 @@ pub struct Service {
     pub reload_requests: tokio::sync::mpsc::Receiver<ReloadRequest>,
     /// The service manager.
     pub notifier: Rc<Notifier>,
-    /// The takeover from another broker, if this one takes over.
-    pub succession: Option<Succession>,
+    /// The import from the predecessor, in a takeover.
+    pub import: Option<Import>,
     /// Names in the service manager's fdstore of descriptors that are no listeners any more.
-    pub stale: Vec<String>,
+    pub stale_fdstore_names: Vec<String>,
 }
 
 impl Service {
@@ -66,7 +61,7 @@ impl Service {
     pub async fn run(mut self) -> Result<(), Failure> {
         let broker = Rc::new(self.broker);
         inject::point("signals")?;
-        let mut stop = shutdown::Signals::new(broker.handover.clone())?;
+        let mut shutdown = shutdown::Shutdown::new(broker.export.clone())?;
         let hangups = reload::hangups()?;
         let notifier = self.notifier.clone();
         inject::point("reader.epoll")?;
@@ -78,25 +73,25 @@ impl Service {
             inject::point("control.epoll")?;
             let listener = tokio::net::UnixListener::from_std(socket)
                 .map_err(|error| Failure::os("control socket", "epoll_ctl", error))?;
-            tokio::task::spawn_local(control_socket::accept(broker.clone(), listener));
+            tokio::task::spawn_local(control_socket::accept_loop(broker.clone(), listener));
         }
         if let Some(addresses) = &broker.addresses {
             let listeners: Rc<dyn address::Listeners> = broker.clone();
             address::keep(addresses, &listeners)
                 .map_err(|error| Failure::os("addresses", "epoll_ctl", error))?;
         }
-        if let Some(succession) = &mut self.succession {
-            succession.take(&broker)?;
+        if let Some(import) = &mut self.import {
+            import.run(&broker.import_target())?;
         }
-        if let Some(store) = &broker.store {
-            tokio::task::spawn_local(store.clone().keep(broker.clone(), self.stale));
+        if let Some(fdstore) = &broker.fdstore {
+            tokio::task::spawn_local(fdstore.clone().run(broker.clone(), self.stale_fdstore_names));
         }
         let serving = async {
-            if let Some(succession) = self.succession {
+            if let Some(import) = self.import {
                 // One worker at a time: the predecessor's exits first, and clients wait in the accept queues meanwhile.
                 tokio::select! {
-                    () = succession.predecessor.left() => {}
-                    () = stop.wait() => return Ok(()),
+                    () = import.predecessor.exited() => {}
+                    () = shutdown.requested() => return Ok(()),
                 }
             }
             // Listeners from before this broker wait for the peers that had them.
@@ -104,12 +99,12 @@ impl Service {
             match &self.worker {
                 None => {
                     notifier.ready();
-                    stop.wait().await;
+                    shutdown.requested().await;
                     notifier.stopping();
                     Ok(())
                 }
                 Some((launcher, supervision)) => {
-                    worker::supervise(&broker, launcher, supervision, &notifier, &mut stop).await
+                    worker::supervise(&broker, launcher, supervision, &notifier, &mut shutdown).await
                 }
             }
         };

@@ -15,12 +15,12 @@ use portreeve_protocol::{Fault, FaultCode, Header};
 use tokio::io::Interest;
 use tokio::task::JoinHandle;
 
-use super::handover::Handover;
 use super::operation::{self, Received};
 use super::quota::{Account, Seat};
 use super::state::{Broker, Buffers};
 use crate::listener::Owner;
 use crate::policy::Requester;
+use crate::takeover::Export;
 
 /// How many requests of one session are served in a row while other sessions wait.
 const MAX_IN_A_ROW: u32 = 8;
@@ -43,7 +43,7 @@ pub struct Session {
     pub(super) in_flight: Cell<usize>,
     pub(super) max_in_flight: usize,
     /// The state of a takeover by another broker.
-    pub(super) handover: Rc<Handover>,
+    pub(super) export: Rc<Export>,
     /// How long the peer may leave a reply unread.
     pub(super) unread_timeout: Duration,
     pub(super) channel: StdChannel,
@@ -95,7 +95,7 @@ pub fn open(
         in_a_row: 0.into(),
         in_flight: 0.into(),
         max_in_flight: usize::try_from(broker.accounts.quotas().in_flight).unwrap_or(usize::MAX),
-        handover: broker.handover.clone(),
+        export: broker.export.clone(),
         unread_timeout: broker.accounts.quotas().unread_timeout,
         channel,
         watched,
@@ -143,8 +143,8 @@ impl Session {
 
     /// Waits as long as the refused requests demand, or yields to other sessions after several requests in a row.
     async fn pause(&self) {
-        if self.handover.holds(self.number) {
-            self.handover.released(self.number).await;
+        if self.export.pauses(self.number) {
+            self.export.resumed(self.number).await;
         }
         let penalty = self.penalty.take();
         if !penalty.is_zero() {
@@ -157,10 +157,10 @@ impl Session {
 
     /// Receives one packet, acts, replies. `WouldBlock` if there is none.
     fn step(self: &Rc<Self>, broker: &Rc<Broker>) -> io::Result<Step> {
-        if self.handover.holds(self.number) {
+        if self.export.pauses(self.number) {
             return Ok(Step::Continue);
         }
-        if self.handover.leaves(self) {
+        if self.must_close() {
             return Ok(Step::Close("another broker has taken over".to_owned()));
         }
         let Buffers { inbox, outbox } = &mut *broker.buffers.borrow_mut();
@@ -228,7 +228,7 @@ impl Session {
     }
 
     fn close(&self, broker: &Broker, reason: &str) {
-        self.handover.session_over(self.number);
+        self.export.session_ended(self.number);
         // Another part of the broker keeps the worker's channel open; the worker must see that the session has ended.
         let _ = self.channel.shutdown(Shutdown::Both); // the peer may have closed it already
         let client =
@@ -242,7 +242,7 @@ impl Session {
         if self.owner == Owner::Worker {
             return;
         }
-        for fault in broker.registry.borrow_mut().stop_all(self.owner) {
+        for fault in broker.registry.borrow_mut().stop_owned_by(self.owner) {
             tracing::error!(session = self.number, %fault, "cannot stop a listener of a session that ended");
         }
     }

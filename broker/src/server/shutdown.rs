@@ -1,33 +1,33 @@
-//! What ends the broker: SIGTERM, SIGINT, and another broker that has taken over.
-
-use tokio::signal::unix::{Signal, SignalKind, signal};
+//! What ends the broker: SIGTERM, SIGINT, or a successor that has committed.
 
 use std::rc::Rc;
 
-use super::handover::Handover;
-use crate::failure::Failure;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals, caught from now on, and the successor.
-pub struct Signals {
+use crate::failure::Failure;
+use crate::takeover::Export;
+
+/// Waits for the end of the broker. The signals are caught from its creation on.
+pub struct Shutdown {
     terminate: Signal,
     interrupt: Signal,
-    handover: Rc<Handover>,
+    export: Rc<Export>,
 }
 
-impl Signals {
-    /// Catches them.
-    pub fn new(handover: Rc<Handover>) -> Result<Self, Failure> {
+impl Shutdown {
+    /// Begins to catch the signals.
+    pub fn new(export: Rc<Export>) -> Result<Self, Failure> {
         let catch = |kind| signal(kind).map_err(|error| Failure::os("signals", "sigaction", error));
         let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
-        Ok(Self { terminate: catch(terminate)?, interrupt: catch(interrupt)?, handover })
+        Ok(Self { terminate: catch(terminate)?, interrupt: catch(interrupt)?, export })
     }
 
-    /// Waits for the first of all that.
-    pub async fn wait(&mut self) {
+    /// Waits for the first of them.
+    pub async fn requested(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
-            () = self.handover.over() => {}
+            () = self.export.committed() => {}
         }
     }
 }

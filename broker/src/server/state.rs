@@ -10,17 +10,17 @@ use portreeve_protocol::status::{Credentials, Process};
 use portreeve_protocol::{Fault, List, Text, codec};
 
 use super::counters::Counters;
-use super::handover::Handover;
 use super::quota::{Account, Accounts};
 use super::reload::Reloading;
 use super::session::Session;
-use super::store::Store;
 use crate::address::Addresses;
 use crate::config::Quotas;
 use crate::confine::broker::Verified;
 use crate::events::Events;
 use crate::listener::{Owner, Registry};
 use crate::policy::{Policy, Requester};
+use crate::takeover::Export;
+use crate::takeover::Fdstore;
 
 /// The broker's release, for `Welcome`, `status` and `--version`.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -44,9 +44,9 @@ pub struct Parts {
     /// Warnings for the operator, shown by `status`.
     pub warnings: Vec<String>,
     /// The export to another broker that takes over.
-    pub handover: Handover,
+    pub export: Export,
     /// The service manager's fdstore, if it has one for this service.
-    pub store: Option<Rc<Store>>,
+    pub fdstore: Option<Rc<Fdstore>>,
     /// The state of reloading.
     pub reloading: Reloading,
 }
@@ -97,8 +97,8 @@ pub struct Broker {
     pub(super) reloading: Reloading,
     pub(super) accounts: Accounts,
     pub(super) counters: Counters,
-    pub(super) handover: Rc<Handover>,
-    pub(super) store: Option<Rc<Store>>,
+    pub(super) export: Rc<Export>,
+    pub(super) fdstore: Option<Rc<Fdstore>>,
     warnings: RefCell<Vec<String>>,
     reader_exited: Cell<bool>,
     started: Instant,
@@ -122,8 +122,8 @@ impl Broker {
             reloading: parts.reloading,
             accounts: Accounts::new(parts.quotas),
             counters: Counters::default(),
-            handover: Rc::new(parts.handover),
-            store: parts.store,
+            export: Rc::new(parts.export),
+            fdstore: parts.fdstore,
             warnings: RefCell::new(parts.warnings),
             reader_exited: Cell::new(false),
             started: Instant::now(),
@@ -199,7 +199,7 @@ impl Broker {
     /// At the end of the broker: disables every listener that is not in the fdstore and removes every address, unless
     /// another broker has taken them over.
     pub(super) fn stop_everything(&self) {
-        if self.handover.is_over() {
+        if self.export.is_committed() {
             return;
         }
         self.stop_listeners();
@@ -207,8 +207,8 @@ impl Broker {
     }
 
     fn stop_listeners(&self) {
-        let kept = |id| self.store.as_ref().is_some_and(|store| store.holds(id));
-        for fault in self.registry.borrow_mut().stop_everything(kept) {
+        let kept = |id| self.fdstore.as_ref().is_some_and(|fdstore| fdstore.contains(id));
+        for fault in self.registry.borrow_mut().stop_all_except(kept) {
             tracing::error!(%fault, "cannot stop a listener at the end of the broker");
         }
     }

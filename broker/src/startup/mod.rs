@@ -1,9 +1,10 @@
-//! From a root process to one that serves: every step in its order, each fatal when it fails.
+//! From a root process to a confined broker that serves: the steps of the start in their order, each fatal when it fails.
 //!
-//! No thread exists before the runtime is built, which is the last thing here.
+//! Promises: the process has one thread until the runtime is built, which is the last step.
+
+#![deny(unsafe_code)]
 
 mod sockets;
-mod stored;
 mod worker;
 
 use std::os::fd::AsFd as _;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
 
+use crate::capability::CapabilitySet;
 use crate::config::{self, Trust};
 use crate::confine::verify::ProcStatus;
 use crate::confine::worker::Confinement;
@@ -22,42 +24,44 @@ use crate::events::Events;
 use crate::failure::{Exit, Failure};
 use crate::inject;
 use crate::launcher::{self, Launcher};
+use crate::listener::BindPrivileges;
 use crate::log;
 use crate::plan::{self, Findings, Plan, Root};
 use crate::reader::{self, Reader};
+use crate::sd_notify::Notifier;
 use crate::server::{
-    Broker, Handover, Notifier, Parts, Processes, ReloadRequest, Reloading, RestartOnly, Service, Started,
-    Succession, Supervision,
+    Broker, Parts, Processes, ReloadRequest, Reloading, RestartOnly, Service, Started, Supervision,
 };
-use crate::sys::malloc;
+use crate::sys::{malloc, process};
+use crate::takeover::{Export, Import, import_from_fdstore};
 
-/// How much longer than its worker a broker may take that was taken over.
-const LEAVING: Duration = Duration::from_secs(3);
+/// How much longer than its worker a broker may take to exit after a takeover.
+const EXIT_MARGIN: Duration = Duration::from_secs(3);
 
-/// What `status` says where the kernel gives no way to lock a stopped socket.
-const NOT_ENFORCED: &str = "stopping a listener is not enforced against a worker that keeps a copy of its socket and \
-    listens again: neither an eBPF program could be loaded at start nor a classic one attached; retain cap_net_admin, \
-    or start portreeved with cap_bpf";
+/// What `status` warns of where the kernel does not let the broker lock a filter into a stopped socket.
+const STOP_NOT_ENFORCED: &str = "stopping a listener is not enforced: the kernel refused both an eBPF and a classic BPF filter, \
+    so a worker that keeps a copy of the socket can listen again; retain cap_net_admin, or start portreeved with cap_bpf";
 
-/// Whose place a broker takes.
+/// How a broker starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Start {
-    /// Nobody's.
+    /// No other broker runs.
     #[default]
-    Afresh,
-    /// That of the one which serves at the configuration's control socket.
+    Fresh,
+    /// It replaces the broker that serves at the configured control socket.
     Takeover,
 }
 
-/// Starts, serves, and ends.
+/// Starts, serves until the end, and stops.
+///
+/// # Errors
+/// The step that failed.
 pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(), Failure> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Failure::new(
-            Exit::NoPermission,
-            "start",
-            format_args!("portreeved runs with user id {} and not as root", nix::unistd::geteuid()),
-            "start it as root; it gives up what it does not need",
-        ));
+    let uid = process::effective_uid();
+    if uid != 0 {
+        let what = format_args!("portreeved runs with user id {uid} and not as root");
+        let remedy = "start it as root; it gives up the privileges that it does not need";
+        return Err(Failure::new(Exit::NoPermission, "start", what, remedy));
     }
     inject::point("descriptors")?;
     let passed = descriptors::settle()?;
@@ -94,25 +98,27 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     inject::point("limits")?;
     let (descriptor_limit, descriptors_now) = limits::raise_descriptors()?;
     inject::point("sockets")?;
-    let mut registry = sockets::empty_registry(&config, descriptors_now)?;
+    let privileges =
+        BindPrivileges { capabilities: own_capabilities(), unprivileged_port_start, confined: false };
+    let mut registry = sockets::empty_registry(&config, descriptors_now, privileges)?;
     inject::point("control")?;
-    let (control, mut succession) = match start {
-        Start::Afresh => (sockets::control(&config, plan.socket_group, &mut registry)?, None),
+    let (control, mut import) = match start {
+        Start::Fresh => (sockets::control_socket(&config, plan.socket_group, &mut registry)?, None),
         Start::Takeover => {
-            let (predecessor, offered) = sockets::succeed(&config, &mut registry)?;
-            if let Some(manager) = offered.manager {
+            let (predecessor, sockets) = sockets::begin_takeover(&config, &mut registry)?;
+            if let Some(manager) = sockets.manager {
                 let offer = &predecessor.offer;
-                notifier.succeed(manager, Duration::from_micros(offer.watchdog_us), offer.fdstore_max);
+                notifier.adopt(manager, Duration::from_micros(offer.watchdog_us), offer.fdstore_max);
             }
-            let succession = Succession { predecessor, awaited: Vec::new() };
-            (Some(offered.control.into()), Some(succession))
+            (Some(sockets.control.into()), Some(Import { predecessor, awaited: Vec::new() }))
         }
     };
     inject::point("listen")?;
     let notifier = Rc::new(notifier);
-    let store = sockets::store(&notifier, &mut registry);
-    let stale = stored::take(passed, &config, &plan.policy, &mut registry);
-    let awaited = succession.as_mut().map(|succession| &mut succession.awaited);
+    let fdstore = sockets::fdstore(&notifier, &mut registry);
+    let passed = passed.into_iter().map(|passed| (passed.name, passed.descriptor));
+    let stale_fdstore_names = import_from_fdstore(passed, &config, &plan.policy, &mut registry);
+    let awaited = import.as_mut().map(|import| &mut import.awaited);
     sockets::bind_static(&config, &mut registry, awaited)?;
     inject::point("addresses")?;
     let events = Rc::new(Events::default());
@@ -154,13 +160,14 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     warnings.extend(broker.lacking.iter().cloned());
 
     inject::point("filter")?;
-    if !registry.confirm_filter().map_err(|error| Failure::os("listener", "socket", error))? {
-        warnings.push(NOT_ENFORCED.to_owned());
+    let enforced = registry.set_confined(plan.retained.effective);
+    if !enforced.map_err(|error| Failure::os("listener", "socket", error))? {
+        warnings.push(STOP_NOT_ENFORCED.to_owned());
     }
     inject::point("clean_slate")?;
     if let Some(addresses) = &mut addresses {
-        let before = succession.as_ref().map(|succession| &succession.predecessor.offer);
-        warnings.extend(match before.filter(|offer| offer.addresses) {
+        let offer = import.as_ref().map(|import| &import.predecessor.offer);
+        warnings.extend(match offer.filter(|offer| offer.addresses) {
             Some(offer) => addresses.succeed(offer.fenced)?,
             None => addresses.clean_slate(&plan::floating(&config))?,
         });
@@ -201,36 +208,44 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         retain: config.broker.retain,
         quotas: config.broker.quotas,
         warnings,
-        handover: handover(control.as_ref(), &notifier, worker.as_ref().map(|(_, supervision)| supervision))?,
-        store,
+        export: export(control.as_ref(), &notifier, worker.as_ref().map(|(_, supervision)| supervision))?,
+        fdstore,
         reloading,
     };
-    // Of ten megabytes the policy keeps a part.
+    // A large configuration takes more memory than the policy that was made from it.
     drop(config);
-    malloc::give_back();
-    serve(parts, worker, Rest { control, reader, reload_requests, notifier, succession, stale })
+    malloc::trim();
+    let rest = Rest { control, reader, reload_requests, notifier, import, stale_fdstore_names };
+    serve(parts, worker, rest)
 }
 
-/// What another broker needs to take over from this one.
-fn handover(
+/// The capabilities with which the static listeners are bound; all where the kernel does not say, so that no error is
+/// blamed on one that is missing.
+fn own_capabilities() -> CapabilitySet {
+    let status = ProcStatus::open("self").and_then(|status| status.read());
+    CapabilitySet::from_bits(status.map_or(u64::MAX, |credentials| credentials.effective))
+}
+
+/// What a successor needs to take over from this broker.
+fn export(
     control: Option<&UnixListener>,
     notifier: &Rc<Notifier>,
     worker: Option<&Supervision>,
-) -> Result<Handover, Failure> {
+) -> Result<Export, Failure> {
     let copy = control.map(|control| control.as_fd().try_clone_to_owned()).transpose();
     let copy = copy.map_err(|error| Failure::os("control socket", "dup", error))?;
-    let leaving = worker.map_or(Duration::ZERO, |supervision| supervision.stop_timeout) + LEAVING;
-    Ok(Handover::new(copy, notifier.clone(), leaving))
+    let exit_time = worker.map_or(Duration::ZERO, |supervision| supervision.stop_timeout) + EXIT_MARGIN;
+    Ok(Export::new(copy, notifier.clone(), exit_time))
 }
 
-/// What serving needs beside the state and the worker.
+/// What serving needs beside the broker's state and the worker.
 struct Rest {
     control: Option<UnixListener>,
     reader: Option<Reader>,
     reload_requests: Receiver<ReloadRequest>,
     notifier: Rc<Notifier>,
-    succession: Option<Succession>,
-    stale: Vec<String>,
+    import: Option<Import>,
+    stale_fdstore_names: Vec<String>,
 }
 
 fn serve(parts: Parts, worker: Option<(Launcher, Supervision)>, rest: Rest) -> Result<(), Failure> {
@@ -248,16 +263,15 @@ fn serve(parts: Parts, worker: Option<(Launcher, Supervision)>, rest: Rest) -> R
         Ok::<_, Failure>((handle, supervision))
     };
     let worker = worker.map(handle).transpose()?;
-    let Rest { control, reader, reload_requests, notifier, succession, stale } = rest;
     let service = Service {
         broker: Broker::new(parts),
-        control,
+        control: rest.control,
         worker,
-        reader,
-        reload_requests,
-        notifier,
-        succession,
-        stale,
+        reader: rest.reader,
+        reload_requests: rest.reload_requests,
+        notifier: rest.notifier,
+        import: rest.import,
+        stale_fdstore_names: rest.stale_fdstore_names,
     };
     local.block_on(&runtime, service.run())
 }

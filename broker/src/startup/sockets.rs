@@ -1,10 +1,11 @@
-//! What is opened while the broker is still root: the control socket, the static listeners, and what addresses are
-//! put on interfaces by.
+//! What the broker opens while it is still root: the control socket, the static listeners, and the sockets with which it
+//! manages addresses.
 
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use caps::Capability::{self, CAP_NET_ADMIN, CAP_NET_RAW};
 use nix::sys::resource::rlim_t;
 use nix::unistd::Gid;
 use portreeve_protocol::FaultCode;
@@ -14,18 +15,18 @@ use crate::config::Config;
 use crate::events::Events;
 use crate::failure::{Exit, Failure};
 use crate::inject;
-use crate::listener::{Changes, Directories, Filter, Registry};
+use crate::listener::{BindPrivileges, ChangeQueue, DropFilter, Registry};
 use crate::plan::{self, Findings, Plan};
-use crate::server::{Awaited, Notifier, Store, control_socket};
-use crate::takeover::{Offered, Predecessor};
+use crate::sd_notify::Notifier;
+use crate::server::control_socket;
+use crate::sys::SocketDirectories;
+use crate::takeover::{AwaitedListener, Fdstore, OfferedSockets, Predecessor};
 
-/// Descriptors that are no listeners: sessions, the runtime's own, copies on their way.
+/// Descriptors that are no listeners: those of sessions and of the runtime, and copies in transit.
 const RESERVED: usize = 1024;
-/// The capabilities' numbers, see include/uapi/linux/capability.h.
-const NET_ADMIN: u8 = 12;
-const NET_RAW: u8 = 13;
 
-pub fn control(
+/// Binds the control socket, where the configuration names one.
+pub fn control_socket(
     config: &Config,
     group: Gid,
     registry: &mut Registry,
@@ -37,34 +38,35 @@ pub fn control(
     control_socket::bind(registry, &text, (group, config.broker.socket_mode), &place).map(Some)
 }
 
-/// A registry that can hold as many listeners as there are descriptors, and reach the directories that the
-/// configuration's Unix sockets are in.
-pub fn empty_registry(config: &Config, descriptors: rlim_t) -> Result<Registry, Failure> {
+/// A registry with room for as many listeners as the limit of open files allows, and with the directories of the Unix
+/// sockets that the configuration names.
+pub fn empty_registry(
+    config: &Config,
+    descriptors: rlim_t,
+    privileges: BindPrivileges,
+) -> Result<Registry, Failure> {
     let capacity = usize::try_from(descriptors).unwrap_or(usize::MAX).saturating_sub(RESERVED);
     let needed = plan::socket_directories(config);
     let paths: Vec<PathBuf> = needed.keys().cloned().collect();
-    let directories = Directories::open(&paths).map_err(|(path, errno)| {
+    let directories = SocketDirectories::open(&paths).map_err(|(path, errno)| {
         let place = needed.get(&path).map_or_else(String::new, |span| config.place(*span));
         Failure::new(
             Exit::CannotCreate,
             "sockets",
-            format_args!(
-                "{place}: the directory {path:?} of a Unix socket cannot be opened: {}",
-                errno.desc()
-            ),
-            "create it, owned by root; no part of its path may be a symbolic link",
+            format_args!("{place}: cannot open the directory {path:?} of a Unix socket: {}", errno.desc()),
+            "create it, owned by root, and configure a path without symbolic links",
         )
     })?;
-    Ok(Registry::new(capacity, Filter::load(), directories))
+    Ok(Registry::new(capacity, DropFilter::load(), directories, privileges))
 }
 
-/// What addresses are put on interfaces by, where the configuration has any and the capabilities allow it.
+/// The manager of addresses, where the configuration has any and the retained capabilities allow it.
 pub fn addresses(config: &Config, plan: &Plan, events: &Rc<Events>) -> Result<Option<Addresses>, Failure> {
-    let retains = |capability: u8| plan.retained.effective.bits() & (1 << capability) != 0;
-    if !retains(NET_ADMIN) || !plan::names_addresses(config) {
+    let retains = |capability: Capability| plan.retained.effective.contains(capability.index());
+    if !retains(CAP_NET_ADMIN) || !plan::names_addresses(config) {
         return Ok(None);
     }
-    let addresses = Addresses::open(plan::address_settings(config), retains(NET_RAW), events.clone())?;
+    let addresses = Addresses::open(plan::address_settings(config), retains(CAP_NET_RAW), events.clone())?;
     let own = addresses.own_among(&plan::floating(config))?;
     let mut findings = Findings::default();
     config.own_addresses(&own).into_iter().for_each(|own| findings.error("addresses", Exit::Config, own));
@@ -74,54 +76,55 @@ pub fn addresses(config: &Config, plan: &Plan, events: &Rc<Events>) -> Result<Op
     }
 }
 
-/// Meets the broker that is to be replaced, and takes the control socket from it.
-pub fn succeed(config: &Config, registry: &mut Registry) -> Result<(Predecessor, Offered), Failure> {
+/// Connects to the running broker, and imports its control socket.
+pub fn begin_takeover(
+    config: &Config,
+    registry: &mut Registry,
+) -> Result<(Predecessor, OfferedSockets), Failure> {
     let Some(path) = &config.broker.socket else {
-        let what = "the broker scope names no socket, over which the running broker could be asked";
-        return Err(Failure::new(
-            Exit::Config,
-            "takeover",
-            what,
-            "add the running broker's, or restart instead",
-        ));
+        let what =
+            "cannot take over: the broker scope names no socket at which the running broker could be reached";
+        let remedy = "add the socket of the running broker, or restart it instead of taking over";
+        return Err(Failure::new(Exit::Config, "takeover", what, remedy));
     };
-    let (predecessor, offered) = Predecessor::meet(&path.value)?;
+    let (predecessor, sockets) = Predecessor::connect(&path.value)?;
     inject::point("takeover.control")?;
     let text = path.value.to_string_lossy();
-    control_socket::take(registry, &text, &predecessor.offer.control, &offered.control)?;
-    Ok((predecessor, offered))
+    control_socket::import(registry, &text, &predecessor.offer.control, &sockets.control)?;
+    Ok((predecessor, sockets))
 }
 
-/// The service manager's store of descriptors, where it has one: kept up to date from here on.
-pub fn store(notifier: &Rc<Notifier>, registry: &mut Registry) -> Option<Rc<Store>> {
-    let most = notifier.store();
-    (most > 0).then(|| {
-        let changes = Rc::new(Changes::default());
-        registry.tell(changes.clone());
-        Rc::new(Store::new(notifier.clone(), changes, most))
+/// The descriptor store, where the service manager has one. From now on the registry records changes for it.
+pub fn fdstore(notifier: &Rc<Notifier>, registry: &mut Registry) -> Option<Rc<Fdstore>> {
+    let capacity = notifier.fdstore_capacity();
+    (capacity > 0).then(|| {
+        let changes = Rc::new(ChangeQueue::default());
+        registry.record_changes_in(changes.clone());
+        Rc::new(Fdstore::new(notifier.clone(), changes, capacity))
     })
 }
 
-/// Binds the static listeners but those that are there already. Those whose endpoint is in use are awaited from another broker, where there is one.
+/// Binds the static listeners that were not imported from the descriptor store. In a takeover those whose endpoint is in use
+/// have to come from the predecessor: they are added to `awaited`.
 pub fn bind_static(
     config: &Config,
     registry: &mut Registry,
-    mut awaited: Option<&mut Vec<Awaited>>,
+    mut awaited: Option<&mut Vec<AwaitedListener>>,
 ) -> Result<(), Failure> {
     for listener in config.listeners.iter().filter(|listener| listener.is_static()) {
         let endpoint = listener.endpoint.value.clone();
-        if registry.holds(&endpoint) {
+        if registry.contains(&endpoint) {
             continue;
         }
         let name = listener.name();
         if let Err(fault) = registry.bind_static(endpoint.clone(), &listener.socket, &name) {
             let what = format!("{}: {}", config.place(listener.endpoint.span), &*fault.message);
-            let taken = Failure::new(Exit::Unavailable, "listen", what, &*fault.remedy);
+            let failure = Failure::new(Exit::Unavailable, "listen", what, &*fault.remedy);
             match &mut awaited {
                 Some(awaited) if fault.code == FaultCode::InUse => {
-                    awaited.push(Awaited { endpoint, name, taken });
+                    awaited.push(AwaitedListener { endpoint, name, in_use: failure });
                 }
-                _ => return Err(taken),
+                _ => return Err(failure),
             }
         }
     }

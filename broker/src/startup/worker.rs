@@ -1,10 +1,10 @@
-//! How the worker of the configuration is kept.
+//! How the configuration wants the worker supervised.
 
 use crate::config::Worker;
 use crate::launcher::ProgramName;
 use crate::server::Supervision;
 
-/// What the service is told of it.
+/// The settings of the worker scope that supervision needs.
 pub fn supervision(worker: &Worker, program: ProgramName) -> Supervision {
     Supervision {
         program,

@@ -1,11 +1,118 @@
-//! A socket filter that keeps nothing of any packet, as an eBPF program: `r0 = 0; exit`. See bpf(2).
+//! Socket filters: classic BPF programs, instruction by instruction, and one eBPF program that drops every packet.
+//!
+//! Sources: bpf(2), socket(7), Documentation/networking/filter.rst of the kernel, and its include/uapi/linux/filter.h,
+//! bpf_common.h and bpf.h.
 
-use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd, FromRawFd as _, OwnedFd, RawFd};
 
+use libc::sock_filter;
 use nix::errno::Errno;
 
-/// The beginning of the kernel's `union bpf_attr` as BPF_PROG_LOAD reads it (include/uapi/linux/bpf.h); what
-/// follows is zero when it is left out.
+use super::sockopt;
+
+/// One instruction of a classic BPF program.
+pub type Instruction = sock_filter;
+
+/// BPF_LD | BPF_W | BPF_ABS: A = the 32-bit number at this offset, in network byte order.
+pub const fn load_word(offset: u32) -> Instruction {
+    instruction(0x20, 0, 0, offset)
+}
+
+/// BPF_LD | BPF_H | BPF_ABS: A = the 16-bit number at this offset, in network byte order.
+pub const fn load_half(offset: u32) -> Instruction {
+    instruction(0x28, 0, 0, offset)
+}
+
+/// BPF_LD | BPF_B | BPF_ABS: A = the byte at this offset.
+pub const fn load_byte(offset: u32) -> Instruction {
+    instruction(0x30, 0, 0, offset)
+}
+
+/// BPF_LD | BPF_B | BPF_IND: A = the byte at X plus this offset.
+pub const fn load_byte_at_x(offset: u32) -> Instruction {
+    instruction(0x50, 0, 0, offset)
+}
+
+/// BPF_LD | BPF_IMM: A = this number.
+pub const fn load_constant(number: u32) -> Instruction {
+    instruction(0x00, 0, 0, number)
+}
+
+/// BPF_LDX | BPF_IMM: X = this number.
+pub const fn load_constant_to_x(number: u32) -> Instruction {
+    instruction(0x01, 0, 0, number)
+}
+
+/// BPF_MISC | BPF_TAX: X = A.
+pub const fn copy_a_to_x() -> Instruction {
+    instruction(0x07, 0, 0, 0)
+}
+
+/// BPF_ALU | BPF_AND | BPF_K: A = A & this mask.
+pub const fn and(mask: u32) -> Instruction {
+    instruction(0x54, 0, 0, mask)
+}
+
+/// BPF_JMP | BPF_JEQ | BPF_K: skips so many instructions where A equals this number, and so many where not.
+pub const fn jump_if_equal(number: u32, skip_if_equal: u8, skip_if_not: u8) -> Instruction {
+    instruction(0x15, skip_if_equal, skip_if_not, number)
+}
+
+/// BPF_RET | BPF_K: keeps at most so many bytes of the packet.
+pub const fn keep(bytes: u32) -> Instruction {
+    instruction(0x06, 0, 0, bytes)
+}
+
+/// BPF_RET | BPF_K: keeps the whole packet.
+pub const KEEP_PACKET: Instruction = keep(u32::MAX);
+/// BPF_RET | BPF_K: drops the packet.
+pub const DROP_PACKET: Instruction = keep(0);
+
+const fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
+    sock_filter { code, jt, jf, k }
+}
+
+/// Attaches a classic program to a socket, in place of any filter before.
+///
+/// # Capabilities
+/// None on most kernels; some require CAP_NET_ADMIN. See [`sockopt::attach_filter`].
+///
+/// # Errors
+/// EINVAL for an invalid program; EPERM where the socket's filter is locked.
+pub fn attach(socket: impl AsFd, program: &mut [Instruction]) -> nix::Result<()> {
+    sockopt::attach_filter(socket, program)
+}
+
+/// Attaches a classic program that drops every packet.
+///
+/// # Capabilities
+/// See [`attach`].
+///
+/// # Errors
+/// See [`attach`].
+pub fn attach_drop_all(socket: impl AsFd) -> nix::Result<()> {
+    attach(socket, &mut [DROP_PACKET])
+}
+
+/// Attaches to a TCP listener a classic program that drops the first packet of each new connection (SYN without ACK) and
+/// nothing else. The filter of a listening socket sees packets from their TCP header on.
+///
+/// # Capabilities
+/// See [`attach`].
+///
+/// # Errors
+/// See [`attach`].
+pub fn attach_drop_syn(socket: impl AsFd) -> nix::Result<()> {
+    const FLAGS_OFFSET: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    let mut program =
+        [load_byte(FLAGS_OFFSET), and(SYN | ACK), jump_if_equal(SYN, 0, 1), DROP_PACKET, KEEP_PACKET];
+    attach(socket, &mut program)
+}
+
+/// The beginning of the kernel's `union bpf_attr` as BPF_PROG_LOAD reads it (include/uapi/linux/bpf.h). The kernel takes
+/// what is left out as zero.
 #[repr(C)]
 struct LoadAttributes {
     program_type: u32,
@@ -21,18 +128,32 @@ struct LoadAttributes {
 
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
-/// `r0 = 0` (BPF_ALU64 | BPF_MOV | BPF_K) and `exit` (BPF_JMP | BPF_EXIT): the filter keeps 0 bytes.
-const INSTRUCTIONS: [u64; 2] =
-    [u64::from_le_bytes([0xb7, 0, 0, 0, 0, 0, 0, 0]), u64::from_le_bytes([0x95, 0, 0, 0, 0, 0, 0, 0])];
 
-/// Loads the program. Needs CAP_BPF (Linux 5.8) or, before that and where unprivileged programs are allowed,
-/// nothing.
-pub fn load() -> nix::Result<OwnedFd> {
+/// eBPF: BPF_ALU64 | BPF_MOV | BPF_K on register 0, `r0 = 0`.
+const SET_RESULT_TO_ZERO: u64 = ebpf(0xb7);
+/// eBPF: BPF_JMP | BPF_EXIT, returns r0: the number of bytes that a socket filter keeps.
+const EXIT: u64 = ebpf(0x95);
+
+/// `struct bpf_insn` with this opcode; registers, offset and immediate value are 0.
+const fn ebpf(opcode: u8) -> u64 {
+    u64::from_ne_bytes([opcode, 0, 0, 0, 0, 0, 0, 0])
+}
+
+/// Loads an eBPF socket filter that drops every packet: `r0 = 0; exit`. See bpf(2), Linux 3.18; [`sockopt::attach_bpf`]
+/// attaches it.
+///
+/// # Capabilities
+/// CAP_BPF (CAP_SYS_ADMIN before Linux 5.8); none where kernel.unprivileged_bpf_disabled is 0.
+///
+/// # Errors
+/// EPERM without the capability; ENOSYS where the kernel is built without CONFIG_BPF_SYSCALL.
+pub fn load_drop_all() -> nix::Result<OwnedFd> {
+    let instructions = [SET_RESULT_TO_ZERO, EXIT];
     let license = c"Apache-2.0";
     let attributes = LoadAttributes {
         program_type: BPF_PROG_TYPE_SOCKET_FILTER,
         instruction_count: 2,
-        instructions: INSTRUCTIONS.as_ptr() as u64,
+        instructions: instructions.as_ptr() as u64,
         license: license.as_ptr() as u64,
         log_level: 0,
         log_size: 0,
@@ -40,12 +161,12 @@ pub fn load() -> nix::Result<OwnedFd> {
         kernel_version: 0,
         flags: 0,
     };
-    // SAFETY: the kernel reads the attributes, whose size is told, and through them the instructions and the
+    // SAFETY: the kernel reads the attributes, whose size is passed, and through them the instructions and the
     // license, all of which live until the call returns; it writes to none of them.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attributes, size_of::<LoadAttributes>())
     };
     let number = RawFd::try_from(Errno::result(result)?).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the call has just made this descriptor, close-on-exec, and nobody else knows its number.
+    // SAFETY: the call has just made this descriptor, close-on-exec, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

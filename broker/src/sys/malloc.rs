@@ -1,12 +1,19 @@
-//! Giving memory back to the kernel, which the allocator otherwise keeps for later.
+//! Returning free memory from the allocator to the kernel.
 
-/// Gives back whole pages that are free. See malloc_trim(3); other C libraries than glibc do so on their own or not at all.
+/// Returns whole free pages to the kernel. See malloc_trim(3). Allocators of other C libraries than glibc return them by
+/// themselves or have no such call.
+///
+/// # Capabilities
+/// None.
 #[cfg(target_env = "gnu")]
-pub fn give_back() {
-    // SAFETY: the call takes no pointer and moves nothing that is in use.
+pub fn trim() {
+    // SAFETY: the call takes no pointer and moves no memory that is in use.
     unsafe { libc::malloc_trim(0) };
 }
 
-/// See above.
+/// Does nothing with this C library.
+///
+/// # Capabilities
+/// None.
 #[cfg(not(target_env = "gnu"))]
-pub fn give_back() {}
+pub fn trim() {}

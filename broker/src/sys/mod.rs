@@ -1,11 +1,11 @@
 //! Every system call of the broker outside `confine` and `launcher`: one mechanism a file.
 //!
-//! Each function names the capability that it needs, if any. Every socket is opened before the broker confines itself;
-//! afterwards nothing here opens anything but listening sockets.
+//! Each function names the capability that it needs, if any. Every other socket is opened before the broker confines
+//! itself; afterwards nothing here opens anything but listening sockets.
 
 pub mod boot_time;
 pub mod bpf;
-pub mod directories;
+pub mod clock;
 pub mod interface;
 pub mod malloc;
 pub mod netlink;
@@ -13,15 +13,17 @@ mod netlink_batch;
 pub mod nft;
 pub mod packet;
 pub mod peer_credentials;
+pub mod process;
 pub mod rlimit;
 pub mod rtnl;
 pub mod sock_diag;
-pub mod socket_filter;
+pub mod socket;
+pub mod socket_directories;
 pub mod sockopt;
 pub mod unix_file;
 
 pub use boot_time::BootTime;
-pub use directories::Directories;
 pub use interface::Interface;
 pub use netlink::Netlink;
 pub use netlink_batch::Batch;
+pub use socket_directories::{SocketDirectories, SocketDirectory};

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixDatagram;
 
 use nix::errno::Errno;
 
-use crate::sys::socket_filter::{self, step};
+use crate::sys::bpf::{self, DROP_PACKET};
 
 /// The longest frame that is looked at: ARP over Ethernet with its padding.
 const LONGEST: usize = 128;
@@ -65,16 +65,16 @@ impl Packet {
     pub fn open_for_advertisements() -> nix::Result<Self> {
         // Of no protocol it hears nothing until it is filtered.
         let socket = raw(0)?;
-        // Load a byte, compare it, return how much to keep: of ICMPv6 (58) the type 136.
-        let mut steps = [
-            step(0x30, 0, 0, 20),
-            step(0x15, 0, 3, 58),
-            step(0x30, 0, 0, 54),
-            step(0x15, 0, 1, 136),
-            step(0x06, 0, 0, 128),
-            step(0x06, 0, 0, 0),
+        // IPv6's next header is ICMPv6 (58), and the type behind it is a neighbour advertisement (136).
+        let mut program = [
+            bpf::load_byte(20),
+            bpf::jump_if_equal(58, 0, 3),
+            bpf::load_byte(54),
+            bpf::jump_if_equal(136, 0, 1),
+            bpf::keep(128),
+            DROP_PACKET,
         ];
-        socket_filter::attach(&socket, &mut steps)?;
+        bpf::attach(&socket, &mut program)?;
         let mut at = empty();
         at.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or_default();
         at.sll_protocol = u16::try_from(libc::ETH_P_IPV6).unwrap_or_default().to_be();

@@ -1,66 +1,62 @@
-//! A resource limit of the process that connected to a channel.
+//! Resource limits of the process that connected to a channel.
 //!
-//! Promises: it is the limit of exactly that process. The kernel pins the process for the channel (SO_PEERPIDFD, Linux
-//! 6.5), it is seen alive before and after, and while a process lives nobody else has its number. Touches that process's
-//! limits. Sources: unix(7), pidfd_open(2), prlimit(2).
+//! Promises: a limit is that of exactly this process. The kernel pins the process for the channel (SO_PEERPIDFD, Linux
+//! 6.5). The broker checks before and after each call that the process is alive; the kernel gives the number of a live
+//! process to no other. Touches the limits of that process. Sources: unix(7), pidfd_open(2), prlimit(2).
 
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use libc::rlimit64;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// A soft and a hard limit.
+use super::sockopt;
+
+/// The soft limit, then the hard limit.
 pub type Limits = (u64, u64);
 
-/// The process of a channel's peer.
+/// The process that connected to a channel.
 pub struct PeerProcess {
     pidfd: OwnedFd,
     pid: libc::pid_t,
 }
 
 impl PeerProcess {
-    /// The process that connected to a channel, whose number the kernel told when it did.
+    /// Pins the process that connected to a channel; `pid` is its number from SO_PEERCRED.
+    ///
+    /// # Capabilities
+    /// None.
     ///
     /// # Errors
-    /// ENOPROTOOPT where the kernel is older than Linux 6.5; ESRCH where the process is gone or in no namespace of ours.
+    /// ENOPROTOOPT where the kernel is older than Linux 6.5; ESRCH where the process has ended or is in no process
+    /// namespace that the broker sees.
     pub fn of(channel: BorrowedFd<'_>, pid: u32) -> Result<Self, Errno> {
-        // 0 would be this process itself.
+        // prlimit(2) takes 0 for the calling process.
         let pid = libc::pid_t::try_from(pid).ok().filter(|pid| *pid > 0).ok_or(Errno::ESRCH)?;
-        let mut number: libc::c_int = -1;
-        let mut length = libc::socklen_t::try_from(size_of_val(&number)).map_err(|_| Errno::EINVAL)?;
-        // SAFETY: the kernel writes at most `length` bytes to `number`, which has that many.
-        Errno::result(unsafe {
-            libc::getsockopt(
-                channel.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_PEERPIDFD,
-                (&raw mut number).cast(),
-                &raw mut length,
-            )
-        })?;
-        // SAFETY: the kernel has just opened it for this call, and nobody else has it.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(number) };
+        let pidfd = sockopt::peer_pidfd(channel)?;
         Ok(Self { pidfd, pid })
     }
 
-    /// Sets what is given of a limit, and gives what is in force then.
+    /// Sets the limits that are given, and returns the current ones. See prlimit(2), Linux 2.6.36.
+    ///
+    /// # Capabilities
+    /// CAP_SYS_RESOURCE to raise a hard limit, and for a process of another user than the broker's.
     ///
     /// # Errors
-    /// EPERM where the broker lacks CAP_SYS_RESOURCE for it, ESRCH where the process is gone.
+    /// EPERM without the capability; ESRCH where the process has ended; EINVAL for a soft limit above the hard one.
     pub fn limit(&self, resource: u32, soft: Option<u64>, hard: Option<u64>) -> Result<Limits, Errno> {
-        self.alive()?;
-        let mut limits = self.call(resource, None)?;
+        self.check_alive()?;
+        let mut limits = self.prlimit(resource, None)?;
         if soft.is_some() || hard.is_some() {
-            self.call(resource, Some((soft.unwrap_or(limits.0), hard.unwrap_or(limits.1))))?;
-            limits = self.call(resource, None)?;
+            self.prlimit(resource, Some((soft.unwrap_or(limits.0), hard.unwrap_or(limits.1))))?;
+            limits = self.prlimit(resource, None)?;
         }
-        self.alive()?;
+        self.check_alive()?;
         Ok(limits)
     }
 
-    /// A pidfd becomes readable when its process ends.
-    fn alive(&self) -> Result<(), Errno> {
+    /// ESRCH once the process has ended: its pidfd is readable then.
+    fn check_alive(&self) -> Result<(), Errno> {
         let mut ended = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
         match poll(&mut ended, PollTimeout::ZERO)? {
             0 => Ok(()),
@@ -68,11 +64,11 @@ impl PeerProcess {
         }
     }
 
-    fn call(&self, resource: u32, new: Option<Limits>) -> Result<Limits, Errno> {
+    fn prlimit(&self, resource: u32, new: Option<Limits>) -> Result<Limits, Errno> {
         let new = new.map(|(soft, hard)| rlimit64 { rlim_cur: soft, rlim_max: hard });
         let mut old = rlimit64 { rlim_cur: 0, rlim_max: 0 };
         let given = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: the new limit is valid or absent, and the kernel writes the old one to a place of its size.
+        // SAFETY: `given` points to a limit or is null, and the kernel writes the old limit to a place of its size.
         Errno::result(unsafe { libc::prlimit64(self.pid, resource, given, &raw mut old) })?;
         Ok((old.rlim_cur, old.rlim_max))
     }

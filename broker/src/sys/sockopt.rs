@@ -1,79 +1,358 @@
-//! The socket options that no safe crate sets.
+//! Socket options: one wrapper each for setsockopt(2) and getsockopt(2), and a function for each option in use.
+//!
+//! Promises: no value outlives its call; what the kernel returns is cut to the length that it reports.
 
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
+use libc::c_int;
 use nix::errno::Errno;
 
-use crate::sys::socket_filter::{self, step};
-
-/// TCP_DEFER_ACCEPT: wake the listener when data has arrived, in seconds. See tcp(7).
-pub fn defer_accept(socket: impl AsFd, seconds: u32) -> nix::Result<()> {
-    set(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, &number(seconds))
+/// SO_REUSEADDR: connections of an earlier listener in TIME_WAIT do not prevent bind(2). See socket(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn set_reuse_address(socket: impl AsFd) -> nix::Result<()> {
+    set_number(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)
 }
 
-/// TCP_FASTOPEN: how many connections may be pending before their handshake is over. See tcp(7).
-pub fn fast_open(socket: impl AsFd, pending: u32) -> nix::Result<()> {
-    set(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &number(pending))
+/// SO_REUSEPORT: several sockets may be bound to the endpoint, as long as each has the option and all belong to one
+/// user. See socket(7), Linux 3.9.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn set_reuse_port(socket: impl AsFd, shared: bool) -> nix::Result<()> {
+    set_number(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, u32::from(shared))
 }
 
-/// SO_ATTACH_BPF: a loaded program sees each packet before the socket does. See socket(7), Linux 3.19.
-pub fn attach_program(socket: impl AsFd, program: &OwnedFd) -> nix::Result<()> {
-    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, &program.as_raw_fd())
+/// IP_FREEBIND: the socket can be bound to an address that is on no interface yet. It is for IPv6 too. See ip(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn set_free_bind(socket: impl AsFd) -> nix::Result<()> {
+    set_number(socket, libc::IPPROTO_IP, libc::IP_FREEBIND, 1)
 }
 
-/// SO_ATTACH_FILTER with a classic BPF program that drops every packet. See socket(7).
-pub fn attach_drop_everything(socket: impl AsFd) -> nix::Result<()> {
-    socket_filter::attach(socket, &mut [step(0x06, 0, 0, 0)]) // BPF_RET | BPF_K, 0 bytes
+/// SO_BINDTODEVICE: only packets of this interface reach the socket. See socket(7).
+///
+/// # Capabilities
+/// None since Linux 5.7 for a socket that is bound to no interface yet; CAP_NET_RAW otherwise.
+///
+/// # Errors
+/// ENODEV where there is no such interface; EPERM without the capability.
+pub fn bind_to_device(socket: impl AsFd, interface: &str) -> nix::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, interface.as_bytes())
 }
 
-/// SO_ATTACH_FILTER with a classic BPF program that drops what begins a TCP connection and nothing else: of a listening
-/// socket the filter sees packets from their TCP header on.
-pub fn attach_drop_syn(socket: impl AsFd) -> nix::Result<()> {
-    const FLAGS: u32 = 13;
-    const SYN_AND_ACK: u32 = 0x12;
-    const SYN: u32 = 0x02;
-    let mut steps = [
-        step(0x30, 0, 0, FLAGS),       // BPF_LD | BPF_B | BPF_ABS
-        step(0x54, 0, 0, SYN_AND_ACK), // BPF_ALU | BPF_AND | BPF_K
-        step(0x15, 0, 1, SYN),         // BPF_JMP | BPF_JEQ | BPF_K
-        step(0x06, 0, 0, 0),           // BPF_RET | BPF_K, 0 bytes
-        step(0x06, 0, 0, u32::MAX),
-    ];
-    socket_filter::attach(socket, &mut steps)
+/// SO_RCVBUF: the size of the receive buffer in bytes; the kernel doubles it and limits it to net.core.rmem_max. See
+/// socket(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn set_receive_buffer(socket: impl AsFd, bytes: u32) -> nix::Result<()> {
+    set_number(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)
 }
 
-/// How many connections wait in a listening TCP socket to be accepted: TCP_INFO's tcpi_unacked, see tcp(7).
-pub fn accept_queue(socket: impl AsFd) -> nix::Result<u32> {
-    let mut info = [0_u32; 8];
-    let mut length = libc::socklen_t::try_from(size_of_val(&info)).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: the kernel writes at most `length` bytes to the array, which has that many.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    };
-    // Eight bytes, then tcpi_rto, tcpi_ato, tcpi_snd_mss, tcpi_rcv_mss, tcpi_unacked.
-    Errno::result(result).map(|_| info.get(6).copied().unwrap_or_default())
+/// SO_SNDBUF: the size of the send buffer in bytes; the kernel doubles it and limits it to net.core.wmem_max. See
+/// socket(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn set_send_buffer(socket: impl AsFd, bytes: u32) -> nix::Result<()> {
+    set_number(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes)
 }
 
-/// SO_LOCK_FILTER: the filter can neither be detached nor replaced, by anyone. See socket(7), Linux 3.9.
+/// IPV6_V6ONLY: an IPv6 wildcard listens for IPv6 alone, or for IPv4 too. See ipv6(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EINVAL once the socket is bound.
+pub fn set_ipv6_only(socket: impl AsFd, only: bool) -> nix::Result<()> {
+    set_number(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, u32::from(only))
+}
+
+/// TCP_NODELAY: small segments are sent at once. Accepted connections inherit it. See tcp(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK, ENOPROTOOPT for a socket that is not TCP.
+pub fn set_no_delay(socket: impl AsFd, enabled: bool) -> nix::Result<()> {
+    set_number(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, u32::from(enabled))
+}
+
+/// TCP_DEFER_ACCEPT: the listener wakes when data has arrived, or after this many seconds. See tcp(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK, ENOPROTOOPT for a socket that is not TCP.
+pub fn set_defer_accept(socket: impl AsFd, seconds: u32) -> nix::Result<()> {
+    set_number(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)
+}
+
+/// TCP_FASTOPEN: the largest number of connections whose handshake is not complete. See tcp(7), Linux 3.7.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK, ENOPROTOOPT for a socket that is not TCP.
+pub fn set_fast_open(socket: impl AsFd, pending: u32) -> nix::Result<()> {
+    set_number(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, pending)
+}
+
+/// SO_ATTACH_BPF: a loaded eBPF program filters the packets of a socket. See socket(7), Linux 3.19.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EPERM where the socket's filter is locked; EINVAL for a program of another type.
+pub fn attach_bpf(socket: impl AsFd, program: &OwnedFd) -> nix::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, &program.as_raw_fd().to_ne_bytes())
+}
+
+/// SO_ATTACH_FILTER: a classic BPF program filters the packets of a socket, in place of any filter before. See socket(7).
+///
+/// # Capabilities
+/// None on most kernels; some require CAP_NET_ADMIN.
+///
+/// # Errors
+/// EINVAL for an invalid program; EPERM where the socket's filter is locked, or without the capability.
+pub fn attach_filter(socket: impl AsFd, program: &mut [libc::sock_filter]) -> nix::Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
+    let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
+    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, std::slice::from_ref(&program))
+}
+
+/// SO_LOCK_FILTER: nobody can detach or replace the filter of a socket, through whichever copy. See socket(7), Linux 3.9.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
 pub fn lock_filter(socket: impl AsFd) -> nix::Result<()> {
-    set(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, &1)
+    set_number(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)
 }
 
-fn number(value: u32) -> libc::c_int {
-    libc::c_int::try_from(value).unwrap_or(libc::c_int::MAX)
+/// SO_TYPE: stream, datagram or seqpacket, as SOCK_ numbers. See socket(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn socket_type(socket: impl AsFd) -> nix::Result<c_int> {
+    get_number(socket, libc::SOL_SOCKET, libc::SO_TYPE)
 }
 
-fn set<T>(socket: impl AsFd, level: libc::c_int, name: libc::c_int, value: &T) -> nix::Result<()> {
-    let length = libc::socklen_t::try_from(size_of::<T>()).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: the kernel reads `length` bytes at `value`, which is that long and lives until the call returns.
-    let result = unsafe {
-        libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length)
-    };
+/// SO_DOMAIN: the family, as an AF_ number. See socket(7), Linux 2.6.32.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn domain(socket: impl AsFd) -> nix::Result<c_int> {
+    get_number(socket, libc::SOL_SOCKET, libc::SO_DOMAIN)
+}
+
+/// SO_PROTOCOL: the protocol, as an IPPROTO_ number. See socket(7), Linux 2.6.32.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn protocol(socket: impl AsFd) -> nix::Result<c_int> {
+    get_number(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL)
+}
+
+/// SO_ACCEPTCONN: whether the socket listens. See socket(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn is_listening(socket: impl AsFd) -> nix::Result<bool> {
+    get_number(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).map(|listens| listens != 0)
+}
+
+/// How many connections wait in a listening TCP socket to be accepted: tcpi_unacked of TCP_INFO. See tcp(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK, ENOPROTOOPT for a socket that is not TCP.
+pub fn accept_queue_length(socket: impl AsFd) -> nix::Result<u32> {
+    // Eight bytes, then tcpi_rto, tcpi_ato, tcpi_snd_mss, tcpi_rcv_mss, tcpi_unacked.
+    let mut info = [0_u32; 8];
+    get(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
+    Ok(info.get(6).copied().unwrap_or_default())
+}
+
+/// What SO_PEERCRED returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ucred {
+    /// The process; 0 where it is in no process namespace that this process sees.
+    pub pid: u32,
+    /// The effective user.
+    pub uid: u32,
+    /// The effective group.
+    pub gid: u32,
+}
+
+/// SO_PEERCRED: the credentials of the peer when it connected. For a socket that this process connected to a listener they
+/// are those of the process that called listen(2). See unix(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn peer_credentials(socket: impl AsFd) -> nix::Result<Ucred> {
+    // struct ucred: pid, uid, gid, 32 bits each.
+    let mut ucred = [0_u32; 3];
+    get(socket, libc::SOL_SOCKET, libc::SO_PEERCRED, &mut ucred)?;
+    let [pid, uid, gid] = ucred;
+    Ok(Ucred { pid, uid, gid })
+}
+
+/// SO_PEERGROUPS: the supplementary groups of the peer when it connected. See unix(7), Linux 4.13.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// ENODATA where the peer's credentials are unknown; ENOPROTOOPT on an older kernel.
+pub fn peer_groups(socket: impl AsFd) -> nix::Result<Vec<u32>> {
+    /// More supplementary groups than the kernel allows: NGROUPS_MAX, see getgroups(2).
+    const MAX_GROUPS: usize = 65536;
+    let mut groups = vec![0_u32; 64];
+    loop {
+        match get_or_needed(&socket, libc::SOL_SOCKET, libc::SO_PEERGROUPS, &mut groups) {
+            Ok(count) => {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            Err((Errno::ERANGE, count)) if groups.len() < count && count <= MAX_GROUPS => {
+                groups.resize(count, 0);
+            }
+            Err((errno, _)) => return Err(errno),
+        }
+    }
+}
+
+/// SO_PEERPIDFD: a pidfd of the process that connected. See unix(7), Linux 6.5.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// ENOPROTOOPT on an older kernel; ESRCH or ENODATA where the process has ended.
+pub fn peer_pidfd(socket: impl AsFd) -> nix::Result<OwnedFd> {
+    let number: RawFd = get_number(socket, libc::SOL_SOCKET, libc::SO_PEERPIDFD)?;
+    // SAFETY: the kernel has just opened this descriptor for this call, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A number that does not fit into the kernel's int becomes the largest int.
+fn set_number(socket: impl AsFd, level: c_int, option: c_int, value: u32) -> nix::Result<()> {
+    let value = c_int::try_from(value).unwrap_or(c_int::MAX);
+    set(socket, level, option, &value.to_ne_bytes())
+}
+
+fn get_number(socket: impl AsFd, level: c_int, option: c_int) -> nix::Result<c_int> {
+    let mut number = [0_u32];
+    get(socket, level, option, &mut number)?;
+    let [number] = number;
+    Ok(number.cast_signed())
+}
+
+/// setsockopt(2).
+fn set<T>(socket: impl AsFd, level: c_int, option: c_int, value: &[T]) -> nix::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(value)).map_err(|_| Errno::EINVAL)?;
+    let socket = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads `length` bytes at `value`, which has that many and lives until the call returns.
+    let result = unsafe { libc::setsockopt(socket, level, option, value.as_ptr().cast(), length) };
     Errno::result(result).map(drop)
+}
+
+/// getsockopt(2): how many values the kernel wrote.
+fn get(socket: impl AsFd, level: c_int, option: c_int, values: &mut [u32]) -> nix::Result<usize> {
+    get_or_needed(socket, level, option, values).map_err(|(errno, _)| errno)
+}
+
+/// getsockopt(2): how many values the kernel wrote, or with the error how many it would have written.
+fn get_or_needed(
+    socket: impl AsFd,
+    level: c_int,
+    option: c_int,
+    values: &mut [u32],
+) -> Result<usize, (Errno, usize)> {
+    let mut length = libc::socklen_t::try_from(size_of_val(values)).map_err(|_| (Errno::EINVAL, 0))?;
+    let socket = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `length` bytes to `values`, which has that many and for which every bit pattern
+    // is valid; it writes the length that it used, or needs, to `length`.
+    let result =
+        unsafe { libc::getsockopt(socket, level, option, values.as_mut_ptr().cast(), &raw mut length) };
+    let count = length as usize / size_of::<u32>();
+    Errno::result(result).map(|_| count).map_err(|errno| (errno, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn options_have_the_values_that_the_kernel_documents() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!(socket_type(&listener), Ok(libc::SOCK_STREAM));
+        assert_eq!(domain(&listener), Ok(libc::AF_INET));
+        assert_eq!(protocol(&listener), Ok(libc::IPPROTO_TCP));
+        assert_eq!(is_listening(&listener), Ok(true));
+        let udp = UdpSocket::bind("[::1]:0").unwrap();
+        assert_eq!((socket_type(&udp), domain(&udp)), (Ok(libc::SOCK_DGRAM), Ok(libc::AF_INET6)));
+        assert_eq!(is_listening(&udp), Ok(false));
+        assert_eq!(socket_type(std::fs::File::open("/dev/null").unwrap()), Err(Errno::ENOTSOCK));
+
+        assert_eq!(accept_queue_length(&listener), Ok(0));
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(accept_queue_length(&listener), Ok(1));
+    }
+
+    #[test]
+    fn the_peer_of_a_pair_is_this_process() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let peer = peer_credentials(&one).unwrap();
+        assert_eq!(peer.pid, std::process::id());
+        assert_eq!((peer.uid, peer.gid), (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw()));
+        let groups: Vec<u32> = nix::unistd::getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
+        assert_eq!(peer_groups(&one).unwrap(), groups);
+    }
 }

@@ -102,7 +102,7 @@ fn a_floating_listener_outlives_its_worker_while_its_address_exists() {
         assert_eq!((&*row.owner, row.retained), ("duravip ESMTP_Listener", false));
         assert_eq!(scripted.run("descriptors").matches(":socket").count(), 1);
         drop(scripted);
-        broker.log.wait_for(&["the worker is removed"]);
+        broker.log.wait_for(&["the worker has exited"]);
         let client = connect("10.1.1.7:25");
         let (mut scripted, mut worker) = setup.accept();
         worker.hello();

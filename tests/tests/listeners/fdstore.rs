@@ -122,9 +122,9 @@ fn stored_listeners_are_restored_and_foreign_or_no_longer_permitted_sockets_are_
         std::fs::rename(broker::config(host, &permitting(r#"( "127.0.0.1:25" )"#)), &none).unwrap();
         let mut service = manager.start(&program(host), &none, ROOM);
         manager.await_notification("READY=1");
-        service.log.wait_for(&["is closed", "no broker stored it"]);
-        service.log.wait_for(&["is closed", "127.0.0.1:26 is no longer permitted"]);
-        service.log.wait_for(&["is closed", "127.0.0.1:53/udp is no longer permitted"]);
+        service.log.wait_for(&["closed a descriptor", "no broker stored it"]);
+        service.log.wait_for(&["closed a descriptor", "127.0.0.1:26 is no longer permitted"]);
+        service.log.wait_for(&["closed a descriptor", "127.0.0.1:53/udp is no longer permitted"]);
         manager.receive_until("the two remaining listeners", |manager| manager.fdstore.len() == 2);
         let mut second = peer();
         let rows = second.status().listeners.into_vec();

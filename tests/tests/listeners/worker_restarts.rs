@@ -120,7 +120,7 @@ fn a_worker_without_a_session_keeps_its_listeners_while_it_lives() {
         let worker = broker.worker();
         portreeve_protocol::channel::send_bytes(&first.channel, b"nonsense").unwrap();
         assert!(first.is_disconnected());
-        broker.log.wait_for(&["lives on"]);
+        broker.log.wait_for(&["still runs"]);
         // Longer than the retention time.
         std::thread::sleep(Duration::from_millis(1500));
         assert!(process::is_running(worker));
@@ -163,7 +163,8 @@ fn the_broker_ends_at_once_if_the_launcher_dies_while_no_worker_runs() {
         // Each restart delay doubles: the next one is 3.2 s.
         broker.log.wait_for(&["the worker runs", "restarts=5"]);
         eventually("the worker's end", || {
-            let ends = broker.log.lines().iter().filter(|line| line.contains("the worker is gone")).count();
+            let ends =
+                broker.log.lines().iter().filter(|line| line.contains("the worker has exited")).count();
             (ends == 6).then_some(())
         });
         kill(broker.launcher());

@@ -96,21 +96,23 @@ fn a_stalled_takeover_is_aborted_at_its_deadline_and_a_second_one_is_refused() {
         let (_, broker, mut peer) = everything(host);
         let before = state(&mut peer);
         // Once before the other sessions are paused, and once while they are.
-        for (count, step) in (1..).zip(["takeover.control", "takeover.taken"]) {
+        for (count, step) in (1..).zip(["takeover.control", "takeover.imported"]) {
             let mut command = Command::new(host.binary(binaries::HOSTILE_BROKER));
             command.args(["--takeover", "--config"]).arg(host.path("portreeve.conf")).args(["--stall", step]);
             let mut stalled = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            broker.log.wait_for(&["takeover", if step == "takeover.taken" { "more" } else { "begin" }]);
+            broker
+                .log
+                .wait_for(&["takeover", if step == "takeover.imported" { "next batch" } else { "begin" }]);
             let begun = Instant::now();
             if step == "takeover.control" {
                 let refusal = taking_over(host, &[]);
                 assert_eq!(refusal.code, Some(69), "{}", refusal.message);
-                assert!(refusal.message.contains("another takeover is under way"), "{}", refusal.message);
+                assert!(refusal.message.contains("another takeover is in progress"), "{}", refusal.message);
                 peer.ping();
             }
             eventually("the end of the takeover", || {
                 let lines = broker.log.lines();
-                let ends = lines.iter().filter(|line| line.contains("a takeover took too long")).count();
+                let ends = lines.iter().filter(|line| line.contains("a takeover was aborted")).count();
                 (ends == count).then_some(())
             });
             assert_eq!(state(&mut peer), before, "{step}");
@@ -130,9 +132,9 @@ fn a_broker_that_dies_during_a_takeover_leaves_no_half_started_successor() {
         command
             .args(["--takeover", "--config"])
             .arg(host.path("portreeve.conf"))
-            .args(["--stall", "takeover.taken"]);
+            .args(["--stall", "takeover.imported"]);
         let mut stalled = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        broker.log.wait_for(&["takeover", "more"]);
+        broker.log.wait_for(&["takeover", "next batch"]);
         broker.signal(Signal::KILL);
         stalled.kill().unwrap();
         stalled.wait().unwrap();

@@ -22,18 +22,10 @@ use rustix::mount::{
 };
 
 use crate::failure::{Exit, Failure};
+use crate::sys::SocketDirectory;
 
 const STEP: &str = "empty root";
 const NO_PROGRAM: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
-
-/// A directory in which Unix sockets are bound.
-#[derive(Debug)]
-pub struct SocketDirectory {
-    /// Its path, the same before and after.
-    pub path: PathBuf,
-    /// An O_PATH descriptor of it, opened in the new root.
-    pub descriptor: OwnedFd,
-}
 
 /// Replaces the root by an empty one, irrevocably. Only `directories`, absolute and without symbolic links, remain, at
 /// the same paths and writable. Mounts below one of them are not visible unless they are named too.

@@ -13,9 +13,9 @@ use portreeve_protocol::{Fault, FaultCode, Header, Kind};
 
 use super::audit::audit;
 use crate::policy::{Permit, Policy, Requester};
-use crate::server::handover::taken_over;
 use crate::server::session::{Session, Step};
 use crate::server::state::Broker;
+use crate::takeover::taken_over;
 
 /// What the broker knows of an operation beside its action, which is [`Immediate`] or [`Deferred`].
 pub trait Handler: Operation {
@@ -176,7 +176,7 @@ pub fn decide<O: Handler>(broker: &Broker, session: &Session, request: &O) -> Re
     if !session.is_greeted() && O::KIND != Hello::KIND {
         return Err(Fault::new(FaultCode::Malformed, "the first request of a session must be hello"));
     }
-    if broker.handover.is_over() {
+    if broker.export.is_committed() {
         return Err(taken_over());
     }
     let policy = broker.policy.borrow();

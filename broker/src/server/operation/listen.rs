@@ -12,7 +12,7 @@ use super::Done;
 use super::audit::{Arguments, audit_part};
 use super::handler::{Handler, Immediate};
 use crate::config::SocketOptions;
-use crate::listener::asked::Came;
+use crate::listener::Acquired;
 use crate::policy::{Denied, ListenPermit, Policy, Requester};
 use crate::server::session::Session;
 use crate::server::state::Broker;
@@ -111,18 +111,18 @@ pub(super) fn shortened(fault: &Fault) -> Fault {
     Fault { errno: fault.errno, ..Fault::new(fault.code, &message).subject(&subject) }
 }
 
-/// A listener, and whether this request opened it.
+/// Acquires one listener, and says how.
 fn acquire(
     broker: &Broker,
     session: &Session,
     request: &Listen,
     permit: &ListenPermit,
-) -> Result<(ListenerId, Came), Fault> {
+) -> Result<(ListenerId, Acquired), Fault> {
     let unconfigured = SocketOptions::default();
     let settings = permit.socket().unwrap_or(&unconfigured);
     // An existing listener counts already.
     if let Some(fault) = broker.listener_quota_fault(&session.account)
-        && !broker.registry.borrow().holds(&request.endpoint)
+        && !broker.registry.borrow().contains(&request.endpoint)
     {
         return Err(fault);
     }
@@ -130,8 +130,8 @@ fn acquire(
         Requester::Local { uid, .. } => Some(uid),
         Requester::Worker => None,
     };
-    let listening = broker.registry.borrow_mut().listen(session.owner, user, request, settings);
-    listening.map_err(|fault| match fault.code {
+    let acquired = broker.registry.borrow_mut().acquire(session.owner, user, request, settings);
+    acquired.map_err(|fault| match fault.code {
         FaultCode::NotLocal if permit.floating => {
             fault.remedy("request it again once its address is added: the broker then listens on it")
         }
@@ -149,13 +149,16 @@ fn out_of_reach(broker: &Broker, endpoint: &Endpoint) -> Option<Fault> {
     Some(Fault::new(FaultCode::NotRetained, &message).subject("restart").remedy("restart portreeved"))
 }
 
-/// Closes the listeners that this request opened, and no others.
-fn roll_back(broker: &Broker, results: &mut [Result<(ListenerId, Came), Fault>]) {
+/// Rolls back what this request acquired. Listeners that existed before are as they were.
+fn roll_back(broker: &Broker, results: &mut [Result<(ListenerId, Acquired), Fault>]) {
     let mut registry = broker.registry.borrow_mut();
     for result in results {
-        if let Ok((id, came)) = *result {
-            let rolled_back = || Fault::new(FaultCode::Busy, "another listener of the same request failed");
-            *result = Err(registry.take_back(id, came).err().unwrap_or_else(rolled_back));
+        if let Ok((id, acquired)) = *result {
+            let rolled_back = || {
+                Fault::new(FaultCode::Busy, "rolled back: another listener of the same request failed")
+                    .remedy("see the fault of that listener")
+            };
+            *result = Err(registry.roll_back(id, acquired).err().unwrap_or_else(rolled_back));
         }
     }
 }

@@ -37,7 +37,7 @@ impl Immediate for MetricsRequest {
         let totals = broker.accounts.totals();
         let registry = broker.registry.borrow();
         let retained =
-            registry.after(ListenerId(0)).filter(|(_, entry)| entry.retained_until.is_some()).count();
+            registry.iter_after(ListenerId(0)).filter(|(_, entry)| entry.retained_until.is_some()).count();
         Ok(Done::new(Metrics {
             release: Text::truncated(RELEASE),
             uptime_ms: u64::try_from(broker.uptime().as_millis()).unwrap_or(u64::MAX),

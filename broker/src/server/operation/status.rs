@@ -33,11 +33,11 @@ impl Handler for StatusRequest {
 impl Immediate for StatusRequest {
     fn act(&self, _: &OperationPermit, broker: &Broker, _: &Session) -> Result<Done<Status>, Fault> {
         let registry = broker.registry.borrow();
-        let mut rest = registry.after(ListenerId(self.after)).map(|(id, entry)| Listener {
+        let mut rest = registry.iter_after(ListenerId(self.after)).map(|(id, entry)| Listener {
             id,
             endpoint: Text::truncated(&entry.endpoint.to_string()),
             owner: Text::truncated(&match (&entry.name, entry.owner) {
-                (Some(name), _) if entry.moves => format!("duravip {name}"),
+                (Some(name), _) if entry.floating => format!("duravip {name}"),
                 (Some(name), _) => format!("static {name}"),
                 (None, Owner::Worker) => "worker".to_owned(),
                 (None, Owner::Session(number)) => format!("session {number}"),

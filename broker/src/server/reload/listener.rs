@@ -34,7 +34,7 @@ pub(super) fn open(broker: &Broker, config: &Config, policy: &Policy) -> Result<
     for Wanted { listener, floating } in wanted(broker, config, policy) {
         let endpoint = &listener.endpoint.value;
         let mut registry = broker.registry.borrow_mut();
-        if registry.holds(endpoint) {
+        if registry.contains(endpoint) {
             match registry.owner_at(endpoint) {
                 Some(owner @ (Owner::Session(_) | Owner::Former(_))) => {
                     let fault = in_use(endpoint, owner);
@@ -51,11 +51,11 @@ pub(super) fn open(broker: &Broker, config: &Config, policy: &Policy) -> Result<
             opened.rows.push(Row::new(NEEDS_RESTART, what, reason));
             continue;
         }
-        match registry.open_static(endpoint, &listener.socket, &listener.name(), &closing) {
+        match registry.bind_static_beside(endpoint, &listener.socket, &listener.name(), &closing) {
             Ok(id) => {
                 opened.new.push(id);
                 let detail = if floating {
-                    registry.rename(id, Some(&listener.name()), true);
+                    registry.set_configured(id, Some(&listener.name()), true);
                     "open because its address is on this host; connections wait in its queue until the worker requests it"
                 } else {
                     "open; connections wait in its queue until the worker requests it or is restarted"
@@ -109,7 +109,7 @@ pub(super) fn apply(broker: &Rc<Broker>, config: &Config, opened: Opened, rows: 
             }
             OnNarrow::Close => {
                 tracing::warn!(%endpoint, owner, "a listener is no longer permitted to its owner: closing it");
-                match registry.retire(id) {
+                match registry.start_drain(id) {
                     Ok(draining) => {
                         rows.push(Row::new(CLOSED, what, format!("{owner}, no longer permitted")));
                         drop(registry);
@@ -131,11 +131,11 @@ fn update(broker: &Broker, config: &Config, rows: &mut Vec<Row>) {
     for id in registry.ids_of(Owner::Worker) {
         let Some(entry) = registry.entry(id) else { continue };
         let (endpoint, was_floating, was_static) =
-            (entry.endpoint.clone(), entry.moves, entry.name.is_some());
+            (entry.endpoint.clone(), entry.floating, entry.name.is_some());
         let what = listener_named(&endpoint);
         match wanted.get(&*endpoint) {
             Some(Wanted { listener, floating }) => {
-                registry.rename(id, Some(&listener.name()), *floating);
+                registry.set_configured(id, Some(&listener.name()), *floating);
                 if *floating && !was_floating {
                     rows.push(Row::new(
                         APPLIED,
@@ -145,14 +145,14 @@ fn update(broker: &Broker, config: &Config, rows: &mut Vec<Row>) {
                 } else if !floating && (was_floating || !was_static) {
                     rows.push(Row::new(APPLIED, &what, "static from now on: it outlives its worker"));
                 }
-                if let Err(reason) = registry.adjust(id, &listener.socket) {
+                if let Err(reason) = registry.apply_settings(id, &listener.socket) {
                     rows.push(Row::new(NEEDS_RESTART, &what, reason));
                 }
             }
             // It stops with its address.
             None if was_floating => {}
             None if was_static => {
-                registry.rename(id, None, false);
+                registry.set_configured(id, None, false);
                 if broker.policy.borrow().listen(&Requester::Worker, &endpoint).is_ok() {
                     let detail = "no longer static: it belongs to its worker and closes some time after the worker exits";
                     rows.push(Row::new(RELEASED, what, detail));
@@ -164,11 +164,11 @@ fn update(broker: &Broker, config: &Config, rows: &mut Vec<Row>) {
 }
 
 /// Closes a listener after its owner has accepted the connections that wait in its queue.
-fn drain(broker: &Rc<Broker>, draining: crate::listener::Leaving) {
+fn drain(broker: &Rc<Broker>, draining: crate::listener::Draining) {
     let broker = broker.clone();
     tokio::task::spawn_local(async move {
-        draining.drained().await;
-        if let Err(fault) = broker.registry.borrow().end(draining) {
+        draining.wait().await;
+        if let Err(fault) = broker.registry.borrow().finish_drain(draining) {
             tracing::error!(%fault, "cannot close a listener that is no longer permitted");
         }
     });
@@ -201,9 +201,11 @@ fn wanted<'c>(broker: &Broker, config: &'c Config, policy: &Policy) -> Vec<Wante
 fn publish_floating(broker: &Broker, new: &[ListenerId]) {
     for id in new {
         let registry = broker.registry.borrow();
-        let endpoint = registry.entry(*id).filter(|entry| entry.moves).map(|entry| entry.endpoint.clone());
+        let endpoint = registry.entry(*id).filter(|entry| entry.floating).map(|entry| entry.endpoint.clone());
         drop(registry);
-        endpoint.iter().for_each(|endpoint| broker.tell_worker(EventCode::ListenerStarted, *id, endpoint));
+        endpoint
+            .iter()
+            .for_each(|endpoint| broker.publish_to_worker(EventCode::ListenerStarted, *id, endpoint));
     }
 }
 
@@ -235,5 +237,5 @@ fn outside(broker: &Broker, policy: &Policy) -> Vec<ListenerId> {
         allowed(&entry.endpoint)
             && (!entry.is_dual_stack() || ipv4_endpoint(&entry.endpoint).is_none_or(|ipv4| allowed(&ipv4)))
     };
-    registry.after(ListenerId(0)).filter(|(_, entry)| !is_permitted(entry)).map(|(id, _)| id).collect()
+    registry.iter_after(ListenerId(0)).filter(|(_, entry)| !is_permitted(entry)).map(|(id, _)| id).collect()
 }

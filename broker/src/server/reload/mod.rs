@@ -21,13 +21,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::handover::taken_over;
-use super::notify::Notifier;
 use super::state::Broker;
 use crate::events::Audience;
 use crate::failure::Failure;
 use crate::reader::{Handle, ReaderError};
+use crate::sd_notify::Notifier;
 use crate::sys::malloc;
+use crate::takeover::taken_over;
 
 pub use report::Outcome;
 pub use restart_only::{RestartOnly, Started};
@@ -136,7 +136,7 @@ pub async fn run(
         let reloaded = broker.reloading.set_last(&requester, &outcome);
         outcome.log(&requester);
         broker.events.publish(Audience::Operator, outcome.event());
-        malloc::give_back();
+        malloc::trim();
         for request in waiting {
             let result = match &outcome {
                 Outcome::Done(_) => Ok(reloaded.clone()),
@@ -172,8 +172,8 @@ async fn reload(broker: &Rc<Broker>, reader: Option<&mut Handle>) -> Outcome {
         }
     };
     // Nothing may change while the state is exported to another broker.
-    broker.handover.released(0).await;
-    if broker.handover.is_over() {
+    broker.export.resumed(0).await;
+    if broker.export.is_committed() {
         return Outcome::Failed(taken_over());
     }
     match validate::validate(&broker.reloading.fixed, bundle) {

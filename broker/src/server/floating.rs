@@ -1,7 +1,7 @@
-//! Listeners that come and go with their address: bound before its neighbours are told, stopped before it leaves.
+//! Floating listeners: bound before their address is announced, stopped before it is removed.
 //!
-//! Promises: of one address all such listeners start or none does; none of any kind is left at an address that goes. The
-//! worker is told of each that is its own.
+//! Promises: of one address all floating listeners start or none does; no listener of any kind stays at an address that is
+//! removed. The worker gets an event for each listener of its own.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -21,10 +21,10 @@ impl Listeners for Broker {
         let policy = self.policy.borrow();
         for listener in policy.listeners_at(address) {
             let (endpoint, name) = (listener.endpoint, listener.name);
-            let bound = self.registry.borrow_mut().bind_moving(endpoint, listener.socket, name)?;
+            let bound = self.registry.borrow_mut().bind_floating(endpoint, listener.socket, name)?;
             if let Some(id) = bound {
-                tracing::info!(target: "audit", %endpoint, name, "a listener started with its address");
-                self.tell_worker(EventCode::ListenerStarted, id, endpoint);
+                tracing::info!(target: "audit", %endpoint, name, "started a floating listener with its address");
+                self.publish_to_worker(EventCode::ListenerStarted, id, endpoint);
             }
         }
         Ok(())
@@ -32,28 +32,28 @@ impl Listeners for Broker {
 
     fn stop(&self, addresses: &[IpAddr]) {
         let addresses: HashSet<IpAddr> = addresses.iter().copied().collect();
-        let workers: Vec<(ListenerId, Rc<Endpoint>)> = {
+        let of_worker: Vec<(ListenerId, Rc<Endpoint>)> = {
             let registry = self.registry.borrow();
-            let here =
+            let at_address =
                 |endpoint: &Endpoint| endpoint.inet().is_some_and(|inet| addresses.contains(&inet.address));
-            let found = registry.after(ListenerId(0)).filter(|(_, entry)| entry.owner == Owner::Worker);
-            found
-                .filter(|(_, entry)| here(&entry.endpoint))
+            registry
+                .iter_after(ListenerId(0))
+                .filter(|(_, entry)| entry.owner == Owner::Worker && at_address(&entry.endpoint))
                 .map(|(id, entry)| (id, entry.endpoint.clone()))
                 .collect()
         };
-        for (id, endpoint) in &workers {
-            self.tell_worker(EventCode::ListenerStopping, *id, endpoint);
+        for (id, endpoint) in &of_worker {
+            self.publish_to_worker(EventCode::ListenerStopping, *id, endpoint);
         }
         for fault in self.registry.borrow_mut().stop_at(&addresses) {
-            tracing::error!(%fault, "a listener at an address that goes could not be stopped");
+            tracing::error!(%fault, "cannot stop a listener whose address is about to be removed");
         }
     }
 }
 
 impl Broker {
-    /// Tells the worker of a listener of its own that came or goes by itself.
-    pub(super) fn tell_worker(&self, code: EventCode, id: ListenerId, endpoint: &Endpoint) {
+    /// Publishes to the worker that the broker started or stopped one of its listeners.
+    pub(super) fn publish_to_worker(&self, code: EventCode, id: ListenerId, endpoint: &Endpoint) {
         let event = Event {
             code,
             address: endpoint.inet().map(|inet| inet.address),

@@ -1,32 +1,32 @@
-//! Which listeners came, went, or became somebody else's, for who keeps account of them.
+//! The numbers of listeners that appeared, disappeared or changed, queued for the descriptor store.
 
 use std::cell::RefCell;
 
 use portreeve_protocol::message::ListenerId;
 use tokio::sync::Notify;
 
-/// The numbers that something happened to, until somebody takes them.
+/// Changed listeners that were not read yet.
 #[derive(Debug, Default)]
-pub struct Changes {
+pub struct ChangeQueue {
     ids: RefCell<Vec<ListenerId>>,
-    some: Notify,
+    added: Notify,
 }
 
-impl Changes {
-    /// Notes one.
-    pub fn note(&self, id: ListenerId) {
+impl ChangeQueue {
+    /// Records a change.
+    pub fn push(&self, id: ListenerId) {
         self.ids.borrow_mut().push(id);
-        self.some.notify_one();
+        self.added.notify_one();
     }
 
-    /// Waits for some, and takes them.
+    /// Waits for changes and takes them all out.
     pub async fn take(&self) -> Vec<ListenerId> {
         loop {
             let ids = self.ids.take();
             if !ids.is_empty() {
                 return ids;
             }
-            self.some.notified().await;
+            self.added.notified().await;
         }
     }
 }

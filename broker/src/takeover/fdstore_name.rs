@@ -1,7 +1,7 @@
-//! The names under which a service manager's descriptor store keeps listeners: all that the kernel does not tell of a
-//! socket and the next broker has to know. See sd_pid_notify_with_fds(3), FDNAME=.
+//! The names of listeners in the descriptor store. A name encodes what the next broker needs and the kernel does not know
+//! of a socket. See sd_pid_notify_with_fds(3), FDNAME=.
 //!
-//! Promises: a name has no `:` and at most [`LONGEST`] bytes; what is read back is bounded as a peer's request is.
+//! Promises: a name has no `:` and at most [`MAX_NAME`] bytes; decoding has the bounds of a peer's request.
 
 use std::fmt::Write as _;
 
@@ -9,37 +9,37 @@ use portreeve_protocol::message::ListenOptions;
 use portreeve_protocol::{Endpoint, Kind, codec, frame};
 use serde::{Deserialize, Serialize};
 
-/// The longest name that a service manager takes.
-pub const LONGEST: usize = 255;
-/// What our names begin with, with the version of what follows.
+/// The longest name that a service manager accepts.
+pub const MAX_NAME: usize = 255;
+/// How the names of a broker begin, with the version of the encoding.
 const PREFIX: &str = "portreeve-1-";
 
-/// What a name says.
+/// What a name encodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stored {
+pub struct FdstoreName {
     /// Where it listens.
     pub endpoint: Endpoint,
-    /// How it was asked for.
+    /// Its requested options.
     pub options: ListenOptions,
     /// The user whose session owns it; absent for the worker's.
     pub user: Option<u32>,
 }
 
-impl Stored {
-    /// Its name; `None` for what is not stored: Unix sockets, whose files go with the broker.
-    pub fn name(&self) -> Option<String> {
+impl FdstoreName {
+    /// The name; `None` for what is not stored: Unix sockets, whose files are removed when the broker ends.
+    pub fn encode(&self) -> Option<String> {
         self.endpoint.inet()?;
-        let mut buffer = [0; LONGEST];
+        let mut buffer = [0; MAX_NAME];
         let frame = codec::encode(&mut buffer, Kind(0), 0, 0, self).ok()?;
         let mut name = PREFIX.to_owned();
         for byte in frame.get(frame::HEADER_LENGTH..)? {
             write!(name, "{byte:02x}").ok()?;
         }
-        (name.len() <= LONGEST).then_some(name)
+        (name.len() <= MAX_NAME).then_some(name)
     }
 
-    /// What a name says, if it is one of ours.
-    pub fn read(name: &str) -> Option<Self> {
+    /// What a name encodes; `None` for a name that no broker made.
+    pub fn decode(name: &str) -> Option<Self> {
         let hex = name.strip_prefix(PREFIX)?.as_bytes();
         let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
         let pair = |pair: &[u8]| match pair {
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_tells_what_it_was_made_of_and_fits() {
+    fn a_name_decodes_to_what_was_encoded_and_fits() {
         let longest = ListenOptions {
             backlog: Some(u32::MAX),
             device: Text::new("fifteen-letters").unwrap(),
@@ -70,24 +70,24 @@ mod tests {
         };
         for endpoint in ["*:25", "[::]:53/udp", "[fe80::1%fifteen-letters]:25"] {
             for (options, user) in [(ListenOptions::default(), None), (longest.clone(), Some(8))] {
-                let stored = Stored { endpoint: endpoint.parse().unwrap(), options, user };
-                let name = stored.name().unwrap();
-                assert!(name.len() <= LONGEST && !name.contains(':'), "{} {name}", name.len());
-                assert_eq!(Stored::read(&name), Some(stored));
+                let stored = FdstoreName { endpoint: endpoint.parse().unwrap(), options, user };
+                let name = stored.encode().unwrap();
+                assert!(name.len() <= MAX_NAME && !name.contains(':'), "{} {name}", name.len());
+                assert_eq!(FdstoreName::decode(&name), Some(stored));
             }
         }
     }
 
     #[test]
-    fn what_is_no_name_of_ours_is_none() {
+    fn a_name_that_no_broker_made_is_none() {
         let stored =
-            Stored { endpoint: "*:25".parse().unwrap(), options: ListenOptions::default(), user: None };
-        let name = stored.name().unwrap();
+            FdstoreName { endpoint: "*:25".parse().unwrap(), options: ListenOptions::default(), user: None };
+        let name = stored.encode().unwrap();
         let (short, long) = (&name[..name.len() - 1], format!("{name}0"));
         for other in ["", "unknown", "portreeve-1-", "portreeve-2-00", short, &long, &format!("{name}00")] {
-            assert_eq!(Stored::read(other), None, "{other}");
+            assert_eq!(FdstoreName::decode(other), None, "{other}");
         }
-        let file = Stored { endpoint: "/run/mail.sock".parse().unwrap(), ..stored };
-        assert_eq!(file.name(), None);
+        let file = FdstoreName { endpoint: "/run/mail.sock".parse().unwrap(), ..stored };
+        assert_eq!(file.encode(), None);
     }
 }

@@ -1,0 +1,108 @@
+//! A peer acquires a listener: the broker binds a new one, returns the one that the peer has there already, or lets the
+//! peer adopt one that is retained for it. A request that fails as a whole is rolled back.
+//!
+//! Promises: a request that is refused changes no listener.
+
+use std::time::Instant;
+
+use portreeve_protocol::message::{Listen, ListenerId};
+use portreeve_protocol::{Fault, FaultCode};
+
+use super::bind::bind;
+use super::entry::{NewEntry, Owner};
+use super::fault::{RequestedBy, in_use};
+use super::registry::Registry;
+use crate::config::SocketOptions;
+
+/// How a request acquired its listener, as far as rolling it back needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acquired {
+    /// It was bound for this request.
+    Bound,
+    /// The peer owned it already; it was retained until this time, where it was.
+    Existing(Option<Instant>),
+    /// It was retained for this user until this time, where there is a limit.
+    Adopted(u32, Option<Instant>),
+}
+
+impl Registry {
+    /// Returns the owner's listener at the endpoint, or adopts the one that is retained there for the owner's `user`, or
+    /// binds a new one.
+    ///
+    /// # Errors
+    /// Another owner listens there, the options differ, or the socket cannot be bound.
+    pub fn acquire(
+        &mut self,
+        owner: Owner,
+        user: Option<u32>,
+        request: &Listen,
+        settings: &SocketOptions,
+    ) -> Result<(ListenerId, Acquired), Fault> {
+        if let Some(id) = self.id_at(&request.endpoint) {
+            return self.acquire_existing(id, owner, user, request).map(|acquired| (id, acquired));
+        }
+        self.check_capacity()?;
+        let bound = bind(&self.directories, &request.endpoint, &request.options, settings)
+            .map_err(|error| self.bind_fault(error, &request.endpoint, RequestedBy::Peer))?;
+        let new = NewEntry::new(request.endpoint.clone(), &request.options, bound, owner);
+        Ok((self.insert(new), Acquired::Bound))
+    }
+
+    fn acquire_existing(
+        &mut self,
+        id: ListenerId,
+        owner: Owner,
+        user: Option<u32>,
+        request: &Listen,
+    ) -> Result<Acquired, Fault> {
+        let entry =
+            self.entries.get_mut(&id).ok_or_else(|| Fault::new(FaultCode::NotFound, "no such listener"))?;
+        let adopted = user.filter(|user| entry.owner == Owner::Former(*user));
+        if entry.owner != owner && adopted.is_none() {
+            return Err(in_use(&request.endpoint, entry.owner));
+        }
+        // A configured listener has the options of the configuration, whatever the worker requests.
+        if !entry.has_options(&request.options) && entry.name.is_none() {
+            let message = format!(
+                "cannot listen on {}: this peer already listens there with other options",
+                request.endpoint
+            );
+            return Err(Fault::new(FaultCode::InUse, &message)
+                .subject("this peer")
+                .remedy("request the same options, or stop that listener first"));
+        }
+        let until = entry.retained_until.take();
+        Ok(match adopted {
+            Some(user) => {
+                self.change_owner(id, owner);
+                Acquired::Adopted(user, until)
+            }
+            None => Acquired::Existing(until),
+        })
+    }
+
+    /// Undoes what a request acquired: a new listener stops, any other is as it was before.
+    ///
+    /// # Errors
+    /// The kernel does not let the broker disable a new listener.
+    pub fn roll_back(&mut self, id: ListenerId, acquired: Acquired) -> Result<(), Fault> {
+        let until = match acquired {
+            Acquired::Bound => return self.stop(id, None).map(drop),
+            Acquired::Existing(until) => until,
+            Acquired::Adopted(user, until) => {
+                self.change_owner(id, Owner::Former(user));
+                until
+            }
+        };
+        self.entries.get_mut(&id).into_iter().for_each(|entry| entry.retained_until = until);
+        Ok(())
+    }
+
+    fn change_owner(&mut self, id: ListenerId, owner: Owner) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            let before = std::mem::replace(&mut entry.owner, owner);
+            self.subtract_from(before);
+            *self.counts.entry(owner).or_default() += 1;
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Exporting listeners to the successor or to the descriptor store.
+//!
+//! Promises: exporting changes nothing. A listener that the broker forgets is neither shut down nor is its file removed.
+
+use portreeve_protocol::Endpoint;
+use portreeve_protocol::message::ListenerId;
+use portreeve_protocol::takeover::{ExportedListener, SocketFile};
+
+use super::entry::{Entry, Owner};
+use super::registry::Registry;
+use crate::sys::unix_file::UnixFile;
+
+impl Registry {
+    /// At most `count` listeners after a number. `user_of` gives the user of a session.
+    pub fn export(
+        &self,
+        after: ListenerId,
+        count: usize,
+        user_of: impl Fn(u64) -> u32,
+    ) -> Vec<ExportedListener> {
+        self.iter_after(after).take(count).map(|(id, entry)| exported(id, entry, &user_of)).collect()
+    }
+
+    /// One listener, unless it is floating: a floating one starts with its address.
+    pub fn export_unless_floating(
+        &self,
+        id: ListenerId,
+        user_of: impl Fn(u64) -> u32,
+    ) -> Option<ExportedListener> {
+        let entry = self.entries.get(&id).filter(|entry| !entry.floating)?;
+        Some(exported(id, entry, &user_of))
+    }
+
+    /// What a successor needs to recognise the file of the control socket.
+    pub fn export_control_file(&self) -> Option<SocketFile> {
+        self.control_file.as_ref().map(UnixFile::export)
+    }
+
+    /// Forgets every listener and the control socket's file: they belong to the successor.
+    pub fn forget_all(&mut self) {
+        self.entries.clear();
+        self.by_endpoint.clear();
+        self.counts.clear();
+        self.control_file = None;
+    }
+}
+
+fn exported(id: ListenerId, entry: &Entry, user_of: &impl Fn(u64) -> u32) -> ExportedListener {
+    let user = match entry.owner {
+        Owner::Worker => None,
+        Owner::Session(number) => Some(user_of(number)),
+        Owner::Former(user) => Some(user),
+    };
+    let endpoint = Endpoint::clone(&entry.endpoint);
+    let options = entry.options.as_deref().cloned().unwrap_or_default();
+    let file = entry.bound.file.as_deref().map(UnixFile::export);
+    ExportedListener { id, endpoint, options, user, file }
+}

@@ -1,0 +1,102 @@
+//! Importing listeners from the predecessor or from the descriptor store.
+//!
+//! Promises: an imported socket is what the kernel says it is. It stays the predecessor's, file and all, until
+//! [`Registry::commit_import`].
+
+use std::os::fd::OwnedFd;
+
+use portreeve_protocol::Endpoint;
+use portreeve_protocol::message::ListenerId;
+use portreeve_protocol::takeover::ExportedListener;
+
+use super::bind::Bound;
+use super::bound_socket::BoundSocket;
+use super::entry::{NewEntry, Owner};
+use super::registry::Registry;
+use crate::sys::unix_file::UnixFile;
+
+/// Why a socket was not imported.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The kernel describes another socket.
+    #[error("cannot import the listener on {0}: the socket that was passed for it is no listener there")]
+    Mismatch(Endpoint),
+    /// The registry is full.
+    #[error("cannot import a listener: the {0} listeners that the limit of open files allows are reached")]
+    Full(usize),
+    /// Its number or endpoint exists already.
+    #[error("cannot import the listener on {0}: it was passed twice")]
+    Duplicate(Endpoint),
+}
+
+/// What the configuration says of an imported listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Configured {
+    /// Nothing: a peer requested it.
+    No,
+    /// It is static and has this name.
+    Static(String),
+    /// It is floating and has this name.
+    Floating(String),
+}
+
+impl Registry {
+    /// The number for an imported listener that has none.
+    pub fn next_id(&self) -> ListenerId {
+        ListenerId(self.last + 1)
+    }
+
+    /// Gives new numbers, after `last`, to the listeners that this broker bound itself: no peer knows their numbers yet.
+    pub fn renumber(&mut self, last: ListenerId) {
+        for entry in std::mem::take(&mut self.entries).into_values() {
+            self.last = self.last.max(last.0) + 1;
+            self.by_endpoint.insert(entry.endpoint.clone(), ListenerId(self.last));
+            self.entries.insert(ListenerId(self.last), entry);
+            self.record_change(ListenerId(self.last));
+        }
+    }
+
+    /// Imports a listener.
+    ///
+    /// # Errors
+    /// The socket is not what was exported, or there is no room for it.
+    pub fn import(
+        &mut self,
+        exported: ExportedListener,
+        socket: OwnedFd,
+        configured: Configured,
+    ) -> Result<(), ImportError> {
+        let ExportedListener { id, endpoint, options, user, file } = exported;
+        if !BoundSocket::of(&socket).is_some_and(|found| found.is_at(&endpoint)) {
+            return Err(ImportError::Mismatch(endpoint));
+        }
+        if self.count() >= self.capacity() {
+            return Err(ImportError::Full(self.capacity()));
+        }
+        if self.contains(&endpoint) || self.entries.contains_key(&id) {
+            return Err(ImportError::Duplicate(endpoint));
+        }
+        // Where the file has been removed or replaced, there is none to remove later.
+        let file = match (&endpoint, file) {
+            (Endpoint::UnixStream(path) | Endpoint::UnixSeqpacket(path), Some(file)) => {
+                UnixFile::import(&self.directories, path, file).ok().map(Box::new)
+            }
+            _ => None,
+        };
+        let (owner, name, floating) = match (configured, user) {
+            (Configured::Static(name), _) => (Owner::Worker, Some(name.into()), false),
+            (Configured::Floating(name), _) => (Owner::Worker, Some(name.into()), true),
+            (Configured::No, None) => (Owner::Worker, None, false),
+            (Configured::No, Some(user)) => (Owner::Former(user), None, false),
+        };
+        let new = NewEntry::new(endpoint, &options, Bound { socket, file }, owner);
+        self.insert_as(id, NewEntry { name, floating, ..new });
+        Ok(())
+    }
+
+    /// Makes everything that was imported this broker's own.
+    pub fn commit_import(&mut self) {
+        let files = self.entries.values_mut().filter_map(|entry| entry.bound.file.as_deref_mut());
+        files.chain(&mut self.control_file).for_each(UnixFile::commit_import);
+    }
+}

@@ -1,0 +1,115 @@
+//! Stopping listeners: on request, with their owner, with their address, or when nobody adopted them in time.
+//!
+//! Promises: a stopped listener is disabled in every copy of its socket, and its file is removed.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use portreeve_protocol::message::ListenerId;
+use portreeve_protocol::{Endpoint, Fault, FaultCode};
+
+use super::entry::{Entry, Owner};
+use super::registry::Registry;
+use crate::sys::malloc;
+
+/// The memory of at least so many listeners is worth returning to the kernel.
+const TRIM_FROM: usize = 512;
+
+impl Registry {
+    /// Stops a listener. `owner` restricts it to that owner's; `None` allows any. False when there is no such listener.
+    ///
+    /// # Errors
+    /// The kernel does not let the broker disable the socket; the listener stays.
+    pub fn stop(&mut self, id: ListenerId, owner: Option<Owner>) -> Result<bool, Fault> {
+        let Some(entry) = self.entries.get(&id) else {
+            return Ok(false);
+        };
+        if owner.is_some_and(|owner| owner != entry.owner) {
+            return Ok(false);
+        }
+        let disabled = self.filter.disable(&entry.bound.socket);
+        disabled.map_err(|errno| not_disabled(&entry.endpoint, errno))?;
+        drop(self.take_out(id));
+        self.trim_memory();
+        Ok(true)
+    }
+
+    /// Takes a listener out of the registry and removes its file.
+    pub(super) fn take_out(&mut self, id: ListenerId) -> Option<Box<Entry>> {
+        let entry = self.entries.remove(&id)?;
+        self.record_change(id);
+        self.by_endpoint.remove(&entry.endpoint);
+        self.subtract_from(entry.owner);
+        if let Some(file) = &entry.bound.file {
+            file.remove(&self.directories);
+        }
+        Some(entry)
+    }
+
+    /// Counts one listener less for an owner.
+    pub(super) fn subtract_from(&mut self, owner: Owner) {
+        if let Some(count) = self.counts.get_mut(&owner) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.counts.remove(&owner);
+            }
+        }
+    }
+
+    /// Returns memory to the kernel once nearly all of many listeners have stopped.
+    fn trim_memory(&mut self) {
+        let (count, capacity) = (self.entries.len(), self.by_endpoint.capacity());
+        if capacity >= TRIM_FROM && count < capacity / 8 {
+            self.by_endpoint.shrink_to(2 * count);
+            malloc::trim();
+        }
+    }
+
+    /// Stops every listener of an owner, configured ones too.
+    pub fn stop_owned_by(&mut self, owner: Owner) -> Vec<Fault> {
+        self.stop_where(|entry| entry.owner == owner)
+    }
+
+    /// Retains until `deadline` what the worker requested, for the next worker, and what the predecessor had for a user.
+    /// Configured listeners have no deadline. An earlier deadline stays.
+    pub fn retain_until(&mut self, deadline: Instant) {
+        let has_session = |entry: &Entry| matches!(entry.owner, Owner::Session(_));
+        for entry in self.entries.values_mut().filter(|entry| !has_session(entry) && entry.name.is_none()) {
+            entry.retained_until.get_or_insert(deadline);
+        }
+    }
+
+    /// Stops the retained listeners that nobody adopted in time.
+    pub fn stop_expired(&mut self, now: Instant) -> Vec<Fault> {
+        self.stop_where(|entry| entry.retained_until.is_some_and(|deadline| deadline <= now))
+    }
+
+    /// Stops every listener at these addresses.
+    pub fn stop_at(&mut self, addresses: &HashSet<IpAddr>) -> Vec<Fault> {
+        self.stop_where(|entry| entry.endpoint.inet().is_some_and(|inet| addresses.contains(&inet.address)))
+    }
+
+    fn stop_where(&mut self, matches: impl Fn(&Entry) -> bool) -> Vec<Fault> {
+        let ids: Vec<ListenerId> =
+            self.entries.iter().filter(|(_, entry)| matches(entry)).map(|(id, _)| *id).collect();
+        ids.into_iter().filter_map(|id| self.stop(id, None).err()).collect()
+    }
+
+    /// Stops every listener. Of those that another process keeps open only the broker's copy is closed.
+    pub fn stop_all_except(&mut self, is_kept: impl Fn(ListenerId) -> bool) -> Vec<Fault> {
+        self.entries.retain(|id, _| !is_kept(*id));
+        self.stop_where(|_| true)
+    }
+}
+
+/// The fault of a listener that the kernel does not let the broker disable.
+pub(super) fn not_disabled(endpoint: &Endpoint, errno: Errno) -> Fault {
+    let message =
+        format!("cannot stop the listener on {endpoint}: disabling its socket failed: {}", errno.desc());
+    Fault::new(FaultCode::Os, &message)
+        .subject("disable")
+        .remedy("end every process that holds the socket, or restart portreeved")
+        .errno(errno as i32)
+}

@@ -1,0 +1,163 @@
+//! Sockets: open, bind, listen, connect, shut down, send, and read their local address.
+//!
+//! Promises: every socket that is opened here is close-on-exec. Nothing here decides who may have a socket.
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+pub use nix::sys::socket::{AddressFamily, SockType};
+use nix::sys::socket::{
+    Backlog, ControlMessage, MsgFlags, Shutdown, SockFlag, SockaddrIn, SockaddrIn6, UnixAddr,
+};
+use rustix::net::SocketAddrUnix;
+
+/// Opens a socket that blocks.
+///
+/// # Capabilities
+/// None for AF_UNIX, AF_INET and AF_INET6 sockets of the types stream, datagram and seqpacket. See socket(2).
+///
+/// # Errors
+/// EMFILE or ENFILE where no descriptor is free; EAFNOSUPPORT where the kernel lacks the family.
+pub fn open(family: AddressFamily, kind: SockType) -> nix::Result<OwnedFd> {
+    nix::sys::socket::socket(family, kind, SockFlag::SOCK_CLOEXEC, None)
+}
+
+/// Opens a socket that does not block.
+///
+/// # Capabilities
+/// None. See [`open`].
+///
+/// # Errors
+/// See [`open`].
+pub fn open_nonblocking(family: AddressFamily, kind: SockType) -> nix::Result<OwnedFd> {
+    nix::sys::socket::socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
+}
+
+/// Binds an IPv4 or IPv6 socket. See bind(2), ip(7), ipv6(7).
+///
+/// # Capabilities
+/// CAP_NET_BIND_SERVICE for a port below net.ipv4.ip_unprivileged_port_start; none for other ports.
+///
+/// # Errors
+/// EACCES without that capability, or where Landlock (Linux 6.7, TCP) forbids the port; EPERM where a cgroup's BPF
+/// program does; EADDRINUSE, EADDRNOTAVAIL.
+pub fn bind_inet(socket: impl AsFd, address: SocketAddr) -> nix::Result<()> {
+    let socket = socket.as_fd().as_raw_fd();
+    match address {
+        SocketAddr::V4(address) => nix::sys::socket::bind(socket, &SockaddrIn::from(address)),
+        SocketAddr::V6(address) => nix::sys::socket::bind(socket, &SockaddrIn6::from(address)),
+    }
+}
+
+/// Begins to listen, or changes the backlog of a socket that listens already. libc's SOMAXCONN and then
+/// net.core.somaxconn limit the backlog. See listen(2).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EADDRINUSE where the socket is not bound and no port is free; EOPNOTSUPP for a datagram socket.
+pub fn listen(socket: impl AsFd, backlog: u32) -> nix::Result<()> {
+    // nix accepts at most libc's SOMAXCONN, which is 4096 with glibc and 128 with musl: a larger backlog becomes that.
+    let backlog = Backlog::new(i32::try_from(backlog).unwrap_or(i32::MAX)).unwrap_or(Backlog::MAXCONN);
+    nix::sys::socket::listen(&socket.as_fd(), backlog)
+}
+
+/// Asks [`listen`] for the largest backlog.
+pub const MAX_BACKLOG: u32 = u32::MAX;
+
+/// Connects a Unix socket to a path. See connect(2), unix(7).
+///
+/// # Capabilities
+/// None; the caller needs write permission on the socket's file.
+///
+/// # Errors
+/// ENOENT, ECONNREFUSED, EACCES; ENAMETOOLONG where the path does not fit into sun_path.
+pub fn connect_unix(socket: impl AsFd, path: &Path) -> nix::Result<()> {
+    nix::sys::socket::connect(socket.as_fd().as_raw_fd(), &UnixAddr::new(path)?)
+}
+
+/// Shuts a socket down for reading and writing: a TCP listener stops to listen and resets what is in its queue.
+/// See shutdown(2).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// ENOTCONN for a UDP socket without a peer.
+pub fn shut_down(socket: impl AsFd) -> nix::Result<()> {
+    nix::sys::socket::shutdown(socket.as_fd().as_raw_fd(), Shutdown::Both)
+}
+
+/// Sends one message with descriptors on a connected datagram or seqpacket socket, and does not wait. See sendmsg(2),
+/// unix(7) for SCM_RIGHTS.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EAGAIN while the receiver's queue is full; ETOOMANYREFS while too many descriptors are in flight.
+pub fn send_with_descriptors(
+    socket: impl AsFd,
+    message: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> nix::Result<()> {
+    let raw: Vec<RawFd> = descriptors.iter().map(|descriptor| descriptor.as_raw_fd()).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let socket = socket.as_fd().as_raw_fd();
+    nix::sys::socket::sendmsg::<()>(socket, &[IoSlice::new(message)], control, flags, None).map(drop)
+}
+
+/// Where a socket is bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LocalAddress {
+    /// An address and port.
+    Inet(SocketAddr),
+    /// The path that was passed to bind(2), which may be relative; `None` for an unnamed or abstract socket.
+    Unix(Option<PathBuf>),
+}
+
+/// Where a socket is bound. See getsockname(2).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// ENOTSOCK for another kind of descriptor; EAFNOSUPPORT for another family than AF_INET, AF_INET6 and AF_UNIX.
+pub fn local_address(socket: impl AsFd) -> nix::Result<LocalAddress> {
+    let name = rustix::net::getsockname(&socket).map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
+    if let Ok(address) = SocketAddr::try_from(name.clone()) {
+        return Ok(LocalAddress::Inet(address));
+    }
+    let address = SocketAddrUnix::try_from(name).map_err(|_| Errno::EAFNOSUPPORT)?;
+    let path = address.path().and_then(|path| Some(PathBuf::from(path.to_str().ok()?)));
+    Ok(LocalAddress::Unix(path))
+}
+
+/// The number of the interface of this name. See if_nametoindex(3).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// ENODEV where there is none.
+pub fn interface_index(name: &str) -> nix::Result<u32> {
+    nix::net::if_::if_nametoindex(name)
+}
+
+/// The name of the interface of this number, where its name is UTF-8. See if_indextoname(3).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// ENXIO where there is none.
+pub fn interface_name(index: u32) -> nix::Result<String> {
+    let name = nix::net::if_::if_indextoname(index)?;
+    name.into_string().map_err(|_| Errno::EILSEQ)
+}

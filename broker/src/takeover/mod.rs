@@ -1,0 +1,25 @@
+//! Replacing one broker by the next without closing a listener or losing an address.
+//!
+//! Two ways lead to the next broker. In a takeover the *successor* imports everything from the running broker, its
+//! *predecessor*, over a control-socket session; the predecessor serves until the successor *commits*. With the service
+//! manager's descriptor store (*fdstore*) the broker exports copies of its TCP and UDP listeners as they change, and the
+//! next broker imports them at start.
+//!
+//! What needs the whole broker is in `server::takeover`; the messages are in `portreeve_protocol::takeover`.
+
+#![deny(unsafe_code)]
+
+mod export;
+mod fdstore;
+mod fdstore_import;
+mod fdstore_name;
+mod import;
+mod predecessor;
+mod request;
+
+pub use export::{Batch, Export, taken_over};
+pub use fdstore::{Fdstore, FdstoreSource};
+pub use fdstore_import::import_from_fdstore;
+pub use fdstore_name::FdstoreName;
+pub use import::{AwaitedListener, Import, Target};
+pub use predecessor::{OfferedSockets, Predecessor};

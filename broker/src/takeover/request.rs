@@ -1,0 +1,125 @@
+//! The successor's session with its predecessor: one request at a time, each with a time limit.
+//!
+//! Promises: the predecessor may be of another release or compromised, so each reply is checked before it is used.
+
+use std::fmt::Display;
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::Duration;
+
+use portreeve_protocol::channel::{self, ReceiveError};
+use portreeve_protocol::message::Operation;
+use portreeve_protocol::{Fault, Header, Kind, codec};
+
+use crate::failure::{Exit, Failure};
+use crate::sys::socket::{self, AddressFamily, SockType};
+use crate::sys::sockopt;
+
+pub(super) const STEP: &str = "takeover";
+/// How long one reply may take: longer than the predecessor allows for the whole takeover.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A failure after which the predecessor still serves.
+pub(super) fn failed(what: impl Display, remedy: impl Display) -> Failure {
+    let what = format_args!("cannot take over: {what}; the running broker still serves");
+    Failure::new(Exit::Unavailable, STEP, what, remedy)
+}
+
+pub(super) fn refused(fault: &Fault) -> Failure {
+    let remedy = if fault.remedy.is_empty() { "see the log of the running broker" } else { &*fault.remedy };
+    failed(format_args!("the running broker refuses: {}", fault.message), remedy)
+}
+
+pub(super) fn protocol_error(what: impl Display) -> Failure {
+    failed(
+        format_args!("the running broker violates the takeover protocol: {what}"),
+        "restart the running broker instead of taking over",
+    )
+}
+
+/// The session.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub channel: UnixDatagram,
+    buffer: Box<[u8]>,
+    requests: u32,
+}
+
+impl Session {
+    /// Connects to the broker that serves at this path. Its process must be root's.
+    pub fn connect(path: &Path) -> Result<Self, Failure> {
+        let os = |call: &'static str| move |error: std::io::Error| Failure::os(STEP, call, error);
+        let channel = socket::open(AddressFamily::Unix, SockType::SeqPacket)
+            .map_err(|errno| Failure::os(STEP, "socket", errno))?;
+        let channel = UnixDatagram::from(channel);
+        channel.set_read_timeout(Some(REPLY_TIMEOUT)).map_err(os("setsockopt SO_RCVTIMEO"))?;
+        channel.set_write_timeout(Some(REPLY_TIMEOUT)).map_err(os("setsockopt SO_SNDTIMEO"))?;
+        socket::connect_unix(&channel, path).map_err(|errno| {
+            let what = format!("cannot connect to a running broker at {path:?}: {}", errno.desc());
+            Failure::new(Exit::Unavailable, STEP, what, "start portreeved without --takeover")
+        })?;
+        // For a connected socket the kernel reports the credentials of the process that called listen(2).
+        let uid = sockopt::peer_credentials(&channel)
+            .map(|peer| peer.uid)
+            .map_err(|errno| Failure::os(STEP, "getsockopt SO_PEERCRED", errno))?;
+        if uid != 0 {
+            let what = format!("cannot take over: user {uid} listens at {path:?}, and not root");
+            let remedy = "set the socket of the broker scope to that of the running broker";
+            return Err(Failure::new(Exit::NoPermission, STEP, what, remedy));
+        }
+        Ok(Self { channel, buffer: codec::frame_buffer(), requests: 0 })
+    }
+
+    /// Sends a request; a fault is a failure.
+    pub fn request<O: Operation>(&mut self, request: &O) -> Result<Reply<O>, Failure> {
+        self.try_request(request)?.map_err(|fault| refused(&fault))
+    }
+
+    /// Sends a request and waits for its reply or fault.
+    pub fn try_request<O: Operation>(&mut self, request: &O) -> Result<Result<Reply<O>, Fault>, Failure> {
+        let lost = |cause: &dyn Display| {
+            let what = format!("lost the session with the running broker: {cause}");
+            Failure::new(Exit::Unavailable, STEP, what, "see its log, and whether it still runs")
+        };
+        self.requests += 1;
+        let frame =
+            codec::encode(&mut self.buffer, O::KIND, self.requests, 0, request).map_err(protocol_error)?;
+        channel::send_bytes(&self.channel, frame).map_err(|error| lost(&error))?;
+        let mut descriptors = Vec::new();
+        let packet = loop {
+            match channel::receive(&self.channel, &mut self.buffer, &mut descriptors) {
+                Ok(packet) => break packet,
+                Err(ReceiveError::Os(error)) if error.kind() == ErrorKind::Interrupted => {}
+                Err(ReceiveError::Os(error)) if error.kind() == ErrorKind::WouldBlock => {
+                    return Err(lost(&format_args!("no reply within {} s", REPLY_TIMEOUT.as_secs())));
+                }
+                Err(error) => return Err(lost(&error)),
+            }
+        };
+        if packet.descriptors_lost {
+            let what = "the limit of open files leaves no room for the sockets that it sent";
+            return Err(failed(what, "raise the limit of open files (LimitNOFILE=, ulimit -n)"));
+        }
+        let (header, body) =
+            Header::decode(self.buffer.get(..packet.bytes).unwrap_or_default()).map_err(protocol_error)?;
+        let is_reply = header.request == self.requests || header.request == 0;
+        match header.kind {
+            Kind::FAULT if is_reply => Ok(Err(codec::decode(body).map_err(protocol_error)?)),
+            kind if header.request == self.requests && kind == O::KIND.reply() => {
+                if usize::from(header.descriptors) != descriptors.len() {
+                    return Err(protocol_error("the number of sockets is not the declared one"));
+                }
+                Ok(Ok((codec::decode(body).map_err(protocol_error)?, descriptors)))
+            }
+            kind => Err(protocol_error(format_args!(
+                "unexpected frame of kind {kind:?} with request number {}",
+                header.request
+            ))),
+        }
+    }
+}
+
+/// A reply and the sockets that came with it.
+pub(super) type Reply<O> = (<O as Operation>::Reply, Vec<OwnedFd>);
