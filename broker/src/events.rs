@@ -13,8 +13,8 @@ use portreeve_protocol::event::{Next, Queue, RECENT};
 use portreeve_protocol::metrics::EventCounts;
 use tokio::sync::Notify;
 
-use crate::address::Holder;
-use crate::server::counters::Counter;
+use crate::counter::Counter;
+use crate::holder::Holder;
 
 /// How many events wait for one subscriber at most.
 pub const WAITING: usize = 256;

@@ -13,8 +13,10 @@ pub mod cli;
 mod command;
 pub mod config;
 pub mod confine;
+pub mod counter;
 pub mod events;
 pub mod failure;
+pub mod holder;
 #[cfg(feature = "hostile")]
 pub mod hostile;
 mod inject;

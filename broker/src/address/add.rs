@@ -10,10 +10,11 @@ use std::time::Duration;
 use nix::errno::Errno;
 use portreeve_protocol::{EventCode, Fault, FaultCode, Text, address};
 
-use super::lease::{Holder, Lease, State};
+use super::lease::{Lease, State};
 use super::probe::hardware_text;
 use super::together::{Begun, Way};
 use super::{Addresses, fault};
+use crate::holder::Holder;
 use crate::sys::Interface;
 use crate::sys::boot_time::BootTime;
 use crate::sys::rtnl::{self, Lifetime, Place};

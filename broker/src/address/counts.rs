@@ -4,7 +4,7 @@ use portreeve_protocol::metrics::AddressCounts;
 
 use super::lease::State;
 use super::{Addresses, BootTime};
-use crate::server::counters::Counter;
+use crate::counter::Counter;
 
 /// What was counted since the start.
 #[derive(Debug, Default)]

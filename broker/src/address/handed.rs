@@ -9,8 +9,9 @@ use std::net::IpAddr;
 use portreeve_protocol::takeover::{HandedLease, PastEpoch};
 
 use super::Addresses;
-use super::lease::{Holder, Lease, State};
+use super::lease::{Lease, State};
 pub use super::lease::{MOST, REMEMBERED};
+use crate::holder::Holder;
 use crate::sys::Interface;
 use crate::sys::boot_time::BootTime;
 use crate::sys::rtnl::Place;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use portreeve_protocol::{Fault, FaultCode, Text, address};
 
 use super::together::Followers;
+use crate::holder::Holder;
 use crate::sys::boot_time::BootTime;
 use crate::sys::rtnl::{Lifetime, Place};
 
@@ -18,24 +19,6 @@ pub const MOST: usize = 10_240;
 /// How many addresses that are gone are remembered, for their epochs.
 pub const REMEMBERED: usize = 65_536;
 const A_MINUTE: Duration = Duration::from_secs(60);
-
-/// Whose an address is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Holder {
-    /// The worker's, whichever process that is.
-    Worker,
-    /// A user's of the control socket, by number.
-    User(u32),
-}
-
-impl std::fmt::Display for Holder {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Holder::Worker => out.write_str("the worker"),
-            Holder::User(number) => write!(out, "user {number}"),
-        }
-    }
-}
 
 /// Where an address is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -40,7 +40,6 @@ pub use crate::sys::BootTime;
 pub use add::{Asked, How};
 pub use handed::{MOST, REMEMBERED};
 pub use keep::keep;
-pub use lease::Holder;
 
 use crate::events::{Concern, Events};
 use crate::sys::packet::Packet;

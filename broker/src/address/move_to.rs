@@ -10,9 +10,10 @@ use nix::errno::Errno;
 use portreeve_protocol::{EventCode, Fault, FaultCode, Text};
 
 use super::add::{Asked, Outcome, is_down, without_hardware};
-use super::lease::{Holder, State};
+use super::lease::State;
 use super::renew::taken_away;
 use super::{Addresses, fault};
+use crate::holder::Holder;
 use crate::sys::Interface;
 use crate::sys::boot_time::BootTime;
 use crate::sys::rtnl::{self, Lifetime, Place};

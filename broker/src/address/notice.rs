@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::Addresses;
 use super::lease::Lease;
 use crate::events::Concern;
+use crate::holder::Holder;
 use crate::sys::boot_time::BootTime;
 
 /// How long before an address goes its holder is told.
@@ -66,7 +67,7 @@ impl Addresses {
     }
 
     /// Whose an address is.
-    pub fn holder(&self, address: IpAddr) -> Option<super::Holder> {
+    pub fn holder(&self, address: IpAddr) -> Option<Holder> {
         self.table.borrow().get(address).map(|lease| lease.holder)
     }
 

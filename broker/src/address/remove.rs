@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use portreeve_protocol::address::Removed;
 use portreeve_protocol::{EventCode, Fault};
 
-use super::lease::Holder;
 use super::{Addresses, fault};
+use crate::holder::Holder;
 use crate::sys::boot_time::BootTime;
 use crate::sys::rtnl::{self, Place};
 use crate::sys::sock_diag;

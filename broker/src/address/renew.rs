@@ -9,8 +9,9 @@ use std::time::Duration;
 use portreeve_protocol::{Fault, FaultCode};
 
 use super::add::{Outcome, without_hardware};
-use super::lease::{Holder, State};
+use super::lease::State;
 use super::{Addresses, fault};
+use crate::holder::Holder;
 use crate::sys::boot_time::BootTime;
 use crate::sys::rtnl::{self, Lifetime, Place};
 

@@ -14,9 +14,10 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use portreeve_protocol::{Event, EventCode, Text};
 
-use super::lease::{Holder, Lease, State};
+use super::lease::{Lease, State};
 use super::{Addresses, fault};
 use crate::events::Concern;
+use crate::holder::Holder;
 use crate::sys::boot_time::BootTime;
 use crate::sys::interface::{Interface, RTM_DELLINK, RTM_NEWLINK};
 use crate::sys::netlink;

@@ -1,37 +1,17 @@
 //! What is counted while the broker serves: plain numbers of one thread, so that counting costs no request anything.
 
-use std::cell::Cell;
 use std::time::Duration;
 
 use portreeve_protocol::metrics::OperationCounts;
 use portreeve_protocol::{FaultCode, Kind, List, Text};
+
+use crate::counter::Counter;
 
 /// The upper bounds of the latency buckets, in microseconds.
 pub const BOUNDS_US: [u64; 13] =
     [10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 100_000, 1_000_000, 10_000_000];
 /// More than the number of any operation.
 const OPERATIONS: usize = 32;
-
-/// A number that only grows.
-#[derive(Debug, Default)]
-pub struct Counter(Cell<u64>);
-
-impl Counter {
-    /// Counts one.
-    pub fn up(&self) {
-        self.add(1);
-    }
-
-    /// Counts several.
-    pub fn add(&self, count: usize) {
-        self.0.set(self.0.get().saturating_add(count as u64));
-    }
-
-    /// How many were counted.
-    pub fn get(&self) -> u64 {
-        self.0.get()
-    }
-}
 
 /// Everything that is counted here. What is counted at its own place is asked for there.
 #[derive(Debug, Default)]

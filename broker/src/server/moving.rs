@@ -11,8 +11,9 @@ use portreeve_protocol::message::ListenerId;
 use portreeve_protocol::{Endpoint, Event, EventCode, Fault, Text};
 
 use super::state::Broker;
-use crate::address::{Holder, Listeners};
+use crate::address::Listeners;
 use crate::events::Concern;
+use crate::holder::Holder;
 use crate::listener::Owner;
 
 impl Listeners for Broker {

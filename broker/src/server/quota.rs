@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use portreeve_protocol::{Fault, FaultCode};
 
-use super::counters::Counter;
 use crate::config::Quotas;
+use crate::counter::Counter;
 use crate::policy::Requester;
 
 /// As many accounts are kept as users can hardly be; beyond that those that owe nothing are forgotten.

@@ -8,8 +8,8 @@ use portreeve_protocol::{Kind, codec};
 
 use super::session::{Session, Turn};
 use super::state::{Broker, Buffers};
-use crate::address::Holder;
 use crate::events::{Concern, Subscriber, Told};
+use crate::holder::Holder;
 use crate::policy::Requester;
 
 /// Whether a peer may know of an event; with `all` of those too that do not concern it.

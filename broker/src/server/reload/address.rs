@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::report::{APPLIED, CLOSED, FAILED, KEPT, NEEDS_RESTART, Row};
-use crate::address::{Addresses, Holder, Listeners as _};
+use crate::address::{Addresses, Listeners as _};
 use crate::config::{Config, OnNarrow};
+use crate::holder::Holder;
 use crate::plan;
 use crate::policy::{Policy, Requester};
 use crate::server::state::Broker;
