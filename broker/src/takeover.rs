@@ -21,9 +21,10 @@ use portreeve_protocol::takeover::{
 use portreeve_protocol::{Fault, FaultCode, Header, Kind, Text, codec};
 use tokio::io::Interest;
 
-use crate::address::{self, BootTime};
+use crate::address;
 use crate::failure::{Exit, Failure};
 use crate::inject;
+use crate::sys::BootTime;
 
 const STEP: &str = "takeover";
 /// How long an answer may take: longer than the other broker gives a takeover as a whole.
@@ -87,11 +88,11 @@ fn nonsense(what: impl std::fmt::Display) -> Failure {
 
 /// Looks at an offer and at what came with it.
 fn offered(offer: &Offer, descriptors: Vec<OwnedFd>) -> Result<Offered, Failure> {
-    let (here, there) = (BootTime::now(), BootTime::of(offer.clock));
+    let (here, there) = (BootTime::now(), BootTime::from_nanos(offer.clock));
     if offer.version != TAKEOVER_VERSION {
         return Err(nonsense(format_args!("version {} was not asked for", offer.version)));
     }
-    if here.until(there).max(there.until(here)) > SAME_CLOCK {
+    if here.duration_until(there).max(there.duration_until(here)) > SAME_CLOCK {
         let what = "the running broker has another CLOCK_BOOTTIME, by which leases end";
         return Err(failed(what, "start this one in the same time namespace, or restart instead"));
     }
@@ -163,7 +164,7 @@ impl Predecessor {
                 let what = format!("it holds more than the {listeners} listeners that this one can");
                 return Err(failed(what, "raise the limit of open files (LimitNOFILE=, ulimit -n)"));
             }
-            if held.leases.len() > address::MOST || held.epochs.len() > address::REMEMBERED {
+            if held.leases.len() > address::MAX_LEASES || held.epochs.len() > address::MAX_PAST_EPOCHS {
                 return Err(nonsense("there is no end to its addresses"));
             }
         }

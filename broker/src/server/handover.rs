@@ -201,7 +201,7 @@ impl Broker {
     /// Lets go of everything, for the successor has confirmed: nothing that is handed over is touched any more.
     pub(super) fn leave(&self, successor: &Session) {
         self.registry.borrow_mut().let_go();
-        self.addresses.iter().for_each(|addresses| addresses.forget_all());
+        self.addresses.iter().for_each(|addresses| addresses.drop_exported());
         self.handover.enter(Phase::Over(successor.number));
         let pid = self.sessions.borrow().get(&successor.number).map_or(0, |info| info.pid);
         self.handover.notifier.hand_over(pid);

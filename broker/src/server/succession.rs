@@ -12,7 +12,7 @@ use portreeve_protocol::{Endpoint, Fault};
 
 use super::operation::listen_permit;
 use super::state::Broker;
-use crate::address::Listeners as _;
+use crate::address::FloatingListeners as _;
 use crate::failure::{Exit, Failure};
 use crate::inject;
 use crate::listener::handed::Named;
@@ -56,8 +56,8 @@ impl Succession {
         let leases: Vec<IpAddr> = held.leases.iter().map(|lease| lease.address).collect();
         match &broker.addresses {
             Some(addresses) => {
-                held.leases.into_iter().for_each(|lease| addresses.take_in(lease));
-                held.epochs.into_iter().for_each(|past| addresses.remember(past));
+                held.leases.into_iter().for_each(|lease| addresses.import_lease(lease));
+                held.epochs.into_iter().for_each(|past| addresses.import_epoch(past));
             }
             None if leases.is_empty() => {}
             None => {
@@ -130,12 +130,12 @@ fn own(broker: &Broker, outside: &[ListenerId], leases: &[IpAddr]) {
         }
     }
     if let Some(addresses) = &broker.addresses {
-        addresses.go_on();
+        addresses.commit_import();
         let policy = broker.policy.borrow();
         let (kept, lost): (Vec<IpAddr>, Vec<IpAddr>) =
             leases.iter().partition(|address| policy.may_come(&Requester::Worker, **address));
         drop(policy);
-        for outcome in addresses.remove(&lost, false) {
+        for outcome in addresses.remove(&lost) {
             match outcome {
                 Ok(gone) => {
                     tracing::warn!(target: "audit", address = %gone.address, "no longer permitted: the address is removed");

@@ -161,7 +161,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     if let Some(addresses) = &mut addresses {
         let before = succession.as_ref().map(|succession| &succession.predecessor.offer);
         warnings.extend(match before.filter(|offer| offer.addresses) {
-            Some(offer) => addresses.succeed(offer.fenced)?,
+            Some(offer) => addresses.start_as_successor(offer.fenced)?,
             None => addresses.clean_slate(&plan::floating(&config))?,
         });
     }

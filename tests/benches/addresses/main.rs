@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::SockProtocol;
 use nix::time::{ClockId, clock_gettime};
 use portreeve_broker::address::fence::Fence;
-use portreeve_broker::sys::rtnl::{self, Place};
+use portreeve_broker::sys::rtnl::{self, Placement};
 use portreeve_broker::sys::sock_diag;
 use portreeve_broker::sys::{Interface, Netlink};
 use portreeve_protocol::address::{AddAddress, MAX_ADDRESSES, RemoveAddress, RenewAddress};
@@ -45,9 +45,13 @@ fn inside(host: &Host) {
         [(1, false), (100, false), (1_000, false), (10_000, false), (1, true), (100, true), (1_000, true)];
     for (count, v6) in sizes {
         let (ours, theirs) = (addresses(count, v6, 1), addresses(count, v6, 2));
-        let places: Vec<Place> = theirs
+        let places: Vec<Placement> = theirs
             .iter()
-            .map(|address| Place { address: *address, index: own.index, prefix: if v6 { 128 } else { 32 } })
+            .map(|address| Placement {
+                address: *address,
+                index: own.index,
+                prefix: if v6 { 128 } else { 32 },
+            })
             .collect();
         let spent = Spent::beside(broker.pid());
         let mut contenders = vec![Contender::new("ours", || {
@@ -129,18 +133,18 @@ struct Own {
 impl Own {
     fn new() -> Self {
         let route = Netlink::open(SockProtocol::NetlinkRoute).unwrap();
-        let index = Interface::named(&route, lan::INTERFACE).unwrap().index;
+        let index = Interface::by_name(&route, lan::INTERFACE).unwrap().index;
         let diag = Netlink::open(SockProtocol::NetlinkSockDiag).unwrap();
         Self { route, diag, fence: Fence::open().unwrap(), index }
     }
 
     /// Adds, renews and removes.
-    fn round(&self, places: &[Place], fenced: bool, checked: bool) {
+    fn round(&self, places: &[Placement], fenced: bool, checked: bool) {
         let all: Vec<IpAddr> = places.iter().map(|place| place.address).collect();
         let leased: Vec<_> = places.iter().map(|place| (*place, Some(LEASE))).collect();
         let time = Some(Duration::from_secs(LEASE.into()));
         let timed: Vec<_> = all.iter().map(|address| (*address, time)).collect();
-        let done = |outcomes: rtnl::Outcomes| outcomes.unwrap().into_iter().for_each(|one| one.unwrap());
+        let done = |outcomes: rtnl::Outcomes| outcomes.into_iter().for_each(|one| one.unwrap());
         let none_is_local = || {
             let local = rtnl::are_local(&self.route, &all).unwrap();
             assert!(local.iter().all(|local| *local == Ok(false)));
@@ -157,7 +161,7 @@ impl Own {
         }
         done(rtnl::renew(&self.route, &leased));
         if checked {
-            sock_diag::end(&self.diag, &all).unwrap();
+            sock_diag::destroy_connections(&self.diag, &all).unwrap();
         }
         if fenced {
             self.fence.close(&all).unwrap();

@@ -195,7 +195,7 @@ fn a_rival_that_comes_later_is_told_of_and_answered() {
         peer.add_address("10.1.1.7", |add| add.lease = Some(60)).unwrap();
         let rival = ARP_REQUEST.replace("02 00 00 00 00 01", "02 00 00 00 00 02");
         wire.send(&hex(&rival));
-        broker.log.wait_for(&["another host has this address too", "02:00:00:00:00:02"]);
+        broker.log.wait_for(&["another host uses this address too", "02:00:00:00:00:02"]);
         let answer = wire.collect(Duration::from_secs(5), arp, |frames| !frames.is_empty());
         assert_eq!(answer[0].bytes, hex(ARP_REQUEST));
         eventually("the address", || lan::shown("10.1.1.7"));

@@ -22,7 +22,7 @@ fn what_another_program_left_of_the_declared_addresses_goes_and_nothing_else() {
         let broker = Broker::start(host, &sample::addresses(DECLARED));
         assert_eq!((lan::addresses(), lan::ip("-o link show")), (before, links));
         for address in ["10.1.1.7", "10.1.1.8", "2001:db8::7"] {
-            broker.log.wait_for(&["removed what was left here", address, "another program"]);
+            broker.log.wait_for(&["removed a leftover address", address, "another program"]);
         }
     });
 }

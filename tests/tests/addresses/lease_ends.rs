@@ -43,7 +43,7 @@ fn an_address_that_goes_in_the_last_second_of_its_lease_is_not_put_back() {
             assert_eq!(end, EventCode::AddressExpired, "{address}");
             assert_eq!(lan::shown(address), None);
         }
-        assert!(!broker.log.lines().iter().any(|line| line.contains("put back")));
+        assert!(!broker.log.lines().iter().any(|line| line.contains("restored it")));
     });
 }
 
@@ -79,7 +79,7 @@ fn what_stays_on_this_host_passes_again_when_it_is_gone_there() {
                 lan::copy_to_loopback(copy);
                 match asked {
                     true => assert!(!peer.remove_address(address).unwrap().verified),
-                    false => broker.log.wait_for(&["is on this host still", address]).clear(),
+                    false => broker.log.wait_for(&["is still local", address]).clear(),
                 }
                 assert!(fenced(address) > 0, "{address} is silent");
                 lan::ip(&format!("addr del {copy} dev lo"));

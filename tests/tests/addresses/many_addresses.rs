@@ -158,7 +158,7 @@ fn news_that_were_lost_are_made_up_for() {
         run(Command::new("ip").args(["-force", "-batch"]).arg(script), "iproute2");
         assert_eq!(lan::shown("10.1.1.7"), None);
         broker.signal(rustix::process::Signal::CONT);
-        broker.log.wait_for(&["news of interfaces were lost"]);
+        broker.log.wait_for(&["lost notifications of the kernel"]);
         eventually("the address again", || lan::shown("10.1.1.7"));
     });
 }

@@ -186,7 +186,7 @@ fn a_thousand_moves_there_and_back_end_where_they_began_and_announce_no_faster_t
         assert_eq!(lan::addresses(), before);
         assert_eq!(elements(rules()), fenced, "the fence is as it was");
         assert!(
-            !broker.log.lines().iter().any(|line| line.contains("put back")),
+            !broker.log.lines().iter().any(|line| line.contains("restored it")),
             "nothing was taken for lost"
         );
         for address in ["10.1.1.7", "2001:db8::7"] {

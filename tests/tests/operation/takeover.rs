@@ -234,6 +234,6 @@ fn an_address_is_answered_for_through_takeovers_and_ends_with_its_own_lease() {
         );
         next.signal(Signal::CONT);
         eventually("the end of the address", || lan::shown("10.1.1.7").is_none().then_some(()));
-        next.log.wait_for(&["a lease was not renewed", "10.1.1.7"]);
+        next.log.wait_for(&["lease expired without a renewal", "10.1.1.7"]);
     });
 }

@@ -14,10 +14,11 @@ use portreeve_protocol::{Fault, FaultCode, List, Text};
 use super::Done;
 use super::audit::Arguments;
 use super::listen::{WHOLE_FAULTS, shortened};
-use crate::address::{Addresses, Asked, BootTime, How};
+use crate::address::{AddParams, AddSpec, Addresses};
 use crate::policy::{Policy, Requester, Rule};
 use crate::server::session::Session;
 use crate::server::state::Broker;
+use crate::sys::BootTime;
 
 /// The least seconds of a lease: below that a moment's load would end it.
 const SHORTEST: u32 = 3;
@@ -89,20 +90,20 @@ pub async fn add(broker: Rc<Broker>, session: Rc<Session>, request: Rc<AddAddres
     let addresses = of(&broker)?;
     lease_in_bounds(request.lease)?;
     let asked = request.addresses.iter().map(|address| permitted(&broker, &session, *address, request.lease));
-    let asked = with_followers(asked.collect(), |asked: &Asked| {
+    let asked = with_followers(asked.collect(), |asked: &AddSpec| {
         let policy = broker.policy.borrow();
         let follow = |own: &IpAddr| asked_for(&policy, *own, Some(asked.address));
         policy.followers(asked.address).iter().filter_map(follow).collect()
     })?;
-    let how = How {
+    let params = AddParams {
         holder: session.holder(),
         lifetime: addresses.lifetime(request.lease),
-        most: usize::try_from(broker.accounts.quotas().addresses).unwrap_or(usize::MAX),
+        max_addresses: usize::try_from(broker.accounts.quotas().addresses).unwrap_or(usize::MAX),
         epoch: request.epoch,
         probes: request.probes,
         announce: request.announce,
     };
-    Ok(Leases { results: results(&session, &*request, addresses.add(asked, how).await) })
+    Ok(Leases { results: results(&session, &*request, addresses.add(asked, params).await) })
 }
 
 pub fn renew(broker: &Broker, session: &Session, request: &RenewAddress) -> Result<Done<Leases>, Fault> {
@@ -125,9 +126,9 @@ pub fn list(broker: &Broker, _: &Session, request: &ListAddresses) -> Result<Don
     let now = BootTime::now();
     let page = addresses.leases_after(request.after, |rest| {
         let mut rows = rest.map(|lease| AddressRow {
-            lease: lease.told(now),
+            lease: lease.to_wire(now),
             holder: Text::clipped(&lease.holder.to_string()),
-            present: lease.is_present(),
+            present: lease.is_held(),
         });
         let page: Vec<AddressRow> = rows.by_ref().take(ADDRESS_PAGE).collect();
         AddressPage {
@@ -165,7 +166,7 @@ pub(super) fn permitted(
     session: &Session,
     address: IpAddr,
     lease: Option<u32>,
-) -> Result<Asked, Fault> {
+) -> Result<AddSpec, Fault> {
     let policy = broker.policy.borrow();
     let permit = policy.address(&session.requester, address).map_err(|denied| denied.fault())?;
     if lease == Some(0) {
@@ -179,9 +180,9 @@ pub(super) fn permitted(
 }
 
 /// An address where the topology puts it.
-fn asked_for(policy: &Policy, address: IpAddr, follows: Option<IpAddr>) -> Option<Asked> {
+fn asked_for(policy: &Policy, address: IpAddr, follows: Option<IpAddr>) -> Option<AddSpec> {
     let (interface, prefix) = policy.place(address)?;
-    Some(Asked { address, interface: Text::clipped(interface), prefix, follows })
+    Some(AddSpec { address, interface: Text::clipped(interface), prefix, follows })
 }
 
 /// What is asked for and, after that, what follows it.
@@ -209,7 +210,7 @@ fn all_permitted(
 ) -> Result<Vec<Result<IpAddr, Fault>>, Fault> {
     let permitted = |address: &IpAddr| permitted(broker, session, *address, lease).map(|asked| asked.address);
     let held = of(broker)?;
-    with_followers(addresses.iter().map(permitted).collect(), |address| held.followers(*address))
+    with_followers(addresses.iter().map(permitted).collect(), |address| held.followers_of(*address))
 }
 
 /// The outcomes as they go on the wire. What was refused has an audit line of its own, as if it had been asked for

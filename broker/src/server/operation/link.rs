@@ -41,9 +41,9 @@ pub fn set_link(broker: &Broker, session: &Session, request: &SetLink) -> Result
                 .errno(errno as i32),
         }
     };
-    let link = Interface::named(route, &request.interface).map_err(failed("RTM_GETLINK"))?;
+    let link = Interface::by_name(route, &request.interface).map_err(failed("RTM_GETLINK"))?;
     link.change(route, Change { up: request.up, mtu: request.mtu }).map_err(failed("RTM_NEWLINK"))?;
-    let link = Interface::numbered(route, link.index).map_err(failed("RTM_GETLINK"))?;
+    let link = Interface::by_index(route, link.index).map_err(failed("RTM_GETLINK"))?;
     Ok(Done::new(Link {
         interface: Text::clipped(&link.name),
         index: link.index,

@@ -46,7 +46,7 @@ pub fn metrics(broker: &Broker, _: &Session, _: &MetricsRequest) -> Result<Done<
             retained: retained as u64,
             most: registry.capacity() as u64,
         },
-        addresses: broker.addresses.as_ref().map(|addresses| addresses.counted()),
+        addresses: broker.addresses.as_ref().map(|addresses| addresses.counts()),
         worker: broker.worker_counts(),
         log: LogCounts { suppressed: totals.not_logged.get(), lost: log::dropped() },
         events: broker.events.counted(),

@@ -9,7 +9,7 @@ use portreeve_protocol::{Fault, FaultCode};
 use super::Done;
 use super::address::{of, permitted, results, with_followers, words};
 use super::audit::Arguments;
-use crate::address::Asked;
+use crate::address::AddSpec;
 use crate::server::session::Session;
 use crate::server::state::Broker;
 
@@ -29,16 +29,19 @@ pub fn move_address(
     let place = |address: IpAddr, follows: Option<IpAddr>| {
         let prefix = broker.policy.borrow().place_on(&session.requester, address, &request.interface);
         let prefix = prefix.ok_or_else(|| nowhere(address, &request.interface))?;
-        Ok(Asked { address, interface: request.interface.clone(), prefix, follows })
+        Ok(AddSpec { address, interface: request.interface.clone(), prefix, follows })
     };
     let to = |address: &IpAddr| {
         permitted(broker, session, *address, None)?;
         // Where one that follows it may not be it is not moved either.
-        addresses.followers(*address).into_iter().try_for_each(|own| place(own, Some(*address)).map(drop))?;
+        addresses
+            .followers_of(*address)
+            .into_iter()
+            .try_for_each(|own| place(own, Some(*address)).map(drop))?;
         place(*address, None)
     };
-    let asked = with_followers(request.addresses.iter().map(to).collect(), |asked: &Asked| {
-        let followers = addresses.followers(asked.address).into_iter();
+    let asked = with_followers(request.addresses.iter().map(to).collect(), |asked: &AddSpec| {
+        let followers = addresses.followers_of(asked.address).into_iter();
         followers.filter_map(|own| place(own, Some(asked.address)).ok()).collect()
     })?;
     let outcomes = addresses.move_to(&asked, Some(session.holder()), request.epoch, request.announce);

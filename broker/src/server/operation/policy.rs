@@ -22,6 +22,6 @@ pub fn policy(
     request: &PolicyRequest,
 ) -> Result<Done<PolicyPage>, Fault> {
     let page = broker.policy.borrow().told(&session.requester, request.after);
-    let lease = broker.addresses.as_ref().map_or(0, |addresses| addresses.lease());
+    let lease = broker.addresses.as_ref().map_or(0, |addresses| addresses.default_lease());
     Ok(Done::new(PolicyPage { lease, ..page }))
 }

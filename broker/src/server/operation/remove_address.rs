@@ -29,24 +29,24 @@ pub async fn remove(
     let own = session.holder();
     // Root may remove what is not its own: it is the operator.
     let who = if session.is_root() { None } else { Some(own) };
-    let may = |address: IpAddr| addresses.may_remove(address, who, request.epoch).map(|()| address);
-    let allowed = request.addresses.iter().map(|address| match addresses.leader(*address) {
+    let may = |address: IpAddr| addresses.check_removable(address, who, request.epoch).map(|()| address);
+    let allowed = request.addresses.iter().map(|address| match addresses.leader_of(*address) {
         Some(leader) => Err(goes_with(*address, leader)),
         None => may(*address),
     });
-    let allowed = with_followers(allowed.collect(), |address| addresses.followers(*address))?;
+    let allowed = with_followers(allowed.collect(), |address| addresses.followers_of(*address))?;
     let mut going: Vec<IpAddr> = allowed.iter().filter_map(|address| address.clone().ok()).collect();
     going.sort_unstable();
     going.dedup();
-    let is_anothers = |address: &&IpAddr| addresses.holder(**address).is_some_and(|holder| holder != own);
+    let is_anothers = |address: &&IpAddr| addresses.holder_of(**address).is_some_and(|holder| holder != own);
     let others: Vec<IpAddr> = going.iter().filter(is_anothers).copied().collect();
-    addresses.give_notice(&others).await;
-    let let_go = |address: &IpAddr| addresses.holder(*address).is_none();
+    addresses.notify_removal(&others).await;
+    let let_go = |address: &IpAddr| addresses.holder_of(*address).is_none();
     let (gone, going): (Vec<IpAddr>, Vec<IpAddr>) = going.into_iter().partition(let_go);
     let mut removed: HashMap<IpAddr, Result<Removed, Fault>> =
-        going.iter().copied().zip(addresses.remove(&going, false)).collect();
+        going.iter().copied().zip(addresses.remove(&going)).collect();
     removed.extend(gone.into_iter().map(|address| (address, Ok(Removed { address, verified: false }))));
-    addresses.see_gone(&mut removed).await;
+    addresses.verify_removal(&mut removed).await;
     let outcomes = allowed.into_iter().map(|address| {
         let address = address?;
         removed.get(&address).cloned().unwrap_or_else(|| Err(Fault::new(FaultCode::NotFound, "it is gone")))

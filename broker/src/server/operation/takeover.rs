@@ -15,9 +15,9 @@ use portreeve_protocol::{Fault, FaultCode, Kind, List, Operation as _, Text, cod
 
 use super::audit::{Arguments, audit};
 use super::{Received, decode, permitted};
-use crate::address::BootTime;
 use crate::server::session::{Session, Turn};
 use crate::server::state::{Broker, RELEASE};
+use crate::sys::BootTime;
 
 impl Arguments for Takeover {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,7 +81,7 @@ fn step(broker: &Rc<Broker>, session: &Rc<Session>, request: &Takeover) -> Resul
         _ if !handover.is_of(session.number) => Err(out_of_order("it was not begun")),
         Takeover::More(_) => {
             handover.hold(session.number);
-            match handover.is_busy() || broker.addresses.as_ref().is_some_and(|all| !all.is_settled()) {
+            match handover.is_busy() || broker.addresses.as_ref().is_some_and(|all| all.is_adding()) {
                 true => Err(Fault::new(FaultCode::Busy, "requests are under way").remedy("ask again soon")),
                 false => Ok(part(broker)),
             }
@@ -116,7 +116,7 @@ fn offer(broker: &Rc<Broker>, session: &Rc<Session>, begin: &Begin) -> Result<Pa
     let offer = Offer {
         version: TAKEOVER_VERSION,
         release: Text::clipped(RELEASE),
-        clock: BootTime::now().told(),
+        clock: BootTime::now().as_nanos(),
         control,
         manager: broker.handover.notifier.socket().is_some(),
         watchdog: broker.handover.notifier.watchdog_us(),
@@ -139,12 +139,12 @@ fn part(broker: &Broker) -> Part {
         return (Handed::Listeners(HandedListeners { listeners: List::first_of(listeners) }), ids);
     }
     if let Some(addresses) = &broker.addresses {
-        let leases = addresses.hand(cursor.lease, LEASES);
+        let leases = addresses.export_leases(cursor.lease, LEASES);
         if let Some(last) = leases.last() {
             cursor.lease = Some(last.address);
             return (Handed::Leases(HandedLeases { leases: List::first_of(leases) }), Vec::new());
         }
-        let epochs = cursor.epochs.get_or_insert_with(|| addresses.hand_epochs());
+        let epochs = cursor.epochs.get_or_insert_with(|| addresses.export_epochs());
         if !epochs.is_empty() {
             let some = epochs.split_off(epochs.len().saturating_sub(EPOCHS));
             return (Handed::Epochs(HandedEpochs { epochs: List::first_of(some) }), Vec::new());
