@@ -125,7 +125,7 @@ impl Addresses {
         }
         let interface = interfaces.entry(spec.interface.clone()).or_insert_with(|| {
             Interface::by_name(self.host.route(), &spec.interface)
-                .map_err(|errno| fault::of_interface(&spec.interface, errno))
+                .map_err(|errno| fault::interface_failed(&spec.interface, errno))
         });
         let interface = interface.as_ref().map_err(Fault::clone)?;
         if !interface.up {
@@ -151,7 +151,7 @@ impl Addresses {
         if let Some(local) = local.get(&address)
             && local.clone()?
         {
-            return Err(fault::of_address("RTM_GETROUTE", address, Errno::EEXIST));
+            return Err(fault::address_failed("RTM_GETROUTE", address, Errno::EEXIST));
         }
         self.table.borrow_mut().insert_new(lease, params.max_addresses)?;
         self.interfaces.insert(interface.clone());
@@ -163,7 +163,7 @@ impl Addresses {
         match Interface::by_index(self.host.route(), placement.index) {
             Ok(interface) if interface.up => None,
             Ok(interface) => Some(fault::interface_down(&interface.name)),
-            Err(errno) => Some(fault::of_address("RTM_GETLINK", placement.address, errno)),
+            Err(errno) => Some(fault::address_failed("RTM_GETLINK", placement.address, errno)),
         }
     }
 

@@ -51,7 +51,7 @@ impl Addresses {
             let (address, index) = (placement.address, placement.index);
             match outcome {
                 Ok(_) => tracing::info!(%address, index, added_by, "removed a leftover address"),
-                Err(fault) => return Err(Failure::os(STEP, "RTM_DELADDR", fault)),
+                Err(fault) => return Err(Failure::os(STEP, "removing a leftover address", fault)),
             }
         }
         let cause = match self.host.fence().map(Fence::create) {
@@ -80,19 +80,21 @@ impl Addresses {
                 Ok(removed) => keep_fence |= !removed.verified,
                 Err(fault) => {
                     keep_fence = true;
-                    tracing::error!(%fault, "cannot remove an address at the end");
+                    tracing::error!(%fault, "cannot remove an address at exit");
                 }
             }
         }
         if let Some(fence) = self.host.fence().filter(|_| !keep_fence)
             && let Err(errno) = fence.delete()
         {
-            tracing::error!(%errno, "cannot remove the fence at the end");
+            tracing::error!(%errno, "cannot remove the fence at exit");
         }
     }
 
     fn load_interfaces(&self) -> Result<(), Failure> {
-        self.interfaces.load(self.host.route()).map_err(|errno| Failure::os(STEP, "RTM_GETLINK", errno))
+        self.interfaces
+            .load(self.host.route())
+            .map_err(|errno| Failure::os(STEP, "listing the interfaces", errno))
     }
 
     /// Every address of the host, and the floating ones among them that do not carry the broker's tag.
@@ -105,8 +107,8 @@ impl Addresses {
         };
         let declared: HashMap<IpAddr, Placement> =
             floating.iter().map(|spec| (spec.address, placement(spec))).collect();
-        let present =
-            rtnl::list(self.host.route()).map_err(|errno| Failure::os(STEP, "RTM_GETADDR", errno))?;
+        let present = rtnl::list(self.host.route())
+            .map_err(|errno| Failure::os(STEP, "listing the addresses", errno))?;
         let untagged = Untagged::find(&present, &declared);
         Ok((present, untagged))
     }

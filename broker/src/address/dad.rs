@@ -33,7 +33,7 @@ pub(super) async fn wait(route: &Netlink, placements: &[Placement]) -> HashMap<I
                 Ok(found) => return found.tentative,
                 // The kernel removes a duplicate that has a lifetime.
                 Err(Errno::EADDRNOTAVAIL) => fault::conflict(address, None),
-                Err(errno) => fault::of_address("RTM_GETADDR", address, errno),
+                Err(errno) => fault::address_failed("RTM_GETADDR", address, errno),
             };
             failed.insert(address, fault);
             false

@@ -8,7 +8,7 @@ use portreeve_protocol::{Fault, FaultCode};
 use crate::sys::interface::Mac;
 
 /// A failed system call about an address.
-pub fn of_address(call: &str, address: IpAddr, errno: Errno) -> Fault {
+pub fn address_failed(call: &str, address: IpAddr, errno: Errno) -> Fault {
     let fault = match errno {
         Errno::EEXIST => {
             let message = format!("{address} is on this host already, and this broker did not add it");
@@ -30,7 +30,7 @@ pub fn of_address(call: &str, address: IpAddr, errno: Errno) -> Fault {
 }
 
 /// A failed lookup of an interface.
-pub fn of_interface(name: &str, errno: Errno) -> Fault {
+pub fn interface_failed(name: &str, errno: Errno) -> Fault {
     match errno {
         Errno::ENODEV | Errno::EINVAL | Errno::ERANGE => {
             Fault::new(FaultCode::UnknownInterface, &format!("the interface {name:?} does not exist"))
@@ -83,7 +83,7 @@ pub fn lease_expired(address: IpAddr) -> Fault {
 }
 
 /// An address that another program removed and that is not restored yet.
-pub fn removed_elsewhere(address: IpAddr) -> Fault {
+pub fn removed_by_other_program(address: IpAddr) -> Fault {
     let message = format!("another program removed {address}, and the broker has not restored it");
     Fault::new(FaultCode::NotLocal, &message)
         .remedy("find and stop that program, then remove the address and add it again")

@@ -54,7 +54,7 @@ impl HostAddresses {
         let replies = rtnl::are_local(&self.route, addresses);
         let replies = replies.unwrap_or_else(|errno| vec![Err(errno); addresses.len()]);
         let found = addresses.iter().zip(replies).map(|(address, reply)| {
-            (*address, reply.map_err(|errno| fault::of_address("RTM_GETROUTE", *address, errno)))
+            (*address, reply.map_err(|errno| fault::address_failed("RTM_GETROUTE", *address, errno)))
         });
         found.collect()
     }
@@ -66,7 +66,7 @@ impl HostAddresses {
             let elements: Vec<_> =
                 placements.iter().map(|placement| (placement.address, timeout(lifetime))).collect();
             if let Err(errno) = fence.open_for(&elements) {
-                let refused = |address| fault::of_address("opening the fence", address, errno);
+                let refused = |address| fault::address_failed("opening the fence", address, errno);
                 return elements.into_iter().map(|(address, _)| (address, refused(address))).collect();
             }
         }
@@ -75,7 +75,7 @@ impl HostAddresses {
         let outcomes = rtnl::add(&self.route, &timed, detect);
         let failed = placements.iter().zip(outcomes).filter_map(|(placement, outcome)| {
             let address = placement.address;
-            Some((address, fault::of_address("RTM_NEWADDR", address, outcome.err()?)))
+            Some((address, fault::address_failed("RTM_NEWADDR", address, outcome.err()?)))
         });
         let failed: HashMap<IpAddr, Fault> = failed.collect();
         self.remove_from_fence(failed.keys().copied());
@@ -100,7 +100,7 @@ impl HostAddresses {
                     failed.extend(expired.into_iter().map(|one| (one, fault::lease_expired(one))));
                 }
                 Err(errno) => {
-                    let refused = |address| fault::of_address("renewing the fence", address, errno);
+                    let refused = |address| fault::address_failed("renewing the fence", address, errno);
                     failed.extend(elements.into_iter().map(|(address, _)| (address, refused(address))));
                 }
             }
@@ -112,7 +112,7 @@ impl HostAddresses {
             None => outcomes
                 .next()
                 .unwrap_or(Err(Errno::EIO))
-                .map_err(|errno| fault::of_address("RTM_NEWADDR", placement.address, errno)),
+                .map_err(|errno| fault::address_failed("RTM_NEWADDR", placement.address, errno)),
         };
         placements.iter().map(outcome).collect()
     }
@@ -143,15 +143,15 @@ impl HostAddresses {
                 let verified = matches!(local.remove(&placement.address), Some(Ok(false)));
                 Ok(Removed { address: placement.address, verified })
             }
-            Err(errno) => Err(fault::of_address("RTM_DELADDR", placement.address, errno)),
+            Err(errno) => Err(fault::address_failed("RTM_DELADDR", placement.address, errno)),
         });
         let outcomes: Vec<Result<Removed, Fault>> = outcomes.collect();
-        self.settle(outcomes.iter().flatten());
+        self.leave_fence(outcomes.iter().flatten());
         outcomes
     }
 
     /// Removes from the fence the addresses that are gone, and quarantines the others.
-    fn settle<'r>(&self, removed: impl Iterator<Item = &'r Removed>) {
+    fn leave_fence<'r>(&self, removed: impl Iterator<Item = &'r Removed>) {
         let mut gone = Vec::new();
         for Removed { address, verified } in removed {
             match verified {
@@ -209,7 +209,7 @@ impl HostAddresses {
         let gone = removed.into_iter().filter(|address| matches!(local.get(address), Some(Ok(false))));
         let gone: Vec<Removed> = gone.map(|address| Removed { address, verified: true }).collect();
         self.quarantine.borrow_mut().retain(|address| gone.iter().all(|one| one.address != *address));
-        self.settle(gone.iter());
+        self.leave_fence(gone.iter());
     }
 }
 

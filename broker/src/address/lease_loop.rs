@@ -4,6 +4,7 @@
 //! notifications and rivals as they arrive; compares everything with the kernel at the configured interval.
 
 use std::io;
+use std::os::unix::net::UnixDatagram as StdUnixDatagram;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::removal_notice::NOTICE;
-use super::remove::Cause;
+use super::removal_notice::NOTICE_PERIOD;
+use super::remove::RemovalCause;
 use super::{Addresses, FloatingListeners};
 use crate::sys::BootTime;
 
@@ -60,7 +61,7 @@ async fn run(addresses: Rc<Addresses>) {
 
 fn spawn_receiver(
     addresses: &Rc<Addresses>,
-    socket: std::os::unix::net::UnixDatagram,
+    socket: StdUnixDatagram,
     receive: impl Fn(&Addresses) -> io::Result<()> + 'static,
 ) -> io::Result<()> {
     let (addresses, socket) = (addresses.clone(), UnixDatagram::from_std(socket)?);
@@ -81,7 +82,7 @@ impl Addresses {
     fn run_due(&self) -> Instant {
         let now = self.remove_expired();
         self.notify_expiring(now);
-        let due = self.table.borrow().next_due(NOTICE);
+        let due = self.table.borrow().next_due(NOTICE_PERIOD);
         let sleep = due.map_or(MAX_SLEEP, |due| now.duration_until(due).min(MAX_SLEEP));
         let next = Instant::now() + sleep;
         self.announcer.send_due().map_or(next, |due| next.min(due.into()))
@@ -91,7 +92,7 @@ impl Addresses {
     pub(super) fn remove_expired(&self) -> BootTime {
         let now = BootTime::now();
         let expired = self.table.borrow().expired(now);
-        for outcome in self.remove_because(Cause::Expired, &expired) {
+        for outcome in self.remove_because(RemovalCause::Expired, &expired) {
             match outcome {
                 Ok(removed) => {
                     self.counters.expired.up();

@@ -60,7 +60,7 @@ impl Addresses {
                     .borrow()
                     .get(address)
                     .map(|lease| lease.to_wire(now))
-                    .ok_or_else(|| fault::removed_elsewhere(address)),
+                    .ok_or_else(|| fault::removed_by_other_program(address)),
             }
         };
         specs.iter().zip(started).map(outcome).collect()
@@ -76,7 +76,7 @@ impl Addresses {
     ) -> Result<Option<Move>, Fault> {
         let now = BootTime::now();
         let interface = Interface::by_name(self.host.route(), &spec.interface)
-            .map_err(|errno| fault::of_interface(&spec.interface, errno))?;
+            .map_err(|errno| fault::interface_failed(&spec.interface, errno))?;
         if !interface.up {
             return Err(fault::interface_down(&spec.interface));
         }
@@ -107,7 +107,7 @@ impl Addresses {
         let new: Vec<_> = moves.iter().map(|one| (one.to, one.lifetime)).collect();
         let added = rtnl::add(self.host.route(), &new, false);
         let mut fail = |one: &Move, call: &str, errno: Errno| {
-            failed.insert(one.to.address, fault::of_address(call, one.to.address, errno));
+            failed.insert(one.to.address, fault::address_failed(call, one.to.address, errno));
         };
         let mut moved: Vec<Move> = moves
             .iter()

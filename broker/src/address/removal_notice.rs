@@ -1,6 +1,6 @@
 //! Notifies the holder of an address before its removal, and verifies the removal afterwards.
 //!
-//! Promises: waits only for holders that are subscribed to events, and at most [`NOTICE`].
+//! Promises: waits only for holders that are subscribed to events, and at most [`NOTICE_PERIOD`].
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use crate::holder::Holder;
 use crate::sys::BootTime;
 
 /// How long before the removal of an address its holder is notified.
-pub(super) const NOTICE: Duration = Duration::from_secs(1);
+pub(super) const NOTICE_PERIOD: Duration = Duration::from_secs(1);
 /// How long a removal is verified.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two looks.
@@ -23,14 +23,14 @@ const INTERVAL: Duration = Duration::from_millis(50);
 
 impl Addresses {
     /// Notifies the holders of these addresses of their removal, and waits until those that are subscribed have removed
-    /// them, at most [`NOTICE`].
+    /// them, at most [`NOTICE_PERIOD`].
     pub async fn notify_removal(&self, addresses: &[IpAddr]) {
         let notify = |address: &&IpAddr| {
             let table = self.table.borrow();
-            table.get(**address).is_some_and(|lease| self.events.removal_notice(lease, NOTICE))
+            table.get(**address).is_some_and(|lease| self.events.removal_notice(lease, NOTICE_PERIOD))
         };
         let notified: Vec<IpAddr> = addresses.iter().filter(notify).copied().collect();
-        let end = Instant::now() + NOTICE;
+        let end = Instant::now() + NOTICE_PERIOD;
         while Instant::now() < end
             && notified.iter().any(|address| self.table.borrow().get(*address).is_some())
         {
@@ -40,9 +40,9 @@ impl Addresses {
 
     /// Notifies the holders of addresses whose lease ends soon, once for each lease.
     pub(super) fn notify_expiring(&self, now: BootTime) {
-        for lease in self.table.borrow_mut().expiring(now, NOTICE) {
+        for lease in self.table.borrow_mut().expiring(now, NOTICE_PERIOD) {
             lease.expiry_notified = true;
-            let remaining = lease.deadline.map_or(NOTICE, |deadline| now.duration_until(deadline));
+            let remaining = lease.deadline.map_or(NOTICE_PERIOD, |deadline| now.duration_until(deadline));
             self.events.removal_notice(lease, remaining);
         }
     }

@@ -16,7 +16,7 @@ use crate::sys::rtnl::Placement;
 
 /// Why addresses are removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(super) enum RemovalCause {
     /// The holder, root or a change of policy requested it.
     Request,
     /// Their lease expired.
@@ -34,10 +34,14 @@ impl Addresses {
 
     /// Removes those of the addresses that have a lease, and returns the outcome of each of these.
     pub fn remove(&self, addresses: &[IpAddr]) -> Vec<Result<Removed, Fault>> {
-        self.remove_because(Cause::Request, addresses)
+        self.remove_because(RemovalCause::Request, addresses)
     }
 
-    pub(super) fn remove_because(&self, cause: Cause, addresses: &[IpAddr]) -> Vec<Result<Removed, Fault>> {
+    pub(super) fn remove_because(
+        &self,
+        cause: RemovalCause,
+        addresses: &[IpAddr],
+    ) -> Vec<Result<Removed, Fault>> {
         let placements: Vec<Placement> = {
             let table = self.table.borrow();
             addresses.iter().filter_map(|address| Some(table.get(*address)?.placement)).collect()
@@ -46,7 +50,7 @@ impl Addresses {
             listeners.stop(addresses);
         }
         let outcomes = self.host.remove(&placements);
-        let expired = cause == Cause::Expired;
+        let expired = cause == RemovalCause::Expired;
         let mut table = self.table.borrow_mut();
         for (placement, outcome) in placements.iter().zip(&outcomes) {
             // The lease of an address that cannot be removed stays, for another request or its expiry.

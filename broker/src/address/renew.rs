@@ -37,7 +37,7 @@ impl Addresses {
         let mut outcomes = self.host.renew(&renewed).into_iter();
         let outcome = |found: Result<(Placement, Lifetime), Fault>| {
             let (placement, lifetime) = found?;
-            let removed = || fault::removed_elsewhere(placement.address);
+            let removed = || fault::removed_by_other_program(placement.address);
             outcomes.next().unwrap_or_else(|| Err(removed()))?;
             let mut table = self.table.borrow_mut();
             let lease = table.get_mut(placement.address).ok_or_else(removed)?;
@@ -78,7 +78,7 @@ impl Addresses {
 /// Refuses the lease of an address that another program removed.
 pub(super) fn present(lease: &mut Lease) -> Result<&mut Lease, Fault> {
     match lease.state {
-        LeaseState::Missing => Err(fault::removed_elsewhere(lease.placement.address)),
+        LeaseState::Missing => Err(fault::removed_by_other_program(lease.placement.address)),
         _ => Ok(lease),
     }
 }

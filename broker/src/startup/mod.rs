@@ -116,7 +116,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     sockets::bind_static(&config, &mut registry, awaited)?;
     inject::point("addresses")?;
     let events = Rc::new(Events::default());
-    let mut addresses = sockets::addresses(&config, &plan, &events)?;
+    let addresses = sockets::addresses(&config, &plan, &events)?;
     inject::point("status")?;
     let status = ProcStatus::open("self")?;
     let seccomp = status.read()?.seccomp;
@@ -158,7 +158,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         warnings.push(NOT_ENFORCED.to_owned());
     }
     inject::point("clean_slate")?;
-    if let Some(addresses) = &mut addresses {
+    if let Some(addresses) = &addresses {
         let before = succession.as_ref().map(|succession| &succession.predecessor.offer);
         warnings.extend(match before.filter(|offer| offer.addresses) {
             Some(offer) => addresses.start_as_successor(offer.fenced)?,

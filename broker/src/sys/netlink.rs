@@ -6,7 +6,7 @@
 //! change interrupted is repeated. Uses only the socket that [`Netlink::open`] opened. See netlink(7).
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
 use netlink_packet_core::{Emitable, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR};
 use nix::errno::Errno;
@@ -67,7 +67,7 @@ pub fn open(protocol: SockProtocol, groups: u32) -> nix::Result<OwnedFd> {
 ///
 /// # Errors
 /// EAGAIN when none waits; ENOBUFS when notifications were lost.
-pub fn receive_notifications(socket: &impl std::os::fd::AsFd, buffer: &mut [u8]) -> nix::Result<usize> {
+pub fn receive_notifications(socket: &impl AsFd, buffer: &mut [u8]) -> nix::Result<usize> {
     recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::empty())
 }
 
