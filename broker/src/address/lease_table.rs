@@ -218,7 +218,7 @@ impl LeaseTable {
 }
 
 fn no_lease(address: IpAddr) -> Fault {
-    Fault::new(FaultCode::NotFound, &format!("this peer holds no lease of {address}"))
+    Fault::new(FaultCode::NotFound, &format!("{address} has no lease, or another peer holds it"))
 }
 
 #[cfg(test)]
