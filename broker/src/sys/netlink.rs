@@ -72,7 +72,7 @@ pub fn receive_notifications(socket: &impl AsFd, buffer: &mut [u8]) -> nix::Resu
 }
 
 impl Netlink {
-    /// Opens a socket for requests of one protocol.
+    /// Opens a socket for requests of one protocol. See netlink(7); Linux 2.2.
     ///
     /// # Capabilities
     /// As [`open`]. Which requests need one depends on the protocol and the request.
@@ -90,6 +90,7 @@ impl Netlink {
     }
 
     /// Sends a batch of at most about [`MAX_BATCH`] changes, and returns the outcome of each, in their order.
+    /// See netlink(7), send(2) and recv(2); Linux 2.2.
     ///
     /// # Capabilities
     /// Those of its messages.
@@ -121,7 +122,7 @@ impl Netlink {
         Ok(outcomes)
     }
 
-    /// Sends changes in batches, and returns the outcome of each, in their order.
+    /// Sends changes in batches, and returns the outcome of each, in their order. As [`Netlink::change_batch`].
     ///
     /// # Capabilities
     /// Those of the messages.
@@ -148,11 +149,14 @@ impl Netlink {
     ///
     /// # Capabilities
     /// Those of the messages.
+    ///
+    /// # Errors
+    /// Each: the kernel's refusal, or that of [`Netlink::change_all`].
     pub fn change_each<M: Emitable>(&self, kind: u16, flags: u16, messages: &[M]) -> Vec<Result<(), Errno>> {
         self.change_all(kind, flags, messages).unwrap_or_else(|errno| vec![Err(errno); messages.len()])
     }
 
-    /// Sends one query and returns the body of the reply.
+    /// Sends one query and returns the body of the reply. As [`Netlink::query_all`].
     ///
     /// # Capabilities
     /// Those of the message.
@@ -165,7 +169,7 @@ impl Netlink {
     }
 
     /// Sends queries with one reply each, in batches. `parse` reads the body of each reply; a body that it cannot read
-    /// is EPROTO.
+    /// is EPROTO. See netlink(7), send(2) and recv(2); Linux 2.2.
     ///
     /// # Capabilities
     /// Those of the messages.
@@ -201,7 +205,8 @@ impl Netlink {
         Ok(replies)
     }
 
-    /// Requests every object of a kind; `parse` reads the kind and body of each message of the reply.
+    /// Requests every object of a kind; `parse` reads the kind and body of each message of the reply. See
+    /// netlink(7), NLM_F_DUMP; Linux 2.2, NLM_F_DUMP_INTR since 3.1.
     ///
     /// # Capabilities
     /// Those of the message.

@@ -174,7 +174,7 @@ impl<'n> Transaction<'n> {
     }
 
     /// Commits it. Returns the position and error of each change that failed; when one failed, none took effect. See
-    /// nft(8) and netlink(7); Linux 3.13.
+    /// nft(8) and netlink(7); Linux 3.13, the family inet since 3.14, timeouts of elements since 4.1.
     ///
     /// # Capabilities
     /// CAP_NET_ADMIN.
