@@ -1,7 +1,9 @@
-//! Adding: an address is looked at, asked for on the network, fenced, put on its interface, waited for, announced.
+//! Adds addresses: checks them, probes for conflicts, opens the fence, puts them on their interface, waits for duplicate
+//! address detection, starts their listeners, and announces them.
 //!
-//! Promises: an address that this host or another one has is not added; a failure at any step takes back what the steps
-//! before it did; of many addresses each stands for itself. The lease begins when the kernel has the address.
+//! Promises: adds no address that this host or another one has; a failure at any step rolls back the steps before it; each
+//! address of a request stands for itself, with its followers. The lease begins just before the kernel gets the
+//! address.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
@@ -10,268 +12,216 @@ use std::time::Duration;
 use nix::errno::Errno;
 use portreeve_protocol::{EventCode, Fault, FaultCode, Text, address};
 
-use super::lease::{Lease, State};
-use super::probe::hardware_text;
-use super::together::{Begun, Way};
-use super::{Addresses, fault};
+use super::add_batch::{AddBatch, Start};
+use super::lease::{Lease, LeaseState};
+use super::{Addresses, dad, fault};
 use crate::holder::Holder;
-use crate::sys::Interface;
-use crate::sys::boot_time::BootTime;
-use crate::sys::rtnl::{self, Lifetime, Place};
+use crate::sys::rtnl::{Lifetime, Placement};
+use crate::sys::{BootTime, Interface};
 
-/// An address that policy permits, and where it says to put it.
+/// The most probes for one address.
+const MAX_PROBES: u8 = 3;
+
+/// An address to add, as policy permits it.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct AddSpec {
     /// The address.
     pub address: IpAddr,
-    /// The interface's name.
+    /// The name of the interface.
     pub interface: Text<15>,
     /// The prefix length.
     pub prefix: u8,
-    /// The address that it comes with or not at all.
+    /// The address with which this one is added, or not at all.
     pub follows: Option<IpAddr>,
 }
 
-/// What goes for all addresses of a request.
+/// What all addresses of a request have in common.
 #[derive(Clone, Copy, Debug)]
-pub struct How {
-    /// Who asks.
+pub struct AddParams {
+    /// The owner.
     pub holder: Holder,
-    /// How long they stay.
+    /// The time from a renewal to the end of the lease.
     pub lifetime: Lifetime,
-    /// How many addresses who asks may have.
-    pub most: usize,
+    /// The largest number of addresses that the owner may have.
+    pub max_addresses: usize,
     /// The number of this ownership.
     pub epoch: u64,
-    /// How often the network is asked first.
+    /// How many probes are sent for each address; 0 turns conflict detection off, for IPv6 too.
     pub probes: u8,
-    /// Whether the neighbours are told.
+    /// Whether the addresses are announced to the neighbours.
     pub announce: bool,
 }
 
-/// What became of an address, as the peer is told.
+/// The outcome of one address, for the reply.
 pub type Outcome = Result<address::Lease, Fault>;
 
 impl Addresses {
-    /// Adds addresses and gives what became of each, in their order.
-    pub async fn add(&self, asked: Vec<Result<Asked, Fault>>, how: How) -> Vec<Outcome> {
-        let (mut links, mut seen) = (HashMap::new(), HashSet::new());
-        let mut way = Way::default();
-        // A request may come between the end of a lease and the clock's turn: what has ended is in nobody's way.
-        self.end_leases();
-        let new: Vec<IpAddr> = {
-            let table = self.table.borrow();
-            let all = asked.iter().flatten().map(|asked| asked.address);
-            all.filter(|address| table.get(*address).is_none()).collect()
-        };
-        let local = self.are_local(&new);
-        for asked in asked {
-            // One that is named twice is refused the second time, and fails nothing else.
-            let first = asked.as_ref().ok().filter(|asked| seen.insert(asked.address));
-            let group = first.map(|asked| asked.follows.unwrap_or(asked.address));
-            way.enter(group, asked.and_then(|asked| self.begin(&asked, how, &mut links, &local)));
-        }
-        let _nothing_was_done_for_them = way.fail_the_rest(&self.table);
-        if how.probes > 0 && way.pending.iter().any(|(_, place)| place.address.is_ipv4()) {
-            let rivals = self.probe(&way.places(), how.probes.min(3)).await;
-            way.fail(&self.table, |place| {
-                rivals.get(&place.address).map(|rival| conflict(place.address, Some(*rival)))
+    /// Adds addresses, and returns the outcome of each, in their order.
+    pub async fn add(&self, specs: Vec<Result<AddSpec, Fault>>, params: AddParams) -> Vec<Outcome> {
+        let mut batch = self.start_batch(specs, params);
+        let _ = batch.fail_groups(&self.table); // Nothing to roll back yet.
+        if params.probes > 0 && batch.pending.iter().any(|(_, placement)| placement.address.is_ipv4()) {
+            let rivals = self.prober.probe(&batch.placements(), params.probes.min(MAX_PROBES)).await;
+            batch.fail(&self.table, |placement| {
+                let rival = rivals.get(&placement.address)?;
+                Some(fault::conflict(placement.address, Some(*rival)))
             });
-            way.fail(&self.table, |place| self.unusable(place));
-            let _nothing_was_done_for_them = way.fail_the_rest(&self.table);
+            batch.fail(&self.table, |placement| self.check_interface(placement));
+            let _ = batch.fail_groups(&self.table); // Nothing to roll back yet.
         }
-        let deadline = how.lifetime.map(|seconds| BootTime::now().after(Duration::from_secs(seconds.into())));
-        let refused = self.put(&way.places(), how.lifetime, how.probes > 0);
-        way.fail(&self.table, |place| refused.get(&place.address).cloned());
-        if how.probes > 0 {
-            let refused = self.settle(&way.places()).await;
-            way.fail(&self.table, |place| refused.get(&place.address).cloned());
+        let lifetime = params.lifetime.map(|seconds| Duration::from_secs(seconds.into()));
+        let deadline = lifetime.map(|lifetime| BootTime::now().saturating_add(lifetime));
+        let failed = self.host.add(&batch.placements(), params.lifetime, params.probes > 0);
+        batch.fail_all(&self.table, &failed);
+        if params.probes > 0 {
+            let failed = dad::wait(self.host.route(), &batch.placements()).await;
+            self.roll_back_failed(&mut batch, &failed);
         }
-        let refused = self.start_listeners(&way.places());
-        way.fail(&self.table, |place| refused.get(&place.address).cloned());
-        let rest = way.fail_the_rest(&self.table);
-        self.take_back(&rest);
-        let places = way.places();
-        for (index, place) in way.pending {
-            let told = self.hold(&place, deadline);
-            if how.announce && told.is_some() {
-                self.announce(place.address);
-            }
-            if let (Some(told), Some(outcome)) = (told, way.outcomes.get_mut(index)) {
-                *outcome = Ok(told);
-            }
-        }
-        self.warn_of_many(&places);
-        self.changed.notify_one();
-        let conflict =
-            |outcome: &&Outcome| outcome.as_ref().is_err_and(|fault| fault.code == FaultCode::Conflict);
-        self.counts.conflicts.add(way.outcomes.iter().filter(conflict).count());
-        way.outcomes
+        let failed = self.start_listeners(&batch.placements());
+        self.roll_back_failed(&mut batch, &failed);
+        let failed = batch.fail_groups(&self.table);
+        self.roll_back(&failed);
+        self.finish(batch, deadline, params.announce)
     }
 
-    /// Enters one address in the table, or says why not.
-    fn begin(
+    /// Checks the addresses, and enters them in the lease table.
+    fn start_batch(&self, specs: Vec<Result<AddSpec, Fault>>, params: AddParams) -> AddBatch {
+        let (mut interfaces, mut seen) = (HashMap::new(), HashSet::new());
+        let mut batch = AddBatch::default();
+        // The lease of another holder may have expired, and the lease loop not have run yet.
+        self.remove_expired();
+        let new: Vec<IpAddr> = {
+            let table = self.table.borrow();
+            let all = specs.iter().flatten().map(|spec| spec.address);
+            all.filter(|address| table.get(*address).is_none()).collect()
+        };
+        let local = self.host.are_local(&new);
+        for spec in specs {
+            // The second mention of an address is refused, and has no leader: it fails no group.
+            let first = spec.as_ref().ok().filter(|spec| seen.insert(spec.address));
+            let leader = first.map(|spec| spec.follows.unwrap_or(spec.address));
+            batch.push(leader, spec.and_then(|spec| self.start(&spec, params, &mut interfaces, &local)));
+        }
+        batch
+    }
+
+    /// Checks one address, and enters it in the lease table.
+    fn start(
         &self,
-        asked: &Asked,
-        how: How,
-        links: &mut HashMap<Text<15>, Result<Interface, Fault>>,
+        spec: &AddSpec,
+        params: AddParams,
+        interfaces: &mut HashMap<Text<15>, Result<Interface, Fault>>,
         local: &HashMap<IpAddr, Result<bool, Fault>>,
-    ) -> Result<Begun, Fault> {
-        let address = asked.address;
-        // A request may come twice, when its first reply was lost.
+    ) -> Result<Start, Fault> {
+        let address = spec.address;
+        // A peer repeats a request whose reply it lost.
         if self.table.borrow().get(address).is_some_and(|lease| {
-            lease.holder == how.holder && lease.state == State::Held && !lease.is_over(BootTime::now())
+            lease.holder == params.holder && lease.is_held() && !lease.is_expired(BootTime::now())
         }) {
-            let renewed = self.renew(&[Ok(address)], Some(how.holder), Some(how.lifetime), how.epoch);
-            return renewed.into_iter().next().unwrap_or_else(|| Err(gone(address))).map(Begun::Again);
+            let renewed =
+                self.renew(&[Ok(address)], Some(params.holder), Some(params.lifetime), params.epoch);
+            let outcome = renewed.into_iter().next();
+            return outcome.unwrap_or_else(|| Err(fault::removed_meanwhile(address))).map(Start::Renewed);
         }
-        let link = links.entry(asked.interface.clone()).or_insert_with(|| {
-            Interface::named(&self.route, &asked.interface)
-                .map_err(|errno| fault::of_interface(&asked.interface, errno))
+        let interface = interfaces.entry(spec.interface.clone()).or_insert_with(|| {
+            Interface::by_name(self.host.route(), &spec.interface)
+                .map_err(|errno| fault::interface_failed(&spec.interface, errno))
         });
-        let link = link.as_ref().map_err(Fault::clone)?;
-        if !link.up {
-            return Err(is_down(&asked.interface));
+        let interface = interface.as_ref().map_err(Fault::clone)?;
+        if !interface.up {
+            return Err(fault::interface_down(&spec.interface));
         }
-        if (how.probes > 0 || how.announce) && link.hardware.is_none() {
-            return Err(without_hardware(&asked.interface));
+        if (params.probes > 0 || params.announce) && interface.mac.is_none() {
+            return Err(fault::no_mac(&spec.interface));
         }
-        let place = Place { address, index: link.index, prefix: asked.prefix };
+        let placement = Placement { address, index: interface.index, prefix: spec.prefix };
         let lease = Lease {
-            place,
-            interface: asked.interface.clone(),
-            holder: how.holder,
-            lifetime: how.lifetime,
+            placement,
+            interface: spec.interface.clone(),
+            holder: params.holder,
+            lifetime: params.lifetime,
             deadline: None,
-            warned: false,
-            epoch: how.epoch,
-            follows: asked.follows,
-            state: State::Adding,
-            series: 0,
-            put_back: VecDeque::new(),
+            expiry_notified: false,
+            epoch: params.epoch,
+            follows: spec.follows,
+            state: LeaseState::Adding,
+            announcement_series: 0,
+            restored: VecDeque::new(),
         };
         if let Some(local) = local.get(&address)
             && local.clone()?
         {
-            return Err(fault::of_address("RTM_GETROUTE", address, Errno::EEXIST));
+            return Err(fault::address_failed("RTM_GETROUTE", address, Errno::EEXIST));
         }
-        self.table.borrow_mut().enter(lease, how.most)?;
-        self.links.borrow_mut().insert(link.index, link.clone());
-        Ok(Begun::New(place))
+        self.table.borrow_mut().insert_new(lease, params.max_addresses)?;
+        self.interfaces.insert(interface.clone());
+        Ok(Start::New(placement))
     }
 
-    /// Whether this host has addresses, wherever; asked for all of them at once.
-    pub(super) fn are_local(&self, addresses: &[IpAddr]) -> HashMap<IpAddr, Result<bool, Fault>> {
-        let answers = rtnl::are_local(&self.route, addresses);
-        let answers = answers.unwrap_or_else(|errno| vec![Err(errno); addresses.len()]);
-        let told = addresses.iter().zip(answers).map(|(address, answer)| {
-            (*address, answer.map_err(|errno| fault::of_address("RTM_GETROUTE", *address, errno)))
-        });
-        told.collect()
-    }
-
-    /// Why an address cannot be added any more, after a while of asking for it.
-    fn unusable(&self, place: &Place) -> Option<Fault> {
-        match Interface::numbered(&self.route, place.index) {
-            Ok(link) if link.up => None,
-            Ok(link) => Some(is_down(&link.name)),
-            Err(errno) => Some(fault::of_address("RTM_GETLINK", place.address, errno)),
+    /// Why an address cannot be added any more after the time that probing took.
+    fn check_interface(&self, placement: &Placement) -> Option<Fault> {
+        match Interface::by_index(self.host.route(), placement.index) {
+            Ok(interface) if interface.up => None,
+            Ok(interface) => Some(fault::interface_down(&interface.name)),
+            Err(errno) => Some(fault::address_failed("RTM_GETLINK", placement.address, errno)),
         }
     }
 
-    /// Opens the fence and puts the addresses on their interfaces; gives those that failed.
-    fn put(&self, places: &[Place], life: Lifetime, detect: bool) -> HashMap<IpAddr, Fault> {
-        if let Some(fence) = &self.fence {
-            let time = life.map(|seconds| Duration::from_secs(seconds.into()));
-            let open: Vec<_> = places.iter().map(|place| (place.address, time)).collect();
-            if let Err(error) = fence.open_for(&open) {
-                let refused = |address| fault::of_address("opening the fence", address, fault::errno(&error));
-                return open.into_iter().map(|(address, _)| (address, refused(address))).collect();
-            }
-        }
-        let places: Vec<(Place, Lifetime)> = places.iter().map(|place| (*place, life)).collect();
-        let results = rtnl::add(&self.route, &places, detect);
-        let results = results.unwrap_or_else(|error| vec![Err(fault::errno(&error)); places.len()]);
-        let failed = places.iter().zip(results).filter_map(|((place, _), result)| {
-            Some((place.address, fault::of_address("RTM_NEWADDR", place.address, result.err()?)))
-        });
-        let failed: HashMap<IpAddr, Fault> = failed.collect();
-        self.unfence(failed.keys().copied());
-        failed
-    }
-
-    /// Starts what listens at addresses that are there; gives those where something cannot.
-    fn start_listeners(&self, places: &[Place]) -> HashMap<IpAddr, Fault> {
+    /// Starts the floating listeners of addresses. Returns the addresses where one failed.
+    fn start_listeners(&self, placements: &[Placement]) -> HashMap<IpAddr, Fault> {
         let Some(listeners) = self.listeners() else {
             return HashMap::new();
         };
-        let start = |place: &Place| Some((place.address, listeners.start(place.address).err()?));
-        let failed: HashMap<IpAddr, Fault> = places.iter().filter_map(start).collect();
-        self.take_back(&those(places, &failed));
-        failed
+        let start =
+            |placement: &Placement| Some((placement.address, listeners.start(placement.address).err()?));
+        placements.iter().filter_map(start).collect()
     }
 
-    /// Takes addresses off their interfaces again that were just put there, with what has started at them.
-    pub(super) fn take_back(&self, places: &[Place]) {
-        if places.is_empty() {
+    /// Rolls the failed addresses of a batch back, and fails them.
+    fn roll_back_failed(&self, batch: &mut AddBatch, failed: &HashMap<IpAddr, Fault>) {
+        let mut placements = batch.placements();
+        placements.retain(|placement| failed.contains_key(&placement.address));
+        self.roll_back(&placements);
+        batch.fail_all(&self.table, failed);
+    }
+
+    /// Stops the listeners of addresses that were just added, and removes the addresses.
+    fn roll_back(&self, placements: &[Placement]) {
+        if placements.is_empty() {
             return;
         }
-        let addresses: Vec<IpAddr> = places.iter().map(|place| place.address).collect();
+        let addresses: Vec<IpAddr> = placements.iter().map(|placement| placement.address).collect();
         self.listeners().into_iter().for_each(|listeners| listeners.stop(&addresses));
-        let _what_is_gone_by_itself_is_no_failure = rtnl::remove(&self.route, places);
-        self.unfence(addresses.into_iter());
+        self.host.roll_back(placements);
     }
 
-    /// Filters addresses no longer that were not added after all.
-    fn unfence(&self, addresses: impl Iterator<Item = IpAddr>) {
-        let addresses: Vec<IpAddr> = addresses.collect();
-        if let Some(fence) = &self.fence
-            && let Err(error) = fence.forget(&addresses).and_then(|()| fence.close(&addresses))
-        {
-            tracing::error!(?addresses, %error, "the fence of addresses that were not added stays");
+    /// Marks the pending addresses held, announces them, and returns the outcome of every address.
+    fn finish(&self, mut batch: AddBatch, deadline: Option<BootTime>, announce: bool) -> Vec<Outcome> {
+        let added = batch.placements();
+        for (index, placement) in batch.pending {
+            let Some(lease) = self.mark_held(&placement, deadline) else { continue };
+            if announce {
+                self.announcer.announce(placement.address);
+            }
+            if let Some(outcome) = batch.outcomes.get_mut(index) {
+                *outcome = Ok(lease);
+            }
         }
+        self.multicast_limit.check(&self.table.borrow(), &added);
+        self.wake.notify_one();
+        let is_conflict =
+            |outcome: &&Outcome| outcome.as_ref().is_err_and(|fault| fault.code == FaultCode::Conflict);
+        self.counters.conflicts.add(batch.outcomes.iter().filter(is_conflict).count());
+        batch.outcomes
     }
 
-    fn hold(&self, place: &Place, deadline: Option<BootTime>) -> Option<address::Lease> {
+    fn mark_held(&self, placement: &Placement, deadline: Option<BootTime>) -> Option<address::Lease> {
         let mut table = self.table.borrow_mut();
-        let lease = table.get_mut(place.address)?;
-        lease.state = State::Held;
+        let lease = table.get_mut(placement.address)?;
+        lease.state = LeaseState::Held;
         lease.deadline = deadline;
-        self.silent.borrow_mut().remove(&place.address);
-        self.tell(lease, EventCode::AddressAdded, "");
-        Some(lease.told(BootTime::now()))
+        self.host.end_quarantine(placement.address);
+        self.events.address(lease, EventCode::AddressAdded, "");
+        Some(lease.to_wire(BootTime::now()))
     }
-}
-
-/// The places of what failed.
-pub(super) fn those(places: &[Place], failed: &HashMap<IpAddr, Fault>) -> Vec<Place> {
-    places.iter().copied().filter(|place| failed.contains_key(&place.address)).collect()
-}
-
-fn gone(address: IpAddr) -> Fault {
-    Fault::new(FaultCode::NotFound, &format!("{address} is gone"))
-}
-
-pub(super) fn is_down(interface: &str) -> Fault {
-    Fault::new(FaultCode::Os, &format!("the interface {interface:?} is down"))
-        .subject("RTM_GETLINK")
-        .errno(libc::ENETDOWN)
-        .remedy("set it up first")
-}
-
-/// The fault of an interface at which nobody can be asked or told who has an address.
-pub(super) fn without_hardware(interface: &str) -> Fault {
-    let message =
-        format!("the interface {interface:?} has no hardware address: nobody is asked or told there");
-    Fault::new(FaultCode::Unsupported, &message)
-        .subject(interface)
-        .remedy("ask with no probes and without announcement")
-}
-
-pub(super) fn conflict(address: IpAddr, rival: Option<super::frame::Hardware>) -> Fault {
-    let rival = rival.map(hardware_text);
-    let who = rival.as_ref().map_or_else(|| "another host".to_owned(), |rival| format!("the host {rival}"));
-    Fault::new(FaultCode::Conflict, &format!("{who} has {address}"))
-        .subject(rival.as_deref().unwrap_or_default())
-        .remedy("have that host give it up")
 }

@@ -1,187 +1,166 @@
-//! Addresses: what the broker puts on an interface for a peer, for as long as its lease lasts.
+//! Leased addresses: the broker adds them to interfaces for peers, and removes them when their lease ends.
 //!
-//! The kernel ends a lease by itself: every address has a lifetime there, so that it goes though nobody of us lives.
-//! Each mechanism is a file; [`Addresses`] is what they do together, one thread's. Nothing here asks policy.
+//! The kernel enforces a lease too: every address has a lifetime there, and goes even if no process of Portreeve runs.
+//! Each mechanism is a file. [`Addresses`] composes them, in one thread; its methods are the operations. No borrow is held
+//! across an await. This module does not consult policy: its callers do.
+
+#![deny(unsafe_code)]
 
 mod add;
-mod announce;
-mod counts;
-mod crowd;
+mod add_batch;
+mod announcement_queue;
+mod announcer;
+mod clean_slate;
+mod counters;
+mod dad;
+mod event_publisher;
+mod export;
 mod fault;
 pub mod fence;
+mod followers;
 pub mod frame;
-mod handed;
-mod keep;
+mod frame_socket;
+mod host_addresses;
+mod interface_cache;
 pub mod lease;
-mod left;
-mod move_to;
-mod neighbours;
-mod news;
-mod notice;
-mod probe;
+mod lease_loop;
+pub mod lease_table;
+mod move_address;
+mod multicast_limit;
+mod open;
+mod prober;
+mod reconcile;
+mod removal_notice;
 mod remove;
 mod renew;
-mod settle;
-mod start;
-mod together;
-mod watch;
+mod stray;
+mod unicast_announcer;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::os::unix::net::UnixDatagram;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use portreeve_protocol::{Event, EventCode, Fault, Text};
+use portreeve_protocol::Fault;
+use portreeve_protocol::metrics::AddressCounts;
 use tokio::sync::Notify;
 
-pub use crate::sys::BootTime;
-pub use add::{Asked, How};
-pub use handed::{MOST, REMEMBERED};
-pub use keep::keep;
+pub use add::{AddParams, AddSpec};
+pub use lease_loop::spawn;
+pub use lease_table::{MAX_LEASES, MAX_PAST_EPOCHS};
 
-use crate::events::{Audience, Events};
-use crate::sys::packet::Packet;
-use crate::sys::{Interface, Netlink};
-use announce::{Allowance, Queue};
-use counts::Counts;
-use fence::Fence;
-use lease::{Lease, Table};
-use neighbours::Neighbours;
-use probe::Heard;
+use crate::sys::Netlink;
+use crate::sys::rtnl::Lifetime;
+use announcer::Announcer;
+use counters::AddressCounters;
+use event_publisher::EventPublisher;
+use host_addresses::HostAddresses;
+use interface_cache::InterfaceCache;
+use lease::Lease;
+use lease_table::LeaseTable;
+use multicast_limit::MulticastLimit;
+use prober::Prober;
+use reconcile::Reconciler;
 
-/// Who has listeners at addresses.
-pub trait Listeners {
-    /// Starts what listens at an address that has just come, before its neighbours are told.
+/// Starts and stops the floating listeners of an address.
+pub trait FloatingListeners {
+    /// Starts the listeners of an address that was just added, before it is announced.
     ///
     /// # Errors
-    /// What could not start; the address then goes again, with whatever did.
+    /// A listener could not start. The caller then stops the others and removes the address.
     fn start(&self, address: IpAddr) -> Result<(), Fault>;
 
-    /// Stops everything that listens at addresses that are about to go.
+    /// Stops every listener on addresses that are about to be removed.
     fn stop(&self, addresses: &[IpAddr]);
 }
 
-/// What the configuration says of addresses.
+/// The configuration of addresses.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Seconds that an address stays without renewal where the peer does not say.
-    pub lease: u32,
-    /// How often a minute an address that somebody took away is put back.
-    pub put_back: u32,
-    /// How often all of them are compared with what the kernel has.
-    pub check: Duration,
-    /// Addresses are announced to all hosts by broadcast; otherwise to those that are known, one by one.
-    pub all_hosts: bool,
+    /// The lifetime of a lease in seconds, where the request has none.
+    pub default_lease: u32,
+    /// How often a minute an address is restored that another program removed.
+    pub restore_limit: u32,
+    /// The time between two full comparisons with the kernel.
+    pub reconcile_interval: Duration,
+    /// Whether announcements are broadcasts; otherwise they are sent to each known neighbour.
+    pub broadcast: bool,
 }
 
-/// The broker's addresses, and the sockets by which they are kept. No borrow is held across an await.
+/// The leased addresses of the broker.
 pub struct Addresses {
-    settings: Cell<Settings>,
-    events: Rc<Events>,
-    route: Netlink,
-    diag: Netlink,
-    /// Absent where the kernel has no nf_tables.
-    fence: Option<Fence>,
-    /// Absent where the broker does not keep CAP_NET_RAW.
-    packet: Option<Packet>,
-    /// Hears advertisements of IPv6, where hosts are told one by one.
-    advertisements: Option<Packet>,
-    /// What the kernel tells of interfaces and addresses.
-    news: UnixDatagram,
-    /// Room for one datagram of it.
-    inbox: RefCell<Box<[u8]>>,
-    table: RefCell<Table>,
-    /// Every interface, as it was last told of.
-    links: RefCell<HashMap<u32, Interface>>,
-    queue: RefCell<Queue>,
-    allowance: RefCell<HashMap<u32, Allowance>>,
-    heard: RefCell<Heard>,
-    neighbours: RefCell<Neighbours>,
-    /// The interfaces of which it was told that they have too many.
-    crowded: RefCell<HashSet<u32>>,
-    series: Cell<u64>,
-    /// Whether an address may be missing: most news are of none.
-    any_missing: Cell<bool>,
-    /// When to compare with the kernel early: it told of something removed that it still seemed to have.
-    doubt: Cell<Option<tokio::time::Instant>>,
-    /// What was removed and is on this host still, elsewhere. It passes the fence again when it is gone there.
-    silent: RefCell<HashSet<IpAddr>>,
+    default_lease: Cell<u32>,
+    reconcile_interval: Cell<Duration>,
+    table: Rc<RefCell<LeaseTable>>,
+    interfaces: Rc<InterfaceCache>,
+    host: Rc<HostAddresses>,
+    announcer: Rc<Announcer>,
+    prober: Prober,
+    reconciler: Reconciler,
+    multicast_limit: MulticastLimit,
     /// Unset until the broker serves.
-    listeners: OnceCell<Weak<dyn Listeners>>,
-    counts: Counts,
-    /// Something is due earlier than before.
-    changed: Notify,
+    listeners: OnceCell<Weak<dyn FloatingListeners>>,
+    events: Rc<EventPublisher>,
+    counters: Rc<AddressCounters>,
+    /// Wakes the lease loop: something is due earlier.
+    wake: Rc<Notify>,
 }
 
 impl Addresses {
-    /// The interface of an address as it was last told of.
-    fn link(&self, index: u32) -> Option<Interface> {
-        self.links.borrow().get(&index).cloned()
-    }
-
-    fn listeners(&self) -> Option<Rc<dyn Listeners>> {
+    fn listeners(&self) -> Option<Rc<dyn FloatingListeners>> {
         self.listeners.get().and_then(Weak::upgrade)
     }
 
-    /// Tells what happened to an address, to whom it concerns.
-    fn tell(&self, lease: &Lease, code: EventCode, detail: &str) {
-        let event = Event {
-            code,
-            address: Some(lease.place.address),
-            interface: lease.interface.clone(),
-            index: lease.place.index,
-            epoch: lease.epoch,
-            detail: Text::truncated(detail),
-            ..Event::default()
-        };
-        self.events.publish(Audience::Holder(lease.holder), event);
+    /// The lifetime of a lease in seconds, where the request has none.
+    pub fn default_lease(&self) -> u32 {
+        self.default_lease.get()
     }
 
-    /// Seconds that an address stays without renewal where the peer does not say.
-    pub fn lease(&self) -> u32 {
-        self.settings.get().lease
+    /// The lifetime for a requested one: the default where there is none, permanent for 0.
+    pub fn lifetime(&self, requested: Option<u32>) -> Lifetime {
+        Some(requested.unwrap_or(self.default_lease.get())).filter(|seconds| *seconds > 0)
     }
 
-    /// Whether rules of the packet filter end each lease to the millisecond.
+    /// Whether the fence ends each lease to the millisecond.
     pub fn is_fenced(&self) -> bool {
-        self.fence.is_some()
+        self.host.fence().is_some()
     }
 
-    /// How long an address stays by what a peer asks for: the configuration's time where it does not say, for ever for 0.
-    pub fn lifetime(&self, asked: Option<u32>) -> crate::sys::rtnl::Lifetime {
-        Some(asked.unwrap_or(self.settings.get().lease)).filter(|seconds| *seconds > 0)
+    /// The addresses that follow one: they are added and removed with it.
+    pub fn followers_of(&self, address: IpAddr) -> Vec<IpAddr> {
+        self.table.borrow().followers_of(address).to_vec()
     }
 
-    /// The addresses that came with one and go with it.
-    pub fn followers(&self, address: IpAddr) -> Vec<IpAddr> {
-        self.table.borrow().followers.of(address).to_vec()
-    }
-
-    /// The address that one came with and goes with, while that is here.
-    pub fn leader(&self, address: IpAddr) -> Option<IpAddr> {
+    /// The address that one follows, if that has a lease.
+    pub fn leader_of(&self, address: IpAddr) -> Option<IpAddr> {
         let table = self.table.borrow();
         table.get(address)?.follows.filter(|leader| table.get(*leader).is_some())
     }
 
-    /// The socket to ask the kernel of interfaces by.
+    /// The socket for queries about interfaces and changes of them.
     pub fn route(&self) -> &Netlink {
-        &self.route
+        self.host.route()
     }
 
-    /// Changes the settings; leases that have begun run as they were given, and all hosts are told or not as from the
-    /// start, when the sockets for it were opened.
-    pub fn set_settings(&self, settings: Settings) {
-        self.settings.set(Settings { all_hosts: self.settings.get().all_hosts, ..settings });
+    /// Applies a new configuration. Leases keep their lifetime until they are renewed, and announcements keep their form:
+    /// the sockets for it were opened at the start.
+    pub fn apply_settings(&self, settings: Settings) {
+        self.default_lease.set(settings.default_lease);
+        self.reconcile_interval.set(settings.reconcile_interval);
+        self.reconciler.set_restore_limit(settings.restore_limit);
     }
 
-    /// Looks at the leases after an address, in their order.
+    /// Counts for metrics.
+    pub fn counts(&self) -> AddressCounts {
+        self.counters.to_wire(&self.table.borrow())
+    }
+
+    /// Passes the leases after an address to a function, in the order of their addresses.
     pub fn leases_after<T>(
         &self,
         after: Option<IpAddr>,
-        look: impl FnOnce(&mut dyn Iterator<Item = &Lease>) -> T,
+        view: impl FnOnce(&mut dyn Iterator<Item = &Lease>) -> T,
     ) -> T {
-        look(&mut self.table.borrow().after(after))
+        view(&mut self.table.borrow().after(after))
     }
 }

@@ -1,116 +1,67 @@
-//! Removing: listeners stop, connections are ended while the address can still tell their peers, then it falls silent,
-//! then it goes, then it is looked for.
+//! Removes addresses: stops their listeners, resets their connections, closes the fence, removes them from their
+//! interface, and verifies that the host has them no more.
 //!
-//! Promises: only what is in the broker's table is removed, at its own interface and prefix; what cannot be seen to be
-//! gone stays silent.
+//! Promises: removes only addresses of the lease table, at their own interface and prefix; an address whose removal
+//! cannot be verified stays fenced.
 
 use std::net::IpAddr;
 
-use nix::errno::Errno;
 use portreeve_protocol::address::Removal;
 use portreeve_protocol::{EventCode, Fault};
 
-use super::{Addresses, fault};
+use super::Addresses;
 use crate::holder::Holder;
-use crate::sys::boot_time::BootTime;
-use crate::sys::rtnl::{self, Place};
-use crate::sys::sock_diag;
+use crate::sys::BootTime;
+use crate::sys::rtnl::Placement;
+
+/// Why addresses are removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RemovalCause {
+    /// The holder, root or a change of policy requested it.
+    Request,
+    /// Their lease expired.
+    Expired,
+}
 
 impl Addresses {
-    /// Whether somebody may remove an address.
+    /// Checks that a holder may remove an address; `None` may remove that of any holder.
     ///
     /// # Errors
-    /// As the table has them; one whose lease has ended counts as gone.
-    pub fn may_remove(&self, address: IpAddr, holder: Option<Holder>, epoch: u64) -> Result<(), Fault> {
-        self.table.borrow_mut().of(address, holder, epoch, BootTime::now()).map(drop)
+    /// NotFound, Busy, or Expired, also for a lease that has expired but is not removed yet.
+    pub fn check_removable(&self, address: IpAddr, holder: Option<Holder>, epoch: u64) -> Result<(), Fault> {
+        self.table.borrow_mut().find_for(address, holder, epoch, BootTime::now()).map(drop)
     }
 
-    /// Removes addresses that are in the table; `ran_out` where nobody asked for it.
-    pub fn remove(&self, addresses: &[IpAddr], ran_out: bool) -> Vec<Result<Removal, Fault>> {
-        let places: Vec<Place> = {
+    /// Removes those of the addresses that have a lease, and returns the outcome of each of these.
+    pub fn remove(&self, addresses: &[IpAddr]) -> Vec<Result<Removal, Fault>> {
+        self.remove_because(RemovalCause::Request, addresses)
+    }
+
+    pub(super) fn remove_because(
+        &self,
+        cause: RemovalCause,
+        addresses: &[IpAddr],
+    ) -> Vec<Result<Removal, Fault>> {
+        let placements: Vec<Placement> = {
             let table = self.table.borrow();
-            addresses.iter().filter_map(|address| Some(table.get(*address)?.place)).collect()
+            addresses.iter().filter_map(|address| Some(table.get(*address)?.placement)).collect()
         };
-        if let Some(listeners) = self.listeners().filter(|_| !places.is_empty()) {
+        if let Some(listeners) = self.listeners().filter(|_| !placements.is_empty()) {
             listeners.stop(addresses);
         }
-        let outcomes = self.clear(&places);
+        let outcomes = self.host.remove(&placements);
+        let expired = cause == RemovalCause::Expired;
         let mut table = self.table.borrow_mut();
-        for (place, outcome) in places.iter().zip(&outcomes) {
-            // What could not be removed is tried again, by whoever asks or by the clock.
-            if (outcome.is_ok() || ran_out)
-                && let Some(lease) = table.remove(place.address, ran_out)
+        for (placement, outcome) in placements.iter().zip(&outcomes) {
+            // The lease of an address that cannot be removed stays, for another request or its expiry.
+            if (outcome.is_ok() || expired)
+                && let Some(lease) = table.remove(placement.address, expired)
             {
-                let code = if ran_out { EventCode::AddressExpired } else { EventCode::AddressRemoved };
-                let stays = outcome.as_ref().err().map_or("", |fault| &*fault.message);
-                self.tell(&lease, code, stays);
+                let code = if expired { EventCode::AddressExpired } else { EventCode::AddressRemoved };
+                let failure = outcome.as_ref().err().map_or("", |fault| &*fault.message);
+                self.events.address(&lease, code, failure);
             }
         }
         outcomes
-    }
-
-    /// Clears addresses off the host, whether or not they are in the table.
-    pub(super) fn clear(&self, places: &[Place]) -> Vec<Result<Removal, Fault>> {
-        let addresses: Vec<IpAddr> = places.iter().map(|place| place.address).collect();
-        if addresses.is_empty() {
-            return Vec::new();
-        }
-        if let Err(errno) = sock_diag::end(&self.diag, &addresses) {
-            tracing::warn!(?addresses, %errno, "connections of addresses could not be reset before they go");
-        }
-        if let Some(fence) = &self.fence
-            && let Err(error) = fence.close(&addresses)
-        {
-            tracing::error!(?addresses, %error, "the fence of addresses could not be closed before they go");
-        }
-        let results = rtnl::remove(&self.route, places);
-        let results = results.unwrap_or_else(|error| vec![Err(fault::errno(&error)); places.len()]);
-        let mut local = self.are_local(&addresses);
-        let outcomes = places.iter().zip(results).map(|(place, result)| match result {
-            // What is gone is gone, whoever did it.
-            Ok(()) | Err(Errno::EADDRNOTAVAIL | Errno::ENODEV) => {
-                let verified = matches!(local.remove(&place.address), Some(Ok(false)));
-                Ok(Removal { address: place.address, verified })
-            }
-            Err(errno) => Err(fault::of_address("RTM_DELADDR", place.address, errno)),
-        });
-        let outcomes: Vec<Result<Removal, Fault>> = outcomes.collect();
-        self.let_go(outcomes.iter().flatten());
-        outcomes
-    }
-
-    /// Lets packets of addresses that are surely gone pass again.
-    fn let_go<'r>(&self, removed: impl Iterator<Item = &'r Removal>) {
-        let mut gone = Vec::new();
-        for Removal { address, verified } in removed {
-            match verified {
-                true => gone.push(*address),
-                false => {
-                    self.silent.borrow_mut().insert(*address);
-                    tracing::warn!(%address, "an address that was removed is on this host still, elsewhere")
-                }
-            }
-        }
-        if let Some(fence) = &self.fence
-            && let Err(error) = fence.forget(&gone)
-        {
-            tracing::error!(?gone, %error, "the fence of addresses that are gone stays");
-        }
-    }
-
-    /// Looks again at what was removed and was elsewhere on this host; what is gone there passes the fence again.
-    pub(super) fn look_at_silent(&self) {
-        let silent: Vec<IpAddr> = {
-            let (table, silent) = (self.table.borrow(), self.silent.borrow());
-            silent.iter().filter(|one| table.get(**one).is_none()).copied().collect()
-        };
-        if silent.is_empty() {
-            return;
-        }
-        let local = self.are_local(&silent);
-        let gone = silent.into_iter().filter(|address| matches!(local.get(address), Some(Ok(false))));
-        let gone: Vec<Removal> = gone.map(|address| Removal { address, verified: true }).collect();
-        self.silent.borrow_mut().retain(|address| gone.iter().all(|one| one.address != *address));
-        self.let_go(gone.iter());
     }
 }

@@ -2,7 +2,7 @@
 
 use portreeve_protocol::Text;
 
-use crate::address::{Asked, Settings};
+use crate::address::{AddSpec, Settings};
 use crate::config::Config;
 
 /// Whether the configuration manages any address or interface.
@@ -13,11 +13,11 @@ pub fn names_addresses(config: &Config) -> bool {
 }
 
 /// The configured floating addresses with the interface that the topology names.
-pub fn floating(config: &Config) -> Vec<Asked> {
+pub fn floating(config: &Config) -> Vec<AddSpec> {
     let one = |address| {
         let block = config.cluster.block_of(address)?;
         let interface = Text::truncated(&block.interface.value);
-        Some(Asked { address, interface, prefix: block.mask, follows: None })
+        Some(AddSpec { address, interface, prefix: block.mask, follows: None })
     };
     config.floating_addresses().filter_map(|(address, _)| one(address)).collect()
 }
@@ -25,9 +25,9 @@ pub fn floating(config: &Config) -> Vec<Asked> {
 /// The settings for address management.
 pub fn address_settings(config: &Config) -> Settings {
     Settings {
-        lease: u32::try_from(config.broker.lease.as_secs()).unwrap_or(u32::MAX),
-        put_back: config.cluster.if_down_limit,
-        check: config.cluster.if_check_interval,
-        all_hosts: config.cluster.arp_all_hosts,
+        default_lease: u32::try_from(config.broker.lease.as_secs()).unwrap_or(u32::MAX),
+        restore_limit: config.cluster.if_down_limit,
+        reconcile_interval: config.cluster.if_check_interval,
+        broadcast: config.cluster.arp_all_hosts,
     }
 }

@@ -13,7 +13,7 @@ pub const BOUNDS_US: [u64; 13] =
 /// More than the kind of any operation.
 const MAX_OPERATIONS: usize = 32;
 
-/// What the server counts itself; addresses, events and accounts have counters of their own.
+/// Everything that is counted here. What the server counts itself; addresses, events and accounts have counters of their own.
 #[derive(Debug, Default)]
 pub struct Counters {
     operations: [Operation; MAX_OPERATIONS],

@@ -11,12 +11,12 @@ use portreeve_protocol::message::ListenerId;
 use portreeve_protocol::{Endpoint, Event, EventCode, Fault, Text};
 
 use super::state::Broker;
-use crate::address::Listeners;
+use crate::address::FloatingListeners;
 use crate::events::Audience;
 use crate::holder::Holder;
 use crate::listener::Owner;
 
-impl Listeners for Broker {
+impl FloatingListeners for Broker {
     fn start(&self, address: IpAddr) -> Result<(), Fault> {
         let policy = self.policy.borrow();
         for listener in policy.listeners_at(address) {

@@ -76,8 +76,8 @@ impl Service {
             tokio::task::spawn_local(control_socket::accept_loop(broker.clone(), listener));
         }
         if let Some(addresses) = &broker.addresses {
-            let listeners: Rc<dyn address::Listeners> = broker.clone();
-            address::keep(addresses, &listeners)
+            let listeners: Rc<dyn address::FloatingListeners> = broker.clone();
+            address::spawn(addresses, &listeners)
                 .map_err(|error| Failure::os("addresses", "epoll_ctl", error))?;
         }
         if let Some(import) = &mut self.import {
@@ -114,7 +114,7 @@ impl Service {
             never = log::retry_loop() => match never {},
         };
         if let Some(addresses) = &broker.addresses {
-            addresses.give_notice(&addresses.all()).await;
+            addresses.notify_removal(&addresses.all()).await;
         }
         broker.stop_everything();
         ended

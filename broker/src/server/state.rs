@@ -203,7 +203,7 @@ impl Broker {
             return;
         }
         self.stop_listeners();
-        self.addresses.iter().for_each(|addresses| addresses.give_up());
+        self.addresses.iter().for_each(|addresses| addresses.remove_all());
     }
 
     fn stop_listeners(&self) {

@@ -27,7 +27,7 @@ impl Broker {
     /// nor the worker's.
     pub(super) fn commit_export(&self, successor: &Session) {
         self.registry.borrow_mut().forget_all();
-        self.addresses.iter().for_each(|addresses| addresses.forget_all());
+        self.addresses.iter().for_each(|addresses| addresses.drop_exported());
         let pid = self.sessions.borrow().get(&successor.number).map_or(0, |info| info.pid);
         self.export.commit(successor.number, pid);
         let mut buffer = codec::frame_buffer();

@@ -122,7 +122,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     sockets::bind_static(&config, &mut registry, awaited)?;
     inject::point("addresses")?;
     let events = Rc::new(Events::default());
-    let mut addresses = sockets::addresses(&config, &plan, &events)?;
+    let addresses = sockets::addresses(&config, &plan, &events)?;
     inject::point("status")?;
     let status = ProcStatus::open("self")?;
     let seccomp = status.read()?.seccomp;
@@ -165,10 +165,10 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         warnings.push(STOP_NOT_ENFORCED.to_owned());
     }
     inject::point("clean_slate")?;
-    if let Some(addresses) = &mut addresses {
+    if let Some(addresses) = &addresses {
         let offer = import.as_ref().map(|import| &import.predecessor.offer);
         warnings.extend(match offer.filter(|offer| offer.addresses) {
-            Some(offer) => addresses.succeed(offer.fenced)?,
+            Some(offer) => addresses.start_as_successor(offer.fenced)?,
             None => addresses.clean_slate(&plan::floating(&config))?,
         });
     }

@@ -1,7 +1,6 @@
-//! One interface: found by its name or number as it is now, and set up, down or to another MTU.
+//! Network interfaces: find one by name or index, list all, set one up, down or to another MTU.
 //!
-//! Promises: what is changed is the interface of that number, whatever it is called by then. Touches the host's
-//! interfaces through the socket it is given. Source: rtnetlink(7).
+//! Promises: a change is made to the interface with that index, whatever its name is by then. See rtnetlink(7).
 
 use netlink_packet_core::Parseable as _;
 use netlink_packet_route::AddressFamily;
@@ -10,16 +9,19 @@ use nix::errno::Errno;
 
 use super::netlink::Netlink;
 
-/// The kind of the message that tells of an interface as it is now.
+/// The kind of the message that reports an interface or a change of it.
 pub const RTM_NEWLINK: u16 = 16;
-/// The kind of the message that tells of one that is gone.
+/// The kind of the message that reports a deleted interface.
 pub const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 
-/// An interface as the kernel has it.
+/// An Ethernet (MAC) address.
+pub type Mac = [u8; 6];
+
+/// An interface as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Its number.
+    /// Its index.
     pub index: u32,
     /// Its name.
     pub name: String,
@@ -27,13 +29,13 @@ pub struct Interface {
     pub up: bool,
     /// Whether it is up and has a carrier: IFF_UP and IFF_LOWER_UP.
     pub carrier: bool,
-    /// Its Ethernet address; `None` where it is no Ethernet.
-    pub hardware: Option<[u8; 6]>,
+    /// Its MAC address; `None` where it is not Ethernet.
+    pub mac: Option<Mac>,
     /// Its MTU in bytes.
     pub mtu: u32,
 }
 
-/// What to change; what is `None` stays.
+/// What to change; `None` leaves a value as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     /// Up or down.
@@ -43,43 +45,52 @@ pub struct Change {
 }
 
 impl Interface {
-    /// The interface of a name.
+    /// Finds an interface by name. See rtnetlink(7), RTM_GETLINK; Linux 2.6.33.
+    ///
+    /// # Capabilities
+    /// None.
     ///
     /// # Errors
-    /// ENODEV where there is none.
-    pub fn named(netlink: &Netlink, name: &str) -> Result<Self, Errno> {
+    /// ENODEV where there is none; EINVAL or ERANGE for a name that no interface can have.
+    pub fn by_name(netlink: &Netlink, name: &str) -> Result<Self, Errno> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        Self::ask(netlink, &message)
+        Self::query(netlink, &message)
     }
 
-    /// The interface of a number.
+    /// Finds an interface by index. See rtnetlink(7), RTM_GETLINK; Linux 2.6.
+    ///
+    /// # Capabilities
+    /// None.
     ///
     /// # Errors
     /// ENODEV where there is none.
-    pub fn numbered(netlink: &Netlink, index: u32) -> Result<Self, Errno> {
+    pub fn by_index(netlink: &Netlink, index: u32) -> Result<Self, Errno> {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        Self::ask(netlink, &message)
+        Self::query(netlink, &message)
     }
 
-    /// Every interface.
+    /// Lists every interface. See rtnetlink(7), RTM_GETLINK; Linux 2.2.
+    ///
+    /// # Capabilities
+    /// None.
     ///
     /// # Errors
-    /// What the kernel refused it with.
-    pub fn all(netlink: &Netlink) -> Result<Vec<Self>, Errno> {
+    /// The kernel's refusal; EINTR as [`Netlink::dump`].
+    pub fn list(netlink: &Netlink) -> Result<Vec<Self>, Errno> {
         netlink.dump(RTM_GETLINK, &LinkMessage::default(), |kind, body| {
-            if kind == RTM_NEWLINK { Self::read(body) } else { None }
+            if kind == RTM_NEWLINK { Self::parse(body) } else { None }
         })
     }
 
-    fn ask(netlink: &Netlink, message: &LinkMessage) -> Result<Self, Errno> {
-        Self::read(&netlink.ask(RTM_GETLINK, message)?).ok_or(Errno::EPROTO)
+    fn query(netlink: &Netlink, message: &LinkMessage) -> Result<Self, Errno> {
+        Self::parse(&netlink.query(RTM_GETLINK, message)?).ok_or(Errno::EPROTO)
     }
 
-    /// The interface that a message of the kernel tells of. A bridge tells of its ports by such messages too, and that one
-    /// is no port any more by the message of an interface that is gone: those tell nothing here.
-    pub fn read(body: &[u8]) -> Option<Self> {
+    /// Parses the body of RTM_NEWLINK or RTM_DELLINK. A bridge reports its ports in such messages too, and RTM_DELLINK
+    /// when a port leaves the bridge; those are ignored.
+    pub fn parse(body: &[u8]) -> Option<Self> {
         let message = LinkMessage::parse(body).ok()?;
         if message.header.interface_family != AddressFamily::Unspec {
             return None;
@@ -91,24 +102,27 @@ impl Interface {
             name: String::new(),
             up: flags.contains(LinkFlags::Up),
             carrier: flags.contains(LinkFlags::Up) && flags.contains(LinkFlags::LowerUp),
-            hardware: None,
+            mac: None,
             mtu: 0,
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => interface.name = name,
                 LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
-                LinkAttribute::Address(address) if ethernet => interface.hardware = address.try_into().ok(),
+                LinkAttribute::Address(address) if ethernet => interface.mac = address.try_into().ok(),
                 _ => {}
             }
         }
         Some(interface)
     }
 
-    /// Changes it.
+    /// Changes the interface. See rtnetlink(7), RTM_NEWLINK; Linux 2.6.
+    ///
+    /// # Capabilities
+    /// CAP_NET_ADMIN.
     ///
     /// # Errors
-    /// What the kernel refuses the change with.
+    /// ENODEV where it is gone; EINVAL for an MTU that it cannot have; EPERM.
     pub fn change(&self, netlink: &Netlink, change: Change) -> Result<(), Errno> {
         let mut message = LinkMessage::default();
         message.header.index = self.index;
@@ -117,9 +131,7 @@ impl Interface {
             message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
         }
         message.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
-        let results = netlink.act_all(RTM_NEWLINK, 0, &[message]);
-        let results =
-            results.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EPROTO)))?;
-        results.into_iter().next().unwrap_or(Err(Errno::EPROTO))
+        let outcomes = netlink.change_each(RTM_NEWLINK, 0, &[message]);
+        outcomes.into_iter().next().unwrap_or(Err(Errno::EPROTO))
     }
 }

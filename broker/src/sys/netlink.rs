@@ -1,13 +1,12 @@
-//! One netlink socket for requests: batches of changes, batches of questions, and dumps.
+//! Netlink requests: batches of changes, batches of queries, and dumps.
 //!
-//! Promises: every exchange is over when its function returns, for the kernel answers within the send; nothing ever
-//! waits. Of a batch of changes only the last is acknowledged: the kernel tells of every failure unasked and before
-//! that, and an answer that found no room makes the exchange fail as a whole. A dump that a change interrupted is taken
-//! anew. Touches the socket that [`Netlink::open`] opened and no other. Source: netlink(7).
+//! Promises: every exchange ends before its function returns, because the kernel replies within send(2); no function
+//! blocks. Only the last change of a batch asks for an acknowledgement: the kernel reports every failure unasked, and
+//! before that acknowledgement. A reply that found no room in the receive buffer fails the whole exchange. A dump that a
+//! change interrupted is repeated. Uses only the socket that [`Netlink::open`] opened. See netlink(7).
 
 use std::cell::{Cell, RefCell};
-use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
 use netlink_packet_core::{Emitable, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR};
 use nix::errno::Errno;
@@ -18,24 +17,24 @@ use nix::sys::socket::{
 
 use super::netlink_batch::{Batch, HEADER};
 
-/// The most messages that one send carries: the acknowledgements of a thousand overran the socket.
-pub const BATCH: usize = 256;
-/// Room for one datagram: the kernel fills a dump's datagrams up to 32 KiB.
+/// The largest number of messages in one send(2): the acknowledgements of a thousand overran the receive buffer.
+pub const MAX_BATCH: usize = 256;
+/// The receive buffer of one datagram: the kernel fills the datagrams of a dump up to 32 KiB.
 const DATAGRAM: usize = 64 * 1024;
-/// Room for what waits to be received.
+/// SO_RCVBUF, for replies and notifications that wait to be received.
 const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
-/// How often a dump is taken anew before it is a failure.
-const RETRIES: u32 = 8;
+/// How often an interrupted dump is repeated before it fails.
+const MAX_DUMPS: u32 = 8;
 
-/// A socket for requests.
+/// A netlink socket for requests.
 #[derive(Debug)]
 pub struct Netlink {
     socket: OwnedFd,
     sequence: Cell<u32>,
-    inbox: RefCell<Box<[u8]>>,
+    buffer: RefCell<Box<[u8]>>,
 }
 
-/// One message as it was received.
+/// One received message.
 struct Message<'a> {
     kind: u16,
     flags: u16,
@@ -43,158 +42,202 @@ struct Message<'a> {
     body: &'a [u8],
 }
 
-/// Opens a netlink socket that never blocks and receives what these groups tell, as a mask of RTMGRP_ bits.
+/// Opens a nonblocking netlink socket that receives the notifications of `groups`, a mask of RTMGRP_ bits. See
+/// netlink(7); Linux 2.2.
+///
+/// # Capabilities
+/// None. With CAP_NET_ADMIN in the initial user namespace the receive buffer may exceed net.core.rmem_max
+/// (SO_RCVBUFFORCE); without it the buffer is as large as that limit allows, and a dump replaces lost notifications.
 ///
 /// # Errors
-/// As socket(2), setsockopt(2) and bind(2) have them.
+/// Those of socket(2), setsockopt(2) and bind(2); EPROTONOSUPPORT where the kernel lacks the protocol.
 pub fn open(protocol: SockProtocol, groups: u32) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let opened = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
-    // In a user namespace nobody may force it: as much as net.core.rmem_max allows has to do, and what does not fit
-    // is read again by a dump.
     setsockopt(&opened, sockopt::RcvBufForce, &RECEIVE_BUFFER)
         .or_else(|_| setsockopt(&opened, sockopt::RcvBuf, &RECEIVE_BUFFER))?;
     bind(opened.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     Ok(opened)
 }
 
+/// Receives one datagram of notifications, and returns its length. See recv(2); Linux 2.2.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EAGAIN when none waits; ENOBUFS when notifications were lost.
+pub fn receive_notifications(socket: &impl AsFd, buffer: &mut [u8]) -> nix::Result<usize> {
+    recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::empty())
+}
+
 impl Netlink {
-    /// Opens one for requests of a protocol.
+    /// Opens a socket for requests of one protocol. See netlink(7); Linux 2.2.
+    ///
+    /// # Capabilities
+    /// As [`open`]. Which requests need one depends on the protocol and the request.
     ///
     /// # Errors
     /// As [`open`].
     pub fn open(protocol: SockProtocol) -> nix::Result<Self> {
-        let inbox = RefCell::new(vec![0; DATAGRAM].into());
-        Ok(Self { socket: open(protocol, 0)?, sequence: Cell::new(1), inbox })
+        let buffer = RefCell::new(vec![0; DATAGRAM].into());
+        Ok(Self { socket: open(protocol, 0)?, sequence: Cell::new(1), buffer })
     }
 
-    /// An empty batch.
+    /// Creates an empty batch with the next sequence number.
     pub fn batch(&self) -> Batch {
-        Batch::beginning_with(self.sequence.get())
+        Batch::starting_at(self.sequence.get())
     }
 
-    /// Sends a batch, of messages about as many as [`BATCH`], and gives what became of each, in their order.
+    /// Sends a batch of at most about [`MAX_BATCH`] changes, and returns the outcome of each, in their order.
+    /// See netlink(7), send(2) and recv(2); Linux 2.2.
+    ///
+    /// # Capabilities
+    /// Those of its messages.
     ///
     /// # Errors
-    /// The batch could not be sent, or its acknowledgement is missing.
-    pub fn act(&self, batch: &Batch) -> io::Result<Vec<Result<(), Errno>>> {
+    /// The batch could not be sent, or its acknowledgement is missing; then the outcome of each change is unknown.
+    pub fn change_batch(&self, batch: &Batch) -> Result<Vec<Result<(), Errno>>, Errno> {
         self.send(batch)?;
-        let mut results = vec![Ok(()); batch.len()];
-        let mut over = false;
-        while !over {
+        let mut outcomes = vec![Ok(()); batch.len()];
+        let mut acknowledged = false;
+        while !acknowledged {
             let received = self.receive(|message| {
-                let Some(outcome) = error_of(&message) else { return };
-                let place = batch.place_of(message.sequence).and_then(|at| results.get_mut(at));
-                if let (Some(result), Err(_)) = (place, outcome) {
-                    *result = outcome;
+                let Some(outcome) = outcome_of(&message) else { return };
+                let slot = batch.position(message.sequence).and_then(|at| outcomes.get_mut(at));
+                if let (Some(slot), Err(_)) = (slot, outcome) {
+                    *slot = outcome;
                 }
-                over |= message.sequence == batch.awaited();
+                acknowledged |= message.sequence == batch.acknowledged();
             });
             match received {
                 Ok(()) => {}
-                // The kernel has said all that it will: what it refused as a whole it tells of by another message.
+                // Nothing more arrives. When the kernel refuses a batch as a whole, the error is another message's.
                 Err(Errno::EAGAIN) => {
-                    let why = results.into_iter().find_map(Result::err);
-                    return Err(why.unwrap_or(Errno::EPROTO).into());
+                    return Err(outcomes.into_iter().find_map(Result::err).unwrap_or(Errno::EPROTO));
                 }
-                Err(errno) => return Err(errno.into()),
+                Err(errno) => return Err(errno),
             }
         }
-        Ok(results)
+        Ok(outcomes)
     }
 
-    /// Sends messages in batches, and gives what became of each.
+    /// Sends changes in batches, and returns the outcome of each, in their order. As [`Netlink::change_batch`].
+    ///
+    /// # Capabilities
+    /// Those of the messages.
     ///
     /// # Errors
-    /// As [`Netlink::act`].
-    pub fn act_all<M: Emitable>(
+    /// As [`Netlink::change_batch`]. Earlier batches may have taken effect.
+    pub fn change_all<M: Emitable>(
         &self,
         kind: u16,
         flags: u16,
         messages: &[M],
-    ) -> io::Result<Vec<Result<(), Errno>>> {
-        let mut results = Vec::with_capacity(messages.len());
-        for some in messages.chunks(BATCH) {
+    ) -> Result<Vec<Result<(), Errno>>, Errno> {
+        let mut outcomes = Vec::with_capacity(messages.len());
+        for chunk in messages.chunks(MAX_BATCH) {
             let mut batch = self.batch();
-            some.iter().for_each(|message| batch.push(kind, flags, message));
-            batch.acknowledge();
-            results.extend(self.act(&batch)?);
+            chunk.iter().for_each(|message| batch.push(kind, flags, message));
+            batch.acknowledge_last();
+            outcomes.extend(self.change_batch(&batch)?);
         }
-        Ok(results)
+        Ok(outcomes)
     }
 
-    /// Asks one thing and gives the body of the answer.
+    /// As [`Netlink::change_all`]; an exchange that fails as a whole is the outcome of every change.
+    ///
+    /// # Capabilities
+    /// Those of the messages.
     ///
     /// # Errors
-    /// What the kernel refused it with.
-    pub fn ask<M: Emitable>(&self, kind: u16, message: &M) -> Result<Vec<u8>, Errno> {
-        let answers = self.ask_all(kind, std::slice::from_ref(message), |body| Some(body.to_vec()))?;
-        answers.into_iter().next().unwrap_or(Err(Errno::EPROTO))
+    /// Each: the kernel's refusal, or that of [`Netlink::change_all`].
+    pub fn change_each<M: Emitable>(&self, kind: u16, flags: u16, messages: &[M]) -> Vec<Result<(), Errno>> {
+        self.change_all(kind, flags, messages).unwrap_or_else(|errno| vec![Err(errno); messages.len()])
     }
 
-    /// Asks many things, each of which has one answer, in batches; `take` sees the body of each, and what it makes no
-    /// sense of is EPROTO.
+    /// Sends one query and returns the body of the reply. As [`Netlink::query_all`].
+    ///
+    /// # Capabilities
+    /// Those of the message.
     ///
     /// # Errors
-    /// The questions could not be sent, or an answer is missing.
-    pub fn ask_all<M: Emitable, T>(
+    /// The kernel's refusal.
+    pub fn query<M: Emitable>(&self, kind: u16, message: &M) -> Result<Vec<u8>, Errno> {
+        let replies = self.query_all(kind, std::slice::from_ref(message), |body| Some(body.to_vec()))?;
+        replies.into_iter().next().unwrap_or(Err(Errno::EPROTO))
+    }
+
+    /// Sends queries with one reply each, in batches. `parse` reads the body of each reply; a body that it cannot read
+    /// is EPROTO. See netlink(7), send(2) and recv(2); Linux 2.2.
+    ///
+    /// # Capabilities
+    /// Those of the messages.
+    ///
+    /// # Errors
+    /// The queries could not be sent, or a reply is missing.
+    pub fn query_all<M: Emitable, T>(
         &self,
         kind: u16,
         messages: &[M],
-        take: impl Fn(&[u8]) -> Option<T>,
+        parse: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Vec<Result<T, Errno>>, Errno> {
-        let mut answers = Vec::with_capacity(messages.len());
-        for some in messages.chunks(BATCH) {
+        let mut replies = Vec::with_capacity(messages.len());
+        for chunk in messages.chunks(MAX_BATCH) {
             let mut batch = self.batch();
-            some.iter().for_each(|message| batch.push(kind, 0, message));
+            chunk.iter().for_each(|message| batch.push(kind, 0, message));
             self.send(&batch)?;
-            let mut found: Vec<Option<Result<T, Errno>>> = some.iter().map(|_| None).collect();
-            let mut left = found.len();
-            while left > 0 {
+            let mut found: Vec<Option<Result<T, Errno>>> = chunk.iter().map(|_| None).collect();
+            let mut remaining = found.len();
+            while remaining > 0 {
                 self.receive(|message| {
-                    let place = batch.place_of(message.sequence).and_then(|at| found.get_mut(at));
-                    let Some(place) = place.filter(|place| place.is_none()) else { return };
-                    left -= 1;
-                    *place = Some(match error_of(&message) {
+                    let slot = batch.position(message.sequence).and_then(|at| found.get_mut(at));
+                    let Some(slot) = slot.filter(|slot| slot.is_none()) else { return };
+                    remaining -= 1;
+                    *slot = Some(match outcome_of(&message) {
                         Some(Err(errno)) => Err(errno),
-                        _ => take(message.body).ok_or(Errno::EPROTO),
+                        _ => parse(message.body).ok_or(Errno::EPROTO),
                     });
                 })?;
             }
-            answers.extend(found.into_iter().flatten());
+            replies.extend(found.into_iter().flatten());
         }
-        Ok(answers)
+        Ok(replies)
     }
 
-    /// Asks for everything of a kind; `take` sees each body of the answer.
+    /// Requests every object of a kind; `parse` reads the kind and body of each message of the reply. See
+    /// netlink(7), NLM_F_DUMP; Linux 2.2, NLM_F_DUMP_INTR since 3.1.
+    ///
+    /// # Capabilities
+    /// Those of the message.
     ///
     /// # Errors
-    /// What the kernel refused it with, or EINTR where changes interrupted it again and again.
+    /// The kernel's refusal, or EINTR when changes interrupted every attempt.
     pub fn dump<M: Emitable, T>(
         &self,
         kind: u16,
         message: &M,
-        take: impl Fn(u16, &[u8]) -> Option<T>,
+        parse: impl Fn(u16, &[u8]) -> Option<T>,
     ) -> Result<Vec<T>, Errno> {
-        for _ in 0..RETRIES {
+        for _ in 0..MAX_DUMPS {
             let mut batch = self.batch();
             batch.push(kind, NLM_F_DUMP, message);
             self.send(&batch)?;
-            let (mut found, mut interrupted, mut over) = (Vec::new(), false, None);
-            while over.is_none() {
+            let (mut found, mut interrupted, mut end) = (Vec::new(), false, None);
+            while end.is_none() {
                 self.receive(|message| {
-                    if batch.place_of(message.sequence) != Some(0) {
+                    if batch.position(message.sequence) != Some(0) {
                         return;
                     }
                     interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
-                    match error_of(&message) {
-                        Some(result) => over = Some(result),
-                        None if message.kind == NLMSG_DONE => over = Some(done(message.body)),
-                        None => found.extend(take(message.kind, message.body)),
+                    match outcome_of(&message) {
+                        Some(outcome) => end = Some(outcome),
+                        None if message.kind == NLMSG_DONE => end = Some(status(message.body)),
+                        None => found.extend(parse(message.kind, message.body)),
                     }
                 })?;
             }
-            match over {
+            match end {
                 Some(Err(errno)) if errno != Errno::EINTR => return Err(errno),
                 Some(Ok(())) if !interrupted => return Ok(found),
                 _ => {}
@@ -206,8 +249,8 @@ impl Netlink {
     fn send(&self, batch: &Batch) -> Result<(), Errno> {
         self.sequence.set(batch.next());
         let bytes = batch.bytes();
-        // What an exchange that failed has left unread answers nothing of this one.
-        while let Ok(1..) = recv(self.socket.as_raw_fd(), &mut self.inbox.borrow_mut(), MsgFlags::empty()) {}
+        // A failed exchange may have left messages unread; they belong to no later one.
+        while let Ok(1..) = recv(self.socket.as_raw_fd(), &mut self.buffer.borrow_mut(), MsgFlags::empty()) {}
         match send(self.socket.as_raw_fd(), bytes, MsgFlags::empty()) {
             Ok(sent) if sent == bytes.len() => Ok(()),
             Ok(_) => Err(Errno::EMSGSIZE),
@@ -215,21 +258,21 @@ impl Netlink {
         }
     }
 
-    fn receive(&self, take: impl FnMut(Message<'_>)) -> Result<(), Errno> {
-        let mut inbox = self.inbox.borrow_mut();
-        let length = recv(self.socket.as_raw_fd(), &mut inbox, MsgFlags::empty())?;
-        messages(inbox.get(..length).unwrap_or_default()).for_each(take);
+    fn receive(&self, handle: impl FnMut(Message<'_>)) -> Result<(), Errno> {
+        let mut buffer = self.buffer.borrow_mut();
+        let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        messages(buffer.get(..length).unwrap_or_default()).for_each(handle);
         Ok(())
     }
 }
 
-/// The outcome that a message tells, where it is one.
-fn error_of(message: &Message<'_>) -> Option<Result<(), Errno>> {
-    (message.kind == NLMSG_ERROR).then(|| done(message.body))
+/// The outcome that a message reports; `None` for a message that is not NLMSG_ERROR.
+fn outcome_of(message: &Message<'_>) -> Option<Result<(), Errno>> {
+    (message.kind == NLMSG_ERROR).then(|| status(message.body))
 }
 
-/// The outcome at the start of a body: 0, or an errno below it.
-fn done(body: &[u8]) -> Result<(), Errno> {
+/// The status at the start of a body: 0, or a negative errno.
+fn status(body: &[u8]) -> Result<(), Errno> {
     match body.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)) {
         Some(0) | None => Ok(()),
         Some(negative) => Err(Errno::from_raw(negative.wrapping_neg())),

@@ -1,33 +1,33 @@
-//! Netlink messages that are sent in one go: numbered, laid out one after the other.
+//! A batch of netlink messages for one send(2): numbered, and laid out one after the other.
 //!
-//! Promises: data only, touches nothing. Source: netlink(7), struct nlmsghdr.
+//! Data only. See netlink(7), struct nlmsghdr.
 
 use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_REQUEST};
 
-/// The length of a message's header.
+/// The length of struct nlmsghdr.
 pub(super) const HEADER: usize = 16;
-/// Where in it the flags are.
+/// The offset of nlmsg_flags.
 const FLAGS: usize = 6;
 
-/// The messages.
+/// Messages with consecutive sequence numbers.
 #[derive(Debug)]
 pub struct Batch {
     bytes: Vec<u8>,
     first: u32,
     next: u32,
-    /// Where the message that was added last begins.
+    /// The offset of the last message.
     last: usize,
-    /// The number of the one whose acknowledgement ends the exchange.
-    awaited: u32,
+    /// The sequence number of the message whose acknowledgement ends the exchange.
+    acknowledged: u32,
 }
 
 impl Batch {
-    /// None yet; the first will have this number.
-    pub(super) fn beginning_with(first: u32) -> Self {
-        Self { bytes: Vec::new(), first, next: first, last: 0, awaited: first }
+    /// An empty batch; its first message gets the number `first`.
+    pub(super) fn starting_at(first: u32) -> Self {
+        Self { bytes: Vec::new(), first, next: first, last: 0, acknowledged: first }
     }
 
-    /// Adds a message; its flags beside NLM_F_REQUEST.
+    /// Adds a message; NLM_F_REQUEST is added to its flags.
     pub fn push(&mut self, kind: u16, flags: u16, body: &impl Emitable) {
         let length = HEADER + body.buffer_len();
         let start = self.bytes.len();
@@ -44,32 +44,34 @@ impl Batch {
         self.next = self.next.wrapping_add(1);
     }
 
-    /// Has the kernel acknowledge the message that was added last, which ends the exchange.
-    pub fn acknowledge(&mut self) {
-        self.awaited = self.next.wrapping_sub(1);
+    /// Requests an acknowledgement of the last message; it ends the exchange.
+    pub fn acknowledge_last(&mut self) {
+        self.acknowledged = self.next.wrapping_sub(1);
         let flags = self.bytes.get_mut(self.last + FLAGS..).and_then(<[u8]>::first_chunk_mut);
         if let Some(flags) = flags {
             *flags = (u16::from_ne_bytes(*flags) | NLM_F_ACK).to_ne_bytes();
         }
     }
 
-    /// How many messages it has.
-    #[expect(clippy::len_without_is_empty, reason = "nobody asks that")]
+    /// The number of messages.
+    #[expect(clippy::len_without_is_empty, reason = "unused")]
     pub fn len(&self) -> usize {
-        self.place_of(self.next).unwrap_or_default()
+        self.position(self.next).unwrap_or_default()
     }
 
-    /// Which of its messages has this number; beyond the last where none has.
-    pub(super) fn place_of(&self, number: u32) -> Option<usize> {
-        usize::try_from(number.wrapping_sub(self.first)).ok()
+    /// The position of the message with this sequence number; beyond the last where the batch has none.
+    pub(super) fn position(&self, sequence: u32) -> Option<usize> {
+        usize::try_from(sequence.wrapping_sub(self.first)).ok()
     }
 
+    /// The sequence number after the last message.
     pub(super) fn next(&self) -> u32 {
         self.next
     }
 
-    pub(super) fn awaited(&self) -> u32 {
-        self.awaited
+    /// The sequence number whose acknowledgement ends the exchange.
+    pub(super) fn acknowledged(&self) -> u32 {
+        self.acknowledged
     }
 
     pub(super) fn bytes(&self) -> &[u8] {

@@ -1,10 +1,9 @@
-//! Messages to nf_tables: transactions of tables, sets, chains, one kind of rule, and elements.
+//! nf_tables transactions: tables, sets, chains, one kind of rule, and elements.
 //!
-//! Promises: a transaction is done whole or not at all. Touches nothing itself but what the socket of its transaction
-//! reaches. Source: include/uapi/linux/netfilter/nf_tables.h and nfnetlink.h of the kernel; no maintained crate speaks
-//! it without libnftnl or the nft program, and a confined broker runs no program.
+//! Promises: a transaction takes effect whole or not at all. See include/uapi/linux/netfilter/nf_tables.h and
+//! nfnetlink.h. No maintained crate speaks this protocol without libnftnl or the nft program, and a confined broker runs
+//! no program.
 
-use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -13,8 +12,9 @@ use nix::errno::Errno;
 
 use super::{Batch, Netlink};
 
-/// The name of our tables.
+/// The name of the broker's tables.
 const TABLE: &str = "portreeve";
+/// NFNL_SUBSYS_NFTABLES.
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
@@ -26,16 +26,16 @@ const NEW_SET: u16 = SUBSYSTEM << 8 | 9;
 const NEW_ELEMENT: u16 = SUBSYSTEM << 8 | 12;
 const DELETE_ELEMENT: u16 = SUBSYSTEM << 8 | 14;
 /// NFT_SET_TIMEOUT.
-const HAS_TIMEOUT: u32 = 0x10;
-/// Before whatever the host's own rules have decided: NF_IP_PRI_RAW.
+const SET_TIMEOUT: u32 = 0x10;
+/// NF_IP_PRI_RAW: before the host's own filter rules decide.
 const PRIORITY: i32 = -300;
 /// NFTA_LIST_ELEM.
-const ELEMENT: u16 = 1;
+const LIST_ELEMENT: u16 = 1;
 
-/// An address in a set, and for how long from now on; `None` for ever.
+/// An address in a set, and its timeout from now on; `None` for none.
 pub type Element = (IpAddr, Option<Duration>);
 
-/// The family of a table, by its NFPROTO_ number.
+/// The family of a table; the value is its NFPROTO_ number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// IPv4 and IPv6.
@@ -44,7 +44,7 @@ pub enum Family {
     Arp = 3,
 }
 
-/// What a set holds.
+/// The type of the addresses in a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
     /// IPv4 addresses.
@@ -53,41 +53,61 @@ pub enum Key {
     V6,
 }
 
+/// The direction of packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// To this host.
+    In,
+    /// From this host.
+    Out,
+}
+
 /// A set.
+#[derive(Clone, Copy, Debug)]
 pub struct Set {
     /// The family of its table.
     pub family: Family,
-    /// What it holds.
+    /// The type of its addresses.
     pub key: Key,
-    /// Its name, before the suffix of its key.
+    /// Its name, without the suffix of its key.
     pub name: &'static str,
-    /// Whether its elements may end by themselves.
+    /// Whether its elements may have a timeout.
     pub timeout: bool,
 }
 
-/// The tables, by their family, that addresses are in, and what their sets hold.
+/// The sets that an address belongs to: the family of their table, and their key.
 pub const TABLES: [(Family, Key); 3] =
     [(Family::Inet, Key::V4), (Family::Arp, Key::V4), (Family::Inet, Key::V6)];
 
 impl Family {
-    /// What the sets of its table hold.
+    /// The keys of the sets in its table.
     pub fn keys(self) -> impl Iterator<Item = Key> {
         [Key::V4, Key::V6].into_iter().filter(move |key| self == Family::Inet || *key == Key::V4)
     }
 
-    /// The hook of what comes in or goes out: NF_INET_LOCAL_IN and its like.
-    fn hook(self, inward: bool) -> u32 {
-        match (self, inward) {
-            (Family::Inet, true) => 1,
-            (Family::Inet, false) => 3,
-            (Family::Arp, true) => 0,
-            (Family::Arp, false) => 1,
+    /// The hook: NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT, NF_ARP_IN, NF_ARP_OUT.
+    fn hook(self, direction: Direction) -> u32 {
+        match (self, direction) {
+            (Family::Inet, Direction::In) => 1,
+            (Family::Inet, Direction::Out) => 3,
+            (Family::Arp, Direction::In) => 0,
+            (Family::Arp, Direction::Out) => 1,
+        }
+    }
+}
+
+impl Direction {
+    /// The name of its chain.
+    fn chain(self) -> &'static str {
+        match self {
+            Direction::In => "in",
+            Direction::Out => "out",
         }
     }
 }
 
 impl Key {
-    /// What the names of its sets end with.
+    /// The suffix of the names of its sets.
     pub fn suffix(self) -> &'static str {
         match self {
             Key::V4 => "4",
@@ -95,11 +115,12 @@ impl Key {
         }
     }
 
-    /// Whether it is an address's.
-    pub fn is_of(self, address: IpAddr) -> bool {
+    /// Whether an address is of this type.
+    pub fn is_type_of(self, address: IpAddr) -> bool {
         (self == Key::V4) == address.is_ipv4()
     }
 
+    /// Its length in bytes.
     fn length(self) -> u32 {
         match self {
             Key::V4 => 4,
@@ -107,23 +128,24 @@ impl Key {
         }
     }
 
-    /// The type under which nft(8) shows it.
-    fn shown_as(self) -> u32 {
+    /// The number of its type in nft(8): ipv4_addr, ipv6_addr.
+    fn type_number(self) -> u32 {
         match self {
             Key::V4 => 7,
             Key::V6 => 8,
         }
     }
 
-    /// Where in the packet the own address is: its target when it comes in, its source when it goes out.
-    fn offset(self, family: Family, inward: bool) -> u32 {
-        match (family, self, inward) {
-            (Family::Arp, _, true) => 24,
-            (Family::Arp, _, false) => 14,
-            (Family::Inet, Key::V4, true) => 16,
-            (Family::Inet, Key::V4, false) => 12,
-            (Family::Inet, Key::V6, true) => 24,
-            (Family::Inet, Key::V6, false) => 8,
+    /// The offset of the host's address in the packet: the destination of a packet to this host, the source of one from
+    /// it.
+    fn offset(self, family: Family, direction: Direction) -> u32 {
+        match (family, self, direction) {
+            (Family::Arp, _, Direction::In) => 24,
+            (Family::Arp, _, Direction::Out) => 14,
+            (Family::Inet, Key::V4, Direction::In) => 16,
+            (Family::Inet, Key::V4, Direction::Out) => 12,
+            (Family::Inet, Key::V6, Direction::In) => 24,
+            (Family::Inet, Key::V6, Direction::Out) => 8,
         }
     }
 
@@ -136,7 +158,7 @@ impl Key {
     }
 }
 
-/// Changes that are made together.
+/// Changes that take effect together.
 pub struct Transaction<'n> {
     netlink: &'n Netlink,
     batch: Batch,
@@ -144,25 +166,29 @@ pub struct Transaction<'n> {
 }
 
 impl<'n> Transaction<'n> {
-    /// An empty one.
+    /// Creates an empty transaction.
     pub fn new(netlink: &'n Netlink) -> Self {
         let mut batch = netlink.batch();
         batch.push(BATCH_BEGIN, 0, &Body { family: 0, resource: SUBSYSTEM, attributes: Vec::new() });
         Self { netlink, batch, sets: 0 }
     }
 
-    /// Makes it happen, and tells which of its changes failed with what: then nothing has happened.
+    /// Commits it. Returns the position and error of each change that failed; when one failed, none took effect. See
+    /// nft(8) and netlink(7); Linux 3.13, the family inet since 3.14, timeouts of elements since 4.1.
+    ///
+    /// # Capabilities
+    /// CAP_NET_ADMIN.
     ///
     /// # Errors
-    /// The kernel refused all of it at once.
-    pub fn commit(mut self) -> io::Result<Vec<(usize, Errno)>> {
+    /// The kernel refused the transaction as a whole.
+    pub fn commit(mut self) -> Result<Vec<(usize, Errno)>, Errno> {
         if self.batch.len() == 1 {
             return Ok(Vec::new());
         }
-        self.batch.acknowledge();
+        self.batch.acknowledge_last();
         self.batch.push(BATCH_END, 0, &Body { family: 0, resource: SUBSYSTEM, attributes: Vec::new() });
-        let mut outcomes = self.netlink.act(&self.batch)?.into_iter();
-        // Of the beginning it tells what goes for all.
+        let mut outcomes = self.netlink.change_batch(&self.batch)?.into_iter();
+        // An error of the whole transaction is reported for BATCH_BEGIN.
         outcomes.next().unwrap_or(Ok(()))?;
         Ok(outcomes.enumerate().filter_map(|(at, outcome)| Some((at, outcome.err()?))).collect())
     }
@@ -171,83 +197,87 @@ impl<'n> Transaction<'n> {
         self.batch.push(kind, flags, &Body { family: family as u8, resource: 0, attributes });
     }
 
-    /// Makes our table.
-    pub fn table(&mut self, family: Family) {
+    /// Creates the broker's table of a family.
+    pub fn create_table(&mut self, family: Family) {
         self.push(NEW_TABLE, NLM_F_CREATE, family, vec![text(1, TABLE)]);
     }
 
-    /// Takes our table away with all that is in it; ENOENT where there is none.
+    /// Deletes the broker's table of a family with its sets and chains; ENOENT where there is none.
     pub fn delete_table(&mut self, family: Family) {
         self.push(DELETE_TABLE, 0, family, vec![text(1, TABLE)]);
     }
 
-    /// Makes a set.
-    pub fn set(&mut self, set: &Set) {
+    /// Creates a set.
+    pub fn create_set(&mut self, set: &Set) {
         self.sets += 1;
         let attributes = vec![
             text(1, TABLE),
             text(2, &format!("{}{}", set.name, set.key.suffix())),
-            number(3, if set.timeout { HAS_TIMEOUT } else { 0 }),
-            number(4, set.key.shown_as()),
+            number(3, if set.timeout { SET_TIMEOUT } else { 0 }),
+            number(4, set.key.type_number()),
             number(5, set.key.length()),
             number(10, self.sets),
         ];
         self.push(NEW_SET, NLM_F_CREATE, set.family, attributes);
     }
 
-    /// Makes the chain of what comes in or goes out.
-    pub fn chain(&mut self, family: Family, inward: bool) {
-        let hook = [number(1, family.hook(inward)), number(2, PRIORITY.cast_unsigned())];
-        let attributes = vec![text(1, TABLE), text(3, chain(inward)), nest(4, &hook), text(7, "filter")];
+    /// Creates the chain of one direction.
+    pub fn create_chain(&mut self, family: Family, direction: Direction) {
+        let hook = [number(1, family.hook(direction)), number(2, PRIORITY.cast_unsigned())];
+        let attributes = vec![text(1, TABLE), text(3, direction.chain()), nest(4, &hook), text(7, "filter")];
         self.push(NEW_CHAIN, NLM_F_CREATE, family, attributes);
     }
 
-    /// Drops what has its own address in the first set and not in the second.
-    pub fn drop_rule(&mut self, family: Family, key: Key, inward: bool, of: &str, but: &str) {
+    /// Adds the rule that drops packets whose local address is in set `members` and not in set `allowed`.
+    pub fn add_drop_rule(
+        &mut self,
+        family: Family,
+        key: Key,
+        direction: Direction,
+        members: &str,
+        allowed: &str,
+    ) {
         let name = |set: &str| format!("{set}{}", key.suffix());
         let mut steps = Vec::new();
         if family == Family::Inet {
-            // Register 1 is the packet's protocol; go on where it is the key's.
+            // Load the packet's protocol into register 1; continue if it is the key's.
             steps.push(expression("meta", &[number(1, 1), number(2, 15)]));
             let protocol = nest(3, &[DefaultNla::new(1, vec![key.protocol()])]);
             steps.push(expression("cmp", &[number(1, 1), number(2, 0), protocol]));
         }
-        let offset = key.offset(family, inward);
+        let offset = key.offset(family, direction);
         let address = [number(1, 1), number(2, 1), number(3, offset), number(4, key.length())];
         steps.push(expression("payload", &address));
-        steps.push(expression("lookup", &[text(1, &name(of)), number(2, 1)]));
-        steps.push(expression("lookup", &[text(1, &name(but)), number(2, 1), number(5, 1)]));
-        let dropped = nest(2, &[nest(2, &[number(1, 0)])]);
-        steps.push(expression("immediate", &[number(1, 0), dropped]));
-        let attributes = vec![text(1, TABLE), text(2, chain(inward)), nest(4, &steps)];
+        steps.push(expression("lookup", &[text(1, &name(members)), number(2, 1)]));
+        // NFT_LOOKUP_F_INV: continue if the address is not in the set.
+        steps.push(expression("lookup", &[text(1, &name(allowed)), number(2, 1), number(5, 1)]));
+        let verdict = nest(2, &[nest(2, &[number(1, 0)])]);
+        steps.push(expression("immediate", &[number(1, 0), verdict]));
+        let attributes = vec![text(1, TABLE), text(2, direction.chain()), nest(4, &steps)];
         self.push(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, family, attributes);
     }
 
-    /// Adds elements that each end after their time, `None` never. With `alone`, EEXIST where one of them is there.
-    pub fn add(&mut self, family: Family, set: &str, elements: &[Element], alone: bool) {
-        let elements = elements.iter().map(|(address, time)| {
+    /// Adds elements with their timeouts. With `exclusive`, EEXIST where the set has one of them.
+    pub fn add_elements(&mut self, family: Family, set: &str, elements: &[Element], exclusive: bool) {
+        let elements = elements.iter().map(|(address, timeout)| {
             let mut element = vec![value(*address)];
-            let millis = time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1));
+            let millis = timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1));
             element.extend(millis.map(|millis| DefaultNla::new(4, millis.to_be_bytes().to_vec())));
-            nest(ELEMENT, &element)
+            nest(LIST_ELEMENT, &element)
         });
-        let flags = NLM_F_CREATE | if alone { NLM_F_EXCL } else { 0 };
-        self.push(NEW_ELEMENT, flags, family, listed(set, elements));
+        let flags = NLM_F_CREATE | if exclusive { NLM_F_EXCL } else { 0 };
+        self.push(NEW_ELEMENT, flags, family, element_list(set, elements));
     }
 
-    /// Deletes elements, whatever their time; ENOENT where one of them is not there or is over.
-    pub fn delete(&mut self, family: Family, set: &str, elements: &[Element]) {
-        let elements = elements.iter().map(|(address, _)| nest(ELEMENT, &[value(*address)]));
-        self.push(DELETE_ELEMENT, 0, family, listed(set, elements));
+    /// Deletes elements, whatever their timeout; ENOENT where the set does not have one of them or it timed out.
+    pub fn delete_elements(&mut self, family: Family, set: &str, elements: &[Element]) {
+        let elements = elements.iter().map(|(address, _)| nest(LIST_ELEMENT, &[value(*address)]));
+        self.push(DELETE_ELEMENT, 0, family, element_list(set, elements));
     }
 }
 
-fn listed(set: &str, elements: impl Iterator<Item = DefaultNla>) -> Vec<DefaultNla> {
+fn element_list(set: &str, elements: impl Iterator<Item = DefaultNla>) -> Vec<DefaultNla> {
     vec![text(1, TABLE), text(2, set), nest(3, &elements.collect::<Vec<_>>())]
-}
-
-fn chain(inward: bool) -> &'static str {
-    if inward { "in" } else { "out" }
 }
 
 fn value(address: IpAddr) -> DefaultNla {
@@ -259,7 +289,7 @@ fn value(address: IpAddr) -> DefaultNla {
 }
 
 fn expression(name: &str, data: &[DefaultNla]) -> DefaultNla {
-    nest(ELEMENT, &[text(1, name), nest(2, data)])
+    nest(LIST_ELEMENT, &[text(1, name), nest(2, data)])
 }
 
 fn text(kind: u16, text: &str) -> DefaultNla {
@@ -276,7 +306,7 @@ fn nest(kind: u16, inner: &[DefaultNla]) -> DefaultNla {
     DefaultNla::new(kind | NLA_F_NESTED, bytes)
 }
 
-/// struct nfgenmsg, and what follows it.
+/// struct nfgenmsg and the attributes after it.
 struct Body {
     family: u8,
     resource: u16,

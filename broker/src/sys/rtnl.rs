@@ -1,10 +1,8 @@
-//! The kernel's table of addresses: put one there for a time, renew it, take it away, list what is there.
+//! The host's addresses in the kernel: add one for a time, renew it, remove it, list them.
 //!
-//! Promises: an address is added only where there is none, carries the broker's tag and goes by itself when its lease
-//! ends; one is renewed or removed at exactly its interface and prefix. Touches the host's addresses through the socket
-//! it is given. Sources: rtnetlink(7), IFA_PROTO of Linux 5.18.
+//! Promises: [`add`] adds an address only where there is none, with the broker's tag, and the kernel removes it when its
+//! lifetime ends; [`renew`] and [`remove`] change an address only at the given interface and prefix. See rtnetlink(7).
 
-use std::io;
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator};
@@ -17,158 +15,191 @@ use nix::errno::Errno;
 
 use super::Netlink;
 
-/// IFA_PROTO of every address that the broker adds: who put it there, for whoever lists addresses.
+/// IFA_PROTO of every address that the broker adds (Linux 5.18): `ip address` shows it.
 pub const TAG: u8 = 0x50;
 
-/// The kind of the message that adds an address, and tells of one.
+/// The kind of the message that adds an address or reports one.
 pub const RTM_NEWADDR: u16 = 20;
-/// The kind of the message that removes an address, and tells of that.
+/// The kind of the message that removes an address or reports its removal.
 pub const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_GETROUTE: u16 = 26;
-/// The length of struct ifaddrmsg, and the attributes behind it that are looked at: include/uapi/linux/if_addr.h.
+/// The length of struct ifaddrmsg; see include/uapi/linux/if_addr.h for it and the attributes.
 const IFADDRMSG: usize = 8;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
-/// The attribute that has the tag.
+/// The attribute that holds the tag.
 pub const IFA_PROTO: u16 = 11;
-/// Where struct rtmsg has its type.
+/// The offset of rtm_type in struct rtmsg.
 const ROUTE_TYPE: usize = 7;
-/// A lifetime without end.
-const FOREVER: u32 = u32::MAX;
+/// The kernel's lifetime of a permanent address.
+const PERMANENT: u32 = u32::MAX;
 
-/// An address at its place.
+/// An address on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
+pub struct Placement {
     /// The address.
     pub address: IpAddr,
-    /// The interface's number.
+    /// The index of the interface.
     pub index: u32,
     /// The prefix length.
     pub prefix: u8,
 }
 
-/// An address that is on an interface.
+/// An address as the kernel reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Present {
-    /// Where.
-    pub place: Place,
-    /// Whether it carries the broker's tag.
-    pub ours: bool,
-    /// Whether duplicate detection goes on, IPv6 alone.
+pub struct HostAddress {
+    /// The address and its interface.
+    pub placement: Placement,
+    /// Whether it carries the broker's [`TAG`].
+    pub tagged: bool,
+    /// Whether duplicate address detection is running (IPv6).
     pub tentative: bool,
-    /// Whether duplicate detection found another host, IPv6 alone.
+    /// Whether duplicate address detection found another host (IPv6).
     pub duplicate: bool,
 }
 
-/// What the kernel said of each, in the order of the request.
-pub type Outcomes = io::Result<Vec<Result<(), Errno>>>;
+/// The kernel's outcome of each change, in the order of the request.
+pub type Outcomes = Vec<Result<(), Errno>>;
 
-/// How long an address stays, in whole seconds; `None` for ever.
+/// The lifetime of an address in whole seconds; `None` for a permanent one.
 pub type Lifetime = Option<u32>;
 
-/// Adds addresses; EEXIST where one is there already, with whatever lifetime. Without `detect` IPv6's own duplicate
-/// detection is left out.
+/// Adds addresses. `detect` keeps the kernel's duplicate address detection of IPv6 on. See rtnetlink(7), RTM_NEWADDR;
+/// Linux 3.9 for lifetimes of IPv4, 5.18 for the tag; older kernels ignore the tag.
+///
+/// # Capabilities
+/// CAP_NET_ADMIN.
 ///
 /// # Errors
-/// The kernel could not be asked.
-pub fn add(netlink: &Netlink, places: &[(Place, Lifetime)], detect: bool) -> Outcomes {
-    put(netlink, places, NLM_F_CREATE | NLM_F_EXCL, detect)
+/// Each: EEXIST where the address is on the interface already, with whatever lifetime; ENODEV where the interface does
+/// not exist; EPERM.
+pub fn add(netlink: &Netlink, placements: &[(Placement, Lifetime)], detect: bool) -> Outcomes {
+    new_address(netlink, placements, NLM_F_CREATE | NLM_F_EXCL, detect)
 }
 
-/// Gives addresses that are there another lifetime from now on. One that is not there would be made: look first.
+/// Gives addresses another lifetime from now on. The kernel would create an address that does not exist: check first.
+/// See rtnetlink(7), RTM_NEWADDR with NLM_F_REPLACE; Linux 3.9.
+///
+/// # Capabilities
+/// CAP_NET_ADMIN.
 ///
 /// # Errors
-/// The kernel could not be asked.
-pub fn renew(netlink: &Netlink, places: &[(Place, Lifetime)]) -> Outcomes {
-    put(netlink, places, NLM_F_REPLACE, false)
+/// Each: ENODEV where the interface does not exist; EPERM.
+pub fn renew(netlink: &Netlink, placements: &[(Placement, Lifetime)]) -> Outcomes {
+    new_address(netlink, placements, NLM_F_REPLACE, false)
 }
 
-fn put(netlink: &Netlink, places: &[(Place, Lifetime)], how: u16, detect: bool) -> Outcomes {
-    let messages: Vec<_> = places.iter().map(|(place, life)| whole(place, *life, detect)).collect();
-    netlink.act_all(RTM_NEWADDR, how, &messages)
+fn new_address(
+    netlink: &Netlink,
+    placements: &[(Placement, Lifetime)],
+    flags: u16,
+    detect: bool,
+) -> Outcomes {
+    let message = |(placement, lifetime): &(Placement, Lifetime)| add_message(placement, *lifetime, detect);
+    let messages: Vec<AddressMessage> = placements.iter().map(message).collect();
+    netlink.change_each(RTM_NEWADDR, flags, &messages)
 }
 
-/// Removes addresses; EADDRNOTAVAIL where one is not there.
+/// Removes addresses. See rtnetlink(7), RTM_DELADDR; Linux 2.2.
+///
+/// # Capabilities
+/// CAP_NET_ADMIN.
 ///
 /// # Errors
-/// The kernel could not be asked.
-pub fn remove(netlink: &Netlink, places: &[Place]) -> Outcomes {
-    let messages: Vec<_> = places.iter().map(bare).collect();
-    netlink.act_all(RTM_DELADDR, 0, &messages)
+/// Each: EADDRNOTAVAIL where the address is not on the interface; ENODEV where the interface does not exist; EPERM.
+pub fn remove(netlink: &Netlink, placements: &[Placement]) -> Outcomes {
+    let messages: Vec<AddressMessage> = placements.iter().map(remove_message).collect();
+    netlink.change_each(RTM_DELADDR, 0, &messages)
 }
 
-/// Every address of the host.
+/// Lists every address of the host. See rtnetlink(7), RTM_GETADDR; Linux 2.2.
+///
+/// # Capabilities
+/// None.
 ///
 /// # Errors
-/// What the kernel refused it with.
-pub fn list(netlink: &Netlink) -> Result<Vec<Present>, Errno> {
+/// The kernel's refusal; EINTR as [`Netlink::dump`].
+pub fn list(netlink: &Netlink) -> Result<Vec<HostAddress>, Errno> {
     netlink.dump(RTM_GETADDR, &AddressMessage::default(), |kind, body| {
-        if kind == RTM_NEWADDR { Present::read(body) } else { None }
+        if kind == RTM_NEWADDR { HostAddress::parse(body) } else { None }
     })
 }
 
-/// One IPv6 address as it is now.
+/// Looks one IPv6 address up. The kernel has no such query for IPv4. See rtnetlink(7), RTM_GETADDR; Linux 2.6.19.
+///
+/// # Capabilities
+/// None.
 ///
 /// # Errors
-/// EADDRNOTAVAIL where it is not there.
-pub fn look(netlink: &Netlink, place: &Place) -> Result<Present, Errno> {
+/// EADDRNOTAVAIL where the address is not on the interface.
+pub fn get_ipv6(netlink: &Netlink, placement: &Placement) -> Result<HostAddress, Errno> {
     let mut message = AddressMessage::default();
-    message.header.family = family(place.address);
-    message.header.index = place.index;
-    message.attributes.push(AddressAttribute::Address(place.address));
-    Present::read(&netlink.ask(RTM_GETADDR, &message)?).ok_or(Errno::EPROTO)
+    message.header.family = family(placement.address);
+    message.header.index = placement.index;
+    message.attributes.push(AddressAttribute::Address(placement.address));
+    HostAddress::parse(&netlink.query(RTM_GETADDR, &message)?).ok_or(Errno::EPROTO)
 }
 
-/// Whether the host takes addresses for its own, wherever it has them, in the order of the question.
+/// Whether each address is local: whether the host has it on any interface. See rtnetlink(7), RTM_GETROUTE; RTM_F_FIB_MATCH
+/// for IPv6 since Linux 4.13.
+///
+/// # Capabilities
+/// None.
 ///
 /// # Errors
-/// The kernel could not be asked; of one address, what it refused that with.
+/// The queries failed as a whole; or, for one address, the kernel's refusal.
 pub fn are_local(netlink: &Netlink, addresses: &[IpAddr]) -> Result<Vec<Result<bool, Errno>>, Errno> {
-    let question = |address: &IpAddr| {
+    let query = |address: &IpAddr| {
         let mut message = RouteMessage::default();
         message.header.address_family = family(*address);
-        message.header.destination_prefix_length = bits(*address);
+        message.header.destination_prefix_length = host_prefix(*address);
         if address.is_ipv6() {
-            // The route as it stands (Linux 4.13): otherwise a source is chosen for it among all addresses there are.
+            // Without it the kernel chooses a source among all addresses, which is slow with thousands of them.
             message.header.flags = RouteFlags::FibMatch;
         }
         message.attributes.push(RouteAttribute::Destination((*address).into()));
         message
     };
-    let questions: Vec<RouteMessage> = addresses.iter().map(question).collect();
+    let queries: Vec<RouteMessage> = addresses.iter().map(query).collect();
     let local = u8::from(RouteType::Local);
-    let answers = netlink.ask_all(RTM_GETROUTE, &questions, |body| Some(*body.get(ROUTE_TYPE)? == local))?;
-    let known = |answer| match answer {
+    let replies = netlink.query_all(RTM_GETROUTE, &queries, |body| Some(*body.get(ROUTE_TYPE)? == local))?;
+    let is_local = |reply| match reply {
+        // The errors of unreachable, prohibit and blackhole routes.
         Err(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL) => Ok(false),
         other => other,
     };
-    Ok(answers.into_iter().map(known).collect())
+    Ok(replies.into_iter().map(is_local).collect())
 }
 
-impl Present {
-    /// The address that a message of the kernel tells of. Read by hand, for there may be thousands of them at once.
-    pub fn read(body: &[u8]) -> Option<Self> {
+/// The prefix length of a single address: 32 or 128.
+pub fn host_prefix(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+impl HostAddress {
+    /// Parses the body of RTM_NEWADDR or RTM_DELADDR. By hand, because a dump may hold thousands.
+    pub fn parse(body: &[u8]) -> Option<Self> {
         let [_, prefix, flags, _, index @ ..] = *body.first_chunk::<IFADDRMSG>()?;
-        let (mut local, mut address, mut ours, mut flags) = (None, None, false, u32::from(flags));
+        let (mut local, mut address, mut tagged, mut flags) = (None, None, false, u32::from(flags));
         for attribute in NlasIterator::new(body.get(IFADDRMSG..)?) {
             let attribute = attribute.ok()?;
             let value = attribute.value();
             match attribute.kind() {
                 IFA_ADDRESS => address = ip(value),
-                // On a point-to-point interface the other one is the peer's.
+                // On a point-to-point interface IFA_ADDRESS is the remote address.
                 IFA_LOCAL => local = ip(value),
                 IFA_FLAGS => flags = u32::from_ne_bytes(*value.first_chunk()?),
-                IFA_PROTO => ours = value == [TAG],
+                IFA_PROTO => tagged = value == [TAG],
                 _ => {}
             }
         }
-        let place = Place { address: local.or(address)?, index: u32::from_ne_bytes(index), prefix };
+        let placement = Placement { address: local.or(address)?, index: u32::from_ne_bytes(index), prefix };
         let flags = AddressFlags::from_bits_retain(flags);
         Some(Self {
-            place,
-            ours,
+            placement,
+            tagged,
             tentative: flags.contains(AddressFlags::Tentative),
             duplicate: flags.contains(AddressFlags::Dadfailed),
         })
@@ -187,32 +218,28 @@ fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-fn bits(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
-}
-
-fn bare(place: &Place) -> AddressMessage {
+fn remove_message(placement: &Placement) -> AddressMessage {
     let mut message = AddressMessage::default();
-    message.header.family = family(place.address);
-    message.header.prefix_len = place.prefix;
-    message.header.index = place.index;
+    message.header.family = family(placement.address);
+    message.header.prefix_len = placement.prefix;
+    message.header.index = placement.index;
     message.header.scope = AddressScope::Universe;
-    message.attributes.push(AddressAttribute::Local(place.address));
-    message.attributes.push(AddressAttribute::Address(place.address));
+    message.attributes.push(AddressAttribute::Local(placement.address));
+    message.attributes.push(AddressAttribute::Address(placement.address));
     message
 }
 
-fn whole(place: &Place, lifetime: Lifetime, detect: bool) -> AddressMessage {
-    let mut message = bare(place);
+fn add_message(placement: &Placement, lifetime: Lifetime, detect: bool) -> AddressMessage {
+    let mut message = remove_message(placement);
     let mut flags = AddressFlags::Noprefixroute;
-    if !detect && place.address.is_ipv6() {
+    if !detect && placement.address.is_ipv6() {
         flags |= AddressFlags::Nodad;
     }
-    let mut life = CacheInfo::default();
-    life.ifa_valid = lifetime.unwrap_or(FOREVER);
-    life.ifa_preferred = life.ifa_valid;
+    let mut cache_info = CacheInfo::default();
+    cache_info.ifa_valid = lifetime.unwrap_or(PERMANENT);
+    cache_info.ifa_preferred = cache_info.ifa_valid;
     message.attributes.push(AddressAttribute::Flags(flags));
-    message.attributes.push(AddressAttribute::CacheInfo(life));
+    message.attributes.push(AddressAttribute::CacheInfo(cache_info));
     message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(TAG)));
     message
 }

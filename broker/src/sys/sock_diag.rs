@@ -1,8 +1,7 @@
-//! Ending the connections of an address: each peer sees a reset while the address is still there to send it from.
+//! Destroys the TCP connections of an address. Each remote end receives a reset while the host can still send it.
 //!
-//! Promises: TCP sockets whose own address is this one are destroyed, listeners excepted; no other socket is touched.
-//! Touches the host's sockets, for which it needs CAP_NET_ADMIN. Sources: sock_diag(7), SOCK_DESTROY of Linux 4.5, and
-//! include/uapi/linux/inet_diag.h of the kernel.
+//! Promises: destroys TCP sockets whose local address is one of the given ones, except listeners; touches no other
+//! socket. See sock_diag(7) and include/uapi/linux/inet_diag.h.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
@@ -15,18 +14,20 @@ use super::Netlink;
 const TCPDIAG_GETSOCK: u16 = 18;
 const SOCK_DESTROY: u16 = 21;
 const TCP: u8 = 6;
-/// Every state but TCP_LISTEN, a bit each: see include/net/tcp_states.h.
+/// A mask of every TCP state except TCP_LISTEN; see include/net/tcp_states.h.
 const CONNECTED: u32 = 0xfff & !(1 << 10);
-/// The length of struct inet_diag_sockid, and where it begins in a request and in an answer.
+/// The length of struct inet_diag_sockid.
 const ID: usize = 48;
-const ID_IN_ANSWER: usize = 4;
+/// The offset of that struct in a reply.
+const ID_IN_REPLY: usize = 4;
+/// The source address in that struct.
 const SOURCE: std::ops::Range<usize> = 4..20;
 
-/// struct inet_diag_req, of every connection. The older question, because it is of both families: each answer takes the
-/// kernel a walk through a table that is sized by the host's memory, for milliseconds.
-struct Everything;
+/// struct inet_diag_req for every connection. This older request covers both families in one dump: each dump walks a
+/// hash table sized by the host's memory, which takes milliseconds.
+struct DumpRequest;
 
-impl Emitable for Everything {
+impl Emitable for DumpRequest {
     fn buffer_len(&self) -> usize {
         4 + ID + 8
     }
@@ -38,13 +39,13 @@ impl Emitable for Everything {
     }
 }
 
-/// struct inet_diag_req_v2, of one connection.
-struct Request {
+/// struct inet_diag_req_v2 for one connection.
+struct Connection {
     family: u8,
     id: [u8; ID],
 }
 
-impl Emitable for Request {
+impl Emitable for Connection {
     fn buffer_len(&self) -> usize {
         8 + ID
     }
@@ -56,31 +57,34 @@ impl Emitable for Request {
     }
 }
 
-/// Ends every connection of these addresses and tells how many there were.
+/// Destroys every connection whose local address is one of these, and returns their number. See sock_diag(7); Linux
+/// 4.5.
+///
+/// # Capabilities
+/// CAP_NET_ADMIN, for SOCK_DESTROY.
 ///
 /// # Errors
-/// The kernel could not be asked; EOPNOTSUPP where it was built without CONFIG_INET_DIAG_DESTROY.
-pub fn end(netlink: &Netlink, addresses: &[IpAddr]) -> Result<usize, Errno> {
-    let theirs: HashSet<IpAddr> = addresses.iter().copied().collect();
-    let found = netlink.dump(TCPDIAG_GETSOCK, &Everything, |_, body| owned(body, &theirs))?;
-    let outcomes = netlink.act_all(SOCK_DESTROY, 0, &found);
-    let outcomes = outcomes.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EPROTO)))?;
-    // One that ended by itself meanwhile is as good.
+/// The connections could not be listed or destroyed; EOPNOTSUPP where the kernel lacks CONFIG_INET_DIAG_DESTROY.
+pub fn destroy_connections(netlink: &Netlink, addresses: &[IpAddr]) -> Result<usize, Errno> {
+    let addresses: HashSet<IpAddr> = addresses.iter().copied().collect();
+    let found = netlink.dump(TCPDIAG_GETSOCK, &DumpRequest, |_, body| connection_from(body, &addresses))?;
+    let outcomes = netlink.change_all(SOCK_DESTROY, 0, &found)?;
+    // ENOENT: the connection ended meanwhile.
     if let Some(errno) = outcomes.into_iter().filter_map(Result::err).find(|errno| *errno != Errno::ENOENT) {
         return Err(errno);
     }
     Ok(found.len())
 }
 
-/// A socket, where its own address is one of these.
-fn owned(body: &[u8], addresses: &HashSet<IpAddr>) -> Option<Request> {
+/// The connection that a reply describes, if its local address is one of these.
+fn connection_from(body: &[u8], addresses: &HashSet<IpAddr>) -> Option<Connection> {
     let family = *body.first()?;
-    let id: [u8; ID] = *body.get(ID_IN_ANSWER..)?.first_chunk()?;
+    let id: [u8; ID] = *body.get(ID_IN_REPLY..)?.first_chunk()?;
     let source: [u8; 16] = *id.get(SOURCE)?.first_chunk()?;
     let source = match i32::from(family) {
         libc::AF_INET => IpAddr::from(*source.first_chunk::<4>()?),
-        // An IPv6 socket may talk IPv4, under its mapped form.
+        // An IPv6 socket may carry IPv4, with a mapped address.
         _ => Ipv6Addr::from(source).to_canonical(),
     };
-    addresses.contains(&source).then_some(Request { family, id })
+    addresses.contains(&source).then_some(Connection { family, id })
 }

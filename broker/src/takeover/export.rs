@@ -210,12 +210,12 @@ impl Export {
             return (TakeoverReply::Listeners(ListenerBatch { listeners: List::truncated(listeners) }), ids);
         }
         if let Some(addresses) = addresses {
-            let leases = addresses.hand(cursor.lease, MAX_LEASE_BATCH);
+            let leases = addresses.export_leases(cursor.lease, MAX_LEASE_BATCH);
             if let Some(last) = leases.last() {
                 cursor.lease = Some(last.address);
                 return (TakeoverReply::Leases(LeaseBatch { leases: List::truncated(leases) }), Vec::new());
             }
-            let epochs = cursor.epochs.get_or_insert_with(|| addresses.hand_epochs());
+            let epochs = cursor.epochs.get_or_insert_with(|| addresses.export_epochs());
             if !epochs.is_empty() {
                 let batch = epochs.split_off(epochs.len().saturating_sub(MAX_EPOCH_BATCH));
                 return (TakeoverReply::Epochs(EpochBatch { epochs: List::truncated(batch) }), Vec::new());

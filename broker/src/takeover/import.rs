@@ -14,7 +14,7 @@ use portreeve_protocol::takeover::ExportedListener;
 
 use super::predecessor::Predecessor;
 use super::request::STEP;
-use crate::address::{Addresses, Listeners};
+use crate::address::{Addresses, FloatingListeners};
 use crate::failure::{Exit, Failure};
 use crate::inject;
 use crate::listener::{Configured, Registry};
@@ -52,7 +52,7 @@ pub struct Target<'a> {
     /// The control socket.
     pub control: Option<BorrowedFd<'a>>,
     /// What starts floating listeners.
-    pub floating: &'a dyn Listeners,
+    pub floating: &'a dyn FloatingListeners,
 }
 
 impl Import {
@@ -70,8 +70,8 @@ impl Import {
         let leases: Vec<IpAddr> = state.leases.iter().map(|lease| lease.address).collect();
         match target.addresses {
             Some(addresses) => {
-                state.leases.into_iter().for_each(|lease| addresses.take_in(lease));
-                state.epochs.into_iter().for_each(|epoch| addresses.remember(epoch));
+                state.leases.into_iter().for_each(|lease| addresses.import_lease(lease));
+                state.epochs.into_iter().for_each(|epoch| addresses.import_epoch(epoch));
             }
             None if leases.is_empty() => {}
             None => {
@@ -164,12 +164,12 @@ impl Target<'_> {
     /// others.
     fn commit_addresses(&self, leases: &[IpAddr]) {
         let Some(addresses) = self.addresses else { return };
-        addresses.go_on();
+        addresses.commit_import();
         let (permitted, denied): (Vec<IpAddr>, Vec<IpAddr>) = {
             let policy = self.policy.borrow();
             leases.iter().partition(|address| policy.may_have(&Requester::Worker, **address))
         };
-        for outcome in addresses.remove(&denied, false) {
+        for outcome in addresses.remove(&denied) {
             match outcome {
                 Ok(removed) => tracing::warn!(
                     target: "audit", address = %removed.address, "removed an address that is no longer permitted"

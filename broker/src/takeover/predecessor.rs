@@ -21,9 +21,10 @@ use portreeve_protocol::{FaultCode, Text};
 use tokio::io::Interest;
 
 use super::request::{Reply, Session, failed, protocol_error, refused};
-use crate::address::{self, BootTime};
+use crate::address;
 use crate::failure::Failure;
 use crate::inject;
+use crate::sys::BootTime;
 
 /// The pause before the next attempt while the predecessor has requests in flight.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -63,14 +64,14 @@ pub(super) struct ExportedState {
 }
 
 fn check_offer(offer: &Accepted, descriptors: Vec<OwnedFd>) -> Result<OfferedSockets, Failure> {
-    let (here, there) = (BootTime::now(), BootTime::of(offer.boottime_ns));
+    let (here, there) = (BootTime::now(), BootTime::from_nanos(offer.boottime_ns));
     if offer.version != TAKEOVER_VERSION {
         return Err(protocol_error(format_args!(
             "it chose version {}, which was not offered",
             offer.version
         )));
     }
-    if here.until(there).max(there.until(here)) > MAX_CLOCK_DIFFERENCE {
+    if here.duration_until(there).max(there.duration_until(here)) > MAX_CLOCK_DIFFERENCE {
         return Err(failed(
             "the running broker has another CLOCK_BOOTTIME, and leases expire by that clock",
             "start this broker in the time namespace of the running one, or restart instead of taking over",
@@ -128,7 +129,7 @@ impl Predecessor {
                     format!("it has more than the {max_listeners} listeners that this broker can hold");
                 return Err(failed(what, "raise the limit of open files (LimitNOFILE=, ulimit -n)"));
             }
-            if state.leases.len() > address::MOST || state.epochs.len() > address::REMEMBERED {
+            if state.leases.len() > address::MAX_LEASES || state.epochs.len() > address::MAX_PAST_EPOCHS {
                 return Err(protocol_error("it exports more addresses than a broker can have"));
             }
         }

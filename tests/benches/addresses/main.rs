@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::SockProtocol;
 use nix::time::{ClockId, clock_gettime};
 use portreeve_broker::address::fence::Fence;
-use portreeve_broker::sys::rtnl::{self, Place};
+use portreeve_broker::sys::rtnl::{self, Placement};
 use portreeve_broker::sys::sock_diag;
 use portreeve_broker::sys::{Interface, Netlink};
 use portreeve_protocol::address::{AddAddress, MAX_ADDRESSES, RemoveAddress, RenewAddress};
@@ -46,9 +46,9 @@ fn inside(host: &Host) {
         [(1, false), (100, false), (1_000, false), (10_000, false), (1, true), (100, true), (1_000, true)];
     for (count, v6) in sizes {
         let (ours, theirs) = (addresses(count, v6, 1), addresses(count, v6, 2));
-        let places: Vec<Place> = theirs
+        let places: Vec<Placement> = theirs
             .iter()
-            .map(|address| Place {
+            .map(|address| Placement {
                 address: *address,
                 index: direct.index,
                 prefix: if v6 { 128 } else { 32 },
@@ -134,18 +134,18 @@ struct Direct {
 impl Direct {
     fn new() -> Self {
         let route = Netlink::open(SockProtocol::NetlinkRoute).unwrap();
-        let index = Interface::named(&route, lan::INTERFACE).unwrap().index;
+        let index = Interface::by_name(&route, lan::INTERFACE).unwrap().index;
         let diag = Netlink::open(SockProtocol::NetlinkSockDiag).unwrap();
         Self { route, diag, fence: Fence::open().unwrap(), index }
     }
 
     /// Adds, renews and removes addresses.
-    fn round(&self, places: &[Place], fenced: bool, checked: bool) {
+    fn round(&self, places: &[Placement], fenced: bool, checked: bool) {
         let all: Vec<IpAddr> = places.iter().map(|place| place.address).collect();
         let leased: Vec<_> = places.iter().map(|place| (*place, Some(LEASE))).collect();
         let time = Some(Duration::from_secs(LEASE.into()));
         let timed: Vec<_> = all.iter().map(|address| (*address, time)).collect();
-        let done = |outcomes: rtnl::Outcomes| outcomes.unwrap().into_iter().for_each(|one| one.unwrap());
+        let done = |outcomes: rtnl::Outcomes| outcomes.into_iter().for_each(|one| one.unwrap());
         let none_is_local = || {
             let local = rtnl::are_local(&self.route, &all).unwrap();
             assert!(local.iter().all(|local| *local == Ok(false)));
@@ -162,7 +162,7 @@ impl Direct {
         }
         done(rtnl::renew(&self.route, &leased));
         if checked {
-            sock_diag::end(&self.diag, &all).unwrap();
+            sock_diag::destroy_connections(&self.diag, &all).unwrap();
         }
         if fenced {
             self.fence.close(&all).unwrap();

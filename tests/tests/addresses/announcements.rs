@@ -196,7 +196,7 @@ fn a_later_conflict_is_logged_and_the_address_is_defended() {
         peer.add_address("10.1.1.7", |add| add.lease = Some(60)).unwrap();
         let rival = ARP_REQUEST.replace("02 00 00 00 00 01", "02 00 00 00 00 02");
         wire.send(&hex(&rival));
-        broker.log.wait_for(&["another host has this address too", "02:00:00:00:00:02"]);
+        broker.log.wait_for(&["another host uses this address too", "02:00:00:00:00:02"]);
         let answer = wire.collect(Duration::from_secs(5), arp, |frames| !frames.is_empty());
         assert_eq!(answer[0].bytes, hex(ARP_REQUEST));
         eventually("the address", || lan::show_address("10.1.1.7"));

@@ -43,7 +43,7 @@ fn an_address_removed_in_the_last_second_of_its_lease_is_not_restored() {
             assert_eq!(end, EventCode::AddressExpired, "{address}");
             assert_eq!(lan::show_address(address), None);
         }
-        assert!(!broker.log.lines().iter().any(|line| line.contains("put back")));
+        assert!(!broker.log.lines().iter().any(|line| line.contains("restored it")));
     });
 }
 
@@ -79,7 +79,7 @@ fn the_fence_is_lifted_after_another_programs_copy_is_removed() {
                 lan::add_to_loopback(copy);
                 match by_request {
                     true => assert!(!peer.remove_address(address).unwrap().verified),
-                    false => broker.log.wait_for(&["is on this host still", address]).clear(),
+                    false => broker.log.wait_for(&["is still local", address]).clear(),
                 }
                 assert!(fenced(address) > 0, "{address} is not fenced");
                 lan::ip(&format!("addr del {copy} dev lo"));

@@ -22,7 +22,7 @@ fn only_stray_floating_addresses_are_removed_at_start() {
         let broker = Broker::start(host, &sample::addresses(DECLARED));
         assert_eq!((lan::addresses(), lan::ip("-o link show")), (before, links));
         for address in ["10.1.1.7", "10.1.1.8", "2001:db8::7"] {
-            broker.log.wait_for(&["removed what was left here", address, "another program"]);
+            broker.log.wait_for(&["removed a leftover address", address, "another program"]);
         }
     });
 }

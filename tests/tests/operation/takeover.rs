@@ -235,6 +235,6 @@ fn an_address_answers_through_takeovers_and_ends_with_its_lease() {
         );
         next.signal(Signal::CONT);
         eventually("the removal of the address", || lan::show_address("10.1.1.7").is_none().then_some(()));
-        next.log.wait_for(&["a lease was not renewed", "10.1.1.7"]);
+        next.log.wait_for(&["lease expired without a renewal", "10.1.1.7"]);
     });
 }

@@ -16,10 +16,11 @@ use super::Done;
 use super::audit::audit_part;
 use super::handler::{Deferred, Handler, Immediate};
 use super::listen::{MAX_WHOLE_FAULTS, shortened};
-use crate::address::{Addresses, Asked, BootTime, How};
+use crate::address::{AddParams, AddSpec, Addresses};
 use crate::policy::{Denied, LeasePermit, OperationPermit, Place, Policy, Requester};
 use crate::server::session::Session;
 use crate::server::state::Broker;
+use crate::sys::BootTime;
 
 /// The shortest lease in seconds: under load, a client could not renew a shorter one in time.
 const MIN_LEASE: u32 = 3;
@@ -80,15 +81,15 @@ impl Deferred for AddAddress {
             permit.followers.iter().map(|(own, place)| spec(*own, place, Some(permit.address)))
         });
         let asked = with_followers(leaders, followers.collect())?;
-        let how = How {
+        let params = AddParams {
             holder: session.holder(),
             lifetime: addresses.lifetime(self.lease),
-            most: usize::try_from(broker.accounts.quotas().addresses).unwrap_or(usize::MAX),
+            max_addresses: usize::try_from(broker.accounts.quotas().addresses).unwrap_or(usize::MAX),
             epoch: self.epoch,
             probes: self.probes,
             announce: self.announce,
         };
-        Ok(Leases { results: results::<Self, _, _>(&session, addresses.add(asked, how).await) })
+        Ok(Leases { results: results::<Self, _, _>(&session, addresses.add(asked, params).await) })
     }
 }
 
@@ -168,9 +169,9 @@ impl Immediate for ListAddresses {
         let now = BootTime::now();
         let page = addresses.leases_after(self.after, |rest| {
             let mut rows = rest.map(|lease| AddressRow {
-                lease: lease.told(now),
+                lease: lease.to_wire(now),
                 holder: Text::truncated(&lease.holder.to_string()),
-                present: lease.is_present(),
+                present: lease.is_held(),
             });
             let page: Vec<AddressRow> = rows.by_ref().take(ADDRESS_PAGE).collect();
             AddressPage {
@@ -205,8 +206,8 @@ fn check_lease(lease: Option<u32>) -> Result<(), Fault> {
 }
 
 /// What the address manager needs to add one address.
-fn spec(address: IpAddr, place: &Place, follows: Option<IpAddr>) -> Asked {
-    Asked { address, interface: place.interface.clone(), prefix: place.prefix, follows }
+fn spec(address: IpAddr, place: &Place, follows: Option<IpAddr>) -> AddSpec {
+    AddSpec { address, interface: place.interface.clone(), prefix: place.prefix, follows }
 }
 
 /// A value for each permit; the fault of each denial.
@@ -236,7 +237,7 @@ fn with_held_followers(
     addresses: &Addresses,
 ) -> Result<Vec<Result<IpAddr, Fault>>, Fault> {
     let allowed = each_allowed(permits, |permit| permit.address);
-    let followers = allowed.iter().flatten().flat_map(|address| addresses.followers(*address)).collect();
+    let followers = allowed.iter().flatten().flat_map(|address| addresses.followers_of(*address)).collect();
     with_followers(allowed, followers)
 }
 

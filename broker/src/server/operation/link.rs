@@ -44,9 +44,9 @@ impl Immediate for SetLink {
                     .errno(errno as i32),
             }
         };
-        let link = Interface::named(route, &self.interface).map_err(failed("RTM_GETLINK"))?;
+        let link = Interface::by_name(route, &self.interface).map_err(failed("RTM_GETLINK"))?;
         link.change(route, Change { up: self.up, mtu: self.mtu }).map_err(failed("RTM_NEWLINK"))?;
-        let link = Interface::numbered(route, link.index).map_err(failed("RTM_GETLINK"))?;
+        let link = Interface::by_index(route, link.index).map_err(failed("RTM_GETLINK"))?;
         Ok(Done::new(Link {
             interface: Text::truncated(&link.name),
             index: link.index,

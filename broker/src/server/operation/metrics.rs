@@ -59,7 +59,7 @@ impl Immediate for MetricsRequest {
                 retained: retained as u64,
                 limit: registry.capacity() as u64,
             },
-            addresses: broker.addresses.as_ref().map(|addresses| addresses.counted()),
+            addresses: broker.addresses.as_ref().map(|addresses| addresses.counts()),
             worker: broker.worker_counts(),
             log: LogCounts { suppressed: totals.not_logged.get(), lost: log::dropped() },
             events: broker.events.counts(),

@@ -9,7 +9,7 @@ use portreeve_protocol::{Fault, FaultCode};
 use super::Done;
 use super::address::{LeasePermits, arguments, decide_each, manager, results, with_followers};
 use super::handler::{Handler, Immediate};
-use crate::address::Asked;
+use crate::address::AddSpec;
 use crate::policy::{Denied, Destination, LeasePermit, Permit, Policy, Requester, Rule};
 use crate::server::session::Session;
 use crate::server::state::Broker;
@@ -30,10 +30,10 @@ impl Permit for MovePermit {
 }
 
 impl MovePermit {
-    fn spec(&self, address: IpAddr, follows: Option<IpAddr>) -> Result<Asked, Fault> {
+    fn spec(&self, address: IpAddr, follows: Option<IpAddr>) -> Result<AddSpec, Fault> {
         let interface = self.destination.interface.clone();
         match self.destination.prefix(address) {
-            Some(prefix) => Ok(Asked { address, interface, prefix, follows }),
+            Some(prefix) => Ok(AddSpec { address, interface, prefix, follows }),
             None => Err(not_there(address, &interface)),
         }
     }
@@ -62,13 +62,13 @@ impl Immediate for MoveAddress {
         let spec = |allowed: &Result<LeasePermit, Denied>| {
             let address = allowed.as_ref().map_err(Denied::fault).map(|it| it.address)?;
             // An address stays if one of its followers may not be on that interface.
-            let mut followers = addresses.followers(address).into_iter();
+            let mut followers = addresses.followers_of(address).into_iter();
             followers.try_for_each(|own| permit.spec(own, Some(address)).map(drop))?;
             permit.spec(address, None)
         };
         let leaders: Vec<_> = permit.addresses.iter().map(spec).collect();
         let followers = leaders.iter().flatten().flat_map(|leader| {
-            let own = addresses.followers(leader.address).into_iter();
+            let own = addresses.followers_of(leader.address).into_iter();
             own.filter_map(|own| permit.spec(own, Some(leader.address)).ok())
         });
         let followers = followers.collect();

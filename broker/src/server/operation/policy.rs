@@ -32,7 +32,7 @@ impl Immediate for PolicyRequest {
         session: &Session,
     ) -> Result<Done<PolicyPage>, Fault> {
         let page = broker.policy.borrow().page(&session.requester, self.after);
-        let lease = broker.addresses.as_ref().map_or(0, |addresses| addresses.lease());
+        let lease = broker.addresses.as_ref().map_or(0, |addresses| addresses.default_lease());
         Ok(Done::new(PolicyPage { lease, ..page }))
     }
 }

@@ -40,27 +40,29 @@ impl Deferred for RemoveAddress {
         let own = session.holder();
         // User 0 may remove every address, because it is the operator.
         let who = if session.is_root() { None } else { Some(own) };
-        let may_remove = |address: IpAddr| addresses.may_remove(address, who, self.epoch).map(|()| address);
-        let allowed = self.addresses.iter().map(|address| match addresses.leader(*address) {
+        let may_remove =
+            |address: IpAddr| addresses.check_removable(address, who, self.epoch).map(|()| address);
+        let allowed = self.addresses.iter().map(|address| match addresses.leader_of(*address) {
             Some(leader) => Err(is_a_follower(*address, leader)),
             None => may_remove(*address),
         });
         let allowed: Vec<_> = allowed.collect();
-        let followers = allowed.iter().flatten().flat_map(|address| addresses.followers(*address)).collect();
+        let followers =
+            allowed.iter().flatten().flat_map(|address| addresses.followers_of(*address)).collect();
         let allowed = with_followers(allowed, followers)?;
         let mut leaving: Vec<IpAddr> = allowed.iter().filter_map(|address| address.clone().ok()).collect();
         leaving.sort_unstable();
         leaving.dedup();
         let has_another_holder =
-            |address: &&IpAddr| addresses.holder(**address).is_some_and(|holder| holder != own);
+            |address: &&IpAddr| addresses.holder_of(**address).is_some_and(|holder| holder != own);
         let others: Vec<IpAddr> = leaving.iter().filter(has_another_holder).copied().collect();
-        addresses.give_notice(&others).await;
-        let was_released = |address: &IpAddr| addresses.holder(*address).is_none();
+        addresses.notify_removal(&others).await;
+        let was_released = |address: &IpAddr| addresses.holder_of(*address).is_none();
         let (gone, leaving): (Vec<IpAddr>, Vec<IpAddr>) = leaving.into_iter().partition(was_released);
         let mut removed: HashMap<IpAddr, Result<Removal, Fault>> =
-            leaving.iter().copied().zip(addresses.remove(&leaving, false)).collect();
+            leaving.iter().copied().zip(addresses.remove(&leaving)).collect();
         removed.extend(gone.into_iter().map(|address| (address, Ok(Removal { address, verified: false }))));
-        addresses.see_gone(&mut removed).await;
+        addresses.verify_removal(&mut removed).await;
         let outcomes = allowed.into_iter().map(|address| {
             let address = address?;
             removed.get(&address).cloned().unwrap_or_else(|| {

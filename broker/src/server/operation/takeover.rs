@@ -12,10 +12,10 @@ use portreeve_protocol::{Fault, FaultCode, Operation as _, Text, codec};
 use super::Received;
 use super::audit::audit;
 use super::handler::{Handler, decide, decode};
-use crate::address::BootTime;
 use crate::policy::{OperationPermit, Policy, Requester};
 use crate::server::session::{Session, Step};
 use crate::server::state::{Broker, RELEASE};
+use crate::sys::BootTime;
 use crate::takeover::Batch;
 
 impl Handler for Takeover {
@@ -84,7 +84,7 @@ fn act(broker: &Broker, session: &Rc<Session>, request: &Takeover) -> Result<Bat
         _ if !export.is_successor(session.number) => Err(out_of_order("this session has not begun one")),
         Takeover::NextBatch(_) => {
             export.pause_others(session.number);
-            let settled = broker.addresses.as_ref().is_none_or(|addresses| addresses.is_settled());
+            let settled = broker.addresses.as_ref().is_none_or(|addresses| addresses.is_adding());
             match settled && !export.has_requests_in_flight() {
                 true => {
                     Ok(export.next_batch(&broker.registry.borrow(), broker.addresses.as_deref(), |session| {
@@ -130,7 +130,7 @@ fn offer(broker: &Broker, session: &Rc<Session>, begin: &Begin) -> Result<Batch,
     let offer = Accepted {
         version: TAKEOVER_VERSION,
         release: Text::truncated(RELEASE),
-        boottime_ns: BootTime::now().told(),
+        boottime_ns: BootTime::now().as_nanos(),
         control,
         manager: broker.export.notifier.socket().is_some(),
         watchdog_us: broker.export.notifier.watchdog_us(),

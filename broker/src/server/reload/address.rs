@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::report::{APPLIED, CLOSED, FAILED, KEPT, NEEDS_RESTART, Row};
-use crate::address::{Addresses, Listeners as _};
+use crate::address::{Addresses, FloatingListeners as _};
 use crate::config::{Config, OnNarrow};
 use crate::holder::Holder;
 use crate::plan;
@@ -23,7 +23,7 @@ pub(super) fn apply(broker: &Broker, config: &Config, rows: &mut Vec<Row>) {
         }
         return;
     };
-    addresses.set_settings(plan::address_settings(config));
+    addresses.apply_settings(plan::address_settings(config));
     let outside = outside(broker, &broker.policy.borrow());
     report_new_followers(broker, rows);
     if config.broker.on_narrow == OnNarrow::Keep {
@@ -36,7 +36,7 @@ pub(super) fn apply(broker: &Broker, config: &Config, rows: &mut Vec<Row>) {
         tracing::warn!(%address, %holder, "an address is no longer permitted to its holder: removing it");
         broker.stop(&[address]);
         let what = format!("address {address}");
-        for outcome in addresses.remove(&[address], false) {
+        for outcome in addresses.remove(&[address]) {
             rows.push(match outcome {
                 Ok(Removal { .. }) => {
                     Row::new(CLOSED, &what, format!("held by {holder}, no longer permitted"))
@@ -62,7 +62,7 @@ fn report_new_followers(broker: &Broker, rows: &mut Vec<Row>) {
 fn present(broker: &Broker) -> BTreeSet<IpAddr> {
     let of = |addresses: &Rc<Addresses>| {
         addresses.leases_after(None, |leases| {
-            leases.filter(|lease| lease.is_present()).map(|lease| lease.place.address).collect()
+            leases.filter(|lease| lease.is_held()).map(|lease| lease.placement.address).collect()
         })
     };
     broker.addresses.as_ref().map(of).unwrap_or_default()
@@ -102,7 +102,7 @@ fn outside(broker: &Broker, policy: &Policy) -> Vec<(IpAddr, Holder)> {
     };
     addresses.leases_after(None, |leases| {
         leases
-            .map(|lease| (lease.place.address, lease.holder))
+            .map(|lease| (lease.placement.address, lease.holder))
             .filter(|(address, holder)| !is_permitted(*holder, *address))
             .collect()
     })

@@ -1,0 +1,97 @@
+//! Exports leases and epochs to the successor, and imports those of the predecessor.
+//!
+//! Promises: changes no interface and no fence. This broker no longer removes, renews or announces an exported address; an
+//! imported lease ends when the predecessor said, by the same clock.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use portreeve_protocol::takeover::{ExportedEpoch, ExportedLease};
+
+use super::Addresses;
+use super::lease::{Lease, LeaseState};
+use super::lease_table::{LeaseTable, PastLease};
+use crate::holder::Holder;
+use crate::sys::rtnl::Placement;
+use crate::sys::{BootTime, Interface};
+
+impl Addresses {
+    /// Whether an address is being added.
+    pub fn is_adding(&self) -> bool {
+        self.table.borrow().iter().any(|lease| lease.state == LeaseState::Adding)
+    }
+
+    /// Exports at most `count` leases after an address.
+    pub fn export_leases(&self, after: Option<IpAddr>, count: usize) -> Vec<ExportedLease> {
+        self.table.borrow().after(after).take(count).map(export).collect()
+    }
+
+    /// Exports the epochs of removed addresses, in the order of the addresses.
+    pub fn export_epochs(&self) -> Vec<ExportedEpoch> {
+        let table = self.table.borrow();
+        let export = |(address, PastLease { epoch, expired })| ExportedEpoch { address, epoch, expired };
+        let mut epochs: Vec<ExportedEpoch> = table.past().map(export).collect();
+        epochs.sort_unstable_by_key(|past| past.address);
+        epochs
+    }
+
+    /// Imports a lease of the predecessor.
+    pub fn import_lease(&self, lease: ExportedLease) {
+        let ExportedLease { address, index, prefix, .. } = lease;
+        let interface = Interface::by_index(self.host.route(), index).ok();
+        let is_held = lease.present && interface.is_some();
+        interface.into_iter().for_each(|interface| drop(self.interfaces.insert(interface)));
+        self.table.borrow_mut().insert(Lease {
+            placement: Placement { address, index, prefix },
+            interface: lease.interface,
+            holder: lease.user.map_or(Holder::Worker, Holder::User),
+            lifetime: lease.lease_seconds,
+            deadline: lease.deadline_ns.map(BootTime::from_nanos),
+            expiry_notified: false,
+            epoch: lease.epoch,
+            follows: lease.follows,
+            state: if is_held { LeaseState::Held } else { LeaseState::Missing },
+            announcement_series: 0,
+            restored: VecDeque::new(),
+        });
+        if lease.announced {
+            self.announcer.continue_announcing(address);
+        }
+    }
+
+    /// Imports the epoch of an address that the predecessor removed.
+    pub fn import_epoch(&self, past: ExportedEpoch) {
+        let ExportedEpoch { address, epoch, expired } = past;
+        self.table.borrow_mut().insert_past(address, PastLease { epoch, expired });
+    }
+
+    /// Drops every lease: the successor has them, with the addresses and the fence.
+    pub fn drop_exported(&self) {
+        *self.table.borrow_mut() = LeaseTable::default();
+    }
+
+    /// Begins to keep the imported leases: makes up for what happened meanwhile.
+    pub fn commit_import(&self) {
+        self.reconciler.run_after_import();
+        self.wake.notify_one();
+    }
+}
+
+fn export(lease: &Lease) -> ExportedLease {
+    ExportedLease {
+        address: lease.placement.address,
+        index: lease.placement.index,
+        interface: lease.interface.clone(),
+        prefix: lease.placement.prefix,
+        user: match lease.holder {
+            Holder::Worker => None,
+            Holder::User(uid) => Some(uid),
+        },
+        lease_seconds: lease.lifetime,
+        deadline_ns: lease.deadline.map(BootTime::as_nanos),
+        epoch: lease.epoch,
+        follows: lease.follows,
+        present: lease.is_held(),
+        announced: lease.is_announced(),
+    }
+}

@@ -1,0 +1,219 @@
+//! Puts addresses on interfaces and removes them, each behind the fence.
+//!
+//! Promises: opens the fence for an address before the address is added; closes it, and resets the connections, before
+//! the address is removed. A removed address that the host still has elsewhere stays fenced until it is gone there.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use portreeve_protocol::Fault;
+use portreeve_protocol::address::Removal;
+
+use super::fault;
+use super::fence::Fence;
+use crate::sys::rtnl::{self, Lifetime, Outcomes, Placement};
+use crate::sys::{Netlink, sock_diag};
+
+/// Changes the addresses of the host.
+pub(super) struct HostAddresses {
+    route: Rc<Netlink>,
+    diag: Netlink,
+    /// Absent where the kernel has no nf_tables.
+    fence: Option<Fence>,
+    fence_is_off: Cell<bool>,
+    /// Removal addresses that the host still has on another interface or with another prefix. They stay fenced.
+    quarantine: RefCell<HashSet<IpAddr>>,
+}
+
+impl HostAddresses {
+    pub fn new(route: Rc<Netlink>, diag: Netlink, fence: Option<Fence>) -> Self {
+        Self { route, diag, fence, fence_is_off: Cell::new(false), quarantine: RefCell::default() }
+    }
+
+    /// The socket for interfaces, addresses and routes.
+    pub fn route(&self) -> &Netlink {
+        &self.route
+    }
+
+    /// The fence, where there is one.
+    pub fn fence(&self) -> Option<&Fence> {
+        self.fence.as_ref().filter(|_| !self.fence_is_off.get())
+    }
+
+    /// Stops to use the fence.
+    pub fn turn_fence_off(&self) {
+        self.fence_is_off.set(true);
+    }
+
+    /// Whether each address is local: whether the host has it on any interface.
+    pub fn are_local(&self, addresses: &[IpAddr]) -> HashMap<IpAddr, Result<bool, Fault>> {
+        let replies = rtnl::are_local(&self.route, addresses);
+        let replies = replies.unwrap_or_else(|errno| vec![Err(errno); addresses.len()]);
+        let found = addresses.iter().zip(replies).map(|(address, reply)| {
+            (*address, reply.map_err(|errno| fault::address_failed("RTM_GETROUTE", *address, errno)))
+        });
+        found.collect()
+    }
+
+    /// Opens the fence and adds the addresses. Returns those that failed. `detect` keeps the kernel's duplicate address
+    /// detection of IPv6 on.
+    pub fn add(&self, placements: &[Placement], lifetime: Lifetime, detect: bool) -> HashMap<IpAddr, Fault> {
+        if let Some(fence) = self.fence() {
+            let elements: Vec<_> =
+                placements.iter().map(|placement| (placement.address, timeout(lifetime))).collect();
+            if let Err(errno) = fence.open_for(&elements) {
+                let refused = |address| fault::address_failed("opening the fence", address, errno);
+                return elements.into_iter().map(|(address, _)| (address, refused(address))).collect();
+            }
+        }
+        let timed: Vec<(Placement, Lifetime)> =
+            placements.iter().map(|placement| (*placement, lifetime)).collect();
+        let outcomes = rtnl::add(&self.route, &timed, detect);
+        let failed = placements.iter().zip(outcomes).filter_map(|(placement, outcome)| {
+            let address = placement.address;
+            Some((address, fault::address_failed("RTM_NEWADDR", address, outcome.err()?)))
+        });
+        let failed: HashMap<IpAddr, Fault> = failed.collect();
+        self.remove_from_fence(failed.keys().copied());
+        failed
+    }
+
+    /// Adds addresses again that another program removed. The fence is still open for them, and no other host can have
+    /// them, so there is no duplicate address detection.
+    pub fn restore(&self, placements: &[(Placement, Lifetime)]) -> Outcomes {
+        rtnl::add(&self.route, placements, false)
+    }
+
+    /// Renews addresses in the fence and in the kernel, and returns the outcome of each.
+    pub fn renew(&self, placements: &[(Placement, Lifetime)]) -> Vec<Result<(), Fault>> {
+        let mut renewed = placements.to_vec();
+        let mut failed: HashMap<IpAddr, Fault> = HashMap::new();
+        if let Some(fence) = self.fence() {
+            let elements: Vec<_> =
+                renewed.iter().map(|(placement, lifetime)| (placement.address, timeout(*lifetime))).collect();
+            match fence.renew(&elements) {
+                Ok(expired) => {
+                    failed.extend(expired.into_iter().map(|one| (one, fault::lease_expired(one))));
+                }
+                Err(errno) => {
+                    let refused = |address| fault::address_failed("renewing the fence", address, errno);
+                    failed.extend(elements.into_iter().map(|(address, _)| (address, refused(address))));
+                }
+            }
+            renewed.retain(|(placement, _)| !failed.contains_key(&placement.address));
+        }
+        let mut outcomes = rtnl::renew(&self.route, &renewed).into_iter();
+        let outcome = |(placement, _): &(Placement, Lifetime)| match failed.get(&placement.address) {
+            Some(fault) => Err(fault.clone()),
+            None => outcomes
+                .next()
+                .unwrap_or(Err(Errno::EIO))
+                .map_err(|errno| fault::address_failed("RTM_NEWADDR", placement.address, errno)),
+        };
+        placements.iter().map(outcome).collect()
+    }
+
+    /// Resets the connections of addresses, closes the fence, removes the addresses, and verifies that the host has them
+    /// no more.
+    pub fn remove(&self, placements: &[Placement]) -> Vec<Result<Removal, Fault>> {
+        let addresses: Vec<IpAddr> = placements.iter().map(|placement| placement.address).collect();
+        if addresses.is_empty() {
+            return Vec::new();
+        }
+        if let Err(errno) = sock_diag::destroy_connections(&self.diag, &addresses) {
+            tracing::warn!(
+                ?addresses, %errno,
+                "cannot reset the connections of addresses before their removal; remote ends may wait for a timeout"
+            );
+        }
+        if let Some(fence) = self.fence()
+            && let Err(errno) = fence.close(&addresses)
+        {
+            tracing::error!(?addresses, %errno, "cannot close the fence of addresses before their removal");
+        }
+        let outcomes = rtnl::remove(&self.route, placements);
+        let mut local = self.are_local(&addresses);
+        let outcomes = placements.iter().zip(outcomes).map(|(placement, outcome)| match outcome {
+            // The address or its interface is gone already.
+            Ok(()) | Err(Errno::EADDRNOTAVAIL | Errno::ENODEV) => {
+                let verified = matches!(local.remove(&placement.address), Some(Ok(false)));
+                Ok(Removal { address: placement.address, verified })
+            }
+            Err(errno) => Err(fault::address_failed("RTM_DELADDR", placement.address, errno)),
+        });
+        let outcomes: Vec<Result<Removal, Fault>> = outcomes.collect();
+        self.leave_fence(outcomes.iter().flatten());
+        outcomes
+    }
+
+    /// Removes from the fence the addresses that are gone, and quarantines the others.
+    fn leave_fence<'r>(&self, removed: impl Iterator<Item = &'r Removal>) {
+        let mut gone = Vec::new();
+        for Removal { address, verified } in removed {
+            match verified {
+                true => gone.push(*address),
+                false => {
+                    self.quarantine.borrow_mut().insert(*address);
+                    tracing::warn!(
+                        %address,
+                        "the removed address is still local: the host has it on another interface or with another prefix"
+                    );
+                }
+            }
+        }
+        if let Some(fence) = self.fence()
+            && let Err(errno) = fence.forget(&gone)
+        {
+            tracing::error!(?gone, %errno, "cannot remove addresses from the fence; it still blocks them");
+        }
+    }
+
+    /// Undoes [`HostAddresses::add`].
+    pub fn roll_back(&self, placements: &[Placement]) {
+        let _ = rtnl::remove(&self.route, placements); // An address that is gone already is no failure.
+        self.remove_from_fence(placements.iter().map(|placement| placement.address));
+    }
+
+    fn remove_from_fence(&self, addresses: impl Iterator<Item = IpAddr>) {
+        let addresses: Vec<IpAddr> = addresses.collect();
+        if let Some(fence) = self.fence()
+            && let Err(errno) = fence.forget(&addresses).and_then(|()| fence.close(&addresses))
+        {
+            tracing::error!(?addresses, %errno, "cannot remove addresses from the fence after a failed request");
+        }
+    }
+
+    /// Whether a removed address is still local elsewhere.
+    pub fn is_quarantined(&self, address: IpAddr) -> bool {
+        self.quarantine.borrow().contains(&address)
+    }
+
+    /// An address that was removed is held again.
+    pub fn end_quarantine(&self, address: IpAddr) {
+        self.quarantine.borrow_mut().remove(&address);
+    }
+
+    /// Looks for the quarantined addresses, except those that have a lease again; ends the quarantine of those that are
+    /// gone.
+    pub fn check_quarantine(&self, has_lease: impl Fn(IpAddr) -> bool) {
+        let removed: Vec<IpAddr> =
+            self.quarantine.borrow().iter().filter(|address| !has_lease(**address)).copied().collect();
+        if removed.is_empty() {
+            return;
+        }
+        let local = self.are_local(&removed);
+        let gone = removed.into_iter().filter(|address| matches!(local.get(address), Some(Ok(false))));
+        let gone: Vec<Removal> = gone.map(|address| Removal { address, verified: true }).collect();
+        self.quarantine.borrow_mut().retain(|address| gone.iter().all(|one| one.address != *address));
+        self.leave_fence(gone.iter());
+    }
+}
+
+/// The timeout of a fence element.
+fn timeout(lifetime: Lifetime) -> Option<Duration> {
+    lifetime.map(|seconds| Duration::from_secs(seconds.into()))
+}

@@ -1,0 +1,108 @@
+//! The tasks that keep addresses without a request: expiry, announcements, notifications, received frames.
+//!
+//! Promises: removes an address at the instant at which its lease ends; sends announcements when they are due; handles
+//! notifications and rivals as they arrive; compares everything with the kernel at the configured interval.
+
+use std::io;
+use std::os::unix::net::UnixDatagram as StdUnixDatagram;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::removal_notice::NOTICE_PERIOD;
+use super::remove::RemovalCause;
+use super::{Addresses, FloatingListeners};
+use crate::sys::BootTime;
+
+/// The longest sleep: the clock of leases goes on while the host is suspended, and that of the timer does not.
+const MAX_SLEEP: Duration = Duration::from_secs(1);
+/// The pause after a failed receive.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Starts the tasks. `listeners` starts and stops the floating listeners of each address.
+///
+/// # Errors
+/// EMFILE, or those of epoll_ctl(2).
+pub fn spawn(addresses: &Rc<Addresses>, listeners: &Rc<dyn FloatingListeners>) -> io::Result<()> {
+    let _ = addresses.listeners.set(Rc::downgrade(listeners)); // It is unset until here.
+    spawn_receiver(addresses, addresses.reconciler.socket()?, |addresses| {
+        let received = addresses.reconciler.receive();
+        addresses.reconciler.restore_missing();
+        received
+    })?;
+    if let Some(socket) = addresses.prober.socket()? {
+        spawn_receiver(addresses, socket, |addresses| addresses.prober.receive())?;
+    }
+    if let Some(socket) = addresses.announcer.advertisements()? {
+        spawn_receiver(addresses, socket, |addresses| addresses.announcer.receive_advertisement())?;
+    }
+    tokio::task::spawn_local(run(addresses.clone()));
+    Ok(())
+}
+
+async fn run(addresses: Rc<Addresses>) {
+    let mut compare_at = Instant::now() + addresses.reconcile_interval.get();
+    loop {
+        let due = || addresses.reconciler.recheck_at().map_or(compare_at, |soon| soon.min(compare_at));
+        let next = addresses.run_due().min(due());
+        tokio::select! {
+            () = sleep_until(next) => {}
+            () = addresses.wake.notified() => {}
+        }
+        if Instant::now() >= due() {
+            addresses.reconciler.run();
+            compare_at = Instant::now() + addresses.reconcile_interval.get();
+        }
+    }
+}
+
+fn spawn_receiver(
+    addresses: &Rc<Addresses>,
+    socket: StdUnixDatagram,
+    receive: impl Fn(&Addresses) -> io::Result<()> + 'static,
+) -> io::Result<()> {
+    let (addresses, socket) = (addresses.clone(), UnixDatagram::from_std(socket)?);
+    tokio::task::spawn_local(async move {
+        loop {
+            if let Err(error) = socket.async_io(Interest::READABLE, || receive(&addresses)).await {
+                // ENETDOWN reports that an interface went down; the socket stays usable.
+                tracing::debug!(%error, "cannot receive");
+                sleep(PAUSE).await;
+            }
+        }
+    });
+    Ok(())
+}
+
+impl Addresses {
+    /// Does what is due, and returns when to call it again.
+    fn run_due(&self) -> Instant {
+        let now = self.remove_expired();
+        self.notify_expiring(now);
+        let due = self.table.borrow().next_due(NOTICE_PERIOD);
+        let sleep = due.map_or(MAX_SLEEP, |due| now.duration_until(due).min(MAX_SLEEP));
+        let next = Instant::now() + sleep;
+        self.announcer.send_due().map_or(next, |due| next.min(due.into()))
+    }
+
+    /// Removes the addresses whose lease has expired, and returns the time that was compared with.
+    pub(super) fn remove_expired(&self) -> BootTime {
+        let now = BootTime::now();
+        let expired = self.table.borrow().expired(now);
+        for outcome in self.remove_because(RemovalCause::Expired, &expired) {
+            match outcome {
+                Ok(removed) => {
+                    self.counters.expired.up();
+                    tracing::warn!(address = %removed.address, "lease expired without a renewal; removed the address");
+                }
+                Err(fault) => {
+                    tracing::error!(%fault, "lease expired without a renewal, but the address cannot be removed");
+                }
+            }
+        }
+        now
+    }
+}

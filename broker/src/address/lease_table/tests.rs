@@ -1,0 +1,104 @@
+//! Tests of the promises of the lease table.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use portreeve_protocol::Text;
+
+use super::*;
+use crate::sys::rtnl::Placement;
+
+const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+fn lease(epoch: u64, deadline: BootTime) -> Lease {
+    Lease {
+        placement: Placement { address: ADDRESS, index: 1, prefix: 32 },
+        interface: Text::default(),
+        holder: Holder::Worker,
+        lifetime: Some(3),
+        deadline: Some(deadline),
+        expiry_notified: false,
+        epoch,
+        follows: None,
+        state: LeaseState::Held,
+        announcement_series: 0,
+        restored: VecDeque::new(),
+    }
+}
+
+fn code<T>(result: Result<T, Fault>) -> Option<FaultCode> {
+    result.err().map(|fault| fault.code)
+}
+
+#[test]
+fn an_epoch_never_decreases_even_after_the_removal_of_its_address() {
+    let (now, mut table) = (BootTime::now(), LeaseTable::default());
+    let end = now.saturating_add(Duration::from_secs(9));
+    table.insert_new(lease(5, end), 9).unwrap();
+    assert_eq!(code(table.find_for(ADDRESS, None, 4, now)), Some(FaultCode::Expired));
+    assert_eq!(table.find_for(ADDRESS, None, 6, now).unwrap().epoch, 6);
+    table.remove(ADDRESS, false);
+    assert_eq!(code(table.insert_new(lease(5, end), 9)), Some(FaultCode::Expired));
+    table.insert_new(lease(6, end), 9).unwrap();
+}
+
+#[test]
+fn an_expired_lease_is_not_renewed() {
+    let (now, mut table) = (BootTime::now(), LeaseTable::default());
+    let end = now.saturating_add(Duration::from_secs(3));
+    table.insert_new(lease(0, end), 9).unwrap();
+    assert!(table.find_for(ADDRESS, Some(Holder::Worker), 0, now).is_ok());
+    assert_eq!(code(table.find_for(ADDRESS, Some(Holder::Worker), 0, end)), Some(FaultCode::Expired));
+    assert_eq!(table.expired(end), [ADDRESS]);
+    table.remove(ADDRESS, true);
+    assert_eq!(code(table.find_for(ADDRESS, Some(Holder::Worker), 0, end)), Some(FaultCode::Expired));
+}
+
+#[test]
+fn an_address_has_one_holder() {
+    let (now, mut table) = (BootTime::now(), LeaseTable::default());
+    table.insert_new(lease(0, now.saturating_add(Duration::from_secs(9))), 9).unwrap();
+    assert_eq!(
+        code(table.insert_new(lease(0, now.saturating_add(Duration::from_secs(9))), 9)),
+        Some(FaultCode::InUse)
+    );
+    assert_eq!(code(table.find_for(ADDRESS, Some(Holder::User(8)), 0, now)), Some(FaultCode::NotFound));
+    assert!(table.find_for(ADDRESS, None, 0, now).is_ok());
+}
+
+#[test]
+fn each_holder_has_its_own_quota_and_a_removal_frees_it() {
+    let mut table = LeaseTable::default();
+    let enter = |table: &mut LeaseTable, last: u8, holder: Holder| {
+        let address = IpAddr::from([192, 0, 2, last]);
+        let placement = Placement { address, index: 1, prefix: 32 };
+        table.insert_new(Lease { placement, holder, ..lease(0, BootTime::now()) }, 2)
+    };
+    enter(&mut table, 1, Holder::Worker).unwrap();
+    enter(&mut table, 2, Holder::Worker).unwrap();
+    assert_eq!(code(enter(&mut table, 3, Holder::Worker)), Some(FaultCode::Quota));
+    enter(&mut table, 3, Holder::User(8)).unwrap();
+    table.remove([192, 0, 2, 1].into(), false);
+    enter(&mut table, 1, Holder::Worker).unwrap();
+    assert_eq!(code(enter(&mut table, 4, Holder::Worker)), Some(FaultCode::Quota));
+}
+
+#[test]
+fn restores_are_limited_per_minute() {
+    let (begin, mut lease) = (Instant::now(), lease(0, BootTime::now()));
+    let at = |seconds: u64| begin + Duration::from_secs(seconds);
+    let restored: Vec<u64> = (0..150).filter(|second| lease.try_restore(at(*second), 3)).collect();
+    assert_eq!(restored, [0, 1, 2, 60, 61, 62, 120, 121, 122]);
+    assert!(!lease.try_restore(at(300), 0));
+}
+
+#[test]
+fn the_lifetime_in_the_kernel_never_exceeds_the_lease() {
+    let now = BootTime::now();
+    for (remaining, seconds) in [(9_999, 9), (1_000, 1), (999, 0), (0, 0)] {
+        let lease = lease(0, now.saturating_add(Duration::from_millis(remaining)));
+        assert_eq!((lease.remaining(now), lease.is_ending(now)), (Some(seconds), seconds == 0));
+    }
+    let permanent = Lease { deadline: None, ..lease(0, now) };
+    assert_eq!((permanent.remaining(now), permanent.is_ending(now)), (None, false));
+}

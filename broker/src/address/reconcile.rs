@@ -1,0 +1,320 @@
+//! Keeps the lease table true to the kernel, and restores addresses that another program removed.
+//!
+//! Promises: restores a leased address while its lease lasts, at most `restore_limit` times a minute, with a lifetime
+//! that does not exceed the lease; announces it again then, and when its interface regains a carrier or changes its MAC
+//! address. Lost notifications are made up for by a full comparison.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::net::UnixDatagram;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use portreeve_protocol::{EventCode, Text};
+use tokio::sync::Notify;
+
+use super::announcer::Announcer;
+use super::counters::AddressCounters;
+use super::event_publisher::EventPublisher;
+use super::host_addresses::HostAddresses;
+use super::interface_cache::InterfaceCache;
+use super::lease::{Lease, LeaseState};
+use super::lease_table::LeaseTable;
+use crate::holder::Holder;
+use crate::sys::rtnl::{self, Placement};
+use crate::sys::rtnl_monitor::{Notification, RtnlMonitor};
+use crate::sys::{BootTime, Interface};
+
+/// How soon to compare when the kernel reported a removal that could not be seen yet.
+const RECHECK: Duration = Duration::from_millis(100);
+
+/// What the reconciler uses of the other parts.
+pub(super) struct Parts {
+    pub table: Rc<RefCell<LeaseTable>>,
+    pub interfaces: Rc<InterfaceCache>,
+    pub host: Rc<HostAddresses>,
+    pub announcer: Rc<Announcer>,
+    pub events: Rc<EventPublisher>,
+    pub counters: Rc<AddressCounters>,
+    /// Wakes the lease loop: a comparison or the end of a lease is due earlier.
+    pub wake: Rc<Notify>,
+}
+
+/// Compares the lease table with the kernel.
+pub(super) struct Reconciler {
+    parts: Parts,
+    monitor: RtnlMonitor,
+    /// How often an address is restored in a minute.
+    restore_limit: Cell<u32>,
+    /// Whether an address may be missing. Most notifications are about none.
+    any_missing: Cell<bool>,
+    /// When to compare before the regular time.
+    recheck_at: Cell<Option<tokio::time::Instant>>,
+}
+
+impl Reconciler {
+    pub fn new(monitor: RtnlMonitor, restore_limit: u32, parts: Parts) -> Self {
+        let (any_missing, recheck_at) = (Cell::new(false), Cell::new(None));
+        Self { parts, monitor, restore_limit: restore_limit.into(), any_missing, recheck_at }
+    }
+
+    /// Changes how often an address is restored in a minute.
+    pub fn set_restore_limit(&self, limit: u32) {
+        self.restore_limit.set(limit);
+    }
+
+    /// Duplicates the socket of [`Reconciler::receive`], to wait on it.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn socket(&self) -> io::Result<UnixDatagram> {
+        self.monitor.try_clone()
+    }
+
+    /// When to compare before the regular time, if it is needed.
+    pub fn recheck_at(&self) -> Option<tokio::time::Instant> {
+        self.recheck_at.get()
+    }
+
+    /// Handles all notifications that wait, and restores the addresses that they report missing.
+    pub fn receive_all(&self) {
+        while self.receive().is_ok() {}
+        self.restore_missing();
+    }
+
+    /// Handles one datagram of notifications.
+    ///
+    /// # Errors
+    /// `WouldBlock` when none waits.
+    pub fn receive(&self) -> io::Result<()> {
+        match self.monitor.receive(|notification| self.handle(notification)) {
+            Err(Errno::ENOBUFS) => {
+                tracing::warn!("lost notifications of the kernel; comparing every address and interface");
+                self.compare();
+                Ok(())
+            }
+            result => Ok(result?),
+        }
+    }
+
+    fn handle(&self, notification: Notification) {
+        match notification {
+            Notification::Interface(interface) => self.interface_changed(interface),
+            Notification::InterfaceDeleted(index) => self.interface_deleted(index),
+            Notification::AddressPresent(placement) => self.mark_present(&placement),
+            Notification::AddressRemoved(placement) => self.address_removed(&placement),
+        }
+    }
+
+    fn interface_changed(&self, interface: Interface) {
+        let index = interface.index;
+        let before = self.parts.interfaces.insert(interface.clone());
+        self.publish_change(&interface, before.as_ref());
+        if before.as_ref().is_none_or(|before| before.name != interface.name) {
+            self.follow_new_index(&interface);
+        }
+        let Some(before) = before else { return };
+        if (interface.carrier && !before.carrier) || (interface.mac != before.mac) {
+            let announced: Vec<IpAddr> = {
+                let table = self.parts.table.borrow();
+                let held = table.iter().filter(|lease| lease.placement.index == index && lease.is_held());
+                held.filter(|lease| lease.is_announced()).map(|lease| lease.placement.address).collect()
+            };
+            announced.into_iter().for_each(|address| self.parts.announcer.announce(address));
+        }
+    }
+
+    /// An interface that was deleted and created again has a new index: its missing addresses belong there now.
+    fn follow_new_index(&self, interface: &Interface) {
+        for lease in self.parts.table.borrow_mut().missing() {
+            if *lease.interface == *interface.name && !self.parts.interfaces.contains(lease.placement.index) {
+                lease.placement.index = interface.index;
+                self.any_missing.set(true);
+            }
+        }
+    }
+
+    fn interface_deleted(&self, index: u32) {
+        let Some(interface) = self.parts.interfaces.remove(index) else { return };
+        self.publish(EventCode::LinkGone, &interface, "");
+        self.mark_missing_where(|placement| placement.index == index);
+    }
+
+    /// Publishes the new name and the carrier of an interface, if they changed.
+    fn publish_change(&self, interface: &Interface, before: Option<&Interface>) {
+        if let Some(before) = before.filter(|before| before.name != interface.name) {
+            let mut table = self.parts.table.borrow_mut();
+            table
+                .on_interface(interface.index)
+                .for_each(|lease| lease.interface = Text::truncated(&interface.name));
+            drop(table);
+            self.publish(EventCode::LinkRenamed, interface, &before.name);
+        }
+        if interface.carrier != before.is_some_and(|before| before.carrier) {
+            let code = if interface.carrier { EventCode::LinkUp } else { EventCode::LinkDown };
+            self.publish(code, interface, "");
+        }
+    }
+
+    fn publish(&self, code: EventCode, interface: &Interface, detail: &str) {
+        let mut holders: Vec<Holder> = Vec::new();
+        for lease in self.parts.table.borrow_mut().on_interface(interface.index) {
+            if !holders.contains(&lease.holder) {
+                holders.push(lease.holder);
+            }
+        }
+        self.parts.events.interface(interface, holders, code, detail);
+    }
+
+    /// Records that a missing address is on its interface again.
+    fn mark_present(&self, placement: &Placement) {
+        if let Some(lease) = self.parts.table.borrow_mut().get_mut(placement.address)
+            && lease.placement == *placement
+            && lease.state == LeaseState::Missing
+        {
+            lease.state = LeaseState::Held;
+            self.parts.events.address(lease, EventCode::AddressRestored, "");
+        }
+    }
+
+    /// Handles a removal that the kernel reported. The broker may have added the address again since.
+    fn address_removed(&self, placement: &Placement) {
+        let is_held = |lease: &&Lease| lease.placement == *placement && lease.is_held();
+        let is_held = self.parts.table.borrow().get(placement.address).filter(is_held).is_some();
+        if is_held && !self.is_present(placement) {
+            let mut table = self.parts.table.borrow_mut();
+            table.get_mut(placement.address).into_iter().for_each(|lease| self.mark_missing(lease));
+        } else if is_held || self.parts.host.is_quarantined(placement.address) {
+            // The kernel reports the removal of an IPv4 address before it removes the route, and the host may have the
+            // address elsewhere.
+            let soon = self.recheck_at.get().unwrap_or_else(|| tokio::time::Instant::now() + RECHECK);
+            self.recheck_at.set(Some(soon));
+            self.parts.wake.notify_one();
+        }
+    }
+
+    /// Whether an IPv6 address is on its interface now; whether an IPv4 address is on any, as the kernel has no query for
+    /// one of them.
+    fn is_present(&self, placement: &Placement) -> bool {
+        let host = &self.parts.host;
+        match placement.address {
+            IpAddr::V4(_) => {
+                matches!(host.are_local(&[placement.address]).remove(&placement.address), Some(Ok(true)))
+            }
+            IpAddr::V6(_) => {
+                rtnl::get_ipv6(host.route(), placement).is_ok_and(|found| found.placement == *placement)
+            }
+        }
+    }
+
+    /// Marks the held addresses missing whose placement matches.
+    pub fn mark_missing_where(&self, matches: impl Fn(&Placement) -> bool) {
+        let mut table = self.parts.table.borrow_mut();
+        let missing: Vec<IpAddr> = table
+            .iter()
+            .filter(|lease| lease.is_held() && matches(&lease.placement))
+            .map(|lease| lease.placement.address)
+            .collect();
+        for address in missing {
+            table.get_mut(address).into_iter().for_each(|lease| self.mark_missing(lease));
+        }
+    }
+
+    /// Marks an address missing. In the last second of its lease the lease ends instead: the kernel counts whole seconds,
+    /// and may remove an address early by what was rounded down.
+    fn mark_missing(&self, lease: &mut Lease) {
+        let now = BootTime::now();
+        if lease.is_ending(now) {
+            lease.deadline = Some(now);
+            return self.parts.wake.notify_one();
+        }
+        lease.state = LeaseState::Missing;
+        self.any_missing.set(true);
+        self.parts.events.address(lease, EventCode::AddressLost, "");
+    }
+
+    /// Compares every lease with the kernel, restores what is missing, and clears the early comparison.
+    pub fn run(&self) {
+        self.recheck_at.set(None);
+        self.compare();
+        self.restore_missing();
+    }
+
+    /// Compares the imported leases with the kernel for the first time, and restores what is missing.
+    pub fn run_after_import(&self) {
+        self.any_missing.set(true);
+        self.compare();
+        self.restore_missing();
+    }
+
+    fn compare(&self) {
+        match Interface::list(self.parts.host.route()) {
+            Ok(interfaces) => {
+                let present: HashSet<u32> = interfaces.iter().map(|interface| interface.index).collect();
+                let known = self.parts.interfaces.indexes();
+                known
+                    .iter()
+                    .filter(|index| !present.contains(index))
+                    .for_each(|index| self.interface_deleted(*index));
+                interfaces.into_iter().for_each(|interface| self.interface_changed(interface));
+            }
+            Err(errno) => tracing::error!(%errno, "cannot list the interfaces of this host"),
+        }
+        match rtnl::list(self.parts.host.route()) {
+            Ok(present) => {
+                let present: HashSet<Placement> = present.into_iter().map(|found| found.placement).collect();
+                present.iter().for_each(|placement| self.mark_present(placement));
+                self.mark_missing_where(|placement| !present.contains(placement));
+            }
+            Err(errno) => tracing::error!(%errno, "cannot list the addresses of this host"),
+        }
+        self.check_quarantine();
+    }
+
+    /// Looks for removed addresses that the host still had elsewhere.
+    pub fn check_quarantine(&self) {
+        self.parts.host.check_quarantine(|address| self.parts.table.borrow().get(address).is_some());
+    }
+
+    /// Adds the missing addresses again whose interface is up.
+    pub fn restore_missing(&self) {
+        if !self.any_missing.replace(false) {
+            return;
+        }
+        let (now, instant) = (BootTime::now(), Instant::now());
+        let mut restored = Vec::new();
+        for lease in self.parts.table.borrow_mut().missing() {
+            // Try again at every notification until it is present.
+            self.any_missing.set(true);
+            let placement = lease.placement;
+            let up = Interface::by_index(self.parts.host.route(), placement.index)
+                .is_ok_and(|interface| interface.up);
+            if up && !lease.is_ending(now) && lease.try_restore(instant, self.restore_limit.get()) {
+                restored.push((placement, lease.remaining(now)));
+            }
+        }
+        if restored.is_empty() {
+            return;
+        }
+        let outcomes = self.parts.host.restore(&restored);
+        for ((placement, _), outcome) in restored.into_iter().zip(outcomes) {
+            let (address, index) = (placement.address, placement.index);
+            match outcome {
+                Ok(()) | Err(Errno::EEXIST) => {
+                    self.mark_present(&placement);
+                    self.parts.counters.restored.up();
+                    tracing::warn!(%address, index, "another program removed this address; restored it");
+                    if self.parts.table.borrow().get(address).is_some_and(Lease::is_announced) {
+                        self.parts.announcer.announce(address);
+                    }
+                }
+                Err(errno) => {
+                    tracing::warn!(%address, index, %errno, "cannot restore an address that another program removed");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Announces an address to each known neighbour by a unicast request that the neighbour answers, for arp_all_hosts =
+//! false.
+//!
+//! Promises: a neighbour that has not answered is sent three requests, 250 ms apart. Falls back to broadcast when a
+//! neighbour still has not answered then, when a gateway is not a known neighbour, or when no neighbour is known.
+//! See RFC 826, and RFC 4861 section 7.2.8.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::announcement_queue::{PERIOD, Round};
+use super::frame;
+use crate::sys::Netlink;
+use crate::sys::interface::Mac;
+use crate::sys::neighbour::{self, Gateway, Neighbour};
+
+/// How many requests a neighbour is sent, and how long it may take to answer each.
+const MAX_REQUESTS: usize = 3;
+const TIMEOUT: Duration = Duration::from_millis(250);
+/// How many neighbours are sent a request in a row.
+const MAX_BURST: usize = 16;
+/// How long the kernel's tables are used before they are read again.
+const MAX_AGE: Duration = Duration::from_secs(1);
+
+/// The kernel's tables at one time.
+#[derive(Debug)]
+struct Snapshot {
+    at: Instant,
+    neighbours: Vec<Neighbour>,
+    gateways: Vec<Gateway>,
+}
+
+/// The neighbours that one series of announcements is sent to.
+#[derive(Debug, Default)]
+struct Recipients {
+    series: u64,
+    /// Those that have not answered, and the number of requests that each was sent.
+    unanswered: Vec<(Neighbour, usize)>,
+    /// Whether there are hosts that no request reaches, so that a broadcast is needed.
+    incomplete: bool,
+}
+
+/// The announcements in progress.
+#[derive(Debug, Default)]
+pub(super) struct UnicastAnnouncer {
+    snapshot: Option<Snapshot>,
+    /// By announced address.
+    recipients: HashMap<IpAddr, Recipients>,
+}
+
+impl UnicastAnnouncer {
+    /// The frames of a round.
+    pub fn frames(&mut self, route: &Netlink, round: &Round, index: u32, own: Mac) -> Vec<Vec<u8>> {
+        if self.recipients.get(&round.address).is_none_or(|found| found.series != round.series) {
+            let recipients = self.find_recipients(route, round, index);
+            self.recipients.insert(round.address, recipients);
+        }
+        let Some(recipients) = self.recipients.get(&round.address) else { return Vec::new() };
+        if recipients.is_done(round.number) {
+            let broadcast = recipients.incomplete || !recipients.unanswered.is_empty();
+            return if broadcast { frame::announcement(own, round.address) } else { Vec::new() };
+        }
+        let next = recipients.unanswered.iter().filter(|(_, sent)| *sent <= round.number).take(MAX_BURST);
+        next.map(|(host, _)| frame::unicast_request(own, round.address, (host.mac, host.address))).collect()
+    }
+
+    /// The round after one that was sent.
+    pub fn next_round(&mut self, round: &Round, now: Instant) -> Round {
+        let recipients = self.recipients.get_mut(&round.address);
+        let Some(recipients) = recipients.filter(|recipients| !recipients.is_done(round.number)) else {
+            self.recipients.remove(&round.address);
+            return Round { at: now + PERIOD, began: now + PERIOD, number: 0, ..*round };
+        };
+        let sent = recipients.unanswered.iter_mut().filter(|(_, sent)| *sent <= round.number).take(MAX_BURST);
+        sent.for_each(|(_, sent)| *sent = round.number + 1);
+        match recipients.unanswered.iter().any(|(_, sent)| *sent <= round.number) {
+            true => *round,
+            false => Round { at: now + TIMEOUT, number: round.number + 1, ..*round },
+        }
+    }
+
+    /// A neighbour answered a request about an address.
+    pub fn acknowledge(&mut self, address: IpAddr, neighbour: IpAddr) {
+        if let Some(recipients) = self.recipients.get_mut(&address) {
+            recipients.unanswered.retain(|(unanswered, _)| unanswered.address != neighbour);
+        }
+    }
+
+    fn find_recipients(&mut self, route: &Netlink, round: &Round, index: u32) -> Recipients {
+        if self.snapshot.as_ref().is_none_or(|snapshot| snapshot.at.elapsed() > MAX_AGE) {
+            match Snapshot::take(route) {
+                Ok(now) => self.snapshot = Some(now),
+                Err(errno) => {
+                    tracing::warn!(%errno, "cannot list the neighbours; announcing by broadcast instead");
+                    return Recipients { series: round.series, incomplete: true, ..Recipients::default() };
+                }
+            }
+        }
+        let Some(snapshot) = &self.snapshot else { return Recipients::default() };
+        let same_family =
+            |other: IpAddr| other.is_ipv4() == round.address.is_ipv4() && other != round.address;
+        let here = |host: &&Neighbour| host.index == index && same_family(host.address);
+        let unanswered: Vec<(Neighbour, usize)> =
+            snapshot.neighbours.iter().filter(here).map(|host| (*host, 0)).collect();
+        let known = |gateway: IpAddr| unanswered.iter().any(|(host, _)| host.address == gateway);
+        let mut gateways =
+            snapshot.gateways.iter().filter(|(at, gateway)| *at == index && same_family(*gateway));
+        let incomplete = unanswered.is_empty() || gateways.any(|(_, gateway)| !known(*gateway));
+        Recipients { series: round.series, unanswered, incomplete }
+    }
+}
+
+impl Recipients {
+    /// Whether no more requests are sent in this round.
+    fn is_done(&self, round: usize) -> bool {
+        round >= MAX_REQUESTS || self.unanswered.is_empty()
+    }
+}
+
+impl Snapshot {
+    fn take(route: &Netlink) -> Result<Self, Errno> {
+        let (neighbours, gateways) = (neighbour::list(route)?, neighbour::list_gateways(route)?);
+        Ok(Self { at: Instant::now(), neighbours, gateways })
+    }
+}
