@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(parse("start *:25"), Ok((Verb::Start, endpoint.clone())));
         assert_eq!(parse("stop *:25"), Ok((Verb::Stop, endpoint)));
         assert_eq!(parse("list"), Ok((Verb::List, None)));
-        assert!(parse("start").unwrap_err().contains("no port"));
+        assert!(parse("start").unwrap_err().contains("the port is missing"));
         assert!(parse("sing *:25").unwrap_err().starts_with("\"sing\" is none of"));
     }
 }
