@@ -129,7 +129,7 @@ fn stored_listeners_are_restored_and_foreign_or_no_longer_permitted_sockets_are_
         let mut second = peer();
         let rows = second.status().listeners.into_vec();
         let shown: Vec<String> = rows.iter().map(|row| format!("{} {}", row.endpoint, row.owner)).collect();
-        for row in ["127.0.0.1:25 user 0, gone", "127.0.0.1:2525 static ESMTP_Listener"] {
+        for row in ["127.0.0.1:25 user 0, disconnected", "127.0.0.1:2525 static ESMTP_Listener"] {
             assert!(shown.iter().any(|shown| shown == row), "{shown:?}");
         }
         let (_, socket) = second.listen("127.0.0.1:25").unwrap();

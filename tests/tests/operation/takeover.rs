@@ -114,7 +114,7 @@ fn a_refused_request_adopts_nothing() {
         other.options.backlog = Some(7);
         assert_eq!(peer.request(&other).unwrap_err().code, FaultCode::InUse);
         let rows = peer.status().listeners;
-        assert_eq!((rows.len(), rows[0].id, &*rows[0].owner), (1, id, "user 0, gone"));
+        assert_eq!((rows.len(), rows[0].id, &*rows[0].owner), (1, id, "user 0, disconnected"));
         assert!(rows[0].retained);
         // No request adopts the listener, so its retention continues.
         eventually("the end of the listener", || resources::tcp_listeners().is_empty().then_some(()));
@@ -147,10 +147,10 @@ fn every_kind_of_listener_is_passed_on_and_those_no_longer_permitted_are_stopped
             [
                 "127.0.0.1:2525 worker",
                 "/run/host/static.sock static ESMTP_Listener",
-                "/run/host/stream.sock user 0, gone",
-                "seqpacket:/run/host/packets.sock user 0, gone",
+                "/run/host/stream.sock user 0, disconnected",
+                "seqpacket:/run/host/packets.sock user 0, disconnected",
                 "127.0.0.1:25 static ESMTP_Listener",
-                "127.0.0.1:26 user 0, gone",
+                "127.0.0.1:26 user 0, disconnected",
                 "127.0.0.1:2526 static ESMTP_Listener",
             ]
         );
