@@ -1,4 +1,4 @@
-//! A process that has no room for a reply's sockets. Alone in its file: the limit is the whole process's.
+//! A process without free descriptors for the sockets of a reply. It has a file of its own, because the limit is per process.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -9,28 +9,28 @@ use std::fs::File;
 use portreeve::{Error, ListenOptions, ListenerId, blocking};
 use portreeve_protocol::message::{Listen, Listening, Stop, Stopped};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use support::{broker, endpoint, mark, marked};
+use support::{broker, endpoint, marker, read_marker};
 
-/// Descriptors of this process, by the kernel's count.
-fn open() -> usize {
+/// Number of open descriptors of this process.
+fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 #[test]
 fn a_reply_that_finds_no_room_is_a_typed_error_and_asking_again_gives_the_same_socket() {
     let (channel, thread) = broker(|broker| {
-        let socket = [mark(2)];
-        while let Some(asked) = broker.next() {
-            match asked.is::<Listen>() {
-                true => broker.reply::<Listen>(&asked, &Listening { id: ListenerId(2) }, &socket),
-                false => broker.reply::<Stop>(&asked, &Stopped { unknown: Default::default() }, &[]),
+        let socket = [marker(2)];
+        while let Some(request) = broker.next() {
+            match request.is::<Listen>() {
+                true => broker.reply::<Listen>(&request, &Listening { id: ListenerId(2) }, &socket),
+                false => broker.reply::<Stop>(&request, &Stopped { unknown: Default::default() }, &[]),
             }
         }
     });
     let client = blocking::Client::open(channel, "test").unwrap();
     let options = ListenOptions::default();
     let _ = client.listen(&endpoint(2), &options).unwrap();
-    let before = open();
+    let before = open_descriptors();
 
     let limit = getrlimit(Resource::Nofile);
     let low = Rlimit { current: Some(before as u64 + 4), ..limit };
@@ -44,10 +44,10 @@ fn a_reply_that_finds_no_room_is_a_typed_error_and_asking_again_gives_the_same_s
     drop(filler);
     setrlimit(Resource::Nofile, limit).unwrap();
 
-    assert_eq!(open(), before);
+    assert_eq!(open_descriptors(), before);
     let listener = client.listen(&endpoint(2), &options).unwrap();
     assert_eq!(listener.id(), ListenerId(2));
-    assert_eq!(marked(listener.into_socket()), 2);
+    assert_eq!(read_marker(listener.into_socket()), 2);
     drop(client);
     thread.join().unwrap();
 }

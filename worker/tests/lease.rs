@@ -27,7 +27,7 @@ fn removal() -> Removal {
 fn serve(broker: &mut Broker, requests: usize) -> Vec<Removal> {
     let mut removals = Vec::new();
     for _ in 0..requests {
-        let Some(asked) = broker.next() else { break };
+        let Some(request) = broker.next() else { break };
         let grant = |addresses: List<IpAddr, 256>| {
             let outcome = |address: &IpAddr| {
                 Outcome::Done(Granted {
@@ -41,17 +41,17 @@ fn serve(broker: &mut Broker, requests: usize) -> Vec<Removal> {
             };
             Leases { results: List::truncated(addresses.iter().map(outcome)) }
         };
-        if asked.is::<Subscribe>() {
-            broker.reply::<Subscribe>(&asked, &Subscribed::default(), &[]);
-        } else if asked.is::<AddAddress>() {
-            broker.reply::<AddAddress>(&asked, &grant(asked.read::<AddAddress>().addresses), &[]);
-        } else if asked.is::<RenewAddress>() {
-            broker.reply::<RenewAddress>(&asked, &grant(asked.read::<RenewAddress>().addresses), &[]);
-        } else if asked.is::<Ping>() {
-            broker.reply::<Ping>(&asked, &Pong {}, &[]);
+        if request.is::<Subscribe>() {
+            broker.reply::<Subscribe>(&request, &Subscribed::default(), &[]);
+        } else if request.is::<AddAddress>() {
+            broker.reply::<AddAddress>(&request, &grant(request.read::<AddAddress>().addresses), &[]);
+        } else if request.is::<RenewAddress>() {
+            broker.reply::<RenewAddress>(&request, &grant(request.read::<RenewAddress>().addresses), &[]);
+        } else if request.is::<Ping>() {
+            broker.reply::<Ping>(&request, &Pong {}, &[]);
         } else {
-            let remove = asked.read::<RemoveAddress>();
-            removals.push((remove.addresses.into_vec(), remove.epoch, asked.header.request));
+            let remove = request.read::<RemoveAddress>();
+            removals.push((remove.addresses.into_vec(), remove.epoch, request.header.request));
         }
     }
     removals

@@ -1,4 +1,4 @@
-//! What a session promises its callers, with a broker that behaves and one that does not.
+//! Sessions with a broker that follows the protocol, and with one that violates it.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -9,39 +9,39 @@ use std::os::fd::OwnedFd;
 use portreeve::{Client, Error, ListenOptions, ListenerId, blocking};
 use portreeve_protocol::message::{Listen, Listening, Ping, Pong, Stop};
 use portreeve_protocol::{Fault, FaultCode, Kind};
-use support::{broker, endpoint, listen, mark, marked};
+use support::{broker, endpoint, listen, marker, read_marker};
 
 fn serve_all(broker: &mut support::Broker) -> Vec<ListenerId> {
     let mut stopped = Vec::new();
-    while let Some(asked) = broker.next() {
-        if asked.is::<Stop>() {
-            stopped.extend(asked.read::<Stop>().listeners.into_vec());
+    while let Some(request) = broker.next() {
+        if request.is::<Stop>() {
+            stopped.extend(request.read::<Stop>().listeners.into_vec());
         }
-        broker.answer(&asked);
+        broker.reply_default(&request);
     }
     stopped
 }
 
 #[tokio::test]
-async fn a_dropped_guard_stops_its_listener_and_a_kept_one_does_not() {
+async fn a_dropped_guard_stops_its_listener_and_into_socket_does_not() {
     let (channel, thread) = broker(serve_all);
     let client = Client::open(channel, "test").await.unwrap();
     let options = ListenOptions::default();
     drop(client.listen(&endpoint(2), &options).await.unwrap());
     let socket = client.listen(&endpoint(4), &options).await.unwrap().into_socket();
-    assert_eq!(marked(socket), 4);
+    assert_eq!(read_marker(socket), 4);
     client.listen(&endpoint(6), &options).await.unwrap().stop().await.unwrap();
     drop(client);
     assert_eq!(thread.join().unwrap(), [ListenerId(2), ListenerId(6)]);
 }
 
 #[test]
-fn the_blocking_client_keeps_the_same_promises() {
+fn the_blocking_client_stops_lists_and_refuses_as_the_asynchronous_one() {
     let (channel, thread) = broker(serve_all);
     let client = blocking::Client::open(channel, "test").unwrap();
     let options = ListenOptions::default();
     drop(client.listen(&endpoint(2), &options).unwrap());
-    assert_eq!(marked(client.listen(&endpoint(4), &options).unwrap().into_socket()), 4);
+    assert_eq!(read_marker(client.listen(&endpoint(4), &options).unwrap().into_socket()), 4);
     client.listen(&endpoint(6), &options).unwrap().stop().unwrap();
     let denied = client.listen(&endpoint(7), &options).unwrap_err();
     assert!(matches!(denied, Error::Fault(fault) if fault.code == FaultCode::Denied));
@@ -55,9 +55,9 @@ fn the_blocking_client_keeps_the_same_promises() {
     assert_eq!(thread.join().unwrap(), [2, 6, 8, 10].map(ListenerId));
 }
 
-/// More at once than the channel's buffer holds.
+/// More stops than the buffer of the channel holds.
 #[tokio::test]
-async fn four_hundred_guards_dropped_at_once_are_all_stopped() {
+async fn four_hundred_guards_dropped_together_all_stop_their_listeners() {
     let (channel, thread) = broker(serve_all);
     let client = Client::open(channel, "test").await.unwrap();
     let mut guards = Vec::new();
@@ -73,12 +73,12 @@ async fn four_hundred_guards_dropped_at_once_are_all_stopped() {
 }
 
 #[tokio::test]
-async fn a_request_after_a_dropped_guard_is_served_after_its_stop() {
+async fn the_stop_of_a_dropped_guard_is_sent_before_the_next_request() {
     let (channel, thread) = broker(|broker| {
         let mut kinds = Vec::new();
-        while let Some(asked) = broker.next() {
-            kinds.push(asked.header.kind);
-            broker.answer(&asked);
+        while let Some(request) = broker.next() {
+            kinds.push(request.header.kind);
+            broker.reply_default(&request);
         }
         kinds
     });
@@ -93,7 +93,7 @@ async fn a_request_after_a_dropped_guard_is_served_after_its_stop() {
 }
 
 #[tokio::test]
-async fn a_caller_that_is_not_polled_holds_nobody_up() {
+async fn a_caller_that_is_not_polled_delays_no_other() {
     let (channel, _thread) = broker(serve_all);
     let client = Client::open(channel, "test").await.unwrap();
     let mut stalled = Box::pin(client.ping());
@@ -118,11 +118,11 @@ async fn the_reply_to_a_cancelled_request_is_dropped_with_its_socket() {
         () = std::future::ready(()) => {}
     }
     let listener = client.listen(&other, &options).await.unwrap();
-    assert_eq!(marked(listener.into_socket()), 4);
+    assert_eq!(read_marker(listener.into_socket()), 4);
 }
 
 #[tokio::test]
-async fn a_hang_up_is_told_to_everyone_who_waits_and_to_whoever_asks_later() {
+async fn every_waiting_and_every_later_caller_learns_that_the_broker_closed_the_session() {
     let (channel, thread) = broker(|broker| {
         broker.next();
         broker.next();
@@ -135,30 +135,30 @@ async fn a_hang_up_is_told_to_everyone_who_waits_and_to_whoever_asks_later() {
     thread.join().unwrap();
 }
 
-/// Each is a reply that does not keep to the protocol.
+/// Each reply violates the protocol in another way.
 #[tokio::test]
-async fn a_reply_that_breaks_the_protocol_is_an_error_and_gives_no_socket() {
-    type Lie = fn(&mut support::Broker, &support::Asked);
-    let lies: [(&str, Lie); 5] = [
-        ("no socket", |broker, asked| {
-            broker.reply::<Listen>(asked, &Listening { id: ListenerId(1) }, &[]);
+async fn a_reply_that_violates_the_protocol_is_an_error_and_returns_no_socket() {
+    type Violation = fn(&mut support::Broker, &support::ReceivedRequest);
+    let violations: [(&str, Violation); 5] = [
+        ("no socket", |broker, request| {
+            broker.reply::<Listen>(request, &Listening { id: ListenerId(1) }, &[]);
         }),
-        ("two sockets", |broker, asked| {
-            broker.reply::<Listen>(asked, &Listening { id: ListenerId(1) }, &[mark(2), mark(4)]);
+        ("two sockets", |broker, request| {
+            broker.reply::<Listen>(request, &Listening { id: ListenerId(1) }, &[marker(2), marker(4)]);
         }),
-        ("another operation's reply", |broker, asked| broker.reply::<Ping>(asked, &Pong {}, &[])),
+        ("another operation's reply", |broker, request| broker.reply::<Ping>(request, &Pong {}, &[])),
         ("a reply to nothing", |broker, _| {
             broker.frame(Kind(0x8002), 4_000_000_000, &Pong {}, &[]);
         }),
-        ("a fault with a socket", |broker, asked| {
+        ("a fault with a socket", |broker, request| {
             let fault = Fault::new(FaultCode::Denied, "no");
-            broker.frame(Kind::FAULT, asked.header.request, &fault, &[mark(2)]);
+            broker.frame(Kind::FAULT, request.header.request, &fault, &[marker(2)]);
         }),
     ];
-    for (name, lie) in lies {
+    for (name, violate) in violations {
         let (channel, thread) = broker(move |broker| {
-            let asked = broker.next().unwrap();
-            lie(broker, &asked);
+            let request = broker.next().unwrap();
+            violate(broker, &request);
             broker.next();
         });
         let client = Client::open(channel, "test").await.unwrap();
@@ -170,7 +170,7 @@ async fn a_reply_that_breaks_the_protocol_is_an_error_and_gives_no_socket() {
 }
 
 #[tokio::test]
-async fn the_reason_for_the_end_of_a_session_reaches_the_caller() {
+async fn the_reason_of_the_broker_for_the_end_of_the_session_reaches_the_caller() {
     let (channel, thread) = broker(|broker| {
         broker.next();
         broker.frame(Kind::FAULT, 0, &Fault::new(FaultCode::Malformed, "no such frame"), &[]);
@@ -182,7 +182,7 @@ async fn the_reason_for_the_end_of_a_session_reaches_the_caller() {
 }
 
 #[test]
-fn a_listener_is_not_taken_for_another_kind_of_socket() {
+fn a_listener_is_not_converted_into_another_kind_of_socket() {
     let (channel, thread) = broker(serve_all);
     let client = blocking::Client::open(channel, "test").unwrap();
     let listener: blocking::Listener<OwnedFd> =

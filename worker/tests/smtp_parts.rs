@@ -1,4 +1,4 @@
-//! The parts of the sample worker that need neither socket nor broker; each holds its own tests.
+//! The parts of the sample worker that need no socket and no broker, with their unit tests.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../examples/smtp_worker/address.rs"]

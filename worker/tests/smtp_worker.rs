@@ -1,4 +1,4 @@
-//! The sample worker, run as a program: mail goes in, listeners come and go at run time.
+//! The sample worker as a program: it receives mail, and starts and stops listeners at run time.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
@@ -18,14 +18,14 @@ use portreeve_protocol::message::{Listen, Listening, Stop, Stopped};
 use rustix::process::{Pid, Signal, kill_process};
 use support::{Broker, broker_at, channel_to};
 
-/// What the broker saw, as it happens.
+/// A request as the broker received it.
 #[derive(Debug, PartialEq)]
 enum Event {
     Listen(ListenerId, SocketAddr),
     Stop(Vec<ListenerId>),
 }
 
-/// A broker that gives every endpoint a listener on a free port of the loopback.
+/// A broker that returns, for every endpoint, a listener on a free port of the loopback interface.
 fn broker(socket: &Path, requests: usize) -> mpsc::Receiver<Event> {
     let (events, seen) = mpsc::channel();
     broker_at(socket, serve(requests, events));
@@ -35,22 +35,22 @@ fn broker(socket: &Path, requests: usize) -> mpsc::Receiver<Event> {
 fn serve(requests: usize, events: mpsc::Sender<Event>) -> impl FnOnce(&mut Broker) + Send + 'static {
     move |broker| {
         for number in 1..=requests as u64 {
-            let Some(asked) = broker.next() else { return };
-            if asked.is::<Listen>() {
+            let Some(request) = broker.next() else { return };
+            if request.is::<Listen>() {
                 let listener = TcpListener::bind("127.0.0.1:0").unwrap();
                 let (id, address) = (ListenerId(number), listener.local_addr().unwrap());
-                broker.reply::<Listen>(&asked, &Listening { id }, &[listener.into()]);
+                broker.reply::<Listen>(&request, &Listening { id }, &[listener.into()]);
                 events.send(Event::Listen(id, address)).unwrap();
             } else {
-                let listeners = asked.read::<Stop>().listeners.into_vec();
-                broker.reply::<Stop>(&asked, &Stopped { unknown: Default::default() }, &[]);
+                let listeners = request.read::<Stop>().listeners.into_vec();
+                broker.reply::<Stop>(&request, &Stopped { unknown: Default::default() }, &[]);
                 events.send(Event::Stop(listeners)).unwrap();
             }
         }
     }
 }
 
-/// Ends what the test started, however the test ends.
+/// The worker process, killed when the test ends.
 struct Worker(Child);
 
 impl Drop for Worker {
@@ -66,7 +66,7 @@ impl Worker {
         Self::spawn(command.args(["--broker", "broker.sock"]).args(arguments))
     }
 
-    /// The program, run by a shell that first tells it its process id as a service manager would.
+    /// The program, executed by a shell that sets LISTEN_PID, as a service manager does.
     fn command(folder: &Path) -> Command {
         let tests = std::env::current_exe().unwrap();
         let program: PathBuf = tests.ancestors().nth(2).unwrap().join("examples/smtp_worker");
@@ -124,8 +124,8 @@ impl Client {
         }
     }
 
-    /// Says something and checks the codes of the replies, one for each.
-    fn says(&mut self, text: &str, codes: &[&str]) {
+    /// Sends text and checks the codes of the replies.
+    fn send(&mut self, text: &str, codes: &[&str]) {
         self.0.get_mut().write_all(text.as_bytes()).unwrap();
         for code in codes {
             let reply = self.reply();
@@ -141,16 +141,16 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
-fn a_pipelined_message_is_stored_with_its_trace_and_without_its_transparency() {
+fn a_pipelined_message_is_stored_with_trace_fields_and_without_dot_stuffing() {
     let (folder, socket) = folder();
     let seen = broker(&socket, 1);
     let _worker = Worker::start(folder.path(), &["--listen", "*:25"]);
     let mut client = Client::connect(listening(&seen));
-    client.says(
+    client.send(
         "EHLO c.example\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<d@e.example>\r\nDATA\r\n",
         &["250", "250", "250", "354"],
     );
-    client.says("Subject: x\r\n\r\n..dot\r\n.\r\nQUIT\r\n", &["250", "221"]);
+    client.send("Subject: x\r\n\r\n..dot\r\n.\r\nQUIT\r\n", &["250", "221"]);
     let new: Vec<_> = std::fs::read_dir(folder.path().join("Maildir/new")).unwrap().collect();
     assert_eq!(new.len(), 1);
     let message = std::fs::read_to_string(new[0].as_ref().unwrap().path()).unwrap();
@@ -160,25 +160,25 @@ fn a_pipelined_message_is_stored_with_its_trace_and_without_its_transparency() {
 }
 
 #[test]
-fn what_is_too_long_or_smuggled_is_refused_and_the_dialogue_goes_on() {
+fn long_lines_long_messages_and_bare_line_ends_are_refused_and_the_dialogue_continues() {
     let (folder, socket) = folder();
     let seen = broker(&socket, 1);
     let _worker = Worker::start(folder.path(), &["--listen", "*:25", "--max-size", "20"]);
     let mut client = Client::connect(listening(&seen));
-    client.says(&format!("NOOP {}\r\nEHLO c\r\n", "x".repeat(100_000)), &["500", "250"]);
+    client.send(&format!("NOOP {}\r\nEHLO c\r\n", "x".repeat(100_000)), &["500", "250"]);
     let envelope = "MAIL FROM:<>\r\nRCPT TO:<d@e>\r\nDATA\r\n";
-    client.says(envelope, &["250", "250", "354"]);
-    client.says(&format!("{}\r\n.\r\n", "x".repeat(21)), &["552"]);
-    client.says(envelope, &["250", "250", "354"]);
-    client.says("a\n.\nMAIL\r\n.\r\n", &["554"]);
-    client.says("QUIT\r\n", &["221"]);
+    client.send(envelope, &["250", "250", "354"]);
+    client.send(&format!("{}\r\n.\r\n", "x".repeat(21)), &["552"]);
+    client.send(envelope, &["250", "250", "354"]);
+    client.send("a\n.\nMAIL\r\n.\r\n", &["554"]);
+    client.send("QUIT\r\n", &["221"]);
     for part in ["new", "tmp"] {
         assert_eq!(std::fs::read_dir(folder.path().join("Maildir").join(part)).unwrap().count(), 0);
     }
 }
 
 #[test]
-fn listeners_come_and_go_by_signal_and_by_command() {
+fn signals_and_commands_start_and_stop_listeners() {
     let (folder, socket) = folder();
     let seen = broker(&socket, 4);
     let mut worker =
@@ -190,9 +190,9 @@ fn listeners_come_and_go_by_signal_and_by_command() {
     let mut dialogue = Client::connect(second);
     worker.signal(Signal::USR2);
     assert_eq!(next(&seen), Event::Stop(vec![ListenerId(2)]));
-    assert!(log.any(|line| line == "smtp_worker: *:587 is out of service"));
+    assert!(log.any(|line| line == "smtp_worker: *:587 is stopped"));
     assert!(TcpStream::connect(second).is_err());
-    dialogue.says("NOOP\r\n", &["250"]);
+    dialogue.send("NOOP\r\n", &["250"]);
 
     let mut control = BufReader::new(UnixStream::connect(folder.path().join("control.sock")).unwrap());
     let mut ask = |line: &str| {
@@ -204,32 +204,32 @@ fn listeners_come_and_go_by_signal_and_by_command() {
     assert_eq!(ask("start *:2525\n"), "ok *:2525 is being served\n");
     assert_eq!(ask("list\n"), "ok *:25 *:2525\n");
     assert_eq!(ask("stop *:587\n"), "error *:587 is not being served\n");
-    // The broker has hung up after its fourth request.
+    // The broker closes the session after its fourth request.
     assert!(log.any(|line| line.contains("the broker closed the session")));
     assert_eq!(ask("list\n"), "ok *:25 *:2525\n");
-    Client::connect(listening(&seen)).says("QUIT\r\n", &["221"]);
+    Client::connect(listening(&seen)).send("QUIT\r\n", &["221"]);
 }
 
 #[test]
-fn after_sigterm_a_message_under_way_is_finished_and_the_exit_is_clean() {
+fn after_sigterm_an_open_transaction_is_finished_and_the_exit_code_is_0() {
     let (folder, socket) = folder();
     let seen = broker(&socket, 1);
     let mut worker = Worker::start(folder.path(), &["--listen", "*:25", "--grace", "60"]);
     let mut log = worker.log();
     let address = listening(&seen);
     let (mut idle, mut busy) = (Client::connect(address), Client::connect(address));
-    busy.says("EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<d@e>\r\n", &["250", "250", "250"]);
+    busy.send("EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<d@e>\r\n", &["250", "250", "250"]);
     worker.signal(Signal::TERM);
     assert!(log.any(|line| line == "smtp_worker: finishing open dialogues"));
     assert!(idle.reply().starts_with("421"));
     assert!(TcpStream::connect(address).is_err());
-    busy.says("DATA\r\n", &["354"]);
-    busy.says("x\r\n.\r\n", &["250", "421"]);
+    busy.send("DATA\r\n", &["354"]);
+    busy.send("x\r\n.\r\n", &["250", "421"]);
     assert_eq!(worker.0.wait().unwrap().code(), Some(0));
 }
 
 #[test]
-fn listeners_and_a_channel_that_were_inherited_are_served() {
+fn inherited_listeners_and_an_inherited_channel_are_used() {
     let (folder, _) = folder();
     let (events, seen) = mpsc::channel();
     let (channel, _thread) = channel_to(serve(1, events));
@@ -241,12 +241,12 @@ fn listeners_and_a_channel_that_were_inherited_are_served() {
     command.fd_mappings(vec![map(bound.into(), 3), map(channel.into(), 7)]).unwrap();
     let _worker = Worker::spawn(&mut command);
     drop(command);
-    Client::connect(listening(&seen)).says("QUIT\r\n", &["221"]);
-    Client::connect(passed).says("QUIT\r\n", &["221"]);
+    Client::connect(listening(&seen)).send("QUIT\r\n", &["221"]);
+    Client::connect(passed).send("QUIT\r\n", &["221"]);
 }
 
 #[test]
-fn a_channel_that_is_none_is_named_and_nothing_is_served() {
+fn an_invalid_channel_is_named_and_the_exit_code_is_1() {
     let (folder, _) = folder();
     let cases = [
         ("x", "PORTREEVE_CHANNEL=\"x\" is not a number"),

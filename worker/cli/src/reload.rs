@@ -69,7 +69,7 @@ fn print_findings(reloaded: &Reloaded) {
         eprintln!("{}\n", escaped(finding));
     }
     if reloaded.findings_omitted > 0 {
-        eprintln!("{} more findings are not shown. Correct these first\n", reloaded.findings_omitted);
+        eprintln!("{} more are not shown; correct these first\n", reloaded.findings_omitted);
     }
 }
 

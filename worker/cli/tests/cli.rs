@@ -125,10 +125,10 @@ fn stop_names_unknown_listeners_and_exits_1() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
     let thread = broker_at(&socket, |broker| {
-        let asked = broker.next().unwrap();
+        let request = broker.next().unwrap();
         let unknown = List::truncated([ListenerId(9)]);
-        broker.reply::<Stop>(&asked, &Stopped { unknown }, &[]);
-        asked.read::<Stop>().listeners.into_vec()
+        broker.reply::<Stop>(&request, &Stopped { unknown }, &[]);
+        request.read::<Stop>().listeners.into_vec()
     });
     let (code, stdout, _) = run(&socket, &["stop", "7", "9"]);
     assert_eq!(code, Some(1));
@@ -141,12 +141,12 @@ fn listen_and_run(before: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
     let thread = broker_at(&socket, |broker| {
-        let asked = broker.next().unwrap();
+        let request = broker.next().unwrap();
         let id = ListenerId(5);
-        broker.reply::<Listen>(&asked, &Listening { id }, &[support::mark(0x4241)]);
-        let asked = broker.next().unwrap();
-        broker.answer(&asked);
-        asked.read::<Stop>().listeners.into_vec()
+        broker.reply::<Listen>(&request, &Listening { id }, &[support::marker(0x4241)]);
+        let request = broker.next().unwrap();
+        broker.reply_default(&request);
+        request.read::<Stop>().listeners.into_vec()
     });
     let script = "test $LISTEN_PID = $$ && echo $LISTEN_FDS $LISTEN_FDNAMES && cat <&3; exit 7";
     let arguments = [&["listen", "*:25"], before, &["/bin/sh", "-c", script, "--", "-x"]].concat();
@@ -186,8 +186,8 @@ fn a_denied_request_prints_the_message_of_the_broker_and_exits_77() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
     let _thread = broker_at(&socket, |broker| {
-        let asked = broker.next().unwrap();
-        broker.answer(&asked);
+        let request = broker.next().unwrap();
+        broker.reply_default(&request);
     });
     let (code, _, stderr) = run(&socket, &["listen", "*:25"]);
     assert_eq!((code, stderr.as_str()), (Some(77), "portreeve: 25\n"));
@@ -231,13 +231,13 @@ fn status(after: u64) -> Status {
 
 fn status_broker(socket: &Path) {
     drop(broker_at(socket, |broker| {
-        while let Some(asked) = broker.next() {
-            if !asked.is::<StatusRequest>() {
-                broker.no_addresses(&asked);
+        while let Some(request) = broker.next() {
+            if !request.is::<StatusRequest>() {
+                broker.no_addresses(&request);
                 continue;
             }
-            let after = asked.read::<StatusRequest>().after;
-            broker.reply::<StatusRequest>(&asked, &status(after), &[]);
+            let after = request.read::<StatusRequest>().after;
+            broker.reply::<StatusRequest>(&request, &status(after), &[]);
         }
     }));
 }

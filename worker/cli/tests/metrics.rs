@@ -65,13 +65,13 @@ fn lease() -> AddressRow {
 
 /// Replies to the requests of `portreeve metrics` until it closes the session.
 fn serve(broker: &mut Broker) {
-    while let Some(asked) = broker.next() {
-        if asked.is::<MetricsRequest>() {
-            broker.reply::<MetricsRequest>(&asked, &metrics(), &[]);
+    while let Some(request) = broker.next() {
+        if request.is::<MetricsRequest>() {
+            broker.reply::<MetricsRequest>(&request, &metrics(), &[]);
         } else {
-            asked.read::<ListAddresses>();
+            request.read::<ListAddresses>();
             let page = AddressPage { fenced: true, addresses: List::truncated([lease()]), more: false };
-            broker.reply::<ListAddresses>(&asked, &page, &[]);
+            broker.reply::<ListAddresses>(&request, &page, &[]);
         }
     }
 }
@@ -183,8 +183,8 @@ fn metrics_are_served_over_http_and_show_whether_the_broker_is_up() {
     assert!(exporter.line().contains("cannot connect to the broker at"));
 
     let broker = broker_at(&socket, |broker| {
-        let asked = broker.next().unwrap();
-        broker.reply::<MetricsRequest>(&asked, &Metrics { addresses: None, ..metrics() }, &[]);
+        let request = broker.next().unwrap();
+        broker.reply::<MetricsRequest>(&request, &Metrics { addresses: None, ..metrics() }, &[]);
     });
     let up = exporter.get("/metrics");
     assert!(up.contains("\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{up}");

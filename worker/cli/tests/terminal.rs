@@ -46,13 +46,13 @@ fn status() -> Status {
 }
 
 fn serve(broker: &mut Broker) {
-    while let Some(asked) = broker.next() {
-        if asked.is::<StatusRequest>() {
-            broker.reply::<StatusRequest>(&asked, &status(), &[]);
-        } else if asked.is::<ListAddresses>() {
-            broker.no_addresses(&asked);
+    while let Some(request) = broker.next() {
+        if request.is::<StatusRequest>() {
+            broker.reply::<StatusRequest>(&request, &status(), &[]);
+        } else if request.is::<ListAddresses>() {
+            broker.no_addresses(&request);
         } else {
-            let addresses = asked.read::<AddAddress>().addresses;
+            let addresses = request.read::<AddAddress>().addresses;
             let lease = |address| Lease {
                 address,
                 interface: Text::truncated("eth1"),
@@ -62,7 +62,7 @@ fn serve(broker: &mut Broker) {
                 follows: None,
             };
             let results = addresses.iter().map(|address| Outcome::Done(lease(*address)));
-            broker.reply::<AddAddress>(&asked, &Leases { results: List::truncated(results) }, &[]);
+            broker.reply::<AddAddress>(&request, &Leases { results: List::truncated(results) }, &[]);
         }
     }
 }

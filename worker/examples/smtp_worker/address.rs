@@ -1,14 +1,13 @@
 //! Paths and parameters of MAIL and RCPT. RFC 5321 section 4.1.2.
 //!
-//! It promises that what it accepts is printable ASCII without a line end, so that it can stand in a header
-//! field and in a log.
+//! Promises: accepted text is printable ASCII without a line end, so that it is safe in a header field and in a log.
 
-/// The longest path, local part and domain. RFC 5321 section 4.5.3.1.
-const PATH: usize = 256;
-const LOCAL: usize = 64;
-const DOMAIN: usize = 255;
+/// Maximum length of a path, a local part and a domain. RFC 5321 section 4.5.3.1.
+const MAX_PATH: usize = 256;
+const MAX_LOCAL: usize = 64;
+const MAX_DOMAIN: usize = 255;
 
-/// Why an argument was not taken.
+/// The argument does not have the syntax of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
@@ -17,14 +16,14 @@ pub struct Malformed;
 pub fn path(text: &str) -> Result<(&str, impl Iterator<Item = &str>), Malformed> {
     let text = text.trim_start_matches(' ');
     let inner = text.strip_prefix('<').ok_or(Malformed)?;
-    let end = unquoted(inner, '>').ok_or(Malformed)?;
+    let end = find_unquoted(inner, '>').ok_or(Malformed)?;
     let (path, rest) = inner.split_at_checked(end).ok_or(Malformed)?;
     let rest = rest.strip_prefix('>').ok_or(Malformed)?;
-    if path.len() > PATH || !(rest.is_empty() || rest.starts_with(' ')) {
+    if path.len() > MAX_PATH || !(rest.is_empty() || rest.starts_with(' ')) {
         return Err(Malformed);
     }
     let mailbox = match path.strip_prefix('@') {
-        // A source route is taken and ignored. RFC 5321 appendix C.
+        // A source route is accepted and ignored. RFC 5321 appendix C.
         Some(route) => route.split_once(':').ok_or(Malformed)?.1,
         None => path,
     };
@@ -33,7 +32,7 @@ pub fn path(text: &str) -> Result<(&str, impl Iterator<Item = &str>), Malformed>
 
 /// Whether a mailbox is `local@domain`.
 pub fn is_mailbox(text: &str) -> bool {
-    let at = if text.starts_with('"') { unquoted(text, '@') } else { text.find('@') };
+    let at = if text.starts_with('"') { find_unquoted(text, '@') } else { text.find('@') };
     let Some((local, domain)) = at.and_then(|at| text.split_at_checked(at)) else {
         return false;
     };
@@ -46,14 +45,14 @@ fn is_local(local: &str) -> bool {
         Some(inner) => inner.bytes().all(|byte| (b' '..=b'~').contains(&byte)),
         None => local.split('.').all(|atom| !atom.is_empty() && atom.bytes().all(is_atext)),
     };
-    well_formed && local.len() <= LOCAL
+    well_formed && local.len() <= MAX_LOCAL
 }
 
 fn is_atext(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte)
 }
 
-/// Whether a text is a domain or an address literal, as EHLO and mailboxes have it.
+/// Whether the text is a domain or an address literal, as in EHLO and mailboxes.
 pub fn is_domain(text: &str) -> bool {
     let literal = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let well_formed = match literal {
@@ -66,11 +65,11 @@ pub fn is_domain(text: &str) -> bool {
             !label.is_empty() && label.len() <= 63 && !label.starts_with('-') && label.bytes().all(is_inner)
         }),
     };
-    well_formed && text.len() <= DOMAIN
+    well_formed && text.len() <= MAX_DOMAIN
 }
 
-/// Where a character stands outside of quotes.
-fn unquoted(text: &str, wanted: char) -> Option<usize> {
+/// The position of a character outside of quotes.
+fn find_unquoted(text: &str, wanted: char) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     text.char_indices().find_map(|(at, c)| {
         match c {

@@ -1,7 +1,6 @@
-//! One client: its lines go to the dialogue, replies come back, a message goes to the Maildir.
+//! One client connection: its lines go to the dialogue, replies go to the client, a message goes to the Maildir.
 //!
-//! It holds lines, messages and silence to their limits, and sends replies together where the client
-//! pipelines.
+//! It enforces the limits of lines, messages and idle time, and sends replies together if the client pipelines.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,48 +12,48 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::data::Text;
+use crate::data::DataDecoder;
 use crate::dialogue::{Action, Dialogue, Envelope, line};
 use crate::maildir::{Delivery, Maildir};
 use crate::note;
 
-/// How long a client may be silent. RFC 5321 section 4.5.3.2.7.
-const SILENCE: Duration = Duration::from_secs(300);
-/// The longest command line: RFC 5321 section 4.5.3.1.4 with room for the parameters of MAIL.
-const LINE: usize = 1000;
-/// How many commands may fail in one dialogue.
-const FAILURES: u32 = 50;
+/// Maximum idle time of a client. RFC 5321 section 4.5.3.2.7.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Maximum length of a command line: RFC 5321 section 4.5.3.1.4, with room for the parameters of MAIL.
+const MAX_LINE: usize = 1000;
+/// Maximum number of failed commands in one dialogue.
+const MAX_FAILURES: u32 = 50;
 
-/// What all dialogues share.
+/// State that all connections share.
 #[derive(Debug)]
 pub struct Service {
     pub name: String,
     pub max_size: u64,
     pub maildir: Maildir,
-    /// True when no new message is to begin.
+    /// True when no new message may start.
     pub closing: watch::Receiver<bool>,
 }
 
-/// What came instead of a line.
+/// A line, or what happened instead.
 enum Input {
     Line,
     TooLong,
-    Over,
-    Silent,
+    Closed,
+    Idle,
     Closing,
 }
 
 struct Connection<'a> {
     reader: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
-    /// Replies that are not sent yet.
+    /// Replies that are not yet sent.
     replies: String,
     line: Vec<u8>,
     from: SocketAddr,
     service: &'a Service,
 }
 
-/// Serves a client to the end of its dialogue.
+/// Serves a client until its dialogue ends.
 pub async fn serve(stream: TcpStream, from: SocketAddr, service: &Service) -> io::Result<()> {
     let (reader, writer) = stream.into_split();
     let mut connection = Connection {
@@ -67,28 +66,28 @@ pub async fn serve(stream: TcpStream, from: SocketAddr, service: &Service) -> io
     };
     let mut dialogue = Dialogue::new(&service.name, service.max_size);
     connection.replies = dialogue.greeting();
-    let result = connection.talk(&mut dialogue).await;
+    let result = connection.run(&mut dialogue).await;
     connection.flush().await?;
     result
 }
 
 impl Connection<'_> {
-    async fn talk(&mut self, dialogue: &mut Dialogue) -> io::Result<()> {
+    async fn run(&mut self, dialogue: &mut Dialogue) -> io::Result<()> {
         let mut failures = 0;
         let mut closing = self.service.closing.clone();
         loop {
             let wait_for_closing = !dialogue.in_transaction();
             let input = tokio::select! {
                 biased;
-                input = timeout(SILENCE, self.next_line()) => input.unwrap_or(Ok(Input::Silent))?,
+                input = timeout(IDLE_TIMEOUT, self.next_line()) => input.unwrap_or(Ok(Input::Idle))?,
                 _ = closing.wait_for(|closing| *closing), if wait_for_closing => Input::Closing,
             };
             let action = match input {
                 Input::Line => dialogue.command(&self.line),
                 Input::TooLong => Action::Reply(line(500, "the line is too long")),
-                Input::Over => return Ok(()),
-                Input::Silent => Action::Quit(line(421, "nothing was said for too long")),
-                Input::Closing => Action::Quit(line(421, "the service is closing")),
+                Input::Closed => return Ok(()),
+                Input::Idle => Action::Quit(line(421, "idle for too long")),
+                Input::Closing => Action::Quit(line(421, "the service is shutting down")),
             };
             match action {
                 Action::Reply(reply) => {
@@ -101,11 +100,11 @@ impl Connection<'_> {
                 }
                 Action::Data(reply) => {
                     self.replies.push_str(&reply);
-                    let reply = self.message(dialogue).await?;
+                    let reply = self.receive_message(dialogue).await?;
                     self.replies.push_str(&reply);
                 }
             }
-            if failures > FAILURES {
+            if failures > MAX_FAILURES {
                 self.replies.push_str(&line(421, "too many errors"));
                 return Ok(());
             }
@@ -114,7 +113,7 @@ impl Connection<'_> {
 
     async fn flush(&mut self) -> io::Result<()> {
         if !self.replies.is_empty() {
-            let sent = timeout(SILENCE, self.writer.write_all(self.replies.as_bytes())).await;
+            let sent = timeout(IDLE_TIMEOUT, self.writer.write_all(self.replies.as_bytes())).await;
             self.replies.clear();
             sent.map_err(|_| io::ErrorKind::TimedOut)??;
         }
@@ -131,16 +130,16 @@ impl Connection<'_> {
             }
             let bytes = self.reader.fill_buf().await?;
             if bytes.is_empty() {
-                return Ok(Input::Over);
+                return Ok(Input::Closed);
             }
             let end = bytes.iter().position(|&byte| byte == b'\n');
             let part = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
-            too_long |= self.line.len() + part.len() > LINE;
+            too_long |= self.line.len() + part.len() > MAX_LINE;
             if !too_long {
                 self.line.extend_from_slice(part);
             }
-            let taken = part.len() + usize::from(end.is_some());
-            self.reader.consume(taken);
+            let consumed = part.len() + usize::from(end.is_some());
+            self.reader.consume(consumed);
             if end.is_some() {
                 if self.line.last() == Some(&b'\r') {
                     self.line.pop();
@@ -150,27 +149,28 @@ impl Connection<'_> {
         }
     }
 
-    /// Receives a message's text to its end, whatever becomes of it, and gives the reply.
-    async fn message(&mut self, dialogue: &mut Dialogue) -> io::Result<String> {
+    /// Receives the text of a message to its end, even if it is refused, and returns the reply.
+    async fn receive_message(&mut self, dialogue: &mut Dialogue) -> io::Result<String> {
         let envelope = dialogue.finish();
         let mut delivery = self.service.maildir.begin().and_then(|mut delivery| {
             let trace = self.trace(dialogue, &envelope, delivery.name());
             delivery.write(trace.as_bytes()).map(|()| delivery)
         });
-        let (mut text, mut part) = (Text::new(), Vec::new());
+        let (mut text, mut part) = (DataDecoder::new(), Vec::new());
         loop {
             if self.reader.buffer().is_empty() {
                 self.flush().await?;
             }
-            let bytes =
-                timeout(SILENCE, self.reader.fill_buf()).await.map_err(|_| io::ErrorKind::TimedOut)??;
+            let bytes = timeout(IDLE_TIMEOUT, self.reader.fill_buf())
+                .await
+                .map_err(|_| io::ErrorKind::TimedOut)??;
             if bytes.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             part.clear();
-            let end = text.take(bytes, &mut part);
-            let taken = end.unwrap_or(bytes.len());
-            self.reader.consume(taken);
+            let end = text.decode(bytes, &mut part);
+            let consumed = end.unwrap_or(bytes.len());
+            self.reader.consume(consumed);
             if text.length() <= self.service.max_size
                 && let Ok(file) = &mut delivery
                 && let Err(error) = file.write(&part)
@@ -182,7 +182,7 @@ impl Connection<'_> {
             }
         }
         if text.length() > self.service.max_size {
-            return Ok(line(552, "the message is longer than is taken here"));
+            return Ok(line(552, "the message is too long"));
         }
         if text.has_bare_line_ends() {
             return Ok(line(554, "a line of the message does not end with CRLF"));
@@ -190,6 +190,7 @@ impl Connection<'_> {
         Ok(store(delivery).await)
     }
 
+    /// The Return-Path and Received fields.
     fn trace(&self, dialogue: &Dialogue, envelope: &Envelope, id: &str) -> String {
         let now = httpdate::fmt_http_date(SystemTime::now()).replace("GMT", "+0000");
         let by = &self.service.name;
@@ -210,7 +211,7 @@ impl Connection<'_> {
     }
 }
 
-/// Waits for the disk on another thread, so that other dialogues go on.
+/// Stores the message on another thread, so that other dialogues continue.
 async fn store(delivery: io::Result<Delivery>) -> String {
     let stored = match delivery {
         Ok(delivery) => {
@@ -223,9 +224,11 @@ async fn store(delivery: io::Result<Delivery>) -> String {
     match stored {
         Ok(name) => line(250, &format!("stored as {name}")),
         Err(error) => {
-            note(format_args!("a message could not be stored: {error}"));
+            note(format_args!("cannot store a message: {error}"));
             match error.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => line(452, "there is no room"),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    line(452, "insufficient storage")
+                }
                 _ => line(451, "the message could not be stored"),
             }
         }

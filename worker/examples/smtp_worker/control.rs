@@ -1,4 +1,4 @@
-//! The control socket: a line in, a line out. It parses commands; the server's main loop obeys them.
+//! The control socket: one line per command, one line per reply. It parses commands; the main loop executes them.
 
 use std::io;
 use std::os::unix::fs::FileTypeExt as _;
@@ -9,8 +9,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
-/// The longest line.
-const LINE: u64 = 256;
+/// Maximum length of a line.
+const MAX_LINE: u64 = 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
@@ -19,14 +19,14 @@ pub enum Verb {
     List,
 }
 
-/// One command, and where its answer goes.
+/// One command, and the sender of its reply.
 pub struct Command {
     pub verb: Verb,
     pub endpoint: Option<Endpoint>,
-    pub answer: oneshot::Sender<Result<String, String>>,
+    pub reply: oneshot::Sender<Result<String, String>>,
 }
 
-/// Takes commands at `path`, in place of a socket that an earlier run left there.
+/// Accepts commands at `path`, and replaces a socket of an earlier run.
 pub fn open(path: &Path, commands: mpsc::Sender<Command>) -> io::Result<()> {
     if path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket()) {
         std::fs::remove_file(path)?;
@@ -36,30 +36,30 @@ pub fn open(path: &Path, commands: mpsc::Sender<Command>) -> io::Result<()> {
         while let Ok((stream, _)) = listener.accept().await {
             let commands = commands.clone();
             tokio::spawn(async move {
-                let _ = talk(stream, commands).await;
+                let _ = serve(stream, commands).await; // the client closed the connection
             });
         }
     });
     Ok(())
 }
 
-async fn talk(mut stream: UnixStream, commands: mpsc::Sender<Command>) -> io::Result<()> {
+async fn serve(mut stream: UnixStream, commands: mpsc::Sender<Command>) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut read = BufReader::new(read);
     loop {
         let mut line = String::new();
-        if (&mut read).take(LINE).read_line(&mut line).await? == 0 {
+        if (&mut read).take(MAX_LINE).read_line(&mut line).await? == 0 {
             return Ok(());
         }
-        let answer = match parse(line.trim()) {
+        let result = match parse(line.trim()) {
             Ok((verb, endpoint)) => {
-                let (answer, answered) = oneshot::channel();
-                let _ = commands.send(Command { verb, endpoint, answer }).await;
-                answered.await.unwrap_or_else(|_| Err("the server is stopping".to_owned()))
+                let (reply, result) = oneshot::channel();
+                let _ = commands.send(Command { verb, endpoint, reply }).await; // see the next line
+                result.await.unwrap_or_else(|_| Err("the server is stopping".to_owned()))
             }
             Err(why) => Err(why),
         };
-        let line = match answer {
+        let line = match result {
             Ok(done) => format!("ok {done}\n"),
             Err(why) => format!("error {why}\n"),
         };
@@ -74,7 +74,7 @@ fn parse(line: &str) -> Result<(Verb, Option<Endpoint>), String> {
         "start" => Ok((Verb::Start, endpoint()?)),
         "stop" => Ok((Verb::Stop, endpoint()?)),
         "list" if rest.is_empty() => Ok((Verb::List, None)),
-        other => Err(format!("{other:?} is none of: start ENDPOINT, stop ENDPOINT, list")),
+        other => Err(format!("unknown command {other:?}. Use start ENDPOINT, stop ENDPOINT or list")),
     }
 }
 
@@ -83,12 +83,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_are_read_and_others_named() {
+    fn known_commands_are_parsed_and_unknown_ones_are_named() {
         let endpoint = Some("*:25".parse().unwrap());
         assert_eq!(parse("start *:25"), Ok((Verb::Start, endpoint.clone())));
         assert_eq!(parse("stop *:25"), Ok((Verb::Stop, endpoint)));
         assert_eq!(parse("list"), Ok((Verb::List, None)));
         assert!(parse("start").unwrap_err().contains("the port is missing"));
-        assert!(parse("sing *:25").unwrap_err().starts_with("\"sing\" is none of"));
+        assert!(parse("sing *:25").unwrap_err().starts_with("unknown command \"sing\""));
     }
 }

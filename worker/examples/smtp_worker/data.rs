@@ -1,38 +1,38 @@
-//! The text of a message as it comes after DATA: transparency undone, the end found, line ends held to CRLF.
+//! The text of a message after DATA: removes dot-stuffing, finds the end, and checks that each line ends with CRLF.
 //! RFC 5321 sections 4.1.1.4 and 4.5.2.
 //!
-//! Only CRLF . CRLF ends a message, and a carriage return or line feed alone spoils it: relays that disagree
-//! about line ends can be made to see two messages where another saw one.
+//! Only CRLF . CRLF ends a message, and a message with a single carriage return or line feed is refused: otherwise two relays
+//! that treat line ends differently could see two messages where another saw one (SMTP smuggling).
 
-/// Where the last byte left us.
+/// The position after the last byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
     LineStart,
-    /// A dot at the start of a line.
+    /// After a dot at the start of a line.
     Dot,
-    /// A carriage return after such a dot alone.
+    /// After a line that is a dot, at its carriage return.
     DotReturn,
     Text,
-    /// A carriage return within a line.
+    /// After a carriage return within a line.
     Return,
 }
 
-/// Reads a message's text.
+/// A decoder of the text of a message.
 #[derive(Debug)]
-pub struct Text {
+pub struct DataDecoder {
     at: At,
     /// Bytes of the message so far.
     length: u64,
     bare: bool,
 }
 
-impl Text {
+impl DataDecoder {
     pub fn new() -> Self {
         Self { at: At::LineStart, length: 0, bare: false }
     }
 
-    /// Takes bytes and puts the message's own into `out`; tells how many it took once the end was among them.
-    pub fn take(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+    /// Decodes bytes into `out`. Returns the number of consumed bytes if the end of the message is among them.
+    pub fn decode(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Option<usize> {
         let before = out.len();
         let end = bytes.iter().position(|&byte| self.step(byte, out));
         self.length += (out.len() - before) as u64;
@@ -44,7 +44,7 @@ impl Text {
         self.length
     }
 
-    /// Whether a line end was not CRLF.
+    /// Whether a line ended without CRLF.
     pub fn has_bare_line_ends(&self) -> bool {
         self.bare
     }
@@ -83,18 +83,18 @@ mod tests {
     use super::*;
 
     fn read(bytes: &[u8]) -> (Vec<u8>, Option<usize>, bool) {
-        let (mut text, mut out) = (Text::new(), Vec::new());
-        let end = text.take(bytes, &mut out);
+        let (mut text, mut out) = (DataDecoder::new(), Vec::new());
+        let end = text.decode(bytes, &mut out);
         assert_eq!(text.length(), out.len() as u64);
         // The same in pieces of one byte.
-        let (mut pieces, mut other) = (Text::new(), Vec::new());
-        let ends = bytes.iter().position(|byte| pieces.take(&[*byte], &mut other).is_some());
+        let (mut pieces, mut other) = (DataDecoder::new(), Vec::new());
+        let ends = bytes.iter().position(|byte| pieces.decode(&[*byte], &mut other).is_some());
         assert_eq!((other.as_slice(), ends.map(|at| at + 1)), (out.as_slice(), end));
         (out, end, text.has_bare_line_ends())
     }
 
     #[test]
-    fn a_dot_alone_ends_and_a_leading_dot_is_undone() {
+    fn a_single_dot_ends_the_message_and_a_leading_dot_is_removed() {
         assert_eq!(read(b".\r\nQUIT"), (b"".to_vec(), Some(3), false));
         assert_eq!(read(b"a\r\n..b\r\n.\r\nX"), (b"a\r\n.b\r\n".to_vec(), Some(11), false));
         assert_eq!(read(b"a\r\n.b\r\n"), (b"a\r\nb\r\n".to_vec(), None, false));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn other_line_ends_neither_end_a_message_nor_pass_unseen() {
+    fn bare_line_ends_never_end_a_message_and_are_reported() {
         for smuggled in [
             &b"a\n.\nMAIL"[..],
             b"a\r\n.\nMAIL",

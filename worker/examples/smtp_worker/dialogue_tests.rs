@@ -1,4 +1,4 @@
-//! What the dialogue answers, in and out of order.
+//! Replies of the dialogue to commands in and out of order.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn dialogue() -> Dialogue {
     Dialogue::new("mx.example", 1000)
 }
 
-/// Says the lines and gives the codes of the replies.
+/// Executes the lines and returns the codes of the replies.
 fn codes(dialogue: &mut Dialogue, lines: &[&str]) -> Vec<u16> {
     let text = |action| match action {
         Action::Reply(text) | Action::Data(text) | Action::Quit(text) => text,
@@ -15,7 +15,7 @@ fn codes(dialogue: &mut Dialogue, lines: &[&str]) -> Vec<u16> {
 }
 
 #[test]
-fn a_message_is_taken_from_ehlo_to_quit() {
+fn a_whole_transaction_is_accepted() {
     let mut dialogue = dialogue();
     assert_eq!(dialogue.greeting(), "220 mx.example ESMTP\r\n");
     let lines =
@@ -30,7 +30,7 @@ fn a_message_is_taken_from_ehlo_to_quit() {
 }
 
 #[test]
-fn extensions_are_told_to_ehlo_alone() {
+fn extensions_are_offered_after_ehlo_only() {
     let mut dialogue = dialogue();
     let Action::Reply(text) = dialogue.command(b"EHLO c") else { panic!() };
     assert_eq!(
@@ -42,7 +42,7 @@ fn extensions_are_told_to_ehlo_alone() {
 }
 
 #[test]
-fn commands_out_of_order_are_503() {
+fn commands_out_of_order_get_503() {
     let mut dialogue = dialogue();
     assert_eq!(codes(&mut dialogue, &["MAIL FROM:<>", "RCPT TO:<a@b>", "DATA"]), [503; 3]);
     assert_eq!(codes(&mut dialogue, &["HELO c", "RCPT TO:<a@b>", "MAIL FROM:<>"]), [250, 503, 250]);
@@ -54,7 +54,7 @@ fn commands_out_of_order_are_503() {
 }
 
 #[test]
-fn what_is_malformed_is_told_apart_from_what_is_unknown() {
+fn malformed_arguments_get_501_and_unknown_commands_500() {
     let mut dialogue = dialogue();
     assert_eq!(
         codes(&mut dialogue, &["", "SING", "TURN", "EXPN a", "VRFY", "VRFY a"]),
@@ -77,13 +77,13 @@ fn what_is_malformed_is_told_apart_from_what_is_unknown() {
     assert_eq!(codes(&mut dialogue, &mail), [552, 501, 501, 555]);
     let recipients = ["MAIL FROM:<a@b>", "RCPT TO:<>", "RCPT TO:<a@b> X=1", "RCPT TO:a@b", "DATA x"];
     assert_eq!(codes(&mut dialogue, &recipients), [250, 501, 555, 501, 501]);
-    assert_eq!(dialogue.command(b"NOOP \xff"), reply(500, "only ASCII is spoken here"));
+    assert_eq!(dialogue.command(b"NOOP \xff"), reply(500, "only ASCII is allowed"));
 }
 
 #[test]
-fn the_recipient_over_the_limit_is_for_another_time() {
+fn a_recipient_over_the_limit_gets_452() {
     let mut dialogue = dialogue();
     codes(&mut dialogue, &["EHLO c", "MAIL FROM:<>"]);
-    assert_eq!(codes(&mut dialogue, &["RCPT TO:<a@b>"; RECIPIENTS]), [250; RECIPIENTS]);
+    assert_eq!(codes(&mut dialogue, &["RCPT TO:<a@b>"; MAX_RECIPIENTS]), [250; MAX_RECIPIENTS]);
     assert_eq!(codes(&mut dialogue, &["RCPT TO:<a@b>"]), [452]);
 }

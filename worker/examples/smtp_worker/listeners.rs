@@ -1,4 +1,4 @@
-//! The listeners that are being served: asked of the broker or adopted, each with its task that accepts.
+//! The listeners of the server: requested from the broker or inherited, each with a task that accepts connections.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,28 +13,28 @@ use tokio::task::JoinHandle;
 use crate::connection::{self, Service};
 use crate::note;
 
-/// How many dialogues there may be at once.
-const DIALOGUES: usize = 500;
+/// Maximum number of simultaneous dialogues.
+const MAX_DIALOGUES: usize = 500;
 
-/// Serves on listeners, by their endpoints as text.
+/// The listeners, by their endpoints as text.
 pub struct Listeners {
     client: Option<Client>,
     service: Arc<Service>,
     dialogues: Arc<Semaphore>,
-    /// Cloned into every dialogue; when the last clone is gone all are over.
+    /// Every dialogue has a clone; when the last clone is dropped, all dialogues have ended.
     open: mpsc::Sender<()>,
     served: BTreeMap<String, Served>,
 }
 
 struct Served {
-    /// The broker's number; none for an adopted listener.
+    /// Its number in the broker; `None` for an inherited listener.
     id: Option<ListenerId>,
-    accepts: JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
 impl Served {
-    fn accepts(&self) -> bool {
-        !self.accepts.is_finished()
+    fn is_accepting(&self) -> bool {
+        !self.task.is_finished()
     }
 }
 
@@ -43,13 +43,13 @@ impl Listeners {
         Self {
             client,
             service,
-            dialogues: Arc::new(Semaphore::new(DIALOGUES)),
+            dialogues: Arc::new(Semaphore::new(MAX_DIALOGUES)),
             open,
             served: BTreeMap::new(),
         }
     }
 
-    /// Serves on a socket that was passed by LISTEN_FDS.
+    /// Serves on a socket passed by LISTEN_FDS.
     pub fn adopt(&mut self, inherited: InheritedListener) {
         let adopt = || -> io::Result<(String, TcpListener)> {
             let socket = std::net::TcpListener::from(inherited.socket);
@@ -60,22 +60,26 @@ impl Listeners {
         };
         match adopt() {
             Ok((text, listener)) => self.serve(text, None, listener),
-            Err(error) => note(format_args!("the passed socket {:?} is not served: {error}", inherited.name)),
+            Err(error) => {
+                note(format_args!("cannot serve on the inherited socket {:?}: {error}", inherited.name))
+            }
         }
     }
 
-    /// Asks the broker for a listener and serves on it.
+    /// Requests a listener from the broker and serves on it.
     pub async fn start(&mut self, endpoint: &Endpoint) -> Result<String, String> {
         let text = endpoint.to_string();
-        // What was taken out of service from elsewhere can be asked for again.
-        if self.served.get(&text).is_some_and(Served::accepts) {
+        // A listener that the broker stopped can be requested again.
+        if self.served.get(&text).is_some_and(Served::is_accepting) {
             return Ok(format!("{text} is being served"));
         }
-        let client =
-            self.client.as_ref().ok_or("there is no broker to ask: the server was started without one")?;
+        let client = self
+            .client
+            .as_ref()
+            .ok_or("this server has no broker. Start it as the broker's worker, or with --broker")?;
         let options = ListenOptions::default();
         let listener = match client.listen(endpoint, &options).await {
-            // The broker still has the socket.
+            // The broker still has the listener, so the request can be repeated.
             Err(Error::DescriptorsLost) => client.listen(endpoint, &options).await,
             other => other,
         };
@@ -86,45 +90,45 @@ impl Listeners {
         Ok(format!("{text} is being served"))
     }
 
-    /// Closes a listener and takes it out of service at the broker.
+    /// Closes a listener, and stops it at the broker.
     pub async fn stop(&mut self, endpoint: &Endpoint) -> Result<String, String> {
         let text = endpoint.to_string();
         let served = self.served.remove(&text).ok_or_else(|| format!("{text} is not being served"))?;
-        served.accepts.abort();
-        let _ = served.accepts.await;
+        served.task.abort();
+        let _ = served.task.await; // it was aborted
         match (&self.client, served.id) {
             (Some(client), Some(id)) => {
                 client.stop(&[id]).await.map_err(|error| error.to_string())?;
-                Ok(format!("{text} is out of service"))
+                Ok(format!("{text} is stopped"))
             }
-            _ => Ok(format!("{text} is closed here; whoever passed it may have it open")),
+            _ => Ok(format!("{text} is closed in this process; the program that passed it may have it open")),
         }
     }
 
-    /// Stops accepting everywhere. The listeners stay with the broker for the next worker.
+    /// Stops accepting on all listeners. The broker retains them for the next worker.
     pub async fn stop_all(&mut self) {
         for (_, served) in std::mem::take(&mut self.served) {
-            served.accepts.abort();
-            let _ = served.accepts.await;
+            served.task.abort();
+            let _ = served.task.await; // it was aborted
         }
     }
 
-    /// What is being served.
+    /// The endpoints that are served.
     pub fn list(&self) -> Vec<&str> {
-        let served = self.served.iter().filter(|(_, served)| served.accepts());
+        let served = self.served.iter().filter(|(_, served)| served.is_accepting());
         served.map(|(text, _)| text.as_str()).collect()
     }
 
     fn serve(&mut self, text: String, id: Option<ListenerId>, listener: TcpListener) {
         note(format_args!("serving on {text}"));
-        let accepts = tokio::spawn(accept(
+        let task = tokio::spawn(accept(
             text.clone(),
             listener,
             Arc::clone(&self.service),
             Arc::clone(&self.dialogues),
             self.open.clone(),
         ));
-        self.served.insert(text, Served { id, accepts });
+        self.served.insert(text, Served { id, task });
     }
 }
 
@@ -136,7 +140,7 @@ async fn accept(
     open: mpsc::Sender<()>,
 ) {
     loop {
-        // Beyond the limit, clients wait in the kernel's queue.
+        // Above the limit, clients wait in the kernel's queue.
         let Ok(permit) = Arc::clone(&dialogues).acquire_owned().await else {
             return;
         };
@@ -144,18 +148,17 @@ async fn accept(
             Ok((stream, from)) => {
                 let (service, open) = (Arc::clone(&service), open.clone());
                 tokio::spawn(async move {
-                    // A client that breaks off has nobody left to be told.
-                    let _ = connection::serve(stream, from, &service).await;
+                    let _ = connection::serve(stream, from, &service).await; // the client has closed the connection
                     drop((permit, open));
                 });
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                note(format_args!("{endpoint} was taken out of service"));
+                note(format_args!("{endpoint} was stopped by the broker"));
                 return;
             }
             Err(error) => {
-                note(format_args!("accepting on {endpoint}: {error}"));
-                // Out of descriptors, say: what is open now will be closed.
+                note(format_args!("cannot accept on {endpoint}: {error}"));
+                // For example, no descriptors are free until a connection closes.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

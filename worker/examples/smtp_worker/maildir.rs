@@ -1,4 +1,5 @@
-//! Delivery into a Maildir: a message is written to `tmp`, synced, and appears in `new` whole or not at all.
+//! Delivery into a Maildir: a message is written to `tmp`, synced, and renamed into `new`, so that it is there whole or not at
+//! all.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A Maildir and the host's name in its file names.
+/// A Maildir, and the host name for its file names.
 #[derive(Debug)]
 pub struct Maildir {
     root: PathBuf,
@@ -15,7 +16,7 @@ pub struct Maildir {
     delivered: AtomicU64,
 }
 
-/// A message on its way; dropped before [`Delivery::finish`] it leaves nothing behind.
+/// A message that is being written. Dropping it before [`Delivery::finish`] removes its file.
 #[derive(Debug)]
 pub struct Delivery {
     file: BufWriter<File>,
@@ -25,7 +26,7 @@ pub struct Delivery {
 }
 
 impl Maildir {
-    /// Opens a Maildir and makes what is missing of it.
+    /// Opens a Maildir, and creates its missing directories.
     pub fn open(root: &Path, host: &str) -> io::Result<Self> {
         for part in ["tmp", "new", "cur"] {
             fs::create_dir_all(root.join(part))?;
@@ -37,7 +38,7 @@ impl Maildir {
         })
     }
 
-    /// Begins a message.
+    /// Starts a message.
     pub fn begin(&self) -> io::Result<Delivery> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let name = format!(
@@ -65,12 +66,12 @@ impl Delivery {
         &self.name
     }
 
-    /// Adds to the message.
+    /// Appends to the message.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)
     }
 
-    /// Makes the message appear. When this returns it survives a power cut.
+    /// Moves the message to `new`. When this returns, the message survives a power failure.
     pub fn finish(mut self) -> io::Result<()> {
         self.file.flush()?;
         self.file.get_ref().sync_all()?;
@@ -86,7 +87,7 @@ impl Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
-            let _ = fs::remove_file(temporary);
+            let _ = fs::remove_file(temporary); // a destructor cannot report it
         }
     }
 }
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finished_message_is_in_new_and_an_abandoned_one_nowhere() {
+    fn a_finished_message_is_in_new_and_a_dropped_one_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let maildir = Maildir::open(folder.path(), "mx/1:a").unwrap();
         let mut abandoned = maildir.begin().unwrap();

@@ -1,9 +1,9 @@
-//! A small SMTP server that holds no privilege: it asks Portreeve's broker for its listeners, and opens and
-//! closes them at run time on a command or a signal, as a mail server would.
+//! A small SMTP server without privileges: it requests its listeners from Portreeve's broker, and starts and stops them at run
+//! time by command or signal, as a mail server does.
 //!
-//! It needs nothing of its root directory but a writable Maildir: no name service, no device, no /proc.
-//! SIGUSR1 starts and SIGUSR2 stops the endpoint of `--toggle`; `--control` takes commands; SIGTERM lets open
-//! dialogues finish. When the broker goes away it serves on.
+//! In its root directory it needs only a writable Maildir: no name service, no device, no /proc. SIGUSR1 starts and SIGUSR2
+//! stops the endpoint of `--toggle`; `--control` accepts commands; SIGTERM ends the server after the open dialogues. It
+//! continues to serve when the broker ends.
 
 mod address;
 mod connection;
@@ -29,31 +29,31 @@ use control::{Command, Verb};
 use listeners::Listeners;
 use maildir::Maildir;
 
-/// Receives mail into a Maildir, on listeners that a broker hands over.
+/// Receives mail into a Maildir, on listeners from the broker.
 #[derive(Parser)]
 struct Arguments {
-    /// Ask for this listener at the start; may be given more than once.
+    /// A listener to request at the start; may be given more than once.
     #[arg(long, value_name = "ENDPOINT")]
     listen: Vec<Endpoint>,
     /// The listener that SIGUSR1 starts and SIGUSR2 stops.
     #[arg(long, value_name = "ENDPOINT")]
     toggle: Option<Endpoint>,
-    /// A Unix socket that takes the lines `start ENDPOINT`, `stop ENDPOINT` and `list`.
+    /// The path of a Unix socket that accepts the lines `start ENDPOINT`, `stop ENDPOINT` and `list`.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
-    /// Where messages go.
+    /// The Maildir for messages.
     #[arg(long, value_name = "DIRECTORY", default_value = "/Maildir")]
     maildir: PathBuf,
     /// The name of this host in the greeting and in Received fields.
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     greeting: String,
-    /// The longest message, in bytes.
+    /// Maximum size of a message, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 25 * 1024 * 1024)]
     max_size: u64,
-    /// How long dialogues may go on after SIGTERM, in seconds.
+    /// Seconds that open dialogues may continue after SIGTERM.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     grace: u64,
-    /// The broker's control socket, for a server that the broker did not start.
+    /// The broker's control socket, if the broker does not start this server.
     #[arg(long, value_name = "PATH")]
     broker: Option<PathBuf>,
 }
@@ -66,7 +66,7 @@ enum Failure {
     Inherited(#[from] portreeve::InheritedError),
     #[error("{0}: {1}")]
     Start(String, String),
-    #[error("there is no listener to serve on: give --listen, or have one passed by LISTEN_FDS")]
+    #[error("no listener to serve on. Use --listen, or pass a listener by LISTEN_FDS")]
     NoListener,
 }
 
@@ -76,9 +76,9 @@ impl Failure {
     }
 }
 
-/// Tells the operator. In one write, so that lines stay whole; a closed standard error is no reason to end.
+/// Writes a line to standard error, in one write so that it stays whole.
 pub fn note(text: impl std::fmt::Display) {
-    let _ = std::io::stderr().write_all(format!("smtp_worker: {text}\n").as_bytes());
+    let _ = std::io::stderr().write_all(format!("smtp_worker: {text}\n").as_bytes()); // the server goes on without a log
 }
 
 fn main() -> ExitCode {
@@ -86,7 +86,7 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(serve(arguments)),
-        Err(error) => Err(Failure::of("starting")(error)),
+        Err(error) => Err(Failure::of("cannot start the runtime")(error)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -106,8 +106,8 @@ async fn connect(broker: Option<&PathBuf>) -> Result<Option<Client>, Error> {
     Client::open(channel, "smtp_worker").await.map(Some)
 }
 
-/// Waits for the end of a session that there may not be.
-async fn gone(client: Option<&Client>) -> Error {
+/// Waits for the end of the session, if there is one.
+async fn session_closed(client: Option<&Client>) -> Error {
     match client {
         Some(client) => client.closed().await,
         None => std::future::pending().await,
@@ -116,20 +116,16 @@ async fn gone(client: Option<&Client>) -> Error {
 
 async fn serve(arguments: Arguments) -> Result<(), Failure> {
     let inherited = listeners_from_environment()?;
-    let on = |kind| -> Result<Signal, Failure> { signal(kind).map_err(Failure::of("waiting for signals")) };
+    let on = |kind| -> Result<Signal, Failure> { signal(kind).map_err(Failure::of("cannot handle signals")) };
     let mut start = on(SignalKind::user_defined1())?;
     let mut stop = on(SignalKind::user_defined2())?;
 
     let maildir = Maildir::open(&arguments.maildir, &arguments.greeting)
         .map_err(Failure::of(arguments.maildir.display()))?;
-    let (closing, closed) = watch::channel(false);
-    let (open, mut all_over) = mpsc::channel(1);
-    let service = Arc::new(Service {
-        name: arguments.greeting,
-        max_size: arguments.max_size,
-        maildir,
-        closing: closed,
-    });
+    let (close, closing) = watch::channel(false);
+    let (open, mut all_closed) = mpsc::channel(1);
+    let service =
+        Arc::new(Service { name: arguments.greeting, max_size: arguments.max_size, maildir, closing });
     let client = connect(arguments.broker.as_ref()).await?;
     let mut broker = client.as_ref();
     let mut listeners = Listeners::new(client.clone(), service, open);
@@ -142,10 +138,10 @@ async fn serve(arguments: Arguments) -> Result<(), Failure> {
     if listeners.list().is_empty() && arguments.control.is_none() && arguments.toggle.is_none() {
         return Err(Failure::NoListener);
     }
-    // Not before there is something to finish: until then they end the process at once.
+    // Registered only now, so that before this these signals end the process at once.
     let mut terminate = on(SignalKind::terminate())?;
     let mut interrupt = on(SignalKind::interrupt())?;
-    let (commands, mut commanded) = mpsc::channel(16);
+    let (commands, mut received) = mpsc::channel(16);
     if let Some(path) = &arguments.control {
         control::open(path, commands.clone()).map_err(Failure::of(path.display()))?;
     }
@@ -155,37 +151,41 @@ async fn serve(arguments: Arguments) -> Result<(), Failure> {
             _ = interrupt.recv() => break,
             _ = start.recv() => Verb::Start,
             _ = stop.recv() => Verb::Stop,
-            Some(Command { verb, endpoint, answer }) = commanded.recv() => {
-                let _ = answer.send(obey(&mut listeners, verb, endpoint.as_ref()).await);
+            Some(Command { verb, endpoint, reply }) = received.recv() => {
+                let _ = reply.send(execute(&mut listeners, verb, endpoint.as_ref()).await);
                 continue;
             }
-            why = gone(broker) => {
+            why = session_closed(broker) => {
                 note(why);
                 broker = None;
                 continue;
             }
         };
-        match obey(&mut listeners, toggled, arguments.toggle.as_ref()).await {
+        match execute(&mut listeners, toggled, arguments.toggle.as_ref()).await {
             Ok(done) => note(done),
             Err(why) => note(why),
         }
     }
     listeners.stop_all().await;
     drop(listeners);
-    let _ = closing.send(true);
+    let _ = close.send(true); // no dialogue is open if it fails
     note("finishing open dialogues");
     let grace = Duration::from_secs(arguments.grace);
-    if tokio::time::timeout(grace, all_over.recv()).await.is_err() {
-        note(format_args!("dialogues were cut off after {} s", arguments.grace));
+    if tokio::time::timeout(grace, all_closed.recv()).await.is_err() {
+        note(format_args!("open dialogues were closed after {} s", arguments.grace));
     }
     Ok(())
 }
 
-async fn obey(listeners: &mut Listeners, verb: Verb, endpoint: Option<&Endpoint>) -> Result<String, String> {
+async fn execute(
+    listeners: &mut Listeners,
+    verb: Verb,
+    endpoint: Option<&Endpoint>,
+) -> Result<String, String> {
     match (verb, endpoint) {
         (Verb::List, _) => Ok(listeners.list().join(" ")),
         (Verb::Start, Some(endpoint)) => listeners.start(endpoint).await,
         (Verb::Stop, Some(endpoint)) => listeners.stop(endpoint).await,
-        (_, None) => Err("no endpoint was given".to_owned()),
+        (_, None) => Err("no endpoint: use --toggle or name one".to_owned()),
     }
 }

@@ -1,4 +1,4 @@
-//! A broker for tests: the other end of a channel, in a thread, that answers as it is told to.
+//! A broker for tests: the other end of a channel, in a thread, with replies that the test chooses.
 #![allow(dead_code, clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::fs::File;
@@ -15,13 +15,13 @@ use portreeve_protocol::message::{
 };
 use portreeve_protocol::{Fault, FaultCode, Header, Kind, List, Operation, Text, channel, codec};
 
-/// A request as the broker's side received it.
-pub struct Asked {
+/// A request as the broker received it.
+pub struct ReceivedRequest {
     pub header: Header,
     pub body: Vec<u8>,
 }
 
-impl Asked {
+impl ReceivedRequest {
     pub fn is<O: Operation>(&self) -> bool {
         self.header.kind == O::KIND
     }
@@ -32,42 +32,42 @@ impl Asked {
     }
 }
 
-/// The broker's end.
+/// The broker's end of a channel.
 pub struct Broker {
     pub channel: UnixDatagram,
     buffer: Box<[u8]>,
 }
 
 impl Broker {
-    /// The next request; `None` when the client has hung up.
-    pub fn next(&mut self) -> Option<Asked> {
+    /// The next request; `None` if the client has closed the session.
+    pub fn next(&mut self) -> Option<ReceivedRequest> {
         let bytes = channel::receive_bytes(&self.channel, &mut self.buffer).ok()?;
         let (header, body) = Header::decode(&self.buffer[..bytes]).unwrap();
         let body = body.to_vec();
-        Some(Asked { header, body })
+        Some(ReceivedRequest { header, body })
     }
 
     pub fn frame<T: serde::Serialize>(&mut self, kind: Kind, request: u32, message: &T, sockets: &[OwnedFd]) {
         let count = u8::try_from(sockets.len()).unwrap();
         let frame = codec::encode(&mut self.buffer, kind, request, count, message).unwrap();
         let sockets: Vec<_> = sockets.iter().map(|socket| socket.as_fd()).collect();
-        // A client may leave without waiting for what a dropped guard asked.
+        // A client may close the session before it has the reply to the request of a dropped guard.
         if let Err(error) = channel::send(&self.channel, frame, &sockets) {
             assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
         }
     }
 
-    pub fn reply<O: Operation>(&mut self, asked: &Asked, reply: &O::Reply, sockets: &[OwnedFd]) {
-        self.frame(O::KIND.reply(), asked.header.request, reply, sockets);
+    pub fn reply<O: Operation>(&mut self, request: &ReceivedRequest, reply: &O::Reply, sockets: &[OwnedFd]) {
+        self.frame(O::KIND.reply(), request.header.request, reply, sockets);
     }
 
-    pub fn refuse(&mut self, asked: &Asked, fault: &Fault) {
-        self.frame(Kind::FAULT, asked.header.request, fault, &[]);
+    pub fn refuse(&mut self, request: &ReceivedRequest, fault: &Fault) {
+        self.frame(Kind::FAULT, request.header.request, fault, &[]);
     }
 
     pub fn greet(&mut self) {
-        let asked = self.next().unwrap();
-        asked.read::<Hello>();
+        let request = self.next().unwrap();
+        request.read::<Hello>();
         let welcome = Welcome {
             broker: 1,
             release: Text::truncated("test"),
@@ -76,28 +76,28 @@ impl Broker {
             peer: Text::truncated("test"),
             operations: List::truncated(OPERATIONS.iter().map(|(_, name)| Text::truncated(name))),
         };
-        self.reply::<Hello>(&asked, &welcome, &[]);
+        self.reply::<Hello>(&request, &welcome, &[]);
     }
 
-    /// Tells that there are no addresses.
-    pub fn no_addresses(&mut self, asked: &Asked) {
-        asked.read::<ListAddresses>();
+    /// Replies that there are no addresses.
+    pub fn no_addresses(&mut self, request: &ReceivedRequest) {
+        request.read::<ListAddresses>();
         let page = AddressPage { fenced: true, addresses: List::default(), more: false };
-        self.reply::<ListAddresses>(asked, &page, &[]);
+        self.reply::<ListAddresses>(request, &page, &[]);
     }
 
-    /// Answers as a broker that permits everything: every socket is a [`mark`] of its endpoint's port.
-    pub fn answer(&mut self, asked: &Asked) {
-        if asked.is::<Ping>() {
-            self.reply::<Ping>(asked, &Pong {}, &[]);
-        } else if asked.is::<Listen>() {
-            match outcome(&asked.read::<Listen>()) {
-                Ok((id, socket)) => self.reply::<Listen>(asked, &Listening { id }, &[socket]),
-                Err(fault) => self.refuse(asked, &fault),
+    /// Replies as a broker that allows everything except odd ports: every socket is a [`marker`] of its endpoint's port.
+    pub fn reply_default(&mut self, request: &ReceivedRequest) {
+        if request.is::<Ping>() {
+            self.reply::<Ping>(request, &Pong {}, &[]);
+        } else if request.is::<Listen>() {
+            match outcome(&request.read::<Listen>()) {
+                Ok((id, socket)) => self.reply::<Listen>(request, &Listening { id }, &[socket]),
+                Err(fault) => self.refuse(request, &fault),
             }
-        } else if asked.is::<ListenMany>() {
+        } else if request.is::<ListenMany>() {
             let mut sockets = Vec::new();
-            let results = asked.read::<ListenMany>().listeners.into_vec();
+            let results = request.read::<ListenMany>().listeners.into_vec();
             let results = List::truncated(results.iter().map(|listen| match outcome(listen) {
                 Ok((id, socket)) => {
                     sockets.push(socket);
@@ -105,33 +105,33 @@ impl Broker {
                 }
                 Err(fault) => Outcome::Fault(fault),
             }));
-            self.reply::<ListenMany>(asked, &ListeningMany { results }, &sockets);
+            self.reply::<ListenMany>(request, &ListeningMany { results }, &sockets);
         } else {
-            asked.read::<Stop>();
+            request.read::<Stop>();
             let unknown = List::default();
-            self.reply::<Stop>(asked, &Stopped { unknown }, &[]);
+            self.reply::<Stop>(request, &Stopped { unknown }, &[]);
         }
     }
 }
 
-/// Odd ports are refused, so that replies without a socket stand among those with one.
+/// Odd ports are denied, so that replies with and without a socket are mixed.
 fn outcome(listen: &Listen) -> Result<(ListenerId, OwnedFd), Fault> {
     let port = listen.endpoint.inet().unwrap().port;
     if port % 2 == 1 {
         return Err(Fault::new(FaultCode::Denied, &port.to_string()));
     }
-    Ok((ListenerId(port.into()), mark(port)))
+    Ok((ListenerId(port.into()), marker(port)))
 }
 
-/// A descriptor that tells which one it is.
-pub fn mark(port: u16) -> OwnedFd {
+/// A descriptor that a port can be read from.
+pub fn marker(port: u16) -> OwnedFd {
     let (read, write) = std::io::pipe().unwrap();
     std::io::Write::write_all(&mut &write, &port.to_le_bytes()).unwrap();
     read.into()
 }
 
-/// What a [`mark`] says.
-pub fn marked(socket: OwnedFd) -> u16 {
+/// The port of a [`marker`].
+pub fn read_marker(socket: OwnedFd) -> u16 {
     let mut bytes = Vec::new();
     File::from(socket).read_to_end(&mut bytes).unwrap();
     u16::from_le_bytes(bytes.try_into().unwrap())
@@ -145,7 +145,7 @@ pub fn listen(port: u16) -> portreeve::Listen {
     portreeve::Listen::new(endpoint(port))
 }
 
-/// A channel whose other end does `serve` in a thread of its own.
+/// A channel whose other end runs `serve` in a thread.
 pub fn broker<T: Send + 'static>(
     serve: impl FnOnce(&mut Broker) -> T + Send + 'static,
 ) -> (Channel, JoinHandle<T>) {
@@ -153,7 +153,7 @@ pub fn broker<T: Send + 'static>(
     (theirs.into(), thread)
 }
 
-/// The same, as the bare socket.
+/// The same, as a socket.
 pub fn channel_to<T: Send + 'static>(
     serve: impl FnOnce(&mut Broker) -> T + Send + 'static,
 ) -> (UnixDatagram, JoinHandle<T>) {
@@ -167,13 +167,13 @@ pub fn channel_to<T: Send + 'static>(
     (theirs, thread)
 }
 
-/// A control socket at `path` that takes one session and does `serve` in a thread of its own.
+/// A control socket at `path` that accepts one session and runs `serve` in a thread.
 pub fn broker_at<T: Send + 'static>(
     path: &std::path::Path,
     serve: impl FnOnce(&mut Broker) -> T + Send + 'static,
 ) -> JoinHandle<T> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-    // Other tests start programs, which must not inherit this one's sockets.
+    // Programs that other tests start must not inherit the sockets of this one.
     let flags = SocketFlags::CLOEXEC;
     let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     rustix::net::bind(&listener, &SocketAddrUnix::new(path).unwrap()).unwrap();
