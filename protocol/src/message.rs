@@ -19,8 +19,8 @@ use crate::reload::{Reload, Reloaded};
 use crate::status::Status;
 use crate::takeover::{Takeover, TakeoverReply};
 
-/// A request type, with the type of its reply.
-pub trait Operation: Serialize + DeserializeOwned {
+/// A request type, with the type of its reply. Sealed: the operations of the protocol implement it, no other type can.
+pub trait Operation: Serialize + DeserializeOwned + sealed::Sealed {
     /// The kind of the request frame: the operation's number.
     const KIND: Kind;
     /// The operation's name in the configuration, the audit log and the metrics.
@@ -31,6 +31,11 @@ pub trait Operation: Serialize + DeserializeOwned {
 
 macro_rules! operations {
     ($($number:literal $name:literal $request:ident -> $reply:ident;)*) => {
+        mod sealed {
+            pub trait Sealed {}
+            $(impl Sealed for super::$request {})*
+        }
+
         $(impl Operation for $request {
             const KIND: Kind = Kind($number);
             const NAME: &'static str = $name;

@@ -1,6 +1,6 @@
 //! The seccomp filter: a system call that is not in the table ends the broker.
 //!
-//! Promises: after [`install`] this process can make only the calls of [`super::syscalls`]. A few calls that the C library
+//! Promises: after [`install`] this process can make only the calls of `syscalls`. A few calls that the C library
 //! makes on its own fail with EACCES; any other call ends the process with SIGSYS, which the kernel's audit log records.
 //! Touches all threads of this process, irrevocably. Sources: seccomp(2).
 

@@ -60,7 +60,7 @@ struct Last {
 }
 
 impl Reloading {
-    /// The state, and the requests that [`run`] takes.
+    /// The state, and the requests that `run` takes.
     pub fn new(fixed: RestartOnly) -> (Self, mpsc::Receiver<ReloadRequest>) {
         let (requests, receiver) = mpsc::channel(MAX_WAITING);
         (Self { fixed, requests, last: RefCell::default() }, receiver)
