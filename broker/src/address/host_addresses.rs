@@ -25,7 +25,7 @@ pub(super) struct HostAddresses {
     /// Absent where the kernel has no nf_tables.
     fence: Option<Fence>,
     fence_is_off: Cell<bool>,
-    /// Removal addresses that the host still has on another interface or with another prefix. They stay fenced.
+    /// Removed addresses that the host still has on another interface or with another prefix. They stay fenced.
     quarantine: RefCell<HashSet<IpAddr>>,
 }
 
