@@ -113,7 +113,7 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_section_about_a_fault_says_how_to_look_and_how_to_mend() {
+fn every_section_about_a_fault_says_how_to_check_and_how_to_fix() {
     let mut sections = FAULTS.split("\n.Ss ").skip(1);
     sections.by_ref().for_each(|section| {
         let name = section.lines().next().unwrap();

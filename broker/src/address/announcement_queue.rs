@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounds_become_rarer() {
+    fn announcement_rounds_become_less_frequent() {
         let begin = Instant::now();
         let address = "192.0.2.1".parse().unwrap();
         let mut round = Round { order: 3, ..Round::first(address, 1, begin) };

@@ -159,7 +159,7 @@ mod tests {
     const THEIRS: Mac = [2, 0, 0, 0, 0, 2];
 
     #[test]
-    fn a_probe_claims_nothing_and_a_rivals_is_a_claim() {
+    fn an_own_probe_is_no_claim_and_a_probe_of_another_host_is() {
         let address = Ipv4Addr::new(192, 0, 2, 1);
         let ours = Arp::parse(&probe(OURS, address)).unwrap();
         assert_eq!(ours.sender, (OURS, Ipv4Addr::UNSPECIFIED));
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_is_short_or_of_another_kind_says_nothing() {
+    fn short_frames_and_frames_of_another_kind_are_ignored() {
         let whole = announcement(THEIRS, "192.0.2.1".parse().unwrap()).remove(0);
         assert!(Arp::parse(&whole).is_some());
         for length in 0..whole.len() {
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_of_an_advertisement_adds_up() {
+    fn an_advertisement_has_a_valid_checksum() {
         let frame = announcement(OURS, "2001:db8::1".parse().unwrap()).remove(0);
         let (addresses, body) = (&frame[22..54], &frame[54..]);
         let pseudo = [addresses, &32_u32.to_be_bytes(), &[0, 0, 0, 58], body].concat();

@@ -88,7 +88,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn no_second_has_more_frames_than_the_limit() {
+    fn the_frame_rate_never_exceeds_the_limit() {
         let begin = Instant::now();
         let mut limit = RateLimit::new(begin);
         let sent: Vec<u64> =

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn each_group_holds_the_smaller_ones() {
+    fn each_group_contains_the_smaller_ones() {
         let (basic, zone, all) = (names("basic"), names("zone"), names("all"));
         assert!(basic.iter().all(|name| zone.contains(name)));
         assert!(zone.iter().all(|name| all.contains(name)));
@@ -181,14 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_mail_server_asks_for_is_told_in_capabilities() {
+    fn the_privileges_of_a_mail_server_have_closest_capabilities() {
         let asked = Privileges::parse("basic,net_privaddr,sys_ip_config,proc_setid").unwrap();
         let nearest = asked.nearest_capabilities().to_string();
         assert_eq!(nearest, "cap_setgid,cap_setuid,cap_net_bind_service,cap_net_admin");
     }
 
     #[test]
-    fn a_wrong_name_is_told_with_its_place_and_the_nearest() {
+    fn a_wrong_name_is_reported_with_its_place_and_the_nearest_name() {
         let error = Privileges::parse("basic,!net_privadr").unwrap_err();
         assert_eq!(error.span, 7..18);
         assert_eq!(error.to_string(), "\"net_privadr\" is not a privilege: write net_privaddr");
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_in_order_and_has_no_name_twice() {
+    fn the_table_is_sorted_and_has_no_duplicate() {
         assert!(PRIVILEGES.is_sorted_by(|a, b| a.name < b.name));
     }
 }

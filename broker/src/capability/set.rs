@@ -162,13 +162,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_count_is_the_one_that_proc_shows() {
+    fn the_count_matches_proc() {
         let shown = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap();
         assert_eq!(last_cap(), shown.trim().parse::<u8>().unwrap());
     }
 
     #[test]
-    fn all_is_right_at_both_ends_of_the_range() {
+    fn sets_are_correct_at_both_ends_of_the_range() {
         assert_eq!(Count::new(0).all(), CapabilitySet::EMPTY);
         assert_eq!(Count::new(41).all().bits(), 0x1ff_ffff_ffff);
         assert_eq!(Count::new(200).all().bits(), u64::MAX);

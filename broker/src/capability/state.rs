@@ -129,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn all_means_what_the_kernel_has() {
+    fn all_means_every_capability_of_the_kernel() {
         assert_eq!(on_a_kernel_of(38, "all=e"), "=e");
         assert_eq!(on_a_kernel_of(38, "all=e cap_audit_read-e"), "=e cap_audit_read-e");
         assert_eq!(on_a_kernel_of(43, "=p 42-p 41+i"), "=p 41+i 42-p");
     }
 
     #[test]
-    fn what_the_kernel_does_not_have_is_written_apart() {
+    fn unknown_capabilities_are_written_separately() {
         assert_eq!(on_a_kernel_of(38, "cap_bpf+ep"), "= cap_bpf+ep");
         assert_eq!(on_a_kernel_of(41, "cap_chown,41+e 63+i"), "cap_chown=e 63+i 41+e");
     }

@@ -69,7 +69,7 @@ impl<'a> Reader<'a> {
     }
 
     /// An error about the next character or its absence.
-    fn error_here(&self, of: impl FnOnce(char) -> Problem, at_end: Problem) -> TextError {
+    fn error_at_next(&self, of: impl FnOnce(char) -> Problem, at_end: Problem) -> TextError {
         match self.rest().chars().next() {
             Some(next) => self.error(next.len_utf8(), of(next)),
             None => self.error(0, at_end),
@@ -92,8 +92,8 @@ impl<'a> Reader<'a> {
                 state.change(flags, |set| set.union(list));
             }
             Some(b'+' | b'-') => {}
-            _ if listed => return Err(self.error_here(|_| Problem::NoOperator, Problem::NoOperator)),
-            _ => return Err(self.error_here(Problem::NotAClause, Problem::NoOperator)),
+            _ if listed => return Err(self.error_at_next(|_| Problem::NoOperator, Problem::NoOperator)),
+            _ => return Err(self.error_at_next(Problem::NotAClause, Problem::NoOperator)),
         }
         self.more(state, list, listed)
     }
@@ -137,7 +137,7 @@ impl<'a> Reader<'a> {
                     }
                     _ => return Ok(flags),
                 },
-                _ => return Err(self.error_here(Problem::NotAFlag, Problem::NotAFlag(' '))),
+                _ => return Err(self.error_at_next(Problem::NotAFlag, Problem::NotAFlag(' '))),
             }
             self.at += 1;
         }
@@ -153,7 +153,7 @@ impl<'a> Reader<'a> {
             }
             self.at += 1;
             if !self.peek().is_some_and(starts_a_name) {
-                return Err(self.error_here(|_| Problem::NothingAfterComma, Problem::NothingAfterComma));
+                return Err(self.error_at_next(|_| Problem::NothingAfterComma, Problem::NothingAfterComma));
             }
         }
     }

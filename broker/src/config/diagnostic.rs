@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_line_is_cut_around_the_place() {
+    fn a_long_line_is_truncated_around_the_place() {
         let mut sources = Sources::default();
         let text = format!("{}here{}", "é".repeat(5000), "y".repeat(1_000_000));
         let file = sources.add("a".into(), text);

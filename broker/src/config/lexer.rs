@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn barewords_end_where_the_language_says() {
+    fn barewords_end_at_delimiters() {
         assert_eq!(
             texts("Listen /tmp/2025{a=127.0.0.0/8}x/*c*/y#z\n[*]:25"),
             ["Listen", "/tmp/2025", "{", "a", "=", "127.0.0.0/8", "}", "x", "y", "[", "*", "]", ":25"]
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unterminated_reaches_to_the_end() {
+    fn an_unterminated_token_extends_to_the_end() {
         for (text, bad) in [
             ("\"abc\\\"", Bad::Quote),
             ("\"abc\\", Bad::Quote),

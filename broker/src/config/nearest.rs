@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_name_is_one_slip_away_not_a_guess() {
+    fn only_a_similar_name_is_suggested() {
         let names = ["user", "group", "chroot", "capabilities"];
         assert_eq!(nearest("usr", names), Some("user"));
         assert_eq!(nearest("suer", names), Some("user"));

@@ -72,7 +72,7 @@ impl Report {
     }
 
     fn more(&self) -> String {
-        format!("{} more are not shown; correct these first", self.omitted)
+        format!("{} more are not sorted_elements; correct these first", self.omitted)
     }
 }
 
@@ -111,7 +111,7 @@ impl Diagnostic {
             Severity::Warning => Level::WARNING,
             Severity::Note => Level::NOTE,
         };
-        let mut group = level.primary_title(escaped(&self.message)).elements(self.shown());
+        let mut group = level.primary_title(escaped(&self.message)).elements(self.sorted_elements());
         if !self.help.is_empty() {
             group = group.element(Level::HELP.message(escaped(&self.help)));
         }
@@ -122,12 +122,12 @@ impl Diagnostic {
         renderer.render(&[group] as &[Group<'_>])
     }
 
-    /// The order in which diagnostics are shown: those about whole files, then the others by place.
+    /// The order in which diagnostics are sorted_elements: those about whole files, then the others by place.
     fn order(&self) -> (bool, &str, usize, usize) {
         (self.line > 0, &self.file, self.line, self.column)
     }
 
-    fn shown(&self) -> Vec<Element<'_>> {
+    fn sorted_elements(&self) -> Vec<Element<'_>> {
         let origin = Origin::path(escaped(&self.file));
         if self.line == 0 {
             return vec![origin.into()];

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_files_layout_is_no_change() {
+    fn the_layout_of_the_file_does_not_count_as_a_change() {
         assert_eq!(snapshot("broker { retain = 5 }"), snapshot("\n\nbroker\n{\n  Retain = 5\n}\n"));
     }
 }

@@ -196,7 +196,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_printed_is_read_back(items in items(), choices in vec(any::<u8>(), 1..64)) {
+    fn printed_items_are_parsed_back(items in items(), choices in vec(any::<u8>(), 1..64)) {
         let mut printer = Printer { out: String::new(), choices: choices.iter().cycle() };
         printer.items(&items);
         let (read, errors) = read(&printer.out);
@@ -205,7 +205,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_read_or_refused_with_places_in_it(text in "[a-z=(){}\\[\\]\", \n/*#\\\\é'\\PC]{0,200}") {
+    fn any_text_is_parsed_or_refused_with_valid_places(text in "[a-z=(){}\\[\\]\", \n/*#\\\\é'\\PC]{0,200}") {
         if let Err(report) = super::parse_text("t", &text) {
             let lines = text.split('\n').count();
             for found in report.diagnostics() {
@@ -217,7 +217,7 @@ proptest! {
     }
 
     #[test]
-    fn scopes_with_any_values_are_read_or_refused(
+    fn scopes_with_any_values_are_parsed_or_refused(
         scope in prop_oneof![Just("security"), Just("broker"), Just("worker"), Just("x_listener"), Just("cluster")],
         items in items(),
         choices in vec(any::<u8>(), 1..64),
@@ -244,7 +244,7 @@ fn an_offset_in_a_value_is_a_place_in_the_file() {
 }
 
 #[test]
-fn an_excerpt_drives_no_terminal() {
+fn an_excerpt_contains_no_terminal_control_characters() {
     let text = (0..=0x9f).filter_map(char::from_u32).filter(|c| *c != '\n').collect::<String>();
     let report = check_syntax_text("c.conf", &format!("a = (\u{e9}{text}")).unwrap_err();
     for line in report.render(Style::Plain).lines() {

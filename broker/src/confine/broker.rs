@@ -52,7 +52,7 @@ impl Confinement<'_> {
             directories.replace(root::enter(&directories.paths())?);
         }
         inject::point("broker.identity")?;
-        own_identity()?;
+        set_root_ids()?;
         if inject::lock("bounding")? {
             locks::bounding(self.retained.permitted)?;
         }
@@ -142,7 +142,7 @@ pub fn needs(policy: &Policy, socket_directories: usize) -> SeccompNeeds {
 }
 
 /// Sets all user and group ids to 0 and clears the supplementary groups.
-fn own_identity() -> Result<(), Failure> {
+fn set_root_ids() -> Result<(), Failure> {
     let os = |call: &'static str| move |error: nix::Error| Failure::os(STEP, call, error);
     let (user, group) = (nix::unistd::ROOT, nix::unistd::Gid::from_raw(0));
     nix::unistd::setgroups(&[]).map_err(os("setgroups"))?;

@@ -29,7 +29,7 @@ pub struct Passed {
 
 /// Opens the missing ones of descriptors 0, 1 and 2 on /dev/null, and closes all others except those that the service
 /// manager passed, which are returned.
-pub fn settle() -> Result<Vec<Passed>, Failure> {
+pub fn close_unneeded() -> Result<Vec<Passed>, Failure> {
     let passed = passed();
     loop {
         let null = File::options().read(true).write(true).open("/dev/null");

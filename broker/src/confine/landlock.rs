@@ -117,7 +117,7 @@ pub fn restrict<D: AsFd>(permitted: Permitted<'_, D>) -> Result<Landlock, Failur
     let bind = bind(permitted.tcp_ports);
     let status =
         apply(permitted, bind).map_err(|error| Failure::os(STEP, "restricting the broker", error))?;
-    Ok(told(status.landlock, &status.ruleset, bind))
+    Ok(to_landlock(status.landlock, &status.ruleset, bind))
 }
 
 /// Restricts this process, which must be single-threaded, to reading files below these directories; no TCP, no signals
@@ -139,7 +139,7 @@ pub fn restrict_to_reading<D: AsFd>(directories: &[D]) -> Result<Landlock, Failu
         ruleset.restrict_self()
     };
     let status = apply().map_err(|error| Failure::os(STEP, "restricting the reader", error))?;
-    Ok(told(status.landlock, &status.ruleset, Bind::Ports(0)))
+    Ok(to_landlock(status.landlock, &status.ruleset, Bind::Ports(0)))
 }
 
 /// The result that [`restrict_to_reading`] would have; see [`probe`].
@@ -208,7 +208,7 @@ const SINCE: [(u32, &str); 5] = [
     (6, "signals and abstract Unix sockets (Linux 6.12)"),
 ];
 
-fn told(kernel: LandlockStatus, ruleset: &RulesetStatus, bind: Bind) -> Landlock {
+fn to_landlock(kernel: LandlockStatus, ruleset: &RulesetStatus, bind: Bind) -> Landlock {
     let abi = match kernel {
         LandlockStatus::Available { effective_abi, .. } => effective_abi as u32,
         LandlockStatus::NotEnabled => {
@@ -231,31 +231,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_that_overlap_make_one_rule_for_each_port() {
+    fn overlapping_ranges_make_one_rule_per_port() {
         assert_eq!(bind(&[]), Bind::Ports(0));
         assert_eq!(bind(&[25..=25, 20..=30, 0..=0]), Bind::Ports(12));
         assert_eq!(bind(&[1..=1023]), Bind::Ports(1023));
     }
 
     #[test]
-    fn an_older_kernel_is_told_with_what_it_lacks() {
+    fn an_older_kernel_is_reported_with_what_it_lacks() {
         let linux_6_7 = LandlockStatus::Available { effective_abi: ABI::V4, kernel_abi: None };
-        let told = told(linux_6_7, &RulesetStatus::PartiallyEnforced, Bind::Ports(1));
+        let partial = to_landlock(linux_6_7, &RulesetStatus::PartiallyEnforced, Bind::Ports(1));
         let lacking = vec!["ioctl on devices (Linux 6.10)", "signals and abstract Unix sockets (Linux 6.12)"];
-        assert_eq!(told, Landlock::Partial { abi: 4, lacking });
+        assert_eq!(partial, Landlock::Partial { abi: 4, lacking });
     }
 
     #[test]
-    fn landlock_that_is_off_is_told_apart_from_landlock_that_is_not_there() {
-        let off = told(LandlockStatus::NotEnabled, &RulesetStatus::NotEnforced, Bind::EveryPort);
-        let absent = told(LandlockStatus::NotImplemented, &RulesetStatus::NotEnforced, Bind::EveryPort);
+    fn disabled_and_missing_landlock_are_distinguished() {
+        let off = to_landlock(LandlockStatus::NotEnabled, &RulesetStatus::NotEnforced, Bind::EveryPort);
+        let absent =
+            to_landlock(LandlockStatus::NotImplemented, &RulesetStatus::NotEnforced, Bind::EveryPort);
         assert!(
             matches!((&off, &absent), (Landlock::Absent(off), Landlock::Absent(absent)) if off != absent)
         );
     }
 
     #[test]
-    fn a_policy_of_every_port_leaves_nothing_to_forbid() {
+    fn a_policy_of_every_port_does_not_restrict_tcp() {
         assert_eq!(bind(&[1..=1023, 1024..=65535]), Bind::EveryPort);
         assert_eq!(bind(&[0..=65535]), Bind::EveryPort);
         assert_eq!(bind(&[2..=65535]), Bind::Ports(65534));

@@ -60,7 +60,7 @@ impl Confinement {
         let landlock = landlock::restrict_to_reading(&directories)?;
         drop(directories);
         inject::point("reader.seccomp")?;
-        Ok(self.told(&landlock, &seccomp::install_for_reader()?))
+        Ok(self.lines(&landlock, &seccomp::install_for_reader()?))
     }
 
     fn open(&self) -> Result<Vec<OwnedFd>, Failure> {
@@ -82,10 +82,10 @@ impl Confinement {
 
     /// The lines that [`Confinement::apply`] will return on this kernel. Needs no privilege.
     pub fn predict(&self) -> Result<Vec<String>, Failure> {
-        Ok(self.told(&landlock::probe_reading()?, &seccomp::probe_for_reader()))
+        Ok(self.lines(&landlock::probe_reading()?, &seccomp::probe_for_reader()))
     }
 
-    fn told(&self, landlock: &Landlock, seccomp: &Seccomp) -> Vec<String> {
+    fn lines(&self, landlock: &Landlock, seccomp: &Seccomp) -> Vec<String> {
         let securebits = format!("securebits {:#x}, locked", locks::SECUREBITS.bits());
         let landlock = match landlock {
             Landlock::Enforced { abi, .. } => {

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_opens_runs_forks_mounts_traces_or_gains_is_allowed() {
+    fn no_call_that_opens_executes_forks_mounts_traces_or_gains_privileges_is_allowed() {
         let never = [
             libc::SYS_openat,
             libc::SYS_openat2,

@@ -70,7 +70,7 @@ impl Confinement {
         inject::point("worker.private")?;
         limits::make_private()?;
         inject::point("worker.getting_back")?;
-        identity.cannot_get_back(chrooted)
+        identity.verify_irrevocable(chrooted)
     }
 
     /// The resource limits that are set, by the names of setrlimit(2).
@@ -110,7 +110,7 @@ impl Confinement {
 
 impl Identity {
     /// Tries what a compromised worker would try first.
-    fn cannot_get_back(&self, chrooted: bool) -> Result<(), Failure> {
+    fn verify_irrevocable(&self, chrooted: bool) -> Result<(), Failure> {
         let root = nix::unistd::ROOT;
         let attempts = [
             ("setresuid(0)", !self.user.is_root() && setresuid(root, root, root).is_ok()),

@@ -62,7 +62,7 @@ pub fn run(channel: UnixDatagram, confinement: Confinement, command: Command) ->
         while let Ok(Some(_)) = signals.read_signal() {}
         launcher.reap();
         if broker_lives {
-            broker_lives = launcher.obey();
+            broker_lives = launcher.handle_orders();
         }
     }
     Ok(())
@@ -82,12 +82,12 @@ impl Launcher {
     }
 
     /// Executes the waiting orders; returns false when the broker has ended.
-    fn obey(&mut self) -> bool {
+    fn handle_orders(&mut self) -> bool {
         loop {
             match take(&self.channel) {
                 Ok((order, descriptors)) => {
                     self.kept.extend(descriptors);
-                    self.carry_out(order);
+                    self.execute_order(order);
                 }
                 Err(ReceiveError::Os(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     return true;
@@ -98,7 +98,7 @@ impl Launcher {
         }
     }
 
-    fn carry_out(&mut self, order: Order) {
+    fn execute_order(&mut self, order: Order) {
         match order {
             Order::Keep => {}
             Order::Spawn { names } => {

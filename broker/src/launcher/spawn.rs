@@ -30,8 +30,8 @@ pub fn spawn(command: &Command, names: &[String], descriptors: &[BorrowedFd<'_>]
                 Ok(never) => match never {},
                 Err(errno) => errno,
             };
-            let _parent_sees_the_pipe_close =
-                nix::unistd::write(&away.failing, &(errno as i32).to_ne_bytes());
+            // If writing fails, the parent sees the pipe close without a word.
+            let _ = nix::unistd::write(&away.failing, &(errno as i32).to_ne_bytes());
             // SAFETY: _exit runs no destructors or exit handlers of the launcher.
             unsafe { libc::_exit(127) }
         }

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_is_what_the_kernel_says_of_it() {
+    fn a_socket_is_described_as_the_kernel_reports_it() {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let udp = UdpSocket::bind("[::1]:0").unwrap();
         let endpoint =

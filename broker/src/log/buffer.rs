@@ -21,7 +21,7 @@ pub struct Buffer {
     lengths: VecDeque<usize>,
     lost: u64,
     /// How many of the dropped lines were reported.
-    told: u64,
+    reported: u64,
     stalled: bool,
     /// `None` until the log is initialized.
     sink: Option<Sink>,
@@ -35,7 +35,7 @@ impl Buffer {
             begin: 0,
             lengths: VecDeque::new(),
             lost: 0,
-            told: 0,
+            reported: 0,
             stalled: false,
             sink: None,
         }
@@ -77,9 +77,9 @@ impl Buffer {
         if self.stalled {
             return 0;
         }
-        let missed = self.lost - self.told;
-        self.told = self.lost;
-        missed
+        let dropped = self.lost - self.reported;
+        self.reported = self.lost;
+        dropped
     }
 
     /// Whether the destination has no room.
@@ -91,7 +91,7 @@ impl Buffer {
     pub fn write(&mut self) {
         self.stalled = false;
         while let (Some(first), Some(sink)) = (self.lengths.front(), &self.sink) {
-            let end = if sink.takes_one_at_a_time() { self.begin + first } else { self.bytes.len() };
+            let end = if sink.writes_lines_separately() { self.begin + first } else { self.bytes.len() };
             match sink.write(self.bytes.get(self.begin..end).unwrap_or_default()) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Ok(0) => return self.stalled = true,
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stops_loses_whole_lines_that_are_counted_and_nobody_waits_for_it() {
+    fn a_stalled_reader_loses_whole_lines_that_are_counted() {
         let (mut reader, mut buffer) = pipe();
         let line = |number: u32| format!("{number:09}\n");
         (0..100_000).for_each(|number| buffer.push(line(number).as_bytes()));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_has_gone_is_no_error() {
+    fn a_closed_reader_is_no_error() {
         let (reader, mut buffer) = pipe();
         drop(reader);
         buffer.push(b"one\n");

@@ -41,9 +41,9 @@ fn stderr() -> io::Result<File> {
 
 /// Whether standard error is connected to the journal, by JOURNAL_STREAM. See systemd.exec(5).
 pub fn stderr_is_journal() -> bool {
-    let Ok(told) = std::env::var("JOURNAL_STREAM") else { return false };
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let metadata = stderr().and_then(|stderr| stderr.metadata());
-    metadata.is_ok_and(|metadata| told == format!("{}:{}", metadata.dev(), metadata.ino()))
+    metadata.is_ok_and(|metadata| stream == format!("{}:{}", metadata.dev(), metadata.ino()))
 }
 
 impl Sink {
@@ -73,7 +73,7 @@ impl Sink {
     }
 
     /// Whether each line is written separately.
-    pub fn takes_one_at_a_time(&self) -> bool {
+    pub fn writes_lines_separately(&self) -> bool {
         matches!(self, Sink::Journal(_))
     }
 

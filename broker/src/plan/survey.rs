@@ -30,12 +30,12 @@ pub fn survey(config: &Config, root: &Root, findings: &mut Findings) {
     };
     let mut survey = Survey::default();
     survey.walk(directory.as_fd());
-    for (name, remark) in &survey.found {
+    for (name, finding) in &survey.found {
         let path = chroot.value.join(name);
-        let message = format!("{path:?} in the chroot is {}", remark.what);
-        findings.add(match remark.severity {
-            Severity::Note => config.note(chroot.span, message, remark.help),
-            Severity::Warning | Severity::Error => config.warning(chroot.span, message, remark.help),
+        let message = format!("{path:?} in the chroot is {}", finding.what);
+        findings.add(match finding.severity {
+            Severity::Note => config.note(chroot.span, message, finding.help),
+            Severity::Warning | Severity::Error => config.warning(chroot.span, message, finding.help),
         });
     }
     if survey.is_full() {
@@ -50,7 +50,7 @@ pub fn survey(config: &Config, root: &Root, findings: &mut Findings) {
 }
 
 /// The finding about one file.
-struct Remark {
+struct FileFinding {
     severity: Severity,
     what: &'static str,
     help: &'static str,
@@ -61,7 +61,7 @@ struct Survey {
     files: usize,
     /// Directories that could not be read.
     closed: usize,
-    found: Vec<(PathBuf, Remark)>,
+    found: Vec<(PathBuf, FileFinding)>,
 }
 
 impl Survey {
@@ -104,8 +104,8 @@ impl Survey {
             let path = path.join(OsStr::from_bytes(name.to_bytes()));
             if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
                 below.push(path);
-            } else if let Some(remark) = remark(&stat) {
-                self.found.push((path, remark));
+            } else if let Some(finding) = finding(&stat) {
+                self.found.push((path, finding));
             }
             if self.is_full() {
                 break;
@@ -115,7 +115,7 @@ impl Survey {
     }
 }
 
-fn remark(stat: &Stat) -> Option<Remark> {
+fn finding(stat: &Stat) -> Option<FileFinding> {
     const SET_ID: u32 = 0o6000;
     let device = (major(stat.st_rdev), minor(stat.st_rdev));
     let (severity, what, help) = match FileType::from_raw_mode(stat.st_mode) {
@@ -134,5 +134,5 @@ fn remark(stat: &Stat) -> Option<Remark> {
         ),
         _ => return None,
     };
-    Some(Remark { severity, what, help })
+    Some(FileFinding { severity, what, help })
 }

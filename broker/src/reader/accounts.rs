@@ -50,7 +50,7 @@ fn text(file: &str) -> String {
     let mut bytes = Vec::new();
     let opened = File::open(format!("{DIRECTORY}/{file}"));
     // A missing file has no accounts.
-    let _read_as_far_as_it_goes = opened.and_then(|opened| opened.take(MAX_BYTES).read_to_end(&mut bytes));
+    let _ = opened.and_then(|opened| opened.take(MAX_BYTES).read_to_end(&mut bytes)); // read as far as possible
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_account_is_a_line_and_its_first_one_counts() {
+    fn of_repeated_account_lines_the_first_counts() {
         let ids =
             ids("root:x:0:0:root:/root:/bin/sh\n# no account\nmail:x:8:\nmail:x:9:\nbad:x:-1:\nshort:x\n");
         assert_eq!(ids.get("root"), Some(&0));
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_in_no_file_keeps_the_id_that_it_had() {
+    fn a_name_in_neither_file_keeps_the_id_of_the_start() {
         let name = |name: &str| PeerName::User(name.to_owned());
         let known = HashMap::from([(name("no-such-user"), 4711), (name("root"), 4712)]);
         let found = by_files(vec![name("no-such-user"), name("root"), name("nobody-at-all")], &known);

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_in_the_bucket_whose_bound_it_does_not_exceed() {
+    fn a_latency_is_counted_in_its_bucket() {
         let counters = Counters::default();
         for micros in [0, 10, 11, 10_000_000, 10_000_001] {
             counters.add_latency(Ping::KIND, Duration::from_micros(micros));

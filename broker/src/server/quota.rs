@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seconds_worth_comes_at_once_and_the_rest_one_after_the_other() {
+    fn a_burst_of_one_second_is_immediate_and_the_rest_is_spread() {
         let rate = Rate::default();
         assert!((0..10).all(|_| rate.take(1, 10).is_zero()));
         let waits: Vec<Duration> = (0..5).map(|_| rate.take(1, 10)).collect();
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_to_be_had_is_not_taken() {
+    fn a_refused_resource_is_not_counted() {
         let rate = Rate::default();
         assert_eq!((0..100).filter(|_| rate.try_take(10)).count(), 10);
         assert!(rate.take(1, 10) <= Duration::from_millis(100));

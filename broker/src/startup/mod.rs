@@ -64,7 +64,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         return Err(Failure::new(Exit::NoPermission, "start", what, remedy));
     }
     inject::point("descriptors")?;
-    let passed = descriptors::settle()?;
+    let passed = descriptors::close_unneeded()?;
     log::begin(format)?;
     inject::point("private")?;
     limits::make_private()?;

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_no_broker_made_is_none() {
+    fn a_foreign_fdstore_name_is_not_parsed() {
         let stored =
             FdstoreName { endpoint: "*:25".parse().unwrap(), options: ListenOptions::default(), user: None };
         let name = stored.encode().unwrap();

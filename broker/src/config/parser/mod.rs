@@ -101,7 +101,7 @@ impl<'t> Parser<'t, '_> {
     fn item(&mut self, first: Token) {
         let name = self.span(first);
         let text = self.at(name);
-        if left_out(text) {
+        if is_placeholder(text) {
             return self.elision(first);
         }
         if !is_name(text) {
@@ -189,7 +189,7 @@ impl<'t> Parser<'t, '_> {
             Some((head, before)) => self.end_scope(head, before),
             None => self.problems.error(
                 self.span(brace),
-                "this } closes no scope",
+                "this } is_matching_close no scope",
                 "remove it, or look for a scope above that is closed too early",
             ),
         }
@@ -257,7 +257,7 @@ fn has_kind(name: &str) -> bool {
 }
 
 /// Placeholders that documents use for omitted text.
-fn left_out(text: &str) -> bool {
+fn is_placeholder(text: &str) -> bool {
     text == "..." || text == "…"
 }
 

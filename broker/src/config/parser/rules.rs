@@ -3,7 +3,7 @@
 //! Unlike all other brackets, these rules nest to any depth. They are parsed so that the rest of the file is understood,
 //! and kept as one value of which only the first word is used.
 
-use super::{MAX_DEPTH, Parser, left_out};
+use super::{MAX_DEPTH, Parser, is_placeholder};
 use crate::config::lexer::Kind;
 use crate::config::source::Span;
 use crate::config::tree::{Scalar, Value};
@@ -47,7 +47,9 @@ impl Parser<'_, '_> {
                 continue;
             }
             match (token.kind, inner.last) {
-                (Kind::CloseParen | Kind::CloseBracket, last) if closes(inner.kind, token.kind) => {
+                (Kind::CloseParen | Kind::CloseBracket, last)
+                    if is_matching_close(inner.kind, token.kind) =>
+                {
                     self.take();
                     span = span.to(here);
                     if let Some((at, message)) = incomplete(last, inner.kind) {
@@ -74,7 +76,7 @@ impl Parser<'_, '_> {
                     self.skip_to_end();
                     return Value::Rules { span, endpoints };
                 }
-                (Kind::Word, _) if left_out(self.at(here)) => {
+                (Kind::Word, _) if is_placeholder(self.at(here)) => {
                     self.take();
                     self.elision(token);
                     self.skip_to_end();
@@ -195,7 +197,7 @@ impl Parser<'_, '_> {
     }
 }
 
-fn closes(open: Kind, close: Kind) -> bool {
+fn is_matching_close(open: Kind, close: Kind) -> bool {
     matches!((open, close), (Kind::OpenParen, Kind::CloseParen) | (Kind::OpenBracket, Kind::CloseBracket))
 }
 

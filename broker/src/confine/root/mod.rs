@@ -47,20 +47,20 @@ pub fn enter(directories: &[PathBuf]) -> Result<Vec<SocketDirectory>, Failure> {
     // From now on mounts do not propagate between this namespace and the host.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .map_err(os("mount MS_PRIVATE /"))?;
-    let taken: Vec<DetachedMount> = paths.iter().map(|path| detach(path)).collect::<Result<_, _>>()?;
+    let mounts: Vec<DetachedMount> = paths.iter().map(|path| detach(path)).collect::<Result<_, _>>()?;
     let root = new_root()?;
-    for directory in &taken {
+    for directory in &mounts {
         make_mount_point(&root, &directory.path)?;
     }
     replace_root(&root)?;
     // Sorted, so that a directory inside another one is mounted after it.
-    for directory in &taken {
-        put(directory)?;
+    for directory in &mounts {
+        attach(directory)?;
     }
     let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | NO_PROGRAM;
     mount(None::<&str>, "/", None::<&str>, read_only, None::<&str>)
         .map_err(os("mount MS_REMOUNT MS_RDONLY /"))?;
-    read_back::verify(&taken)?;
+    read_back::verify(&mounts)?;
     paths.into_iter().map(|path| Ok(SocketDirectory { descriptor: open_directory(&path)?, path })).collect()
 }
 
@@ -157,7 +157,7 @@ fn replace_root(root: &OwnedFd) -> Result<(), Failure> {
     chdir("/").map_err(os("chdir /"))
 }
 
-fn put(directory: &DetachedMount) -> Result<(), Failure> {
+fn attach(directory: &DetachedMount) -> Result<(), Failure> {
     let path = &directory.path;
     let from_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(&directory.tree, "", rustix::fs::CWD, path.as_path(), from_descriptor)
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_that_is_not_plain_is_refused_by_name() {
+    fn a_path_that_is_not_absolute_and_plain_is_refused() {
         for path in ["/", "run", "", "/run/../etc"] {
             let failure = detach(Path::new(path)).map(|_| ()).unwrap_err().to_string();
             assert!(failure.contains("is not an absolute path"), "{failure}");

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_permit_names_the_rule_that_it_was_given_by_after_a_reload_too() {
+    fn a_permit_keeps_naming_its_rule_after_a_reload() {
         let in_force = RefCell::new(policy(0));
         let permit = add().decide(&in_force.borrow(), &Requester::Worker).unwrap();
         in_force.replace(policy(3));

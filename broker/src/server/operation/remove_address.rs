@@ -43,7 +43,7 @@ impl Deferred for RemoveAddress {
         let may_remove =
             |address: IpAddr| addresses.check_removable(address, who, self.epoch).map(|()| address);
         let allowed = self.addresses.iter().map(|address| match addresses.leader_of(*address) {
-            Some(leader) => Err(is_a_follower(*address, leader)),
+            Some(leader) => Err(follower_fault(*address, leader)),
             None => may_remove(*address),
         });
         let allowed: Vec<_> = allowed.collect();
@@ -73,7 +73,7 @@ impl Deferred for RemoveAddress {
     }
 }
 
-fn is_a_follower(address: IpAddr, leader: IpAddr) -> Fault {
+fn follower_fault(address: IpAddr, leader: IpAddr) -> Fault {
     Fault::new(FaultCode::Denied, &format!("{address} follows {leader} and is removed only with it"))
         .remedy(&format!("remove {leader}: its followers are included"))
 }
