@@ -213,7 +213,7 @@ fn the_command_adds_lists_renews_and_removes_addresses() {
         command("announce 10.1.1.7 --epoch 5");
         assert_eq!(
             command("remove 10.1.1.7 2001:db8::7 --epoch 5"),
-            "10.1.1.7 is gone\n2001:db8::7 is gone\n"
+            "10.1.1.7 was removed\n2001:db8::7 was removed\n"
         );
         assert_eq!(lan::show_address("10.1.1.7"), None);
     });

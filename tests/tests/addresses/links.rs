@@ -81,10 +81,7 @@ fn the_command_and_the_blocking_client_set_interfaces() {
             let output = command.args(["--socket", SOCKET]).args(words.split(' ')).output().unwrap();
             (output.status.code(), String::from_utf8(output.stdout).unwrap())
         };
-        assert_eq!(
-            command("link eth1 mtu 1400"),
-            (Some(0), "eth1 is up, has a carrier, and its MTU is 1400\n".to_owned())
-        );
+        assert_eq!(command("link eth1 mtu 1400"), (Some(0), "eth1: up, carrier, MTU 1400\n".to_owned()));
         let (code, down) = command("--json link eth1 down");
         let down: serde_json::Value = serde_json::from_str(&down).unwrap();
         assert_eq!((code, &down["up"], &down["mtu"]), (Some(0), &false.into(), &1400.into()));

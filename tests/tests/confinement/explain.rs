@@ -80,9 +80,13 @@ fn a_worker_with_user_root_starts_as_explained_with_a_warning_and_a_remedy() {
             let output = run(host, &[command, config.to_str().unwrap()]);
             let said = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{said}");
-            for words in
-                ["portreeve.conf:2:10", "exclusive", "other users' files", "a user of its own", "chown"]
-            {
+            for words in [
+                "portreeve.conf:2:10",
+                "without any capability",
+                "other users' files",
+                "a separate user",
+                "chown",
+            ] {
                 assert!(said.contains(words), "{command} does not say {words:?}: {said}");
             }
         }

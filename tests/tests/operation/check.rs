@@ -78,7 +78,7 @@ fn a_writable_chroot_is_reported_with_every_other_error() {
         let found = found(&output);
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].contains("writable by the worker") && found[0].contains("chown"), "{found:?}");
-        assert!(found[1].contains("no flag follows"), "{found:?}");
+        assert!(found[1].contains("a flag is missing after"), "{found:?}");
     });
 }
 

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::io::Read as _;
 use std::net::{IpAddr, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Duration;
 
 use portreeve::{AddressOptions, Channel, Client, Error, ListenOptions};
@@ -186,6 +186,7 @@ fn a_lease_survives_a_takeover_and_a_killed_broker_or_reports_its_loss() {
         let (stop_sender, stop_receiver) = channel();
         let (ready, held) = channel();
         let why = std::thread::scope(|scope| {
+            let stop_sender = stop_sender;
             let holder = scope.spawn(move || {
                 run(async move {
                     let client = reconnecting_client().await;
@@ -195,7 +196,8 @@ fn a_lease_survives_a_takeover_and_a_killed_broker_or_reports_its_loss() {
                     let why = loop {
                         match tokio::time::timeout(Duration::from_millis(50), lease.lost()).await {
                             Ok(why) => break Some(why),
-                            Err(_) if stop_receiver.try_recv().is_ok() => break None,
+                            // Also if the test has panicked and dropped the sender.
+                            Err(_) if stop_receiver.try_recv() != Err(TryRecvError::Empty) => break None,
                             Err(_) => {}
                         }
                     };

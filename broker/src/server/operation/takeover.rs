@@ -84,7 +84,7 @@ fn act(broker: &Broker, session: &Rc<Session>, request: &Takeover) -> Result<Bat
         _ if !export.is_successor(session.number) => Err(out_of_order("this session has not begun one")),
         Takeover::NextBatch(_) => {
             export.pause_others(session.number);
-            let settled = broker.addresses.as_ref().is_none_or(|addresses| addresses.is_adding());
+            let settled = broker.addresses.as_ref().is_none_or(|addresses| !addresses.is_adding());
             match settled && !export.has_requests_in_flight() {
                 true => {
                     Ok(export.next_batch(&broker.registry.borrow(), broker.addresses.as_deref(), |session| {
