@@ -183,3 +183,19 @@ fn every_operation_is_in_each_place_of_the_checklist() {
     }
     assert!(forgotten.is_empty(), "ARCHITECTURE.md, Adding an operation:\n{}", forgotten.join("\n"));
 }
+
+#[test]
+fn unsafe_code_is_only_in_modules_that_make_system_calls() {
+    let src = root().join("broker/src");
+    for file in files(&src) {
+        let path = file.strip_prefix(&src).unwrap();
+        if ["sys", "confine", "launcher", "hostile"].iter().any(|module| path.starts_with(module)) {
+            continue;
+        }
+        let source = fs::read_to_string(&file).unwrap();
+        let code = source.lines().map(|line| line.split("//").next().unwrap_or_default());
+        for line in code {
+            assert!(!has(line, "unsafe"), "{}: {line}", path.display());
+        }
+    }
+}

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use caps::Capability;
 
 use super::table;
+use crate::sys::capabilities::in_bounding_set;
 
 /// A set of capabilities: bit n is capability n of `capabilities(7)`.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -132,13 +133,7 @@ impl Count {
     /// so that it works without `/proc`.
     pub fn of_kernel() -> Self {
         static COUNT: OnceLock<Count> = OnceLock::new();
-        *COUNT.get_or_init(|| {
-            let known = |number: u8| {
-                let one = rustix::thread::CapabilitySet::from_bits_retain(mask(number));
-                rustix::thread::capability_is_in_bounding_set(one).is_ok()
-            };
-            Self((0..64).find(|number| !known(*number)).unwrap_or(64))
-        })
+        *COUNT.get_or_init(|| Self((0..64).find(|number| in_bounding_set(*number).is_none()).unwrap_or(64)))
     }
 
     /// The number of capabilities, 0 to 64.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::output;
 use crate::config::{self, Config, Report, Trust};
 use crate::plan::{self, Draft, Findings, Root};
+use crate::sys::process;
 
 /// The arguments of `check`.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ impl Check {
     }
 
     fn examine(&self) -> (Option<Config>, Report) {
-        let trust = Trust::RootOr(nix::unistd::getuid().as_raw());
+        let trust = Trust::RootOr(process::real_uid());
         let (config, read) = config::examine(&self.file, trust);
         let mut findings = Findings::of(read);
         if let Some(config) = &config {

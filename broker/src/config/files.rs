@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::sys::directory::{self, FileType};
+
 /// The maximum size in bytes of all files of one configuration together. The parsed tree of the densest possible text
 /// takes twenty times as much, that of an ordinary text five times.
 pub const MAX_BYTES: u64 = 32 << 20;
@@ -197,19 +199,16 @@ fn text(bytes: Vec<u8>) -> Result<String, ReadError> {
 }
 
 /// The names of a directory's files in alphabetical order: no dot files, no subdirectories.
-fn list(directory: &File, path: &Path) -> Result<Vec<PathBuf>, ReadError> {
-    use rustix::fs::{AtFlags, Dir, FileType, statat};
+fn list(file: &File, path: &Path) -> Result<Vec<PathBuf>, ReadError> {
     let os = |error: rustix::io::Errno| ReadError::Read(error.into());
     let mut files = Vec::new();
-    for entry in Dir::read_from(directory).map_err(os)? {
-        let entry = entry.map_err(os)?;
-        let name = entry.file_name();
+    for name in directory::names(file).map_err(os)? {
+        let name = name.map_err(os)?;
         if name.to_bytes().starts_with(b".") {
             continue;
         }
         // Keep a name that cannot be examined: opening it reports the cause with the name.
-        let kind =
-            statat(directory, name, AtFlags::empty()).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        let kind = directory::stat(file, &name, true).map(|stat| FileType::from_raw_mode(stat.st_mode));
         if kind != Ok(FileType::Directory) {
             files.push(path.join(OsStr::from_bytes(name.to_bytes())));
         }

@@ -1,6 +1,8 @@
 //! The worker's identity: user, group and supplementary groups, resolved once, while name services are reachable.
 
-use nix::unistd::{Gid, Group, Uid, User};
+use std::ffi::CString;
+
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 /// The worker's identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +62,13 @@ pub fn user(name: &str) -> Result<Uid, AccountError> {
 pub fn group(name: &str) -> Result<Gid, AccountError> {
     let found = || Group::from_name(name).map(|group| group.map(|group| group.gid));
     id("group", name, Gid::from_raw, found)
+}
+
+/// All groups of a user by the name services; none for a user id without an account. See getgrouplist(3).
+pub fn groups_of(user: Uid) -> nix::Result<Vec<u32>> {
+    let Some(user) = User::from_uid(user)? else { return Ok(Vec::new()) };
+    let name = CString::new(user.name).unwrap_or_default();
+    Ok(getgrouplist(&name, user.gid)?.into_iter().map(Gid::as_raw).collect())
 }
 
 fn id<T>(

@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::Pid;
 use portreeve_protocol::channel::{self, ReceiveError};
 use portreeve_protocol::frame::MAX_DESCRIPTORS;
 use portreeve_protocol::status::Credentials;
@@ -26,6 +26,7 @@ use crate::confine::verify::ProcStatus;
 use crate::confine::worker::Confinement;
 use crate::failure::{Exit, Failure};
 use crate::inject;
+use crate::sys;
 
 const STEP: &str = "launcher";
 
@@ -45,30 +46,22 @@ pub fn start(confinement: Confinement, command: Command) -> Result<Launcher, Fai
     inject::point("launcher.channel")?;
     let (ours, theirs) = channel::pair().map_err(|error| Failure::os(STEP, "socketpair", error))?;
     inject::point("launcher.fork")?;
-    // SAFETY: the broker is single-threaded this early, so the child can run any code.
-    match unsafe { fork() }.map_err(|error| Failure::os(STEP, "fork", error))? {
-        ForkResult::Child => {
-            let keep = [theirs.as_fd(), command.program.as_fd()];
-            let root = confinement.root.as_ref().map(|root| root.as_fd());
-            descriptors::close_all_but(keep.into_iter().chain(root));
-            // Closed above already, by number.
-            std::mem::forget(ours);
-            // The broker reports the error; the launcher only ends.
-            let code = i32::from(process::run(theirs, confinement, command).is_err());
-            // SAFETY: _exit runs no destructors or exit handlers of the broker.
-            unsafe { libc::_exit(code) }
-        }
-        ForkResult::Parent { child } => {
-            drop(theirs);
-            inject::point("launcher.answer")?;
-            await_confined(&ours, &name)?;
-            inject::point("launcher.verify")?;
-            let status = ProcStatus::open(&child.to_string())?;
-            status.expect_one_thread("launcher")?;
-            let credentials = status.expect("launcher", &confinement.expected())?;
-            Ok(Launcher { pid: child, credentials, channel: ours })
-        }
-    }
+    let expected = confinement.expected();
+    let child = sys::process::fork(move || {
+        let keep = [theirs.as_fd(), command.program.as_fd()];
+        let root = confinement.root.as_ref().map(|root| root.as_fd());
+        descriptors::close_all_but(keep.into_iter().chain(root));
+        // The broker reports the error; the launcher only ends.
+        i32::from(process::run(theirs, confinement, command).is_err())
+    });
+    let child = child.map_err(|error| Failure::os(STEP, "fork", error))?;
+    inject::point("launcher.answer")?;
+    await_confined(&ours, &name)?;
+    inject::point("launcher.verify")?;
+    let status = ProcStatus::open(&child.to_string())?;
+    status.expect_one_thread("launcher")?;
+    let credentials = status.expect("launcher", &expected)?;
+    Ok(Launcher { pid: child, credentials, channel: ours })
 }
 
 fn await_confined(channel: &UnixDatagram, program: &ProgramName) -> Result<(), Failure> {

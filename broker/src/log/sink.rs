@@ -5,13 +5,12 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, send};
+use crate::sys::{poll, socket};
 
 /// The socket of the journal. See systemd's Native Journal Protocol.
 pub const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -85,10 +84,7 @@ impl Sink {
         match self {
             Sink::File => io::stderr().write(bytes),
             Sink::Own(file) => (&*file).write(bytes),
-            Sink::Socket => {
-                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-                Ok(send(io::stderr().as_raw_fd(), bytes, flags)?)
-            }
+            Sink::Socket => Ok(socket::send_nonblocking(io::stderr(), bytes)?),
             Sink::Asked => match self.has_room(Duration::ZERO) {
                 true => io::stderr().write(bytes.get(..PIPE_BUF).unwrap_or(bytes)),
                 false => Err(io::ErrorKind::WouldBlock.into()),
@@ -105,7 +101,6 @@ impl Sink {
             Sink::Journal(socket) => socket.as_fd(),
             Sink::File | Sink::Socket | Sink::Asked => stderr.as_fd(),
         };
-        let timeout = PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX);
-        matches!(poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], timeout), Ok(1))
+        matches!(poll::writable(fd, within), Ok(true))
     }
 }

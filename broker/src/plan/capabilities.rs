@@ -4,6 +4,7 @@ use super::Findings;
 use crate::capability::{self, CapabilitySet, Count, Privileges, State};
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
+use crate::sys::capabilities;
 
 const STEP: &str = "security.capabilities";
 const START_WITH_IT: &str = "start portreeved with it (a container's or unit's capability list, \
@@ -78,8 +79,8 @@ pub(super) fn privileges(config: &Config, retained: Option<&State>, findings: &m
 
 /// Fails if this process lacks a capability that the configuration retains.
 pub fn available(config: &Config, retained: &State) -> Result<(), Failure> {
-    let held = rustix::thread::capabilities(None).map_err(|error| Failure::os(STEP, "capget", error))?;
-    let held = CapabilitySet::from_bits(held.permitted.bits());
+    let held = capabilities::permitted().map_err(|error| Failure::os(STEP, "capget", error))?;
+    let held = CapabilitySet::from_bits(held);
     let place =
         config.security.capabilities.as_ref().map_or_else(String::new, |text| config.place(text.span));
     let beyond = required(retained).difference(bounding());
@@ -104,9 +105,6 @@ fn required(state: &State) -> CapabilitySet {
 /// This process's bounding set.
 fn bounding() -> CapabilitySet {
     (0..=capability::last_cap())
-        .filter(|number| {
-            let bit = rustix::thread::CapabilitySet::from_bits_retain(1 << number);
-            matches!(rustix::thread::capability_is_in_bounding_set(bit), Ok(true))
-        })
+        .filter(|number| capabilities::in_bounding_set(*number) == Some(true))
         .collect()
 }

@@ -2,6 +2,7 @@
 
 use crate::config::{Config, Diagnostic, Report, Severity, Span};
 use crate::failure::{Exit, Failure};
+use crate::sys::process;
 
 /// One finding and, for an error, the exit code of a start.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ impl Findings {
 
     /// Adds a warning that the checking user has no permission to examine something.
     pub fn no_permission(&mut self, config: &Config, span: Span, what: &str) {
-        let message = format!("{what} cannot be examined by user {}", nix::unistd::geteuid());
+        let message = format!("{what} cannot be examined by user {}", process::effective_uid());
         self.add(config.warning(span, message, "run the check as root"));
     }
 
@@ -79,5 +80,5 @@ impl Findings {
 
 /// Whether the error is only missing permission of the checking user.
 pub fn is_permission_denied(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::PermissionDenied && !nix::unistd::geteuid().is_root()
+    error.kind() == std::io::ErrorKind::PermissionDenied && process::effective_uid() != 0
 }

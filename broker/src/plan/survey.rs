@@ -9,10 +9,9 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, major, minor, openat2, statat};
-
 use super::{Findings, Root};
 use crate::config::{Config, Severity};
+use crate::sys::directory::{self, FileType, Stat, major, minor};
 
 /// The maximum number of files that are examined.
 const MAX_FILES: usize = 100_000;
@@ -86,19 +85,12 @@ impl Survey {
 
     /// Examines the files of one directory and returns its subdirectories.
     fn directory(&mut self, root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<Vec<PathBuf>> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let name = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        let directory = openat2(root, name, flags, Mode::empty(), resolve)?;
+        let opened = directory::open_beneath(root, path)?;
         let mut below = Vec::new();
-        for entry in Dir::read_from(&directory)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name == c"." || name == c".." {
-                continue;
-            }
+        for name in directory::names(&opened)? {
+            let name = name?;
             self.files += 1;
-            let Ok(stat) = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) else {
+            let Ok(stat) = directory::stat(&opened, &name, false) else {
                 continue;
             };
             let path = path.join(OsStr::from_bytes(name.to_bytes()));

@@ -13,8 +13,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::Pid;
 use portreeve_protocol::channel::{self, ReceiveError, receive_bytes};
 use portreeve_protocol::codec;
 use portreeve_protocol::status::Credentials;
@@ -27,6 +26,7 @@ use crate::confine::reader::Confinement;
 use crate::confine::verify::ProcStatus;
 use crate::failure::{Exit, Failure};
 use crate::inject;
+use crate::sys;
 
 pub use accounts::DIRECTORY as ACCOUNTS;
 pub use message::{Collector, Garbled};
@@ -72,28 +72,20 @@ pub fn start(path: &Path, config: &Config, confinement: Confinement) -> Result<R
     inject::point("reader.channel")?;
     let (ours, theirs) = channel::pair().map_err(|error| Failure::os(STEP, "socketpair", error))?;
     inject::point("reader.fork")?;
-    // SAFETY: the broker is single-threaded this early, so the child can run any code.
-    match unsafe { fork() }.map_err(|error| Failure::os(STEP, "fork", error))? {
-        ForkResult::Child => {
-            descriptors::close_all_but([theirs.as_fd()].into_iter());
-            // Closed above already, by number.
-            std::mem::forget(ours);
-            // The broker reports the error; the reader only ends.
-            let code = i32::from(process::run(&theirs, path, &confinement, &known).is_err());
-            // SAFETY: _exit runs no destructors or exit handlers of the broker.
-            unsafe { libc::_exit(code) }
-        }
-        ForkResult::Parent { child } => {
-            drop(theirs);
-            inject::point("reader.answer")?;
-            let locks = await_confined(&ours)?;
-            inject::point("reader.verify")?;
-            let status = ProcStatus::open(&child.to_string())?;
-            status.expect_one_thread(STEP)?;
-            let credentials = status.expect(STEP, &expected)?;
-            Ok(Reader { pid: child, credentials, locks, channel: ours })
-        }
-    }
+    let child = sys::process::fork(|| {
+        descriptors::close_all_but([theirs.as_fd()].into_iter());
+        // The broker reports the error; the reader only ends.
+        i32::from(process::run(&theirs, path, &confinement, &known).is_err())
+    });
+    let child = child.map_err(|error| Failure::os(STEP, "fork", error))?;
+    drop(theirs);
+    inject::point("reader.answer")?;
+    let locks = await_confined(&ours)?;
+    inject::point("reader.verify")?;
+    let status = ProcStatus::open(&child.to_string())?;
+    status.expect_one_thread(STEP)?;
+    let credentials = status.expect(STEP, &expected)?;
+    Ok(Reader { pid: child, credentials, locks, channel: ours })
 }
 
 fn await_confined(channel: &UnixDatagram) -> Result<Vec<String>, Failure> {
@@ -187,7 +179,7 @@ impl Handle {
     /// Reaps it and returns how it ended. Its channel closes shortly before it can be reaped.
     fn gone(&self) -> ReaderError {
         use nix::sys::wait::WaitStatus;
-        ReaderError::Gone(match waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED) {
+        ReaderError::Gone(match sys::process::wait_for_exit(self.pid) {
             Ok(WaitStatus::Exited(_, code)) => format!("exited with code {code}"),
             Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
             _ => "hung up".to_owned(),

@@ -5,7 +5,9 @@
 
 pub mod boot_time;
 pub mod bpf;
+pub mod capabilities;
 pub mod clock;
+pub mod directory;
 pub mod interface;
 pub mod malloc;
 pub mod neighbour;
@@ -14,6 +16,7 @@ mod netlink_batch;
 pub mod nft;
 pub mod packet;
 pub mod peer_credentials;
+pub mod poll;
 pub mod process;
 pub mod rlimit;
 pub mod rtnl;

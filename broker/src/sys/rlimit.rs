@@ -4,13 +4,13 @@
 //! 6.5). The broker checks before and after each call that the process is alive; the kernel gives the number of a live
 //! process to no other. Touches the limits of that process. Sources: unix(7), pidfd_open(2), prlimit(2).
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use libc::rlimit64;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::sockopt;
+use super::{poll, sockopt};
 
 /// The soft limit, then the hard limit.
 pub type Limits = (u64, u64);
@@ -57,10 +57,9 @@ impl PeerProcess {
 
     /// ESRCH once the process has ended: its pidfd is readable then.
     fn check_alive(&self) -> Result<(), Errno> {
-        let mut ended = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut ended, PollTimeout::ZERO)? {
-            0 => Ok(()),
-            _ => Err(Errno::ESRCH),
+        match poll::readable(&self.pidfd, Duration::ZERO)? {
+            false => Ok(()),
+            true => Err(Errno::ESRCH),
         }
     }
 

@@ -92,6 +92,18 @@ pub fn shut_down(socket: impl AsFd) -> nix::Result<()> {
     nix::sys::socket::shutdown(socket.as_fd().as_raw_fd(), Shutdown::Both)
 }
 
+/// Sends bytes on a connected socket, and does not wait. See send(2), MSG_DONTWAIT and MSG_NOSIGNAL.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EAGAIN if there is no room; others of send(2).
+pub fn send_nonblocking(socket: impl AsFd, bytes: &[u8]) -> nix::Result<usize> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    nix::sys::socket::send(socket.as_fd().as_raw_fd(), bytes, flags)
+}
+
 /// Sends one message with descriptors on a connected datagram or seqpacket socket, and does not wait. See sendmsg(2),
 /// unix(7) for SCM_RIGHTS.
 ///

@@ -48,7 +48,7 @@ impl Explain {
     }
 
     fn explain(&self) -> Result<ExitCode, Failure> {
-        let trust = Trust::RootOr(nix::unistd::getuid().as_raw());
+        let trust = Trust::RootOr(crate::sys::process::real_uid());
         let (loaded, bundle) = config::record(&self.file, trust);
         let (config, warnings) = match loaded {
             Ok((config, warnings)) => (config, Findings::of(warnings.into())),

@@ -1,10 +1,8 @@
 //! `explain FILE listen ENDPOINT` and `explain FILE address IP`: whether a peer is allowed a request, and the rule.
 
-use std::ffi::CString;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use nix::unistd::{User, getgrouplist};
 use portreeve_protocol::Endpoint;
 use serde_json::{Value, json};
 
@@ -92,19 +90,12 @@ impl Question {
         }
         let refused = |what: String, remedy: String| Failure::new(Exit::NoUser, "--as", what, remedy);
         let uid = identity::user(&self.by).map_err(|error| refused(error.to_string(), error.remedy()))?;
-        let lookup = |error: nix::Error| {
+        let gids = identity::groups_of(uid).map_err(|error| {
             refused(
                 format!("cannot look up the groups of {:?}: {error}", self.by),
                 "write the user's number instead".into(),
             )
-        };
-        let gids = match User::from_uid(uid).map_err(lookup)? {
-            Some(user) => {
-                let name = CString::new(user.name).unwrap_or_default();
-                getgrouplist(&name, user.gid).map_err(lookup)?.into_iter().map(|gid| gid.as_raw()).collect()
-            }
-            None => Vec::new(),
-        };
+        })?;
         Ok(Requester::Local { uid: uid.as_raw(), gids })
     }
 }
