@@ -1,6 +1,6 @@
 //! Notifies the holder of an address before its removal, and verifies the removal afterwards.
 //!
-//! Promises: waits only for holders that are subscribed to events, and at most [`NOTICE_PERIOD`].
+//! Promises: waits only for holders that are subscribed to events, and at most `NOTICE_PERIOD`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 
 impl Addresses {
     /// Notifies the holders of these addresses of their removal, and waits until those that are subscribed have removed
-    /// them, at most [`NOTICE_PERIOD`].
+    /// them, at most `NOTICE_PERIOD`.
     pub async fn notify_removal(&self, addresses: &[IpAddr]) {
         let notify = |address: &&IpAddr| {
             let table = self.table.borrow();

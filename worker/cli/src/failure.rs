@@ -22,8 +22,10 @@ pub const EXIT_CODES: &[(u8, &str)] = &[
         "The program at the control socket is not a broker, or is a broker of another protocol version.",
     ),
     (NO_PERMISSION, "Policy denies the request, or this user may not use the control socket."),
-    (CONFIG, "The broker refused its new configuration: see portreeve-reload(1)."),
-    (CONFIG, "The configuration that was to be reloaded has mistakes; the old one stays in force."),
+    (
+        CONFIG,
+        "The broker refused its new configuration; the old one stays in force. See portreeve-reload(1).",
+    ),
 ];
 
 /// The same in short, for --help.
