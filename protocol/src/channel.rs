@@ -40,6 +40,7 @@ pub fn pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
 
 /// Why no packet was received.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReceiveError {
     /// recvmsg(2) failed. [`io::ErrorKind::WouldBlock`] on a non-blocking socket: no packet has arrived yet.
     #[error("cannot receive from the channel: {0}")]

@@ -14,6 +14,7 @@ fn config() -> Configuration<LittleEndian, Fixint, bincode::config::Limit<MAX_BO
 
 /// Why a body could not be decoded or encoded.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BodyError {
     /// The bytes are not a valid message of the expected type.
     #[error("invalid message body: {0}")]

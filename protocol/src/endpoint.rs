@@ -52,6 +52,7 @@ pub struct InetEndpoint {
 
 /// Why a text is not a valid endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum EndpointError {
     /// The port is missing.
     #[error("the port is missing: write ADDRESS:PORT, [IPV6]:PORT or *:PORT")]

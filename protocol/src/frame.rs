@@ -57,6 +57,7 @@ pub struct Header {
 
 /// Why a packet is not a valid frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum FrameError {
     /// The packet is shorter than a header. The value is its length.
     #[error("the packet has {0} bytes, fewer than the {HEADER_LENGTH} of a header")]
