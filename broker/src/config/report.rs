@@ -72,7 +72,7 @@ impl Report {
     }
 
     fn more(&self) -> String {
-        format!("{} more are not sorted_elements; correct these first", self.omitted)
+        format!("{} more are not shown; correct these first", self.omitted)
     }
 }
 
@@ -122,7 +122,7 @@ impl Diagnostic {
         renderer.render(&[group] as &[Group<'_>])
     }
 
-    /// The order in which diagnostics are sorted_elements: those about whole files, then the others by place.
+    /// The order in which diagnostics are shown: those about whole files, then the others by place.
     fn order(&self) -> (bool, &str, usize, usize) {
         (self.line > 0, &self.file, self.line, self.column)
     }
