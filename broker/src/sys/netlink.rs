@@ -11,18 +11,18 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use netlink_packet_core::{Emitable, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
-    socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
 };
 
 use super::netlink_batch::{Batch, HEADER};
+use super::sockopt;
 
 /// The largest number of messages in one send(2): the acknowledgements of a thousand overran the receive buffer.
 pub const MAX_BATCH: usize = 256;
 /// The receive buffer of one datagram: the kernel fills the datagrams of a dump up to 32 KiB.
 const DATAGRAM: usize = 64 * 1024;
 /// SO_RCVBUF, for replies and notifications that wait to be received.
-const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
+const RECEIVE_BUFFER: u32 = 8 * 1024 * 1024;
 /// How often an interrupted dump is repeated before it fails.
 const MAX_DUMPS: u32 = 8;
 
@@ -54,8 +54,8 @@ struct Message<'a> {
 pub fn open(protocol: SockProtocol, groups: u32) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let opened = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
-    setsockopt(&opened, sockopt::RcvBufForce, &RECEIVE_BUFFER)
-        .or_else(|_| setsockopt(&opened, sockopt::RcvBuf, &RECEIVE_BUFFER))?;
+    sockopt::force_receive_buffer(&opened, RECEIVE_BUFFER)
+        .or_else(|_| sockopt::set_receive_buffer(&opened, RECEIVE_BUFFER))?;
     bind(opened.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     Ok(opened)
 }

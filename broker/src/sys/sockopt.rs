@@ -64,6 +64,17 @@ pub fn set_receive_buffer(socket: impl AsFd, bytes: u32) -> nix::Result<()> {
     set_number(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)
 }
 
+/// SO_RCVBUFFORCE: the size of the receive buffer in bytes, beyond net.core.rmem_max too. See socket(7), Linux 2.6.14.
+///
+/// # Capabilities
+/// CAP_NET_ADMIN in the initial user namespace.
+///
+/// # Errors
+/// EPERM without the capability; EBADF, ENOTSOCK.
+pub fn force_receive_buffer(socket: impl AsFd, bytes: u32) -> nix::Result<()> {
+    set_number(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
+}
+
 /// SO_SNDBUF: the size of the send buffer in bytes; the kernel doubles it and limits it to net.core.wmem_max. See
 /// socket(7).
 ///
