@@ -34,7 +34,7 @@ impl Client {
     /// program in the broker's logs.
     ///
     /// # Errors
-    /// [`Error::Ended`] with the broker's reason, or why the broker cannot be talked to.
+    /// [`Error::Ended`] with the broker's reason, or another error if no session can be opened.
     pub async fn open(channel: Channel, name: &str) -> Result<Self, Error> {
         Ok(Self(Arc::new(Session::open(channel, name).await?)))
     }
@@ -170,12 +170,12 @@ impl<S> Listener<S> {
         Ok(())
     }
 
-    /// Waits until no broker has this listener any more, and returns why: the session has ended, the next broker refuses the
-    /// listener, or the last broker stopped it. After the end of the session the socket may still work; a new request for the
-    /// endpoint returns one that does.
+    /// Waits until this listener is lost, and returns the reason: the session has ended, the next broker refuses the
+    /// listener, or the last broker stopped it. After the end of the session the socket may still work. A new request for
+    /// the endpoint returns a socket that works.
     ///
-    /// If a broker was killed and the next one cannot have the listener because the guard's own socket still has the
-    /// endpoint, the listener is not lost.
+    /// After a broker was killed, the guard's own socket can still occupy the endpoint, so that the next broker cannot open
+    /// the listener. In that case the listener is not lost.
     pub async fn lost(&self) -> Error {
         match self.client() {
             Some(client) => client.session().lost(self.registration()).await,
@@ -188,7 +188,7 @@ impl Listener {
     /// Converts the socket into tokio's TCP listener.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
+    /// [`Error::WrongKind`] if the socket has another type; the listener then stops.
     pub fn into_tcp(self) -> Result<Listener<TcpListener>, Error> {
         self.convert(
             "a TCP listener",
@@ -204,7 +204,7 @@ impl Listener {
     /// Converts the socket into tokio's UDP socket.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
+    /// [`Error::WrongKind`] if the socket has another type; the listener then stops.
     pub fn into_udp(self) -> Result<Listener<UdpSocket>, Error> {
         self.convert(
             "a UDP socket",
@@ -220,7 +220,7 @@ impl Listener {
     /// Converts the socket into tokio's listener for Unix streams.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
+    /// [`Error::WrongKind`] if the socket has another type; the listener then stops.
     pub fn into_unix(self) -> Result<Listener<UnixListener>, Error> {
         self.convert(
             "a Unix stream listener",

@@ -19,7 +19,7 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::subscribers::SubscriberId;
 
-/// The longest lease. A permanent address is renewed as if it had this one.
+/// The longest lease. A permanent address is renewed as if it had a lease of this length.
 const MAX_LEASE: Duration = Duration::from_secs(86_400);
 
 impl Client {
@@ -154,7 +154,7 @@ impl Drop for Lease {
     }
 }
 
-/// The result of a request for one address, and the generation of the broker that sent it.
+/// The result of a request for one address, and the generation of the broker that replied.
 type ResultWithGeneration = (Result<Granted, Fault>, u64);
 
 /// The renewal of one lease.
@@ -163,7 +163,7 @@ struct Renewal {
     address: IpAddr,
     options: AddressOptions,
     length: Duration,
-    /// Something happened to the address or the session, so the lease is renewed at once.
+    /// Signalled by an event of the address and by a reconnection: the lease is renewed at once.
     renew_now: Arc<Notify>,
 }
 
@@ -186,7 +186,7 @@ impl Renewal {
             }
             let why = match renewed {
                 Err(_) => return Error::Fault(expired(self.address)),
-                // The next broker is asked, if there is one in time.
+                // The session reconnects; the loop then sends the renewal to the next broker, if one is in time.
                 Ok(Err(why)) if session.survives(&why) => continue,
                 Ok(Err(why)) => return why,
                 Ok(Ok((Ok(_), replied))) => {

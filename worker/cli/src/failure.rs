@@ -42,15 +42,15 @@ const PROTOCOL: u8 = 76;
 const NO_PERMISSION: u8 = 77;
 pub const CONFIG: u8 = 78;
 
-/// Why there is no result.
+/// The reason that there is no result.
 pub enum Failure {
     /// The command line is wrong, or requests help.
     Usage(Box<clap::Error>),
-    /// The broker refused the request, or cannot be talked to.
+    /// The broker refused the request, or the session failed.
     Session(Error),
     /// The program at the control socket does not reply.
     NoReply(Broker),
-    /// The broker refused listeners of a batch: their endpoints, and why.
+    /// The broker refused listeners of a batch: the endpoint and the fault of each.
     Refused(Vec<(String, Fault)>),
     /// The result could not be written.
     Output(io::Error),

@@ -23,7 +23,7 @@ pub async fn run(client: &Client, out: Output) -> Result<ExitCode, Failure> {
         rules.extend(more.into_vec());
         topology.extend(blocks.into_vec());
         floating.extend(addresses.into_vec());
-        // Row numbers only grow. A broker that returns a smaller one would make this loop endless.
+        // Row numbers only increase. A faulty broker that returns a lower one would make this loop endless.
         if next <= last {
             break;
         }

@@ -77,7 +77,7 @@ impl Client {
     /// Opens a session on a channel. `name` identifies this program in the broker's logs.
     ///
     /// # Errors
-    /// [`Error::Ended`] with the broker's reason, or why the broker cannot be talked to.
+    /// [`Error::Ended`] with the broker's reason, or another error if no session can be opened.
     pub fn open(channel: Channel, name: &str) -> Result<Self, Error> {
         channel.socket.set_nonblocking(false).map_err(Error::io("cannot prepare the channel"))?;
         let mut session =
@@ -206,7 +206,7 @@ impl Listener {
     /// Converts the socket into a TCP listener that blocks.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
+    /// [`Error::WrongKind`] if the socket has another type; the listener then stops.
     pub fn into_tcp(self) -> Result<Listener<TcpListener>, Error> {
         self.convert(
             "a TCP listener",
@@ -221,7 +221,7 @@ impl Listener {
     /// Converts the socket into a UDP socket that blocks.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
+    /// [`Error::WrongKind`] if the socket has another type; the listener then stops.
     pub fn into_udp(self) -> Result<Listener<UdpSocket>, Error> {
         self.convert(
             "a UDP socket",
@@ -236,7 +236,7 @@ impl Listener {
     /// Converts the socket into a listener for Unix streams that blocks.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
+    /// [`Error::WrongKind`] if the socket has another type; the listener then stops.
     pub fn into_unix(self) -> Result<Listener<UnixListener>, Error> {
         self.convert(
             "a Unix stream listener",
