@@ -150,7 +150,7 @@ fn descriptors_beyond_the_limit_are_reported_and_none_is_kept() {
         assert!(descriptors.is_empty());
         assert_eq!(fixture.leaks(), fillers.len());
     }
-    // As many as the limit allows are received.
+    // If the limit allows exactly this number, all are received.
     fixture.send(b"packet", 5);
     let (mut buffer, mut descriptors) = (frame_buffer(), Vec::new());
     let limited = DescriptorLimit::free(5);
