@@ -19,15 +19,15 @@ pub type Flood = fn(&AtomicBool);
 pub const ALL: [(&str, Flood); 3] =
     [("refused", refused_requests), ("malformed", malformed_frames), ("connections", connections)];
 
-/// Runs `something` during a flood. The flooding user has its own quotas.
-pub fn during<T>(flood: Flood, mut something: impl FnMut() -> T) -> T {
+/// Runs `action` during a flood. The flooding user has its own quotas.
+pub fn during<T>(flood: Flood, mut action: impl FnMut() -> T) -> T {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             set_worker_user();
             flood(&stop);
         });
-        let result = something();
+        let result = action();
         stop.store(true, Ordering::Relaxed);
         result
     })

@@ -1,4 +1,4 @@
-//! Kernels and containers that support less, or more: the processes hold what `explain` prints there.
+//! Kernels and containers with fewer or more features: the processes hold what `explain` prints there.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;

@@ -138,7 +138,7 @@ fn connect(random: &mut Random) -> Peer {
     if random.one_in(2) { Peer::connect(path) } else { Peer::connect_as(path, WORKER, WORKER) }.unwrap()
 }
 
-/// The worker's session, and the puppet that controls its process.
+/// The worker's session, and the control of its process.
 struct Worker {
     scripted: ScriptedWorker,
     open: Open,
