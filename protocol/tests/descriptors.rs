@@ -1,4 +1,5 @@
-//! Descriptors attached to packets: no descriptor leaks, whatever a peer attaches and however few this process can open.
+//! Descriptors attached to packets: no descriptor leaks, for any number of attached descriptors and any limit of
+//! open descriptors.
 //! The tests count the open descriptors of this process, so they run one at a time.
 
 #![allow(clippy::unwrap_used)] // test helpers may panic

@@ -58,7 +58,7 @@ fn refused_requests(stop: &AtomicBool) {
         let mut silent = request.to_vec();
         silent[8] = 0;
         let _ = channel::send_bytes(&peer.channel, &silent); // the queue may be full
-        let _ = channel::send_bytes(&peer.channel, request); // likewise
+        let _ = channel::send_bytes(&peer.channel, request); // the queue may be full
         while peer.receive().is_ok() {}
         std::thread::yield_now();
     }

@@ -71,7 +71,7 @@ impl Client {
         build::guards(self, listeners, results)
     }
 
-    /// Stops listeners by number, at most 253, and returns the numbers that are no listeners of this peer.
+    /// Stops listeners by number, at most 253, and returns the numbers that are not listeners of this peer.
     ///
     /// # Errors
     /// As [`Client::ping`].
@@ -95,8 +95,8 @@ impl Client {
         self.0.call(&MetricsRequest {}).await
     }
 
-    /// Returns what this peer is allowed, and the floating addresses; the page of each begins after row `after`, 0 for the
-    /// first page.
+    /// Returns one page of the rules that apply to this peer, of the topology and of the floating addresses. `after` is the
+    /// number of rows to skip, 0 for the first page.
     ///
     /// # Errors
     /// As [`Client::ping`].
@@ -105,7 +105,7 @@ impl Client {
     }
 
     /// Sets a resource limit of this process and returns the limit in force. The resource is named as in getrlimit(2), for
-    /// example `nofile`. `None` changes nothing; [`UNLIMITED`](crate::limit::UNLIMITED) is no limit.
+    /// example `nofile`. `None` changes nothing; [`UNLIMITED`](crate::limit::UNLIMITED) removes the limit.
     ///
     /// # Errors
     /// As [`Client::ping`].
@@ -143,7 +143,7 @@ impl Client {
         self.0.call(request).await
     }
 
-    /// Waits until the session has ended, and returns why. Sockets received from the broker remain usable.
+    /// Waits until the session has ended, and returns the reason. Sockets received from the broker remain usable.
     pub async fn closed(&self) -> Error {
         self.0.closed().await
     }
@@ -161,7 +161,7 @@ impl<S> Listener<S> {
     /// Stops the listener, and waits until it is stopped.
     ///
     /// # Errors
-    /// As [`Client::ping`]. A listener that was stopped before is no error.
+    /// As [`Client::ping`]. Stopping a listener that is already stopped is not an error.
     pub async fn stop(self) -> Result<(), Error> {
         if let Some(client) = self.client() {
             client.session().stop(self.registration()).await?;

@@ -1,8 +1,8 @@
 //! The state of a connection to the broker: the requests in flight, and the assignment of replies to them. Both clients use
 //! it. It depends on no runtime and no thread, and blocks only if the channel is a blocking one.
 //!
-//! Promises: a reply reaches the request that it belongs to, whatever the order of replies, with exactly the descriptors
-//! that it declares; if that is impossible, the session ends for all callers. Buffers are reused, so that a request in a
+//! Promises: replies can arrive in any order, and each reaches its request with exactly the descriptors that the reply
+//! declares; if that is impossible, the session ends for all callers. Buffers are reused, so that a request in a
 //! warmed-up session allocates nothing here.
 
 use std::collections::VecDeque;

@@ -1,7 +1,7 @@
 //! Inherited descriptors that the environment names: the channel to the broker (`PORTREEVE_CHANNEL`), and listeners passed as
 //! service managers pass them (`LISTEN_FDS`).
 //!
-//! Promises: each descriptor has one owner, however often it is requested, and is close-on-exec from then on. The environment
+//! Promises: each descriptor is taken at most once, and is close-on-exec from then on. The environment
 //! is only read.
 
 use std::collections::BTreeSet;

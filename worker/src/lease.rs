@@ -1,7 +1,7 @@
 //! A held address: its lease is renewed while its guard exists, and the owner learns when the address is lost.
 //!
-//! Promises: the owner learns of a loss before the lease ends, whatever the broker does. Events of the broker can only make
-//! that earlier.
+//! Promises: the owner learns of a loss before the lease ends, even if the broker hangs or misbehaves. Events of the broker
+//! can only make the report earlier.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -103,7 +103,7 @@ impl Lease {
         &self.granted.interface
     }
 
-    /// Waits until the address is lost, and returns why: the lease could not be renewed in time, the session has ended, or
+    /// Waits until the address is lost, and returns the reason: the lease could not be renewed in time, the session has ended, or
     /// the next broker refuses the address. From then on this host must not use the address.
     pub async fn lost(&mut self) -> Error {
         match self.state.wait_for(|state| state.lost.is_some()).await {
@@ -168,7 +168,7 @@ struct Renewal {
 }
 
 impl Renewal {
-    /// Renews the lease until that fails for good, and returns why. `end` is no later than the end of the lease at the
+    /// Renews the lease until that fails for good, and returns the reason. `end` is no later than the end of the lease at the
     /// broker, because it counts from before each request was sent.
     async fn run(&self, mut end: Instant) -> Error {
         let session = self.client.session();

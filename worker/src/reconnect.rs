@@ -1,5 +1,5 @@
 //! Reconnection: when the channel of a session ends, the client connects to the control socket again, and requests the
-//! listeners of this program's guards anew.
+//! listeners of this program's guards again.
 //!
 //! Promises: the sockets of guards stay open and unchanged meanwhile. The pause between two attempts is at least
 //! [`FIRST_PAUSE`] and at most [`MAX_PAUSE`]. Every subscriber learns that events may be missing.

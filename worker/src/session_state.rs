@@ -174,8 +174,8 @@ impl SessionState {
         self.queued_removals.is_empty()
     }
 
-    /// Stops the listener of a dropped guard. While there is no broker, its registration is kept, because the next broker may
-    /// have the listener.
+    /// Stops the listener of a dropped guard. While the session reconnects, its registration is kept, because the next broker
+    /// may have the listener.
     pub fn guard_dropped(&mut self, registration: &Registration, status: SessionStatus) {
         registration.set_unguarded();
         match registration.id() {
@@ -219,7 +219,7 @@ impl SharedSession {
         is_temporary && self.reconnect.is_some()
     }
 
-    /// Receives until the channel ends, and returns why it ended.
+    /// Receives until the channel ends, and returns the reason.
     pub async fn read_loop(self: Arc<Self>, channel: Arc<UnixDatagram>) -> Error {
         let receive = || {
             let mut state = self.state();

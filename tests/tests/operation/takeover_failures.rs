@@ -63,7 +63,7 @@ fn a_takeover_that_fails_or_is_killed_at_any_step_changes_nothing() {
     isolated(|host| {
         let (text, mut first, mut peer) = everything(host);
         let before = state(&mut peer);
-        let census = first.descriptors();
+        let descriptors = first.descriptors();
         let apart = ["control", "launcher.", "worker.", "reader."];
         let start =
             startup_steps::START.iter().filter(|step| !apart.iter().any(|part| step.starts_with(part)));
@@ -78,7 +78,7 @@ fn a_takeover_that_fails_or_is_killed_at_any_step_changes_nothing() {
                 assert_eq!(broker_of_a_new_session(), first.pid());
             }
         }
-        first.await_no_leak(&census);
+        first.await_no_leak(&descriptors);
         let second = first.start_successor(host, &text);
         assert!(first.wait_for_exit().success());
         assert_eq!(broker_of_a_new_session(), second.pid());

@@ -54,7 +54,7 @@ pub enum Failure {
     Refused(Vec<(String, Fault)>),
     /// The result could not be written.
     Output(io::Error),
-    /// A system call failed: what this command cannot do, and the cause.
+    /// A system call failed: the action of this command that failed, and the cause.
     System(String, io::Error),
 }
 
@@ -120,7 +120,7 @@ impl Failure {
         json!({ "error": self.reason() })
     }
 
-    /// Prints the message and returns the exit code. A reader that closed standard output is no failure.
+    /// Prints the message and returns the exit code. A closed standard output is not a failure.
     pub fn report(self, json: bool) -> ExitCode {
         let code = self.code();
         match &self {

@@ -57,7 +57,7 @@ enum Action {
     Limit(limit::Arguments),
     /// Set an interface up or down, or change its MTU.
     Link(link::Arguments),
-    /// Show what this user is allowed, and the floating addresses.
+    /// Show the rules that allow this user requests, and the floating addresses.
     Policy,
     /// Stop listeners.
     Stop(stop::Arguments),

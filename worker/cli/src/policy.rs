@@ -1,4 +1,4 @@
-//! `portreeve policy`: what this user is allowed, and the floating addresses.
+//! `portreeve policy`: the rules that allow this user requests, and the floating addresses.
 
 use std::process::ExitCode;
 

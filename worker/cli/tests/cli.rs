@@ -1,4 +1,4 @@
-//! The `portreeve` command: what it prints and how it exits, without a broker and with one.
+//! The `portreeve` command: its output and its exit codes, with and without a broker.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../tests/support/mod.rs"]

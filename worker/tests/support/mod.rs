@@ -79,7 +79,7 @@ impl Broker {
         self.reply::<Hello>(&request, &welcome, &[]);
     }
 
-    /// Replies that there are no addresses.
+    /// Replies with an empty page of addresses.
     pub fn no_addresses(&mut self, request: &ReceivedRequest) {
         request.read::<ListAddresses>();
         let page = AddressPage { fenced: true, addresses: List::default(), more: false };
