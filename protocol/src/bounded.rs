@@ -1,4 +1,4 @@
-//! Text and lists whose type states a maximum length.
+//! Text and lists with a maximum length in their type.
 //!
 //! Decoding refuses a length beyond the maximum before it allocates memory, so a peer cannot make the broker allocate
 //! by declaring a length. Printing a [`Text`] escapes control characters, so text from a peer cannot forge a log line

@@ -38,7 +38,7 @@ pub fn pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
     Ok((first.into(), second.into()))
 }
 
-/// Why no packet was received.
+/// The reason that no packet was received.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReceiveError {
@@ -156,7 +156,7 @@ pub fn send_bytes(channel: impl AsFd, packet: &[u8]) -> io::Result<()> {
 /// The process must ignore SIGPIPE, which is the default of Rust programs.
 ///
 /// # Errors
-/// The error of sendmsg(2). [`is_busy`] tells which errors are temporary. More than [`MAX_DESCRIPTORS`] are
+/// The error of sendmsg(2). [`is_busy`] reports whether an error is temporary. More than [`MAX_DESCRIPTORS`] are
 /// [`io::ErrorKind::InvalidInput`].
 pub fn send(channel: &UnixDatagram, packet: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     if descriptors.is_empty() {

@@ -12,7 +12,7 @@ fn config() -> Configuration<LittleEndian, Fixint, bincode::config::Limit<MAX_BO
     bincode::config::legacy().with_limit::<MAX_BODY>()
 }
 
-/// Why a body could not be decoded or encoded.
+/// The reason that a body could not be decoded or encoded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BodyError {

@@ -50,7 +50,7 @@ pub struct InetEndpoint {
     pub scope: Text<MAX_INTERFACE>,
 }
 
-/// Why a text is not a valid endpoint.
+/// The reason that a text is not a valid endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EndpointError {

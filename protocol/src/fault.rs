@@ -84,7 +84,7 @@ impl FaultCode {
     }
 }
 
-/// Why the broker refused a request or failed to perform it.
+/// The reason that the broker refused a request or failed to perform it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}{}{remedy}", if remedy.is_empty() { "" } else { ": " })]
 pub struct Fault {

@@ -55,7 +55,7 @@ pub struct Header {
     pub body: u16,
 }
 
-/// Why a packet is not a valid frame.
+/// The reason that a packet is not a valid frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {

@@ -19,7 +19,7 @@ use crate::reload::{Reload, Reloaded};
 use crate::status::Status;
 use crate::takeover::{Takeover, TakeoverReply};
 
-/// A request type, with the type of its reply. Sealed: the operations of the protocol implement it, no other type can.
+/// A request type, with the type of its reply. Sealed: only the operations of the protocol implement it.
 pub trait Operation: Serialize + DeserializeOwned + sealed::Sealed {
     /// The kind of the request frame: the operation's number.
     const KIND: Kind;

@@ -1,6 +1,6 @@
 //! Messages about the policy that applies to the requesting peer: its rules, the topology and the floating addresses.
 //!
-//! A worker in a chroot cannot read the broker's configuration and uses this operation instead.
+//! A worker in a chroot cannot read the broker's configuration; it requests its policy from the broker instead.
 
 use std::net::IpAddr;
 

@@ -7,7 +7,7 @@ use crate::bounded::{List, Text};
 /// Request: reload the configuration, or return the result of the last reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reload {
-    /// True: do not reload; return the result of the last reload, whoever requested it.
+    /// True: do not reload; return the result of the last reload, by any peer.
     pub last: bool,
 }
 

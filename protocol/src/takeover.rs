@@ -64,7 +64,7 @@ pub enum TakeoverReply {
     Epochs(EpochBatch),
     /// All state has been exported.
     ExportComplete(ExportComplete),
-    /// The reply to [`Commit`]. The predecessor serves no more; it stops its worker and exits.
+    /// The reply to [`Commit`]. The predecessor no longer serves; it stops its worker and exits.
     Committed(Committed),
 }
 
@@ -84,7 +84,7 @@ pub struct Accepted {
     pub manager: bool,
     /// The watchdog interval of the service manager in microseconds, 0 if disabled. See sd_watchdog_enabled(3).
     pub watchdog_us: u64,
-    /// The capacity of the service manager's fdstore (`FileDescriptorStoreMax=`), 0 if there is none. See
+    /// The capacity of the service manager's fdstore (`FileDescriptorStoreMax=`), 0 without an fdstore. See
     /// sd_pid_notify_with_fds(3).
     pub fdstore_max: u32,
     /// The predecessor manages addresses.

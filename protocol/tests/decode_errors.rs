@@ -72,12 +72,12 @@ fn the_counting_allocator_counts() {
 
 #[test]
 fn a_length_beyond_the_maximum_is_refused_before_any_allocation() {
-    let lies = [254_u64, 1 << 16, 1 << 32, u64::from(u32::MAX), u64::MAX >> 1, u64::MAX];
-    for lie in lies {
-        let lie = lie.to_le_bytes();
+    let wrong_lengths = [254_u64, 1 << 16, 1 << 32, u64::from(u32::MAX), u64::MAX >> 1, u64::MAX];
+    for length in wrong_lengths {
+        let length = length.to_le_bytes();
         // Enough bytes that only the declared length is wrong.
         let rest = vec![0; 60_000];
-        for body in [lie.to_vec(), bytes(&[&lie, &rest])] {
+        for body in [length.to_vec(), bytes(&[&length, &rest])] {
             refusal::<Text<64>>(&body);
             refusal::<Hello>(&body);
             refusal::<Stop>(&body);

@@ -1,4 +1,5 @@
-//! Descriptors attached to packets: no descriptor leaks, whatever a peer attaches and however few this process can open.
+//! Descriptors attached to packets: no descriptor leaks, for any number of attached descriptors and any limit of
+//! open descriptors.
 //! The tests count the open descriptors of this process, so they run one at a time.
 
 #![allow(clippy::unwrap_used)] // test helpers may panic
@@ -150,7 +151,7 @@ fn descriptors_beyond_the_limit_are_reported_and_none_is_kept() {
         assert!(descriptors.is_empty());
         assert_eq!(fixture.leaks(), fillers.len());
     }
-    // As many as the limit allows are received.
+    // If the limit allows exactly this number, all are received.
     fixture.send(b"packet", 5);
     let (mut buffer, mut descriptors) = (frame_buffer(), Vec::new());
     let limited = DescriptorLimit::free(5);

@@ -221,7 +221,7 @@ fn pin_addresses(golden: &Golden) {
 }
 
 fn pin_faults(golden: &Golden) {
-    let denied = Fault::new(FaultCode::Denied, "nothing permits user 8 to listen on *:25")
+    let denied = Fault::new(FaultCode::Denied, "user 8 is not allowed to listen on *:25")
         .subject("mail.conf:7: listen *:587")
         .remedy("add *:25 to a permit");
     golden.fault("fault-denied", 2, &denied);

@@ -138,17 +138,17 @@ fn the_python_client_prints_a_fault_and_its_remedy() {
     let (child, channel) = start_with_inherited_channel();
     reply_to_hello(&channel);
     let request = receive_listen(&channel);
-    let fault = Fault::new(FaultCode::Denied, "nothing permits\u{1b}[2J it").remedy("write a permit");
+    let fault = Fault::new(FaultCode::Denied, "it is not\u{1b}[2J allowed").remedy("write a permit");
     let mut buffer = codec::frame_buffer();
     let frame = codec::encode(&mut buffer, Kind::FAULT, request, 0, &fault).unwrap();
     channel::send(&channel, frame, &[]).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(stderr(&output), "fault 1: 'nothing permits\\x1b[2J it', remedy: 'write a permit'\n");
+    assert_eq!(stderr(&output), "fault 1: 'it is not\\x1b[2J allowed', remedy: 'write a permit'\n");
 }
 
 #[test]
-fn the_python_client_refuses_a_reply_whose_socket_is_missing() {
+fn the_python_client_refuses_a_reply_without_its_socket() {
     let (child, channel) = start_with_inherited_channel();
     reply_to_hello(&channel);
     let request = receive_listen(&channel);

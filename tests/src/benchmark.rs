@@ -21,7 +21,7 @@ const QUICK: Duration = Duration::from_millis(200);
 const INSIDE: &str = "--inside";
 const INSIDE_QUICK: &str = "--inside-quick";
 
-/// Something to measure: a closure that performs all units of a round.
+/// A subject of a measurement: a closure that performs all units of a round.
 pub struct Subject<'a> {
     name: &'static str,
     run: Box<dyn FnMut() + 'a>,

@@ -120,7 +120,7 @@ impl Broker {
         Self::launch(host, command)
     }
 
-    /// Starts a broker whose output goes where the test says, and returns when it is ready.
+    /// Starts a broker with the output streams of this command, and returns when it is ready.
     #[track_caller]
     pub fn launch(host: &Host, mut command: Command) -> Self {
         let address = host.path("notify.sock");

@@ -19,15 +19,15 @@ pub type Flood = fn(&AtomicBool);
 pub const ALL: [(&str, Flood); 3] =
     [("refused", refused_requests), ("malformed", malformed_frames), ("connections", connections)];
 
-/// Runs `something` during a flood. The flooding user has its own quotas.
-pub fn during<T>(flood: Flood, mut something: impl FnMut() -> T) -> T {
+/// Runs `action` during a flood. The flooding user has its own quotas.
+pub fn during<T>(flood: Flood, mut action: impl FnMut() -> T) -> T {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             set_worker_user();
             flood(&stop);
         });
-        let result = something();
+        let result = action();
         stop.store(true, Ordering::Relaxed);
         result
     })
@@ -58,7 +58,7 @@ fn refused_requests(stop: &AtomicBool) {
         let mut silent = request.to_vec();
         silent[8] = 0;
         let _ = channel::send_bytes(&peer.channel, &silent); // the queue may be full
-        let _ = channel::send_bytes(&peer.channel, request); // likewise
+        let _ = channel::send_bytes(&peer.channel, request); // the queue may be full
         while peer.receive().is_ok() {}
         std::thread::yield_now();
     }

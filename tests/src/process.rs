@@ -83,7 +83,7 @@ pub fn root(pid: u32) -> PathBuf {
     fs::read_link(format!("/proc/{pid}/root")).unwrap()
 }
 
-/// Whether a process exists and is no zombie.
+/// Whether a process exists and is not a zombie.
 pub fn is_running(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != "Z" && state != "X")
 }
@@ -130,7 +130,7 @@ pub fn kill_trees(roots: &[u32]) {
             stat(*root).is_none_or(|(state, _)| matches!(state.as_str(), "T" | "t" | "X" | "Z")).then_some(())
         });
         kill_trees(&children(*root));
-        let _ = kill_process(pid, Signal::KILL); // likewise
+        let _ = kill_process(pid, Signal::KILL); // it may have exited
     }
 }
 

@@ -35,7 +35,7 @@ impl Descriptors {
     }
 }
 
-/// A link's target without the inode of a socket or pipe: one that replaces another is no leak.
+/// A link's target without the inode of a socket or pipe: a descriptor that replaces another is not a leak.
 fn kind(link: &str) -> String {
     match link.split_once(":[") {
         Some((kind @ ("socket" | "pipe"), _)) => kind.to_owned(),

@@ -43,7 +43,7 @@ impl ServiceManager {
         Self { address, socket, fdstore: BTreeMap::new(), notifications: Vec::new() }
     }
 
-    /// Starts a broker that is told a limit of `max_stored` descriptors, and passes it the stored ones.
+    /// Starts a broker with `FDSTORE=max_stored`, and passes it the stored descriptors.
     pub fn start(&self, program: &Path, config: &Path, max_stored: usize) -> Service {
         // Numbers that are not in use, from which the shell duplicates them to 3 and up.
         let copies: Vec<OwnedFd> =

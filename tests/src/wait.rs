@@ -20,11 +20,11 @@ pub fn slowness() -> Option<u32> {
 
 /// Polls until there is a value and returns it. Panics with the description `what` after [`TIMEOUT`].
 #[track_caller]
-pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + TIMEOUT;
     loop {
-        if let Some(answer) = ask() {
-            return answer;
+        if let Some(value) = poll() {
+            return value;
         }
         assert!(
             Instant::now() < end,

@@ -23,7 +23,7 @@ pub struct AddressOptions {
     /// Length of the lease in seconds, at least 3; the configured length if absent. 0 is a permanent address, which stays
     /// until it is removed and needs a permit that allows it.
     pub lease: Option<u32>,
-    /// Epoch of the ownership, from the cluster manager that decides which host has the address; 0 if there is none.
+    /// Epoch of the ownership, from the cluster manager that decides which host has the address; 0 if unused.
     pub epoch: u64,
     /// Number of probes for another host that has the address: up to 3, 200 ms each.
     pub probes: u8,

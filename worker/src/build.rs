@@ -1,4 +1,4 @@
-//! Builds requests from what a caller passes, and listeners from results; the same for both clients.
+//! Builds requests from the arguments of a call, and listener guards from results; the same for both clients.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;

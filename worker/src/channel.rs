@@ -32,7 +32,7 @@ impl Channel {
     /// The channel that the broker gave to its worker: the descriptor that `PORTREEVE_CHANNEL` names.
     ///
     /// # Errors
-    /// [`Error::Inherited`] if there is none, if it is no channel, and if it was taken before.
+    /// [`Error::Inherited`] if the variable is not set, the descriptor is not a channel, or it was taken before.
     pub fn from_environment() -> Result<Self, Error> {
         Ok(UnixDatagram::from(inherited::channel()?).into())
     }

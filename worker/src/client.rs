@@ -34,7 +34,7 @@ impl Client {
     /// program in the broker's logs.
     ///
     /// # Errors
-    /// [`Error::Ended`] with the broker's reason, or why the broker cannot be talked to.
+    /// [`Error::Ended`] with the broker's reason, or another error if no session can be opened.
     pub async fn open(channel: Channel, name: &str) -> Result<Self, Error> {
         Ok(Self(Arc::new(Session::open(channel, name).await?)))
     }
@@ -71,7 +71,7 @@ impl Client {
         build::guards(self, listeners, results)
     }
 
-    /// Stops listeners by number, at most 253, and returns the numbers that are no listeners of this peer.
+    /// Stops listeners by number, at most 253, and returns the numbers that are not listeners of this peer.
     ///
     /// # Errors
     /// As [`Client::ping`].
@@ -95,8 +95,8 @@ impl Client {
         self.0.call(&MetricsRequest {}).await
     }
 
-    /// Returns what this peer is allowed, and the floating addresses; the page of each begins after row `after`, 0 for the
-    /// first page.
+    /// Returns one page of the rules that apply to this peer, of the topology and of the floating addresses. `after` is the
+    /// number of rows to skip, 0 for the first page.
     ///
     /// # Errors
     /// As [`Client::ping`].
@@ -105,7 +105,7 @@ impl Client {
     }
 
     /// Sets a resource limit of this process and returns the limit in force. The resource is named as in getrlimit(2), for
-    /// example `nofile`. `None` changes nothing; [`UNLIMITED`](crate::limit::UNLIMITED) is no limit.
+    /// example `nofile`. `None` changes nothing; [`UNLIMITED`](crate::limit::UNLIMITED) removes the limit.
     ///
     /// # Errors
     /// As [`Client::ping`].
@@ -143,7 +143,7 @@ impl Client {
         self.0.call(request).await
     }
 
-    /// Waits until the session has ended, and returns why. Sockets received from the broker remain usable.
+    /// Waits until the session has ended, and returns the reason. Sockets received from the broker remain usable.
     pub async fn closed(&self) -> Error {
         self.0.closed().await
     }
@@ -161,7 +161,7 @@ impl<S> Listener<S> {
     /// Stops the listener, and waits until it is stopped.
     ///
     /// # Errors
-    /// As [`Client::ping`]. A listener that was stopped before is no error.
+    /// As [`Client::ping`]. Stopping a listener that is already stopped is not an error.
     pub async fn stop(self) -> Result<(), Error> {
         if let Some(client) = self.client() {
             client.session().stop(self.registration()).await?;
@@ -170,12 +170,12 @@ impl<S> Listener<S> {
         Ok(())
     }
 
-    /// Waits until no broker has this listener any more, and returns why: the session has ended, the next broker refuses the
-    /// listener, or the last broker stopped it. After the end of the session the socket may still work; a new request for the
-    /// endpoint returns one that does.
+    /// Waits until this listener is lost, and returns the reason: the session has ended, the next broker refuses the
+    /// listener, or the last broker stopped it. After the end of the session the socket may still work. A new request for
+    /// the endpoint returns a socket that works.
     ///
-    /// If a broker was killed and the next one cannot have the listener because the guard's own socket still has the
-    /// endpoint, the listener is not lost.
+    /// After a broker was killed, the guard's own socket can still occupy the endpoint, so that the next broker cannot open
+    /// the listener. In that case the listener is not lost.
     pub async fn lost(&self) -> Error {
         match self.client() {
             Some(client) => client.session().lost(self.registration()).await,
@@ -188,7 +188,7 @@ impl Listener {
     /// Converts the socket into tokio's TCP listener.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
+    /// [`Error::WrongKind`] if the socket has another type; the listener then stops.
     pub fn into_tcp(self) -> Result<Listener<TcpListener>, Error> {
         self.convert(
             "a TCP listener",
@@ -204,7 +204,7 @@ impl Listener {
     /// Converts the socket into tokio's UDP socket.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
+    /// [`Error::WrongKind`] if the socket has another type; the listener then stops.
     pub fn into_udp(self) -> Result<Listener<UdpSocket>, Error> {
         self.convert(
             "a UDP socket",
@@ -220,7 +220,7 @@ impl Listener {
     /// Converts the socket into tokio's listener for Unix streams.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
+    /// [`Error::WrongKind`] if the socket has another type; the listener then stops.
     pub fn into_unix(self) -> Result<Listener<UnixListener>, Error> {
         self.convert(
             "a Unix stream listener",

@@ -1,8 +1,8 @@
 //! The state of a connection to the broker: the requests in flight, and the assignment of replies to them. Both clients use
 //! it. It depends on no runtime and no thread, and blocks only if the channel is a blocking one.
 //!
-//! Promises: a reply reaches the request that it belongs to, whatever the order of replies, with exactly the descriptors
-//! that it declares; if that is impossible, the session ends for all callers. Buffers are reused, so that a request in a
+//! Promises: replies can arrive in any order, and each reaches its request with exactly the descriptors that the reply
+//! declares; if that is impossible, the session ends for all callers. Buffers are reused, so that a request in a
 //! warmed-up session allocates nothing here.
 
 use std::collections::VecDeque;
@@ -50,7 +50,7 @@ pub(crate) struct Connection {
     outgoing: Box<[u8]>,
     incoming: Box<[u8]>,
     spare: Vec<ReplyBuffer>,
-    /// Why the session ended, if it did.
+    /// The reason that the session ended, if it has.
     pub closed: Option<Error>,
     pub subscribers: Subscribers,
 }
@@ -116,14 +116,14 @@ impl Connection {
         }
     }
 
-    /// Receives one frame and delivers it; `false` if there is none. An error ends the session.
+    /// Receives one frame and delivers it; `false` if no frame has arrived. An error ends the session.
     pub fn receive(&mut self, channel: BorrowedFd<'_>) -> Result<bool, Error> {
         let result = match &self.closed {
             Some(why) => return Err(why.clone()),
             None => self.receive_frame(channel),
         };
         result.inspect_err(|error| {
-            // It fails only if the broker has closed its end, which then needs no notice.
+            // It fails only if the broker has closed its end already.
             let _ = rustix::net::shutdown(channel, rustix::net::Shutdown::Both);
             self.closed = Some(error.clone());
             let waiting = self.in_flight.iter_mut().filter_map(|(_, slot)| match slot {
@@ -174,7 +174,7 @@ impl Connection {
                 Kind::EVENT => {
                     self.subscribers.deliver(&codec::decode::<Event>(body).map_err(Error::protocol)?);
                 }
-                // A later version may send other frames that are no replies.
+                // A later version may send other frames without a request.
                 _ => {}
             }
             self.recycle(reply);
@@ -235,7 +235,7 @@ impl Connection {
         }
     }
 
-    /// Notes that no caller waits for this reply any more. It is dropped when it arrives, with its descriptors.
+    /// Records that no caller waits for this reply. The reply and its descriptors are dropped when it arrives.
     pub fn abandon(&mut self, id: RequestId) {
         let Some(at) = self.position(id) else { return };
         match self.in_flight.get_mut(at) {
@@ -246,14 +246,14 @@ impl Connection {
         }
     }
 
-    /// Starts again on another channel. Requests in flight on the last one get no reply.
+    /// Resets the state for a new channel. Requests in flight on the previous channel get no reply.
     #[cfg(feature = "tokio")]
     pub fn reset(&mut self) {
         self.closed = None;
         self.in_flight.clear();
     }
 
-    /// Returns the next event of a subscriber; wakes the waker when there is one.
+    /// Returns the next event of a subscriber, or wakes the waker when one arrives.
     pub fn poll_event(&mut self, id: SubscriberId, waker: &Waker) -> Poll<Result<Event, Error>> {
         match (self.subscribers.next_event(id, waker), &self.closed) {
             (Some(event), _) => Poll::Ready(Ok(event)),

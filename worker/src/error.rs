@@ -8,9 +8,9 @@ use portreeve_protocol::{Endpoint, Fault};
 
 use crate::inherited::InheritedError;
 
-/// Why a request has no reply, or why there is no session.
+/// The reason that a request has no reply, or that there is no session.
 ///
-/// It is `Clone`, because the end of a session is reported to every caller that waits in it.
+/// It is `Clone`, because the end of a session is reported to every caller that waits for a reply.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -33,28 +33,28 @@ pub enum Error {
         /// The version in the broker's frame.
         found: u16,
     },
-    /// The reply came, but this process had no free descriptors for its sockets. The session continues, the broker still has
+    /// The reply arrived, but this process had no free descriptors for its sockets. The session continues, the broker still has
     /// the listeners, and repeating the request returns the same sockets.
     #[error(
         "cannot receive the sockets of a reply: this process has no free file descriptors. Close some or raise its limit \
          of open files (RLIMIT_NOFILE), then repeat the request"
     )]
     DescriptorsLost,
-    /// The broker sent something that the protocol does not allow.
+    /// The broker violated the protocol.
     #[error("the broker violated the protocol: {0}")]
     Protocol(Arc<str>),
-    /// The request does not fit in its message.
+    /// A value of the request exceeds its maximum length.
     #[error("cannot send the request: {0}")]
     Request(Arc<str>),
-    /// The socket of a listener is of another kind than wanted.
+    /// The socket of a listener does not have the requested type.
     #[error("{endpoint} is not {wanted}")]
     WrongKind {
         /// The listener's endpoint.
         endpoint: Endpoint,
-        /// The kind that was wanted.
+        /// The requested type.
         wanted: &'static str,
     },
-    /// The control socket of the broker cannot be connected.
+    /// Connecting to the control socket of the broker failed.
     #[error("cannot connect to the broker at {}: {source}. {remedy}", path.display())]
     Connect {
         /// The control socket.
@@ -64,7 +64,7 @@ pub enum Error {
         /// What to do.
         remedy: &'static str,
     },
-    /// The environment names no usable descriptor.
+    /// The environment names no usable inherited descriptor.
     #[error(transparent)]
     Inherited(#[from] InheritedError),
     /// A system call failed.

@@ -53,7 +53,7 @@ impl Events {
     /// event.
     ///
     /// # Errors
-    /// Why the session ended.
+    /// The reason that the session ended.
     pub async fn next(&mut self) -> Result<Event, Error> {
         match self.recent.pop_front() {
             Some(event) => Ok(event),

@@ -1,7 +1,7 @@
 //! Inherited descriptors that the environment names: the channel to the broker (`PORTREEVE_CHANNEL`), and listeners passed as
 //! service managers pass them (`LISTEN_FDS`).
 //!
-//! Promises: each descriptor has one owner, however often it is requested, and is close-on-exec from then on. The environment
+//! Promises: each descriptor is taken at most once, and is close-on-exec from then on. The environment
 //! is only read.
 
 use std::collections::BTreeSet;
@@ -12,13 +12,13 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
-/// The variable that has the number of the channel's descriptor, in decimal.
+/// The variable with the number of the channel's descriptor, in decimal.
 pub const CHANNEL_VARIABLE: &str = "PORTREEVE_CHANNEL";
 
 /// The first descriptor that `LISTEN_FDS` passes. See sd_listen_fds(3).
 const FIRST: RawFd = 3;
 
-/// Why an inherited descriptor cannot be used.
+/// The reason that an inherited descriptor cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InheritedError {
@@ -44,7 +44,7 @@ pub enum InheritedError {
     /// The descriptor was taken before.
     #[error("descriptor {0} was taken before. Take each inherited descriptor once")]
     Taken(RawFd),
-    /// The descriptor is no channel.
+    /// The descriptor is not a channel.
     #[error(
         "descriptor {0} is not a sequenced-packet Unix socket. Start this program as the broker's worker"
     )]
@@ -61,7 +61,7 @@ pub struct InheritedListener {
     pub socket: OwnedFd,
 }
 
-/// The descriptors that were taken.
+/// The descriptors that already have an owner.
 static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 
 /// Takes ownership of a descriptor that survived exec(2).

@@ -1,7 +1,7 @@
 //! A held address: its lease is renewed while its guard exists, and the owner learns when the address is lost.
 //!
-//! Promises: the owner learns of a loss before the lease ends, whatever the broker does. Events of the broker can only make
-//! that earlier.
+//! Promises: the owner learns of a loss before the lease ends, even if the broker hangs or misbehaves. Events of the broker
+//! can only make the report earlier.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::subscribers::SubscriberId;
 
-/// The longest lease. A permanent address is renewed as if it had this one.
+/// The longest lease. A permanent address is renewed as if it had a lease of this length.
 const MAX_LEASE: Duration = Duration::from_secs(86_400);
 
 impl Client {
@@ -103,7 +103,7 @@ impl Lease {
         &self.granted.interface
     }
 
-    /// Waits until the address is lost, and returns why: the lease could not be renewed in time, the session has ended, or
+    /// Waits until the address is lost, and returns the reason: the lease could not be renewed in time, the session has ended, or
     /// the next broker refuses the address. From then on this host must not use the address.
     pub async fn lost(&mut self) -> Error {
         match self.state.wait_for(|state| state.lost.is_some()).await {
@@ -154,7 +154,7 @@ impl Drop for Lease {
     }
 }
 
-/// The result of a request for one address, and the generation of the broker that sent it.
+/// The result of a request for one address, and the generation of the broker that replied.
 type ResultWithGeneration = (Result<Granted, Fault>, u64);
 
 /// The renewal of one lease.
@@ -163,12 +163,12 @@ struct Renewal {
     address: IpAddr,
     options: AddressOptions,
     length: Duration,
-    /// Something happened to the address or the session, so the lease is renewed at once.
+    /// Signalled by an event of the address and by a reconnection: the lease is renewed at once.
     renew_now: Arc<Notify>,
 }
 
 impl Renewal {
-    /// Renews the lease until that fails for good, and returns why. `end` is no later than the end of the lease at the
+    /// Renews the lease until that fails for good, and returns the reason. `end` is no later than the end of the lease at the
     /// broker, because it counts from before each request was sent.
     async fn run(&self, mut end: Instant) -> Error {
         let session = self.client.session();
@@ -186,7 +186,7 @@ impl Renewal {
             }
             let why = match renewed {
                 Err(_) => return Error::Fault(expired(self.address)),
-                // The next broker is asked, if there is one in time.
+                // The session reconnects; the loop then sends the renewal to the next broker, if one is in time.
                 Ok(Err(why)) if session.survives(&why) => continue,
                 Ok(Err(why)) => return why,
                 Ok(Ok((Ok(_), replied))) => {

@@ -51,7 +51,7 @@
 //! - If a broker ended without a successor, the guard's own copy of the socket continues to accept connections, and no other
 //!   program can bind its port.
 //! - Leases are renewed, or their addresses added again with the same epoch, if the lease has not ended.
-//! - `Listener::lost` and [`Lease::lost`] return why a guard's listener or address cannot be kept.
+//! - `Listener::lost` and [`Lease::lost`] return the reason that a guard's listener or address cannot be kept.
 //!
 //! # Features
 //!

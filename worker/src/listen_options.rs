@@ -5,7 +5,8 @@ use portreeve_protocol::{Endpoint, Text, message};
 use crate::build;
 use crate::error::Error;
 
-/// How the socket of a listener is made. An option that is not set is as the broker's configuration says for the endpoint.
+/// The options of a listener's socket. An option that is not set has the value that the broker's configuration has for the
+/// endpoint.
 ///
 /// ```
 /// use portreeve::ListenOptions;
@@ -22,7 +23,7 @@ pub struct ListenOptions {
     pub reuse_port: bool,
     /// Accept IPv4 as well on an IPv6 wildcard: IPV6_V6ONLY is off. See ipv6(7).
     pub dual_stack: bool,
-    /// IP_FREEBIND: bind an address that is not on this host, or not yet. See ip(7).
+    /// IP_FREEBIND: bind an address that this host does not have yet. See ip(7).
     pub free_bind: bool,
     /// SO_BINDTODEVICE: receive packets of this interface only. See socket(7).
     pub device: Option<String>,
@@ -41,7 +42,7 @@ pub struct ListenOptions {
 }
 
 impl ListenOptions {
-    /// Options of which none is set.
+    /// Returns options with every value unset.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -147,9 +148,9 @@ impl ListenOptions {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Listen {
-    /// Where it listens.
+    /// The endpoint.
     pub endpoint: Endpoint,
-    /// How its socket is made.
+    /// The options of its socket.
     pub options: ListenOptions,
 }
 

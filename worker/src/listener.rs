@@ -11,11 +11,11 @@ use portreeve_protocol::message::ListenerId;
 
 use crate::error::Error;
 
-/// A client whose listeners have guards. Sealed: the two clients of this crate implement it, no other type can.
+/// A client that returns guarded listeners. Sealed: only the two clients of this crate implement it.
 pub trait ListenerClient: sealed::StopListener {}
 
 pub(crate) mod sealed {
-    /// Stops listeners whose guards are dropped.
+    /// Stops the listener of a dropped guard.
     pub trait StopListener {
         /// Sends or queues the stop of a listener. A failure is ignored, because a destructor cannot report it.
         fn guard_dropped(&self, registration: &super::Registration);
@@ -44,7 +44,7 @@ impl Registration {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The listener's number with the present broker; `None` if that broker does not have the listener.
+    /// The listener's number in the present broker; `None` if that broker does not have the listener.
     pub(crate) fn id(&self) -> Option<ListenerId> {
         self.state().id
     }
@@ -56,12 +56,12 @@ impl Registration {
         self.state().id = id;
     }
 
-    /// A key that all clones share, and that no other registration has while one of them exists.
+    /// A key that all clones share. It is unique while one of them exists.
     pub(crate) fn key(&self) -> usize {
         Arc::as_ptr(&self.0).addr()
     }
 
-    /// Notes that the guard was dropped.
+    /// Records that the guard was dropped.
     pub(crate) fn set_unguarded(&self) {
         self.state().guarded = false;
     }
@@ -72,22 +72,22 @@ impl Registration {
         state.guarded && state.lost.is_none()
     }
 
-    /// Notes that no broker has the listener any more, and why.
+    /// Records that the listener is lost, and the reason.
     pub(crate) fn set_lost(&self, why: Error) {
         self.state().lost = Some(why);
     }
 
-    /// Why the listener is lost, if it is.
+    /// The reason that the listener is lost, if it is.
     pub(crate) fn lost(&self) -> Option<Error> {
         self.state().lost.clone()
     }
 }
 
-/// A listener: its socket `S`, and the duty to stop it.
+/// A listener with its socket `S`, which stops when the guard is dropped.
 ///
 /// Dropping the guard stops the listener for every process that has its socket. [`into_socket`](Self::into_socket) takes the
-/// socket instead, and the listener stays open until the session ends. Two guards of one endpoint are one listener, which
-/// the first dropped guard stops.
+/// socket out of the guard; the listener then stays open until the session ends. Two guards of the same endpoint share one
+/// listener: dropping either guard stops it.
 #[must_use = "a listener stops when its guard is dropped"]
 #[derive(Debug)]
 pub struct ListenerGuard<S, C: ListenerClient> {
@@ -128,7 +128,7 @@ impl<S, C: ListenerClient> ListenerGuard<S, C> {
         &self.stop.registration
     }
 
-    /// The endpoint that it listens on.
+    /// The endpoint of the listener.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }

@@ -1,5 +1,5 @@
 //! Reconnection: when the channel of a session ends, the client connects to the control socket again, and requests the
-//! listeners of this program's guards anew.
+//! listeners of this program's guards again.
 //!
 //! Promises: the sockets of guards stay open and unchanged meanwhile. The pause between two attempts is at least
 //! [`FIRST_PAUSE`] and at most [`MAX_PAUSE`]. Every subscriber learns that events may be missing.
@@ -54,7 +54,7 @@ pub(crate) async fn supervise(shared: Arc<SharedSession>, mut reader: JoinHandle
 }
 
 impl SharedSession {
-    /// Retries until a broker accepts the session, or one cannot be talked to.
+    /// Retries until a broker accepts the session, or a broker uses another protocol version or violates the protocol.
     async fn reconnect(self: &Arc<Self>, target: &ReconnectTarget) -> Result<JoinHandle<Error>, Error> {
         let mut pause = FIRST_PAUSE;
         loop {
@@ -88,9 +88,9 @@ impl SharedSession {
                 Ok(reader)
             }
             Err(why) => {
-                // The broker ends the session with what it gave; if the shutdown fails, it has ended already.
+                // The shutdown ends the session and its listeners. It fails only if the session has ended already.
                 let _ = channel.shutdown(std::net::Shutdown::Both);
-                let _ = reader.await; // its error is the end that this caused
+                let _ = reader.await; // its error is the result of this shutdown
                 Err(why)
             }
         }
@@ -124,7 +124,7 @@ impl SharedSession {
         Ok(())
     }
 
-    /// Requests a listener whose socket a guard has.
+    /// Requests the listener of a guard again.
     async fn restore_listener(&self, channel: &UnixDatagram, held: &HeldListener) -> Result<(), Error> {
         let registration = &held.registration;
         match self.request_with_timeout(channel, &held.listen).await {
@@ -134,11 +134,12 @@ impl SharedSession {
                     registration.set_id(Some(id));
                     return Ok(());
                 }
-                // It is another socket than the guard's, and nothing accepts on it.
+                // This is not the socket of the guard, and no code of this program accepts connections on it.
                 state.queue_stop(id);
                 registration.set_lost(Error::Fault(stopped(held)));
             }
-            // The kernel finds the endpoint in use, and the broker does not: the guard's own socket has it and still works.
+            // The fault has an errno, so bind(2) failed and no peer has the listener: the guard's own socket occupies the
+            // endpoint and still works.
             Err(Error::Fault(fault)) if fault.code == FaultCode::InUse && fault.errno != 0 => {}
             // The broker has the listener, and this process has no descriptor for another copy.
             Err(Error::DescriptorsLost) => {}

@@ -1,5 +1,4 @@
-//! Requests, and what their replies become when their descriptors are counted: the only place where a socket is joined
-//! with its listener.
+//! The output of each request: its reply, joined with the attached sockets. Only this module assigns sockets to listeners.
 
 use std::os::fd::OwnedFd;
 
@@ -18,18 +17,18 @@ use portreeve_protocol::reload::{Reload, Reloaded};
 use portreeve_protocol::status::Status;
 use portreeve_protocol::{Fault, Operation};
 
-/// A listener's number, and the socket that came with it.
+/// A listener's number and its socket.
 pub(crate) type ReceivedListener = (ListenerId, OwnedFd);
 
-/// An operation, and what its reply becomes.
+/// An operation, with the type that a client returns for it.
 pub(crate) trait Request: Operation {
     /// The reply, with its sockets.
     type Output;
     /// Whether the request may be sent to the next broker if it is unknown whether this broker carried it out.
     const REPEATABLE: bool = true;
 
-    /// Joins a reply with the descriptors that came with it; `None` if there are too few. The descriptors that it leaves
-    /// are too many.
+    /// Joins a reply with its attached descriptors; `None` if there are too few. The caller reports descriptors that
+    /// remain in the list as an error.
     fn join(reply: Self::Reply, descriptors: &mut Vec<OwnedFd>) -> Option<Self::Output>;
 }
 
@@ -51,7 +50,7 @@ without_descriptors! {
     RenewAddress => Leases, ListAddresses => AddressPage, PolicyRequest => PolicyPage, Subscribe => Subscribed
 }
 
-// These name a number that is valid for one broker only, or remove something, or have an effect each time.
+// These name a number that is valid in one broker only, remove an address, or have an effect each time.
 without_descriptors! {
     false,
     Stop => Stopped, RemoveAddress => Removals, Announce => Leases, MoveAddress => Leases, SetLink => Link,

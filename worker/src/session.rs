@@ -24,7 +24,7 @@ use crate::subscribers::{SubscriberId, Subscribers};
 /// How long a destructor outside of a runtime waits for room in the channel.
 const DROP_TIMEOUT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// One session. It ends when this is dropped.
+/// One session. Dropping it ends the session.
 #[derive(Debug)]
 pub(crate) struct Session {
     shared: Arc<SharedSession>,
@@ -121,7 +121,7 @@ impl Session {
         }
     }
 
-    /// Number of brokers that this session had before its present or next one.
+    /// The number of earlier brokers of this session.
     pub fn generation(&self) -> u64 {
         self.shared.state().generation
     }
@@ -194,7 +194,7 @@ impl Session {
                 Ok(reply) => return Ok((reply, generation)),
                 Err(why) => why,
             };
-            // The broker may have carried it out already, so it is repeated only if that makes no difference.
+            // The broker may have carried out the request, so it is repeated only if that has no further effect.
             if !O::REPEATABLE || !shared.survives(&why) {
                 return Err(why);
             }

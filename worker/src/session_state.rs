@@ -1,8 +1,8 @@
-//! What the tasks and callers of an asynchronous session share: its present channel, the connection state, and the
-//! listeners of its guards.
+//! The state that the tasks and callers of an asynchronous session share: its present channel, the connection state, and
+//! the listeners of its guards.
 //!
-//! Promises: stops of dropped guards are sent before any later request. What was sent on one channel is never mistaken for
-//! something on another.
+//! Promises: stops of dropped guards are sent before any later request. A number of one channel is never
+//! used on another.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -50,16 +50,16 @@ pub(crate) struct SessionState {
     pub welcome: Option<Arc<Welcome>>,
     /// Number of channels before this one.
     pub generation: u64,
-    /// By [`Registration::key`].
+    /// The listeners of guards, by [`Registration::key`].
     pub held: HashMap<usize, HeldListener>,
     /// Whether the program has dropped the session.
     pub closed: bool,
     /// Whether the present broker has accepted the session: requests before its first reply would end it.
     greeted: bool,
-    /// Listeners whose guards were dropped and whose stop is not sent yet. It is sent before any later request, so that a
-    /// new request for the same endpoint does not return a listener that is about to stop.
+    /// Stops of dropped guards that are not sent yet. They are sent before any later request, so that a new request for
+    /// the same endpoint does not return a listener that is about to stop.
     queued_stops: Vec<ListenerId>,
-    /// Addresses whose guards were dropped and whose removal is not sent yet, with their epochs.
+    /// Removals of dropped leases that are not sent yet: address and epoch.
     queued_removals: Vec<(IpAddr, u64)>,
 }
 
@@ -111,7 +111,7 @@ impl SessionState {
                     self.queued_removals.remove(0);
                 }
                 Ok(false) => return false,
-                // It remains queued for the next broker. If there is none, the lease ends.
+                // It remains queued for the next broker. If no broker follows, the lease ends.
                 Err(_) => break,
             }
         }
@@ -144,15 +144,15 @@ impl SessionState {
         }
     }
 
-    /// Notes that a broker has accepted the session.
+    /// Records that a broker has accepted the session.
     pub fn greet(&mut self, welcome: Welcome) {
         self.welcome = Some(Arc::new(welcome));
         self.greeted = true;
         self.flush();
     }
 
-    /// Notes that the channel has ended, and with it what the broker knew by this session's numbers. Removals remain queued,
-    /// because a lease does not end with the session.
+    /// Records that the channel has ended, so that its listener numbers are invalid. Removals remain queued, because a lease
+    /// does not end with the session.
     pub fn invalidate(&mut self) {
         self.generation += 1;
         self.greeted = false;
@@ -174,8 +174,8 @@ impl SessionState {
         self.queued_removals.is_empty()
     }
 
-    /// Stops the listener of a dropped guard. While there is no broker, its registration is kept, because the next broker may
-    /// have the listener.
+    /// Stops the listener of a dropped guard. While the session reconnects, its registration is kept, because the next broker
+    /// may have the listener.
     pub fn guard_dropped(&mut self, registration: &Registration, status: SessionStatus) {
         registration.set_unguarded();
         match registration.id() {
@@ -219,7 +219,7 @@ impl SharedSession {
         is_temporary && self.reconnect.is_some()
     }
 
-    /// Receives until the channel ends, and returns why it ended.
+    /// Receives until the channel ends, and returns the reason.
     pub async fn read_loop(self: Arc<Self>, channel: Arc<UnixDatagram>) -> Error {
         let receive = || {
             let mut state = self.state();
@@ -281,7 +281,7 @@ impl SharedSession {
         self.reply::<O>(self.send(channel, request).await?).await
     }
 
-    /// Records listeners that guards will hold; `false` if the channel that they came through has ended already.
+    /// Records listeners that guards will hold; `false` if the channel that returned them has ended already.
     pub fn record_held<'h>(
         &self,
         generation: u64,
@@ -297,7 +297,7 @@ impl SharedSession {
         state.generation == generation
     }
 
-    /// Sends what is queued, if the channel has room within this time.
+    /// Sends the queued requests, if the channel has room within this time.
     pub fn flush_within(&self, time: Timespec) {
         let channel = self.state().channel.clone();
         if poll(&mut [PollFd::new(&*channel, PollFlags::OUT)], Some(&time)).is_ok() {

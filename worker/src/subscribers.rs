@@ -1,4 +1,4 @@
-//! The subscribers of a session: which parts of this program receive events, and the events that each has yet to take.
+//! The subscribers of a session: which parts of this program receive events, and the queue of each.
 //!
 //! Promises: a subscriber that takes no events keeps a bounded number of them, and learns how many it lost. The cost of an
 //! event of an address depends on the number of subscribers to that address and to all events, not on the others.
@@ -74,7 +74,7 @@ impl Subscribers {
         Some(self.required_subscription()).filter(|required| *required != self.subscription)
     }
 
-    /// Notes the subscription that the broker has granted.
+    /// Records the subscription that the broker has granted.
     pub fn set_subscription(&mut self, granted: Subscribe) {
         self.subscription = granted;
     }
@@ -87,7 +87,7 @@ impl Subscribers {
         }
     }
 
-    /// Notes that a subscriber has received the events of this reply.
+    /// Records that a subscriber has received the events of this reply.
     pub fn mark_seen(&mut self, id: SubscriberId, reply: &Subscribed) {
         if let (Some(subscriber), Some(newest)) = (self.by_id.get_mut(&id), reply.recent.last()) {
             subscriber.seen = newest.number;
@@ -111,7 +111,7 @@ impl Subscribers {
         }
     }
 
-    /// Takes the next event of a subscriber. If there is none, the waker is woken when one arrives.
+    /// Takes the next event of a subscriber. If its queue is empty, wakes the waker when an event arrives.
     pub fn next_event(&mut self, id: SubscriberId, waker: &Waker) -> Option<Event> {
         let subscriber = self.by_id.get_mut(&id)?;
         loop {

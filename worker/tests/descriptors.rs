@@ -1,4 +1,5 @@
-//! A process without free descriptors for the sockets of a reply. It has a file of its own, because the limit is per process.
+//! A process without free descriptors for the sockets of a reply. The test is in a file of its own, because the limit applies
+//! to the whole process.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -17,7 +18,7 @@ fn open_descriptors() -> usize {
 }
 
 #[test]
-fn a_reply_that_finds_no_room_is_a_typed_error_and_asking_again_gives_the_same_socket() {
+fn a_reply_without_free_descriptors_is_a_typed_error_and_a_retry_returns_the_same_socket() {
     let (channel, thread) = broker(|broker| {
         let socket = [marker(2)];
         while let Some(request) = broker.next() {

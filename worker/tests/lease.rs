@@ -1,4 +1,4 @@
-//! A dropped lease removes its address, wherever it is dropped.
+//! Dropping a lease removes its address, inside and outside of the runtime.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 
 const ADDRESS: &str = "192.0.2.1";
 
-/// What the broker saw of a removal: its addresses, its epoch, and the number of the request.
+/// A removal as the broker received it: the addresses, the epoch, and the number of the request.
 type Removal = (Vec<IpAddr>, u64, u32);
 
 fn removal() -> Removal {

@@ -30,12 +30,12 @@ impl Sample {
         Self { all: true, ..Self::empty(variant) }
     }
 
-    /// A message whose bounded value number `at` is as long as its bound.
+    /// A message in which bounded value number `at` has the maximum length.
     pub fn full(variant: usize, at: usize) -> Self {
         Self { to_skip: Some(at), ..Self::empty(variant) }
     }
 
-    /// A message whose bounded value number `at` exceeds its bound by one.
+    /// A message in which bounded value number `at` exceeds the maximum length by one.
     pub fn overfull(variant: usize, at: usize) -> Self {
         Self { extra: 1, ..Self::full(variant, at) }
     }

@@ -1,6 +1,6 @@
 //! Adding, renewing and removing addresses through the broker, with as many in a request as fit, compared with a privileged
 //! process that does the same itself; and the time until a neighbour receives an announcement. Conflict detection and
-//! announcements are disabled unless they are what is measured. The kernel notifies the broker of changes by the other
+//! announcements are disabled unless they are measured. The kernel notifies the broker of changes by the other
 //! subjects. The broker reads those notifications before the next subject is measured, and reads those of its own changes
 //! while it is measured.
 //!
@@ -177,12 +177,12 @@ impl Direct {
     }
 }
 
-fn addresses(count: usize, v6: bool, whose: u16) -> Vec<IpAddr> {
+fn addresses(count: usize, v6: bool, owner: u16) -> Vec<IpAddr> {
     let numbers = 1..=u16::try_from(count).unwrap();
     match v6 {
-        true => numbers.map(|n| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, whose, n, 0, 1).into()).collect(),
+        true => numbers.map(|n| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, owner, n, 0, 1).into()).collect(),
         false => {
-            let base = 0x0a02_0000 + u32::from(whose) * 0x4000;
+            let base = 0x0a02_0000 + u32::from(owner) * 0x4000;
             numbers.map(|n| Ipv4Addr::from(base + u32::from(n)).into()).collect()
         }
     }

@@ -1,5 +1,5 @@
 //! The baseline `helper`: a second process that waits in recv(2), opens the listeners in a fixed-size request, sends them
-//! back, and keeps copies until it is told to close them. It has no runtime, encoding, policy or log.
+//! back, and keeps copies until it receives the command to close them. It has no runtime, encoding, policy or log.
 //! The baseline `confined` is the same process with the broker's own confinement, so it includes the kernel's cost of that.
 
 use std::io::{IoSlice, IoSliceMut};
@@ -119,8 +119,8 @@ fn confine() {
 
 /// Serves the channel on standard input until it is closed.
 pub fn serve() {
-    let most = rustix::process::getrlimit(Resource::Nofile).maximum;
-    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).unwrap();
+    let limit = rustix::process::getrlimit(Resource::Nofile).maximum;
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit }).unwrap();
     if std::env::args().nth(1).as_deref() == Some(CONFINED) {
         confine();
     }

@@ -63,7 +63,7 @@ fn listen(case: &str, size: usize, client: &mut dyn Worker) {
     listen_with(case, size, client, Helper::batch);
 }
 
-fn listen_with(case: &str, size: usize, client: &mut dyn Worker, ask: fn(&Helper, &[SocketAddrV4])) {
+fn listen_with(case: &str, size: usize, client: &mut dyn Worker, request: fn(&Helper, &[SocketAddrV4])) {
     let units = UNITS.div_ceil(size) * size;
     let (helper, confined) = (Helper::start(), Helper::start_confined());
     let client = RefCell::new(client);
@@ -73,9 +73,9 @@ fn listen_with(case: &str, size: usize, client: &mut dyn Worker, ask: fn(&Helper
         })
         .after_round(|| client.borrow_mut().stop()),
         Subject::new("direct", || endpoints::next(units).for_each(direct::listen_and_close)),
-        Subject::new("helper", || in_batches(units, size, |endpoints| ask(&helper, endpoints)))
+        Subject::new("helper", || in_batches(units, size, |endpoints| request(&helper, endpoints)))
             .after_round(|| helper.release()),
-        Subject::new("confined", || in_batches(units, size, |endpoints| ask(&confined, endpoints)))
+        Subject::new("confined", || in_batches(units, size, |endpoints| request(&confined, endpoints)))
             .after_round(|| confined.release()),
     ];
     benchmark::measure(case, units, subjects);

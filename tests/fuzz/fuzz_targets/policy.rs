@@ -1,5 +1,5 @@
-//! The policy of a generated configuration decides about generated endpoints and peers: no peer is allowed what no rule
-//! allows, nor more than root.
+//! The policy of a generated configuration decides about generated endpoints and peers: a rule allows every
+//! request that a peer is allowed, and root is allowed it too.
 #![no_main]
 
 use std::net::IpAddr;

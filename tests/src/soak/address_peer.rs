@@ -101,7 +101,7 @@ impl AddressPeer {
         some
     }
 
-    /// Sends a request whose reply has leases. While it is in flight, the ends of the leases are unknown.
+    /// Sends a request that returns leases. While it is in flight, the ends of the leases are unknown.
     fn request<T: Operation>(
         &mut self,
         model: &Model,
@@ -118,7 +118,7 @@ impl AddressPeer {
                 model.addresses().insert(*address, known)
             })
             .collect();
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         let answer = session.request(model, request);
         let longest = Instant::now() + Duration::from_secs(MAX_LEASE);
         let results = match answer {
@@ -134,7 +134,7 @@ impl AddressPeer {
         };
         for ((address, before), result) in addresses.iter().zip(before).zip(results) {
             match result {
-                Outcome::Done(lease) => record_granted(model, session, asked, *address, &lease),
+                Outcome::Done(lease) => record_granted(model, session, requested_at, *address, &lease),
                 Outcome::Fault(fault) => record_refused(model, session, *address, before, &fault),
             }
         }
@@ -211,18 +211,18 @@ fn is_local(address: IpAddr) -> bool {
 }
 
 /// Records a granted lease, which began between the request and the receipt of the reply.
-fn record_granted(model: &Model, session: &Session, asked: Instant, address: IpAddr, lease: &Lease) {
+fn record_granted(model: &Model, session: &Session, requested_at: Instant, address: IpAddr, lease: &Lease) {
     let remaining = Duration::from_millis(lease.remaining_ms);
     let before = model.broker_down.mark();
     let known = AddressRecord {
         holder: session.name.clone(),
         latest_end: Some(Instant::now() + remaining),
-        earliest_end: (session.generation == model.generation()).then_some(asked + remaining),
+        earliest_end: (session.generation == model.generation()).then_some(requested_at + remaining),
     };
     model.addresses().insert(address, known);
     let local = is_local(address);
     // The address may be absent if the lease or the broker has ended meanwhile.
-    if !local && !model.broker_down.occurred_since(before) && Instant::now() < asked + remaining {
+    if !local && !model.broker_down.occurred_since(before) && Instant::now() < requested_at + remaining {
         model
             .violation(format_args!("{} was granted {address}, but the host does not have it", session.name));
     }

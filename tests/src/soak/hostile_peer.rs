@@ -107,7 +107,7 @@ impl HostilePeer {
             }
         }
         let _ = channel::send(&peer.channel, &packet, &descriptors); // the session may have ended
-        let _ = peer.channel.shutdown(Shutdown::Write); // likewise
+        let _ = peer.channel.shutdown(Shutdown::Write); // the session may have ended
         while peer.receive().is_ok() {}
         model.count("hostile: malformed frames");
     }

@@ -82,7 +82,7 @@ pub fn name(pid: u32) -> String {
     text.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
-/// The descriptors of a process, with the digits in their names left out, such as process ids.
+/// The descriptors of a process, without the digits in their names, such as process ids.
 pub fn descriptors(pid: u32) -> Descriptors {
     let plain = |text: String| text.chars().filter(|letter| !letter.is_ascii_digit()).collect();
     Descriptors(Descriptors::of(pid).0.into_iter().map(plain).collect())

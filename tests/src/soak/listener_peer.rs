@@ -67,11 +67,11 @@ impl ListenerPeer {
     fn release_withdrawn(&mut self, model: &Model, session: &mut Session) -> Result<(), SessionLost> {
         let now = model.restricted.mark();
         let all = std::mem::take(&mut self.held);
-        let (gone, held): (Vec<_>, Vec<_>) =
+        let (withdrawn, held): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|(endpoint, _)| self.is_withdrawn(model, endpoint));
         self.held = held;
-        gone.iter().for_each(|(endpoint, _)| model.release(endpoint, &session.name));
-        let listeners = List::truncated(gone.into_iter().map(|(_, id)| id));
+        withdrawn.iter().for_each(|(endpoint, _)| model.release(endpoint, &session.name));
+        let listeners = List::truncated(withdrawn.into_iter().map(|(_, id)| id));
         if let Err(fault) = session.request(model, &Stop { listeners })? {
             report(model, "stop", &fault)?;
         }

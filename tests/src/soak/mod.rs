@@ -4,7 +4,7 @@
 //! Invariants:
 //! - A client of the worker's ports is refused only after both the broker and the worker have ended, or after a broker
 //!   has ended by itself, until the next broker's worker serves. A client is not refused while only the worker is down,
-//!   nor after a broker was killed while its worker still serves on the sockets that it has.
+//!   nor after a broker was killed while its worker continues to serve.
 //! - Neither a takeover nor a reload refuses a client. A takeover retains the listeners of sessions for five seconds, for
 //!   the same user and with the same ids, and keeps every lease. A reload closes only what it withdraws.
 //! - A client is disconnected only if the worker that accepted it ends.

@@ -43,7 +43,8 @@ impl Retained {
         self.listeners.iter().filter(move |_| lasts)
     }
 
-    /// Whether retained listeners may still exist. They include those whose reply or whose stop was lost with the session.
+    /// Whether retained listeners may still exist. They include listeners of which the reply or the stop was lost with the
+    /// session.
     pub fn may_exist(&self) -> bool {
         self.span.is_some_and(|(_, end)| end.is_none_or(|end| end.elapsed() < RETAIN + MARGIN))
     }

@@ -110,7 +110,7 @@ impl<'a> Scheduler<'a> {
         if self.supervisor.variant != Variant::Base {
             self.supervisor.reload(Variant::Base, false);
         }
-        // The worker keeps a static listener that the configuration no longer has until it ends, so this worker is killed.
+        // The worker keeps a removed static listener until the worker ends, so it is killed.
         self.supervisor.await_worker();
         self.supervisor.kill_worker();
         self.supervisor.await_worker();

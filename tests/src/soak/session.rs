@@ -1,4 +1,4 @@
-//! A peer whose broker may end at any time: each request gets a reply, or the session is lost for a known reason.
+//! A peer of a broker that may end at any time: each request gets a reply, or the session is lost for a known reason.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;

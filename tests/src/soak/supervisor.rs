@@ -17,7 +17,7 @@ use crate::{Broker, Host, eventually, process};
 pub enum Termination {
     /// The broker is killed, and the worker lives on for a while.
     KillBroker,
-    /// The launcher is killed, whereupon the broker ends by itself.
+    /// The launcher is killed; the broker then ends by itself.
     KillLauncher,
     /// The broker, the launcher, the worker and the reader are killed at once.
     KillAll,
@@ -71,7 +71,7 @@ impl<'a> Supervisor<'a> {
         self.model.count("workers suspended");
     }
 
-    /// Ends the broker, waits while what remains of it serves on, cleans up, and starts the next one.
+    /// Ends the broker, waits while its remaining processes continue to serve, cleans up, and starts the next broker.
     pub fn end_broker(&mut self, how: Termination, pause: Duration) {
         // A worker that has just started still needs its broker to get its listeners.
         self.await_worker();
@@ -102,7 +102,7 @@ impl<'a> Supervisor<'a> {
             model.violation(format_args!("the broker ended with {status} ({how:?})"));
         }
         if how == Termination::KillBroker {
-            // The worker serves on without the broker.
+            // The worker continues to serve without the broker.
             std::thread::sleep(pause);
             if !process::is_running(rest[0]) {
                 model.violation("the worker ended with its broker");
@@ -132,7 +132,7 @@ impl<'a> Supervisor<'a> {
     pub(super) fn await_end(&self, pid: u32) {
         let end = Instant::now() + TIMEOUT;
         while Path::new(&format!("/proc/{pid}")).exists() {
-            let _ = waitpid(Pid::from_raw(pid.cast_signed()), WaitOptions::NOHANG); // fails if it is no child
+            let _ = waitpid(Pid::from_raw(pid.cast_signed()), WaitOptions::NOHANG); // it fails if the process is not a child
             if Instant::now() > end {
                 self.model.violation(format_args!("{} outlived its broker", kernel_state::name(pid)));
                 kill(pid, Signal::KILL);

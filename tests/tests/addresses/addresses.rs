@@ -13,7 +13,7 @@ use portreeve_tests::peer::one_address;
 use portreeve_tests::{Broker, Peer, eventually, isolated, lan, resources, sample};
 use rustix::process::Signal;
 
-/// A limit for operations that should complete at once.
+/// A limit for operations that should complete immediately.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 #[test]
@@ -247,10 +247,10 @@ fn removal_resets_connections_of_both_socket_families_and_of_no_other_address() 
             client.set_read_timeout(Some(AT_ONCE)).unwrap();
             (client, listener.accept().unwrap().0)
         };
-        let (mut going, _served) = connect("10.1.1.7:2525");
+        let (mut removed, _served) = connect("10.1.1.7:2525");
         let others = [connect("10.1.1.1:2525"), connect("[2001:db8::1]:2525")];
         assert!(peer.remove_address("10.1.1.7").unwrap().verified);
-        assert_eq!(going.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert_eq!(removed.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
         for (mut client, mut served) in others {
             served.write_all(b"2").unwrap();
             client.read_exact(&mut [0]).unwrap();

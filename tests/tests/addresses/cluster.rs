@@ -54,9 +54,9 @@ fn without_arp_all_hosts_only_known_neighbours_get_unicast_requests() {
         for (address, expected) in [("10.1.1.7", UNICAST_REQUEST), ("2001:db8::7", UNICAST_SOLICITATION)] {
             let (mut far, mut near) = (PacketCapture::on("far"), PacketCapture::on("near"));
             add(&mut peer, address);
-            let asked = far.collect(Duration::from_millis(1_200), ours, |_| false);
-            assert!((1..=3).contains(&asked.len()), "{asked:?}");
-            for frame in &asked {
+            let requests = far.collect(Duration::from_millis(1_200), ours, |_| false);
+            assert!((1..=3).contains(&requests.len()), "{requests:?}");
+            for frame in &requests {
                 let sum = frame.bytes.get(56..58).map(|sum| format!("{:02x} {:02x}", sum[0], sum[1]));
                 let expected = expected.replace("SUM", sum.as_deref().unwrap_or_default());
                 assert_eq!(frame.bytes, hex(&expected), "{address}");
@@ -83,8 +83,8 @@ fn an_unresponsive_neighbour_gets_three_requests_before_the_broadcast() {
             let mut wire = PacketCapture::on("far");
             add(&mut peer, address);
             let frames = wire.collect(AT_ONCE, ours, |frames| frames.len() == 3 + broadcasts);
-            let (asked, all) = frames.split_at(3);
-            assert!(asked.iter().all(|frame| frame.bytes[..6] == [2, 0, 0, 0, 0, 0x63]), "{frames:?}");
+            let (requests, all) = frames.split_at(3);
+            assert!(requests.iter().all(|frame| frame.bytes[..6] == [2, 0, 0, 0, 0, 0x63]), "{frames:?}");
             assert!(all.len() == broadcasts && all.iter().all(is_broadcast), "{frames:?}");
             for pair in frames[..4].windows(2) {
                 let pause = pair[1].at.duration_since(pair[0].at);
@@ -129,7 +129,7 @@ fn a_recreated_interface_regains_its_addresses_under_its_new_index() {
         let both = ["10.1.1.7", "2001:db8::7"];
         both.iter().for_each(|address| add(&mut owner, address));
         lan::ip("link del eth1");
-        let gone = watcher.await_event(EventCode::LinkGone);
+        let removed = watcher.await_event(EventCode::LinkGone);
         lan::ip("-n switch link add port1 type veth peer name far1");
         lan::ip("-n switch link set far1 netns 1");
         lan::ip("-n switch link set port1 master br0 up");
@@ -138,7 +138,7 @@ fn a_recreated_interface_regains_its_addresses_under_its_new_index() {
         lan::ip("link set eth1 up");
         for _ in both {
             let back = watcher.await_event(EventCode::AddressRestored);
-            assert_ne!(back.index, gone.index);
+            assert_ne!(back.index, removed.index);
             assert_eq!(&*back.interface, "eth1");
         }
         for address in both {

@@ -132,7 +132,7 @@ fn an_expired_lease_stops_the_floating_listener() {
 }
 
 #[test]
-fn an_address_whose_listener_cannot_start_is_not_added() {
+fn an_address_is_not_added_if_its_listener_cannot_start() {
     isolated(|host| {
         lan::create(&["far"]);
         let (_setup, broker) = start(host);
@@ -218,8 +218,8 @@ fn followers_are_added_renewed_announced_and_removed_with_their_leader() {
                 .map(|(own, leader)| (own.to_owned(), leader.map(str::to_owned)));
         let leases = done(peer.request(&add).unwrap().0.results.into_vec());
         assert_eq!(rows_of(&leases), expected);
-        let there = |address: &&str| lan::show_address(address).is_some();
-        assert!(TOGETHER.iter().all(there), "{:?}", lan::addresses());
+        let exists = |address: &&str| lan::show_address(address).is_some();
+        assert!(TOGETHER.iter().all(exists), "{:?}", lan::addresses());
         assert_eq!(resources::tcp_listeners(), [at("10.1.1.8:25"), at("[2001:db8::8]:25")]);
         drop(connect("[2001:db8::8]:25"));
         for _ in 0..2 {

@@ -26,7 +26,7 @@ fn no_answer_is_sent_after_the_lease_if_the_broker_is_killed_or_stopped() {
             let sure = begin.elapsed();
             broker.signal(signal);
             let last = last_arp_reply(&mut wire, begin).expect("an answer while the lease lasts");
-            println!("{signal:?}: the last answer came {} ms after the renewal", last.as_millis());
+            println!("{signal:?}: the last answer arrived {} ms after the renewal", last.as_millis());
             assert!(last <= LEASE + sure + TICK, "answered after the lease: {last:?}");
             assert!(last >= LEASE - Duration::from_millis(500), "silent before the lease ended: {last:?}");
             broker.signal(Signal::CONT);
@@ -54,22 +54,22 @@ fn a_renewal_leaves_no_gap() {
                 stop.store(true, std::sync::atomic::Ordering::Relaxed);
             });
             let mut wire = PacketCapture::on("far");
-            let (mut asked, mut lost) = (0, Vec::new());
+            let (mut requests, mut lost) = (0, Vec::new());
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 wire.send(&hex(ARP_QUERY));
-                asked += 1;
+                requests += 1;
                 let answers = wire.collect(Duration::from_secs(1), is_arp_reply, |frames| !frames.is_empty());
                 if answers.is_empty() {
-                    lost.push(asked);
+                    lost.push(requests);
                 }
             }
-            println!("{asked} requests, without an answer: {lost:?}");
+            println!("{requests} requests, without an answer: {lost:?}");
             // A renewal replaces the element of a set atomically. A processor that is preempted during its lookup for
             // as long as that takes finds neither element. An emulated processor may lose a request that way; the next
             // one is answered.
             let gap = lost.windows(2).any(|pair| pair[1] == pair[0] + 1);
-            let by_emulation = slowness().is_some() && !gap && lost.len() * 1_000 <= asked;
-            assert!(lost.is_empty() || by_emulation, "a renewal left a gap: {lost:?} of {asked} requests");
+            let by_emulation = slowness().is_some() && !gap && lost.len() * 1_000 <= requests;
+            assert!(lost.is_empty() || by_emulation, "a renewal left a gap: {lost:?} of {requests} requests");
         });
     });
 }

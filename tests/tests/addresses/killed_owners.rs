@@ -1,4 +1,5 @@
-//! Addresses whose owner is killed, possibly during a request: they end with their lease and leave nothing behind.
+//! Addresses of a killed owner, possibly killed during a request: they are removed when their lease expires, and nothing
+//! is left behind.
 
 use std::path::Path;
 use std::process::Command;
@@ -45,17 +46,17 @@ fn end_in_time(granted: Instant, who: &str) {
         // An address in the output existed when the command started.
         let look = granted.elapsed();
         let text = lan::ip("-o addr show dev eth1");
-        let there = |address: &str| text.contains(&format!(" {address}/"));
+        let is_present = |address: &str| text.contains(&format!(" {address}/"));
         for (last, (own, other)) in last.iter_mut().zip(BOTH.into_iter().zip(OTHERS)) {
-            if there(own) {
+            if is_present(own) {
                 *last = look;
                 assert!(
-                    look < LEASE + LATE || there(other),
+                    look < LEASE + LATE || is_present(other),
                     "{own} still existed {look:?} after it was granted; killed: {who}"
                 );
             }
         }
-        (!BOTH.into_iter().chain(OTHERS).any(there)).then_some(())
+        (!BOTH.into_iter().chain(OTHERS).any(is_present)).then_some(())
     });
     println!("{who} killed: {BOTH:?} were last seen {last:?} after they were granted");
 }

@@ -55,13 +55,14 @@ fn a_restored_address_does_not_outlive_its_lease() {
         let mut peer = broker.peer();
         for address in BOTH {
             let lease = peer.add_address(address, |add| add.lease = Some(30)).unwrap();
-            let left = peer.request(&ListAddresses { after: None }).unwrap().0.addresses;
-            let left = left.iter().find(|row| row.lease.address == lease.address).unwrap().lease.remaining_ms;
+            let remaining = peer.request(&ListAddresses { after: None }).unwrap().0.addresses;
+            let remaining =
+                remaining.iter().find(|row| row.lease.address == lease.address).unwrap().lease.remaining_ms;
             lan::ip(&format!("addr del {}/{} dev eth1", lease.address, lease.prefix));
             let shown = eventually("the restored address", || lan::show_address(address));
             let (_, valid) = shown.split_once("valid_lft ").unwrap();
             let valid: u64 = valid.split_once("sec").unwrap().0.parse().unwrap();
-            assert!(valid * 1_000 <= left, "{valid} s of {left} ms");
+            assert!(valid * 1_000 <= remaining, "{valid} s of {remaining} ms");
         }
     });
 }

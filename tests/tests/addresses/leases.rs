@@ -111,7 +111,10 @@ fn a_permanent_lease_needs_a_permit_and_ends_with_its_broker() {
 
         broker.signal(Signal::KILL);
         drop(broker);
-        assert!(lan::show_address("10.1.1.70").is_some(), "no process was left to remove the address");
+        assert!(
+            lan::show_address("10.1.1.70").is_some(),
+            "no process remained that could remove the address"
+        );
         let mut broker = Broker::start(host, &sample::addresses(PERMANENT));
         assert_eq!(lan::addresses(), before, "the next broker removes the addresses of the killed one");
         broker.peer().add_address("10.1.1.70", |add| add.lease = Some(0)).unwrap();
@@ -169,15 +172,15 @@ fn the_blocking_client_delivers_events_while_another_thread_sends_requests() {
         let client = blocking::Client::open(channel, "test").unwrap();
         let mut events = client.events(false).unwrap();
         let address = ["10.1.1.7".parse().unwrap()];
-        let asking = client.clone();
+        let requester = client.clone();
         let thread = std::thread::spawn(move || {
             for _ in 0..20 {
-                let added = asking.add_addresses(&address, &QUIET).unwrap();
+                let added = requester.add_addresses(&address, &QUIET).unwrap();
                 assert_eq!(&*added[0].as_ref().unwrap().interface, lan::INTERFACE);
-                asking.renew_addresses(&address, Some(9), 0).unwrap()[0].as_ref().unwrap();
-                asking.announce_addresses(&address, 0).unwrap()[0].as_ref().unwrap();
-                assert_eq!(asking.addresses(None).unwrap().addresses.len(), 1);
-                assert!(asking.remove_addresses(&address, 0).unwrap()[0].as_ref().unwrap().verified);
+                requester.renew_addresses(&address, Some(9), 0).unwrap()[0].as_ref().unwrap();
+                requester.announce_addresses(&address, 0).unwrap()[0].as_ref().unwrap();
+                assert_eq!(requester.addresses(None).unwrap().addresses.len(), 1);
+                assert!(requester.remove_addresses(&address, 0).unwrap()[0].as_ref().unwrap().verified);
             }
         });
         for round in 0..20 {

@@ -43,8 +43,8 @@ fn a_denied_or_failed_request_leaves_the_interface_unchanged() {
         lan::create(&["far"]);
         lan::add_second_interface();
         let more = "broker {
-            permit gone { interface = ( nowhere0 ) }
-            peer 2 { allow = ( link ) permit = ( gone ) }
+            permit absent { interface = ( nowhere0 ) }
+            peer 2 { allow = ( link ) permit = ( absent ) }
         }";
         let broker = Broker::start(host, &sample::addresses(more));
         let mut peer = broker.peer();

@@ -31,9 +31,9 @@ fn done(leases: Leases) -> usize {
 
 /// Sends requests for all addresses, each request full, and returns how long that took.
 #[track_caller]
-fn timed(what: &str, all: &[IpAddr], mut ask: impl FnMut(List<IpAddr, MAX_ADDRESSES>)) -> Duration {
+fn timed(what: &str, all: &[IpAddr], mut request: impl FnMut(List<IpAddr, MAX_ADDRESSES>)) -> Duration {
     let begin = Instant::now();
-    all.chunks(MAX_ADDRESSES).for_each(|some| ask(List::new(some.to_vec()).unwrap()));
+    all.chunks(MAX_ADDRESSES).for_each(|some| request(List::new(some.to_vec()).unwrap()));
     let time = begin.elapsed();
     println!("{what} of {} addresses: {} ms", all.len(), time.as_millis());
     time

@@ -32,7 +32,7 @@ fn at_other() -> String {
 /// not answer during duplicate address detection.
 fn hosts_that_answer(wire: &mut PacketCapture, neighbour: Neighbour, address: &str) -> Vec<MacAddress> {
     let address = address.parse().unwrap();
-    let about = |frame: &[u8]| neighbour::parse_reply(frame).is_some_and(|(whose, _)| whose == address);
+    let about = |frame: &[u8]| neighbour::parse_reply(frame).is_some_and(|(resolved, _)| resolved == address);
     let ours = |frame: &[u8]| neighbour.is_recipient_of(frame) && about(frame);
     let mut frames = eventually("an answer", || {
         wire.send(&neighbour.request_for(address));
@@ -51,15 +51,15 @@ fn addresses_that_move_between_hosts_have_one_owner_at_a_time_and_leave_no_trace
     isolated(|host| {
         lan::create(&["other", "third", "fourth"]);
         let (mut first, mut wire) = (Broker::start(host, &sample::addresses("")), PacketCapture::on("third"));
-        let (mut second, mut there) = other(host);
-        let mut here = first.peer();
+        let (mut second, mut remote) = other(host);
+        let mut local = first.peer();
         let before = (lan::addresses(), at_other(), first.descriptors(), second.descriptors());
         let begun = Instant::now();
         for epoch in 1..=2 * TIMES {
             let ours = epoch % 2 == 1;
             // A different sender each time, so that no late answer to an earlier question is counted.
             let neighbour = Neighbour::number(usize::try_from(4 + epoch % 40).unwrap());
-            let (owner, rival) = if ours { (&mut here, &mut there) } else { (&mut there, &mut here) };
+            let (owner, rival) = if ours { (&mut local, &mut remote) } else { (&mut remote, &mut local) };
             for address in BOTH {
                 owner.add_address(address, |add| (add.epoch, add.announce) = (epoch, true)).unwrap();
                 let hardware = [2, 0, 0, 0, 0, if ours { 1 } else { 2 }];

@@ -124,8 +124,8 @@ fn a_denied_or_failed_move_changes_nothing() {
         assert_eq!((down.code, down.errno), (FaultCode::Os, libc::ENETDOWN.unsigned_abs()));
         lan::ip("link del eth2");
         assert_eq!(peer.move_address("10.1.1.7", "eth2").unwrap_err().code, FaultCode::UnknownInterface);
-        let left: Vec<String> = before.into_iter().filter(|line| !line.contains("eth2")).collect();
-        assert_eq!(lan::addresses(), left);
+        let remaining: Vec<String> = before.into_iter().filter(|line| !line.contains("eth2")).collect();
+        assert_eq!(lan::addresses(), remaining);
         peer.renew_address("10.1.1.7").unwrap();
         assert_eq!(
             &*peer.move_address("10.1.1.7", "eth1").unwrap().interface,
@@ -192,7 +192,7 @@ fn a_thousand_moves_leave_no_trace_and_respect_the_announcement_limit() {
         assert_eq!(elements(rules()), fenced, "the fence must be unchanged");
         assert!(
             !broker.log.lines().iter().any(|line| line.contains("restored it")),
-            "no address may be taken for lost"
+            "no address may be regarded as lost"
         );
         for address in ["10.1.1.7", "2001:db8::7"] {
             peer.renew_address(address).unwrap();
@@ -258,7 +258,7 @@ fn an_address_and_its_follower_move_together_or_not_at_all() {
         }";
         let broker = Broker::start(host, &sample::addresses(more));
         let mut peer = broker.peer();
-        let ask = |peer: &mut Peer, address: &str| {
+        let request_move = |peer: &mut Peer, address: &str| {
             let to = MoveAddress {
                 addresses: one_address(address),
                 interface: Text::new("eth2").unwrap(),
@@ -273,11 +273,11 @@ fn an_address_and_its_follower_move_together_or_not_at_all() {
         }
         let on =
             |address: &str| lan::show_address(address).unwrap().split_whitespace().nth(1).unwrap().to_owned();
-        let moved = ask(&mut peer, "10.1.1.7");
+        let moved = request_move(&mut peer, "10.1.1.7");
         assert!(!moved.contains("Fault"), "{moved}");
         assert_eq!((on("10.1.1.7"), on("10.1.1.8")), ("eth2".to_owned(), "eth2".to_owned()));
         // Root may change only eth1, and no topology block of this follower names eth2.
-        let refused = ask(&mut peer, "10.1.1.9");
+        let refused = request_move(&mut peer, "10.1.1.9");
         assert!(refused.contains("2001:db8::9") && !refused.contains("Done"), "{refused}");
         assert_eq!((on("10.1.1.9"), on("2001:db8::9")), ("eth1".to_owned(), "eth1".to_owned()));
     });

@@ -1,4 +1,4 @@
-//! Removal: the holder of an address gets a notice first, and the reply says whether the address is removed.
+//! Removal: the holder of an address first gets a notice, and the reply reports whether the address is removed.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -61,7 +61,7 @@ fn the_holder_gets_a_notice_before_another_peer_removes_its_address() {
         let ignored = removed_by_root(&broker, || {
             let notice = watcher.await_event(EventCode::AddressLeaving);
             assert_eq!((notice.address, notice.count), ("10.1.1.7".parse().ok(), 1_000));
-            assert!(lan::show_address("10.1.1.7").is_some(), "the notice comes before the removal");
+            assert!(lan::show_address("10.1.1.7").is_some(), "the notice must arrive before the removal");
             watcher.await_event(EventCode::AddressRemoved);
         });
         assert!(ignored >= NOTICE, "{ignored:?}");
@@ -131,9 +131,9 @@ fn a_copy_by_another_program_is_fenced_and_not_reported_as_removed() {
         lan::ip("addr add 10.1.1.7/32 dev lo");
         std::thread::scope(|scope| {
             let removal = scope.spawn(|| peer.remove_address("10.1.1.7").unwrap().verified);
-            let gone =
+            let is_removed =
                 || lan::show_address("10.1.1.7").is_none_or(|line| line.contains(" lo ")).then_some(());
-            eventually("the removal of the broker's own address", gone);
+            eventually("the removal of the broker's own address", is_removed);
             lan::ip("addr del 10.1.1.7/32 dev lo");
             assert!(removal.join().unwrap(), "the broker checks until the copy is removed");
         });

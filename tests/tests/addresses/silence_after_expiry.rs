@@ -1,5 +1,5 @@
 //! When an address becomes silent after its owner is killed, as a third host sees it. That host requests the address
-//! every few milliseconds; the last answer never comes after the lease.
+//! every few milliseconds; the last answer never arrives after the lease.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -33,7 +33,7 @@ enum Failure {
 const FAILURES: [Failure; 4] =
     [Failure::WorkerKilled, Failure::BrokerKilled, Failure::AllKilled, Failure::BrokerStopped];
 
-/// A host whose worker requests addresses.
+/// A host with a broker, and a worker that requests addresses.
 struct Owner {
     _broker: Broker,
     _setup: WorkerSetup,
@@ -83,14 +83,14 @@ impl Owner {
             lease: Some(LEASE.as_secs().try_into().unwrap()),
             ..AddAddress::default()
         };
-        let asked = Instant::now();
+        let requested = Instant::now();
         let leases = self.channel.request(&add).unwrap().0;
         let granted = Instant::now();
         assert!(leases.results.iter().all(|result| matches!(result, Outcome::Done(_))), "{leases:?}");
         for (pid, signal) in &self.targets {
             kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), *signal).unwrap();
         }
-        (asked, granted)
+        (requested, granted)
     }
 }
 
@@ -98,7 +98,7 @@ fn name(number: usize) -> String {
     format!("owner{number}")
 }
 
-/// How long after the end of the lease the last answer came, in milliseconds; negative if it came before.
+/// How long after the end of the lease the last answer arrived, in milliseconds; negative if it arrived before.
 struct Measured {
     failure: Failure,
     ipv4: bool,
@@ -135,7 +135,7 @@ fn measure(host: &Host, failures: &[Failure], run: usize) -> Vec<Measured> {
         }
     }
     let mut measured = Vec::new();
-    for (owner, (asked, granted)) in owners.iter().zip(leases) {
+    for (owner, (requested, granted)) in owners.iter().zip(leases) {
         for address in owner.addresses {
             let (failure, last) =
                 (owner.failure, last.get(&address).expect("an answer while the lease lasted"));
@@ -145,7 +145,7 @@ fn measure(host: &Host, failures: &[Failure], run: usize) -> Vec<Measured> {
                 "{address} answered {:?} after its lease: {failure:?}",
                 *last - (granted + LEASE)
             );
-            assert!(*last > asked + LEASE / 3, "{address} was silent too early: {failure:?}");
+            assert!(*last > requested + LEASE / 3, "{address} was silent too early: {failure:?}");
             let lasted = last.duration_since(granted).as_secs_f64() - LEASE.as_secs_f64();
             measured.push(Measured { failure, ipv4: address.is_ipv4(), late: lasted * 1000.0 });
         }

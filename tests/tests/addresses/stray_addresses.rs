@@ -1,4 +1,4 @@
-//! Start of a broker on a host where an earlier program left floating addresses behind.
+//! Start of a broker on a host that has stray floating addresses of an earlier program.
 
 use portreeve_tests::{Broker, StartupFailure, isolated, lan, sample};
 
@@ -16,8 +16,8 @@ fn only_stray_floating_addresses_are_removed_at_start() {
             lan::ip(&format!("addr add {foreign} dev eth1"));
         }
         let (before, links) = (lan::addresses(), lan::ip("-o link show"));
-        for left in ["10.1.1.7/32", "10.1.1.8/32", "2001:db8::7/128 nodad"] {
-            lan::ip(&format!("addr add {left} dev eth1"));
+        for stray in ["10.1.1.7/32", "10.1.1.8/32", "2001:db8::7/128 nodad"] {
+            lan::ip(&format!("addr add {stray} dev eth1"));
         }
         let broker = Broker::start(host, &sample::addresses(DECLARED));
         assert_eq!((lan::addresses(), lan::ip("-o link show")), (before, links));

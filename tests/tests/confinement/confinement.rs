@@ -1,4 +1,4 @@
-//! What the broker retains and what the worker keeps, as the kernel reports it.
+//! The privileges that the broker retains and those that the worker keeps, as the kernel reports them.
 
 use std::path::Path;
 
@@ -162,7 +162,7 @@ fn a_worker_cannot_regain_privileges() {
             let (mut scripted, _channel) = setup.accept();
             let answers = scripted.run("attempts");
             for (attempt, answer) in answers.split(' ').map(|word| word.split_once('=').unwrap()) {
-                // Setting an id that the process already has gains nothing, and root has only its own ids left.
+                // Setting an id that the process already has gains nothing, and root has only its own ids.
                 let harmless = user == "root" && attempt.starts_with("set") && attempt.contains("id");
                 assert!(answer != "done" || harmless, "{user} could {attempt}: {answers}");
             }
@@ -199,7 +199,7 @@ fn a_worker_has_only_the_configured_environment() {
         );
         let config = broker::config(host, &text);
         let mut command = broker::command(host, &config);
-        command.env("SECRET", "of the one who started it");
+        command.env("SECRET", "of the invoking user");
         let _broker = Broker::start_command(host, command);
         let (mut scripted, _channel) = setup.accept();
         assert_eq!(scripted.run("environment"), "TZ=UTC PORTREEVE_CHANNEL=3");

@@ -54,10 +54,10 @@ fn the_second_sample_starts_as_explained_or_names_the_missing_capability() {
         host.add_user("ecuser", ECUSER);
         let config = broker::config(host, SECOND_SECURITY);
         let check = run(host, &["check", config.to_str().unwrap()]);
-        let said = String::from_utf8_lossy(&check.stderr);
+        let printed = String::from_utf8_lossy(&check.stderr);
         assert!(
-            check.status.success() && said.contains("warning: cap_sys_resource cannot be retained"),
-            "{said}"
+            check.status.success() && printed.contains("warning: cap_sys_resource cannot be retained"),
+            "{printed}"
         );
         let refusal = StartupFailure::of(host, SECOND_SECURITY);
         refusal.assert_reports(77, &["portreeve.conf:5:18", "cap_sys_resource", "bounding set"]);
@@ -78,8 +78,8 @@ fn a_worker_with_user_root_starts_as_explained_with_a_warning_and_a_remedy() {
         let config = broker::config(host, root);
         for command in ["check", "explain"] {
             let output = run(host, &[command, config.to_str().unwrap()]);
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{said}");
+            let printed = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{printed}");
             for words in [
                 "portreeve.conf:2:10",
                 "without any capability",
@@ -87,7 +87,7 @@ fn a_worker_with_user_root_starts_as_explained_with_a_warning_and_a_remedy() {
                 "a separate user",
                 "chown",
             ] {
-                assert!(said.contains(words), "{command} does not say {words:?}: {said}");
+                assert!(printed.contains(words), "{command} does not say {words:?}: {printed}");
             }
         }
     });

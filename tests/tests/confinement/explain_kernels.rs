@@ -1,4 +1,4 @@
-//! Kernels and containers that support less, or more: the processes hold what `explain` prints there.
+//! Kernels and containers with fewer or more features: the processes hold what `explain` prints there.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -10,8 +10,8 @@ use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::{Broker, Host, StartupFailure, binaries, broker, isolated, sample};
 use serde_json::Value;
 
-/// Runs the command under a system call filter: one that a container may have, which forbids nothing here, or one that
-/// returns ENOSYS for some calls, as a kernel without them does.
+/// Runs the command under a system call filter, as in a container. The filter allows every call except those in
+/// `unknown`, for which it returns ENOSYS, as a kernel without them does.
 fn under_a_filter(command: &mut Command, unknown: &[libc::c_long]) {
     let statement = |code: u32, k: u32, jt: u8| libc::sock_filter { code: code as u16, jt, jf: 0, k };
     // The call's number is the first field of struct seccomp_data.

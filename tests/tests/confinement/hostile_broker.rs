@@ -72,8 +72,8 @@ impl<'a> Field<'a> {
     /// Starts a broker without these locks, which runs one attack.
     fn attack(&self, name: &str, omitted: &[&str]) -> Outcome {
         // Undo the changes of an earlier attack that succeeded.
-        for left in ["file", "device", "link", "broker.sock"] {
-            let _ = fs::remove_file(self.host.path("sockets").join(left));
+        for leftover in ["file", "device", "link", "broker.sock"] {
+            let _ = fs::remove_file(self.host.path("sockets").join(leftover));
         }
         let _ = fs::remove_file(self.host.path("cron/job"));
         fs::write(self.host.path("sockets/other.sock"), "").unwrap();
@@ -87,10 +87,10 @@ impl<'a> Field<'a> {
         });
         let program = File::open(self.host.binary(binaries::HOSTILE_WORKER)).unwrap();
         let output = command.stdin(Stdio::from(program)).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
+        let printed = String::from_utf8_lossy(&output.stdout);
         let errors = String::from_utf8_lossy(&output.stderr);
-        let what = format!("{name:?} without {omitted:?}: {} {said} {errors}", output.status);
-        let mut lines = said.lines();
+        let what = format!("{name:?} without {omitted:?}: {} {printed} {errors}", output.status);
+        let mut lines = printed.lines();
         assert_eq!(lines.next(), Some("attacking"), "{what}");
         match (lines.next(), output.status.signal()) {
             (None, Some(libc::SIGSYS)) => Outcome::Killed,
@@ -151,7 +151,7 @@ fn table(rows: &[Row]) -> String {
     let locks = LOCKS.join(" | ");
     let rule = "|---".repeat(LOCKS.len() + 3);
     let rows: String = rows.iter().map(Row::markdown).collect();
-    format!("| attack | all locks | {locks} | each of these holds it alone |\n{rule}|\n{rows}")
+    format!("| attack | all locks | {locks} | sufficient alone |\n{rule}|\n{rows}")
 }
 
 fn document() -> PathBuf {

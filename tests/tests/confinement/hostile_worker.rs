@@ -1,5 +1,5 @@
 //! A compromised worker, in the chroot of a careless operator: no attack succeeds, and neither the broker nor its other
-//! peers suffer.
+//! peers are affected.
 
 use std::ffi::CStr;
 use std::fs::{self, File, Permissions};

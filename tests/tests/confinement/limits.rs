@@ -68,8 +68,8 @@ fn a_command_gets_the_limits_that_a_permit_allows_and_no_others() {
             ("nofile=600:500", 1, "above the hard limit"),
             ("nofile=much", 64, "\"much\""),
         ] {
-            let (exit, said) = limit(host, &[], &[&[asked][..], &show].concat());
-            assert!(exit == Some(code) && said.contains(word), "{asked}: {exit:?} {said}");
+            let (exit, printed) = limit(host, &[], &[&[asked][..], &show].concat());
+            assert!(exit == Some(code) && printed.contains(word), "{asked}: {exit:?} {printed}");
         }
         let (code, shown) = limit(host, &[], &["nofile", "core=0:unlimited"]);
         assert!(

@@ -1,4 +1,4 @@
-//! What each process can do: the locks, compromised processes, and steps of the start that fail.
+//! Confinement: the locks of each process, compromised processes, and steps of the start that fail.
 
 mod confinement;
 mod explain;

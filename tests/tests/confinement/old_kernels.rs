@@ -24,7 +24,7 @@ fn start(host: &Host, kernel: Kernel, text: &str) -> Broker {
     Broker::start_command(host, kernel.command(host, &broker::config(host, text)))
 }
 
-/// A short run of everything that a broker and its worker do, on a kernel that lacks something.
+/// A short run of everything that a broker and its worker do, on a kernel that lacks a feature.
 fn serves(host: &Host, kernel: Kernel) {
     let setup = WorkerSetup::new(host, "chroot");
     let socket = sample::socket(r#"( "127.0.0.1:25" )"#);
@@ -157,7 +157,7 @@ fn the_broker_starts_under_an_existing_filter() {
         let setup = WorkerSetup::new(host, "chroot");
         let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", "");
         let config = broker::config(host, &text);
-        // As in a container whose filter refuses calls that the broker never makes.
+        // A container can have a filter that refuses calls which the broker never makes.
         let command = command_denying(host, &["keyctl=EPERM"], binaries::BROKER, &config);
         let broker = Broker::start_command(host, command);
         let (_scripted, mut channel) = setup.accept();

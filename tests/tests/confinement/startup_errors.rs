@@ -60,7 +60,7 @@ fn a_missing_chroot_is_refused() {
 }
 
 #[test]
-fn a_chroot_that_is_no_directory_is_refused() {
+fn a_chroot_that_is_not_a_directory_is_refused() {
     isolated(|host| {
         host.file("nowhere", "");
         let refusal = StartupFailure::of(host, &security("chroot = /run/host/nowhere"));
@@ -163,7 +163,7 @@ fn an_address_permit_without_its_capabilities_is_refused() {
 }
 
 #[test]
-fn a_listener_whose_address_is_in_use_is_refused() {
+fn a_listener_on_an_endpoint_in_use_is_refused() {
     isolated(|host| {
         let taken = TcpListener::bind("127.0.0.1:2525").unwrap();
         let refusal =

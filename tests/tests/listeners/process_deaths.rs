@@ -1,4 +1,4 @@
-//! Workers, launchers, peers and brokers that end, and what happens to their listeners.
+//! The listeners of workers, launchers, peers and brokers that end.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};

@@ -1,5 +1,5 @@
 //! Errors that prevent the start of a worker. The message names the program, its position in the configuration, and
-//! what is missing.
+//! the missing file.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -37,7 +37,7 @@ fn a_worker_that_is_not_executable_is_refused() {
 }
 
 #[test]
-fn a_worker_whose_interpreter_is_not_in_its_chroot_is_refused() {
+fn a_worker_without_its_interpreter_in_the_chroot_is_refused() {
     isolated(|host| {
         Chroot::new(host, "chroot");
         let words = ["/usr/bin/env", "interpreter", "ld-", "portreeve.conf"];
@@ -46,7 +46,7 @@ fn a_worker_whose_interpreter_is_not_in_its_chroot_is_refused() {
 }
 
 #[test]
-fn a_worker_whose_library_is_not_in_its_chroot_is_refused() {
+fn a_worker_without_its_shared_library_in_the_chroot_is_refused() {
     isolated(|host| {
         let chroot = Chroot::new(host, "chroot");
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();

@@ -188,7 +188,7 @@ fn every_shown_configuration_is_valid_with_existing_paths() {
             };
             let text: Vec<String> = text.lines().map(real).collect();
             let output = check(host, &["--json"], &broker::config(host, &text.join("\n")));
-            // This host may lack a capability in its bounding set; that is no fault of the configuration.
+            // This host may lack a capability in its bounding set; the configuration does not cause that.
             let mut wrong = found(&output);
             wrong.retain(|line| !line.contains("bounding set"));
             assert_eq!(wrong, [""; 0], "{name}");

@@ -1,5 +1,5 @@
-//! How an operator works with the broker: check, start, reload, takeover, the service manager, the samples,
-//! the tour and the other pages.
+//! The work of an operator: check, start, reload, takeover, the service manager, the samples, the tour and the other
+//! pages.
 
 mod check;
 mod documents;

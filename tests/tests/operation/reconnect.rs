@@ -1,4 +1,4 @@
-//! A standalone program whose broker disappears: it keeps serving, finds the next broker by itself, and regains its
+//! A standalone program after its broker has ended: it keeps serving, finds the next broker by itself, and regains its
 //! listeners and leases.
 
 use std::future::Future;

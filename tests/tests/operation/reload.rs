@@ -34,7 +34,7 @@ fn a_changed_policy_takes_effect_after_a_reload() {
 }
 
 #[test]
-fn a_reload_that_changes_only_permanent_says_so() {
+fn a_reload_reports_a_change_of_permanent_alone() {
     isolated(|host| {
         let text = |more: &str| {
             let text = sample::control(r#"( "127.0.0.1:2525" )"#);

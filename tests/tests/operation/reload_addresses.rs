@@ -127,7 +127,7 @@ fn started(host: &Host, more: &str) -> (WorkerSetup, Broker) {
 }
 
 #[test]
-fn a_held_address_that_becomes_duravip_starts_its_listener() {
+fn a_held_address_that_becomes_floating_starts_its_listener() {
     isolated(|host| {
         let (setup, broker) = started(host, "");
         let (_scripted, mut worker) = setup.accept();
@@ -163,7 +163,7 @@ fn a_static_listener_becomes_floating_and_static_again() {
             assert_eq!(rows(&reloaded, "opened"), [""; 0], "{reloaded:?}");
             assert_eq!(&*broker.peer().status().listeners[0].owner, owner);
         }
-        // A listener whose port another program holds makes the reload fail.
+        // If another program occupies the port of a listener, the reload fails.
         let _other = TcpListener::bind("10.1.1.7:26").unwrap();
         config(host, &moves.replace("10.1.1.7:25", "10.1.1.7:26"));
         let fault = broker.peer().request(&Reload { last: false }).unwrap_err();

@@ -62,7 +62,7 @@ fn with_on_narrow_keep_a_reload_keeps_the_listeners_outside_the_policy() {
     });
 }
 
-/// A stage for a worker that the test controls, and a function that makes a configuration with these listeners.
+/// The setup of a worker that the test controls, and a function that makes a configuration with these listeners.
 fn worker(host: &Host) -> (WorkerSetup, impl Fn(&str) -> String + use<>) {
     let setup = WorkerSetup::new(host, "chroot");
     let broker = sample::socket(r#"( "127.0.0.9:9" )"#);
@@ -226,7 +226,7 @@ fn reloads_between_specific_and_wildcard_refuse_no_client_under_load() {
                 serve(peer.listen(opened).unwrap().1);
                 let before = served.load(Ordering::Relaxed);
                 eventually("more clients", || (served.load(Ordering::Relaxed) > before + 50).then_some(()));
-                // The closed listener ends a moment later; the next reload may come before or after.
+                // The closed listener ends a moment later; the next reload may be before or after that.
                 thread::sleep(Duration::from_millis(50));
             }
         }

@@ -52,7 +52,7 @@ fn is_valid(host: &Host, sample: &str) {
         Command::new(host.binary(binaries::BROKER)).args(["check", "--json"]).arg(config).output().unwrap();
     let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
     let findings: Vec<&Value> = findings["diagnostics"].as_array().unwrap().iter().collect();
-    // This host may lack a capability in its bounding set; that is no fault of the sample.
+    // This host may lack a capability in its bounding set; the sample does not cause that.
     let about_sample = |found: &&&Value| !found["message"].as_str().unwrap().contains("bounding set");
     let wrong: Vec<&&Value> = findings.iter().filter(about_sample).collect();
     assert!(output.status.success() && wrong.is_empty(), "{name}: {findings:?}");

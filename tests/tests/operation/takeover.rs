@@ -1,4 +1,4 @@
-//! One broker takes over from another that runs: all state passes to it, and no client notices.
+//! A broker takes over from the running one: it imports all state, and no client is refused.
 
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt as _;
@@ -181,16 +181,16 @@ fn an_address_answers_through_takeovers_and_ends_with_its_lease() {
         peer.request(&RemoveAddress { addresses: one_address("10.1.1.8"), epoch: 9 }).unwrap();
         peer.add_address("10.1.1.7", |add| (add.lease, add.epoch) = (Some(30), 5)).unwrap();
         let over = AtomicBool::new(false);
-        let asked = std::thread::scope(|scope| {
+        let requests = std::thread::scope(|scope| {
             let prober = scope.spawn(|| {
-                let mut asked = 0;
+                let mut requests = 0;
                 while !over.load(Ordering::Relaxed) {
                     wire.send(&hex(ARP_QUERY));
                     let answers = wire.collect(TIMEOUT, is_arp_reply, |frames| !frames.is_empty());
-                    assert!(!answers.is_empty(), "request {asked} was not answered");
-                    asked += 1;
+                    assert!(!answers.is_empty(), "request {requests} was not answered");
+                    requests += 1;
                 }
-                asked
+                requests
             });
             for _ in 0..4 {
                 let next = broker.start_successor(host, &text);
@@ -208,7 +208,7 @@ fn an_address_answers_through_takeovers_and_ends_with_its_lease() {
             over.store(true, Ordering::Relaxed);
             prober.join().unwrap()
         });
-        println!("{asked} requests, each answered");
+        println!("{requests} requests, each answered");
         for (address, epoch) in [("10.1.1.7", 4), ("10.1.1.8", 8)] {
             let fault = peer.add_address(address, |add| add.epoch = epoch).unwrap_err();
             assert_eq!(fault.code, FaultCode::Expired, "{fault}");

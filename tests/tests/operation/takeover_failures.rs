@@ -39,7 +39,7 @@ fn state(peer: &mut Peer) -> String {
     let mut rows = addresses.addresses.into_vec();
     assert!(rows.iter_mut().all(|row| std::mem::take(&mut row.lease.remaining_ms) > 500_000));
     let fence = Command::new("nft").args(["list", "table", "inet", "portreeve"]).output().unwrap();
-    // The remaining time of an element changes, so it is left out.
+    // The remaining time of an element changes, so it is omitted.
     let fence = String::from_utf8(fence.stdout).unwrap();
     let fence = fence.split("expires").next().unwrap_or_default().to_owned();
     let files = ["broker.sock", "stream.sock"]
@@ -161,8 +161,8 @@ fn only_root_can_take_over_whatever_the_policy_says() {
             + r#"broker { peer daemon { allow = ( takeover ) permit = ( any ) } }"#;
         let path = host.file("allowed.conf", &allowed);
         let check = Command::new(host.binary(binaries::BROKER)).arg("check").arg(path).output().unwrap();
-        let said = String::from_utf8_lossy(&check.stderr);
-        assert!(!check.status.success() && said.contains("is not an operation"), "{said}");
+        let printed = String::from_utf8_lossy(&check.stderr);
+        assert!(!check.status.success() && printed.contains("is not an operation"), "{printed}");
 
         let mut root = broker.peer();
         for (step, why) in [

@@ -101,7 +101,7 @@ fn the_processes_of_a_service_end_even_if_its_main_process_was_killed() {
 }
 
 #[test]
-#[should_panic(expected = "a reason that the host must pass on")]
+#[should_panic(expected = "a reason that the host must report")]
 fn a_panic_on_a_host_reaches_the_test() {
-    isolated(|_host| panic!("a reason that the host must pass on"));
+    isolated(|_host| panic!("a reason that the host must report"));
 }

@@ -59,19 +59,19 @@ fn pipelined_replies_match_their_requests_with_and_without_descriptors() {
         let mut peer = broker.peer();
         let before = broker.descriptors();
         let mut seed = 0x9e37_79b9_u32;
-        let mut asked: Vec<(u32, Option<u16>)> = Vec::new();
+        let mut in_flight: Vec<(u32, Option<u16>)> = Vec::new();
         for port in 2000..2200 {
             // xorshift32: interleaved at random, the same in every run.
             seed ^= seed << 13;
             seed ^= seed >> 17;
             seed ^= seed << 5;
-            asked.extend((0..seed % 4).map(|_| (peer.send(&Ping {}), None)));
-            asked.push((peer.send(&listen(&format!("127.0.0.1:{port}"))), Some(port)));
+            in_flight.extend((0..seed % 4).map(|_| (peer.send(&Ping {}), None)));
+            in_flight.push((peer.send(&listen(&format!("127.0.0.1:{port}"))), Some(port)));
             if seed.is_multiple_of(8) {
-                asked.drain(..).for_each(|expected| check(&mut peer, expected));
+                in_flight.drain(..).for_each(|expected| check(&mut peer, expected));
             }
         }
-        asked.drain(..).for_each(|expected| check(&mut peer, expected));
+        in_flight.drain(..).for_each(|expected| check(&mut peer, expected));
         drop(peer);
         broker.await_no_leak(&before);
     });

@@ -206,19 +206,19 @@ fn a_subscriber_that_does_not_read_uses_bounded_memory_and_gets_gap_events() {
         (1..8).for_each(|_| round());
         let grown = memory().saturating_sub(before);
         assert!(grown < 4_096, "{grown} KiB more for events that are not read");
-        let (mut last, mut lost, mut came) = (0, 0, 0);
-        while came + lost < 8 * 512 {
+        let (mut last, mut lost, mut received) = (0, 0, 0);
+        while received + lost < 8 * 512 {
             let event = slow.next_event();
             match event.code {
                 EventCode::Gap => lost += event.count,
                 _ => {
-                    assert!(event.number > last, "{event:?} came after number {last}");
-                    (came, last) = (came + 1, event.number);
+                    assert!(event.number > last, "{event:?} arrived after number {last}");
+                    (received, last) = (received + 1, event.number);
                 }
             }
         }
-        assert_eq!(came + lost, 8 * 512);
-        assert!(lost > 1_000 && came >= 256, "{came} came and {lost} were lost");
+        assert_eq!(received + lost, 8 * 512);
+        assert!(lost > 1_000 && received >= 256, "{received} arrived and {lost} were lost");
         round();
         assert_eq!(slow.next_event().number, 8 * 512 + 1, "events continue after the gap");
     });

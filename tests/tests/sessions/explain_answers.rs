@@ -76,34 +76,34 @@ fn explain_names_the_rule_and_the_interface_of_an_address() {
               peer nobody { allow = ( status ) permit = ( moving ) } }
             worker { command = ( /run/host/bin/scripted_worker ) }";
         let config = broker::config(host, text);
-        let ask = |words: &[&str]| {
+        let explain_text = |words: &[&str]| {
             let output = explain(host, &config, words);
             (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
         };
-        let (code, said) = ask(&["address", "10.1.1.7"]);
-        assert_eq!(code, Some(0), "{said}");
+        let (code, printed) = explain_text(&["address", "10.1.1.7"]);
+        assert_eq!(code, Some(0), "{printed}");
         assert!(
-            said.starts_with("yes: the worker") && said.contains("portreeve.conf:5: permit \"moving\""),
-            "{said}"
+            printed.starts_with("yes: the worker") && printed.contains("portreeve.conf:5: permit \"moving\""),
+            "{printed}"
         );
-        assert!(said.contains("eth1") && said.contains("24"), "{said}");
+        assert!(printed.contains("eth1") && printed.contains("24"), "{printed}");
         for question in [
             &["address", "10.1.2.7"][..],
             &["address", "127.0.0.1"],
             &["address", "10.1.1.7", "--as", "nobody"],
             &["listen", "*:25"],
         ] {
-            let (code, said) = ask(question);
-            assert_eq!(code, Some(1), "{question:?}: {said}");
-            assert!(said.starts_with("no: ") && said.lines().count() > 1, "{said}");
+            let (code, printed) = explain_text(question);
+            assert_eq!(code, Some(1), "{question:?}: {printed}");
+            assert!(printed.starts_with("no: ") && printed.lines().count() > 1, "{printed}");
         }
         for wrong in [&["address", "10.1.1"][..], &["listen", "25"], &["reach", "x"], &["listen"]] {
-            assert_eq!(ask(wrong).0, Some(64), "{wrong:?}");
+            assert_eq!(explain_text(wrong).0, Some(64), "{wrong:?}");
         }
-        assert_eq!(ask(&["listen", "*:25", "--as", "no-such-user"]), (Some(67), String::new()));
-        let (code, said) = ask(&["listen", "*:25", "--as", "no-such-user", "--json"]);
-        let said: Value = serde_json::from_str(&said).unwrap();
-        assert_eq!((code, &said["ok"]), (Some(67), &Value::Bool(false)));
-        assert!(said["diagnostics"][0]["message"].as_str().unwrap().contains("no-such-user"), "{said}");
+        assert_eq!(explain_text(&["listen", "*:25", "--as", "no-such-user"]), (Some(67), String::new()));
+        let (code, printed) = explain_text(&["listen", "*:25", "--as", "no-such-user", "--json"]);
+        let printed: Value = serde_json::from_str(&printed).unwrap();
+        assert_eq!((code, &printed["ok"]), (Some(67), &Value::Bool(false)));
+        assert!(printed["diagnostics"][0]["message"].as_str().unwrap().contains("no-such-user"), "{printed}");
     });
 }

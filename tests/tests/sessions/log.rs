@@ -179,9 +179,12 @@ fn the_journal_gets_an_entry_with_fields_for_each_line() {
 fn a_missing_journal_is_a_named_error() {
     isolated(|host| {
         let output = command(host, "journald").output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(69), "{said}");
-        assert!(said.starts_with("portreeved: log: cannot connect to the journal at /run/systemd"), "{said}");
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(69), "{printed}");
+        assert!(
+            printed.starts_with("portreeved: log: cannot connect to the journal at /run/systemd"),
+            "{printed}"
+        );
         let output = command(host, "xml").output().unwrap();
         assert_eq!(output.status.code(), Some(64));
     });

@@ -1,4 +1,4 @@
-//! Peers and their sessions: requests, refusals, quotas, events, and what the log and the metrics say of them.
+//! Peers and their sessions: requests, refusals, quotas, events, and the log lines and metrics about them.
 
 mod channel;
 mod events;

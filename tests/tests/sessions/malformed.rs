@@ -1,4 +1,4 @@
-//! Packets that are no valid requests: each ends at most its own session, and never the broker.
+//! Packets that are not valid requests: each ends at most its own session, and never the broker.
 
 use portreeve_protocol::channel;
 use portreeve_protocol::frame::{HEADER_LENGTH, MAX_FRAME};
@@ -44,10 +44,10 @@ fn malformed_frames_end_only_their_session() {
             ("a body that is not declared", [&header().encode()[..], b"x"].concat()),
             ("a declared descriptor that is missing", corrupted(14, 1)),
             ("a truncated body", with_body(Listen::KIND, &[0, 0, 0, 0, 0, 0])),
-            ("an empty body where there must be one", with_body(Listen::KIND, &[])),
+            ("an empty body of a request with fields", with_body(Listen::KIND, &[])),
             ("bytes after the message", with_body(Ping::KIND, &[0])),
             ("text that is not UTF-8", hello(&[0xff, 0xfe])),
-            ("a text longer than it may be", hello(&[b'a'; 65])),
+            ("a text beyond its maximum length", hello(&[b'a'; 65])),
             ("an unknown variant", with_body(Listen::KIND, &[0xff; 64])),
             (
                 "a length that no packet has",

@@ -101,7 +101,7 @@ fn leases_are_counted_with_their_remaining_time() {
             "portreeve_lease_remaining_seconds{address=\"10.1.1.7\",interface=\"eth1\",holder=\"user 0\"} ";
         assert!(page.contains(lease), "{page}");
         lan::ip("addr del 10.1.1.7/32 dev eth1");
-        eventually("the address put back and counted", || {
+        eventually("the restored address to be counted", || {
             (metrics(&mut peer).addresses?.restored == 1).then_some(())
         });
         eventually("the end of the lease", || {

@@ -1,4 +1,4 @@
-//! What each peer can read of the policy: its own rules, and the floating addresses.
+//! The part of the policy that each peer can read: its own rules, and the floating addresses.
 
 use std::path::Path;
 use std::process::Command;

@@ -143,9 +143,9 @@ fn a_session_at_its_in_flight_quota_gets_a_busy_fault() {
             probes: 3,
             ..AddAddress::default()
         };
-        let asked = [7, 8, 9].map(|last| peer.send(&add(last)));
+        let numbers = [7, 8, 9].map(|last| peer.send(&add(last)));
         let frames = [(); 3].map(|()| peer.receive().unwrap());
-        assert_eq!(frames[0].header.request, asked[2], "the others are still in flight");
+        assert_eq!(frames[0].header.request, numbers[2], "the others are still in flight");
         let [refused, rest @ ..] = frames;
         let fault = refused.reply::<AddAddress>().unwrap_err();
         assert_eq!(fault.code, FaultCode::Busy, "{fault}");

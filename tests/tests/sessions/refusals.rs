@@ -98,7 +98,7 @@ fn endpoints_without_a_permit_are_denied() {
 }
 
 #[test]
-fn a_request_with_many_denials_is_answered_one_by_one() {
+fn each_denied_item_of_a_request_gets_its_own_fault() {
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:25" )"#));
         let mut peer = broker.peer();

@@ -63,7 +63,7 @@ impl Open {
         }
     }
 
-    /// After bytes that may be no request: stops sending, and reads until the session ends.
+    /// After bytes that may not be a valid request: stops sending, and reads until the session ends.
     fn until_the_end(mut self) {
         let _ = self.peer.channel.shutdown(Shutdown::Write); // the session may have ended
         assert!(self.peer.is_disconnected(), "the session did not end");
@@ -138,7 +138,7 @@ fn connect(random: &mut Random) -> Peer {
     if random.one_in(2) { Peer::connect(path) } else { Peer::connect_as(path, WORKER, WORKER) }.unwrap()
 }
 
-/// The worker's session, and the connection that controls its process.
+/// The worker's session, and the connection of its process.
 struct Worker {
     scripted: ScriptedWorker,
     open: Open,

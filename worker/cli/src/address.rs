@@ -148,7 +148,7 @@ fn rows<T>(requested: &[IpAddr], results: Vec<Result<T, Fault>>, show: impl Fn(T
             Ok(done) => show(done),
             Err(fault) => json!({ "fault": fault.code.name(), "message": fault.to_string() }),
         };
-        // The results of following addresses come after the requested ones, and name their address themselves.
+        // Results of addresses that follow the requested ones are at the end, and have their own address.
         if let (Some(row), Some(address)) = (row.as_object_mut(), requested.get(index)) {
             row.insert("address".to_owned(), json!(address));
         }
@@ -163,7 +163,7 @@ fn leased(lease: Granted) -> Value {
         "interface": lease.interface.as_str(),
         "prefix": lease.prefix,
         // Absent if the address is permanent.
-        "remaining_ms": Some(lease.remaining_ms).filter(|left| *left < u64::MAX),
+        "remaining_ms": Some(lease.remaining_ms).filter(|remaining| *remaining < u64::MAX),
         "epoch": lease.epoch,
         "follows": lease.follows,
     })
@@ -186,9 +186,9 @@ fn describe(row: &Value) -> String {
             format!("{address} was removed, but this host may still have it on another interface")
         }
         _ => {
-            let left = row.get("remaining_ms").and_then(Value::as_u64);
-            let time = match left {
-                Some(left) => format!("for {:.1} s", left as f64 / 1000.0),
+            let remaining = row.get("remaining_ms").and_then(Value::as_u64);
+            let time = match remaining {
+                Some(remaining) => format!("for {:.1} s", remaining as f64 / 1000.0),
                 None => "permanently".to_owned(),
             };
             format!("{address}/{} is on {} {time}", text("prefix"), text("interface"))
@@ -248,7 +248,7 @@ pub fn address_table(rows: &[AddressRow], fenced: bool) -> String {
             row.lease.interface.to_string(),
             match row.lease.remaining_ms {
                 u64::MAX => "permanent".to_owned(),
-                left => format!("{:.1} s", left as f64 / 1000.0),
+                remaining => format!("{:.1} s", remaining as f64 / 1000.0),
             },
             row.lease.epoch.to_string(),
             row.holder.to_string(),

@@ -1,4 +1,4 @@
-//! Opening a session with the broker. The program behind the socket may be no broker, or may hang.
+//! Opening a session with the broker. The program that listens on the socket may not be a broker, or may hang.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -92,7 +92,7 @@ const APOSTROPHE: &str = ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n";
 const FILES: &str = "\
 .SH JSON
 With \\-\\-json the result is one JSON value on standard output. An error is an object whose only member is error, with the
-members code and message, and if it comes from the broker number, subject, remedy and errno. The exit status is the same.
+members code and message; a fault of the broker also has number, subject, remedy and errno. The exit status is the same.
 .SH FILES
 .TP
 /run/portreeve/broker.sock

@@ -80,7 +80,7 @@ fn row(event: &Event) -> [String; 4] {
     let text = event.detail.to_string();
     let detail = match event.code {
         EventCode::Gap => format!("{} events lost", event.count),
-        EventCode::AddressConflict => format!("host {text} also has it"),
+        EventCode::AddressConflict => format!("also used by host {text}"),
         EventCode::AddressLeaving => format!("removed in {} ms", event.count),
         EventCode::AddressMoved => format!("from {text}"),
         EventCode::LinkRenamed => format!("renamed from {text}"),

@@ -44,19 +44,19 @@ const PROTOCOL: u8 = 76;
 const NO_PERMISSION: u8 = 77;
 pub const CONFIG: u8 = 78;
 
-/// Why there is no result.
+/// The reason that there is no result.
 pub enum Failure {
     /// The command line is wrong, or requests help.
     Usage(Box<clap::Error>),
-    /// The broker refused the request, or cannot be talked to.
+    /// The broker refused the request, or the session failed.
     Session(Error),
     /// The program at the control socket does not reply.
     NoReply(Broker),
-    /// The broker refused listeners of a batch: their endpoints, and why.
+    /// The broker refused listeners of a batch: the endpoint and the fault of each.
     Refused(Vec<(String, Fault)>),
     /// The result could not be written.
     Output(io::Error),
-    /// A system call failed: what this command cannot do, and the cause.
+    /// A system call failed: the action of this command that failed, and the cause.
     System(String, io::Error),
 }
 
@@ -122,7 +122,7 @@ impl Failure {
         json!({ "error": self.reason() })
     }
 
-    /// Prints the message and returns the exit code. A reader that closed standard output is no failure.
+    /// Prints the message and returns the exit code. A closed standard output is not a failure.
     pub fn report(self, json: bool) -> ExitCode {
         let code = self.code();
         match &self {

@@ -18,11 +18,11 @@ pub struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum Change {
-    /// Set it up.
+    /// Set the interface up.
     Up,
-    /// Set it down.
+    /// Set the interface down.
     Down,
-    /// Set its MTU.
+    /// Set the MTU of the interface.
     Mtu {
         /// The MTU in bytes.
         #[arg(value_name = "BYTES")]

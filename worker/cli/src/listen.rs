@@ -34,7 +34,7 @@ pub struct Arguments {
     /// Bind an address that is not on this host yet (IP_FREEBIND).
     #[arg(long)]
     free_bind: bool,
-    /// The old form of `-- COMMAND`.
+    /// The deprecated form of `-- COMMAND`.
     #[arg(long, hide = true, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true, conflicts_with = "command")]
     exec: Vec<OsString>,
     /// The command to run with the listeners, which LISTEN_FDS passes to it; they stop when it ends. Without a command, the
@@ -89,7 +89,7 @@ async fn request(
     if faults.is_empty() {
         return Ok(listeners);
     }
-    // A listener that failed only because another one did has the fault `busy`, and comes last.
+    // A listener that failed only because another one did has the fault `busy`. It is shown last.
     faults.sort_by_key(|(_, fault)| fault.code == FaultCode::Busy);
     Err(Failure::Refused(faults))
 }
@@ -159,7 +159,7 @@ async fn run_command(listeners: &[Listener], command: &[OsString]) -> Result<Exi
     Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// The signals of one kind, from now on.
+/// Handles the signals of one kind from now on.
 pub fn signals(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
     signal(kind).map_err(|error| Failure::System("cannot handle signals".to_owned(), error))
 }

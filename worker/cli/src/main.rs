@@ -1,7 +1,8 @@
 //! `portreeve`: requests listeners, addresses and limits from the broker, and shows the broker's status.
 //!
-//! It talks to the broker's control socket; the broker's policy decides what it is allowed. Results go to standard output as
-//! tables or, with `--json`, as one JSON value, which an error is as well. Exit codes are those of sysexits(3).
+//! It sends requests over the broker's control socket; the broker's policy decides what it is allowed. It writes results to
+//! standard output as tables or, with `--json`, as one JSON value; an error is one JSON value too. Exit codes are those of
+//! sysexits(3).
 
 mod address;
 mod broker;
@@ -56,7 +57,7 @@ enum Action {
     Limit(limit::Arguments),
     /// Set an interface up or down, or change its MTU.
     Link(link::Arguments),
-    /// Show what this user is allowed, and the floating addresses.
+    /// Show the rules that allow this user requests, and the floating addresses.
     Policy,
     /// Stop listeners.
     Stop(stop::Arguments),

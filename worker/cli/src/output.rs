@@ -42,7 +42,7 @@ impl Output {
     }
 }
 
-/// What is highlighted on a terminal.
+/// A style of text on a terminal.
 #[derive(Clone, Copy)]
 pub enum Style {
     /// The header of a table.
@@ -92,7 +92,7 @@ impl Progress {
     pub fn update(&mut self, count: usize) {
         if io::stderr().is_terminal() && (self.shown || count < self.total) {
             self.shown = true;
-            let _ = io::stderr().write_all(format!("\r{count} of {}", self.total).as_bytes()); // only a display
+            let _ = io::stderr().write_all(format!("\r{count} of {}", self.total).as_bytes()); // progress is not essential
         }
     }
 }
@@ -101,7 +101,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.shown {
-            let _ = io::stderr().write_all(b"\r\x1b[K"); // only a display
+            let _ = io::stderr().write_all(b"\r\x1b[K"); // progress is not essential
         }
     }
 }

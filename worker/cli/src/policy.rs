@@ -1,4 +1,4 @@
-//! `portreeve policy`: what this user is allowed, and the floating addresses.
+//! `portreeve policy`: the rules that allow this user requests, and the floating addresses.
 
 use std::process::ExitCode;
 
@@ -23,7 +23,7 @@ pub async fn run(client: &Client, out: Output) -> Result<ExitCode, Failure> {
         rules.extend(more.into_vec());
         topology.extend(blocks.into_vec());
         floating.extend(addresses.into_vec());
-        // Row numbers only grow. A broker that returns a smaller one would make this loop endless.
+        // Row numbers only increase. A faulty broker that returns a lower one would make this loop endless.
         if next <= last {
             break;
         }

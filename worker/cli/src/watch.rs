@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use crate::failure::Failure;
 use crate::output::size;
 
-/// Shows a page. On a terminal each line replaces the one before it, and lines that do not fit are left out.
+/// Shows a page. On a terminal each line replaces the one before it, and lines that do not fit are omitted.
 pub fn show(page: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     let written = if io::stdout().is_terminal() {

@@ -1,4 +1,4 @@
-//! The `portreeve` command: what it prints and how it exits, without a broker and with one.
+//! The `portreeve` command: its output and its exit codes, with and without a broker.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../tests/support/mod.rs"]
@@ -88,7 +88,7 @@ fn the_socket_of_another_program_exits_69_and_is_named_as_such() {
 }
 
 #[test]
-fn a_program_that_is_no_broker_exits_69_if_silent_and_76_if_it_sends_something_else() {
+fn a_program_that_is_not_a_broker_exits_69_if_silent_and_76_if_it_violates_the_protocol() {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
     let folder = tempfile::tempdir().unwrap();
     let bind = |name: &str| {
@@ -136,7 +136,7 @@ fn stop_names_unknown_listeners_and_exits_1() {
     assert_eq!(thread.join().unwrap(), [ListenerId(7), ListenerId(9)]);
 }
 
-/// Runs `portreeve listen *:25` with these words before the command, a shell with a script.
+/// Runs `portreeve listen *:25`, these arguments, and then a shell script as the command.
 fn listen_and_run(before: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
@@ -161,7 +161,7 @@ fn listeners_are_passed_to_a_command_and_stopped_when_it_ends() {
 }
 
 #[test]
-fn the_old_option_exec_passes_listeners_too_and_no_help_shows_it() {
+fn the_deprecated_option_exec_passes_listeners_and_is_hidden_from_help() {
     listen_and_run(&["--exec"]);
     let folder = tempfile::tempdir().unwrap();
     let (code, stdout, _) = run(folder.path(), &["listen", "--help"]);
@@ -193,7 +193,7 @@ fn a_denied_request_prints_the_message_of_the_broker_and_exits_77() {
     assert_eq!((code, stderr.as_str()), (Some(77), "portreeve: 25\n"));
 }
 
-/// A status with every kind of text that a peer can choose.
+/// A status that contains hostile text in every field that a peer can set.
 fn status(after: u64) -> Status {
     let listener = |number| Listener {
         id: ListenerId(number),

@@ -250,7 +250,7 @@ fn dashboard_and_alerts_use_existing_metrics_and_the_dashboard_uses_all() {
 
 /// The output of Prometheus's own tool for a page or a file. The variable PROMTOOL has its path.
 fn promtool(arguments: &[&str], input: Stdio) -> String {
-    let program = std::env::var_os("PROMTOOL").expect("PROMTOOL names no promtool");
+    let program = std::env::var_os("PROMTOOL").expect("set PROMTOOL to the path of promtool");
     let output = Command::new(program).args(arguments).stdin(input).output().unwrap();
     let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
     assert!(output.status.success(), "{said}");

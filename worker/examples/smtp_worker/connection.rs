@@ -1,6 +1,6 @@
-//! One client connection: its lines go to the dialogue, replies go to the client, a message goes to the Maildir.
+//! One client connection: passes lines to the dialogue, sends replies to the client, and delivers messages to the Maildir.
 //!
-//! It enforces the limits of lines, messages and idle time, and sends replies together if the client pipelines.
+//! It enforces the limits of lines, messages and idle time, and sends several replies in one packet if the client pipelines.
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,7 +34,7 @@ pub struct Service {
     pub closing: watch::Receiver<bool>,
 }
 
-/// A line, or what happened instead.
+/// A line, or the reason that there is none.
 enum Input {
     Line,
     TooLong,

@@ -19,7 +19,7 @@ pub enum Verb {
     List,
 }
 
-/// One command, and the sender of its reply.
+/// One command, and the channel for its reply.
 pub struct Command {
     pub verb: Verb,
     pub endpoint: Option<Endpoint>,

@@ -1,5 +1,5 @@
-//! Delivery into a Maildir: a message is written to `tmp`, synced, and renamed into `new`, so that it is there whole or not at
-//! all.
+//! Delivery into a Maildir: a message is written to `tmp`, synced, and renamed into `new`, so that `new` never
+//! contains a partial message.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};

@@ -2,8 +2,8 @@
 //! time by command or signal, as a mail server does.
 //!
 //! In its root directory it needs only a writable Maildir: no name service, no device, no /proc. SIGUSR1 starts and SIGUSR2
-//! stops the endpoint of `--toggle`; `--control` accepts commands; SIGTERM ends the server after the open dialogues. It
-//! continues to serve when the broker ends.
+//! stops the endpoint of `--toggle`; `--control` accepts commands; SIGTERM ends the server once the open dialogues have
+//! ended. The server continues to serve when the broker ends.
 
 mod address;
 mod connection;
@@ -78,7 +78,7 @@ impl Failure {
 
 /// Writes a line to standard error, in one write so that it stays whole.
 pub fn note(text: impl std::fmt::Display) {
-    let _ = std::io::stderr().write_all(format!("smtp_worker: {text}\n").as_bytes()); // the server goes on without a log
+    let _ = std::io::stderr().write_all(format!("smtp_worker: {text}\n").as_bytes()); // the server continues without a log
 }
 
 fn main() -> ExitCode {

@@ -31,7 +31,7 @@ struct Wakeup(OwnedFd);
 
 impl Wake for Wakeup {
     fn wake(self: Arc<Self>) {
-        // It fails only if the counter is full, and then it is signalled already.
+        // It fails only if the counter is at its maximum; then the eventfd is signalled already.
         let _ = write(&self.0, &1_u64.to_ne_bytes());
     }
 }
@@ -96,7 +96,7 @@ impl Session {
             if let Poll::Ready(event) = connection.poll_event(id, waker) {
                 return event.map(Some);
             }
-            // Only the thread that has locked the connection receives, so what poll finds is still there.
+            // Only the thread that holds this lock receives, so no other thread takes the packet that poll reports.
             let mut channel = [PollFd::new(&self.channel, PollFlags::IN)];
             match poll(&mut channel, Some(&Timespec::default())) {
                 Ok(0) => return Ok(None),

@@ -77,7 +77,7 @@ impl Client {
     /// Opens a session on a channel. `name` identifies this program in the broker's logs.
     ///
     /// # Errors
-    /// [`Error::Ended`] with the broker's reason, or why the broker cannot be talked to.
+    /// [`Error::Ended`] with the broker's reason, or another error if no session can be opened.
     pub fn open(channel: Channel, name: &str) -> Result<Self, Error> {
         channel.socket.set_nonblocking(false).map_err(Error::io("cannot prepare the channel"))?;
         let mut session =
@@ -114,7 +114,7 @@ impl Client {
         build::guards(self, listeners, build::register(results))
     }
 
-    /// Stops listeners by number, at most 253, and returns the numbers that are no listeners of this peer.
+    /// Stops listeners by number, at most 253, and returns the numbers that are not listeners of this peer.
     ///
     /// # Errors
     /// As [`Client::ping`].
@@ -138,8 +138,8 @@ impl Client {
         self.0.call(&MetricsRequest {})
     }
 
-    /// Returns what this peer is allowed, and the floating addresses; the page of each begins after row `after`, 0 for the
-    /// first page.
+    /// Returns one page of the rules that apply to this peer, of the topology and of the floating addresses. `after` is the
+    /// number of rows to skip, 0 for the first page.
     ///
     /// # Errors
     /// As [`Client::ping`].
@@ -148,7 +148,7 @@ impl Client {
     }
 
     /// Sets a resource limit of this process and returns the limit in force. The resource is named as in getrlimit(2), for
-    /// example `nofile`. `None` changes nothing; [`UNLIMITED`](crate::limit::UNLIMITED) is no limit.
+    /// example `nofile`. `None` changes nothing; [`UNLIMITED`](crate::limit::UNLIMITED) removes the limit.
     ///
     /// # Errors
     /// As [`Client::ping`].
@@ -194,7 +194,7 @@ impl<S> Listener<S> {
     /// Stops the listener, and waits until it is stopped.
     ///
     /// # Errors
-    /// As [`Client::ping`]. A listener that was stopped before is no error.
+    /// As [`Client::ping`]. Stopping a listener that is already stopped is not an error.
     pub fn stop(self) -> Result<(), Error> {
         let result = self.client().map_or(Ok(()), |client| client.stop(&[self.id()]).map(drop));
         self.disarm();
@@ -206,7 +206,7 @@ impl Listener {
     /// Converts the socket into a TCP listener that blocks.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
+    /// [`Error::WrongKind`] if the socket has another type; the listener then stops.
     pub fn into_tcp(self) -> Result<Listener<TcpListener>, Error> {
         self.convert(
             "a TCP listener",
@@ -221,7 +221,7 @@ impl Listener {
     /// Converts the socket into a UDP socket that blocks.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
+    /// [`Error::WrongKind`] if the socket has another type; the listener then stops.
     pub fn into_udp(self) -> Result<Listener<UdpSocket>, Error> {
         self.convert(
             "a UDP socket",
@@ -236,7 +236,7 @@ impl Listener {
     /// Converts the socket into a listener for Unix streams that blocks.
     ///
     /// # Errors
-    /// [`Error::WrongKind`] if the socket is of another kind; the listener stops then.
+    /// [`Error::WrongKind`] if the socket has another type; the listener then stops.
     pub fn into_unix(self) -> Result<Listener<UnixListener>, Error> {
         self.convert(
             "a Unix stream listener",

@@ -79,7 +79,7 @@ impl Broker {
         self.reply::<Hello>(&request, &welcome, &[]);
     }
 
-    /// Replies that there are no addresses.
+    /// Replies with an empty page of addresses.
     pub fn no_addresses(&mut self, request: &ReceivedRequest) {
         request.read::<ListAddresses>();
         let page = AddressPage { fenced: true, addresses: List::default(), more: false };
@@ -145,7 +145,7 @@ pub fn listen(port: u16) -> portreeve::Listen {
     portreeve::Listen::new(endpoint(port))
 }
 
-/// A channel whose other end runs `serve` in a thread.
+/// A channel to a thread that runs `serve` on the other end.
 pub fn broker<T: Send + 'static>(
     serve: impl FnOnce(&mut Broker) -> T + Send + 'static,
 ) -> (Channel, JoinHandle<T>) {

@@ -11,7 +11,7 @@ pub enum Outcome {
     Blocked(String),
     /// The kernel allows it to every process.
     Allowed(String),
-    /// It succeeded, or was only badly tried.
+    /// It succeeded, or it was not tried properly.
     Escaped(String),
 }
 

@@ -34,7 +34,8 @@ fn setfsuid() -> Outcome {
     }
 }
 
-/// Runs a copy of this program that an operator left in the chroot. The exit status shows what it gained.
+/// Runs a copy of this program in the chroot, with a file mode or file capabilities that a careless operator set. The exit status
+/// shows whether it gained any.
 fn run_as(path: &str) -> Outcome {
     let mut command = Command::new(path);
     command.args(["--as-program", "identity"]);

@@ -65,7 +65,7 @@ fn session_keyring() -> Outcome {
 fn terminal() -> Outcome {
     // SAFETY: isatty accepts any descriptor.
     if unsafe { libc::isatty(0) } == 0 {
-        return Outcome::Escaped("not tried: standard input is no terminal".to_owned());
+        return Outcome::Escaped("not tried: standard input is not a terminal".to_owned());
     }
     let typing = call(libc::SYS_ioctl, [0, libc::TIOCSTI.cast_signed() as Word, address(b"x")]);
     // The leader of a new session could acquire the terminal if it belonged to no session.

@@ -1,7 +1,7 @@
 //! A compromised worker: it tries every known way to escape its confinement, and prints a line for each attack.
 //!
 //! `attack NAME blocked DETAIL`: the kernel or the broker blocked it. `attack NAME allowed DETAIL`: the kernel allows it to
-//! every process, which SECURITY.md documents. `attack NAME ESCAPED DETAIL`: the worker gained something. The last line is
+//! every process, which SECURITY.md documents. `attack NAME ESCAPED DETAIL`: the attack succeeded. The last line is
 //! `attack done`.
 //!
 //! Its chroot should contain what a careless operator might leave there: /proc, a set-user-ID copy of itself, a copy with

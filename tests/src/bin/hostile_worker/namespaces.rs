@@ -72,7 +72,7 @@ fn unshare_each() -> Outcome {
     all_refused(kinds.map(|(name, flag)| (name.to_owned(), call(libc::SYS_unshare, [Word::from(flag)]))))
 }
 
-/// The kernel denies this to a process whose root is not that of its mount namespace.
+/// The kernel denies this to a process in a chroot: its root must be that of its mount namespace.
 fn user_namespace() -> Outcome {
     refused(call(libc::SYS_unshare, [Word::from(libc::CLONE_NEWUSER)]))
 }

@@ -1,6 +1,6 @@
 //! The Prometheus text format, version 0.0.4: families of samples, with escaped labels.
 //!
-//! Promises: a label stays within its quotes and on its line, whatever its text, and contains no control characters.
+//! Promises: the text of a label can neither end the quotes nor the line, and no control character is printed.
 
 use std::fmt::{self, Display, Write as _};
 
@@ -21,7 +21,7 @@ impl Text {
     }
 }
 
-/// A family whose samples are being written.
+/// A metric family, while its samples are written.
 pub struct Family<'t> {
     out: &'t mut String,
     name: &'t str,
@@ -33,7 +33,7 @@ impl Family<'_> {
         self.suffixed("", labels, value)
     }
 
-    /// Writes a sample whose name is the family's with a suffix, as histograms have it.
+    /// Writes a sample with a suffix after the family's name, for histograms.
     pub fn suffixed(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
         let _ = writeln!(self.out, "{}{suffix}{} {value}", self.name, Labels(labels));
         self

@@ -1,7 +1,7 @@
-//! The metrics over HTTP, for Prometheus: this process has the port, and the broker does not.
+//! The metrics over HTTP, for Prometheus: this process opens the port, so that the broker need not.
 //!
-//! Promises: a request has a deadline and a maximum size, few are served at once, and if the broker does not reply the page is
-//! `portreeve_up 0` and the next request tries again.
+//! Promises: each request has a deadline and a maximum size, and the number of connections is limited. If the broker does not
+//! reply, the page is `portreeve_up 0`, and the next request tries again.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -83,7 +83,7 @@ async fn serve_connection(connection: TcpStream, source: Arc<Source>) {
         .keep_alive(false)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(connection), service);
-    let _ = served.await; // the client hung up, or sent no valid HTTP
+    let _ = served.await; // the client disconnected or sent invalid HTTP
 }
 
 async fn respond(request: Request<Incoming>, source: &Source) -> Result<Response<Full<Bytes>>, Infallible> {

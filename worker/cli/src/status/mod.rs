@@ -35,7 +35,7 @@ pub async fn run(broker: &Broker, out: Output, arguments: &Arguments) -> Result<
     Ok(ExitCode::SUCCESS)
 }
 
-/// Shows the status, or why there is none, again and again.
+/// Shows the status, or the error, repeatedly.
 async fn watch_loop(broker: &Broker, out: Output, every: Duration) -> Result<ExitCode, Failure> {
     let mut interrupt = listen::signals(SignalKind::interrupt())?;
     let (mut ticks, mut session) = (interval(every), None);
@@ -59,7 +59,7 @@ async fn watch_loop(broker: &Broker, out: Output, every: Duration) -> Result<Exi
     }
 }
 
-/// Fetches the status in the session, which it opens if there is none.
+/// Fetches the status over the session; opens a session first if none is open.
 async fn fetch_or_reopen(broker: &Broker, session: &mut Option<Client>) -> Result<State, Failure> {
     let client = match session {
         Some(client) => client,
@@ -68,7 +68,7 @@ async fn fetch_or_reopen(broker: &Broker, session: &mut Option<Client>) -> Resul
     fetch(client).await
 }
 
-/// What is shown.
+/// The data that is shown.
 struct State {
     status: Status,
     listeners: Vec<Listener>,
@@ -95,7 +95,7 @@ async fn fetch(client: &Client) -> Result<State, Failure> {
     let status = client.status(0).await?;
     let mut listeners = status.listeners.to_vec();
     let mut next = status.next;
-    // Numbers only grow. A broker that returns a smaller one would make this loop endless.
+    // Numbers only increase. A faulty broker that returns a lower one would make this loop endless.
     while listeners.last().is_some_and(|last| next >= last.id.0) {
         let page = client.status(next).await?;
         next = page.next;
