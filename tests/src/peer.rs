@@ -110,9 +110,18 @@ impl Peer {
     #[track_caller]
     pub fn send<T: Operation>(&mut self, request: &T) -> u32 {
         self.request += 1;
-        let packet = codec::encode(&mut self.buffer, T::KIND, self.request, 0, request).unwrap();
-        channel::send_bytes(&self.channel, packet).unwrap();
+        self.send_numbered(self.request, request);
         self.request
+    }
+
+    /// Sends a request with the number 0, to which the broker does not reply.
+    pub fn send_without_reply<T: Operation>(&mut self, request: &T) {
+        self.send_numbered(0, request);
+    }
+
+    fn send_numbered<T: Operation>(&mut self, number: u32, request: &T) {
+        let packet = codec::encode(&mut self.buffer, T::KIND, number, 0, request).unwrap();
+        channel::send_bytes(&self.channel, packet).unwrap();
     }
 
     /// Receives one frame.

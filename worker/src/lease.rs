@@ -57,10 +57,11 @@ impl Client {
         let (client, notify) = (self.clone(), renew_now.clone());
         // The lease is renewed at once after each reconnection.
         let reconnecting = tokio::spawn(async move {
-            loop {
-                client.session().reconnected(client.session().generation()).await;
+            while client.session().reconnected(client.session().generation()).await {
                 notify.notify_one();
             }
+            // The renewal fails at once, so the owner learns of the loss before the lease ends.
+            notify.notify_one();
         });
         let receiving = events
             .map(|events| tokio::spawn(async move { events.receive_loop(&state_sender, &renew_now).await }));

@@ -126,10 +126,12 @@ impl Session {
         self.shared.state().generation
     }
 
-    /// Waits until the session is connected to another broker than that of this generation.
-    pub async fn reconnected(&self, generation: u64) {
+    /// Waits until the session is connected to another broker than that of this generation; `false` if the session has ended
+    /// for good.
+    pub async fn reconnected(&self, generation: u64) -> bool {
         self.shared.generation_ended(generation).await;
         let _ = self.shared.current_channel().await; // only the wait matters
+        *self.shared.status.borrow() != SessionStatus::Closed
     }
 
     /// Requests the subscription that the subscribers need, if the broker has not granted it yet.

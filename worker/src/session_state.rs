@@ -106,11 +106,13 @@ impl SessionState {
             && let Some(&(address, epoch)) = self.queued_removals.first()
         {
             let remove = RemoveAddress { addresses: List::truncated([address]), epoch };
-            match self.connection.send_without_reply(self.channel.as_fd(), &remove) {
-                Ok(true) => {
+            // With a number: without one, the broker would answer a refusal by a fault that ends the session.
+            match self.connection.send(self.channel.as_fd(), &remove) {
+                Ok(Some(id)) => {
+                    self.connection.abandon(id);
                     self.queued_removals.remove(0);
                 }
-                Ok(false) => return false,
+                Ok(None) => return false,
                 // It remains queued for the next broker. If no broker follows, the lease ends.
                 Err(_) => break,
             }

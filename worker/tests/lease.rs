@@ -5,8 +5,10 @@
 mod support;
 
 use std::net::IpAddr;
+use std::sync::mpsc;
+use std::time::Duration;
 
-use portreeve::{AddressOptions, Channel, Client, Lease};
+use portreeve::{AddressOptions, Channel, Client, Error, Lease};
 use portreeve_protocol::address::{AddAddress, Lease as Granted, Leases, RemoveAddress, RenewAddress};
 use portreeve_protocol::event::{Subscribe, Subscribed};
 use portreeve_protocol::message::{Outcome, Ping, Pong};
@@ -16,11 +18,11 @@ use tokio::runtime::{Builder, Runtime};
 
 const ADDRESS: &str = "192.0.2.1";
 
-/// A removal as the broker received it: the addresses, the epoch, and the number of the request.
-type Removal = (Vec<IpAddr>, u64, u32);
+/// A removal as the broker received it: the addresses and the epoch.
+type Removal = (Vec<IpAddr>, u64);
 
 fn removal() -> Removal {
-    (vec![ADDRESS.parse().unwrap()], 7, 0)
+    (vec![ADDRESS.parse().unwrap()], 7)
 }
 
 /// Grants every address, until the client hangs up or has sent `requests`; returns the removals.
@@ -51,7 +53,9 @@ fn serve(broker: &mut Broker, requests: usize) -> Vec<Removal> {
             broker.reply::<Ping>(&request, &Pong {}, &[]);
         } else {
             let remove = request.read::<RemoveAddress>();
-            removals.push((remove.addresses.into_vec(), remove.epoch, request.header.request));
+            // Only a numbered request can be refused without the end of the session.
+            assert_ne!(request.header.request, 0);
+            removals.push((remove.addresses.into_vec(), remove.epoch));
         }
     }
     removals
@@ -114,7 +118,7 @@ fn the_removal_of_a_lease_dropped_without_a_broker_is_sent_to_the_next_one() {
         assert_eq!(first.join().unwrap(), []);
         std::fs::remove_file(&socket).unwrap();
         // The client has noticed the end of the broker when this ping waits for the next one.
-        let ping = tokio::time::timeout(std::time::Duration::from_millis(100), client.ping());
+        let ping = tokio::time::timeout(Duration::from_millis(100), client.ping());
         assert!(ping.await.is_err());
         drop(lease);
         let next = broker_at(&socket, |broker| serve(broker, usize::MAX));
@@ -122,4 +126,19 @@ fn the_removal_of_a_lease_dropped_without_a_broker_is_sent_to_the_next_one() {
         drop(client);
         tokio::task::spawn_blocking(|| assert_eq!(next.join().unwrap(), [removal()])).await.unwrap();
     });
+}
+
+#[test]
+fn the_owner_of_a_lease_learns_at_once_that_the_session_has_ended_for_good() {
+    // The subscription and the address; then this broker closes the channel.
+    let (channel, thread) = broker(|broker| serve(broker, 2));
+    let (sender, lost) = mpsc::channel();
+    // In a thread of its own, because a program that never yields would hang this test too.
+    std::thread::spawn(move || {
+        let why = runtime().block_on(async { hold(channel).await.lost().await });
+        sender.send(why).unwrap();
+    });
+    let why = lost.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert!(matches!(why, Error::Closed), "{why:?}");
+    assert_eq!(thread.join().unwrap(), []);
 }

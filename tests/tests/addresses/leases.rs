@@ -50,6 +50,28 @@ fn a_held_address_is_renewed_until_its_guard_is_dropped() {
 }
 
 #[test]
+fn a_burst_of_dropped_guards_beyond_the_in_flight_quota_does_not_end_the_session() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let _broker = Broker::start(host, &sample::addresses("broker { max_in_flight = 1 }"));
+        with_client(async |client| {
+            let mut held = Vec::new();
+            for address in ["10.1.1.7", "10.1.1.8", "10.1.1.9"] {
+                held.push(client.hold_address(address.parse().unwrap(), &QUIET).await.unwrap());
+            }
+            drop(held);
+            client.ping().await.unwrap();
+            // A refused removal leaves the address until its lease ends.
+            eventually("the removal of the addresses", || {
+                let removed = |address| lan::show_address(address).is_none();
+                ["10.1.1.7", "10.1.1.8", "10.1.1.9"].into_iter().all(removed).then_some(())
+            });
+            client.ping().await.unwrap();
+        });
+    });
+}
+
+#[test]
 fn a_holder_learns_in_time_that_a_hanging_broker_does_not_renew_its_lease() {
     exclusive(|host| {
         lan::create(&["far"]);

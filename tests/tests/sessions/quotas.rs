@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use portreeve_protocol::address::AddAddress;
+use portreeve_protocol::address::{AddAddress, RemoveAddress};
 use portreeve_protocol::channel::{self, ReceiveError};
 use portreeve_protocol::message::{Operation as _, Outcome, Ping};
 use portreeve_protocol::{Fault, FaultCode, Kind, codec};
@@ -154,6 +154,23 @@ fn a_session_at_its_in_flight_quota_gets_a_busy_fault() {
             let (leases, _) = frame.reply::<AddAddress>().unwrap();
             assert!(matches!(&leases.results[..], [Outcome::Done(_)]), "{leases:?}");
         }
+    });
+}
+
+#[test]
+fn a_request_without_a_number_that_exceeds_the_in_flight_quota_gets_no_reply() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let broker = Broker::start(host, &sample::addresses("broker { max_in_flight = 1 }"));
+        let mut peer = broker.peer();
+        let add = AddAddress { addresses: one_address("10.1.1.7"), probes: 3, ..AddAddress::default() };
+        let number = peer.send(&add);
+        peer.send_without_reply(&RemoveAddress { addresses: one_address("10.1.1.8"), epoch: 0 });
+        broker.log.wait_for(&["refused", "remove-address", "busy"]);
+        let frame = peer.receive().unwrap();
+        assert_eq!(frame.header.request, number, "the session continues with the reply to the first request");
+        frame.reply::<AddAddress>().unwrap();
+        peer.ping();
     });
 }
 

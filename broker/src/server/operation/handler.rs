@@ -96,12 +96,11 @@ pub fn immediate<O: Immediate>(broker: &Rc<Broker>, session: &Rc<Session>, recei
         Ok((permit, done))
     });
     let step = match &outcome {
-        // A request without a number wants no reply.
-        Err(_) if header.request == 0 && session.is_greeted() => {
+        Err(_) if wants_no_reply(&header, session) => {
             session.note_refusals(1);
             Step::Continue
         }
-        Ok(_) if header.request == 0 && session.is_greeted() => Step::Continue,
+        Ok(_) if wants_no_reply(&header, session) => Step::Continue,
         Ok((_, done)) => {
             let count = u8::try_from(done.sockets.len()).unwrap_or(u8::MAX);
             match codec::encode(outbox, O::KIND.reply(), header.request, count, &done.reply) {
@@ -131,6 +130,10 @@ pub fn deferred<O: Deferred>(broker: &Rc<Broker>, session: &Rc<Session>, receive
         Ok(permit) => permit,
         Err(fault) => {
             audit(broker, session, &*request, Err(&fault), started);
+            if wants_no_reply(&header, session) {
+                session.note_refusals(1);
+                return Step::Continue;
+            }
             return session.refuse_or_close(outbox, header.request, &fault);
         }
     };
@@ -182,6 +185,11 @@ pub fn decide<O: Handler>(broker: &Broker, session: &Session, request: &O) -> Re
     let policy = broker.policy.borrow();
     policy.operation(&session.requester, O::NAME)?;
     request.decide(&policy, &session.requester)
+}
+
+/// A request with the number 0 wants no reply; before hello, its fault is sent because the session ends.
+fn wants_no_reply(header: &Header, session: &Session) -> bool {
+    header.request == 0 && session.is_greeted()
 }
 
 fn too_long(session: &Session, outbox: &mut [u8], request: u32, error: &BodyError) -> Step {

@@ -63,7 +63,7 @@ pub(super) fn open(broker: &Broker, config: &Config, policy: &Policy) -> Result<
                 opened.rows.push(Row::new(OPENED, what, detail));
             }
             // After a restart it is bound while the broker is still root.
-            Err(fault) if fault.code == FaultCode::NotRetained => {
+            Err(fault) if fault.code == FaultCode::NotRetained || is_denied(&fault) => {
                 opened.rows.push(Row::new(NEEDS_RESTART, what, fault.message.to_string()));
             }
             Err(fault) => {
@@ -74,6 +74,12 @@ pub(super) fn open(broker: &Broker, config: &Config, policy: &Policy) -> Result<
         }
     }
     Ok(opened)
+}
+
+/// Whether the kernel denied the bind although the capability is retained, such as Landlock or a security module.
+fn is_denied(fault: &Fault) -> bool {
+    let errno = i32::try_from(fault.errno).unwrap_or_default();
+    fault.code == FaultCode::Os && [libc::EACCES, libc::EPERM].contains(&errno)
 }
 
 /// The fault with the place of its listener in the configuration.
