@@ -47,6 +47,20 @@ macro_rules! operations {
     };
 }
 
+/// The longest name of an operation in bytes, as [`Welcome`] and the metrics carry it.
+pub const MAX_OPERATION_NAME: usize = 16;
+/// The maximum number of operations, as [`Welcome`] and the metrics carry them.
+pub const MAX_OPERATIONS: usize = 32;
+
+const _: () = {
+    assert!(OPERATIONS.len() <= MAX_OPERATIONS, "there are more than 32 operations");
+    let mut rest = OPERATIONS;
+    while let [(_, name), more @ ..] = rest {
+        assert!(name.len() <= MAX_OPERATION_NAME, "the name of an operation has more than 16 bytes");
+        rest = more;
+    }
+};
+
 operations! {
     1 "hello"       Hello -> Welcome;
     2 "ping"        Ping -> Pong;
@@ -96,7 +110,7 @@ pub struct Welcome {
     /// The peer's identity according to the broker: `worker`, or a user of the control socket.
     pub peer: Text<64>,
     /// The names of the operations that policy allows this peer.
-    pub operations: List<Text<16>, 32>,
+    pub operations: List<Text<MAX_OPERATION_NAME>, MAX_OPERATIONS>,
 }
 
 /// Request: test whether the broker responds.

@@ -70,12 +70,12 @@ fn row<'d>(tables: &'d WireTables, section: &str, first: &str) -> &'d [String] {
 #[test]
 fn the_operations_table_is_complete() {
     let tables = WireTables::read(WIRE);
-    assert_eq!(tables.rows("Operations").len(), OPERATIONS.len());
     for (kind, name) in OPERATIONS {
         let row = row(&tables, "Operations", &kind.0.to_string());
         assert_eq!(row[1], *name);
         assert_eq!(row[2], format!("{:#06x}", kind.reply().0));
     }
+    assert_eq!(tables.rows("Operations").len(), OPERATIONS.len(), "WIRE.md has a row without an operation");
 }
 
 #[test]
@@ -170,18 +170,12 @@ fn the_tables_alone_decode_every_golden_frame() {
 #[test]
 fn the_tables_have_the_field_names_of_the_crate() {
     let tables = WireTables::read(WIRE);
-    let sources = [
-        include_str!("../src/message.rs"),
-        include_str!("../src/address.rs"),
-        include_str!("../src/status.rs"),
-        include_str!("../src/metrics.rs"),
-        include_str!("../src/fault.rs"),
-        include_str!("../src/endpoint.rs"),
-        include_str!("../src/event.rs"),
-        include_str!("../src/policy.rs"),
-        include_str!("../src/limit.rs"),
-        include_str!("../src/takeover.rs"),
-    ];
+    // The other modules have no messages.
+    let others = ["bounded.rs", "channel.rs", "codec.rs", "frame.rs", "lib.rs"];
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let files = files.filter(|file| !others.iter().any(|other| file.file_name() == *other));
+    let sources: Vec<String> = files.map(|file| std::fs::read_to_string(file.path()).unwrap()).collect();
     let structures = sources.iter().flat_map(|source| source.split("\npub struct ").skip(1));
     let mut compared = 0;
     for (name, rest) in structures.filter_map(|structure| structure.split_once(" {")) {

@@ -44,6 +44,7 @@ macro_rules! without_descriptors {
     };
 }
 
+// If a broker has ended before its reply, these are sent again to the next one.
 without_descriptors! {
     true,
     Hello => Welcome, Ping => Pong, StatusRequest => Status, MetricsRequest => Metrics, AddAddress => Leases,

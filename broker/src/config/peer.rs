@@ -37,7 +37,8 @@ impl std::fmt::Display for PeerName {
     }
 }
 
-/// Words of `allow` and the operations that each stands for.
+/// Words of `allow` and the operations that each stands for. Every operation that can be allowed is in one of them, so that
+/// an error about an unknown word lists it.
 pub const GROUPS: &[(&str, &[&str])] = &[
     ("listen", &["listen", "listen-many", "stop"]),
     (

@@ -31,8 +31,8 @@ pub trait Handler: Operation {
     fn decide(&self, policy: &Policy, requester: &Requester) -> Result<Self::Permit, Fault>;
 
     /// Writes the request's arguments for the audit line, which shows the first few thousand bytes: what is requested,
-    /// and only unusual options. Text of the peer must be written by the Display of
-    /// [`Text`](portreeve_protocol::Text), which escapes it.
+    /// and only unusual options. Text of the peer must be written by Display or
+    /// Debug of [`Text`](portreeve_protocol::Text), which escape it.
     fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result;
 
     /// Counts the result in the metrics: once, or once for each part of a request with several.

@@ -71,7 +71,10 @@ const TABLE: &[(Kind, Serve)] = &[
 /// An operation that TABLE lacks does not compile.
 #[allow(clippy::indexing_slicing)] // the compiler evaluates it
 const _: () = {
-    assert!(TABLE.len() == OPERATIONS.len(), "TABLE must have every operation of the protocol");
+    assert!(
+        TABLE.len() == OPERATIONS.len(),
+        "TABLE lacks an operation of the protocol: see step 5 of \"Adding an operation\" in ARCHITECTURE.md"
+    );
     let mut at = 0;
     while at < TABLE.len() {
         assert!(TABLE[at].0.0 == OPERATIONS[at].0.0, "TABLE must be in the order of OPERATIONS");
