@@ -43,7 +43,8 @@ pub fn survey(config: &Config, root: &Root, findings: &mut Findings) {
         findings.add(config.note(chroot.span, message, help));
     }
     if survey.closed > 0 {
-        let what = format!("{} directories in the chroot {:?}", survey.closed, chroot.value);
+        let directories = if survey.closed == 1 { "directory" } else { "directories" };
+        let what = format!("{} {directories} in the chroot {:?}", survey.closed, chroot.value);
         findings.no_permission(config, chroot.span, &what);
     }
 }

@@ -103,7 +103,7 @@ fn an_ordinary_user_gets_findings_and_warnings_of_what_only_root_can_check() {
         assert!(output.status.success(), "{findings:?}");
         assert_eq!(findings.len(), 3, "{findings:?}");
         assert!(
-            findings[0].starts_with("warning: 1 directories") && findings[0].contains("root"),
+            findings[0].starts_with("warning: 1 directory in the chroot") && findings[0].contains("root"),
             "{findings:?}"
         );
         assert!(findings[1].starts_with("note: privileges have no effect on Linux"), "{findings:?}");

@@ -49,7 +49,8 @@ fn show(out: Output, reloaded: &Reloaded) -> Result<(), Failure> {
         (true, false) => "in force",
     };
     let (number, by, age) = (reloaded.number, &reloaded.requester, duration(reloaded.age_ms / 1000));
-    out.text(format_args!("reload {number}, by {by}, {age} ago, {} files: {verdict}", reloaded.files))?;
+    let files = if reloaded.files == 1 { "file" } else { "files" };
+    out.text(format_args!("reload {number}, by {by}, {age} ago, {} {files}: {verdict}", reloaded.files))?;
     if !reloaded.changes.is_empty() {
         let mut changes = table(["OUTCOME", "SUBJECT", "DETAIL"]);
         for change in reloaded.changes.iter() {
