@@ -179,8 +179,8 @@ fn an_address_that_is_duravip_on_one_listener_is_duravip_on_all() {
     let fixed: Vec<_> = config.listeners.iter().map(|listener| listener.is_static()).collect();
     assert_eq!(fixed, [false, false, true]);
     assert!(config.bindings[0].duravip.enable);
-    let own = config.own_addresses(&["10.1.1.1".parse().unwrap()]);
+    let own = config.host_owned_errors(&["10.1.1.1".parse().unwrap()]);
     assert_eq!(own.len(), 3);
     assert!(own[0].one_line().contains("the DuraVIP address 10.1.1.1 is already configured on this host"));
-    assert_eq!(config.own_addresses(&["10.1.1.2".parse().unwrap()]), []);
+    assert_eq!(config.host_owned_errors(&["10.1.1.2".parse().unwrap()]), []);
 }

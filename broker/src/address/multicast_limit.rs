@@ -1,4 +1,4 @@
-//! Warns, once for each interface, of so many IPv6 addresses that the kernel becomes slow.
+//! Warns, once for each interface, if it has so many IPv6 addresses that the kernel becomes slow.
 //!
 //! The kernel joins a multicast group for the low 24 bits of each address (RFC 4291 section 2.7.1), and walks the list of
 //! groups at every change: ten thousand groups take a minute to add. Addresses with the same low 24 bits share a group.

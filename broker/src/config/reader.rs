@@ -57,7 +57,7 @@ impl<'r, 't> Reader<'r, 't> {
     fn option(&mut self, name: &'static str) -> Option<&'t Opt> {
         self.options.push(name);
         #[cfg(test)]
-        super::option_coverage::note(self.name(), name);
+        super::option_coverage::record(self.name(), name);
         self.section.option(name)
     }
 

@@ -69,7 +69,7 @@ pub fn addresses(config: &Config, plan: &Plan, events: &Rc<Events>) -> Result<Op
     let addresses = Addresses::open(plan::address_settings(config), retains(CAP_NET_RAW), events.clone())?;
     let own = addresses.host_owned(&plan::floating(config))?;
     let mut findings = Findings::default();
-    config.own_addresses(&own).into_iter().for_each(|own| findings.error("addresses", Exit::Config, own));
+    config.host_owned_errors(&own).into_iter().for_each(|own| findings.error("addresses", Exit::Config, own));
     match findings.first_failure() {
         Some(failure) => Err(failure),
         None => Ok(Some(addresses)),

@@ -189,7 +189,7 @@ impl<'t> Parser<'t, '_> {
             Some((head, before)) => self.end_scope(head, before),
             None => self.problems.error(
                 self.span(brace),
-                "this } is_matching_close no scope",
+                "this } closes no scope",
                 "remove it, or look for a scope above that is closed too early",
             ),
         }
