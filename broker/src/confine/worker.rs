@@ -40,7 +40,7 @@ impl Confinement {
         inject::point("worker.session")?;
         setsid().map_err(os("setsid"))?;
         inject::point("worker.keyring")?;
-        keyring::leave()?;
+        keyring::replace_session_keyring()?;
         inject::point("worker.limits")?;
         limits::restore_descriptors(self.descriptors)?;
         self.limits.iter().try_for_each(limits::set)?;

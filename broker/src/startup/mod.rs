@@ -69,7 +69,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     inject::point("private")?;
     limits::make_private()?;
     inject::point("keyring")?;
-    keyring::leave()?;
+    keyring::replace_session_keyring()?;
     inject::point("notify")?;
     let mut notifier = Notifier::connect()?;
     descriptors::clear_environment();

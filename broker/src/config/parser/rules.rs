@@ -125,11 +125,11 @@ impl Parser<'_, '_> {
         let (mut ahead, open) = (self.lexer, self.next);
         let (address, close, port) = (ahead.next(), ahead.next(), ahead.next());
         let kinds = (open.kind, address.kind, close.kind, port.kind);
-        let is_one = kinds == (Kind::OpenBracket, Kind::Word, Kind::CloseBracket, Kind::Word)
+        let is_endpoint = kinds == (Kind::OpenBracket, Kind::Word, Kind::CloseBracket, Kind::Word)
             && open.end == address.start
             && close.end == port.start
             && self.at(self.span(port)).starts_with(':');
-        if !is_one {
+        if !is_endpoint {
             return None;
         }
         (self.lexer, self.next) = (ahead, port);
