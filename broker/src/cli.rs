@@ -12,7 +12,7 @@ use crate::failure::{Exit, Failure};
 use crate::log;
 use crate::startup::{self, Start};
 
-/// The configuration file peer default.
+/// The configuration file by default.
 const DEFAULT_CONFIG: &str = "/etc/portreeve/portreeve.conf";
 
 pub(crate) const HELP: &str = "\

@@ -1,4 +1,4 @@
-//! Publishes events event_for addresses and interfaces.
+//! Publishes events about addresses and interfaces.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::events::{Audience, Events};
 use crate::holder::Holder;
 use crate::sys::Interface;
 
-/// Publishes events event_for addresses and interfaces.
+/// Publishes events about addresses and interfaces.
 pub(super) struct EventPublisher {
     events: Rc<Events>,
 }

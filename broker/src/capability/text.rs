@@ -76,7 +76,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// One clause: a list, or nothing for all, and one or operators operators with their flags.
+    /// One clause: a list, or nothing for all, and one or more operators with their flags.
     fn clause(&mut self, state: &mut State) -> Result<(), TextError> {
         let listed = self.peek().is_some_and(starts_a_name);
         let list = if listed { self.list()? } else { self.all };

@@ -215,7 +215,7 @@ async fn report(launcher: &Handle) -> Result<Report, Failure> {
 async fn wait_for_exit(launcher: &Handle, worker: i32) -> Result<Ending, Failure> {
     loop {
         match report(launcher).await? {
-            Report::Exited { pid, how } if pid == worker => return Ok(how),
+            Report::Exited { pid, ending } if pid == worker => return Ok(ending),
             other => tracing::warn!(report = ?other, "unexpected report of the launcher"),
         }
     }

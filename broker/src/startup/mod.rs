@@ -81,7 +81,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     inject::point("plan")?;
     let plan = Plan::new(&config, &mut findings)?;
     inject::point("capabilities")?;
-    plan::capabilities::available(&config, &plan.retained)?;
+    plan::capabilities::check_available(&config, &plan.retained)?;
     inject::point("chroot")?;
     let root = Root::open(&config, Some(&plan.identity), &mut findings);
     inject::point("worker.program")?;

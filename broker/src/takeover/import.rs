@@ -167,7 +167,7 @@ impl Target<'_> {
         addresses.commit_import();
         let (permitted, denied): (Vec<IpAddr>, Vec<IpAddr>) = {
             let policy = self.policy.borrow();
-            leases.iter().partition(|address| policy.may_have(&Requester::Worker, **address))
+            leases.iter().partition(|address| policy.allows_address(&Requester::Worker, **address))
         };
         for outcome in addresses.remove(&denied) {
             match outcome {

@@ -80,11 +80,11 @@ fn a_missing_capability_is_an_error_for_a_permit_and_a_warning_for_a_static_list
     assert_eq!(
         folder.found(),
         [
-            "2 warning: port 25 is bound at start and cannot be started again: the broker does not keep \
+            "2 warning: port 25 is bound at start and cannot be started again: the broker does not retain \
              cap_net_bind_service",
-            "3 error: port 26 cannot be bound: the broker does not keep cap_net_bind_service",
+            "3 error: port 26 cannot be bound: the broker does not retain cap_net_bind_service",
             "3 warning: the limit nofile=9 can be set only for processes of user 0, and only up to their hard limit: the \
-             broker does not keep cap_sys_resource",
+             broker does not retain cap_sys_resource",
         ]
     );
 }

@@ -166,7 +166,7 @@ fn a_remedy_names_only_what_the_peer_lacks() {
         "add address to allow in a peer scope of user 33 or one of its groups"
     );
     assert_eq!(remedy(&www, "takeover"), "run this as user 0");
-    assert_eq!(remedy(&Requester::Worker, "reload"), "ask as user 0 over the control socket");
+    assert_eq!(remedy(&Requester::Worker, "reload"), "send the request as user 0 over the control socket");
     assert_eq!(
         remedy(&local(1000, &[]), "hello"),
         "add a peer scope for user 1000 or one of its groups to the broker scope"

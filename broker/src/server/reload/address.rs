@@ -87,7 +87,7 @@ fn outside(broker: &Broker, policy: &Policy) -> Vec<(IpAddr, Holder)> {
     };
     let root = Requester::Local { uid: 0, gids: Vec::new() };
     let is_permitted = |holder: Holder, address: IpAddr| match holder {
-        Holder::Worker => policy.may_have(&Requester::Worker, address),
+        Holder::Worker => policy.allows_address(&Requester::Worker, address),
         Holder::User(user) => {
             let sessions = broker.sessions.borrow();
             let mut theirs = sessions.values().filter_map(|info| match &info.requester {
@@ -95,9 +95,9 @@ fn outside(broker: &Broker, policy: &Policy) -> Vec<(IpAddr, Holder)> {
                 _ => None,
             });
             let first = theirs.next();
-            first
-                .or((user == 0).then_some(&root))
-                .is_none_or(|who| std::iter::once(who).chain(theirs).any(|who| policy.may_have(who, address)))
+            first.or((user == 0).then_some(&root)).is_none_or(|who| {
+                std::iter::once(who).chain(theirs).any(|who| policy.allows_address(who, address))
+            })
         }
     };
     addresses.leases_after(None, |leases| {

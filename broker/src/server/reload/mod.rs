@@ -149,7 +149,7 @@ pub async fn run(
 
 async fn lost(reader: Option<&Handle>) -> ReaderError {
     match reader {
-        Some(reader) => reader.lost().await,
+        Some(reader) => reader.wait_until_ended().await,
         None => std::future::pending().await,
     }
 }
