@@ -120,8 +120,8 @@ fn open_session(broker: &Rc<Broker>, channel: OwnedFd) -> io::Result<()> {
     let credentials = peer_credentials::read(&channel)?;
     let pid = credentials.pid;
     let requester = Requester::Local { uid: credentials.uid, gids: credentials.gids };
-    match broker.accounts.seat(&requester) {
-        Ok(seat) => session::open(broker, channel, requester, pid, seat).map(drop),
+    match broker.accounts.take_session_slot(&requester) {
+        Ok(slot) => session::open(broker, channel, requester, pid, slot).map(drop),
         Err((account, fault)) => {
             broker.counters.rejected.up();
             if account.may_log() {

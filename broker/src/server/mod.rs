@@ -34,7 +34,7 @@ use crate::sd_notify::Notifier;
 use crate::takeover::Import;
 
 /// How long a process that ends by itself may take to exit.
-const GRACE: Duration = Duration::from_secs(2);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The broker's state and everything else that serving needs.
 pub struct Service {
