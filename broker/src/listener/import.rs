@@ -94,7 +94,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Makes everything that was imported this broker's own.
+    /// Takes ownership of everything that was imported.
     pub fn commit_import(&mut self) {
         let files = self.entries.values_mut().filter_map(|entry| entry.bound.file.as_deref_mut());
         files.chain(&mut self.control_file).for_each(UnixFile::commit_import);
