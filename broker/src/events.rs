@@ -56,7 +56,7 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// Waits for the next event, or the gap where some were lost; `None` after the subscription has ended.
+    /// Waits for the next event, or a gap in place of lost events; `None` after the subscription has ended.
     pub async fn next(&self) -> Option<Event> {
         loop {
             if self.ended.get() {

@@ -145,7 +145,7 @@ fn request_types() -> BTreeMap<String, String> {
     table.lines().map(row).collect()
 }
 
-/// The client method of an operation: its name, with `addresses` where it takes several.
+/// The client method of an operation: its name, with `addresses` if it takes several.
 fn method(name: &str) -> String {
     match name {
         "announce" => "announce_addresses".to_owned(),

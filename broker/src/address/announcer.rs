@@ -34,7 +34,7 @@ pub(super) struct Announcer {
     queue: RefCell<AnnouncementQueue>,
     /// The number of the last series.
     series: Cell<u64>,
-    /// Announces to known neighbours one by one; absent where announcements are broadcasts.
+    /// Announces to known neighbours one by one; absent if announcements are broadcasts.
     unicast: Option<RefCell<UnicastAnnouncer>>,
     /// Receives the advertisements that acknowledge such announcements of IPv6 addresses.
     advertisements: Option<PacketSocket>,

@@ -30,7 +30,7 @@ impl Addresses {
             (true, true) => Ok(Vec::new()),
             (_, false) => {
                 self.host.turn_fence_off();
-                Ok(vec![no_fence("; the running broker has none either")])
+                Ok(vec![no_fence("; the running broker has no fence either")])
             }
         }
     }

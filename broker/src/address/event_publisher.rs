@@ -20,7 +20,7 @@ impl EventPublisher {
         Self { events }
     }
 
-    /// Publishes what happened to an address.
+    /// Publishes an event about an address.
     pub fn address(&self, lease: &Lease, code: EventCode, detail: &str) {
         let event = Event { code, detail: Text::truncated(detail), ..event_for(lease) };
         self.events.publish(Audience::Holder(lease.holder), event);
@@ -33,7 +33,8 @@ impl EventPublisher {
         self.events.publish(Audience::Holder(lease.holder), event)
     }
 
-    /// Publishes what happened to an interface, to the holders of its addresses and to the peers that are allowed to change it.
+    /// Publishes an event about an interface, to the holders of its addresses and to the peers that are allowed to change
+    /// it.
     pub fn interface(&self, interface: &Interface, holders: Vec<Holder>, code: EventCode, detail: &str) {
         let event = Event {
             code,

@@ -31,7 +31,7 @@ impl Fence {
     /// Opens its socket; filters nothing yet.
     ///
     /// # Errors
-    /// As socket(2); EPROTONOSUPPORT where the kernel has no nfnetlink.
+    /// As socket(2); EPROTONOSUPPORT if the kernel has no nfnetlink.
     pub fn open() -> nix::Result<Self> {
         Ok(Self { netlink: Netlink::open(SockProtocol::NetlinkNetFilter)? })
     }
@@ -39,7 +39,7 @@ impl Fence {
     /// Creates the tables, empty; deletes those of an earlier broker first.
     ///
     /// # Errors
-    /// EOPNOTSUPP or EINVAL where the kernel has no nf_tables.
+    /// EOPNOTSUPP or EINVAL if the kernel has no nf_tables.
     pub fn create(&self) -> Result<(), Errno> {
         self.delete()?;
         let mut create = Transaction::new(&self.netlink);
@@ -93,7 +93,7 @@ impl Fence {
         Ok(())
     }
 
-    /// Opens the fence for addresses; EEXIST, with no effect, where it is open for one of them.
+    /// Opens the fence for addresses; EEXIST, with no effect, if it is open for one of them.
     fn try_open(&self, addresses: &[Element]) -> Result<(), Errno> {
         let mut open = Transaction::new(&self.netlink);
         for (family, key, elements_of_table) in by_table(addresses) {

@@ -129,7 +129,7 @@ fn checksum(bytes: &[u8]) -> u16 {
 }
 
 impl Arp {
-    /// Parses an Ethernet frame; `None` where it is not ARP for IPv4 over Ethernet.
+    /// Parses an Ethernet frame; `None` if it is not ARP for IPv4 over Ethernet.
     pub fn parse(frame: &[u8]) -> Option<Self> {
         let (head, rest) = frame.split_at_checked(14)?;
         let packet: &[u8; 28] = rest.first_chunk()?;

@@ -22,7 +22,7 @@ use crate::sys::{Netlink, sock_diag};
 pub(super) struct HostAddresses {
     route: Rc<Netlink>,
     diag: Netlink,
-    /// Absent where the kernel has no nf_tables.
+    /// Absent if the kernel has no nf_tables.
     fence: Option<Fence>,
     fence_is_off: Cell<bool>,
     /// Removed addresses that the host still has on another interface or with another prefix. They stay fenced.

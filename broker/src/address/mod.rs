@@ -1,8 +1,8 @@
 //! Leased addresses: the broker adds them to interfaces for peers, and removes them when their lease ends.
 //!
 //! The kernel enforces a lease too: it removes an address at the end of its lifetime even if no process of Portreeve runs.
-//! Each mechanism has its own file. [`Addresses`] composes them, in one thread; its methods are the operations. No borrow is held
-//! across an await. This module does not consult policy: its callers do.
+//! Each mechanism has its own file. [`Addresses`] composes them, in one thread; its methods are the operations. No borrow
+//! is held across an await. This module does not consult policy: its callers do.
 
 #![deny(unsafe_code)]
 

@@ -66,7 +66,7 @@ impl Addresses {
         specs.iter().zip(started).map(outcome).collect()
     }
 
-    /// Checks one address; `None` where it is on that interface already.
+    /// Checks one address; `None` if it is on that interface already.
     fn start_move(
         &self,
         spec: &AddSpec,
@@ -190,7 +190,7 @@ impl Addresses {
     }
 }
 
-/// A removal succeeded also where the address or its interface was removed already.
+/// Treats the removal of an address as a success if the address or its interface was removed already.
 fn ignore_absent(outcome: Result<(), Errno>) -> Result<(), Errno> {
     match outcome {
         Err(Errno::EADDRNOTAVAIL | Errno::ENODEV) => Ok(()),

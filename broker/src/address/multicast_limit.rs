@@ -40,10 +40,10 @@ impl MulticastLimit {
 
 /// The number of multicast groups that the addresses of an interface need.
 fn groups(table: &LeaseTable, index: u32) -> usize {
-    let here = table.iter().map(|lease| lease.placement).filter(|placement| placement.index == index);
+    let on_interface = table.iter().map(|lease| lease.placement).filter(|placement| placement.index == index);
     let low_bits = |placement: Placement| match placement.address {
         IpAddr::V6(address) => Some(address.to_bits() & 0xff_ffff),
         IpAddr::V4(_) => None,
     };
-    here.filter_map(low_bits).collect::<HashSet<u128>>().len()
+    on_interface.filter_map(low_bits).collect::<HashSet<u128>>().len()
 }

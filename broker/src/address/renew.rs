@@ -32,11 +32,11 @@ impl Addresses {
             let lease = require_present(table.find_for(address.clone()?, holder, epoch, now)?)?;
             Ok((lease.placement, lifetime.unwrap_or(lease.lifetime)))
         };
-        let found: Vec<Result<(Placement, Lifetime), Fault>> = addresses.iter().map(find).collect();
-        let renewed: Vec<(Placement, Lifetime)> = found.iter().flatten().copied().collect();
+        let leases: Vec<Result<(Placement, Lifetime), Fault>> = addresses.iter().map(find).collect();
+        let renewed: Vec<(Placement, Lifetime)> = leases.iter().flatten().copied().collect();
         let mut outcomes = self.host.renew(&renewed).into_iter();
-        let outcome = |found: Result<(Placement, Lifetime), Fault>| {
-            let (placement, lifetime) = found?;
+        let outcome = |lease: Result<(Placement, Lifetime), Fault>| {
+            let (placement, lifetime) = lease?;
             let removed = || fault::removed_by_other_program(placement.address);
             outcomes.next().unwrap_or_else(|| Err(removed()))?;
             let mut table = self.table.borrow_mut();
@@ -47,7 +47,7 @@ impl Addresses {
             lease.deadline = lifetime.map(|seconds| now.saturating_add(Duration::from_secs(seconds.into())));
             Ok(lease.to_wire(now))
         };
-        found.into_iter().map(outcome).collect()
+        leases.into_iter().map(outcome).collect()
     }
 
     /// Starts new announcements of the addresses of a holder; `None` announces those of any holder.

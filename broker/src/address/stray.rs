@@ -1,7 +1,7 @@
 //! Finds floating addresses on this host that do not carry the broker's tag: strays that another program left, or the
 //! host's own addresses. Data only.
 //!
-//! Promises: an address counts as a stray only where the broker itself would add it, as a single address, and only while
+//! Promises: an address counts as a stray only if the broker itself would add it there, as a single address, and only while
 //! its interface has another address of the same family that is not a floating address.
 
 use std::collections::HashMap;

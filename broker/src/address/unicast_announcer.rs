@@ -103,9 +103,9 @@ impl UnicastAnnouncer {
         let Some(snapshot) = &self.snapshot else { return Recipients::default() };
         let same_family =
             |other: IpAddr| other.is_ipv4() == round.address.is_ipv4() && other != round.address;
-        let here = |host: &&Neighbour| host.index == index && same_family(host.address);
+        let is_recipient = |host: &&Neighbour| host.index == index && same_family(host.address);
         let unanswered: Vec<(Neighbour, usize)> =
-            snapshot.neighbours.iter().filter(here).map(|host| (*host, 0)).collect();
+            snapshot.neighbours.iter().filter(is_recipient).map(|host| (*host, 0)).collect();
         let known = |gateway: IpAddr| unanswered.iter().any(|(host, _)| host.address == gateway);
         let mut gateways =
             snapshot.gateways.iter().filter(|(at, gateway)| *at == index && same_family(*gateway));

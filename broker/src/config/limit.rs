@@ -29,8 +29,8 @@ const NAMES: [&str; 16] = [
 impl Resource {
     /// Finds a resource by its name, ignoring case.
     pub fn named(name: &str) -> Option<Self> {
-        let found = NAMES.iter().position(|known| known.eq_ignore_ascii_case(name));
-        found.map(Resource)
+        let position = NAMES.iter().position(|known| known.eq_ignore_ascii_case(name));
+        position.map(Resource)
     }
 
     /// Its name.

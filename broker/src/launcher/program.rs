@@ -129,8 +129,8 @@ fn missing(program: &File, root: Option<BorrowedFd<'_>>) -> Result<Vec<String>, 
             if !seen.insert(library.clone()) {
                 continue;
             }
-            let found = places.iter().find_map(|place| find(&format!("{place}/{library}")));
-            match found {
+            let file = places.iter().find_map(|place| find(&format!("{place}/{library}")));
+            match file {
                 Some(file) => queue.push_back(self::needs(&file)?),
                 None => missing.push(format!("the library {library}")),
             }

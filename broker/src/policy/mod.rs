@@ -44,7 +44,8 @@ pub enum Requester {
     /// The worker, identified by the channel that it inherited. It is allowed every listener scope and every permit.
     Worker,
     /// A process that connected to the control socket, as the kernel identifies it (SO_PEERCRED and SO_PEERGROUPS, see
-    /// unix(7)). User 0 is allowed whatever the configuration permits to any peer, other users what their `peer` scopes allow.
+    /// unix(7)). User 0 is allowed whatever the configuration permits to any peer, other users what their `peer`
+    /// scopes allow.
     Local {
         /// The user id.
         uid: u32,

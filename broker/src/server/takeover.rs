@@ -23,8 +23,8 @@ impl Broker {
         }
     }
 
-    /// The successor has committed: forgets the listeners and addresses, which belong to it now, and ends every session that is neither the successor's
-    /// nor the worker's.
+    /// Ends service after the successor's commit: forgets the listeners and addresses, which belong to it now, and ends
+    /// every session that is neither the successor's nor the worker's.
     pub(super) fn commit_export(&self, successor: &Session) {
         self.registry.borrow_mut().forget_all();
         self.addresses.iter().for_each(|addresses| addresses.drop_exported());

@@ -1,7 +1,8 @@
 //! The host's addresses in the kernel: add one with a lifetime, renew it, remove it, list them.
 //!
-//! Promises: [`add`] adds an address only if the interface does not have it, with the broker's tag, and the kernel removes it when its
-//! lifetime ends; [`renew`] and [`remove`] change an address only at the given interface and prefix. See rtnetlink(7).
+//! Promises: [`add`] adds an address only if the interface does not have it, with the broker's tag, and the kernel removes
+//! it when its lifetime ends; [`renew`] and [`remove`] change an address only at the given interface and prefix. See
+//! rtnetlink(7).
 
 use std::net::IpAddr;
 

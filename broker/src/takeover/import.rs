@@ -130,7 +130,8 @@ impl Import {
     }
 }
 
-/// Whether the policy permits the listener to the worker, which is allowed at least what any user is. The session that adopts it needs a permit of its own.
+/// Whether the policy permits the listener to the worker, which is allowed at least what any user is. The session that
+/// adopts it needs a permit of its own.
 fn is_permitted(policy: &Policy, listener: &ExportedListener) -> bool {
     let listen = Listen { endpoint: listener.endpoint.clone(), options: listener.options.clone() };
     policy.listen_request(&Requester::Worker, &listen).is_ok()

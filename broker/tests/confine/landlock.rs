@@ -80,7 +80,7 @@ fn a_rule_for_each_port_can_be_installed() {
     TcpListener::bind(("127.0.0.1", free_port_from_range())).unwrap();
 }
 
-/// Like [`free_port`], where binding port 0 is denied.
+/// Like [`free_port`], after binding port 0 is denied.
 fn free_port_from_range() -> u16 {
     (20_000..60_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }

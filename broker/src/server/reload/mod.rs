@@ -113,7 +113,7 @@ pub async fn run(
     notifier: Rc<Notifier>,
 ) {
     loop {
-        let mut waiting = Vec::new();
+        let mut waiting_requests = Vec::new();
         tokio::select! {
             reason = reader_ended(reader.as_ref()) => {
                 reader = None;
@@ -122,13 +122,13 @@ pub async fn run(
                 continue;
             }
             _ = hangups.recv() => {}
-            request = requests.recv() => waiting.extend(request),
+            request = requests.recv() => waiting_requests.extend(request),
         }
         // Requests that arrived before this reload begins get its result.
         while let Ok(request) = requests.try_recv() {
-            waiting.push(request);
+            waiting_requests.push(request);
         }
-        let first = waiting.first().map(|request| request.requester.clone());
+        let first = waiting_requests.first().map(|request| request.requester.clone());
         let requester = first.unwrap_or_else(|| SIGNAL.to_owned());
         notifier.reloading();
         let outcome = reload(&broker, reader.as_mut()).await;
@@ -137,7 +137,7 @@ pub async fn run(
         outcome.log(&requester);
         broker.events.publish(Audience::Operator, outcome.event());
         malloc::trim();
-        for request in waiting {
+        for request in waiting_requests {
             let result = match &outcome {
                 Outcome::Done(_) => Ok(reloaded.clone()),
                 Outcome::Refused(..) | Outcome::Failed(_) => Err(outcome.fault()),
