@@ -1,4 +1,4 @@
-//! Rules that the broker's capabilities cannot serve: diagnostics at start and by `check`, not when a peer first needs them.
+//! Rules that the broker's capabilities cannot serve: reported at start and by `check`, not when a peer first needs them.
 
 use crate::capability::{Capability, CapabilitySet};
 use crate::config::{Config, Diagnostic, ListenPattern, Listener, MAX_DIAGNOSTICS, Severity, Span};

@@ -94,7 +94,7 @@ impl Deferred for AddAddress {
 }
 
 impl Handler for RenewAddress {
-    /// Renewing a lease changes no state that an audit needs.
+    /// A renewal does not count as a change of state.
     const CHANGES_STATE: bool = false;
     const FREQUENT: bool = true;
     type Permit = LeasePermits;
