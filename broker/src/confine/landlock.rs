@@ -212,9 +212,9 @@ fn to_landlock(kernel: LandlockStatus, ruleset: &RulesetStatus, bind: Bind) -> L
     let abi = match kernel {
         LandlockStatus::Available { effective_abi, .. } => effective_abi as u32,
         LandlockStatus::NotEnabled => {
-            return Landlock::Absent("Landlock is disabled: add landlock to lsm= on the kernel command line");
+            return Landlock::Absent("it is disabled; add landlock to lsm= on the kernel command line");
         }
-        LandlockStatus::NotImplemented => return Landlock::Absent("the kernel has no Landlock"),
+        LandlockStatus::NotImplemented => return Landlock::Absent("the kernel was built without it"),
     };
     match ruleset {
         RulesetStatus::FullyEnforced => Landlock::Enforced { abi: abi.min(NEWEST_ABI as u32), bind },
