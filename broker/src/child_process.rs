@@ -1,4 +1,4 @@
-//! Waits at the start for a forked process that confines itself.
+//! Waits, at the start, until a forked process has confined itself.
 
 use std::os::fd::AsFd;
 use std::time::Duration;

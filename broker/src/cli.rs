@@ -56,7 +56,7 @@ enum Action {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    let done = match parse(lexopt::Parser::from_env()) {
+    let result = match parse(lexopt::Parser::from_env()) {
         Ok(Action::Print(text)) => {
             command::print(&text);
             Ok(ExitCode::SUCCESS)
@@ -64,13 +64,13 @@ pub fn main() -> ExitCode {
         Ok(Action::Check(check)) => Ok(check.run()),
         Ok(Action::Explain(explain)) => Ok(explain.run()),
         Ok(Action::Run(file, start, format)) => {
-            let ended = startup::run(&file, start, format);
+            let result = startup::run(&file, start, format);
             log::finish();
-            ended.map(|()| ExitCode::SUCCESS)
+            result.map(|()| ExitCode::SUCCESS)
         }
         Err(error) => Err(Failure::new(Exit::Usage, "usage", error, "see portreeved --help")),
     };
-    done.unwrap_or_else(|failure| {
+    result.unwrap_or_else(|failure| {
         log::fatal(failure.lines());
         failure.exit()
     })
@@ -84,23 +84,23 @@ struct Options {
     verbose: bool,
     syntax: bool,
     json: bool,
-    by: Option<String>,
+    peer: Option<String>,
     log_format: Option<log::Format>,
 }
 
 impl Options {
     /// Refuses an option that the command does not accept.
-    fn only(&self, command: &str, taken: &[&str]) -> Result<(), lexopt::Error> {
+    fn accept_only(&self, command: &str, accepted: &[&str]) -> Result<(), lexopt::Error> {
         let given = [
             ("--config", self.config.is_some()),
             ("--takeover", self.takeover),
             ("--verbose", self.verbose),
             ("--syntax", self.syntax),
             ("--json", self.json),
-            ("--as", self.by.is_some()),
+            ("--as", self.peer.is_some()),
             ("--log-format", self.log_format.is_some()),
         ];
-        match given.iter().find(|(name, given)| *given && !taken.contains(name)) {
+        match given.iter().find(|(name, given)| *given && !accepted.contains(name)) {
             Some((name, _)) => Err(format!("{command} does not accept {name}").into()),
             None => Ok(()),
         }
@@ -122,7 +122,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Action, lexopt::Error> {
             Long("syntax") => options.syntax = true,
             Long("json") => options.json = true,
             Long("log-format") => options.log_format = Some(parser.value()?.parse()?),
-            Long("as") => options.by = Some(parser.value()?.string()?),
+            Long("as") => options.peer = Some(parser.value()?.string()?),
             Value(word) => words.push(word),
             other => return Err(other.unexpected()),
         }
@@ -133,26 +133,27 @@ fn parse(mut parser: lexopt::Parser) -> Result<Action, lexopt::Error> {
 fn action(words: &[OsString], options: Options) -> Result<Action, lexopt::Error> {
     match words {
         [] => {
-            options.only("portreeved without a command", &["--config", "--takeover", "--log-format"])?;
+            options
+                .accept_only("portreeved without a command", &["--config", "--takeover", "--log-format"])?;
             let start = if options.takeover { Start::Takeover } else { Start::Fresh };
             let file = options.config.unwrap_or_else(|| DEFAULT_CONFIG.into());
             Ok(Action::Run(file, start, options.log_format))
         }
         [verb, file] if verb == "check" => {
-            options.only("check", &["--verbose", "--syntax", "--json"])?;
+            options.accept_only("check", &["--verbose", "--syntax", "--json"])?;
             let Options { verbose, syntax, json, .. } = options;
             Ok(Action::Check(Check { file: file.into(), verbose, syntax, json }))
         }
         [verb, ..] if verb == "check" => Err("check takes exactly one FILE".into()),
         [verb, file] if verb == "explain" => {
-            options.only("explain", &["--verbose", "--json"])?;
+            options.accept_only("explain", &["--verbose", "--json"])?;
             let Options { verbose, json, .. } = options;
             Ok(Action::Explain(Explain { file: file.into(), verbose, json, question: None }))
         }
         [verb, file, what, object] if verb == "explain" => {
-            options.only("a question", &["--json", "--as"])?;
+            options.accept_only("a question", &["--json", "--as"])?;
             let text = |word: &OsString| word.clone().into_string().map_err(lexopt::Error::NonUnicodeValue);
-            let question = Question::parse(&text(what)?, &text(object)?, options.by)?;
+            let question = Question::parse(&text(what)?, &text(object)?, options.peer)?;
             let (file, json) = (file.into(), options.json);
             Ok(Action::Explain(Explain { file, verbose: false, json, question: Some(question) }))
         }

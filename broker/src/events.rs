@@ -1,7 +1,7 @@
-//! Events: published to every subscriber that may see them, and kept for a while.
+//! Events: published to every subscriber that may see them; the most recent ones are kept for later queries.
 //!
 //! Promises: publishing never waits and never fails. A subscriber that is slow loses events, learns how many, and costs no
-//! more memory than [`MAX_QUEUED`] of them. Data only: nothing here makes a system call or asks policy.
+//! more memory than [`MAX_QUEUED`] of them. Data only: nothing here makes a system call or consults policy.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use crate::counter::Counter;
 use crate::holder::Holder;
 
-/// How many events wait for one subscriber at most.
+/// The largest number of events that are queued for one subscriber.
 pub const MAX_QUEUED: usize = 256;
 
 /// The peers that an event concerns. Peers that may see all events see it in any case.
@@ -28,7 +28,7 @@ pub enum Audience {
     Interface(Vec<Holder>),
     /// Every peer.
     Everyone,
-    /// No peer but those that may see all events.
+    /// Only peers that may see all events.
     Operator,
 }
 
@@ -56,7 +56,7 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// Waits for the next event, or the gap where some were lost; `None` after the subscription has ended.
+    /// Waits for the next event, or a gap in place of lost events; `None` after the subscription has ended.
     pub async fn next(&self) -> Option<Event> {
         loop {
             if self.ended.get() {
@@ -119,7 +119,7 @@ impl Events {
         recent.iter().filter(|record| is_visible(record)).map(|record| record.event.clone()).collect()
     }
 
-    /// Subscribes a session. Events that still wait from an earlier subscription of the same session are kept.
+    /// Subscribes a session. Events still queued by an earlier subscription of the same session are kept.
     pub fn subscribe(&self, session: u64, holder: Holder, is_visible: IsVisible) -> Rc<Subscriber> {
         let queue = self.unsubscribe(session).unwrap_or_else(|| Queue::new(MAX_QUEUED)).into();
         let (wake, ended, lost) = (Notify::new(), Cell::new(false), self.lost.clone());
@@ -128,7 +128,7 @@ impl Events {
         subscriber
     }
 
-    /// Ends the subscription of a session, and returns the events that still wait for it.
+    /// Ends the subscription of a session, and returns the events that are still queued for it.
     pub fn unsubscribe(&self, session: u64) -> Option<Queue<Rc<Record>>> {
         let subscriber = self.subscribers.borrow_mut().remove(&session)?;
         subscriber.ended.set(true);

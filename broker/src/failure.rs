@@ -37,7 +37,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// `what` names what failed, on which value, at which place; `remedy` what to do.
+    /// `what` names what failed, on which value, at which place; `remedy` says what to do.
     pub fn new(exit: Exit, step: &'static str, what: impl fmt::Display, remedy: impl fmt::Display) -> Self {
         Self { lines: vec![one_line(&format!("{step}: {what}: {remedy}"))], exit }
     }

@@ -1,4 +1,4 @@
-//! The owner of leases, events and accounts. Data only.
+//! The holder of leases, which quotas and events refer to. Data only.
 
 use std::fmt;
 

@@ -22,7 +22,7 @@ binding b {}
 x_listener { listen "*:25" {} }
 "#;
 
-/// The lines from one that is `begin` to one that is `end`.
+/// The lines between the lines `begin` and `end`.
 fn part<'p>(page: &'p str, begin: &'p str, end: &'p str) -> impl Iterator<Item = &'p str> {
     page.lines().skip_while(move |line| *line != begin).skip(1).take_while(move |line| *line != end)
 }
@@ -32,7 +32,7 @@ fn lines_after<'p>(lines: impl Iterator<Item = &'p str>, macro_name: &'p str) ->
 }
 
 #[track_caller]
-fn same<T: Ord + std::fmt::Debug>(code: &BTreeSet<T>, page: &BTreeSet<T>) {
+fn assert_same<T: Ord + std::fmt::Debug>(code: &BTreeSet<T>, page: &BTreeSet<T>) {
     let missing: Vec<_> = code.difference(page).collect();
     let surplus: Vec<_> = page.difference(code).collect();
     assert!(missing.is_empty(), "the page lacks {missing:?}");
@@ -58,16 +58,16 @@ fn every_option_has_its_entry_in_the_page_of_the_configuration_and_no_other_has(
         let needs = first.ends_with("; reload.") || first.ends_with("; restart.");
         assert!(needs, "{scope} {option} does not say reload or restart: {first}");
     }
-    // What stands in a listener scope holds for the listeners in it, and is described there.
+    // The options of a listener scope apply to the listeners in it, and are described there.
     let code = code.into_iter().map(|(scope, option)| (scope.replace("x_listener", "listen"), option));
-    same(&code.collect(), &page);
+    assert_same(&code.collect(), &page);
 }
 
 #[test]
 fn every_fault_has_its_section_and_no_other_has() {
     let codes = (1..=u16::MAX).map(FaultCode::from);
     let words = codes.take_while(|code| !matches!(code, FaultCode::Other(_))).map(FaultCode::name);
-    same(&words.collect(), &lines_after(part(FAULTS, ".Sh FAULTS", ".Sh START-UP ERRORS"), ".Ss "));
+    assert_same(&words.collect(), &lines_after(part(FAULTS, ".Sh FAULTS", ".Sh START-UP ERRORS"), ".Ss "));
 }
 
 #[test]
@@ -79,14 +79,14 @@ fn every_step_that_can_fail_has_its_section_and_no_other_has() {
             let after = text.split(begins).skip(1);
             code.extend(after.filter_map(step));
         }
-        // Findings have theirs as the first argument.
+        // Findings have the step as the first argument.
         code.extend(text.split("findings.error(").skip(1).filter_map(step));
     }
     let page = lines_after(part(FAULTS, ".Sh START-UP ERRORS", ".Sh SEE ALSO"), ".Ss ");
-    same(&code, &page.into_iter().map(str::to_owned).collect());
+    assert_same(&code, &page.into_iter().map(str::to_owned).collect());
 }
 
-/// The literal that stands where a step does: first, or after an exit code.
+/// The literal at the position of a step: the first argument, or the one after an exit code.
 fn step(arguments: &str) -> Option<String> {
     let arguments = arguments.trim_start();
     let arguments = match arguments.strip_prefix("Exit::") {
@@ -97,7 +97,7 @@ fn step(arguments: &str) -> Option<String> {
     Some(literal.split_once('"')?.0.to_owned())
 }
 
-/// The source files, but for what only tests have.
+/// The source files, except those that only tests use.
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     let mut all = Vec::new();
@@ -135,7 +135,7 @@ fn every_word_of_the_command_line_is_in_the_page_of_the_broker_and_no_other_is()
         let long = line.split(' ').filter_map(|word| word.strip_prefix('-'));
         long.map(str::to_owned).collect::<Vec<_>>()
     });
-    same(&code, &page.collect());
+    assert_same(&code, &page.collect());
 
     let exits = |text: &str| -> BTreeSet<u8> {
         let numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok());
@@ -143,6 +143,6 @@ fn every_word_of_the_command_line_is_in_the_page_of_the_broker_and_no_other_is()
     };
     let page = part(BROKER, ".Sh EXIT STATUS", ".Sh FILES").filter(|line| line.starts_with(".It "));
     let code = exits(include_str!("failure.rs"));
-    same(&code, &exits(&page.collect::<Vec<_>>().join(" ")));
-    same(&code, &exits(cli::HELP));
+    assert_same(&code, &exits(&page.collect::<Vec<_>>().join(" ")));
+    assert_same(&code, &exits(cli::HELP));
 }

@@ -11,12 +11,12 @@ use std::time::Duration;
 use crate::failure::Failure;
 use crate::sys::{clock, socket};
 
-/// The service manager's socket, connected before the broker enters its empty root. Without NOTIFY_SOCKET there is none, and
-/// nothing is sent.
+/// The service manager's socket, connected before the broker enters its empty root. Without NOTIFY_SOCKET nothing is
+/// sent.
 #[derive(Debug)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
-    /// The service manager ends this process after so long without WATCHDOG=1.
+    /// The service manager ends this process after this time without WATCHDOG=1.
     watchdog: Option<Duration>,
     /// The successor's process is the service now.
     replaced: Cell<bool>,
@@ -34,7 +34,7 @@ impl Notifier {
     /// Connects to the socket that NOTIFY_SOCKET names.
     ///
     /// # Errors
-    /// Nothing receives there.
+    /// No process receives on that socket.
     pub fn connect() -> Result<Self, Failure> {
         let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
             return Ok(Self::new(None, None, 0));
@@ -56,14 +56,14 @@ impl Notifier {
         Ok(Self::new(Some(socket), watchdog(), fdstore))
     }
 
-    /// The broker serves.
+    /// Reports that the broker serves.
     pub fn ready(&self) {
         self.notify("READY=1");
         self.ready.set(true);
         tracing::info!("ready");
     }
 
-    /// A reload of the configuration begins, for Type=notify-reload of systemd.service(5).
+    /// Reports that a reload of the configuration begins, for Type=notify-reload of systemd.service(5).
     pub fn reloading(&self) {
         if self.ready.get() {
             let now = clock::monotonic().as_micros();
@@ -71,14 +71,14 @@ impl Notifier {
         }
     }
 
-    /// A reload has ended, whether the new configuration was accepted or not.
+    /// Reports that a reload has ended, whether the new configuration was accepted or not.
     pub fn reloaded(&self) {
         if self.ready.get() {
             self.notify("READY=1");
         }
     }
 
-    /// The broker begins to stop.
+    /// Reports that the broker begins to stop.
     pub fn stopping(&self) {
         self.notify("STOPPING=1");
     }
@@ -119,8 +119,8 @@ impl Notifier {
         self.replaced.set(true);
     }
 
-    /// How many descriptors the service manager stores for this service: FileDescriptorStoreMax= of systemd.service(5), as
-    /// FDSTORE says.
+    /// How many descriptors the service manager stores for this service: FileDescriptorStoreMax= of systemd.service(5),
+    /// from the environment variable FDSTORE.
     pub fn fdstore_capacity(&self) -> usize {
         usize::try_from(self.fdstore).unwrap_or(usize::MAX)
     }
@@ -130,7 +130,7 @@ impl Notifier {
         self.socket.as_ref().map(|socket| socket.as_fd())
     }
 
-    /// The watchdog interval in microseconds; 0 where there is none.
+    /// The watchdog interval in microseconds; 0 without a watchdog.
     pub fn watchdog_us(&self) -> u64 {
         self.watchdog.map_or(0, |watchdog| u64::try_from(watchdog.as_micros()).unwrap_or(u64::MAX))
     }
@@ -159,7 +159,7 @@ impl Notifier {
 /// The interval of WATCHDOG_USEC, unless WATCHDOG_PID names another process.
 fn watchdog() -> Option<Duration> {
     let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
-    let for_us = std::env::var_os("WATCHDOG_PID").is_none()
+    let is_for_this_process = std::env::var_os("WATCHDOG_PID").is_none()
         || number("WATCHDOG_PID") == Some(u64::from(std::process::id()));
-    number("WATCHDOG_USEC").filter(|length| for_us && *length > 1).map(Duration::from_micros)
+    number("WATCHDOG_USEC").filter(|length| is_for_this_process && *length > 1).map(Duration::from_micros)
 }

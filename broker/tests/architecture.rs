@@ -1,5 +1,5 @@
-//! ARCHITECTURE.md beside the source: the layers of the modules, the functions of a request's life, and the places where
-//! every operation has to be.
+//! Checks ARCHITECTURE.md against the source: the layers of the modules, the functions of a request's life, and the places
+//! in which every operation must occur.
 #![allow(clippy::unwrap_used, clippy::panic)] // a helper of a test may fail it
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use portreeve_protocol::message::OPERATIONS;
 
 const PAGE: &str = include_str!("../ARCHITECTURE.md");
 
-/// Imports against the layers that are not removed yet. An import that is gone must leave this list.
+/// Known imports from a module above. An import that no longer exists must be removed from this list.
 const KNOWN_UPWARD_IMPORTS: [(&str, &str); 1] = [("inject", "hostile")];
 
 fn root() -> PathBuf {
@@ -72,17 +72,17 @@ fn imports() -> BTreeMap<String, Vec<String>> {
         if ["lib", "main", "bin", "manual_pages"].contains(&module) {
             continue;
         }
-        let of = imports.entry(module.to_owned()).or_default();
+        let imported = imports.entry(module.to_owned()).or_default();
         let source = fs::read_to_string(&file).unwrap();
-        for (at, found) in source.match_indices("crate::") {
-            let path = &source[at + found.len()..];
+        for (at, prefix) in source.match_indices("crate::") {
+            let path = &source[at + prefix.len()..];
             let names = match path.strip_prefix('{') {
                 Some(list) => list.split('}').next().unwrap().split(',').collect(),
                 None => vec![path],
             };
             for name in names {
                 let end = |c: char| !c.is_alphanumeric() && c != '_';
-                of.push(name.trim().split(end).next().unwrap().to_owned());
+                imported.push(name.trim().split(end).next().unwrap().to_owned());
             }
         }
     }
@@ -99,8 +99,8 @@ fn a_module_imports_only_from_modules_below_it() {
     let surplus: Vec<_> = layers.iter().filter(|module| !imports.contains_key(*module)).collect();
     assert!(surplus.is_empty(), "ARCHITECTURE.md lists {surplus:?}, which broker/src does not have");
     let mut upward = Vec::new();
-    for (module, of) in &imports {
-        for other in of.iter().filter(|other| layer(other).is_some()) {
+    for (module, imported) in &imports {
+        for other in imported.iter().filter(|other| layer(other).is_some()) {
             if layer(other) < layer(module) {
                 upward.push((module.as_str(), other.as_str()));
             }
@@ -126,7 +126,7 @@ fn the_functions_of_a_requests_life_exist() {
 const READ_POLICY: [&str; 4] = ["handler.rs", "hello.rs", "policy.rs", "subscribe.rs"];
 
 #[test]
-fn an_operation_acts_by_its_permit_and_does_not_ask_policy_again() {
+fn an_operation_acts_by_its_permit_and_does_not_consult_policy_again() {
     for file in files(&root().join("broker/src/server/operation")) {
         let name = file.file_name().unwrap().to_str().unwrap();
         let reads = fs::read_to_string(&file).unwrap().contains("broker.policy");
@@ -134,7 +134,7 @@ fn an_operation_acts_by_its_permit_and_does_not_ask_policy_again() {
     }
 }
 
-/// The request type of each operation, as the protocol's table has it.
+/// The request type of each operation, from the protocol's table.
 fn request_types() -> BTreeMap<String, String> {
     let source = text("protocol/src/message.rs");
     let table = source.split_once("operations! {\n").unwrap().1.split("\n}").next().unwrap();
@@ -145,7 +145,7 @@ fn request_types() -> BTreeMap<String, String> {
     table.lines().map(row).collect()
 }
 
-/// The client method of an operation: its name, with `addresses` where it takes several.
+/// The client method of an operation: its name, with `addresses` if it takes several.
 fn method(name: &str) -> String {
     match name {
         "announce" => "announce_addresses".to_owned(),

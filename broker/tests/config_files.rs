@@ -202,13 +202,13 @@ fn a_missing_file_is_reported_at_its_include() {
 fn non_text_bytes_are_rejected_with_their_offset() {
     let folder = Folder::new(&[]);
     for (bytes, error) in [
-        (&b"user = \xff"[..], "main.conf:1:8: error: the file is not text: byte 7 is no UTF-8"),
+        (&b"user = \xff"[..], "main.conf:1:8: error: the file is not text: byte 7 is not valid UTF-8"),
         (b"a = b\nuser = \0 \xff", "main.conf:2:8: error: the file is not text: byte 13 is NUL"),
         (b"\x7fELF\x02\x01\x01\0", "main.conf:1:8: error: the file is not text: byte 7 is NUL"),
-        (b"\xfe\xff", "main.conf:1:1: error: the file is not text: byte 0 is no UTF-8"),
+        (b"\xfe\xff", "main.conf:1:1: error: the file is not text: byte 0 is not valid UTF-8"),
     ] {
         folder.write("main.conf", bytes);
-        let expected = format!("{error}; write it as UTF-8 without NUL bytes");
+        let expected = format!("{error}; save it as UTF-8 text without NUL bytes");
         assert_eq!(folder.error(), expected);
     }
 }
@@ -239,7 +239,7 @@ fn ten_megabytes_are_read_and_an_error_at_their_end_is_found() {
     folder.write("part.conf", text.as_bytes());
     let error = folder.error();
     assert!(
-        error.contains("part.conf has ") && error.contains(", of which ") && error.contains(" are left"),
+        error.contains("part.conf has ") && error.contains(", of which ") && error.contains(" remain"),
         "{error}"
     );
 }

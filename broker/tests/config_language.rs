@@ -122,14 +122,14 @@ fn the_order_of_scopes_does_not_matter() {
         "Binding out { bind_address = 10.1.1.2 enable_duravip = on }",
         "cluster { topology 10.1.1.0/24 { interface = eth1 } }",
     ];
-    let of = |text: String| {
+    let summary = |text: String| {
         let config = load(&text);
         let listener = config.listeners[0].endpoint.value.clone();
         (config.security.user_name().to_owned(), config.broker.peers.len(), listener, config.bindings.len())
     };
     let mut backwards = scopes;
     backwards.reverse();
-    assert_eq!(of(scopes.join("\n")), of(backwards.join("\n")));
+    assert_eq!(summary(scopes.join("\n")), summary(backwards.join("\n")));
 }
 
 #[test]
@@ -179,8 +179,8 @@ fn an_address_that_is_duravip_on_one_listener_is_duravip_on_all() {
     let fixed: Vec<_> = config.listeners.iter().map(|listener| listener.is_static()).collect();
     assert_eq!(fixed, [false, false, true]);
     assert!(config.bindings[0].duravip.enable);
-    let own = config.own_addresses(&["10.1.1.1".parse().unwrap()]);
-    assert_eq!(own.len(), 3);
-    assert!(own[0].one_line().contains("the DuraVIP address 10.1.1.1 is already configured on this host"));
-    assert_eq!(config.own_addresses(&["10.1.1.2".parse().unwrap()]), []);
+    let errors = config.host_owned_errors(&["10.1.1.1".parse().unwrap()]);
+    assert_eq!(errors.len(), 3);
+    assert!(errors[0].one_line().contains("the DuraVIP address 10.1.1.1 is already configured on this host"));
+    assert_eq!(config.host_owned_errors(&["10.1.1.2".parse().unwrap()]), []);
 }

@@ -27,10 +27,10 @@ fn configurations(name: &str, text: &str) -> Vec<String> {
 fn every_shown_configuration_is_well_formed() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let (mut waiting, mut shown) = (vec![repository.join("README.md"), repository.join("deploy")], 0);
-    while let Some(path) = waiting.pop() {
+    let (mut queue, mut shown) = (vec![repository.join("README.md"), repository.join("deploy")], 0);
+    while let Some(path) = queue.pop() {
         if path.is_dir() {
-            waiting.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            queue.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             continue;
         }
         let Ok(text) = fs::read_to_string(&path) else { continue };

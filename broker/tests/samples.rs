@@ -142,7 +142,7 @@ fn permits_that_lack_a_capability_are_reported_at_start() {
     let lines = |effective| -> Vec<String> {
         capability_check(&config, CapabilitySet::from_bits(effective), 1024)
             .iter()
-            .map(|found| found.one_line())
+            .map(|diagnostic| diagnostic.one_line())
             .collect()
     };
     assert_eq!(lines(1 << 10 | 1 << 12 | 1 << 13 | 1 << 24), [""; 0]);

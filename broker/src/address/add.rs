@@ -1,9 +1,9 @@
 //! Adds addresses: checks them, probes for conflicts, opens the fence, puts them on their interface, waits for duplicate
 //! address detection, starts their listeners, and announces them.
 //!
-//! Promises: adds no address that this host or another one has; a failure at any step rolls back the steps before it; each
-//! address of a request stands for itself, with its followers. The lease begins just before the kernel gets the
-//! address.
+//! Promises: never adds an address that this host or another host uses; a failure at any step rolls back the steps before
+//! it; each address of a request, with its followers, succeeds or fails on its own. The lease begins just before the
+//! kernel gets the address.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use crate::holder::Holder;
 use crate::sys::rtnl::{Lifetime, Placement};
 use crate::sys::{BootTime, Interface};
 
-/// The most probes for one address.
+/// The largest number of probes for one address.
 const MAX_PROBES: u8 = 3;
 
 /// An address to add, as policy permits it.
@@ -31,7 +31,7 @@ pub struct AddSpec {
     pub interface: Text<15>,
     /// The prefix length.
     pub prefix: u8,
-    /// The address with which this one is added, or not at all.
+    /// The leader, if this address follows one: both are added or neither is.
     pub follows: Option<IpAddr>,
 }
 
@@ -44,7 +44,7 @@ pub struct AddParams {
     pub lifetime: Lifetime,
     /// The largest number of addresses that the owner may have.
     pub max_addresses: usize,
-    /// The number of this ownership.
+    /// The number of this ownership, from the coordinator.
     pub epoch: u64,
     /// How many probes are sent for each address; 0 turns conflict detection off, for IPv6 too.
     pub probes: u8,
@@ -88,7 +88,7 @@ impl Addresses {
     fn start_batch(&self, specs: Vec<Result<AddSpec, Fault>>, params: AddParams) -> AddBatch {
         let (mut interfaces, mut seen) = (HashMap::new(), HashSet::new());
         let mut batch = AddBatch::default();
-        // The lease of another holder may have expired, and the lease loop not have run yet.
+        // The lease of another holder may have expired since the lease loop last ran.
         self.remove_expired();
         let new: Vec<IpAddr> = {
             let table = self.table.borrow();
@@ -97,7 +97,7 @@ impl Addresses {
         };
         let local = self.host.are_local(&new);
         for spec in specs {
-            // The second mention of an address is refused, and has no leader: it fails no group.
+            // A repeated address is refused. It gets no leader, so that it does not fail its group.
             let first = spec.as_ref().ok().filter(|spec| seen.insert(spec.address));
             let leader = first.map(|spec| spec.follows.unwrap_or(spec.address));
             batch.push(leader, spec.and_then(|spec| self.start(&spec, params, &mut interfaces, &local)));
@@ -158,7 +158,7 @@ impl Addresses {
         Ok(Start::New(placement))
     }
 
-    /// Why an address cannot be added any more after the time that probing took.
+    /// Checks the interface again after probing, which takes time. Returns the fault, if any.
     fn check_interface(&self, placement: &Placement) -> Option<Fault> {
         match Interface::by_index(self.host.route(), placement.index) {
             Ok(interface) if interface.up => None,
@@ -167,7 +167,7 @@ impl Addresses {
         }
     }
 
-    /// Starts the floating listeners of addresses. Returns the addresses where one failed.
+    /// Starts the floating listeners of addresses. Returns the addresses with a listener that failed to start.
     fn start_listeners(&self, placements: &[Placement]) -> HashMap<IpAddr, Fault> {
         let Some(listeners) = self.listeners() else {
             return HashMap::new();
@@ -195,7 +195,7 @@ impl Addresses {
         self.host.roll_back(placements);
     }
 
-    /// Marks the pending addresses held, announces them, and returns the outcome of every address.
+    /// Marks the pending addresses as held, announces them, and returns the outcome of every address.
     fn finish(&self, mut batch: AddBatch, deadline: Option<BootTime>, announce: bool) -> Vec<Outcome> {
         let added = batch.placements();
         for (index, placement) in batch.pending {

@@ -15,7 +15,7 @@ use crate::sys::rtnl::Placement;
 /// The addresses of one request.
 #[derive(Debug, Default)]
 pub(super) struct AddBatch {
-    /// Those that have not failed, with their position in the request.
+    /// The addresses that have not failed, each with its position in the request.
     pub pending: Vec<(usize, Placement)>,
     /// The outcome of each, in the order of the request.
     pub outcomes: Vec<Outcome>,
@@ -51,10 +51,10 @@ impl AddBatch {
         self.pending.iter().map(|(_, placement)| *placement).collect()
     }
 
-    /// Fails the pending addresses for which `fault` returns one, and removes their leases.
-    pub fn fail(&mut self, table: &RefCell<LeaseTable>, fault: impl Fn(&Placement) -> Option<Fault>) {
+    /// Fails the pending addresses for which `check` returns a fault, and removes their leases.
+    pub fn fail(&mut self, table: &RefCell<LeaseTable>, check: impl Fn(&Placement) -> Option<Fault>) {
         let outcomes = &mut self.outcomes;
-        self.pending.retain(|(index, placement)| match fault(placement) {
+        self.pending.retain(|(index, placement)| match check(placement) {
             None => true,
             Some(fault) => {
                 table.borrow_mut().remove(placement.address, false);
@@ -88,7 +88,7 @@ impl AddBatch {
             .iter()
             .filter_map(|(index, placement)| {
                 let leader = (*self.leaders.get(*index)?)?;
-                Some((placement.address, because_of_group(placement.address, failed.get(&leader)?)))
+                Some((placement.address, group_fault(placement.address, failed.get(&leader)?)))
             })
             .collect();
         let placements = self.placements().into_iter();
@@ -99,7 +99,7 @@ impl AddBatch {
 }
 
 /// The fault of an address that is not added because another one of its group failed.
-fn because_of_group(address: IpAddr, fault: &Fault) -> Fault {
+fn group_fault(address: IpAddr, fault: &Fault) -> Fault {
     let message =
         format!("cannot add {address}: an address that is added with it failed: {}", &*fault.message);
     Fault { message: Text::truncated(&message), ..fault.clone() }

@@ -1,7 +1,7 @@
-//! When each address is announced next: rounds that become rarer. Data only.
+//! When each address is announced next: in rounds that become less frequent. Data only.
 //!
-//! The rounds follow RFC 5227 section 2.3 and RFC 4861 section 7.2.6, with more and later ones for switches that were
-//! still learning.
+//! The rounds follow RFC 5227 section 2.3 and RFC 4861 section 7.2.6. Additional later rounds reach switches that were
+//! still learning during the first ones.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -69,13 +69,13 @@ pub(super) struct AnnouncementQueue {
     entered: u64,
 }
 
-/// What the queue has now.
+/// The state of the head of the queue.
 pub(super) enum Next {
     /// A round that is due.
     Due(Round),
     /// No round is due before this time.
     At(Instant),
-    /// No round.
+    /// The queue has no round.
     Empty,
 }
 

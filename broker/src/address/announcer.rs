@@ -1,7 +1,7 @@
 //! Announces addresses to the neighbours: gratuitous ARP, and unsolicited neighbour advertisements.
 //!
-//! Promises: announces only an address that is held and whose lease lasts, from an interface that has a carrier; a new
-//! series of an address ends the one before; keeps the limit of the frame socket.
+//! Promises: announces only a held address with a lease that has not expired, from an interface that has a carrier; a new
+//! series of an address replaces its previous one; respects the rate limit of the frame socket.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -22,7 +22,7 @@ use super::unicast_announcer::UnicastAnnouncer;
 use crate::sys::packet::PacketSocket;
 use crate::sys::{BootTime, Netlink};
 
-/// How long to wait when an interface may send no frame now.
+/// The pause before another attempt when the rate limit allows no frame.
 const RETRY: Duration = Duration::from_millis(10);
 
 /// Announces the addresses of the lease table.
@@ -34,7 +34,7 @@ pub(super) struct Announcer {
     queue: RefCell<AnnouncementQueue>,
     /// The number of the last series.
     series: Cell<u64>,
-    /// Announces to known neighbours one by one; absent where announcements are broadcasts.
+    /// Announces to known neighbours one by one; absent if announcements are broadcasts.
     unicast: Option<RefCell<UnicastAnnouncer>>,
     /// Receives the advertisements that acknowledge such announcements of IPv6 addresses.
     advertisements: Option<PacketSocket>,
@@ -119,14 +119,14 @@ impl Announcer {
         let index = lease.placement.index;
         let interface = self.interfaces.get(index).filter(|interface| interface.carrier);
         let mac = interface.and_then(|interface| interface.mac);
-        let frames = mac.map(|own| match &self.unicast {
-            None => frame::announcement(own, round.address),
-            Some(unicast) => unicast.borrow_mut().frames(&self.route, round, index, own),
+        let frames = mac.map(|mac| match &self.unicast {
+            None => frame::announcement(mac, round.address),
+            Some(unicast) => unicast.borrow_mut().frames(&self.route, round, index, mac),
         });
         Some((index, frames.unwrap_or_default()))
     }
 
-    /// A neighbour answered an announcement of an address: it knows the address now.
+    /// Records that a neighbour answered an announcement of an address, so that it knows the address.
     pub fn acknowledge(&self, address: IpAddr, neighbour: IpAddr) {
         if let Some(unicast) = &self.unicast {
             unicast.borrow_mut().acknowledge(address, neighbour);
@@ -144,7 +144,7 @@ impl Announcer {
     /// Receives one neighbour advertisement.
     ///
     /// # Errors
-    /// `WouldBlock` when none waits.
+    /// `WouldBlock` when none is queued.
     pub fn receive_advertisement(&self) -> io::Result<()> {
         let received = self.advertisements.as_ref().ok_or(io::ErrorKind::WouldBlock)?.receive()?;
         if let Some((address, neighbour)) = frame::parse_advertisement(received.bytes()) {

@@ -1,7 +1,7 @@
-//! The start and the end: removes addresses that an earlier broker or another program left, and every address at the end.
+//! Removes leftover addresses of an earlier broker or another program at the start, and every address at the end.
 //!
-//! Promises: at the start, removes only addresses with the broker's tag, and floating addresses that are strays; never an
-//! address of the host's own. Changes no interface.
+//! Promises: at the start, removes only addresses with the broker's tag, and floating addresses that are strays; never one
+//! of the host's own addresses. Changes no interface.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -30,7 +30,7 @@ impl Addresses {
             (true, true) => Ok(Vec::new()),
             (_, false) => {
                 self.host.turn_fence_off();
-                Ok(vec![no_fence("; the running broker has none either")])
+                Ok(vec![no_fence("; the running broker has no fence either")])
             }
         }
     }
@@ -63,13 +63,13 @@ impl Addresses {
         Ok(vec![no_fence(&cause)])
     }
 
-    /// The floating addresses that are the host's own.
+    /// The floating addresses that the host has permanently, without the broker.
     ///
     /// # Errors
     /// The host's addresses cannot be listed.
     pub fn host_owned(&self, floating: &[AddSpec]) -> Result<Vec<IpAddr>, Failure> {
         self.load_interfaces()?;
-        Ok(self.find_untagged(floating)?.1.own)
+        Ok(self.find_untagged(floating)?.1.host_owned)
     }
 
     /// Removes every address, and the fence.
@@ -116,7 +116,7 @@ impl Addresses {
 
 fn no_fence(cause: &str) -> String {
     format!(
-        "no fence: this kernel has no nf_tables{cause}; an orphaned address may answer a second longer than its lease, or an \
-         eighth of it, and IPv6 longer still on a busy host"
+        "no fence: this kernel has no nf_tables{cause}; if the broker dies, the kernel may keep an address a second, or an \
+         eighth of its lease, longer than the lease, and an IPv6 address longer still on a busy host"
     )
 }

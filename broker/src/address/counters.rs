@@ -1,4 +1,4 @@
-//! Counts what happens to addresses, for metrics.
+//! Counts renewals, expiries, conflicts and restorations of addresses, for metrics.
 
 use portreeve_protocol::metrics::AddressCounts;
 

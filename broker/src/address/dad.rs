@@ -14,7 +14,7 @@ use crate::sys::rtnl::{self, Placement};
 
 /// How long the detection may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two looks at the addresses.
+/// The time between two checks of the addresses.
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Waits until the IPv6 addresses are no longer tentative. Returns those that another host has, and those whose detection
@@ -29,8 +29,8 @@ pub(super) async fn wait(route: &Netlink, placements: &[Placement]) -> HashMap<I
         tentative.retain(|placement| {
             let address = placement.address;
             let fault = match rtnl::get_ipv6(route, placement) {
-                Ok(found) if found.duplicate => fault::conflict(address, None),
-                Ok(found) => return found.tentative,
+                Ok(current) if current.duplicate => fault::conflict(address, None),
+                Ok(current) => return current.tentative,
                 // The kernel removes a duplicate that has a lifetime.
                 Err(Errno::EADDRNOTAVAIL) => fault::conflict(address, None),
                 Err(errno) => fault::address_failed("RTM_GETADDR", address, errno),

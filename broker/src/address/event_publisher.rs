@@ -10,7 +10,7 @@ use crate::events::{Audience, Events};
 use crate::holder::Holder;
 use crate::sys::Interface;
 
-/// The publisher of these events.
+/// Publishes events about addresses and interfaces.
 pub(super) struct EventPublisher {
     events: Rc<Events>,
 }
@@ -20,20 +20,21 @@ impl EventPublisher {
         Self { events }
     }
 
-    /// Publishes what happened to an address.
+    /// Publishes an event about an address.
     pub fn address(&self, lease: &Lease, code: EventCode, detail: &str) {
-        let event = Event { code, detail: Text::truncated(detail), ..about(lease) };
+        let event = Event { code, detail: Text::truncated(detail), ..event_for(lease) };
         self.events.publish(Audience::Holder(lease.holder), event);
     }
 
     /// Publishes that an address will be removed. Returns whether its holder is subscribed.
     pub fn removal_notice(&self, lease: &Lease, remaining: Duration) -> bool {
         let count = u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX);
-        let event = Event { code: EventCode::AddressLeaving, count, ..about(lease) };
+        let event = Event { code: EventCode::AddressLeaving, count, ..event_for(lease) };
         self.events.publish(Audience::Holder(lease.holder), event)
     }
 
-    /// Publishes what happened to an interface, to the holders of its addresses and to those who may change it.
+    /// Publishes an event about an interface, to the holders of its addresses and to the peers that are allowed to change
+    /// it.
     pub fn interface(&self, interface: &Interface, holders: Vec<Holder>, code: EventCode, detail: &str) {
         let event = Event {
             code,
@@ -46,7 +47,7 @@ impl EventPublisher {
     }
 }
 
-fn about(lease: &Lease) -> Event {
+fn event_for(lease: &Lease) -> Event {
     Event {
         address: Some(lease.placement.address),
         interface: lease.interface.clone(),

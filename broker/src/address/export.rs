@@ -1,7 +1,7 @@
 //! Exports leases and epochs to the successor, and imports those of the predecessor.
 //!
 //! Promises: changes no interface and no fence. This broker no longer removes, renews or announces an exported address; an
-//! imported lease ends when the predecessor said, by the same clock.
+//! imported lease keeps the deadline that the predecessor gave it, on the same clock.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ impl Addresses {
         self.table.borrow().iter().any(|lease| lease.state == LeaseState::Adding)
     }
 
-    /// Exports at most `count` leases after an address.
+    /// Exports at most `count` leases, of the addresses that follow `after` in the order of addresses.
     pub fn export_leases(&self, after: Option<IpAddr>, count: usize) -> Vec<ExportedLease> {
         self.table.borrow().after(after).take(count).map(export).collect()
     }
@@ -65,12 +65,12 @@ impl Addresses {
         self.table.borrow_mut().insert_past(address, PastLease { epoch, expired });
     }
 
-    /// Drops every lease: the successor has them, with the addresses and the fence.
+    /// Drops every lease: the successor manages them now, with the addresses and the fence.
     pub fn drop_exported(&self) {
         *self.table.borrow_mut() = LeaseTable::default();
     }
 
-    /// Begins to keep the imported leases: makes up for what happened meanwhile.
+    /// Begins to manage the imported leases: compares them with the kernel, and restores what is missing.
     pub fn commit_import(&self) {
         self.reconciler.run_after_import();
         self.wake.notify_one();

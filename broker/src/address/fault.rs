@@ -50,7 +50,7 @@ pub fn interface_down(name: &str) -> Fault {
     Fault::new(FaultCode::Os, &format!("the interface {name:?} is down"))
         .subject("RTM_GETLINK")
         .errno(Errno::ENETDOWN as i32)
-        .remedy("set it up first")
+        .remedy("bring it up first")
 }
 
 /// An interface that is not Ethernet, so that probing and announcing are impossible.

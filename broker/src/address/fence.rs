@@ -1,7 +1,7 @@
 //! The fence: nf_tables rules that silence a leased address at the end of its lease, to the millisecond, even when no
 //! process of the broker runs any more.
 //!
-//! Promises: IP packets and ARP to and from a leased address pass while the set `allowed` has it, and are dropped
+//! Promises: IP packets and ARP to and from a leased address pass while the set `allowed` contains it, and are dropped
 //! afterwards; a renewal leaves no gap and never revives an expired lease; no other address is affected. Owns the
 //! tables `portreeve` of the families inet and arp, and changes no other. See nft(8).
 
@@ -13,11 +13,11 @@ use nix::sys::socket::SockProtocol;
 use crate::sys::Netlink;
 use crate::sys::nft::{self, Direction, Element, Family, Key, Set, Transaction};
 
-/// The most addresses in one transaction: as many as a request may have, because each transaction makes the kernel wait.
-/// Their elements fit in one message, whose attributes have 16-bit lengths.
+/// The largest number of addresses in one transaction: the limit of a request, because each transaction makes the kernel
+/// wait. Their elements fit in one message, in which attributes have 16-bit lengths.
 const MAX_ADDRESSES: usize = 256;
 
-/// The set of every fenced address, and the set of those whose lease lasts.
+/// The set of every fenced address, and the set of those with a lease that has not expired.
 const LEASED: &str = "leased";
 const ALLOWED: &str = "allowed";
 
@@ -31,7 +31,7 @@ impl Fence {
     /// Opens its socket; filters nothing yet.
     ///
     /// # Errors
-    /// As socket(2); EPROTONOSUPPORT where the kernel has no nfnetlink.
+    /// As socket(2); EPROTONOSUPPORT if the kernel has no nfnetlink.
     pub fn open() -> nix::Result<Self> {
         Ok(Self { netlink: Netlink::open(SockProtocol::NetlinkNetFilter)? })
     }
@@ -39,7 +39,7 @@ impl Fence {
     /// Creates the tables, empty; deletes those of an earlier broker first.
     ///
     /// # Errors
-    /// EOPNOTSUPP or EINVAL where the kernel has no nf_tables.
+    /// EOPNOTSUPP or EINVAL if the kernel has no nf_tables.
     pub fn create(&self) -> Result<(), Errno> {
         self.delete()?;
         let mut create = Transaction::new(&self.netlink);
@@ -80,38 +80,39 @@ impl Fence {
     /// # Errors
     /// The kernel refused it; ENOMEM.
     pub fn open_for(&self, addresses: &[Element]) -> Result<(), Errno> {
-        for some in addresses.chunks(MAX_ADDRESSES) {
-            match self.try_open(some) {
+        for chunk in addresses.chunks(MAX_ADDRESSES) {
+            match self.try_open(chunk) {
                 Err(Errno::EEXIST) => {
-                    let addresses: Vec<IpAddr> = some.iter().map(|(address, _)| *address).collect();
+                    let addresses: Vec<IpAddr> = chunk.iter().map(|(address, _)| *address).collect();
                     self.close(&addresses)?;
-                    self.try_open(some)?;
+                    self.try_open(chunk)?;
                 }
-                done => done?,
+                other => other?,
             }
         }
         Ok(())
     }
 
-    /// Opens the fence for addresses; EEXIST, with no effect, where it is open for one of them.
+    /// Opens the fence for addresses; EEXIST, with no effect, if it is open for one of them.
     fn try_open(&self, addresses: &[Element]) -> Result<(), Errno> {
         let mut open = Transaction::new(&self.netlink);
-        for (family, key, some) in by_table(addresses) {
-            let leased: Vec<Element> = some.iter().map(|(address, _)| (*address, None)).collect();
+        for (family, key, elements_of_table) in by_table(addresses) {
+            let leased: Vec<Element> =
+                elements_of_table.iter().map(|(address, _)| (*address, None)).collect();
             open.add_elements(family, &set(key, LEASED), &leased, false);
-            open.add_elements(family, &set(key, ALLOWED), &some, true);
+            open.add_elements(family, &set(key, ALLOWED), &elements_of_table, true);
         }
         first_error(open.commit()?)
     }
 
-    /// Restarts the timeouts of addresses, and returns those whose timeout was over.
+    /// Restarts the timeouts of addresses, and returns those that had expired.
     ///
     /// # Errors
     /// The kernel refused it.
     pub fn renew(&self, addresses: &[Element]) -> Result<Vec<IpAddr>, Errno> {
         let mut expired = Vec::new();
-        for some in addresses.chunks(MAX_ADDRESSES) {
-            let (mut remaining, mut per_message) = (some.to_vec(), MAX_ADDRESSES);
+        for chunk in addresses.chunks(MAX_ADDRESSES) {
+            let (mut remaining, mut per_message) = (chunk.to_vec(), MAX_ADDRESSES);
             loop {
                 let failed = self.try_renew(&remaining, per_message)?;
                 if failed.is_empty() {
@@ -129,13 +130,13 @@ impl Fence {
         Ok(expired)
     }
 
-    /// Renews addresses, `per_message` by each message. If one has expired, returns the first address of each message that
-    /// failed, and renews none.
+    /// Renews addresses, `per_message` of them in each message. If one has expired, returns the first address of each
+    /// message that failed, and renews none.
     fn try_renew(&self, addresses: &[Element], per_message: usize) -> Result<Vec<IpAddr>, Errno> {
         let mut renew = Transaction::new(&self.netlink);
         let mut changed = Vec::new();
-        for (family, key, some) in by_table(addresses) {
-            for group in some.chunks(per_message) {
+        for (family, key, elements_of_table) in by_table(addresses) {
+            for group in elements_of_table.chunks(per_message) {
                 renew.delete_elements(family, &set(key, ALLOWED), group);
                 renew.add_elements(family, &set(key, ALLOWED), group, false);
                 changed.extend(group.first().map(|(address, _)| [*address; 2]));
@@ -158,7 +159,7 @@ impl Fence {
         self.delete_from(ALLOWED, addresses)
     }
 
-    /// Stops to filter addresses: the host has them no more.
+    /// Stops filtering addresses that the host no longer has.
     ///
     /// # Errors
     /// The kernel refused it.
@@ -168,11 +169,11 @@ impl Fence {
 
     fn delete_from(&self, name: &'static str, addresses: &[IpAddr]) -> Result<(), Errno> {
         let elements: Vec<Element> = addresses.iter().map(|address| (*address, None)).collect();
-        for some in elements.chunks(MAX_ADDRESSES) {
-            match self.try_delete(name, some, false) {
-                // An element that the set does not have aborts the transaction, unless the transaction adds it first.
-                Err(Errno::ENOENT) => self.try_delete(name, some, true)?,
-                done => done?,
+        for chunk in elements.chunks(MAX_ADDRESSES) {
+            match self.try_delete(name, chunk, false) {
+                // An element that the set does not contain aborts the transaction, unless the transaction adds it first.
+                Err(Errno::ENOENT) => self.try_delete(name, chunk, true)?,
+                other => other?,
             }
         }
         Ok(())
@@ -180,22 +181,22 @@ impl Fence {
 
     fn try_delete(&self, name: &'static str, elements: &[Element], add_first: bool) -> Result<(), Errno> {
         let mut delete = Transaction::new(&self.netlink);
-        for (family, key, some) in by_table(elements) {
+        for (family, key, elements_of_table) in by_table(elements) {
             if add_first {
-                delete.add_elements(family, &set(key, name), &some, false);
+                delete.add_elements(family, &set(key, name), &elements_of_table, false);
             }
-            delete.delete_elements(family, &set(key, name), &some);
+            delete.delete_elements(family, &set(key, name), &elements_of_table);
         }
         first_error(delete.commit()?)
     }
 }
 
-/// The elements, by the sets that they belong to.
+/// Groups the elements by the sets that they belong to.
 fn by_table(elements: &[Element]) -> impl Iterator<Item = (Family, Key, Vec<Element>)> {
     nft::TABLES.into_iter().filter_map(|(family, key)| {
-        let of: Vec<Element> =
+        let matching: Vec<Element> =
             elements.iter().filter(|(address, _)| key.is_type_of(*address)).copied().collect();
-        (!of.is_empty()).then_some((family, key, of))
+        (!matching.is_empty()).then_some((family, key, matching))
     })
 }
 
@@ -203,7 +204,7 @@ fn set(key: Key, name: &str) -> String {
     format!("{name}{}", key.suffix())
 }
 
-/// The most important error of a transaction: any other rather than EEXIST.
+/// The most important error of a transaction: any other error comes before EEXIST.
 fn first_error(failures: Vec<(usize, Errno)>) -> Result<(), Errno> {
     match failures.into_iter().map(|(_, errno)| errno).min_by_key(|errno| *errno == Errno::EEXIST) {
         Some(errno) => Err(errno),

@@ -28,11 +28,11 @@ pub struct Arp {
 /// The frames of one announcement: an ARP request and an ARP reply, or one neighbour advertisement.
 pub fn announcement(mac: Mac, address: IpAddr) -> Vec<Vec<u8>> {
     match address {
-        IpAddr::V4(own) => {
-            let arp = |operation, target| arp(BROADCAST, operation, (mac, own), (target, own));
+        IpAddr::V4(address) => {
+            let arp = |operation, target| arp(BROADCAST, operation, (mac, address), (target, address));
             vec![arp(REQUEST, [0; 6]), arp(REPLY, mac)]
         }
-        IpAddr::V6(own) => vec![advertisement(mac, own)],
+        IpAddr::V6(address) => vec![advertisement(mac, address)],
     }
 }
 
@@ -41,18 +41,18 @@ pub fn probe(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
     arp(BROADCAST, REQUEST, (mac, Ipv4Addr::UNSPECIFIED), ([0; 6], address))
 }
 
-/// A request to one host for that host's own address, sent from our address: the host learns where ours is, and answers.
-/// Empty for addresses of different families.
-pub fn unicast_request(mac: Mac, own: IpAddr, host: (Mac, IpAddr)) -> Vec<u8> {
-    match (own, host.1) {
-        (IpAddr::V4(own), IpAddr::V4(target)) => arp(host.0, REQUEST, (mac, own), ([0; 6], target)),
-        (IpAddr::V6(own), IpAddr::V6(target)) => {
+/// A request to one host for that host's own address, sent from `source`: the host learns the MAC address of `source`, and
+/// answers. Empty for addresses of different families.
+pub fn unicast_request(mac: Mac, source: IpAddr, host: (Mac, IpAddr)) -> Vec<u8> {
+    match (source, host.1) {
+        (IpAddr::V4(source), IpAddr::V4(target)) => arp(host.0, REQUEST, (mac, source), ([0; 6], target)),
+        (IpAddr::V6(source), IpAddr::V6(target)) => {
             // Type 135, code 0, checksum filled in later; the target; the option "source link-layer address".
             let mut body = vec![135, 0, 0, 0, 0, 0, 0, 0];
             body.extend(target.octets());
             body.extend([1, 1]);
             body.extend(mac);
-            icmp((host.0, target), (mac, own), body)
+            icmp((host.0, target), (mac, source), body)
         }
         _ => Vec::new(),
     }
@@ -78,23 +78,23 @@ fn arp(to: Mac, operation: u16, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)
     frame
 }
 
-fn advertisement(mac: Mac, own: Ipv6Addr) -> Vec<u8> {
+fn advertisement(mac: Mac, address: Ipv6Addr) -> Vec<u8> {
     let to = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
     // Type 136, code 0, checksum filled in later, the override flag.
     let mut body = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
-    body.extend(own.octets());
+    body.extend(address.octets());
     // The option "target link-layer address", 8 bytes long.
     body.extend([2, 1]);
     body.extend(mac);
-    icmp((ALL_NODES, to), (mac, own), body)
+    icmp((ALL_NODES, to), (mac, address), body)
 }
 
 /// An ICMPv6 packet with its checksum.
 fn icmp(to: (Mac, Ipv6Addr), from: (Mac, Ipv6Addr), mut body: Vec<u8>) -> Vec<u8> {
-    let ((mac, to), (sender, own)) = (to, from);
+    let ((mac, to), (sender, source)) = (to, from);
     let length = u16::try_from(body.len()).unwrap_or_default();
     let pseudo =
-        [&own.octets()[..], &to.octets(), &u32::from(length).to_be_bytes(), &[0, 0, 0, ICMPV6], &body];
+        [&source.octets()[..], &to.octets(), &u32::from(length).to_be_bytes(), &[0, 0, 0, ICMPV6], &body];
     let sum = checksum(&pseudo.concat());
     if let Some(field) = body.get_mut(2..4) {
         field.copy_from_slice(&sum.to_be_bytes());
@@ -104,7 +104,7 @@ fn icmp(to: (Mac, Ipv6Addr), from: (Mac, Ipv6Addr), mut body: Vec<u8>) -> Vec<u8
     frame.extend(length.to_be_bytes());
     // A hop limit of 255 proves that no router forwarded the packet.
     frame.extend([ICMPV6, 255]);
-    frame.extend(own.octets());
+    frame.extend(source.octets());
     frame.extend(to.octets());
     frame.extend(body);
     frame
@@ -129,7 +129,7 @@ fn checksum(bytes: &[u8]) -> u16 {
 }
 
 impl Arp {
-    /// Parses an Ethernet frame; `None` where it is not ARP for IPv4 over Ethernet.
+    /// Parses an Ethernet frame; `None` if it is not ARP for IPv4 over Ethernet.
     pub fn parse(frame: &[u8]) -> Option<Self> {
         let (head, rest) = frame.split_at_checked(14)?;
         let packet: &[u8; 28] = rest.first_chunk()?;
@@ -142,12 +142,12 @@ impl Arp {
         Some(Self { sender: (mac, octets(14)?), target: octets(24)?, is_reply })
     }
 
-    /// The MAC address of another host than `own` that claims an address by this packet, if it does. A probe of another
-    /// host for the same address is a claim: RFC 5227 section 2.1.1.
-    pub fn rival(&self, own: Mac, address: Ipv4Addr) -> Option<Mac> {
+    /// The MAC address of another host that claims an address by this packet, if one does; `own_mac` is this host's. A probe
+    /// of another host for the same address is a claim: RFC 5227 section 2.1.1.
+    pub fn rival(&self, own_mac: Mac, address: Ipv4Addr) -> Option<Mac> {
         let (mac, sender) = self.sender;
         let claims = sender == address || (sender.is_unspecified() && self.target == address);
-        (claims && mac != own).then_some(mac)
+        (claims && mac != own_mac).then_some(mac)
     }
 }
 
@@ -159,7 +159,7 @@ mod tests {
     const THEIRS: Mac = [2, 0, 0, 0, 0, 2];
 
     #[test]
-    fn an_own_probe_is_no_claim_and_a_probe_of_another_host_is() {
+    fn only_the_probe_of_another_host_is_a_claim() {
         let address = Ipv4Addr::new(192, 0, 2, 1);
         let ours = Arp::parse(&probe(OURS, address)).unwrap();
         assert_eq!(ours.sender, (OURS, Ipv4Addr::UNSPECIFIED));

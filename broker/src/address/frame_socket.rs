@@ -1,6 +1,6 @@
-//! The packet socket that announcements and probes share, with its limit on frames a second.
+//! The packet socket that announcements and probes share, with its limit on frames per second.
 //!
-//! Promises: at most [`MAX_PER_SECOND`] frames a second leave an interface, if callers use [`FrameSocket::may_send`].
+//! Promises: at most [`MAX_PER_SECOND`] frames per second leave an interface, if callers use [`FrameSocket::may_send`].
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use crate::sys::packet::{PacketSocket, ReceivedFrame};
 
-/// The most frames a second on one interface: some switches shut a port down above that.
+/// The largest number of frames per second on one interface: some switches shut a port down above that.
 const MAX_PER_SECOND: u32 = 500;
-/// The most of them without a pause.
+/// The largest number of frames without a pause.
 const MAX_BURST: u32 = 20;
 
 /// The socket and the limits.
@@ -27,7 +27,7 @@ impl FrameSocket {
         Self { socket, limits: RefCell::default() }
     }
 
-    /// The socket, if there is one.
+    /// The socket, unless CAP_NET_RAW is missing.
     pub fn socket(&self) -> Option<&PacketSocket> {
         self.socket.as_ref()
     }
@@ -50,7 +50,7 @@ impl FrameSocket {
     /// Receives one frame.
     ///
     /// # Errors
-    /// `WouldBlock` when none waits.
+    /// `WouldBlock` when none is queued.
     pub fn receive(&self) -> io::Result<ReceivedFrame> {
         self.socket.as_ref().ok_or(io::ErrorKind::WouldBlock)?.receive()
     }

@@ -1,7 +1,7 @@
-//! Puts addresses on interfaces and removes them, each behind the fence.
+//! Adds addresses to interfaces and removes them, each behind the fence.
 //!
 //! Promises: opens the fence for an address before the address is added; closes it, and resets the connections, before
-//! the address is removed. A removed address that the host still has elsewhere stays fenced until it is gone there.
+//! the address is removed. A removed address that the host still has elsewhere stays fenced until it is removed there.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -22,7 +22,7 @@ use crate::sys::{Netlink, sock_diag};
 pub(super) struct HostAddresses {
     route: Rc<Netlink>,
     diag: Netlink,
-    /// Absent where the kernel has no nf_tables.
+    /// Absent if the kernel has no nf_tables.
     fence: Option<Fence>,
     fence_is_off: Cell<bool>,
     /// Removed addresses that the host still has on another interface or with another prefix. They stay fenced.
@@ -39,12 +39,12 @@ impl HostAddresses {
         &self.route
     }
 
-    /// The fence, where there is one.
+    /// The fence, if the kernel has nf_tables and the fence is not turned off.
     pub fn fence(&self) -> Option<&Fence> {
         self.fence.as_ref().filter(|_| !self.fence_is_off.get())
     }
 
-    /// Stops to use the fence.
+    /// Stops using the fence.
     pub fn turn_fence_off(&self) {
         self.fence_is_off.set(true);
     }
@@ -53,10 +53,10 @@ impl HostAddresses {
     pub fn are_local(&self, addresses: &[IpAddr]) -> HashMap<IpAddr, Result<bool, Fault>> {
         let replies = rtnl::are_local(&self.route, addresses);
         let replies = replies.unwrap_or_else(|errno| vec![Err(errno); addresses.len()]);
-        let found = addresses.iter().zip(replies).map(|(address, reply)| {
+        let outcomes = addresses.iter().zip(replies).map(|(address, reply)| {
             (*address, reply.map_err(|errno| fault::address_failed("RTM_GETROUTE", *address, errno)))
         });
-        found.collect()
+        outcomes.collect()
     }
 
     /// Opens the fence and adds the addresses. Returns those that failed. `detect` keeps the kernel's duplicate address
@@ -117,8 +117,8 @@ impl HostAddresses {
         placements.iter().map(outcome).collect()
     }
 
-    /// Resets the connections of addresses, closes the fence, removes the addresses, and verifies that the host has them
-    /// no more.
+    /// Resets the connections of addresses, closes the fence, removes the addresses, and verifies that the host no longer
+    /// has them.
     pub fn remove(&self, placements: &[Placement]) -> Vec<Result<Removal, Fault>> {
         let addresses: Vec<IpAddr> = placements.iter().map(|placement| placement.address).collect();
         if addresses.is_empty() {
@@ -138,7 +138,7 @@ impl HostAddresses {
         let outcomes = rtnl::remove(&self.route, placements);
         let mut local = self.are_local(&addresses);
         let outcomes = placements.iter().zip(outcomes).map(|(placement, outcome)| match outcome {
-            // The address or its interface is gone already.
+            // The address or its interface was removed already.
             Ok(()) | Err(Errno::EADDRNOTAVAIL | Errno::ENODEV) => {
                 let verified = matches!(local.remove(&placement.address), Some(Ok(false)));
                 Ok(Removal { address: placement.address, verified })
@@ -146,16 +146,16 @@ impl HostAddresses {
             Err(errno) => Err(fault::address_failed("RTM_DELADDR", placement.address, errno)),
         });
         let outcomes: Vec<Result<Removal, Fault>> = outcomes.collect();
-        self.leave_fence(outcomes.iter().flatten());
+        self.unfence_or_quarantine(outcomes.iter().flatten());
         outcomes
     }
 
-    /// Removes from the fence the addresses that are gone, and quarantines the others.
-    fn leave_fence<'r>(&self, removed: impl Iterator<Item = &'r Removal>) {
-        let mut gone = Vec::new();
+    /// Removes from the fence the addresses that the host no longer has, and quarantines the others.
+    fn unfence_or_quarantine<'r>(&self, removed: impl Iterator<Item = &'r Removal>) {
+        let mut absent = Vec::new();
         for Removal { address, verified } in removed {
             match verified {
-                true => gone.push(*address),
+                true => absent.push(*address),
                 false => {
                     self.quarantine.borrow_mut().insert(*address);
                     tracing::warn!(
@@ -166,15 +166,15 @@ impl HostAddresses {
             }
         }
         if let Some(fence) = self.fence()
-            && let Err(errno) = fence.forget(&gone)
+            && let Err(errno) = fence.forget(&absent)
         {
-            tracing::error!(?gone, %errno, "cannot remove addresses from the fence; it still blocks them");
+            tracing::error!(addresses = ?absent, %errno, "cannot remove addresses from the fence; it still blocks them");
         }
     }
 
     /// Undoes [`HostAddresses::add`].
     pub fn roll_back(&self, placements: &[Placement]) {
-        let _ = rtnl::remove(&self.route, placements); // An address that is gone already is no failure.
+        let _ = rtnl::remove(&self.route, placements); // An address that was removed already is no failure.
         self.remove_from_fence(placements.iter().map(|placement| placement.address));
     }
 
@@ -192,24 +192,24 @@ impl HostAddresses {
         self.quarantine.borrow().contains(&address)
     }
 
-    /// An address that was removed is held again.
+    /// Ends the quarantine of an address that is held again.
     pub fn end_quarantine(&self, address: IpAddr) {
         self.quarantine.borrow_mut().remove(&address);
     }
 
-    /// Looks for the quarantined addresses, except those that have a lease again; ends the quarantine of those that are
-    /// gone.
+    /// Looks for the quarantined addresses, except those that have a lease again; ends the quarantine of those that the host
+    /// no longer has.
     pub fn check_quarantine(&self, has_lease: impl Fn(IpAddr) -> bool) {
-        let removed: Vec<IpAddr> =
+        let quarantined: Vec<IpAddr> =
             self.quarantine.borrow().iter().filter(|address| !has_lease(**address)).copied().collect();
-        if removed.is_empty() {
+        if quarantined.is_empty() {
             return;
         }
-        let local = self.are_local(&removed);
-        let gone = removed.into_iter().filter(|address| matches!(local.get(address), Some(Ok(false))));
-        let gone: Vec<Removal> = gone.map(|address| Removal { address, verified: true }).collect();
-        self.quarantine.borrow_mut().retain(|address| gone.iter().all(|one| one.address != *address));
-        self.leave_fence(gone.iter());
+        let local = self.are_local(&quarantined);
+        let absent = quarantined.into_iter().filter(|address| matches!(local.get(address), Some(Ok(false))));
+        let absent: Vec<Removal> = absent.map(|address| Removal { address, verified: true }).collect();
+        self.quarantine.borrow_mut().retain(|address| absent.iter().all(|one| one.address != *address));
+        self.unfence_or_quarantine(absent.iter());
     }
 }
 

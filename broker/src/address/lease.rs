@@ -19,7 +19,7 @@ pub enum LeaseState {
     Adding,
     /// It is on its interface.
     Held,
-    /// Another program removed it, or its interface is gone.
+    /// Another program removed it, or its interface was deleted.
     Missing,
 }
 
@@ -61,7 +61,7 @@ impl Lease {
         self.state == LeaseState::Held
     }
 
-    /// Whether its neighbours are told where the address is.
+    /// Whether the address is announced to its neighbours.
     pub fn is_announced(&self) -> bool {
         self.announcement_series > 0
     }
@@ -80,7 +80,7 @@ impl Lease {
 
     /// Whether the address may be restored now, at most `max` times in a minute. If so, counts it.
     pub fn try_restore(&mut self, now: Instant, max: u32) -> bool {
-        self.restored.retain(|then| now.duration_since(*then) < MINUTE);
+        self.restored.retain(|restored_at| now.duration_since(*restored_at) < MINUTE);
         let allowed = self.restored.len() < usize::try_from(max).unwrap_or(usize::MAX);
         if allowed {
             self.restored.push_back(now);

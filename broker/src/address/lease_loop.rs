@@ -17,7 +17,7 @@ use super::remove::RemovalCause;
 use super::{Addresses, FloatingListeners};
 use crate::sys::BootTime;
 
-/// The longest sleep: the clock of leases goes on while the host is suspended, and that of the timer does not.
+/// The longest sleep: timers stop while the host is suspended, but the clock of leases does not.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
 /// The pause after a failed receive.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// # Errors
 /// EMFILE, or those of epoll_ctl(2).
 pub fn spawn(addresses: &Rc<Addresses>, listeners: &Rc<dyn FloatingListeners>) -> io::Result<()> {
-    let _ = addresses.listeners.set(Rc::downgrade(listeners)); // It is unset until here.
+    let _ = addresses.listeners.set(Rc::downgrade(listeners)); // `spawn` is called once, so it is unset.
     spawn_receiver(addresses, addresses.reconciler.socket()?, |addresses| {
         let received = addresses.reconciler.receive();
         addresses.reconciler.restore_missing();
@@ -69,7 +69,7 @@ fn spawn_receiver(
         loop {
             if let Err(error) = socket.async_io(Interest::READABLE, || receive(&addresses)).await {
                 // ENETDOWN reports that an interface went down; the socket stays usable.
-                tracing::debug!(%error, "cannot receive");
+                tracing::debug!(%error, "cannot receive from a socket for addresses");
                 sleep(PAUSE).await;
             }
         }
@@ -78,7 +78,7 @@ fn spawn_receiver(
 }
 
 impl Addresses {
-    /// Does what is due, and returns when to call it again.
+    /// Removes expired addresses, notifies holders and announces, as far as that is due. Returns when to call it again.
     fn run_due(&self) -> Instant {
         let now = self.remove_expired();
         self.notify_expiring(now);
@@ -88,7 +88,7 @@ impl Addresses {
         self.announcer.send_due().map_or(next, |due| next.min(due.into()))
     }
 
-    /// Removes the addresses whose lease has expired, and returns the time that was compared with.
+    /// Removes the addresses whose lease has expired, and returns the time that the leases were compared with.
     pub(super) fn remove_expired(&self) -> BootTime {
         let now = BootTime::now();
         let expired = self.table.borrow().expired(now);

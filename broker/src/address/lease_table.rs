@@ -1,4 +1,4 @@
-//! The table of leases: which address has which holder, until when, in which epoch.
+//! The table of leases: the holder, deadline and epoch of each address.
 //!
 //! Promises: an address has one holder at a time; an expired lease is never renewed; an epoch never decreases.
 //! Data only.
@@ -43,7 +43,7 @@ impl LeaseTable {
     /// Inserts the lease of an address that is being added, for a holder that may have `max` leases.
     ///
     /// # Errors
-    /// InUse where the address has a holder, Expired for an old epoch, Quota.
+    /// InUse if the address has a holder, Expired for an old epoch, Quota.
     pub fn insert_new(&mut self, lease: Lease, max: usize) -> Result<(), Fault> {
         let address = lease.placement.address;
         self.accept_epoch(address, lease.epoch)?;
@@ -131,7 +131,7 @@ impl LeaseTable {
         self.leases.get_mut(&address)
     }
 
-    /// Removes a lease and remembers its epoch; `expired` where no holder requested it.
+    /// Removes a lease and remembers its epoch; `expired` if the lease expired, not if a request removed it.
     pub fn remove(&mut self, address: IpAddr, expired: bool) -> Option<Lease> {
         let lease = self.leases.remove(&address)?;
         self.followers.remove(lease.follows, address);

@@ -1,8 +1,8 @@
 //! Leased addresses: the broker adds them to interfaces for peers, and removes them when their lease ends.
 //!
-//! The kernel enforces a lease too: every address has a lifetime there, and goes even if no process of Portreeve runs.
-//! Each mechanism is a file. [`Addresses`] composes them, in one thread; its methods are the operations. No borrow is held
-//! across an await. This module does not consult policy: its callers do.
+//! The kernel enforces a lease too: it removes an address at the end of its lifetime even if no process of Portreeve runs.
+//! Each mechanism has its own file. [`Addresses`] composes them, in one thread; its methods are the operations. No borrow
+//! is held across an await. This module does not consult policy: its callers do.
 
 #![deny(unsafe_code)]
 
@@ -77,9 +77,9 @@ pub trait FloatingListeners {
 /// The configuration of addresses.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// The lifetime of a lease in seconds, where the request has none.
+    /// The lifetime of a lease in seconds, if the request has none.
     pub default_lease: u32,
-    /// How often a minute an address is restored that another program removed.
+    /// How many times per minute the broker restores an address that another program removed.
     pub restore_limit: u32,
     /// The time between two full comparisons with the kernel.
     pub reconcile_interval: Duration,
@@ -111,12 +111,12 @@ impl Addresses {
         self.listeners.get().and_then(Weak::upgrade)
     }
 
-    /// The lifetime of a lease in seconds, where the request has none.
+    /// The lifetime of a lease in seconds, if the request has none.
     pub fn default_lease(&self) -> u32 {
         self.default_lease.get()
     }
 
-    /// The lifetime for a requested one: the default where there is none, permanent for 0.
+    /// Converts a requested lifetime: the default for `None`, permanent for 0.
     pub fn lifetime(&self, requested: Option<u32>) -> Lifetime {
         Some(requested.unwrap_or(self.default_lease.get())).filter(|seconds| *seconds > 0)
     }
@@ -142,8 +142,8 @@ impl Addresses {
         self.host.route()
     }
 
-    /// Applies a new configuration. Leases keep their lifetime until they are renewed, and announcements keep their form:
-    /// the sockets for it were opened at the start.
+    /// Applies a new configuration. Leases keep their lifetime until they are renewed. Announcements stay broadcast or
+    /// unicast: their sockets were opened at the start.
     pub fn apply_settings(&self, settings: Settings) {
         self.default_lease.set(settings.default_lease);
         self.reconcile_interval.set(settings.reconcile_interval);

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use portreeve_protocol::{EventCode, Fault, FaultCode, Text};
 
 use super::add::{AddSpec, Outcome};
-use super::renew::present;
+use super::renew::require_present;
 use super::{Addresses, fault};
 use crate::holder::Holder;
 use crate::sys::rtnl::{self, Lifetime, Placement};
@@ -33,13 +33,13 @@ impl Addresses {
         epoch: u64,
         announce: bool,
     ) -> Vec<Outcome> {
-        // Notifications that wait may report an address missing.
+        // Queued notifications may report an address missing.
         self.reconciler.receive_all();
         let started: Vec<_> = specs
             .iter()
             .map(|spec| spec.clone().and_then(|spec| self.start_move(&spec, holder, epoch, announce)))
             .collect();
-        // An address that is named twice is moved once.
+        // A repeated address is moved once.
         let mut seen = HashSet::new();
         let moves: Vec<Move> = started
             .iter()
@@ -66,7 +66,7 @@ impl Addresses {
         specs.iter().zip(started).map(outcome).collect()
     }
 
-    /// Checks one address; `None` where it is on that interface already.
+    /// Checks one address; `None` if it is on that interface already.
     fn start_move(
         &self,
         spec: &AddSpec,
@@ -84,7 +84,7 @@ impl Addresses {
             return Err(fault::no_mac(&spec.interface));
         }
         let mut table = self.table.borrow_mut();
-        let lease = present(table.find_for(spec.address, holder, epoch, now)?)?;
+        let lease = require_present(table.find_for(spec.address, holder, epoch, now)?)?;
         if lease.is_ending(now) {
             let message = format!("cannot move {}: its lease ends within a second", spec.address);
             return Err(Fault::new(FaultCode::Expired, &message).remedy("renew it first"));
@@ -123,7 +123,7 @@ impl Addresses {
         let old: Vec<Placement> = moved.iter().map(|one| one.from).collect();
         let mut removed = rtnl::remove(self.host.route(), &old).into_iter();
         let present: Result<HashSet<Placement>, Errno> = rtnl::list(self.host.route())
-            .map(|present| present.into_iter().map(|found| found.placement).collect());
+            .map(|present| present.into_iter().map(|address| address.placement).collect());
         let mut incomplete = Vec::new();
         moved.retain(|one| {
             let removed = match ignore_absent(removed.next().unwrap_or(Err(Errno::EIO))) {
@@ -146,8 +146,8 @@ impl Addresses {
         failed
     }
 
-    /// Adds addresses to their old interface again, and removes them from the new one. One that cannot be added is marked
-    /// missing, so that the reconciler restores it.
+    /// Adds addresses to their old interface again, and removes them from the new one. An address that cannot be added is
+    /// marked missing, so that the reconciler restores it.
     fn roll_moves_back(&self, moves: &[Move]) {
         if moves.is_empty() {
             return;
@@ -190,7 +190,7 @@ impl Addresses {
     }
 }
 
-/// A removal succeeded also where the address or its interface was gone already.
+/// Treats the removal of an address as a success if the address or its interface was removed already.
 fn ignore_absent(outcome: Result<(), Errno>) -> Result<(), Errno> {
     match outcome {
         Err(Errno::EADDRNOTAVAIL | Errno::ENODEV) => Ok(()),

@@ -1,4 +1,4 @@
-//! Warns, once for each interface, of so many IPv6 addresses that the kernel becomes slow.
+//! Warns, once for each interface, if it has so many IPv6 addresses that the kernel becomes slow.
 //!
 //! The kernel joins a multicast group for the low 24 bits of each address (RFC 4291 section 2.7.1), and walks the list of
 //! groups at every change: ten thousand groups take a minute to add. Addresses with the same low 24 bits share a group.
@@ -40,10 +40,10 @@ impl MulticastLimit {
 
 /// The number of multicast groups that the addresses of an interface need.
 fn groups(table: &LeaseTable, index: u32) -> usize {
-    let here = table.iter().map(|lease| lease.placement).filter(|placement| placement.index == index);
+    let on_interface = table.iter().map(|lease| lease.placement).filter(|placement| placement.index == index);
     let low_bits = |placement: Placement| match placement.address {
         IpAddr::V6(address) => Some(address.to_bits() & 0xff_ffff),
         IpAddr::V4(_) => None,
     };
-    here.filter_map(low_bits).collect::<HashSet<u128>>().len()
+    on_interface.filter_map(low_bits).collect::<HashSet<u128>>().len()
 }

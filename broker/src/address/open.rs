@@ -1,4 +1,4 @@
-//! Opens the sockets for addresses while the broker still may, and composes the parts.
+//! Opens the sockets for addresses while the broker still has the privileges for it, and composes the parts.
 
 use std::cell::OnceCell;
 use std::rc::Rc;

@@ -29,18 +29,18 @@ use crate::sys::interface::Mac;
 use crate::sys::packet::PacketSocket;
 use crate::sys::rtnl::Placement;
 
-/// Between two probes, and from the last one to the verdict.
+/// The time between two probes, and from the last probe to the result.
 const INTERVAL: Duration = Duration::from_millis(200);
 /// DEFEND_INTERVAL of the RFC.
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
-/// How long to wait when an interface may send no frame now.
+/// The pause before another attempt when the rate limit allows no frame.
 const RETRY: Duration = Duration::from_millis(10);
 
 /// A probe in progress.
 #[derive(Debug)]
 struct Probe {
     /// The MAC address that sends it.
-    own: Mac,
+    own_mac: Mac,
     /// The last other host that claimed the address.
     rival: Option<Mac>,
 }
@@ -80,9 +80,9 @@ impl Prober {
         let mut targets = Vec::new();
         for placement in placements {
             let mac = self.interfaces.get(placement.index).and_then(|interface| interface.mac);
-            if let (IpAddr::V4(address), Some(own)) = (placement.address, mac) {
-                targets.push((placement.index, address, own));
-                self.probes.borrow_mut().insert((placement.index, address), Probe { own, rival: None });
+            if let (IpAddr::V4(address), Some(own_mac)) = (placement.address, mac) {
+                targets.push((placement.index, address, own_mac));
+                self.probes.borrow_mut().insert((placement.index, address), Probe { own_mac, rival: None });
             }
         }
         if targets.is_empty() {
@@ -90,21 +90,21 @@ impl Prober {
         }
         for _ in 0..count {
             let next = tokio::time::Instant::now() + INTERVAL;
-            for (index, address, own) in &targets {
+            for (index, address, own_mac) in &targets {
                 while !self.frames.may_send(*index, 1) {
                     tokio::time::sleep(RETRY).await;
                 }
-                self.frames.send(*index, &frame::probe(*own, *address));
+                self.frames.send(*index, &frame::probe(*own_mac, *address));
             }
             tokio::time::sleep_until(next).await;
         }
         self.receive_all();
         let mut probes = self.probes.borrow_mut();
-        let found = targets.into_iter().filter_map(|(index, address, _)| {
+        let rivals = targets.into_iter().filter_map(|(index, address, _)| {
             let rival = probes.remove(&(index, address))?.rival?;
             Some((address.into(), rival))
         });
-        found.collect()
+        rivals.collect()
     }
 
     /// Duplicates the socket of [`Prober::receive`], to wait on it.
@@ -122,13 +122,13 @@ impl Prober {
     /// Receives one ARP packet.
     ///
     /// # Errors
-    /// `WouldBlock` when none waits.
+    /// `WouldBlock` when none is queued.
     pub fn receive(&self) -> io::Result<()> {
         let received = self.frames.receive()?;
         let Some(arp) = Arp::parse(received.bytes()) else { return Ok(()) };
         for address in [arp.sender.1, arp.target] {
             if let Some(probe) = self.probes.borrow_mut().get_mut(&(received.index, address))
-                && let Some(rival) = arp.rival(probe.own, address)
+                && let Some(rival) = arp.rival(probe.own_mac, address)
             {
                 probe.rival = Some(rival);
             }
@@ -140,7 +140,7 @@ impl Prober {
         Ok(())
     }
 
-    /// Announces an address again that another host sent a packet from.
+    /// Announces a held address again after another host used it as a sender.
     fn defend(&self, index: u32, arp: &Arp) {
         let (mac, sender) = arp.sender;
         let address = IpAddr::V4(sender);
@@ -149,8 +149,8 @@ impl Prober {
                 && lease.state == LeaseState::Held
                 && !lease.is_expired(BootTime::now())
         });
-        let own = self.interfaces.get(index).and_then(|interface| interface.mac);
-        if !is_held || own.is_none_or(|own| own == mac) {
+        let own_mac = self.interfaces.get(index).and_then(|interface| interface.mac);
+        if !is_held || own_mac.is_none_or(|own_mac| own_mac == mac) {
             return;
         }
         let now = Instant::now();

@@ -1,8 +1,8 @@
-//! Keeps the lease table true to the kernel, and restores addresses that another program removed.
+//! Compares the lease table with the kernel, and restores addresses that another program removed.
 //!
 //! Promises: restores a leased address while its lease lasts, at most `restore_limit` times a minute, with a lifetime
 //! that does not exceed the lease; announces it again then, and when its interface regains a carrier or changes its MAC
-//! address. Lost notifications are made up for by a full comparison.
+//! address. A full comparison makes up for lost notifications.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -28,7 +28,7 @@ use crate::sys::rtnl::{self, Placement};
 use crate::sys::rtnl_monitor::{Notification, RtnlMonitor};
 use crate::sys::{BootTime, Interface};
 
-/// How soon to compare when the kernel reported a removal that could not be seen yet.
+/// The time until another comparison after the kernel reported a removal that is not visible yet.
 const RECHECK: Duration = Duration::from_millis(100);
 
 /// What the reconciler uses of the other parts.
@@ -49,7 +49,7 @@ pub(super) struct Reconciler {
     monitor: RtnlMonitor,
     /// How often an address is restored in a minute.
     restore_limit: Cell<u32>,
-    /// Whether an address may be missing. Most notifications are about none.
+    /// Whether an address may be missing. Most notifications concern no missing address.
     any_missing: Cell<bool>,
     /// When to compare before the regular time.
     recheck_at: Cell<Option<tokio::time::Instant>>,
@@ -79,7 +79,7 @@ impl Reconciler {
         self.recheck_at.get()
     }
 
-    /// Handles all notifications that wait, and restores the addresses that they report missing.
+    /// Handles all queued notifications, and restores the addresses that they report missing.
     pub fn receive_all(&self) {
         while self.receive().is_ok() {}
         self.restore_missing();
@@ -88,11 +88,11 @@ impl Reconciler {
     /// Handles one datagram of notifications.
     ///
     /// # Errors
-    /// `WouldBlock` when none waits.
+    /// `WouldBlock` when none is queued.
     pub fn receive(&self) -> io::Result<()> {
         match self.monitor.receive(|notification| self.handle(notification)) {
             Err(Errno::ENOBUFS) => {
-                tracing::warn!("lost notifications of the kernel; comparing every address and interface");
+                tracing::warn!("lost notifications from the kernel; comparing every address and interface");
                 self.compare();
                 Ok(())
             }
@@ -190,14 +190,14 @@ impl Reconciler {
         } else if is_held || self.parts.host.is_quarantined(placement.address) {
             // The kernel reports the removal of an IPv4 address before it removes the route, and the host may have the
             // address elsewhere.
-            let soon = self.recheck_at.get().unwrap_or_else(|| tokio::time::Instant::now() + RECHECK);
-            self.recheck_at.set(Some(soon));
+            let recheck_at = self.recheck_at.get().unwrap_or_else(|| tokio::time::Instant::now() + RECHECK);
+            self.recheck_at.set(Some(recheck_at));
             self.parts.wake.notify_one();
         }
     }
 
-    /// Whether an IPv6 address is on its interface now; whether an IPv4 address is on any, as the kernel has no query for
-    /// one of them.
+    /// Whether an IPv6 address is on its interface now. For IPv4, whether the address is on any interface: the kernel has no
+    /// query for a single IPv4 address.
     fn is_present(&self, placement: &Placement) -> bool {
         let host = &self.parts.host;
         match placement.address {
@@ -205,12 +205,12 @@ impl Reconciler {
                 matches!(host.are_local(&[placement.address]).remove(&placement.address), Some(Ok(true)))
             }
             IpAddr::V6(_) => {
-                rtnl::get_ipv6(host.route(), placement).is_ok_and(|found| found.placement == *placement)
+                rtnl::get_ipv6(host.route(), placement).is_ok_and(|address| address.placement == *placement)
             }
         }
     }
 
-    /// Marks the held addresses missing whose placement matches.
+    /// Marks the held addresses with a matching placement as missing.
     pub fn mark_missing_where(&self, matches: impl Fn(&Placement) -> bool) {
         let mut table = self.parts.table.borrow_mut();
         let missing: Vec<IpAddr> = table
@@ -265,7 +265,8 @@ impl Reconciler {
         }
         match rtnl::list(self.parts.host.route()) {
             Ok(present) => {
-                let present: HashSet<Placement> = present.into_iter().map(|found| found.placement).collect();
+                let present: HashSet<Placement> =
+                    present.into_iter().map(|address| address.placement).collect();
                 present.iter().for_each(|placement| self.mark_present(placement));
                 self.mark_missing_where(|placement| !present.contains(placement));
             }
@@ -274,12 +275,12 @@ impl Reconciler {
         self.check_quarantine();
     }
 
-    /// Looks for removed addresses that the host still had elsewhere.
+    /// Ends the quarantine of removed addresses that the host no longer has elsewhere.
     pub fn check_quarantine(&self) {
         self.parts.host.check_quarantine(|address| self.parts.table.borrow().get(address).is_some());
     }
 
-    /// Adds the missing addresses again whose interface is up.
+    /// Adds missing addresses again if their interface is up.
     pub fn restore_missing(&self) {
         if !self.any_missing.replace(false) {
             return;

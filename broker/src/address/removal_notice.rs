@@ -18,7 +18,7 @@ use crate::sys::BootTime;
 pub(super) const NOTICE_PERIOD: Duration = Duration::from_secs(1);
 /// How long a removal is verified.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Between two looks.
+/// The time between two checks.
 const INTERVAL: Duration = Duration::from_millis(50);
 
 impl Addresses {
@@ -57,14 +57,14 @@ impl Addresses {
         self.table.borrow().get(address).map(|lease| lease.holder)
     }
 
-    /// Waits until the host has the removed addresses no more, at most two seconds, and marks those verified. An address
+    /// Waits until the host no longer has the removed addresses, at most two seconds, and marks those verified. An address
     /// that another program added elsewhere stays fenced.
     pub async fn verify_removal(&self, removed: &mut HashMap<IpAddr, Result<Removal, Fault>>) {
         let end = Instant::now() + VERIFY_TIMEOUT;
         loop {
             for one in removed.values_mut().flatten() {
-                let is_gone = !self.host.is_quarantined(one.address);
-                one.verified |= is_gone && self.table.borrow().get(one.address).is_none();
+                let is_absent = !self.host.is_quarantined(one.address);
+                one.verified |= is_absent && self.table.borrow().get(one.address).is_none();
             }
             if removed.values().flatten().all(|one| one.verified) || Instant::now() >= end {
                 return;

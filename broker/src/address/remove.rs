@@ -1,5 +1,5 @@
 //! Removes addresses: stops their listeners, resets their connections, closes the fence, removes them from their
-//! interface, and verifies that the host has them no more.
+//! interface, and verifies that the host no longer has them.
 //!
 //! Promises: removes only addresses of the lease table, at their own interface and prefix; an address whose removal
 //! cannot be verified stays fenced.
@@ -24,7 +24,7 @@ pub(super) enum RemovalCause {
 }
 
 impl Addresses {
-    /// Checks that a holder may remove an address; `None` may remove that of any holder.
+    /// Checks that a holder may remove an address; `None` may remove an address of any holder.
     ///
     /// # Errors
     /// NotFound, Busy, or Expired, also for a lease that has expired but is not removed yet.

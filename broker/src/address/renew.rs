@@ -1,7 +1,7 @@
 //! Renews leases, in the fence and in the kernel; announces addresses again.
 //!
-//! Promises: an expired lease is never renewed, neither by the clock of the table nor by that of the fence; a renewal
-//! never adds an address that another program removed.
+//! Promises: never renews a lease that has expired by the clock of the table or of the fence; never adds an address that
+//! another program removed.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::sys::BootTime;
 use crate::sys::rtnl::{Lifetime, Placement};
 
 impl Addresses {
-    /// Renews leases of a holder; `None` renews those of any holder. Without a lifetime each keeps its last one.
+    /// Renews leases of a holder; `None` renews those of any holder. Without a lifetime each lease keeps its own.
     pub fn renew(
         &self,
         addresses: &[Result<IpAddr, Fault>],
@@ -24,19 +24,19 @@ impl Addresses {
         lifetime: Option<Lifetime>,
         epoch: u64,
     ) -> Vec<Outcome> {
-        // Notifications that wait may report an address missing.
+        // Queued notifications may report an address missing.
         self.reconciler.receive_all();
         let now = BootTime::now();
         let find = |address: &Result<IpAddr, Fault>| {
             let mut table = self.table.borrow_mut();
-            let lease = present(table.find_for(address.clone()?, holder, epoch, now)?)?;
+            let lease = require_present(table.find_for(address.clone()?, holder, epoch, now)?)?;
             Ok((lease.placement, lifetime.unwrap_or(lease.lifetime)))
         };
-        let found: Vec<Result<(Placement, Lifetime), Fault>> = addresses.iter().map(find).collect();
-        let renewed: Vec<(Placement, Lifetime)> = found.iter().flatten().copied().collect();
+        let leases: Vec<Result<(Placement, Lifetime), Fault>> = addresses.iter().map(find).collect();
+        let renewed: Vec<(Placement, Lifetime)> = leases.iter().flatten().copied().collect();
         let mut outcomes = self.host.renew(&renewed).into_iter();
-        let outcome = |found: Result<(Placement, Lifetime), Fault>| {
-            let (placement, lifetime) = found?;
+        let outcome = |lease: Result<(Placement, Lifetime), Fault>| {
+            let (placement, lifetime) = lease?;
             let removed = || fault::removed_by_other_program(placement.address);
             outcomes.next().unwrap_or_else(|| Err(removed()))?;
             let mut table = self.table.borrow_mut();
@@ -47,7 +47,7 @@ impl Addresses {
             lease.deadline = lifetime.map(|seconds| now.saturating_add(Duration::from_secs(seconds.into())));
             Ok(lease.to_wire(now))
         };
-        found.into_iter().map(outcome).collect()
+        leases.into_iter().map(outcome).collect()
     }
 
     /// Starts new announcements of the addresses of a holder; `None` announces those of any holder.
@@ -62,7 +62,7 @@ impl Addresses {
             let address = address.clone()?;
             let (lease, index) = {
                 let mut table = self.table.borrow_mut();
-                let lease = present(table.find_for(address, holder, epoch, now)?)?;
+                let lease = require_present(table.find_for(address, holder, epoch, now)?)?;
                 (lease.to_wire(now), lease.placement.index)
             };
             match self.interfaces.get(index) {
@@ -76,7 +76,7 @@ impl Addresses {
 }
 
 /// Refuses the lease of an address that another program removed.
-pub(super) fn present(lease: &mut Lease) -> Result<&mut Lease, Fault> {
+pub(super) fn require_present(lease: &mut Lease) -> Result<&mut Lease, Fault> {
     match lease.state {
         LeaseState::Missing => Err(fault::removed_by_other_program(lease.placement.address)),
         _ => Ok(lease),

@@ -1,7 +1,7 @@
 //! Finds floating addresses on this host that do not carry the broker's tag: strays that another program left, or the
 //! host's own addresses. Data only.
 //!
-//! Promises: an address counts as a stray only where the broker itself would add it, as a single address, and only while
+//! Promises: an address counts as a stray only if the broker itself would add it there, as a single address, and only while
 //! its interface has another address of the same family that is not a floating address.
 
 use std::collections::HashMap;
@@ -15,13 +15,13 @@ pub(super) struct Untagged {
     /// These may be removed.
     pub strays: Vec<Placement>,
     /// These are the host's own: the removal of one could disconnect the host.
-    pub own: Vec<IpAddr>,
+    pub host_owned: Vec<IpAddr>,
 }
 
 impl Untagged {
     /// Finds them among the addresses of the host; `declared` has the configured placement of each floating address.
     pub fn find(present: &[HostAddress], declared: &HashMap<IpAddr, Placement>) -> Self {
-        let mut found = Self::default();
+        let mut untagged = Self::default();
         for one in present.iter().filter(|one| !one.tagged) {
             let Some(configured) = declared.get(&one.placement.address) else { continue };
             let is_single = one.placement.prefix == host_prefix(one.placement.address);
@@ -29,12 +29,12 @@ impl Untagged {
                 && is_single
                 && present.iter().any(|other| keeps_connected(other, one, declared))
             {
-                found.strays.push(one.placement);
+                untagged.strays.push(one.placement);
             } else {
-                found.own.push(one.placement.address);
+                untagged.host_owned.push(one.placement.address);
             }
         }
-        found
+        untagged
     }
 }
 
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_a_stray_only_beside_an_own_one_and_where_the_broker_would_add_it() {
+    fn a_stray_is_beside_a_host_address_and_where_the_broker_would_add_it() {
         let at = |text: &str| present(text, 2, false).placement;
         let declared: HashMap<IpAddr, Placement> =
             ["10.1.1.7/32", "10.1.1.8/32", "2001:db8::7/128"].map(|text| (at(text).address, at(text))).into();
@@ -75,9 +75,13 @@ mod tests {
             ("2001:db8::1/64", present("10.1.1.7/32", 2, false), false),
             ("fe80::1/64", present("2001:db8::7/128", 2, false), false),
         ] {
-            let found = Untagged::find(&[present(beside, 2, false), one], &declared);
-            assert_eq!(found.strays.contains(&one.placement), is_stray, "{one:?} beside {beside}");
-            assert_eq!(found.own.contains(&one.placement.address), !is_stray, "{one:?} beside {beside}");
+            let untagged = Untagged::find(&[present(beside, 2, false), one], &declared);
+            assert_eq!(untagged.strays.contains(&one.placement), is_stray, "{one:?} beside {beside}");
+            assert_eq!(
+                untagged.host_owned.contains(&one.placement.address),
+                !is_stray,
+                "{one:?} beside {beside}"
+            );
         }
         let others = [present("10.1.1.1/24", 2, false), present("10.1.1.7/32", 2, true)];
         assert_eq!(Untagged::find(&others, &declared), Untagged::default());

@@ -1,8 +1,8 @@
-//! Announces an address to each known neighbour by a unicast request that the neighbour answers, for arp_all_hosts =
-//! false.
+//! Announces an address to each known neighbour by a unicast request that the neighbour answers: used for
+//! `arp_all_hosts = false`.
 //!
-//! Promises: a neighbour that has not answered is sent three requests, 250 ms apart. Falls back to broadcast when a
-//! neighbour still has not answered then, when a gateway is not a known neighbour, or when no neighbour is known.
+//! Promises: sends at most three requests, 250 ms apart, to a neighbour that does not answer. Falls back to broadcast when
+//! a neighbour has answered none of them, when a gateway is not a known neighbour, or when no neighbour is known.
 //! See RFC 826, and RFC 4861 section 7.2.8.
 
 use std::collections::HashMap;
@@ -53,18 +53,19 @@ pub(super) struct UnicastAnnouncer {
 
 impl UnicastAnnouncer {
     /// The frames of a round.
-    pub fn frames(&mut self, route: &Netlink, round: &Round, index: u32, own: Mac) -> Vec<Vec<u8>> {
-        if self.recipients.get(&round.address).is_none_or(|found| found.series != round.series) {
+    pub fn frames(&mut self, route: &Netlink, round: &Round, index: u32, own_mac: Mac) -> Vec<Vec<u8>> {
+        if self.recipients.get(&round.address).is_none_or(|recipients| recipients.series != round.series) {
             let recipients = self.find_recipients(route, round, index);
             self.recipients.insert(round.address, recipients);
         }
         let Some(recipients) = self.recipients.get(&round.address) else { return Vec::new() };
         if recipients.is_done(round.number) {
             let broadcast = recipients.incomplete || !recipients.unanswered.is_empty();
-            return if broadcast { frame::announcement(own, round.address) } else { Vec::new() };
+            return if broadcast { frame::announcement(own_mac, round.address) } else { Vec::new() };
         }
         let next = recipients.unanswered.iter().filter(|(_, sent)| *sent <= round.number).take(MAX_BURST);
-        next.map(|(host, _)| frame::unicast_request(own, round.address, (host.mac, host.address))).collect()
+        next.map(|(host, _)| frame::unicast_request(own_mac, round.address, (host.mac, host.address)))
+            .collect()
     }
 
     /// The round after one that was sent.
@@ -82,7 +83,7 @@ impl UnicastAnnouncer {
         }
     }
 
-    /// A neighbour answered a request about an address.
+    /// Records that a neighbour answered a request about an address.
     pub fn acknowledge(&mut self, address: IpAddr, neighbour: IpAddr) {
         if let Some(recipients) = self.recipients.get_mut(&address) {
             recipients.unanswered.retain(|(unanswered, _)| unanswered.address != neighbour);
@@ -92,7 +93,7 @@ impl UnicastAnnouncer {
     fn find_recipients(&mut self, route: &Netlink, round: &Round, index: u32) -> Recipients {
         if self.snapshot.as_ref().is_none_or(|snapshot| snapshot.at.elapsed() > MAX_AGE) {
             match Snapshot::take(route) {
-                Ok(now) => self.snapshot = Some(now),
+                Ok(snapshot) => self.snapshot = Some(snapshot),
                 Err(errno) => {
                     tracing::warn!(%errno, "cannot list the neighbours; announcing by broadcast instead");
                     return Recipients { series: round.series, incomplete: true, ..Recipients::default() };
@@ -102,9 +103,9 @@ impl UnicastAnnouncer {
         let Some(snapshot) = &self.snapshot else { return Recipients::default() };
         let same_family =
             |other: IpAddr| other.is_ipv4() == round.address.is_ipv4() && other != round.address;
-        let here = |host: &&Neighbour| host.index == index && same_family(host.address);
+        let is_recipient = |host: &&Neighbour| host.index == index && same_family(host.address);
         let unanswered: Vec<(Neighbour, usize)> =
-            snapshot.neighbours.iter().filter(here).map(|host| (*host, 0)).collect();
+            snapshot.neighbours.iter().filter(is_recipient).map(|host| (*host, 0)).collect();
         let known = |gateway: IpAddr| unanswered.iter().any(|(host, _)| host.address == gateway);
         let mut gateways =
             snapshot.gateways.iter().filter(|(at, gateway)| *at == index && same_family(*gateway));

@@ -1,7 +1,7 @@
 //! Capabilities: sets, the three sets of a process, and the two text formats in which operators write them.
 //!
 //! Promises: what libcap's `cap_from_text(3)` accepts is accepted here with the same result, what it refuses is
-//! refused here with a place and a remedy; nothing in this module changes the process. Touches: one `prctl(2)` to find
+//! refused here with a position and a remedy; nothing in this module changes the process. Touches: one `prctl(2)` to find
 //! out how many capabilities the kernel has.
 #![forbid(unsafe_code)]
 

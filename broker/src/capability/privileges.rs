@@ -1,6 +1,6 @@
 //! Parser for Solaris privilege sets, `priv_str_to_set(3C)`, for configurations written for Solaris.
 //!
-//! Promises: a text is either parsed completely or refused with a place and a remedy, and the closest capabilities are
+//! Promises: a text is either parsed completely or refused with a position and a remedy, and the closest capabilities are
 //! known. It has no effect on Linux. Touches nothing.
 
 use std::ops::Range;
@@ -118,9 +118,9 @@ impl Privileges {
                 *is_held = adds;
             }
         }
-        let left = held.into_iter().filter(|(_, is_held)| *is_held);
+        let remaining = held.into_iter().filter(|(_, is_held)| *is_held);
         Ok(Self {
-            held: left
+            held: remaining
                 .map(|(row, _)| Privilege {
                     name: row.name,
                     nearest: row.nearest.iter().map(Capability::index).collect(),
@@ -159,13 +159,13 @@ mod tests {
     }
 
     #[test]
-    fn a_negated_name_takes_away_what_was_added_before_it() {
+    fn a_negated_name_removes_what_was_added_before_it() {
         let basic = names("basic");
         assert!(basic.contains(&"proc_fork"));
         for text in ["basic,!proc_fork", "basic -proc_fork", "!proc_fork,basic,-proc_fork"] {
-            let left = names(text);
-            assert!(!left.contains(&"proc_fork"), "{text}");
-            assert_eq!(left.len(), basic.len() - 1, "{text}");
+            let remaining = names(text);
+            assert!(!remaining.contains(&"proc_fork"), "{text}");
+            assert_eq!(remaining.len(), basic.len() - 1, "{text}");
         }
         assert!(names("all,!all").is_empty());
         assert_eq!(names("!proc_fork,basic"), basic);
@@ -182,8 +182,8 @@ mod tests {
 
     #[test]
     fn the_privileges_of_a_mail_server_have_closest_capabilities() {
-        let asked = Privileges::parse("basic,net_privaddr,sys_ip_config,proc_setid").unwrap();
-        let nearest = asked.nearest_capabilities().to_string();
+        let privileges = Privileges::parse("basic,net_privaddr,sys_ip_config,proc_setid").unwrap();
+        let nearest = privileges.nearest_capabilities().to_string();
         assert_eq!(nearest, "cap_setgid,cap_setuid,cap_net_bind_service,cap_net_admin");
     }
 

@@ -42,14 +42,14 @@ pub(super) fn nearest_capability(wrong: &str) -> Option<&'static str> {
     // their edit distance is as large as that of unrelated names.
     let prefixed = format!("cap_{wrong}");
     let all = || names().iter().flatten().map(String::as_str);
-    let begun = |start: &str| {
-        let mut begun = all().filter(|name| name.starts_with(start));
-        begun.next().filter(|_| begun.next().is_none())
+    let only_with_prefix = |prefix: &str| {
+        let mut matches = all().filter(|name| name.starts_with(prefix));
+        matches.next().filter(|_| matches.next().is_none())
     };
     all()
         .find(|name| *name == prefixed)
-        .or_else(|| begun(&wrong))
-        .or_else(|| begun(&prefixed))
+        .or_else(|| only_with_prefix(&wrong))
+        .or_else(|| only_with_prefix(&prefixed))
         .or_else(|| nearest(&wrong, all()))
         .or_else(|| nearest(&prefixed, all()))
 }

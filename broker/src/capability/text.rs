@@ -95,7 +95,7 @@ impl<'a> Reader<'a> {
             _ if listed => return Err(self.error_at_next(|_| Problem::NoOperator, Problem::NoOperator)),
             _ => return Err(self.error_at_next(Problem::NotAClause, Problem::NoOperator)),
         }
-        self.more(state, list, listed)
+        self.operators(state, list, listed)
     }
 
     fn clear(state: &mut State, list: CapabilitySet) {
@@ -103,8 +103,8 @@ impl<'a> Reader<'a> {
         state.change(every, |set| set.difference(list));
     }
 
-    /// Any `+` and `-` until white space or the end, each with its flags and what they do.
-    fn more(&mut self, state: &mut State, list: CapabilitySet, listed: bool) -> Result<(), TextError> {
+    /// Applies each `+` and `-` with its flags, until white space or the end.
+    fn operators(&mut self, state: &mut State, list: CapabilitySet, listed: bool) -> Result<(), TextError> {
         while let Some(operator @ (b'+' | b'-')) = self.peek() {
             if !listed {
                 return Err(self.error(1, Problem::NoList(char::from(operator))));
@@ -120,8 +120,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Flags up to white space, the end, `+` or `-`. At least one where `after` says what they follow; without it
-    /// they follow a `=`, which may stand alone.
+    /// Flags up to white space, the end, `+` or `-`. `after` is the `+` or `-` before them, which needs at least one flag;
+    /// `None` for `=`, which may stand alone.
     fn flags(&mut self, after: Option<u8>) -> Result<Flags, TextError> {
         let mut flags = Flags::default();
         let start = self.at;
@@ -143,7 +143,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Capabilities with commas between.
+    /// Capabilities separated by commas.
     fn list(&mut self) -> Result<CapabilitySet, TextError> {
         let mut list = CapabilitySet::EMPTY;
         loop {

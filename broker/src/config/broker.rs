@@ -24,7 +24,7 @@ pub struct Broker {
     pub socket_group: Option<Spanned<String>>,
     /// How long the broker keeps a dead worker's listeners open for the next worker.
     pub retain: Duration,
-    /// The duration of a lease for which the peer names none.
+    /// The lifetime of a lease if the request names none.
     pub lease: Duration,
     /// Whether the broker refuses to start on a kernel without Landlock.
     pub require_landlock: bool,
@@ -38,7 +38,7 @@ pub struct Broker {
     pub permits: Vec<Permit>,
     /// Which users and groups are allowed which requests over the control socket.
     pub peers: Vec<Peer>,
-    /// Where the scope is, if there is one.
+    /// The place of the scope, if the configuration has one.
     pub span: Option<Span>,
 }
 
@@ -95,7 +95,9 @@ impl Broker {
             lease: reader.seconds("lease", 3..=86_400).unwrap_or(default.lease),
             require_landlock: reader.boolean("require_landlock").unwrap_or(default.require_landlock),
             reload: reader.boolean("reload").unwrap_or(default.reload),
-            on_narrow: reader.parsed("on_narrow", on_narrow).map_or(default.on_narrow, |found| found.value),
+            on_narrow: reader
+                .parsed("on_narrow", on_narrow)
+                .map_or(default.on_narrow, |spanned| spanned.value),
             quotas: Quotas::read(&mut reader),
             permits,
             peers,

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use portreeve_protocol::codec;
 use serde::{Deserialize, Serialize};
 
-use super::files::{Files, NO_UTF_8, NUL, Opened, ReadError};
+use super::files::{Files, NOT_UTF_8, NUL, Opened, ReadError};
 use super::peer::PeerName;
 
 /// One result from the file system or a name service.
@@ -46,7 +46,7 @@ enum Cause {
     NotAFile,
     Owner(u32),
     Mode(u32),
-    TooLarge { found: u64, left: u64 },
+    TooLarge { size: u64, remaining: u64 },
     Garbled,
 }
 
@@ -59,7 +59,7 @@ impl Cause {
             ReadError::NotAFile => Cause::NotAFile,
             ReadError::Owner(user) => Cause::Owner(*user),
             ReadError::Mode(mode) => Cause::Mode(*mode),
-            ReadError::TooLarge { found, left } => Cause::TooLarge { found: *found, left: *left },
+            ReadError::TooLarge { size, remaining } => Cause::TooLarge { size: *size, remaining: *remaining },
             ReadError::OutOfReach => Cause::Open(libc::EACCES),
             ReadError::NotText { .. } | ReadError::Garbled => Cause::Garbled,
         }
@@ -76,7 +76,7 @@ impl From<Cause> for ReadError {
             Cause::NotAFile => ReadError::NotAFile,
             Cause::Owner(user) => ReadError::Owner(user),
             Cause::Mode(mode) => ReadError::Mode(mode),
-            Cause::TooLarge { found, left } => ReadError::TooLarge { found, left },
+            Cause::TooLarge { size, remaining } => ReadError::TooLarge { size, remaining },
             Cause::Garbled => ReadError::Garbled,
         }
     }
@@ -180,8 +180,8 @@ impl<F: Files> Files for Recorder<F> {
         opened
     }
 
-    fn read(&mut self, file: F::File, left: u64) -> Result<String, ReadError> {
-        let read = self.files.read(file, left);
+    fn read(&mut self, file: F::File, remaining: u64) -> Result<String, ReadError> {
+        let read = self.files.read(file, remaining);
         self.bundle.add(&match &read {
             Ok(text) => ReadResult::Text(text),
             Err(ReadError::NotText { before, what, .. }) => ReadResult::NotText { before, nul: *what == NUL },
@@ -224,12 +224,12 @@ impl Files for Replay<'_> {
         }
     }
 
-    fn read(&mut self, (): (), left: u64) -> Result<String, ReadError> {
+    fn read(&mut self, (): (), remaining: u64) -> Result<String, ReadError> {
         match self.next()? {
-            ReadResult::Text(text) if text.len() as u64 <= left => Ok(text.to_owned()),
+            ReadResult::Text(text) if text.len() as u64 <= remaining => Ok(text.to_owned()),
             ReadResult::NotText { before, nul } => Err(ReadError::NotText {
                 offset: before.len(),
-                what: if nul { NUL } else { NO_UTF_8 },
+                what: if nul { NUL } else { NOT_UTF_8 },
                 before: before.to_owned(),
             }),
             ReadResult::NotRead(cause) => Err(cause.into()),

@@ -124,11 +124,11 @@ fn ineffective_peer(peer: &Peer, broker: &Broker, problems: &mut Problems) {
 }
 
 impl Config {
-    /// Errors for floating (DuraVIP) addresses that are among `own`, the addresses that this host has without the
+    /// Errors for floating (DuraVIP) addresses that are among `host_owned`, the addresses that this host has without the
     /// broker: removing one of those could cut the host off the network.
-    pub fn own_addresses(&self, own: &[IpAddr]) -> Vec<super::diagnostic::Diagnostic> {
+    pub fn host_owned_errors(&self, host_owned: &[IpAddr]) -> Vec<super::diagnostic::Diagnostic> {
         let floating = self.floating_addresses();
-        let taken = floating.filter(|(address, _)| own.contains(address));
+        let taken = floating.filter(|(address, _)| host_owned.contains(address));
         taken
             .map(|(address, span)| {
                 let message = format!("the DuraVIP address {address} is already configured on this host");

@@ -41,12 +41,12 @@ pub(super) fn config(config: &mut Config, sources: &Sources, problems: &mut Prob
             problems.error(binding.name.span, message, "write bind_address = ADDRESS in it");
         }
     }
-    one_way(config, sources, problems);
+    single_reason(config, sources, problems);
     for (address, span) in config.floating_addresses() {
         place(config, address, span, problems);
     }
     preferences(config, sources, problems);
-    everywhere(config);
+    mark_shared(config);
 }
 
 /// Checks the DuraVIP options of one scope against each other.
@@ -94,7 +94,7 @@ impl<'b> Bindings<'b> {
 }
 
 /// duravip_follow must name a binding, by name or address, that floats and has another address.
-fn follow(target: &Spanned<String>, own: IpAddr, bindings: &Bindings<'_>, problems: &mut Problems) {
+fn follow(target: &Spanned<String>, address: IpAddr, bindings: &Bindings<'_>, problems: &mut Problems) {
     let Some(binding) = bindings.find(&target.value) else {
         let names = bindings.names.keys().copied().take(if problems.is_full() { 0 } else { usize::MAX });
         let help = match nearest(&target.value, names) {
@@ -108,29 +108,32 @@ fn follow(target: &Spanned<String>, own: IpAddr, bindings: &Bindings<'_>, proble
         let message = format!("the binding {:?} does not float, so nothing can follow it", target.value);
         problems.error(target.span, message, "write enable_duravip = true in that binding");
     }
-    if binding.address.as_ref().is_some_and(|address| address.value == own) {
+    if binding.address.as_ref().is_some_and(|other| other.value == address) {
         let message = format!("the binding {:?} has the same address as this listener", target.value);
         problems.error(target.span, message, "write enable_duravip = true instead of duravip_follow");
     }
 }
 
 /// An address that follows another one must not float for a second reason.
-fn one_way(config: &Config, sources: &Sources, problems: &mut Problems) {
-    let mut by_itself: HashMap<IpAddr, Span> = HashMap::new();
+fn single_reason(config: &Config, sources: &Sources, problems: &mut Problems) {
+    let mut enabled_addresses: HashMap<IpAddr, Span> = HashMap::new();
     let enabled = |listener: &&Listener| listener.duravip.enable && listener.duravip.follow.is_none();
     for listener in config.listeners.iter().filter(enabled) {
         let inet = listener.endpoint.value.inet();
-        by_itself.extend(inet.map(|inet| (inet.address, listener.endpoint.span)));
+        enabled_addresses.extend(inet.map(|inet| (inet.address, listener.endpoint.span)));
     }
     let bindings = config.bindings.iter().filter(|binding| binding.duravip.enable);
-    by_itself
-        .extend(bindings.filter_map(|binding| binding.address.as_ref()).map(|own| (own.value, own.span)));
+    enabled_addresses.extend(
+        bindings.filter_map(|binding| binding.address.as_ref()).map(|address| (address.value, address.span)),
+    );
     let mut followed: HashMap<IpAddr, (IpAddr, Span)> = HashMap::new();
-    for (own, leader, span) in config.follows() {
-        let other = by_itself.get(&own).map(|place| (format!("{own} also has enable_duravip"), *place));
-        let (first, place) = *followed.entry(own).or_insert((leader, span));
+    for (address, leader, span) in config.follows() {
+        let other = enabled_addresses
+            .get(&address)
+            .map(|place| (format!("{address} also has enable_duravip"), *place));
+        let (first, place) = *followed.entry(address).or_insert((leader, span));
         let other =
-            other.or_else(|| (first != leader).then(|| (format!("{own} also follows {first}"), place)));
+            other.or_else(|| (first != leader).then(|| (format!("{address} also follows {first}"), place)));
         if let Some((message, place)) = other {
             let help = format!("keep one of them; the other is at {}", sources.file_line(place));
             problems.error(span, message, help);
@@ -143,10 +146,10 @@ impl Config {
     pub fn follows(&self) -> Vec<(IpAddr, IpAddr, Span)> {
         let bindings = Bindings::of(&self.bindings);
         let follows = |listener: &Listener| {
-            let own = listener.endpoint.value.inet()?.address;
+            let address = listener.endpoint.value.inet()?.address;
             let target = listener.duravip.follow.as_ref()?;
             let leader = bindings.find(&target.value)?.address.as_ref()?.value;
-            (own != leader).then_some((own, leader, target.span))
+            (address != leader).then_some((address, leader, target.span))
         };
         self.listeners.iter().filter_map(follows).collect()
     }
@@ -190,18 +193,18 @@ fn preferences(config: &Config, sources: &Sources, problems: &mut Problems) {
 }
 
 /// Marks every listener and binding at a floating address.
-fn everywhere(config: &mut Config) {
-    let moving: std::collections::HashSet<IpAddr> =
+fn mark_shared(config: &mut Config) {
+    let floating: std::collections::HashSet<IpAddr> =
         config.floating_addresses().map(|(address, _)| address).collect();
     for listener in &mut config.listeners {
         let inet = listener.endpoint.value.inet();
-        if inet.is_some_and(|inet| moving.contains(&inet.address)) && !listener.duravip.floats() {
+        if inet.is_some_and(|inet| floating.contains(&inet.address)) && !listener.duravip.floats() {
             listener.duravip.enable = true;
         }
     }
     for binding in &mut config.bindings {
         let address = binding.address.as_ref().map(|address| address.value);
-        if address.is_some_and(|address| moving.contains(&address)) && !binding.duravip.floats() {
+        if address.is_some_and(|address| floating.contains(&address)) && !binding.duravip.floats() {
             binding.duravip.enable = true;
         }
     }

@@ -20,7 +20,7 @@ pub struct Cluster {
     pub if_down_limit: u32,
     /// The blocks of addresses, in the order of the file.
     pub topology: Vec<Topology>,
-    /// Where the scope is, if there is one.
+    /// The place of the scope, if the configuration has one.
     pub span: Option<Span>,
 }
 
@@ -49,7 +49,7 @@ impl Default for Cluster {
 }
 
 impl Cluster {
-    /// The block that contains an address: of several the one with the longest prefix.
+    /// The block that contains an address; if several do, the one with the longest prefix.
     pub fn block_of(&self, address: IpAddr) -> Option<&Topology> {
         let blocks = self.topology.iter();
         blocks

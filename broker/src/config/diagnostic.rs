@@ -182,7 +182,7 @@ fn bounded(mut sentence: String) -> String {
 /// Collects diagnostics while files are read and the sources still grow.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
-    found: Vec<Problem>,
+    problems: Vec<Problem>,
     files: Vec<Diagnostic>,
     errors: usize,
     omitted: usize,
@@ -228,7 +228,7 @@ impl Problems {
 
     /// Whether further diagnostics would only be counted; always false while there is no error.
     pub fn is_full(&self) -> bool {
-        self.any_error() && self.found.len() >= MAX_DIAGNOSTICS
+        self.any_error() && self.problems.len() >= MAX_DIAGNOSTICS
     }
 
     /// Whether there is an error so far.
@@ -237,11 +237,11 @@ impl Problems {
     }
 
     fn note(&mut self, span: Span, severity: Severity, message: impl Into<String>, help: impl Into<String>) {
-        if self.found.len() >= MAX_DIAGNOSTICS {
+        if self.problems.len() >= MAX_DIAGNOSTICS {
             self.omitted += 1;
             return;
         }
-        self.found.push(Problem {
+        self.problems.push(Problem {
             span,
             severity,
             message: bounded(message.into()),
@@ -251,10 +251,10 @@ impl Problems {
 
     /// The diagnostics, sorted by place.
     pub fn finish(mut self, sources: &Sources) -> Report {
-        self.found.sort_by_key(|problem| problem.span);
+        self.problems.sort_by_key(|problem| problem.span);
         let at = |p: Problem| Diagnostic::at(sources, p.span, p.severity, p.message, p.help);
         let mut all = self.files;
-        all.extend(self.found.into_iter().map(at));
+        all.extend(self.problems.into_iter().map(at));
         Report { diagnostics: all, omitted: self.omitted, unread: self.unread }
     }
 }
@@ -269,15 +269,15 @@ mod tests {
         let text = format!("{}here{}", "é".repeat(5000), "y".repeat(1_000_000));
         let file = sources.add("a".into(), text);
         let span = Span { file, start: 10_000, end: 10_004 };
-        let found = Diagnostic::at(&sources, span, Severity::Error, "m", "h");
-        assert!(found.excerpt.text.len() <= MAX_EXCERPT);
-        assert_eq!(&found.excerpt.text[found.excerpt.start..found.excerpt.end], "here");
-        assert_eq!(found.one_line(), "a:1:5001: error: m; h");
+        let diagnostic = Diagnostic::at(&sources, span, Severity::Error, "m", "h");
+        assert!(diagnostic.excerpt.text.len() <= MAX_EXCERPT);
+        assert_eq!(&diagnostic.excerpt.text[diagnostic.excerpt.start..diagnostic.excerpt.end], "here");
+        assert_eq!(diagnostic.one_line(), "a:1:5001: error: m; h");
     }
 
     #[test]
     fn text_from_a_file_cannot_forge_a_line() {
-        let found = Diagnostic::about_file("a\nb", "\u{1b}[2Jx", "y\r");
-        assert_eq!(found.one_line(), r"a\nb: error: \u{1b}[2Jx; y\r");
+        let diagnostic = Diagnostic::about_file("a\nb", "\u{1b}[2Jx", "y\r");
+        assert_eq!(diagnostic.one_line(), r"a\nb: error: \u{1b}[2Jx; y\r");
     }
 }

@@ -1,4 +1,4 @@
-//! Reads configuration files: only those that nobody but root can have written, and only a bounded number of bytes.
+//! Reads configuration files: only files that only root can write, and only a bounded number of bytes.
 //!
 //! Every check is made on the opened descriptor, so the file that was checked is the file that is read. All reading goes
 //! through the trait [`Files`], so that a configuration recorded by the reader process is parsed by the same code.
@@ -27,7 +27,7 @@ pub enum Trust {
     Anyone,
 }
 
-/// Why a file is not read. Each message continues a sentence that begins with the file's name.
+/// The cause why a file is not read. Each message continues a sentence that begins with the file's name.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
     #[error("cannot be opened: {0}")]
@@ -40,8 +40,8 @@ pub(crate) enum ReadError {
     Owner(u32),
     #[error("is writable by its group or by everyone (mode {0:04o})")]
     Mode(u32),
-    #[error("has {found} bytes; all files of a configuration together may have {MAX_BYTES}{}", after_others(*left))]
-    TooLarge { found: u64, left: u64 },
+    #[error("has {size} bytes; all files of a configuration together may have {MAX_BYTES}{}", after_others(*remaining))]
+    TooLarge { size: u64, remaining: u64 },
     #[error("is not text: byte {offset} is {what}")]
     NotText { offset: usize, what: &'static str, before: String },
     #[error("cannot be opened by the process that reads the configuration for a reload")]
@@ -50,18 +50,18 @@ pub(crate) enum ReadError {
     Garbled,
 }
 
-/// How many bytes the files before this one have left.
-fn after_others(left: u64) -> String {
-    match left {
+/// The bytes that remain after the files before this one.
+fn after_others(remaining: u64) -> String {
+    match remaining {
         MAX_BYTES => String::new(),
-        _ => format!(", of which {left} are left"),
+        _ => format!(", of which {remaining} remain"),
     }
 }
 
 /// The bytes have a NUL.
 pub(crate) const NUL: &str = "NUL";
 /// The bytes are not UTF-8.
-pub(crate) const NO_UTF_8: &str = "no UTF-8";
+pub(crate) const NOT_UTF_8: &str = "not valid UTF-8";
 
 impl ReadError {
     /// What to do about it.
@@ -77,7 +77,7 @@ impl ReadError {
                                             that includes it"
                     .to_owned(),
                 io::ErrorKind::PermissionDenied => {
-                    "run as a user that may read it, or change its mode".to_owned()
+                    "run as a user that can read it, or change its mode".to_owned()
                 }
                 _ => "check the file and the disk that it is on".to_owned(),
             },
@@ -86,7 +86,7 @@ impl ReadError {
             ReadError::Owner(_) => format!("chown root {}", path.display()),
             ReadError::Mode(_) => format!("chmod go-w {}", path.display()),
             ReadError::TooLarge { .. } => "check that this is the right file".to_owned(),
-            ReadError::NotText { .. } => "write it as UTF-8 without NUL bytes".to_owned(),
+            ReadError::NotText { .. } => "save it as UTF-8 text without NUL bytes".to_owned(),
             ReadError::OutOfReach => {
                 "make it readable for root without capabilities, below a directory that held a file \
                                       of the configuration when portreeved started; or restart portreeved"
@@ -105,8 +105,8 @@ pub(crate) trait Files {
     /// Opens the file or directory at a path and checks who can write to it.
     fn open(&mut self, path: &Path) -> Result<Opened<Self::File>, ReadError>;
 
-    /// Reads a whole file of at most `left` bytes.
-    fn read(&mut self, file: Self::File, left: u64) -> Result<String, ReadError>;
+    /// Reads a whole file of at most `remaining` bytes.
+    fn read(&mut self, file: Self::File, remaining: u64) -> Result<String, ReadError>;
 }
 
 /// An opened file or directory.
@@ -132,8 +132,8 @@ impl Files for Disk {
         })
     }
 
-    fn read(&mut self, (file, meta): Self::File, left: u64) -> Result<String, ReadError> {
-        read(file, &meta, left)
+    fn read(&mut self, (file, meta): Self::File, remaining: u64) -> Result<String, ReadError> {
+        read(file, &meta, remaining)
     }
 }
 
@@ -160,23 +160,23 @@ fn open(path: &Path, trust: Trust) -> Result<(File, Metadata), ReadError> {
     Ok((file, meta))
 }
 
-/// Reads a whole file of at most `left` bytes.
-fn read(file: File, meta: &Metadata, left: u64) -> Result<String, ReadError> {
-    let too_large = |found| ReadError::TooLarge { found, left };
-    if meta.len() > left {
+/// Reads a whole file of at most `remaining` bytes.
+fn read(file: File, meta: &Metadata, remaining: u64) -> Result<String, ReadError> {
+    let too_large = |size| ReadError::TooLarge { size, remaining };
+    if meta.len() > remaining {
         return Err(too_large(meta.len()));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or_default());
     // The file may have grown since fstat.
-    file.take(left + 1).read_to_end(&mut bytes).map_err(ReadError::Read)?;
-    let found = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    if found > left {
-        return Err(too_large(found));
+    file.take(remaining + 1).read_to_end(&mut bytes).map_err(ReadError::Read)?;
+    let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    if size > remaining {
+        return Err(too_large(size));
     }
     text(bytes)
 }
 
-/// The bytes as text, or why they are not.
+/// Converts the bytes to text.
 fn text(bytes: Vec<u8>) -> Result<String, ReadError> {
     let (mut text, invalid) = match String::from_utf8(bytes) {
         Ok(text) => (text, None),
@@ -185,7 +185,7 @@ fn text(bytes: Vec<u8>) -> Result<String, ReadError> {
             let mut bytes = error.into_bytes();
             bytes.truncate(valid);
             let text = String::from_utf8(bytes).unwrap_or_default();
-            (text, Some(NO_UTF_8))
+            (text, Some(NOT_UTF_8))
         }
     };
     let nul = text.find('\0');

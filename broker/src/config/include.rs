@@ -22,7 +22,7 @@ pub(crate) struct Loader<'l, F> {
     pub sources: &'l mut Sources,
     pub problems: &'l mut Problems,
     from: &'l mut F,
-    left: u64,
+    remaining_bytes: u64,
     files: usize,
     /// The files that are being read, outermost first, by device and inode.
     reading: Vec<(u64, u64)>,
@@ -30,7 +30,7 @@ pub(crate) struct Loader<'l, F> {
 
 impl<'l, F: Files> Loader<'l, F> {
     pub fn new(sources: &'l mut Sources, problems: &'l mut Problems, from: &'l mut F) -> Self {
-        Loader { sources, problems, from, left: MAX_BYTES, files: 0, reading: Vec::new() }
+        Loader { sources, problems, from, remaining_bytes: MAX_BYTES, files: 0, reading: Vec::new() }
     }
 
     /// Reads the main file, and its includes if `follow` is set.
@@ -54,35 +54,35 @@ impl<'l, F: Files> Loader<'l, F> {
         depth: usize,
         follow: bool,
     ) -> Result<Vec<Item>, ReadError> {
-        let text = self.from.read(file, self.left)?;
-        self.left -= u64::try_from(text.len()).unwrap_or_default().min(self.left);
+        let text = self.from.read(file, self.remaining_bytes)?;
+        self.remaining_bytes -= u64::try_from(text.len()).unwrap_or_default().min(self.remaining_bytes);
         self.files += 1;
         let id = self.sources.add(path.display().to_string(), text);
         let mut items = parse(id, self.sources.whole(id), depth, self.problems);
         if follow {
             self.reading.push(identity);
-            let beside = path.parent().unwrap_or(Path::new(""));
-            self.follow(&mut items, beside, depth, super::is_read);
+            let directory = path.parent().unwrap_or(Path::new(""));
+            self.follow(&mut items, directory, depth, super::is_read);
             self.reading.pop();
         }
         Ok(items)
     }
 
     /// Reads the includes among the items, and those inside scopes for which `enter` is true.
-    fn follow(&mut self, items: &mut [Item], beside: &Path, depth: usize, enter: fn(&str) -> bool) {
+    fn follow(&mut self, items: &mut [Item], directory: &Path, depth: usize, enter: fn(&str) -> bool) {
         for item in items {
             match item {
                 Item::Option(_) => {}
                 Item::Scope(scope) if enter(self.sources.text(scope.name)) => {
-                    self.follow(&mut scope.items, beside, depth + 1, super::is_read_within);
+                    self.follow(&mut scope.items, directory, depth + 1, super::is_read_within);
                 }
                 Item::Scope(_) => {}
-                Item::Include(include) => self.include(include, beside, depth),
+                Item::Include(include) => self.include(include, directory, depth),
             }
         }
     }
 
-    fn include(&mut self, include: &mut Include, beside: &Path, depth: usize) {
+    fn include(&mut self, include: &mut Include, directory: &Path, depth: usize) {
         // Further diagnostics would not be shown.
         if self.problems.is_full() {
             return;
@@ -93,7 +93,7 @@ impl<'l, F: Files> Loader<'l, F> {
             self.problems.error(place, "include names no file", "write include \"FILE\"");
             return;
         }
-        let path = beside.join(text);
+        let path = directory.join(text);
         match self.from.open(&path) {
             Err(error) => self.refuse(&path, Some(place), &error),
             Ok(Opened::File { file, identity }) => {
@@ -160,19 +160,19 @@ impl<'l, F: Files> Loader<'l, F> {
             let end = u32::try_from(before.len()).unwrap_or(u32::MAX);
             let span = Span { file: id, start: end, end };
             let message = format!("the file {error}");
-            let found = Diagnostic::at(self.sources, span, Severity::Error, message, help);
-            self.problems.file_error(found);
+            let diagnostic = Diagnostic::at(self.sources, span, Severity::Error, message, help);
+            self.problems.file_error(diagnostic);
             return;
         }
         match place {
             Some(place) => self.problems.error(place, format!("{name} {error}"), help),
             None => {
-                let found = Diagnostic::about_file(&name, format!("the file {error}"), help);
+                let diagnostic = Diagnostic::about_file(&name, format!("the file {error}"), help);
                 match error {
                     ReadError::Open(_) | ReadError::Read(_) | ReadError::NotAFile | ReadError::OutOfReach => {
-                        self.problems.unread(found);
+                        self.problems.unread(diagnostic);
                     }
-                    _ => self.problems.file_error(found),
+                    _ => self.problems.file_error(diagnostic),
                 }
             }
         }

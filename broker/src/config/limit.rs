@@ -29,8 +29,8 @@ const NAMES: [&str; 16] = [
 impl Resource {
     /// Finds a resource by its name, ignoring case.
     pub fn named(name: &str) -> Option<Self> {
-        let found = NAMES.iter().position(|known| known.eq_ignore_ascii_case(name));
-        found.map(Resource)
+        let position = NAMES.iter().position(|known| known.eq_ignore_ascii_case(name));
+        position.map(Resource)
     }
 
     /// Its name.
@@ -79,8 +79,8 @@ impl Limit {
 
     /// Whether another limit is for the same resource and not higher than this one.
     pub fn covers(&self, other: &Limit) -> bool {
-        let most = |limit: &Limit| limit.value.unwrap_or(u64::MAX);
-        self.resource == other.resource && most(other) <= most(self)
+        let value_of = |limit: &Limit| limit.value.unwrap_or(u64::MAX);
+        self.resource == other.resource && value_of(other) <= value_of(self)
     }
 }
 

@@ -70,7 +70,7 @@ fn is_read(name: &str) -> bool {
     READ.iter().any(|read| read.eq_ignore_ascii_case(name)) || is_listener(name)
 }
 
-/// Whether a scope, named in lower case, exists once, whatever name of its own it has.
+/// Whether a configuration may have this scope only once, whatever its instance name. The name is in lower case.
 fn is_single(name: &str) -> bool {
     ["security", "broker", "worker", "cluster"].contains(&name)
 }

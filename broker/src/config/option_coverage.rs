@@ -8,7 +8,7 @@ thread_local! {
 }
 
 /// Records that an option of a scope is read.
-pub(super) fn note(scope: &str, option: &str) {
+pub(super) fn record(scope: &str, option: &str) {
     READ.with_borrow_mut(|read| read.insert((scope.to_owned(), option.to_owned())));
 }
 

@@ -53,13 +53,14 @@ impl ListenPattern {
             | (ListenPattern::Inet { udp: true, hosts, ports }, Endpoint::Udp(inet)) => {
                 ports.contains(&inet.port) && hosts.contain(inet)
             }
-            (ListenPattern::Path(path), Endpoint::UnixStream(asked) | Endpoint::UnixSeqpacket(asked)) => {
-                path == asked.as_str()
-            }
+            (
+                ListenPattern::Path(path),
+                Endpoint::UnixStream(requested) | Endpoint::UnixSeqpacket(requested),
+            ) => path == requested.as_str(),
             (
                 ListenPattern::Children(directory),
-                Endpoint::UnixStream(asked) | Endpoint::UnixSeqpacket(asked),
-            ) => asked
+                Endpoint::UnixStream(requested) | Endpoint::UnixSeqpacket(requested),
+            ) => requested
                 .as_str()
                 .strip_prefix(directory.as_str())
                 .is_some_and(|name| !name.is_empty() && !name.contains('/')),
@@ -69,18 +70,18 @@ impl ListenPattern {
 }
 
 impl Hosts {
-    fn contain(&self, asked: &InetEndpoint) -> bool {
+    fn contain(&self, endpoint: &InetEndpoint) -> bool {
         match self {
-            Hosts::Any4 => asked.address.is_ipv4(),
-            Hosts::Any6 => asked.address.is_ipv6() && !is_mapped(asked.address),
+            Hosts::Any4 => endpoint.address.is_ipv4(),
+            Hosts::Any6 => endpoint.address.is_ipv6() && !is_mapped(endpoint.address),
             Hosts::Block(block) => {
-                !asked.address.is_unspecified()
-                    && !is_mapped(asked.address)
-                    && block.contains(asked.address)
+                !endpoint.address.is_unspecified()
+                    && !is_mapped(endpoint.address)
+                    && block.contains(endpoint.address)
                     // An address without a scope does not match the same address with one.
-                    && (asked.scope.is_empty() || !block.is_single())
+                    && (endpoint.scope.is_empty() || !block.is_single())
             }
-            Hosts::Scoped(address, scope) => *address == asked.address && scope == asked.scope.as_str(),
+            Hosts::Scoped(address, scope) => *address == endpoint.address && scope == endpoint.scope.as_str(),
         }
     }
 }

@@ -43,7 +43,7 @@ impl Default for Quotas {
 impl Quotas {
     /// Each value by its option's name, in the option's unit.
     pub fn named(&self) -> [(&'static str, u64); 8] {
-        // In full, so that no quota is forgotten where they are listed or compared.
+        // Destructured in full, so that no quota is forgotten.
         let Quotas {
             sessions,
             new_sessions,

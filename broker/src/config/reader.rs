@@ -34,15 +34,15 @@ impl<'r, 't> Reader<'r, 't> {
 
     /// The scope's own name, which this kind of scope must have; `meant` describes it in the message.
     pub fn instance(&mut self, meant: &str) -> Option<Spanned<String>> {
-        let found = self.section.instance.map(|scalar| scalar.spanned(self.sources));
-        if found.as_ref().is_none_or(|found| found.value.is_empty()) {
+        let instance = self.section.instance.map(|scalar| scalar.spanned(self.sources));
+        if instance.as_ref().is_none_or(|instance| instance.value.is_empty()) {
             let name = self.name();
             let help = format!("write {name} \"{meant}\" {{");
             let message = format!("this {name} scope has no name");
             self.problems.error(self.section.name, message, help);
             return None;
         }
-        found
+        instance
     }
 
     /// Reports a name: this kind of scope has none.
@@ -57,7 +57,7 @@ impl<'r, 't> Reader<'r, 't> {
     fn option(&mut self, name: &'static str) -> Option<&'t Opt> {
         self.options.push(name);
         #[cfg(test)]
-        super::option_coverage::note(self.name(), name);
+        super::option_coverage::record(self.name(), name);
         self.section.option(name)
     }
 
@@ -116,7 +116,7 @@ impl<'r, 't> Reader<'r, 't> {
     }
 
     pub fn boolean(&mut self, name: &'static str) -> Option<bool> {
-        self.parsed(name, boolean).map(|found| found.value)
+        self.parsed(name, boolean).map(|spanned| spanned.value)
     }
 
     /// A whole number in a range.
@@ -129,7 +129,7 @@ impl<'r, 't> Reader<'r, 't> {
                 false => format!("write a whole number from {min} to {max}"),
             })
         };
-        self.parsed(name, parse).map(|found| found.value)
+        self.parsed(name, parse).map(|spanned| spanned.value)
     }
 
     /// Whole seconds in a range.
@@ -140,7 +140,7 @@ impl<'r, 't> Reader<'r, 't> {
                 .filter(|number| (min..=max).contains(number))
                 .ok_or_else(|| format!("write whole seconds from {min} to {max}, without a unit"))
         };
-        self.parsed(name, parse).map(|found| Duration::from_secs(found.value))
+        self.parsed(name, parse).map(|spanned| Duration::from_secs(spanned.value))
     }
 
     /// The permission bits of a file, always octal.
@@ -152,7 +152,7 @@ impl<'r, 't> Reader<'r, 't> {
                 .filter(|mode| *mode <= 0o777)
                 .ok_or_else(|| "write the permission bits in octal, from 0000 to 0777".to_owned())
         };
-        self.parsed(name, parse).map(|found| found.value)
+        self.parsed(name, parse).map(|spanned| spanned.value)
     }
 
     /// A list of words; one word alone is a list of one.

@@ -22,9 +22,10 @@ pub enum Style {
 }
 
 impl Report {
-    /// Adds what later steps found in the same files, sorted by place. If there are too many, errors are kept first.
-    pub(crate) fn extend(&mut self, found: impl IntoIterator<Item = Diagnostic>) {
-        self.diagnostics.extend(found);
+    /// Adds the diagnostics of later steps about the same files, and sorts all by place. If there are too many, errors are
+    /// kept first.
+    pub(crate) fn extend(&mut self, diagnostics: impl IntoIterator<Item = Diagnostic>) {
+        self.diagnostics.extend(diagnostics);
         self.diagnostics.sort_by_key(|diagnostic| diagnostic.severity != Severity::Error);
         self.omitted += self.diagnostics.len().saturating_sub(MAX_DIAGNOSTICS);
         self.diagnostics.truncate(MAX_DIAGNOSTICS);
@@ -111,7 +112,7 @@ impl Diagnostic {
             Severity::Warning => Level::WARNING,
             Severity::Note => Level::NOTE,
         };
-        let mut group = level.primary_title(escaped(&self.message)).elements(self.sorted_elements());
+        let mut group = level.primary_title(escaped(&self.message)).elements(self.elements());
         if !self.help.is_empty() {
             group = group.element(Level::HELP.message(escaped(&self.help)));
         }
@@ -127,7 +128,7 @@ impl Diagnostic {
         (self.line > 0, &self.file, self.line, self.column)
     }
 
-    fn sorted_elements(&self) -> Vec<Element<'_>> {
+    fn elements(&self) -> Vec<Element<'_>> {
         let origin = Origin::path(escaped(&self.file));
         if self.line == 0 {
             return vec![origin.into()];

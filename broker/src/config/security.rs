@@ -13,7 +13,7 @@ pub const DEFAULT_ACCOUNT: &str = "ecuser";
 pub struct Security {
     /// The worker's user, a name or a number; [`DEFAULT_ACCOUNT`] by default.
     pub user: Option<Spanned<String>>,
-    /// The worker's group, likewise.
+    /// The worker's group, a name or a number; [`DEFAULT_ACCOUNT`] by default.
     pub group: Option<Spanned<String>>,
     /// The worker's supplementary groups, names or numbers; an empty list clears them. See setgroups(2).
     pub supplemental_groups: Vec<Spanned<String>>,
@@ -23,7 +23,7 @@ pub struct Security {
     pub capabilities: Option<Spanned<String>>,
     /// Privileges of another operating system; accepted, without effect on Linux.
     pub privileges: Option<Spanned<String>>,
-    /// Where the scope is, if there is one.
+    /// The place of the scope, if the configuration has one.
     pub span: Option<Span>,
 }
 

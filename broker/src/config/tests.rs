@@ -1,4 +1,4 @@
-//! Properties of the language: what is printed is read back as it was, and no text can harm the reader.
+//! Properties of the language: printed items are parsed back unchanged, and any text is either parsed or refused.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -9,16 +9,16 @@ use super::source::Sources;
 use super::tree::{Item, Scalar, Value};
 use super::{Style, check_syntax_text};
 
-/// An item as it is meant, without places.
+/// An item without its place.
 #[derive(Clone, Debug, PartialEq)]
-enum Meant {
-    Option(String, MeantValue),
-    Scope(String, Option<String>, Vec<Meant>),
+enum PlainItem {
+    Option(String, PlainValue),
+    Scope(String, Option<String>, Vec<PlainItem>),
     Include(String),
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum MeantValue {
+enum PlainValue {
     Scalar(String),
     List(Vec<String>),
     Dict(Vec<(String, String)>),
@@ -38,22 +38,22 @@ fn word() -> impl Strategy<Value = String> {
     ]
 }
 
-fn value() -> impl Strategy<Value = MeantValue> {
+fn value() -> impl Strategy<Value = PlainValue> {
     prop_oneof![
-        4 => word().prop_map(MeantValue::Scalar),
-        1 => vec(word(), 0..5).prop_map(MeantValue::List),
-        1 => vec((word(), word()), 0..4).prop_map(MeantValue::Dict),
+        4 => word().prop_map(PlainValue::Scalar),
+        1 => vec(word(), 0..5).prop_map(PlainValue::List),
+        1 => vec((word(), word()), 0..4).prop_map(PlainValue::Dict),
     ]
 }
 
-fn items() -> impl Strategy<Value = Vec<Meant>> {
+fn items() -> impl Strategy<Value = Vec<PlainItem>> {
     let leaf = prop_oneof![
-        4 => (name(), value()).prop_map(|(name, value)| Meant::Option(name, value)),
-        1 => word().prop_map(Meant::Include),
+        4 => (name(), value()).prop_map(|(name, value)| PlainItem::Option(name, value)),
+        1 => word().prop_map(PlainItem::Include),
     ];
     let item = leaf.prop_recursive(4, 40, 6, |inner| {
         (name(), proptest::option::of(word()), vec(inner, 0..6))
-            .prop_map(|(name, instance, items)| Meant::Scope(name, instance, items))
+            .prop_map(|(name, instance, items)| PlainItem::Scope(name, instance, items))
     });
     vec(item, 0..8)
 }
@@ -74,13 +74,13 @@ impl Printer<'_> {
         self.out += text;
     }
 
-    /// What may stand between two tokens.
+    /// Adds an optional separator between two tokens.
     fn gap(&mut self) {
         let gap = self.choose(&["", " ", "\n", "\t", " # {\"\n", "/* } */", "\r\n  ", "/**/ "]);
         self.put(gap);
     }
 
-    /// What must stand between two words.
+    /// Adds the separator that two words need.
     fn space(&mut self) {
         let space = self.choose(&[" ", "\n", " # '\n", "/* = */", "\t\t"]);
         self.put(space);
@@ -97,10 +97,10 @@ impl Printer<'_> {
         self.put(&format!("\"{escaped}\""));
     }
 
-    fn value(&mut self, value: &MeantValue) {
+    fn value(&mut self, value: &PlainValue) {
         match value {
-            MeantValue::Scalar(text) => self.word(text),
-            MeantValue::List(words) => {
+            PlainValue::Scalar(text) => self.word(text),
+            PlainValue::List(words) => {
                 self.put("(");
                 for word in words {
                     self.space();
@@ -110,7 +110,7 @@ impl Printer<'_> {
                 }
                 self.put(" )");
             }
-            MeantValue::Dict(entries) => {
+            PlainValue::Dict(entries) => {
                 self.put("[");
                 for (key, value) in entries {
                     self.space();
@@ -125,19 +125,19 @@ impl Printer<'_> {
         }
     }
 
-    fn items(&mut self, items: &[Meant]) {
+    fn items(&mut self, items: &[PlainItem]) {
         for item in items {
             match item {
-                Meant::Option(name, value) => {
+                PlainItem::Option(name, value) => {
                     self.put(name);
                     self.space();
-                    let bracket = matches!(value, MeantValue::Dict(_));
+                    let bracket = matches!(value, PlainValue::Dict(_));
                     if !bracket || self.choose(&["with", "without"]) == "with" {
                         self.put("= ");
                     }
                     self.value(value);
                 }
-                Meant::Scope(name, instance, items) => {
+                PlainItem::Scope(name, instance, items) => {
                     self.put(name);
                     if let Some(instance) = instance {
                         self.space();
@@ -149,7 +149,7 @@ impl Printer<'_> {
                     self.items(items);
                     self.put("}");
                 }
-                Meant::Include(path) => {
+                PlainItem::Include(path) => {
                     let keyword = self.choose(&["include", "Include", "readonly_include"]);
                     self.put(keyword);
                     self.put(" ");
@@ -162,34 +162,34 @@ impl Printer<'_> {
     }
 }
 
-fn meant(items: &[Item], sources: &Sources) -> Vec<Meant> {
+fn plain(items: &[Item], sources: &Sources) -> Vec<PlainItem> {
     let text = |scalar: &Scalar| scalar.text(sources).into_owned();
     let name = |span| sources.text(span).to_owned();
     let value = |value: &Value| match value {
-        Value::Scalar(scalar) => MeantValue::Scalar(text(scalar)),
-        Value::List { items, .. } => MeantValue::List(items.iter().map(text).collect()),
-        Value::Rules { endpoints, .. } => MeantValue::List(endpoints.iter().map(text).collect()),
+        Value::Scalar(scalar) => PlainValue::Scalar(text(scalar)),
+        Value::List { items, .. } => PlainValue::List(items.iter().map(text).collect()),
+        Value::Rules { endpoints, .. } => PlainValue::List(endpoints.iter().map(text).collect()),
         Value::Dict { entries, .. } => {
-            MeantValue::Dict(entries.iter().map(|(key, value)| (text(key), text(value))).collect())
+            PlainValue::Dict(entries.iter().map(|(key, value)| (text(key), text(value))).collect())
         }
     };
     let item = |item: &Item| match item {
-        Item::Option(option) => Meant::Option(name(option.name), value(&option.value)),
+        Item::Option(option) => PlainItem::Option(name(option.name), value(&option.value)),
         Item::Scope(scope) => {
             let instance = scope.instance.as_ref().map(text);
-            Meant::Scope(name(scope.name), instance, meant(&scope.items, sources))
+            PlainItem::Scope(name(scope.name), instance, plain(&scope.items, sources))
         }
-        Item::Include(include) => Meant::Include(text(&include.path)),
+        Item::Include(include) => PlainItem::Include(text(&include.path)),
     };
     items.iter().map(item).collect()
 }
 
-fn read(text: &str) -> (Vec<Meant>, Vec<String>) {
+fn read(text: &str) -> (Vec<PlainItem>, Vec<String>) {
     let (mut sources, mut problems) = (Sources::default(), Problems::default());
     let file = sources.add("t".into(), text.to_owned());
     let items = parse(file, sources.whole(file), 0, &mut problems);
-    let found = problems.finish(&sources).diagnostics().to_vec();
-    (meant(&items, &sources), found.iter().map(|found| found.one_line()).collect())
+    let diagnostics = problems.finish(&sources).diagnostics().to_vec();
+    (plain(&items, &sources), diagnostics.iter().map(|diagnostic| diagnostic.one_line()).collect())
 }
 
 proptest! {
@@ -208,9 +208,9 @@ proptest! {
     fn any_text_is_parsed_or_refused_with_valid_places(text in "[a-z=(){}\\[\\]\", \n/*#\\\\é'\\PC]{0,200}") {
         if let Err(report) = super::parse_text("t", &text) {
             let lines = text.split('\n').count();
-            for found in report.diagnostics() {
-                prop_assert!((1..=lines).contains(&found.line), "{found:?}");
-                prop_assert!(!found.message.is_empty() && !found.help.is_empty());
+            for diagnostic in report.diagnostics() {
+                prop_assert!((1..=lines).contains(&diagnostic.line), "{diagnostic:?}");
+                prop_assert!(!diagnostic.message.is_empty() && !diagnostic.help.is_empty());
             }
             prop_assert!(!report.to_string().is_empty());
         }
@@ -225,7 +225,7 @@ proptest! {
         let mut printer = Printer { out: format!("{scope} {{\n"), choices: choices.iter().cycle() };
         printer.items(&items);
         printer.put("}");
-        // The outcome is whatever it is: that there is one is the property.
+        // Success and errors are both fine: the property is that it returns.
         let _ = super::parse_text("t", &printer.out);
     }
 }

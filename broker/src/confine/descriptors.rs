@@ -1,7 +1,7 @@
-//! The descriptors and the environment that the broker was started with, reduced to what it knows.
+//! Closes the inherited descriptors and removes the environment variables that the broker does not use.
 //!
-//! Afterwards 0, 1 and 2 are open, nothing above them is but what the service manager passed, and the environment holds only names of the list
-//! below. Runs first, while the process has one thread.
+//! Afterwards descriptors 0, 1 and 2 are open, no other descriptor is open except those that the service manager passed,
+//! and the environment holds only the names in the list below. Runs first, while the process has one thread.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
@@ -10,7 +10,7 @@ use crate::failure::Failure;
 
 const STEP: &str = "descriptors";
 
-/// What the broker reads from its environment: the service manager's protocol (sd_notify(3)), whether standard error is
+/// The environment variables that the broker reads: the service manager's protocol (sd_notify(3)), whether standard error is
 /// the journal, and how many descriptors the service manager stores.
 const ENVIRONMENT: [&str; 5] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "FDSTORE"];
@@ -41,7 +41,7 @@ pub fn close_unneeded() -> Result<Vec<Passed>, Failure> {
         let _ = null.into_raw_fd(); // stays open
     }
     let above = libc::c_uint::try_from(passed.len() + 3).unwrap_or(3);
-    // SAFETY: nothing in this process has opened a descriptor above these that it still means to use.
+    // SAFETY: nothing in this process has opened a descriptor above these that it still uses.
     if unsafe { libc::close_range(above, libc::c_uint::MAX, 0) } != 0 {
         return Err(Failure::os(STEP, "close_range(3, ~0)", std::io::Error::last_os_error()));
     }
@@ -61,7 +61,7 @@ fn passed() -> Vec<Passed> {
     let descriptors = (FIRST..).take(count).map_while(|number| {
         // SAFETY: setting the flag of a descriptor touches no memory; one that is not open gives EBADF.
         let open = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
-        // SAFETY: it is open, came with the exec of this process, and nothing here has it yet.
+        // SAFETY: it is open, was inherited through exec, and nothing in this process owns it yet.
         open.then(|| unsafe { OwnedFd::from_raw_fd(number) })
     });
     descriptors
@@ -76,7 +76,7 @@ pub fn close_all_but<'a>(keep: impl Iterator<Item = BorrowedFd<'a>>) {
     let mut first = 3;
     for number in keep.into_iter().chain([u32::MAX]) {
         if number > first {
-            // SAFETY: the owners of these descriptors are the broker's; this copy never runs them again.
+            // SAFETY: the owners of these descriptors belong to the broker; this forked copy never uses them again.
             unsafe { libc::close_range(first, number - 1, 0) };
         }
         first = number.saturating_add(1);

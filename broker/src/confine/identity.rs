@@ -54,14 +54,14 @@ impl AccountError {
 
 /// Finds a user by name; a number is taken as it is.
 pub fn user(name: &str) -> Result<Uid, AccountError> {
-    let found = || User::from_name(name).map(|user| user.map(|user| user.uid));
-    id("user", name, Uid::from_raw, found)
+    let find = || User::from_name(name).map(|user| user.map(|user| user.uid));
+    id("user", name, Uid::from_raw, find)
 }
 
 /// Finds a group by name; a number is taken as it is.
 pub fn group(name: &str) -> Result<Gid, AccountError> {
-    let found = || Group::from_name(name).map(|group| group.map(|group| group.gid));
-    id("group", name, Gid::from_raw, found)
+    let find = || Group::from_name(name).map(|group| group.map(|group| group.gid));
+    id("group", name, Gid::from_raw, find)
 }
 
 /// All groups of a user by the name services; none for a user id without an account. See getgrouplist(3).

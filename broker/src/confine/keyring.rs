@@ -1,7 +1,8 @@
-//! The session keyring. Child processes inherit it, with keys of whoever started the broker (a Kerberos ticket, a disk
-//! key), and every holder of a keyring can read its keys, whatever its user id.
+//! Replaces the session keyring. Child processes inherit it, with the keys of the user who started the broker (a Kerberos
+//! ticket, a disk key), and every holder of a keyring can read its keys, whatever its user id.
 //!
-//! Promises: afterwards this process and its children have a new, empty session keyring. Touches nothing else. Sources: keyctl(2), session-keyring(7).
+//! Promises: afterwards this process and its children have a new, empty session keyring. Touches nothing else. Sources:
+//! keyctl(2), session-keyring(7).
 
 use nix::errno::Errno;
 
@@ -15,7 +16,7 @@ const JOIN_SESSION_KEYRING: libc::c_long = 1;
 const SESSION_KEYRING: libc::c_long = -3;
 
 /// Replaces the inherited session keyring by a new anonymous one.
-pub fn leave() -> Result<(), Failure> {
+pub fn replace_session_keyring() -> Result<(), Failure> {
     match keyctl(JOIN_SESSION_KEYRING, 0) {
         Ok(_) => Ok(()),
         Err(Errno::EDQUOT) => Err(Failure::new(

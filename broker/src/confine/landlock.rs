@@ -19,9 +19,9 @@ use crate::failure::Failure;
 const STEP: &str = "landlock";
 
 /// The newest Landlock ABI that is used, that of Linux 6.15. Later ones are untested.
-const TRIED: ABI = ABI::V7;
+const NEWEST_ABI: ABI = ABI::V7;
 
-/// What remains allowed.
+/// The actions that remain allowed.
 #[derive(Clone, Copy, Debug)]
 pub struct Permitted<'a, D> {
     /// TCP ports that can be bound, from the policy; port 0 means a port chosen by the kernel. UDP is not restricted:
@@ -128,9 +128,9 @@ pub fn restrict<D: AsFd>(permitted: Permitted<'_, D>) -> Result<Landlock, Failur
 pub fn restrict_to_reading<D: AsFd>(directories: &[D]) -> Result<Landlock, Failure> {
     let apply = || -> Result<RestrictionStatus, RulesetError> {
         let mut ruleset = Ruleset::default()
-            .handle_access(AccessFs::from_all(TRIED))?
-            .handle_access(AccessNet::from_all(TRIED))?
-            .scope(Scope::from_all(TRIED))?
+            .handle_access(AccessFs::from_all(NEWEST_ABI))?
+            .handle_access(AccessNet::from_all(NEWEST_ABI))?
+            .scope(Scope::from_all(NEWEST_ABI))?
             .create()?;
         for directory in directories {
             ruleset =
@@ -160,8 +160,8 @@ pub fn probe(tcp_ports: &[RangeInclusive<u16>]) -> Result<Landlock, Failure> {
 }
 
 fn on_a_thread(restrict: impl FnOnce() -> Result<Landlock, Failure> + Send) -> Result<Landlock, Failure> {
-    let tried = std::thread::scope(|scope| scope.spawn(restrict).join());
-    tried.unwrap_or_else(|_| Err(Failure::os(STEP, "trying it", "the thread that tried it ended")))
+    let result = std::thread::scope(|scope| scope.spawn(restrict).join());
+    result.unwrap_or_else(|_| Err(Failure::os(STEP, "probing the kernel", "the probing thread panicked")))
 }
 
 fn bind(ranges: &[RangeInclusive<u16>]) -> Bind {
@@ -180,9 +180,9 @@ fn ports(ranges: &[RangeInclusive<u16>]) -> impl Iterator<Item = u16> {
 
 fn apply<D: AsFd>(permitted: Permitted<'_, D>, bind: Bind) -> Result<RestrictionStatus, RulesetError> {
     let mut ruleset = Ruleset::default()
-        .handle_access(AccessFs::from_all(TRIED))?
+        .handle_access(AccessFs::from_all(NEWEST_ABI))?
         .handle_access(AccessNet::ConnectTcp)?
-        .scope(Scope::from_all(TRIED))?;
+        .scope(Scope::from_all(NEWEST_ABI))?;
     if bind != Bind::EveryPort {
         ruleset = ruleset.handle_access(AccessNet::BindTcp)?;
     }
@@ -212,12 +212,12 @@ fn to_landlock(kernel: LandlockStatus, ruleset: &RulesetStatus, bind: Bind) -> L
     let abi = match kernel {
         LandlockStatus::Available { effective_abi, .. } => effective_abi as u32,
         LandlockStatus::NotEnabled => {
-            return Landlock::Absent("Landlock is disabled: add landlock to lsm= on the kernel command line");
+            return Landlock::Absent("it is disabled; add landlock to lsm= on the kernel command line");
         }
-        LandlockStatus::NotImplemented => return Landlock::Absent("the kernel has no Landlock"),
+        LandlockStatus::NotImplemented => return Landlock::Absent("the kernel was built without it"),
     };
     match ruleset {
-        RulesetStatus::FullyEnforced => Landlock::Enforced { abi: abi.min(TRIED as u32), bind },
+        RulesetStatus::FullyEnforced => Landlock::Enforced { abi: abi.min(NEWEST_ABI as u32), bind },
         RulesetStatus::PartiallyEnforced => {
             let lacking = SINCE.iter().filter(|(since, _)| *since > abi).map(|(_, what)| *what).collect();
             Landlock::Partial { abi, lacking }

@@ -81,7 +81,7 @@ pub fn install_for_reader() -> Result<Seccomp, Failure> {
 
 fn install_lists(allowed: Vec<&Rule>, refused: Vec<&Rule>) -> Result<Seccomp, Failure> {
     let calls = allowed.len();
-    let both = || -> Result<(), Error> {
+    let install_both = || -> Result<(), Error> {
         // Of two filters the stricter result counts. The one that returns EACCES comes first: the other one forbids installing
         // a second filter.
         let refusing = compile(&refused, SeccompAction::Allow, SeccompAction::Errno(EACCES.unsigned_abs()))?;
@@ -90,7 +90,7 @@ fn install_lists(allowed: Vec<&Rule>, refused: Vec<&Rule>) -> Result<Seccomp, Fa
         apply_filter_all_threads(&refusing)?;
         apply_filter_all_threads(&allowing)
     };
-    match both() {
+    match install_both() {
         Ok(()) => Ok(Seccomp::Enforced { calls }),
         Err(Error::Seccomp(error)) if is_absent(&error) => Ok(Seccomp::Absent),
         Err(error) => Err(Failure::os(STEP, "installing the system call filter", error)),

@@ -60,14 +60,14 @@ impl ProcStatus {
 
     /// Fails unless the process has exactly these credentials, and names the difference.
     pub fn expect(&self, process: &str, expected: &Credentials) -> Result<Credentials, Failure> {
-        let found = self.read()?;
-        if found == *expected {
-            return Ok(found);
+        let actual = self.read()?;
+        if actual == *expected {
+            return Ok(actual);
         }
         Err(Failure::os(
             STEP,
             &format!("confining the {process}"),
-            format_args!("the kernel reports {found:?}, expected {expected:?}"),
+            format_args!("the kernel reports {actual:?}, expected {expected:?}"),
         ))
     }
 }
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_lacks_a_field_is_no_status() {
+    fn an_incomplete_status_is_not_parsed() {
         assert!(parse("Uid:\t0\t0\t0\t0\n").is_none());
     }
 }

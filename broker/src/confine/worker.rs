@@ -28,7 +28,7 @@ pub struct Confinement {
     pub limits: Vec<config::Limit>,
     /// The descriptor limit of the broker at its start.
     pub descriptors: limits::Limit,
-    /// The seccomp mode of the broker at its start, for example of a container; it cannot be left.
+    /// The seccomp mode of the broker at its start, for example of a container; it cannot be changed back.
     pub seccomp: u8,
 }
 
@@ -40,7 +40,7 @@ impl Confinement {
         inject::point("worker.session")?;
         setsid().map_err(os("setsid"))?;
         inject::point("worker.keyring")?;
-        keyring::leave()?;
+        keyring::replace_session_keyring()?;
         inject::point("worker.limits")?;
         limits::restore_descriptors(self.descriptors)?;
         self.limits.iter().try_for_each(limits::set)?;
@@ -75,11 +75,11 @@ impl Confinement {
 
     /// The resource limits that are set, by the names of setrlimit(2).
     pub fn expected_limits(&self) -> Vec<(&'static str, String)> {
-        let own = |limit: &&config::Limit| limit.resource.name() != "core";
+        let is_configurable = |limit: &&config::Limit| limit.resource.name() != "core";
         let mut limits: Vec<_> = self
             .limits
             .iter()
-            .filter(own)
+            .filter(is_configurable)
             .map(|limit| {
                 let value = limit.value.map_or_else(|| "unlimited".to_owned(), |value| value.to_string());
                 (limit.resource.name(), value)

@@ -12,8 +12,8 @@ pub fn call<const N: usize>(number: Word, arguments: [Word; N]) -> nix::Result<i
         *word = argument;
     }
     let [a, b, c, d, e, f] = words;
-    // SAFETY: every address that an attack passes is of something that lives until the call returns and is as large
-    // as the call takes it for.
+    // SAFETY: every address that an attack passes points to a value that lives until the call returns and is at least
+    // as large as the call assumes.
     Errno::result(unsafe { libc::syscall(number, a, b, c, d, e, f) })
 }
 

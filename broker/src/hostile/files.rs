@@ -11,7 +11,7 @@ pub const ATTACKS: &[Attack] = &[
     Attack { name: "read /etc/shadow", attempt: || open(c"/etc/shadow", libc::O_RDONLY) },
     Attack { name: "read its own program", attempt: || open(c"/proc/self/exe", libc::O_RDONLY) },
     Attack {
-        name: "read a file by the root of process 1",
+        name: "read a file through the root of process 1",
         attempt: || open(c"/proc/1/root/etc/shadow", libc::O_RDONLY),
     },
     Attack { name: "make a file for root's cron", attempt: || open(c"/run/host/cron/job", MAKE) },
@@ -22,8 +22,8 @@ pub const ATTACKS: &[Attack] = &[
     Attack { name: "make a file beside the sockets", attempt: || open(c"/run/host/sockets/file", MAKE) },
     Attack { name: "make a device beside the sockets", attempt: make_device },
     Attack { name: "make a link beside the sockets", attempt: make_link },
-    Attack { name: "remove another's socket beside its own", attempt: remove_socket },
-    Attack { name: "remove another's socket elsewhere", attempt: remove_elsewhere },
+    Attack { name: "remove another program's socket in its own directory", attempt: remove_socket },
+    Attack { name: "remove another program's socket elsewhere", attempt: remove_elsewhere },
 ];
 
 const HERE: Word = libc::AT_FDCWD as Word;

@@ -1,8 +1,8 @@
 //! A malicious broker, for tests only. It starts like any broker, except that one step fails or some restrictions are
 //! omitted, and when it is confined it attacks the host instead of serving.
 //!
-//! Promises: no release has this: it does not compile without debug assertions. Touches what each attack names, as far as
-//! the applied restrictions allow.
+//! Promises: no release contains this module: it does not compile without debug assertions. Touches what each attack names,
+//! as far as the applied restrictions allow.
 
 mod call;
 mod files;
@@ -60,9 +60,9 @@ pub fn main() -> ExitCode {
         }
     };
     let choice = CHOICE.get_or_init(|| choice);
-    let ended = startup::run(&choice.config, choice.start, None);
+    let result = startup::run(&choice.config, choice.start, None);
     log::finish();
-    match ended {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             log::fatal(failure.lines());

@@ -8,7 +8,7 @@ use super::call::{Word, address, call, word};
 
 pub const ATTACKS: &[Attack] = &[
     Attack { name: "connect by TCP", attempt: connect },
-    Attack { name: "connect by TCP in the act of sending", attempt: fast_open },
+    Attack { name: "connect by TCP Fast Open", attempt: fast_open },
     Attack { name: "connect to an abstract Unix socket", attempt: || connect_unix(b"\0portreeve-victim") },
     Attack {
         name: "connect to a Unix socket of the host",

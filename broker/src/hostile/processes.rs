@@ -6,7 +6,7 @@ use super::call::{Word, address, address_mut, call, victim, word};
 pub const ATTACKS: &[Attack] = &[
     Attack { name: "run a file", attempt: run_a_file },
     Attack { name: "run code from memory", attempt: run_from_memory },
-    Attack { name: "run code and regain capabilities by it", attempt: regain_by_running },
+    Attack { name: "run code to regain capabilities", attempt: run_to_regain_capabilities },
     Attack { name: "fork", attempt: fork },
     Attack { name: "make memory executable", attempt: executable_memory },
     Attack { name: "trace another process", attempt: trace },
@@ -14,7 +14,7 @@ pub const ATTACKS: &[Attack] = &[
     Attack { name: "take another process's descriptor", attempt: take_descriptor },
     Attack { name: "signal another process", attempt: signal },
     Attack { name: "lower another process's limits", attempt: limit_another },
-    Attack { name: "enter another process's network", attempt: enter_network },
+    Attack { name: "enter another process's network namespace", attempt: enter_network },
 ];
 
 const PROTECTION: i32 = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
@@ -27,7 +27,7 @@ fn run_from_memory() -> nix::Result<i64> {
     execute(c"done")
 }
 
-fn regain_by_running() -> nix::Result<i64> {
+fn run_to_regain_capabilities() -> nix::Result<i64> {
     execute(c"capabilities")
 }
 
@@ -69,10 +69,10 @@ fn trace() -> nix::Result<i64> {
 
 fn read_memory() -> nix::Result<i64> {
     let mut byte = 0_u8;
-    let own = libc::iovec { iov_base: std::ptr::from_mut(&mut byte).cast(), iov_len: 1 };
+    let local = libc::iovec { iov_base: std::ptr::from_mut(&mut byte).cast(), iov_len: 1 };
     // Any address of the other process: EFAULT for an unmapped one does not count as prevented.
-    let theirs = libc::iovec { iov_base: std::ptr::from_mut(&mut byte).cast(), iov_len: 1 };
-    call(libc::SYS_process_vm_readv, [victim(), address(&own), 1, address(&theirs), 1, 0])
+    let remote = libc::iovec { iov_base: std::ptr::from_mut(&mut byte).cast(), iov_len: 1 };
+    call(libc::SYS_process_vm_readv, [victim(), address(&local), 1, address(&remote), 1, 0])
 }
 
 fn take_descriptor() -> nix::Result<i64> {

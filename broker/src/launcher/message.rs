@@ -16,10 +16,10 @@ const MESSAGE: Kind = Kind(1);
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
     /// Stores the attached descriptors for the next [`Order::Spawn`]: one packet cannot carry all of them.
-    Keep,
+    Store,
     /// Starts the worker with the stored descriptors, the last of which is its channel.
     Spawn {
-        /// LISTEN_FDNAMES, a name for each descriptor but the channel.
+        /// LISTEN_FDNAMES, a name for each descriptor except the channel.
         names: Vec<String>,
     },
     /// Sends a signal to the worker, if there is one.
@@ -48,7 +48,7 @@ pub enum Report {
         /// Its process id.
         pid: i32,
         /// How it ended.
-        how: Ending,
+        ending: Ending,
     },
 }
 
@@ -83,7 +83,7 @@ pub fn packet(message: &impl Serialize, descriptors: usize) -> io::Result<Vec<u8
     Ok(frame.to_vec())
 }
 
-fn open<T: DeserializeOwned>(packet: Option<&[u8]>, descriptors: usize) -> Result<T, ReceiveError> {
+fn decode<T: DeserializeOwned>(packet: Option<&[u8]>, descriptors: usize) -> Result<T, ReceiveError> {
     let invalid = |error: &dyn std::fmt::Display| {
         ReceiveError::Os(io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
     };
@@ -95,16 +95,16 @@ fn open<T: DeserializeOwned>(packet: Option<&[u8]>, descriptors: usize) -> Resul
 }
 
 /// Receives an order and its descriptors, in the launcher.
-pub fn take<T: DeserializeOwned>(channel: &UnixDatagram) -> Result<(T, Vec<OwnedFd>), ReceiveError> {
+pub fn receive_order<T: DeserializeOwned>(channel: &UnixDatagram) -> Result<(T, Vec<OwnedFd>), ReceiveError> {
     let mut buffer = codec::frame_buffer();
     let mut descriptors = Vec::new();
     let packet = receive(channel, &mut buffer, &mut descriptors)?;
-    Ok((open(buffer.get(..packet.bytes), descriptors.len())?, descriptors))
+    Ok((decode(buffer.get(..packet.bytes), descriptors.len())?, descriptors))
 }
 
 /// Receives a report, in the broker. The broker accepts no descriptors from the launcher.
-pub fn take_bare<T: DeserializeOwned>(channel: impl AsFd) -> Result<T, ReceiveError> {
+pub fn receive_report<T: DeserializeOwned>(channel: impl AsFd) -> Result<T, ReceiveError> {
     let mut buffer = codec::frame_buffer();
     let bytes = receive_bytes(channel, &mut buffer)?;
-    open(buffer.get(..bytes), 0)
+    decode(buffer.get(..bytes), 0)
 }

@@ -66,7 +66,7 @@ pub fn start(confinement: Confinement, command: Command) -> Result<Launcher, Fai
 
 fn await_confined(channel: &UnixDatagram, program: &ProgramName) -> Result<(), Failure> {
     child_process::await_first_message(STEP, channel)?;
-    match message::take_bare(channel) {
+    match message::receive_report(channel) {
         Ok(Report::Confined) => Ok(()),
         Ok(Report::NotSpawned { errno }) => Err(program.not_executable(errno)),
         Ok(Report::NotConfined(cause)) => {
@@ -110,7 +110,7 @@ impl Handle {
         let mut names = Some(names);
         while let Some(chunk) = chunks.next() {
             let order = match chunks.peek() {
-                Some(_) => message::Order::Keep,
+                Some(_) => message::Order::Store,
                 None => message::Order::Spawn { names: names.take().unwrap_or_default() },
             };
             self.order(&order, chunk).await?;
@@ -127,7 +127,7 @@ impl Handle {
     pub async fn report(&self) -> Result<Report, ReceiveError> {
         let received = self
             .channel
-            .async_io(Interest::READABLE, || match message::take_bare(&self.channel) {
+            .async_io(Interest::READABLE, || match message::receive_report(&self.channel) {
                 Err(ReceiveError::Os(error)) => Err(error),
                 other => Ok(other),
             })

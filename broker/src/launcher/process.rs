@@ -16,7 +16,7 @@ use nix::unistd::{AccessFlags, Pid, faccessat};
 use portreeve_protocol::channel::{ReceiveError, send_bytes};
 
 use super::command::Command;
-use super::message::{Ending, Order, Report, packet, take};
+use super::message::{Ending, Order, Report, packet, receive_order};
 use super::spawn;
 use crate::confine::worker::Confinement;
 use crate::failure::Failure;
@@ -24,7 +24,7 @@ use crate::failure::Failure;
 struct Launcher {
     channel: UnixDatagram,
     command: Command,
-    kept: Vec<OwnedFd>,
+    stored: Vec<OwnedFd>,
     worker: Option<Pid>,
 }
 
@@ -33,13 +33,13 @@ pub fn run(channel: UnixDatagram, confinement: Confinement, command: Command) ->
     let failure = |call: &'static str| move |error: Errno| Failure::os("launcher", call, error);
     let confined = confinement.apply();
     let report = match &confined {
-        Ok(()) => match may_execute(&command.program) {
+        Ok(()) => match check_executable(&command.program) {
             Ok(()) => Report::Confined,
             Err(errno) => Report::NotSpawned { errno: errno as i32 },
         },
         Err(failure) => Report::NotConfined(failure.to_string()),
     };
-    let mut launcher = Launcher { channel, command, kept: Vec::new(), worker: None };
+    let mut launcher = Launcher { channel, command, stored: Vec::new(), worker: None };
     launcher.report(&report);
     confined?;
 
@@ -48,28 +48,28 @@ pub fn run(channel: UnixDatagram, confinement: Confinement, command: Command) ->
     child.thread_block().map_err(failure("sigprocmask"))?;
     let signals = SignalFd::with_flags(&child, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(failure("signalfd"))?;
-    let mut broker_lives = true;
-    while broker_lives || launcher.worker.is_some() {
+    let mut broker_is_running = true;
+    while broker_is_running || launcher.worker.is_some() {
         let mut watched = [
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(launcher.channel.as_fd(), PollFlags::POLLIN),
         ];
-        let watched = if broker_lives { &mut watched[..] } else { &mut watched[..1] };
+        let watched = if broker_is_running { &mut watched[..] } else { &mut watched[..1] };
         match poll(watched, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(failure("poll")(error)),
         }
         while let Ok(Some(_)) = signals.read_signal() {}
         launcher.reap();
-        if broker_lives {
-            broker_lives = launcher.handle_orders();
+        if broker_is_running {
+            broker_is_running = launcher.handle_orders();
         }
     }
     Ok(())
 }
 
-/// Whether this process, with the worker's identity, could execute the program. See access(2).
-fn may_execute(program: &OwnedFd) -> nix::Result<()> {
+/// Checks that this process, with the worker's identity, can execute the program. See access(2).
+fn check_executable(program: &OwnedFd) -> nix::Result<()> {
     faccessat(program, "", AccessFlags::X_OK, AtFlags::AT_EMPTY_PATH)
 }
 
@@ -81,12 +81,12 @@ impl Launcher {
         }
     }
 
-    /// Executes the waiting orders; returns false when the broker has ended.
+    /// Executes the queued orders; returns false when the broker has ended.
     fn handle_orders(&mut self) -> bool {
         loop {
-            match take(&self.channel) {
+            match receive_order(&self.channel) {
                 Ok((order, descriptors)) => {
-                    self.kept.extend(descriptors);
+                    self.stored.extend(descriptors);
                     self.execute_order(order);
                 }
                 Err(ReceiveError::Os(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
@@ -100,10 +100,10 @@ impl Launcher {
 
     fn execute_order(&mut self, order: Order) {
         match order {
-            Order::Keep => {}
+            Order::Store => {}
             Order::Spawn { names } => {
-                let kept = std::mem::take(&mut self.kept);
-                let descriptors: Vec<BorrowedFd<'_>> = kept.iter().map(OwnedFd::as_fd).collect();
+                let stored = std::mem::take(&mut self.stored);
+                let descriptors: Vec<BorrowedFd<'_>> = stored.iter().map(OwnedFd::as_fd).collect();
                 let report = match spawn::spawn(&self.command, &names, &descriptors) {
                     Ok(pid) => {
                         self.worker = Some(pid);
@@ -123,7 +123,7 @@ impl Launcher {
 
     fn reap(&mut self) {
         loop {
-            let (pid, how) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            let (pid, ending) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, code)) => (pid, Ending::Exit(code)),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Ending::Signal(signal as i32)),
                 Ok(WaitStatus::StillAlive) | Err(_) => return,
@@ -131,7 +131,7 @@ impl Launcher {
             };
             if self.worker == Some(pid) {
                 self.worker = None;
-                self.report(&Report::Exited { pid: pid.as_raw(), how });
+                self.report(&Report::Exited { pid: pid.as_raw(), ending });
             }
         }
     }

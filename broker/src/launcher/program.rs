@@ -18,7 +18,10 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 /// The default library directories of ld.so(8) and of distributions.
 const LIBRARY_DIRECTORIES: [&str; 4] = ["/lib", "/usr/lib", "/lib64", "/usr/lib64"];
 
-/// What a program or library needs.
+/// The place of missing files without a chroot.
+const ON_THIS_HOST: &str = "on this host";
+
+/// The files that a program or library needs.
 #[derive(Debug, Default)]
 struct Needs {
     interpreter: Option<String>,
@@ -67,6 +70,7 @@ impl Unusable {
             Self::NotExecutable(_) => "chmod a+x it, or write the path of an executable",
             Self::Script => "write its interpreter as the command and the script as the first argument",
             Self::Malformed(_) => "rebuild it",
+            Self::Missing { place: ON_THIS_HOST, .. } => "install them, or link the program statically",
             Self::Missing { .. } => "copy or bind-mount them into the chroot, or link the program statically",
         }
     }
@@ -98,7 +102,7 @@ pub fn open(path: &str) -> Result<File, Unusable> {
 /// Checks that everything the program needs is below `root`, or on this host without a chroot.
 pub fn complete(program: &File, root: Option<BorrowedFd<'_>>) -> Result<(), Unusable> {
     let needs = missing(program, root).map_err(Unusable::Malformed)?;
-    let place = if root.is_some() { "in security.chroot" } else { "on this host" };
+    let place = if root.is_some() { "in security.chroot" } else { ON_THIS_HOST };
     if needs.is_empty() { Ok(()) } else { Err(Unusable::Missing { place, needs }) }
 }
 
@@ -118,16 +122,16 @@ fn missing(program: &File, root: Option<BorrowedFd<'_>>) -> Result<Vec<String>, 
     }
     let directories = directories(program.machine, &find);
     let mut seen = HashSet::new();
-    let mut waiting = VecDeque::from([program]);
-    while let Some(needs) = waiting.pop_front() {
+    let mut queue = VecDeque::from([program]);
+    while let Some(needs) = queue.pop_front() {
         let places: Vec<&String> = needs.search.iter().chain(&directories).collect();
         for library in needs.libraries.iter().filter(|name| !interpreter.ends_with(name.as_str())) {
             if !seen.insert(library.clone()) {
                 continue;
             }
-            let found = places.iter().find_map(|place| find(&format!("{place}/{library}")));
-            match found {
-                Some(file) => waiting.push_back(self::needs(&file)?),
+            let file = places.iter().find_map(|place| find(&format!("{place}/{library}")));
+            match file {
+                Some(file) => queue.push_back(self::needs(&file)?),
                 None => missing.push(format!("the library {library}")),
             }
         }
@@ -149,14 +153,14 @@ fn directories(machine: u16, find: &impl Fn(&str) -> Option<File>) -> Vec<String
         abi::EM_RISCV => "riscv64-linux-gnu",
         _ => ".",
     };
-    let own = ["/lib", "/usr/lib"].map(|base| format!("{base}/{triplet}"));
+    let of_architecture = ["/lib", "/usr/lib"].map(|base| format!("{base}/{triplet}"));
     let mut configured = String::new();
     if let Some(mut file) = find("/etc/ld.so.conf") {
         let _ = file.read_to_string(&mut configured); // an unreadable file adds nothing
     }
     let configured =
         configured.lines().map(str::trim).filter(|line| line.starts_with('/')).map(str::to_owned);
-    own.into_iter().chain(LIBRARY_DIRECTORIES.map(str::to_owned)).chain(configured).collect()
+    of_architecture.into_iter().chain(LIBRARY_DIRECTORIES.map(str::to_owned)).chain(configured).collect()
 }
 
 fn needs(file: &File) -> Result<Needs, elf::ParseError> {
@@ -173,11 +177,11 @@ fn needs(file: &File) -> Result<Needs, elf::ParseError> {
     };
     let entries: Vec<(i64, u64)> = dynamic.iter().map(|entry| (entry.d_tag, entry.d_val())).collect();
     let strings = entries.iter().find(|entry| entry.0 == abi::DT_STRTAB).map_or(0, |entry| entry.1);
-    let holds = |segment: &&elf::segment::ProgramHeader| {
+    let holds_strings = |segment: &&elf::segment::ProgramHeader| {
         segment.p_type == abi::PT_LOAD
             && (segment.p_vaddr..segment.p_vaddr.saturating_add(segment.p_filesz)).contains(&strings)
     };
-    let Some(segment) = segments.iter().find(holds) else {
+    let Some(segment) = segments.iter().find(holds_strings) else {
         return Ok(needs);
     };
     let data = elf.segment_data(segment)?;

@@ -20,25 +20,25 @@ const FIRST: RawFd = 3;
 
 /// Starts the worker and waits until its program runs or exec has failed.
 pub fn spawn(command: &Command, names: &[String], descriptors: &[BorrowedFd<'_>]) -> Result<Pid, Errno> {
-    let (failed, failing) = pipe2(OFlag::O_CLOEXEC)?;
-    let away = Away::new(command, descriptors, failing.as_fd())?;
-    drop(failing);
+    let (error_reader, error_writer) = pipe2(OFlag::O_CLOEXEC)?;
+    let duplicates = Duplicates::new(command, descriptors, error_writer.as_fd())?;
+    drop(error_writer);
     // SAFETY: the launcher is single-threaded, so the child can run any code.
     match unsafe { fork() }? {
         ForkResult::Child => {
-            let errno = match execute(command, names, &away) {
+            let errno = match execute(command, names, &duplicates) {
                 Ok(never) => match never {},
                 Err(errno) => errno,
             };
-            // If writing fails, the parent sees the pipe close without a word.
-            let _ = nix::unistd::write(&away.failing, &(errno as i32).to_ne_bytes());
+            // If writing fails, the parent sees the pipe close and takes the start for a success, until the child exits.
+            let _ = nix::unistd::write(&duplicates.error_writer, &(errno as i32).to_ne_bytes());
             // SAFETY: _exit runs no destructors or exit handlers of the launcher.
             unsafe { libc::_exit(127) }
         }
         ForkResult::Parent { child } => {
-            drop(away);
+            drop(duplicates);
             let mut errno = [0; 4];
-            match std::fs::File::from(failed).read_exact(&mut errno) {
+            match std::fs::File::from(error_reader).read_exact(&mut errno) {
                 Ok(()) => Err(Errno::from_raw(i32::from_ne_bytes(errno))),
                 // The pipe was closed by exec and nothing was written: the program runs.
                 Err(_) => Ok(child),
@@ -48,40 +48,40 @@ pub fn spawn(command: &Command, names: &[String], descriptors: &[BorrowedFd<'_>]
 }
 
 /// Moves the descriptors to their numbers and executes the program. Does not return on success.
-fn execute(command: &Command, names: &[String], away: &Away) -> Result<Infallible, Errno> {
-    for (source, place) in away.descriptors.iter().zip(FIRST..) {
-        // SAFETY: what stood at this number belongs to the launcher's image, which the exec replaces; nothing
-        // uses it before. The new descriptor is meant to stay open across the exec.
+fn execute(command: &Command, names: &[String], duplicates: &Duplicates) -> Result<Infallible, Errno> {
+    for (source, place) in duplicates.descriptors.iter().zip(FIRST..) {
+        // SAFETY: a descriptor that had this number belongs to the launcher's image, which the exec replaces; nothing
+        // uses it before. The new descriptor must stay open across the exec.
         Errno::result(unsafe { libc::dup2(source.as_raw_fd(), place) })?;
     }
     default_signals()?;
-    let environment = environment(command, names, away.descriptors.len())?;
-    nix::unistd::fexecve(away.program.as_fd(), &command.arguments, &environment)
+    let environment = environment(command, names, duplicates.descriptors.len())?;
+    nix::unistd::fexecve(duplicates.program.as_fd(), &command.arguments, &environment)
 }
 
-/// Duplicates the descriptors that the child needs above all numbers that the worker's descriptors will have.
-struct Away {
+/// Duplicates of the descriptors that the child needs, above all numbers that the worker's descriptors will have.
+struct Duplicates {
     program: OwnedFd,
     descriptors: Vec<OwnedFd>,
-    failing: OwnedFd,
+    error_writer: OwnedFd,
 }
 
-impl Away {
+impl Duplicates {
     fn new(
         command: &Command,
         descriptors: &[BorrowedFd<'_>],
-        failing: BorrowedFd<'_>,
+        error_writer: BorrowedFd<'_>,
     ) -> Result<Self, Errno> {
-        let last = FIRST + RawFd::try_from(descriptors.len()).map_err(|_| Errno::EMFILE)?;
-        let away = |descriptor: BorrowedFd<'_>| -> Result<OwnedFd, Errno> {
-            let number = fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(last))?;
-            // SAFETY: fcntl has just made this descriptor, and nobody else knows its number.
+        let lowest = FIRST + RawFd::try_from(descriptors.len()).map_err(|_| Errno::EMFILE)?;
+        let duplicate = |descriptor: BorrowedFd<'_>| -> Result<OwnedFd, Errno> {
+            let number = fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
+            // SAFETY: fcntl has just created this descriptor, and nothing else owns it.
             Ok(unsafe { OwnedFd::from_raw_fd(number) })
         };
         Ok(Self {
-            program: away(command.program.as_fd())?,
-            descriptors: descriptors.iter().map(|fd| away(*fd)).collect::<Result<_, _>>()?,
-            failing: away(failing)?,
+            program: duplicate(command.program.as_fd())?,
+            descriptors: descriptors.iter().map(|fd| duplicate(*fd)).collect::<Result<_, _>>()?,
+            error_writer: duplicate(error_writer)?,
         })
     }
 }

@@ -1,5 +1,5 @@
-//! A peer acquires a listener: the broker binds a new one, returns the one that the peer has there already, or lets the
-//! peer adopt one that is retained for it. A request that fails as a whole is rolled back.
+//! A peer acquires a listener: the broker binds a new one, returns the one that the peer already has at that endpoint, or
+//! lets the peer adopt one that is retained for it. A request that fails as a whole is rolled back.
 //!
 //! Promises: a request that is refused changes no listener.
 
@@ -14,14 +14,14 @@ use super::fault::{RequestedBy, in_use};
 use super::registry::Registry;
 use crate::config::SocketOptions;
 
-/// How a request acquired its listener, as far as rolling it back needs to know.
+/// How a request acquired its listener, with what a rollback needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acquired {
     /// It was bound for this request.
     Bound,
-    /// The peer owned it already; it was retained until this time, where it was.
+    /// The peer owned it already; if it was retained, until this time.
     Existing(Option<Instant>),
-    /// It was retained for this user until this time, where there is a limit.
+    /// It was retained for this user; if there was a deadline, until this time.
     Adopted(u32, Option<Instant>),
 }
 

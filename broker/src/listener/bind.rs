@@ -1,4 +1,4 @@
-//! One listening socket, made from an endpoint and its settings. The policy has permitted it before.
+//! Creates one listening socket from an endpoint and its settings. The caller has consulted the policy.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use crate::sys::socket::{self, AddressFamily, SockType};
 use crate::sys::sockopt;
 use crate::sys::unix_file::UnixFile;
 
-/// A socket that listens, with its file where it is a Unix socket.
+/// A socket that listens, with its file if it is a Unix socket.
 #[derive(Debug)]
 pub struct Bound {
     /// The socket: close-on-exec and blocking.
@@ -22,7 +22,7 @@ pub struct Bound {
     pub file: Option<Box<UnixFile>>,
 }
 
-/// Makes a socket that listens (TCP, Unix) or can receive (UDP).
+/// Creates a socket that listens (TCP, Unix) or can receive (UDP).
 pub fn bind(
     directories: &SocketDirectories,
     endpoint: &Endpoint,

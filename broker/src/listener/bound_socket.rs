@@ -1,4 +1,4 @@
-//! What the kernel says of a socket that another process made: the endpoint at which it listens.
+//! Describes, by queries to the kernel, a socket that another process created: the endpoint at which it listens.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -8,7 +8,7 @@ use portreeve_protocol::{Endpoint, InetEndpoint, Text};
 use crate::sys::socket::{self, LocalAddress};
 use crate::sys::sockopt;
 
-/// A listening socket of a kind that the broker makes, as the kernel describes it.
+/// A listening socket of a kind that the broker creates, as the kernel describes it.
 #[derive(Debug)]
 pub enum BoundSocket {
     /// A TCP listener or UDP socket at this endpoint.
@@ -28,7 +28,8 @@ pub enum UnixKind {
 }
 
 impl BoundSocket {
-    /// Asks the kernel; `None` for a socket that is no listener of a kind that the broker makes, or that is shut down.
+    /// Queries the kernel; `None` for a socket that is not a listener of a kind that the broker creates, or that is shut
+    /// down.
     pub fn of(socket: impl AsFd) -> Option<Self> {
         let kind = sockopt::socket_type(&socket).ok()?;
         let listens = sockopt::is_listening(&socket).ok()?;
@@ -57,7 +58,7 @@ impl BoundSocket {
     /// Whether this is a listener at that endpoint, as far as the kernel knows.
     pub fn is_at(&self, endpoint: &Endpoint) -> bool {
         match (self, endpoint) {
-            (Self::Inet(own), endpoint) => own == endpoint,
+            (Self::Inet(bound), endpoint) => bound == endpoint,
             (Self::Unix(UnixKind::Stream, name), Endpoint::UnixStream(path))
             | (Self::Unix(UnixKind::Seqpacket, name), Endpoint::UnixSeqpacket(path)) => {
                 path.rsplit('/').next() == Some(name.as_str())

@@ -19,7 +19,7 @@ impl ChangeQueue {
         self.added.notify_one();
     }
 
-    /// Waits for changes and takes them all out.
+    /// Waits for changes and removes them all from the queue.
     pub async fn take(&self) -> Vec<ListenerId> {
         loop {
             let ids = self.ids.take();

@@ -33,7 +33,7 @@ impl Registry {
     }
 
     /// Binds a floating listener whose address has just been added. Connections wait in its queue until the worker requests
-    /// it. `None` where the worker listens there already.
+    /// it. `None` if the worker listens there already.
     ///
     /// # Errors
     /// Another owner listens there, the registry is full, or the socket cannot be bound.
@@ -53,7 +53,7 @@ impl Registry {
         Ok(Some(self.insert(NewEntry::configured(endpoint.clone(), bound, name, true))))
     }
 
-    /// Binds a static listener of a new configuration, also where listeners are in its way that are about to close.
+    /// Binds a static listener of a new configuration, even if listeners that are about to close occupy its endpoint.
     ///
     /// # Errors
     /// The registry is full, or the socket cannot be bound.

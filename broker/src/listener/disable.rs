@@ -1,6 +1,6 @@
 //! Disabling a socket: no process that holds a copy of it can serve on it any more.
 //!
-//! Closing the broker's copy does not stop a listener of which a worker holds another, and after shutdown(2) the worker
+//! Closing the broker's copy does not stop a listener of which a worker holds another copy, and after shutdown(2) the worker
 //! could call listen(2) again. So the broker also locks into the socket a filter that drops every packet.
 
 use std::os::fd::{AsFd, OwnedFd};

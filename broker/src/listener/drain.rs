@@ -18,15 +18,15 @@ use crate::sys::{bpf, sockopt};
 const HANDSHAKE: Duration = Duration::from_millis(100);
 /// How long the worker may take to accept the connections in the queue.
 const MAX_WAIT: Duration = Duration::from_secs(2);
-/// The pause between two looks at the queue.
+/// The pause between two checks of the queue.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A listener that is out of the registry and not disabled yet.
+/// A listener that was removed from the registry and is not disabled yet.
 #[derive(Debug)]
 pub struct Draining(Box<Entry>);
 
 impl Draining {
-    /// Waits until the queue of a TCP listener is empty, or its time is up.
+    /// Waits until the queue of a TCP listener is empty, or the time limit is reached.
     pub async fn wait(&self) {
         if !matches!(*self.0.endpoint, Endpoint::Tcp(_)) {
             return;
@@ -43,16 +43,16 @@ impl Draining {
 }
 
 impl Registry {
-    /// Takes a listener out of the registry; no new connection reaches it.
+    /// Removes a listener from the registry; no new connection reaches it.
     ///
     /// # Errors
     /// There is no such listener.
     pub fn start_drain(&mut self, id: ListenerId) -> Result<Draining, Fault> {
-        let Some(entry) = self.take_out(id) else {
+        let Some(entry) = self.remove_entry(id) else {
             return Err(Fault::new(FaultCode::NotFound, "no such listener"));
         };
         if entry.endpoint.inet().is_some() {
-            // Where the kernel refuses one of these, the listener is disabled all the same, and clients may see a reset.
+            // If the kernel refuses one of these, the listener is disabled nevertheless, and clients may see a reset.
             let _ = sockopt::set_reuse_port(&entry.bound.socket, true);
             if matches!(*entry.endpoint, Endpoint::Tcp(_)) {
                 let _ = bpf::attach_drop_syn(&entry.bound.socket);

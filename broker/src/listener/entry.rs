@@ -33,7 +33,7 @@ pub struct Entry {
     pub floating: bool,
     /// When it stops, unless its owner's successor adopts it first.
     pub retained_until: Option<Instant>,
-    /// The requested options, where they differ from the default.
+    /// The requested options, if they differ from the default.
     pub(super) options: Option<Box<ListenOptions>>,
     pub(super) bound: Bound,
 }
@@ -47,7 +47,7 @@ impl Entry {
     /// Whether it was requested with these options.
     pub fn has_options(&self, options: &ListenOptions) -> bool {
         match &self.options {
-            Some(own) => **own == *options,
+            Some(requested) => **requested == *options,
             None => *options == ListenOptions::default(),
         }
     }

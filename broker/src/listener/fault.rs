@@ -11,13 +11,13 @@ use crate::capability::CapabilitySet;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{call} failed: {}", errno.desc())]
 pub struct BindError {
-    /// The call, with the option where it is setsockopt(2).
+    /// The call; for setsockopt(2), with the option.
     pub call: &'static str,
     /// Its errno.
     pub errno: Errno,
 }
 
-/// Adds to an errno the call that it is from.
+/// Adds to an errno the call that failed.
 pub(super) trait Context<T> {
     fn context(self, call: &'static str) -> Result<T, BindError>;
 }
@@ -49,7 +49,7 @@ pub struct BindPrivileges {
 }
 
 impl BindPrivileges {
-    /// The capability that the broker lacks and that the failed call needs; `None` where the error has another cause.
+    /// The capability that the broker lacks and that the failed call needs; `None` if the error has another cause.
     fn missing(&self, call: &str, endpoint: &Endpoint) -> Option<&'static str> {
         let port = endpoint.inet()?.port;
         let (capability, name) = match call {
@@ -76,7 +76,7 @@ impl BindError {
         match self.errno {
             Errno::EADDRINUSE if unix => fault(
                 FaultCode::InUse,
-                "the file is in use: another program listens on it, or it is no socket",
+                "the file is in use: another program listens on it, or it is not a socket",
                 &format!("stop that program (ss -lxp names it), remove the file, or {choose}"),
             )
             .subject("another program"),
@@ -122,7 +122,7 @@ impl BindError {
                         self.call,
                         self.errno.desc()
                     ),
-                    "see whether a security module, Landlock of the process that started portreeved, or SocketBindDeny= \
+                    "check whether a security module, Landlock of the process that started portreeved, or SocketBindDeny= \
                      of its unit forbids it",
                 ),
             },
@@ -161,7 +161,7 @@ pub fn in_use(endpoint: &Endpoint, owner: Owner) -> Fault {
     in_use_at(endpoint, endpoint, owner)
 }
 
-/// The same, where the listener is at another endpoint that overlaps: a wildcard address and a specific one.
+/// The same for a listener at another endpoint that overlaps: a wildcard address and a specific one.
 pub(super) fn in_use_at(endpoint: &Endpoint, other: &Endpoint, owner: Owner) -> Fault {
     let owner = match owner {
         Owner::Worker => "the worker".to_owned(),

@@ -1,7 +1,7 @@
 //! Importing listeners from the predecessor or from the descriptor store.
 //!
-//! Promises: an imported socket is what the kernel says it is. It stays the predecessor's, file and all, until
-//! [`Registry::commit_import`].
+//! Promises: the kernel confirms the endpoint of an imported socket. The socket and its file belong to the predecessor
+//! until [`Registry::commit_import`].
 
 use std::os::fd::OwnedFd;
 
@@ -19,20 +19,20 @@ use crate::sys::unix_file::UnixFile;
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// The kernel describes another socket.
-    #[error("cannot import the listener on {0}: the socket that was passed for it is no listener there")]
+    #[error("cannot import the listener on {0}: the passed socket does not listen there")]
     Mismatch(Endpoint),
     /// The registry is full.
-    #[error("cannot import a listener: the {0} listeners that the limit of open files allows are reached")]
+    #[error("cannot import a listener: the limit of open files allows only {0} listeners")]
     Full(usize),
     /// Its number or endpoint exists already.
     #[error("cannot import the listener on {0}: it was passed twice")]
     Duplicate(Endpoint),
 }
 
-/// What the configuration says of an imported listener.
+/// How the configuration declares an imported listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Configured {
-    /// Nothing: a peer requested it.
+    /// Not at all: a peer requested it.
     No,
     /// It is static and has this name.
     Static(String),
@@ -67,7 +67,7 @@ impl Registry {
         configured: Configured,
     ) -> Result<(), ImportError> {
         let ExportedListener { id, endpoint, options, user, file } = exported;
-        if !BoundSocket::of(&socket).is_some_and(|found| found.is_at(&endpoint)) {
+        if !BoundSocket::of(&socket).is_some_and(|bound| bound.is_at(&endpoint)) {
             return Err(ImportError::Mismatch(endpoint));
         }
         if self.count() >= self.capacity() {
@@ -76,7 +76,7 @@ impl Registry {
         if self.contains(&endpoint) || self.entries.contains_key(&id) {
             return Err(ImportError::Duplicate(endpoint));
         }
-        // Where the file has been removed or replaced, there is none to remove later.
+        // If the file has been removed or replaced, there is no file to remove later.
         let file = match (&endpoint, file) {
             (Endpoint::UnixStream(path) | Endpoint::UnixSeqpacket(path), Some(file)) => {
                 UnixFile::import(&self.directories, path, file).ok().map(Box::new)
@@ -94,7 +94,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Makes everything that was imported this broker's own.
+    /// Takes ownership of everything that was imported.
     pub fn commit_import(&mut self) {
         let files = self.entries.values_mut().filter_map(|entry| entry.bound.file.as_deref_mut());
         files.chain(&mut self.control_file).for_each(UnixFile::commit_import);

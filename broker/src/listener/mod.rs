@@ -1,6 +1,6 @@
 //! Listeners: sockets that the broker binds for a peer. The peer gets a copy of each; the broker keeps one.
 //!
-//! Promises: nothing here asks policy, and nothing here calls the kernel but through `sys`.
+//! Promises: nothing here consults policy, and nothing here calls the kernel except through `sys`.
 
 #![deny(unsafe_code)]
 

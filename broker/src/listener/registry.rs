@@ -1,7 +1,7 @@
 //! Every listener of the broker: its owner, its socket, and the indexes by number, endpoint and owner.
 //!
 //! The broker keeps a copy of each socket. A repeated request gets the same socket again, so a descriptor that did not
-//! reach the peer is not lost. Nothing here asks policy.
+//! reach the peer is not lost. Nothing here consults policy.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -28,7 +28,7 @@ pub struct Registry {
     pub(super) by_endpoint: HashMap<Rc<Endpoint>, ListenerId>,
     /// The number of listeners of each owner that has any.
     pub(super) counts: HashMap<Owner, usize>,
-    /// The last number that was given.
+    /// The last number that was assigned.
     pub(super) last: u64,
     capacity: usize,
     pub(super) filter: DropFilter,
@@ -39,7 +39,7 @@ pub struct Registry {
     privileges: BindPrivileges,
 }
 
-/// No file of a socket outlives the broker, also where the start fails.
+/// Removes the files of all sockets, even if the start fails.
 impl Drop for Registry {
     fn drop(&mut self) {
         let listeners = self.entries.values().filter_map(|entry| entry.bound.file.as_deref());
@@ -95,7 +95,7 @@ impl Registry {
     }
 
     /// Adjusts the registry to the confined broker, which has these capabilities: finds out whether it can still disable
-    /// sockets. False where it cannot.
+    /// sockets, and returns whether it can.
     ///
     /// # Errors
     /// The scratch socket for that cannot be opened.
@@ -105,13 +105,13 @@ impl Registry {
         Ok(!matches!(self.filter, DropFilter::Unavailable))
     }
 
-    /// Refuses where there is no room for another listener.
+    /// Refuses if there is no room for another listener.
     pub(super) fn check_capacity(&self) -> Result<(), Fault> {
         if self.entries.len() < self.capacity {
             return Ok(());
         }
         let message = format!(
-            "the {} listeners that the broker's limit of open files allows are reached",
+            "cannot listen: the broker's limit of open files allows only {} listeners",
             self.capacity
         );
         Err(Fault::new(FaultCode::Quota, &message).remedy(
@@ -142,7 +142,7 @@ impl Registry {
         id
     }
 
-    /// Inserts a listener under a number that no other has.
+    /// Inserts a listener under an unused number.
     pub(super) fn insert_as(&mut self, id: ListenerId, new: NewEntry) {
         self.last = self.last.max(id.0);
         let endpoint = Rc::new(new.endpoint);

@@ -1,4 +1,4 @@
-//! Stopping listeners: on request, with their owner, with their address, or when nobody adopted them in time.
+//! Stopping listeners: on request, with their owner, with their address, or when no peer adopts them in time.
 //!
 //! Promises: a stopped listener is disabled in every copy of its socket, and its file is removed.
 
@@ -14,7 +14,7 @@ use super::entry::{Entry, Owner};
 use super::registry::Registry;
 use crate::sys::malloc;
 
-/// The memory of at least so many listeners is worth returning to the kernel.
+/// The number of listeners from which on it is worth returning their memory to the kernel.
 const TRIM_FROM: usize = 512;
 
 impl Registry {
@@ -31,13 +31,13 @@ impl Registry {
         }
         let disabled = self.filter.disable(&entry.bound.socket);
         disabled.map_err(|errno| not_disabled(&entry.endpoint, errno))?;
-        drop(self.take_out(id));
+        drop(self.remove_entry(id));
         self.trim_memory();
         Ok(true)
     }
 
-    /// Takes a listener out of the registry and removes its file.
-    pub(super) fn take_out(&mut self, id: ListenerId) -> Option<Box<Entry>> {
+    /// Removes a listener from the registry, and its file.
+    pub(super) fn remove_entry(&mut self, id: ListenerId) -> Option<Box<Entry>> {
         let entry = self.entries.remove(&id)?;
         self.record_change(id);
         self.by_endpoint.remove(&entry.endpoint);
@@ -72,7 +72,8 @@ impl Registry {
         self.stop_where(|entry| entry.owner == owner)
     }
 
-    /// Retains until `deadline` what the worker requested, for the next worker, and what the predecessor had for a user.
+    /// Retains until `deadline` the listeners that the worker requested, for the next worker, and those that the predecessor
+    /// had for a user.
     /// Configured listeners have no deadline. An earlier deadline stays.
     pub fn retain_until(&mut self, deadline: Instant) {
         let has_session = |entry: &Entry| matches!(entry.owner, Owner::Session(_));
@@ -81,7 +82,7 @@ impl Registry {
         }
     }
 
-    /// Stops the retained listeners that nobody adopted in time.
+    /// Stops the retained listeners that no peer adopted in time.
     pub fn stop_expired(&mut self, now: Instant) -> Vec<Fault> {
         self.stop_where(|entry| entry.retained_until.is_some_and(|deadline| deadline <= now))
     }
@@ -97,7 +98,7 @@ impl Registry {
         ids.into_iter().filter_map(|id| self.stop(id, None).err()).collect()
     }
 
-    /// Stops every listener. Of those that another process keeps open only the broker's copy is closed.
+    /// Stops every listener except those that another process keeps open: of these, closes only the broker's copy.
     pub fn stop_all_except(&mut self, is_kept: impl Fn(ListenerId) -> bool) -> Vec<Fault> {
         self.entries.retain(|id, _| !is_kept(*id));
         self.stop_where(|_| true)

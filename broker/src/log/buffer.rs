@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::sink::Sink;
 
-/// The number of bytes that are written together.
-const MANY: usize = 32 * 1024;
+/// The number of buffered bytes from which on they are written.
+const WRITE_THRESHOLD: usize = 32 * 1024;
 /// The maximum number of buffered bytes.
 const MAX_BYTES: usize = 256 * 1024;
 
-/// See the module.
+/// Log lines that are not written yet.
 #[derive(Debug)]
 pub struct Buffer {
     bytes: Vec<u8>,
@@ -48,10 +48,10 @@ impl Buffer {
 
     /// Appends a line, or counts it as dropped if there is no room.
     pub fn push(&mut self, line: &[u8]) {
-        if self.held() + line.len() > MANY && !self.stalled {
+        if self.buffered() + line.len() > WRITE_THRESHOLD && !self.stalled {
             self.write();
         }
-        if self.held() + line.len() > MAX_BYTES {
+        if self.buffered() + line.len() > MAX_BYTES {
             self.lost += 1;
             return;
         }
@@ -63,7 +63,7 @@ impl Buffer {
         self.lengths.push_back(line.len());
     }
 
-    fn held(&self) -> usize {
+    fn buffered(&self) -> usize {
         self.bytes.len() - self.begin
     }
 
@@ -95,18 +95,18 @@ impl Buffer {
             match sink.write(self.bytes.get(self.begin..end).unwrap_or_default()) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Ok(0) => return self.stalled = true,
-                Ok(written) => self.gone(written),
+                Ok(written) => self.advance(written),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return self.stalled = true,
-                // The reader is gone, or the disk is full.
+                // The reader has closed the log, or the disk is full.
                 Err(_) => {
                     self.lost += self.lengths.len() as u64;
-                    self.gone(self.held());
+                    self.advance(self.buffered());
                 }
             }
         }
     }
 
-    fn gone(&mut self, mut written: usize) {
+    fn advance(&mut self, mut written: usize) {
         self.begin += written;
         while let Some(first) = self.lengths.front_mut() {
             if *first > written {
@@ -120,9 +120,9 @@ impl Buffer {
         self.begin = 0;
     }
 
-    /// Writes everything, buffer for room up to a timeout.
-    pub fn finish(&mut self, within: Duration) {
-        let end = Instant::now() + within;
+    /// Writes everything, and waits for room up to a timeout.
+    pub fn finish(&mut self, timeout: Duration) {
+        let end = Instant::now() + timeout;
         self.write();
         while self.stalled
             && self.sink.as_ref().is_some_and(|sink| sink.has_room(end - Instant::now().min(end)))
@@ -144,9 +144,9 @@ mod tests {
         let (reader, writer) = std::io::pipe().unwrap();
         nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
         let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
-        let own = std::fs::File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+        let pipe = std::fs::File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
         let mut buffer = Buffer::new();
-        buffer.set_sink(Sink::Own(own));
+        buffer.set_sink(Sink::Reopened(pipe));
         (reader, buffer)
     }
 

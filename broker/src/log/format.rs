@@ -123,7 +123,7 @@ where
             Level::INFO => 6,
             Level::DEBUG | Level::TRACE => 7,
         };
-        let mut entry = Entry { message: String::new(), more: String::new(), fields: String::new() };
+        let mut entry = Entry { message: String::new(), suffix: String::new(), fields: String::new() };
         event.record(&mut entry);
         write!(
             out,
@@ -131,7 +131,7 @@ where
             metadata.target(),
             metadata.target(),
             entry.message,
-            entry.more,
+            entry.suffix,
             entry.fields
         )
     }
@@ -140,7 +140,7 @@ where
 /// An entry's message, its fields as text, and its fields for programs.
 struct Entry {
     message: String,
-    more: String,
+    suffix: String,
     fields: String,
 }
 
@@ -151,7 +151,7 @@ impl Visit for Entry {
         let _ = match name {
             "message" => write!(self.message, "{value}"),
             _ => {
-                let _ = write!(self.more, " {name}={value}");
+                let _ = write!(self.suffix, " {name}={value}");
                 match name {
                     "errno" => write!(self.fields, "ERRNO="),
                     _ => write!(self.fields, "PORTREEVE_{}=", name.to_uppercase()),

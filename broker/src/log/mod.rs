@@ -2,7 +2,7 @@
 //!
 //! While the broker is busy, lines are buffered in memory. They are written before the broker waits, before it ends, and
 //! when the buffer is full enough. So a line costs no system call of its own while peers wait for replies, and an idle
-//! broker buffers nothing. The broker never waits for whoever reads the log: lines that do not fit in the buffer are
+//! broker buffers nothing. The broker never waits for the reader of the log: lines that do not fit in the buffer are
 //! dropped and counted, and the count is logged as soon as there is room.
 
 mod buffer;

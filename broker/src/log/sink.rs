@@ -17,7 +17,7 @@ pub const JOURNAL: &str = "/run/systemd/journal/socket";
 /// A writable pipe has room for at least this many bytes. See pipe(7).
 const PIPE_BUF: usize = 4096;
 
-/// See the module.
+/// The destination.
 #[derive(Debug)]
 pub enum Sink {
     /// A file or similar, which never blocks.
@@ -25,10 +25,10 @@ pub enum Sink {
     /// A socket, written with MSG_DONTWAIT.
     Socket,
     /// A pipe or a terminal that the broker has opened itself.
-    Own(File),
+    Reopened(File),
     /// A pipe or terminal that cannot be opened again. It is polled for room before each write, which can still block if
     /// another process writes at the same moment.
-    Asked,
+    Polled,
     /// The journal: each entry is a datagram.
     Journal(UnixDatagram),
 }
@@ -53,8 +53,8 @@ impl Sink {
             Ok(kind) if kind.is_socket() => Sink::Socket,
             Ok(kind) if kind.is_fifo() || kind.is_char_device() => {
                 let mut options = File::options();
-                let own = options.write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-                own.open("/proc/self/fd/2").map_or(Sink::Asked, Sink::Own)
+                let options = options.write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+                options.open("/proc/self/fd/2").map_or(Sink::Polled, Sink::Reopened)
             }
             _ => Sink::File,
         }
@@ -83,9 +83,9 @@ impl Sink {
     pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Sink::File => io::stderr().write(bytes),
-            Sink::Own(file) => (&*file).write(bytes),
+            Sink::Reopened(file) => (&*file).write(bytes),
             Sink::Socket => Ok(socket::send_nonblocking(io::stderr(), bytes)?),
-            Sink::Asked => match self.has_room(Duration::ZERO) {
+            Sink::Polled => match self.has_room(Duration::ZERO) {
                 true => io::stderr().write(bytes.get(..PIPE_BUF).unwrap_or(bytes)),
                 false => Err(io::ErrorKind::WouldBlock.into()),
             },
@@ -94,13 +94,13 @@ impl Sink {
     }
 
     /// Waits until there is room, with a timeout.
-    pub fn has_room(&self, within: Duration) -> bool {
+    pub fn has_room(&self, timeout: Duration) -> bool {
         let stderr = io::stderr();
         let fd = match self {
-            Sink::Own(file) => file.as_fd(),
+            Sink::Reopened(file) => file.as_fd(),
             Sink::Journal(socket) => socket.as_fd(),
-            Sink::File | Sink::Socket | Sink::Asked => stderr.as_fd(),
+            Sink::File | Sink::Socket | Sink::Polled => stderr.as_fd(),
         };
-        matches!(poll::writable(fd, within), Ok(true))
+        matches!(poll::writable(fd, timeout), Ok(true))
     }
 }

@@ -17,7 +17,7 @@ pub(super) fn identity(config: &Config, findings: &mut Findings) -> Option<Ident
     let group = account(config, &security.group, security.group_name(), "group", identity::group, findings);
     let named = security.supplemental_groups.iter();
     let groups: Vec<_> =
-        named.map(|name| found(config, name, identity::group(&name.value), findings)).collect();
+        named.map(|name| resolved(config, name, identity::group(&name.value), findings)).collect();
     let groups: Option<Vec<Gid>> = groups.into_iter().collect();
     if let (Some(user), Some(name)) = (user, &security.user)
         && user.is_root()
@@ -42,7 +42,7 @@ fn account<T>(
     findings: &mut Findings,
 ) -> Option<T> {
     match named {
-        Some(named) => found(config, named, find(name), findings),
+        Some(named) => resolved(config, named, find(name), findings),
         None if !findings.trusts_defaults() => None,
         None => match find(name) {
             Ok(id) => Some(id),
@@ -55,7 +55,7 @@ fn account<T>(
     }
 }
 
-fn found<T>(
+fn resolved<T>(
     config: &Config,
     name: &Spanned<String>,
     result: Result<T, AccountError>,
@@ -73,7 +73,7 @@ fn found<T>(
 /// The group of the control socket's file; root's group by default.
 pub(super) fn socket_group(config: &Config, findings: &mut Findings) -> Option<Gid> {
     match &config.broker.socket_group {
-        Some(name) => found(config, name, identity::group(&name.value), findings),
+        Some(name) => resolved(config, name, identity::group(&name.value), findings),
         None => Some(Gid::from_raw(0)),
     }
 }

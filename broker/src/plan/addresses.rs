@@ -14,12 +14,12 @@ pub fn names_addresses(config: &Config) -> bool {
 
 /// The configured floating addresses with the interface that the topology names.
 pub fn floating(config: &Config) -> Vec<AddSpec> {
-    let one = |address| {
+    let spec = |address| {
         let block = config.cluster.block_of(address)?;
         let interface = Text::truncated(&block.interface.value);
         Some(AddSpec { address, interface, prefix: block.mask, follows: None })
     };
-    config.floating_addresses().filter_map(|(address, _)| one(address)).collect()
+    config.floating_addresses().filter_map(|(address, _)| spec(address)).collect()
 }
 
 /// The settings for address management.

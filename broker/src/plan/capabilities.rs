@@ -34,13 +34,16 @@ pub(super) fn retained(config: &Config, findings: &mut Findings) -> Option<State
             format!("remove it: the highest capability of this kernel is number {}", capability::last_cap());
         return refuse(text.span, message, help);
     }
-    let loose = state.effective.difference(state.permitted);
-    if !loose.is_empty() {
-        let message = format!("{loose} is effective but not permitted, which the kernel refuses");
-        return refuse(text.span, message, format!("write {loose}+ep"));
+    let not_permitted = state.effective.difference(state.permitted);
+    if !not_permitted.is_empty() {
+        let message = format!("{not_permitted} is effective but not permitted, which the kernel refuses");
+        return refuse(text.span, message, format!("write {not_permitted}+ep"));
     }
-    if let Some(beyond) = Some(required(&state).difference(bounding())).filter(|beyond| !beyond.is_empty()) {
-        let message = format!("{beyond} cannot be retained: it is not in the bounding set of this process");
+    if let Some(unavailable) =
+        Some(required(&state).difference(bounding())).filter(|unavailable| !unavailable.is_empty())
+    {
+        let message =
+            format!("{unavailable} cannot be retained: it is not in the bounding set of this process");
         findings.add(config.warning(text.span, message, START_WITH_IT));
     }
     Some(state)
@@ -78,15 +81,15 @@ pub(super) fn privileges(config: &Config, retained: Option<&State>, findings: &m
 }
 
 /// Fails if this process lacks a capability that the configuration retains.
-pub fn available(config: &Config, retained: &State) -> Result<(), Failure> {
+pub fn check_available(config: &Config, retained: &State) -> Result<(), Failure> {
     let held = capabilities::permitted().map_err(|error| Failure::os(STEP, "capget", error))?;
     let held = CapabilitySet::from_bits(held);
     let place =
         config.security.capabilities.as_ref().map_or_else(String::new, |text| config.place(text.span));
-    let beyond = required(retained).difference(bounding());
+    let unavailable = required(retained).difference(bounding());
     let missing = required(retained).difference(held);
     let (lacking, which) = match () {
-        () if !beyond.is_empty() => (beyond, "bounding set"),
+        () if !unavailable.is_empty() => (unavailable, "bounding set"),
         () if !missing.is_empty() => (missing, "permitted set"),
         () => return Ok(()),
     };

@@ -15,29 +15,29 @@ struct Finding {
 /// Findings in order.
 #[derive(Debug, Default)]
 pub struct Findings {
-    read: Report,
-    found: Vec<Finding>,
+    parsed: Report,
+    findings: Vec<Finding>,
 }
 
 impl Findings {
     /// Starts with the diagnostics of the parser.
-    pub fn of(read: Report) -> Self {
-        Self { read, found: Vec::new() }
+    pub fn of(parsed: Report) -> Self {
+        Self { parsed, findings: Vec::new() }
     }
 
     /// Whether a missing option can be treated as its default: not if the configuration has an error.
     pub fn trusts_defaults(&self) -> bool {
-        !self.read.refuses()
+        !self.parsed.refuses()
     }
 
     /// Adds an error with the exit code of a start.
     pub fn error(&mut self, step: &'static str, exit: Exit, diagnostic: Diagnostic) {
-        self.found.push(Finding { step, exit, diagnostic });
+        self.findings.push(Finding { step, exit, diagnostic });
     }
 
     /// Adds a warning or a note.
     pub fn add(&mut self, diagnostic: Diagnostic) {
-        self.found.push(Finding { step: "", exit: Exit::Config, diagnostic });
+        self.findings.push(Finding { step: "", exit: Exit::Config, diagnostic });
     }
 
     /// Adds a warning that the checking user has no permission to examine something.
@@ -49,7 +49,7 @@ impl Findings {
     /// The failure of a start: the first error.
     pub fn first_failure(&self) -> Option<Failure> {
         let error = |finding: &&Finding| finding.diagnostic.severity == Severity::Error;
-        self.found.iter().find(error).map(|Finding { step, exit, diagnostic }| {
+        self.findings.iter().find(error).map(|Finding { step, exit, diagnostic }| {
             let what = format_args!("{}: {}", diagnostic.place(), diagnostic.message);
             Failure::new(*exit, step, what, &diagnostic.help)
         })
@@ -65,16 +65,16 @@ impl Findings {
 
     /// Warnings and notes for the log at the start, one line each.
     pub fn warnings(&self) -> Vec<String> {
-        let read = self.read.diagnostics().iter();
-        let all = read.chain(self.found.iter().map(|finding| &finding.diagnostic));
-        all.filter(|found| found.severity == Severity::Warning).map(Diagnostic::one_line).collect()
+        let parsed = self.parsed.diagnostics().iter();
+        let all = parsed.chain(self.findings.iter().map(|finding| &finding.diagnostic));
+        all.filter(|diagnostic| diagnostic.severity == Severity::Warning).map(Diagnostic::one_line).collect()
     }
 
     /// All findings, in the order of the files.
     pub fn into_report(self) -> Report {
-        let Self { mut read, found } = self;
-        read.extend(found.into_iter().map(|finding| finding.diagnostic));
-        read
+        let Self { mut parsed, findings } = self;
+        parsed.extend(findings.into_iter().map(|finding| finding.diagnostic));
+        parsed
     }
 }
 

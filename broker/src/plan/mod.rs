@@ -86,12 +86,12 @@ impl Plan {
     }
 }
 
-/// Adds findings for what the policy allows but the retained capabilities cannot do.
+/// Adds findings for rules that the retained capabilities cannot serve.
 pub fn check_capabilities(config: &Config, retained: &State, port_start: u16, findings: &mut Findings) {
-    for found in capability_check(config, retained.effective, port_start) {
-        match found.severity {
-            Severity::Error => findings.error("policy", Exit::Config, found),
-            Severity::Warning | Severity::Note => findings.add(found),
+    for diagnostic in capability_check(config, retained.effective, port_start) {
+        match diagnostic.severity {
+            Severity::Error => findings.error("policy", Exit::Config, diagnostic),
+            Severity::Warning | Severity::Note => findings.add(diagnostic),
         }
     }
 }

@@ -15,8 +15,8 @@ use crate::sys::directory::{self, FileType, Stat, major, minor};
 
 /// The maximum number of files that are examined.
 const MAX_FILES: usize = 100_000;
-/// The maximum number of files that are named.
-const MAX_FOUND: usize = 32;
+/// The maximum number of files that are reported.
+const MAX_FINDINGS: usize = 32;
 
 /// Harmless character devices: null, zero, full, random and urandom. See Documentation/admin-guide/devices.txt of the
 /// kernel.
@@ -29,7 +29,7 @@ pub fn survey(config: &Config, root: &Root, findings: &mut Findings) {
     };
     let mut survey = Survey::default();
     survey.walk(directory.as_fd());
-    for (name, finding) in &survey.found {
+    for (name, finding) in &survey.findings {
         let path = chroot.value.join(name);
         let message = format!("{path:?} in the chroot is {}", finding.what);
         findings.add(match finding.severity {
@@ -42,9 +42,9 @@ pub fn survey(config: &Config, root: &Root, findings: &mut Findings) {
         let help = "examine the others with: find CHROOT -perm /6000 -o -type b -o -type c";
         findings.add(config.note(chroot.span, message, help));
     }
-    if survey.closed > 0 {
-        let directories = if survey.closed == 1 { "directory" } else { "directories" };
-        let what = format!("{} {directories} in the chroot {:?}", survey.closed, chroot.value);
+    if survey.unreadable > 0 {
+        let directories = if survey.unreadable == 1 { "directory" } else { "directories" };
+        let what = format!("{} {directories} in the chroot {:?}", survey.unreadable, chroot.value);
         findings.no_permission(config, chroot.span, &what);
     }
 }
@@ -60,26 +60,26 @@ struct FileFinding {
 struct Survey {
     files: usize,
     /// Directories that could not be read.
-    closed: usize,
-    found: Vec<(PathBuf, FileFinding)>,
+    unreadable: usize,
+    findings: Vec<(PathBuf, FileFinding)>,
 }
 
 impl Survey {
     fn is_full(&self) -> bool {
-        self.files >= MAX_FILES || self.found.len() >= MAX_FOUND
+        self.files >= MAX_FILES || self.findings.len() >= MAX_FINDINGS
     }
 
     fn walk(&mut self, root: BorrowedFd<'_>) {
-        let mut waiting = vec![PathBuf::new()];
-        while let Some(path) = waiting.pop() {
+        let mut queue = vec![PathBuf::new()];
+        while let Some(path) = queue.pop() {
             if self.is_full() {
                 return;
             }
             match self.directory(root, &path) {
-                Ok(below) => waiting.extend(below),
+                Ok(subdirectories) => queue.extend(subdirectories),
                 // Removed, or replaced by a link, in the meantime.
                 Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => {}
-                Err(_) => self.closed += 1,
+                Err(_) => self.unreadable += 1,
             }
         }
     }
@@ -87,7 +87,7 @@ impl Survey {
     /// Examines the files of one directory and returns its subdirectories.
     fn directory(&mut self, root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<Vec<PathBuf>> {
         let opened = directory::open_beneath(root, path)?;
-        let mut below = Vec::new();
+        let mut subdirectories = Vec::new();
         for name in directory::names(&opened)? {
             let name = name?;
             self.files += 1;
@@ -96,15 +96,15 @@ impl Survey {
             };
             let path = path.join(OsStr::from_bytes(name.to_bytes()));
             if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                below.push(path);
+                subdirectories.push(path);
             } else if let Some(finding) = finding(&stat) {
-                self.found.push((path, finding));
+                self.findings.push((path, finding));
             }
             if self.is_full() {
                 break;
             }
         }
-        Ok(below)
+        Ok(subdirectories)
     }
 }
 

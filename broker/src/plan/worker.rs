@@ -24,15 +24,15 @@ pub fn command(
     findings: &mut Findings,
 ) -> Option<Command> {
     let Some(name) = worker.command.first() else {
-        let found = config.error(worker.span, "the command is empty", "name a program");
-        findings.error(STEP, Exit::Config, found);
+        let diagnostic = config.error(worker.span, "the command is empty", "name a program");
+        findings.error(STEP, Exit::Config, diagnostic);
         return None;
     };
     let mut c_string = |text: String, span: Span| {
         CString::new(text)
             .map_err(|_| {
-                let found = config.error(span, "it contains a NUL byte", "remove it");
-                findings.error(STEP, Exit::Config, found);
+                let diagnostic = config.error(span, "it contains a NUL byte", "remove it");
+                findings.error(STEP, Exit::Config, diagnostic);
             })
             .ok()
     };
@@ -43,7 +43,7 @@ pub fn command(
         .map(|(name, value)| c_string(format!("{}={}", name.value, value.value), value.span))
         .collect();
     let checked = program::open(&name.value).and_then(|program| {
-        may_execute(config, name.span, &program, identity, findings);
+        check_mode(config, name.span, &program, identity, findings);
         let complete = match root {
             Root::Host => program::complete(&program, None),
             Root::Chroot(directory) => program::complete(&program, Some(directory.as_fd())),
@@ -72,7 +72,7 @@ pub fn command(
 }
 
 /// Checks owner and mode. An access control list may decide otherwise, so uncertain cases are warnings.
-fn may_execute(
+fn check_mode(
     config: &Config,
     span: Span,
     program: &File,

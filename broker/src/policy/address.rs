@@ -15,7 +15,7 @@ use super::{Denied, Policy, Requester, Rule};
 use crate::config::{Cluster, Limit, not_manageable};
 
 impl Policy {
-    /// Whether a peer may have an address, and where the topology puts it.
+    /// Whether a peer is allowed an address, and the place that the topology gives it.
     pub fn address(&self, requester: &Requester, address: IpAddr) -> Result<AddressPermit, Denied> {
         if let Some(remedy) = not_manageable(address) {
             return Err(Denied {
@@ -37,8 +37,8 @@ impl Policy {
         Ok(AddressPermit { rule: rule.clone(), place: self.place(address) })
     }
 
-    /// Whether a peer may add, renew, announce or move an address; with a lease of 0, whether it may have the address
-    /// without a time limit.
+    /// Whether a peer is allowed to add, renew, announce or move an address; with a lease of 0, whether the address may be
+    /// permanent.
     pub fn lease(
         &self,
         requester: &Requester,
@@ -52,12 +52,13 @@ impl Policy {
         };
         let Some(place) = place else {
             return Err(Denied {
-                message: format!("no topology block holds {address}"),
+                message: format!("no topology block contains {address}"),
                 nearest: Some(rule.to_string()),
-                remedy: "add a topology scope that holds it to the cluster scope".to_owned(),
+                remedy: "add a topology scope that contains it to the cluster scope".to_owned(),
             });
         };
-        let followers = self.followers(address).iter().filter_map(|own| Some((*own, self.place(*own)?)));
+        let followers =
+            self.followers(address).iter().filter_map(|follower| Some((*follower, self.place(*follower)?)));
         Ok(LeasePermit { address, rule, permanent_rule, place, followers: followers.collect() })
     }
 
@@ -70,12 +71,12 @@ impl Policy {
         })
     }
 
-    /// Where the topology puts an address; `None` if none of its blocks holds the address.
+    /// The place that the topology gives an address; `None` if none of its blocks contains the address.
     pub fn place(&self, address: IpAddr) -> Option<Place> {
         place(&self.topology, address)
     }
 
-    /// Where on one interface a peer may have the addresses that are allowed to it.
+    /// One interface as a destination for the addresses that a peer is allowed.
     pub fn destination(&self, requester: &Requester, interface: &str) -> Destination {
         Destination {
             interface: Text::truncated(interface),
@@ -84,14 +85,14 @@ impl Policy {
         }
     }
 
-    /// Whether a peer may set an interface up, down or to another MTU.
+    /// Whether a peer is allowed to set an interface up, down or to another MTU.
     pub fn interface(&self, requester: &Requester, name: &str) -> Result<Rc<Rule>, Denied> {
         let rule = self.find(requester, &Resource::Interface(Cow::Borrowed(name)));
         let what = || format!("change the interface {name:?}");
         rule.cloned().ok_or_else(|| denied(requester, &what(), "interface", name))
     }
 
-    /// Whether a peer may raise a resource limit so far.
+    /// Whether a peer is allowed to raise a resource limit to this value.
     pub fn limit(&self, requester: &Requester, limit: &Limit) -> Result<Rc<Rule>, Denied> {
         if let Some(rule) = self.find(requester, &Resource::Limit(*limit)) {
             return Ok(rule.clone());
@@ -119,14 +120,15 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// The prefix length that an address gets there: that of a topology block which holds it and names the interface,
-    /// or, on an interface that the peer may change, that of any block which holds it. `None` if it may not be there.
+    /// The prefix length that an address gets there: that of a topology block that contains it and names the interface,
+    /// or, on an interface that the peer is allowed to change, that of any block that contains it. `None` if the address is
+    /// not allowed there.
     pub fn prefix(&self, address: IpAddr) -> Option<u8> {
         let named = self.named_by_topology(address);
         named.or_else(|| self.rule.as_ref().and_then(|_| place(&self.topology, address)).map(|it| it.prefix))
     }
 
-    /// The rule of the interface, if an address may be there only because of it.
+    /// The rule of the interface, if an address is allowed there only because of it.
     pub fn interface_rule(&self, address: IpAddr) -> Option<&Rc<Rule>> {
         self.rule.as_ref().filter(|_| self.named_by_topology(address).is_none())
     }

@@ -1,9 +1,9 @@
-//! Rules that the broker's capabilities cannot serve: found at start and by `check`, not when a peer first needs them.
+//! Rules that the broker's capabilities cannot serve: reported at start and by `check`, not when a peer first needs them.
 
 use crate::capability::{Capability, CapabilitySet};
 use crate::config::{Config, Diagnostic, ListenPattern, Listener, MAX_DIAGNOSTICS, Severity, Span};
 
-/// Finds what a broker with these effective capabilities cannot do. Ports from `unprivileged_port_start` on need no
+/// Finds rules that a broker with these effective capabilities cannot serve. Ports from `unprivileged_port_start` on need no
 /// capability (net.ipv4.ip_unprivileged_port_start, see ip(7)). A rule that is only partly useless gives a warning, any
 /// other an error.
 pub fn capability_check(
@@ -11,22 +11,22 @@ pub fn capability_check(
     effective: CapabilitySet,
     unprivileged_port_start: u16,
 ) -> Vec<Diagnostic> {
-    let mut check = Check { config, effective, found: Vec::new() };
+    let mut check = Check { config, effective, diagnostics: Vec::new() };
     check.ports(unprivileged_port_start);
     check.addresses();
     check.interfaces();
     check.limits();
-    check.found
+    check.diagnostics
 }
 
-/// What the remedies advise where adding the capability is not wanted.
+/// The alternatives to adding the capability, for remedies.
 const KEEP: &str = "leave it as it is if that is intended";
 const REMOVE: &str = "remove it";
 
 struct Check<'c> {
     config: &'c Config,
     effective: CapabilitySet,
-    found: Vec<Diagnostic>,
+    diagnostics: Vec<Diagnostic>,
 }
 
 impl Check<'_> {
@@ -42,13 +42,13 @@ impl Check<'_> {
         alternative: &str,
     ) {
         // One beyond what a report keeps, so that the report says that there are more.
-        if self.found.len() > MAX_DIAGNOSTICS {
+        if self.diagnostics.len() > MAX_DIAGNOSTICS {
             return;
         }
         let name = missing.to_string().to_ascii_lowercase();
-        let message = format!("{what}: the broker does not keep {name}");
+        let message = format!("{what}: the broker does not retain {name}");
         let help = format!("add {name}+ep to capabilities in the security scope, or {alternative}");
-        self.found.push(match severity {
+        self.diagnostics.push(match severity {
             Severity::Error => self.config.error(span, message, help),
             Severity::Warning | Severity::Note => self.config.warning(span, message, help),
         });

@@ -23,7 +23,7 @@ impl Denied {
             return Denied { message: format!("there is no operation {name:?}"), nearest: None, remedy };
         }
         let remedy = match requester {
-            Requester::Worker => "ask as user 0 over the control socket".to_owned(),
+            Requester::Worker => "send the request as user 0 over the control socket".to_owned(),
             Requester::Local { .. } if FOR_ROOT_ONLY.contains(&name) => "run this as user 0".to_owned(),
             Requester::Local { uid, .. } if FOR_EVERY_PEER.contains(&name) => {
                 format!("add a peer scope for user {uid} or one of its groups to the broker scope")
@@ -48,7 +48,7 @@ impl Denied {
     }
 }
 
-/// The permit to extend, in words. The worker and user 0 may use every permit; other users need a `peer` scope too.
+/// Describes the permit to extend. The worker and user 0 are allowed every permit; other users need a `peer` scope too.
 pub(super) fn permit_of(requester: &Requester) -> String {
     match requester {
         Requester::Worker | Requester::Local { uid: 0, .. } => "a permit".to_owned(),

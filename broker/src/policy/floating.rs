@@ -1,5 +1,5 @@
-//! What the configuration ties to a floating address: the listeners that start when it is added and stop before it is
-//! removed, and the addresses that follow it. Data only.
+//! The listeners and followers of each floating address: the listeners start when it is added and stop before it is removed;
+//! the followers are added and removed with it. Data only.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use super::Policy;
 use super::rule::RuleId;
 use crate::config::{Config, DuraVip, Listener, SocketOptions};
 
-/// What is tied to floating addresses, by address.
+/// The listeners and followers of floating addresses, by address.
 #[derive(Debug, Default)]
 pub(super) struct Floating {
     followers: HashMap<IpAddr, Vec<IpAddr>>,
@@ -27,16 +27,16 @@ pub struct FloatingListener<'p> {
     pub endpoint: &'p Endpoint,
     /// Its name in `status`.
     pub name: &'p str,
-    /// How its socket is made.
+    /// The options of its socket.
     pub socket: &'p SocketOptions,
 }
 
 impl Floating {
     /// Adds the addresses that follow others.
     pub fn add_followers(&mut self, config: &Config) {
-        for (own, leader, _) in config.follows() {
-            if self.follows.insert(own, leader).is_none() {
-                self.followers.entry(leader).or_default().push(own);
+        for (follower, leader, _) in config.follows() {
+            if self.follows.insert(follower, leader).is_none() {
+                self.followers.entry(leader).or_default().push(follower);
             }
         }
     }
@@ -67,12 +67,12 @@ impl Floating {
 }
 
 impl Policy {
-    /// The addresses that follow one: a peer that may have that one gets its followers with it, and in no other way.
+    /// The addresses that follow one: a peer that is allowed the leader gets its followers with it, and only with it.
     pub fn followers(&self, address: IpAddr) -> &[IpAddr] {
         self.floating.followers.get(&address).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The listeners that start when an address is added. They are the worker's: none if no worker is configured.
+    /// The listeners that start when an address is added. They belong to the worker: none if no worker is configured.
     pub fn listeners_at(&self, address: IpAddr) -> impl Iterator<Item = FloatingListener<'_>> {
         let listeners = self.floating.listeners.get(&address).map(Vec::as_slice).unwrap_or_default();
         listeners.iter().filter_map(|(endpoint, name, rule)| {
@@ -83,7 +83,7 @@ impl Policy {
 
     /// Whether the configuration starts a listener on this endpoint when its address is added.
     pub fn starts_with_its_address(&self, endpoint: &Endpoint) -> bool {
-        let at = endpoint.inet().map(|inet| self.listeners_at(inet.address));
-        at.is_some_and(|mut listeners| listeners.any(|listener| listener.endpoint == endpoint))
+        let listeners = endpoint.inet().map(|inet| self.listeners_at(inet.address));
+        listeners.is_some_and(|mut listeners| listeners.any(|listener| listener.endpoint == endpoint))
     }
 }

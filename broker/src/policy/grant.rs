@@ -19,7 +19,7 @@ struct Table {
     patterns: Vec<(Pattern, RuleId)>,
 }
 
-/// What one rule of a grant is about.
+/// The resources of one rule of a grant.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Entry<'g> {
     Single(&'g Resource<'static>),
@@ -42,12 +42,12 @@ impl Grant {
         table.single.extend(resources.into_iter().map(|resource| (resource, rule)));
     }
 
-    /// Allows what another grant allows.
+    /// Adds the rules of another grant.
     pub fn join(&mut self, other: &Grant) {
-        for (kind, more) in &other.tables {
+        for (kind, table) in &other.tables {
             let Table { single, patterns } = self.tables.entry(*kind).or_default();
-            single.extend(more.single.iter().map(|(resource, rule)| (resource.clone(), *rule)));
-            patterns.extend_from_slice(&more.patterns);
+            single.extend(table.single.iter().map(|(resource, rule)| (resource.clone(), *rule)));
+            patterns.extend_from_slice(&table.patterns);
         }
     }
 
@@ -70,7 +70,7 @@ impl Grant {
         })
     }
 
-    /// The kinds of resource of which it allows any.
+    /// The kinds of resources that it allows.
     pub fn kinds(&self) -> impl Iterator<Item = Kind> {
         self.tables.keys().copied()
     }

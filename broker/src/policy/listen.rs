@@ -15,11 +15,11 @@ use super::rule::RuleId;
 use super::{Denied, Policy, Requester};
 use crate::config::{Hosts, ListenPattern, well_formed};
 
-/// How many rules a denial compares, so that it costs little however many there are.
+/// The largest number of rules that a denial compares, so that it stays cheap with very many rules.
 const MAX_COMPARED: usize = 1024;
 
 impl Policy {
-    /// Whether a peer may have the listener that it requests. A dual-stack socket serves IPv4 too, so its endpoint and
+    /// Whether a peer is allowed the listener that it requests. A dual-stack socket serves IPv4 too, so its endpoint and
     /// the IPv4 endpoint of the same port must both be allowed.
     pub fn listen_request(&self, requester: &Requester, request: &Listen) -> Result<ListenPermit, Denied> {
         let permit = self.listen(requester, &request.endpoint)?;
@@ -28,7 +28,7 @@ impl Policy {
         Ok(ListenPermit { ipv4_rule: ipv4.map(|permit| permit.rule), ..permit })
     }
 
-    /// Whether a peer may listen on one endpoint.
+    /// Whether a peer is allowed to listen on one endpoint.
     pub fn listen(&self, requester: &Requester, endpoint: &Endpoint) -> Result<ListenPermit, Denied> {
         if let Err(error) = well_formed(endpoint) {
             return Err(Denied {
@@ -77,16 +77,16 @@ pub fn ipv4_endpoint(endpoint: &Endpoint) -> Option<Endpoint> {
 }
 
 /// The rule that has most in common with an endpoint, if it has its port or its address.
-fn nearest(grant: &Grant, wanted: &Endpoint) -> Option<RuleId> {
+fn nearest(grant: &Grant, requested: &Endpoint) -> Option<RuleId> {
     let scored = grant.entries(Kind::Endpoint).take(MAX_COMPARED).map(|(entry, id)| {
         let score = match entry {
-            Entry::Single(Resource::Endpoint(endpoint)) => endpoint_score(endpoint, wanted),
-            Entry::Pattern(Pattern::Endpoints(pattern)) => pattern_score(pattern, wanted),
+            Entry::Single(Resource::Endpoint(endpoint)) => endpoint_score(endpoint, requested),
+            Entry::Pattern(Pattern::Endpoints(pattern)) => pattern_score(pattern, requested),
             Entry::Single(_) | Entry::Pattern(_) => 0,
         };
         (score, id)
     });
-    // The first of equals, so that the same request always names the same rule.
+    // Of equal scores the first one, so that the same request always names the same rule.
     let best = scored.filter(|(score, _)| *score > 0).min_by_key(|(score, id)| (Reverse(*score), *id));
     best.map(|(_, id)| id)
 }
@@ -108,32 +108,34 @@ fn score(udp: bool, family: bool, host: bool, port: bool) -> u32 {
     }
 }
 
-fn endpoint_score(rule: &Endpoint, wanted: &Endpoint) -> u32 {
-    match (inet(rule), inet(wanted)) {
-        (Some((rule_udp, rule)), Some((udp, wanted))) => score(
+fn endpoint_score(rule: &Endpoint, requested: &Endpoint) -> u32 {
+    match (inet(rule), inet(requested)) {
+        (Some((rule_udp, rule)), Some((udp, requested))) => score(
             rule_udp == udp,
-            rule.address.is_ipv4() == wanted.address.is_ipv4(),
-            rule.address == wanted.address,
-            rule.port == wanted.port,
+            rule.address.is_ipv4() == requested.address.is_ipv4(),
+            rule.address == requested.address,
+            rule.port == requested.port,
         ),
-        (None, None) => path_score(path(rule), path(wanted)),
+        (None, None) => path_score(path(rule), path(requested)),
         _ => 0,
     }
 }
 
-fn pattern_score(rule: &ListenPattern, wanted: &Endpoint) -> u32 {
-    match (rule, inet(wanted)) {
+fn pattern_score(rule: &ListenPattern, requested: &Endpoint) -> u32 {
+    match (rule, inet(requested)) {
         (ListenPattern::Inet { udp: rule_udp, hosts, ports }, Some((udp, inet))) => {
-            // The same pattern for every port, and for the wanted transport.
+            // The same pattern for every port, and for the requested transport.
             let host = ListenPattern::Inet { udp, hosts: hosts.clone(), ports: 1..=u16::MAX };
             score(
                 *rule_udp == udp,
                 is_ipv4(hosts) == inet.address.is_ipv4(),
-                host.matches(wanted),
+                host.matches(requested),
                 ports.contains(&inet.port),
             )
         }
-        (ListenPattern::Path(rule) | ListenPattern::Children(rule), None) => path_score(rule, path(wanted)),
+        (ListenPattern::Path(rule) | ListenPattern::Children(rule), None) => {
+            path_score(rule, path(requested))
+        }
         _ => 0,
     }
 }
@@ -154,7 +156,7 @@ fn path(endpoint: &Endpoint) -> &str {
 }
 
 /// One if both are in the same directory.
-fn path_score(rule: &str, wanted: &str) -> u32 {
+fn path_score(rule: &str, requested: &str) -> u32 {
     let directory = |path: &str| path.rfind('/').map(|at| at + 1);
-    u32::from(directory(rule).is_some_and(|end| rule.get(..end) == wanted.get(..end)))
+    u32::from(directory(rule).is_some_and(|end| rule.get(..end) == requested.get(..end)))
 }

@@ -1,7 +1,7 @@
 //! The policy: which peer is allowed which request. Without a rule that allows it, a request is denied.
 //!
 //! A [`Policy`] is made from a configuration. It decides on names, endpoints and addresses alone: it opens nothing and
-//! makes no system call. A decision gives a permit, which shares the rules that it rests on, or a [`Denied`], which names
+//! makes no system call. A decision gives a permit, which shares the rules that allow it, or a [`Denied`], which names
 //! the nearest rule, but only among the rules of the same peer.
 #![forbid(unsafe_code)]
 
@@ -41,10 +41,11 @@ use resource::Kind;
 /// The peer that sends a request, as policy knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Requester {
-    /// The worker, identified by the channel that it inherited. It may use every listener scope and every permit.
+    /// The worker, identified by the channel that it inherited. It is allowed every listener scope and every permit.
     Worker,
     /// A process that connected to the control socket, as the kernel identifies it (SO_PEERCRED and SO_PEERGROUPS, see
-    /// unix(7)). User 0 may do whatever the configuration permits to any peer, other users what their `peer` scopes say.
+    /// unix(7)). User 0 is allowed whatever the configuration permits to any peer, other users what their `peer`
+    /// scopes allow.
     Local {
         /// The user id.
         uid: u32,
@@ -77,13 +78,13 @@ pub struct Policy {
     floating: floating::Floating,
 }
 
-/// Operations that the worker may not use: they are for the administrator of the broker.
+/// Operations that the worker is never allowed: they are for the administrator of the broker.
 const NOT_FOR_THE_WORKER: [&str; 1] = ["reload"];
 
-/// Operations that only user 0 may use, whatever a `peer` scope says: another broker replaces this one.
+/// Operations that only user 0 is allowed, whatever a `peer` scope says: another broker replaces this one.
 const FOR_ROOT_ONLY: [&str; 1] = ["takeover"];
 
-/// Operations that every peer of the control socket may use that has a `peer` scope.
+/// Operations that every peer of the control socket with a `peer` scope is allowed.
 const FOR_EVERY_PEER: [&str; 2] = ["hello", "ping"];
 
 impl Policy {
@@ -97,7 +98,7 @@ impl Policy {
         Ok(policy)
     }
 
-    /// Whether a peer may use an operation at all. The resources that a request names are decided one by one.
+    /// Whether a peer is allowed an operation at all. The resources that a request names are decided one by one.
     pub fn operation(&self, requester: &Requester, name: &str) -> Result<OperationPermit, Denied> {
         let allowed = match requester {
             Requester::Local { uid: 0, .. } => is_operation(name),
@@ -115,7 +116,7 @@ impl Policy {
         }
     }
 
-    /// The operations that a peer may use, by name.
+    /// The operations that a peer is allowed, by name.
     pub fn operations(&self, requester: &Requester) -> Vec<&'static str> {
         let names = OPERATIONS.iter().map(|(_, name)| *name);
         names.filter(|name| self.operation(requester, name).is_ok()).collect()

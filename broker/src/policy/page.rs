@@ -1,5 +1,5 @@
-//! The policy as one peer sees it, a page at a time: its own rules, the topology, and the floating addresses that it may
-//! have.
+//! The policy as one peer sees it, a page at a time: its own rules, the topology, and the floating addresses that it is
+//! allowed.
 
 use std::net::IpAddr;
 
@@ -17,8 +17,12 @@ impl Policy {
             Ok(_) => self.topology.topology.as_slice(),
             Err(_) => &[],
         };
-        let floating: Vec<_> =
-            self.floating.declared.iter().filter(|(own, _)| self.may_have(requester, **own)).collect();
+        let floating: Vec<_> = self
+            .floating
+            .declared
+            .iter()
+            .filter(|(address, _)| self.allows_address(requester, **address))
+            .collect();
         let longest = rules.len().max(topology.len()).max(floating.len());
         let end = skipped.saturating_add(POLICY_PAGE);
         let rule = |rule: &&super::Rule| PolicyRule {
@@ -57,8 +61,8 @@ impl Policy {
         }
     }
 
-    /// Whether a peer may have an address, by itself or with the one that it follows.
-    pub fn may_have(&self, requester: &Requester, address: IpAddr) -> bool {
+    /// Whether a peer is allowed an address, by itself or with the leader that it follows.
+    pub fn allows_address(&self, requester: &Requester, address: IpAddr) -> bool {
         self.address(requester, self.floating.leader(address).unwrap_or(address)).is_ok()
     }
 }

@@ -83,18 +83,18 @@ impl Policy {
         self.search(requester, resource.kind(), |grant| grant.find(resource))
     }
 
-    /// The first rule that `look` gives for one of the peer's grants, among those whose `peer` scope allows an
+    /// The first rule that `lookup` returns for one of the peer's grants, among those with a `peer` scope that allows an
     /// operation on this kind of resource.
     pub(super) fn search(
         &self,
         requester: &Requester,
         kind: Kind,
-        look: impl Fn(&Grant) -> Option<RuleId>,
+        lookup: impl Fn(&Grant) -> Option<RuleId>,
     ) -> Option<&Rc<Rule>> {
         let usable =
             |scope: Option<&PeerGrant>| scope.is_none_or(|scope| scope.allows_any(kind.allow_word()));
         let mut grants = self.grants(requester).filter(|(_, scope)| usable(*scope));
-        self.rule(grants.find_map(|(grant, _)| look(grant))?)
+        self.rule(grants.find_map(|(grant, _)| lookup(grant))?)
     }
 
     /// The `peer` scopes of a user and its groups.

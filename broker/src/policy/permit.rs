@@ -1,6 +1,6 @@
-//! Permits: what a decision gives when a request is allowed.
+//! Permits: the results of decisions that allow a request.
 //!
-//! A permit shares the rules by which it was given. It is handed to the action and to the audit line, so both speak of
+//! A permit shares the rules that allow the request. The action and the audit line get the same permit, so both refer to
 //! the same decision, even if a reload replaces the policy in between.
 
 use std::net::IpAddr;
@@ -12,13 +12,13 @@ use portreeve_protocol::{Fault, Text};
 use super::{Denied, Rule};
 use crate::config::SocketOptions;
 
-/// The result of a decision: a permit names the rules that it rests on.
+/// The result of a decision: a permit names the rules that allow the request.
 pub trait Permit {
     /// Visits each of them, in the order of the request.
     fn for_each_rule(&self, visit: &mut dyn FnMut(&Rule));
 }
 
-/// Permission for an operation as a whole; it rests on no single rule.
+/// Permission for an operation as a whole; it names no rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OperationPermit;
 
@@ -33,7 +33,7 @@ impl Permit for Rc<Rule> {
     }
 }
 
-/// Permission of parts that are decided one by one: those that are denied rest on no rule.
+/// Permission of parts that are decided one by one: a denied part names no rule.
 impl<P: Permit, E> Permit for Vec<Result<P, E>> {
     fn for_each_rule(&self, visit: &mut dyn FnMut(&Rule)) {
         self.iter().flatten().for_each(|permit| permit.for_each_rule(visit));
@@ -52,7 +52,7 @@ pub struct ListenPermit {
 }
 
 impl ListenPermit {
-    /// How the socket is made, where a `listen` scope says so.
+    /// The options of the socket, if a `listen` scope allows the endpoint.
     pub fn socket(&self) -> Option<&SocketOptions> {
         self.rule.socket.as_ref()
     }
@@ -65,7 +65,7 @@ impl Permit for ListenPermit {
     }
 }
 
-/// Where the topology puts an address.
+/// The place that the topology gives an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The interface.
@@ -74,12 +74,12 @@ pub struct Place {
     pub prefix: u8,
 }
 
-/// Permission to have an address.
+/// Permission for an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressPermit {
     /// The rule that allows it.
     pub rule: Rc<Rule>,
-    /// Where the topology puts it; `None` if no topology block holds it.
+    /// Its place by the topology; `None` if no topology block contains it.
     pub place: Option<Place>,
 }
 
@@ -92,9 +92,9 @@ pub struct LeasePermit {
     pub rule: Rc<Rule>,
     /// The rule that allows it without a time limit, if that is requested.
     pub permanent_rule: Option<Rc<Rule>>,
-    /// Where the topology puts it.
+    /// Its place by the topology.
     pub place: Place,
-    /// The addresses that are added with it, and where.
+    /// The addresses that are added with it, and their places.
     pub followers: Vec<(IpAddr, Place)>,
 }
 

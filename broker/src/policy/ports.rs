@@ -1,4 +1,4 @@
-//! The TCP ports of a configuration, as few ranges.
+//! The TCP ports of a configuration, merged into as few ranges as possible.
 
 use std::ops::RangeInclusive;
 
@@ -6,7 +6,7 @@ use portreeve_protocol::Endpoint;
 
 use crate::config::{Config, ListenPattern};
 
-/// Every TCP port that a listener or permit names, in order, with ranges that touch made one.
+/// Every TCP port that a listener or permit names, in order; adjacent and overlapping ranges are merged.
 pub(super) fn tcp(config: &Config) -> Vec<RangeInclusive<u16>> {
     let listeners = config.listeners.iter().filter_map(|listener| match &listener.endpoint.value {
         Endpoint::Tcp(inet) => Some(inet.port..=inet.port),

@@ -1,4 +1,4 @@
-//! What a rule can allow, as one type: looked up in one way, whatever it is.
+//! The resources that a rule can allow, as one type, so that one lookup serves all of them.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use portreeve_protocol::{Endpoint, InetEndpoint, Text};
 
 use crate::config::{Cidr, Hosts, Limit, ListenPattern};
 
-/// One thing that a peer can be allowed to have.
+/// One resource that a peer can be allowed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Resource<'a> {
     /// Listen on a well-formed endpoint.
@@ -18,7 +18,7 @@ pub(super) enum Resource<'a> {
     PermanentAddress(IpAddr),
     /// Set an interface up, down or to another MTU.
     Interface(Cow<'a, str>),
-    /// Raise a resource limit of the own process so far.
+    /// Raise a resource limit of the peer's own process to this value.
     Limit(Limit),
 }
 
@@ -33,7 +33,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// The word of `allow` in a `peer` scope: without one of its operations, the scope's permits give nothing.
+    /// The word of `allow` in a `peer` scope: without one of its operations, the scope's permits have no effect.
     pub fn allow_word(self) -> &'static str {
         match self {
             Kind::Endpoint => "listen",
@@ -45,7 +45,7 @@ impl Kind {
 }
 
 impl Resource<'_> {
-    /// Which kind it is.
+    /// The kind of the resource.
     pub fn kind(&self) -> Kind {
         match self {
             Resource::Endpoint(_) => Kind::Endpoint,
@@ -71,7 +71,7 @@ pub(super) enum Pattern {
 }
 
 impl Pattern {
-    /// Which kind its resources are.
+    /// The kind of its resources.
     pub fn kind(&self) -> Kind {
         match self {
             Pattern::Endpoints(_) => Kind::Endpoint,

@@ -1,4 +1,4 @@
-//! Rules: what the configuration permits, each with the line that says so.
+//! Rules: the permissions of the configuration, each with the line that states it.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ pub struct Rule {
     pub place: String,
     /// What it says, in one line: `permit "mail": listen *:25`.
     pub text: String,
-    /// How the socket is made, if the rule is a `listen` scope.
+    /// The options of the socket, if the rule is a `listen` scope.
     pub socket: Option<SocketOptions>,
 }
 
@@ -38,7 +38,7 @@ impl Policy {
         self.rules.get(id.0)
     }
 
-    /// Every rule that a peer may use, in the order of the configuration.
+    /// Every rule that applies to a peer, in the order of the configuration.
     pub fn rules_for(&self, requester: &Requester) -> Vec<&Rule> {
         let mut ids: Vec<RuleId> = Vec::new();
         for (grant, scope) in self.grants(requester) {
@@ -71,8 +71,8 @@ impl Policy {
             self.all.join(&grant);
             permits.insert(name.clone(), grant);
         }
-        // Listen scopes come after the permits, because of two rules for one endpoint the later one says how its socket
-        // is made. Of two listen scopes for one endpoint the enabled one comes later.
+        // Of two rules for one endpoint the later one determines the socket options. So listen scopes are added after
+        // the permits, and of two listen scopes for one endpoint the enabled one is added last.
         let (enabled, disabled): (Vec<_>, Vec<_>) =
             config.listeners.iter().partition(|listener| listener.socket.enable);
         for listener in disabled.into_iter().chain(enabled) {

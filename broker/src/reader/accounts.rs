@@ -33,7 +33,7 @@ pub fn by_name_services(config: &Config) -> Known {
 /// Resolves the names, each once.
 pub fn by_files(names: Vec<PeerName>, known: &Known) -> HashMap<PeerName, Option<u32>> {
     let [mut users, mut groups] = [None, None];
-    let mut found = HashMap::new();
+    let mut resolved = HashMap::new();
     for name in names {
         let (table, file, key) = match &name {
             PeerName::User(key) => (&mut users, "passwd", key),
@@ -41,9 +41,9 @@ pub fn by_files(names: Vec<PeerName>, known: &Known) -> HashMap<PeerName, Option
         };
         let table = table.get_or_insert_with(|| ids(&text(file)));
         let id = table.get(key.as_str()).or_else(|| known.get(&name)).copied();
-        found.insert(name, id);
+        resolved.insert(name, id);
     }
-    found
+    resolved
 }
 
 fn text(file: &str) -> String {
@@ -83,9 +83,9 @@ mod tests {
     fn a_name_in_neither_file_keeps_the_id_of_the_start() {
         let name = |name: &str| PeerName::User(name.to_owned());
         let known = HashMap::from([(name("no-such-user"), 4711), (name("root"), 4712)]);
-        let found = by_files(vec![name("no-such-user"), name("root"), name("nobody-at-all")], &known);
-        assert_eq!(found[&name("no-such-user")], Some(4711));
-        assert_eq!(found[&name("root")], Some(0));
-        assert_eq!(found[&name("nobody-at-all")], None);
+        let resolved = by_files(vec![name("no-such-user"), name("root"), name("nobody-at-all")], &known);
+        assert_eq!(resolved[&name("no-such-user")], Some(4711));
+        assert_eq!(resolved[&name("root")], Some(0));
+        assert_eq!(resolved[&name("nobody-at-all")], None);
     }
 }

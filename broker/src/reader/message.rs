@@ -22,7 +22,7 @@ const PIECE: Kind = Kind(3);
 const END: Kind = Kind(4);
 
 /// The maximum size of a bundle besides the texts: paths and file names.
-const PATHS: u64 = 8 << 20;
+const MAX_PATH_BYTES: u64 = 8 << 20;
 
 /// The reader's first message.
 #[derive(Serialize, Deserialize)]
@@ -52,7 +52,7 @@ pub(super) fn confined(result: Result<Vec<String>, String>) -> Result<Vec<u8>, B
 }
 
 /// Receives the reader's first message.
-pub(super) fn take_confined(channel: &UnixDatagram) -> Result<Result<Vec<String>, String>, ReceiveError> {
+pub(super) fn receive_confined(channel: &UnixDatagram) -> Result<Result<Vec<String>, String>, ReceiveError> {
     let mut buffer = codec::frame_buffer();
     let bytes = receive_bytes(channel, &mut buffer)?;
     let invalid = |error: &dyn std::fmt::Display| {
@@ -92,11 +92,11 @@ impl Collector {
             return Ok(None);
         }
         match header.kind {
-            PIECE if (self.bytes.len() + body.len()) as u64 <= MAX_BYTES + PATHS => {
+            PIECE if (self.bytes.len() + body.len()) as u64 <= MAX_BYTES + MAX_PATH_BYTES => {
                 self.bytes.extend_from_slice(body);
                 Ok(None)
             }
-            PIECE => Err(Garbled(format!("it is longer than {} bytes", MAX_BYTES + PATHS))),
+            PIECE => Err(Garbled(format!("it is longer than {} bytes", MAX_BYTES + MAX_PATH_BYTES))),
             END => Ok(Some(Bundle::from_bytes(std::mem::take(&mut self.bytes)))),
             other => Err(Garbled(format!("a frame of kind {other:?}"))),
         }

@@ -90,7 +90,7 @@ pub fn start(path: &Path, config: &Config, confinement: Confinement) -> Result<R
 
 fn await_confined(channel: &UnixDatagram) -> Result<Vec<String>, Failure> {
     child_process::await_first_message(STEP, channel)?;
-    match message::take_confined(channel) {
+    match message::receive_confined(channel) {
         Ok(Ok(locks)) => Ok(locks),
         Ok(Err(cause)) => Err(Failure::new(Exit::OsError, STEP, cause, "nothing was started")),
         Err(error) => Err(Failure::os(STEP, "confining itself", error)),
@@ -103,7 +103,7 @@ pub struct Handle {
     pid: Pid,
     channel: tokio::net::UnixDatagram,
     /// The number of the last order.
-    asked: u32,
+    last_order: u32,
 }
 
 /// Why reading failed.
@@ -111,7 +111,7 @@ pub struct Handle {
 pub enum ReaderError {
     /// The reader has ended.
     #[error("the reader process has ended: it {0}")]
-    Gone(String),
+    Ended(String),
     /// The reader sent an invalid message.
     #[error("the reader process sent an invalid message: {0}")]
     Garbled(#[from] Garbled),
@@ -123,22 +123,26 @@ pub enum ReaderError {
 impl Reader {
     /// Registers the channel with the runtime.
     pub fn into_handle(self) -> io::Result<Handle> {
-        Ok(Handle { pid: self.pid, channel: tokio::net::UnixDatagram::from_std(self.channel)?, asked: 0 })
+        Ok(Handle {
+            pid: self.pid,
+            channel: tokio::net::UnixDatagram::from_std(self.channel)?,
+            last_order: 0,
+        })
     }
 }
 
 impl Handle {
     /// Orders the configuration to be read and waits without blocking. Messages of an earlier, abandoned call are ignored.
     pub async fn read(&mut self) -> Result<Bundle, ReaderError> {
-        self.asked = self.asked.wrapping_add(1);
-        let order = message::order(self.asked)?;
+        self.last_order = self.last_order.wrapping_add(1);
+        let order = message::order(self.last_order)?;
         let sent =
             self.channel.async_io(Interest::WRITABLE, || channel::send_bytes(&self.channel, &order)).await;
         match sent {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(self.gone()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(self.reap()),
             other => other?,
         }
-        let mut collector = Collector::new(self.asked);
+        let mut collector = Collector::new(self.last_order);
         let mut buffer = codec::frame_buffer();
         loop {
             let bytes = self.receive(&mut buffer).await?;
@@ -151,7 +155,7 @@ impl Handle {
     }
 
     /// Waits until the reader has ended.
-    pub async fn lost(&self) -> ReaderError {
+    pub async fn wait_until_ended(&self) -> ReaderError {
         let mut buffer = codec::frame_buffer();
         loop {
             if let Err(error) = self.receive(&mut buffer).await {
@@ -168,7 +172,7 @@ impl Handle {
             };
             match self.channel.async_io(Interest::READABLE, &mut receive).await {
                 Ok(Ok(bytes)) => return Ok(bytes),
-                Ok(Err(ReceiveError::Closed)) => return Err(self.gone()),
+                Ok(Err(ReceiveError::Closed)) => return Err(self.reap()),
                 Ok(Err(error)) => return Err(Garbled(error.to_string()).into()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
@@ -177,9 +181,9 @@ impl Handle {
     }
 
     /// Reaps it and returns how it ended. Its channel closes shortly before it can be reaped.
-    fn gone(&self) -> ReaderError {
+    fn reap(&self) -> ReaderError {
         use nix::sys::wait::WaitStatus;
-        ReaderError::Gone(match sys::process::wait_for_exit(self.pid) {
+        ReaderError::Ended(match sys::process::wait_for_exit(self.pid) {
             Ok(WaitStatus::Exited(_, code)) => format!("exited with code {code}"),
             Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
             _ => "hung up".to_owned(),

@@ -26,11 +26,11 @@ pub fn run(
     let os = |call: &'static str| move |error: std::io::Error| Failure::os("reader", call, error);
     channel.set_nonblocking(false).map_err(os("fcntl"))?;
     let confined = confinement.apply();
-    let word = match &confined {
+    let result = match &confined {
         Ok(locks) => Ok(locks.clone()),
         Err(failure) => Err(failure.to_string()),
     };
-    if let Ok(packet) = message::confined(word) {
+    if let Ok(packet) = message::confined(result) {
         send_bytes(channel, &packet).map_err(os("send"))?;
     }
     confined?;
@@ -39,7 +39,7 @@ pub fn run(
         match receive_bytes(channel, &mut order) {
             Ok(bytes) => match Header::decode(order.get(..bytes).unwrap_or_default()) {
                 Ok((Header { kind: message::READ, request, .. }, _)) => {
-                    answer(channel, request, &read(path, known)).map_err(os("send"))?;
+                    send_bundle(channel, request, &read(path, known)).map_err(os("send"))?;
                 }
                 // There is no other order.
                 _ => return Ok(()),
@@ -63,7 +63,7 @@ fn read(path: &Path, known: &Known) -> Bundle {
     bundle
 }
 
-fn answer(channel: &UnixDatagram, number: u32, bundle: &Bundle) -> std::io::Result<()> {
+fn send_bundle(channel: &UnixDatagram, number: u32, bundle: &Bundle) -> std::io::Result<()> {
     message::frames(number, bundle).try_for_each(|frame| {
         loop {
             match send_bytes(channel, frame.as_deref().unwrap_or_default()) {

@@ -1,4 +1,4 @@
-//! The control socket, at which peers connect that the broker did not start.
+//! The control socket, to which peers connect that the broker did not start.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,7 +22,7 @@ use crate::sys::unix_file::UnixFile;
 const STEP: &str = "broker.socket";
 /// The largest number of open sessions of the control socket.
 const MAX_SESSIONS: usize = 256;
-/// The pause before the next peer is accepted, where there is no room or accepting failed.
+/// The pause before the next peer is accepted, if there is no room or accepting failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Binds the control socket and gives its file to the registry. Only root can connect until its group and mode are set.
@@ -39,7 +39,7 @@ pub fn bind(
     let failed = |call: &str, errno: Errno| {
         let (cause, remedy) = match errno {
             Errno::EADDRINUSE => (
-                "another portreeved listens there, or the file is no socket".to_owned(),
+                "another portreeved listens there, or the file is not a socket".to_owned(),
                 "stop that portreeved, start this one with --takeover, remove the file, or configure another path",
             ),
             _ => (
@@ -79,7 +79,7 @@ pub fn import(
     };
     let endpoint =
         Text::new(path).map(Endpoint::UnixSeqpacket).map_err(|_| failed("the path is too long"))?;
-    if !BoundSocket::of(socket).is_some_and(|found| found.is_at(&endpoint)) {
+    if !BoundSocket::of(socket).is_some_and(|bound| bound.is_at(&endpoint)) {
         return Err(failed("the running broker sent another socket"));
     }
     let file = UnixFile::import(registry.directories(), path, *file).map_err(|errno| match errno {
@@ -93,7 +93,7 @@ pub fn import(
 /// Accepts peers and opens a session for each.
 pub async fn accept_loop(broker: Rc<Broker>, listener: tokio::net::UnixListener) {
     loop {
-        // Sessions that are open run between two new ones, however many peers connect.
+        // Let the open sessions run before each new one, however many peers connect.
         tokio::task::yield_now().await;
         broker.export.resumed(0).await;
         if broker.export.is_committed() {
@@ -120,8 +120,8 @@ fn open_session(broker: &Rc<Broker>, channel: OwnedFd) -> io::Result<()> {
     let credentials = peer_credentials::read(&channel)?;
     let pid = credentials.pid;
     let requester = Requester::Local { uid: credentials.uid, gids: credentials.gids };
-    match broker.accounts.seat(&requester) {
-        Ok(seat) => session::open(broker, channel, requester, pid, seat).map(drop),
+    match broker.accounts.take_session_slot(&requester) {
+        Ok(slot) => session::open(broker, channel, requester, pid, slot).map(drop),
         Err((account, fault)) => {
             broker.counters.rejected.up();
             if account.may_log() {

@@ -10,10 +10,10 @@ use crate::counter::Counter;
 /// The upper bounds of the latency buckets, in microseconds.
 pub const BOUNDS_US: [u64; 13] =
     [10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 100_000, 1_000_000, 10_000_000];
-/// More than the kind of any operation.
+/// A bound above the kind of any operation.
 const MAX_OPERATIONS: usize = 32;
 
-/// Everything that is counted here. What the server counts itself; addresses, events and accounts have counters of their own.
+/// The counters of the server. Addresses, events and accounts have counters of their own.
 #[derive(Debug, Default)]
 pub struct Counters {
     operations: [Operation; MAX_OPERATIONS],
@@ -21,7 +21,7 @@ pub struct Counters {
     pub opened: Counter,
     /// Connections that got no session.
     pub rejected: Counter,
-    /// Sessions that ended because a packet was no request.
+    /// Sessions that ended because a packet was not a valid request.
     pub malformed: Counter,
 }
 

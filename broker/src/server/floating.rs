@@ -1,7 +1,7 @@
 //! Floating listeners: bound before their address is announced, stopped before it is removed.
 //!
-//! Promises: of one address all floating listeners start or none does; no listener of any kind stays at an address that is
-//! removed. The worker gets an event for each listener of its own.
+//! Promises: all floating listeners of an address start, or none does; no listener of any kind stays at a removed address.
+//! The worker gets an event for each of its listeners.
 
 use std::collections::HashSet;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
-//! Requests in flight: carried out beside the session's own task, and answered when they are done.
+//! Requests in flight: executed in tasks of their own; each reply is sent when its request ends.
 //!
 //! Promises: a session has at most `max_in_flight` of them. A session that ends gets no more replies, but its requests are
-//! carried out.
+//! executed.
 
 use std::net::Shutdown;
 
@@ -10,7 +10,7 @@ use portreeve_protocol::{Fault, FaultCode};
 use super::session::Session;
 
 impl Session {
-    /// Counts a request that begins, or returns the fault where there are too many.
+    /// Counts a request that begins, or returns the fault if there are too many.
     pub fn begin_in_flight(&self) -> Result<(), Fault> {
         if self.in_flight.get() >= self.max_in_flight {
             let message = format!("{} requests of this session are in flight", self.max_in_flight);
@@ -22,7 +22,7 @@ impl Session {
         Ok(())
     }
 
-    /// Sends the reply to a request that has ended, if it wants one. A session that has ended gets none.
+    /// Sends the reply to a request that has ended, if the peer expects one. A session that has ended gets none.
     pub async fn end_in_flight(&self, frame: Option<Vec<u8>>) {
         self.in_flight.update(|count| count.saturating_sub(1));
         self.export.request_ended();

@@ -1,4 +1,4 @@
-//! The server: what the confined broker does until a signal stops it. One thread, one task per session.
+//! The server: serves requests in the confined broker until a signal stops it. One thread, one task per session.
 #![deny(unsafe_code)]
 
 pub mod control_socket;
@@ -34,17 +34,17 @@ use crate::sd_notify::Notifier;
 use crate::takeover::Import;
 
 /// How long a process that ends by itself may take to exit.
-const GRACE: Duration = Duration::from_secs(2);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The broker's state and everything else that serving needs.
 pub struct Service {
     /// The broker's state.
     pub broker: Broker,
-    /// The control socket, where there is one.
+    /// The control socket, if one is configured.
     pub control: Option<UnixListener>,
-    /// The launcher and what it is to start, where there is a worker.
+    /// The launcher and how the worker is started, if one is configured.
     pub worker: Option<(Handle, Supervision)>,
-    /// The reader, where there is one.
+    /// The reader, if reloads are enabled.
     pub reader: Option<Reader>,
     /// The requests to reload.
     pub reload_requests: tokio::sync::mpsc::Receiver<ReloadRequest>,
@@ -52,12 +52,12 @@ pub struct Service {
     pub notifier: Rc<Notifier>,
     /// The import from the predecessor, in a takeover.
     pub import: Option<Import>,
-    /// Names in the service manager's fdstore of descriptors that are no listeners any more.
+    /// Names in the service manager's fdstore of descriptors that are no longer listeners.
     pub stale_fdstore_names: Vec<String>,
 }
 
 impl Service {
-    /// Serves until a signal ends it, or a part of the broker fails that it cannot do without.
+    /// Serves until a signal ends it or an essential part of the broker fails.
     pub async fn run(mut self) -> Result<(), Failure> {
         let broker = Rc::new(self.broker);
         inject::point("signals")?;
@@ -94,7 +94,7 @@ impl Service {
                     () = shutdown.requested() => return Ok(()),
                 }
             }
-            // Listeners from before this broker wait for the peers that had them.
+            // Retain imported listeners for the peers that owned them.
             worker::retain(&broker);
             match &self.worker {
                 None => {
@@ -108,8 +108,8 @@ impl Service {
                 }
             }
         };
-        let ended = tokio::select! {
-            ended = serving => ended,
+        let result = tokio::select! {
+            result = serving => result,
             never = notifier.keep_alive() => match never {},
             never = log::retry_loop() => match never {},
         };
@@ -117,6 +117,6 @@ impl Service {
             addresses.notify_removal(&addresses.all()).await;
         }
         broker.stop_everything();
-        ended
+        result
     }
 }

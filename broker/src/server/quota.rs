@@ -1,6 +1,7 @@
-//! What each peer has used of its quotas. All sessions of one user share one account, so more sessions give no more.
+//! Accounts: how much of its quotas each peer uses. All sessions of one user share one account, so additional sessions give
+//! no additional quota.
 //!
-//! An account counts and says how long to wait; its caller waits or refuses. The worker never waits.
+//! An account counts and returns how long to wait; its caller waits or refuses. The worker never waits.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -22,31 +23,31 @@ const SUPPRESSION_REPORT: Duration = Duration::from_secs(5);
 const MAX_WAIT: Duration = Duration::from_secs(5);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A rate limit: one second's worth at once, then one after the other.
+/// A rate limit: a burst of one second's worth, then one unit at a time.
 #[derive(Default)]
 struct Rate {
-    /// When everything that was taken is within the rate again.
+    /// When the units taken so far are within the rate again.
     paid_until: Cell<Option<Instant>>,
 }
 
 impl Rate {
-    fn after(&self, count: u32, per_second: u32, now: Instant) -> (Instant, Duration) {
+    fn charge(&self, count: u32, per_second: u32, now: Instant) -> (Instant, Duration) {
         let paid =
             self.paid_until.get().map_or(now, |paid| paid.max(now)) + SECOND * count / per_second.max(1);
         let paid = paid.min(now + SECOND + MAX_WAIT);
         (paid, paid.saturating_duration_since(now + SECOND))
     }
 
-    /// Takes some, and returns how long to wait before the next.
+    /// Takes `count` units, and returns how long to wait before the next one.
     fn take(&self, count: u32, per_second: u32) -> Duration {
-        let (paid, wait) = self.after(count, per_second, Instant::now());
+        let (paid, wait) = self.charge(count, per_second, Instant::now());
         self.paid_until.set(Some(paid));
         wait
     }
 
-    /// Takes one if no wait is needed.
+    /// Takes one unit if no wait is needed.
     fn try_take(&self, per_second: u32) -> bool {
-        let (paid, wait) = self.after(1, per_second, Instant::now());
+        let (paid, wait) = self.charge(1, per_second, Instant::now());
         if wait.is_zero() {
             self.paid_until.set(Some(paid));
         }
@@ -67,7 +68,7 @@ pub struct Totals {
     pub not_logged: Counter,
 }
 
-/// What the sessions of one peer have used of its quotas together.
+/// The quotas that all sessions of one peer use together.
 pub struct Account {
     quotas: Rc<Cell<Quotas>>,
     totals: Rc<Totals>,
@@ -140,14 +141,14 @@ impl Account {
         Fault::new(FaultCode::Quota, &message).remedy("close one, or raise max_sessions in the broker scope")
     }
 
-    /// The fault for a peer that holds so many listeners, if it may hold no more.
+    /// The fault for a peer that holds `held` listeners, if that is its limit.
     pub fn listener_quota_fault(&self, held: usize, capacity: usize) -> Option<Fault> {
-        // If the broker itself can hold few, no peer of the control socket takes the last of them.
-        let part = match self.peer {
+        // An eighth of the broker's capacity is reserved for the worker.
+        let share = match self.peer {
             Requester::Worker => capacity,
             Requester::Local { .. } => capacity - capacity / 8,
         };
-        let limit = usize::try_from(self.quotas.get().listeners).unwrap_or(usize::MAX).min(part);
+        let limit = usize::try_from(self.quotas.get().listeners).unwrap_or(usize::MAX).min(share);
         let message = || format!("{} holds {held} listeners, the limit of one peer is {limit}", self.peer);
         (held >= limit).then(|| {
             Fault::new(FaultCode::Quota, &message())
@@ -156,15 +157,15 @@ impl Account {
     }
 }
 
-/// One session's place in an account, released when it is dropped.
-pub struct Seat {
+/// The slot of one session in an account, released when it is dropped.
+pub struct SessionSlot {
     /// The account.
     pub account: Rc<Account>,
     /// How long the session waits before its first request is served.
     pub wait: Duration,
 }
 
-impl Drop for Seat {
+impl Drop for SessionSlot {
     fn drop(&mut self) {
         self.account.sessions.set(self.account.sessions.get().saturating_sub(1));
     }
@@ -174,14 +175,14 @@ impl Drop for Seat {
 pub struct Accounts {
     quotas: Rc<Cell<Quotas>>,
     totals: Rc<Totals>,
-    /// By user id; the worker's has none.
-    of: RefCell<HashMap<Option<u32>, Rc<Account>>>,
+    /// By user id; `None` for the worker.
+    by_user: RefCell<HashMap<Option<u32>, Rc<Account>>>,
 }
 
 impl Accounts {
     /// No accounts yet.
     pub fn new(quotas: Quotas) -> Self {
-        Self { quotas: Rc::new(Cell::new(quotas)), totals: Rc::default(), of: RefCell::default() }
+        Self { quotas: Rc::new(Cell::new(quotas)), totals: Rc::default(), by_user: RefCell::default() }
     }
 
     /// The quotas of every peer.
@@ -201,21 +202,21 @@ impl Accounts {
 
     /// A value for each account, the worker's first.
     pub fn map<T>(&self, value: impl Fn(&Account) -> T) -> Vec<T> {
-        let of = self.of.borrow();
-        let mut accounts: Vec<_> = of.iter().collect();
+        let by_user = self.by_user.borrow();
+        let mut accounts: Vec<_> = by_user.iter().collect();
         accounts.sort_by_key(|(key, _)| **key);
         accounts.into_iter().map(|(_, account)| value(account)).collect()
     }
 
-    /// A place for one more session of this peer, or the fault if it gets none.
-    pub fn seat(&self, peer: &Requester) -> Result<Seat, (Rc<Account>, Fault)> {
+    /// Takes a slot for one more session of this peer, or returns the fault if the peer has too many.
+    pub fn take_session_slot(&self, peer: &Requester) -> Result<SessionSlot, (Rc<Account>, Fault)> {
         let key = match peer {
             Requester::Worker => None,
             Requester::Local { uid, .. } => Some(*uid),
         };
-        let mut of = self.of.borrow_mut();
-        if of.len() > MAX_IDLE_ACCOUNTS {
-            of.retain(|_, account| account.sessions.get() > 0 || !account.is_idle());
+        let mut by_user = self.by_user.borrow_mut();
+        if by_user.len() > MAX_IDLE_ACCOUNTS {
+            by_user.retain(|_, account| account.sessions.get() > 0 || !account.is_idle());
         }
         let new = || Account {
             quotas: self.quotas.clone(),
@@ -228,7 +229,7 @@ impl Accounts {
             not_logged: Cell::new(0),
             refusals: Cell::new(0),
         };
-        let account = of.entry(key).or_insert_with(|| Rc::new(new())).clone();
+        let account = by_user.entry(key).or_insert_with(|| Rc::new(new())).clone();
         if key.is_some() && account.sessions.get() >= self.quotas.get().sessions {
             let fault = account.session_quota_fault();
             return Err((account, fault));
@@ -239,7 +240,7 @@ impl Accounts {
         };
         self.totals.delayed.add(usize::from(!wait.is_zero()));
         account.sessions.set(account.sessions.get() + 1);
-        Ok(Seat { account, wait })
+        Ok(SessionSlot { account, wait })
     }
 }
 
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_resource_is_not_counted() {
+    fn a_refused_unit_is_not_counted() {
         let rate = Rate::default();
         assert_eq!((0..100).filter(|_| rate.try_take(10)).count(), 10);
         assert!(rate.take(1, 10) <= Duration::from_millis(100));

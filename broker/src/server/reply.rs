@@ -50,19 +50,19 @@ impl Session {
         }
     }
 
-    /// Replies with a fault; the session goes on.
+    /// Replies with a fault; the session continues.
     pub fn refuse(&self, outbox: &mut [u8], request: u32, fault: &Fault) -> Step {
         self.note_refusals(1);
         self.send_fault(outbox, request, fault)
     }
 
-    /// Replies with a fault and closes the session. A peer that does not read the reply is not waited for.
+    /// Replies with a fault and closes the session. Does not wait for a peer that does not read the reply.
     pub fn close_with(&self, outbox: &mut [u8], request: u32, fault: &Fault) -> Step {
         let _ = self.refuse(outbox, request, fault); // the session ends in any case
         Step::Close(fault.message.to_string())
     }
 
-    /// Replies with a fault; closes the session if its peer has not said hello.
+    /// Replies with a fault; closes the session if its peer has not sent hello.
     pub fn refuse_or_close(&self, outbox: &mut [u8], request: u32, fault: &Fault) -> Step {
         match self.is_greeted() {
             true => self.refuse(outbox, request, fault),
@@ -84,7 +84,7 @@ impl Session {
         let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(|fd| fd.as_fd()).collect();
         loop {
             let send = || channel::send(&self.channel, frame, &descriptors);
-            match self.watched.async_io(Interest::WRITABLE, send).await {
+            match self.async_channel.async_io(Interest::WRITABLE, send).await {
                 Err(error) if channel::is_busy(&error) => tokio::time::sleep(DESCRIPTOR_RETRY).await,
                 other => return other,
             }

@@ -16,13 +16,13 @@ use tokio::io::Interest;
 use tokio::task::JoinHandle;
 
 use super::operation::{self, Received};
-use super::quota::{Account, Seat};
+use super::quota::{Account, SessionSlot};
 use super::state::{Broker, Buffers};
 use crate::listener::Owner;
 use crate::policy::Requester;
 use crate::takeover::Export;
 
-/// How many requests of one session are served in a row while other sessions wait.
+/// The largest number of requests of one session that are served in a row while other sessions wait.
 const MAX_IN_A_ROW: u32 = 8;
 
 /// A session as its operations see it.
@@ -33,13 +33,13 @@ pub struct Session {
     pub requester: Requester,
     /// The owner of its listeners.
     pub owner: Owner,
-    /// What its peer has used of its quotas.
+    /// The account of its peer's quotas.
     pub account: Rc<Account>,
     greeted: Cell<bool>,
     /// How long the peer's next request waits, because of the ones that were refused.
     penalty: Cell<Duration>,
     in_a_row: Cell<u32>,
-    /// How many requests are carried out beside the session's own task.
+    /// The number of requests in flight.
     pub(super) in_flight: Cell<usize>,
     pub(super) max_in_flight: usize,
     /// The state of a takeover by another broker.
@@ -47,11 +47,11 @@ pub struct Session {
     /// How long the peer may leave a reply unread.
     pub(super) unread_timeout: Duration,
     pub(super) channel: StdChannel,
-    pub(super) watched: tokio::net::UnixDatagram,
+    pub(super) async_channel: tokio::net::UnixDatagram,
 }
 
 impl Session {
-    /// Whether its peer is user 0, which may stop what other peers own.
+    /// Whether its peer is user 0, which is allowed to stop the listeners of other peers.
     pub fn is_root(&self) -> bool {
         matches!(self.requester, Requester::Local { uid: 0, .. })
     }
@@ -78,12 +78,12 @@ pub fn open(
     channel: OwnedFd,
     requester: Requester,
     pid: u32,
-    seat: Seat,
+    slot: SessionSlot,
 ) -> io::Result<JoinHandle<()>> {
     let channel = StdChannel::from(channel);
     channel.set_nonblocking(true)?;
-    let watched = tokio::net::UnixDatagram::from_std(channel.try_clone()?)?;
-    let account = seat.account.clone();
+    let async_channel = tokio::net::UnixDatagram::from_std(channel.try_clone()?)?;
+    let account = slot.account.clone();
     let (number, owner) = broker.register(&requester, pid, &account);
     let session = Session {
         number,
@@ -91,21 +91,21 @@ pub fn open(
         owner,
         account,
         greeted: false.into(),
-        penalty: seat.wait.into(),
+        penalty: slot.wait.into(),
         in_a_row: 0.into(),
         in_flight: 0.into(),
         max_in_flight: usize::try_from(broker.accounts.quotas().in_flight).unwrap_or(usize::MAX),
         export: broker.export.clone(),
         unread_timeout: broker.accounts.quotas().unread_timeout,
         channel,
-        watched,
+        async_channel,
     };
     let (broker, session) = (broker.clone(), Rc::new(session));
     broker.registered(&session);
     Ok(tokio::task::spawn_local(async move {
         let reason = session.serve(&broker).await;
         session.close(&broker, &reason);
-        drop(seat);
+        drop(slot);
     }))
 }
 
@@ -114,7 +114,7 @@ impl Session {
         let greeting = Instant::now() + self.unread_timeout;
         loop {
             self.pause().await;
-            let step = self.watched.async_io(Interest::READABLE, || self.step(broker));
+            let step = self.async_channel.async_io(Interest::READABLE, || self.step(broker));
             let step = match self.is_greeted() || self.owner == Owner::Worker {
                 true => step.await,
                 false => match tokio::time::timeout_at(greeting.into(), step).await {
@@ -217,12 +217,12 @@ impl Session {
         }
     }
 
-    /// Whether the peer has said hello and was admitted.
+    /// Whether the peer has sent hello and was admitted.
     pub fn is_greeted(&self) -> bool {
         self.greeted.get()
     }
 
-    /// Notes that the peer has said hello and is admitted.
+    /// Records that the peer has sent hello and is admitted.
     pub fn greet(&self) {
         self.greeted.set(true);
     }
@@ -237,8 +237,8 @@ impl Session {
             tracing::info!(session = self.number, peer = %self.requester, ?client, reason, "session ended");
         }
         broker.events.unsubscribe(self.number);
-        // The worker's listeners belong to its process: they stay until it has exited, and then for a while for the next
-        // one.
+        // The worker's listeners belong to its process: they stay until it has exited, and are then retained for the next
+        // worker.
         if self.owner == Owner::Worker {
             return;
         }

@@ -1,4 +1,4 @@
-//! What ends the broker: SIGTERM, SIGINT, or a successor that has committed.
+//! The end of the broker: by SIGTERM, by SIGINT, or by a successor that has committed.
 
 use std::rc::Rc;
 
@@ -22,7 +22,7 @@ impl Shutdown {
         Ok(Self { terminate: catch(terminate)?, interrupt: catch(interrupt)?, export })
     }
 
-    /// Waits for the first of them.
+    /// Waits for the first signal, or for the commit.
     pub async fn requested(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

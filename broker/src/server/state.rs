@@ -31,7 +31,7 @@ pub struct Parts {
     pub policy: Policy,
     /// The listeners; static ones are bound already.
     pub registry: Registry,
-    /// The address manager, if the broker may have addresses.
+    /// The address manager, if the broker manages addresses.
     pub addresses: Option<Rc<Addresses>>,
     /// The events.
     pub events: Rc<Events>,
@@ -72,13 +72,13 @@ pub struct SessionInfo {
     pub pid: u32,
     /// The owner of its listeners.
     pub owner: Owner,
-    /// What its peer has used of its quotas.
+    /// The account of its peer's quotas.
     pub account: Rc<Account>,
     /// The session itself.
     pub session: Weak<Session>,
 }
 
-/// One buffer for requests and one for replies: a session uses them only while it has the thread.
+/// One buffer for requests and one for replies: a session uses them only while its task runs.
 pub struct Buffers {
     pub inbox: Box<[u8]>,
     pub outbox: Box<[u8]>,
@@ -160,7 +160,7 @@ impl Broker {
     /// The fault for a peer that has used up its quota of listeners.
     pub(super) fn listener_quota_fault(&self, account: &Rc<Account>) -> Option<Fault> {
         let registry = self.registry.borrow();
-        // While all peers together hold no more than one may hold, the quota of no peer is used up.
+        // While all peers together hold less than the limit of one peer, no peer has reached it.
         account.listener_quota_fault(registry.count(), registry.capacity())?;
         let sessions = self.sessions.borrow();
         let owners =
@@ -207,8 +207,8 @@ impl Broker {
     }
 
     fn stop_listeners(&self) {
-        let kept = |id| self.fdstore.as_ref().is_some_and(|fdstore| fdstore.contains(id));
-        for fault in self.registry.borrow_mut().stop_all_except(kept) {
+        let is_in_fdstore = |id| self.fdstore.as_ref().is_some_and(|fdstore| fdstore.contains(id));
+        for fault in self.registry.borrow_mut().stop_all_except(is_in_fdstore) {
             tracing::error!(%fault, "cannot stop a listener at the end of the broker");
         }
     }
@@ -252,7 +252,7 @@ impl Broker {
         self.processes.reader.is_some()
     }
 
-    /// Notes that the reader process has exited; the warning comes first in `status`.
+    /// Records that the reader process has exited; the warning comes first in `status`.
     pub(super) fn reader_exited(&self, warning: &str) {
         self.reader_exited.set(true);
         self.warnings.borrow_mut().insert(0, warning.to_owned());

@@ -12,20 +12,20 @@ use crate::events::{Audience, Record, Subscriber};
 use crate::holder::Holder;
 use crate::policy::{Policy, Requester};
 
-/// Whether an event concerns a peer, so that it may see the event without the permission to see all of them.
+/// Whether an event concerns a peer, so that the peer sees it even without the permission to see all events.
 pub fn concerns(policy: &Policy, session: &Session, record: &Record) -> bool {
-    let own = || session.holder();
+    let peer = || session.holder();
     match &record.audience {
         Audience::Everyone => true,
-        Audience::Holder(holder) => *holder == own(),
+        Audience::Holder(holder) => *holder == peer(),
         Audience::Interface(holders) => {
-            holders.contains(&own()) || policy.interface(&session.requester, &record.event.interface).is_ok()
+            holders.contains(&peer()) || policy.interface(&session.requester, &record.event.interface).is_ok()
         }
         Audience::Operator => false,
     }
 }
 
-/// Whether a peer may see all events.
+/// Whether a peer is allowed to see all events.
 pub fn may_see_all(policy: &Policy, requester: &Requester) -> bool {
     policy.operation(requester, "status").is_ok()
 }

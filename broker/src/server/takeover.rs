@@ -1,5 +1,5 @@
-//! What a takeover needs of the whole broker: the target of an import, the source of the descriptor store, and the end of a
-//! broker that was taken over.
+//! The state of the whole broker in a takeover: the target of an import, the source of the descriptor store, and the end of
+//! a broker that was taken over.
 
 use std::net::Shutdown;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -23,8 +23,8 @@ impl Broker {
         }
     }
 
-    /// The successor has committed: forgets what belongs to it now, and ends every session that is neither the successor's
-    /// nor the worker's.
+    /// Ends service after the successor's commit: forgets the listeners and addresses, which belong to it now, and ends
+    /// every session that is neither the successor's nor the worker's.
     pub(super) fn commit_export(&self, successor: &Session) {
         self.registry.borrow_mut().forget_all();
         self.addresses.iter().for_each(|addresses| addresses.drop_exported());
@@ -38,13 +38,13 @@ impl Broker {
             if let Ok(frame) = &frame {
                 let _ = channel::send_bytes(&session.channel, frame); // a peer that does not read misses the fault
             }
-            let _ = session.channel.shutdown(Shutdown::Both); // it fails only where the peer has hung up
+            let _ = session.channel.shutdown(Shutdown::Both); // it fails only if the peer has hung up
         }
     }
 }
 
 impl Session {
-    /// Whether a successor has committed and does not leave this session to this broker.
+    /// Whether a successor has committed, so that this session must end.
     pub(super) fn must_close(&self) -> bool {
         self.export.must_close(self.number, self.is_worker())
     }

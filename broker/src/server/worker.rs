@@ -12,7 +12,7 @@ use portreeve_protocol::{Event, EventCode, Text};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::GRACE;
+use super::EXIT_TIMEOUT;
 use super::session;
 use super::shutdown::Shutdown;
 use super::state::Broker;
@@ -102,8 +102,8 @@ pub async fn supervise(
         broker.set_worker(None);
         tracing::warn!(pid, %ending, "the worker has exited");
         publish(broker, EventCode::WorkerEnded, pid, restarts, &ending.to_string());
-        // The session ends here even where a child of the worker still holds the channel: the next worker has its own.
-        let _ = channel.shutdown(net::Shutdown::Both); // it fails only where the channel is closed
+        // The session ends here even if a child of the worker still holds the channel: the next worker has its own.
+        let _ = channel.shutdown(net::Shutdown::Both); // it fails only if the channel is closed
         if !session.is_finished() {
             let _ = session.await; // a session task that panicked has ended too
         }
@@ -175,9 +175,10 @@ async fn start(
     let open = || -> Result<Running, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::os(STEP, "open the worker's session", error);
         inject::point("worker.session.open")?;
-        let seat = broker.accounts.seat(&Requester::Worker).map_err(|(_, fault)| failed(&fault))?;
+        let slot =
+            broker.accounts.take_session_slot(&Requester::Worker).map_err(|(_, fault)| failed(&fault))?;
         let channel = ours.try_clone().map_err(|error| failed(&error))?;
-        let session = session::open(broker, ours.into(), Requester::Worker, number, seat);
+        let session = session::open(broker, ours.into(), Requester::Worker, number, slot);
         Ok(Running { pid, session: session.map_err(|error| failed(&error))?, channel })
     };
     let running = match open() {
@@ -215,8 +216,8 @@ async fn report(launcher: &Handle) -> Result<Report, Failure> {
 async fn wait_for_exit(launcher: &Handle, worker: i32) -> Result<Ending, Failure> {
     loop {
         match report(launcher).await? {
-            Report::Exited { pid, how } if pid == worker => return Ok(how),
-            other => tracing::warn!(report = ?other, "unexpected report of the launcher"),
+            Report::Exited { pid, ending } if pid == worker => return Ok(ending),
+            other => tracing::warn!(report = ?other, "unexpected report from the launcher"),
         }
     }
 }
@@ -234,7 +235,7 @@ async fn outlives_session(session: &mut JoinHandle<()>) {
 async fn launcher_lost(launcher: &Handle) -> Failure {
     loop {
         match report(launcher).await {
-            Ok(report) => tracing::warn!(?report, "unexpected report of the launcher"),
+            Ok(report) => tracing::warn!(?report, "unexpected report from the launcher"),
             Err(lost) => return lost,
         }
     }
@@ -245,13 +246,13 @@ async fn stop_worker(launcher: &Handle, supervision: &Supervision, pid: i32) -> 
     tracing::info!(pid, "stopping the worker");
     let send = async |signal| launcher.signal(signal).await.map_err(lost);
     send(Signal::SIGTERM).await?;
-    if let Ok(ended) = timeout(supervision.stop_timeout, wait_for_exit(launcher, pid)).await {
-        return ended.map(|ending| tracing::info!(pid, %ending, "the worker has exited"));
+    if let Ok(outcome) = timeout(supervision.stop_timeout, wait_for_exit(launcher, pid)).await {
+        return outcome.map(|ending| tracing::info!(pid, %ending, "the worker has exited"));
     }
     tracing::warn!(pid, timeout = ?supervision.stop_timeout, "the worker did not exit in time; sending SIGKILL");
     send(Signal::SIGKILL).await?;
-    let ended = timeout(GRACE, wait_for_exit(launcher, pid)).await;
-    ended.map_err(|_| lost("it did not report that the worker exited"))?.map(|_| ())
+    let outcome = timeout(EXIT_TIMEOUT, wait_for_exit(launcher, pid)).await;
+    outcome.map_err(|_| lost("it did not report that the worker exited"))?.map(|_| ())
 }
 
 /// Retains the worker's listeners for the next worker, and stops those that it does not request in time.
@@ -260,7 +261,7 @@ pub fn retain(broker: &Rc<Broker>) {
     let broker = broker.clone();
     tokio::task::spawn_local(async move {
         sleep(broker.retain.get()).await;
-        // Nothing changes while the state is exported.
+        // The state must not change while it is exported.
         broker.export.resumed(0).await;
         for fault in broker.registry.borrow_mut().stop_expired(Instant::now()) {
             tracing::error!(%fault, "cannot stop a retained listener");
@@ -296,7 +297,7 @@ mod tests {
             short_runs.iter().map(of).collect()
         };
         assert_eq!(pauses(&[0, 1, 2, 3, 9, 10, 18]), [0, 100, 200, 400, 25_600, 30_000, 30_000]);
-        // Also where stable_after is shorter.
+        // Also if stable_after is shorter.
         assert_eq!(restart_pause(0, Duration::from_millis(1)), FIRST_PAUSE);
     }
 }

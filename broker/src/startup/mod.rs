@@ -38,7 +38,7 @@ use crate::takeover::{Export, Import, import_from_fdstore};
 /// How much longer than its worker a broker may take to exit after a takeover.
 const EXIT_MARGIN: Duration = Duration::from_secs(3);
 
-/// What `status` warns of where the kernel does not let the broker lock a filter into a stopped socket.
+/// The warning in `status` if the kernel does not let the broker lock a filter into a stopped socket.
 const STOP_NOT_ENFORCED: &str = "stopping a listener is not enforced: the kernel refused both an eBPF and a classic BPF filter, \
     so a worker that keeps a copy of the socket can listen again; retain cap_net_admin, or start portreeved with cap_bpf";
 
@@ -69,7 +69,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     inject::point("private")?;
     limits::make_private()?;
     inject::point("keyring")?;
-    keyring::leave()?;
+    keyring::replace_session_keyring()?;
     inject::point("notify")?;
     let mut notifier = Notifier::connect()?;
     descriptors::clear_environment();
@@ -81,7 +81,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     inject::point("plan")?;
     let plan = Plan::new(&config, &mut findings)?;
     inject::point("capabilities")?;
-    plan::capabilities::available(&config, &plan.retained)?;
+    plan::capabilities::check_available(&config, &plan.retained)?;
     inject::point("chroot")?;
     let root = Root::open(&config, Some(&plan.identity), &mut findings);
     inject::point("worker.program")?;
@@ -96,11 +96,11 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
 
     let unprivileged_port_start = plan::unprivileged_port_start();
     inject::point("limits")?;
-    let (descriptor_limit, descriptors_now) = limits::raise_descriptors()?;
+    let (descriptor_limit, max_descriptors) = limits::raise_descriptors()?;
     inject::point("sockets")?;
     let privileges =
-        BindPrivileges { capabilities: own_capabilities(), unprivileged_port_start, confined: false };
-    let mut registry = sockets::empty_registry(&config, descriptors_now, privileges)?;
+        BindPrivileges { capabilities: effective_capabilities(), unprivileged_port_start, confined: false };
+    let mut registry = sockets::empty_registry(&config, max_descriptors, privileges)?;
     inject::point("control")?;
     let (control, mut import) = match start {
         Start::Fresh => (sockets::control_socket(&config, plan.socket_group, &mut registry)?, None),
@@ -212,21 +212,21 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         fdstore,
         reloading,
     };
-    // A large configuration takes more memory than the policy that was made from it.
+    // A large configuration takes more memory than the policy built from it.
     drop(config);
     malloc::trim();
     let rest = Rest { control, reader, reload_requests, notifier, import, stale_fdstore_names };
     serve(parts, worker, rest)
 }
 
-/// The capabilities with which the static listeners are bound; all where the kernel does not say, so that no error is
-/// blamed on one that is missing.
-fn own_capabilities() -> CapabilitySet {
+/// The capabilities with which the static listeners are bound; all of them if they cannot be read, so that no error is
+/// attributed to a missing one.
+fn effective_capabilities() -> CapabilitySet {
     let status = ProcStatus::open("self").and_then(|status| status.read());
     CapabilitySet::from_bits(status.map_or(u64::MAX, |credentials| credentials.effective))
 }
 
-/// What a successor needs to take over from this broker.
+/// The state that a successor needs to take over from this broker.
 fn export(
     control: Option<&UnixListener>,
     notifier: &Rc<Notifier>,
@@ -238,7 +238,7 @@ fn export(
     Ok(Export::new(copy, notifier.clone(), exit_time))
 }
 
-/// What serving needs beside the broker's state and the worker.
+/// The parts that serving needs besides the broker's state and the worker.
 struct Rest {
     control: Option<UnixListener>,
     reader: Option<Reader>,

@@ -1,4 +1,4 @@
-//! What the broker opens while it is still root: the control socket, the static listeners, and the sockets with which it
+//! Opens, while the broker is still root, the control socket, the static listeners, and the sockets with which it
 //! manages addresses.
 
 use std::os::unix::net::UnixListener;
@@ -22,10 +22,10 @@ use crate::server::control_socket;
 use crate::sys::SocketDirectories;
 use crate::takeover::{AwaitedListener, Fdstore, OfferedSockets, Predecessor};
 
-/// Descriptors that are no listeners: those of sessions and of the runtime, and copies in transit.
+/// Descriptors that are not listeners: those of sessions and of the runtime, and copies in transit.
 const RESERVED: usize = 1024;
 
-/// Binds the control socket, where the configuration names one.
+/// Binds the control socket, if the configuration names one.
 pub fn control_socket(
     config: &Config,
     group: Gid,
@@ -60,16 +60,18 @@ pub fn empty_registry(
     Ok(Registry::new(capacity, DropFilter::load(), directories, privileges))
 }
 
-/// The manager of addresses, where the configuration has any and the retained capabilities allow it.
+/// The manager of addresses, if the configuration names any and the retained capabilities allow it.
 pub fn addresses(config: &Config, plan: &Plan, events: &Rc<Events>) -> Result<Option<Addresses>, Failure> {
     let retains = |capability: Capability| plan.retained.effective.contains(capability.index());
     if !retains(CAP_NET_ADMIN) || !plan::names_addresses(config) {
         return Ok(None);
     }
     let addresses = Addresses::open(plan::address_settings(config), retains(CAP_NET_RAW), events.clone())?;
-    let own = addresses.host_owned(&plan::floating(config))?;
+    let host_owned = addresses.host_owned(&plan::floating(config))?;
     let mut findings = Findings::default();
-    config.own_addresses(&own).into_iter().for_each(|own| findings.error("addresses", Exit::Config, own));
+    for diagnostic in config.host_owned_errors(&host_owned) {
+        findings.error("addresses", Exit::Config, diagnostic);
+    }
     match findings.first_failure() {
         Some(failure) => Err(failure),
         None => Ok(Some(addresses)),
@@ -94,7 +96,7 @@ pub fn begin_takeover(
     Ok((predecessor, sockets))
 }
 
-/// The descriptor store, where the service manager has one. From now on the registry records changes for it.
+/// The descriptor store, if the service manager has one. From now on the registry records changes for it.
 pub fn fdstore(notifier: &Rc<Notifier>, registry: &mut Registry) -> Option<Rc<Fdstore>> {
     let capacity = notifier.fdstore_capacity();
     (capacity > 0).then(|| {

@@ -1,10 +1,10 @@
-//! How the configuration wants the worker supervised.
+//! The supervision settings of the `worker` scope.
 
 use crate::config::Worker;
 use crate::launcher::ProgramName;
 use crate::server::Supervision;
 
-/// The settings of the worker scope that supervision needs.
+/// Collects the settings.
 pub fn supervision(worker: &Worker, program: ProgramName) -> Supervision {
     Supervision {
         program,

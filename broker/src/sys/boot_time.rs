@@ -1,4 +1,4 @@
-//! The clock of leases, CLOCK_BOOTTIME: it goes on while the host sleeps, as the clocks of other hosts do.
+//! The clock of leases, CLOCK_BOOTTIME: it continues while the host is suspended, as the clocks of other hosts do.
 
 use std::time::Duration;
 

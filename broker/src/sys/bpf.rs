@@ -53,12 +53,12 @@ pub const fn and(mask: u32) -> Instruction {
     instruction(0x54, 0, 0, mask)
 }
 
-/// BPF_JMP | BPF_JEQ | BPF_K: skips so many instructions where A equals this number, and so many where not.
+/// BPF_JMP | BPF_JEQ | BPF_K: skips `skip_if_equal` instructions if A equals this number, and `skip_if_not` otherwise.
 pub const fn jump_if_equal(number: u32, skip_if_equal: u8, skip_if_not: u8) -> Instruction {
     instruction(0x15, skip_if_equal, skip_if_not, number)
 }
 
-/// BPF_RET | BPF_K: keeps at most so many bytes of the packet.
+/// BPF_RET | BPF_K: keeps at most this number of bytes of the packet.
 pub const fn keep(bytes: u32) -> Instruction {
     instruction(0x06, 0, 0, bytes)
 }
@@ -72,13 +72,13 @@ const fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
     sock_filter { code, jt, jf, k }
 }
 
-/// Attaches a classic program to a socket, in place of any filter before.
+/// Attaches a classic program to a socket, and replaces any earlier filter.
 ///
 /// # Capabilities
 /// None on most kernels; some require CAP_NET_ADMIN. See [`sockopt::attach_filter`].
 ///
 /// # Errors
-/// EINVAL for an invalid program; EPERM where the socket's filter is locked.
+/// EINVAL for an invalid program; EPERM if the socket's filter is locked.
 pub fn attach(socket: impl AsFd, program: &mut [Instruction]) -> nix::Result<()> {
     sockopt::attach_filter(socket, program)
 }
@@ -111,8 +111,8 @@ pub fn attach_drop_syn(socket: impl AsFd) -> nix::Result<()> {
     attach(socket, &mut program)
 }
 
-/// The beginning of the kernel's `union bpf_attr` as BPF_PROG_LOAD reads it (include/uapi/linux/bpf.h). The kernel takes
-/// what is left out as zero.
+/// The beginning of the kernel's `union bpf_attr` as BPF_PROG_LOAD reads it (include/uapi/linux/bpf.h). The kernel treats
+/// omitted fields as zero.
 #[repr(C)]
 struct LoadAttributes {
     program_type: u32,
@@ -143,10 +143,10 @@ const fn ebpf(opcode: u8) -> u64 {
 /// attaches it.
 ///
 /// # Capabilities
-/// CAP_BPF (CAP_SYS_ADMIN before Linux 5.8); none where kernel.unprivileged_bpf_disabled is 0.
+/// CAP_BPF (CAP_SYS_ADMIN before Linux 5.8); none if kernel.unprivileged_bpf_disabled is 0.
 ///
 /// # Errors
-/// EPERM without the capability; ENOSYS where the kernel is built without CONFIG_BPF_SYSCALL.
+/// EPERM without the capability; ENOSYS if the kernel is built without CONFIG_BPF_SYSCALL.
 pub fn load_drop_all() -> nix::Result<OwnedFd> {
     let instructions = [SET_RESULT_TO_ZERO, EXIT];
     let license = c"Apache-2.0";
@@ -167,6 +167,6 @@ pub fn load_drop_all() -> nix::Result<OwnedFd> {
         libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attributes, size_of::<LoadAttributes>())
     };
     let number = RawFd::try_from(Errno::result(result)?).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the call has just made this descriptor, close-on-exec, and nothing else owns it.
+    // SAFETY: the call has just created this descriptor, close-on-exec, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

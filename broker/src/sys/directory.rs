@@ -12,7 +12,7 @@ pub use rustix::fs::{FileType, Stat, major, minor};
 /// The names of a directory's entries, without `.` and `..`. See readdir(3).
 ///
 /// # Capabilities
-/// None where the file mode allows reading; otherwise CAP_DAC_READ_SEARCH.
+/// None if the file mode allows reading; otherwise CAP_DAC_READ_SEARCH.
 ///
 /// # Errors
 /// Those of getdents(2).
@@ -25,7 +25,7 @@ pub fn names(directory: impl AsFd) -> Result<impl Iterator<Item = Result<CString
 /// The status of an entry; of the file that it points to if it is a symbolic link and `follow` is set. See fstatat(2).
 ///
 /// # Capabilities
-/// None where the directory's mode allows searching; otherwise CAP_DAC_READ_SEARCH.
+/// None if the directory's mode allows searching; otherwise CAP_DAC_READ_SEARCH.
 ///
 /// # Errors
 /// Those of fstatat(2).
@@ -36,7 +36,7 @@ pub fn stat(directory: impl AsFd, name: &CStr, follow: bool) -> Result<Stat> {
 /// Opens a directory below `root` for reading, without following symbolic links. See openat2(2), Linux 5.6.
 ///
 /// # Capabilities
-/// None where the file mode allows reading; otherwise CAP_DAC_READ_SEARCH.
+/// None if the file mode allows reading; otherwise CAP_DAC_READ_SEARCH.
 ///
 /// # Errors
 /// Those of openat2(2); ELOOP for a symbolic link, EXDEV for a path that leads out of `root`.

@@ -29,7 +29,7 @@ pub struct Interface {
     pub up: bool,
     /// Whether it is up and has a carrier: IFF_UP and IFF_LOWER_UP.
     pub carrier: bool,
-    /// Its MAC address; `None` where it is not Ethernet.
+    /// Its MAC address; `None` if it is not Ethernet.
     pub mac: Option<Mac>,
     /// Its MTU in bytes.
     pub mtu: u32,
@@ -51,7 +51,7 @@ impl Interface {
     /// None.
     ///
     /// # Errors
-    /// ENODEV where there is none; EINVAL or ERANGE for a name that no interface can have.
+    /// ENODEV if it does not exist; EINVAL or ERANGE for a name that no interface can have.
     pub fn by_name(netlink: &Netlink, name: &str) -> Result<Self, Errno> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
@@ -64,7 +64,7 @@ impl Interface {
     /// None.
     ///
     /// # Errors
-    /// ENODEV where there is none.
+    /// ENODEV if it does not exist.
     pub fn by_index(netlink: &Netlink, index: u32) -> Result<Self, Errno> {
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -122,7 +122,7 @@ impl Interface {
     /// CAP_NET_ADMIN.
     ///
     /// # Errors
-    /// ENODEV where it is gone; EINVAL for an MTU that it cannot have; EPERM.
+    /// ENODEV if it was deleted; EINVAL for an MTU that it cannot have; EPERM.
     pub fn change(&self, netlink: &Netlink, change: Change) -> Result<(), Errno> {
         let mut message = LinkMessage::default();
         message.header.index = self.index;

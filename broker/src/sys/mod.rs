@@ -1,7 +1,7 @@
-//! Every system call of the broker outside `confine` and `launcher`: one mechanism a file.
+//! Every system call of the broker outside `confine` and `launcher`: one mechanism per file.
 //!
 //! Each function names the capability that it needs, if any. Every other socket is opened before the broker confines
-//! itself; afterwards nothing here opens anything but listening sockets.
+//! itself; afterwards only listening sockets are opened.
 
 pub mod boot_time;
 pub mod bpf;

@@ -75,13 +75,13 @@ fn neighbour(body: &[u8]) -> Option<Neighbour> {
     let (mut address, mut mac) = (None, None);
     for attribute in message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(own)) => address = Some(own.into()),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(own)) => address = Some(own.into()),
-            NeighbourAttribute::LinkLayerAddress(own) => mac = own.try_into().ok(),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(value)) => address = Some(value.into()),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(value)) => address = Some(value.into()),
+            NeighbourAttribute::LinkLayerAddress(value) => mac = value.try_into().ok(),
             _ => {}
         }
     }
-    // A multicast MAC address is not one host's.
+    // A multicast MAC address belongs to no single host.
     let mac = mac.filter(|mac: &Mac| mac[0] & 1 == 0)?;
     Some(Neighbour { index: message.header.ifindex, mac, address: address? })
 }
@@ -90,9 +90,9 @@ fn gateway(body: &[u8]) -> Option<Gateway> {
     let (mut index, mut gateway) = (None, None);
     for attribute in RouteMessage::parse(body).ok()?.attributes {
         match attribute {
-            RouteAttribute::Oif(own) => index = Some(own),
-            RouteAttribute::Gateway(RouteAddress::Inet(own)) => gateway = Some(own.into()),
-            RouteAttribute::Gateway(RouteAddress::Inet6(own)) => gateway = Some(own.into()),
+            RouteAttribute::Oif(value) => index = Some(value),
+            RouteAttribute::Gateway(RouteAddress::Inet(value)) => gateway = Some(value.into()),
+            RouteAttribute::Gateway(RouteAddress::Inet6(value)) => gateway = Some(value.into()),
             _ => {}
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Promises: every exchange ends before its function returns, because the kernel replies within send(2); no function
 //! blocks. Only the last change of a batch asks for an acknowledgement: the kernel reports every failure unasked, and
-//! before that acknowledgement. A reply that found no room in the receive buffer fails the whole exchange. A dump that a
+//! before that acknowledgement. A reply that does not fit in the receive buffer fails the whole exchange. A dump that a
 //! change interrupted is repeated. Uses only the socket that [`Netlink::open`] opened. See netlink(7).
 
 use std::cell::{Cell, RefCell};
@@ -21,7 +21,7 @@ use super::sockopt;
 pub const MAX_BATCH: usize = 256;
 /// The receive buffer of one datagram: the kernel fills the datagrams of a dump up to 32 KiB.
 const DATAGRAM: usize = 64 * 1024;
-/// SO_RCVBUF, for replies and notifications that wait to be received.
+/// SO_RCVBUF, for queued replies and notifications.
 const RECEIVE_BUFFER: u32 = 8 * 1024 * 1024;
 /// How often an interrupted dump is repeated before it fails.
 const MAX_DUMPS: u32 = 8;
@@ -50,7 +50,7 @@ struct Message<'a> {
 /// (SO_RCVBUFFORCE); without it the buffer is as large as that limit allows, and a dump replaces lost notifications.
 ///
 /// # Errors
-/// Those of socket(2), setsockopt(2) and bind(2); EPROTONOSUPPORT where the kernel lacks the protocol.
+/// Those of socket(2), setsockopt(2) and bind(2); EPROTONOSUPPORT if the kernel lacks the protocol.
 pub fn open(protocol: SockProtocol, groups: u32) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let opened = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
@@ -66,7 +66,7 @@ pub fn open(protocol: SockProtocol, groups: u32) -> nix::Result<OwnedFd> {
 /// None.
 ///
 /// # Errors
-/// EAGAIN when none waits; ENOBUFS when notifications were lost.
+/// EAGAIN when none is queued; ENOBUFS when notifications were lost.
 pub fn receive_notifications(socket: &impl AsFd, buffer: &mut [u8]) -> nix::Result<usize> {
     recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::empty())
 }
@@ -187,11 +187,11 @@ impl Netlink {
             let mut batch = self.batch();
             chunk.iter().for_each(|message| batch.push(kind, 0, message));
             self.send(&batch)?;
-            let mut found: Vec<Option<Result<T, Errno>>> = chunk.iter().map(|_| None).collect();
-            let mut remaining = found.len();
+            let mut slots: Vec<Option<Result<T, Errno>>> = chunk.iter().map(|_| None).collect();
+            let mut remaining = slots.len();
             while remaining > 0 {
                 self.receive(|message| {
-                    let slot = batch.position(message.sequence).and_then(|at| found.get_mut(at));
+                    let slot = batch.position(message.sequence).and_then(|at| slots.get_mut(at));
                     let Some(slot) = slot.filter(|slot| slot.is_none()) else { return };
                     remaining -= 1;
                     *slot = Some(match outcome_of(&message) {
@@ -200,7 +200,7 @@ impl Netlink {
                     });
                 })?;
             }
-            replies.extend(found.into_iter().flatten());
+            replies.extend(slots.into_iter().flatten());
         }
         Ok(replies)
     }
@@ -223,7 +223,7 @@ impl Netlink {
             let mut batch = self.batch();
             batch.push(kind, NLM_F_DUMP, message);
             self.send(&batch)?;
-            let (mut found, mut interrupted, mut end) = (Vec::new(), false, None);
+            let (mut objects, mut interrupted, mut end) = (Vec::new(), false, None);
             while end.is_none() {
                 self.receive(|message| {
                     if batch.position(message.sequence) != Some(0) {
@@ -233,13 +233,13 @@ impl Netlink {
                     match outcome_of(&message) {
                         Some(outcome) => end = Some(outcome),
                         None if message.kind == NLMSG_DONE => end = Some(status(message.body)),
-                        None => found.extend(parse(message.kind, message.body)),
+                        None => objects.extend(parse(message.kind, message.body)),
                     }
                 })?;
             }
             match end {
                 Some(Err(errno)) if errno != Errno::EINTR => return Err(errno),
-                Some(Ok(())) if !interrupted => return Ok(found),
+                Some(Ok(())) if !interrupted => return Ok(objects),
                 _ => {}
             }
         }
@@ -249,7 +249,7 @@ impl Netlink {
     fn send(&self, batch: &Batch) -> Result<(), Errno> {
         self.sequence.set(batch.next());
         let bytes = batch.bytes();
-        // A failed exchange may have left messages unread; they belong to no later one.
+        // A failed exchange may have left messages unread; a later exchange must not read them.
         while let Ok(1..) = recv(self.socket.as_raw_fd(), &mut self.buffer.borrow_mut(), MsgFlags::empty()) {}
         match send(self.socket.as_raw_fd(), bytes, MsgFlags::empty()) {
             Ok(sent) if sent == bytes.len() => Ok(()),

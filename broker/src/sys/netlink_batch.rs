@@ -59,7 +59,7 @@ impl Batch {
         self.position(self.next).unwrap_or_default()
     }
 
-    /// The position of the message with this sequence number; beyond the last where the batch has none.
+    /// The position of the message with this sequence number; beyond the last message if the batch has no such number.
     pub(super) fn position(&self, sequence: u32) -> Option<usize> {
         usize::try_from(sequence.wrapping_sub(self.first)).ok()
     }

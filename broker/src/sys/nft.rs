@@ -32,7 +32,7 @@ const PRIORITY: i32 = -300;
 /// NFTA_LIST_ELEM.
 const LIST_ELEMENT: u16 = 1;
 
-/// An address in a set, and its timeout from now on; `None` for none.
+/// An address in a set, and its timeout from now on; `None` without a timeout.
 pub type Element = (IpAddr, Option<Duration>);
 
 /// The family of a table; the value is its NFPROTO_ number.
@@ -202,7 +202,7 @@ impl<'n> Transaction<'n> {
         self.push(NEW_TABLE, NLM_F_CREATE, family, vec![text(1, TABLE)]);
     }
 
-    /// Deletes the broker's table of a family with its sets and chains; ENOENT where there is none.
+    /// Deletes the broker's table of a family with its sets and chains; ENOENT if it does not exist.
     pub fn delete_table(&mut self, family: Family) {
         self.push(DELETE_TABLE, 0, family, vec![text(1, TABLE)]);
     }
@@ -257,7 +257,7 @@ impl<'n> Transaction<'n> {
         self.push(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, family, attributes);
     }
 
-    /// Adds elements with their timeouts. With `exclusive`, EEXIST where the set has one of them.
+    /// Adds elements with their timeouts. With `exclusive`, EEXIST if the set contains one of them.
     pub fn add_elements(&mut self, family: Family, set: &str, elements: &[Element], exclusive: bool) {
         let elements = elements.iter().map(|(address, timeout)| {
             let mut element = vec![value(*address)];
@@ -269,7 +269,7 @@ impl<'n> Transaction<'n> {
         self.push(NEW_ELEMENT, flags, family, element_list(set, elements));
     }
 
-    /// Deletes elements, whatever their timeout; ENOENT where the set does not have one of them or it timed out.
+    /// Deletes elements, whatever their timeout; ENOENT if the set does not contain one of them or it timed out.
     pub fn delete_elements(&mut self, family: Family, set: &str, elements: &[Element]) {
         let elements = elements.iter().map(|(address, _)| nest(LIST_ELEMENT, &[value(*address)]));
         self.push(DELETE_ELEMENT, 0, family, element_list(set, elements));

@@ -109,7 +109,7 @@ impl PacketSocket {
     /// None.
     ///
     /// # Errors
-    /// ENETDOWN where the interface is down; ENXIO where it does not exist; ENOBUFS where its queue is full.
+    /// ENETDOWN if the interface is down; ENXIO if it does not exist; ENOBUFS if its queue is full.
     pub fn send(&self, index: u32, frame: &[u8]) -> nix::Result<()> {
         let mut to = empty_address();
         to.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or_default();
@@ -129,7 +129,7 @@ impl PacketSocket {
     /// None.
     ///
     /// # Errors
-    /// `WouldBlock` when none waits; ENETDOWN once after an interface went down.
+    /// `WouldBlock` when none is queued; ENETDOWN once after an interface went down.
     pub fn receive(&self) -> io::Result<ReceivedFrame> {
         let mut from = empty_address();
         let mut length = length_of(&from);

@@ -4,10 +4,10 @@ use std::os::fd::AsFd;
 
 use super::sockopt::{self, Ucred};
 
-/// What the kernel recorded of a peer.
+/// The credentials of a peer that the kernel recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerCredentials {
-    /// The process; 0 where it is in no process namespace that the broker sees.
+    /// The process; 0 if it is in no PID namespace that the broker sees.
     pub pid: u32,
     /// The effective user.
     pub uid: u32,

@@ -1,7 +1,8 @@
-//! The host's addresses in the kernel: add one for a time, renew it, remove it, list them.
+//! The host's addresses in the kernel: add one with a lifetime, renew it, remove it, list them.
 //!
-//! Promises: [`add`] adds an address only where there is none, with the broker's tag, and the kernel removes it when its
-//! lifetime ends; [`renew`] and [`remove`] change an address only at the given interface and prefix. See rtnetlink(7).
+//! Promises: [`add`] adds an address only if the interface does not have it, with the broker's tag, and the kernel removes
+//! it when its lifetime ends; [`renew`] and [`remove`] change an address only at the given interface and prefix. See
+//! rtnetlink(7).
 
 use std::net::IpAddr;
 
@@ -73,7 +74,7 @@ pub type Lifetime = Option<u32>;
 /// CAP_NET_ADMIN.
 ///
 /// # Errors
-/// Each: EEXIST where the address is on the interface already, with whatever lifetime; ENODEV where the interface does
+/// Each: EEXIST if the address is on the interface already, with any lifetime; ENODEV if the interface does
 /// not exist; EPERM.
 pub fn add(netlink: &Netlink, placements: &[(Placement, Lifetime)], detect: bool) -> Outcomes {
     new_address(netlink, placements, NLM_F_CREATE | NLM_F_EXCL, detect)
@@ -86,7 +87,7 @@ pub fn add(netlink: &Netlink, placements: &[(Placement, Lifetime)], detect: bool
 /// CAP_NET_ADMIN.
 ///
 /// # Errors
-/// Each: ENODEV where the interface does not exist; EPERM.
+/// Each: ENODEV if the interface does not exist; EPERM.
 pub fn renew(netlink: &Netlink, placements: &[(Placement, Lifetime)]) -> Outcomes {
     new_address(netlink, placements, NLM_F_REPLACE, false)
 }
@@ -108,7 +109,7 @@ fn new_address(
 /// CAP_NET_ADMIN.
 ///
 /// # Errors
-/// Each: EADDRNOTAVAIL where the address is not on the interface; ENODEV where the interface does not exist; EPERM.
+/// Each: EADDRNOTAVAIL if the address is not on the interface; ENODEV if the interface does not exist; EPERM.
 pub fn remove(netlink: &Netlink, placements: &[Placement]) -> Outcomes {
     let messages: Vec<AddressMessage> = placements.iter().map(remove_message).collect();
     netlink.change_each(RTM_DELADDR, 0, &messages)
@@ -133,7 +134,7 @@ pub fn list(netlink: &Netlink) -> Result<Vec<HostAddress>, Errno> {
 /// None.
 ///
 /// # Errors
-/// EADDRNOTAVAIL where the address is not on the interface.
+/// EADDRNOTAVAIL if the address is not on the interface.
 pub fn get_ipv6(netlink: &Netlink, placement: &Placement) -> Result<HostAddress, Errno> {
     let mut message = AddressMessage::default();
     message.header.family = family(placement.address);
@@ -179,7 +180,7 @@ pub fn host_prefix(address: IpAddr) -> u8 {
 }
 
 impl HostAddress {
-    /// Parses the body of RTM_NEWADDR or RTM_DELADDR. By hand, because a dump may hold thousands.
+    /// Parses the body of RTM_NEWADDR or RTM_DELADDR. Written by hand for speed, because a dump may hold thousands.
     pub fn parse(body: &[u8]) -> Option<Self> {
         let [_, prefix, flags, _, index @ ..] = *body.first_chunk::<IFADDRMSG>()?;
         let (mut local, mut address, mut tagged, mut flags) = (None, None, false, u32::from(flags));

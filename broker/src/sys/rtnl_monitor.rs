@@ -1,7 +1,7 @@
-//! Notifications of the kernel about interfaces and addresses.
+//! Notifications from the kernel about interfaces and addresses.
 //!
 //! Promises: reports every change, except the addresses that the broker itself adds or renews. Ten thousand addresses
-//! that are renewed every two seconds would be five thousand notifications a second without news. See rtnetlink(7), and
+//! that are renewed every two seconds would cause five thousand useless notifications a second. See rtnetlink(7), and
 //! SKF_AD_NLATTR in the kernel's Documentation/networking/filter.rst.
 
 use std::cell::RefCell;
@@ -95,24 +95,22 @@ impl RtnlMonitor {
     /// None.
     ///
     /// # Errors
-    /// EAGAIN when none waits; ENOBUFS when notifications were lost.
+    /// EAGAIN when none is queued; ENOBUFS when notifications were lost.
     pub fn receive(&self, mut handle: impl FnMut(Notification)) -> nix::Result<()> {
         let mut buffer = self.buffer.borrow_mut();
         let length = netlink::receive_notifications(&self.socket, &mut buffer)?;
         for (kind, body) in netlink::bodies(buffer.get(..length).unwrap_or_default()) {
-            let notification = match kind {
-                RTM_NEWLINK => Interface::parse(body).map(Notification::Interface),
-                RTM_DELLINK => {
-                    Interface::parse(body).map(|interface| Notification::InterfaceDeleted(interface.index))
-                }
-                RTM_NEWADDR => {
-                    HostAddress::parse(body).map(|found| Notification::AddressPresent(found.placement))
-                }
-                RTM_DELADDR => {
-                    HostAddress::parse(body).map(|found| Notification::AddressRemoved(found.placement))
-                }
-                _ => None,
-            };
+            let notification =
+                match kind {
+                    RTM_NEWLINK => Interface::parse(body).map(Notification::Interface),
+                    RTM_DELLINK => Interface::parse(body)
+                        .map(|interface| Notification::InterfaceDeleted(interface.index)),
+                    RTM_NEWADDR => HostAddress::parse(body)
+                        .map(|address| Notification::AddressPresent(address.placement)),
+                    RTM_DELADDR => HostAddress::parse(body)
+                        .map(|address| Notification::AddressRemoved(address.placement)),
+                    _ => None,
+                };
             notification.into_iter().for_each(&mut handle);
         }
         Ok(())

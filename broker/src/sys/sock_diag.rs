@@ -64,16 +64,17 @@ impl Emitable for Connection {
 /// CAP_NET_ADMIN, for SOCK_DESTROY.
 ///
 /// # Errors
-/// The connections could not be listed or destroyed; EOPNOTSUPP where the kernel lacks CONFIG_INET_DIAG_DESTROY.
+/// The connections could not be listed or destroyed; EOPNOTSUPP if the kernel lacks CONFIG_INET_DIAG_DESTROY.
 pub fn destroy_connections(netlink: &Netlink, addresses: &[IpAddr]) -> Result<usize, Errno> {
     let addresses: HashSet<IpAddr> = addresses.iter().copied().collect();
-    let found = netlink.dump(TCPDIAG_GETSOCK, &DumpRequest, |_, body| connection_from(body, &addresses))?;
-    let outcomes = netlink.change_all(SOCK_DESTROY, 0, &found)?;
+    let connections =
+        netlink.dump(TCPDIAG_GETSOCK, &DumpRequest, |_, body| connection_from(body, &addresses))?;
+    let outcomes = netlink.change_all(SOCK_DESTROY, 0, &connections)?;
     // ENOENT: the connection ended meanwhile.
     if let Some(errno) = outcomes.into_iter().filter_map(Result::err).find(|errno| *errno != Errno::ENOENT) {
         return Err(errno);
     }
-    Ok(found.len())
+    Ok(connections.len())
 }
 
 /// The connection that a reply describes, if its local address is one of these.

@@ -1,6 +1,6 @@
 //! Sockets: open, bind, listen, connect, shut down, send, and read their local address.
 //!
-//! Promises: every socket that is opened here is close-on-exec. Nothing here decides who may have a socket.
+//! Promises: every socket that is opened here is close-on-exec. Nothing here consults policy.
 
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use rustix::net::SocketAddrUnix;
 /// None for AF_UNIX, AF_INET and AF_INET6 sockets of the types stream, datagram and seqpacket. See socket(2).
 ///
 /// # Errors
-/// EMFILE or ENFILE where no descriptor is free; EAFNOSUPPORT where the kernel lacks the family.
+/// EMFILE or ENFILE if no descriptor is free; EAFNOSUPPORT if the kernel lacks the family.
 pub fn open(family: AddressFamily, kind: SockType) -> nix::Result<OwnedFd> {
     nix::sys::socket::socket(family, kind, SockFlag::SOCK_CLOEXEC, None)
 }
@@ -42,7 +42,7 @@ pub fn open_nonblocking(family: AddressFamily, kind: SockType) -> nix::Result<Ow
 /// CAP_NET_BIND_SERVICE for a port below net.ipv4.ip_unprivileged_port_start; none for other ports.
 ///
 /// # Errors
-/// EACCES without that capability, or where Landlock (Linux 6.7, TCP) forbids the port; EPERM where a cgroup's BPF
+/// EACCES without that capability, or if Landlock (Linux 6.7, TCP) forbids the port; EPERM if a cgroup's BPF
 /// program does; EADDRINUSE, EADDRNOTAVAIL.
 pub fn bind_inet(socket: impl AsFd, address: SocketAddr) -> nix::Result<()> {
     let socket = socket.as_fd().as_raw_fd();
@@ -59,14 +59,14 @@ pub fn bind_inet(socket: impl AsFd, address: SocketAddr) -> nix::Result<()> {
 /// None.
 ///
 /// # Errors
-/// EADDRINUSE where the socket is not bound and no port is free; EOPNOTSUPP for a datagram socket.
+/// EADDRINUSE if the socket is not bound and no port is free; EOPNOTSUPP for a datagram socket.
 pub fn listen(socket: impl AsFd, backlog: u32) -> nix::Result<()> {
     // nix accepts at most libc's SOMAXCONN, which is 4096 with glibc and 128 with musl: a larger backlog becomes that.
     let backlog = Backlog::new(i32::try_from(backlog).unwrap_or(i32::MAX)).unwrap_or(Backlog::MAXCONN);
     nix::sys::socket::listen(&socket.as_fd(), backlog)
 }
 
-/// Asks [`listen`] for the largest backlog.
+/// The backlog argument of [`listen`] for the largest possible backlog.
 pub const MAX_BACKLOG: u32 = u32::MAX;
 
 /// Connects a Unix socket to a path. See connect(2), unix(7).
@@ -75,12 +75,12 @@ pub const MAX_BACKLOG: u32 = u32::MAX;
 /// None; the caller needs write permission on the socket's file.
 ///
 /// # Errors
-/// ENOENT, ECONNREFUSED, EACCES; ENAMETOOLONG where the path does not fit into sun_path.
+/// ENOENT, ECONNREFUSED, EACCES; ENAMETOOLONG if the path does not fit into sun_path.
 pub fn connect_unix(socket: impl AsFd, path: &Path) -> nix::Result<()> {
     nix::sys::socket::connect(socket.as_fd().as_raw_fd(), &UnixAddr::new(path)?)
 }
 
-/// Shuts a socket down for reading and writing: a TCP listener stops to listen and resets what is in its queue.
+/// Shuts a socket down for reading and writing: a TCP listener stops listening and resets the connections in its queue.
 /// See shutdown(2).
 ///
 /// # Capabilities
@@ -125,7 +125,7 @@ pub fn send_with_descriptors(
     nix::sys::socket::sendmsg::<()>(socket, &[IoSlice::new(message)], control, flags, None).map(drop)
 }
 
-/// Where a socket is bound.
+/// The address at which a socket is bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LocalAddress {
     /// An address and port.
@@ -134,7 +134,7 @@ pub enum LocalAddress {
     Unix(Option<PathBuf>),
 }
 
-/// Where a socket is bound. See getsockname(2).
+/// The address at which a socket is bound. See getsockname(2).
 ///
 /// # Capabilities
 /// None.
@@ -157,18 +157,18 @@ pub fn local_address(socket: impl AsFd) -> nix::Result<LocalAddress> {
 /// None.
 ///
 /// # Errors
-/// ENODEV where there is none.
+/// ENODEV if there is no such interface.
 pub fn interface_index(name: &str) -> nix::Result<u32> {
     nix::net::if_::if_nametoindex(name)
 }
 
-/// The name of the interface of this number, where its name is UTF-8. See if_indextoname(3).
+/// The name of the interface of this number, if its name is UTF-8. See if_indextoname(3).
 ///
 /// # Capabilities
 /// None.
 ///
 /// # Errors
-/// ENXIO where there is none.
+/// ENXIO if there is no such interface.
 pub fn interface_name(index: u32) -> nix::Result<String> {
     let name = nix::net::if_::if_indextoname(index)?;
     name.into_string().map_err(|_| Errno::EILSEQ)

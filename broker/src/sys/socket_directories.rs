@@ -22,7 +22,7 @@ pub struct SocketDirectory {
 pub struct SocketDirectories(BTreeMap<PathBuf, OwnedFd>);
 
 impl SocketDirectories {
-    /// Opens directories of the host. No part of a path may be a symbolic link: whoever can change a link would choose
+    /// Opens directories of the host. No part of a path may be a symbolic link: a user who can change a link could choose
     /// where root creates a file. See openat2(2), Linux 5.6.
     ///
     /// # Capabilities
@@ -46,7 +46,7 @@ impl SocketDirectories {
         self.0 = directories.into_iter().map(|directory| (directory.path, directory.descriptor)).collect();
     }
 
-    /// One of them.
+    /// The descriptor of one directory.
     ///
     /// # Errors
     /// ENOENT for a directory that was not opened at start.

@@ -1,6 +1,6 @@
 //! Socket options: one wrapper each for setsockopt(2) and getsockopt(2), and a function for each option in use.
 //!
-//! Promises: no value outlives its call; what the kernel returns is cut to the length that it reports.
+//! Promises: no value outlives its call; a value that the kernel returns is truncated to the length that it reports.
 
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
@@ -30,7 +30,7 @@ pub fn set_reuse_port(socket: impl AsFd, shared: bool) -> nix::Result<()> {
     set_number(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, u32::from(shared))
 }
 
-/// IP_FREEBIND: the socket can be bound to an address that is on no interface yet. It is for IPv6 too. See ip(7).
+/// IP_FREEBIND: the socket can be bound to an address that is on no interface yet. It applies to IPv6 too. See ip(7).
 ///
 /// # Capabilities
 /// None.
@@ -47,7 +47,7 @@ pub fn set_free_bind(socket: impl AsFd) -> nix::Result<()> {
 /// None since Linux 5.7 for a socket that is bound to no interface yet; CAP_NET_RAW otherwise.
 ///
 /// # Errors
-/// ENODEV where there is no such interface; EPERM without the capability.
+/// ENODEV if there is no such interface; EPERM without the capability.
 pub fn bind_to_device(socket: impl AsFd, interface: &str) -> nix::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, interface.as_bytes())
 }
@@ -137,25 +137,25 @@ pub fn set_fast_open(socket: impl AsFd, pending: u32) -> nix::Result<()> {
 /// None.
 ///
 /// # Errors
-/// EPERM where the socket's filter is locked; EINVAL for a program of another type.
+/// EPERM if the socket's filter is locked; EINVAL for a program of another type.
 pub fn attach_bpf(socket: impl AsFd, program: &OwnedFd) -> nix::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, &program.as_raw_fd().to_ne_bytes())
 }
 
-/// SO_ATTACH_FILTER: a classic BPF program filters the packets of a socket, in place of any filter before. See socket(7).
+/// SO_ATTACH_FILTER: a classic BPF program filters the packets of a socket, and replaces any earlier filter. See socket(7).
 ///
 /// # Capabilities
 /// None on most kernels; some require CAP_NET_ADMIN.
 ///
 /// # Errors
-/// EINVAL for an invalid program; EPERM where the socket's filter is locked, or without the capability.
+/// EINVAL for an invalid program; EPERM if the socket's filter is locked, or without the capability.
 pub fn attach_filter(socket: impl AsFd, program: &mut [libc::sock_filter]) -> nix::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
     let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
     set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, std::slice::from_ref(&program))
 }
 
-/// SO_LOCK_FILTER: nobody can detach or replace the filter of a socket, through whichever copy. See socket(7), Linux 3.9.
+/// SO_LOCK_FILTER: no process can detach or replace the filter of a socket, through any copy. See socket(7), Linux 3.9.
 ///
 /// # Capabilities
 /// None.
@@ -224,10 +224,10 @@ pub fn accept_queue_length(socket: impl AsFd) -> nix::Result<u32> {
     Ok(info.get(6).copied().unwrap_or_default())
 }
 
-/// What SO_PEERCRED returns.
+/// The credentials that SO_PEERCRED returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ucred {
-    /// The process; 0 where it is in no process namespace that this process sees.
+    /// The process; 0 if it is in no PID namespace that this process sees.
     pub pid: u32,
     /// The effective user.
     pub uid: u32,
@@ -257,7 +257,7 @@ pub fn peer_credentials(socket: impl AsFd) -> nix::Result<Ucred> {
 /// None.
 ///
 /// # Errors
-/// ENODATA where the peer's credentials are unknown; ENOPROTOOPT on an older kernel.
+/// ENODATA if the peer's credentials are unknown; ENOPROTOOPT on an older kernel.
 pub fn peer_groups(socket: impl AsFd) -> nix::Result<Vec<u32>> {
     /// More supplementary groups than the kernel allows: NGROUPS_MAX, see getgroups(2).
     const MAX_GROUPS: usize = 65536;
@@ -282,7 +282,7 @@ pub fn peer_groups(socket: impl AsFd) -> nix::Result<Vec<u32>> {
 /// None.
 ///
 /// # Errors
-/// ENOPROTOOPT on an older kernel; ESRCH or ENODATA where the process has ended.
+/// ENOPROTOOPT on an older kernel; ESRCH or ENODATA if the process has ended.
 pub fn peer_pidfd(socket: impl AsFd) -> nix::Result<OwnedFd> {
     let number: RawFd = get_number(socket, libc::SOL_SOCKET, libc::SO_PEERPIDFD)?;
     // SAFETY: the kernel has just opened this descriptor for this call, and nothing else owns it.

@@ -25,14 +25,14 @@ pub struct UnixFile {
 }
 
 impl UnixFile {
-    /// Binds a socket to an absolute path in one of the directories. The file of a socket on which nobody listens any
-    /// more is replaced. See bind(2), unix(7).
+    /// Binds a socket to an absolute path in one of the directories. The file of a socket on which no process listens
+    /// any more is replaced. See bind(2), unix(7).
     ///
     /// # Capabilities
     /// CAP_DAC_OVERRIDE for a directory that root may not write to otherwise; none for other directories.
     ///
     /// # Errors
-    /// EADDRINUSE where any other file has the name; ENOENT for a directory that was not opened at start; EACCES.
+    /// EADDRINUSE if any other file has the name; ENOENT for a directory that was not opened at start; EACCES.
     pub fn bind(
         directories: &SocketDirectories,
         socket: &OwnedFd,
@@ -57,7 +57,7 @@ impl UnixFile {
     /// None.
     ///
     /// # Errors
-    /// ESTALE where another file has the name; ENOENT where none has, or for a directory that was not opened at start.
+    /// ESTALE if another file has the name; ENOENT if no file has it, or for a directory that was not opened at start.
     pub fn import(directories: &SocketDirectories, path: &str, file: SocketFile) -> Result<Self, Errno> {
         let (directory, name) = split(path)?;
         let identity = identity(directories.get(&directory)?, name)?;
@@ -67,12 +67,12 @@ impl UnixFile {
         }
     }
 
-    /// Makes an imported file this broker's own.
+    /// Takes ownership of an imported file.
     pub fn commit_import(&mut self) {
         self.imported = false;
     }
 
-    /// What a successor needs to recognise the file.
+    /// The identity by which a successor recognises the file.
     pub fn export(&self) -> SocketFile {
         SocketFile { device: self.identity.0, inode: self.identity.1 }
     }
@@ -143,7 +143,7 @@ fn bind_in_current_directory(socket: &OwnedFd, name: &str, mode: u32) -> Result<
     }
 }
 
-/// Whether the file is a socket on which nobody listens. A confined broker may not call connect(2), so it sends an empty
+/// Whether the file is a socket on which no process listens. A confined broker may not call connect(2), so it sends an empty
 /// datagram, which the kernel refuses with ECONNREFUSED for an unused socket of any type.
 fn is_unused_socket(name: &str, address: &UnixAddr) -> Result<bool, Errno> {
     let stat = fstatat(AT_FDCWD, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;

@@ -39,7 +39,7 @@ enum Phase {
     Committed(u64),
 }
 
-/// A part of the state, and the listeners whose sockets go with it.
+/// A part of the state, and the listeners whose sockets are sent with it.
 pub type Batch = (TakeoverReply, Vec<ListenerId>);
 
 /// What was exported so far.
@@ -59,7 +59,7 @@ struct Cursor {
 pub struct Export {
     phase: Cell<Phase>,
     changed: Notify,
-    /// The number of requests in flight beside their sessions' tasks.
+    /// The number of requests in flight.
     in_flight: Cell<usize>,
     cursor: RefCell<Cursor>,
     /// A copy of the control socket.
@@ -89,12 +89,12 @@ impl Export {
         self.changed.notify_waiters();
     }
 
-    /// Counts a request that runs beside its session's task.
+    /// Counts a request that is in flight from now on.
     pub fn request_started(&self) {
         self.in_flight.update(|count| count + 1);
     }
 
-    /// Such a request has ended.
+    /// Counts the end of such a request.
     pub fn request_ended(&self) {
         self.in_flight.update(|count| count.saturating_sub(1));
     }
@@ -104,14 +104,14 @@ impl Export {
         self.in_flight.get() > 0
     }
 
-    /// Begins a takeover by the peer of this session. `abort` runs where it is not committed within [`EXPORT_TIMEOUT`].
+    /// Begins a takeover by the peer of this session. `abort` runs if it is not committed within [`EXPORT_TIMEOUT`].
     ///
     /// # Errors
     /// Busy while there is another takeover.
     pub fn begin(self: &Rc<Self>, successor: u64, abort: impl FnOnce() + 'static) -> Result<(), Fault> {
         if self.phase.get() != Phase::Idle {
             return Err(Fault::new(FaultCode::Busy, "another takeover is in progress")
-                .remedy("wait until it ends, then see which broker serves"));
+                .remedy("wait until it ends, then check which broker serves"));
         }
         self.enter(Phase::Begun(successor));
         *self.cursor.borrow_mut() = Cursor::default();
@@ -139,7 +139,7 @@ impl Export {
         matches!(self.phase.get(), Phase::Begun(number) | Phase::Exporting(number) if number == session)
     }
 
-    /// A session has ended: if it was the successor's, the takeover has failed.
+    /// Handles the end of a session: if it was the successor's, the takeover has failed.
     pub fn session_ended(&self, session: u64) {
         if self.is_successor(session) {
             tracing::warn!(session, "a takeover ended before its commit; this broker still serves");
@@ -157,7 +157,7 @@ impl Export {
         self.wait_until(|| !self.pauses(session)).await;
     }
 
-    /// Waits until new sessions have to wait, or this broker does not serve any more.
+    /// Waits until new sessions have to wait, or this broker no longer serves.
     pub async fn paused_or_committed(&self) {
         self.wait_until(|| self.pauses(0) || self.is_committed()).await;
     }
@@ -225,7 +225,7 @@ impl Export {
         (TakeoverReply::ExportComplete(ExportComplete {}), Vec::new())
     }
 
-    /// The successor has committed: tells the service manager that its process is the service now.
+    /// Ends service after the successor's commit: reports the successor's process to the service manager as the main process.
     pub fn commit(&self, successor: u64, pid: u32) {
         self.enter(Phase::Committed(successor));
         self.notifier.set_main_process(pid);

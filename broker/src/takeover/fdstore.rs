@@ -17,22 +17,22 @@ use super::fdstore_name::FdstoreName;
 use crate::listener::ChangeQueue;
 use crate::sd_notify::Notifier;
 
-/// The pause before a message is sent again that the service manager had no room for.
+/// The pause before another attempt to send a message for which the service manager had no room.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// Where the store gets its listeners from.
+/// The source of the listeners to store.
 pub trait FdstoreSource {
-    /// What to store a listener under; `None` for one that has stopped or is floating.
+    /// The name under which a listener is stored; `None` for one that has stopped or is floating.
     fn fdstore_name(&self, id: ListenerId) -> Option<FdstoreName>;
 
-    /// Passes a listener's socket to `send`; `None` where the listener has stopped.
+    /// Passes a listener's socket to `send`; `None` if the listener has stopped.
     fn with_socket(
         &self,
         id: ListenerId,
         send: &mut dyn FnMut(BorrowedFd<'_>) -> nix::Result<()>,
     ) -> Option<nix::Result<()>>;
 
-    /// Whether a successor has committed: the store is the successor's then.
+    /// Whether a successor has committed: then the store belongs to the successor.
     fn is_taken_over(&self) -> bool;
 }
 
@@ -40,7 +40,7 @@ pub trait FdstoreSource {
 pub struct Fdstore {
     notifier: Rc<Notifier>,
     changes: Rc<ChangeQueue>,
-    /// How many descriptors fit.
+    /// The maximum number of descriptors.
     capacity: usize,
     /// The name of each stored listener.
     names: RefCell<BTreeMap<ListenerId, String>>,
@@ -53,7 +53,7 @@ impl Fdstore {
         Self { notifier, changes, capacity, names: RefCell::default(), warned_full: Cell::new(false) }
     }
 
-    /// How many descriptors fit.
+    /// The maximum number of descriptors.
     pub fn capacity(&self) -> u32 {
         u32::try_from(self.capacity).unwrap_or(u32::MAX)
     }
@@ -80,16 +80,16 @@ impl Fdstore {
     }
 
     async fn update(&self, source: &dyn FdstoreSource, id: ListenerId) {
-        let wanted = source.fdstore_name(id).and_then(|name| name.encode());
+        let new_name = source.fdstore_name(id).and_then(|name| name.encode());
         let stored = self.names.borrow().get(&id).cloned();
-        if stored == wanted {
+        if stored == new_name {
             return;
         }
         if let Some(name) = stored {
             self.remove(&name).await;
             self.names.borrow_mut().remove(&id);
         }
-        let Some(name) = wanted else { return };
+        let Some(name) = new_name else { return };
         if self.names.borrow().len() >= self.capacity {
             if !self.warned_full.replace(true) {
                 tracing::warn!(

@@ -1,6 +1,6 @@
 //! Importing listeners that the service manager stored for an earlier broker: their owners adopt them as before.
 //!
-//! Promises: a descriptor becomes a listener only where a broker stored it and the kernel confirms what its name says. A
+//! Promises: a descriptor becomes a listener only if a broker stored it and the kernel confirms the endpoint in its name. A
 //! listener that the policy no longer permits is stopped.
 
 use std::os::fd::OwnedFd;

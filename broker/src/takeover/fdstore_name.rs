@@ -1,5 +1,5 @@
-//! The names of listeners in the descriptor store. A name encodes what the next broker needs and the kernel does not know
-//! of a socket. See sd_pid_notify_with_fds(3), FDNAME=.
+//! The names of listeners in the descriptor store. A name encodes the properties that the next broker needs and cannot
+//! read from the kernel. See sd_pid_notify_with_fds(3), FDNAME=.
 //!
 //! Promises: a name has no `:` and at most [`MAX_NAME`] bytes; decoding has the bounds of a peer's request.
 
@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 /// The longest name that a service manager accepts.
 pub const MAX_NAME: usize = 255;
-/// How the names of a broker begin, with the version of the encoding.
+/// The prefix of every name, with the version of the encoding.
 const PREFIX: &str = "portreeve-1-";
 
-/// What a name encodes.
+/// The properties that a name encodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FdstoreName {
     /// Where it listens.
@@ -26,7 +26,7 @@ pub struct FdstoreName {
 }
 
 impl FdstoreName {
-    /// The name; `None` for what is not stored: Unix sockets, whose files are removed when the broker ends.
+    /// The name; `None` for listeners that are not stored: Unix sockets, because their files are removed when the broker ends.
     pub fn encode(&self) -> Option<String> {
         self.endpoint.inet()?;
         let mut buffer = [0; MAX_NAME];
@@ -38,7 +38,7 @@ impl FdstoreName {
         (name.len() <= MAX_NAME).then_some(name)
     }
 
-    /// What a name encodes; `None` for a name that no broker made.
+    /// Decodes a name; `None` for a name that no broker created.
     pub fn decode(name: &str) -> Option<Self> {
         let hex = name.strip_prefix(PREFIX)?.as_bytes();
         let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());

@@ -1,7 +1,7 @@
 //! The successor imports everything from its predecessor. This is the last step of its start.
 //!
-//! Promises: everything that can fail happens before the commit. After it everything is this broker's own; what its policy
-//! does not permit is stopped or removed, with a line in the log.
+//! Promises: everything that can fail happens before the commit. After it this broker owns everything; listeners and
+//! addresses that its policy does not permit are stopped or removed, with a line in the log.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -28,7 +28,7 @@ pub struct AwaitedListener {
     pub endpoint: Endpoint,
     /// Its name.
     pub name: String,
-    /// The failure where the predecessor does not have it.
+    /// The failure if the predecessor does not export it.
     pub in_use: Failure,
 }
 
@@ -41,17 +41,17 @@ pub struct Import {
     pub awaited: Vec<AwaitedListener>,
 }
 
-/// The parts of the successor that an import fills or asks.
+/// The parts of the successor that an import fills or consults.
 pub struct Target<'a> {
-    /// What is permitted.
+    /// The policy.
     pub policy: &'a RefCell<Policy>,
     /// The listeners.
     pub registry: &'a RefCell<Registry>,
-    /// The addresses, where the configuration has any.
+    /// The addresses, if the configuration names any.
     pub addresses: Option<&'a Rc<Addresses>>,
     /// The control socket.
     pub control: Option<BorrowedFd<'a>>,
-    /// What starts floating listeners.
+    /// Starts floating listeners.
     pub floating: &'a dyn FloatingListeners,
 }
 
@@ -121,8 +121,8 @@ impl Import {
     }
 
     fn configured(&mut self, policy: &Policy, endpoint: &Endpoint) -> Configured {
-        if let Some(at) = self.awaited.iter().position(|awaited| awaited.endpoint == *endpoint) {
-            return Configured::Static(self.awaited.swap_remove(at).name);
+        if let Some(position) = self.awaited.iter().position(|awaited| awaited.endpoint == *endpoint) {
+            return Configured::Static(self.awaited.swap_remove(position).name);
         }
         let floating = endpoint.inet().into_iter().flat_map(|inet| policy.listeners_at(inet.address));
         let mut floating = floating.filter(|listener| listener.endpoint == endpoint);
@@ -130,18 +130,19 @@ impl Import {
     }
 }
 
-/// Whether the worker, and so any user, may have the listener. The session that adopts it needs a permit of its own.
+/// Whether the policy permits the listener to the worker, which is allowed at least what any user is. The session that
+/// adopts it needs a permit of its own.
 fn is_permitted(policy: &Policy, listener: &ExportedListener) -> bool {
     let listen = Listen { endpoint: listener.endpoint.clone(), options: listener.options.clone() };
     policy.listen_request(&Requester::Worker, &listen).is_ok()
 }
 
 impl Target<'_> {
-    /// Makes the listeners this broker's own, and stops those that the policy denies.
+    /// Takes ownership of the listeners, and stops those that the policy denies.
     fn commit_listeners(&self, denied: &[ListenerId]) {
         let mut registry = self.registry.borrow_mut();
         registry.commit_import();
-        // From now on the kernel reports this process as the peer of those who connect.
+        // From now on the kernel reports this process as the peer to processes that connect.
         if let Some(control) = self.control
             && let Err(errno) = socket::listen(control, socket::MAX_BACKLOG)
         {
@@ -160,14 +161,14 @@ impl Target<'_> {
         }
     }
 
-    /// Makes the addresses this broker's own, removes those that the policy denies, and starts the floating listeners of the
+    /// Takes ownership of the addresses, removes those that the policy denies, and starts the floating listeners of the
     /// others.
     fn commit_addresses(&self, leases: &[IpAddr]) {
         let Some(addresses) = self.addresses else { return };
         addresses.commit_import();
         let (permitted, denied): (Vec<IpAddr>, Vec<IpAddr>) = {
             let policy = self.policy.borrow();
-            leases.iter().partition(|address| policy.may_have(&Requester::Worker, **address))
+            leases.iter().partition(|address| policy.allows_address(&Requester::Worker, **address))
         };
         for outcome in addresses.remove(&denied) {
             match outcome {

@@ -1,11 +1,11 @@
 //! Replacing one broker by the next without closing a listener or losing an address.
 //!
-//! Two ways lead to the next broker. In a takeover the *successor* imports everything from the running broker, its
+//! There are two mechanisms. In a takeover the *successor* imports everything from the running broker, its
 //! *predecessor*, over a control-socket session; the predecessor serves until the successor *commits*. With the service
 //! manager's descriptor store (*fdstore*) the broker exports copies of its TCP and UDP listeners as they change, and the
 //! next broker imports them at start.
 //!
-//! What needs the whole broker is in `server::takeover`; the messages are in `portreeve_protocol::takeover`.
+//! The code that needs the whole broker is in `server::takeover`; the messages are in `portreeve_protocol::takeover`.
 
 #![deny(unsafe_code)]
 

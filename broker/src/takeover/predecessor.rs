@@ -1,8 +1,8 @@
 //! The predecessor as its successor sees it: connected while the successor is still root, read once the successor is
-//! confined, and left once the successor has committed.
+//! confined, and released once the successor has committed.
 //!
-//! Promises: the kernel says that the predecessor is root's; every wait has a limit; nothing that it sends is trusted
-//! before it was checked, for it may be of another release or compromised. Until [`Predecessor::commit`] the predecessor
+//! Promises: the kernel confirms that root runs the predecessor; every wait has a limit; nothing that it sends is trusted
+//! before it is checked, because it may be of another release or compromised. Until [`Predecessor::commit`] the predecessor
 //! loses nothing.
 
 use std::os::fd::OwnedFd;
@@ -31,13 +31,13 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// The largest difference between two readings of one clock with a message between them.
 const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(20);
 /// How much longer than announced the predecessor may take to exit.
-const EXIT_GRACE: Duration = Duration::from_secs(5);
+const EXIT_MARGIN: Duration = Duration::from_secs(5);
 
 /// The running broker, and what it offers.
 #[derive(Debug)]
 pub struct Predecessor {
     session: Session,
-    /// What it said about itself.
+    /// Its offer.
     pub offer: Accepted,
     /// How long it may take to exit, once committed.
     exit_time: Duration,
@@ -64,14 +64,14 @@ pub(super) struct ExportedState {
 }
 
 fn check_offer(offer: &Accepted, descriptors: Vec<OwnedFd>) -> Result<OfferedSockets, Failure> {
-    let (here, there) = (BootTime::now(), BootTime::from_nanos(offer.boottime_ns));
+    let (our_time, their_time) = (BootTime::now(), BootTime::from_nanos(offer.boottime_ns));
     if offer.version != TAKEOVER_VERSION {
         return Err(protocol_error(format_args!(
             "it chose version {}, which was not offered",
             offer.version
         )));
     }
-    if here.duration_until(there).max(there.duration_until(here)) > MAX_CLOCK_DIFFERENCE {
+    if our_time.duration_until(their_time).max(their_time.duration_until(our_time)) > MAX_CLOCK_DIFFERENCE {
         return Err(failed(
             "the running broker has another CLOCK_BOOTTIME, and leases expire by that clock",
             "start this broker in the time namespace of the running one, or restart instead of taking over",
@@ -90,7 +90,7 @@ impl Predecessor {
     /// Connects to the broker that serves at this path, and begins a takeover.
     ///
     /// # Errors
-    /// No broker serves there, its process is not root's, or it refuses.
+    /// No broker serves there, its process is not run by root, or it refuses.
     pub fn connect(path: &Path) -> Result<(Self, OfferedSockets), Failure> {
         inject::point("takeover.begin")?;
         let mut session = Session::connect(path)?;
@@ -106,7 +106,7 @@ impl Predecessor {
     }
 
     /// Reads everything that the predecessor exports, at most `max_listeners` listeners. From now on the predecessor
-    /// holds the requests of its peers.
+    /// delays the requests of its peers.
     ///
     /// # Errors
     /// The predecessor does not reply, or exports more than is possible.
@@ -173,7 +173,7 @@ impl Predecessor {
             while !channel.async_io(Interest::READABLE, receive).await? {}
             Ok::<_, std::io::Error>(())
         };
-        match tokio::time::timeout(self.exit_time + EXIT_GRACE, hang_up).await {
+        match tokio::time::timeout(self.exit_time + EXIT_MARGIN, hang_up).await {
             Ok(Ok(())) => tracing::info!("the predecessor has exited"),
             Ok(Err(error)) => tracing::warn!(%error, "cannot wait for the predecessor to exit"),
             Err(_) => tracing::warn!(

@@ -48,7 +48,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Connects to the broker that serves at this path. Its process must be root's.
+    /// Connects to the broker that serves at this path. Root must run its process.
     pub fn connect(path: &Path) -> Result<Self, Failure> {
         let os = |call: &'static str| move |error: std::io::Error| Failure::os(STEP, call, error);
         let channel = socket::open(AddressFamily::Unix, SockType::SeqPacket)
@@ -81,7 +81,7 @@ impl Session {
     pub fn try_request<O: Operation>(&mut self, request: &O) -> Result<Result<Reply<O>, Fault>, Failure> {
         let lost = |cause: &dyn Display| {
             let what = format!("lost the session with the running broker: {cause}");
-            Failure::new(Exit::Unavailable, STEP, what, "see its log, and whether it still runs")
+            Failure::new(Exit::Unavailable, STEP, what, "check its log, and whether it still runs")
         };
         self.requests += 1;
         let frame =
@@ -109,7 +109,7 @@ impl Session {
             Kind::FAULT if is_reply => Ok(Err(codec::decode(body).map_err(protocol_error)?)),
             kind if header.request == self.requests && kind == O::KIND.reply() => {
                 if usize::from(header.descriptors) != descriptors.len() {
-                    return Err(protocol_error("the number of sockets is not the declared one"));
+                    return Err(protocol_error("the number of sockets differs from the declared number"));
                 }
                 Ok(Ok((codec::decode(body).map_err(protocol_error)?, descriptors)))
             }

@@ -1,5 +1,4 @@
-//! The capability text parser against libcap itself: the tests load the library and compare results for a corpus and
-//! for
+//! The capability text parser against libcap itself: the tests load the library and compare results for a corpus and for
 //! more than a million generated texts. Promises: no difference in what is accepted, in the three sets, or in the text
 //! written back. Touches nothing but its own memory. Fails, and names the package, if libcap is missing.
 // Tests may panic. clippy.toml allows that in test functions; this allows it in their helpers.

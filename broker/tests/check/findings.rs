@@ -38,7 +38,7 @@ broker {{
     );
     folder.file("main.conf", &config, 0o600);
     assert_eq!(
-        folder.found(),
+        folder.findings(),
         [
             "2 error: there is no user \"no-such-user\" on this system",
             "3 error: there is no group \"no-such-group\" on this system",
@@ -68,9 +68,9 @@ fn consequences_of_an_error_are_not_reported_as_further_errors() {
         ESMTP_Listener { Listen \":25\" {} }
         broker { permit p { listen = ( :26 ) } }\n";
     let folder = Folder::new(text);
-    let found = folder.found();
-    assert_eq!(found.len(), 3, "{found:?}");
-    assert!(found.iter().all(|line| line.contains("has no option")), "{found:?}");
+    let findings = folder.findings();
+    assert_eq!(findings.len(), 3, "{findings:?}");
+    assert!(findings.iter().all(|line| line.contains("has no option")), "{findings:?}");
 }
 
 #[test]
@@ -78,13 +78,13 @@ fn a_missing_capability_is_an_error_for_a_permit_and_a_warning_for_a_static_list
     let text = "ESMTP_Listener { Listen \":25\" {} }\nbroker { permit p { listen = ( :26 ) limit = ( \"nofile=9\" ) } }\n";
     let folder = Folder::new(&format!("{VALID}{text}"));
     assert_eq!(
-        folder.found(),
+        folder.findings(),
         [
-            "2 warning: port 25 is bound at start and cannot be started again: the broker does not keep \
+            "2 warning: port 25 is bound at start and cannot be started again: the broker does not retain \
              cap_net_bind_service",
-            "3 error: port 26 cannot be bound: the broker does not keep cap_net_bind_service",
+            "3 error: port 26 cannot be bound: the broker does not retain cap_net_bind_service",
             "3 warning: the limit nofile=9 can be set only for processes of user 0, and only up to their hard limit: the \
-             broker does not keep cap_sys_resource",
+             broker does not retain cap_sys_resource",
         ]
     );
 }
@@ -99,7 +99,7 @@ fn capabilities_that_no_kernel_has_are_rejected() {
     ] {
         let folder =
             Folder::new(&format!("security {{ user = 1 group = 1 capabilities = \"{capabilities}\" }}"));
-        assert_eq!(folder.found(), [message]);
+        assert_eq!(folder.findings(), [message]);
     }
 }
 
@@ -115,7 +115,7 @@ fn privileges_of_another_system_are_noted_with_the_nearest_capabilities() {
         ),
     ] {
         let folder = Folder::new(&scope(more));
-        assert_eq!(folder.found(), ["1 note: privileges have no effect on Linux"]);
+        assert_eq!(folder.findings(), ["1 note: privileges have no effect on Linux"]);
         let output = folder.check(&[]);
         assert!(output.status.success());
         assert!(text(&output.stderr).contains(help), "{}", text(&output.stderr));
@@ -135,10 +135,10 @@ fn the_scan_of_the_chroot_does_not_follow_links_out_of_it() {
     fs::set_permissions(&chroot, PermissionsExt::from_mode(0o755)).unwrap();
     let config = format!("security {{ user = 65533 group = 65533\nchroot = {} }}\n", chroot.display());
     folder.file("main.conf", &config, 0o600);
-    let mut found = folder.found();
-    found.sort();
+    let mut findings = folder.findings();
+    findings.sort();
     assert_eq!(
-        found,
+        findings,
         [
             "2 warning: \"chroot/deep/er/su\" in the chroot is set-user-id or set-group-id",
             "2 warning: \"chroot/tool\" in the chroot is set-user-id or set-group-id",
@@ -156,7 +156,7 @@ fn findings_in_the_chroot_are_limited_in_number() {
     fs::set_permissions(chroot, PermissionsExt::from_mode(0o755)).unwrap();
     let config = format!("security {{ user = 65533 group = 65533 chroot = {} }}\n", chroot.display());
     folder.file("main.conf", &config, 0o600);
-    let found = folder.found();
-    assert_eq!(found.len(), 33, "{found:?}");
-    assert!(found.iter().any(|line| line.contains("note: only 32 files of the chroot")), "{found:?}");
+    let findings = folder.findings();
+    assert_eq!(findings.len(), 33, "{findings:?}");
+    assert!(findings.iter().any(|line| line.contains("note: only 32 files of the chroot")), "{findings:?}");
 }

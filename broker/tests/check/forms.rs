@@ -73,13 +73,13 @@ fn json_names_the_file_the_findings_and_skipped_scopes() {
     assert_eq!(document["file"].as_str(), folder.path("main.conf").to_str());
     assert_eq!(document["ok"], false);
     assert_eq!(document["omitted"], 0);
-    let found = &document["diagnostics"][0];
+    let finding = &document["diagnostics"][0];
     for (name, value) in [("line", 3), ("column", 12), ("end_line", 3), ("end_column", 17)] {
-        assert_eq!(found[name], value, "{name}: {found}");
+        assert_eq!(finding[name], value, "{name}: {finding}");
     }
-    assert_eq!(found["severity"], "error");
-    assert!(found["message"].as_str().unwrap().contains("chrot"));
-    assert_eq!(found["help"], "did you mean chroot?");
+    assert_eq!(finding["severity"], "error");
+    assert!(finding["message"].as_str().unwrap().contains("chrot"));
+    assert_eq!(finding["help"], "did you mean chroot?");
     assert_eq!(document["skipped"][0]["name"], "Domain");
     assert_eq!(document["skipped"][0]["line"], 2);
 

@@ -46,12 +46,12 @@ impl Folder {
     }
 
     /// Line, severity and message of every finding, without the directory's name.
-    fn found(&self) -> Vec<String> {
+    fn findings(&self) -> Vec<String> {
         let document = self.json();
         let folder = format!("{}/", self.0.path().display());
-        let line = |found: &Value| {
-            let word = |name: &str| found[name].as_str().unwrap().to_owned();
-            format!("{} {}: {}", found["line"], word("severity"), word("message")).replace(&folder, "")
+        let line = |finding: &Value| {
+            let word = |name: &str| finding[name].as_str().unwrap().to_owned();
+            format!("{} {}: {}", finding["line"], word("severity"), word("message")).replace(&folder, "")
         };
         document["diagnostics"].as_array().unwrap().iter().map(line).collect()
     }
@@ -59,10 +59,10 @@ impl Folder {
     /// Names and contents of all files in the directory.
     fn contents(&self) -> Vec<(PathBuf, Option<Vec<u8>>)> {
         let mut all = Vec::new();
-        let mut waiting = vec![self.0.path().to_owned()];
-        while let Some(path) = waiting.pop() {
+        let mut queue = vec![self.0.path().to_owned()];
+        while let Some(path) = queue.pop() {
             if path.is_dir() {
-                waiting.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+                queue.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             }
             all.push((path.clone(), fs::read(&path).ok()));
         }

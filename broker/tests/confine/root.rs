@@ -56,7 +56,7 @@ fn without_socket_directories_the_root_is_empty_and_read_only() {
 fn only_the_socket_directories_remain_and_sockets_can_be_created_there() {
     let (base, paths) = socket_directories();
     fs::write(base.path().join("secret"), "not for the broker").unwrap();
-    fs::write(paths[0].join("there"), "before").unwrap();
+    fs::write(paths[0].join("existing"), "before").unwrap();
     become_root();
     let opened = root::enter(&paths).unwrap();
     assert_eq!(
@@ -82,7 +82,7 @@ fn only_the_socket_directories_remain_and_sockets_can_be_created_there() {
         );
         assert_eq!(outside, Err(nix::errno::Errno::ENOENT));
     }
-    assert_eq!(fs::read_to_string(paths[0].join("there")).unwrap(), "before");
+    assert_eq!(fs::read_to_string(paths[0].join("existing")).unwrap(), "before");
     // The parents of a socket directory are part of the read-only root.
     assert_eq!(
         fs::write(paths[2].parent().unwrap().join("x"), "").unwrap_err().raw_os_error(),

@@ -30,9 +30,10 @@ fn a_runtime_with_sockets_timers_and_signals_works() {
         assert_eq!(b.recv(&mut buffer).await.unwrap(), 7);
         tokio::time::sleep(Duration::from_millis(1)).await;
         let mut hangups = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).unwrap();
-        let own = nix::unistd::getpid();
+        let process = nix::unistd::getpid();
         // SAFETY: tgkill takes three numbers.
-        let sent = unsafe { libc::syscall(libc::SYS_tgkill, own.as_raw(), own.as_raw(), libc::SIGHUP) };
+        let sent =
+            unsafe { libc::syscall(libc::SYS_tgkill, process.as_raw(), process.as_raw(), libc::SIGHUP) };
         assert_eq!(sent, 0);
         hangups.recv().await.unwrap();
     });

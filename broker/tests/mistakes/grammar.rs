@@ -35,8 +35,8 @@ fn mistakes_in_the_grammar() {
         ("include without a file", "include\n"),
         ("include with =", "include = \"parts.conf\"\n"),
         ("a control character", "security { user = \u{1b}[31m }"),
-        ("what an example leaves out", "security {\n  ... other options here ...\n  user = mail\n}\n"),
-        ("what an example leaves out, in rules", "ESMTP_Listener = ( *:25 [ ... ACL ... ] )\n"),
+        ("an ellipsis from an example", "security {\n  ... other options here ...\n  user = mail\n}\n"),
+        ("an ellipsis from an example, in rules", "ESMTP_Listener = ( *:25 [ ... ACL ... ] )\n"),
         ("a placeholder", "security {\n  <options>\n}\n"),
         (
             "a listener of Momentum 2",

@@ -15,15 +15,15 @@ use portreeve_broker::config::parse_text;
 fn report_of(cases: &[(&str, &str)]) -> String {
     let mut out = String::new();
     for (name, text) in cases {
-        let said = match parse_text("main.conf", text) {
+        let report = match parse_text("main.conf", text) {
             Err(report) => report.to_string(),
             Ok((_, warnings)) => {
                 assert!(!warnings.is_empty(), "{name}: no error and no warning");
-                let shown = |found: &portreeve_broker::config::Diagnostic| found.to_string();
-                warnings.iter().map(shown).collect::<Vec<_>>().join("\n")
+                let text = |warning: &portreeve_broker::config::Diagnostic| warning.to_string();
+                warnings.iter().map(text).collect::<Vec<_>>().join("\n")
             }
         };
-        out += &format!("# {name}\n\n{said}\n\n");
+        out += &format!("# {name}\n\n{report}\n\n");
     }
     out
 }

@@ -31,11 +31,17 @@ fn mistakes_in_names() {
         ("a binding without a name", "Binding { }"),
         ("security with a name", "security \"x\" { user = mail }"),
         ("an unknown operation", "broker { socket = /run/b peer root { allow = ( listn ) } }"),
-        ("an operation of nobody", "broker { socket = /run/b peer root { allow = ( everything ) } }"),
+        (
+            "an operation that does not exist",
+            "broker { socket = /run/b peer root { allow = ( everything ) } }"
+        ),
         (
             "an unknown permit",
             "broker { socket = /run/b permit \"mail\" {} peer www { allow = listen permit = ( mial ) } }"
         ),
-        ("a permit of nobody", "broker { socket = /run/b peer www { allow = listen permit = ( mail ) } }"),
+        (
+            "a permit that does not exist",
+            "broker { socket = /run/b peer www { allow = listen permit = ( mail ) } }"
+        ),
     ]);
 }

@@ -12,35 +12,44 @@ fn mistakes_between_scopes() {
             "ESMTP_Listener { Listen \":25\" { } }\nHTTP_Listener { Listen \":25\" { } }\n".to_owned(),
         ),
         ("a wildcard and one of its addresses", listen("Listen \":25\" { } Listen \"10.2.1.1:25\" { }")),
-        ("a wildcard that moves", listen("Listen \":25\" { enable_duravip = on }")),
-        ("a path that moves", listen("Listen /run/a { enable_duravip = on }")),
+        ("a floating wildcard", listen("Listen \":25\" { enable_duravip = on }")),
+        ("a floating path", listen("Listen /run/a { enable_duravip = on }")),
         ("an address outside the topology", listen("Listen \"10.9.1.1:25\" { enable_duravip = on }")),
-        ("a loopback address that moves", listen("Listen \"127.0.0.1:25\" { enable_duravip = on }")),
+        ("a floating loopback address", listen("Listen \"127.0.0.1:25\" { enable_duravip = on }")),
         (
-            "a follower that moves by itself",
+            "a follower with enable_duravip",
             listen("Listen \"10.1.1.1:25\" { enable_duravip = on duravip_follow = out }"),
         ),
         (
             "a follower with a preference",
             listen("Listen \"10.1.1.1:25\" { duravip_preference = mx1 duravip_follow = out }"),
         ),
-        ("a follower of nobody", listen("Listen \"10.1.1.1:25\" { duravip_follow = Out }")),
-        ("a follower of an address", listen("Listen \"10.1.1.1:25\" { duravip_follow = \"10.1.1.9\" }")),
-        ("a follower of what stays", listen("Listen \"10.1.1.1:25\" { duravip_follow = fixed }")),
+        ("a follower of an unknown binding", listen("Listen \"10.1.1.1:25\" { duravip_follow = Out }")),
+        (
+            "a follower of an unknown address",
+            listen("Listen \"10.1.1.1:25\" { duravip_follow = \"10.1.1.9\" }"),
+        ),
+        (
+            "a follower of a binding that does not float",
+            listen("Listen \"10.1.1.1:25\" { duravip_follow = fixed }"),
+        ),
         ("a follower of its own address", listen("Listen \"10.1.1.2:25\" { duravip_follow = out }")),
         (
-            "a follower of two",
+            "a follower of two bindings",
             listen(
                 "Listen \"10.1.1.1:25\" { duravip_follow = out } Listen \"10.1.1.1:26\" { duravip_follow = out2 }",
             ) + "Binding out2 { bind_address = \"10.1.1.3\" enable_duravip = on }\n",
         ),
         (
-            "an address that follows and moves by itself",
+            "an address that follows and has enable_duravip",
             listen(
                 "Listen \"10.1.1.1:25\" { duravip_follow = out } Listen \"10.1.1.1:26\" { enable_duravip = on }",
             ),
         ),
-        ("a preference of what stays", listen("Listen \"10.2.1.1:25\" { duravip_preference = mx1 }")),
+        (
+            "a preference without enable_duravip",
+            listen("Listen \"10.2.1.1:25\" { duravip_preference = mx1 }"),
+        ),
         (
             "two preferences",
             listen("Listen \"10.1.1.2:25\" { enable_duravip = on duravip_preference = mx1 }"),

@@ -5,11 +5,11 @@ use super::{assert_report, report_of};
 #[test]
 fn mistakes_in_values() {
     assert_report!(&[
-        ("no boolean", "worker { command = /bin/x restart = perhaps }"),
-        ("no number", "ESMTP_Listener { listen_backlog = many }"),
+        ("not a boolean", "worker { command = /bin/x restart = perhaps }"),
+        ("not a number", "ESMTP_Listener { listen_backlog = many }"),
         ("a negative number", "ESMTP_Listener { listen_backlog = -1 }"),
         ("a number of another base", "ESMTP_Listener { listen_backlog = 09 }"),
-        ("a backlog of none", "ESMTP_Listener { listen_backlog = 0 }"),
+        ("a backlog of 0", "ESMTP_Listener { listen_backlog = 0 }"),
         ("a buffer beyond an int", "ESMTP_Listener { tcp_recv_buffer_size = 2147483648 }"),
         ("a mode with another base", "broker { socket_mode = 0x1b0 }"),
         ("a mode of a decimal", "broker { socket_mode = 0698 }"),
@@ -17,16 +17,16 @@ fn mistakes_in_values() {
         ("seconds with a unit", "broker { retain = 30s }"),
         ("half a second", "broker { retain = 0.5 }"),
         ("a lease too short", "broker { lease = 2 }"),
-        ("a quota of none", "broker { max_sessions = 0 }"),
+        ("a quota of 0", "broker { max_sessions = 0 }"),
         ("a quota beyond its range", "broker { max_refusals = 1000000 }"),
-        ("a deadline without end", "broker { unread_timeout = 0 }"),
-        ("no choice of on_narrow", "broker { on_narrow = drop }"),
+        ("a timeout of 0", "broker { unread_timeout = 0 }"),
+        ("not a value of on_narrow", "broker { on_narrow = drop }"),
         ("a list for one value", "security { user = ( mail ) }"),
         ("a dictionary for a list", "security { supplemental_groups = [ a = b ] }"),
         ("a word for a dictionary", "worker { command = /bin/x environment = TZ }"),
         ("an empty value", "security { user = \"\" }"),
         ("an empty word", "security { supplemental_groups = ( \"\" mail ) }"),
-        ("an id too high", "security { user = 4294967295 }"),
+        ("an id that is too high", "security { user = 4294967295 }"),
         ("a relative chroot", "security { chroot = var/empty }"),
         ("a relative control socket", "broker { socket = broker.sock }"),
         ("a long path", &format!("broker {{\n  socket = /{}\n}}", "x".repeat(107))),
@@ -35,6 +35,6 @@ fn mistakes_in_values() {
         ("no command", "worker { restart = no }"),
         ("an environment name", "worker { command = /bin/x environment = [ \"A=B\" = 1 ] }"),
         ("an unknown limit", "worker { command = /bin/x limit = [ nofiles = 80000 ] }"),
-        ("no limit's value", "worker { command = /bin/x limit = [ nofile = 80k ] }"),
+        ("not the value of a limit", "worker { command = /bin/x limit = [ nofile = 80k ] }"),
     ]);
 }

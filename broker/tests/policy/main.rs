@@ -39,7 +39,7 @@ fn permit(patterns: &str) -> Policy {
 
 fn allows(policy: &Policy, endpoint: &str) -> bool {
     let Ok(endpoint) = endpoint.parse::<Endpoint>() else {
-        panic!("{endpoint} is no endpoint");
+        panic!("{endpoint} is not an endpoint");
     };
     policy.listen(&Requester::Worker, &endpoint).is_ok()
 }

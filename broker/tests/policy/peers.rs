@@ -1,4 +1,4 @@
-//! Which peer may use which rule.
+//! Which peer is allowed which rule.
 
 use portreeve_broker::config::{Limit, Resource};
 use portreeve_broker::policy::{Denied, Policy, Requester};
@@ -20,17 +20,21 @@ cluster { topology 10.1.1.0/25 { interface = eth1 } topology 10.1.1.0/24 { inter
 ";
 
 #[test]
-fn a_peer_may_do_only_what_its_scopes_allow() {
+fn a_peer_is_allowed_only_what_its_scopes_allow() {
     let policy = policy(PEERS);
     let (www, ops) = (local(33, &[100]), local(8, &[100, 500]));
     let both = local(33, &[33, 500]);
-    let may = |who: &Requester, endpoint: &str| policy.listen(who, &endpoint.parse().unwrap()).is_ok();
-    assert!(may(&www, "*:80") && !may(&www, "*:53/udp"));
-    assert!(may(&ops, "*:53/udp") && !may(&ops, "*:80"));
-    assert!(may(&both, "*:80") && may(&both, "*:53/udp"), "scopes add up");
-    assert!(!may(&both, "*:81"), "the operations of one scope do not extend to the permits of another");
-    assert!(!may(&www, "*:25"), "listener scopes apply to the worker alone");
-    for (who, name, allowed) in [
+    let is_allowed =
+        |requester: &Requester, endpoint: &str| policy.listen(requester, &endpoint.parse().unwrap()).is_ok();
+    assert!(is_allowed(&www, "*:80") && !is_allowed(&www, "*:53/udp"));
+    assert!(is_allowed(&ops, "*:53/udp") && !is_allowed(&ops, "*:80"));
+    assert!(is_allowed(&both, "*:80") && is_allowed(&both, "*:53/udp"), "scopes add up");
+    assert!(
+        !is_allowed(&both, "*:81"),
+        "the operations of one scope do not extend to the permits of another"
+    );
+    assert!(!is_allowed(&www, "*:25"), "listener scopes apply to the worker alone");
+    for (requester, name, allowed) in [
         (&www, "listen-many", true),
         (&www, "stop", true),
         (&www, "status", true),
@@ -44,28 +48,28 @@ fn a_peer_may_do_only_what_its_scopes_allow() {
         (&both, "metrics", true),
         (&both, "nonsense", false),
     ] {
-        assert_eq!(policy.operation(who, name).is_ok(), allowed, "{who} {name}");
+        assert_eq!(policy.operation(requester, name).is_ok(), allowed, "{requester} {name}");
     }
 }
 
 #[test]
 fn a_peer_without_a_scope_is_denied_everything() {
     let policy = policy(PEERS);
-    for who in [local(1000, &[1000]), local(500, &[8]), local(u32::MAX, &[])] {
+    for requester in [local(1000, &[1000]), local(500, &[8]), local(u32::MAX, &[])] {
         for name in ["hello", "ping", "status", "listen"] {
-            assert!(policy.operation(&who, name).is_err(), "{who} {name}");
+            assert!(policy.operation(&requester, name).is_err(), "{requester} {name}");
         }
-        assert!(policy.listen(&who, &"*:80".parse().unwrap()).is_err());
+        assert!(policy.listen(&requester, &"*:80".parse().unwrap()).is_err());
     }
 }
 
 #[test]
-fn root_may_do_only_what_some_rule_permits() {
+fn root_is_allowed_only_what_some_rule_permits() {
     let policy = policy(PEERS);
     let root = local(0, &[0]);
-    let may = |endpoint: &str| policy.listen(&root, &endpoint.parse().unwrap()).is_ok();
-    assert!(may("*:25") && may("*:80") && may("*:53/udp") && may("*:81"));
-    assert!(!may("*:82"));
+    let is_allowed = |endpoint: &str| policy.listen(&root, &endpoint.parse().unwrap()).is_ok();
+    assert!(is_allowed("*:25") && is_allowed("*:80") && is_allowed("*:53/udp") && is_allowed("*:81"));
+    assert!(!is_allowed("*:82"));
     assert!(policy.operation(&root, "reload").is_ok());
     assert!(policy.operation(&root, "nonsense").is_err());
     assert!(policy.operation(&Requester::Worker, "reload").is_err());
@@ -76,8 +80,8 @@ fn root_may_do_only_what_some_rule_permits() {
 fn an_address_belongs_to_its_longest_topology_block() {
     let policy = policy(PEERS);
     let ops = local(8, &[500]);
-    let address = |who: &Requester, text: &str| {
-        let permit = policy.address(who, text.parse().unwrap())?;
+    let address = |requester: &Requester, text: &str| {
+        let permit = policy.address(requester, text.parse().unwrap())?;
         Ok::<_, Denied>(permit.place.map(|place| (place.interface.to_string(), place.prefix)))
     };
     assert_eq!(address(&ops, "10.1.1.7"), Ok(Some(("eth1".into(), 32))));
@@ -113,7 +117,7 @@ fn addresses_that_no_host_can_have_are_always_denied() {
 }
 
 #[test]
-fn the_worker_may_add_the_duravip_address_of_any_listener() {
+fn the_worker_is_allowed_the_duravip_address_of_any_listener() {
     let policy = policy(
         "cluster { topology 10.1.1.0/24 { interface = eth1 } }
          ESMTP_Listener { Listen \"10.1.1.1:25\" { } Listen \"10.1.1.2:25\" { duravip_follow = out } }
@@ -130,8 +134,8 @@ fn the_worker_may_add_the_duravip_address_of_any_listener() {
 #[test]
 fn a_denial_names_the_nearest_of_the_requesters_rules() {
     let policy = policy(PEERS);
-    let nearest = |who: &Requester, endpoint: &str| {
-        let denied = policy.listen(who, &endpoint.parse().unwrap()).unwrap_err();
+    let nearest = |requester: &Requester, endpoint: &str| {
+        let denied = policy.listen(requester, &endpoint.parse().unwrap()).unwrap_err();
         assert_eq!(denied.fault().code, FaultCode::Denied);
         denied.nearest
     };
@@ -147,26 +151,27 @@ fn a_denial_names_the_nearest_of_the_requesters_rules() {
 fn a_remedy_names_only_what_the_peer_lacks() {
     let policy = policy(PEERS);
     let endpoint = "*:82".parse().unwrap();
-    for who in [Requester::Worker, local(0, &[0])] {
+    for requester in [Requester::Worker, local(0, &[0])] {
         let denials = [
-            policy.listen(&who, &endpoint).unwrap_err(),
-            policy.address(&who, "192.0.2.1".parse().unwrap()).unwrap_err(),
-            policy.interface(&who, "eth9").unwrap_err(),
+            policy.listen(&requester, &endpoint).unwrap_err(),
+            policy.address(&requester, "192.0.2.1".parse().unwrap()).unwrap_err(),
+            policy.interface(&requester, "eth9").unwrap_err(),
         ];
         for denied in denials {
             assert!(denied.remedy.contains("a permit"), "{denied}");
-            assert!(!denied.remedy.contains("peer scope"), "{who} needs no peer scope: {denied}");
+            assert!(!denied.remedy.contains("peer scope"), "{requester} needs no peer scope: {denied}");
         }
     }
     let www = local(33, &[]);
     assert!(policy.listen(&www, &endpoint).unwrap_err().remedy.contains("a peer scope of user 33"));
-    let remedy = |who: &Requester, operation| policy.operation(who, operation).unwrap_err().remedy;
+    let remedy =
+        |requester: &Requester, operation| policy.operation(requester, operation).unwrap_err().remedy;
     assert_eq!(
         remedy(&www, "add-address"),
         "add address to allow in a peer scope of user 33 or one of its groups"
     );
     assert_eq!(remedy(&www, "takeover"), "run this as user 0");
-    assert_eq!(remedy(&Requester::Worker, "reload"), "ask as user 0 over the control socket");
+    assert_eq!(remedy(&Requester::Worker, "reload"), "send the request as user 0 over the control socket");
     assert_eq!(
         remedy(&local(1000, &[]), "hello"),
         "add a peer scope for user 1000 or one of its groups to the broker scope"
@@ -197,8 +202,8 @@ fn permitted_ports_merge_into_the_fewest_ranges() {
 #[test]
 fn the_rules_of_a_requester_are_listed_in_configuration_order() {
     let policy = policy(PEERS);
-    let rules = |who: &Requester| -> Vec<String> {
-        policy.rules_for(who).iter().map(|rule| rule.to_string()).collect()
+    let rules = |requester: &Requester| -> Vec<String> {
+        policy.rules_for(requester).iter().map(|rule| rule.to_string()).collect()
     };
     assert_eq!(rules(&local(33, &[])), ["p.conf:4: permit \"web\": listen *:80"]);
     assert_eq!(rules(&Requester::Worker), rules(&local(0, &[])));

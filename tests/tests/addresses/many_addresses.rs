@@ -162,7 +162,7 @@ fn lost_kernel_notifications_are_recovered() {
         run(Command::new("ip").args(["-force", "-batch"]).arg(script), "iproute2");
         assert_eq!(lan::show_address("10.1.1.7"), None);
         broker.signal(rustix::process::Signal::CONT);
-        broker.log.wait_for(&["lost notifications of the kernel"]);
+        broker.log.wait_for(&["lost notifications from the kernel"]);
         eventually("the restored address", || lan::show_address("10.1.1.7"));
     });
 }

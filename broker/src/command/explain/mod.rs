@@ -38,8 +38,8 @@ impl Explain {
     pub fn run(&self) -> ExitCode {
         self.explain().unwrap_or_else(|failure| {
             if self.json {
-                let found = Diagnostic::about_file(&self.name(), failure.to_string(), "");
-                output::print_json(&output::findings(&self.name(), &found.into(), None));
+                let diagnostic = Diagnostic::about_file(&self.name(), failure.to_string(), "");
+                output::print_json(&output::findings(&self.name(), &diagnostic.into(), None));
             } else {
                 log::fatal(failure.lines());
             }
@@ -56,7 +56,7 @@ impl Explain {
         };
         match &self.question {
             Some(question) => self.answer(question, &config, warnings),
-            None => self.everything(&config, &reader::directories(&bundle), warnings),
+            None => self.explain_all(&config, &reader::directories(&bundle), warnings),
         }
     }
 
@@ -87,10 +87,10 @@ impl Explain {
             true => output::print_json(&answer.json(&self.name())),
             false => output::print(&answer.text()),
         }
-        Ok(ExitCode::from(u8::from(!answer.is_yes())))
+        Ok(ExitCode::from(u8::from(!answer.is_allowed())))
     }
 
-    fn everything(
+    fn explain_all(
         &self,
         config: &Config,
         directories: &[PathBuf],

@@ -17,11 +17,11 @@ pub(super) struct Peer<'p> {
 
 /// Every possible peer: the worker if one is configured, the others if there is a control socket.
 pub(super) fn all<'p>(config: &Config, policy: &'p Policy) -> Vec<Peer<'p>> {
-    let peer = |name: String, place: Option<String>, who: &Requester| Peer {
+    let peer = |name: String, place: Option<String>, requester: &Requester| Peer {
         name,
         place,
-        operations: policy.operations(who),
-        rules: policy.rules_for(who),
+        operations: policy.operations(requester),
+        rules: policy.rules_for(requester),
     };
     let mut all = Vec::new();
     if let Some(worker) = &config.worker {
@@ -34,7 +34,7 @@ pub(super) fn all<'p>(config: &Config, policy: &'p Policy) -> Vec<Peer<'p>> {
     all.push(peer("user 0".to_owned(), Some(config.place(socket.span)), &root));
     for scope in &config.broker.peers {
         // No user has the highest id: a group's scope is shown for a member that no other scope names.
-        let (name, id, who) = match &scope.name.value {
+        let (name, id, requester) = match &scope.name.value {
             PeerName::User(user) => {
                 let Ok(uid) = identity::user(user).map(nix::unistd::Uid::as_raw) else { continue };
                 (format!("user {user}"), uid, Requester::Local { uid, gids: Vec::new() })
@@ -44,9 +44,9 @@ pub(super) fn all<'p>(config: &Config, policy: &'p Policy) -> Vec<Peer<'p>> {
                 (format!("group {group}"), gid, Requester::Local { uid: u32::MAX, gids: vec![gid] })
             }
         };
-        let is_user_0 = matches!(who, Requester::Local { uid: 0, .. });
+        let is_user_0 = matches!(requester, Requester::Local { uid: 0, .. });
         if !is_user_0 {
-            all.push(peer(format!("{name} ({id})"), Some(config.place(scope.name.span)), &who));
+            all.push(peer(format!("{name} ({id})"), Some(config.place(scope.name.span)), &requester));
         }
     }
     all

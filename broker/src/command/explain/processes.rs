@@ -108,25 +108,25 @@ fn broker(config: &Config, plan: &Plan, seccomp_mode: u8) -> Result<Process, Fai
 
 impl Process {
     fn sets(&self) -> [(&'static str, CapabilitySet); 5] {
-        let held = &self.credentials;
+        let credentials = &self.credentials;
         [
-            ("inheritable", held.inheritable),
-            ("permitted", held.permitted),
-            ("effective", held.effective),
-            ("bounding", held.bounding),
-            ("ambient", held.ambient),
+            ("inheritable", credentials.inheritable),
+            ("permitted", credentials.permitted),
+            ("effective", credentials.effective),
+            ("bounding", credentials.bounding),
+            ("ambient", credentials.ambient),
         ]
         .map(|(name, bits)| (name, CapabilitySet::from_bits(bits)))
     }
 
     /// As JSON.
     pub fn json(&self, verbose: bool) -> Value {
-        let held = &self.credentials;
+        let credentials = &self.credentials;
         let sets = self.sets().map(|(name, set)| {
             let names: Vec<String> = set.names().collect();
             (name.to_owned(), json!({ "hex": format!("{:016x}", set.bits()), "names": names }))
         });
-        let mut seccomp = json!({ "mode": held.seccomp, "calls": self.calls.len() });
+        let mut seccomp = json!({ "mode": credentials.seccomp, "calls": self.calls.len() });
         if let Some(seccomp) = seccomp.as_object_mut().filter(|_| verbose) {
             let calls = self.calls.iter().map(|(name, why)| json!({ "name": name, "why": why }));
             seccomp.insert("allowed".into(), calls.collect());
@@ -134,14 +134,14 @@ impl Process {
         let limits = self.limits.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into()));
         json!({
             "role": self.role,
-            "uid": held.uid,
-            "gid": held.gid,
-            "groups": held.groups.to_vec(),
+            "uid": credentials.uid,
+            "gid": credentials.gid,
+            "groups": credentials.groups.to_vec(),
             "root": self.root,
             "root_reaches": self.reaches,
             "capabilities": sets.into_iter().collect::<serde_json::Map<_, _>>(),
             "securebits": { "hex": format!("{:#x}", locks::SECUREBITS.bits()), "names": locks::securebits_names() },
-            "no_new_privs": held.no_new_privs,
+            "no_new_privs": credentials.no_new_privs,
             "seccomp": seccomp,
             "locks": self.locks,
             "lacking": self.lacking,
@@ -163,12 +163,12 @@ impl Process {
     }
 
     fn table(&self, verbose: bool) -> String {
-        let held = &self.credentials;
+        let credentials = &self.credentials;
         let mut out = String::new();
         let mut row = |name: &str, value: &str| out += &format!("  {name:<14}{value}\n");
-        row("user", &ids(held.uid));
-        row("group", &ids(held.gid));
-        let groups: Vec<String> = held.groups.iter().map(u32::to_string).collect();
+        row("user", &ids(credentials.uid));
+        row("group", &ids(credentials.gid));
+        let groups: Vec<String> = credentials.groups.iter().map(u32::to_string).collect();
         row("groups", &if groups.is_empty() { "none".to_owned() } else { groups.join(" ") });
         row(
             "root",
@@ -183,8 +183,8 @@ impl Process {
         }
         let names = locks::securebits_names();
         row("securebits", &format!("{:#x}  {}", locks::SECUREBITS.bits(), names.join(",")));
-        row("no_new_privs", if held.no_new_privs { "yes" } else { "no" });
-        row("seccomp", if held.seccomp == 0 { "none" } else { "filter" });
+        row("no_new_privs", if credentials.no_new_privs { "yes" } else { "no" });
+        row("seccomp", if credentials.seccomp == 0 { "none" } else { "filter" });
         for (number, lock) in self.locks.iter().enumerate() {
             row(if number == 0 { "locks" } else { "" }, lock);
         }

@@ -12,12 +12,12 @@ use crate::confine::identity;
 use crate::failure::{Exit, Failure};
 use crate::policy::{Denied, Place, Policy, Requester, Rule};
 
-/// The question.
+/// A question about one request of one peer.
 #[derive(Debug)]
 pub struct Question {
     what: What,
     /// `worker`, or a user's name or number.
-    by: String,
+    peer: String,
 }
 
 #[derive(Debug)]
@@ -29,15 +29,15 @@ enum What {
 /// The answer with its rule or cause.
 pub(super) struct Answer {
     question: String,
-    by: String,
-    found: Result<(Rc<Rule>, Option<String>), Denied>,
+    peer: String,
+    verdict: Result<(Rc<Rule>, Option<String>), Denied>,
     /// Why such a peer cannot exist, whatever the policy says.
-    moot: Option<&'static str>,
+    note: Option<&'static str>,
 }
 
 impl Question {
     /// Parses the question from the command line; the error names the remedy.
-    pub fn parse(verb: &str, object: &str, by: Option<String>) -> Result<Self, String> {
+    pub fn parse(verb: &str, object: &str, peer: Option<String>) -> Result<Self, String> {
         let what = match verb {
             "listen" => object
                 .parse()
@@ -49,20 +49,22 @@ impl Question {
                 .map_err(|_| format!("{object:?} is not an IP address, such as 192.0.2.1 or 2001:db8::1"))?,
             other => return Err(format!("explain takes listen or address, not {other:?}")),
         };
-        Ok(Self { what, by: by.unwrap_or_else(|| "worker".to_owned()) })
+        Ok(Self { what, peer: peer.unwrap_or_else(|| "worker".to_owned()) })
     }
 
     pub(super) fn answer(&self, policy: &Policy, config: &Config) -> Result<Answer, Failure> {
-        let who = self.requester()?;
+        let requester = self.requester()?;
         let (question, operations) = match &self.what {
             What::Listen(endpoint) => (format!("listen {endpoint}"), ["listen", "listen-many"]),
             What::Address(address) => (format!("address {address}"), ["add-address", "move-address"]),
         };
-        let mut permitted = operations.map(|operation| policy.operation(&who, operation));
-        let found = match (&self.what, &mut permitted) {
+        let mut permitted = operations.map(|operation| policy.operation(&requester, operation));
+        let verdict = match (&self.what, &mut permitted) {
             (_, [Err(denied), Err(_)]) => Err(denied.clone()),
-            (What::Listen(endpoint), _) => policy.listen(&who, endpoint).map(|permit| (permit.rule, None)),
-            (What::Address(address), _) => policy.address(&who, *address).map(|permit| {
+            (What::Listen(endpoint), _) => {
+                policy.listen(&requester, endpoint).map(|permit| (permit.rule, None))
+            }
+            (What::Address(address), _) => policy.address(&requester, *address).map(|permit| {
                 let onto = match permit.place {
                     Some(Place { interface, prefix }) => {
                         format!("on {interface} with prefix length {prefix}")
@@ -72,7 +74,7 @@ impl Question {
                 (permit.rule, Some(onto))
             }),
         };
-        let moot = match who {
+        let note = match requester {
             Requester::Worker if config.worker.is_none() => {
                 Some("but there is no worker: the configuration has no worker scope")
             }
@@ -81,18 +83,18 @@ impl Question {
             }
             _ => None,
         };
-        Ok(Answer { question, by: who.to_string(), found, moot })
+        Ok(Answer { question, peer: requester.to_string(), verdict, note })
     }
 
     fn requester(&self) -> Result<Requester, Failure> {
-        if self.by == "worker" {
+        if self.peer == "worker" {
             return Ok(Requester::Worker);
         }
-        let refused = |what: String, remedy: String| Failure::new(Exit::NoUser, "--as", what, remedy);
-        let uid = identity::user(&self.by).map_err(|error| refused(error.to_string(), error.remedy()))?;
+        let no_user = |cause: String, remedy: String| Failure::new(Exit::NoUser, "--as", cause, remedy);
+        let uid = identity::user(&self.peer).map_err(|error| no_user(error.to_string(), error.remedy()))?;
         let gids = identity::groups_of(uid).map_err(|error| {
-            refused(
-                format!("cannot look up the groups of {:?}: {error}", self.by),
+            no_user(
+                format!("cannot look up the groups of {:?}: {error}", self.peer),
                 "write the user's number instead".into(),
             )
         })?;
@@ -101,39 +103,39 @@ impl Question {
 }
 
 impl Answer {
-    pub(super) fn is_yes(&self) -> bool {
-        self.found.is_ok()
+    pub(super) fn is_allowed(&self) -> bool {
+        self.verdict.is_ok()
     }
 
     /// As JSON.
     pub(super) fn json(&self, file: &str) -> Value {
-        let denied = self.found.as_ref().err();
-        let granted = self.found.as_ref().ok();
+        let denied = self.verdict.as_ref().err();
+        let granted = self.verdict.as_ref().ok();
         json!({
             "file": file,
             "question": self.question,
-            "as": self.by,
-            "allowed": self.is_yes(),
+            "as": self.peer,
+            "allowed": self.is_allowed(),
             "rule": granted.map(|(rule, _)| peers::rule(rule)),
             "onto": granted.and_then(|(_, onto)| onto.clone()),
             "message": denied.map(|denied| &denied.message),
             "nearest": denied.and_then(|denied| denied.nearest.as_ref()),
             "remedy": denied.map(|denied| &denied.remedy),
-            "note": self.moot,
+            "note": self.note,
         })
     }
 
     /// As text.
     pub(super) fn text(&self) -> String {
-        let mut text = match &self.found {
+        let mut text = match &self.verdict {
             Ok((rule, onto)) => {
                 let onto = onto.as_ref().map_or_else(String::new, |onto| format!(", {onto}"));
-                format!("yes: {} may {}{onto}\n  by {rule}\n", self.by, self.verb())
+                format!("yes: {} may {}{onto}\n  by {rule}\n", self.peer, self.verb())
             }
             Err(denied) => format!("no: {}\n  {}\n", denied.message, denied.remedy),
         };
-        if let Some(moot) = self.moot {
-            text += &format!("  {moot}\n");
+        if let Some(note) = self.note {
+            text += &format!("  {note}\n");
         }
         text
     }

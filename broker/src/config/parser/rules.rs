@@ -38,7 +38,7 @@ impl Parser<'_, '_> {
             && let Some(inner) = open.last_mut()
         {
             let token = self.next;
-            let here = self.span(token);
+            let token_span = self.span(token);
             if depth == 1
                 && let Some(endpoint) = self.ipv6_endpoint()
             {
@@ -51,7 +51,7 @@ impl Parser<'_, '_> {
                     if is_matching_close(inner.kind, token.kind) =>
                 {
                     self.take();
-                    span = span.to(here);
+                    span = span.to(token_span);
                     if let Some((at, message)) = incomplete(last, inner.kind) {
                         self.problems.error(
                             at,
@@ -68,15 +68,15 @@ impl Parser<'_, '_> {
                     if depth < MAX_DEPTH =>
                 {
                     self.take();
-                    open.push(Open { span: here, kind: token.kind, last: Last::Nothing });
+                    open.push(Open { span: token_span, kind: token.kind, last: Last::Nothing });
                 }
                 (Kind::OpenParen | Kind::OpenBracket, Last::Word(_) | Last::Equals(_)) => {
                     let help = format!("nest at most {MAX_DEPTH} brackets");
-                    self.problems.error(here, "brackets are nested too deeply", help);
+                    self.problems.error(token_span, "brackets are nested too deeply", help);
                     self.skip_to_end();
                     return Value::Rules { span, endpoints };
                 }
-                (Kind::Word, _) if is_placeholder(self.at(here)) => {
+                (Kind::Word, _) if is_placeholder(self.at(token_span)) => {
                     self.take();
                     self.elision(token);
                     self.skip_to_end();
@@ -86,9 +86,9 @@ impl Parser<'_, '_> {
                     inner.last = match (last, inner.kind) {
                         (Last::Equals(_), _) => Last::Nothing,
                         (Last::Word(_), Kind::OpenBracket) => break,
-                        _ => Last::Word(here),
+                        _ => Last::Word(token_span),
                     };
-                    let attribute = self.at(here).starts_with('<');
+                    let attribute = self.at(token_span).starts_with('<');
                     let word = self.scalar();
                     if attribute && !self.attributes(word) {
                         self.skip_to_end();
@@ -105,7 +105,7 @@ impl Parser<'_, '_> {
                 }
                 (Kind::Equals, Last::Word(_)) if inner.kind == Kind::OpenBracket => {
                     self.take();
-                    inner.last = Last::Equals(here);
+                    inner.last = Last::Equals(token_span);
                 }
                 (Kind::Bad(bad), _) => {
                     self.take();
@@ -125,11 +125,11 @@ impl Parser<'_, '_> {
         let (mut ahead, open) = (self.lexer, self.next);
         let (address, close, port) = (ahead.next(), ahead.next(), ahead.next());
         let kinds = (open.kind, address.kind, close.kind, port.kind);
-        let is_one = kinds == (Kind::OpenBracket, Kind::Word, Kind::CloseBracket, Kind::Word)
+        let is_endpoint = kinds == (Kind::OpenBracket, Kind::Word, Kind::CloseBracket, Kind::Word)
             && open.end == address.start
             && close.end == port.start
             && self.at(self.span(port)).starts_with(':');
-        if !is_one {
+        if !is_endpoint {
             return None;
         }
         (self.lexer, self.next) = (ahead, port);
@@ -159,16 +159,16 @@ impl Parser<'_, '_> {
     /// Reports an unexpected token, or what a bracket lacks.
     fn misplaced(&mut self, inner: &Open) {
         let token = self.next;
-        let here = self.span(token);
-        let text = self.at(here);
+        let token_span = self.span(token);
+        let text = self.at(token_span);
         let (what, close) = if inner.kind == Kind::OpenParen { ("list", ")") } else { ("set of rules", "]") };
         match (token.kind, inner.last) {
             (Kind::Comma, _) => {
                 let help = "write one comma, or none, after each value of a list";
-                self.problems.error(here, "no value before this comma", help);
+                self.problems.error(token_span, "no value before this comma", help);
             }
             (Kind::Equals, _) => {
-                self.problems.error(here, "no key before this =", "write KEY = VALUE, in [ ] only");
+                self.problems.error(token_span, "no key before this =", "write KEY = VALUE, in [ ] only");
             }
             (Kind::Word | Kind::Quoted { .. }, Last::Word(key)) => {
                 let (message, help) = (format!("the key {} has no value", self.at(key)), "write KEY = VALUE");
@@ -176,7 +176,7 @@ impl Parser<'_, '_> {
             }
             (Kind::OpenParen | Kind::OpenBracket, _) => {
                 let message = format!("no name before this {text}");
-                self.problems.error(here, message, "write NAME ( … ) or NAME [ … ]");
+                self.problems.error(token_span, message, "write NAME ( … ) or NAME [ … ]");
             }
             (Kind::CloseParen | Kind::CloseBracket, _) => self.unclosed(inner.span, what, close),
             (Kind::CloseBrace, _) if self.open.is_empty() => {

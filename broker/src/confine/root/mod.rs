@@ -2,7 +2,8 @@
 //!
 //! Promises: afterwards the only reachable paths are the given directories, in which Unix sockets are bound; each is
 //! returned open, so that nothing needs to be opened by path later. The root is empty, read-only, nosuid, nodev and
-//! noexec, which is read back from the kernel. Touches the mounts of a new namespace, never the host's. Needs CAP_SYS_ADMIN and Linux 5.6; see mount_namespaces(7), pivot_root(2), open_tree(2).
+//! noexec, which is read back from the kernel. Touches the mounts of a new namespace, never the host's. Needs
+//! CAP_SYS_ADMIN and Linux 5.6; see mount_namespaces(7), pivot_root(2), open_tree(2).
 
 mod read_back;
 

@@ -22,26 +22,26 @@ use crate::failure::Failure;
 pub(super) fn verify(directories: &[DetachedMount]) -> Result<(), Failure> {
     let flags = FsFlags::ST_NOSUID | FsFlags::ST_NODEV | FsFlags::ST_NOEXEC;
     let root = open_path(Path::new("/"))?;
-    let up = open_path(Path::new("/.."))?;
+    let parent = open_path(Path::new("/.."))?;
     expect(
-        mounted(&root)?.contains(flags | FsFlags::ST_RDONLY),
+        mount_flags(&root)?.contains(flags | FsFlags::ST_RDONLY),
         "/ is not read-only, nosuid, nodev and noexec",
     )?;
     let kind = fstatfs(&root).map_err(os("fstatfs /"))?.filesystem_type();
     expect(kind == TMPFS_MAGIC, "/ is not a tmpfs")?;
     expect(
-        same_file(&fstat(&root).map_err(os("fstat /"))?, &fstat(&up).map_err(os("fstat /.."))?),
+        same_file(&fstat(&root).map_err(os("fstat /"))?, &fstat(&parent).map_err(os("fstat /.."))?),
         "/.. is not /",
     )?;
     expect_only(Path::new("/"), directories)?;
     for directory in directories {
-        let now = open_directory(&directory.path)?;
+        let current = open_directory(&directory.path)?;
         let name = directory.path.display();
-        let is_same = same_file(&fstat(&now).map_err(os("fstat"))?, &directory.stat);
+        let is_same = same_file(&fstat(&current).map_err(os("fstat"))?, &directory.stat);
         expect(is_same, format_args!("{name} is not the same directory as before"))?;
         let message = format_args!("{name} is not writable, nosuid, nodev and noexec");
-        let found = mounted(&now)?;
-        expect(found.contains(flags) && !found.contains(FsFlags::ST_RDONLY), message)?;
+        let mounted = mount_flags(&current)?;
+        expect(mounted.contains(flags) && !mounted.contains(FsFlags::ST_RDONLY), message)?;
     }
     Ok(())
 }
@@ -67,7 +67,7 @@ fn expect_only(at: &Path, directories: &[DetachedMount]) -> Result<(), Failure> 
     Ok(())
 }
 
-fn mounted(directory: &OwnedFd) -> Result<FsFlags, Failure> {
+fn mount_flags(directory: &OwnedFd) -> Result<FsFlags, Failure> {
     Ok(fstatvfs(directory.as_fd()).map_err(os("fstatvfs"))?.flags())
 }
 
@@ -80,6 +80,6 @@ fn same_file(a: &FileStat, b: &FileStat) -> bool {
     (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 }
 
-fn expect(is_so: bool, otherwise: impl std::fmt::Display) -> Result<(), Failure> {
-    if is_so { Ok(()) } else { Err(Failure::os(STEP, "reading the new root back", otherwise)) }
+fn expect(condition: bool, cause: impl std::fmt::Display) -> Result<(), Failure> {
+    if condition { Ok(()) } else { Err(Failure::os(STEP, "reading the new root back", cause)) }
 }

@@ -78,9 +78,9 @@ impl Deferred for AddAddress {
         check_lease(self.lease)?;
         let leaders = each_allowed(&permits, |permit| spec(permit.address, &permit.place, None));
         let followers = permits.iter().flatten().flat_map(|permit| {
-            permit.followers.iter().map(|(own, place)| spec(*own, place, Some(permit.address)))
+            permit.followers.iter().map(|(follower, place)| spec(*follower, place, Some(permit.address)))
         });
-        let asked = with_followers(leaders, followers.collect())?;
+        let specs = with_followers(leaders, followers.collect())?;
         let params = AddParams {
             holder: session.holder(),
             lifetime: addresses.lifetime(self.lease),
@@ -89,12 +89,12 @@ impl Deferred for AddAddress {
             probes: self.probes,
             announce: self.announce,
         };
-        Ok(Leases { results: results::<Self, _, _>(&session, addresses.add(asked, params).await) })
+        Ok(Leases { results: results::<Self, _, _>(&session, addresses.add(specs, params).await) })
     }
 }
 
 impl Handler for RenewAddress {
-    /// A lease that goes on is no change.
+    /// A renewal does not count as a change of state.
     const CHANGES_STATE: bool = false;
     const FREQUENT: bool = true;
     type Permit = LeasePermits;
@@ -205,7 +205,7 @@ fn check_lease(lease: Option<u32>) -> Result<(), Fault> {
     }
 }
 
-/// What the address manager needs to add one address.
+/// The specification of one address for the address manager.
 fn spec(address: IpAddr, place: &Place, follows: Option<IpAddr>) -> AddSpec {
     AddSpec { address, interface: place.interface.clone(), prefix: place.prefix, follows }
 }
@@ -230,8 +230,8 @@ pub(super) fn with_followers<T>(
     Ok(requested)
 }
 
-/// The allowed addresses of a request and the followers that the broker added with them. Whatever keeps an address needs
-/// a permit, so that a reload that removes the permit lets the lease expire.
+/// The allowed addresses of a request and the followers that the broker added with them. Every renewal needs
+/// a permit, so that the lease expires after a reload removes the permit.
 fn with_held_followers(
     permits: &LeasePermits,
     addresses: &Addresses,
@@ -241,7 +241,8 @@ fn with_held_followers(
     with_followers(allowed, followers)
 }
 
-/// The outcomes as they go on the wire. What was refused has an audit line of its own, as if it had been requested alone.
+/// Converts the outcomes to the wire message. Each refused address has an audit line of its own, as if it had been
+/// requested alone.
 pub(super) fn results<O: Operation, T, const MAX: usize>(
     session: &Session,
     outcomes: Vec<Result<T, Fault>>,

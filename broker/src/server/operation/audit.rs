@@ -14,7 +14,7 @@ use crate::server::state::Broker;
 /// How many bytes of arguments, or of rules, a line shows.
 const MAX_SHOWN: usize = 4096;
 
-/// Counts a request and writes its audit line, which names the rules of the permit that the request was served by.
+/// Counts a request and writes its audit line, which names the rules of the permit that allowed it.
 pub fn audit<O: Handler>(
     broker: &Broker,
     session: &Session,
@@ -76,7 +76,7 @@ impl<O: Handler> fmt::Display for Arguments<'_, O> {
     }
 }
 
-/// The lines of the configuration that a permit rests on: `file:line`, once where it allows several parts in a row.
+/// The lines of the configuration that a permit names: `file:line`, once for several parts in a row with the same line.
 struct Rules<'a, P>(&'a P);
 
 impl<P: Permit> fmt::Display for Rules<'_, P> {
@@ -96,7 +96,7 @@ impl<P: Permit> fmt::Display for Rules<'_, P> {
     }
 }
 
-/// What a function writes.
+/// Displays what a function writes.
 struct Written<F>(F);
 
 impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> fmt::Display for Written<F> {
@@ -105,7 +105,7 @@ impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> fmt::Display for Written<F> 
     }
 }
 
-/// Writes as much as fits in a line that people read.
+/// Writes only as much as a person can read in one line.
 struct Bounded<'a, 'b> {
     out: &'a mut fmt::Formatter<'b>,
     remaining: usize,
@@ -146,7 +146,7 @@ mod tests {
     use crate::config::parse_text;
     use crate::policy::{Policy, Requester};
 
-    /// A policy whose permit stands after so many lines.
+    /// A policy with a permit after `lines_before` empty lines.
     fn policy(lines_before: usize) -> Policy {
         let text = format!(
             "{}broker {{ permit p {{ address = ( 10.1.1.0/24 ) interface = eth1 limit = ( \"nofile=9\" ) }} }}
@@ -168,11 +168,11 @@ mod tests {
 
     #[test]
     fn a_permit_keeps_naming_its_rule_after_a_reload() {
-        let in_force = RefCell::new(policy(0));
-        let permit = add().decide(&in_force.borrow(), &Requester::Worker).unwrap();
-        in_force.replace(policy(3));
+        let current = RefCell::new(policy(0));
+        let permit = add().decide(&current.borrow(), &Requester::Worker).unwrap();
+        current.replace(policy(3));
         assert_eq!(Rules(&permit).to_string(), "p.conf:1");
-        assert_eq!(rules(&in_force.borrow(), &add()), "p.conf:4");
+        assert_eq!(rules(&current.borrow(), &add()), "p.conf:4");
     }
 
     #[test]

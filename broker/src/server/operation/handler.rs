@@ -1,7 +1,7 @@
-//! What every operation is made of, and the way of a request from its bytes to its audit line.
+//! The traits that every operation implements, and how a request is served, from its bytes to its audit line.
 //!
 //! Promises: policy decides each request once, before the operation acts; the action and the audit line get the permit of
-//! that decision and ask policy nothing more.
+//! that decision and do not consult policy again.
 
 use std::fmt;
 use std::rc::Rc;
@@ -17,17 +17,18 @@ use crate::server::session::{Session, Step};
 use crate::server::state::Broker;
 use crate::takeover::taken_over;
 
-/// What the broker knows of an operation beside its action, which is [`Immediate`] or [`Deferred`].
+/// An operation except for its action, which is [`Immediate`] or [`Deferred`].
 pub trait Handler: Operation {
-    /// Whether it changes what the broker or the kernel holds. Such an operation always has an audit line at the level
+    /// Whether it changes the state of the broker or the kernel. Such an operation always has an audit line at the level
     /// info.
     const CHANGES_STATE: bool;
     /// Whether peers request it every few seconds: then its audit line has the level debug.
     const FREQUENT: bool = false;
-    /// What allows a request.
+    /// The permit that allows a request.
     type Permit: Permit;
 
-    /// Decides about what the request names. That the peer may use the operation at all is decided before.
+    /// Decides about the resources that the request names. Whether the peer is allowed the operation at all is decided
+    /// before.
     fn decide(&self, policy: &Policy, requester: &Requester) -> Result<Self::Permit, Fault>;
 
     /// Writes the request's arguments for the audit line, which shows the first few thousand bytes: what is requested,
@@ -122,11 +123,11 @@ pub fn deferred<O: Deferred>(broker: &Rc<Broker>, session: &Rc<Session>, receive
         Ok(request) => Rc::new(request),
         Err(step) => return step,
     };
-    let begun = decide(broker, session, &*request).and_then(|permit| {
+    let started_request = decide(broker, session, &*request).and_then(|permit| {
         session.begin_in_flight()?;
         Ok(Rc::new(permit))
     });
-    let permit = match begun {
+    let permit = match started_request {
         Ok(permit) => permit,
         Err(fault) => {
             audit(broker, session, &*request, Err(&fault), started);
@@ -156,7 +157,7 @@ pub fn deferred<O: Deferred>(broker: &Rc<Broker>, session: &Rc<Session>, receive
     Step::Continue
 }
 
-/// The request, or the end of a session whose peer sent something else.
+/// Decodes the request. If the peer sent something else, its session ends.
 pub fn decode<O: Operation>(
     broker: &Broker,
     session: &Session,
@@ -174,7 +175,7 @@ pub fn decode<O: Operation>(
     })
 }
 
-/// The one decision about a request: the peer has said hello, may use the operation, and may have what the request names.
+/// The one decision about a request: the peer has sent hello, and is allowed the operation and the resources that it names.
 pub fn decide<O: Handler>(broker: &Broker, session: &Session, request: &O) -> Result<O::Permit, Fault> {
     if !session.is_greeted() && O::KIND != Hello::KIND {
         return Err(Fault::new(FaultCode::Malformed, "the first request of a session must be hello"));

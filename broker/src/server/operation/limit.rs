@@ -38,7 +38,7 @@ impl Handler for SetLimit {
             return Err(unsupported(&format!("there is no resource {:?}", self.resource))
                 .remedy("name one as getrlimit(2) does, without RLIMIT_: nofile"));
         };
-        // Reading a limit is permitted wherever any limit of the resource is.
+        // Reading a limit is permitted if any limit of the resource is.
         let highest = self.soft.into_iter().chain(self.hard).max().unwrap_or(0);
         let limit = Limit { resource, value: Some(highest).filter(|highest| *highest != UNLIMITED) };
         Ok(LimitPermit { rule: policy.limit(requester, &limit)?, limit })
@@ -105,9 +105,8 @@ fn refused(errno: Errno, limit: &Limit) -> Fault {
         .remedy("connect from the process itself"),
         Errno::EINVAL => Fault::new(FaultCode::Unsupported, "the soft limit would be above the hard limit")
             .remedy("raise both limits"),
-        errno => {
-            Fault::new(FaultCode::Os, &format!("prlimit of {limit}: {}", errno.desc())).subject("prlimit")
-        }
+        errno => Fault::new(FaultCode::Os, &format!("prlimit failed for {limit}: {}", errno.desc()))
+            .subject("prlimit"),
     };
     fault.errno(errno as i32)
 }

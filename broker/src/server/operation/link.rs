@@ -39,9 +39,12 @@ impl Immediate for SetLink {
                         .subject(&name)
                         .remedy("create it, or name another one")
                 }
-                errno => Fault::new(FaultCode::Os, &format!("{call} of {name:?}: {}", errno.desc()))
-                    .subject(call)
-                    .errno(errno as i32),
+                errno => Fault::new(
+                    FaultCode::Os,
+                    &format!("{call} failed for the interface {name:?}: {}", errno.desc()),
+                )
+                .subject(call)
+                .errno(errno as i32),
             }
         };
         let link = Interface::by_name(route, &self.interface).map_err(failed("RTM_GETLINK"))?;

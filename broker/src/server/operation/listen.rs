@@ -1,4 +1,4 @@
-//! Listen and ListenMany: opens listeners, or hands out the sockets of existing ones.
+//! Listen and ListenMany: opens listeners, or returns the sockets of existing ones.
 
 use std::fmt;
 use std::path::Path;
@@ -111,7 +111,7 @@ pub(super) fn shortened(fault: &Fault) -> Fault {
     Fault { errno: fault.errno, ..Fault::new(fault.code, &message).subject(&subject) }
 }
 
-/// Acquires one listener, and says how.
+/// Acquires one listener. Returns its number and how it was acquired.
 fn acquire(
     broker: &Broker,
     session: &Session,
@@ -140,7 +140,7 @@ fn acquire(
     })
 }
 
-/// Where the locks of the start prevent what a reload permits, the kernel's error does not say so.
+/// The fault if a restriction applied at the start prevents what a reload permits: the kernel's error does not show that.
 fn out_of_reach(broker: &Broker, endpoint: &Endpoint) -> Option<Fault> {
     let registry = broker.registry.borrow();
     let known = |directory: &Path| registry.directories().get(directory).is_ok();

@@ -70,11 +70,11 @@ impl Immediate for MetricsRequest {
 fn peers(broker: &Broker) -> Vec<PeerCounts> {
     let (registry, sessions) = (broker.registry.borrow(), broker.sessions.borrow());
     broker.accounts.map(|account| {
-        let own = sessions.values().filter(|info| std::ptr::eq(&*info.account, account));
+        let of_account = sessions.values().filter(|info| std::ptr::eq(&*info.account, account));
         PeerCounts {
             peer: Text::truncated(&account.peer().to_string()),
             sessions: account.open_sessions(),
-            listeners: own.map(|info| registry.count_of(info.owner) as u64).sum(),
+            listeners: of_account.map(|info| registry.count_of(info.owner) as u64).sum(),
             refused: account.refusals(),
         }
     })

@@ -68,7 +68,7 @@ const TABLE: &[(Kind, Serve)] = &[
     (Takeover::KIND, takeover::serve),
 ];
 
-/// An operation that TABLE lacks does not compile.
+/// A TABLE without every operation does not compile.
 #[allow(clippy::indexing_slicing)] // the compiler evaluates it
 const _: () = {
     assert!(

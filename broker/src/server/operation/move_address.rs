@@ -34,7 +34,7 @@ impl MovePermit {
         let interface = self.destination.interface.clone();
         match self.destination.prefix(address) {
             Some(prefix) => Ok(AddSpec { address, interface, prefix, follows }),
-            None => Err(not_there(address, &interface)),
+            None => Err(not_allowed_on(address, &interface)),
         }
     }
 }
@@ -61,15 +61,15 @@ impl Immediate for MoveAddress {
         let addresses = manager(broker)?;
         let spec = |allowed: &Result<LeasePermit, Denied>| {
             let address = allowed.as_ref().map_err(Denied::fault).map(|it| it.address)?;
-            // An address stays if one of its followers may not be on that interface.
+            // An address is not moved if one of its followers is not allowed on that interface.
             let mut followers = addresses.followers_of(address).into_iter();
-            followers.try_for_each(|own| permit.spec(own, Some(address)).map(drop))?;
+            followers.try_for_each(|follower| permit.spec(follower, Some(address)).map(drop))?;
             permit.spec(address, None)
         };
         let leaders: Vec<_> = permit.addresses.iter().map(spec).collect();
         let followers = leaders.iter().flatten().flat_map(|leader| {
-            let own = addresses.followers_of(leader.address).into_iter();
-            own.filter_map(|own| permit.spec(own, Some(leader.address)).ok())
+            let followers = addresses.followers_of(leader.address).into_iter();
+            followers.filter_map(|follower| permit.spec(follower, Some(leader.address)).ok())
         });
         let followers = followers.collect();
         let moved = with_followers(leaders, followers)?;
@@ -78,8 +78,8 @@ impl Immediate for MoveAddress {
     }
 }
 
-fn not_there(address: IpAddr, interface: &str) -> Fault {
-    let message = format!("no topology block that holds {address} names the interface {interface:?}");
+fn not_allowed_on(address: IpAddr, interface: &str) -> Fault {
+    let message = format!("no topology block that contains {address} names the interface {interface:?}");
     Fault::new(FaultCode::Denied, &message)
         .remedy("add such a topology scope to the cluster scope, or permit the interface")
 }

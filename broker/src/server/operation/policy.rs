@@ -1,4 +1,4 @@
-//! Policy: the rules of this peer and the floating addresses that it may have, a page of each.
+//! Policy: the rules of this peer and the floating addresses that it is allowed, a page of each.
 
 use std::fmt;
 

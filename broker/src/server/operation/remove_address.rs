@@ -1,5 +1,5 @@
-//! RemoveAddress: removes addresses, after their holders had notice if they are another peer's; the reply says whether
-//! the kernel confirmed it.
+//! RemoveAddress: removes addresses, and notifies their holders first if those are other peers. The reply states whether
+//! the kernel confirmed each removal.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,7 +19,7 @@ impl Handler for RemoveAddress {
     const CHANGES_STATE: bool = true;
     type Permit = OperationPermit;
 
-    /// Which addresses the peer may remove depends on their holders, not on rules.
+    /// Which addresses the peer is allowed to remove depends on their holders, not on rules.
     fn decide(&self, _: &Policy, _: &Requester) -> Result<OperationPermit, Fault> {
         Ok(OperationPermit)
     }
@@ -37,31 +37,33 @@ impl Deferred for RemoveAddress {
         session: Rc<Session>,
     ) -> Result<Removals, Fault> {
         let addresses = manager(&broker)?;
-        let own = session.holder();
-        // User 0 may remove every address, because it is the operator.
-        let who = if session.is_root() { None } else { Some(own) };
-        let may_remove =
-            |address: IpAddr| addresses.check_removable(address, who, self.epoch).map(|()| address);
+        let holder = session.holder();
+        // User 0 is allowed to remove every address, because it is the operator.
+        let required_holder = if session.is_root() { None } else { Some(holder) };
+        let check = |address: IpAddr| {
+            addresses.check_removable(address, required_holder, self.epoch).map(|()| address)
+        };
         let allowed = self.addresses.iter().map(|address| match addresses.leader_of(*address) {
             Some(leader) => Err(follower_fault(*address, leader)),
-            None => may_remove(*address),
+            None => check(*address),
         });
         let allowed: Vec<_> = allowed.collect();
         let followers =
             allowed.iter().flatten().flat_map(|address| addresses.followers_of(*address)).collect();
         let allowed = with_followers(allowed, followers)?;
-        let mut leaving: Vec<IpAddr> = allowed.iter().filter_map(|address| address.clone().ok()).collect();
-        leaving.sort_unstable();
-        leaving.dedup();
+        let mut to_remove: Vec<IpAddr> = allowed.iter().filter_map(|address| address.clone().ok()).collect();
+        to_remove.sort_unstable();
+        to_remove.dedup();
         let has_another_holder =
-            |address: &&IpAddr| addresses.holder_of(**address).is_some_and(|holder| holder != own);
-        let others: Vec<IpAddr> = leaving.iter().filter(has_another_holder).copied().collect();
+            |address: &&IpAddr| addresses.holder_of(**address).is_some_and(|other| other != holder);
+        let others: Vec<IpAddr> = to_remove.iter().filter(has_another_holder).copied().collect();
         addresses.notify_removal(&others).await;
         let was_released = |address: &IpAddr| addresses.holder_of(*address).is_none();
-        let (gone, leaving): (Vec<IpAddr>, Vec<IpAddr>) = leaving.into_iter().partition(was_released);
+        let (released, to_remove): (Vec<IpAddr>, Vec<IpAddr>) = to_remove.into_iter().partition(was_released);
         let mut removed: HashMap<IpAddr, Result<Removal, Fault>> =
-            leaving.iter().copied().zip(addresses.remove(&leaving)).collect();
-        removed.extend(gone.into_iter().map(|address| (address, Ok(Removal { address, verified: false }))));
+            to_remove.iter().copied().zip(addresses.remove(&to_remove)).collect();
+        removed
+            .extend(released.into_iter().map(|address| (address, Ok(Removal { address, verified: false }))));
         addresses.verify_removal(&mut removed).await;
         let outcomes = allowed.into_iter().map(|address| {
             let address = address?;

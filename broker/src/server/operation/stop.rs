@@ -30,7 +30,7 @@ impl Handler for Stop {
 impl Immediate for Stop {
     fn act(&self, _: &OperationPermit, broker: &Broker, session: &Session) -> Result<Done<Stopped>, Fault> {
         let mut registry = broker.registry.borrow_mut();
-        // User 0 may stop every listener, because it is the operator.
+        // User 0 is allowed to stop every listener, because it is the operator.
         let owner = if session.is_root() { None } else { Some(session.owner) };
         let mut unknown: Vec<ListenerId> = Vec::new();
         for id in self.listeners.iter() {

@@ -1,4 +1,5 @@
-//! Subscribe: recent events, and from now on new ones, as far as they concern the peer or it may see all events.
+//! Subscribe: recent events, and from now on new ones: those that concern the peer, or all if the peer is allowed to see
+//! them.
 
 use std::fmt;
 use std::rc::Rc;
@@ -19,7 +20,7 @@ pub struct SubscribePermit {
     all: bool,
 }
 
-/// It rests on no rule: the peer may use the operation.
+/// It names no rule: permission for the operation is enough.
 impl Permit for SubscribePermit {
     fn for_each_rule(&self, _: &mut dyn FnMut(&Rule)) {}
 }
@@ -51,10 +52,10 @@ impl Deferred for Subscribe {
             broker.events.recent(is_visible)
         };
         if self.follow {
-            // Each event is decided by the policy in force when it happens: a reload may change what the peer may see.
+            // The current policy decides about each event when it happens: a reload may change which events the peer sees.
             // Weak references, because the broker owns its events, and the end of the session removes the subscription.
-            let (broker_of, session_of) = (Rc::downgrade(&broker), Rc::downgrade(&session));
-            let is_visible = move |record: &Record| match (broker_of.upgrade(), session_of.upgrade()) {
+            let (weak_broker, weak_session) = (Rc::downgrade(&broker), Rc::downgrade(&session));
+            let is_visible = move |record: &Record| match (weak_broker.upgrade(), weak_session.upgrade()) {
                 (Some(broker), Some(session)) => {
                     let policy = broker.policy.borrow();
                     subscription::concerns(&policy, &session, record)

@@ -35,8 +35,8 @@ impl Handler for Takeover {
     }
 }
 
-/// Serves one step of a takeover. It is neither immediate nor deferred: its replies carry descriptors that are no
-/// listeners, and the session ends with it.
+/// Serves one step of a takeover. It is neither immediate nor deferred: its replies carry descriptors that are not
+/// listeners, and the session ends with the takeover.
 pub fn serve(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<'_>) -> Step {
     let Received { header, body, outbox } = received;
     let started = Instant::now();
@@ -63,13 +63,13 @@ pub fn serve(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<'_>)
                 Err(error) => Step::Close(format!("cannot encode a batch of the takeover: {error}")),
             }
         }
-        // Asking again while requests are in flight is no misbehaviour.
+        // Repeating the request while others are in flight is not misbehaviour.
         Err(fault) if fault.code == FaultCode::Busy && session.is_greeted() => {
             session.send_fault(outbox, header.request, fault)
         }
         Err(fault) => session.refuse_or_close(outbox, header.request, fault),
     };
-    // The successor serves only once it has this reply.
+    // The successor serves only after it has received this reply.
     if let (Ok((_, (TakeoverReply::Committed(_), _))), Step::Continue) = (&outcome, &step) {
         broker.commit_export(session);
     }
@@ -84,8 +84,8 @@ fn act(broker: &Broker, session: &Rc<Session>, request: &Takeover) -> Result<Bat
         _ if !export.is_successor(session.number) => Err(out_of_order("this session has not begun one")),
         Takeover::NextBatch(_) => {
             export.pause_others(session.number);
-            let settled = broker.addresses.as_ref().is_none_or(|addresses| !addresses.is_adding());
-            match settled && !export.has_requests_in_flight() {
+            let is_idle = broker.addresses.as_ref().is_none_or(|addresses| !addresses.is_adding());
+            match is_idle && !export.has_requests_in_flight() {
                 true => {
                     Ok(export.next_batch(&broker.registry.borrow(), broker.addresses.as_deref(), |session| {
                         broker.user(session)
@@ -123,7 +123,7 @@ fn offer(broker: &Broker, session: &Rc<Session>, begin: &Begin) -> Result<Batch,
     let successor = Rc::downgrade(session);
     broker.export.begin(session.number, move || {
         if let Some(successor) = successor.upgrade() {
-            let _ = successor.channel.shutdown(Shutdown::Both); // it fails only where the peer has hung up
+            let _ = successor.channel.shutdown(Shutdown::Both); // it fails only if the peer has hung up
         }
     })?;
     let addresses = broker.addresses.as_ref();

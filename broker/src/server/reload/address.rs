@@ -24,15 +24,15 @@ pub(super) fn apply(broker: &Broker, config: &Config, rows: &mut Vec<Row>) {
         return;
     };
     addresses.apply_settings(plan::address_settings(config));
-    let outside = outside(broker, &broker.policy.borrow());
+    let not_permitted = not_permitted(broker, &broker.policy.borrow());
     report_new_followers(broker, rows);
     if config.broker.on_narrow == OnNarrow::Keep {
-        rows.extend(outside.iter().map(|(address, holder)| {
+        rows.extend(not_permitted.iter().map(|(address, holder)| {
             Row::new(KEPT, format!("address {address}"), format!("held by {holder}, no longer permitted"))
         }));
         return;
     }
-    for (address, holder) in outside {
+    for (address, holder) in not_permitted {
         tracing::warn!(%address, %holder, "an address is no longer permitted to its holder: removing it");
         broker.stop(&[address]);
         let what = format!("address {address}");
@@ -51,53 +51,55 @@ pub(super) fn apply(broker: &Broker, config: &Config, rows: &mut Vec<Row>) {
 fn report_new_followers(broker: &Broker, rows: &mut Vec<Row>) {
     let (present, policy) = (present(broker), broker.policy.borrow());
     for leader in &present {
-        for own in policy.followers(*leader).iter().filter(|own| !present.contains(own)) {
+        for follower in policy.followers(*leader).iter().filter(|follower| !present.contains(follower)) {
             let detail = format!("follows {leader} from now on, and is added with it the next time");
-            rows.push(Row::new(APPLIED, format!("address {own}"), detail));
+            rows.push(Row::new(APPLIED, format!("address {follower}"), detail));
         }
     }
 }
 
 /// The broker's addresses that are on interfaces.
 fn present(broker: &Broker) -> BTreeSet<IpAddr> {
-    let of = |addresses: &Rc<Addresses>| {
+    let held_addresses = |addresses: &Rc<Addresses>| {
         addresses.leases_after(None, |leases| {
             leases.filter(|lease| lease.is_held()).map(|lease| lease.placement.address).collect()
         })
     };
-    broker.addresses.as_ref().map(of).unwrap_or_default()
+    broker.addresses.as_ref().map(held_addresses).unwrap_or_default()
 }
 
 /// The addresses that stay when a policy comes into force.
-pub(super) fn staying(broker: &Broker, policy: &Policy, on_narrow: OnNarrow) -> BTreeSet<IpAddr> {
-    let mut staying = present(broker);
+pub(super) fn remaining(broker: &Broker, policy: &Policy, on_narrow: OnNarrow) -> BTreeSet<IpAddr> {
+    let mut remaining = present(broker);
     if on_narrow == OnNarrow::Close {
-        let outside: BTreeSet<IpAddr> =
-            outside(broker, policy).into_iter().map(|(address, _)| address).collect();
-        staying.retain(|address| !outside.contains(address));
+        let not_permitted: BTreeSet<IpAddr> =
+            not_permitted(broker, policy).into_iter().map(|(address, _)| address).collect();
+        remaining.retain(|address| !not_permitted.contains(address));
     }
-    staying
+    remaining
 }
 
 /// The addresses that a policy does not permit to their holders. The groups of a user without a session are not known, so
 /// that user's addresses stay until their leases expire.
-fn outside(broker: &Broker, policy: &Policy) -> Vec<(IpAddr, Holder)> {
+fn not_permitted(broker: &Broker, policy: &Policy) -> Vec<(IpAddr, Holder)> {
     let Some(addresses) = &broker.addresses else {
         return Vec::new();
     };
     let root = Requester::Local { uid: 0, gids: Vec::new() };
     let is_permitted = |holder: Holder, address: IpAddr| match holder {
-        Holder::Worker => policy.may_have(&Requester::Worker, address),
+        Holder::Worker => policy.allows_address(&Requester::Worker, address),
         Holder::User(user) => {
             let sessions = broker.sessions.borrow();
-            let mut theirs = sessions.values().filter_map(|info| match &info.requester {
+            let mut requesters = sessions.values().filter_map(|info| match &info.requester {
                 Requester::Local { uid, .. } if *uid == user => Some(&info.requester),
                 _ => None,
             });
-            let first = theirs.next();
-            first
-                .or((user == 0).then_some(&root))
-                .is_none_or(|who| std::iter::once(who).chain(theirs).any(|who| policy.may_have(who, address)))
+            let first = requesters.next();
+            first.or((user == 0).then_some(&root)).is_none_or(|requester| {
+                std::iter::once(requester)
+                    .chain(requesters)
+                    .any(|requester| policy.allows_address(requester, address))
+            })
         }
     };
     addresses.leases_after(None, |leases| {

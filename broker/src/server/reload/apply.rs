@@ -9,7 +9,7 @@ use super::{address, listener};
 use crate::config::Snapshot;
 use crate::server::state::Broker;
 
-/// Applies it, or leaves everything as it is.
+/// Applies it, or changes nothing.
 pub(super) fn apply(broker: &Rc<Broker>, validated: Validated) -> Outcome {
     let Validated { config, policy, snapshot, report, files } = validated;
     let fixed = &broker.reloading.fixed;
@@ -53,9 +53,9 @@ fn merged(old: &Snapshot, new: &Snapshot, rows: &mut Vec<Row>) -> Snapshot {
         let restart = needs_restart(name).filter(|_| before != after);
         if before != after {
             let change = match (before, after) {
-                (Some(before), Some(after)) => format!("{} -> {}", shown(before), shown(after)),
-                (None, Some(after)) => format!("added: {}", shown(after)),
-                (Some(before), None) => format!("removed: {}", shown(before)),
+                (Some(before), Some(after)) => format!("{} -> {}", or_none(before), or_none(after)),
+                (None, Some(after)) => format!("added: {}", or_none(after)),
+                (Some(before), None) => format!("removed: {}", or_none(before)),
                 (None, None) => String::new(),
             };
             rows.push(match restart {
@@ -69,6 +69,6 @@ fn merged(old: &Snapshot, new: &Snapshot, rows: &mut Vec<Row>) -> Snapshot {
     in_force
 }
 
-fn shown(value: &str) -> &str {
+fn or_none(value: &str) -> &str {
     if value.is_empty() { "none" } else { value }
 }

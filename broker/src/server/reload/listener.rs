@@ -28,10 +28,10 @@ pub(super) struct Opened {
 pub(super) fn open(broker: &Broker, config: &Config, policy: &Policy) -> Result<Opened, Fault> {
     let mut opened = Opened { new: Vec::new(), rows: Vec::new() };
     let closing = match config.broker.on_narrow {
-        OnNarrow::Close => outside(broker, policy),
+        OnNarrow::Close => not_permitted(broker, policy),
         OnNarrow::Keep => Vec::new(),
     };
-    for Wanted { listener, floating } in wanted(broker, config, policy) {
+    for Required { listener, floating } in required_listeners(broker, config, policy) {
         let endpoint = &listener.endpoint.value;
         let mut registry = broker.registry.borrow_mut();
         if registry.contains(endpoint) {
@@ -97,13 +97,13 @@ fn roll_back(broker: &Broker, opened: Opened) {
     }
 }
 
-/// Makes the listeners agree with the configuration, whose policy is in force already.
+/// Makes the listeners match the configuration. Its policy is in force already.
 pub(super) fn apply(broker: &Rc<Broker>, config: &Config, opened: Opened, rows: &mut Vec<Row>) {
     rows.extend(opened.rows);
     update(broker, config, rows);
     publish_floating(broker, &opened.new);
-    let outside = outside(broker, &broker.policy.borrow());
-    for id in outside {
+    let not_permitted = not_permitted(broker, &broker.policy.borrow());
+    for id in not_permitted {
         let mut registry = broker.registry.borrow_mut();
         let Some(entry) = registry.entry(id) else { continue };
         let (endpoint, owner) = (entry.endpoint.clone(), owner_text(entry));
@@ -130,17 +130,17 @@ pub(super) fn apply(broker: &Rc<Broker>, config: &Config, opened: Opened, rows: 
 
 /// Updates which listeners are static or floating, and the options of those that stay.
 fn update(broker: &Broker, config: &Config, rows: &mut Vec<Row>) {
-    let all = wanted(broker, config, &broker.policy.borrow());
-    let wanted: HashMap<&Endpoint, &Wanted<'_>> =
-        all.iter().map(|wanted| (&wanted.listener.endpoint.value, wanted)).collect();
+    let all = required_listeners(broker, config, &broker.policy.borrow());
+    let by_endpoint: HashMap<&Endpoint, &Required<'_>> =
+        all.iter().map(|required| (&required.listener.endpoint.value, required)).collect();
     let mut registry = broker.registry.borrow_mut();
     for id in registry.ids_of(Owner::Worker) {
         let Some(entry) = registry.entry(id) else { continue };
         let (endpoint, was_floating, was_static) =
             (entry.endpoint.clone(), entry.floating, entry.name.is_some());
         let what = listener_named(&endpoint);
-        match wanted.get(&*endpoint) {
-            Some(Wanted { listener, floating }) => {
+        match by_endpoint.get(&*endpoint) {
+            Some(Required { listener, floating }) => {
                 registry.set_configured(id, Some(&listener.name()), *floating);
                 if *floating && !was_floating {
                     rows.push(Row::new(
@@ -181,26 +181,26 @@ fn drain(broker: &Rc<Broker>, draining: crate::listener::Draining) {
 }
 
 /// A listener that must exist once a configuration is in force.
-struct Wanted<'c> {
+struct Required<'c> {
     listener: &'c Listener,
     /// Whether it exists only while its address is on this host.
     floating: bool,
 }
 
-fn wanted<'c>(broker: &Broker, config: &'c Config, policy: &Policy) -> Vec<Wanted<'c>> {
-    let staying = address::staying(broker, policy, config.broker.on_narrow);
-    let of = |listener: &'c Listener| {
+fn required_listeners<'c>(broker: &Broker, config: &'c Config, policy: &Policy) -> Vec<Required<'c>> {
+    let remaining = address::remaining(broker, policy, config.broker.on_narrow);
+    let required = |listener: &'c Listener| {
         let at = &listener.endpoint.value;
         let starts_now = || {
-            at.inet().is_some_and(|inet| staying.contains(&inet.address))
+            at.inet().is_some_and(|inet| remaining.contains(&inet.address))
                 && policy.starts_with_its_address(at)
         };
         match listener.is_static() {
-            true => Some(Wanted { listener, floating: false }),
-            false => starts_now().then_some(Wanted { listener, floating: true }),
+            true => Some(Required { listener, floating: false }),
+            false => starts_now().then_some(Required { listener, floating: true }),
         }
     };
-    config.listeners.iter().filter_map(of).collect()
+    config.listeners.iter().filter_map(required).collect()
 }
 
 /// Publishes that floating listeners have started.
@@ -229,17 +229,19 @@ fn owner_text(entry: &Entry) -> String {
 }
 
 /// The listeners that a policy does not permit to their owners.
-fn outside(broker: &Broker, policy: &Policy) -> Vec<ListenerId> {
+fn not_permitted(broker: &Broker, policy: &Policy) -> Vec<ListenerId> {
     let sessions = broker.sessions.borrow();
     let registry = broker.registry.borrow();
     let is_permitted = |entry: &Entry| {
-        let who = match entry.owner {
+        let requester = match entry.owner {
             Owner::Worker => Some(&Requester::Worker),
             Owner::Session(number) => sessions.get(&number).map(|info| &info.requester),
             // The groups of a user are not known before it connects again. Unless it does so soon, its listeners close.
             Owner::Former(_) => None,
         };
-        let allowed = |endpoint: &Endpoint| who.is_none_or(|who| policy.listen(who, endpoint).is_ok());
+        let allowed = |endpoint: &Endpoint| {
+            requester.is_none_or(|requester| policy.listen(requester, endpoint).is_ok())
+        };
         allowed(&entry.endpoint)
             && (!entry.is_dual_stack() || ipv4_endpoint(&entry.endpoint).is_none_or(|ipv4| allowed(&ipv4)))
     };

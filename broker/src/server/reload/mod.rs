@@ -47,7 +47,7 @@ pub struct ReloadRequest {
 
 /// The state of reloading.
 pub struct Reloading {
-    /// What only a restart changes.
+    /// The state that only a restart changes.
     pub(super) fixed: RestartOnly,
     requests: mpsc::Sender<ReloadRequest>,
     last: RefCell<Last>,
@@ -60,7 +60,7 @@ struct Last {
 }
 
 impl Reloading {
-    /// The state, and the requests that `run` takes.
+    /// The state, and the receiver of requests for `run`.
     pub fn new(fixed: RestartOnly) -> (Self, mpsc::Receiver<ReloadRequest>) {
         let (requests, receiver) = mpsc::channel(MAX_WAITING);
         (Self { fixed, requests, last: RefCell::default() }, receiver)
@@ -99,7 +99,7 @@ impl Reloading {
     }
 }
 
-/// SIGHUP, caught from the call on.
+/// Catches SIGHUP from now on.
 pub fn hangups() -> Result<Signal, Failure> {
     signal(SignalKind::hangup()).map_err(|error| Failure::os("signals", "sigaction", error))
 }
@@ -113,22 +113,22 @@ pub async fn run(
     notifier: Rc<Notifier>,
 ) {
     loop {
-        let mut waiting = Vec::new();
+        let mut waiting_requests = Vec::new();
         tokio::select! {
-            reason = lost(reader.as_ref()) => {
+            reason = reader_ended(reader.as_ref()) => {
                 reader = None;
                 tracing::error!(%reason, "the reader process has failed: no reload is possible until portreeved is restarted");
                 broker.reader_exited(&format!("{reason}: no reload is possible until portreeved is restarted"));
                 continue;
             }
             _ = hangups.recv() => {}
-            request = requests.recv() => waiting.extend(request),
+            request = requests.recv() => waiting_requests.extend(request),
         }
-        // Requests that came before this reload begins get its result.
+        // Requests that arrived before this reload begins get its result.
         while let Ok(request) = requests.try_recv() {
-            waiting.push(request);
+            waiting_requests.push(request);
         }
-        let first = waiting.first().map(|request| request.requester.clone());
+        let first = waiting_requests.first().map(|request| request.requester.clone());
         let requester = first.unwrap_or_else(|| SIGNAL.to_owned());
         notifier.reloading();
         let outcome = reload(&broker, reader.as_mut()).await;
@@ -137,7 +137,7 @@ pub async fn run(
         outcome.log(&requester);
         broker.events.publish(Audience::Operator, outcome.event());
         malloc::trim();
-        for request in waiting {
+        for request in waiting_requests {
             let result = match &outcome {
                 Outcome::Done(_) => Ok(reloaded.clone()),
                 Outcome::Refused(..) | Outcome::Failed(_) => Err(outcome.fault()),
@@ -147,9 +147,9 @@ pub async fn run(
     }
 }
 
-async fn lost(reader: Option<&Handle>) -> ReaderError {
+async fn reader_ended(reader: Option<&Handle>) -> ReaderError {
     match reader {
-        Some(reader) => reader.lost().await,
+        Some(reader) => reader.wait_until_ended().await,
         None => std::future::pending().await,
     }
 }
@@ -171,7 +171,7 @@ async fn reload(broker: &Rc<Broker>, reader: Option<&mut Handle>) -> Outcome {
             return Outcome::Failed(Fault::new(FaultCode::Busy, &message).remedy(remedy));
         }
     };
-    // Nothing may change while the state is exported to another broker.
+    // The state must not change while it is exported to another broker.
     broker.export.resumed(0).await;
     if broker.export.is_committed() {
         return Outcome::Failed(taken_over());

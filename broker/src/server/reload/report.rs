@@ -23,15 +23,15 @@ impl Row {
     }
 }
 
-/// It is in force.
+/// The change is in force.
 pub const APPLIED: &str = "applied";
-/// It keeps its old value.
+/// The option keeps its old value until a restart.
 pub const NEEDS_RESTART: &str = "needs-restart";
 /// The listener was opened.
 pub const OPENED: &str = "opened";
 /// The listener or address is no longer permitted and was closed or removed.
 pub const CLOSED: &str = "closed";
-/// It is no longer permitted and stays.
+/// The listener or address is no longer permitted and stays.
 pub const KEPT: &str = "kept";
 /// The listener is no longer static: it belongs to the worker.
 pub const RELEASED: &str = "released";
@@ -61,11 +61,11 @@ pub struct Done {
 impl Outcome {
     /// The result as the message on the wire.
     pub fn to_wire(&self, number: u64, requester: &str) -> Reloaded {
-        let nothing = Report::default();
+        let empty = Report::default();
         let (accepted, files, rows, report) = match self {
             Outcome::Done(done) => (true, done.files, done.rows.as_slice(), &done.report),
             Outcome::Refused(report) => (false, 0, &[][..], report),
-            Outcome::Failed(_) => (false, 0, &[][..], &nothing),
+            Outcome::Failed(_) => (false, 0, &[][..], &empty),
         };
         let mut findings: Vec<Finding> = report.diagnostics().iter().map(finding).collect();
         if let Outcome::Failed(fault) = self {
@@ -142,13 +142,13 @@ fn count(number: usize) -> u32 {
 }
 
 fn errors(report: &Report) -> usize {
-    let shown = report.diagnostics().iter().filter(|found| found.severity == Severity::Error);
+    let shown = report.diagnostics().iter().filter(|diagnostic| diagnostic.severity == Severity::Error);
     shown.count() + report.omitted()
 }
 
 /// The first error, and how many more there are.
 fn refused(report: &Report) -> Fault {
-    let first = report.diagnostics().iter().find(|found| found.severity == Severity::Error);
+    let first = report.diagnostics().iter().find(|diagnostic| diagnostic.severity == Severity::Error);
     let Some(first) = first else {
         return Fault::new(FaultCode::Invalid, "the configuration has errors");
     };
@@ -171,17 +171,17 @@ fn change(row: &Row) -> Change {
     }
 }
 
-fn finding(found: &Diagnostic) -> Finding {
+fn finding(diagnostic: &Diagnostic) -> Finding {
     Finding {
-        severity: Text::truncated(found.severity.word()),
-        file: Text::truncated(&found.file),
-        line: count(found.line),
-        column: count(found.column),
-        end_line: count(found.end_line),
-        end_column: count(found.end_column),
-        message: Text::truncated(&found.message),
-        help: Text::truncated(&found.help),
-        rendered: Text::truncated(&found.render(Style::Plain)),
+        severity: Text::truncated(diagnostic.severity.word()),
+        file: Text::truncated(&diagnostic.file),
+        line: count(diagnostic.line),
+        column: count(diagnostic.column),
+        end_line: count(diagnostic.end_line),
+        end_column: count(diagnostic.end_column),
+        message: Text::truncated(&diagnostic.message),
+        help: Text::truncated(&diagnostic.help),
+        rendered: Text::truncated(&diagnostic.render(Style::Plain)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a reload cannot change: it was fixed while the broker was still root.
+//! The state that a reload cannot change, because it was fixed while the broker was still root.
 
 use std::cell::RefCell;
 use std::ops::RangeInclusive;
@@ -9,7 +9,7 @@ use portreeve_protocol::{Endpoint, Fault, FaultCode};
 use crate::capability::State;
 use crate::config::{Config, Snapshot};
 
-/// What start-up fixed.
+/// The state that start-up fixed.
 pub struct Started {
     /// The configuration's main file.
     pub path: PathBuf,
@@ -25,7 +25,7 @@ pub struct Started {
     pub limits: bool,
 }
 
-/// What only a restart changes, and the configuration in force.
+/// The state that only a restart changes, and the options in force.
 pub struct RestartOnly {
     pub(super) started: Started,
     /// The options in force; those that need a restart keep their value from the start.
@@ -72,7 +72,7 @@ impl RestartOnly {
             Endpoint::UnixStream(path) | Endpoint::UnixSeqpacket(path) => {
                 let directory = Path::new(path.as_str()).parent()?;
                 (!has_directory(directory))
-                    .then(|| format!("the broker's root was made when it started, without {directory:?}"))
+                    .then(|| format!("the broker's root was set up when it started, without {directory:?}"))
             }
             Endpoint::Udp(_) => None,
         }

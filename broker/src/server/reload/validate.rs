@@ -65,7 +65,7 @@ fn capability_text(config: &Config, findings: &mut Findings) {
         && let Err(error) = capability::parse(&text.value)
     {
         let span = config.within(text, error.span.clone());
-        let found = config.error(span, error.problem.to_string(), error.remedy());
-        findings.error("security.capabilities", Exit::Config, found);
+        let diagnostic = config.error(span, error.problem.to_string(), error.remedy());
+        findings.error("security.capabilities", Exit::Config, diagnostic);
     }
 }
