@@ -214,7 +214,7 @@ fn to_landlock(kernel: LandlockStatus, ruleset: &RulesetStatus, bind: Bind) -> L
         LandlockStatus::NotEnabled => {
             return Landlock::Absent("it is disabled; add landlock to lsm= on the kernel command line");
         }
-        LandlockStatus::NotImplemented => return Landlock::Absent("the kernel was built without it"),
+        LandlockStatus::NotImplemented => return Landlock::Absent("the kernel does not support it"),
     };
     match ruleset {
         RulesetStatus::FullyEnforced => Landlock::Enforced { abi: abi.min(NEWEST_ABI as u32), bind },

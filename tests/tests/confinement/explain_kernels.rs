@@ -109,7 +109,7 @@ fn a_missing_landlock_is_explained_and_is_an_error_if_required() {
         let landlock = [libc::SYS_landlock_create_ruleset];
         let explained = under_a_filter_is_as_explained(host, &landlock);
         let lacking = role(&explained, "broker")["lacking"][0].as_str().unwrap();
-        assert_eq!(lacking, "no Landlock: the kernel was built without it");
+        assert_eq!(lacking, "no Landlock: the kernel does not support it");
 
         let text = "security { user = nobody group = nogroup } broker { require_landlock = true }";
         let config = broker::config(host, text);
