@@ -63,6 +63,11 @@ impl Failure {
         )
     }
 
+    /// The failure that a child process reported, with its remedy.
+    pub fn of_child(step: &'static str, report: &str) -> Self {
+        Self { lines: vec![one_line(&format!("{step}: {report}"))], exit: Exit::OsError }
+    }
+
     /// One line per error.
     pub fn lines(&self) -> &[String] {
         &self.lines
