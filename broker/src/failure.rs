@@ -37,9 +37,14 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// `what` names what failed, on which value, at which place; `remedy` says what to do.
-    pub fn new(exit: Exit, step: &'static str, what: impl fmt::Display, remedy: impl fmt::Display) -> Self {
-        Self { lines: vec![one_line(&format!("{step}: {what}: {remedy}"))], exit }
+    /// `problem` names what failed, on which value, and why; `remedy` says what to do.
+    pub fn new(
+        exit: Exit,
+        step: &'static str,
+        problem: impl fmt::Display,
+        remedy: impl fmt::Display,
+    ) -> Self {
+        Self { lines: vec![one_line(&format!("{step}: {problem}: {remedy}"))], exit }
     }
 
     /// All errors of a configuration.
@@ -56,6 +61,11 @@ impl Failure {
             format_args!("{call} failed: {error}"),
             "check whether a container or a security module forbids the call",
         )
+    }
+
+    /// The failure that a child process reported, with its remedy.
+    pub fn of_child(step: &'static str, report: &str) -> Self {
+        Self { lines: vec![one_line(&format!("{step}: {report}"))], exit: Exit::OsError }
     }
 
     /// One line per error.

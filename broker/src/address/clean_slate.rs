@@ -10,7 +10,7 @@ use super::fence::Fence;
 use super::open::STEP;
 use super::stray::Untagged;
 use super::{AddSpec, Addresses};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::sys::rtnl::{self, HostAddress, Placement};
 
 impl Addresses {
@@ -22,10 +22,11 @@ impl Addresses {
     pub fn start_as_successor(&self, fenced: bool) -> Result<Vec<String>, Failure> {
         self.load_interfaces()?;
         match (self.is_fenced(), fenced) {
-            (false, true) => Err(Failure::os(
+            (false, true) => Err(Failure::new(
+                Exit::OsError,
                 STEP,
-                "opening the netlink socket for the fence",
-                "the running broker has a fence and this process cannot use it",
+                "cannot take over the fence of the running broker: the netlink socket for it cannot be opened",
+                "restart the running broker instead of taking over",
             )),
             (true, true) => Ok(Vec::new()),
             (_, false) => {

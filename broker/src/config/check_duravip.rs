@@ -157,9 +157,9 @@ impl Config {
 
 /// A floating address must be valid on any host, and the topology must name its interface.
 fn place(config: &Config, address: IpAddr, span: Span, problems: &mut Problems) {
-    if let Some(why) = not_manageable(address) {
+    if let Some(remedy) = not_manageable(address) {
         if !address.is_unspecified() {
-            problems.error(span, format!("{address} cannot float between hosts"), why);
+            problems.error(span, format!("{address} cannot float between hosts"), remedy);
         }
     } else if config.cluster.block_of(address).is_none() {
         let message = format!("no topology scope names an interface for {address}");

@@ -80,30 +80,33 @@ pub(crate) fn is_mapped(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if Ipv6Addr::to_ipv4_mapped(&address).is_some())
 }
 
-/// Why an address can never be managed, whatever the policy says; `None` if it can. The kernel itself would accept these.
+/// The remedy for an address that can never be managed, whatever the policy says; `None` if it can be. The kernel itself
+/// would accept these.
 pub fn not_manageable(address: IpAddr) -> Option<&'static str> {
     if address.is_unspecified() {
-        return Some("the unspecified address cannot be assigned to a host");
+        return Some("use another address; the unspecified address cannot be assigned to a host");
     }
     if address.is_loopback() {
-        return Some("a loopback address exists on every host");
+        return Some("use another address; a loopback address exists on every host");
     }
     if address.is_multicast() {
-        return Some("a multicast address is joined by sockets, not assigned to an interface");
+        return Some(
+            "use another address; a multicast address is joined by sockets, not assigned to an interface",
+        );
     }
     match address {
         IpAddr::V4(address) if address.is_broadcast() => {
-            Some("the broadcast address cannot be assigned to a host")
+            Some("use another address; the broadcast address cannot be assigned to a host")
         }
         IpAddr::V4(address) if address.octets().first() == Some(&0) => {
-            Some("addresses of 0.0.0.0/8 cannot be assigned to a host")
+            Some("use another address; addresses of 0.0.0.0/8 cannot be assigned to a host")
         }
         IpAddr::V4(_) => None,
         IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => {
             Some("use the IPv4 address instead of an IPv4-mapped IPv6 address")
         }
         IpAddr::V6(address) if address.is_unicast_link_local() => {
-            Some("a link-local address is valid on one link only")
+            Some("use another address; a link-local address is valid on one link only")
         }
         IpAddr::V6(_) => None,
     }

@@ -3,13 +3,14 @@
 //! /proc/pid/status is opened before the root is replaced. The kernel generates the file at every read, so the same
 //! descriptor always shows the current state.
 
+use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 use portreeve_protocol::List;
 use portreeve_protocol::status::Credentials;
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 const STEP: &str = "verify";
 
@@ -41,11 +42,7 @@ impl ProcStatus {
         if threads == "1" {
             return Ok(());
         }
-        Err(Failure::os(
-            STEP,
-            &format!("confining the {process}"),
-            format_args!("it has {threads} threads, not 1"),
-        ))
+        Err(mismatch(process, format_args!("it has {threads} threads, not 1")))
     }
 
     fn text(&self) -> Result<String, Failure> {
@@ -64,12 +61,19 @@ impl ProcStatus {
         if actual == *expected {
             return Ok(actual);
         }
-        Err(Failure::os(
-            STEP,
-            &format!("confining the {process}"),
-            format_args!("the kernel reports {actual:?}, expected {expected:?}"),
-        ))
+        Err(mismatch(process, format_args!("the kernel reports {actual:?}, expected {expected:?}")))
     }
+}
+
+/// The process differs from what the broker set.
+fn mismatch(process: &str, difference: fmt::Arguments<'_>) -> Failure {
+    let problem = format_args!("confining the {process} failed: {difference}");
+    Failure::new(
+        Exit::OsError,
+        STEP,
+        problem,
+        "check whether a security module or a debugger changes the process",
+    )
 }
 
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {

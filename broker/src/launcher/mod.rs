@@ -24,7 +24,7 @@ use crate::child_process;
 use crate::confine::descriptors;
 use crate::confine::verify::ProcStatus;
 use crate::confine::worker::Confinement;
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 use crate::inject;
 use crate::sys;
 
@@ -69,9 +69,7 @@ fn await_confined(channel: &UnixDatagram, program: &ProgramName) -> Result<(), F
     match message::receive_report(channel) {
         Ok(Report::Confined) => Ok(()),
         Ok(Report::NotSpawned { errno }) => Err(program.not_executable(errno)),
-        Ok(Report::NotConfined(cause)) => {
-            Err(Failure::new(Exit::OsError, STEP, cause, "nothing was started"))
-        }
+        Ok(Report::NotConfined(failure)) => Err(Failure::of_child(STEP, &failure)),
         Ok(other) => Err(Failure::os(STEP, "confining itself", format_args!("it reported {other:?}"))),
         Err(error) => Err(Failure::os(STEP, "confining itself", error)),
     }

@@ -50,8 +50,8 @@ impl Findings {
     pub fn first_failure(&self) -> Option<Failure> {
         let error = |finding: &&Finding| finding.diagnostic.severity == Severity::Error;
         self.findings.iter().find(error).map(|Finding { step, exit, diagnostic }| {
-            let what = format_args!("{}: {}", diagnostic.place(), diagnostic.message);
-            Failure::new(*exit, step, what, &diagnostic.help)
+            let problem = format_args!("{}: {}", diagnostic.place(), diagnostic.message);
+            Failure::new(*exit, step, problem, &diagnostic.help)
         })
     }
 

@@ -88,8 +88,8 @@ impl Policy {
     /// Whether a peer is allowed to set an interface up, down or to another MTU.
     pub fn interface(&self, requester: &Requester, name: &str) -> Result<Rc<Rule>, Denied> {
         let rule = self.find(requester, &Resource::Interface(Cow::Borrowed(name)));
-        let what = || format!("change the interface {name:?}");
-        rule.cloned().ok_or_else(|| denied(requester, &what(), "interface", name))
+        let action = || format!("change the interface {name:?}");
+        rule.cloned().ok_or_else(|| denied(requester, &action(), "interface", name))
     }
 
     /// Whether a peer is allowed to raise a resource limit to this value.

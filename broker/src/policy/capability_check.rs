@@ -64,16 +64,16 @@ impl Check<'_> {
             if let ListenPattern::Inet { ports, .. } = &pattern.value
                 && needs_it(*ports.start())
             {
-                let what = format!("port {} cannot be bound", ports.start());
+                let problem = format!("port {} cannot be bound", ports.start());
                 let alternative = format!("permit ports from {unprivileged_port_start} on");
-                self.report(Severity::Error, pattern.span, (&what, MISSING), &alternative);
+                self.report(Severity::Error, pattern.span, (&problem, MISSING), &alternative);
             }
         }
         for listener in &self.config.listeners {
             if let Some(inet) = listener.endpoint.value.inet().filter(|inet| needs_it(inet.port)) {
                 let (severity, consequence) = unbound_later(listener);
-                let what = format!("port {} {consequence}", inet.port);
-                self.report(severity, listener.endpoint.span, (&what, MISSING), KEEP);
+                let problem = format!("port {} {consequence}", inet.port);
+                self.report(severity, listener.endpoint.span, (&problem, MISSING), KEEP);
             }
         }
     }
@@ -82,7 +82,7 @@ impl Check<'_> {
         let blocks = self.config.broker.permits.iter().flat_map(|permit| &permit.address);
         let blocks = blocks.map(|block| (block.span, "this address"));
         let floating = self.config.floating_addresses().map(|(_, span)| (span, "this DuraVIP address"));
-        for (span, what) in blocks.chain(floating) {
+        for (span, subject) in blocks.chain(floating) {
             let (consequence, missing) = if self.lacks(Capability::CAP_NET_ADMIN) {
                 ("cannot be added to an interface", Capability::CAP_NET_ADMIN)
             } else if self.lacks(Capability::CAP_NET_RAW) {
@@ -90,7 +90,7 @@ impl Check<'_> {
             } else {
                 return;
             };
-            self.report(Severity::Error, span, (&format!("{what} {consequence}"), missing), REMOVE);
+            self.report(Severity::Error, span, (&format!("{subject} {consequence}"), missing), REMOVE);
         }
     }
 
@@ -100,8 +100,8 @@ impl Check<'_> {
             return;
         }
         for interface in self.config.broker.permits.iter().flat_map(|permit| &permit.interface) {
-            let what = format!("the interface {} cannot be changed", interface.value);
-            self.report(Severity::Error, interface.span, (&what, MISSING), REMOVE);
+            let problem = format!("the interface {} cannot be changed", interface.value);
+            self.report(Severity::Error, interface.span, (&problem, MISSING), REMOVE);
         }
     }
 
@@ -111,11 +111,11 @@ impl Check<'_> {
             return;
         }
         for limit in self.config.broker.permits.iter().flat_map(|permit| &permit.limit) {
-            let what = format!(
+            let problem = format!(
                 "the limit {} can be set only for processes of user 0, and only up to their hard limit",
                 limit.value
             );
-            self.report(Severity::Warning, limit.span, (&what, MISSING), KEEP);
+            self.report(Severity::Warning, limit.span, (&problem, MISSING), KEEP);
         }
     }
 }

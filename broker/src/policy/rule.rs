@@ -105,14 +105,14 @@ impl Policy {
     fn add_permit(&mut self, config: &Config, permit: &crate::config::Permit) -> Grant {
         let mut grant = Grant::default();
         let text =
-            |what: &str, value: &dyn fmt::Display| format!("permit {:?}: {what} {value}", permit.name.value);
+            |kind: &str, value: &dyn fmt::Display| format!("permit {:?}: {kind} {value}", permit.name.value);
         for pattern in &permit.listen {
             let rule = self.add_rule(config, pattern.span, text("listen", &pattern.value), None);
             grant.allow_pattern(Pattern::Endpoints(pattern.value.clone()), rule);
         }
         for block in &permit.address {
-            let what = if permit.permanent { "permanent address" } else { "address" };
-            let rule = self.add_rule(config, block.span, text(what, &block.value), None);
+            let kind = if permit.permanent { "permanent address" } else { "address" };
+            let rule = self.add_rule(config, block.span, text(kind, &block.value), None);
             grant.allow_pattern(Pattern::Addresses(block.value), rule);
             if permit.permanent {
                 grant.allow_pattern(Pattern::PermanentAddresses(block.value), rule);

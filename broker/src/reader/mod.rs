@@ -24,7 +24,7 @@ use crate::config::{Bundle, Config};
 use crate::confine::descriptors;
 use crate::confine::reader::Confinement;
 use crate::confine::verify::ProcStatus;
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 use crate::inject;
 use crate::sys;
 
@@ -92,7 +92,7 @@ fn await_confined(channel: &UnixDatagram) -> Result<Vec<String>, Failure> {
     child_process::await_first_message(STEP, channel)?;
     match message::receive_confined(channel) {
         Ok(Ok(locks)) => Ok(locks),
-        Ok(Err(cause)) => Err(Failure::new(Exit::OsError, STEP, cause, "nothing was started")),
+        Ok(Err(failure)) => Err(Failure::of_child(STEP, &failure)),
         Err(error) => Err(Failure::os(STEP, "confining itself", error)),
     }
 }

@@ -47,8 +47,8 @@ pub fn bind(
                 "configure a path in a directory that exists, belongs to root and is not read-only",
             ),
         };
-        let what = format!("{place}: cannot create the control socket {path:?}: {cause}");
-        Failure::new(Exit::CannotCreate, STEP, what, remedy)
+        let problem = format!("{place}: cannot create the control socket {path:?}: {cause}");
+        Failure::new(Exit::CannotCreate, STEP, problem, remedy)
     };
     let socket = socket::open_nonblocking(AddressFamily::Unix, SockType::SeqPacket)
         .map_err(|errno| failed("socket", errno))?;
@@ -72,10 +72,10 @@ pub fn import(
     socket: &OwnedFd,
 ) -> Result<(), Failure> {
     let failed = |cause: &str| {
-        let what =
+        let problem =
             format!("cannot take over the control socket {path:?}: {cause}; the running broker still serves");
         let remedy = "restart the running broker instead of taking over";
-        Failure::new(Exit::Unavailable, STEP, what, remedy)
+        Failure::new(Exit::Unavailable, STEP, problem, remedy)
     };
     let endpoint =
         Text::new(path).map(Endpoint::UnixSeqpacket).map_err(|_| failed("the path is too long"))?;

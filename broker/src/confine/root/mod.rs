@@ -97,10 +97,10 @@ fn refused(path: &Path, why: &str, remedy: &str) -> Failure {
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, Failure> {
-    let how = OpenHow::new()
+    let open_how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    openat2(AT_FDCWD, path, how).map_err(|errno| match errno {
+    openat2(AT_FDCWD, path, open_how).map_err(|errno| match errno {
         Errno::ELOOP => refused(path, "contains a symbolic link", "write the path that the link points to"),
         Errno::ENOENT => refused(path, "does not exist", "create it before portreeved starts"),
         Errno::ENOTDIR => refused(path, "is not a directory", "name a directory"),

@@ -35,13 +35,13 @@ pub(super) fn apply(broker: &Broker, config: &Config, rows: &mut Vec<Row>) {
     for (address, holder) in not_permitted {
         tracing::warn!(%address, %holder, "an address is no longer permitted to its holder: removing it");
         broker.stop(&[address]);
-        let what = format!("address {address}");
+        let subject = format!("address {address}");
         for outcome in addresses.remove(&[address]) {
             rows.push(match outcome {
                 Ok(Removal { .. }) => {
-                    Row::new(CLOSED, &what, format!("held by {holder}, no longer permitted"))
+                    Row::new(CLOSED, &subject, format!("held by {holder}, no longer permitted"))
                 }
-                Err(fault) => Row::new(FAILED, &what, fault.to_string()),
+                Err(fault) => Row::new(FAILED, &subject, fault.to_string()),
             });
         }
     }
