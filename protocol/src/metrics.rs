@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bounded::{List, Text};
+use crate::message::{MAX_OPERATION_NAME, MAX_OPERATIONS};
 use crate::status::Quota;
 
 /// Request: return the metrics.
@@ -21,7 +22,7 @@ pub struct Metrics {
     /// The upper bounds of the latency buckets in microseconds, ascending.
     pub bounds_us: List<u64, 16>,
     /// The counters of every operation of this broker.
-    pub operations: List<OperationCounts, 32>,
+    pub operations: List<OperationCounts, MAX_OPERATIONS>,
     /// The quotas of one peer.
     pub quotas: List<Quota, 16>,
     /// The usage of each peer; peers beyond the maximum length of the list are omitted.
@@ -45,7 +46,7 @@ pub struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationCounts {
     /// The name of the operation.
-    pub name: Text<16>,
+    pub name: Text<MAX_OPERATION_NAME>,
     /// Successful items.
     pub granted: u64,
     /// Items that policy denied.

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::fence::Fence;
 use super::open::STEP;
 use super::stray::Untagged;
 use super::{AddSpec, Addresses};
@@ -55,7 +54,7 @@ impl Addresses {
                 Err(fault) => return Err(Failure::os(STEP, "removing a leftover address", fault)),
             }
         }
-        let cause = match self.host.fence().map(Fence::create) {
+        let cause = match self.host.fence().map(|fence| fence.create()) {
             Some(Ok(())) => return Ok(Vec::new()),
             Some(Err(errno)) => format!(" ({})", errno.desc()),
             None => String::new(),

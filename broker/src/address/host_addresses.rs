@@ -3,7 +3,7 @@
 //! Promises: opens the fence for an address before the address is added; closes it, and resets the connections, before
 //! the address is removed. A removed address that the host still has elsewhere stays fenced until it is removed there.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -22,16 +22,16 @@ use crate::sys::{Netlink, sock_diag};
 pub(super) struct HostAddresses {
     route: Rc<Netlink>,
     diag: Netlink,
-    /// Absent if the kernel has no nf_tables.
-    fence: Option<Fence>,
-    fence_is_off: Cell<bool>,
+    /// Absent if the kernel has no nf_tables, and after [`HostAddresses::turn_fence_off`].
+    fence: RefCell<Option<Rc<Fence>>>,
     /// Removed addresses that the host still has on another interface or with another prefix. They stay fenced.
     quarantine: RefCell<HashSet<IpAddr>>,
 }
 
 impl HostAddresses {
     pub fn new(route: Rc<Netlink>, diag: Netlink, fence: Option<Fence>) -> Self {
-        Self { route, diag, fence, fence_is_off: Cell::new(false), quarantine: RefCell::default() }
+        let fence = RefCell::new(fence.map(Rc::new));
+        Self { route, diag, fence, quarantine: RefCell::default() }
     }
 
     /// The socket for interfaces, addresses and routes.
@@ -40,13 +40,13 @@ impl HostAddresses {
     }
 
     /// The fence, if the kernel has nf_tables and the fence is not turned off.
-    pub fn fence(&self) -> Option<&Fence> {
-        self.fence.as_ref().filter(|_| !self.fence_is_off.get())
+    pub fn fence(&self) -> Option<Rc<Fence>> {
+        self.fence.borrow().clone()
     }
 
-    /// Stops using the fence.
+    /// Stops using the fence, and closes its socket.
     pub fn turn_fence_off(&self) {
-        self.fence_is_off.set(true);
+        self.fence.take();
     }
 
     /// Whether each address is local: whether the host has it on any interface.

@@ -11,12 +11,12 @@ use crate::counter::Counter;
 pub const BOUNDS_US: [u64; 13] =
     [10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 100_000, 1_000_000, 10_000_000];
 /// A bound above the kind of any operation.
-const MAX_OPERATIONS: usize = 32;
+const KIND_BOUND: usize = 32;
 
 /// The counters of the server. Addresses, events and accounts have counters of their own.
 #[derive(Debug, Default)]
 pub struct Counters {
-    operations: [Operation; MAX_OPERATIONS],
+    operations: [Operation; KIND_BOUND],
     /// Sessions that began.
     pub opened: Counter,
     /// Connections that got no session.
