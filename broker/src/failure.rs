@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use portreeve_protocol::printable::Escaped;
+
 use crate::config::Report;
 
 /// Exit codes of sysexits.h, see sysexits(3head).
@@ -79,11 +81,9 @@ impl Failure {
     }
 }
 
-/// Escapes control characters, such as a newline in a value, so that an error stays on one line.
+/// Escapes what is not printable, such as a newline in a value, so that an error stays on one line.
 fn one_line(text: &str) -> String {
-    let escaped =
-        text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() });
-    escaped.collect()
+    Escaped(text).to_string()
 }
 
 impl fmt::Display for Failure {

@@ -19,13 +19,19 @@ mod nothing {
         Ok(true)
     }
 
+    /// Whether the kernel has seccomp if /proc/self/status says so: always, without the feature.
+    #[inline(always)]
+    pub fn kernel_has_seccomp() -> bool {
+        true
+    }
+
     /// Called when the broker is confined and about to serve.
     #[inline(always)]
     pub fn confined() {}
 }
 
 #[cfg(not(feature = "hostile"))]
-pub use nothing::{confined, lock, point};
+pub use nothing::{confined, kernel_has_seccomp, lock, point};
 
 #[cfg(feature = "hostile")]
-pub use crate::hostile::{confined, lock, point};
+pub use crate::hostile::{confined, kernel_has_seccomp, lock, point};

@@ -17,6 +17,7 @@ pub mod failure;
 pub mod holder;
 #[cfg(feature = "hostile")]
 pub mod hostile;
+mod in_flight_limit;
 mod inject;
 pub mod launcher;
 pub mod listener;
@@ -28,6 +29,7 @@ pub mod policy;
 pub mod reader;
 mod sd_notify;
 pub mod server;
+mod share;
 mod startup;
 pub mod sys;
 mod takeover;

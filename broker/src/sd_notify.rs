@@ -1,15 +1,32 @@
 //! Messages to the service manager: READY=1, RELOADING=1, STOPPING=1, WATCHDOG=1 while the broker serves, MAINPID= after a
 //! takeover, and descriptors to store. See sd_notify(3) and sd_watchdog_enabled(3).
+//!
+//! Promises: no call waits for a service manager that does not read. Messages for which it has no room wait in a queue, in
+//! order, and nothing is sent past them. Only the messages that are still true wait: at most one WATCHDOG=1, and of several
+//! reloads the last one. So the queue is short, however long the service manager does not read.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use tokio::sync::Notify;
+
 use crate::failure::Failure;
-use crate::sys::{clock, socket};
+use crate::sys::{clock, socket, sockopt};
+
+/// The pause before another attempt to send a message for which the service manager had no room.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// How long the end of the broker waits for the service manager to read.
+pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+const READY: &str = "READY=1";
+const RELOADING: &str = "RELOADING=1\n";
+const WATCHDOG: &str = "WATCHDOG=1";
 
 /// The service manager's socket, connected before the broker enters its empty root. Without NOTIFY_SOCKET nothing is
 /// sent.
@@ -24,11 +41,25 @@ pub struct Notifier {
     fdstore: u32,
     /// READY=1 was sent.
     ready: Cell<bool>,
+    /// The messages for which the service manager had no room.
+    waiting: RefCell<VecDeque<String>>,
+    added: Notify,
+    /// A line in the log says that the service manager does not read.
+    warned: Cell<bool>,
 }
 
 impl Notifier {
     fn new(socket: Option<UnixDatagram>, watchdog: Option<Duration>, fdstore: u32) -> Self {
-        Self { socket, watchdog, replaced: Cell::new(false), fdstore, ready: Cell::new(false) }
+        Self {
+            socket,
+            watchdog,
+            replaced: Cell::new(false),
+            fdstore,
+            ready: Cell::new(false),
+            waiting: RefCell::default(),
+            added: Notify::new(),
+            warned: Cell::new(false),
+        }
     }
 
     /// Connects to the socket that NOTIFY_SOCKET names.
@@ -58,7 +89,7 @@ impl Notifier {
 
     /// Reports that the broker serves.
     pub fn ready(&self) {
-        self.notify("READY=1");
+        self.notify(READY.to_owned());
         self.ready.set(true);
         tracing::info!("ready");
     }
@@ -67,26 +98,26 @@ impl Notifier {
     pub fn reloading(&self) {
         if self.ready.get() {
             let now = clock::monotonic().as_micros();
-            self.notify(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
+            self.notify(format!("{RELOADING}MONOTONIC_USEC={now}"));
         }
     }
 
     /// Reports that a reload has ended, whether the new configuration was accepted or not.
     pub fn reloaded(&self) {
         if self.ready.get() {
-            self.notify("READY=1");
+            self.notify(READY.to_owned());
         }
     }
 
     /// Reports that the broker begins to stop.
     pub fn stopping(&self) {
-        self.notify("STOPPING=1");
+        self.notify("STOPPING=1".to_owned());
     }
 
     /// Sends WATCHDOG=1 twice in each watchdog interval for as long as it is polled, so a main loop that hangs sends none. It
     /// does not wait for a service manager that does not read.
     pub async fn keep_alive(&self) -> Infallible {
-        let (Some(manager), Some(watchdog)) = (&self.socket, self.watchdog) else {
+        let Some(watchdog) = self.watchdog.filter(|_| self.socket.is_some()) else {
             return std::future::pending().await;
         };
         let mut ticks = tokio::time::interval(watchdog / 2);
@@ -96,10 +127,47 @@ impl Notifier {
             if self.replaced.get() {
                 return std::future::pending().await;
             }
-            if let Err(error) = socket::send_with_descriptors(manager, b"WATCHDOG=1", &[]) {
-                tracing::warn!(%error, "cannot send WATCHDOG=1 to the service manager");
-            }
+            self.notify(WATCHDOG.to_owned());
         }
+    }
+
+    /// Sends the waiting messages as soon as the service manager has room, for as long as it is polled.
+    pub async fn send_waiting(&self) -> Infallible {
+        loop {
+            self.flushed().await;
+            self.added.notified().await;
+        }
+    }
+
+    /// Sends the waiting messages, and waits for the service manager at most [`FLUSH_TIMEOUT`].
+    pub async fn flush_at_end(&self) {
+        if tokio::time::timeout(FLUSH_TIMEOUT, self.flushed()).await.is_err() {
+            let lost: Vec<String> = self.waiting.take().into();
+            tracing::warn!(messages = ?lost, "the service manager does not read its notification socket: messages are lost");
+        }
+    }
+
+    async fn flushed(&self) {
+        while !self.try_flush() {
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Sends waiting messages; returns whether none remains.
+    fn try_flush(&self) -> bool {
+        let mut waiting = self.waiting.borrow_mut();
+        let Some(manager) = &self.socket else { return true };
+        while let Some(message) = waiting.front() {
+            match socket::send_with_descriptors(manager, message.as_bytes(), &[]) {
+                Ok(()) => self.warned.set(false),
+                Err(errno) if is_full(errno) => return false,
+                Err(error) => {
+                    tracing::warn!(%error, notification = ?message, "cannot notify the service manager");
+                }
+            }
+            waiting.pop_front();
+        }
+        true
     }
 
     /// Adopts the predecessor's connection to the service manager, unless this broker has its own.
@@ -114,7 +182,7 @@ impl Notifier {
     /// Tells the service manager that the successor's process is the service, and sends nothing more.
     pub fn set_main_process(&self, pid: u32) {
         if pid != 0 {
-            self.notify(&format!("MAINPID={pid}"));
+            self.notify(format!("MAINPID={pid}"));
         }
         self.replaced.set(true);
     }
@@ -138,22 +206,56 @@ impl Notifier {
     /// Sends a message with descriptors, and does not wait.
     ///
     /// # Errors
-    /// EAGAIN while the service manager does not read; others as sendmsg(2).
+    /// EAGAIN while the service manager does not read, or other messages wait for it; others as sendmsg(2).
     pub fn send(&self, message: &str, descriptors: &[BorrowedFd<'_>]) -> nix::Result<()> {
-        match self.socket.as_ref().filter(|_| !self.replaced.get()) {
-            Some(manager) => socket::send_with_descriptors(manager, message.as_bytes(), descriptors),
-            None => Ok(()),
+        let Some(manager) = self.socket.as_ref().filter(|_| !self.replaced.get()) else { return Ok(()) };
+        match self.try_flush() {
+            true => socket::send_with_descriptors(manager, message.as_bytes(), descriptors),
+            false => Err(Errno::EAGAIN),
         }
     }
 
-    fn notify(&self, message: &str) {
-        if self.replaced.get() {
+    /// Whether messages wait for the service manager to read them.
+    pub fn has_unread_messages(&self) -> bool {
+        self.socket.as_ref().is_some_and(|manager| sockopt::has_unread_packets(manager).unwrap_or(false))
+    }
+
+    /// Sends a message after those that wait, at once if there is room.
+    fn notify(&self, message: String) {
+        if self.socket.is_none() || self.replaced.get() {
             return;
         }
-        if let Some(Err(error)) = self.socket.as_ref().map(|socket| socket.send(message.as_bytes())) {
-            tracing::warn!(%error, message, "cannot notify the service manager");
+        enqueue(&mut self.waiting.borrow_mut(), message);
+        if !self.try_flush() {
+            if !self.warned.replace(true) {
+                tracing::warn!(
+                    "the service manager does not read its notification socket: messages wait until it does"
+                );
+            }
+            self.added.notify_one();
         }
     }
+}
+
+/// Whether the error means that the service manager has no room for another message.
+pub fn is_full(errno: Errno) -> bool {
+    matches!(errno, Errno::EAGAIN | Errno::ENOBUFS | Errno::ETOOMANYREFS)
+}
+
+/// Adds a message to those that wait. An earlier reload that has ended need not be reported after a later one.
+fn enqueue(waiting: &mut VecDeque<String>, message: String) {
+    if message == WATCHDOG && waiting.contains(&message) {
+        return;
+    }
+    if message.starts_with(RELOADING)
+        && let Some(at) = waiting.iter().position(|other| other.starts_with(RELOADING))
+    {
+        waiting.remove(at);
+        if let Some(end) = waiting.iter().skip(at).position(|other| other == READY) {
+            waiting.remove(at + end);
+        }
+    }
+    waiting.push_back(message);
 }
 
 /// The interval of WATCHDOG_USEC, unless WATCHDOG_PID names another process.
@@ -162,4 +264,23 @@ fn watchdog() -> Option<Duration> {
     let is_for_this_process = std::env::var_os("WATCHDOG_PID").is_none()
         || number("WATCHDOG_PID") == Some(u64::from(std::process::id()));
     number("WATCHDOG_USEC").filter(|length| is_for_this_process && *length > 1).map(Duration::from_micros)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_keeps_the_order_and_only_what_is_still_true() {
+        let mut waiting = VecDeque::new();
+        let reload = |time: u32| format!("{RELOADING}MONOTONIC_USEC={time}");
+        enqueue(&mut waiting, READY.to_owned());
+        for time in 1..1000 {
+            enqueue(&mut waiting, WATCHDOG.to_owned());
+            enqueue(&mut waiting, reload(time));
+            enqueue(&mut waiting, READY.to_owned());
+        }
+        enqueue(&mut waiting, "STOPPING=1".to_owned());
+        assert_eq!(waiting, [READY, WATCHDOG, &reload(999), READY, "STOPPING=1"]);
+    }
 }

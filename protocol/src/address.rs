@@ -26,7 +26,8 @@ pub struct AddAddress {
     /// needs a permit with `permanent = true`.
     pub lease: Option<u32>,
     /// Fencing token: the party that decides which host owns the address increases it with each change of owner. The
-    /// broker refuses a request whose epoch is lower than the highest one it has seen for the address. 0 if unused.
+    /// broker refuses a request whose epoch is lower than the highest one it has seen for the address from the same owner,
+    /// or from root. 0 if unused.
     pub epoch: u64,
     /// Number of ARP probes (RFC 5227) before the address is added: 0 to 3, 200 ms apart; 0 disables probing. For IPv6
     /// any other value than 0 selects the kernel's duplicate address detection (RFC 4862 section 5.4).

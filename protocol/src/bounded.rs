@@ -1,15 +1,17 @@
 //! Text and lists with a maximum length in their type.
 //!
 //! Decoding refuses a length beyond the maximum before it allocates memory, so a peer cannot make the broker allocate
-//! by declaring a length. Printing a [`Text`] escapes control characters, so text from a peer cannot forge a log line
-//! or send escape sequences to a terminal.
+//! by declaring a length. Printing a [`Text`] escapes the characters that are not [printable](crate::printable), so text
+//! from a peer cannot forge a log line, hide or reorder what it says, or send escape sequences to a terminal.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::printable::Escaped;
 
 /// UTF-8 text of at most `MAX` bytes.
 #[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,22 +58,17 @@ impl<const MAX: usize> Deref for Text<MAX> {
     }
 }
 
-/// Prints the text with control characters escaped.
+/// Prints the text with every character escaped that is not [printable](crate::printable).
 impl<const MAX: usize> fmt::Display for Text<MAX> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| {
-            if c.is_control() {
-                c.escape_default().try_for_each(|c| out.write_char(c))
-            } else {
-                out.write_char(c)
-            }
-        })
+        Escaped(&self.0).fmt(out)
     }
 }
 
+/// As a string literal.
 impl<const MAX: usize> fmt::Debug for Text<MAX> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(out)
+        write!(out, "{}", Escaped(&format!("{:?}", self.0)))
     }
 }
 
@@ -171,9 +168,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn printing_escapes_control_characters() {
-        let text: Text<64> = Text::new("a\nb\u{1b}[2Jc\0").unwrap();
-        assert_eq!(text.to_string(), r"a\nb\u{1b}[2Jc\u{0}");
+    fn printing_escapes_what_is_not_printable() {
+        let text: Text<64> = Text::new("a\nb\u{1b}[2Jc\0\u{202e}d").unwrap();
+        assert_eq!(text.to_string(), r"a\nb\u{1b}[2Jc\u{0}\u{202e}d");
+        let text: Text<64> = Text::new("a\"\\\n").unwrap();
+        assert_eq!(format!("{text:?}"), r#""a\"\\\n""#);
     }
 
     #[test]

@@ -172,6 +172,11 @@ pub fn send(channel: &UnixDatagram, packet: &[u8], descriptors: &[BorrowedFd<'_>
 /// Whether a failed send can succeed later: the socket's buffer is full (EAGAIN), or this user has too many
 /// descriptors in flight (ETOOMANYREFS, see unix(7)).
 pub fn is_busy(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock
-        || error.raw_os_error() == Some(rustix::io::Errno::TOOMANYREFS.raw_os_error())
+    error.kind() == io::ErrorKind::WouldBlock || exceeds_in_flight_limit(error)
+}
+
+/// Whether a send failed because this user has too many descriptors in flight on this host (ETOOMANYREFS, see unix(7)).
+/// Any process of the user can cause that, so a peer that reads may not end it.
+pub fn exceeds_in_flight_limit(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::TOOMANYREFS.raw_os_error())
 }

@@ -38,6 +38,7 @@ pub mod limit;
 pub mod message;
 pub mod metrics;
 pub mod policy;
+pub mod printable;
 pub mod reload;
 pub mod status;
 pub mod takeover;

@@ -207,11 +207,14 @@ pub struct Stop {
     pub listeners: List<ListenerId, MAX_DESCRIPTORS>,
 }
 
-/// The reply to [`Stop`]: every listener of the request that this peer owned is stopped.
+/// The reply to [`Stop`]: every listener of the request that this peer owned is stopped, and its endpoint is free.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stopped {
     /// The numbers in the request that are not listeners of this peer. They are ignored.
     pub unknown: List<ListenerId, MAX_DESCRIPTORS>,
+    /// The numbers of stopped listeners that the kernel did not let the broker revoke: a process that keeps a copy of the
+    /// socket can listen on it again. The log and `status` name them with the cause.
+    pub not_revoked: List<ListenerId, MAX_DESCRIPTORS>,
 }
 
 /// Request: return the broker's state.

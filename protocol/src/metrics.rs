@@ -66,7 +66,8 @@ pub struct OperationCounts {
 /// can evict an idle user without sessions; the counters of that user then restart at 0.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerCounts {
-    /// The identity of the peer, as in [`Session::peer`](crate::status::Session::peer).
+    /// The identity of the peer, as in [`Session::peer`](crate::status::Session::peer); all users that no `peer` scope names
+    /// are one peer.
     pub peer: Text<64>,
     /// Open sessions.
     pub sessions: u32,
@@ -83,11 +84,12 @@ pub struct SessionCounts {
     pub open: u64,
     /// Sessions opened since the broker started.
     pub opened: u64,
-    /// Connections that were closed because the peer had reached its session quota.
+    /// Connections that were closed because the peer had its share of the sessions, or none was free.
     pub rejected: u64,
     /// Sessions that ended because the peer violated the protocol.
     pub malformed: u64,
-    /// How often the broker delayed a peer after too many refusals or new sessions in a second.
+    /// How often the broker delayed a peer after too many requests, refusals or new sessions in a second, or because of
+    /// descriptors in flight that the peer's session did not leave unread.
     pub delayed: u64,
 }
 
@@ -135,7 +137,8 @@ pub struct WorkerCounts {
 /// Log metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogCounts {
-    /// Lines about refusals and ended sessions that were not written because of the rate limit `max_log_lines`.
+    /// Lines about requests that changed nothing and about ended sessions that were not written because of the rate limit
+    /// `max_log_lines`.
     pub suppressed: u64,
     /// Lines that were lost because the log's reader was too slow.
     pub lost: u64,

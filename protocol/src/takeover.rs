@@ -16,7 +16,7 @@ use crate::frame::MAX_DESCRIPTORS;
 use crate::message::{ListenOptions, ListenerId};
 
 /// The version of the messages in this module.
-pub const TAKEOVER_VERSION: u16 = 1;
+pub const TAKEOVER_VERSION: u16 = 2;
 /// The maximum number of leases in one batch.
 pub const MAX_LEASE_BATCH: usize = 256;
 /// The maximum number of epochs in one batch.
@@ -54,7 +54,7 @@ pub struct Commit {}
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TakeoverReply {
     /// The reply to [`Begin`]. Attached: the control socket, then the socket of the service manager if
-    /// [`Accepted::manager`] is set.
+    /// [`Accepted::manager`] is set, then the map of the allowlist if [`Accepted::allowlist`] is set.
     Accepted(Accepted),
     /// A batch of listeners. Their sockets are attached in the same order.
     Listeners(ListenerBatch),
@@ -82,6 +82,9 @@ pub struct Accepted {
     pub control: SocketFile,
     /// A connected notification socket of the service manager is attached. See sd_notify(3).
     pub manager: bool,
+    /// The map of the allowlist is attached: the sockets that may receive packets. The successor uses and changes the same
+    /// map, so that it can revoke the listeners that it imports. See bpf(2).
+    pub allowlist: bool,
     /// The watchdog interval of the service manager in microseconds, 0 if disabled. See sd_watchdog_enabled(3).
     pub watchdog_us: u64,
     /// The capacity of the service manager's fdstore (`FileDescriptorStoreMax=`), 0 without an fdstore. See
@@ -159,19 +162,21 @@ pub struct ExportedLease {
     pub announced: bool,
 }
 
-/// A batch of epochs of removed addresses.
+/// A batch of epochs of removed addresses, those first that a broker without room for all forgets first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochBatch {
     /// The epochs.
     pub epochs: List<ExportedEpoch, MAX_EPOCH_BATCH>,
 }
 
-/// The highest epoch that the predecessor has seen for an address that it removed. It keeps refusing requests with a
-/// lower one.
+/// The highest epoch that the predecessor has seen from a holder for an address that it removed. It keeps refusing requests
+/// of that holder with a lower one, and if the holder is root, those of every holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportedEpoch {
     /// The address.
     pub address: IpAddr,
+    /// The uid of the holder's user; `None` if the worker had the address.
+    pub user: Option<u32>,
     /// The highest epoch.
     pub epoch: u64,
     /// The lease expired; false if the owner removed the address.

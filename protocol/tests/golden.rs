@@ -171,7 +171,7 @@ fn pin_operations(golden: &Golden) {
 
     let stop = Stop { listeners: list([ListenerId(7), ListenerId(u64::MAX)]) };
     golden.request("stop", 4, &stop);
-    let stopped = Stopped { unknown: list([ListenerId(u64::MAX)]) };
+    let stopped = Stopped { unknown: list([ListenerId(u64::MAX)]), not_revoked: list([ListenerId(7)]) };
     golden.reply::<Stop>("stop-reply", 4, 0, &stopped);
 
     golden.request("status", 5, &StatusRequest { after: 128 });

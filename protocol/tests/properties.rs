@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use portreeve_protocol::bounded::TooLong;
 use portreeve_protocol::message::*;
+use portreeve_protocol::printable::is_printable;
 use portreeve_protocol::status::{Credentials, Listener, Process, Quota, Session, Status};
 use portreeve_protocol::{Endpoint, Fault, FaultCode, Header, InetEndpoint, Kind, List, Text, codec};
 use proptest::prelude::*;
@@ -158,7 +159,9 @@ fn any_frame() -> impl Strategy<Value = Encoded> {
         ),
         reply::<ListenMany>(list(outcome).prop_map(|results| ListeningMany { results })),
         request(list(id()).prop_map(|listeners| Stop { listeners })),
-        reply::<Stop>(list(id()).prop_map(|unknown| Stopped { unknown })),
+        reply::<Stop>(
+            (list(id()), list(id())).prop_map(|(unknown, not_revoked)| Stopped { unknown, not_revoked })
+        ),
         request(any::<u64>().prop_map(|after| StatusRequest { after })),
         reply::<StatusRequest>(status()),
         encoded(Kind::FAULT, fault()),
@@ -259,9 +262,9 @@ proptest! {
     }
 
     #[test]
-    fn printed_text_has_no_control_characters(text in text::<64>()) {
+    fn printed_text_has_printable_characters_only(text in text::<64>()) {
         for shown in [text.to_string(), format!("{text:?}")] {
-            prop_assert!(!shown.chars().any(char::is_control), "{shown:?}");
+            prop_assert!(shown.chars().all(is_printable), "{shown:?}");
         }
     }
 

@@ -159,6 +159,22 @@ impl Host {
         self.add_group(name, id);
     }
 
+    /// Deletes a user that [`Host::add_user`] added; its group stays.
+    pub fn delete_user(&self, name: &str) {
+        Self::edit("/etc/passwd", |line| (!line.starts_with(&format!("{name}:"))).then(|| line.to_owned()));
+    }
+
+    /// Deletes a group that [`Host::add_group`] or [`Host::add_user`] added.
+    pub fn delete_group(&self, name: &str) {
+        Self::edit("/etc/group", |line| (!line.starts_with(&format!("{name}:"))).then(|| line.to_owned()));
+    }
+
+    /// Changes the lines of a file that has been replaced by a copy.
+    fn edit(place: &str, line: impl Fn(&str) -> Option<String>) {
+        let lines: Vec<String> = fs::read_to_string(place).unwrap().lines().filter_map(line).collect();
+        fs::write(place, lines.join("\n") + "\n").unwrap();
+    }
+
     /// Adds a group to this host.
     pub fn add_group(&self, name: &str, id: u32) {
         self.append("/etc/group", &format!("{name}:x:{id}:\n"));

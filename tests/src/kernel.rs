@@ -1,4 +1,5 @@
-//! Kernels without Landlock or seccomp filters, simulated by denying their system calls to the broker.
+//! Kernels without Landlock or seccomp, simulated by denying their system calls to the broker. A kernel without seccomp
+//! shows none in /proc either; the hostile broker simulates that.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -32,7 +33,13 @@ impl Kernel {
 
     /// A command that runs a broker on this kernel, for tests that change it.
     pub fn command(self, host: &Host, config: &Path) -> Command {
-        command_denying(host, &self.denied_calls(), binaries::BROKER, config)
+        let lacks_seccomp = matches!(self, Self::WithoutSeccomp | Self::WithoutBoth);
+        let broker = if lacks_seccomp { binaries::HOSTILE_BROKER } else { binaries::BROKER };
+        let mut command = command_denying(host, &self.denied_calls(), broker, config);
+        if lacks_seccomp {
+            command.arg("--hide-seccomp");
+        }
+        command
     }
 }
 

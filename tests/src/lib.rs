@@ -4,6 +4,7 @@
 //! processes that it starts end with them. If the machine lacks a prerequisite, the test fails and names it; no test is
 //! skipped.
 
+pub mod adversary;
 pub mod benchmark;
 pub mod binaries;
 pub mod broker;

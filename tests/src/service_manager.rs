@@ -20,8 +20,10 @@ use crate::{Host, eventually, resources};
 pub struct ServiceManager {
     address: PathBuf,
     socket: UnixDatagram,
-    /// The stored descriptors, by name.
+    /// The stored listeners, by name.
     pub fdstore: BTreeMap<String, OwnedFd>,
+    /// The stored map of the allowlist, with its name.
+    pub allowlist: Option<(String, OwnedFd)>,
     /// The lines of the other notifications.
     pub notifications: Vec<String>,
 }
@@ -40,20 +42,21 @@ impl ServiceManager {
         let address = host.path("manager.sock");
         let socket = UnixDatagram::bind(&address).unwrap();
         socket.set_read_timeout(Some(TIMEOUT)).unwrap();
-        Self { address, socket, fdstore: BTreeMap::new(), notifications: Vec::new() }
+        Self { address, socket, fdstore: BTreeMap::new(), allowlist: None, notifications: Vec::new() }
     }
 
     /// Starts a broker with `FDSTORE=max_stored`, and passes it the stored descriptors.
     pub fn start(&self, program: &Path, config: &Path, max_stored: usize) -> Service {
         // Numbers that are not in use, from which the shell duplicates them to 3 and up.
+        let stored = || self.fdstore.iter().chain(self.allowlist.iter().map(|(name, map)| (name, map)));
         let copies: Vec<OwnedFd> =
-            self.fdstore.values().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 100).unwrap()).collect();
+            stored().map(|(_, fd)| rustix::io::fcntl_dupfd_cloexec(fd, 100).unwrap()).collect();
         for copy in &copies {
             rustix::io::fcntl_setfd(copy, rustix::io::FdFlags::empty()).unwrap();
         }
         let places = copies.iter().zip(3..).map(|(copy, place)| format!("{place}<&{} ", copy.as_raw_fd()));
         let script = format!("exec {}; LISTEN_PID=$$ exec \"$@\"", places.collect::<String>());
-        let names: Vec<&str> = self.fdstore.keys().map(String::as_str).collect();
+        let names: Vec<&str> = stored().map(|(name, _)| name.as_str()).collect();
         let mut command = Command::new("bash");
         command.args(["-c", &script, "bash"]).arg(program).arg("--config").arg(config);
         command.env("NOTIFY_SOCKET", &self.address).env("FDSTORE", max_stored.to_string());
@@ -77,7 +80,10 @@ impl ServiceManager {
             (Some(name), Some(descriptor)) => {
                 assert!(value("FDSTORE=") == Some("1") && value("FDPOLL=") == Some("0"), "{text}");
                 assert!(name.len() <= 255 && !name.contains(':'), "{name}");
-                self.fdstore.insert(name.to_owned(), descriptor);
+                match name.starts_with("portreeve-allowlist-") {
+                    true => self.allowlist = Some((name.to_owned(), descriptor)),
+                    false => drop(self.fdstore.insert(name.to_owned(), descriptor)),
+                }
             }
             (Some(name), None) => {
                 assert_eq!(value("FDSTOREREMOVE="), Some("1"), "{text}");

@@ -18,6 +18,8 @@ pub mod exit {
     pub const NO_USER: i32 = 67;
     /// A resource is unavailable.
     pub const UNAVAILABLE: i32 = 69;
+    /// A system call failed.
+    pub const OS_ERROR: i32 = 71;
     /// A system file is not as required.
     pub const OS_FILE: i32 = 72;
     /// A file cannot be created.

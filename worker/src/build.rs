@@ -93,11 +93,13 @@ pub(crate) fn guards<C: ListenerClient + Clone>(
         )));
     }
     let pairs = requested.iter().zip(results);
-    Ok(pairs
+    pairs
         .map(|(requested, result)| {
-            result.map(|(registration, socket)| {
-                ListenerGuard::new(client.clone(), requested.endpoint.clone(), registration, socket)
-            })
+            let requested = (requested.endpoint.clone(), requested.options.backlog);
+            match result {
+                Ok(registered) => ListenerGuard::new(client.clone(), requested, registered).map(Ok),
+                Err(fault) => Ok(Err(fault)),
+            }
         })
-        .collect())
+        .collect()
 }

@@ -53,8 +53,8 @@ impl Client {
     /// # Errors
     /// [`Error::Fault`] with the broker's reason; [`Error::DescriptorsLost`], after which the request can be repeated.
     pub async fn listen(&self, endpoint: &Endpoint, options: &ListenOptions) -> Result<Listener, Error> {
-        let (registration, socket) = self.0.listen(&build::listen(endpoint, options)?).await?;
-        Ok(ListenerGuard::new(self.clone(), endpoint.clone(), registration, socket))
+        let registered = self.0.listen(&build::listen(endpoint, options)?).await?;
+        ListenerGuard::new(self.clone(), (endpoint.clone(), options.backlog), registered)
     }
 
     /// Requests a batch of listeners, at most 253. The results are in the order of the request.

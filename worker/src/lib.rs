@@ -111,7 +111,7 @@ pub use portreeve_protocol::endpoint::EndpointError;
 pub use portreeve_protocol::message::{ListenerId, Stopped, Welcome};
 pub use portreeve_protocol::{
     Endpoint, Event, EventCode, Fault, FaultCode, InetEndpoint, List, Text, address, limit, metrics, policy,
-    reload, status,
+    printable, reload, status,
 };
 
 /// The example of README.md compiles.

@@ -17,7 +17,8 @@ use crate::error::Error;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct ListenOptions {
-    /// Maximum number of connections that wait to be accepted; the kernel caps it at net.core.somaxconn. See listen(2).
+    /// Maximum number of connections that wait to be accepted; the kernel caps it at net.core.somaxconn. See listen(2). For a
+    /// Unix socket, on which this library calls listen(2), it is 500 if it is not set.
     pub backlog: Option<u32>,
     /// SO_REUSEPORT: several sockets may share the endpoint. See socket(7).
     pub reuse_port: bool,

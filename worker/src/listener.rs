@@ -9,7 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use portreeve_protocol::Endpoint;
 use portreeve_protocol::message::ListenerId;
 
+use crate::build::RegisteredListener;
 use crate::error::Error;
+
+/// The backlog of a Unix socket for which none is requested. The kernel caps it at net.core.somaxconn.
+const UNIX_BACKLOG: i32 = 500;
 
 /// A client that returns guarded listeners. Sealed: only the two clients of this crate implement it.
 pub trait ListenerClient: sealed::StopListener {}
@@ -112,8 +116,20 @@ impl<C: ListenerClient> Drop for StopOnDrop<C> {
 }
 
 impl<C: ListenerClient> ListenerGuard<OwnedFd, C> {
-    pub(crate) fn new(client: C, endpoint: Endpoint, registration: Registration, socket: OwnedFd) -> Self {
-        Self { stop: StopOnDrop { registration, client: Some(client) }, endpoint, socket }
+    /// A guard of a received socket. On a Unix socket it calls listen(2): the broker leaves that to its peer, because clients
+    /// see the credentials of the process that called it. If that fails, the listener stops.
+    pub(crate) fn new(
+        client: C,
+        (endpoint, backlog): (Endpoint, Option<u32>),
+        (registration, socket): RegisteredListener,
+    ) -> Result<Self, Error> {
+        let guard = Self { stop: StopOnDrop { registration, client: Some(client) }, endpoint, socket };
+        if guard.endpoint.inet().is_none() {
+            let backlog = backlog.map_or(UNIX_BACKLOG, |backlog| i32::try_from(backlog).unwrap_or(i32::MAX));
+            let listening = rustix::net::listen(&guard.socket, backlog);
+            listening.map_err(Error::io("cannot listen on a Unix socket"))?;
+        }
+        Ok(guard)
     }
 }
 

@@ -24,7 +24,11 @@ fn a_reply_without_free_descriptors_is_a_typed_error_and_a_retry_returns_the_sam
         while let Some(request) = broker.next() {
             match request.is::<Listen>() {
                 true => broker.reply::<Listen>(&request, &Listening { id: ListenerId(2) }, &socket),
-                false => broker.reply::<Stop>(&request, &Stopped { unknown: Default::default() }, &[]),
+                false => broker.reply::<Stop>(
+                    &request,
+                    &Stopped { unknown: Default::default(), not_revoked: Default::default() },
+                    &[],
+                ),
             }
         }
     });

@@ -43,7 +43,11 @@ fn serve(requests: usize, events: mpsc::Sender<Event>) -> impl FnOnce(&mut Broke
                 events.send(Event::Listen(id, address)).unwrap();
             } else {
                 let listeners = request.read::<Stop>().listeners.into_vec();
-                broker.reply::<Stop>(&request, &Stopped { unknown: Default::default() }, &[]);
+                broker.reply::<Stop>(
+                    &request,
+                    &Stopped { unknown: Default::default(), not_revoked: Default::default() },
+                    &[],
+                );
                 events.send(Event::Stop(listeners)).unwrap();
             }
         }

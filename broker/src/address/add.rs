@@ -61,7 +61,8 @@ impl Addresses {
         let mut batch = self.start_batch(specs, params);
         let _ = batch.fail_groups(&self.table); // Nothing to roll back yet.
         if params.probes > 0 && batch.pending.iter().any(|(_, placement)| placement.address.is_ipv4()) {
-            let rivals = self.prober.probe(&batch.placements(), params.probes.min(MAX_PROBES)).await;
+            let rivals =
+                self.prober.probe(&batch.placements(), params.probes.min(MAX_PROBES), params.holder).await;
             batch.fail(&self.table, |placement| {
                 let rival = rivals.get(&placement.address)?;
                 Some(fault::conflict(placement.address, Some(*rival)))
@@ -118,8 +119,7 @@ impl Addresses {
         if self.table.borrow().get(address).is_some_and(|lease| {
             lease.holder == params.holder && lease.is_held() && !lease.is_expired(BootTime::now())
         }) {
-            let renewed =
-                self.renew(&[Ok(address)], Some(params.holder), Some(params.lifetime), params.epoch);
+            let renewed = self.renew(&[Ok(address)], params.holder, Some(params.lifetime), params.epoch);
             let outcome = renewed.into_iter().next();
             return outcome.unwrap_or_else(|| Err(fault::removed_meanwhile(address))).map(Start::Renewed);
         }

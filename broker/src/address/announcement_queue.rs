@@ -2,12 +2,16 @@
 //!
 //! The rounds follow RFC 5227 section 2.3 and RFC 4861 section 7.2.6. Additional later rounds reach switches that were
 //! still learning during the first ones.
+//!
+//! Promises: while more rounds are due than the rate limit allows, the holders of the addresses take turns.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::collections::binary_heap::PeekMut;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::net::IpAddr;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
+
+use crate::holder::Holder;
 
 /// The rounds after the first one, in milliseconds after it.
 const ROUNDS: [u64; 4] = [250, 1_100, 2_200, 4_400];
@@ -23,6 +27,8 @@ pub(super) struct Round {
     /// Its position among rounds that are due at the same time; the queue assigns it.
     pub order: u64,
     pub address: IpAddr,
+    /// Who holds the address.
+    pub holder: Holder,
     /// The series that it belongs to. A newer series of the address ends an older one.
     pub series: u64,
     /// When that series began.
@@ -33,15 +39,15 @@ pub(super) struct Round {
 
 impl Round {
     /// The first round of a series.
-    pub fn first(address: IpAddr, series: u64, now: Instant) -> Self {
-        Self { at: now, order: 0, address, series, began: now, number: 0 }
+    pub fn first(address: IpAddr, holder: Holder, series: u64, now: Instant) -> Self {
+        Self { at: now, order: 0, address, holder, series, began: now, number: 0 }
     }
 
     /// The first round of a series that continues the predecessor's: a later round, at a time that depends on `series`, so
     /// that the addresses are spread over a period.
-    pub fn continued(address: IpAddr, series: u64, now: Instant) -> Self {
+    pub fn continued(address: IpAddr, holder: Holder, series: u64, now: Instant) -> Self {
         let at = now + PERIOD.mul_f64(f64::from(u32::try_from(series % 60).unwrap_or_default()) / 60.0);
-        Self { at, order: 0, address, series, began: now, number: ROUNDS.len() }
+        Self { at, order: 0, address, holder, series, began: now, number: ROUNDS.len() }
     }
 
     /// The round after this one.
@@ -65,8 +71,12 @@ impl Round {
 /// The rounds that are still to be sent.
 #[derive(Debug, Default)]
 pub(super) struct AnnouncementQueue {
-    rounds: BinaryHeap<Reverse<Round>>,
+    /// Those of each holder that has any.
+    rounds: BTreeMap<Holder, BinaryHeap<Reverse<Round>>>,
     entered: u64,
+    /// The holders of the last round that was taken, and of the one before.
+    last: Option<Holder>,
+    before: Option<Holder>,
 }
 
 /// The state of the head of the queue.
@@ -83,21 +93,35 @@ impl AnnouncementQueue {
     /// Enters a round, behind those that are due at the same time.
     pub fn push(&mut self, round: Round) {
         self.entered += 1;
-        self.rounds.push(Reverse(Round { order: self.entered, ..round }));
+        self.insert(Round { order: self.entered, ..round });
     }
 
-    /// Returns a round to its former position.
+    /// Returns the round that was taken last to its former position.
     pub fn put_back(&mut self, round: Round) {
-        self.rounds.push(Reverse(round));
+        self.insert(round);
+        self.last = self.before;
     }
 
-    /// Takes the next round that is due.
+    fn insert(&mut self, round: Round) {
+        self.rounds.entry(round.holder).or_default().push(Reverse(round));
+    }
+
+    /// Takes the next round that is due, of the next holder that has one.
     pub fn pop_due(&mut self, now: Instant) -> Next {
-        match self.rounds.peek_mut() {
-            None => Next::Empty,
-            Some(next) if next.0.at > now => Next::At(next.0.at),
-            Some(next) => Next::Due(PeekMut::pop(next).0),
+        let time = |rounds: &BinaryHeap<Reverse<Round>>| rounds.peek().map(|next| next.0.at);
+        let after = self.rounds.range((self.last.map_or(Unbounded, Excluded), Unbounded));
+        let mut in_turn = after.chain(&self.rounds);
+        let due = in_turn.find(|(_, rounds)| time(rounds).is_some_and(|at| at <= now));
+        let Some(holder) = due.map(|(holder, _)| *holder) else {
+            return self.rounds.values().filter_map(time).min().map_or(Next::Empty, Next::At);
+        };
+        let rounds = self.rounds.get_mut(&holder);
+        let Some(Reverse(round)) = rounds.and_then(BinaryHeap::pop) else { return Next::Empty };
+        if self.rounds.get(&holder).is_some_and(BinaryHeap::is_empty) {
+            self.rounds.remove(&holder);
         }
+        self.before = self.last.replace(holder);
+        Next::Due(round)
     }
 }
 
@@ -109,7 +133,7 @@ mod tests {
     fn announcement_rounds_become_less_frequent() {
         let begin = Instant::now();
         let address = "192.0.2.1".parse().unwrap();
-        let mut round = Round { order: 3, ..Round::first(address, 1, begin) };
+        let mut round = Round { order: 3, ..Round::first(address, Holder::Worker, 1, begin) };
         let mut offsets = Vec::new();
         for _ in 0..6 {
             round = round.next();
@@ -118,5 +142,27 @@ mod tests {
         assert_eq!(offsets[..4], [250, 1_100, 2_200, 4_400]);
         let pauses = [offsets[4] - offsets[3], offsets[5] - offsets[4]];
         assert!(pauses.iter().all(|pause| (48_000..=72_000).contains(pause)), "{pauses:?}");
+    }
+
+    #[test]
+    fn a_holder_with_very_many_rounds_does_not_delay_those_of_others() {
+        let (begin, mut queue) = (Instant::now(), AnnouncementQueue::default());
+        let address = |number: u32| IpAddr::from(std::net::Ipv4Addr::from(number));
+        let round = |holder, number| Round::first(address(number), holder, 1, begin);
+        (0..1000).for_each(|number| queue.push(round(Holder::User(1), number)));
+        (0..2).for_each(|number| queue.push(round(Holder::User(2), 5000 + number)));
+        let mut next = || match queue.pop_due(begin) {
+            Next::Due(round) => round,
+            Next::At(_) | Next::Empty => panic!("no round is due"),
+        };
+        let holders: Vec<Holder> = (0..6).map(|_| next().holder).collect();
+        let user = Holder::User;
+        assert_eq!(holders, [user(1), user(2), user(1), user(2), user(1), user(1)]);
+        // The rate limit allowed none.
+        let returned = next();
+        queue.push(round(Holder::User(2), 6000));
+        queue.put_back(returned);
+        assert!(matches!(queue.pop_due(begin), Next::Due(round) if round.holder == user(2)));
+        assert!(matches!(queue.pop_due(begin), Next::Due(round) if round == returned));
     }
 }

@@ -59,11 +59,14 @@ impl Announcer {
     /// Starts a new series for an address, and sends at once what may be sent.
     pub fn announce(&self, address: IpAddr) {
         let series = self.next_series();
-        match self.table.borrow_mut().get_mut(address) {
-            Some(lease) => lease.announcement_series = series,
+        let holder = match self.table.borrow_mut().get_mut(address) {
+            Some(lease) => {
+                lease.announcement_series = series;
+                lease.holder
+            }
             None => return,
-        }
-        self.queue.borrow_mut().push(Round::first(address, series, Instant::now()));
+        };
+        self.queue.borrow_mut().push(Round::first(address, holder, series, Instant::now()));
         self.send_due();
         self.wake.notify_one();
     }
@@ -73,7 +76,8 @@ impl Announcer {
         let series = self.next_series();
         if let Some(lease) = self.table.borrow_mut().get_mut(address) {
             lease.announcement_series = series;
-            self.queue.borrow_mut().push(Round::continued(address, series, Instant::now()));
+            let round = Round::continued(address, lease.holder, series, Instant::now());
+            self.queue.borrow_mut().push(round);
         }
     }
 

@@ -10,7 +10,8 @@ use portreeve_protocol::takeover::{ExportedEpoch, ExportedLease};
 
 use super::Addresses;
 use super::lease::{Lease, LeaseState};
-use super::lease_table::{LeaseTable, PastLease};
+use super::lease_table::LeaseTable;
+use super::past_epochs::PastLease;
 use crate::holder::Holder;
 use crate::sys::rtnl::Placement;
 use crate::sys::{BootTime, Interface};
@@ -26,13 +27,15 @@ impl Addresses {
         self.table.borrow().after(after).take(count).map(export).collect()
     }
 
-    /// Exports the epochs of removed addresses, in the order of the addresses.
+    /// Exports the epochs of removed addresses, those first that would be forgotten first.
     pub fn export_epochs(&self) -> Vec<ExportedEpoch> {
-        let table = self.table.borrow();
-        let export = |(address, PastLease { epoch, expired })| ExportedEpoch { address, epoch, expired };
-        let mut epochs: Vec<ExportedEpoch> = table.past().map(export).collect();
-        epochs.sort_unstable_by_key(|past| past.address);
-        epochs
+        let export = |(address, holder, past): (IpAddr, Holder, PastLease)| ExportedEpoch {
+            address,
+            user: holder.user(),
+            epoch: past.epoch,
+            expired: past.expired,
+        };
+        self.table.borrow().past().into_iter().map(export).collect()
     }
 
     /// Imports a lease of the predecessor.
@@ -44,7 +47,7 @@ impl Addresses {
         self.table.borrow_mut().insert(Lease {
             placement: Placement { address, index, prefix },
             interface: lease.interface,
-            holder: lease.user.map_or(Holder::Worker, Holder::User),
+            holder: Holder::of_user(lease.user),
             lifetime: lease.lease_seconds,
             deadline: lease.deadline_ns.map(BootTime::from_nanos),
             expiry_notified: false,
@@ -61,8 +64,8 @@ impl Addresses {
 
     /// Imports the epoch of an address that the predecessor removed.
     pub fn import_epoch(&self, past: ExportedEpoch) {
-        let ExportedEpoch { address, epoch, expired } = past;
-        self.table.borrow_mut().insert_past(address, PastLease { epoch, expired });
+        let ExportedEpoch { address, user, epoch, expired } = past;
+        self.table.borrow_mut().insert_past(address, Holder::of_user(user), PastLease { epoch, expired });
     }
 
     /// Drops every lease: the successor manages them now, with the addresses and the fence.
@@ -83,10 +86,7 @@ fn export(lease: &Lease) -> ExportedLease {
         index: lease.placement.index,
         interface: lease.interface.clone(),
         prefix: lease.placement.prefix,
-        user: match lease.holder {
-            Holder::Worker => None,
-            Holder::User(uid) => Some(uid),
-        },
+        user: lease.holder.user(),
         lease_seconds: lease.lifetime,
         deadline_ns: lease.deadline.map(BootTime::as_nanos),
         epoch: lease.epoch,

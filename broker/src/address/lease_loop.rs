@@ -3,7 +3,9 @@
 //! Promises: removes an address at the instant at which its lease ends; sends announcements when they are due; handles
 //! notifications and rivals as they arrive; compares everything with the kernel at the configured interval.
 
+use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::net::UnixDatagram as StdUnixDatagram;
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,6 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::removal_notice::NOTICE_PERIOD;
 use super::remove::RemovalCause;
 use super::{Addresses, FloatingListeners};
+use crate::log::{self, Origin};
 use crate::sys::BootTime;
 
 /// The longest sleep: timers stop while the host is suspended, but the clock of leases does not.
@@ -92,11 +95,18 @@ impl Addresses {
     pub(super) fn remove_expired(&self) -> BootTime {
         let now = BootTime::now();
         let expired = self.table.borrow().expired(now);
+        let holder =
+            |address| self.table.borrow().get(address).map_or(Origin::Broker, |lease| lease.holder.into());
+        let holders: HashMap<IpAddr, Origin> =
+            expired.iter().map(|address| (*address, holder(*address))).collect();
         for outcome in self.remove_because(RemovalCause::Expired, &expired) {
             match outcome {
                 Ok(removed) => {
                     self.counters.expired.up();
-                    tracing::warn!(address = %removed.address, "lease expired without a renewal; removed the address");
+                    let holder = holders.get(&removed.address).copied().unwrap_or(Origin::Broker);
+                    log::record(holder, || {
+                        tracing::warn!(address = %removed.address, "lease expired without a renewal; removed the address");
+                    });
                 }
                 Err(fault) => {
                     tracing::error!(%fault, "lease expired without a renewal, but the address cannot be removed");

@@ -1,9 +1,10 @@
 //! The table of leases: the holder, deadline and epoch of each address.
 //!
-//! Promises: an address has one holder at a time; an expired lease is never renewed; an epoch never decreases.
+//! Promises: an address has one holder at a time; an expired lease is never renewed; an epoch never decreases. The holder
+//! is compared first: a request about an address of another holder neither learns nor changes anything of its lease.
 //! Data only.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -12,31 +13,18 @@ use portreeve_protocol::{Fault, FaultCode};
 use super::fault::lease_expired;
 use super::followers::Followers;
 use super::lease::{Lease, LeaseState};
+use super::past_epochs::{PastEpochs, PastLease};
+use super::shares::Shares;
 use crate::holder::Holder;
 use crate::sys::BootTime;
-
-/// The largest number of leases.
-pub const MAX_LEASES: usize = 10_240;
-/// The largest number of removed addresses whose epoch is remembered.
-pub const MAX_PAST_EPOCHS: usize = 65_536;
-
-/// What is remembered of a removed address.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PastLease {
-    /// Its newest epoch.
-    pub epoch: u64,
-    /// Whether its lease expired; otherwise it was removed on request.
-    pub expired: bool,
-}
 
 /// All leases.
 #[derive(Debug, Default)]
 pub struct LeaseTable {
     leases: BTreeMap<IpAddr, Lease>,
-    past: HashMap<IpAddr, PastLease>,
+    past: PastEpochs,
     followers: Followers,
-    /// The number of leases of each holder.
-    counts: HashMap<Holder, usize>,
+    shares: Shares,
 }
 
 impl LeaseTable {
@@ -45,28 +33,23 @@ impl LeaseTable {
     /// # Errors
     /// InUse if the address has a holder, Expired for an old epoch, Quota.
     pub fn insert_new(&mut self, lease: Lease, max: usize) -> Result<(), Fault> {
-        let address = lease.placement.address;
-        self.accept_epoch(address, lease.epoch)?;
-        if let Some(other) = self.leases.get(&address) {
-            let message = format!("cannot add {address}: {} holds it on this broker", other.holder);
-            return Err(Fault::new(FaultCode::InUse, &message)
-                .subject(&other.holder.to_string())
-                .remedy("have its holder remove it first"));
+        let (address, holder) = (lease.placement.address, lease.holder);
+        let in_use = |other: Holder| {
+            let message = format!("cannot add {address}: {other} holds it on this broker");
+            Fault::new(FaultCode::InUse, &message)
+                .subject(&other.to_string())
+                .remedy("have its holder remove it first")
+        };
+        let existing = self.leases.get(&address);
+        if let Some(other) = existing.filter(|existing| existing.holder != holder) {
+            return Err(in_use(other.holder));
         }
-        if self.leases.len() >= MAX_LEASES {
-            let message =
-                format!("cannot add {address}: the broker holds its limit of {MAX_LEASES} addresses");
-            return Err(Fault::new(FaultCode::Quota, &message).remedy("remove some first"));
+        let current = existing.map_or(0, |existing| existing.epoch);
+        check_epoch(address, lease.epoch, current.max(self.past.newest(address, holder)))?;
+        if existing.is_some() {
+            return Err(in_use(holder));
         }
-        let held = self.counts.get(&lease.holder).copied().unwrap_or_default();
-        if held >= max {
-            let message = format!(
-                "cannot add {address}: {} holds {held} addresses, and its limit is {max}",
-                lease.holder
-            );
-            return Err(Fault::new(FaultCode::Quota, &message)
-                .remedy("remove some, or raise max_addresses in the broker scope"));
-        }
+        self.shares.check(holder, max, &format!("add {address}"))?;
         self.insert(lease);
         Ok(())
     }
@@ -74,51 +57,65 @@ impl LeaseTable {
     /// Inserts the lease of an address that has none, without any check.
     pub fn insert(&mut self, lease: Lease) {
         let address = lease.placement.address;
-        *self.counts.entry(lease.holder).or_default() += 1;
+        self.shares.add(lease.holder);
         self.followers.insert(lease.follows, address);
         self.leases.insert(address, lease);
     }
 
-    /// Refuses the epoch of an older owner, and remembers a newer one.
-    fn accept_epoch(&mut self, address: IpAddr, epoch: u64) -> Result<(), Fault> {
-        let current = self.leases.get(&address).map(|lease| lease.epoch);
-        let past = self.past.get(&address).map(|past| past.epoch);
-        let newest = current.into_iter().chain(past).max().unwrap_or(0);
-        if epoch < newest {
-            let message = format!("epoch {epoch} of {address} is older than its newest epoch, {newest}");
-            return Err(Fault::new(FaultCode::Expired, &message)
-                .subject(&newest.to_string())
-                .remedy("a newer owner has the address; request it again from the coordinator"));
+    /// The live lease of an address, if this holder has it. Changes nothing.
+    fn check(&self, address: IpAddr, holder: Holder, epoch: u64, now: BootTime) -> Result<&Lease, Fault> {
+        let Some(lease) = self.leases.get(&address).filter(|lease| lease.holder == holder) else {
+            return Err(match self.past.get(address, holder) {
+                Some(past) => match check_epoch(address, epoch, past.epoch) {
+                    Ok(()) if past.expired => lease_expired(address),
+                    Ok(()) => no_lease(address),
+                    Err(fault) => fault,
+                },
+                None => no_lease(address),
+            });
+        };
+        check_epoch(address, epoch, lease.epoch)?;
+        match lease.state {
+            LeaseState::Adding => Err(Fault::new(FaultCode::Busy, &format!("{address} is being added"))
+                .remedy("wait for the reply to that request")),
+            _ if lease.is_expired(now) => Err(lease_expired(address)),
+            _ => Ok(lease),
         }
-        if let Some(lease) = self.leases.get_mut(&address) {
-            lease.epoch = epoch;
-        }
-        Ok(())
     }
 
-    /// The live lease of an address, for its holder; `None` finds the lease of any holder.
+    /// The live lease of an address, for a request of its holder. Its epoch becomes that of the request.
     ///
     /// # Errors
-    /// NotFound, Busy while the address is being added, Expired for an expired lease or an old epoch.
+    /// NotFound if this holder does not have the address, Busy while it is being added, Expired for an expired lease or
+    /// an old epoch. The table is unchanged then.
     pub fn find_for(
         &mut self,
         address: IpAddr,
-        holder: Option<Holder>,
+        holder: Holder,
         epoch: u64,
         now: BootTime,
     ) -> Result<&mut Lease, Fault> {
-        self.accept_epoch(address, epoch)?;
-        match self.leases.get_mut(&address) {
-            Some(lease) if holder.is_some_and(|holder| holder != lease.holder) => Err(no_lease(address)),
-            Some(lease) if lease.state == LeaseState::Adding => {
-                Err(Fault::new(FaultCode::Busy, &format!("{address} is being added"))
-                    .remedy("wait for the reply to that request"))
-            }
-            Some(lease) if lease.is_expired(now) => Err(lease_expired(address)),
-            Some(lease) => Ok(lease),
-            None if self.past.get(&address).is_some_and(|past| past.expired) => Err(lease_expired(address)),
-            None => Err(no_lease(address)),
-        }
+        self.check(address, holder, epoch, now)?;
+        let lease = self.leases.get_mut(&address).ok_or_else(|| no_lease(address))?;
+        lease.epoch = epoch;
+        Ok(lease)
+    }
+
+    /// Checks that a holder may remove an address; with `any_holder`, also if another holder has it. Changes nothing: the
+    /// epoch of such a request never becomes that of another's lease.
+    ///
+    /// # Errors
+    /// Those of [`LeaseTable::find_for`].
+    pub fn check_removable(
+        &self,
+        address: IpAddr,
+        holder: Holder,
+        any_holder: bool,
+        epoch: u64,
+        now: BootTime,
+    ) -> Result<(), Fault> {
+        let other = self.leases.get(&address).filter(|_| any_holder).map(|lease| lease.holder);
+        self.check(address, other.unwrap_or(holder), epoch, now).map(drop)
     }
 
     /// The lease of an address, of any holder and in any state.
@@ -131,35 +128,43 @@ impl LeaseTable {
         self.leases.get_mut(&address)
     }
 
-    /// Removes a lease and remembers its epoch; `expired` if the lease expired, not if a request removed it.
+    /// Removes a lease and remembers its epoch, for its holder; `expired` if the lease expired, not if a request removed it.
     pub fn remove(&mut self, address: IpAddr, expired: bool) -> Option<Lease> {
         let lease = self.leases.remove(&address)?;
         self.followers.remove(lease.follows, address);
-        if let Some(count) = self.counts.get_mut(&lease.holder) {
-            *count = count.saturating_sub(1);
-        }
-        if self.past.len() >= MAX_PAST_EPOCHS {
-            self.past.retain(|_, past| past.epoch != 0);
-        }
-        if self.past.len() < MAX_PAST_EPOCHS {
-            self.past.insert(address, PastLease { epoch: lease.epoch, expired });
-        }
+        self.shares.subtract(lease.holder);
+        self.past.record(address, lease.holder, PastLease { epoch: lease.epoch, expired });
         Some(lease)
     }
 
-    /// What is remembered of removed addresses.
-    pub(super) fn past(&self) -> impl Iterator<Item = (IpAddr, PastLease)> {
-        self.past.iter().map(|(address, past)| (*address, *past))
+    /// Remembers the epoch of a holder's request that removes an address, its own or another's.
+    pub fn remember_removal(&mut self, address: IpAddr, holder: Holder, epoch: u64) {
+        let expired = self.past.get(address, holder).is_some_and(|past| past.expired);
+        self.past.record(address, holder, PastLease { epoch, expired });
+    }
+
+    /// What is remembered of removed addresses, those first that would be forgotten first.
+    pub(super) fn past(&self) -> Vec<(IpAddr, Holder, PastLease)> {
+        self.past.by_age()
     }
 
     /// Remembers a removed address of the predecessor.
-    pub(super) fn insert_past(&mut self, address: IpAddr, past: PastLease) {
-        self.past.insert(address, past);
+    pub(super) fn insert_past(&mut self, address: IpAddr, holder: Holder, past: PastLease) {
+        self.past.record(address, holder, past);
     }
 
-    /// The followers of an address.
-    pub fn followers_of(&self, address: IpAddr) -> &[IpAddr] {
-        self.followers.of(address)
+    /// The followers of an address: those of the same holder.
+    pub fn followers_of(&self, leader: IpAddr) -> Vec<IpAddr> {
+        let holder = self.leases.get(&leader).map(|lease| lease.holder);
+        let is_same = |follower: &&IpAddr| self.leases.get(follower).map(|lease| lease.holder) == holder;
+        self.followers.of(leader).iter().filter(is_same).copied().collect()
+    }
+
+    /// The address that one follows, if its holder has that too.
+    pub fn leader_of(&self, follower: IpAddr) -> Option<IpAddr> {
+        let lease = self.leases.get(&follower)?;
+        let leader = self.leases.get(&lease.follows?)?;
+        (leader.holder == lease.holder).then_some(leader.placement.address)
     }
 
     /// The addresses whose lease has expired.
@@ -217,6 +222,18 @@ impl LeaseTable {
     }
 }
 
+/// Refuses the epoch of an older owner.
+fn check_epoch(address: IpAddr, epoch: u64, newest: u64) -> Result<(), Fault> {
+    if epoch >= newest {
+        return Ok(());
+    }
+    let message = format!("epoch {epoch} of {address} is older than its newest epoch, {newest}");
+    Err(Fault::new(FaultCode::Expired, &message)
+        .subject(&newest.to_string())
+        .remedy("a newer owner has the address; request it again from the coordinator"))
+}
+
+/// The same for an address of another holder and for one without a lease.
 fn no_lease(address: IpAddr) -> Fault {
     Fault::new(FaultCode::NotFound, &format!("{address} has no lease, or another peer holds it"))
 }

@@ -28,11 +28,13 @@ pub mod lease_table;
 mod move_address;
 mod multicast_limit;
 mod open;
+mod past_epochs;
 mod prober;
 mod reconcile;
 mod removal_notice;
 mod remove;
 mod renew;
+mod shares;
 mod stray;
 mod unicast_announcer;
 
@@ -47,8 +49,10 @@ use tokio::sync::Notify;
 
 pub use add::{AddParams, AddSpec};
 pub use lease_loop::spawn;
-pub use lease_table::{MAX_LEASES, MAX_PAST_EPOCHS};
+pub use past_epochs::MAX_PAST_EPOCHS;
+pub use shares::MAX_LEASES;
 
+use crate::holder::Holder;
 use crate::sys::Netlink;
 use crate::sys::rtnl::Lifetime;
 use announcer::Announcer;
@@ -126,15 +130,16 @@ impl Addresses {
         self.host.fence().is_some()
     }
 
-    /// The addresses that follow one: they are added and removed with it.
-    pub fn followers_of(&self, address: IpAddr) -> Vec<IpAddr> {
-        self.table.borrow().followers_of(address).to_vec()
+    /// The addresses that follow one of a holder: they are added and removed with it.
+    pub fn followers_of(&self, address: IpAddr, holder: Holder) -> Vec<IpAddr> {
+        let table = self.table.borrow();
+        let is_held = table.get(address).is_some_and(|lease| lease.holder == holder);
+        if is_held { table.followers_of(address) } else { Vec::new() }
     }
 
-    /// The address that one follows, if that has a lease.
+    /// The address that one follows, if its holder has that too.
     pub fn leader_of(&self, address: IpAddr) -> Option<IpAddr> {
-        let table = self.table.borrow();
-        table.get(address)?.follows.filter(|leader| table.get(*leader).is_some())
+        self.table.borrow().leader_of(address)
     }
 
     /// The socket for queries about interfaces and changes of them.

@@ -29,7 +29,7 @@ impl Addresses {
     pub fn move_to(
         &self,
         specs: &[Result<AddSpec, Fault>],
-        holder: Option<Holder>,
+        holder: Holder,
         epoch: u64,
         announce: bool,
     ) -> Vec<Outcome> {
@@ -70,7 +70,7 @@ impl Addresses {
     fn start_move(
         &self,
         spec: &AddSpec,
-        holder: Option<Holder>,
+        holder: Holder,
         epoch: u64,
         announce: bool,
     ) -> Result<Option<Move>, Fault> {

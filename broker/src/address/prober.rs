@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use portreeve_protocol::EventCode;
+use tokio::sync::Semaphore;
 
 use super::announcer::Announcer;
 use super::counters::AddressCounters;
@@ -24,6 +25,7 @@ use super::frame_socket::FrameSocket;
 use super::interface_cache::InterfaceCache;
 use super::lease::LeaseState;
 use super::lease_table::LeaseTable;
+use crate::holder::Holder;
 use crate::sys::BootTime;
 use crate::sys::interface::Mac;
 use crate::sys::packet::PacketSocket;
@@ -57,6 +59,8 @@ pub(super) struct Prober {
     probes: RefCell<HashMap<(u32, Ipv4Addr), Probe>>,
     /// When each address was last defended.
     defended: RefCell<HashMap<IpAddr, Instant>>,
+    /// One request of each holder sends at a time, so that holders share the rate limit, however many requests they make.
+    turns: RefCell<HashMap<Holder, Rc<Semaphore>>>,
 }
 
 impl Prober {
@@ -68,12 +72,12 @@ impl Prober {
         events: Rc<EventPublisher>,
         counters: Rc<AddressCounters>,
     ) -> Self {
-        let (probes, defended) = (RefCell::default(), RefCell::default());
-        Self { table, interfaces, frames, announcer, events, counters, probes, defended }
+        let (probes, defended, turns) = Default::default();
+        Self { table, interfaces, frames, announcer, events, counters, probes, defended, turns }
     }
 
-    /// Sends `count` probes for each IPv4 address. Returns those that another host uses.
-    pub async fn probe(&self, placements: &[Placement], count: u8) -> HashMap<IpAddr, Mac> {
+    /// Sends `count` probes for each IPv4 address, on behalf of this holder. Returns those that another host uses.
+    pub async fn probe(&self, placements: &[Placement], count: u8, holder: Holder) -> HashMap<IpAddr, Mac> {
         if self.frames.socket().is_none() {
             return HashMap::new();
         }
@@ -88,7 +92,10 @@ impl Prober {
         if targets.is_empty() {
             return HashMap::new();
         }
+        let turns =
+            self.turns.borrow_mut().entry(holder).or_insert_with(|| Rc::new(Semaphore::new(1))).clone();
         for _ in 0..count {
+            let turn = turns.acquire().await; // never closed
             let next = tokio::time::Instant::now() + INTERVAL;
             for (index, address, own_mac) in &targets {
                 while !self.frames.may_send(*index, 1) {
@@ -96,8 +103,11 @@ impl Prober {
                 }
                 self.frames.send(*index, &frame::probe(*own_mac, *address));
             }
+            drop(turn);
             tokio::time::sleep_until(next).await;
         }
+        drop(turns);
+        self.turns.borrow_mut().retain(|_, turns| Rc::strong_count(turns) > 1);
         self.receive_all();
         let mut probes = self.probes.borrow_mut();
         let rivals = targets.into_iter().filter_map(|(index, address, _)| {

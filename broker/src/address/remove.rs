@@ -24,12 +24,25 @@ pub(super) enum RemovalCause {
 }
 
 impl Addresses {
-    /// Checks that a holder may remove an address; `None` may remove an address of any holder.
+    /// Checks that a holder may remove an address; with `any_holder`, also if another holder has it.
     ///
     /// # Errors
     /// NotFound, Busy, or Expired, also for a lease that has expired but is not removed yet.
-    pub fn check_removable(&self, address: IpAddr, holder: Option<Holder>, epoch: u64) -> Result<(), Fault> {
-        self.table.borrow_mut().find_for(address, holder, epoch, BootTime::now()).map(drop)
+    pub fn check_removable(
+        &self,
+        address: IpAddr,
+        holder: Holder,
+        any_holder: bool,
+        epoch: u64,
+    ) -> Result<(), Fault> {
+        self.table.borrow().check_removable(address, holder, any_holder, epoch, BootTime::now())
+    }
+
+    /// Remembers the epoch of a request that removes these addresses, for the holder that sent it. Their leases, if they
+    /// are another's, do not get this epoch.
+    pub fn remember_removals(&self, addresses: &[IpAddr], holder: Holder, epoch: u64) {
+        let mut table = self.table.borrow_mut();
+        addresses.iter().for_each(|address| table.remember_removal(*address, holder, epoch));
     }
 
     /// Removes those of the addresses that have a lease, and returns the outcome of each of these.

@@ -16,11 +16,11 @@ use crate::sys::BootTime;
 use crate::sys::rtnl::{Lifetime, Placement};
 
 impl Addresses {
-    /// Renews leases of a holder; `None` renews those of any holder. Without a lifetime each lease keeps its own.
+    /// Renews leases of a holder. Without a lifetime each lease keeps its own.
     pub fn renew(
         &self,
         addresses: &[Result<IpAddr, Fault>],
-        holder: Option<Holder>,
+        holder: Holder,
         lifetime: Option<Lifetime>,
         epoch: u64,
     ) -> Vec<Outcome> {
@@ -50,11 +50,11 @@ impl Addresses {
         leases.into_iter().map(outcome).collect()
     }
 
-    /// Starts new announcements of the addresses of a holder; `None` announces those of any holder.
+    /// Starts new announcements of the addresses of a holder.
     pub fn announce_again(
         &self,
         addresses: &[Result<IpAddr, Fault>],
-        holder: Option<Holder>,
+        holder: Holder,
         epoch: u64,
     ) -> Vec<Outcome> {
         let now = BootTime::now();

@@ -28,6 +28,8 @@ pub struct Broker {
     pub lease: Duration,
     /// Whether the broker refuses to start on a kernel without Landlock.
     pub require_landlock: bool,
+    /// Whether the broker refuses to start on a kernel without seccomp.
+    pub require_seccomp: bool,
     /// Whether the configuration can be reloaded. If not, no reader process is started.
     pub reload: bool,
     /// What happens to listeners and addresses that a new configuration no longer allows.
@@ -61,6 +63,7 @@ impl Default for Broker {
             retain: Duration::from_secs(30),
             lease: Duration::from_secs(10),
             require_landlock: false,
+            require_seccomp: false,
             reload: true,
             on_narrow: OnNarrow::default(),
             quotas: Quotas::default(),
@@ -94,6 +97,7 @@ impl Broker {
             retain: reader.seconds("retain", 0..=86_400).unwrap_or(default.retain),
             lease: reader.seconds("lease", 3..=86_400).unwrap_or(default.lease),
             require_landlock: reader.boolean("require_landlock").unwrap_or(default.require_landlock),
+            require_seccomp: reader.boolean("require_seccomp").unwrap_or(default.require_seccomp),
             reload: reader.boolean("reload").unwrap_or(default.reload),
             on_narrow: reader
                 .parsed("on_narrow", on_narrow)

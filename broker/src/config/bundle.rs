@@ -36,6 +36,8 @@ enum ReadResult<'a> {
     NotText { before: &'a str, nul: bool },
     /// The id of an account; `None`: there is no such account.
     Account { group: bool, name: &'a str, id: Option<u32> },
+    /// A file of accounts cannot be read.
+    AccountsUnreadable { file: &'a str, errno: i32 },
 }
 
 /// [`ReadError`] as data.
@@ -46,6 +48,8 @@ enum Cause {
     NotAFile,
     Owner(u32),
     Mode(u32),
+    Directory { path: String, owner: u32, mode: u32 },
+    Entry { path: String, owner: u32 },
     TooLarge { size: u64, remaining: u64 },
     Garbled,
 }
@@ -59,6 +63,10 @@ impl Cause {
             ReadError::NotAFile => Cause::NotAFile,
             ReadError::Owner(user) => Cause::Owner(*user),
             ReadError::Mode(mode) => Cause::Mode(*mode),
+            ReadError::Directory { path, owner, mode } => {
+                Cause::Directory { path: path.clone(), owner: *owner, mode: *mode }
+            }
+            ReadError::Entry { path, owner } => Cause::Entry { path: path.clone(), owner: *owner },
             ReadError::TooLarge { size, remaining } => Cause::TooLarge { size: *size, remaining: *remaining },
             ReadError::OutOfReach => Cause::Open(libc::EACCES),
             ReadError::NotText { .. } | ReadError::Garbled => Cause::Garbled,
@@ -76,6 +84,8 @@ impl From<Cause> for ReadError {
             Cause::NotAFile => ReadError::NotAFile,
             Cause::Owner(user) => ReadError::Owner(user),
             Cause::Mode(mode) => ReadError::Mode(mode),
+            Cause::Directory { path, owner, mode } => ReadError::Directory { path, owner, mode },
+            Cause::Entry { path, owner } => ReadError::Entry { path, owner },
             Cause::TooLarge { size, remaining } => ReadError::TooLarge { size, remaining },
             Cause::Garbled => ReadError::Garbled,
         }
@@ -123,6 +133,21 @@ impl Bundle {
         self.results().filter_map(|result| match result {
             ReadResult::Account { group: true, name, id } => Some((PeerName::Group(name.to_owned()), id)),
             ReadResult::Account { group: false, name, id } => Some((PeerName::User(name.to_owned()), id)),
+            _ => None,
+        })
+    }
+
+    /// Records that a file of accounts cannot be read.
+    pub fn set_accounts_unreadable(&mut self, file: &str, error: &io::Error) {
+        self.add(&ReadResult::AccountsUnreadable { file, errno: error.raw_os_error().unwrap_or(libc::EIO) });
+    }
+
+    /// The file of accounts that cannot be read, if there is one, and why.
+    pub fn accounts_unreadable(&self) -> Option<(String, io::Error)> {
+        self.results().find_map(|result| match result {
+            ReadResult::AccountsUnreadable { file, errno } => {
+                Some((file.to_owned(), io::Error::from_raw_os_error(errno)))
+            }
             _ => None,
         })
     }

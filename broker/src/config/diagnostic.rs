@@ -3,6 +3,7 @@
 //! A [`Diagnostic`] keeps the line that it is about, so that it can be shown, logged or sent as JSON without the
 //! sources. [`Problems`] collects a bounded number of them while files are read.
 
+use portreeve_protocol::printable::Escaped;
 use serde::Serialize;
 
 use super::report::Report;
@@ -127,15 +128,9 @@ impl Diagnostic {
     }
 }
 
-/// The text with control characters escaped, so that it stays on one line and cannot control a terminal.
+/// The text with the characters escaped that are not printable, so that it stays on one line and cannot control a terminal.
 pub(super) fn escaped(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        match c.is_control() {
-            true => out.extend(c.escape_default()),
-            false => out.push(c),
-        }
-        out
-    })
+    Escaped(text).to_string()
 }
 
 impl Excerpt {

@@ -4,12 +4,15 @@
 //! through the trait [`Files`], so that a configuration recorded by the reader process is parsed by the same code.
 
 use std::ffi::OsStr;
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
+use super::trusted_path;
 use crate::sys::directory::{self, FileType};
 
 /// The maximum size in bytes of all files of one configuration together. The parsed tree of the densest possible text
@@ -19,7 +22,8 @@ pub const MAX_BYTES: u64 = 32 << 20;
 /// Which users besides root may own a configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// None. The broker uses this: the file decides what root does.
+    /// None. The broker uses this: the file decides what root does. Nobody else may be able to replace the file either, by
+    /// a directory or a symbolic link of its path.
     RootOnly,
     /// The user with this id, who checks their own file.
     RootOr(u32),
@@ -40,6 +44,14 @@ pub(crate) enum ReadError {
     Owner(u32),
     #[error("is writable by its group or by everyone (mode {0:04o})")]
     Mode(u32),
+    #[error(
+        "is below the directory {path:?}, in which others than root can replace it (owner {owner}, mode {mode:04o})"
+    )]
+    Directory { path: String, owner: u32, mode: u32 },
+    #[error(
+        "is reached through {path:?}, which is in a directory that everyone can write to, and is owned by the user with id {owner}"
+    )]
+    Entry { path: String, owner: u32 },
     #[error("has {size} bytes; all files of a configuration together may have {MAX_BYTES}{}", after_others(*remaining))]
     TooLarge { size: u64, remaining: u64 },
     #[error("is not text: byte {offset} is {what}")]
@@ -85,6 +97,12 @@ impl ReadError {
             ReadError::NotAFile => "include a file or a directory of files".to_owned(),
             ReadError::Owner(_) => format!("chown root {}", path.display()),
             ReadError::Mode(_) => format!("chmod go-w {}", path.display()),
+            ReadError::Directory { path, owner, mode } => match (*owner != 0, mode & 0o022 != 0) {
+                (true, true) => format!("chown root {path} && chmod go-w {path}, or move the file"),
+                (true, false) => format!("chown root {path}, or move the file"),
+                (false, _) => format!("chmod go-w {path}, or move the file"),
+            },
+            ReadError::Entry { path, .. } => format!("chown -h root {path}, or move the file"),
             ReadError::TooLarge { .. } => "check that this is the right file".to_owned(),
             ReadError::NotText { .. } => "save it as UTF-8 text without NUL bytes".to_owned(),
             ReadError::OutOfReach => {
@@ -139,9 +157,16 @@ impl Files for Disk {
 
 fn open(path: &Path, trust: Trust) -> Result<(File, Metadata), ReadError> {
     // Opening a FIFO must not block, and opening a terminal must not make it the controlling one.
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let mut options = OpenOptions::new();
-    let file = options.read(true).custom_flags(flags).open(path).map_err(ReadError::Open)?;
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match trust {
+        Trust::RootOnly | Trust::RootOr(0) => trusted_path::open(path, flags)?,
+        // Whoever checks their own file can replace it anyway.
+        Trust::RootOr(_) | Trust::Anyone => {
+            let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
+            let opened = rustix::fs::open(path, flags, rustix::fs::Mode::empty());
+            File::from(opened.map_err(|errno| ReadError::Open(errno.into()))?)
+        }
+    };
     let meta = file.metadata().map_err(ReadError::Open)?;
     if !meta.is_file() && !meta.is_dir() {
         return Err(ReadError::NotAFile);

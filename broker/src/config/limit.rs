@@ -49,6 +49,42 @@ impl Resource {
     }
 }
 
+/// A set of resources.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources(u16);
+
+impl Resources {
+    /// Every resource.
+    pub const ALL: Self = Self(u16::MAX);
+    /// No resource.
+    pub const NONE: Self = Self(0);
+
+    /// Whether it has a resource.
+    pub fn contains(self, resource: Resource) -> bool {
+        self.has_number(resource.number())
+    }
+
+    /// Whether it has the resource of this number.
+    pub fn has_number(self, number: u32) -> bool {
+        1_u16.checked_shl(number).is_some_and(|bit| self.0 & bit != 0)
+    }
+
+    /// The names of its resources that another set lacks.
+    pub fn names_not_in(self, other: Self) -> impl Iterator<Item = &'static str> {
+        (0..NAMES.len())
+            .map(Resource)
+            .filter(move |it| self.contains(*it) && !other.contains(*it))
+            .map(Resource::name)
+    }
+}
+
+impl FromIterator<Resource> for Resources {
+    fn from_iter<I: IntoIterator<Item = Resource>>(resources: I) -> Self {
+        let bits = resources.into_iter().filter_map(|resource| 1_u16.checked_shl(resource.number()));
+        Self(bits.fold(0, |set, bit| set | bit))
+    }
+}
+
 /// A resource and its limit, in the resource's own unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limit {

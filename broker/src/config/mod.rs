@@ -38,6 +38,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod trusted_path;
 mod typed;
 mod worker;
 
@@ -50,7 +51,7 @@ pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS, Severity};
 pub use duravip::DuraVip;
 pub use files::{MAX_BYTES, Trust};
 pub use include::{MAX_FILES, MAX_INCLUDE_DEPTH};
-pub use limit::{Limit, Resource};
+pub use limit::{Limit, Resource, Resources};
 pub use listener::{Listener, SocketOptions};
 pub use parser::MAX_DEPTH;
 pub use pattern::{Hosts, ListenPattern, Malformed, well_formed};

@@ -28,6 +28,14 @@ pub enum PeerName {
     Group(String),
 }
 
+impl PeerName {
+    /// Whether it is a number, which stands for itself.
+    pub fn is_number(&self) -> bool {
+        let (PeerName::User(name) | PeerName::Group(name)) = self;
+        name.bytes().all(|byte| byte.is_ascii_digit())
+    }
+}
+
 impl std::fmt::Display for PeerName {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

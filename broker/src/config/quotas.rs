@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use super::reader::Reader;
+use crate::holder::Holder;
+
+/// The default of `max_addresses` for a user other than root.
+const USER_ADDRESSES: u32 = 4_096;
 
 /// The limits of each peer. All sessions of one user count together; the worker is a peer of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,15 +15,17 @@ pub struct Quotas {
     pub sessions: u32,
     /// New sessions per second; further ones wait.
     pub new_sessions: u32,
+    /// Requests per second; further ones wait. Does not apply to the worker and root.
+    pub requests: u32,
     /// Concurrent listeners.
     pub listeners: u32,
-    /// Concurrent addresses.
-    pub addresses: u32,
-    /// Requests of one session in flight; a further one gets the fault `busy`.
+    /// Concurrent addresses; `None` for the defaults, which depend on the peer: see [`Quotas::addresses_of`].
+    pub addresses: Option<u32>,
+    /// Requests in flight; a further one gets the fault `busy`.
     pub in_flight: u32,
     /// Refused requests per second; beyond that the peer's next reply is delayed. Does not apply to the worker.
     pub refusals: u32,
-    /// Log lines per second about refusals and ended sessions; further ones are counted in one line.
+    /// Log lines per second about requests that change nothing and about ended sessions; further ones are counted in one line.
     pub lines: u32,
     /// How long the peer may leave a reply unread, or take to send Hello.
     pub unread_timeout: Duration,
@@ -30,8 +36,9 @@ impl Default for Quotas {
         Quotas {
             sessions: 64,
             new_sessions: 200,
+            requests: 1_000,
             listeners: 16_384,
-            addresses: 10_240,
+            addresses: None,
             in_flight: 256,
             refusals: 50,
             lines: 20,
@@ -41,12 +48,23 @@ impl Default for Quotas {
 }
 
 impl Quotas {
+    /// How many addresses a holder may have. Without a configured number, the worker and root may have all that the
+    /// table of leases allows them.
+    pub fn addresses_of(&self, holder: Holder) -> usize {
+        let default = match holder {
+            Holder::Worker | Holder::ROOT => None,
+            Holder::User(_) => Some(USER_ADDRESSES),
+        };
+        self.addresses.or(default).and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX)
+    }
+
     /// Each value by its option's name, in the option's unit.
-    pub fn named(&self) -> [(&'static str, u64); 8] {
+    pub fn named(&self) -> [(&'static str, u64); 9] {
         // Destructured in full, so that no quota is forgotten.
         let Quotas {
             sessions,
             new_sessions,
+            requests,
             listeners,
             addresses,
             in_flight,
@@ -57,8 +75,9 @@ impl Quotas {
         [
             ("max_sessions", sessions.into()),
             ("max_new_sessions", new_sessions.into()),
+            ("max_requests", requests.into()),
             ("max_listeners", listeners.into()),
-            ("max_addresses", addresses.into()),
+            ("max_addresses", addresses.unwrap_or(USER_ADDRESSES).into()),
             ("max_in_flight", in_flight.into()),
             ("max_refusals", refusals.into()),
             ("max_log_lines", lines.into()),
@@ -71,8 +90,9 @@ impl Quotas {
         Quotas {
             sessions: reader.number("max_sessions", 1..=256).unwrap_or(default.sessions),
             new_sessions: reader.number("max_new_sessions", 1..=100_000).unwrap_or(default.new_sessions),
+            requests: reader.number("max_requests", 1..=1_000_000).unwrap_or(default.requests),
             listeners: reader.number("max_listeners", 1..=1_000_000).unwrap_or(default.listeners),
-            addresses: reader.number("max_addresses", 1..=10_240).unwrap_or(default.addresses),
+            addresses: reader.number("max_addresses", 1..=10_240).or(default.addresses),
             in_flight: reader.number("max_in_flight", 1..=65_536).unwrap_or(default.in_flight),
             refusals: reader.number("max_refusals", 1..=100_000).unwrap_or(default.refusals),
             lines: reader.number("max_log_lines", 1..=100_000).unwrap_or(default.lines),

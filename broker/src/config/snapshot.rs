@@ -65,7 +65,17 @@ impl Snapshot {
     }
 
     fn add_worker(&mut self, worker: &Worker) {
-        let Worker { command, environment, limits, restart, stable_after, stop_timeout, span: _ } = worker;
+        let Worker {
+            command,
+            environment,
+            limits,
+            restart,
+            stable_after,
+            stop_timeout,
+            orphan_timeout,
+            end_descendants,
+            span: _,
+        } = worker;
         let mut add = |name: &str, value: String| self.add(format!("worker {name}"), value);
         add("command", quoted_words(command.iter().map(|word| &word.value)));
         let variables = environment.iter().map(|(key, value)| format!("{}={}", key.value, value.value));
@@ -74,6 +84,8 @@ impl Snapshot {
         add("restart", restart.to_string());
         add("stable_after", stable_after.as_secs().to_string());
         add("stop_timeout", stop_timeout.as_secs().to_string());
+        add("orphan_timeout", orphan_timeout.as_secs().to_string());
+        add("end_descendants", end_descendants.to_string());
     }
 
     fn add_broker(&mut self, broker: &Broker) {
@@ -84,6 +96,7 @@ impl Snapshot {
             retain,
             lease,
             require_landlock,
+            require_seccomp,
             reload,
             on_narrow,
             quotas,
@@ -96,6 +109,7 @@ impl Snapshot {
         add("socket_mode", format!("{socket_mode:04o}"));
         add("socket_group", text(socket_group));
         add("require_landlock", require_landlock.to_string());
+        add("require_seccomp", require_seccomp.to_string());
         add("reload", reload.to_string());
         add("retain", retain.as_secs().to_string());
         add("lease", lease.as_secs().to_string());

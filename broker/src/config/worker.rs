@@ -23,6 +23,10 @@ pub struct Worker {
     pub stable_after: Duration,
     /// How long the worker may take to end after SIGTERM before it is killed.
     pub stop_timeout: Duration,
+    /// How long the worker may run without its broker before it is stopped.
+    pub orphan_timeout: Duration,
+    /// Whether the processes that a worker has left are ended before the next worker starts.
+    pub end_descendants: bool,
     /// The place of the scope.
     pub span: Span,
 }
@@ -38,6 +42,8 @@ impl Worker {
             restart: reader.boolean("restart").unwrap_or(true),
             stable_after: reader.seconds("stable_after", 0..=86_400).unwrap_or(Duration::from_secs(60)),
             stop_timeout: reader.seconds("stop_timeout", 0..=3_600).unwrap_or(Duration::from_secs(30)),
+            orphan_timeout: reader.seconds("orphan_timeout", 0..=3_600).unwrap_or(Duration::ZERO),
+            end_descendants: reader.boolean("end_descendants").unwrap_or(false),
             span: reader.section.name,
         };
         reader.no_other_options();

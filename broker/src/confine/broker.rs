@@ -3,7 +3,7 @@
 
 use portreeve_protocol::status::Credentials;
 
-use super::landlock::{self, Landlock, Permitted};
+use super::landlock::{self, Landlock, Listed, Permitted};
 use super::seccomp::{self, Seccomp, SeccompNeeds};
 use super::verify::ProcStatus;
 use super::{locks, root};
@@ -23,6 +23,10 @@ pub struct Confinement<'a> {
     pub policy: &'a Policy,
     /// Whether a kernel that cannot enforce all Landlock restrictions is fatal.
     pub require_landlock: bool,
+    /// Whether a kernel without seccomp is fatal.
+    pub require_seccomp: bool,
+    /// Whether the kernel lists Landlock as active.
+    pub landlock_listed: Listed,
     /// The seccomp mode at the start.
     pub seccomp: u8,
 }
@@ -69,12 +73,14 @@ impl Confinement<'_> {
         let sockets = directories.descriptors();
         let permitted = Permitted { tcp_ports: self.policy.tcp_ports(), socket_directories: &sockets };
         let landlock = if inject::lock("landlock")? {
-            landlock::restrict(permitted)?
+            landlock::restrict(permitted, self.landlock_listed)?
         } else {
-            Landlock::Absent("omitted by a test")
+            Landlock::Absent("omitted by a test".to_owned())
         };
         let needs = needs(self.policy, sockets.len());
-        let seccomp = if inject::lock("seccomp")? { seccomp::install(&needs)? } else { Seccomp::Absent };
+        let support = status.seccomp_support()?;
+        let seccomp =
+            if inject::lock("seccomp")? { seccomp::install(&needs, support)? } else { Seccomp::Absent };
 
         inject::point("one_thread")?;
         status.expect_one_thread("broker")?;
@@ -88,8 +94,8 @@ impl Confinement<'_> {
 
     /// The result that [`Confinement::apply`] will have on this kernel. Restricts nothing and needs no privilege.
     pub fn predict(&self, socket_directories: usize) -> Result<Verified, Failure> {
-        let landlock = landlock::probe(self.policy.tcp_ports())?;
-        let seccomp = seccomp::probe(&needs(self.policy, socket_directories));
+        let landlock = landlock::probe(self.policy.tcp_ports(), self.landlock_listed)?;
+        let seccomp = seccomp::probe(&needs(self.policy, socket_directories))?;
         self.verified(self.expected(&seccomp), socket_directories, &landlock, &seccomp)
     }
 
@@ -108,6 +114,14 @@ impl Confinement<'_> {
                 lacking,
                 "boot a kernel with Landlock (CONFIG_SECURITY_LANDLOCK and lsm=landlock), or set \
                  require_landlock = false in the broker scope",
+            ));
+        }
+        if let Some(lacking) = seccomp.lacking().filter(|_| self.require_seccomp) {
+            return Err(Failure::new(
+                Exit::Unavailable,
+                STEP,
+                lacking,
+                "boot a kernel with seccomp (CONFIG_SECCOMP), or set require_seccomp = false in the broker scope",
             ));
         }
         let root = match socket_directories {
@@ -138,7 +152,7 @@ impl Confinement<'_> {
 
 /// The optional features that a broker with this policy and this number of socket directories needs.
 pub fn needs(policy: &Policy, socket_directories: usize) -> SeccompNeeds {
-    SeccompNeeds { socket_files: socket_directories > 0, limits: policy.has_limits() }
+    SeccompNeeds { socket_files: socket_directories > 0, limits: policy.limited_resources() }
 }
 
 /// Sets all user and group ids to 0 and clears the supplementary groups.

@@ -49,7 +49,7 @@ pub enum Landlock {
         lacking: Vec<&'static str>,
     },
     /// None, with the cause.
-    Absent(&'static str),
+    Absent(String),
 }
 
 impl Landlock {
@@ -113,11 +113,11 @@ pub enum Bind {
 ///
 /// # Errors
 /// The call that failed. A kernel without Landlock, or with an older one, is not an error but is reported in the result.
-pub fn restrict<D: AsFd>(permitted: Permitted<'_, D>) -> Result<Landlock, Failure> {
+pub fn restrict<D: AsFd>(permitted: Permitted<'_, D>, listed: Listed) -> Result<Landlock, Failure> {
     let bind = bind(permitted.tcp_ports);
     let status =
         apply(permitted, bind).map_err(|error| Failure::os(STEP, "restricting the broker", error))?;
-    Ok(to_landlock(status.landlock, &status.ruleset, bind))
+    Ok(to_landlock(&absence(listed), status.landlock, &status.ruleset, bind))
 }
 
 /// Restricts this process, which must be single-threaded, to reading files below these directories; no TCP, no signals
@@ -125,7 +125,7 @@ pub fn restrict<D: AsFd>(permitted: Permitted<'_, D>) -> Result<Landlock, Failur
 ///
 /// # Errors
 /// As [`restrict`].
-pub fn restrict_to_reading<D: AsFd>(directories: &[D]) -> Result<Landlock, Failure> {
+pub fn restrict_to_reading<D: AsFd>(directories: &[D], listed: Listed) -> Result<Landlock, Failure> {
     let apply = || -> Result<RestrictionStatus, RulesetError> {
         let mut ruleset = Ruleset::default()
             .handle_access(AccessFs::from_all(NEWEST_ABI))?
@@ -139,24 +139,33 @@ pub fn restrict_to_reading<D: AsFd>(directories: &[D]) -> Result<Landlock, Failu
         ruleset.restrict_self()
     };
     let status = apply().map_err(|error| Failure::os(STEP, "restricting the reader", error))?;
-    Ok(to_landlock(status.landlock, &status.ruleset, Bind::Ports(0)))
+    Ok(to_landlock(&absence(listed), status.landlock, &status.ruleset, Bind::Ports(0)))
+}
+
+/// Lets this process and its children signal only each other: the worker cannot signal its launcher. Changes nothing on a
+/// kernel without Landlock or before Linux 6.12. See landlock(7), LANDLOCK_SCOPE_SIGNAL.
+///
+/// # Errors
+/// The call that failed.
+pub fn scope_signals() -> Result<(), RulesetError> {
+    Ruleset::default().scope(Scope::Signal)?.create()?.restrict_self().map(drop)
 }
 
 /// The result that [`restrict_to_reading`] would have; see [`probe`].
 ///
 /// # Errors
 /// As [`restrict`].
-pub fn probe_reading() -> Result<Landlock, Failure> {
-    on_a_thread(|| restrict_to_reading(&[] as &[BorrowedFd<'_>]))
+pub fn probe_reading(listed: Listed) -> Result<Landlock, Failure> {
+    on_a_thread(|| restrict_to_reading(&[] as &[BorrowedFd<'_>], listed))
 }
 
 /// The result that [`restrict`] would have. Tried on a temporary thread: Landlock applies per thread.
 ///
 /// # Errors
 /// As [`restrict`].
-pub fn probe(tcp_ports: &[RangeInclusive<u16>]) -> Result<Landlock, Failure> {
+pub fn probe(tcp_ports: &[RangeInclusive<u16>], listed: Listed) -> Result<Landlock, Failure> {
     let permitted = Permitted { tcp_ports, socket_directories: &[] as &[BorrowedFd<'_>] };
-    on_a_thread(|| restrict(permitted))
+    on_a_thread(|| restrict(permitted, listed))
 }
 
 fn on_a_thread(restrict: impl FnOnce() -> Result<Landlock, Failure> + Send) -> Result<Landlock, Failure> {
@@ -199,6 +208,52 @@ fn apply<D: AsFd>(permitted: Permitted<'_, D>, bind: Bind) -> Result<Restriction
     ruleset.restrict_self()
 }
 
+/// Whether the kernel lists Landlock among its active security modules, in the file `lsm` of securityfs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// It does.
+    Active,
+    /// It does not.
+    Inactive,
+    /// The file is not there: securityfs is not mounted, as in many containers.
+    Unknown,
+}
+
+impl Listed {
+    /// Reads the file.
+    pub fn read() -> Self {
+        match std::fs::read_to_string("/sys/kernel/security/lsm") {
+            Ok(modules) if modules.trim().split(',').any(|module| module == "landlock") => Self::Active,
+            Ok(_) => Self::Inactive,
+            Err(_) => Self::Unknown,
+        }
+    }
+}
+
+/// Why a kernel reports no Landlock although it is not disabled.
+fn absence(listed: Listed) -> String {
+    // SAFETY: the pointer is null, as the flag LANDLOCK_CREATE_RULESET_VERSION requires; the kernel returns a number.
+    let asked =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, 1_u32) };
+    let errno = if asked == -1 { nix::errno::Errno::last() } else { nix::errno::Errno::UnknownErrno };
+    absence_by(errno, listed)
+}
+
+fn absence_by(errno: nix::errno::Errno, listed: Listed) -> String {
+    const FILTER: &str = "the system call filter of a container or of the service manager denies it";
+    use nix::errno::Errno;
+    match (errno, listed) {
+        (Errno::ENOSYS | Errno::UnknownErrno, Listed::Inactive) => {
+            "the kernel does not support it".to_owned()
+        }
+        (Errno::ENOSYS | Errno::UnknownErrno, Listed::Unknown) => {
+            format!("the kernel does not support it, or {FILTER}")
+        }
+        // The kernel itself has no other error for this call.
+        _ => format!("{FILTER} ({})", errno.desc()),
+    }
+}
+
 /// The restrictions that each Landlock ABI added.
 const SINCE: [(u32, &str); 5] = [
     (2, "moving files between directories (Linux 5.19)"),
@@ -208,13 +263,15 @@ const SINCE: [(u32, &str); 5] = [
     (6, "signals and abstract Unix sockets (Linux 6.12)"),
 ];
 
-fn to_landlock(kernel: LandlockStatus, ruleset: &RulesetStatus, bind: Bind) -> Landlock {
+fn to_landlock(absence: &str, kernel: LandlockStatus, ruleset: &RulesetStatus, bind: Bind) -> Landlock {
     let abi = match kernel {
         LandlockStatus::Available { effective_abi, .. } => effective_abi as u32,
         LandlockStatus::NotEnabled => {
-            return Landlock::Absent("it is disabled; add landlock to lsm= on the kernel command line");
+            return Landlock::Absent(
+                "it is disabled; add landlock to lsm= on the kernel command line".to_owned(),
+            );
         }
-        LandlockStatus::NotImplemented => return Landlock::Absent("the kernel does not support it"),
+        LandlockStatus::NotImplemented => return Landlock::Absent(absence.to_owned()),
     };
     match ruleset {
         RulesetStatus::FullyEnforced => Landlock::Enforced { abi: abi.min(NEWEST_ABI as u32), bind },
@@ -222,7 +279,7 @@ fn to_landlock(kernel: LandlockStatus, ruleset: &RulesetStatus, bind: Bind) -> L
             let lacking = SINCE.iter().filter(|(since, _)| *since > abi).map(|(_, what)| *what).collect();
             Landlock::Partial { abi, lacking }
         }
-        RulesetStatus::NotEnforced => Landlock::Absent("the kernel enforced no restriction"),
+        RulesetStatus::NotEnforced => Landlock::Absent("the kernel enforced no restriction".to_owned()),
     }
 }
 
@@ -240,19 +297,33 @@ mod tests {
     #[test]
     fn an_older_kernel_is_reported_with_what_it_lacks() {
         let linux_6_7 = LandlockStatus::Available { effective_abi: ABI::V4, kernel_abi: None };
-        let partial = to_landlock(linux_6_7, &RulesetStatus::PartiallyEnforced, Bind::Ports(1));
+        let partial = to_landlock("", linux_6_7, &RulesetStatus::PartiallyEnforced, Bind::Ports(1));
         let lacking = vec!["ioctl on devices (Linux 6.10)", "signals and abstract Unix sockets (Linux 6.12)"];
         assert_eq!(partial, Landlock::Partial { abi: 4, lacking });
     }
 
     #[test]
     fn disabled_and_missing_landlock_are_distinguished() {
-        let off = to_landlock(LandlockStatus::NotEnabled, &RulesetStatus::NotEnforced, Bind::EveryPort);
-        let absent =
-            to_landlock(LandlockStatus::NotImplemented, &RulesetStatus::NotEnforced, Bind::EveryPort);
+        let off = to_landlock("", LandlockStatus::NotEnabled, &RulesetStatus::NotEnforced, Bind::EveryPort);
+        let absent = to_landlock(
+            "absent",
+            LandlockStatus::NotImplemented,
+            &RulesetStatus::NotEnforced,
+            Bind::EveryPort,
+        );
         assert!(
             matches!((&off, &absent), (Landlock::Absent(off), Landlock::Absent(absent)) if off != absent)
         );
+    }
+
+    #[test]
+    fn a_denied_landlock_is_not_taken_for_a_missing_one() {
+        use nix::errno::Errno;
+        assert_eq!(absence_by(Errno::ENOSYS, Listed::Inactive), "the kernel does not support it");
+        assert!(absence_by(Errno::ENOSYS, Listed::Unknown).contains(", or the system call filter"));
+        for (errno, listed) in [(Errno::ENOSYS, Listed::Active), (Errno::EPERM, Listed::Unknown)] {
+            assert!(absence_by(errno, listed).starts_with("the system call filter"), "{errno} {listed:?}");
+        }
     }
 
     #[test]

@@ -12,8 +12,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, ROOT, setgroups, setresgid, setresuid, setsid};
 use portreeve_protocol::status::Credentials;
 
-use super::landlock::{self, Landlock};
+use super::landlock::{self, Landlock, Listed};
 use super::seccomp::{self, Seccomp};
+use super::verify::ProcStatus;
 use super::{limits, locks};
 use crate::capability::{CapabilitySet, State};
 use crate::failure::Failure;
@@ -57,10 +58,11 @@ impl Confinement {
         inject::point("reader.private")?;
         limits::make_private()?;
         inject::point("reader.landlock")?;
-        let landlock = landlock::restrict_to_reading(&directories)?;
+        let support = ProcStatus::open("self")?.seccomp_support()?;
+        let landlock = landlock::restrict_to_reading(&directories, Listed::read())?;
         drop(directories);
         inject::point("reader.seccomp")?;
-        Ok(self.lines(&landlock, &seccomp::install_for_reader()?))
+        Ok(self.lines(&landlock, &seccomp::install_for_reader(support)?))
     }
 
     fn open(&self) -> Result<Vec<OwnedFd>, Failure> {
@@ -74,15 +76,18 @@ impl Confinement {
     }
 
     /// The credentials that the kernel must report.
-    pub fn expected(&self) -> Credentials {
-        let filtered = seccomp::probe_for_reader() != Seccomp::Absent;
+    ///
+    /// # Errors
+    /// The kernel's support of seccomp cannot be found out.
+    pub fn expected(&self) -> Result<Credentials, Failure> {
+        let filtered = seccomp::probe_for_reader()? != Seccomp::Absent;
         let seccomp = if filtered { 2 } else { self.seccomp };
-        Credentials { no_new_privs: true, seccomp, ..Credentials::default() }
+        Ok(Credentials { no_new_privs: true, seccomp, ..Credentials::default() })
     }
 
     /// The lines that [`Confinement::apply`] will return on this kernel. Needs no privilege.
     pub fn predict(&self) -> Result<Vec<String>, Failure> {
-        Ok(self.lines(&landlock::probe_reading()?, &seccomp::probe_for_reader()))
+        Ok(self.lines(&landlock::probe_reading(Listed::read())?, &seccomp::probe_for_reader()?))
     }
 
     fn lines(&self, landlock: &Landlock, seccomp: &Seccomp) -> Vec<String> {

@@ -19,6 +19,7 @@ pub(super) const READER: &[Rule] = calls! {
     SYS_statx: "owner and mode of a file";
     SYS_fstat: "owner and mode of a file";
     SYS_newfstatat: "owner and mode of a file";
+    SYS_readlinkat: "the symbolic links of a path";
     SYS_getdents64: "the files of a directory";
     SYS_read: "files";
     SYS_pread64: "files";
@@ -62,7 +63,6 @@ pub(super) const REFUSED_TO_READER: &[Rule] = calls! {
     SYS_faccessat: "files of locale or time zone";
     #[cfg(target_arch = "x86_64")] SYS_stat: "files of locale or time zone";
     #[cfg(target_arch = "x86_64")] SYS_readlink: "a backtrace's own executable";
-    SYS_readlinkat: "a backtrace's own executable";
     SYS_getcwd: "a backtrace's relative paths";
     SYS_socket: "the name service's cache, the system log";
     SYS_connect: "the name service's cache, the system log";

@@ -2,7 +2,11 @@
 //!
 //! Promises: after [`install`] this process can make only the calls of `syscalls`. A few calls that the C library
 //! makes on its own fail with EACCES; any other call ends the process with SIGSYS, which the kernel's audit log records.
-//! Touches all threads of this process, irrevocably. Sources: seccomp(2).
+//! Touches all threads of this process, irrevocably. Sources: seccomp(2), proc_pid_status(5).
+//!
+//! Only a kernel without seccomp is reported as one: its /proc/self/status has no line `Seccomp`, and the call fails with
+//! ENOSYS or EINVAL. On any other kernel these errors come from the filter of a container or a service manager, and are
+//! failures.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +22,9 @@ use super::reader_syscalls::{READER, REFUSED_TO_READER};
 use super::syscalls::{
     ALWAYS, Check, LIMITS, NO_LIMITS, REFUSED, REFUSED_WITHOUT_SOCKET_FILES, Rule, SOCKET_FILES,
 };
-use crate::failure::Failure;
+use super::verify::ProcStatus;
+use crate::config::Resources;
+use crate::failure::{Exit, Failure};
 
 const STEP: &str = "seccomp";
 
@@ -27,8 +33,8 @@ const STEP: &str = "seccomp";
 pub struct SeccompNeeds {
     /// Binding Unix sockets and removing their files at run time.
     pub socket_files: bool,
-    /// Setting resource limits of peers at run time.
-    pub limits: bool,
+    /// Setting limits of these resources for peers at run time.
+    pub limits: Resources,
 }
 
 /// What the kernel enforces, as it reports.
@@ -39,7 +45,7 @@ pub enum Seccomp {
         /// The number of allowed system calls.
         calls: usize,
     },
-    /// The kernel was built without seccomp filters.
+    /// The kernel was built without seccomp.
     Absent,
 }
 
@@ -47,7 +53,7 @@ impl Seccomp {
     /// A sentence for the operator if the filter is not enforced.
     pub fn lacking(&self) -> Option<String> {
         matches!(self, Seccomp::Absent)
-            .then(|| "no seccomp: the kernel was built without CONFIG_SECCOMP_FILTER".to_owned())
+            .then(|| "no seccomp: the kernel was built without CONFIG_SECCOMP".to_owned())
     }
 }
 
@@ -61,62 +67,82 @@ impl fmt::Display for Seccomp {
     }
 }
 
-/// Installs the filter for all threads, irrevocably.
+/// Installs the filter for all threads, irrevocably. `support` is what /proc/self/status shows.
 ///
 /// # Errors
-/// The filter cannot be compiled, or the kernel refuses it. A kernel without seccomp is not an error but is reported in
-/// the result.
-pub fn install(needs: &SeccompNeeds) -> Result<Seccomp, Failure> {
+/// The filter cannot be compiled, or the kernel or an outer filter refuses it. A kernel without seccomp is not an error
+/// but is reported in the result.
+pub fn install(needs: &SeccompNeeds, support: Support) -> Result<Seccomp, Failure> {
     let (allowed, refused) = lists(*needs);
-    install_lists(allowed, refused)
+    install_lists(allowed, refused, needs.limits, support)
 }
 
 /// Installs the reader's filter.
 ///
 /// # Errors
 /// As [`install`].
-pub fn install_for_reader() -> Result<Seccomp, Failure> {
-    install_lists(READER.iter().collect(), REFUSED_TO_READER.iter().collect())
+pub fn install_for_reader(support: Support) -> Result<Seccomp, Failure> {
+    install_lists(READER.iter().collect(), REFUSED_TO_READER.iter().collect(), Resources::NONE, support)
 }
 
-fn install_lists(allowed: Vec<&Rule>, refused: Vec<&Rule>) -> Result<Seccomp, Failure> {
+fn install_lists(
+    allowed: Vec<&Rule>,
+    refused: Vec<&Rule>,
+    limits: Resources,
+    support: Support,
+) -> Result<Seccomp, Failure> {
     let calls = allowed.len();
     let install_both = || -> Result<(), Error> {
         // Of two filters the stricter result counts. The one that returns EACCES comes first: the other one forbids installing
         // a second filter.
-        let refusing = compile(&refused, SeccompAction::Allow, SeccompAction::Errno(EACCES.unsigned_abs()))?;
-        let allowing = allowed.into_iter().chain(refused).collect::<Vec<_>>();
-        let allowing = compile(&allowing, SeccompAction::KillProcess, SeccompAction::Allow)?;
+        let refusing =
+            compile(&refused, limits, SeccompAction::Allow, SeccompAction::Errno(EACCES.unsigned_abs()))?;
+        // The first filter has decided which arguments are refused.
+        let refused: Vec<Rule> = refused.into_iter().map(|rule| Rule { any_of: &[], ..*rule }).collect();
+        let allowing = allowed.into_iter().chain(&refused).collect::<Vec<_>>();
+        let allowing = compile(&allowing, limits, SeccompAction::KillProcess, SeccompAction::Allow)?;
         apply_filter_all_threads(&refusing)?;
         apply_filter_all_threads(&allowing)
     };
     match install_both() {
         Ok(()) => Ok(Seccomp::Enforced { calls }),
-        Err(Error::Seccomp(error)) if is_absent(&error) => Ok(Seccomp::Absent),
-        Err(error) => Err(Failure::os(STEP, "installing the system call filter", error)),
+        Err(Error::Seccomp(error)) => match support.failure(&error, "installing the system call filter") {
+            None => Ok(Seccomp::Absent),
+            Some(failure) => Err(failure),
+        },
+        Err(error) => Err(Failure::os(STEP, "compiling the system call filter", error)),
     }
 }
 
 /// The result that [`install`] would have. Asks the kernel whether it supports the action that ends the process
 /// (SECCOMP_GET_ACTION_AVAIL, Linux 4.14) and changes nothing.
-pub fn probe(needs: &SeccompNeeds) -> Seccomp {
+///
+/// # Errors
+/// The kernel has seccomp, and the call fails: an outer filter denies it.
+pub fn probe(needs: &SeccompNeeds) -> Result<Seccomp, Failure> {
     probe_of(allowed(needs).count())
 }
 
 /// The result that [`install_for_reader`] would have.
-pub fn probe_for_reader() -> Seccomp {
+///
+/// # Errors
+/// As [`probe`].
+pub fn probe_for_reader() -> Result<Seccomp, Failure> {
     probe_of(READER.len())
 }
 
-fn probe_of(calls: usize) -> Seccomp {
+fn probe_of(calls: usize) -> Result<Seccomp, Failure> {
+    let support = ProcStatus::open("self")?.seccomp_support()?;
     let action = libc::SECCOMP_RET_KILL_PROCESS;
     // SAFETY: the kernel reads one u32 through the pointer, which is valid.
     let known =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) };
-    match known {
-        -1 if is_absent(&io::Error::last_os_error()) => Seccomp::Absent,
-        // Any other error is reported at the start.
-        _ => Seccomp::Enforced { calls },
+    if known != -1 {
+        return Ok(Seccomp::Enforced { calls });
+    }
+    match support.failure(&io::Error::last_os_error(), "probing seccomp(2)") {
+        None => Ok(Seccomp::Absent),
+        Some(failure) => Err(failure),
     }
 }
 
@@ -130,14 +156,39 @@ pub fn allowed_to_reader() -> impl Iterator<Item = (&'static str, &'static str)>
     READER.iter().map(|rule| (rule.name.trim_start_matches("SYS_"), rule.why))
 }
 
-/// Whether the error means that the kernel lacks the call or seccomp filters.
-fn is_absent(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(ENOSYS | EINVAL))
+/// Whether the kernel has seccomp, as /proc/self/status shows: it has the line `Seccomp` on exactly these kernels. A kernel
+/// with networking that has seccomp has its filters too (CONFIG_SECCOMP_FILTER).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// The line is there.
+    Present,
+    /// The line is missing.
+    Missing,
+}
+
+impl Support {
+    /// The failure of a call with this error; `None` if the kernel has no seccomp.
+    fn failure(self, error: &io::Error, call: &str) -> Option<Failure> {
+        let is_unknown = matches!(error.raw_os_error(), Some(ENOSYS | EINVAL));
+        match self {
+            Support::Missing if is_unknown => None,
+            Support::Present if is_unknown => Some(Failure::new(
+                Exit::OsError,
+                STEP,
+                format_args!(
+                    "{call} failed: {error}: the kernel has seccomp (/proc/self/status), so the system call filter of a \
+                     container or of the service manager denies the call"
+                ),
+                "allow seccomp(2) and prctl(2) in that filter",
+            )),
+            _ => Some(Failure::os(STEP, call, error)),
+        }
+    }
 }
 
 /// Compiles the allowed and the refused calls.
 fn lists(needs: SeccompNeeds) -> (Vec<&'static Rule>, Vec<&'static Rule>) {
-    let limits = if needs.limits { LIMITS } else { NO_LIMITS };
+    let limits = if needs.limits == Resources::NONE { NO_LIMITS } else { LIMITS };
     let (files, refused) =
         if needs.socket_files { (SOCKET_FILES, &[][..]) } else { (&[][..], REFUSED_WITHOUT_SOCKET_FILES) };
     (ALWAYS.iter().chain(limits).chain(files).collect(), REFUSED.iter().chain(refused).collect())
@@ -145,30 +196,44 @@ fn lists(needs: SeccompNeeds) -> (Vec<&'static Rule>, Vec<&'static Rule>) {
 
 fn compile(
     rules: &[&Rule],
+    limits: Resources,
     otherwise: SeccompAction,
     listed: SeccompAction,
 ) -> Result<BpfProgram, BackendError> {
     let mut compiled = BTreeMap::new();
     for rule in rules {
-        let alternatives: Result<Vec<_>, _> = rule.any_of.iter().map(|checks| alternative(checks)).collect();
-        compiled.insert(rule.number, alternatives?);
+        let is_needed = |checks: &&&[Check]| {
+            checks
+                .iter()
+                .all(|check| !matches!(check, Check::PermittedResource(_, it) if !limits.has_number(*it)))
+        };
+        let alternatives: Result<Vec<_>, _> =
+            rule.any_of.iter().filter(is_needed).map(|checks| alternative(checks)).collect();
+        let alternatives = alternatives?;
+        // Without an alternative the call would always be allowed.
+        if rule.any_of.is_empty() || !alternatives.is_empty() {
+            compiled.insert(rule.number, alternatives);
+        }
     }
     SeccompFilter::new(compiled, otherwise, listed, TargetArch::try_from(std::env::consts::ARCH)?)?.try_into()
 }
 
 fn alternative(checks: &[Check]) -> Result<SeccompRule, BackendError> {
     let bits = |value: i32| u64::from(value.cast_unsigned());
-    let conditions = checks.iter().map(|check| match *check {
-        Check::Is(argument, value) => {
-            SeccompCondition::new(argument, Length::Dword, Compare::Eq, bits(value))
-        }
+    let is = |argument, value| SeccompCondition::new(argument, Length::Dword, Compare::Eq, value);
+    let is_not = |argument, value| SeccompCondition::new(argument, Length::Dword, Compare::Ne, value);
+    let own = u64::from(std::process::id());
+    let conditions = checks.iter().flat_map(|check| match *check {
+        Check::Is(argument, value) => vec![is(argument, bits(value))],
+        Check::IsNot(argument, value) => vec![is_not(argument, bits(value))],
         Check::Bits { argument, mask, value } => {
-            SeccompCondition::new(argument, Length::Dword, Compare::MaskedEq(bits(mask)), bits(value))
+            let masked = Compare::MaskedEq(bits(mask));
+            vec![SeccompCondition::new(argument, Length::Dword, masked, bits(value))]
         }
-        Check::Zero(argument) => SeccompCondition::new(argument, Length::Qword, Compare::Eq, 0),
-        Check::OwnProcess(argument) => {
-            SeccompCondition::new(argument, Length::Dword, Compare::Eq, u64::from(std::process::id()))
-        }
+        Check::Zero(argument) => vec![SeccompCondition::new(argument, Length::Qword, Compare::Eq, 0)],
+        Check::OwnProcess(argument) => vec![is(argument, own)],
+        Check::OtherProcess(argument) => vec![is_not(argument, 0), is_not(argument, own)],
+        Check::PermittedResource(argument, resource) => vec![is(argument, u64::from(resource))],
     });
     SeccompRule::new(conditions.collect::<Result<_, _>>()?)
 }
@@ -177,11 +242,26 @@ fn alternative(checks: &[Check]) -> Result<SeccompRule, BackendError> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn only_a_kernel_that_shows_no_seccomp_is_without_it() {
+        for (support, errno, is_absent) in [
+            (Support::Missing, ENOSYS, true),
+            (Support::Missing, EINVAL, true),
+            (Support::Missing, libc::EPERM, false),
+            (Support::Present, ENOSYS, false),
+            (Support::Present, EINVAL, false),
+            (Support::Present, libc::EPERM, false),
+        ] {
+            let failure = support.failure(&io::Error::from_raw_os_error(errno), "the call");
+            assert_eq!(failure.is_none(), is_absent, "{support:?} {errno} {failure:?}");
+        }
+    }
+
     const ALL_NEEDS: [SeccompNeeds; 4] = [
-        SeccompNeeds { socket_files: false, limits: false },
-        SeccompNeeds { socket_files: false, limits: true },
-        SeccompNeeds { socket_files: true, limits: false },
-        SeccompNeeds { socket_files: true, limits: true },
+        SeccompNeeds { socket_files: false, limits: Resources::NONE },
+        SeccompNeeds { socket_files: false, limits: Resources::ALL },
+        SeccompNeeds { socket_files: true, limits: Resources::NONE },
+        SeccompNeeds { socket_files: true, limits: Resources::ALL },
     ];
 
     #[test]

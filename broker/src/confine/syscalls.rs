@@ -5,13 +5,15 @@
 
 use libc::*;
 
+use crate::sys::rlimit::GET_INFO;
+
 /// One allowed call.
 pub(super) struct Rule {
     pub(super) number: c_long,
     pub(super) name: &'static str,
     /// Why the broker, or the C library, needs it.
     pub(super) why: &'static str,
-    /// The call is allowed if all checks of any one alternative hold; without alternatives it is always allowed.
+    /// The call is allowed, or refused, if all checks of any one alternative hold; without alternatives it always is.
     pub(super) any_of: &'static [&'static [Check]],
 }
 
@@ -19,14 +21,20 @@ pub(super) struct Rule {
 pub(super) enum Check {
     /// A 32-bit argument has this value.
     Is(u8, i32),
+    /// A 32-bit argument has another value.
+    IsNot(u8, i32),
     /// A 32-bit argument, masked, has this value.
     Bits { argument: u8, mask: i32, value: i32 },
     /// A 64-bit argument, a pointer or a length, is 0.
     Zero(u8),
     /// The argument is the broker's own process id.
     OwnProcess(u8),
+    /// The argument is a process id, but neither the broker's own nor 0, which stands for it.
+    OtherProcess(u8),
+    /// The argument is this resource of setrlimit(2), and the policy permits limits of it.
+    PermittedResource(u8, u32),
 }
-use Check::{Bits, Is, OwnProcess, Zero};
+use Check::{Bits, Is, IsNot, OtherProcess, OwnProcess, PermittedResource, Zero};
 
 /// Builds a table of calls with purpose and alternatives of arguments.
 macro_rules! calls {
@@ -113,11 +121,6 @@ pub(super) const ALWAYS: &[Rule] = calls! {
         &[Is(1, F_GETFL)],
         &[Is(1, F_SETFL)],
     ];
-    SYS_ioctl: "which interface has a name or number; the standard library's non-blocking mode" &[
-        &[Is(1, SIOCGIFINDEX as i32)],
-        &[Is(1, SIOCGIFNAME as i32)],
-        &[Is(1, FIONBIO as i32)],
-    ];
 
     // Memory, never executable.
     SYS_brk: "the heap";
@@ -136,7 +139,7 @@ pub(super) const ALWAYS: &[Rule] = calls! {
     SYS_tgkill: "abort; no signals to other processes" &[&[OwnProcess(0)]];
     SYS_getpid: "abort, the log";
     SYS_gettid: "abort";
-    SYS_waitid: "reaping the launcher";
+    SYS_waitid: "reaping and finding children";
     SYS_exit: "the end";
     SYS_exit_group: "the end";
 
@@ -164,11 +167,35 @@ pub(super) const SOCKET_FILES: &[Rule] = calls! {
     SYS_unlinkat: "removing it" &[&[Is(2, 0)]];
 };
 
+/// Setting a limit of this resource, for another process.
+const fn limit(resource: u32) -> [Check; 2] {
+    [PermittedResource(1, resource), OtherProcess(0)]
+}
+
 /// For a broker that sets resource limits of peers. The process id is an argument that cannot be checked in advance.
-pub(super) const LIMITS: &[Rule] = calls! { SYS_prlimit64: "a peer's limits"; };
+pub(super) const LIMITS: &[Rule] = calls! {
+    SYS_prlimit64: "a peer's limits: of the resources that the policy permits, and not the broker's own" &[
+        &[Zero(2)],
+        &limit(0), &limit(1), &limit(2), &limit(3), &limit(4), &limit(5), &limit(6), &limit(7),
+        &limit(8), &limit(9), &limit(10), &limit(11), &limit(12), &limit(13), &limit(14), &limit(15),
+    ];
+    SYS_ioctl: "which interface has a name or number; the standard library's non-blocking mode; the user of a peer's \
+        process" &[
+        &[Is(1, SIOCGIFINDEX as i32)],
+        &[Is(1, SIOCGIFNAME as i32)],
+        &[Is(1, FIONBIO as i32)],
+        &[Is(1, GET_INFO as i32)],
+    ];
+};
 /// For a broker that does not.
-pub(super) const NO_LIMITS: &[Rule] =
-    calls! { SYS_prlimit64: "reading a limit, as getrlimit does" &[&[Zero(2)]]; };
+pub(super) const NO_LIMITS: &[Rule] = calls! {
+    SYS_prlimit64: "reading a limit, as getrlimit does" &[&[Zero(2)]];
+    SYS_ioctl: "which interface has a name or number; the standard library's non-blocking mode" &[
+        &[Is(1, SIOCGIFINDEX as i32)],
+        &[Is(1, SIOCGIFNAME as i32)],
+        &[Is(1, FIONBIO as i32)],
+    ];
+};
 
 /// Calls that the C library may make on its own and can do without: they fail with EACCES.
 ///
@@ -184,7 +211,8 @@ pub(super) const REFUSED: &[Rule] = calls! {
     #[cfg(target_arch = "x86_64")] SYS_readlink: "a backtrace's own executable";
     SYS_readlinkat: "a backtrace's own executable";
     SYS_getcwd: "a backtrace's relative paths";
-    SYS_connect: "the name service's cache, the system log";
+    // With an address of two bytes, connect(2) can only disconnect a socket, as a revoked UDP socket needs it.
+    SYS_connect: "the name service's cache, the system log" &[&[IsNot(2, size_of::<sa_family_t>() as i32)]];
     SYS_sched_getaffinity: "the processor count of malloc";
     SYS_uname: "the kernel version, for the C library";
     SYS_sysinfo: "the memory size of qsort";

@@ -10,7 +10,9 @@ use std::os::unix::fs::FileExt as _;
 use portreeve_protocol::List;
 use portreeve_protocol::status::Credentials;
 
+use super::seccomp::Support;
 use crate::failure::{Exit, Failure};
+use crate::inject;
 
 const STEP: &str = "verify";
 
@@ -43,6 +45,19 @@ impl ProcStatus {
             return Ok(());
         }
         Err(mismatch(process, format_args!("it has {threads} threads, not 1")))
+    }
+
+    /// Whether the kernel has seccomp.
+    pub fn seccomp_support(&self) -> Result<Support, Failure> {
+        let text = self.text()?;
+        // The last line of a status that was read as a whole.
+        if field(&text, "nonvoluntary_ctxt_switches").is_none() {
+            return Err(Failure::os(STEP, &format!("parse {}", self.path), "it is not complete"));
+        }
+        Ok(match field(&text, "Seccomp").filter(|_| inject::kernel_has_seccomp()) {
+            Some(_) => Support::Present,
+            None => Support::Missing,
+        })
     }
 
     fn text(&self) -> Result<String, Failure> {

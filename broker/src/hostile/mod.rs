@@ -17,6 +17,7 @@ use std::sync::OnceLock;
 
 use lexopt::prelude::{Long, ValueExt as _};
 
+use crate::command::Explain;
 use crate::failure::{Exit, Failure};
 use crate::log;
 use crate::startup::{self, Start};
@@ -34,6 +35,8 @@ struct Choice {
     stall: Option<String>,
     omit: Vec<String>,
     attack: Option<String>,
+    hide_seccomp: bool,
+    explain: bool,
 }
 
 static CHOICE: OnceLock<Choice> = OnceLock::new();
@@ -60,6 +63,10 @@ pub fn main() -> ExitCode {
         }
     };
     let choice = CHOICE.get_or_init(|| choice);
+    if choice.explain {
+        let file = choice.config.clone();
+        return Explain { file, verbose: false, json: true, question: None }.run();
+    }
     let result = startup::run(&choice.config, choice.start, None);
     log::finish();
     match result {
@@ -82,6 +89,8 @@ fn parse(mut parser: lexopt::Parser) -> Result<Option<Choice>, lexopt::Error> {
             Long("stall") => choice.stall = Some(parser.value()?.string()?),
             Long("omit") => choice.omit.push(parser.value()?.string()?),
             Long("attack") => choice.attack = Some(parser.value()?.string()?),
+            Long("hide-seccomp") => choice.hide_seccomp = true,
+            Long("explain") => choice.explain = true,
             Long("list-attacks") => {
                 attacks().for_each(|attack| println!("{}", attack.name));
                 return Ok(None);
@@ -112,6 +121,12 @@ pub fn lock(name: &'static str) -> Result<bool, Failure> {
     point(name)?;
     let omitted = CHOICE.get().map(|choice| choice.omit.as_slice()).unwrap_or_default();
     Ok(if name == "verify" { omitted.is_empty() } else { !omitted.iter().any(|lock| lock == name) })
+}
+
+/// Whether the kernel has seccomp if /proc/self/status says so. A test hides it to simulate a kernel without seccomp, which
+/// also lacks the line.
+pub fn kernel_has_seccomp() -> bool {
+    !CHOICE.get().is_some_and(|choice| choice.hide_seccomp)
 }
 
 /// Runs the attack and ends. Each broker runs one attack, so that one which ends the process does not hide another.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 
 use portreeve_protocol::channel::{ReceiveError, receive, receive_bytes};
-use portreeve_protocol::{Header, Kind, codec};
+use portreeve_protocol::{Header, Kind, List, codec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -21,9 +21,15 @@ pub enum Order {
     Spawn {
         /// LISTEN_FDNAMES, a name for each descriptor except the channel.
         names: Vec<String>,
+        /// For each descriptor except the channel, the backlog with which the worker's process listens on it; `None` for a
+        /// socket that is left as it is.
+        backlogs: Vec<Option<u32>>,
     },
-    /// Sends a signal to the worker, if there is one.
-    Signal(i32),
+    /// Ends the worker, if there is one, and then every process that workers have left: SIGTERM, and SIGKILL after this time.
+    EndAll {
+        /// The time in milliseconds.
+        timeout_ms: u32,
+    },
 }
 
 /// A message from the launcher.
@@ -50,7 +56,19 @@ pub enum Report {
         /// How it ended.
         ending: Ending,
     },
+    /// Processes that workers have left are running: descendants of a worker whose own parent has ended.
+    Left {
+        /// How many.
+        count: u32,
+        /// The process ids of the first ones.
+        pids: List<i32, MAX_NAMED>,
+    },
+    /// No process of a worker is left, after the order to end all.
+    AllEnded,
 }
+
+/// How many of the processes that workers have left are named.
+pub const MAX_NAMED: usize = 16;
 
 /// How a worker ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

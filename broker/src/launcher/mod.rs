@@ -2,6 +2,7 @@
 //! the worker, because a confined broker cannot.
 
 mod command;
+mod former;
 mod message;
 mod process;
 pub mod program;
@@ -10,6 +11,7 @@ mod spawn;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
+use std::rc::Rc;
 
 use nix::unistd::Pid;
 use portreeve_protocol::channel::{self, ReceiveError};
@@ -18,17 +20,32 @@ use portreeve_protocol::status::Credentials;
 use tokio::io::Interest;
 
 pub use self::command::{Command, ProgramName};
-pub use self::message::{Ending, Report};
+pub use self::former::FormerLaunchers;
+pub use self::message::{Ending, MAX_NAMED, Report};
+
+use std::time::Duration;
 
 use crate::child_process;
 use crate::confine::descriptors;
 use crate::confine::verify::ProcStatus;
 use crate::confine::worker::Confinement;
 use crate::failure::Failure;
+use crate::in_flight_limit::{InFlightLimit, Pauses};
 use crate::inject;
 use crate::sys;
 
 const STEP: &str = "launcher";
+
+/// What the launcher does with the worker and its descendants when the broker ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Orphans {
+    /// worker.orphan_timeout
+    pub orphan_timeout: Duration,
+    /// worker.stop_timeout
+    pub stop_timeout: Duration,
+    /// Where to look for them.
+    pub pids: sys::process::PidRange,
+}
 
 /// The launcher's process and the channel to it.
 #[derive(Debug)]
@@ -41,7 +58,7 @@ pub struct Launcher {
 }
 
 /// Forks the launcher, waits until it has confined itself, and verifies that with the kernel.
-pub fn start(confinement: Confinement, command: Command) -> Result<Launcher, Failure> {
+pub fn start(confinement: Confinement, command: Command, orphans: Orphans) -> Result<Launcher, Failure> {
     let name = command.name.clone();
     inject::point("launcher.channel")?;
     let (ours, theirs) = channel::pair().map_err(|error| Failure::os(STEP, "socketpair", error))?;
@@ -52,7 +69,7 @@ pub fn start(confinement: Confinement, command: Command) -> Result<Launcher, Fai
         let root = confinement.root.as_ref().map(|root| root.as_fd());
         descriptors::close_all_but(keep.into_iter().chain(root));
         // The broker reports the error; the launcher only ends.
-        i32::from(process::run(theirs, confinement, command).is_err())
+        i32::from(process::run(theirs, confinement, command, orphans).is_err())
     });
     let child = child.map_err(|error| Failure::os(STEP, "fork", error))?;
     inject::point("launcher.answer")?;
@@ -79,46 +96,68 @@ fn await_confined(channel: &UnixDatagram, program: &ProgramName) -> Result<(), F
 #[derive(Debug)]
 pub struct Handle {
     channel: tokio::net::UnixDatagram,
+    in_flight_limit: Rc<InFlightLimit>,
 }
 
 impl Launcher {
     /// Registers the channel with the runtime.
-    pub fn into_handle(self) -> io::Result<Handle> {
-        Ok(Handle { channel: tokio::net::UnixDatagram::from_std(self.channel)? })
+    pub fn into_handle(self, in_flight_limit: Rc<InFlightLimit>) -> io::Result<Handle> {
+        Ok(Handle { channel: tokio::net::UnixDatagram::from_std(self.channel)?, in_flight_limit })
     }
 }
 
 impl Handle {
+    /// Sends an order, however long the kernel refuses to send its descriptors. Nothing was sent if the call is cancelled.
     async fn order(&self, order: &message::Order, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let packet = message::packet(order, descriptors.len())?;
-        let channel = self.channel.as_fd().try_clone_to_owned()?.into();
-        self.channel.async_io(Interest::WRITABLE, || channel::send(&channel, &packet, descriptors)).await
+        let mut pauses = Pauses::default();
+        loop {
+            // Not `channel::send`, which needs a copy of the channel's descriptor: there may be no room for one.
+            let send = || Ok(sys::socket::send_with_descriptors(&self.channel, &packet, descriptors)?);
+            match self.channel.async_io(Interest::WRITABLE, send).await {
+                Err(error) if channel::exceeds_in_flight_limit(&error) => {
+                    self.in_flight_limit.refused();
+                    pauses.next().await;
+                }
+                result => {
+                    if result.is_ok() && !descriptors.is_empty() {
+                        self.in_flight_limit.sent();
+                    }
+                    return result;
+                }
+            }
+        }
     }
 
-    /// Orders a worker to be started with these listeners, their names, and its channel.
+    /// Orders a worker to be started with these listeners, their names and backlogs, and its channel.
     pub async fn spawn(
         &self,
         names: Vec<String>,
+        backlogs: Vec<Option<u32>>,
         listeners: &[BorrowedFd<'_>],
         channel: BorrowedFd<'_>,
     ) -> io::Result<()> {
         let mut descriptors = listeners.to_vec();
         descriptors.push(channel);
         let mut chunks = descriptors.chunks(MAX_DESCRIPTORS).peekable();
-        let mut names = Some(names);
+        let mut attributes = Some((names, backlogs));
         while let Some(chunk) = chunks.next() {
             let order = match chunks.peek() {
                 Some(_) => message::Order::Store,
-                None => message::Order::Spawn { names: names.take().unwrap_or_default() },
+                None => {
+                    let (names, backlogs) = attributes.take().unwrap_or_default();
+                    message::Order::Spawn { names, backlogs }
+                }
             };
             self.order(&order, chunk).await?;
         }
         Ok(())
     }
 
-    /// Orders a signal to be sent to the worker.
-    pub async fn signal(&self, signal: nix::sys::signal::Signal) -> io::Result<()> {
-        self.order(&message::Order::Signal(signal as i32), &[]).await
+    /// Orders the worker, and the processes that workers have left, to be ended: SIGTERM, and SIGKILL after the timeout.
+    pub async fn end_all(&self, timeout: Duration) -> io::Result<()> {
+        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        self.order(&message::Order::EndAll { timeout_ms }, &[]).await
     }
 
     /// The next report; [`ReceiveError::Closed`] when the launcher has ended.

@@ -1,37 +1,90 @@
 //! The launcher's process: it confines itself, then starts, signals and reaps the worker.
 //!
-//! It is single-threaded and uses blocking calls; it holds only its channel and the worker's executable. If the broker
-//! ends while a worker runs, the launcher stays to reap it.
+//! It is single-threaded and uses blocking calls; it holds only its channel and the worker's executable.
+//!
+//! Promises: no process of a worker outlives the launcher, and the launcher does not outlive the broker longer than the
+//! configured times. It is the parent of every descendant of a worker whose own parent has ended, so none can leave it. The
+//! worker cannot signal it: see [`crate::confine::worker`]. If something else kills it, the kernel kills the worker, and the
+//! broker becomes the parent of what else is left.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{AccessFlags, Pid, faccessat};
+use portreeve_protocol::List;
 use portreeve_protocol::channel::{ReceiveError, send_bytes};
 
 use super::command::Command;
-use super::message::{Ending, Order, Report, packet, receive_order};
-use super::spawn;
+use super::message::{Ending, MAX_NAMED, Order, Report, packet, receive_order};
+use super::{Orphans, spawn};
 use crate::confine::worker::Confinement;
 use crate::failure::Failure;
+use crate::sys::process;
+
+/// After how many descendants of a worker the launcher no longer remembers that it has sent them SIGTERM: further ones get
+/// only SIGKILL.
+const MAX_TERMINATED: usize = 4096;
+/// The pause before processes that SIGKILL has not ended yet are searched for again; it doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// How many children are reaped before orders and times are looked at: descendants of a worker may end faster than they can be
+/// reaped.
+const MAX_REAPED: usize = 4096;
+/// The longest such pause, and the time between the worker's end and the search for processes that it has left.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The time between two searches for processes that workers have left.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(10);
 
 struct Launcher {
     channel: UnixDatagram,
     command: Command,
+    orphans: Orphans,
     stored: Vec<OwnedFd>,
     worker: Option<Pid>,
+    broker: BrokerState,
+    shutdown: Option<Shutdown>,
+    /// When to search for processes that workers have left.
+    next_search: Option<Instant>,
+    /// Whether the last search found any.
+    found: bool,
 }
 
-/// Runs the launcher until both broker and worker have ended.
-pub fn run(channel: UnixDatagram, confinement: Confinement, command: Command) -> Result<(), Failure> {
+/// Whether the broker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BrokerState {
+    /// It runs.
+    Running,
+    /// It has ended; the worker may run until this time.
+    Ended(Instant),
+}
+
+/// The end of the worker and of all its descendants.
+struct Shutdown {
+    /// When SIGKILL replaces SIGTERM.
+    kill_at: Instant,
+    /// The processes that have been sent SIGTERM.
+    terminated: BTreeSet<i32>,
+    /// When to send SIGKILL again, and the pause after that.
+    kill_again: Option<(Instant, Duration)>,
+}
+
+/// Runs the launcher until the broker and every process of a worker have ended.
+pub fn run(
+    channel: UnixDatagram,
+    confinement: Confinement,
+    command: Command,
+    orphans: Orphans,
+) -> Result<(), Failure> {
     let failure = |call: &'static str| move |error: Errno| Failure::os("launcher", call, error);
-    let confined = confinement.apply();
+    let adopts = process::adopt_orphans().map_err(failure("prctl PR_SET_CHILD_SUBREAPER"));
+    let confined = adopts.and_then(|()| confinement.apply());
     let report = match &confined {
         Ok(()) => match check_executable(&command.program) {
             Ok(()) => Report::Confined,
@@ -39,7 +92,17 @@ pub fn run(channel: UnixDatagram, confinement: Confinement, command: Command) ->
         },
         Err(failure) => Report::NotConfined(failure.to_string()),
     };
-    let mut launcher = Launcher { channel, command, stored: Vec::new(), worker: None };
+    let mut launcher = Launcher {
+        channel,
+        command,
+        orphans,
+        stored: Vec::new(),
+        worker: None,
+        broker: BrokerState::Running,
+        shutdown: None,
+        next_search: None,
+        found: false,
+    };
     launcher.report(&report);
     confined?;
 
@@ -48,29 +111,33 @@ pub fn run(channel: UnixDatagram, confinement: Confinement, command: Command) ->
     child.thread_block().map_err(failure("sigprocmask"))?;
     let signals = SignalFd::with_flags(&child, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(failure("signalfd"))?;
-    let mut broker_is_running = true;
-    while broker_is_running || launcher.worker.is_some() {
+    let mut reaped_all = true;
+    while launcher.broker == BrokerState::Running || process::has_children() {
         let mut watched = [
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(launcher.channel.as_fd(), PollFlags::POLLIN),
         ];
-        let watched = if broker_is_running { &mut watched[..] } else { &mut watched[..1] };
-        match poll(watched, PollTimeout::NONE) {
+        let running = launcher.broker == BrokerState::Running;
+        let watched = if running { &mut watched[..] } else { &mut watched[..1] };
+        let timeout = if reaped_all { launcher.timeout() } else { PollTimeout::ZERO };
+        match poll(watched, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(failure("poll")(error)),
         }
         while let Ok(Some(_)) = signals.read_signal() {}
-        launcher.reap();
-        if broker_is_running {
-            broker_is_running = launcher.handle_orders();
+        reaped_all = launcher.reap();
+        if running && !launcher.handle_orders() {
+            launcher.broker = BrokerState::Ended(Instant::now() + launcher.orphans.orphan_timeout);
         }
+        launcher.end_processes();
+        launcher.search();
     }
     Ok(())
 }
 
 /// Checks that this process, with the worker's identity, can execute the program. See access(2).
 fn check_executable(program: &OwnedFd) -> nix::Result<()> {
-    faccessat(program, "", AccessFlags::X_OK, AtFlags::AT_EMPTY_PATH)
+    faccessat(program, "", AccessFlags::X_OK, AtFlags::AT_EMPTY_PATH | AtFlags::AT_EACCESS)
 }
 
 impl Launcher {
@@ -101,10 +168,10 @@ impl Launcher {
     fn execute_order(&mut self, order: Order) {
         match order {
             Order::Store => {}
-            Order::Spawn { names } => {
+            Order::Spawn { names, backlogs } => {
                 let stored = std::mem::take(&mut self.stored);
                 let descriptors: Vec<BorrowedFd<'_>> = stored.iter().map(OwnedFd::as_fd).collect();
-                let report = match spawn::spawn(&self.command, &names, &descriptors) {
+                let report = match spawn::spawn(&self.command, &names, &backlogs, &descriptors) {
                     Ok(pid) => {
                         self.worker = Some(pid);
                         Report::Spawned { pid: pid.as_raw() }
@@ -113,26 +180,140 @@ impl Launcher {
                 };
                 self.report(&report);
             }
-            Order::Signal(number) => {
-                if let (Some(worker), Ok(signal)) = (self.worker, Signal::try_from(number)) {
-                    let _ = kill(worker, signal); // it may have ended already
-                }
+            Order::EndAll { timeout_ms } => {
+                self.begin_shutdown(Duration::from_millis(timeout_ms.into()));
             }
         }
     }
 
-    fn reap(&mut self) {
-        loop {
-            let (pid, ending) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+    /// When the next step is due even if nothing happens.
+    fn timeout(&self) -> PollTimeout {
+        let shutdown = self.shutdown.as_ref();
+        let times = [
+            shutdown.map(|shutdown| shutdown.kill_again.map_or(shutdown.kill_at, |(time, _)| time)),
+            self.next_search,
+            match self.broker {
+                BrokerState::Ended(grace_end) if shutdown.is_none() => Some(grace_end),
+                _ => None,
+            },
+        ];
+        let Some(next) = times.into_iter().flatten().min() else { return PollTimeout::NONE };
+        // Rounded up: a timeout of 0 would return before the time has come.
+        let remaining = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        PollTimeout::try_from(remaining).unwrap_or(PollTimeout::MAX)
+    }
+
+    fn begin_shutdown(&mut self, timeout: Duration) {
+        let kill_at = Instant::now() + timeout;
+        match &mut self.shutdown {
+            Some(shutdown) => shutdown.kill_at = shutdown.kill_at.min(kill_at),
+            None => {
+                self.shutdown = Some(Shutdown { kill_at, terminated: BTreeSet::new(), kill_again: None });
+            }
+        }
+        self.next_search = None;
+    }
+
+    /// Ends the processes that have to end: all of them some time after the broker has ended, or when it orders so.
+    fn end_processes(&mut self) {
+        if let BrokerState::Ended(grace_end) = self.broker
+            && self.shutdown.is_none()
+            && (self.worker.is_none() || Instant::now() >= grace_end)
+        {
+            self.begin_shutdown(self.orphans.stop_timeout);
+        }
+        let Some(shutdown) = &mut self.shutdown else { return };
+        if !process::has_children() {
+            self.shutdown = None;
+            self.found = false;
+            self.report(&Report::AllEnded);
+            return;
+        }
+        let now = Instant::now();
+        if now >= shutdown.kill_at {
+            shutdown.kill(now, self.orphans.pids);
+        } else {
+            shutdown.terminate(self.worker, self.orphans.pids);
+        }
+    }
+
+    /// Reports the processes that workers have left, when a search is due.
+    fn search(&mut self) {
+        if self.next_search.is_none_or(|time| Instant::now() < time) {
+            return;
+        }
+        let (mut count, mut pids) = (0, Vec::new());
+        self.orphans.pids.for_each_child(|pid| {
+            if self.worker != Some(pid) && process::is_running_child(pid) {
+                count += 1;
+                if pids.len() < MAX_NAMED {
+                    pids.push(pid.as_raw());
+                }
+            }
+        });
+        let any = count > 0;
+        if any || self.found {
+            self.report(&Report::Left { count, pids: List::truncated(pids) });
+        }
+        self.found = any;
+        self.next_search = any.then(|| Instant::now() + SEARCH_INTERVAL);
+    }
+
+    /// Reaps children that have ended; returns false if there may be more.
+    fn reap(&mut self) -> bool {
+        let kills = self.shutdown.as_ref().is_some_and(|shutdown| Instant::now() >= shutdown.kill_at);
+        for _ in 0..MAX_REAPED {
+            if kills && let Some(ended) = process::ended_child() {
+                // Until it is reaped, its group can be found: a child that has taken its place cannot escape.
+                let _ = process::kill_group_of(ended); // no other member may be left
+            }
+            let (pid, ending) = match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
                 Ok(WaitStatus::Exited(pid, code)) => (pid, Ending::Exit(code)),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Ending::Signal(signal as i32)),
-                Ok(WaitStatus::StillAlive) | Err(_) => return,
+                Ok(WaitStatus::StillAlive) | Err(_) => return true,
                 Ok(_) => continue,
             };
             if self.worker == Some(pid) {
                 self.worker = None;
                 self.report(&Report::Exited { pid: pid.as_raw(), ending });
+                if self.shutdown.is_none() && (self.found || process::has_children()) {
+                    self.next_search = Some(Instant::now() + LONGEST_PAUSE);
+                }
             }
         }
+        false
+    }
+}
+
+impl Shutdown {
+    /// Sends SIGTERM to the worker. After the worker has ended, sends it once to each process that workers have left; further
+    /// ones come whenever one of them ends.
+    fn terminate(&mut self, worker: Option<Pid>, pids: process::PidRange) {
+        let mut terminate = |pid: Pid| {
+            if self.terminated.len() < MAX_TERMINATED && self.terminated.insert(pid.as_raw()) {
+                let _ = process::signal(pid, Signal::SIGTERM); // it may have ended
+            }
+        };
+        match worker {
+            Some(worker) => terminate(worker),
+            None => pids.for_each_child(terminate),
+        }
+    }
+
+    /// Sends SIGKILL to every child. Their own children become children of this process, so this runs again until there are
+    /// none.
+    fn kill(&mut self, now: Instant, pids: process::PidRange) {
+        let pause = match self.kill_again {
+            Some((time, _)) if now < time => return,
+            Some((_, pause)) => pause,
+            None => FIRST_PAUSE,
+        };
+        pids.for_each_child(|pid| {
+            // The groups of the launcher's children have no other members than descendants of a worker: a process can join only
+            // a group of its own session, and the launcher has a session of its own.
+            let _ = process::kill_group_of(pid); // it may have ended
+            let _ = process::signal(pid, Signal::SIGKILL); // as above
+        });
+        self.kill_again = Some((Instant::now() + pause, LONGEST_PAUSE.min(pause * 2)));
     }
 }

@@ -11,22 +11,37 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use nix::unistd::{ForkResult, Pid, fork, getpid, pipe2};
+use nix::unistd::{ForkResult, Pid, fork, getpid, pipe2, setpgid};
 
 use super::command::Command;
+use crate::confine::landlock;
+use crate::sys;
 
 /// The first descriptor after standard error: SD_LISTEN_FDS_START.
 const FIRST: RawFd = 3;
 
 /// Starts the worker and waits until its program runs or exec has failed.
-pub fn spawn(command: &Command, names: &[String], descriptors: &[BorrowedFd<'_>]) -> Result<Pid, Errno> {
+pub fn spawn(
+    command: &Command,
+    names: &[String],
+    backlogs: &[Option<u32>],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<Pid, Errno> {
+    let launcher = getpid();
     let (error_reader, error_writer) = pipe2(OFlag::O_CLOEXEC)?;
     let duplicates = Duplicates::new(command, descriptors, error_writer.as_fd())?;
     drop(error_writer);
     // SAFETY: the launcher is single-threaded, so the child can run any code.
     match unsafe { fork() }? {
         ForkResult::Child => {
-            let errno = match execute(command, names, &duplicates) {
+            let execute = || {
+                // The launcher ends the worker's process group at once, and must not be in it.
+                setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+                sys::process::end_with_parent(launcher)?;
+                landlock::scope_signals().map_err(|_| Errno::EACCES)?;
+                execute(command, names, backlogs, &duplicates)
+            };
+            let errno = match execute() {
                 Ok(never) => match never {},
                 Err(errno) => errno,
             };
@@ -48,7 +63,19 @@ pub fn spawn(command: &Command, names: &[String], descriptors: &[BorrowedFd<'_>]
 }
 
 /// Moves the descriptors to their numbers and executes the program. Does not return on success.
-fn execute(command: &Command, names: &[String], duplicates: &Duplicates) -> Result<Infallible, Errno> {
+fn execute(
+    command: &Command,
+    names: &[String],
+    backlogs: &[Option<u32>],
+    duplicates: &Duplicates,
+) -> Result<Infallible, Errno> {
+    for (socket, backlog) in duplicates.descriptors.iter().zip(backlogs) {
+        // From now on the kernel reports this process to clients: the worker and its user. A socket that an earlier worker
+        // has connected cannot listen; this worker learns that when it accepts.
+        if let Some(backlog) = backlog {
+            let _ = sys::socket::listen(socket, *backlog);
+        }
+    }
     for (source, place) in duplicates.descriptors.iter().zip(FIRST..) {
         // SAFETY: a descriptor that had this number belongs to the launcher's image, which the exec replaces; nothing
         // uses it before. The new descriptor must stay open across the exec.

@@ -8,8 +8,7 @@ use std::time::Instant;
 use portreeve_protocol::message::{Listen, ListenerId};
 use portreeve_protocol::{Fault, FaultCode};
 
-use super::bind::bind;
-use super::entry::{NewEntry, Owner};
+use super::entry::{NewEntry, Owner, holder_of};
 use super::fault::{RequestedBy, in_use};
 use super::registry::Registry;
 use crate::config::SocketOptions;
@@ -30,7 +29,7 @@ impl Registry {
     /// binds a new one.
     ///
     /// # Errors
-    /// Another owner listens there, the options differ, or the socket cannot be bound.
+    /// Another holder listens there or at an endpoint that overlaps, the options differ, or the socket cannot be bound.
     pub fn acquire(
         &mut self,
         owner: Owner,
@@ -39,21 +38,25 @@ impl Registry {
         settings: &SocketOptions,
     ) -> Result<(ListenerId, Acquired), Fault> {
         if let Some(id) = self.id_at(&request.endpoint) {
-            return self.acquire_existing(id, owner, user, request).map(|acquired| (id, acquired));
+            return self
+                .acquire_existing(id, (owner, user), request, settings)
+                .map(|acquired| (id, acquired));
         }
         self.check_capacity()?;
-        let bound = bind(&self.directories, &request.endpoint, &request.options, settings)
-            .map_err(|error| self.bind_fault(error, &request.endpoint, RequestedBy::Peer))?;
-        let new = NewEntry::new(request.endpoint.clone(), &request.options, bound, owner);
+        self.check_overlap(&request.endpoint, &request.options, holder_of(user), &[])?;
+        let bound = self.open(&request.endpoint, &request.options, settings, &[]).map_err(|error| {
+            self.bind_fault(error, &request.endpoint, &request.options, RequestedBy::Peer)
+        })?;
+        let new = NewEntry::new(request.endpoint.clone(), &request.options, bound, owner, user);
         Ok((self.insert(new), Acquired::Bound))
     }
 
     fn acquire_existing(
         &mut self,
         id: ListenerId,
-        owner: Owner,
-        user: Option<u32>,
+        (owner, user): (Owner, Option<u32>),
         request: &Listen,
+        settings: &SocketOptions,
     ) -> Result<Acquired, Fault> {
         let entry =
             self.entries.get_mut(&id).ok_or_else(|| Fault::new(FaultCode::NotFound, "no such listener"))?;
@@ -72,6 +75,10 @@ impl Registry {
                 .remedy("request the same options, or stop that listener first"));
         }
         let until = entry.retained_until.take();
+        let of_last_worker = until.is_some() && owner == Owner::Worker;
+        if of_last_worker {
+            self.reset(id, settings.backlog);
+        }
         Ok(match adopted {
             Some(user) => {
                 self.change_owner(id, owner);

@@ -1,4 +1,9 @@
 //! Creates one listening socket from an endpoint and its settings. The caller has consulted the policy.
+//!
+//! [`Registry::open`](super::registry::Registry::open) calls it, and makes the socket revocable.
+//!
+//! Promises: the broker never calls listen(2) on a Unix socket. The kernel reports to clients the process that called it
+//! (SO_PEERCRED, see unix(7)), so that must be the process that serves them, and not root's.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::OwnedFd;
@@ -7,31 +12,47 @@ use portreeve_protocol::message::ListenOptions;
 use portreeve_protocol::{Endpoint, InetEndpoint};
 
 use super::fault::{BindError, Context as _};
+use super::revocation::Revocability;
 use crate::config::SocketOptions;
 use crate::sys::SocketDirectories;
 use crate::sys::socket::{self, AddressFamily, SockType};
 use crate::sys::sockopt;
 use crate::sys::unix_file::UnixFile;
 
-/// A socket that listens, with its file if it is a Unix socket.
+/// A socket that is bound, with its file if it is a Unix socket.
 #[derive(Debug)]
 pub struct Bound {
     /// The socket: close-on-exec and blocking.
     pub socket: OwnedFd,
     /// The file of a Unix socket, which is removed when the listener stops.
     pub file: Option<Box<UnixFile>>,
+    /// How it can be revoked.
+    pub revocability: Revocability,
 }
 
-/// Creates a socket that listens (TCP, Unix) or can receive (UDP).
+/// Which sockets may be bound to the endpoint already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// None.
+    No,
+    /// Those that are closing and share it: see [`Bound::share`].
+    WithClosing,
+    /// Those of stopped listeners, which do not listen and have SO_REUSEADDR.
+    WithStopped,
+}
+
+/// Creates a socket that listens (TCP), can receive (UDP), or is bound to a file and refuses clients until its holder listens
+/// (Unix).
 pub fn bind(
     directories: &SocketDirectories,
     endpoint: &Endpoint,
     options: &ListenOptions,
     settings: &SocketOptions,
+    share: Share,
 ) -> Result<Bound, BindError> {
     match endpoint {
-        Endpoint::Tcp(inet) => bind_inet(inet, SockType::Stream, options, settings),
-        Endpoint::Udp(inet) => bind_inet(inet, SockType::Datagram, options, settings),
+        Endpoint::Tcp(inet) => bind_inet(inet, SockType::Stream, options, settings, share),
+        Endpoint::Udp(inet) => bind_inet(inet, SockType::Datagram, options, settings, share),
         Endpoint::UnixStream(path) => bind_unix(directories, path, SockType::Stream, options, settings),
         Endpoint::UnixSeqpacket(path) => bind_unix(directories, path, SockType::SeqPacket, options, settings),
     }
@@ -42,7 +63,10 @@ fn bind_inet(
     kind: SockType,
     options: &ListenOptions,
     settings: &SocketOptions,
+    share: Share,
 ) -> Result<Bound, BindError> {
+    const REUSE_ADDRESS: &str = "setsockopt SO_REUSEADDR";
+    const REUSE_PORT: &str = "setsockopt SO_REUSEPORT";
     let address = socket_address(inet)?;
     let stream = kind == SockType::Stream;
     let socket = match address {
@@ -53,13 +77,14 @@ fn bind_inet(
             socket
         }
     };
-    if stream {
-        // Connections of an earlier listener in TIME_WAIT then do not prevent the bind. Not for UDP, where the option
-        // lets two sockets share the endpoint.
-        sockopt::set_reuse_address(&socket).context("setsockopt SO_REUSEADDR")?;
+    // Connections of an earlier TCP listener in TIME_WAIT then do not prevent the bind.
+    let reuse_address = stream || share != Share::No;
+    if reuse_address {
+        sockopt::set_reuse_address(&socket, true).context(REUSE_ADDRESS)?;
     }
-    if options.reuse_port {
-        sockopt::set_reuse_port(&socket, true).context("setsockopt SO_REUSEPORT")?;
+    let reuse_port = options.reuse_port || (stream && share == Share::WithClosing);
+    if reuse_port {
+        sockopt::set_reuse_port(&socket, true).context(REUSE_PORT)?;
     }
     if options.free_bind {
         sockopt::set_free_bind(&socket).context("setsockopt IP_FREEBIND")?;
@@ -85,7 +110,14 @@ fn bind_inet(
     if stream {
         listen(&socket, options.backlog.unwrap_or(settings.backlog))?;
     }
-    Ok(Bound { socket, file: None })
+    // Later sockets must not share it.
+    if reuse_port && !options.reuse_port {
+        sockopt::set_reuse_port(&socket, false).context(REUSE_PORT)?;
+    }
+    if reuse_address && !stream {
+        sockopt::set_reuse_address(&socket, false).context(REUSE_ADDRESS)?;
+    }
+    Ok(Bound { socket, file: None, revocability: Revocability::NotListed })
 }
 
 fn socket_address(inet: &InetEndpoint) -> Result<SocketAddr, BindError> {
@@ -111,8 +143,7 @@ fn bind_unix(
     let socket = socket::open(AddressFamily::Unix, kind).context("socket")?;
     let mode = options.mode.unwrap_or(settings.mode);
     let file = UnixFile::bind(directories, &socket, path, mode).context("bind")?;
-    listen(&socket, options.backlog.unwrap_or(settings.backlog))?;
-    Ok(Bound { socket, file: Some(Box::new(file)) })
+    Ok(Bound { socket, file: Some(Box::new(file)), revocability: Revocability::UnixSocket })
 }
 
 fn listen(socket: &OwnedFd, backlog: u32) -> Result<(), BindError> {
@@ -131,12 +162,32 @@ fn set_buffers(socket: &OwnedFd, receive: u32, send: u32) -> Result<(), BindErro
 }
 
 impl Bound {
-    /// Applies to a listener the settings that the kernel accepts for a bound socket.
-    pub fn apply(&self, endpoint: &Endpoint, settings: &SocketOptions) -> Result<(), BindError> {
-        if !matches!(endpoint, Endpoint::Udp(_)) {
-            listen(&self.socket, settings.backlog)?;
+    /// Lets another socket be bound to its endpoint with [`Share::WithClosing`]. Two TCP listeners need SO_REUSEPORT. Two
+    /// UDP sockets need SO_REUSEADDR, which lets the newer one receive every packet; SO_REUSEPORT would distribute them.
+    pub fn share(&self, endpoint: &Endpoint) -> Result<(), BindError> {
+        match endpoint {
+            Endpoint::Udp(_) => {
+                sockopt::set_reuse_address(&self.socket, true).context("setsockopt SO_REUSEADDR")
+            }
+            _ => sockopt::set_reuse_port(&self.socket, true).context("setsockopt SO_REUSEPORT"),
         }
+    }
+
+    /// Ends [`Bound::share`]. `reuse_port` is whether SO_REUSEPORT was requested.
+    pub fn end_share(&self, endpoint: &Endpoint, reuse_port: bool) -> Result<(), BindError> {
+        match endpoint {
+            Endpoint::Udp(_) => {
+                sockopt::set_reuse_address(&self.socket, false).context("setsockopt SO_REUSEADDR")
+            }
+            _ => sockopt::set_reuse_port(&self.socket, reuse_port).context("setsockopt SO_REUSEPORT"),
+        }
+    }
+
+    /// Applies to a listener the settings that the kernel accepts for a bound socket. The backlog of a Unix socket is applied
+    /// when the next worker starts.
+    pub fn apply(&self, endpoint: &Endpoint, settings: &SocketOptions) -> Result<(), BindError> {
         if matches!(endpoint, Endpoint::Tcp(_)) {
+            listen(&self.socket, settings.backlog)?;
             sockopt::set_no_delay(&self.socket, settings.no_delay).context("setsockopt TCP_NODELAY")?;
         }
         match endpoint.inet() {

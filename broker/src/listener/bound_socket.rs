@@ -1,4 +1,4 @@
-//! Describes, by queries to the kernel, a socket that another process created: the endpoint at which it listens.
+//! Describes, by queries to the kernel, a socket that another process created: the endpoint at which it is bound.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -13,8 +13,11 @@ use crate::sys::sockopt;
 pub enum BoundSocket {
     /// A TCP listener or UDP socket at this endpoint.
     Inet(Endpoint),
-    /// A Unix listener that is bound to a file of this name. The kernel knows the path that was passed to bind(2), and the
-    /// broker passes only the name.
+    /// A UDP socket with this port that its holder has connected. The kernel then reports another address than that of
+    /// bind(2) if that was a wildcard.
+    ConnectedUdp(u16),
+    /// A Unix socket that is bound to a file of this name, and is not connected. It listens once its holder calls listen(2).
+    /// The kernel knows the path that was passed to bind(2), and the broker passes only the name.
     Unix(UnixKind, String),
 }
 
@@ -35,7 +38,7 @@ impl BoundSocket {
         let listens = sockopt::is_listening(&socket).ok()?;
         let protocol = sockopt::protocol(&socket).ok()?;
         match socket::local_address(&socket).ok()? {
-            LocalAddress::Unix(path) if listens => {
+            LocalAddress::Unix(path) if listens || !socket::is_connected(&socket).ok()? => {
                 let kind = match kind {
                     libc::SOCK_STREAM => UnixKind::Stream,
                     libc::SOCK_SEQPACKET => UnixKind::Seqpacket,
@@ -48,6 +51,9 @@ impl BoundSocket {
                 (libc::SOCK_STREAM, libc::IPPROTO_TCP) if listens => {
                     Some(Self::Inet(Endpoint::Tcp(inet(address)?)))
                 }
+                (libc::SOCK_DGRAM, libc::IPPROTO_UDP) if socket::is_connected(&socket).ok()? => {
+                    Some(Self::ConnectedUdp(address.port()))
+                }
                 (libc::SOCK_DGRAM, libc::IPPROTO_UDP) => Some(Self::Inet(Endpoint::Udp(inet(address)?))),
                 _ => None,
             },
@@ -59,6 +65,7 @@ impl BoundSocket {
     pub fn is_at(&self, endpoint: &Endpoint) -> bool {
         match (self, endpoint) {
             (Self::Inet(bound), endpoint) => bound == endpoint,
+            (Self::ConnectedUdp(port), Endpoint::Udp(inet)) => *port == inet.port,
             (Self::Unix(UnixKind::Stream, name), Endpoint::UnixStream(path))
             | (Self::Unix(UnixKind::Seqpacket, name), Endpoint::UnixSeqpacket(path)) => {
                 path.rsplit('/').next() == Some(name.as_str())
@@ -81,9 +88,13 @@ fn inet(address: SocketAddr) -> Option<InetEndpoint> {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::AsRawFd as _;
     use std::os::unix::net::{UnixDatagram, UnixListener};
 
+    use nix::sys::socket::UnixAddr;
+
     use super::*;
+    use crate::sys::socket::{AddressFamily, SockType};
 
     #[test]
     fn a_socket_is_described_as_the_kernel_reports_it() {
@@ -117,5 +128,34 @@ mod tests {
         assert!(unix.is_at(&"/elsewhere/mail.sock".parse().unwrap()), "the directory is not compared");
         assert!(!unix.is_at(&"/elsewhere/other.sock".parse().unwrap()));
         assert!(!unix.is_at(&"seqpacket:/elsewhere/mail.sock".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_udp_socket_that_was_connected_is_known_by_its_port() {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        socket.connect("127.0.0.1:9").unwrap();
+        let bound = BoundSocket::of(&socket).unwrap();
+        let is_at = |endpoint: String| bound.is_at(&endpoint.parse().unwrap());
+        assert!(is_at(format!("*:{port}/udp")));
+        assert!(!is_at(format!("*:{port}")) && !is_at(format!("*:{}/udp", port.wrapping_add(1).max(1))));
+    }
+
+    #[test]
+    fn a_unix_socket_is_described_before_it_listens_and_not_if_it_was_connected() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let bound = |name: &str| {
+            let socket = socket::open(AddressFamily::Unix, SockType::SeqPacket).unwrap();
+            nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new(&path(name)).unwrap()).unwrap();
+            socket
+        };
+        let (server, client) = (bound("server"), bound("client"));
+        for socket in [&server, &client] {
+            assert!(matches!(BoundSocket::of(socket), Some(BoundSocket::Unix(UnixKind::Seqpacket, _))));
+        }
+        socket::listen(&server, 5).unwrap();
+        socket::connect_unix(&client, &path("server")).unwrap();
+        assert!(BoundSocket::of(&server).is_some() && BoundSocket::of(&client).is_none());
     }
 }

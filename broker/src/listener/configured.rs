@@ -4,34 +4,17 @@
 use std::os::fd::AsFd as _;
 use std::os::fd::BorrowedFd;
 
-use nix::errno::Errno;
 use portreeve_protocol::message::{ListenOptions, ListenerId};
 use portreeve_protocol::{Endpoint, Fault};
 
-use super::bind::{Bound, bind};
+use super::bind::Bound;
 use super::entry::{NewEntry, Owner};
-use super::fault::{BindError, Context as _, RequestedBy, in_use};
+use super::fault::{RequestedBy, in_use};
 use super::registry::Registry;
 use crate::config::SocketOptions;
-use crate::sys::sockopt;
+use crate::holder::Holder;
 
 impl Registry {
-    /// Binds a static listener at start.
-    ///
-    /// # Errors
-    /// The registry is full, or the socket cannot be bound.
-    pub fn bind_static(
-        &mut self,
-        endpoint: Endpoint,
-        settings: &SocketOptions,
-        name: &str,
-    ) -> Result<(), Fault> {
-        let bound = bind(&self.directories, &endpoint, &ListenOptions::default(), settings)
-            .map_err(|error| self.bind_fault(error, &endpoint, RequestedBy::Configuration))?;
-        self.insert(NewEntry::configured(endpoint, bound, name, false));
-        Ok(())
-    }
-
     /// Binds a floating listener whose address has just been added. Connections wait in its queue until the worker requests
     /// it. `None` if the worker listens there already.
     ///
@@ -48,58 +31,57 @@ impl Registry {
             Some(owner) => return Err(in_use(endpoint, owner)),
             None => self.check_capacity()?,
         }
-        let bound = bind(&self.directories, endpoint, &ListenOptions::default(), settings)
-            .map_err(|error| self.bind_fault(error, endpoint, RequestedBy::Configuration))?;
+        let options = ListenOptions::default();
+        self.check_overlap(endpoint, &options, Holder::Worker, &[])?;
+        let bound = self
+            .open(endpoint, &options, settings, &[])
+            .map_err(|error| self.bind_fault(error, endpoint, &options, RequestedBy::Configuration))?;
         Ok(Some(self.insert(NewEntry::configured(endpoint.clone(), bound, name, true))))
     }
 
-    /// Binds a static listener of a new configuration, even if listeners that are about to close occupy its endpoint.
+    /// Binds a static listener, even if listeners that are about to close occupy its TCP or UDP endpoint.
     ///
     /// # Errors
-    /// The registry is full, or the socket cannot be bound.
-    pub fn bind_static_beside(
+    /// Another holder listens at an endpoint that overlaps, or the socket cannot be bound.
+    pub fn bind_static(
         &mut self,
         endpoint: &Endpoint,
         settings: &SocketOptions,
         name: &str,
         closing: &[ListenerId],
     ) -> Result<ListenerId, Fault> {
-        self.check_capacity()?;
         let options = ListenOptions::default();
-        let bound = bind(&self.directories, endpoint, &options, settings).or_else(|error| {
-            match error.errno == Errno::EADDRINUSE && endpoint.inet().is_some() {
-                true => self.bind_sharing(endpoint, settings, closing),
-                false => Err(error),
-            }
-        });
-        let bound = bound.map_err(|error| self.bind_fault(error, endpoint, RequestedBy::Configuration))?;
+        self.check_overlap(endpoint, &options, Holder::Worker, closing)?;
+        let overlapping = self.overlapping(endpoint, &options).map(|(id, _)| id);
+        let closing: Vec<ListenerId> = overlapping.filter(|id| closing.contains(id)).collect();
+        let sockets: Vec<&Bound> =
+            closing.iter().filter_map(|id| Some(&self.entries.get(id)?.bound)).collect();
+        let bound = self.open(endpoint, &options, settings, &sockets).map_err(|error| {
+            self.end_sharing(&closing);
+            self.bind_fault(error, endpoint, &options, RequestedBy::Configuration)
+        })?;
         Ok(self.insert(NewEntry::configured(endpoint.clone(), bound, name, false)))
     }
 
-    /// Two sockets can be bound to one endpoint while both have SO_REUSEPORT, which a bound socket accepts too.
-    fn bind_sharing(
-        &self,
-        endpoint: &Endpoint,
-        settings: &SocketOptions,
-        closing: &[ListenerId],
-    ) -> Result<Bound, BindError> {
-        const CALL: &str = "setsockopt SO_REUSEPORT";
-        for entry in closing.iter().filter_map(|id| self.entries.get(id)) {
-            sockopt::set_reuse_port(&entry.bound.socket, true).context(CALL)?;
+    /// Makes listeners that were about to close, and that stay, share their endpoints no longer, unless that was requested.
+    pub fn end_sharing(&self, ids: &[ListenerId]) {
+        for entry in ids.iter().filter_map(|id| self.entries.get(id)) {
+            let requested = entry.options.as_ref().is_some_and(|options| options.reuse_port);
+            if entry.endpoint.inet().is_some() {
+                let _ = entry.bound.end_share(&entry.endpoint, requested); // an open socket accepts it
+            }
         }
-        let sharing = ListenOptions { reuse_port: true, ..ListenOptions::default() };
-        let bound = bind(&self.directories, endpoint, &sharing, settings)?;
-        sockopt::set_reuse_port(&bound.socket, false).context(CALL)?;
-        Ok(bound)
     }
 
     /// Makes a listener of the worker a configured one with this name, floating or static, or with `None` one that the
     /// worker requested.
     pub fn set_configured(&mut self, id: ListenerId, name: Option<&str>, floating: bool) {
         if let Some(entry) = self.entries.get_mut(&id) {
+            let was_configured = entry.name.is_some();
             entry.name = name.map(Into::into);
             entry.retained_until = None;
-            if std::mem::replace(&mut entry.floating, floating) != floating {
+            let was_floating = std::mem::replace(&mut entry.floating, floating);
+            if (was_floating, was_configured) != (floating, name.is_some()) {
                 self.record_change(id);
             }
         }
@@ -117,9 +99,9 @@ impl Registry {
         applied.map_err(|error| format!("cannot change {}: {error}", entry.endpoint))
     }
 
-    /// The static listeners with their names, in the order of the configuration.
-    pub fn static_listeners(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
+    /// The static listeners with their names and endpoints, in the order of the configuration.
+    pub fn static_listeners(&self) -> impl Iterator<Item = (&str, &Endpoint, BorrowedFd<'_>)> {
         let fixed = self.entries.values().filter(|entry| !entry.floating);
-        fixed.filter_map(|entry| Some((entry.name.as_deref()?, entry.bound.socket.as_fd())))
+        fixed.filter_map(|entry| Some((entry.name.as_deref()?, &*entry.endpoint, entry.bound.socket.as_fd())))
     }
 }

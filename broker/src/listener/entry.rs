@@ -7,6 +7,7 @@ use portreeve_protocol::Endpoint;
 use portreeve_protocol::message::ListenOptions;
 
 use super::bind::Bound;
+use crate::holder::Holder;
 
 /// Who owns a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +28,8 @@ pub struct Entry {
     pub endpoint: Rc<Endpoint>,
     /// Who owns it.
     pub owner: Owner,
+    /// The user whose it is, through all sessions of that user; none for the worker. It never changes.
+    pub user: Option<u32>,
     /// The name of a configured listener, static or floating. A static one reaches the worker under it: LISTEN_FDNAMES.
     pub name: Option<Box<str>>,
     /// A floating listener: it starts and stops with its floating address.
@@ -39,6 +42,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whose it is, through all sessions.
+    pub fn holder(&self) -> Holder {
+        holder_of(self.user)
+    }
+
     /// Whether it listens for IPv4 too.
     pub fn is_dual_stack(&self) -> bool {
         self.options.as_ref().is_some_and(|options| options.dual_stack)
@@ -53,6 +61,11 @@ impl Entry {
     }
 }
 
+/// This user, or with `None` the worker.
+pub(super) fn holder_of(user: Option<u32>) -> Holder {
+    user.map_or(Holder::Worker, Holder::User)
+}
+
 /// A listener that is not in the registry yet.
 #[derive(Debug)]
 pub(super) struct NewEntry {
@@ -60,20 +73,27 @@ pub(super) struct NewEntry {
     pub options: Option<Box<ListenOptions>>,
     pub bound: Bound,
     pub owner: Owner,
+    pub user: Option<u32>,
     pub name: Option<Box<str>>,
     pub floating: bool,
 }
 
 impl NewEntry {
-    /// A listener that a peer requested.
-    pub fn new(endpoint: Endpoint, options: &ListenOptions, bound: Bound, owner: Owner) -> Self {
+    /// A listener that a peer requested. `user` is the peer's; `None` for the worker.
+    pub fn new(
+        endpoint: Endpoint,
+        options: &ListenOptions,
+        bound: Bound,
+        owner: Owner,
+        user: Option<u32>,
+    ) -> Self {
         let options = (*options != ListenOptions::default()).then(|| Box::new(options.clone()));
-        Self { endpoint, options, bound, owner, name: None, floating: false }
+        Self { endpoint, options, bound, owner, user, name: None, floating: false }
     }
 
     /// A listener of the configuration: it belongs to the worker and has the default options.
     pub fn configured(endpoint: Endpoint, bound: Bound, name: &str, floating: bool) -> Self {
         let name = Some(name.into());
-        Self { endpoint, options: None, bound, owner: Owner::Worker, name, floating }
+        Self { endpoint, options: None, bound, owner: Owner::Worker, user: None, name, floating }
     }
 }

@@ -6,29 +6,20 @@ use portreeve_protocol::Endpoint;
 use portreeve_protocol::message::ListenerId;
 use portreeve_protocol::takeover::{ExportedListener, SocketFile};
 
-use super::entry::{Entry, Owner};
+use super::entry::Entry;
 use super::registry::Registry;
 use crate::sys::unix_file::UnixFile;
 
 impl Registry {
-    /// At most `count` listeners after a number. `user_of` gives the user of a session.
-    pub fn export(
-        &self,
-        after: ListenerId,
-        count: usize,
-        user_of: impl Fn(u64) -> u32,
-    ) -> Vec<ExportedListener> {
-        self.iter_after(after).take(count).map(|(id, entry)| exported(id, entry, &user_of)).collect()
+    /// At most `count` listeners after a number.
+    pub fn export(&self, after: ListenerId, count: usize) -> Vec<ExportedListener> {
+        self.iter_after(after).take(count).map(|(id, entry)| exported(id, entry)).collect()
     }
 
     /// One listener, unless it is floating: a floating one starts with its address.
-    pub fn export_unless_floating(
-        &self,
-        id: ListenerId,
-        user_of: impl Fn(u64) -> u32,
-    ) -> Option<ExportedListener> {
+    pub fn export_unless_floating(&self, id: ListenerId) -> Option<ExportedListener> {
         let entry = self.entries.get(&id).filter(|entry| !entry.floating)?;
-        Some(exported(id, entry, &user_of))
+        Some(exported(id, entry))
     }
 
     /// What a successor needs to recognise the file of the control socket.
@@ -40,19 +31,16 @@ impl Registry {
     pub fn forget_all(&mut self) {
         self.entries.clear();
         self.by_endpoint.clear();
+        self.overlaps.clear();
         self.counts.clear();
+        self.stopped.clear();
         self.control_file = None;
     }
 }
 
-fn exported(id: ListenerId, entry: &Entry, user_of: &impl Fn(u64) -> u32) -> ExportedListener {
-    let user = match entry.owner {
-        Owner::Worker => None,
-        Owner::Session(number) => Some(user_of(number)),
-        Owner::Former(user) => Some(user),
-    };
+fn exported(id: ListenerId, entry: &Entry) -> ExportedListener {
     let endpoint = Endpoint::clone(&entry.endpoint);
     let options = entry.options.as_deref().cloned().unwrap_or_default();
     let file = entry.bound.file.as_deref().map(UnixFile::export);
-    ExportedListener { id, endpoint, options, user, file }
+    ExportedListener { id, endpoint, options, user: entry.user, file }
 }

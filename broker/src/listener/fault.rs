@@ -176,6 +176,17 @@ pub(super) fn in_use_at(endpoint: &Endpoint, other: &Endpoint, owner: Owner) -> 
         .remedy("stop that listener (portreeve stop) or choose another endpoint")
 }
 
+/// The fault of a request for an endpoint that is in use, and where a listener has stopped whose holder may keep a copy.
+pub(super) fn in_use_by_stopped(endpoint: &Endpoint, holder: &str) -> Fault {
+    let message = format!(
+        "cannot listen on {endpoint}: address already in use by another program, or by {holder}, which may keep a copy of the \
+         socket of a stopped listener"
+    );
+    Fault::new(FaultCode::InUse, &message)
+        .subject(holder)
+        .remedy("end the process that ss -lntup names or that keeps the socket, or choose another endpoint")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

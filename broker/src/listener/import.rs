@@ -13,12 +13,13 @@ use super::bind::Bound;
 use super::bound_socket::BoundSocket;
 use super::entry::{NewEntry, Owner};
 use super::registry::Registry;
+use super::stop::not_revoked;
 use crate::sys::unix_file::UnixFile;
 
 /// Why a socket was not imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// The kernel describes another socket.
+    /// The kernel describes another socket: its holder has connected it or shut it down, or another socket was passed.
     #[error("cannot import the listener on {0}: the passed socket does not listen there")]
     Mismatch(Endpoint),
     /// The registry is full.
@@ -29,7 +30,16 @@ pub enum ImportError {
     Duplicate(Endpoint),
 }
 
-/// How the configuration declares an imported listener.
+/// A socket that was passed and could not be imported.
+#[derive(Debug)]
+pub struct RejectedSocket {
+    endpoint: Endpoint,
+    user: Option<u32>,
+    socket: OwnedFd,
+    file: Option<Box<UnixFile>>,
+}
+
+/// How the configuration declares an imported listener of the worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Configured {
     /// Not at all: a peer requested it.
@@ -48,15 +58,16 @@ impl Registry {
 
     /// Gives new numbers, after `last`, to the listeners that this broker bound itself: no peer knows their numbers yet.
     pub fn renumber(&mut self, last: ListenerId) {
-        for entry in std::mem::take(&mut self.entries).into_values() {
+        for (before, entry) in std::mem::take(&mut self.entries) {
             self.last = self.last.max(last.0) + 1;
+            self.overlaps.renumber(before, ListenerId(self.last), &entry.endpoint);
             self.by_endpoint.insert(entry.endpoint.clone(), ListenerId(self.last));
             self.entries.insert(ListenerId(self.last), entry);
             self.record_change(ListenerId(self.last));
         }
     }
 
-    /// Imports a listener.
+    /// Imports a listener. One that a user requested stays that user's, whatever the configuration declares.
     ///
     /// # Errors
     /// The socket is not what was exported, or there is no room for it.
@@ -67,7 +78,17 @@ impl Registry {
         configured: Configured,
     ) -> Result<(), ImportError> {
         let ExportedListener { id, endpoint, options, user, file } = exported;
+        // If the file has been removed or replaced, there is no file to remove later.
+        let file = match (&endpoint, file) {
+            (Endpoint::UnixStream(path) | Endpoint::UnixSeqpacket(path), Some(file)) => {
+                UnixFile::import(&self.directories, path, file).ok().map(Box::new)
+            }
+            _ => None,
+        };
         if !BoundSocket::of(&socket).is_some_and(|bound| bound.is_at(&endpoint)) {
+            // Its holder may have shut it down or connected it.
+            let rejected = RejectedSocket { endpoint: endpoint.clone(), user, socket, file };
+            self.rejected.push(rejected);
             return Err(ImportError::Mismatch(endpoint));
         }
         if self.count() >= self.capacity() {
@@ -76,27 +97,42 @@ impl Registry {
         if self.contains(&endpoint) || self.entries.contains_key(&id) {
             return Err(ImportError::Duplicate(endpoint));
         }
-        // If the file has been removed or replaced, there is no file to remove later.
-        let file = match (&endpoint, file) {
-            (Endpoint::UnixStream(path) | Endpoint::UnixSeqpacket(path), Some(file)) => {
-                UnixFile::import(&self.directories, path, file).ok().map(Box::new)
-            }
-            _ => None,
+        let (owner, name, floating) = match (user, configured) {
+            (None, Configured::Static(name)) => (Owner::Worker, Some(name.into()), false),
+            (None, Configured::Floating(name)) => (Owner::Worker, Some(name.into()), true),
+            (None, Configured::No) => (Owner::Worker, None, false),
+            // Processes of that user have copies of the socket, so it never becomes the worker's.
+            (Some(user), _) => (Owner::Former(user), None, false),
         };
-        let (owner, name, floating) = match (configured, user) {
-            (Configured::Static(name), _) => (Owner::Worker, Some(name.into()), false),
-            (Configured::Floating(name), _) => (Owner::Worker, Some(name.into()), true),
-            (Configured::No, None) => (Owner::Worker, None, false),
-            (Configured::No, Some(user)) => (Owner::Former(user), None, false),
-        };
-        let new = NewEntry::new(endpoint, &options, Bound { socket, file }, owner);
+        let revocability = self.revocation.import(&endpoint, &socket);
+        let bound = Bound { socket, file, revocability };
+        let new = NewEntry::new(endpoint, &options, bound, owner, user);
         self.insert_as(id, NewEntry { name, floating, ..new });
         Ok(())
     }
 
-    /// Takes ownership of everything that was imported.
+    /// Takes ownership of everything that was imported, and revokes every other socket in the allowlist.
     pub fn commit_import(&mut self) {
+        self.revoke_others();
+        self.revoke_rejected();
         let files = self.entries.values_mut().filter_map(|entry| entry.bound.file.as_deref_mut());
         files.chain(&mut self.control_file).for_each(UnixFile::commit_import);
+    }
+
+    /// Revokes the sockets that were passed and could not be imported.
+    pub fn revoke_rejected(&mut self) {
+        for RejectedSocket { endpoint, user, socket, file } in std::mem::take(&mut self.rejected) {
+            if let Some(mut file) = file {
+                file.commit_import();
+                file.remove(&self.directories);
+            }
+            let revocability = self.revocation.import(&endpoint, &socket);
+            if let Err(errno) = self.revocation.revoke(revocability, &socket) {
+                self.note_not_revoked(&not_revoked(&endpoint, errno));
+            }
+            if endpoint.inet().is_some() {
+                self.stopped.keep(endpoint.into(), user, socket);
+            }
+        }
     }
 }

@@ -3,22 +3,30 @@
 //! The broker keeps a copy of each socket. A repeated request gets the same socket again, so a descriptor that did not
 //! reach the peer is not lost. Nothing here consults policy.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound::{Excluded, Unbounded};
-use std::os::fd::{AsFd as _, BorrowedFd};
-use std::rc::Rc;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::rc::{Rc, Weak};
 
 use nix::errno::Errno;
-use portreeve_protocol::message::ListenerId;
+use portreeve_protocol::message::{ListenOptions, ListenerId};
 use portreeve_protocol::{Endpoint, Fault, FaultCode};
 
 use super::change_queue::ChangeQueue;
-use super::disable::DropFilter;
-use super::entry::{Entry, NewEntry, Owner};
-use super::fault::{BindError, BindPrivileges, RequestedBy, in_use_at};
+use super::drain::DrainingEntry;
+use super::entry::{Entry, NewEntry, Owner, holder_of};
+use super::fault::{BindError, BindPrivileges, RequestedBy, in_use_by_stopped};
+use super::import::RejectedSocket;
+use super::overlap::{OverlapIndex, Reach};
+use super::revocation::{Enforcement, Revocation};
+use super::stopped_sockets::StoppedSockets;
 use crate::capability::CapabilitySet;
 use crate::sys::SocketDirectories;
 use crate::sys::unix_file::UnixFile;
+
+/// How many stopped listeners that were not revoked `status` names: the last ones.
+const MAX_NOT_REVOKED: usize = 8;
 
 /// All listeners.
 #[derive(Debug)]
@@ -26,12 +34,21 @@ pub struct Registry {
     /// Boxed, because a node of the tree is often half empty.
     pub(super) entries: BTreeMap<ListenerId, Box<Entry>>,
     pub(super) by_endpoint: HashMap<Rc<Endpoint>, ListenerId>,
+    pub(super) overlaps: OverlapIndex,
     /// The number of listeners of each owner that has any.
     pub(super) counts: HashMap<Owner, usize>,
     /// The last number that was assigned.
     pub(super) last: u64,
     capacity: usize,
-    pub(super) filter: DropFilter,
+    pub(super) revocation: Revocation,
+    /// Listeners that are about to close.
+    pub(super) draining: Vec<Weak<DrainingEntry>>,
+    /// Sockets of listeners that were stopped a moment ago.
+    pub(super) stopped: StoppedSockets,
+    /// Sockets that are not what they were exported as.
+    pub(super) rejected: Vec<RejectedSocket>,
+    /// The listeners that stopped, and that the kernel did not let the broker revoke.
+    not_revoked: RefCell<VecDeque<String>>,
     pub(super) directories: SocketDirectories,
     /// The file of the control socket, which is removed with those of the listeners.
     pub(super) control_file: Option<UnixFile>,
@@ -48,21 +65,26 @@ impl Drop for Registry {
 }
 
 impl Registry {
-    /// An empty registry with room for `capacity` listeners, which disables sockets with this filter and binds Unix
-    /// sockets in these directories.
+    /// An empty registry with room for `capacity` listeners, which it revokes in this way, and which binds Unix sockets in
+    /// these directories.
     pub fn new(
         capacity: usize,
-        filter: DropFilter,
+        revocation: Revocation,
         directories: SocketDirectories,
         privileges: BindPrivileges,
     ) -> Self {
         Self {
             entries: BTreeMap::new(),
             by_endpoint: HashMap::new(),
+            overlaps: OverlapIndex::default(),
             counts: HashMap::new(),
             last: 0,
-            capacity,
-            filter,
+            capacity: capacity.min(revocation.capacity()),
+            revocation,
+            draining: Vec::new(),
+            stopped: StoppedSockets::default(),
+            rejected: Vec::new(),
+            not_revoked: RefCell::default(),
             directories,
             control_file: None,
             changes: None,
@@ -77,6 +99,10 @@ impl Registry {
 
     pub(super) fn record_change(&self, id: ListenerId) {
         self.changes.iter().for_each(|changes| changes.push(id));
+    }
+
+    pub(super) fn record_end(&self, id: ListenerId) {
+        self.changes.iter().for_each(|changes| changes.push_end(id));
     }
 
     /// Keeps the file of the control socket, to remove it at the end.
@@ -94,19 +120,70 @@ impl Registry {
         &mut self.directories
     }
 
-    /// Adjusts the registry to the confined broker, which has these capabilities: finds out whether it can still disable
-    /// sockets, and returns whether it can.
+    /// Continues with the allowlist of another broker. No listener is open yet.
     ///
     /// # Errors
-    /// The scratch socket for that cannot be opened.
-    pub fn set_confined(&mut self, capabilities: CapabilitySet) -> nix::Result<bool> {
+    /// The descriptor is no allowlist, or its filters cannot be loaded.
+    pub fn adopt_allowlist(&mut self, map: OwnedFd) -> nix::Result<()> {
+        self.revocation.adopt(map)?;
+        self.capacity = self.capacity.min(self.revocation.capacity());
+        Ok(())
+    }
+
+    /// The map of the allowlist, for a broker that continues with it.
+    pub fn allowlist(&self) -> Option<BorrowedFd<'_>> {
+        self.revocation.map()
+    }
+
+    /// Revokes every socket in the allowlist that is not a listener of this registry.
+    pub fn revoke_others(&self) {
+        let draining: Vec<_> = self.draining.iter().filter_map(Weak::upgrade).collect();
+        let draining = draining.iter().map(|one| one.entry.bound.revocability);
+        self.revocation
+            .revoke_others(self.entries.values().map(|entry| entry.bound.revocability).chain(draining));
+    }
+
+    /// Adjusts the registry to the confined broker, which has these capabilities: finds out how far it can still revoke
+    /// listeners.
+    ///
+    /// # Errors
+    /// The scratch sockets for that cannot be opened, or the filter does not do what it is for.
+    pub fn set_confined(&mut self, capabilities: CapabilitySet) -> nix::Result<Enforcement> {
         self.privileges = BindPrivileges { capabilities, confined: true, ..self.privileges };
-        self.filter = std::mem::replace(&mut self.filter, DropFilter::Unavailable).verified()?;
-        Ok(!matches!(self.filter, DropFilter::Unavailable))
+        self.revocation.verify()
+    }
+
+    /// Records a listener that stopped and was not revoked, for `status`.
+    pub(super) fn note_not_revoked(&self, fault: &Fault) {
+        let mut not_revoked = self.not_revoked.borrow_mut();
+        if not_revoked.len() >= MAX_NOT_REVOKED {
+            not_revoked.pop_front();
+        }
+        not_revoked.push_back(fault.message.to_string());
+    }
+
+    /// Warnings about stopped listeners whose sockets other processes still use.
+    pub fn warnings(&self) -> Vec<String> {
+        let misused = self.stopped.misused().map(|stopped| {
+            format!(
+                "{} uses a copy of the socket of a stopped listener on {}: it receives nothing; end that process",
+                stopped.holder(),
+                stopped.endpoint
+            )
+        });
+        misused.chain(self.not_revoked.borrow().iter().cloned()).collect()
+    }
+
+    /// The sockets of listeners that were stopped a moment ago.
+    pub fn stopped_sockets(&mut self) -> &mut StoppedSockets {
+        &mut self.stopped
     }
 
     /// Refuses if there is no room for another listener.
-    pub(super) fn check_capacity(&self) -> Result<(), Fault> {
+    ///
+    /// # Errors
+    /// The registry is full.
+    pub fn check_capacity(&self) -> Result<(), Fault> {
         if self.entries.len() < self.capacity {
             return Ok(());
         }
@@ -121,17 +198,25 @@ impl Registry {
 
     /// The fault of a socket that could not be bound. An endpoint may be in use by a listener of this broker at another
     /// endpoint: a wildcard address and a specific one overlap.
-    pub(super) fn bind_fault(&self, error: BindError, endpoint: &Endpoint, by: RequestedBy) -> Fault {
-        let same_port = |other: &&Entry| {
-            std::mem::discriminant(&*other.endpoint) == std::mem::discriminant(endpoint)
-                && other.endpoint.inet().map(|inet| inet.port) == endpoint.inet().map(|inet| inet.port)
-                && endpoint.inet().is_some()
+    pub(super) fn bind_fault(
+        &self,
+        error: BindError,
+        endpoint: &Endpoint,
+        options: &ListenOptions,
+        by: RequestedBy,
+    ) -> Fault {
+        let other = match error.errno {
+            Errno::EADDRINUSE => self.overlapping(endpoint, options).next(),
+            _ => None,
         };
-        match self.entries.values().map(|entry| &**entry).find(same_port) {
-            Some(other) if error.errno == Errno::EADDRINUSE => {
-                in_use_at(endpoint, &other.endpoint, other.owner)
-            }
-            _ => error.fault(endpoint, by, &self.privileges),
+        let is_in_use = error.errno == Errno::EADDRINUSE;
+        let stopped = || self.stopped.holder_at(endpoint).filter(|_| endpoint.inet().is_some());
+        match other {
+            Some((id, _)) => self.in_use_by(endpoint, id),
+            None => match stopped().filter(|_| is_in_use) {
+                Some(holder) => in_use_by_stopped(endpoint, &holder),
+                None => error.fault(endpoint, by, &self.privileges),
+            },
         }
     }
 
@@ -147,10 +232,16 @@ impl Registry {
         self.last = self.last.max(id.0);
         let endpoint = Rc::new(new.endpoint);
         self.by_endpoint.insert(endpoint.clone(), id);
+        let default = ListenOptions::default();
+        let options = new.options.as_deref().unwrap_or(&default);
+        if let Some(reach) = Reach::bound(&endpoint, options, &new.bound.socket) {
+            self.overlaps.insert(id, reach, holder_of(new.user));
+        }
         *self.counts.entry(new.owner).or_default() += 1;
         let entry = Entry {
             endpoint,
             owner: new.owner,
+            user: new.user,
             name: new.name,
             floating: new.floating,
             retained_until: None,

@@ -1,9 +1,11 @@
 //! Stopping listeners: on request, with their owner, with their address, or when no peer adopts them in time.
 //!
-//! Promises: a stopped listener is disabled in every copy of its socket, and its file is removed.
+//! Promises: a stopped listener leaves the registry in any case, it is revoked in every copy of its socket, and its file is
+//! removed. A listener that the kernel does not let the broker revoke is named in the fault and in `status`.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -12,6 +14,7 @@ use portreeve_protocol::{Endpoint, Fault, FaultCode};
 
 use super::entry::{Entry, Owner};
 use super::registry::Registry;
+use super::stopped_sockets::disarm;
 use crate::sys::malloc;
 
 /// The number of listeners from which on it is worth returning their memory to the kernel.
@@ -21,31 +24,65 @@ impl Registry {
     /// Stops a listener. `owner` restricts it to that owner's; `None` allows any. False when there is no such listener.
     ///
     /// # Errors
-    /// The kernel does not let the broker disable the socket; the listener stays.
+    /// The listener has stopped, but a process that holds a copy of its socket can use it again.
     pub fn stop(&mut self, id: ListenerId, owner: Option<Owner>) -> Result<bool, Fault> {
-        let Some(entry) = self.entries.get(&id) else {
-            return Ok(false);
-        };
-        if owner.is_some_and(|owner| owner != entry.owner) {
+        if !self.entries.get(&id).is_some_and(|entry| owner.is_none_or(|owner| owner == entry.owner)) {
             return Ok(false);
         }
-        let disabled = self.filter.disable(&entry.bound.socket);
-        disabled.map_err(|errno| not_disabled(&entry.endpoint, errno))?;
-        drop(self.remove_entry(id));
+        let Some(entry) = self.remove_entry(id) else { return Ok(false) };
         self.trim_memory();
-        Ok(true)
+        let revoked = self.revoke(&entry);
+        // The owner of a UDP socket frees its endpoint by closing its copy. Every other program can then bind there at once.
+        if owner.is_none() || !matches!(*entry.endpoint, Endpoint::Udp(_)) {
+            self.keep_stopped(*entry);
+        } else {
+            disarm(&entry.bound.socket);
+            self.stopped.note_closed(entry.endpoint, entry.user);
+        }
+        revoked.map(|()| true)
+    }
+
+    /// Disables a socket in every copy.
+    pub(super) fn revoke(&self, entry: &Entry) -> Result<(), Fault> {
+        let revoked = self.revocation.revoke(entry.bound.revocability, &entry.bound.socket);
+        revoked.map_err(|errno| {
+            let fault = not_revoked(&entry.endpoint, errno);
+            self.note_not_revoked(&fault);
+            fault
+        })
+    }
+
+    /// Keeps the socket of a revoked listener for a while.
+    pub(super) fn keep_stopped(&mut self, entry: Entry) {
+        if entry.endpoint.inet().is_some() {
+            self.stopped.keep(entry.endpoint, entry.user, entry.bound.socket);
+        }
     }
 
     /// Removes a listener from the registry, and its file.
     pub(super) fn remove_entry(&mut self, id: ListenerId) -> Option<Box<Entry>> {
         let entry = self.entries.remove(&id)?;
-        self.record_change(id);
-        self.by_endpoint.remove(&entry.endpoint);
+        self.record_end(id);
+        self.overlaps.remove(id, &entry.endpoint);
+        self.remove_from_endpoints(id, &entry.endpoint);
         self.subtract_from(entry.owner);
         if let Some(file) = &entry.bound.file {
             file.remove(&self.directories);
         }
         Some(entry)
+    }
+
+    /// Removes a listener from the index by endpoint. While a configured listener replaces a user's, there are two at one
+    /// endpoint, and the other one takes the place.
+    fn remove_from_endpoints(&mut self, id: ListenerId, endpoint: &Rc<Endpoint>) {
+        if self.by_endpoint.get(endpoint) != Some(&id) {
+            return;
+        }
+        let is_there = |id: &ListenerId| self.entry(*id).is_some_and(|entry| entry.endpoint == *endpoint);
+        match self.overlaps.at_address(endpoint).find(is_there) {
+            Some(other) => self.by_endpoint.insert(endpoint.clone(), other),
+            None => self.by_endpoint.remove(endpoint),
+        };
     }
 
     /// Counts one listener less for an owner.
@@ -105,12 +142,16 @@ impl Registry {
     }
 }
 
-/// The fault of a listener that the kernel does not let the broker disable.
-pub(super) fn not_disabled(endpoint: &Endpoint, errno: Errno) -> Fault {
-    let message =
-        format!("cannot stop the listener on {endpoint}: disabling its socket failed: {}", errno.desc());
+/// The fault of a stopped listener that the kernel does not let the broker revoke.
+pub(super) fn not_revoked(endpoint: &Endpoint, errno: Errno) -> Fault {
+    let message = format!(
+        "the listener on {endpoint} has stopped, but a process that holds a copy of its socket can listen on it again: {}",
+        errno.desc()
+    );
     Fault::new(FaultCode::Os, &message)
-        .subject("disable")
-        .remedy("end every process that holds the socket, or restart portreeved")
+        .subject("revoke")
+        .remedy(
+            "end every process that holds the socket; start portreeved with cap_bpf on Linux 5.5 or later",
+        )
         .errno(errno as i32)
 }

@@ -3,30 +3,34 @@
 //! While the broker is busy, lines are buffered in memory. They are written before the broker waits, before it ends, and
 //! when the buffer is full enough. So a line costs no system call of its own while peers wait for replies, and an idle
 //! broker buffers nothing. The broker never waits for the reader of the log: lines that do not fit in the buffer are
-//! dropped and counted, and the count is logged as soon as there is room.
+//! dropped and counted, and the count is logged as soon as there is room. Each peer has a share of the buffer, so that
+//! lines that one peer causes do not displace those of others.
 
 mod buffer;
 mod format;
+mod origin;
 mod sink;
 
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tracing_subscriber::filter::LevelFilter;
 
-use buffer::Buffer;
+use buffer::{Buffer, Weight};
 pub use format::Format;
+pub use origin::Origin;
 use sink::Sink;
 
 use crate::failure::{Exit, Failure};
 
 /// How long to wait for a slow reader at the end.
 const FINAL_WAIT: Duration = Duration::from_secs(1);
-/// How often to retry while the reader is slow.
-const RETRY: Duration = Duration::from_millis(100);
+/// How long to wait before the next attempt to write while the reader is slow: doubled as long as it does not read.
+const RETRY: Duration = Duration::from_millis(2);
+const MAX_RETRY: Duration = Duration::from_millis(100);
 
 /// Unset until [`begin`].
 static FORMAT: OnceLock<Format> = OnceLock::new();
@@ -39,7 +43,8 @@ struct Line;
 impl Write for Line {
     /// Writes one line or journal entry into the buffer.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        buffer().push(bytes);
+        let (origin, weight) = origin::current();
+        buffer().push(origin, weight, bytes);
         Ok(bytes.len())
     }
 
@@ -57,6 +62,33 @@ pub fn dropped() -> u64 {
     buffer().dropped()
 }
 
+/// Calls a function; the lines that it logs are about the requests of this peer.
+pub fn about<T>(origin: Origin, call: impl FnOnce() -> T) -> T {
+    origin::set_during((origin, Weight::Notice), call)
+}
+
+/// As [`about`], for lines that record a change of state: the last to be dropped.
+pub fn record<T>(origin: Origin, call: impl FnOnce() -> T) -> T {
+    origin::set_during((origin, Weight::Record), call)
+}
+
+/// Whether the reader is slow, and a flood of further lines of this origin would be dropped.
+pub fn is_crowded_by(origin: Origin) -> bool {
+    buffer().is_crowded_by(origin)
+}
+
+/// Waits until the reader has read enough of a peer's lines that the next ones will be stored, but no longer than
+/// `limit`. The broker serves other peers meanwhile.
+pub async fn wait_for_room(origin: Origin, limit: Duration) {
+    let end = Instant::now() + limit;
+    let mut pause = Duration::from_millis(1);
+    while is_crowded_by(origin) && Instant::now() < end {
+        // The lines are written while the broker is idle.
+        tokio::time::sleep(pause.min(end.saturating_duration_since(Instant::now()))).await;
+        pause *= 2;
+    }
+}
+
 /// Writes the buffered lines without blocking.
 pub fn flush() {
     let dropped = {
@@ -64,8 +96,10 @@ pub fn flush() {
         buffer.write();
         buffer.dropped_since_last()
     };
-    if dropped > 0 {
-        tracing::warn!(lines = dropped, "log lines were dropped: the reader of the log was too slow");
+    if !dropped.is_empty() {
+        for (peer, lines) in dropped {
+            tracing::warn!(%peer, lines, "log lines were dropped: the reader of the log was too slow");
+        }
         buffer().write();
     }
     if buffer().is_stalled() {
@@ -77,8 +111,17 @@ pub fn flush() {
 pub async fn retry_loop() -> Infallible {
     loop {
         STALLED.notified().await;
-        tokio::time::sleep(RETRY).await;
-        flush();
+        let mut pause = RETRY;
+        loop {
+            let before = buffer().written();
+            tokio::time::sleep(pause).await;
+            flush();
+            let buffer = buffer();
+            if !buffer.is_stalled() {
+                break;
+            }
+            pause = if buffer.written() > before { RETRY } else { (pause * 2).min(MAX_RETRY) };
+        }
     }
 }
 
@@ -95,7 +138,10 @@ pub fn fatal(lines: &[String]) {
             None => {
                 let _ = writeln!(io::stderr(), "portreeved: {line}"); // standard error may be closed
             }
-            Some(Format::Text) => buffer().push(format!("portreeved: {line}\n").as_bytes()),
+            Some(Format::Text) => {
+                let line = format!("portreeved: {line}\n");
+                buffer().push(Origin::Broker, Weight::Record, line.as_bytes());
+            }
             Some(Format::Json | Format::Journald) => tracing::error!(reason = line, "portreeved ends"),
         }
     }
@@ -120,8 +166,10 @@ pub fn begin(requested: Option<Format>) -> Result<(), Failure> {
     buffer().set_sink(journal.unwrap_or_else(Sink::stderr));
     let lines = tracing_subscriber::fmt().with_max_level(LevelFilter::INFO).with_writer(|| Line);
     match format {
-        Format::Text if sink::stderr_is_journal() => lines.without_time().with_ansi(false).init(),
-        Format::Text => lines.with_ansi(colour).init(),
+        Format::Text => {
+            let text = format::Text { time: !sink::stderr_is_journal() };
+            lines.with_ansi(colour).event_format(text).init();
+        }
         Format::Json => lines.event_format(format::Json).init(),
         Format::Journald => lines.event_format(format::Journald).init(),
     }

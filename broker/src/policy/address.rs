@@ -24,7 +24,11 @@ impl Policy {
                 remedy: remedy.to_owned(),
             });
         }
-        if let Some(leader) = self.floating.leader(address) {
+        // A peer that has a permit for neither learns nothing of their binding.
+        let is_permitted = |one| self.find(requester, &Resource::Address(one)).is_some();
+        if let Some(leader) = self.floating.leader(address)
+            && (is_permitted(address) || is_permitted(leader))
+        {
             return Err(Denied {
                 message: format!("{address} follows {leader} and is managed only with it"),
                 nearest: None,

@@ -24,7 +24,7 @@ use std::rc::Rc;
 
 use portreeve_protocol::message::OPERATIONS;
 
-use crate::config::{Cluster, Config, PeerName, Report};
+use crate::config::{Cluster, Config, PeerName, Report, Resources};
 
 pub use address::Destination;
 pub use capability_check::capability_check;
@@ -34,9 +34,9 @@ pub use listen::ipv4_endpoint;
 pub use permit::{AddressPermit, LeasePermit, ListenPermit, OperationPermit, Permit, Place};
 pub use rule::Rule;
 
-use grant::Grant;
+use grant::{Entry, Grant};
 use peers::PeerGrant;
-use resource::Kind;
+use resource::{Kind, Pattern};
 
 /// The peer that sends a request, as policy knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,9 +122,18 @@ impl Policy {
         names.filter(|name| self.operation(requester, name).is_ok()).collect()
     }
 
-    /// Whether a rule permits any resource limit.
-    pub fn has_limits(&self) -> bool {
-        self.all.kinds().any(|kind| kind == Kind::Limit)
+    /// Whether any scope is about this peer. All others are allowed nothing.
+    pub fn names(&self, requester: &Requester) -> bool {
+        self.grants(requester).next().is_some()
+    }
+
+    /// The resources of which a rule permits a limit.
+    pub fn limited_resources(&self) -> Resources {
+        let limits = self.all.entries(Kind::Limit).filter_map(|(entry, _)| match entry {
+            Entry::Pattern(Pattern::Limits(limit)) => Some(limit.resource),
+            _ => None,
+        });
+        limits.collect()
     }
 
     /// The TCP ports that the rules permit, as ranges in order that do not touch each other.

@@ -97,6 +97,13 @@ impl Policy {
         self.rule(grants.find_map(|(grant, _)| lookup(grant))?)
     }
 
+    /// A user that was connected to the predecessor, and whose groups are not known before it connects again: it is taken to
+    /// be in every group that a `peer` scope names. What this user is not allowed is denied whatever its groups are. Its next
+    /// session needs a permit with its real groups.
+    pub fn former_user(&self, uid: u32) -> Requester {
+        Requester::Local { uid, gids: self.groups.keys().copied().collect() }
+    }
+
     /// The `peer` scopes of a user and its groups.
     fn scopes(&self, uid: u32, gids: &[u32]) -> impl Iterator<Item = &PeerGrant> {
         let groups = gids.iter().filter_map(|gid| self.groups.get(gid));

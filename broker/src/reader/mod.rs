@@ -58,7 +58,7 @@ pub fn directories(bundle: &Bundle) -> Vec<PathBuf> {
         .flat_map(|path| [path.canonicalize().ok(), Some(path)])
         .flatten()
         .filter_map(directory)
-        .chain([ACCOUNTS.into()])
+        .chain(accounts::directories())
         .collect();
     all.sort();
     all.dedup();
@@ -68,7 +68,7 @@ pub fn directories(bundle: &Bundle) -> Vec<PathBuf> {
 /// Forks the reader, waits until it has confined itself, and verifies that with the kernel.
 pub fn start(path: &Path, config: &Config, confinement: Confinement) -> Result<Reader, Failure> {
     let known = accounts::by_name_services(config);
-    let expected = confinement.expected();
+    let expected = confinement.expected()?;
     inject::point("reader.channel")?;
     let (ours, theirs) = channel::pair().map_err(|error| Failure::os(STEP, "socketpair", error))?;
     inject::point("reader.fork")?;

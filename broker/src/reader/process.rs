@@ -56,8 +56,9 @@ fn read(path: &Path, known: &Known) -> Bundle {
     // A configuration with errors needs no accounts.
     if let Ok((config, _)) = config {
         let names: Vec<_> = config.broker.peers.iter().map(|peer| peer.name.value.clone()).collect();
-        for (name, id) in accounts::by_files(names, known) {
-            bundle.add_account(&name, id);
+        match accounts::by_files(names, known) {
+            Ok(ids) => ids.iter().for_each(|(name, id)| bundle.add_account(name, *id)),
+            Err(unreadable) => bundle.set_accounts_unreadable(&unreadable.file, &unreadable.error),
         }
     }
     bundle

@@ -11,19 +11,25 @@ use nix::unistd::Gid;
 use portreeve_protocol::takeover::SocketFile;
 use portreeve_protocol::{Endpoint, Fault, Kind, Text, channel, codec};
 
-use super::{session, state::Broker};
+use super::quota::NoSlot;
+use super::session;
+use super::state::{Broker, Buffers};
 use crate::failure::{Exit, Failure};
 use crate::listener::{BoundSocket, Registry};
+use crate::log::Origin;
 use crate::policy::Requester;
 use crate::sys::peer_credentials;
 use crate::sys::socket::{self, AddressFamily, SockType};
 use crate::sys::unix_file::UnixFile;
 
 const STEP: &str = "broker.socket";
-/// The largest number of open sessions of the control socket.
-const MAX_SESSIONS: usize = 256;
-/// The pause before the next peer is accepted, if there is no room or accepting failed.
+/// The pause before the next peer is accepted, if accepting failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How many peers are accepted in a row while open sessions wait: a burst of connections of one peer is over soon, and
+/// others do not wait behind it in the queue.
+const MAX_IN_A_ROW: u32 = 16;
+/// How often the broker lets others run until an evicted session has ended.
+const MAX_YIELDS: u32 = 100;
 
 /// Binds the control socket and gives its file to the registry. Only root can connect until its group and mode are set.
 /// `place` is where the configuration names it.
@@ -57,7 +63,7 @@ pub fn bind(
     let opened = file.set_group_and_mode(registry.directories(), group, mode);
     registry.set_control_file(file);
     opened.map_err(|errno| failed("chown and chmod", errno))?;
-    socket::listen(&socket, socket::MAX_BACKLOG).map_err(|errno| failed("listen", errno))?;
+    socket::listen(&socket, socket::CONTROL_BACKLOG).map_err(|errno| failed("listen", errno))?;
     Ok(socket.into())
 }
 
@@ -90,18 +96,18 @@ pub fn import(
     Ok(())
 }
 
-/// Accepts peers and opens a session for each.
+/// Accepts peers, and opens a session for each or refuses it at once.
 pub async fn accept_loop(broker: Rc<Broker>, listener: tokio::net::UnixListener) {
+    let mut in_a_row = 0;
     loop {
-        // Let the open sessions run before each new one, however many peers connect.
-        tokio::task::yield_now().await;
+        if in_a_row >= MAX_IN_A_ROW {
+            in_a_row = 0;
+            tokio::task::yield_now().await;
+        }
+        in_a_row += 1;
         broker.export.resumed(0).await;
         if broker.export.is_committed() {
             return;
-        }
-        if broker.session_count() >= MAX_SESSIONS {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
         }
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -109,38 +115,61 @@ pub async fn accept_loop(broker: Rc<Broker>, listener: tokio::net::UnixListener)
             () = broker.export.paused_or_committed() => continue,
         };
         let channel = accepted.and_then(|(stream, _)| stream.into_std().map(OwnedFd::from));
-        if let Err(error) = channel.and_then(|channel| open_session(&broker, channel)) {
+        let opened = match channel {
+            Ok(channel) => open_session(&broker, channel).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = opened {
             tracing::warn!(%error, "cannot open a session for a peer of the control socket");
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
 }
 
-fn open_session(broker: &Rc<Broker>, channel: OwnedFd) -> io::Result<()> {
+async fn open_session(broker: &Rc<Broker>, channel: OwnedFd) -> io::Result<()> {
     let credentials = peer_credentials::read(&channel)?;
     let pid = credentials.pid;
     let requester = Requester::Local { uid: credentials.uid, gids: credentials.gids };
-    match broker.accounts.take_session_slot(&requester) {
-        Ok(slot) => session::open(broker, channel, requester, pid, slot).map(drop),
-        Err((account, fault)) => {
-            broker.counters.rejected.up();
-            if account.may_log() {
-                tracing::warn!(target: "audit", peer = %requester, pid, cause = &*fault.message, "refused a session");
+    let origin = match credentials.uid {
+        uid if broker.policy.borrow().names(&requester) => Origin::User(uid),
+        _ => Origin::Strangers,
+    };
+    let mut slot = broker.accounts.take_session_slot(origin);
+    if slot.as_ref().is_err_and(|(_, refused)| refused.all_in_use)
+        && let Some(session) = broker.session_without_hello()
+    {
+        session.evict();
+        let ended = Rc::downgrade(&session);
+        drop(session);
+        for _ in 0..MAX_YIELDS {
+            if ended.strong_count() == 0 {
+                break;
             }
-            refuse_session(channel, &fault);
+            tokio::task::yield_now().await;
+        }
+        slot = broker.accounts.take_session_slot(origin);
+    }
+    match slot {
+        Ok(slot) => session::open(broker, channel, requester, pid, slot).map(drop),
+        Err((account, NoSlot { fault, .. })) => {
+            broker.counters.rejected.up();
+            account.notice(|| {
+                tracing::warn!(target: "audit", peer = %requester, pid, cause = &*fault.message, "refused a session");
+            });
+            refuse_session(broker, channel, &fault);
             Ok(())
         }
     }
 }
 
 /// Sends the fault to a peer that gets no session, and closes the channel.
-fn refuse_session(channel: OwnedFd, fault: &Fault) {
-    let mut buffer = codec::frame_buffer();
+fn refuse_session(broker: &Broker, channel: OwnedFd, fault: &Fault) {
+    let Buffers { inbox, outbox } = &mut *broker.buffers.borrow_mut();
     let channel = UnixDatagram::from(channel);
     if channel.set_nonblocking(true).is_ok() {
         // The kernel discards what was sent when a channel is closed with unread data, so the hello is read first.
-        let _ = channel::receive_bytes(&channel, &mut buffer);
-        if let Ok(frame) = codec::encode(&mut buffer, Kind::FAULT, 0, 0, fault) {
+        let _ = channel::receive_bytes(&channel, inbox);
+        if let Ok(frame) = codec::encode(outbox, Kind::FAULT, 0, 0, fault) {
             let _ = channel::send_bytes(&channel, frame); // a peer that does not read misses the fault
         }
     }

@@ -46,7 +46,7 @@ impl FloatingListeners for Broker {
             self.publish_to_worker(EventCode::ListenerStopping, *id, endpoint);
         }
         for fault in self.registry.borrow_mut().stop_at(&addresses) {
-            tracing::error!(%fault, "cannot stop a listener whose address is about to be removed");
+            tracing::error!(%fault, "cannot revoke a listener whose address is about to be removed");
         }
     }
 }

@@ -3,35 +3,43 @@
 
 pub mod control_socket;
 pub mod counters;
+mod descriptors_in_flight;
 mod floating;
 mod in_flight;
 mod operation;
+mod orphans;
 mod quota;
 mod reload;
 mod reply;
 mod session;
 mod shutdown;
 mod state;
+mod stopped_sockets;
 mod subscription;
 mod takeover;
 mod worker;
 
+pub use quota::MAX_SESSIONS;
 pub use reload::{ReloadRequest, Reloading, RestartOnly, Started};
-pub use state::{Broker, Parts, Processes};
+pub use state::{Broker, LauncherProcess, Parts, Processes};
 pub use worker::Supervision;
 
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::Duration;
 
+use nix::unistd::Pid;
+
+use self::orphans::Reaper;
 use crate::address;
 use crate::failure::Failure;
 use crate::inject;
-use crate::launcher::Handle;
+use crate::launcher::{FormerLaunchers, Handle};
 use crate::log;
 use crate::reader::Reader;
 use crate::sd_notify::Notifier;
-use crate::takeover::Import;
+use crate::sys::process::PidRange;
+use crate::takeover::{Import, NamesAtStart};
 
 /// How long a process that ends by itself may take to exit.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -44,6 +52,12 @@ pub struct Service {
     pub control: Option<UnixListener>,
     /// The launcher and how the worker is started, if one is configured.
     pub worker: Option<(Handle, Supervision)>,
+    /// The process id of the launcher.
+    pub launcher: Option<Pid>,
+    /// All process ids of this host.
+    pub pids: PidRange,
+    /// The launchers of brokers that have ended, whose workers may still run.
+    pub former_launchers: FormerLaunchers,
     /// The reader, if reloads are enabled.
     pub reader: Option<Reader>,
     /// The requests to reload.
@@ -52,8 +66,8 @@ pub struct Service {
     pub notifier: Rc<Notifier>,
     /// The import from the predecessor, in a takeover.
     pub import: Option<Import>,
-    /// Names in the service manager's fdstore of descriptors that are no longer listeners.
-    pub stale_fdstore_names: Vec<String>,
+    /// The names in the service manager's fdstore.
+    pub fdstore_names: NamesAtStart,
 }
 
 impl Service {
@@ -64,6 +78,8 @@ impl Service {
         let mut shutdown = shutdown::Shutdown::new(broker.export.clone())?;
         let hangups = reload::hangups()?;
         let notifier = self.notifier.clone();
+        let mut reaper =
+            Reaper::new(self.reader.as_ref().map(|reader| reader.pid), self.launcher, self.pids)?;
         inject::point("reader.epoll")?;
         let reader = self.reader.map(Reader::into_handle).transpose();
         let reader = reader.map_err(|error| Failure::os("reader", "epoll_ctl", error))?;
@@ -75,22 +91,30 @@ impl Service {
                 .map_err(|error| Failure::os("control socket", "epoll_ctl", error))?;
             tokio::task::spawn_local(control_socket::accept_loop(broker.clone(), listener));
         }
+        tokio::task::spawn_local(stopped_sockets::check_loop(broker.clone()));
         if let Some(addresses) = &broker.addresses {
             let listeners: Rc<dyn address::FloatingListeners> = broker.clone();
             address::spawn(addresses, &listeners)
                 .map_err(|error| Failure::os("addresses", "epoll_ctl", error))?;
         }
         if let Some(import) = &mut self.import {
-            import.run(&broker.import_target())?;
+            self.fdstore_names.stale.extend(import.run(&broker.import_target())?);
         }
         if let Some(fdstore) = &broker.fdstore {
-            tokio::task::spawn_local(fdstore.clone().run(broker.clone(), self.stale_fdstore_names));
+            tokio::task::spawn_local(fdstore.clone().run(broker.clone(), self.fdstore_names));
         }
         let serving = async {
             if let Some(import) = self.import {
                 // One worker at a time: the predecessor's exits first, and clients wait in the accept queues meanwhile.
                 tokio::select! {
                     () = import.predecessor.exited() => {}
+                    () = shutdown.requested() => return Ok(()),
+                }
+            }
+            if self.worker.is_some() {
+                // As above, after a broker that was killed.
+                tokio::select! {
+                    () = self.former_launchers.ended() => {}
                     () = shutdown.requested() => return Ok(()),
                 }
             }
@@ -111,12 +135,16 @@ impl Service {
         let result = tokio::select! {
             result = serving => result,
             never = notifier.keep_alive() => match never {},
+            never = notifier.send_waiting() => match never {},
             never = log::retry_loop() => match never {},
+            never = reaper.run() => match never {},
         };
+        reaper.log_survivors_of_launcher(result.is_err()).await;
         if let Some(addresses) = &broker.addresses {
             addresses.notify_removal(&addresses.all()).await;
         }
         broker.stop_everything();
+        notifier.flush_at_end().await;
         result
     }
 }

@@ -13,17 +13,24 @@ use portreeve_protocol::channel::{ReceiveError, receive_bytes};
 use portreeve_protocol::frame::FrameError;
 use portreeve_protocol::{Fault, FaultCode, Header};
 use tokio::io::Interest;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::operation::{self, Received};
 use super::quota::{Account, SessionSlot};
+use super::reply::WaitingReply;
 use super::state::{Broker, Buffers};
 use crate::listener::Owner;
+use crate::log;
 use crate::policy::Requester;
 use crate::takeover::Export;
 
-/// The largest number of requests of one session that are served in a row while other sessions wait.
+/// The largest number of requests of one peer that are served in a row while other peers wait.
 const MAX_IN_A_ROW: u32 = 8;
+/// How long they may take: no further request begins after this time.
+const MAX_TURN: Duration = Duration::from_millis(1);
+/// How long a peer of the control socket may take to send hello, if `unread_timeout` is not shorter.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A session as its operations see it.
 pub struct Session {
@@ -38,10 +45,16 @@ pub struct Session {
     greeted: Cell<bool>,
     /// How long the peer's next request waits, because of the ones that were refused.
     penalty: Cell<Duration>,
-    in_a_row: Cell<u32>,
+    /// Notified to end a session without hello, in favour of another peer.
+    evicted: Notify,
     /// The number of requests in flight.
     pub(super) in_flight: Cell<usize>,
-    pub(super) max_in_flight: usize,
+    /// How many descriptors were sent since the peer was last known to have received all.
+    pub(super) descriptors_in_flight: Cell<usize>,
+    /// Whether a reply waits until the peer makes room.
+    pub(super) reply_waits: Cell<bool>,
+    /// Notified when a reply no longer waits.
+    pub(super) reply_sent: Notify,
     /// The state of a takeover by another broker.
     pub(super) export: Rc<Export>,
     /// How long the peer may leave a reply unread.
@@ -56,6 +69,11 @@ impl Session {
         matches!(self.requester, Requester::Local { uid: 0, .. })
     }
 
+    /// Whether its peer is another broker that is taking over.
+    pub(super) fn is_successor(&self) -> bool {
+        self.export.is_successor(self.number)
+    }
+
     /// Whether its peer is the worker.
     pub fn is_worker(&self) -> bool {
         self.owner == Owner::Worker
@@ -67,7 +85,7 @@ pub enum Step {
     /// Take the next packet.
     Continue,
     /// Wait until the peer has made room for this reply.
-    Wait { frame: Vec<u8>, descriptors: Vec<OwnedFd> },
+    Wait(Box<WaitingReply>),
     /// Close, for this reason.
     Close(String),
 }
@@ -92,9 +110,11 @@ pub fn open(
         account,
         greeted: false.into(),
         penalty: slot.wait.into(),
-        in_a_row: 0.into(),
+        evicted: Notify::new(),
         in_flight: 0.into(),
-        max_in_flight: usize::try_from(broker.accounts.quotas().in_flight).unwrap_or(usize::MAX),
+        descriptors_in_flight: 0.into(),
+        reply_waits: false.into(),
+        reply_sent: Notify::new(),
         export: broker.export.clone(),
         unread_timeout: broker.accounts.quotas().unread_timeout,
         channel,
@@ -103,56 +123,84 @@ pub fn open(
     let (broker, session) = (broker.clone(), Rc::new(session));
     broker.registered(&session);
     Ok(tokio::task::spawn_local(async move {
-        let reason = session.serve(&broker).await;
+        let reason = tokio::select! {
+            // First, so that a hello is not served and then the session ended.
+            biased;
+            () = session.evicted.notified() => "it sent no hello, and another peer needs the session".to_owned(),
+            reason = session.serve(&broker) => reason,
+        };
         session.close(&broker, &reason);
-        drop(slot);
+        broker.release(session, slot);
     }))
 }
 
 impl Session {
     async fn serve(self: &Rc<Self>, broker: &Rc<Broker>) -> String {
-        let greeting = Instant::now() + self.unread_timeout;
+        self.serve_penalty().await;
+        let limit = self.unread_timeout.min(HELLO_TIMEOUT);
+        let greeting = Instant::now() + limit;
         loop {
-            self.pause().await;
-            let step = self.async_channel.async_io(Interest::READABLE, || self.step(broker));
-            let step = match self.is_greeted() || self.owner == Owner::Worker {
-                true => step.await,
-                false => match tokio::time::timeout_at(greeting.into(), step).await {
-                    Ok(step) => step,
-                    Err(_) => {
-                        return format!("the peer sent no hello for {} s", self.unread_timeout.as_secs());
-                    }
+            if self.export.pauses(self.number) {
+                self.export.resumed(self.number).await;
+            }
+            self.serve_penalty().await;
+            let readable = self.async_channel.readable();
+            let readable = match self.is_greeted() || self.owner == Owner::Worker {
+                true => readable.await,
+                false => match tokio::time::timeout_at(greeting.into(), readable).await {
+                    Ok(readable) => readable,
+                    Err(_) => return format!("the peer sent no hello for {} s", limit.as_secs()),
                 },
             };
-            let step = match step {
-                Ok(step) => step,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => Step::Close(format!("cannot receive: {error}")),
+            if let Err(error) = readable {
+                return format!("cannot receive: {error}");
+            }
+            let step = {
+                let _turn = self.account.turn().await;
+                let step = self.serve_turn(broker);
+                if matches!(step, Some(Step::Continue)) || self.account.has_waiting_sessions() {
+                    // The peer keeps its turn meanwhile: others are served before its next session.
+                    tokio::task::yield_now().await;
+                }
+                step
             };
             match step {
-                Step::Continue => {}
-                Step::Wait { frame, descriptors } => {
-                    if let Err(reason) = self.send_in_time(&frame, &descriptors).await {
+                None | Some(Step::Continue) => {}
+                Some(Step::Wait(reply)) => {
+                    if let Err(reason) = self.deliver(broker, *reply).await {
                         return reason;
                     }
                 }
-                Step::Close(reason) => return reason,
+                Some(Step::Close(reason)) => return reason,
             }
         }
     }
 
-    /// Waits as long as the refused requests demand, or yields to other sessions after several requests in a row.
-    async fn pause(&self) {
-        if self.export.pauses(self.number) {
-            self.export.resumed(self.number).await;
-        }
+    /// Waits as long as the refused requests, or the new sessions, of the peer demand.
+    async fn serve_penalty(&self) {
         let penalty = self.penalty.take();
         if !penalty.is_zero() {
             tokio::time::sleep(penalty).await;
-        } else if self.in_a_row.replace(self.in_a_row.get() + 1) >= MAX_IN_A_ROW {
-            self.in_a_row.set(0);
-            tokio::task::yield_now().await;
         }
+    }
+
+    /// Serves the requests that have arrived, while it is this peer's turn. `None` if all are served.
+    fn serve_turn(self: &Rc<Self>, broker: &Rc<Broker>) -> Option<Step> {
+        let end = Instant::now() + MAX_TURN;
+        for _ in 0..MAX_IN_A_ROW {
+            match self.async_channel.try_io(Interest::READABLE, || self.step(broker)) {
+                Ok(Step::Continue) => {}
+                Ok(step) => return Some(step),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Some(Step::Close(format!("cannot receive: {error}"))),
+            }
+            let must_wait = self.account.request() || !self.penalty.get().is_zero();
+            if must_wait || self.export.pauses(self.number) || Instant::now() >= end {
+                break;
+            }
+        }
+        Some(Step::Continue)
     }
 
     /// Receives one packet, acts, replies. `WouldBlock` if there is none.
@@ -166,10 +214,7 @@ impl Session {
         let Buffers { inbox, outbox } = &mut *broker.buffers.borrow_mut();
         let length = match receive_bytes(&self.channel, inbox) {
             Ok(length) => length,
-            Err(ReceiveError::Os(error)) => {
-                self.in_a_row.set(0);
-                return Err(error);
-            }
+            Err(ReceiveError::Os(error)) => return Err(error),
             Err(ReceiveError::Closed) => return Ok(Step::Close("the peer closed the channel".to_owned())),
             Err(error) => {
                 let bytes = match error {
@@ -227,15 +272,23 @@ impl Session {
         self.greeted.set(true);
     }
 
+    /// Ends the session, which has no hello, in favour of another peer.
+    pub fn evict(&self) {
+        self.evicted.notify_one();
+    }
+
     fn close(&self, broker: &Broker, reason: &str) {
-        self.export.session_ended(self.number);
+        if self.export.session_ended(self.number) {
+            // The successor may have listed sockets of its own in the allowlist.
+            broker.registry.borrow().revoke_others();
+        }
         // Another part of the broker keeps the worker's channel open; the worker must see that the session has ended.
         let _ = self.channel.shutdown(Shutdown::Both); // the peer may have closed it already
         let client =
             broker.sessions.borrow_mut().remove(&self.number).map(|info| info.client).unwrap_or_default();
-        if self.account.may_log() {
-            tracing::info!(session = self.number, peer = %self.requester, ?client, reason, "session ended");
-        }
+        self.account.notice(|| {
+            tracing::info!(session = self.number, peer = %self.requester, %client, reason, "session ended");
+        });
         broker.events.unsubscribe(self.number);
         // The worker's listeners belong to its process: they stay until it has exited, and are then retained for the next
         // worker.
@@ -243,7 +296,9 @@ impl Session {
             return;
         }
         for fault in broker.registry.borrow_mut().stop_owned_by(self.owner) {
-            tracing::error!(session = self.number, %fault, "cannot stop a listener of a session that ended");
+            log::record(self.account.peer(), || {
+                tracing::error!(session = self.number, %fault, "cannot revoke a listener of a session that ended");
+            });
         }
     }
 }

@@ -10,6 +10,7 @@ use portreeve_protocol::status::{Credentials, Process};
 use portreeve_protocol::{Fault, List, Text, codec};
 
 use super::counters::Counters;
+use super::descriptors_in_flight::DescriptorsInFlight;
 use super::quota::{Account, Accounts};
 use super::reload::Reloading;
 use super::session::Session;
@@ -17,13 +18,19 @@ use crate::address::Addresses;
 use crate::config::Quotas;
 use crate::confine::broker::Verified;
 use crate::events::Events;
+use crate::in_flight_limit::InFlightLimit;
 use crate::listener::{Owner, Registry};
+use crate::log::Origin;
 use crate::policy::{Policy, Requester};
 use crate::takeover::Export;
 use crate::takeover::Fdstore;
 
 /// The broker's release, for `Welcome`, `status` and `--version`.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
+
+/// The warning in `status` while the kernel refuses to send descriptors.
+const TOO_MANY_IN_FLIGHT: &str = "user 0 has too many descriptors in flight on this host (ETOOMANYREFS): replies with sockets \
+    and the start of a worker wait; find the program of root that leaves descriptors unread, see unix(7)";
 
 /// The parts of the state that start-up provides.
 pub struct Parts {
@@ -41,6 +48,10 @@ pub struct Parts {
     pub retain: Duration,
     /// The quotas of each peer.
     pub quotas: Quotas,
+    /// The broker's limit of open descriptors, which is also its limit of descriptors in flight.
+    pub max_descriptors: u64,
+    /// What is known about the kernel's limit of descriptors in flight.
+    pub in_flight_limit: Rc<InFlightLimit>,
     /// Warnings for the operator, shown by `status`.
     pub warnings: Vec<String>,
     /// The export to another broker that takes over.
@@ -56,10 +67,21 @@ pub struct Parts {
 pub struct Processes {
     /// The broker itself.
     pub broker: Verified,
-    /// The launcher: process id, root directory, credentials, which its workers share.
-    pub launcher: Option<(u32, String, Credentials)>,
+    /// The launcher, if a worker is configured.
+    pub launcher: Option<LauncherProcess>,
     /// The reader: process id, credentials, its other locks.
     pub reader: Option<(u32, Credentials, Vec<String>)>,
+}
+
+/// The launcher.
+#[derive(Debug)]
+pub struct LauncherProcess {
+    /// Its process id.
+    pub pid: u32,
+    /// Its root directory, which its workers share.
+    pub root: String,
+    /// Its credentials, as the kernel reports them, which its workers share.
+    pub credentials: Credentials,
 }
 
 /// A session as `status` shows it.
@@ -99,7 +121,10 @@ pub struct Broker {
     pub(super) counters: Counters,
     pub(super) export: Rc<Export>,
     pub(super) fdstore: Option<Rc<Fdstore>>,
+    pub(super) in_flight: DescriptorsInFlight,
+    pub(super) in_flight_limit: Rc<InFlightLimit>,
     warnings: RefCell<Vec<String>>,
+    left_processes: RefCell<Option<String>>,
     reader_exited: Cell<bool>,
     started: Instant,
     last_session: Cell<u64>,
@@ -124,7 +149,10 @@ impl Broker {
             counters: Counters::default(),
             export: Rc::new(parts.export),
             fdstore: parts.fdstore,
+            in_flight: DescriptorsInFlight::new(parts.max_descriptors),
+            in_flight_limit: parts.in_flight_limit,
             warnings: RefCell::new(parts.warnings),
+            left_processes: RefCell::default(),
             reader_exited: Cell::new(false),
             started: Instant::now(),
             last_session: Cell::new(0),
@@ -155,22 +183,38 @@ impl Broker {
         if let Some(info) = self.sessions.borrow_mut().get_mut(&session.number) {
             info.session = Rc::downgrade(session);
         }
+        self.in_flight.begin(session);
     }
 
     /// The fault for a peer that has used up its quota of listeners.
     pub(super) fn listener_quota_fault(&self, account: &Rc<Account>) -> Option<Fault> {
         let registry = self.registry.borrow();
-        // While all peers together hold less than the limit of one peer, no peer has reached it.
-        account.listener_quota_fault(registry.count(), registry.capacity())?;
+        let (count, capacity) = (registry.count(), registry.capacity());
+        // While a peer that held all of them could have a further one, this peer can.
+        account.listener_quota_fault(count, count, capacity)?;
         let sessions = self.sessions.borrow();
         let owners =
             sessions.values().filter(|info| Rc::ptr_eq(&info.account, account)).map(|info| info.owner);
-        account.listener_quota_fault(owners.map(|owner| registry.count_of(owner)).sum(), registry.capacity())
+        let held = owners.map(|owner| registry.count_of(owner)).sum();
+        account.listener_quota_fault(held, count, capacity)
     }
 
-    /// How many sessions are open.
+    /// The oldest session without hello of the peer that has most of them. Root's are not considered.
+    pub(super) fn session_without_hello(&self) -> Option<Rc<Session>> {
+        let mut by_peer = BTreeMap::<Origin, (usize, Rc<Session>)>::new();
+        for info in self.sessions.borrow().values() {
+            let waiting =
+                info.session.upgrade().filter(|session| !session.is_greeted() && !session.is_root());
+            if let Some(session) = waiting.filter(|session| !session.is_worker()) {
+                by_peer.entry(info.account.peer()).or_insert((0, session)).0 += 1;
+            }
+        }
+        by_peer.into_values().max_by_key(|(count, _)| *count).map(|(_, session)| session)
+    }
+
+    /// How many sessions are open, with those that have ended and keep their place.
     pub(super) fn session_count(&self) -> usize {
-        self.sessions.borrow().len()
+        self.sessions.borrow().len() + self.in_flight.lingering()
     }
 
     /// Sets the worker's process id and how often it was restarted; `None` while none runs.
@@ -183,17 +227,6 @@ impl Broker {
     pub(super) fn worker_counts(&self) -> Option<WorkerCounts> {
         self.processes.launcher.as_ref()?;
         Some(WorkerCounts { running: self.worker.get().is_some(), restarts: self.restarts.get().into() })
-    }
-
-    /// The user of a session of the control socket.
-    pub(super) fn user(&self, session: u64) -> u32 {
-        let sessions = self.sessions.borrow();
-        let session = sessions.get(&session).and_then(|info| info.session.upgrade());
-        match session.map(|session| session.requester.clone()) {
-            Some(Requester::Local { uid, .. }) => uid,
-            // A session that has ended has no listeners.
-            _ => 0,
-        }
     }
 
     /// At the end of the broker: disables every listener that is not in the fdstore and removes every address, unless
@@ -209,7 +242,7 @@ impl Broker {
     fn stop_listeners(&self) {
         let is_in_fdstore = |id| self.fdstore.as_ref().is_some_and(|fdstore| fdstore.contains(id));
         for fault in self.registry.borrow_mut().stop_all_except(is_in_fdstore) {
-            tracing::error!(%fault, "cannot stop a listener at the end of the broker");
+            tracing::error!(%fault, "cannot revoke a listener at the end of the broker");
         }
     }
 
@@ -227,7 +260,7 @@ impl Broker {
         let locks = List::truncated(broker.locks.iter().map(|lock| Text::truncated(lock)));
         let mut rows =
             vec![Process { locks, ..row("broker", std::process::id(), 0, "(empty)", &broker.credentials) }];
-        if let Some((pid, root, credentials)) = &self.processes.launcher {
+        if let Some(LauncherProcess { pid, root, credentials }) = &self.processes.launcher {
             rows.push(row("launcher", *pid, 0, root, credentials));
             if let Some((pid, restarts)) = self.worker.get() {
                 rows.push(row("worker", pid, restarts, root, credentials));
@@ -242,9 +275,41 @@ impl Broker {
         rows
     }
 
-    /// The warnings for the operator.
+    /// The warnings for the operator. What does not fit into the fdstore is always among them.
     pub(super) fn warnings(&self) -> List<Text<256>, 16> {
-        List::truncated(self.warnings.borrow().iter().map(|warning| Text::truncated(warning)))
+        let fdstore = self.fdstore.as_ref().and_then(|fdstore| fdstore.warning());
+        let passing = self.in_flight_limit.is_lasting().then_some(TOO_MANY_IN_FLIGHT);
+        let (warnings, left) = (self.warnings.borrow(), self.left_processes.borrow());
+        let of_listeners = self.registry.borrow().warnings();
+        let first = fdstore.iter().chain(&*left).map(String::as_str).chain(passing);
+        let rest = warnings.iter().chain(&of_listeners).map(String::as_str);
+        List::truncated(first.chain(rest).map(Text::truncated))
+    }
+
+    /// Records how many processes earlier workers have left, and the ids of the first ones; logs a change.
+    pub(super) fn set_left_processes(&self, count: u32, pids: &[i32]) {
+        let warning = (count > 0).then(|| {
+            let more = if pids.len() < count as usize {
+                format!(" and more, {count} in all")
+            } else {
+                String::new()
+            };
+            let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
+            format!(
+                "processes that an earlier worker left still run and may hold its listeners: {}{more}",
+                pids.join(" ")
+            )
+        });
+        if *self.left_processes.borrow() == warning {
+            return;
+        }
+        match &warning {
+            Some(warning) => tracing::warn!(
+                "{warning}; they end with the broker, or with their worker if end_descendants = true in the worker scope"
+            ),
+            None => tracing::info!("no process that an earlier worker left runs any more"),
+        }
+        *self.left_processes.borrow_mut() = warning;
     }
 
     /// Whether a reader process was started.

@@ -33,18 +33,17 @@ pub fn may_see_all(policy: &Policy, requester: &Requester) -> bool {
 /// Sends events until the session or its subscription ends.
 pub async fn serve(broker: Rc<Broker>, session: Rc<Session>, subscriber: Rc<Subscriber>) {
     while let Some(event) = subscriber.next().await {
+        session.await_reply().await;
         let step = {
             let Buffers { outbox, .. } = &mut *broker.buffers.borrow_mut();
             match codec::encode(outbox, Kind::EVENT, 0, 0, &event) {
-                Ok(frame) => session.send_now(frame, &[]),
+                Ok(frame) => session.send_frame(frame),
                 Err(error) => Step::Close(format!("cannot encode an event: {error}")),
             }
         };
         let sent = match step {
             Step::Continue => Ok(()),
-            Step::Wait { frame, .. } => {
-                session.send_waiting(&frame, &[]).await.map_err(|error| error.to_string())
-            }
+            Step::Wait(event) => session.send_waiting(event.frame()).await.map_err(|error| error.to_string()),
             Step::Close(reason) => Err(reason),
         };
         if let Err(reason) = sent {

@@ -9,7 +9,7 @@ use portreeve_protocol::{Kind, channel, codec};
 
 use super::session::Session;
 use super::state::Broker;
-use crate::takeover::{FdstoreName, FdstoreSource, Target, taken_over};
+use crate::takeover::{FdstoreName, FdstoreSource, Party, StoredListener, Target, taken_over};
 
 impl Broker {
     /// The parts that an import fills.
@@ -51,10 +51,18 @@ impl Session {
 }
 
 impl FdstoreSource for Broker {
-    fn fdstore_name(&self, id: ListenerId) -> Option<FdstoreName> {
+    fn to_store(&self, id: ListenerId) -> Option<StoredListener> {
         let registry = self.registry.borrow();
-        let exported = registry.export_unless_floating(id, |session| self.user(session))?;
-        Some(FdstoreName { endpoint: exported.endpoint, options: exported.options, user: exported.user })
+        let exported = registry.export_unless_floating(id)?;
+        let is_static = registry.entry(id).is_some_and(|entry| entry.name.is_some());
+        let party = match exported.user {
+            _ if is_static => Party::Static,
+            None => Party::Worker,
+            Some(user) => Party::User(user),
+        };
+        let name =
+            FdstoreName { endpoint: exported.endpoint, options: exported.options, user: exported.user };
+        Some(StoredListener { party, name: name.encode()? })
     }
 
     fn with_socket(
@@ -63,6 +71,13 @@ impl FdstoreSource for Broker {
         send: &mut dyn FnMut(BorrowedFd<'_>) -> nix::Result<()>,
     ) -> Option<nix::Result<()>> {
         self.registry.borrow().socket(id).map(send)
+    }
+
+    fn with_allowlist(
+        &self,
+        send: &mut dyn FnMut(BorrowedFd<'_>) -> nix::Result<()>,
+    ) -> Option<nix::Result<()>> {
+        self.registry.borrow().allowlist().map(send)
     }
 
     fn is_taken_over(&self) -> bool {

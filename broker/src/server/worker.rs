@@ -6,24 +6,26 @@ use std::os::unix::net::UnixDatagram;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use portreeve_protocol::channel::{self, ReceiveError};
-use portreeve_protocol::{Event, EventCode, Text};
+use portreeve_protocol::{Endpoint, Event, EventCode, Text};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::EXIT_TIMEOUT;
 use super::session;
 use super::shutdown::Shutdown;
 use super::state::Broker;
+use crate::config::SocketOptions;
 use crate::events::Audience;
 use crate::failure::{Exit, Failure};
 use crate::inject;
 use crate::launcher::{Ending, Handle, ProgramName, Report};
+use crate::log::Origin;
 use crate::policy::Requester;
 use crate::sd_notify::Notifier;
 
 const STEP: &str = "worker";
+/// How long processes may take to end after SIGKILL.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause before a worker is restarted that exited soon after its start; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
@@ -45,6 +47,8 @@ pub struct Supervision {
     pub stable_after: Duration,
     /// worker.stop_timeout
     pub stop_timeout: Duration,
+    /// worker.end_descendants
+    pub end_descendants: bool,
 }
 
 /// What ends the supervision of one worker process.
@@ -62,7 +66,7 @@ struct Running {
     channel: UnixDatagram,
 }
 
-/// Keeps a worker running until the broker has to stop.
+/// Keeps a worker running until the broker has to stop. Then no process of a worker is left.
 ///
 /// # Errors
 /// The worker cannot be started, must not be restarted, or the launcher is lost.
@@ -73,18 +77,34 @@ pub async fn supervise(
     notifier: &Notifier,
     shutdown: &mut Shutdown,
 ) -> Result<(), Failure> {
+    let result = keep_running(broker, launcher, supervision, notifier, shutdown).await;
+    let ended = end_all(broker, launcher, supervision.stop_timeout).await;
+    result.and(ended) // the first failure is reported
+}
+
+async fn keep_running(
+    broker: &Rc<Broker>,
+    launcher: &Handle,
+    supervision: &Supervision,
+    notifier: &Notifier,
+    shutdown: &mut Shutdown,
+) -> Result<(), Failure> {
     let mut short_runs = 0;
     let mut restarts = 0;
     loop {
         let started = Instant::now();
-        let Running { pid, mut session, channel } = start(broker, launcher, supervision, restarts).await?;
+        let running = start(broker, launcher, supervision, restarts, shutdown).await?;
+        let Some(Running { pid, mut session, channel }) = running else {
+            notifier.stopping();
+            return Ok(());
+        };
         if restarts == 0 {
             notifier.ready();
         }
         let mut warned = false;
         let end = loop {
             tokio::select! {
-                ending = wait_for_exit(launcher, pid) => break End::Exited(ending?),
+                ending = wait_for_exit(broker, launcher, pid) => break End::Exited(ending?),
                 () = shutdown.requested() => break End::Shutdown,
                 () = outlives_session(&mut session), if !warned => {
                     warned = true;
@@ -95,7 +115,8 @@ pub async fn supervise(
         let ending = match end {
             End::Shutdown => {
                 notifier.stopping();
-                return stop_worker(launcher, supervision, pid).await;
+                tracing::info!(pid, "stopping the worker");
+                return Ok(());
             }
             End::Exited(ending) => ending,
         };
@@ -106,6 +127,16 @@ pub async fn supervise(
         let _ = channel.shutdown(net::Shutdown::Both); // it fails only if the channel is closed
         if !session.is_finished() {
             let _ = session.await; // a session task that panicked has ended too
+        }
+        if supervision.end_descendants {
+            // Before the listeners are retained, which has a time limit of its own.
+            tokio::select! {
+                ended = end_all(broker, launcher, supervision.stop_timeout) => ended?,
+                () = shutdown.requested() => {
+                    notifier.stopping();
+                    return Ok(());
+                }
+            }
         }
         retain(broker);
         if !supervision.restart {
@@ -134,7 +165,7 @@ pub async fn supervise(
                 notifier.stopping();
                 return Ok(());
             }
-            lost = launcher_lost(launcher) => return Err(lost),
+            lost = launcher_lost(broker, launcher) => return Err(lost),
         }
     }
 }
@@ -147,23 +178,32 @@ fn restart_pause(short_runs: u32, run_time: Duration) -> Duration {
     }
 }
 
+/// Starts a worker; `None` if the broker has to stop while it cannot send the listeners to the launcher.
 async fn start(
     broker: &Rc<Broker>,
     launcher: &Handle,
     supervision: &Supervision,
     restarts: u32,
-) -> Result<Running, Failure> {
+    shutdown: &mut Shutdown,
+) -> Result<Option<Running>, Failure> {
     inject::point("worker.channel")?;
     let (ours, theirs) = channel::pair().map_err(|error| Failure::os(STEP, "socketpair", error))?;
     // A program expects a blocking channel unless it changes that.
     theirs.set_nonblocking(false).map_err(|error| Failure::os(STEP, "fcntl", error))?;
-    let (names, listeners) = static_listeners(broker)?;
-    let borrowed: Vec<BorrowedFd<'_>> = listeners.iter().map(|fd| fd.as_fd()).collect();
+    broker.registry.borrow().reset_configured(|endpoint| backlog(broker, endpoint));
+    let StaticListeners { names, backlogs, sockets } = static_listeners(broker)?;
+    let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(|fd| fd.as_fd()).collect();
     inject::point("worker.start")?;
-    let sent = launcher.spawn(names, &borrowed, theirs.as_fd()).await;
+    let sent = tokio::select! {
+        // The other branches end only a wait: once the request is sent, a worker is on its way.
+        biased;
+        sent = launcher.spawn(names, backlogs, &borrowed, theirs.as_fd()) => sent,
+        () = shutdown.requested() => return Ok(None),
+        lost = launcher_lost(broker, launcher) => return Err(lost),
+    };
     sent.map_err(|error| lost(format_args!("cannot send it the request to start a worker: {error}")))?;
     drop(theirs);
-    let pid = match report(launcher).await? {
+    let pid = match report(broker, launcher).await? {
         Report::Spawned { pid } => pid,
         Report::NotSpawned { errno } => return Err(supervision.program.not_executable(errno)),
         other => {
@@ -176,36 +216,50 @@ async fn start(
         let failed = |error: &dyn std::fmt::Display| Failure::os(STEP, "open the worker's session", error);
         inject::point("worker.session.open")?;
         let slot =
-            broker.accounts.take_session_slot(&Requester::Worker).map_err(|(_, fault)| failed(&fault))?;
+            broker.accounts.take_session_slot(Origin::Worker).map_err(|(_, none)| failed(&none.fault))?;
         let channel = ours.try_clone().map_err(|error| failed(&error))?;
         let session = session::open(broker, ours.into(), Requester::Worker, number, slot);
         Ok(Running { pid, session: session.map_err(|error| failed(&error))?, channel })
     };
-    let running = match open() {
-        Ok(running) => running,
-        Err(failure) => {
-            // A broker that ends here must not leave a worker behind.
-            let _ = stop_worker(launcher, supervision, pid).await; // the first failure is reported
-            return Err(failure);
-        }
-    };
+    let running = open()?;
     tracing::info!(pid, restarts, program = ?supervision.program.path, "the worker runs");
     publish(broker, EventCode::WorkerStarted, pid, restarts, "");
-    Ok(running)
+    Ok(Some(running))
 }
 
-/// Copies of the static listeners with their names: no borrow of the registry is held while they are sent.
-fn static_listeners(broker: &Broker) -> Result<(Vec<String>, Vec<OwnedFd>), Failure> {
+/// The static listeners as the launcher passes them to the worker.
+#[derive(Default)]
+struct StaticListeners {
+    names: Vec<String>,
+    /// The backlog of each Unix socket, on which the worker's process listens before its program runs.
+    backlogs: Vec<Option<u32>>,
+    /// Copies: no borrow of the registry is held while they are sent.
+    sockets: Vec<OwnedFd>,
+}
+
+fn static_listeners(broker: &Broker) -> Result<StaticListeners, Failure> {
     let registry = broker.registry.borrow();
-    let copies =
-        registry.static_listeners().map(|(name, fd)| Ok((name.to_owned(), fd.try_clone_to_owned()?)));
-    let pairs: Result<Vec<_>, std::io::Error> = copies.collect();
-    Ok(pairs.map_err(|error| Failure::os(STEP, "dup", error))?.into_iter().unzip())
+    let mut listeners = StaticListeners::default();
+    for (name, endpoint, socket) in registry.static_listeners() {
+        let copy = socket.try_clone_to_owned().map_err(|error| Failure::os(STEP, "dup", error))?;
+        listeners.names.push(name.to_owned());
+        listeners.backlogs.push(endpoint.inet().is_none().then(|| backlog(broker, endpoint)));
+        listeners.sockets.push(copy);
+    }
+    Ok(listeners)
 }
 
-async fn report(launcher: &Handle) -> Result<Report, Failure> {
+/// The backlog of a configured listener.
+fn backlog(broker: &Broker, endpoint: &Endpoint) -> u32 {
+    let permit = broker.policy.borrow().listen(&Requester::Worker, endpoint).ok();
+    let configured = permit.as_ref().and_then(|permit| permit.socket()).map(|socket| socket.backlog);
+    configured.unwrap_or(SocketOptions::default().backlog)
+}
+
+async fn report(broker: &Broker, launcher: &Handle) -> Result<Report, Failure> {
     loop {
         match launcher.report().await {
+            Ok(Report::Left { count, pids }) => broker.set_left_processes(count, &pids),
             Ok(report) => return Ok(report),
             Err(ReceiveError::Os(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(lost(error)),
@@ -213,9 +267,9 @@ async fn report(launcher: &Handle) -> Result<Report, Failure> {
     }
 }
 
-async fn wait_for_exit(launcher: &Handle, worker: i32) -> Result<Ending, Failure> {
+async fn wait_for_exit(broker: &Broker, launcher: &Handle, worker: i32) -> Result<Ending, Failure> {
     loop {
-        match report(launcher).await? {
+        match report(broker, launcher).await? {
             Report::Exited { pid, ending } if pid == worker => return Ok(ending),
             other => tracing::warn!(report = ?other, "unexpected report from the launcher"),
         }
@@ -232,27 +286,37 @@ async fn outlives_session(session: &mut JoinHandle<()>) {
 }
 
 /// Waits until the launcher is lost, while there is no worker.
-async fn launcher_lost(launcher: &Handle) -> Failure {
+async fn launcher_lost(broker: &Broker, launcher: &Handle) -> Failure {
     loop {
-        match report(launcher).await {
+        match report(broker, launcher).await {
             Ok(report) => tracing::warn!(?report, "unexpected report from the launcher"),
             Err(lost) => return lost,
         }
     }
 }
 
-/// Sends SIGTERM, and SIGKILL to a worker that has not exited within stop_timeout.
-async fn stop_worker(launcher: &Handle, supervision: &Supervision, pid: i32) -> Result<(), Failure> {
-    tracing::info!(pid, "stopping the worker");
-    let send = async |signal| launcher.signal(signal).await.map_err(lost);
-    send(Signal::SIGTERM).await?;
-    if let Ok(outcome) = timeout(supervision.stop_timeout, wait_for_exit(launcher, pid)).await {
-        return outcome.map(|ending| tracing::info!(pid, %ending, "the worker has exited"));
+/// Ends the worker, if it runs, and every process that workers have left: SIGTERM, and SIGKILL after the time limit.
+async fn end_all(broker: &Broker, launcher: &Handle, limit: Duration) -> Result<(), Failure> {
+    launcher.end_all(limit).await.map_err(lost)?;
+    let ended = async {
+        loop {
+            match report(broker, launcher).await? {
+                Report::Exited { pid, ending } => tracing::info!(pid, %ending, "the worker has exited"),
+                Report::AllEnded => {
+                    broker.set_left_processes(0, &[]);
+                    return Ok(());
+                }
+                other => tracing::warn!(report = ?other, "unexpected report from the launcher"),
+            }
+        }
+    };
+    tokio::pin!(ended);
+    if let Ok(outcome) = timeout(limit, &mut ended).await {
+        return outcome;
     }
-    tracing::warn!(pid, timeout = ?supervision.stop_timeout, "the worker did not exit in time; sending SIGKILL");
-    send(Signal::SIGKILL).await?;
-    let outcome = timeout(EXIT_TIMEOUT, wait_for_exit(launcher, pid)).await;
-    outcome.map_err(|_| lost("it did not report that the worker exited"))?.map(|_| ())
+    tracing::warn!(timeout = ?limit, "the worker, or a process that it left, did not exit in time; sending SIGKILL");
+    let outcome = timeout(KILL_TIMEOUT, ended).await;
+    outcome.map_err(|_| lost("it did not report that every process of the worker has ended"))?
 }
 
 /// Retains the worker's listeners for the next worker, and stops those that it does not request in time.
@@ -264,7 +328,7 @@ pub fn retain(broker: &Rc<Broker>) {
         // The state must not change while it is exported.
         broker.export.resumed(0).await;
         for fault in broker.registry.borrow_mut().stop_expired(Instant::now()) {
-            tracing::error!(%fault, "cannot stop a retained listener");
+            tracing::error!(%fault, "cannot revoke a retained listener");
         }
     });
 }

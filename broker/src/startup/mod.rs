@@ -17,30 +17,40 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::capability::CapabilitySet;
 use crate::config::{self, Trust};
+use crate::confine::landlock::Listed;
 use crate::confine::verify::ProcStatus;
 use crate::confine::worker::Confinement;
 use crate::confine::{self, descriptors, keyring, limits};
 use crate::events::Events;
 use crate::failure::{Exit, Failure};
+use crate::in_flight_limit::InFlightLimit;
 use crate::inject;
-use crate::launcher::{self, Launcher};
-use crate::listener::BindPrivileges;
+use crate::launcher::{self, FormerLaunchers, Launcher};
+use crate::listener::{BindPrivileges, Enforcement};
 use crate::log;
 use crate::plan::{self, Findings, Plan, Root};
 use crate::reader::{self, Reader};
 use crate::sd_notify::Notifier;
 use crate::server::{
-    Broker, Parts, Processes, ReloadRequest, Reloading, RestartOnly, Service, Started, Supervision,
+    Broker, LauncherProcess, Parts, Processes, ReloadRequest, Reloading, RestartOnly, Service, Started,
+    Supervision,
 };
+use crate::sys::process::PidRange;
 use crate::sys::{malloc, process};
-use crate::takeover::{Export, Import, import_from_fdstore};
+use crate::takeover::{Export, Import, NamesAtStart, import_from_fdstore};
 
 /// How much longer than its worker a broker may take to exit after a takeover.
 const EXIT_MARGIN: Duration = Duration::from_secs(3);
 
-/// The warning in `status` if the kernel does not let the broker lock a filter into a stopped socket.
-const STOP_NOT_ENFORCED: &str = "stopping a listener is not enforced: the kernel refused both an eBPF and a classic BPF filter, \
-    so a worker that keeps a copy of the socket can listen again; retain cap_net_admin, or start portreeved with cap_bpf";
+/// The warning in `status` if the kernel does not let the broker list its listeners in an allowlist.
+const UNLESS_LOCKED: &str = "a peer can prevent that its listener is revoked by locking a filter into the socket: the kernel \
+    refused the allowlist of listeners; start portreeved with cap_bpf on Linux 5.5 or later";
+/// The warning if it does not let the broker lock a filter into a stopped socket either.
+const TCP_ONLY: &str = "stopping a UDP socket is not enforced, nor a TCP listener that its holder has bound to an interface: the \
+    kernel refused both an eBPF and a classic BPF filter; start portreeved with cap_bpf, or retain cap_net_admin";
+
+/// How much longer than its configured times the worker of a broker that was killed may take to end.
+const FORMER_WORKER_MARGIN: Duration = Duration::from_secs(5);
 
 /// How a broker starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,6 +116,10 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         Start::Fresh => (sockets::control_socket(&config, plan.socket_group, &mut registry)?, None),
         Start::Takeover => {
             let (predecessor, sockets) = sockets::begin_takeover(&config, &mut registry)?;
+            if let Some(map) = sockets.allowlist {
+                let adopted = registry.adopt_allowlist(map);
+                adopted.map_err(|errno| Failure::os("takeover", "bpf", errno))?;
+            }
             if let Some(manager) = sockets.manager {
                 let offer = &predecessor.offer;
                 notifier.adopt(manager, Duration::from_micros(offer.watchdog_us), offer.fdstore_max);
@@ -115,19 +129,32 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     };
     inject::point("listen")?;
     let notifier = Rc::new(notifier);
-    let fdstore = sockets::fdstore(&notifier, &mut registry);
+    let in_flight_limit = Rc::new(InFlightLimit::default());
+    let fdstore = sockets::fdstore(&notifier, &mut registry, &in_flight_limit);
     let passed = passed.into_iter().map(|passed| (passed.name, passed.descriptor));
-    let stale_fdstore_names = import_from_fdstore(passed, &config, &plan.policy, &mut registry);
+    let mut fdstore_names = import_from_fdstore(passed, &config, &plan.policy, &mut registry);
     let awaited = import.as_mut().map(|import| &mut import.awaited);
-    sockets::bind_static(&config, &mut registry, awaited)?;
+    let mut former_launchers = match (&worker, start) {
+        (Some((scope, _)), Start::Fresh) => {
+            let timeout = scope.orphan_timeout + scope.stop_timeout + FORMER_WORKER_MARGIN;
+            FormerLaunchers::find(plan.identity.user, timeout)
+        }
+        _ => FormerLaunchers::default(),
+    };
+    let replaced = sockets::bind_static(&config, &mut registry, awaited, &mut former_launchers)?;
+    fdstore_names.stale.extend(replaced);
     inject::point("addresses")?;
     let events = Rc::new(Events::default());
     let addresses = sockets::addresses(&config, &plan, &events)?;
     inject::point("status")?;
     let status = ProcStatus::open("self")?;
     let seccomp = status.read()?.seccomp;
+    let pids = PidRange::read();
     let worker = match worker {
         Some((scope, command)) => {
+            // Processes of a worker whose launcher was killed become children of the broker, which names them.
+            process::adopt_orphans()
+                .map_err(|error| Failure::os("launcher", "prctl PR_SET_CHILD_SUBREAPER", error))?;
             let limits = scope.limits.iter().map(|limit| limit.value).collect();
             let confinement = Confinement {
                 identity: plan.identity,
@@ -137,7 +164,8 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
                 seccomp,
             };
             let supervision = worker::supervision(scope, command.name.clone());
-            Some((launcher::start(confinement, command)?, supervision))
+            let launcher = launcher::start(confinement, command, worker::orphans(scope, pids))?;
+            Some((launcher, supervision))
         }
         None => None,
     };
@@ -154,15 +182,19 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         retained: plan.retained,
         policy: &plan.policy,
         require_landlock: config.broker.require_landlock,
+        require_seccomp: config.broker.require_seccomp,
+        landlock_listed: Listed::read(),
         seccomp,
     };
     let broker = confinement.apply(registry.directories_mut(), &status)?;
     warnings.extend(broker.lacking.iter().cloned());
 
     inject::point("filter")?;
-    let enforced = registry.set_confined(plan.retained.effective);
-    if !enforced.map_err(|error| Failure::os("listener", "socket", error))? {
-        warnings.push(STOP_NOT_ENFORCED.to_owned());
+    let enforcement = registry.set_confined(plan.retained.effective);
+    match enforcement.map_err(|error| Failure::os("listener", "verify the filter of listeners", error))? {
+        Enforcement::Always => {}
+        Enforcement::UnlessLocked => warnings.push(UNLESS_LOCKED.to_owned()),
+        Enforcement::TcpOnly => warnings.push(TCP_ONLY.to_owned()),
     }
     inject::point("clean_slate")?;
     if let Some(addresses) = &addresses {
@@ -183,8 +215,10 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         .map_or("/".into(), |chroot| chroot.value.to_string_lossy().into_owned());
     let processes = Processes {
         broker,
-        launcher: worker.as_ref().map(|(launcher, _)| {
-            (launcher.pid.as_raw().unsigned_abs(), chroot, launcher.credentials.clone())
+        launcher: worker.as_ref().map(|(launcher, _)| LauncherProcess {
+            pid: launcher.pid.as_raw().unsigned_abs(),
+            root: chroot,
+            credentials: launcher.credentials.clone(),
         }),
         reader: reader.as_ref().map(|reader| {
             (reader.pid.as_raw().unsigned_abs(), reader.credentials.clone(), reader.locks.clone())
@@ -196,7 +230,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         unprivileged_port_start,
         tcp_ports: processes.broker.limits_tcp.then(|| plan.policy.tcp_ports().to_vec()),
         addresses: addresses.is_some(),
-        limits: plan.policy.has_limits(),
+        limits: plan.policy.limited_resources(),
     };
     let (reloading, reload_requests) = Reloading::new(RestartOnly::new(started, &config));
     let parts = Parts {
@@ -207,6 +241,8 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         processes,
         retain: config.broker.retain,
         quotas: config.broker.quotas,
+        max_descriptors,
+        in_flight_limit: in_flight_limit.clone(),
         warnings,
         export: export(control.as_ref(), &notifier, worker.as_ref().map(|(_, supervision)| supervision))?,
         fdstore,
@@ -215,7 +251,17 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     // A large configuration takes more memory than the policy built from it.
     drop(config);
     malloc::trim();
-    let rest = Rest { control, reader, reload_requests, notifier, import, stale_fdstore_names };
+    let rest = Rest {
+        control,
+        reader,
+        reload_requests,
+        notifier,
+        import,
+        fdstore_names,
+        in_flight_limit,
+        pids,
+        former_launchers,
+    };
     serve(parts, worker, rest)
 }
 
@@ -245,7 +291,10 @@ struct Rest {
     reload_requests: Receiver<ReloadRequest>,
     notifier: Rc<Notifier>,
     import: Option<Import>,
-    stale_fdstore_names: Vec<String>,
+    fdstore_names: NamesAtStart,
+    in_flight_limit: Rc<InFlightLimit>,
+    pids: PidRange,
+    former_launchers: FormerLaunchers,
 }
 
 fn serve(parts: Parts, worker: Option<(Launcher, Supervision)>, rest: Rest) -> Result<(), Failure> {
@@ -258,8 +307,10 @@ fn serve(parts: Parts, worker: Option<(Launcher, Supervision)>, rest: Rest) -> R
     let runtime = runtime.map_err(|error| Failure::os("runtime", "epoll_create", error))?;
     let local = Rc::new(tokio::task::LocalSet::new());
     let _entered = runtime.enter();
+    let launcher = worker.as_ref().map(|(launcher, _)| launcher.pid);
     let handle = |(launcher, supervision): (Launcher, Supervision)| {
-        let handle = launcher.into_handle().map_err(|error| Failure::os("launcher", "epoll_ctl", error))?;
+        let handle = launcher.into_handle(rest.in_flight_limit.clone());
+        let handle = handle.map_err(|error| Failure::os("launcher", "epoll_ctl", error))?;
         Ok::<_, Failure>((handle, supervision))
     };
     let worker = worker.map(handle).transpose()?;
@@ -267,11 +318,14 @@ fn serve(parts: Parts, worker: Option<(Launcher, Supervision)>, rest: Rest) -> R
         broker: Broker::new(parts),
         control: rest.control,
         worker,
+        launcher,
+        pids: rest.pids,
+        former_launchers: rest.former_launchers,
         reader: rest.reader,
         reload_requests: rest.reload_requests,
         notifier: rest.notifier,
         import: rest.import,
-        stale_fdstore_names: rest.stale_fdstore_names,
+        fdstore_names: rest.fdstore_names,
     };
     local.block_on(&runtime, service.run())
 }

@@ -14,16 +14,20 @@ use crate::address::Addresses;
 use crate::config::Config;
 use crate::events::Events;
 use crate::failure::{Exit, Failure};
+use crate::in_flight_limit::InFlightLimit;
 use crate::inject;
-use crate::listener::{BindPrivileges, ChangeQueue, DropFilter, Registry};
+use crate::launcher::FormerLaunchers;
+use crate::listener::{BindPrivileges, ChangeQueue, Owner, Registry, Revocation};
 use crate::plan::{self, Findings, Plan};
 use crate::sd_notify::Notifier;
-use crate::server::control_socket;
+use crate::server::{MAX_SESSIONS, control_socket};
 use crate::sys::SocketDirectories;
-use crate::takeover::{AwaitedListener, Fdstore, OfferedSockets, Predecessor};
+use crate::takeover::{AwaitedListener, Fdstore, OfferedSockets, Predecessor, Reason, Stopping};
 
 /// Descriptors that are not listeners: those of sessions and of the runtime, and copies in transit.
 const RESERVED: usize = 1024;
+/// Each session has two descriptors; the rest is for everything else.
+const _: () = assert!(RESERVED >= 2 * MAX_SESSIONS as usize + 256);
 
 /// Binds the control socket, if the configuration names one.
 pub fn control_socket(
@@ -57,7 +61,7 @@ pub fn empty_registry(
             "create it, owned by root, and configure a path without symbolic links",
         )
     })?;
-    Ok(Registry::new(capacity, DropFilter::load(), directories, privileges))
+    Ok(Registry::new(capacity, Revocation::load(capacity), directories, privileges))
 }
 
 /// The manager of addresses, if the configuration names any and the retained capabilities allow it.
@@ -97,38 +101,58 @@ pub fn begin_takeover(
 }
 
 /// The descriptor store, if the service manager has one. From now on the registry records changes for it.
-pub fn fdstore(notifier: &Rc<Notifier>, registry: &mut Registry) -> Option<Rc<Fdstore>> {
+pub fn fdstore(
+    notifier: &Rc<Notifier>,
+    registry: &mut Registry,
+    in_flight_limit: &Rc<InFlightLimit>,
+) -> Option<Rc<Fdstore>> {
     let capacity = notifier.fdstore_capacity();
     (capacity > 0).then(|| {
         let changes = Rc::new(ChangeQueue::default());
         registry.record_changes_in(changes.clone());
-        Rc::new(Fdstore::new(notifier.clone(), changes, capacity))
+        Rc::new(Fdstore::new(notifier.clone(), changes, capacity, in_flight_limit.clone()))
     })
 }
 
-/// Binds the static listeners that were not imported from the descriptor store. In a takeover those whose endpoint is in use
-/// have to come from the predecessor: they are added to `awaited`.
+/// Binds the static listeners that were not imported from the descriptor store, and stops the imported listeners of users
+/// that are in the way. Returns the names that those had in the store. In a takeover the static listeners whose endpoint is in
+/// use have to come from the predecessor: they are added to `awaited`. Otherwise the worker of a broker that was killed may
+/// hold them until it ends, too.
 pub fn bind_static(
     config: &Config,
     registry: &mut Registry,
     mut awaited: Option<&mut Vec<AwaitedListener>>,
-) -> Result<(), Failure> {
+    former: &mut FormerLaunchers,
+) -> Result<Vec<String>, Failure> {
+    let mut stopping = Stopping::default();
     for listener in config.listeners.iter().filter(|listener| listener.is_static()) {
         let endpoint = listener.endpoint.value.clone();
-        if registry.contains(&endpoint) {
+        if registry.owner_at(&endpoint) == Some(Owner::Worker) {
             continue;
         }
-        let name = listener.name();
-        if let Err(fault) = registry.bind_static(endpoint.clone(), &listener.socket, &name) {
-            let what = format!("{}: {}", config.place(listener.endpoint.span), &*fault.message);
+        let (name, users) = (listener.name(), registry.users_at(&endpoint));
+        let place = config.place(listener.endpoint.span);
+        let bound = loop {
+            match registry.bind_static(&endpoint, &listener.socket, &name, &users) {
+                Err(fault)
+                    if fault.code == FaultCode::InUse
+                        && awaited.is_none()
+                        && former.may_release(&endpoint.to_string()) => {}
+                outcome => break outcome,
+            }
+        };
+        if let Err(fault) = bound {
+            let what = format!("{place}: {}{}", &*fault.message, former.remark());
             let failure = Failure::new(Exit::Unavailable, "listen", what, &*fault.remedy);
             match &mut awaited {
                 Some(awaited) if fault.code == FaultCode::InUse => {
-                    awaited.push(AwaitedListener { endpoint, name, in_use: failure });
+                    let socket = listener.socket.clone();
+                    awaited.push(AwaitedListener { endpoint, name, socket, in_use: failure });
                 }
                 _ => return Err(failure),
             }
         }
+        users.into_iter().for_each(|id| stopping.add(id, Reason::Static));
     }
-    Ok(())
+    Ok(stopping.stop(registry))
 }

@@ -1,8 +1,9 @@
-//! The supervision settings of the `worker` scope.
+//! The settings of the `worker` scope for its supervision.
 
 use crate::config::Worker;
-use crate::launcher::ProgramName;
+use crate::launcher::{Orphans, ProgramName};
 use crate::server::Supervision;
+use crate::sys::process::PidRange;
 
 /// Collects the settings.
 pub fn supervision(worker: &Worker, program: ProgramName) -> Supervision {
@@ -11,5 +12,11 @@ pub fn supervision(worker: &Worker, program: ProgramName) -> Supervision {
         restart: worker.restart,
         stable_after: worker.stable_after,
         stop_timeout: worker.stop_timeout,
+        end_descendants: worker.end_descendants,
     }
+}
+
+/// What the launcher does when the broker ends.
+pub fn orphans(worker: &Worker, pids: PidRange) -> Orphans {
+    Orphans { orphan_timeout: worker.orphan_timeout, stop_timeout: worker.stop_timeout, pids }
 }

@@ -1,12 +1,11 @@
-//! Socket filters: classic BPF programs, instruction by instruction, and one eBPF program that drops every packet.
+//! Socket filters: classic BPF programs, instruction by instruction.
 //!
-//! Sources: bpf(2), socket(7), Documentation/networking/filter.rst of the kernel, and its include/uapi/linux/filter.h,
-//! bpf_common.h and bpf.h.
+//! Sources: socket(7), Documentation/networking/filter.rst of the kernel, and its include/uapi/linux/filter.h and
+//! bpf_common.h.
 
-use std::os::fd::{AsFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::AsFd;
 
 use libc::sock_filter;
-use nix::errno::Errno;
 
 use super::sockopt;
 
@@ -109,64 +108,4 @@ pub fn attach_drop_syn(socket: impl AsFd) -> nix::Result<()> {
     let mut program =
         [load_byte(FLAGS_OFFSET), and(SYN | ACK), jump_if_equal(SYN, 0, 1), DROP_PACKET, KEEP_PACKET];
     attach(socket, &mut program)
-}
-
-/// The beginning of the kernel's `union bpf_attr` as BPF_PROG_LOAD reads it (include/uapi/linux/bpf.h). The kernel treats
-/// omitted fields as zero.
-#[repr(C)]
-struct LoadAttributes {
-    program_type: u32,
-    instruction_count: u32,
-    instructions: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buffer: u64,
-    kernel_version: u32,
-    flags: u32,
-}
-
-const BPF_PROG_LOAD: libc::c_long = 5;
-const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
-
-/// eBPF: BPF_ALU64 | BPF_MOV | BPF_K on register 0, `r0 = 0`.
-const SET_RESULT_TO_ZERO: u64 = ebpf(0xb7);
-/// eBPF: BPF_JMP | BPF_EXIT, returns r0: the number of bytes that a socket filter keeps.
-const EXIT: u64 = ebpf(0x95);
-
-/// `struct bpf_insn` with this opcode; registers, offset and immediate value are 0.
-const fn ebpf(opcode: u8) -> u64 {
-    u64::from_ne_bytes([opcode, 0, 0, 0, 0, 0, 0, 0])
-}
-
-/// Loads an eBPF socket filter that drops every packet: `r0 = 0; exit`. See bpf(2), Linux 3.18; [`sockopt::attach_bpf`]
-/// attaches it.
-///
-/// # Capabilities
-/// CAP_BPF (CAP_SYS_ADMIN before Linux 5.8); none if kernel.unprivileged_bpf_disabled is 0.
-///
-/// # Errors
-/// EPERM without the capability; ENOSYS if the kernel is built without CONFIG_BPF_SYSCALL.
-pub fn load_drop_all() -> nix::Result<OwnedFd> {
-    let instructions = [SET_RESULT_TO_ZERO, EXIT];
-    let license = c"Apache-2.0";
-    let attributes = LoadAttributes {
-        program_type: BPF_PROG_TYPE_SOCKET_FILTER,
-        instruction_count: 2,
-        instructions: instructions.as_ptr() as u64,
-        license: license.as_ptr() as u64,
-        log_level: 0,
-        log_size: 0,
-        log_buffer: 0,
-        kernel_version: 0,
-        flags: 0,
-    };
-    // SAFETY: the kernel reads the attributes, whose size is passed, and through them the instructions and the
-    // license, all of which live until the call returns; it writes to none of them.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attributes, size_of::<LoadAttributes>())
-    };
-    let number = RawFd::try_from(Errno::result(result)?).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the call has just created this descriptor, close-on-exec, and nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

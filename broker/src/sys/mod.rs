@@ -3,11 +3,13 @@
 //! Each function names the capability that it needs, if any. Every other socket is opened before the broker confines
 //! itself; afterwards only listening sockets are opened.
 
+pub mod allowlist;
 pub mod boot_time;
 pub mod bpf;
 pub mod capabilities;
 pub mod clock;
 pub mod directory;
+pub mod ebpf;
 pub mod interface;
 pub mod malloc;
 pub mod neighbour;

@@ -1,8 +1,17 @@
-//! This process and its children.
+//! This process, its children and their descendants.
+
+use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::{ForkResult, Pid};
+use nix::unistd::{ForkResult, Pid, getpgid, getpgrp, getppid};
+
+/// How long no child ends if children do not replace each other all the time.
+const CALM: std::time::Duration = std::time::Duration::from_millis(2);
+/// The highest process id on a 64-bit kernel, whatever kernel.pid_max is: PID_MAX_LIMIT, see proc_sys_kernel(5).
+const HIGHEST_PID: i32 = 1 << 22;
 
 /// The real user id. See getuid(2).
 ///
@@ -51,5 +60,192 @@ pub fn fork(run: impl FnOnce() -> i32) -> nix::Result<Pid> {
 /// # Errors
 /// ECHILD if there is no such child.
 pub fn wait_for_exit(child: Pid) -> nix::Result<WaitStatus> {
-    waitid(Id::Pid(child), WaitPidFlag::WEXITED)
+    waitid(Id::Pid(child), WaitPidFlag::WEXITED | WaitPidFlag::__WALL)
+}
+
+/// Makes this process the parent of its descendants whose own parent ends, and reads that back. Children do not inherit it.
+/// See PR_SET_CHILD_SUBREAPER(2const).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// Those of prctl(2); EPROTO if the kernel reports something else afterwards.
+pub fn adopt_orphans() -> nix::Result<()> {
+    prctl::set_child_subreaper(true)?;
+    if prctl::get_child_subreaper()? { Ok(()) } else { Err(Errno::EPROTO) }
+}
+
+/// Makes the kernel kill this process when its parent ends, and reads that back. It lasts across exec, except of a program
+/// that gains privileges; this process can undo it. See PR_SET_PDEATHSIG(2const).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// Those of prctl(2); EPROTO if the kernel reports something else afterwards; ESRCH if `parent` has already ended.
+pub fn end_with_parent(parent: Pid) -> nix::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    match prctl::get_pdeathsig()? {
+        Some(Signal::SIGKILL) if getppid() == parent => Ok(()),
+        Some(Signal::SIGKILL) => Err(Errno::ESRCH),
+        _ => Err(Errno::EPROTO),
+    }
+}
+
+/// Whether this process has a child that it has not reaped. See waitid(2).
+///
+/// # Capabilities
+/// None.
+pub fn has_children() -> bool {
+    waitid(Id::All, ANY_ENDED_UNREAPED) != Err(Errno::ECHILD)
+}
+
+/// A child that has ended and is not reaped yet. See waitid(2).
+///
+/// # Capabilities
+/// None.
+pub fn ended_child() -> Option<Pid> {
+    waitid(Id::All, ANY_ENDED_UNREAPED).ok()?.pid()
+}
+
+/// Whether this process is the parent of `pid`, which it has not reaped. See waitid(2).
+///
+/// # Capabilities
+/// None.
+pub fn is_child(pid: Pid) -> bool {
+    waitid(Id::Pid(pid), ANY_ENDED_UNREAPED).is_ok()
+}
+
+/// Whether a child runs: it has not ended. See waitid(2).
+///
+/// # Capabilities
+/// None.
+pub fn is_running_child(pid: Pid) -> bool {
+    waitid(Id::Pid(pid), ANY_ENDED_UNREAPED) == Ok(WaitStatus::StillAlive)
+}
+
+/// Changes nothing and does not block; also for children that do not send SIGCHLD.
+const ANY_ENDED_UNREAPED: WaitPidFlag =
+    WaitPidFlag::WEXITED.union(WaitPidFlag::WNOHANG).union(WaitPidFlag::WNOWAIT).union(WaitPidFlag::__WALL);
+
+/// All numbers that process ids can have on this host.
+///
+/// The children of a process cannot be listed inside a chroot or an empty root, and where they can, the kernel may lack
+/// CONFIG_PROC_CHILDREN. But waitid(2) tells a child from any other number, so this asks for each number: 10 ms for the
+/// default kernel.pid_max, 1 s for the largest.
+#[derive(Clone, Copy, Debug)]
+pub struct PidRange {
+    highest: i32,
+}
+
+impl PidRange {
+    /// Reads kernel.pid_max from /proc. The largest possible range if it cannot be read.
+    ///
+    /// # Capabilities
+    /// None.
+    pub fn read() -> Self {
+        let text = std::fs::read_to_string("/proc/sys/kernel/pid_max");
+        let highest = text.ok().and_then(|text| text.trim().parse().ok());
+        Self { highest: highest.filter(|highest| (1..=HIGHEST_PID).contains(highest)).unwrap_or(HIGHEST_PID) }
+    }
+
+    /// Calls `found` for each child that has not been reaped, in the order of their ids, as soon as it is found. A child that
+    /// this process gets meanwhile may be missing. See waitid(2).
+    ///
+    /// # Capabilities
+    /// None.
+    pub fn for_each_child(self, mut found: impl FnMut(Pid)) {
+        let any = search(1..=self.highest, &mut found);
+        // kernel.pid_max may have been raised since it was read. But children that replace each other all the time are not found
+        // because their ids change.
+        let is_calm = || {
+            std::thread::sleep(CALM);
+            ended_child().is_none()
+        };
+        if !any && self.highest < HIGHEST_PID && has_children() && is_calm() {
+            search(self.highest + 1..=HIGHEST_PID, &mut found);
+        }
+    }
+}
+
+fn search(pids: std::ops::RangeInclusive<i32>, found: &mut impl FnMut(Pid)) -> bool {
+    let children = pids.map(Pid::from_raw).filter(|pid| is_child(*pid));
+    children.inspect(|pid| found(*pid)).count() > 0
+}
+
+/// Sends a signal to a process. See kill(2).
+///
+/// # Capabilities
+/// CAP_KILL for a process of another user; none for one whose real or saved user id is the real or effective one of this
+/// process.
+///
+/// # Errors
+/// ESRCH if there is no such process; EPERM.
+pub fn signal(pid: Pid, signal: Signal) -> nix::Result<()> {
+    nix::sys::signal::kill(pid, signal)
+}
+
+/// Sends SIGKILL to every process of a child's process group, at once: none can escape by forking. Not if it is the group of
+/// this process. See getpgid(2), killpg(3).
+///
+/// # Capabilities
+/// As [`signal`].
+///
+/// # Errors
+/// ESRCH if there is no such process; EPERM.
+pub fn kill_group_of(child: Pid) -> nix::Result<()> {
+    let group = getpgid(Some(child))?;
+    if group == getpgrp() { Ok(()) } else { nix::sys::signal::killpg(group, Signal::SIGKILL) }
+}
+
+/// A handle of a process; it can be read once the process has ended. See pidfd_open(2), Linux 5.3.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// ESRCH if there is no such process.
+pub fn handle(pid: u32) -> nix::Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).ok_or(Errno::ESRCH)?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+        .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+}
+
+/// The ids of all processes that /proc shows.
+///
+/// # Capabilities
+/// None; with the mount options hidepid= of proc(5), CAP_SYS_PTRACE for processes of other users.
+pub fn ids() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// A process, as /proc describes it. See proc_pid_status(5).
+#[derive(Debug, PartialEq, Eq)]
+pub struct Description {
+    /// The name of its program, with the kernel's escapes.
+    pub name: String,
+    /// The process id of its parent.
+    pub parent: u32,
+    /// Its real, effective and saved user id.
+    pub users: [u32; 3],
+}
+
+impl Description {
+    /// Reads it; `None` if /proc does not show the process.
+    ///
+    /// # Capabilities
+    /// As [`ids`].
+    pub fn of(pid: u32) -> Option<Self> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+        let users: Vec<u32> =
+            field("Uid")?.split_whitespace().take(3).map_while(|id| id.parse().ok()).collect();
+        Some(Self {
+            name: field("Name")?.to_owned(),
+            parent: field("PPid")?.parse().ok()?,
+            users: users.try_into().ok()?,
+        })
+    }
 }

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 pub use nix::sys::socket::{AddressFamily, SockType};
 use nix::sys::socket::{
-    Backlog, ControlMessage, MsgFlags, Shutdown, SockFlag, SockaddrIn, SockaddrIn6, UnixAddr,
+    Backlog, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockaddrIn, SockaddrIn6,
+    UnixAddr,
 };
 use rustix::net::SocketAddrUnix;
 
@@ -69,6 +70,10 @@ pub fn listen(socket: impl AsFd, backlog: u32) -> nix::Result<()> {
 /// The backlog argument of [`listen`] for the largest possible backlog.
 pub const MAX_BACKLOG: u32 = u32::MAX;
 
+/// The backlog of the control socket: whoever connects waits behind at most this many others, because the broker accepts
+/// each at once.
+pub const CONTROL_BACKLOG: u32 = 512;
+
 /// Connects a Unix socket to a path. See connect(2), unix(7).
 ///
 /// # Capabilities
@@ -78,6 +83,21 @@ pub const MAX_BACKLOG: u32 = u32::MAX;
 /// ENOENT, ECONNREFUSED, EACCES; ENAMETOOLONG if the path does not fit into sun_path.
 pub fn connect_unix(socket: impl AsFd, path: &Path) -> nix::Result<()> {
     nix::sys::socket::connect(socket.as_fd().as_raw_fd(), &UnixAddr::new(path)?)
+}
+
+/// Disconnects a UDP socket: connect(2) with AF_UNSPEC. Linux then unbinds it from its interface too. See udp(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn disconnect(socket: impl AsFd) -> nix::Result<()> {
+    let address = libc::AF_UNSPEC as libc::sa_family_t;
+    let length = size_of::<libc::sa_family_t>() as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes at `address`, which has that many and lives until the call returns.
+    let result = unsafe { libc::connect(socket.as_fd().as_raw_fd(), (&raw const address).cast(), length) };
+    Errno::result(result).map(drop)
 }
 
 /// Shuts a socket down for reading and writing: a TCP listener stops listening and resets the connections in its queue.
@@ -134,6 +154,44 @@ pub enum LocalAddress {
     Unix(Option<PathBuf>),
 }
 
+/// Makes a socket blocking, and ends the signals of O_ASYNC. Every copy of the socket shares these flags. See fcntl(2).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF.
+pub fn reset_status_flags(socket: impl AsFd) -> nix::Result<()> {
+    nix::fcntl::fcntl(socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).map(drop)
+}
+
+/// The user of the process that sent the next message on a Unix socket with SO_PASSCRED, when it sent it; the message, which
+/// carries no descriptors, stays in the queue. `None` if the other end has closed. See unix(7), SCM_CREDENTIALS.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EAGAIN if no message arrives within SO_RCVTIMEO; ENODATA for a message without credentials; ENOBUFS for one with
+/// descriptors; others of recvmsg(2).
+pub fn sender_of_next_message(socket: impl AsFd) -> nix::Result<Option<u32>> {
+    // There is room for the credentials only, so the kernel installs no descriptor.
+    let mut space = nix::cmsg_space!(libc::ucred);
+    let mut byte = [0];
+    let mut buffers = [std::io::IoSliceMut::new(&mut byte)];
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_CMSG_CLOEXEC;
+    let socket = socket.as_fd().as_raw_fd();
+    let message = nix::sys::socket::recvmsg::<()>(socket, &mut buffers, Some(&mut space), flags)?;
+    if message.bytes == 0 {
+        return Ok(None);
+    }
+    let mut users = message.cmsgs()?.filter_map(|control| match control {
+        ControlMessageOwned::ScmCredentials(credentials) => Some(credentials.uid()),
+        _ => None,
+    });
+    users.next().map(Some).ok_or(Errno::ENODATA)
+}
+
 /// The address at which a socket is bound. See getsockname(2).
 ///
 /// # Capabilities
@@ -149,6 +207,21 @@ pub fn local_address(socket: impl AsFd) -> nix::Result<LocalAddress> {
     let address = SocketAddrUnix::try_from(name).map_err(|_| Errno::EAFNOSUPPORT)?;
     let path = address.path().and_then(|path| Some(PathBuf::from(path.to_str().ok()?)));
     Ok(LocalAddress::Unix(path))
+}
+
+/// Whether a socket is connected. See getpeername(2).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// ENOTSOCK for another kind of descriptor.
+pub fn is_connected(socket: impl AsFd) -> nix::Result<bool> {
+    match rustix::net::getpeername(&socket) {
+        Ok(_) => Ok(true),
+        Err(rustix::io::Errno::NOTCONN) => Ok(false),
+        Err(errno) => Err(Errno::from_raw(errno.raw_os_error())),
+    }
 }
 
 /// The number of the interface of this name. See if_nametoindex(3).

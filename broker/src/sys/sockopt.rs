@@ -7,15 +7,33 @@ use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use libc::c_int;
 use nix::errno::Errno;
 
-/// SO_REUSEADDR: connections of an earlier listener in TIME_WAIT do not prevent bind(2). See socket(7).
+/// Of include/uapi/asm-generic/socket.h; libc has it not for every target.
+const SO_BINDTOIFINDEX: c_int = 62;
+/// The number of an interface that does not exist.
+const NO_INTERFACE: c_int = c_int::MAX;
+
+/// SO_REUSEADDR. TCP: a socket that does not listen, and connections of an earlier listener in TIME_WAIT, do not prevent
+/// bind(2). UDP: two sockets that both have the option can be bound to one endpoint, and packets reach the newer one. See
+/// socket(7).
 ///
 /// # Capabilities
 /// None.
 ///
 /// # Errors
 /// EBADF, ENOTSOCK.
-pub fn set_reuse_address(socket: impl AsFd) -> nix::Result<()> {
-    set_number(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)
+pub fn set_reuse_address(socket: impl AsFd, reuse: bool) -> nix::Result<()> {
+    set_number(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, u32::from(reuse))
+}
+
+/// Whether SO_REUSEADDR is set. See socket(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn reuses_address(socket: impl AsFd) -> nix::Result<bool> {
+    get_number(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR).map(|reuse| reuse != 0)
 }
 
 /// SO_REUSEPORT: several sockets may be bound to the endpoint, as long as each has the option and all belong to one
@@ -50,6 +68,84 @@ pub fn set_free_bind(socket: impl AsFd) -> nix::Result<()> {
 /// ENODEV if there is no such interface; EPERM without the capability.
 pub fn bind_to_device(socket: impl AsFd, interface: &str) -> nix::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, interface.as_bytes())
+}
+
+/// SO_RCVTIMEO and SO_SNDTIMEO: calls wait for as long as it takes. accept(2) heeds them too. See socket(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn clear_timeouts(socket: impl AsFd) -> nix::Result<()> {
+    let none = [libc::timeval { tv_sec: 0, tv_usec: 0 }];
+    set(&socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &none)?;
+    set(&socket, libc::SOL_SOCKET, libc::SO_SNDTIMEO, &none)
+}
+
+/// SO_RCVLOWAT: the smallest number of bytes that makes a socket readable; 1 is the default. See socket(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn set_receive_low_water_mark(socket: impl AsFd, bytes: u32) -> nix::Result<()> {
+    set_number(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
+}
+
+/// SO_LINGER: close(2) does not wait. Accepted connections inherit it. See socket(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn clear_linger(socket: impl AsFd) -> nix::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_LINGER, &[libc::linger { l_onoff: 0, l_linger: 0 }])
+}
+
+/// SO_PASSCRED: recvmsg(2) returns the credentials of the sender of each message. See unix(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn set_pass_credentials(socket: impl AsFd, enabled: bool) -> nix::Result<()> {
+    set_number(socket, libc::SOL_SOCKET, libc::SO_PASSCRED, u32::from(enabled))
+}
+
+/// SO_BINDTOIFINDEX: the number of the only interface whose packets reach the socket; 0 for every interface. See
+/// Documentation/networking of the kernel, Linux 5.1.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK, ENOPROTOOPT on an older kernel.
+pub fn bound_interface(socket: impl AsFd) -> nix::Result<u32> {
+    get_number(socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX).map(c_int::cast_unsigned)
+}
+
+/// SO_BINDTOIFINDEX with the number of an interface that does not exist: no packet reaches the socket, and a TCP client
+/// finds no listener. A process without CAP_NET_RAW cannot undo it for a TCP socket. See socket(7), Linux 5.1.
+///
+/// # Capabilities
+/// None for a socket that is bound to no interface yet; CAP_NET_RAW otherwise.
+///
+/// # Errors
+/// EPERM without the capability; ENOPROTOOPT on an older kernel.
+pub fn bind_to_no_interface(socket: impl AsFd) -> nix::Result<()> {
+    set_number(socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX, NO_INTERFACE.cast_unsigned())
+}
+
+/// Whether a socket is bound as [`bind_to_no_interface`] does it.
+///
+/// # Capabilities
+/// None.
+pub fn is_bound_to_no_interface(socket: impl AsFd) -> bool {
+    get_number(socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX) == Ok(NO_INTERFACE)
 }
 
 /// SO_RCVBUF: the size of the receive buffer in bytes; the kernel doubles it and limits it to net.core.rmem_max. See
@@ -166,6 +262,32 @@ pub fn lock_filter(socket: impl AsFd) -> nix::Result<()> {
     set_number(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)
 }
 
+/// SO_LOCK_FILTER: whether the filter of a socket is locked. See socket(7), Linux 3.9.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn is_filter_locked(socket: impl AsFd) -> nix::Result<bool> {
+    get_number(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER).map(|locked| locked != 0)
+}
+
+/// SO_COOKIE: a number that identifies the socket, and that no other socket gets as long as the kernel runs. Linux 4.6.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn cookie(socket: impl AsFd) -> nix::Result<u64> {
+    const SO_COOKIE: c_int = 57;
+    let mut halves = [0_u32; 2];
+    get(socket, libc::SOL_SOCKET, SO_COOKIE, &mut halves)?;
+    let [first, second] = halves.map(u64::from);
+    Ok(if cfg!(target_endian = "little") { second << 32 | first } else { first << 32 | second })
+}
+
 /// SO_TYPE: stream, datagram or seqpacket, as SOCK_ numbers. See socket(7).
 ///
 /// # Capabilities
@@ -222,6 +344,27 @@ pub fn accept_queue_length(socket: impl AsFd) -> nix::Result<u32> {
     let mut info = [0_u32; 8];
     get(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
     Ok(info.get(6).copied().unwrap_or_default())
+}
+
+/// Whether packets that were sent on a connected Unix socket wait for the peer to receive them: SO_MEMINFO, as SIOCOUTQ of
+/// unix(7). False means that no descriptor that was sent on it is in flight: the kernel counts those of a packet as received
+/// before it frees the packet. See socket(7), Linux 4.12.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn has_unread_packets(socket: impl AsFd) -> nix::Result<bool> {
+    // SK_MEMINFO_WMEM_ALLOC of linux/sock_diag.h, after the allocated and the largest memory for receiving.
+    let [.., sent] = {
+        let mut memory = [0_u32; 3];
+        get(socket, libc::SOL_SOCKET, libc::SO_MEMINFO, &mut memory)?;
+        memory
+    };
+    // A packet counts with its overhead of hundreds of bytes. While the kernel reports that the last one was freed, it still
+    // counts one byte of it.
+    Ok(sent > 1)
 }
 
 /// The credentials that SO_PEERCRED returns.
@@ -355,6 +498,28 @@ mod tests {
         assert_eq!(accept_queue_length(&listener), Ok(0));
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         assert_eq!(accept_queue_length(&listener), Ok(1));
+    }
+
+    #[test]
+    fn a_packet_is_unread_until_the_peer_receives_it_or_closes() {
+        use portreeve_protocol::channel;
+        let mut buffer = [0; 16];
+        let (ours, theirs) = channel::pair().unwrap();
+        assert_eq!(has_unread_packets(&ours), Ok(false));
+        channel::send(&ours, b"?", &[ours.as_fd(); 253]).unwrap();
+        channel::send_bytes(&ours, b"?").unwrap();
+        assert_eq!((has_unread_packets(&ours), has_unread_packets(&theirs)), (Ok(true), Ok(false)));
+        channel::receive(&theirs, &mut buffer, &mut Vec::new()).unwrap();
+        assert_eq!(has_unread_packets(&ours), Ok(true));
+        channel::receive(&theirs, &mut buffer, &mut Vec::new()).unwrap();
+        assert_eq!(has_unread_packets(&ours), Ok(false));
+
+        channel::send(&ours, b"?", &[ours.as_fd()]).unwrap();
+        ours.shutdown(std::net::Shutdown::Both).unwrap();
+        assert_eq!(has_unread_packets(&ours), Ok(true));
+        drop(theirs);
+        assert_eq!(has_unread_packets(&ours), Ok(false));
+        assert_eq!(has_unread_packets(std::fs::File::open("/dev/null").unwrap()), Err(Errno::ENOTSOCK));
     }
 
     #[test]

@@ -50,7 +50,7 @@ struct Cursor {
     /// The address of the last lease.
     lease: Option<IpAddr>,
     /// The epochs that were not exported yet.
-    epochs: Option<Vec<ExportedEpoch>>,
+    epochs: Option<std::vec::IntoIter<ExportedEpoch>>,
     /// Everything was exported.
     complete: bool,
 }
@@ -139,12 +139,14 @@ impl Export {
         matches!(self.phase.get(), Phase::Begun(number) | Phase::Exporting(number) if number == session)
     }
 
-    /// Handles the end of a session: if it was the successor's, the takeover has failed.
-    pub fn session_ended(&self, session: u64) {
-        if self.is_successor(session) {
+    /// Handles the end of a session: returns whether it was the successor's, so that the takeover has failed.
+    pub fn session_ended(&self, session: u64) -> bool {
+        let failed = self.is_successor(session);
+        if failed {
             tracing::warn!(session, "a takeover ended before its commit; this broker still serves");
             self.enter(Phase::Idle);
         }
+        failed
     }
 
     /// Whether the requests of this session wait; 0 stands for new sessions and for the broker itself.
@@ -195,15 +197,10 @@ impl Export {
         self.cursor.borrow().complete
     }
 
-    /// The next batch, in this order: listeners, leases, epochs, end. `user_of` gives the user of a session.
-    pub fn next_batch(
-        &self,
-        registry: &Registry,
-        addresses: Option<&Addresses>,
-        user_of: impl Fn(u64) -> u32,
-    ) -> Batch {
+    /// The next batch, in this order: listeners, leases, epochs, end.
+    pub fn next_batch(&self, registry: &Registry, addresses: Option<&Addresses>) -> Batch {
         let mut cursor = self.cursor.borrow_mut();
-        let listeners = registry.export(ListenerId(cursor.listener), MAX_DESCRIPTORS, user_of);
+        let listeners = registry.export(ListenerId(cursor.listener), MAX_DESCRIPTORS);
         if let Some(last) = listeners.last() {
             cursor.listener = last.id.0;
             let ids = listeners.iter().map(|listener| listener.id).collect();
@@ -215,9 +212,9 @@ impl Export {
                 cursor.lease = Some(last.address);
                 return (TakeoverReply::Leases(LeaseBatch { leases: List::truncated(leases) }), Vec::new());
             }
-            let epochs = cursor.epochs.get_or_insert_with(|| addresses.export_epochs());
-            if !epochs.is_empty() {
-                let batch = epochs.split_off(epochs.len().saturating_sub(MAX_EPOCH_BATCH));
+            let epochs = cursor.epochs.get_or_insert_with(|| addresses.export_epochs().into_iter());
+            let batch: Vec<ExportedEpoch> = epochs.take(MAX_EPOCH_BATCH).collect();
+            if !batch.is_empty() {
                 return (TakeoverReply::Epochs(EpochBatch { epochs: List::truncated(batch) }), Vec::new());
             }
         }

@@ -14,6 +14,9 @@ pub const MAX_NAME: usize = 255;
 /// The prefix of every name, with the version of the encoding.
 const PREFIX: &str = "portreeve-1-";
 
+/// The name of the map of the allowlist, with which the next broker can revoke the listeners that it imports.
+pub const ALLOWLIST_NAME: &str = "portreeve-allowlist-1";
+
 /// The properties that a name encodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FdstoreName {

@@ -13,13 +13,17 @@ mod export;
 mod fdstore;
 mod fdstore_import;
 mod fdstore_name;
+mod fdstore_shares;
 mod import;
 mod predecessor;
+mod replacement;
 mod request;
 
 pub use export::{Batch, Export, taken_over};
-pub use fdstore::{Fdstore, FdstoreSource};
+pub use fdstore::{Fdstore, FdstoreSource, NamesAtStart};
 pub use fdstore_import::import_from_fdstore;
 pub use fdstore_name::FdstoreName;
+pub use fdstore_shares::{Party, StoredListener};
 pub use import::{AwaitedListener, Import, Target};
 pub use predecessor::{OfferedSockets, Predecessor};
+pub use replacement::{Reason, Stopping};

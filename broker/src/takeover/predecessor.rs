@@ -50,6 +50,8 @@ pub struct OfferedSockets {
     pub control: OwnedFd,
     /// The connected socket of the service manager.
     pub manager: Option<UnixDatagram>,
+    /// The map of the allowlist.
+    pub allowlist: Option<OwnedFd>,
 }
 
 /// Everything that a predecessor exports.
@@ -79,11 +81,13 @@ fn check_offer(offer: &Accepted, descriptors: Vec<OwnedFd>) -> Result<OfferedSoc
     }
     let mut descriptors = descriptors.into_iter();
     let control = descriptors.next().ok_or_else(|| protocol_error("it sent no control socket"))?;
-    let manager = descriptors.next().filter(|_| offer.manager).map(UnixDatagram::from);
-    if descriptors.next().is_some() || manager.is_some() != offer.manager {
+    let mut offered = |is_offered: bool| if is_offered { descriptors.next() } else { None };
+    let (manager, allowlist) = (offered(offer.manager).map(UnixDatagram::from), offered(offer.allowlist));
+    let is_complete = manager.is_some() == offer.manager && allowlist.is_some() == offer.allowlist;
+    if descriptors.next().is_some() || !is_complete {
         return Err(protocol_error("it sent other sockets than its offer says"));
     }
-    Ok(OfferedSockets { control, manager })
+    Ok(OfferedSockets { control, manager, allowlist })
 }
 
 impl Predecessor {
@@ -94,7 +98,8 @@ impl Predecessor {
     pub fn connect(path: &Path) -> Result<(Self, OfferedSockets), Failure> {
         inject::point("takeover.begin")?;
         let mut session = Session::connect(path)?;
-        session.request(&Hello { client: Text::truncated("portreeved --takeover"), features: 0 })?;
+        session
+            .request_from_root(&Hello { client: Text::truncated("portreeved --takeover"), features: 0 })?;
         let begin = Begin { oldest: TAKEOVER_VERSION, newest: TAKEOVER_VERSION };
         match session.request(&Takeover::Begin(begin))? {
             (TakeoverReply::Accepted(offer), descriptors) => {

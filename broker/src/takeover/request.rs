@@ -5,10 +5,12 @@
 use std::fmt::Display;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use portreeve_protocol::channel::{self, ReceiveError};
 use portreeve_protocol::message::Operation;
 use portreeve_protocol::{Fault, Header, Kind, codec};
@@ -39,6 +41,36 @@ pub(super) fn protocol_error(what: impl Display) -> Failure {
     )
 }
 
+fn lost(cause: &dyn Display) -> Failure {
+    let what = format!("lost the session with the running broker: {cause}");
+    Failure::new(Exit::Unavailable, STEP, what, "check its log, and whether it still runs")
+}
+
+fn no_reply() -> Failure {
+    lost(&format_args!("no reply within {} s", REPLY_TIMEOUT.as_secs()))
+}
+
+fn not_root(what: impl Display) -> Failure {
+    let what = format_args!("cannot take over: {what}, and not root");
+    let remedy = "set the socket of the broker scope to that of the running broker";
+    Failure::new(Exit::NoPermission, STEP, what, remedy)
+}
+
+/// Checks the file of the control socket: root has created it, and it is no symbolic link, which another user could have
+/// created. A path that does not exist is reported when connecting fails.
+fn check_file(path: &Path) -> Result<(), Failure> {
+    let Ok(file) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if file.is_symlink() {
+        let what = format_args!("cannot take over: {path:?} is a symbolic link");
+        let remedy = "set the socket of the broker scope to the path of the running broker's socket";
+        return Err(Failure::new(Exit::NoPermission, STEP, what, remedy));
+    }
+    match file.uid() {
+        0 => Ok(()),
+        uid => Err(not_root(format_args!("{path:?} belongs to user {uid}"))),
+    }
+}
+
 /// The session.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -48,8 +80,9 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Connects to the broker that serves at this path. Root must run its process.
+    /// Connects to the broker that serves at this path. The file must be root's, and root must run the process that listens.
     pub fn connect(path: &Path) -> Result<Self, Failure> {
+        check_file(path)?;
         let os = |call: &'static str| move |error: std::io::Error| Failure::os(STEP, call, error);
         let channel = socket::open(AddressFamily::Unix, SockType::SeqPacket)
             .map_err(|errno| Failure::os(STEP, "socket", errno))?;
@@ -65,11 +98,28 @@ impl Session {
             .map(|peer| peer.uid)
             .map_err(|errno| Failure::os(STEP, "getsockopt SO_PEERCRED", errno))?;
         if uid != 0 {
-            let what = format!("cannot take over: user {uid} listens at {path:?}, and not root");
-            let remedy = "set the socket of the broker scope to that of the running broker";
-            return Err(Failure::new(Exit::NoPermission, STEP, what, remedy));
+            return Err(not_root(format_args!("user {uid} listens at {path:?}")));
         }
         Ok(Self { channel, buffer: codec::frame_buffer(), requests: 0 })
+    }
+
+    /// Sends a request and waits for its reply, which a process of root must send: the process that serves can be another
+    /// one than the one that called listen(2), for example if the service manager did that. It is confirmed before the reply
+    /// is read.
+    pub fn request_from_root<O: Operation>(&mut self, request: &O) -> Result<Reply<O>, Failure> {
+        let os = |errno| Failure::os(STEP, "setsockopt SO_PASSCRED", errno);
+        sockopt::set_pass_credentials(&self.channel, true).map_err(os)?;
+        let number = self.send(request)?;
+        let sender = socket::sender_of_next_message(&self.channel).map_err(|errno| match errno {
+            Errno::EAGAIN => no_reply(),
+            errno => lost(&errno.desc()),
+        })?;
+        if let Some(uid) = sender.filter(|uid| *uid != 0) {
+            return Err(not_root(format_args!("user {uid} serves there")));
+        }
+        // The buffer of later replies, which carry descriptors, has no room for credentials.
+        sockopt::set_pass_credentials(&self.channel, false).map_err(os)?;
+        self.receive::<O>(number)?.map_err(|fault| refused(&fault))
     }
 
     /// Sends a request; a fault is a failure.
@@ -79,21 +129,28 @@ impl Session {
 
     /// Sends a request and waits for its reply or fault.
     pub fn try_request<O: Operation>(&mut self, request: &O) -> Result<Result<Reply<O>, Fault>, Failure> {
-        let lost = |cause: &dyn Display| {
-            let what = format!("lost the session with the running broker: {cause}");
-            Failure::new(Exit::Unavailable, STEP, what, "check its log, and whether it still runs")
-        };
+        let number = self.send(request)?;
+        self.receive::<O>(number)
+    }
+
+    /// Sends a request, and returns its number.
+    fn send<O: Operation>(&mut self, request: &O) -> Result<u32, Failure> {
         self.requests += 1;
         let frame =
             codec::encode(&mut self.buffer, O::KIND, self.requests, 0, request).map_err(protocol_error)?;
         channel::send_bytes(&self.channel, frame).map_err(|error| lost(&error))?;
+        Ok(self.requests)
+    }
+
+    /// Waits for the reply to a request.
+    fn receive<O: Operation>(&mut self, number: u32) -> Result<Result<Reply<O>, Fault>, Failure> {
         let mut descriptors = Vec::new();
         let packet = loop {
             match channel::receive(&self.channel, &mut self.buffer, &mut descriptors) {
                 Ok(packet) => break packet,
                 Err(ReceiveError::Os(error)) if error.kind() == ErrorKind::Interrupted => {}
                 Err(ReceiveError::Os(error)) if error.kind() == ErrorKind::WouldBlock => {
-                    return Err(lost(&format_args!("no reply within {} s", REPLY_TIMEOUT.as_secs())));
+                    return Err(no_reply());
                 }
                 Err(error) => return Err(lost(&error)),
             }
@@ -104,10 +161,10 @@ impl Session {
         }
         let (header, body) =
             Header::decode(self.buffer.get(..packet.bytes).unwrap_or_default()).map_err(protocol_error)?;
-        let is_reply = header.request == self.requests || header.request == 0;
+        let is_reply = header.request == number || header.request == 0;
         match header.kind {
             Kind::FAULT if is_reply => Ok(Err(codec::decode(body).map_err(protocol_error)?)),
-            kind if header.request == self.requests && kind == O::KIND.reply() => {
+            kind if header.request == number && kind == O::KIND.reply() => {
                 if usize::from(header.descriptors) != descriptors.len() {
                     return Err(protocol_error("the number of sockets differs from the declared number"));
                 }

@@ -5,16 +5,19 @@ use std::io::ErrorKind::PermissionDenied;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 
-use portreeve_broker::confine::landlock::{Landlock, restrict_to_reading};
-use portreeve_broker::confine::seccomp::{Seccomp, allowed_to_reader, install_for_reader};
+use portreeve_broker::confine::landlock::{Landlock, Listed, restrict_to_reading};
+use portreeve_broker::confine::seccomp::{Seccomp, Support, allowed_to_reader, install_for_reader};
 
 use crate::child::{self, End};
 
 /// Applies the reader's two locks that need no privilege. The process can read beneath this directory.
 fn confine(directory: &std::path::Path) {
-    let status = restrict_to_reading(&[File::open(directory).unwrap()]).unwrap();
+    let status = restrict_to_reading(&[File::open(directory).unwrap()], Listed::Unknown).unwrap();
     assert!(matches!(status, Landlock::Enforced { abi: 6.., .. }), "this test needs Linux 6.12: {status:?}");
-    assert_eq!(install_for_reader().unwrap(), Seccomp::Enforced { calls: allowed_to_reader().count() });
+    assert_eq!(
+        install_for_reader(Support::Present).unwrap(),
+        Seccomp::Enforced { calls: allowed_to_reader().count() }
+    );
     println!("{}", child::CONFINED);
 }
 

@@ -6,19 +6,20 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use portreeve_broker::confine::seccomp::{Seccomp, SeccompNeeds, allowed, install};
+use portreeve_broker::config::{Resource, Resources};
+use portreeve_broker::confine::seccomp::{Seccomp, SeccompNeeds, Support, allowed, install, probe};
 
 use crate::child::{self, End};
 
 /// Installs the filter, and prints the marker that the harness expects.
 fn confine(needs: SeccompNeeds) {
-    let status = install(&needs).unwrap();
+    let status = install(&needs, Support::Present).unwrap();
     assert_eq!(status, Seccomp::Enforced { calls: allowed(&needs).count() });
     println!("{}", child::CONFINED);
 }
 
-const PLAIN: SeccompNeeds = SeccompNeeds { socket_files: false, limits: false };
-const FILES: SeccompNeeds = SeccompNeeds { socket_files: true, limits: false };
+const PLAIN: SeccompNeeds = SeccompNeeds { socket_files: false, limits: Resources::NONE };
+const FILES: SeccompNeeds = SeccompNeeds { socket_files: true, limits: Resources::NONE };
 
 fn a_runtime_with_sockets_timers_and_signals_works() {
     confine(PLAIN);
@@ -105,8 +106,38 @@ fn an_abort_ends_with_sigabrt() {
 
 fn a_kernel_without_seccomp_is_reported() {
     child::make_unavailable(libc::SYS_seccomp);
-    assert_eq!(install(&PLAIN).unwrap(), Seccomp::Absent);
+    assert_eq!(install(&PLAIN, Support::Missing).unwrap(), Seccomp::Absent);
     std::fs::read("/etc/passwd").unwrap();
+}
+
+fn a_kernel_with_seccomp_that_a_filter_denies_is_a_failure() {
+    child::make_unavailable(libc::SYS_seccomp);
+    for failure in [install(&PLAIN, Support::Present).unwrap_err(), probe(&PLAIN).unwrap_err()] {
+        assert!(failure.to_string().contains("a container or of the service manager denies"), "{failure}");
+    }
+}
+
+/// A broker whose policy permits limits of open files.
+fn limits() -> SeccompNeeds {
+    SeccompNeeds { limits: Resource::named("nofile").into_iter().collect(), ..PLAIN }
+}
+
+/// prlimit(2) with limits that change nothing.
+fn prlimit(process: libc::pid_t, resource: libc::__rlimit_resource_t) -> std::io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel reads and writes one limit at each pointer.
+    let result = unsafe {
+        libc::prlimit(process, resource, std::ptr::null(), &raw mut limit);
+        libc::prlimit(process, resource, &raw const limit, std::ptr::null_mut())
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+fn a_limit_that_the_policy_permits_can_be_set_for_another_process() {
+    let parent = nix::unistd::getppid().as_raw();
+    confine(limits());
+    prlimit(parent, libc::RLIMIT_NOFILE).unwrap();
+    assert!(nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_CPU).is_ok());
 }
 
 /// Declares tests that each make one call, which must not return.
@@ -124,6 +155,8 @@ macro_rules! fatal_calls {
                 calls_that_the_c_library_makes_itself_fail_without_a_signal,
                 a_pipe_that_was_open_before_still_works,
                 a_kernel_without_seccomp_is_reported,
+                a_kernel_with_seccomp_that_a_filter_denies_is_a_failure,
+                a_limit_that_the_policy_permits_can_be_set_for_another_process,
             ],
             End::Signal(libc::SIGABRT) => [an_abort_ends_with_sigabrt],
             End::Signal(libc::SIGSYS) => [$($name),*],
@@ -167,6 +200,9 @@ fatal_calls! {
     a_fast_open_connect_kills_the_process: PLAIN, call(libc::SYS_sendto, [0, 0, 0, libc::MSG_FASTOPEN.into(), 0]);
     another_ioctl_kills_the_process: PLAIN, call(libc::SYS_ioctl, [0, libc::TIOCSTI.cast_signed(), 0, 0, 0]);
     raising_a_limit_kills_the_process: PLAIN, nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+    a_limit_that_the_policy_does_not_permit_kills_the_process: limits(), prlimit(nix::unistd::getppid().as_raw(), libc::RLIMIT_CORE);
+    a_limit_of_the_broker_itself_kills_the_process: limits(), prlimit(0, libc::RLIMIT_NOFILE);
+    a_limit_of_the_broker_by_its_number_kills_the_process: limits(), prlimit(std::process::id().cast_signed(), libc::RLIMIT_NOFILE);
     changing_directory_kills_the_process_without_socket_files: PLAIN, call(libc::SYS_chdir, [0; 5]);
     removing_a_file_kills_the_process_without_socket_files: PLAIN, call(libc::SYS_unlinkat, [0; 5]);
     setting_a_prctl_kills_the_process: PLAIN, call(libc::SYS_prctl, [libc::PR_SET_DUMPABLE.into(), 1, 0, 0, 0]);

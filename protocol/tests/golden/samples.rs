@@ -105,20 +105,21 @@ pub fn metrics(golden: &Golden) {
 }
 
 pub fn takeover(golden: &Golden) {
-    golden.request("takeover", 12, &Takeover::Begin(Begin { oldest: 1, newest: 2 }));
+    golden.request("takeover", 12, &Takeover::Begin(Begin { oldest: 2, newest: 3 }));
     let control = SocketFile { device: 27, inode: 1234 };
     let offer = Accepted {
-        version: 1,
+        version: 2,
         release: text("0.1.0"),
         boottime_ns: 86_400_000_000_000,
         control,
         manager: true,
+        allowlist: true,
         watchdog_us: 30_000_000,
         fdstore_max: 512,
         addresses: true,
         fenced: false,
     };
-    golden.reply::<Takeover>("takeover-reply", 12, 2, &TakeoverReply::Accepted(offer));
+    golden.reply::<Takeover>("takeover-reply", 12, 3, &TakeoverReply::Accepted(offer));
 
     golden.request("takeover-more", 13, &Takeover::NextBatch(NextBatch {}));
     let listener = |id, endpoint: &str, options, user, file| {
@@ -146,7 +147,8 @@ pub fn takeover(golden: &Golden) {
     };
     let leases = list([lease]);
     golden.reply::<Takeover>("takeover-leases", 13, 0, &TakeoverReply::Leases(LeaseBatch { leases }));
-    let past = ExportedEpoch { address: "2001:db8::1".parse().unwrap(), epoch: 41, expired: true };
+    let past =
+        ExportedEpoch { address: "2001:db8::1".parse().unwrap(), user: Some(8), epoch: 41, expired: true };
     let epochs = list([past]);
     golden.reply::<Takeover>("takeover-epochs", 13, 0, &TakeoverReply::Epochs(EpochBatch { epochs }));
     golden.reply::<Takeover>("takeover-complete", 13, 0, &TakeoverReply::ExportComplete(ExportComplete {}));

@@ -8,9 +8,9 @@ use std::net::SocketAddrV4;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::process::{Child, Command};
 
-use portreeve_broker::confine::landlock::{self, Permitted};
+use portreeve_broker::confine::landlock::{self, Listed, Permitted};
 use portreeve_broker::confine::locks;
-use portreeve_broker::confine::seccomp::{self, SeccompNeeds};
+use portreeve_broker::confine::seccomp::{self, SeccompNeeds, Support};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -113,8 +113,9 @@ fn confine() {
     let ports = [endpoints::FIRST..=endpoints::FIRST + endpoints::PORTS - 1];
     let no_directories: [BorrowedFd<'_>; 0] = [];
     locks::no_new_privs().unwrap();
-    landlock::restrict(Permitted { tcp_ports: &ports, socket_directories: &no_directories }).unwrap();
-    seccomp::install(&SeccompNeeds::default()).unwrap();
+    let permitted = Permitted { tcp_ports: &ports, socket_directories: &no_directories };
+    landlock::restrict(permitted, Listed::Unknown).unwrap();
+    seccomp::install(&SeccompNeeds::default(), Support::Present).unwrap();
 }
 
 /// Serves the channel on standard input until it is closed.

@@ -11,6 +11,7 @@ use seccompiler::{
 
 const CALLS: &[(&str, libc::c_long)] = &[
     ("bind", libc::SYS_bind),
+    ("bpf", libc::SYS_bpf),
     ("capset", libc::SYS_capset),
     ("chroot", libc::SYS_chroot),
     ("clone", libc::SYS_clone),

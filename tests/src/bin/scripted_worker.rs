@@ -45,8 +45,49 @@ fn execute(command: &str, at_start: &str) -> String {
             String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
         }
         "attempts" => attempts(),
+        "ignore SIGTERM" => {
+            // SAFETY: ignoring a signal runs no code.
+            unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+            "done".to_owned()
+        }
+        "signal the launcher" => {
+            // SAFETY: the calls use no memory; signal 0 only checks the permission.
+            let result = unsafe { libc::kill(libc::getppid(), 0) };
+            format!("{result} {:?}", io::Error::last_os_error().raw_os_error())
+        }
+        "stay if the launcher ends" => {
+            // SAFETY: the call uses no memory.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, 0) };
+            "done".to_owned()
+        }
+        "daemonize" => daemonize().to_string(),
         "exit" => std::process::exit(0),
         other => format!("unknown command: {other:?}"),
+    }
+}
+
+/// Starts a process of a session of its own, whose parent has ended, and returns its id. It holds every descriptor of the
+/// worker.
+fn daemonize() -> i32 {
+    let (mut reader, mut writer) = io::pipe().unwrap();
+    // SAFETY: this program has one thread, so its children can run any code.
+    unsafe {
+        let child = libc::fork();
+        if child > 0 {
+            libc::waitpid(child, std::ptr::null_mut(), 0);
+            drop(writer);
+            let mut pid = [0; 4];
+            io::Read::read_exact(&mut reader, &mut pid).unwrap();
+            return i32::from_ne_bytes(pid);
+        }
+        libc::setsid();
+        if libc::fork() > 0 {
+            libc::_exit(0);
+        }
+        writer.write_all(&libc::getpid().to_ne_bytes()).unwrap();
+        loop {
+            libc::pause();
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use portreeve_protocol::status::{Listener, Session as SessionRow};
 use serde_json::Value;
 
 use super::configuration::EXTRA_PORT;
+use super::hostile_peer::is_address_of_hostile_peer;
 use super::kernel_state::{self, Memory};
 use super::model::Model;
 use super::report::Snapshot;
@@ -167,8 +168,10 @@ impl<'a> Auditor<'a> {
     fn leases(&self) {
         let known = self.model.addresses().clone();
         let begin = Instant::now();
-        let elements: Vec<(String, IpAddr)> = kernel_state::elements(&kernel_state::rules());
-        let present = kernel_state::addresses();
+        let mut elements: Vec<(String, IpAddr)> = kernel_state::elements(&kernel_state::rules());
+        let mut present = kernel_state::addresses();
+        elements.retain(|(_, address)| !is_address_of_hostile_peer(address));
+        present.retain(|address| !is_address_of_hostile_peer(address));
         let state = self.query_broker();
         let now = Instant::now();
         let is_late = |address: &IpAddr, late: Duration| {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::hostile_peer;
 use super::model::RETAIN;
 use crate::chroot::Chroot;
 use crate::{Host, sample};
@@ -26,6 +27,7 @@ pub enum Variant {
 pub struct Configuration {
     chroot: PathBuf,
     users: Vec<u32>,
+    hostile: String,
     versions: u64,
 }
 
@@ -34,7 +36,9 @@ impl Configuration {
     pub fn new(host: &Host, users: &[u32]) -> Self {
         let chroot = Chroot::new(host, "chroot");
         chroot.worker_directory("/Maildir");
-        Self { chroot: chroot.path.clone(), users: users.to_vec(), versions: 0 }
+        hostile_peer::create_directory(host);
+        let hostile = hostile_peer::permits(host);
+        Self { chroot: chroot.path.clone(), users: users.to_vec(), hostile, versions: 0 }
     }
 
     /// The text of a variant, which differs each time.
@@ -64,12 +68,15 @@ impl Configuration {
                 stop_timeout = 5
             }}
             ESMTP_Listener {{ Listen "127.0.0.1:26" {{}} {listener} }}
+            cluster {{ topology "10.3.0.0/16" {{ interface = eth1 }} }}
             broker {{
+                {hostile}
                 retain = {retain}
                 permit "datagrams" {{ listen = ( "127.0.0.1:1-65535/udp" ) }}
                 {peers}
                 {more}
             }}"#,
+            hostile = self.hostile,
             version = self.versions,
             length = (self.versions % 50) as usize + 8,
             chroot = self.chroot.display(),

@@ -14,6 +14,7 @@
 //! - An address exists while its lease lasts, and only its holder can remove it. After the lease, the packet filter admits
 //!   it for at most half a second, and it stays on its interface for at most 3 s (IPv4) or 20 s (IPv6), and that long only
 //!   if no broker removes it.
+//! - Hostile peers, each with a random trick of [`crate::adversary`] at a time, change none of this, and notice no harm.
 //! - After all peers have released everything, the descriptors of the broker and the worker, the sockets, the addresses,
 //!   the packet filter's elements and the processes are as before the first peer connected, and the broker's memory is at
 //!   most 16 MiB above that of its first idle audit.
@@ -61,7 +62,6 @@ use crate::{Host, lan};
 const LISTENERS: [u32; 3] = [3001, 3002, 3003];
 const ADDRESSES: [u32; 2] = [3011, 3012];
 const PROBE: u32 = 3021;
-const HOSTILE: u32 = 3031;
 const AUDITOR: u32 = 3041;
 /// The number of mail clients.
 const CLIENTS: u64 = 3;
@@ -85,7 +85,7 @@ pub fn run(host: &Host, settings: &Settings) -> Report {
     let mut auditor = Auditor::new(&model, AUDITOR);
     // No peer has connected yet: this is the baseline of every later idle audit.
     auditor.audit_idle(&supervisor);
-    let actors = LISTENERS.len() + ADDRESSES.len() + 2 + CLIENTS as usize;
+    let actors = LISTENERS.len() + ADDRESSES.len() + 1 + CLIENTS as usize + hostile_peer::HOSTILE as usize;
     let barrier = PhaseBarrier::new(actors);
     let chance = |who: u64| Random::new(settings.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (who + 1));
     let snapshots = std::thread::scope(|scope| {
@@ -103,8 +103,10 @@ pub fn run(host: &Host, settings: &Settings) -> Report {
         }
         let one = latency_probe::LatencyProbe { user: PROBE, session: None, latencies: &latencies };
         scope.spawn(|| run_actor(one, &barrier, &model));
-        let one = hostile_peer::HostilePeer { random: chance(HOSTILE.into()), user: HOSTILE };
-        scope.spawn(|| run_actor(one, &barrier, &model));
+        for number in 0..hostile_peer::HOSTILE {
+            let one = hostile_peer::HostilePeer::new(host, chance(u64::from(number) + 3_031), number);
+            scope.spawn(|| run_actor(one, &barrier, &model));
+        }
 
         let scheduler = Scheduler::new(&model, &barrier, chance(0), supervisor, auditor);
         let outcome = catch_unwind(AssertUnwindSafe(|| scheduler.run(settings.duration)));

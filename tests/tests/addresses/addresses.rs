@@ -129,7 +129,7 @@ fn every_invalid_request_gets_its_own_fault_and_changes_nothing() {
         let mut other = Peer::connect_as(Path::new(SOCKET), 65_534, 65_534).unwrap();
         other.hello();
         assert_eq!(other.add_address("10.1.1.8", |add| add.epoch = 9).unwrap_err().code, FaultCode::InUse);
-        assert_eq!(other.remove_address("10.1.1.8").unwrap_err().code, FaultCode::Expired);
+        assert_eq!(other.remove_address("10.1.1.8").unwrap_err().code, FaultCode::NotFound);
         assert_eq!(lan::ip("-o link show"), links);
         lan::ip("link set eth1 down");
         let down = peer.add_address("10.1.1.7", |_| {}).unwrap_err();

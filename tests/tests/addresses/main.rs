@@ -5,6 +5,7 @@ mod announcements;
 mod cluster;
 mod devices;
 mod duravip;
+mod epochs;
 mod fence;
 mod interface_changes;
 mod killed_owners;

@@ -1,7 +1,7 @@
 //! Kernels and containers with fewer or more features: the processes hold what `explain` prints there.
 
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use portreeve_protocol::FaultCode;
 use portreeve_tests::explain::{assert_process_matches, assert_status_matches, json, role};
@@ -45,13 +45,23 @@ fn under_a_filter(command: &mut Command, unknown: &[libc::c_long]) {
 
 /// Explains and starts a configuration under a filter, compares, and returns the explanation.
 fn under_a_filter_is_as_explained(host: &Host, unknown: &[libc::c_long]) -> Value {
+    let mut explain = Command::new(host.binary(binaries::BROKER));
+    explain.args(["explain", "--json"]);
+    is_as_explained(host, unknown, explain, Command::new(host.binary(binaries::BROKER)))
+}
+
+fn is_as_explained(
+    host: &Host,
+    unknown: &[libc::c_long],
+    mut explain: Command,
+    mut command: Command,
+) -> Value {
     let setup = WorkerSetup::new(host, "chroot");
     let config =
         broker::config(host, &sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", ""));
-    let mut explain = Command::new(host.binary(binaries::BROKER));
-    under_a_filter(explain.args(["explain", "--json"]).arg(&config), unknown);
+    under_a_filter(explain.arg(&config), unknown);
     let explained = json(&explain.output().unwrap());
-    let mut command = broker::command(host, &config);
+    command.arg("--config").arg(&config).stdin(Stdio::null());
     under_a_filter(&mut command, unknown);
     let broker = Broker::start_command(host, command);
     let (_scripted, mut channel) = setup.accept();
@@ -109,7 +119,12 @@ fn a_missing_landlock_is_explained_and_is_an_error_if_required() {
         let landlock = [libc::SYS_landlock_create_ruleset];
         let explained = under_a_filter_is_as_explained(host, &landlock);
         let lacking = role(&explained, "broker")["lacking"][0].as_str().unwrap();
-        assert_eq!(lacking, "no Landlock: the kernel does not support it");
+        let why = match std::fs::read_to_string("/sys/kernel/security/lsm") {
+            Ok(modules) if modules.contains("landlock") => "the system call filter of a container",
+            Ok(_) => "the kernel does not support it",
+            Err(_) => "the kernel does not support it, or the system call filter of a container",
+        };
+        assert!(lacking.starts_with(&format!("no Landlock: {why}")), "{lacking}");
 
         let text = "security { user = nobody group = nogroup } broker { require_landlock = true }";
         let config = broker::config(host, text);
@@ -128,7 +143,11 @@ fn a_missing_landlock_is_explained_and_is_an_error_if_required() {
 #[test]
 fn without_seccomp_the_processes_are_as_explained() {
     isolated(|host| {
-        let explained = under_a_filter_is_as_explained(host, &[libc::SYS_seccomp]);
+        let broker = || Command::new(host.binary(binaries::HOSTILE_BROKER));
+        let (mut explain, mut start) = (broker(), broker());
+        explain.args(["--hide-seccomp", "--explain", "--config"]);
+        start.arg("--hide-seccomp");
+        let explained = is_as_explained(host, &[libc::SYS_seccomp], explain, start);
         // The limits of an older Landlock come first.
         let lacking = role(&explained, "broker")["lacking"].as_array().unwrap();
         let named = |one: &Value| one.as_str().unwrap().starts_with("no seccomp");

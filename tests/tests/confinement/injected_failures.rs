@@ -23,6 +23,7 @@ const REFUSALS: &[(&str, &[&str])] = &[
     ("bind=EPERM", &["broker.socket", "broker.sock", "bind"]),
     ("socketpair=EMFILE", &["launcher", "socketpair"]),
     ("clone=ENOMEM", &["launcher", "fork"]),
+    ("prctl:36=EPERM", &["launcher", "PR_SET_CHILD_SUBREAPER"]),
     ("setsid=EPERM", &["confining the worker", "setsid"]),
     ("chroot=EPERM", &["confining the worker", "chroot to security.chroot"]),
     ("setgroups=EPERM", &["confining the worker", "setgroups"]),
@@ -43,7 +44,7 @@ const REFUSALS: &[(&str, &[&str])] = &[
     ("umount2=EPERM", &["empty root", "umount2"]),
     ("landlock_add_rule=EINVAL", &["landlock"]),
     ("landlock_restrict_self=EPERM", &["landlock"]),
-    ("seccomp=EPERM", &["seccomp", "filter"]),
+    ("seccomp=EPERM", &["seccomp", "probing"]),
     ("epoll_create1=EMFILE", &["runtime", "epoll_create"]),
 ];
 

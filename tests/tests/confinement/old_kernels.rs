@@ -152,6 +152,36 @@ fn required_landlock_is_an_error_on_a_kernel_without_it() {
 }
 
 #[test]
+fn required_seccomp_is_an_error_on_a_kernel_without_it() {
+    isolated(|host| {
+        let text = sample::control(r#"( "127.0.0.1:25" )"#) + "broker { require_seccomp = true }\n";
+        let config = broker::config(host, &text);
+        for kernel in [Kernel::WithoutSeccomp, Kernel::WithoutBoth] {
+            let refusal = StartupFailure::of_command(kernel.command(host, &config));
+            refusal.assert_reports(exit::UNAVAILABLE, &["no seccomp", "require_seccomp", "CONFIG_SECCOMP"]);
+        }
+        start(host, Kernel::Full, &text).peer().ping();
+    });
+}
+
+#[test]
+fn a_filter_that_denies_seccomp_is_not_taken_for_a_kernel_without_it() {
+    isolated(|host| {
+        let config = broker::config(host, &sample::control(r#"( "127.0.0.1:25" )"#));
+        for denied in [&["seccomp=ENOSYS", "prctl:22=EINVAL"][..], &["seccomp=EINVAL"], &["seccomp=ENOSYS"]] {
+            // Denied to the reader, which confines itself first, and to the broker.
+            let command = command_denying(host, denied, binaries::BROKER, &config);
+            let words = ["seccomp", "container", "allow seccomp(2)"];
+            StartupFailure::of_command(command).assert_reports(exit::OS_ERROR, &words);
+            let text = std::fs::read_to_string(&config).unwrap() + "broker { reload = false }\n";
+            let without_reader = host.file("without-reader.conf", &text);
+            let command = command_denying(host, denied, binaries::BROKER, &without_reader);
+            StartupFailure::of_command(command).assert_reports(exit::OS_ERROR, &words);
+        }
+    });
+}
+
+#[test]
 fn the_broker_starts_under_an_existing_filter() {
     isolated(|host| {
         let setup = WorkerSetup::new(host, "chroot");

@@ -39,9 +39,16 @@ fn every_test_named_in_the_document_exists() {
     assert!(named.len() > 30, "{named:?}");
 
     let mut files = Vec::new();
-    for place in
-        ["broker/src", "broker/tests", "protocol/tests", "worker/tests", "worker/cli/tests", "tests/tests"]
-    {
+    for place in [
+        "broker/src",
+        "broker/tests",
+        "protocol/tests",
+        "worker/tests",
+        "worker/cli/tests",
+        "tests/tests",
+        // The rows of `for_each_trick!` are the names of tests.
+        "tests/src/adversary",
+    ] {
         sources(root.join(place), &mut files);
     }
     let texts: Vec<String> = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();

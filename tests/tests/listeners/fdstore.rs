@@ -57,11 +57,11 @@ fn with_fdstore_restarts_and_crashes_refuse_no_client() {
                         assert!(service.wait_for_exit().success());
                     }
                     1 => service.signal(Signal::KILL),
-                    // The broker then ends by itself, with an error.
+                    // The broker then ends by itself, with an error, and the kernel kills the worker.
                     _ => {
                         kill(launcher);
                         assert!(!service.wait_for_exit().success());
-                        kill(worker);
+                        assert!(!process::is_running(worker));
                     }
                 }
                 service.kill_all();
@@ -140,22 +140,69 @@ fn stored_listeners_are_restored_and_foreign_or_no_longer_permitted_sockets_are_
     });
 }
 
+/// The endpoints of the stored listeners that a new broker adopts, by their owner.
+fn stored_by(manager: &ServiceManager, ports: std::ops::Range<u16>) -> usize {
+    let port_of = |socket: &std::os::fd::OwnedFd| {
+        let socket = std::net::TcpListener::from(socket.try_clone().unwrap());
+        socket.local_addr().unwrap().port()
+    };
+    manager.fdstore.values().filter(|socket| ports.contains(&port_of(socket))).count()
+}
+
 #[test]
-fn a_full_fdstore_is_logged_once_and_fails_no_request() {
+fn one_user_does_not_fill_the_fdstore_and_static_listeners_come_first() {
     isolated(|host| {
-        let config = broker::config(host, &sample::control(r#"( "127.0.0.1:1-65535" )"#));
+        let statics = |count: u16| -> String {
+            (0..count).map(|n| format!("Listen \"127.0.0.1:{}\" {{}} ", 5000 + n)).collect()
+        };
+        let text = |count: u16| {
+            sample::control(r#"( "127.0.0.1:1-65535" )"#)
+                + "broker { peer 8 { allow = ( status listen ) permit = ( any ) } }"
+                + &format!("ESMTP_Listener {{ {} }}", statics(count))
+        };
+        let config = broker::config(host, &text(1));
         let mut manager = ServiceManager::new(host);
-        let service = manager.start(&program(host), &config, 2);
+        // 4 entries of the broker's own, 3 in reserve, one of them for the static listener: 9 for users.
+        let service = manager.start(&program(host), &config, 16);
         manager.await_notification("READY=1");
-        let mut peer = peer();
-        for port in 3001..3006 {
-            peer.listen(&format!("127.0.0.1:{port}")).unwrap();
-        }
-        service.log.wait_for(&["descriptor store is full", "FileDescriptorStoreMax="]);
-        manager.receive_until("two listeners", |manager| manager.fdstore.len() == 2);
-        peer.ping();
-        let warnings = service.log.lines().iter().filter(|line| line.contains("store is full")).count();
-        assert_eq!((warnings, manager.fdstore.len(), resources::tcp_listeners().len()), (1, 2, 5));
+        manager.receive_until("the static listener", |manager| manager.fdstore.len() == 1);
+        let user = |uid| {
+            let mut peer = Peer::connect_as(std::path::Path::new(SOCKET), uid, uid).unwrap();
+            peer.hello();
+            peer
+        };
+        let (mut greedy, mut modest) = (user(8), user(65534));
+        let mut first: Vec<_> =
+            (3000..3020).map(|port| greedy.listen(&format!("127.0.0.1:{port}")).unwrap().0).collect();
+        let told = service.log.wait_for(&["descriptor store is full", "user 8", "FileDescriptorStoreMax="]);
+        assert!(told.contains("WARN"), "{told}");
+        modest.listen("127.0.0.1:4000").unwrap();
+        modest.listen("127.0.0.1:4001").unwrap();
+        manager
+            .receive_until("two listeners of the other user", |manager| stored_by(manager, 4000..5000) == 2);
+        assert_eq!(stored_by(&manager, 3000..4000), 5);
+        let warnings = format!("{:?}", modest.status().warnings);
+        assert!(
+            warnings.contains("no room for 15 listeners") && warnings.contains("15 of user 8"),
+            "{warnings}"
+        );
+        // A listener that did not fit is stored once there is room.
+        let last = first.split_off(15);
+        assert!(greedy.stop(&first).unknown.is_empty());
+        manager.receive_until("the last listeners", |manager| stored_by(manager, 3015..3020) == 4);
+        assert_eq!(stored_by(&manager, 3000..3015), 0);
+        assert!(format!("{:?}", modest.status().warnings).contains("no room for 1 listeners"));
+        assert!(greedy.stop(&last[4..]).unknown.is_empty());
+        eventually("no warning", || {
+            (!format!("{:?}", modest.status().warnings).contains("no room")).then_some(())
+        });
+        // Static listeners of a reload have the free entries, and displace those of whoever has most.
+        broker::config(host, &text(8));
+        service.signal(Signal::HUP);
+        manager.receive_until("the static listeners", |manager| stored_by(manager, 5000..6000) == 8);
+        assert_eq!((stored_by(&manager, 3000..4000), stored_by(&manager, 4000..5000)), (2, 2));
+        let lines = service.log.lines();
+        assert_eq!(lines.iter().filter(|line| line.contains("store is full")).count(), 1, "{lines:?}");
     });
 }
 

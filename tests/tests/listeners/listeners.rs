@@ -203,7 +203,8 @@ fn unix_and_udp_listeners_are_created_with_their_mode() {
             options: ListenOptions { mode: Some(0o622), ..ListenOptions::default() },
             ..listen(stream.to_str().unwrap())
         };
-        let (reply, _listener) = peer.request(&request).unwrap();
+        let (reply, sockets) = peer.request(&request).unwrap();
+        rustix::net::listen(&sockets[0], 5).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::mode(&stream.metadata().unwrap().permissions());
         assert_eq!(mode & 0o777, 0o622);
         std::os::unix::net::UnixStream::connect(&stream).unwrap();

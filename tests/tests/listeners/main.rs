@@ -1,12 +1,17 @@
 //! Listeners: created, passed to workers, kept across the end of a worker or of the broker, and disabled.
 
 mod fdstore;
+mod inherited_options;
 mod listeners;
+mod orphans;
+mod ownership;
 mod process_deaths;
 mod refused_endpoints;
+mod revocation;
 mod scale;
 mod smtp;
 mod socket_activation;
 mod under_load;
+mod unix_listeners;
 mod worker_errors;
 mod worker_restarts;

@@ -117,9 +117,12 @@ fn the_broker_ends_with_an_error_if_its_launcher_dies() {
 }
 
 #[test]
-fn a_worker_keeps_its_listeners_if_the_broker_is_killed() {
+fn a_worker_keeps_its_listeners_for_orphan_timeout_if_the_broker_is_killed() {
     isolated(|host| {
-        let (setup, broker) = start(host);
+        let setup = WorkerSetup::new(host, "chroot");
+        let rest = MAIL.to_owned() + "worker { orphan_timeout = 3600 }";
+        let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest);
+        let broker = Broker::start(host, &text);
         let (mut scripted, mut channel) = setup.accept();
         channel.hello();
         let (_, listener) = channel.listen("127.0.0.1:25").unwrap();

@@ -153,6 +153,7 @@ fn a_path_through_a_symbolic_link_is_refused() {
         symlink("elsewhere", host.path("sockets")).unwrap();
         let (_, socket) = peer.listen("/run/host/sockets/a").unwrap();
         assert_eq!(fs::read_dir(host.path("elsewhere")).unwrap().count(), 0);
+        rustix::net::listen(&socket, 5).unwrap();
         let client = UnixStream::connect(host.path("moved/a")).unwrap();
         UnixListener::from(socket).accept().unwrap();
         drop(client);

@@ -180,7 +180,7 @@ fn a_limit_first_permitted_by_a_reload_needs_a_restart() {
         let permit = r#"broker { permit more { limit = ( "nofile=2000" ) }
             peer root { allow = ( status listen limit ) permit = ( any more ) } }"#;
         let reloaded = reload(host, &broker, &format!("{text}{permit}"));
-        assert_eq!(rows(&reloaded, "needs-restart"), ["limits of peers"], "{reloaded:?}");
+        assert_eq!(rows(&reloaded, "needs-restart"), ["limits of peers: nofile"], "{reloaded:?}");
         let mut peer = broker.peer();
         let nofile = |soft| SetLimit { resource: Text::new("nofile").unwrap(), soft, hard: None };
         let fault = peer.request(&nofile(Some(1000))).unwrap_err();
@@ -189,5 +189,28 @@ fn a_limit_first_permitted_by_a_reload_needs_a_restart() {
         // A limit above the permitted one is denied as before, and the broker keeps running.
         assert_eq!(peer.request(&nofile(Some(3000))).unwrap_err().code, FaultCode::Denied);
         peer.listen("127.0.0.1:2525").unwrap();
+    });
+}
+
+#[test]
+fn a_limit_of_another_resource_first_permitted_by_a_reload_needs_a_restart() {
+    isolated(|host| {
+        let text = |limits: &str| {
+            sample::control(r#"( "127.0.0.1:2525" )"#)
+                + &format!(
+                    "broker {{ permit more {{ limit = ( {limits} ) }}
+                    peer root {{ allow = ( status limit ) permit = ( more ) }} }}"
+                )
+        };
+        let broker = Broker::start(host, &text(r#""nofile=2000""#));
+        let reloaded = reload(host, &broker, &text(r#""nofile=3000" "core=unlimited""#));
+        assert_eq!(rows(&reloaded, "needs-restart"), ["limits of peers: core"], "{reloaded:?}");
+        let mut peer = broker.peer();
+        let limit = |resource, soft| SetLimit { resource: Text::new(resource).unwrap(), soft, hard: None };
+        // The seccomp filter, which would end the broker, allows this resource only for the permits of the start.
+        let fault = peer.request(&limit("core", Some(0))).unwrap_err();
+        assert!(fault.code == FaultCode::NotRetained && fault.remedy.contains("restart"), "{fault}");
+        peer.request(&limit("core", None)).unwrap();
+        peer.request(&limit("nofile", Some(512))).unwrap();
     });
 }

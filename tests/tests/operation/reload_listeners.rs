@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use portreeve_protocol::FaultCode;
+use portreeve_protocol::message::Hello;
 use portreeve_protocol::reload::Reload;
+use portreeve_protocol::{FaultCode, Text};
 use portreeve_tests::kernel::landlock_abi;
 use portreeve_tests::reload::{reload, rows};
 use portreeve_tests::scripted_worker::{ScriptedWorker, WorkerSetup};
@@ -146,14 +147,18 @@ fn static_unix_sockets_change_in_known_directories_and_others_need_a_restart() {
         assert!(rows(&reloaded, "needs-restart").contains(&restart.as_str()), "{reloaded:?}");
         assert!(!elsewhere.exists());
         eventually("the file of the closed listener to be removed", || (!first.exists()).then_some(()));
-        let client = UnixStream::connect(&second).unwrap();
+        // The broker leaves it to the worker to listen.
+        UnixStream::connect(&second).unwrap_err();
         let (_, socket) = peer.listen(&second.display().to_string()).unwrap();
+        rustix::net::listen(&socket, 5).unwrap();
+        let client = UnixStream::connect(&second).unwrap();
         UnixListener::from(socket).accept().unwrap();
         drop(client);
         // Adds the first one again, beside the second.
         let both = format!("{one} Listen {} {{}}", second.display());
         let reloaded = reload(host, &broker, &text(&both));
         assert_eq!(rows(&reloaded, "opened"), [format!("listener {}", first.display())], "{reloaded:?}");
+        rustix::net::listen(peer.listen(&first.display().to_string()).unwrap().1, 5).unwrap();
         drop(UnixStream::connect(&first).unwrap());
         drop(UnixStream::connect(&second).unwrap());
     });
@@ -233,5 +238,100 @@ fn reloads_between_specific_and_wildcard_refuse_no_client_under_load() {
         over.store(true, Ordering::Relaxed);
         clients.into_iter().for_each(|client| client.join().unwrap());
         eventually("one listener", || (broker.peer().status().listeners_held == 1).then_some(()));
+    });
+}
+
+/// A configuration that names these accounts.
+fn naming(accounts: &[&str]) -> String {
+    let scope = |account| format!("peer {account:?} {{ allow = ( status listen ) permit = ( any ) }} ");
+    let scopes: String = accounts.iter().map(scope).collect();
+    sample::control(r#"( "127.0.0.1:2000-2100" )"#) + &format!("broker {{ {scopes} }}")
+}
+
+fn peer_as(uid: u32, gid: u32) -> Peer {
+    let mut peer = Peer::connect_as(std::path::Path::new(broker::SOCKET), uid, gid).unwrap();
+    peer.hello();
+    peer
+}
+
+/// Whether the broker allows a user nothing, not even a session.
+fn is_nobody(uid: u32) -> bool {
+    let mut peer = Peer::connect_as(std::path::Path::new(broker::SOCKET), uid, uid).unwrap();
+    let hello = Hello { client: Text::new("test").unwrap(), features: 0 };
+    peer.request(&hello).is_err_and(|fault| fault.code == FaultCode::Denied)
+}
+
+#[test]
+fn a_deleted_account_loses_its_permit_and_its_listeners_at_a_reload() {
+    isolated(|host| {
+        host.add_user("alice", 1001);
+        host.add_user("bob", 1002);
+        host.add_group("mailers", 1003);
+        let text = naming(&["alice", "bob", "@mailers", "1004"]);
+        let broker = Broker::start(host, &text);
+        let mut peers = [peer_as(1001, 1001), peer_as(1002, 1002), peer_as(65533, 1003), peer_as(1004, 1004)];
+        let sockets: Vec<OwnedFd> = (2001..)
+            .zip(&mut peers)
+            .map(|(port, peer)| peer.listen(&format!("127.0.0.1:{port}")).unwrap().1)
+            .collect();
+        let [alice, bob, mailer, numeric] = &mut peers;
+        host.delete_user("alice");
+        host.delete_group("mailers");
+        let reloaded = reload(host, &broker, &text);
+        let closed = ["listener 127.0.0.1:2001", "listener 127.0.0.1:2003"];
+        assert_eq!(rows(&reloaded, "closed"), closed, "{reloaded:?}");
+        let findings = format!("{:?}", reloaded.findings);
+        for word in ["alice", "mailers"] {
+            assert!(findings.contains(&format!("{word}\\\" has been deleted")), "{findings}");
+            broker.log.wait_for(&["WARN", word, "has been deleted"]);
+        }
+        eventually("the end of service", || TcpStream::connect("127.0.0.1:2001").is_err().then_some(()));
+        for peer in [alice, mailer] {
+            assert_eq!(peer.listen("127.0.0.1:2010").unwrap_err().code, FaultCode::Denied);
+        }
+        assert!(is_nobody(1001));
+        for (peer, port) in [(bob, 2012), (numeric, 2014)] {
+            peer.listen(&format!("127.0.0.1:{port}")).unwrap();
+        }
+        // Again a warning, not an error, until the scope is removed.
+        assert!(format!("{:?}", reload(host, &broker, &text).findings).contains("has been deleted"));
+        // Somebody else got the number; the new account of that name has another one.
+        host.add_user("mallory", 1001);
+        host.add_user("alice", 1005);
+        reload(host, &broker, &text);
+        assert!(is_nobody(1001));
+        peer_as(1005, 1005).listen("127.0.0.1:2015").unwrap();
+        drop(sockets);
+    });
+}
+
+#[test]
+fn an_account_that_no_configuration_named_before_is_still_a_mistake() {
+    isolated(|host| {
+        let broker = Broker::start(host, &naming(&[]));
+        broker::config(host, &naming(&["alice"]));
+        let fault = broker.peer().request(&Reload { last: false }).unwrap_err();
+        assert!(fault.code == FaultCode::Invalid && fault.message.contains("alice"), "{fault}");
+    });
+}
+
+#[test]
+fn an_unreadable_file_of_accounts_deletes_no_account() {
+    isolated(|host| {
+        host.add_user("alice", 1001);
+        let text = naming(&["alice"]);
+        let broker = Broker::start(host, &text);
+        let mut alice = peer_as(1001, 1001);
+        let (_, socket) = alice.listen("127.0.0.1:2001").unwrap();
+        // The reader has no capability that overrides the mode.
+        std::os::unix::fs::chown("/etc/passwd", Some(1001), Some(1001)).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        fs::set_permissions("/etc/passwd", mode).unwrap();
+        broker::config(host, &text);
+        let fault = broker.peer().request(&Reload { last: false }).unwrap_err();
+        assert!(fault.code == FaultCode::Invalid && fault.message.contains("/etc/passwd"), "{fault}");
+        TcpStream::connect("127.0.0.1:2001").unwrap();
+        alice.listen("127.0.0.1:2002").unwrap();
+        drop(socket);
     });
 }

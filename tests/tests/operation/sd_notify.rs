@@ -1,10 +1,12 @@
 //! Notifications to the service manager, as in sd_notify(3). The test plays the service manager.
 
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use portreeve_tests::{Host, broker, isolated, process};
+use portreeve_protocol::reload::Reload;
+use portreeve_tests::{Host, Peer, broker, eventually, isolated, process, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The service manager's socket, and a command that starts a broker with it.
@@ -72,6 +74,70 @@ fn the_broker_ignores_the_watchdog_of_another_process() {
         socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
         receive(&socket).unwrap_err();
         end(child);
+    });
+}
+
+/// Fills the queue of the service manager's socket, and returns how many messages fit.
+fn fill(host: &Host) -> usize {
+    let sender = UnixDatagram::unbound().unwrap();
+    sender.connect(host.path("manager.sock")).unwrap();
+    sender.set_nonblocking(true).unwrap();
+    (0..).take_while(|_| sender.send(b"FILLER=1").is_ok()).count()
+}
+
+#[test]
+fn a_service_manager_that_does_not_read_delays_no_peer_and_gets_its_messages_in_order() {
+    isolated(|host| {
+        let (socket, mut command) = manager(host);
+        broker::config(host, &sample::control(r#"( "127.0.0.1:25" )"#));
+        let fillers = fill(host);
+        assert!(fillers > 0);
+        let mut child = command.spawn().unwrap();
+        let mut peer = eventually("a session", || Peer::connect(Path::new(broker::SOCKET)).ok());
+        peer.hello();
+        peer.listen("127.0.0.1:25").unwrap();
+        for _ in 0..50 {
+            peer.request(&Reload { last: false }).unwrap();
+        }
+        let signal = |signal| kill_process(Pid::from_child(&child), signal).unwrap();
+        let mut received = Vec::new();
+        let mut receive_until = |word: &str| {
+            while received.iter().all(|other: &String| !other.starts_with(word)) {
+                received.push(receive(&socket).unwrap());
+            }
+            received.drain(..).filter(|word| word != "FILLER=1").collect::<Vec<_>>()
+        };
+        // The last reload has ended before its reply, so everything waits in one queue.
+        let mut heard = receive_until("RELOADING=1");
+        assert_eq!(heard.remove(0), "READY=1");
+        assert!(heard.iter().filter(|word| *word == "WATCHDOG=1").count() <= 1, "{heard:?}");
+        // Watchdog notifications arrive again.
+        assert_eq!(receive_until("READY=1").last().unwrap(), "READY=1");
+        receive_until("WATCHDOG=1");
+        receive_until("WATCHDOG=1");
+
+        // The end waits for the service manager for a bounded time.
+        peer.ping();
+        fill(host);
+        signal(Signal::TERM);
+        let status = eventually("the end", || child.try_wait().unwrap());
+        assert!(status.success(), "{status}");
+    });
+}
+
+#[test]
+fn stopping_is_notified_when_the_service_manager_reads_again() {
+    isolated(|host| {
+        let (socket, mut command) = manager(host);
+        let mut child = command.env_remove("WATCHDOG_USEC").spawn().unwrap();
+        assert_eq!(receive(&socket).unwrap(), "READY=1");
+        let fillers = fill(host);
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        for _ in 0..fillers {
+            assert_eq!(receive(&socket).unwrap(), "FILLER=1");
+        }
+        assert_eq!(receive(&socket).unwrap(), "STOPPING=1");
+        child.wait().unwrap();
     });
 }
 

@@ -129,11 +129,12 @@ fn every_kind_of_listener_is_passed_on_and_those_no_longer_permitted_are_stopped
         let mut first =
             Broker::start(host, &statics(r#"Listen "127.0.0.1:2525" {} Listen "/run/host/static.sock" {}"#));
         let mut peer = first.peer();
-        peer.listen("/run/host/stream.sock").unwrap();
+        let (_, stream_socket) = peer.listen("/run/host/stream.sock").unwrap();
+        rustix::net::listen(&stream_socket, 5).unwrap();
         peer.listen("seqpacket:/run/host/packets.sock").unwrap();
         peer.listen("127.0.0.1:25").unwrap();
         peer.listen("127.0.0.1:26").unwrap();
-        // A new static listener, one that becomes static, and one that is no longer static.
+        // A new static listener, one in place of a user's, and one that is no longer static.
         let now = statics(
             r#"Listen "127.0.0.1:2526" {} Listen "127.0.0.1:25" {} Listen "/run/host/static.sock" {}"#,
         );
@@ -149,9 +150,9 @@ fn every_kind_of_listener_is_passed_on_and_those_no_longer_permitted_are_stopped
                 "/run/host/static.sock static ESMTP_Listener",
                 "/run/host/stream.sock user 0, disconnected",
                 "seqpacket:/run/host/packets.sock user 0, disconnected",
-                "127.0.0.1:25 static ESMTP_Listener",
                 "127.0.0.1:26 user 0, disconnected",
                 "127.0.0.1:2526 static ESMTP_Listener",
+                "127.0.0.1:25 static ESMTP_Listener",
             ]
         );
         let (stream, _) = peer.listen("/run/host/stream.sock").unwrap();

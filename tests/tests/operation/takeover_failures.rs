@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use portreeve_protocol::FaultCode;
 use portreeve_protocol::address::{ListAddresses, RemoveAddress};
-use portreeve_protocol::takeover::{Begin, Commit, NextBatch, Takeover};
+use portreeve_protocol::takeover::{Begin, Commit, NextBatch, TAKEOVER_VERSION, Takeover};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::peer::one_address;
@@ -155,7 +155,7 @@ fn only_root_can_take_over_whatever_the_policy_says() {
         let broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:25" )"#));
         let mut other = Peer::connect_as(std::path::Path::new(SOCKET), WORKER, WORKER).unwrap();
         assert!(!other.hello().operations.iter().any(|name| &**name == "takeover"));
-        let begin = Takeover::Begin(Begin { oldest: 1, newest: 1 });
+        let begin = Takeover::Begin(Begin { oldest: TAKEOVER_VERSION, newest: TAKEOVER_VERSION });
         assert_eq!(other.request(&begin).unwrap_err().code, FaultCode::Denied);
         let allowed = sample::control(r#"( "127.0.0.1:25" )"#)
             + r#"broker { peer daemon { allow = ( takeover ) permit = ( any ) } }"#;
@@ -172,7 +172,8 @@ fn only_root_can_take_over_whatever_the_policy_says() {
             let fault = root.request(&step).unwrap_err();
             assert!(fault.code == FaultCode::Malformed && fault.message.contains(why), "{fault}");
         }
-        let fault = root.request(&Takeover::Begin(Begin { oldest: 2, newest: 9 })).unwrap_err();
+        let fault =
+            root.request(&Takeover::Begin(Begin { oldest: TAKEOVER_VERSION + 1, newest: 9 })).unwrap_err();
         assert_eq!(fault.code, FaultCode::Unsupported, "{fault}");
         root.request(&begin).unwrap();
         let fault = root.request(&Takeover::Commit(Commit {})).unwrap_err();

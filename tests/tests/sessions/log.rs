@@ -1,38 +1,159 @@
 //! The log: the content of a line in each format, and that nothing waits for the reader of the log.
 
-use std::io::Read as _;
+use std::io::{PipeReader, Read as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use portreeve_protocol::message::Hello;
+use portreeve_protocol::event::Subscribe;
+use portreeve_protocol::message::{Hello, ListenerId};
 use portreeve_protocol::metrics::MetricsRequest;
+use portreeve_protocol::printable::is_printable;
 use portreeve_protocol::{FaultCode, Text};
-use portreeve_tests::broker::{self, config};
-use portreeve_tests::{Broker, Host, Peer, eventually, isolated, sample};
+use portreeve_tests::broker::{self, SOCKET, config};
+use portreeve_tests::{Broker, Host, Peer, eventually, flood, isolated, sample};
 use serde_json::Value;
 
-/// A command for a broker with this log format.
+/// Users of the control socket.
+const VICTIM: u32 = 3001;
+const HOSTILE: u32 = 3002;
+
+/// A command for a broker with this log format, whose log and requests are not limited.
 fn command(host: &Host, format: &str) -> Command {
-    let text = format!("{}broker {{ max_log_lines = 1000 }}", sample::control(r#"( "127.0.0.1:1-1999" )"#));
+    let text = format!(
+        r#"{}broker {{
+            max_log_lines = 100000
+            max_requests = 1000000
+            peer "{VICTIM}" {{ allow = ( status listen metrics subscribe ) permit = ( any ) }}
+            peer "{HOSTILE}" {{ allow = ( status listen metrics subscribe ) permit = ( any ) }}
+        }}"#,
+        sample::control(r#"( "127.0.0.1:1-1999" )"#)
+    );
     let mut command = broker::command(host, &config(host, &text));
     command.args(["--log-format", format]);
     command
 }
 
+/// Causes many lines of which none records a change.
 fn say_much(peer: &mut Peer) {
-    (0..10_000).for_each(|_| drop(peer.hello()));
+    (0..10_000).for_each(|_| drop(peer.request(&Subscribe { follow: false, all: false }).unwrap()));
+}
+
+/// A session of a user who is not root.
+fn user(uid: u32) -> Peer {
+    let mut peer = Peer::connect_as(Path::new(SOCKET), uid, uid).unwrap();
+    peer.hello();
+    peer
+}
+
+/// Reads lines from a pipe, pausing after each page.
+fn follow(mut reader: PipeReader, pause: Duration) -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let mut page = [0; 4096];
+        while let Ok(length @ 1..) = reader.read(&mut page) {
+            text.extend_from_slice(&page[..length]);
+            while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                let line = String::from_utf8(text.drain(..=end).collect()).unwrap();
+                let _ = sender.send(line); // the test may have ended
+            }
+            std::thread::sleep(pause);
+        }
+    });
+    lines
+}
+
+/// A broker that logs to a pipe.
+fn start_with_pipe(host: &Host) -> (Broker, PipeReader) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = command(host, "text");
+    command.stdout(Stdio::null()).stderr(writer);
+    (Broker::launch(host, command), reader)
+}
+
+#[test]
+fn a_flood_with_a_reader_that_does_not_read_loses_no_line_of_others_and_no_change_of_its_own() {
+    isolated(|host| {
+        let (broker, reader) = start_with_pipe(host);
+        let (mut hostile, mut victim, mut root) = (user(HOSTILE), user(VICTIM), broker.peer());
+        say_much(&mut hostile);
+        hostile.listen("127.0.0.1:1500").unwrap();
+        victim.listen("127.0.0.1:1600").unwrap();
+        root.listen("127.0.0.1:1700").unwrap();
+        drop(victim);
+        let lost = root.request(&MetricsRequest {}).unwrap().0.log.lost;
+        assert!(lost > 0, "the flood must fill its share");
+        let lines = follow(reader, Duration::ZERO);
+        let mut read = Vec::new();
+        let report = eventually("the count", || {
+            read.extend(lines.try_iter());
+            read.iter().find(|line| line.contains("log lines were dropped")).cloned()
+        });
+        assert!(report.contains(&format!("peer=\"user {HOSTILE}\" lines={lost}")), "{report}");
+        for (peer, endpoint) in [(HOSTILE, 1500), (VICTIM, 1600), (0, 1700)] {
+            let listen = format!("arguments=127.0.0.1:{endpoint}");
+            let is_audit = |line: &&String| line.contains(&listen) && line.contains(&format!("user {peer}"));
+            assert!(read.iter().any(|line| is_audit(&line)), "no line of user {peer} among {}", read.len());
+        }
+        let ended =
+            |line: &String| line.contains("session ended") && line.contains(&format!("user {VICTIM}"));
+        assert!(read.iter().any(ended), "the end of the victim's session is not logged");
+    });
+}
+
+#[test]
+fn a_peer_that_changes_state_faster_than_the_log_is_read_waits_and_loses_no_line() {
+    isolated(|host| {
+        // A root client waits for much less long, so its flood needs a reader that reads at all.
+        for (uid, pause) in [(HOSTILE, None), (HOSTILE, Some(10)), (0, Some(5))] {
+            let (mut broker, reader) = start_with_pipe(host);
+            let (mut hostile, mut victim) = (user(uid), user(VICTIM));
+            let idle = flood::latency(&mut victim, Duration::from_millis(200));
+            let mut lines = None;
+            let mut reader = Some(reader);
+            if let Some(pause) = pause {
+                lines = reader.take().map(|reader| follow(reader, Duration::from_millis(pause)));
+            }
+            let stop = AtomicBool::new(false);
+            let (made, busy) = std::thread::scope(|scope| {
+                let flood = scope.spawn(|| {
+                    let mut made = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        hostile.stop(&[ListenerId(1_000_000 + made)]);
+                        made += 1;
+                    }
+                    made
+                });
+                let busy = flood::latency(&mut victim, Duration::from_secs(2));
+                stop.store(true, Ordering::Relaxed);
+                (flood.join().unwrap(), busy)
+            });
+            println!(
+                "user {uid}, pause {pause:?}: {made} requests, the victim's ping {idle:?}, then {busy:?}"
+            );
+            assert!(busy < idle * 2 + Duration::from_millis(100), "{busy:?}");
+            assert_eq!(victim.request(&MetricsRequest {}).unwrap().0.log.lost, 0);
+            let lines = lines.or_else(|| reader.take().map(|reader| follow(reader, Duration::ZERO))).unwrap();
+            let mut found = 0;
+            eventually("every line", || {
+                found += lines.try_iter().filter(|line| line.contains("operation=\"stop\"")).count() as u64;
+                (found == made).then_some(())
+            });
+            assert!(broker.terminate().success());
+        }
+    });
 }
 
 #[test]
 fn a_stalled_log_reader_loses_counted_lines_and_blocks_no_peer() {
     isolated(|host| {
-        let (mut reader, writer) = std::io::pipe().unwrap();
-        let mut command = command(host, "text");
-        command.stdout(Stdio::null()).stderr(writer);
-        let mut broker = Broker::launch(host, command);
+        let (mut broker, reader) = start_with_pipe(host);
         let flags = rustix::fs::fcntl_getfl(reader.as_fd()).unwrap();
         assert!(
             !flags.contains(rustix::fs::OFlags::NONBLOCK),
@@ -42,18 +163,7 @@ fn a_stalled_log_reader_loses_counted_lines_and_blocks_no_peer() {
         say_much(&mut peer);
         let lost = peer.request(&MetricsRequest {}).unwrap().0.log.lost;
         assert!(lost > 0, "the pipe must be full");
-        let (sender, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            let mut text = String::new();
-            let mut page = [0; 4096];
-            while let Ok(length @ 1..) = reader.read(&mut page) {
-                text.push_str(std::str::from_utf8(&page[..length]).unwrap_or("?"));
-                while let Some((line, rest)) = text.split_once('\n') {
-                    let _ = sender.send(line.to_owned()); // the test may have ended
-                    text = rest.to_owned();
-                }
-            }
-        });
+        let lines = follow(reader, Duration::ZERO);
         // An idle broker reports the loss too: no request is sent meanwhile.
         let report =
             eventually("the count", || lines.try_iter().find(|line| line.contains("log lines were dropped")));
@@ -65,10 +175,7 @@ fn a_stalled_log_reader_loses_counted_lines_and_blocks_no_peer() {
 #[test]
 fn a_log_reader_that_never_reads_delays_the_end_by_at_most_a_second() {
     isolated(|host| {
-        let (reader, writer) = std::io::pipe().unwrap();
-        let mut command = command(host, "text");
-        command.stdout(Stdio::null()).stderr(writer);
-        let mut broker = Broker::launch(host, command);
+        let (mut broker, reader) = start_with_pipe(host);
         say_much(&mut broker.peer());
         let begin = Instant::now();
         assert!(broker.terminate().success());
@@ -87,7 +194,7 @@ fn a_closed_log_pipe_neither_ends_a_broker_nor_changes_the_exit_code() {
         let mut broker = Broker::launch(host, quiet);
         drop(reader);
         let mut peer = broker.peer();
-        (0..100).for_each(|_| drop(peer.hello()));
+        (0..100).for_each(|_| drop(peer.request(&Subscribe { follow: false, all: false }).unwrap()));
         eventually("lost lines", || (peer.request(&MetricsRequest {}).unwrap().0.log.lost > 0).then_some(()));
         assert!(broker.terminate().success());
 
@@ -100,7 +207,8 @@ fn a_closed_log_pipe_neither_ends_a_broker_nor_changes_the_exit_code() {
 /// Makes a grant, a denial and a malicious client name, which each format must log.
 fn decisions(broker: &Broker) {
     let mut peer = broker.connect();
-    let client: Text<64> = Text::truncated("e\"}\n\u{1b}[2J\u{9b}31m\0\nMESSAGE=forged");
+    let client: Text<64> =
+        Text::truncated("e\"} peer=root\n\u{1b}[2J\u{9b}31m\0\u{202e}\u{2028}\nMESSAGE=forged");
     peer.request(&Hello { client, features: 0 }).unwrap();
     peer.listen("127.0.0.1:1001").unwrap();
     assert_eq!(peer.listen("127.0.0.1:2001").unwrap_err().code, FaultCode::Denied);
@@ -113,7 +221,7 @@ fn each_line_is_a_json_object_whatever_a_peer_sends() {
         decisions(&broker);
         broker.log.wait_for(&["session ended"]);
         let lines = broker.log.lines();
-        assert!(!lines.concat().contains(char::is_control));
+        assert!(lines.concat().chars().all(is_printable));
         let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
         let audit = |message: &str, operation: &str| {
             let mut found = lines.iter().filter(|line| line["target"] == "audit");
@@ -153,6 +261,7 @@ fn the_journal_gets_an_entry_with_fields_for_each_line() {
                 let (name, _) = line.split_once('=').unwrap_or_else(|| panic!("{entry}"));
                 assert!(name.chars().all(|c| c.is_ascii_uppercase() || c == '_'), "{entry}");
             }
+            assert!(entry.chars().all(|c| c == '\n' || is_printable(c)), "{entry}");
             assert_eq!(entry.lines().filter(|line| line.starts_with("MESSAGE=")).count(), 1, "{entry}");
             entries.push(entry.clone());
             if entry.contains("MESSAGE=audit: refused") {

@@ -1,8 +1,11 @@
 //! Peers and their sessions: requests, refusals, quotas, events, and the log lines and metrics about them.
 
 mod channel;
+mod descriptors_in_flight;
 mod events;
 mod explain_answers;
+mod in_flight_limit;
+mod isolation;
 mod log;
 mod malformed;
 mod metrics;

@@ -1,15 +1,18 @@
 //! Quotas of one peer, and the effect of a greedy peer on others.
 
+use std::net::IpAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use portreeve_protocol::address::{AddAddress, RemoveAddress};
 use portreeve_protocol::channel::{self, ReceiveError};
-use portreeve_protocol::message::{Operation as _, Outcome, Ping};
-use portreeve_protocol::{Fault, FaultCode, Kind, codec};
+use portreeve_protocol::message::{Hello, Operation as _, Outcome, Ping, StatusRequest};
+use portreeve_protocol::{Fault, FaultCode, Kind, List, Text, codec};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::peer::one_address;
+use portreeve_tests::reload::reload;
 use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::{Broker, Host, Peer, eventually, exclusive, flood, isolated, lan, process, sample};
 
@@ -130,6 +133,47 @@ fn the_address_quota_applies_to_all_sessions_of_a_user() {
 }
 
 #[test]
+fn one_user_cannot_take_all_addresses_whatever_its_quota() {
+    isolated(|host| {
+        lan::create(&[]);
+        let peers = "peer 1002 { allow = ( address ) permit = ( any ) }";
+        let text = sample::addresses(&format!("broker {{ {peers} }}"));
+        let broker = Broker::start(host, &text);
+        let mut greedy = greeted(other());
+        // Adds addresses from number `from` on until one is refused, and returns how many were added, and the fault.
+        let fill = |peer: &mut Peer, from: u32| {
+            let mut added = 0;
+            loop {
+                let numbers = from + added..from + added + 256;
+                let addresses = numbers.map(|number| IpAddr::V4((0x0a02_0001 + number).into()));
+                let lease = Some(600);
+                let add =
+                    AddAddress { addresses: List::truncated(addresses), lease, ..AddAddress::default() };
+                let results = peer.request(&add).unwrap().0.results.into_vec();
+                added += results.iter().filter(|result| result.fault().is_none()).count() as u32;
+                if results.iter().any(|result| result.fault().is_some()) {
+                    // Only the fault of a small request has its remedy.
+                    let fault = peer.add_address("10.2.200.1", |_| {}).unwrap_err();
+                    assert_eq!(fault.code, FaultCode::Quota, "{fault}");
+                    return (added, fault);
+                }
+            }
+        };
+        let (added, fault) = fill(&mut greedy, 0);
+        assert_eq!(added, 4096, "the default");
+        assert!(fault.remedy.contains("max_addresses"), "{fault}");
+        reload(host, &broker, &format!("{text} broker {{ max_addresses = 10240 }}"));
+        let (added, fault) = fill(&mut greedy, added);
+        assert_eq!(added, 4480 - 4096, "half of what is not for the worker and root");
+        assert!(fault.remedy.contains("other users"), "{fault}");
+        let mut second = Peer::connect_as(Path::new(SOCKET), 1002, 1002).unwrap();
+        second.hello();
+        second.add_address("10.1.1.7", |_| {}).unwrap();
+        broker.peer().add_address("10.1.1.8", |_| {}).unwrap();
+    });
+}
+
+#[test]
 fn a_session_at_its_in_flight_quota_gets_a_busy_fault() {
     isolated(|host| {
         lan::create(&["far"]);
@@ -171,6 +215,210 @@ fn a_request_without_a_number_that_exceeds_the_in_flight_quota_gets_no_reply() {
         assert_eq!(frame.header.request, number, "the session continues with the reply to the first request");
         frame.reply::<AddAddress>().unwrap();
         peer.ping();
+    });
+}
+
+#[test]
+fn the_in_flight_quota_applies_to_all_sessions_of_a_user_and_to_unread_replies() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let broker = Broker::start(
+            host,
+            &sample::addresses("broker { max_in_flight = 1 max_refusals = 100000 max_requests = 100000 }"),
+        );
+        let (mut first, mut second) = (greeted(other()), greeted(other()));
+        let busy = |peer: &mut Peer| {
+            let fault = peer.request(&RemoveAddress { addresses: one_address("10.1.1.8"), epoch: 0 }).err();
+            fault.is_some_and(|fault| fault.code == FaultCode::Busy)
+        };
+        let add = AddAddress { addresses: one_address("10.1.1.7"), probes: 3, ..AddAddress::default() };
+        let number = first.send(&add);
+        first.ping();
+        assert!(busy(&mut second), "the quota of the same user");
+        assert!(!busy(&mut broker.peer()), "the quota of another user");
+        let frame = first.receive().unwrap();
+        assert_eq!(frame.header.request, number);
+        frame.reply::<AddAddress>().unwrap();
+        eventually("the end of the request", || (!busy(&mut second)).then_some(()));
+        // Until the channel is full, then further replies wait.
+        first.channel.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+        let mut buffer = codec::frame_buffer();
+        let remove = RemoveAddress { addresses: one_address("10.1.1.7"), epoch: 0 };
+        let remove = codec::encode(&mut buffer, RemoveAddress::KIND, 1, 0, &remove).unwrap();
+        while channel::send_bytes(&first.channel, remove).is_ok() {}
+        eventually("the unread replies", || busy(&mut second).then_some(()));
+    });
+}
+
+#[test]
+fn requests_beyond_the_rate_of_a_user_wait_and_root_and_the_worker_are_not_concerned() {
+    isolated(|host| {
+        let setup = WorkerSetup::new(host, "chroot");
+        let socket = sample::socket(r#"( "127.0.0.1:25" )"#);
+        let rest = format!("{socket} broker {{ max_requests = 50 }}");
+        let broker =
+            Broker::start(host, &sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest));
+        let (_scripted, mut worker) = setup.accept();
+        worker.hello();
+        let took = |peers: &mut [Peer]| {
+            let start = Instant::now();
+            (0..200).for_each(|number| peers[number % 2].ping());
+            start.elapsed()
+        };
+        let trusted = [took(&mut [broker.peer(), broker.peer()]), {
+            let start = Instant::now();
+            (0..200).for_each(|_| worker.ping());
+            start.elapsed()
+        }];
+        let user = took(&mut [greeted(other()), greeted(other())]);
+        println!("200 pings: root and the worker {trusted:?}, another user {user:?}");
+        // Fifty at once, then fifty a second, however many sessions.
+        assert!(user > Duration::from_millis(2500), "{user:?}");
+        assert!(trusted.iter().all(|trusted| *trusted < user / 2), "{trusted:?}");
+    });
+}
+
+/// A configuration with a `peer` scope for each of these users.
+fn with_users(users: std::ops::Range<u32>, more: &str) -> String {
+    let scopes =
+        users.map(|uid| format!(r#"peer "{uid}" {{ allow = ( status listen ) permit = ( any ) }} "#));
+    format!(
+        "{} broker {{ {} {more} }}",
+        sample::control(r#"( "127.0.0.1:1-65535" )"#),
+        scopes.collect::<String>()
+    )
+}
+
+fn user(uid: u32) -> Peer {
+    Peer::connect_as(Path::new(SOCKET), uid, uid).unwrap()
+}
+
+/// Sends hello in a session that the broker may have refused.
+fn send_hello(peer: &Peer) {
+    let mut buffer = codec::frame_buffer();
+    let hello = Hello { client: Text::new("test").unwrap(), features: 0 };
+    let hello = codec::encode(&mut buffer, Hello::KIND, 1, 0, &hello).unwrap();
+    let _ = channel::send_bytes(&peer.channel, hello); // it is closed then
+}
+
+/// The fault with which the broker refuses a session.
+fn refusal(peer: &mut Peer) -> Fault {
+    let frame = peer.receive().unwrap();
+    assert_eq!((frame.header.kind, frame.header.request), (Kind::FAULT, 0));
+    codec::decode(&frame.body).unwrap()
+}
+
+/// How long a new session with one request takes.
+fn time_of_session(connect: impl FnOnce() -> Peer) -> (Duration, Peer) {
+    let start = Instant::now();
+    let mut peer = greeted(connect());
+    peer.ping();
+    (start.elapsed(), peer)
+}
+
+#[test]
+fn users_that_fill_the_session_table_lock_out_neither_root_nor_another_user() {
+    isolated(|host| {
+        let broker = Broker::start(host, &with_users(3001..3010, "max_new_sessions = 1000"));
+        let before = broker.descriptors();
+        let mut held = Vec::new();
+        // Four users, and one more that no scope names.
+        for (uid, greets) in [(3001, false), (3002, true), (3003, true), (3004, true), (4000, false)] {
+            let mut peers: Vec<Peer> = (0..65).map(|_| user(uid)).collect();
+            let fault = refusal(peers.last_mut().unwrap());
+            assert_eq!(fault.code, FaultCode::Quota, "{fault}");
+            if greets {
+                peers.iter().for_each(send_hello);
+            }
+            held.push(peers);
+        }
+        let (root_took, mut root) = time_of_session(|| broker.connect());
+        let (took, _victim) = time_of_session(|| user(3009));
+        println!("a new session takes root {root_took:?}, another user {took:?}");
+        assert!(root_took < Duration::from_millis(500) && took < Duration::from_millis(500));
+        let roots: Vec<Peer> = (0..14).map(|_| broker.peer()).collect();
+        let sessions = root.status().sessions;
+        assert!(sessions.iter().any(|session| &*session.peer == "user 3009"), "status hides the victim");
+        drop((held, roots, _victim, root));
+        broker.await_no_leak(&before);
+    });
+}
+
+#[test]
+fn sessions_without_hello_end_first_and_others_never_when_none_is_free() {
+    isolated(|host| {
+        let broker = Broker::start(host, &with_users(3001..3200, "max_new_sessions = 1000"));
+        let mut greeted_sessions = Vec::new();
+        let mut users = 3001..3199;
+        // All but one of the sessions that every user can use.
+        while greeted_sessions.len() < 239 {
+            let uid = users.next().unwrap();
+            let more = std::iter::repeat_with(|| user(uid)).map_while(|mut peer| {
+                send_hello(&peer);
+                (peer.receive().unwrap().header.kind != Kind::FAULT).then_some(peer)
+            });
+            greeted_sessions.extend(more.take(239 - greeted_sessions.len()));
+        }
+        let mut silent = user(users.next().unwrap());
+        let (took, _victim) = time_of_session(|| user(users.next().unwrap()));
+        println!("a new session takes {took:?}");
+        broker.log.wait_for(&["session ended", "another peer needs the session"]);
+        assert!(silent.is_disconnected());
+        let fault = refusal(&mut user(users.next().unwrap()));
+        assert!(fault.code == FaultCode::Quota && fault.message.contains("all 240 sessions"), "{fault}");
+        greeted_sessions.iter_mut().for_each(Peer::ping);
+        broker.peer().ping();
+    });
+}
+
+#[test]
+fn one_user_with_many_busy_sessions_delays_no_other() {
+    exclusive(|host| {
+        let _broker = Broker::start(host, &with_users(3001..3003, "max_requests = 1000000"));
+        let mut victim = greeted(user(3001));
+        let mut hostile: Vec<Peer> = (0..64).map(|_| greeted(other())).collect();
+        // Each status lists them, which takes a while.
+        (2000..2128).for_each(|port| drop(hostile[0].listen(&format!("127.0.0.1:{port}")).unwrap()));
+        let idle = flood::latency(&mut victim, Duration::from_millis(500));
+        let stop = AtomicBool::new(false);
+        let busy = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut buffer = codec::frame_buffer();
+                let request =
+                    codec::encode(&mut buffer, StatusRequest::KIND, 1, 0, &StatusRequest { after: 0 });
+                let request = request.unwrap();
+                hostile.iter().for_each(|peer| peer.channel.set_nonblocking(true).unwrap());
+                while !stop.load(Ordering::Relaxed) {
+                    for peer in &mut hostile {
+                        (0..8).for_each(|_| drop(channel::send_bytes(&peer.channel, request)));
+                        while peer.receive().is_ok() {}
+                    }
+                }
+            });
+            let busy = flood::latency(&mut victim, Duration::from_secs(2));
+            stop.store(true, Ordering::Relaxed);
+            busy
+        });
+        println!("the victim's ping: {idle:?} if idle, {busy:?} with 64 busy sessions");
+        assert!(busy < idle * 2 + Duration::from_millis(100), "{busy:?}");
+    });
+}
+
+#[test]
+fn a_flood_of_connections_does_not_delay_a_new_session_of_root() {
+    exclusive(|host| {
+        let broker = start(host, "");
+        let (_, flood) = flood::ALL.into_iter().find(|(name, _)| *name == "connections").unwrap();
+        let mut times: Vec<Duration> = flood::during(flood, || {
+            let times = (0..50).map(|_| {
+                std::thread::sleep(Duration::from_millis(10));
+                time_of_session(|| broker.connect()).0
+            });
+            times.collect()
+        });
+        times.sort_unstable();
+        println!("a new session takes {:?}, {:?} at most", times[25], times[49]);
+        assert!(times[25] < Duration::from_millis(100), "{times:?}");
     });
 }
 

@@ -1,10 +1,12 @@
 //! Requests that are refused, each with its own fault code.
 
 use std::net::TcpListener;
+use std::time::Instant;
 
-use portreeve_protocol::message::{Listen, ListenMany, ListenOptions, Outcome};
-use portreeve_protocol::{FaultCode, List};
+use portreeve_protocol::message::{Hello, Listen, ListenMany, ListenOptions, Outcome};
+use portreeve_protocol::{FaultCode, List, Text};
 use portreeve_tests::peer::listen;
+use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::{Broker, isolated, resources, sample};
 
 const ANYWHERE: &str = r#"( "*:1-65535" "[::]:1-65535" )"#;
@@ -64,6 +66,43 @@ fn a_non_local_address_is_refused() {
             ..listen("192.0.2.1:25")
         };
         peer.request(&request).unwrap();
+    });
+}
+
+#[test]
+fn a_further_hello_is_refused_and_its_flood_drowns_no_log() {
+    isolated(|host| {
+        let text =
+            format!("{} broker {{ max_refusals = 1000 }}", sample::control(r#"( "127.0.0.1:1-65535" )"#));
+        let broker = Broker::start(host, &text);
+        let mut peer = broker.peer();
+        let hello = Hello { client: Text::new("other").unwrap(), features: 0 };
+        let start = Instant::now();
+        for _ in 0..500 {
+            let fault = peer.request(&hello).unwrap_err();
+            assert_eq!(fault.code, FaultCode::Malformed, "{fault}");
+        }
+        let seconds = start.elapsed().as_secs() + 2;
+        peer.ping();
+        let session = peer.status().sessions[0].clone();
+        assert_eq!((&*session.client, session.refused), ("test", 500), "the first hello counts");
+        peer.listen("127.0.0.1:2001").unwrap();
+        broker.log.wait_for(&["done", "127.0.0.1:2001"]);
+        let refused = broker.log.lines().iter().filter(|line| line.contains("hello")).count() as u64;
+        assert!(refused <= 20 * seconds, "{refused} lines in {seconds} s");
+    });
+}
+
+#[test]
+fn the_worker_may_send_hello_again() {
+    isolated(|host| {
+        let setup = WorkerSetup::new(host, "chroot");
+        let _broker =
+            Broker::start(host, &sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", ""));
+        let (_scripted, mut worker) = setup.accept();
+        // A program that the worker executes can take over its channel.
+        (0..3).for_each(|_| drop(worker.hello()));
+        worker.ping();
     });
 }
 

@@ -1,26 +1,30 @@
-//! Text from peers, where people read it: its length is limited, and it can neither control a terminal nor begin a
-//! line.
+//! Text from peers, where people read it: its length is limited, and it can neither control a terminal, nor begin a line or
+//! a field, nor look like other text.
 
 use std::process::Command;
 
 use portreeve_protocol::frame::MAX_FRAME;
 use portreeve_protocol::message::{Hello, Listen, ListenMany, ListenOptions, Operation as _};
+use portreeve_protocol::printable::is_printable;
 use portreeve_protocol::{Endpoint, InetEndpoint, Kind, List, Text, channel, codec};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::namespaces::run;
 use portreeve_tests::{Broker, binaries, eventually, isolated, sample};
 
-/// A newline, a carriage return, ESC, NUL, DEL and a C1 control sequence introducer.
-const EVIL: &str = "\nWARN forged line\r\u{1b}[2J\0\u{7f}\u{9b}31m";
+/// A newline, a carriage return, ESC, NUL, DEL, a C1 control sequence introducer; separators of lines, a reversed text, a
+/// character without a shape, one that combines with the one before it; fields and the end of a value.
+const EVIL: &str = "\nWARN forged line\r\u{1b}[2J\0\u{7f}\u{9b}31m\u{85}\u{2028}\u{202e}\u{2066}\u{200b}\u{301}\" peer=root \\";
 
 fn evil<const MAX: usize>() -> Text<MAX> {
     Text::truncated(&EVIL.repeat(MAX / EVIL.len() + 1))
 }
 
-fn requests() -> Vec<Listen> {
-    let inet = InetEndpoint { address: "fe80::1".parse().unwrap(), port: 25, scope: evil() };
-    let path = Endpoint::UnixStream(Text::truncated(&format!("/run/{EVIL}{EVIL}{EVIL}{EVIL}")));
-    [Endpoint::Tcp(inet), path, Endpoint::UnixSeqpacket(evil()), "127.0.0.1:25".parse().unwrap()]
+/// Requests for endpoints that no other number has.
+fn requests(number: u16) -> Vec<Listen> {
+    let inet = InetEndpoint { address: "fe80::1".parse().unwrap(), port: 25 + number, scope: evil() };
+    let path = Endpoint::UnixStream(Text::truncated(&format!("/run/{number}{EVIL}{EVIL}{EVIL}{EVIL}")));
+    let long = Endpoint::UnixSeqpacket(Text::truncated(&format!("{number}{}", EVIL.repeat(20))));
+    [Endpoint::Tcp(inet), path, long, format!("127.0.0.1:{}", 25 + number).parse().unwrap()]
         .map(|endpoint| Listen {
             endpoint,
             options: ListenOptions { device: evil(), ..ListenOptions::default() },
@@ -37,13 +41,16 @@ fn peer_text_is_bounded_and_escaped_everywhere() {
         let mut peer = broker.connect();
         peer.request(&Hello { client: evil(), features: 0 }).unwrap();
         let mut frame = codec::frame_buffer();
-        for request in requests() {
+        for request in requests(0) {
             if let Err(fault) = peer.request(&request) {
-                assert!(!fault.to_string().contains(|c: char| c.is_control()), "{fault}");
+                assert!(fault.to_string().chars().all(is_printable), "{fault}");
             }
         }
-        let listeners = List::truncated(requests().into_iter().cycle().take(253));
+        let listeners = List::truncated((0..64).flat_map(requests).take(253));
         peer.request(&ListenMany { all_or_nothing: false, listeners }).unwrap();
+        let listeners = List::truncated(requests(0).into_iter().cycle().take(253));
+        let fault = peer.request(&ListenMany { all_or_nothing: false, listeners }).unwrap_err();
+        assert!(!fault.to_string().contains(|c: char| c.is_control()), "{fault}");
         // Text beyond the maximum length in an otherwise valid packet; then a packet beyond the maximum length.
         let mut long = broker.peer();
         let body = [&60_000_u64.to_le_bytes()[..], &[0x1b; 60_000], &[0; 8]].concat();
@@ -68,7 +75,7 @@ fn peer_text_is_bounded_and_escaped_everywhere() {
         let mut client = Command::new(host.binary(binaries::CLIENT));
         let json = run(client.args(["--socket", SOCKET, "status", "--json"]), "none: it is built here");
         for line in shown.lines().chain(json.lines()) {
-            assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
+            assert!(line.chars().all(is_printable), "{line:?}");
         }
         drop(peer);
         let lines = eventually("the last line", || {
@@ -76,11 +83,78 @@ fn peer_text_is_bounded_and_escaped_everywhere() {
             (lines.iter().filter(|line| line.contains("session ended")).count() >= 4).then_some(lines)
         });
         for line in &lines {
-            assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
+            assert!(line.chars().all(is_printable), "{line:?}");
             assert!(!line.starts_with("WARN"), "{line:?}");
+            let names = fields(line);
+            assert!(names.iter().filter(|name| *name == "peer").count() <= 1, "{names:?} in {line}");
+            assert!(names.iter().all(|name| FIELDS.contains(&name.as_str())), "{names:?} in {line}");
             println!("{} bytes: {:.60}", line.len(), line);
             assert!(line.len() < 16 * 1024, "{} bytes", line.len());
         }
+    });
+}
+
+/// The fields that the broker writes in the lines of this file's tests.
+const FIELDS: [&str; 20] = [
+    "arguments",
+    "cause",
+    "client",
+    "code",
+    "duration_us",
+    "errno",
+    "limit",
+    "operation",
+    "peer",
+    "pid",
+    "reason",
+    "restarts",
+    "rules",
+    "session",
+    "subject",
+    "suppressed",
+    "warning",
+    "lines",
+    "error",
+    "program",
+];
+
+/// The names of the fields of a line, as a program reads it: a value is a word, or text in quotes with escapes.
+fn fields(line: &str) -> Vec<String> {
+    let (mut names, mut word, mut quoted, mut escaped) = (Vec::new(), String::new(), false, false);
+    for c in line.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ if quoted => {}
+            ' ' => word.clear(),
+            '=' => names.push(std::mem::take(&mut word)),
+            c => word.push(c),
+        }
+    }
+    assert!(!quoted, "{line}");
+    names
+}
+
+#[test]
+fn a_path_with_spaces_adds_no_field_to_a_log_line() {
+    isolated(|host| {
+        let permits = r#"( "127.0.0.1:1-65535" "/run/host/*" )"#;
+        let broker = Broker::start(host, &sample::control(permits));
+        let mut peer = broker.peer();
+        let path = "/run/host/a session=9 peer=root \u{202e}b\u{2028}\" rules=x \\";
+        peer.request(&Listen {
+            endpoint: Endpoint::UnixStream(Text::new(path).unwrap()),
+            options: ListenOptions::default(),
+        })
+        .unwrap();
+        let line = broker.log.wait_for(&["done", "listen", "/run/host/a"]);
+        assert_eq!(
+            fields(&line),
+            ["session", "peer", "operation", "arguments", "rules", "duration_us"],
+            "{line}"
+        );
+        assert!(line.chars().all(is_printable), "{line}");
     });
 }
 

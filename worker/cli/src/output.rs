@@ -1,10 +1,11 @@
-//! Results on standard output: tables that fit the terminal, or JSON. Control characters are escaped, and only a terminal gets
-//! colour.
+//! Results on standard output: tables that fit the terminal, or JSON. Characters that are not printable are escaped, and only
+//! a terminal gets colour.
 
 use std::io::{self, IsTerminal, Write as _};
 use std::os::fd::AsFd as _;
 
 use comfy_table::{ContentArrangement, Table, presets};
+use portreeve::printable::JsonPart;
 use serde_json::Value;
 use tokio::io::Interest;
 use tokio::net::unix::pipe::Sender;
@@ -30,15 +31,8 @@ impl Output {
 
     /// Prints a JSON value on one line.
     pub fn value(self, value: &Value) -> Result<(), Failure> {
-        // JSON does not escape DEL and the C1 control characters, which terminals interpret.
-        let mut escaped = String::new();
-        for c in value.to_string().chars() {
-            match c {
-                '\u{7f}'..='\u{9f}' => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
-                other => escaped.push(other),
-            }
-        }
-        self.text(escaped)
+        // JSON does not require this of DEL, the C1 control characters and those that reorder text, but terminals obey them.
+        self.text(JsonPart(&value.to_string()))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use portreeve::printable::Escaped;
 use portreeve::reload::{Finding, Reloaded};
 use portreeve::{Client, Error, FaultCode};
 use serde_json::{Value, json};
@@ -74,20 +75,10 @@ fn print_findings(reloaded: &Reloaded) {
     }
 }
 
-/// The lines of a finding, with control characters escaped.
+/// The lines of a finding, with the characters escaped that are not printable.
 fn escaped(finding: &Finding) -> String {
     let lines = finding.rendered.as_str().lines();
-    let lines: Vec<String> = lines
-        .map(|line| {
-            line.chars().fold(String::new(), |mut out, c| {
-                match c.is_control() {
-                    true => out.extend(c.escape_default()),
-                    false => out.push(c),
-                }
-                out
-            })
-        })
-        .collect();
+    let lines: Vec<String> = lines.map(|line| Escaped(line).to_string()).collect();
     lines.join("\n")
 }
 

@@ -20,20 +20,27 @@ pub struct Arguments {
 
 pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<ExitCode, Failure> {
     let ids: Vec<_> = arguments.listeners.iter().copied().map(ListenerId).collect();
-    let mut unknown = Vec::new();
+    let (mut unknown, mut not_revoked): (Vec<u64>, Vec<u64>) = Default::default();
     for batch in ids.chunks(MAX_BATCH) {
-        unknown.extend(client.stop(batch).await?.unknown.into_vec().into_iter().map(|id| id.0));
+        let reply = client.stop(batch).await?;
+        unknown.extend(reply.unknown.iter().map(|id| id.0));
+        not_revoked.extend(reply.not_revoked.iter().map(|id| id.0));
     }
     let stopped: Vec<u64> = arguments.listeners.iter().copied().filter(|id| !unknown.contains(id)).collect();
     if out.json {
-        out.value(&json!({ "stopped": stopped, "unknown": unknown }))?;
+        out.value(&json!({ "stopped": stopped, "unknown": unknown, "not_revoked": not_revoked }))?;
     } else {
         for id in stopped {
             out.text(format_args!("stopped: {id}"))?;
+        }
+        for id in &not_revoked {
+            out.text(format_args!(
+                "not revoked: {id}: a process that keeps a copy of the socket can listen on it again; see portreeve status"
+            ))?;
         }
         for id in &unknown {
             out.text(format_args!("no such listener, or not yours: {id}"))?;
         }
     }
-    Ok(if unknown.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if unknown.is_empty() && not_revoked.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -127,7 +127,7 @@ fn stop_names_unknown_listeners_and_exits_1() {
     let thread = broker_at(&socket, |broker| {
         let request = broker.next().unwrap();
         let unknown = List::truncated([ListenerId(9)]);
-        broker.reply::<Stop>(&request, &Stopped { unknown }, &[]);
+        broker.reply::<Stop>(&request, &Stopped { unknown, not_revoked: Default::default() }, &[]);
         request.read::<Stop>().listeners.into_vec()
     });
     let (code, stdout, _) = run(&socket, &["stop", "7", "9"]);

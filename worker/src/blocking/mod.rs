@@ -97,7 +97,8 @@ impl Client {
     /// [`Error::Fault`] with the broker's reason; [`Error::DescriptorsLost`], after which the request can be repeated.
     pub fn listen(&self, endpoint: &Endpoint, options: &ListenOptions) -> Result<Listener, Error> {
         let (id, socket) = self.0.call(&build::listen(endpoint, options)?)?;
-        Ok(ListenerGuard::new(self.clone(), endpoint.clone(), Registration::new(id), socket))
+        let registered = (Registration::new(id), socket);
+        ListenerGuard::new(self.clone(), (endpoint.clone(), options.backlog), registered)
     }
 
     /// Requests a batch of listeners, at most 253. The results are in the order of the request.

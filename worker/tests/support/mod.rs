@@ -109,7 +109,7 @@ impl Broker {
         } else {
             request.read::<Stop>();
             let unknown = List::default();
-            self.reply::<Stop>(request, &Stopped { unknown }, &[]);
+            self.reply::<Stop>(request, &Stopped { unknown, not_revoked: Default::default() }, &[]);
         }
     }
 }

@@ -30,13 +30,16 @@ fn code<T>(result: Result<T, Fault>) -> Option<FaultCode> {
     result.err().map(|fault| fault.code)
 }
 
+const A: Holder = Holder::User(1001);
+const B: Holder = Holder::User(1002);
+
 #[test]
 fn an_epoch_never_decreases_even_after_the_removal_of_its_address() {
     let (now, mut table) = (BootTime::now(), LeaseTable::default());
     let end = now.saturating_add(Duration::from_secs(9));
     table.insert_new(lease(5, end), 9).unwrap();
-    assert_eq!(code(table.find_for(ADDRESS, None, 4, now)), Some(FaultCode::Expired));
-    assert_eq!(table.find_for(ADDRESS, None, 6, now).unwrap().epoch, 6);
+    assert_eq!(code(table.find_for(ADDRESS, Holder::Worker, 4, now)), Some(FaultCode::Expired));
+    assert_eq!(table.find_for(ADDRESS, Holder::Worker, 6, now).unwrap().epoch, 6);
     table.remove(ADDRESS, false);
     assert_eq!(code(table.insert_new(lease(5, end), 9)), Some(FaultCode::Expired));
     table.insert_new(lease(6, end), 9).unwrap();
@@ -47,11 +50,11 @@ fn an_expired_lease_is_not_renewed() {
     let (now, mut table) = (BootTime::now(), LeaseTable::default());
     let end = now.saturating_add(Duration::from_secs(3));
     table.insert_new(lease(0, end), 9).unwrap();
-    assert!(table.find_for(ADDRESS, Some(Holder::Worker), 0, now).is_ok());
-    assert_eq!(code(table.find_for(ADDRESS, Some(Holder::Worker), 0, end)), Some(FaultCode::Expired));
+    assert!(table.find_for(ADDRESS, Holder::Worker, 0, now).is_ok());
+    assert_eq!(code(table.find_for(ADDRESS, Holder::Worker, 0, end)), Some(FaultCode::Expired));
     assert_eq!(table.expired(end), [ADDRESS]);
     table.remove(ADDRESS, true);
-    assert_eq!(code(table.find_for(ADDRESS, Some(Holder::Worker), 0, end)), Some(FaultCode::Expired));
+    assert_eq!(code(table.find_for(ADDRESS, Holder::Worker, 0, end)), Some(FaultCode::Expired));
 }
 
 #[test]
@@ -62,8 +65,66 @@ fn an_address_has_one_holder() {
         code(table.insert_new(lease(0, now.saturating_add(Duration::from_secs(9))), 9)),
         Some(FaultCode::InUse)
     );
-    assert_eq!(code(table.find_for(ADDRESS, Some(Holder::User(8)), 0, now)), Some(FaultCode::NotFound));
-    assert!(table.find_for(ADDRESS, None, 0, now).is_ok());
+    assert_eq!(code(table.find_for(ADDRESS, Holder::User(8), 0, now)), Some(FaultCode::NotFound));
+    assert_eq!(
+        code(table.check_removable(ADDRESS, Holder::User(8), false, 0, now)),
+        Some(FaultCode::NotFound)
+    );
+    assert!(table.check_removable(ADDRESS, Holder::ROOT, true, 0, now).is_ok());
+}
+
+#[test]
+fn a_request_of_another_holder_neither_learns_nor_changes_an_epoch() {
+    let (now, mut table) = (BootTime::now(), LeaseTable::default());
+    let end = now.saturating_add(Duration::from_secs(9));
+    table.insert_new(Lease { holder: A, ..lease(5, end) }, 9).unwrap();
+    let unknown = |result: Result<(), Fault>| {
+        let fault = result.unwrap_err();
+        assert_eq!((fault.code, &*fault.subject), (FaultCode::NotFound, ""), "{fault}");
+    };
+    for holder in [B, Holder::Worker, Holder::ROOT] {
+        for epoch in [0, 4, 5, u64::MAX] {
+            unknown(table.find_for(ADDRESS, holder, epoch, now).map(drop));
+            unknown(table.check_removable(ADDRESS, holder, false, epoch, now));
+            let fault = table.insert_new(Lease { holder, ..lease(epoch, end) }, 9).unwrap_err();
+            assert_eq!(fault.code, FaultCode::InUse, "{fault}");
+            assert!(!fault.message.contains('5') && *fault.subject == *A.to_string(), "{fault}");
+        }
+    }
+    // Root is allowed to remove it, but not as an older owner; its epoch is not that of the lease.
+    assert_eq!(code(table.check_removable(ADDRESS, Holder::ROOT, true, 4, now)), Some(FaultCode::Expired));
+    table.check_removable(ADDRESS, Holder::ROOT, true, u64::MAX, now).unwrap();
+    assert_eq!(table.find_for(ADDRESS, A, 5, now).unwrap().epoch, 5);
+    table.remove(ADDRESS, true);
+    unknown(table.find_for(ADDRESS, B, 0, end).map(drop));
+}
+
+#[test]
+fn a_past_epoch_counts_for_its_holder_and_that_of_roots_removal_for_all() {
+    let (now, mut table) = (BootTime::now(), LeaseTable::default());
+    let end = now.saturating_add(Duration::from_secs(9));
+    table.insert_new(Lease { holder: B, ..lease(u64::MAX, end) }, 9).unwrap();
+    table.remove(ADDRESS, false);
+    table.insert_new(Lease { holder: A, ..lease(5, end) }, 9).unwrap();
+    table.remove(ADDRESS, false);
+    table.remember_removal(ADDRESS, Holder::ROOT, 8);
+    assert_eq!(code(table.insert_new(Lease { holder: A, ..lease(7, end) }, 9)), Some(FaultCode::Expired));
+    table.insert_new(Lease { holder: A, ..lease(8, end) }, 9).unwrap();
+    table.remove(ADDRESS, false);
+    assert_eq!(code(table.insert_new(Lease { holder: B, ..lease(8, end) }, 9)), Some(FaultCode::Expired));
+}
+
+#[test]
+fn a_follower_of_another_holder_is_not_one() {
+    let (now, mut table) = (BootTime::now(), LeaseTable::default());
+    let other = IpAddr::from([192, 0, 2, 2]);
+    table.insert(Lease { holder: A, ..lease(0, now) });
+    let placement = Placement { address: other, index: 1, prefix: 32 };
+    table.insert(Lease { holder: B, placement, follows: Some(ADDRESS), ..lease(0, now) });
+    assert!(table.followers_of(ADDRESS).is_empty() && table.leader_of(other).is_none());
+    table.remove(other, false);
+    table.insert(Lease { holder: A, placement, follows: Some(ADDRESS), ..lease(0, now) });
+    assert_eq!((table.followers_of(ADDRESS), table.leader_of(other)), (vec![other], Some(ADDRESS)));
 }
 
 #[test]

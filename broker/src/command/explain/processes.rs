@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::capability::CapabilitySet;
 use crate::config::Config;
 use crate::confine::broker::{self, Confinement};
+use crate::confine::landlock::Listed;
 use crate::confine::seccomp::Seccomp;
 use crate::confine::verify::ProcStatus;
 use crate::confine::{limits, locks, reader, seccomp, worker};
@@ -67,12 +68,12 @@ fn reader(readable: &[PathBuf], seccomp_mode: u8) -> Result<Process, Failure> {
     let confinement = reader::Confinement { directories: readable.to_vec(), seccomp: seccomp_mode };
     Ok(Process {
         role: "reader",
-        credentials: confinement.expected(),
+        credentials: confinement.expected()?,
         root: "/".to_owned(),
         reaches: readable.iter().map(|path| path.display().to_string()).collect(),
         locks: confinement.predict()?,
         lacking: Vec::new(),
-        calls: match seccomp::probe_for_reader() {
+        calls: match seccomp::probe_for_reader()? {
             Seccomp::Absent => Vec::new(),
             Seccomp::Enforced { .. } => seccomp::allowed_to_reader().collect(),
         },
@@ -87,6 +88,8 @@ fn broker(config: &Config, plan: &Plan, seccomp_mode: u8) -> Result<Process, Fai
         retained: plan.retained,
         policy: &plan.policy,
         require_landlock: config.broker.require_landlock,
+        require_seccomp: config.broker.require_seccomp,
+        landlock_listed: Listed::read(),
         seccomp: seccomp_mode,
     };
     let predicted = confinement.predict(reaches.len())?;
@@ -94,7 +97,7 @@ fn broker(config: &Config, plan: &Plan, seccomp_mode: u8) -> Result<Process, Fai
     Ok(Process {
         role: "broker",
         root: "empty, read-only".to_owned(),
-        calls: match seccomp::probe(&needs) {
+        calls: match seccomp::probe(&needs)? {
             Seccomp::Absent => Vec::new(),
             Seccomp::Enforced { .. } => seccomp::allowed(&needs).collect(),
         },

@@ -17,6 +17,7 @@ use super::audit::audit_part;
 use super::handler::{Deferred, Handler, Immediate};
 use super::listen::{MAX_WHOLE_FAULTS, shortened};
 use crate::address::{AddParams, AddSpec, Addresses};
+use crate::holder::Holder;
 use crate::policy::{Denied, LeasePermit, OperationPermit, Place, Policy, Requester};
 use crate::server::session::Session;
 use crate::server::state::Broker;
@@ -81,10 +82,11 @@ impl Deferred for AddAddress {
             permit.followers.iter().map(|(follower, place)| spec(*follower, place, Some(permit.address)))
         });
         let specs = with_followers(leaders, followers.collect())?;
+        let holder = session.holder();
         let params = AddParams {
-            holder: session.holder(),
+            holder,
             lifetime: addresses.lifetime(self.lease),
-            max_addresses: usize::try_from(broker.accounts.quotas().addresses).unwrap_or(usize::MAX),
+            max_addresses: broker.accounts.quotas().addresses_of(holder),
             epoch: self.epoch,
             probes: self.probes,
             announce: self.announce,
@@ -116,9 +118,9 @@ impl Immediate for RenewAddress {
     fn act(&self, permits: &LeasePermits, broker: &Broker, session: &Session) -> Result<Done<Leases>, Fault> {
         check_lease(self.lease)?;
         let addresses = manager(broker)?;
-        let renewed = with_held_followers(permits, addresses)?;
+        let renewed = with_held_followers(permits, addresses, session.holder())?;
         let lifetime = self.lease.map(|_| addresses.lifetime(self.lease));
-        let outcomes = addresses.renew(&renewed, Some(session.holder()), lifetime, self.epoch);
+        let outcomes = addresses.renew(&renewed, session.holder(), lifetime, self.epoch);
         Ok(Done::new(Leases { results: results::<Self, _, _>(session, outcomes) }))
     }
 }
@@ -143,8 +145,8 @@ impl Handler for Announce {
 impl Immediate for Announce {
     fn act(&self, permits: &LeasePermits, broker: &Broker, session: &Session) -> Result<Done<Leases>, Fault> {
         let addresses = manager(broker)?;
-        let announced = with_held_followers(permits, addresses)?;
-        let outcomes = addresses.announce_again(&announced, Some(session.holder()), self.epoch);
+        let announced = with_held_followers(permits, addresses, session.holder())?;
+        let outcomes = addresses.announce_again(&announced, session.holder(), self.epoch);
         Ok(Done::new(Leases { results: results::<Self, _, _>(session, outcomes) }))
     }
 }
@@ -230,14 +232,16 @@ pub(super) fn with_followers<T>(
     Ok(requested)
 }
 
-/// The allowed addresses of a request and the followers that the broker added with them. Every renewal needs
-/// a permit, so that the lease expires after a reload removes the permit.
+/// The allowed addresses of a request and the followers that the broker added with them for the same holder. Every renewal
+/// needs a permit, so that the lease expires after a reload removes the permit.
 fn with_held_followers(
     permits: &LeasePermits,
     addresses: &Addresses,
+    holder: Holder,
 ) -> Result<Vec<Result<IpAddr, Fault>>, Fault> {
     let allowed = each_allowed(permits, |permit| permit.address);
-    let followers = allowed.iter().flatten().flat_map(|address| addresses.followers_of(*address)).collect();
+    let followers_of = |address: &IpAddr| addresses.followers_of(*address, holder);
+    let followers = allowed.iter().flatten().flat_map(followers_of).collect();
     with_followers(allowed, followers)
 }
 

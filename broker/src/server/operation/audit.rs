@@ -8,6 +8,7 @@ use portreeve_protocol::message::Operation;
 
 use super::handler::Handler;
 use crate::policy::Permit;
+use crate::server::reply::Delivery;
 use crate::server::session::Session;
 use crate::server::state::Broker;
 
@@ -32,17 +33,45 @@ pub fn audit<O: Handler>(
     match outcome {
         Ok((permit, reply)) => {
             O::count(reply, count);
-            if O::FREQUENT {
-                tracing::debug!(target: "audit", session = number, %peer, operation, duration_us, "done");
-            } else {
+            let done = || {
                 let rules = Rules(permit);
                 tracing::info!(target: "audit", session = number, %peer, operation, %arguments, %rules, duration_us, "done");
+            };
+            match (O::CHANGES_STATE, O::FREQUENT) {
+                (true, _) => session.account.record(done),
+                (false, false) => session.account.notice(done),
+                (false, true) => {
+                    tracing::debug!(target: "audit", session = number, %peer, operation, duration_us, "done");
+                }
             }
         }
         Err(fault) => {
             count(Some(fault.code));
             refused(session, O::NAME, Some(&arguments), fault, Some(duration_us));
         }
+    }
+}
+
+/// Counts a request and writes its audit line, when it is known what became of its reply.
+pub fn audit_delivery<O: Handler>(
+    broker: &Broker,
+    session: &Session,
+    request: &O,
+    outcome: Result<(&O::Permit, &O::Reply), &Fault>,
+    delivery: &Delivery,
+    started: Instant,
+) {
+    match (delivery, outcome) {
+        (Delivery::Replaced(fault), Ok(_)) => audit(broker, session, request, Err(fault), started),
+        (Delivery::Lost(reason), Ok((permit, reply))) => {
+            let duration = started.elapsed();
+            broker.counters.add_latency(O::KIND, duration);
+            O::count(reply, |code| broker.counters.add_outcome(O::KIND, code));
+            let (peer, number, operation) = (&session.requester, session.number, O::NAME);
+            let (arguments, rules, duration_us) = (Arguments(request), Rules(permit), duration.as_micros());
+            tracing::warn!(target: "audit", session = number, %peer, operation, %arguments, %rules, reason, duration_us, "done, but the reply was not sent");
+        }
+        (_, outcome) => audit(broker, session, request, outcome, started),
     }
 }
 
@@ -58,13 +87,12 @@ fn refused(
     fault: &Fault,
     duration_us: Option<u128>,
 ) {
-    if !session.account.may_log() {
-        return;
-    }
-    let arguments = arguments.map(tracing::field::display);
-    let (peer, session) = (&session.requester, session.number);
-    let (code, reason, subject, errno) = (fault.code.name(), &*fault.message, &*fault.subject, fault.errno);
-    tracing::warn!(target: "audit", session, %peer, operation, arguments, code, reason, subject, errno, duration_us, "refused");
+    session.account.notice(|| {
+        let arguments = arguments.map(tracing::field::display);
+        let (peer, session) = (&session.requester, session.number);
+        let (code, reason, subject, errno) = (fault.code.name(), &*fault.message, &*fault.subject, fault.errno);
+        tracing::warn!(target: "audit", session, %peer, operation, arguments, code, reason, subject, errno, duration_us, "refused");
+    });
 }
 
 /// A request's arguments as a line shows them.

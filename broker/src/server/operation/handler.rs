@@ -11,8 +11,9 @@ use portreeve_protocol::codec::{self, BodyError};
 use portreeve_protocol::message::{Hello, ListenerId, Operation};
 use portreeve_protocol::{Fault, FaultCode, Header, Kind};
 
-use super::audit::audit;
+use super::audit::{audit, audit_delivery};
 use crate::policy::{Permit, Policy, Requester};
+use crate::server::reply::{Delivery, Sockets};
 use crate::server::session::{Session, Step};
 use crate::server::state::Broker;
 use crate::takeover::taken_over;
@@ -85,7 +86,10 @@ pub struct Received<'a> {
 }
 
 /// Serves a request of an operation that replies at once.
-pub fn immediate<O: Immediate>(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<'_>) -> Step {
+pub fn immediate<O>(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<'_>) -> Step
+where
+    O: Immediate<Permit: 'static, Reply: 'static> + 'static,
+{
     let Received { header, body, outbox } = received;
     let started = Instant::now();
     let request: O = match decode(broker, session, &header, body, outbox) {
@@ -105,14 +109,41 @@ pub fn immediate<O: Immediate>(broker: &Rc<Broker>, session: &Rc<Session>, recei
         Ok((_, done)) => {
             let count = u8::try_from(done.sockets.len()).unwrap_or(u8::MAX);
             match codec::encode(outbox, O::KIND.reply(), header.request, count, &done.reply) {
-                Ok(frame) => session.send(broker, frame, &done.sockets),
+                Ok(frame) => session.send(broker, header.request, frame, Sockets::Listeners(&done.sockets)),
                 Err(error) => too_long(session, outbox, header.request, &error),
             }
         }
         Err(fault) => session.refuse_or_close(outbox, header.request, fault),
     };
-    audit(broker, session, &request, outcome.as_ref().map(|(permit, done)| (permit, &done.reply)), started);
-    step
+    let has_sockets = outcome.as_ref().is_ok_and(|(_, done)| !done.sockets.is_empty());
+    let write_audit = move |broker: &Broker, session: &Session, delivery: &Delivery| {
+        let outcome = outcome.as_ref().map(|(permit, done)| (permit, &done.reply));
+        audit_delivery(broker, session, &request, outcome, delivery, started);
+    };
+    after_delivery(broker, session, step, has_sockets, write_audit)
+}
+
+/// Writes the audit line once it is known what became of the reply. Without sockets the request is done in any case, so its
+/// line does not wait.
+pub fn after_delivery(
+    broker: &Broker,
+    session: &Session,
+    step: Step,
+    has_sockets: bool,
+    action: impl FnOnce(&Broker, &Session, &Delivery) + 'static,
+) -> Step {
+    match step {
+        Step::Wait(reply) if has_sockets => Step::Wait(Box::new(reply.when_delivered(Box::new(action)))),
+        Step::Close(reason) if has_sockets => {
+            let delivery = Delivery::Lost(reason.clone());
+            action(broker, session, &delivery);
+            Step::Close(reason)
+        }
+        step => {
+            action(broker, session, &Delivery::Sent);
+            step
+        }
+    }
 }
 
 /// Serves a request of an operation that takes a while.
@@ -151,8 +182,9 @@ pub fn deferred<O: Deferred>(broker: &Rc<Broker>, session: &Rc<Session>, receive
         };
         let frame =
             frame.inspect_err(|error| tracing::error!(operation = O::NAME, %error, "cannot encode a reply"));
-        session.end_in_flight(frame.ok().filter(|_| header.request != 0)).await;
+        // Not after the reply: a peer that does not read it would delay the line.
         audit(&broker, &session, &*request, outcome.as_ref().map(|reply| (&*permit, reply)), started);
+        session.end_in_flight(frame.ok().filter(|_| header.request != 0)).await;
     });
     Step::Continue
 }

@@ -1,9 +1,10 @@
-//! Hello: a peer gives its name and learns which operations it may use.
+//! Hello: a peer gives its name and learns which operations it may use. Once in a session: only the worker may send it again,
+//! because a program that the worker executes can take over its channel.
 
 use std::fmt;
 
 use portreeve_protocol::message::{Hello, Welcome};
-use portreeve_protocol::{Fault, List, Text};
+use portreeve_protocol::{Fault, FaultCode, List, Text};
 
 use super::Done;
 use super::handler::{Handler, Immediate};
@@ -20,12 +21,16 @@ impl Handler for Hello {
     }
 
     fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{:?}", self.client)
+        write!(out, "{}", self.client)
     }
 }
 
 impl Immediate for Hello {
     fn act(&self, _: &OperationPermit, broker: &Broker, session: &Session) -> Result<Done<Welcome>, Fault> {
+        if session.is_greeted() && !session.is_worker() {
+            return Err(Fault::new(FaultCode::Malformed, "this session has sent hello already")
+                .remedy("send it once, as the first request of a session"));
+        }
         session.greet();
         if let Some(info) = broker.sessions.borrow_mut().get_mut(&session.number) {
             info.client = self.client.clone();

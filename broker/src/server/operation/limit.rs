@@ -14,7 +14,7 @@ use crate::config::{Limit, Resource};
 use crate::policy::{Permit, Policy, Requester, Rule};
 use crate::server::session::Session;
 use crate::server::state::Broker;
-use crate::sys::rlimit::PeerProcess;
+use crate::sys::rlimit::{LimitError, PeerProcess};
 
 /// Permission to set a resource limit.
 pub struct LimitPermit {
@@ -57,19 +57,20 @@ impl Immediate for SetLimit {
         session: &Session,
     ) -> Result<Done<CurrentLimit>, Fault> {
         let limit = &permit.limit;
-        if session.requester == Requester::Worker {
+        let Requester::Local { uid, .. } = session.requester else {
             return Err(unsupported("the limits of the worker are set only when it starts")
                 .remedy("set them in the worker scope and restart portreeved"));
-        }
+        };
         // The seccomp filter would end this process.
-        if let Some(reason) = broker.reloading.fixed.no_limits().filter(|_| sets_any(self)) {
+        if let Some(reason) = broker.reloading.fixed.no_limit(limit.resource).filter(|_| sets_any(self)) {
             let message = format!("cannot set the limit {limit}: {reason}");
             return Err(Fault::new(FaultCode::NotRetained, &message).remedy("restart portreeved"));
         }
         let pid = broker.sessions.borrow().get(&session.number).map_or(0, |info| info.pid);
-        let set = PeerProcess::of(session.channel.as_fd(), pid)
+        let set = PeerProcess::of(session.channel.as_fd(), pid, uid)
+            .map_err(LimitError::Os)
             .and_then(|process| process.limit(limit.resource.number(), self.soft, self.hard));
-        let (soft, hard) = set.map_err(|errno| refused(errno, limit))?;
+        let (soft, hard) = set.map_err(|error| refused(error, limit))?;
         Ok(Done::new(CurrentLimit { resource: Text::truncated(limit.resource.name()), soft, hard }))
     }
 }
@@ -83,7 +84,36 @@ fn sets_any(request: &SetLimit) -> bool {
     request.soft.is_some() || request.hard.is_some()
 }
 
-fn refused(errno: Errno, limit: &Limit) -> Fault {
+fn refused(error: LimitError, limit: &Limit) -> Fault {
+    let errno = match error {
+        LimitError::Os(errno) => errno,
+        LimitError::OtherUser => {
+            let message =
+                format!("cannot set the limit {limit}: the process does not run as the user that connected");
+            return Fault::new(FaultCode::Denied, &message)
+                .remedy("connect from a process whose real, effective and saved user is the same");
+        }
+        LimitError::Lowered => {
+            let message = format!(
+                "cannot lower the limit {limit}: this kernel does not tell whether the process still runs as the user \
+                 that connected (PIDFD_GET_INFO)"
+            );
+            return unsupported(&message).remedy("lower it in the process itself, with setrlimit(2)");
+        }
+        LimitError::NotRestored { pid, before: (soft, hard), errno } => {
+            tracing::error!(
+                target: "audit",
+                pid,
+                resource = limit.resource.name(),
+                soft,
+                hard,
+                cause = errno.desc(),
+                "a peer's process ended while its limit was set, and the process that has its number now could not be \
+                 given its limits back: set them with prlimit(1)"
+            );
+            Errno::ESRCH
+        }
+    };
     let fault = match errno {
         Errno::EPERM => Fault::new(
             FaultCode::NotRetained,

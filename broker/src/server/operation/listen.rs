@@ -1,5 +1,6 @@
 //! Listen and ListenMany: opens listeners, or returns the sockets of existing ones.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 
@@ -70,6 +71,7 @@ impl Immediate for ListenMany {
         broker: &Broker,
         session: &Session,
     ) -> Result<Done<ListeningMany>, Fault> {
+        refuse_duplicates(&self.listeners)?;
         let each = self.listeners.iter().zip(permits);
         let mut results: Vec<_> = each
             .map(|(listen, permit)| {
@@ -94,6 +96,20 @@ impl Immediate for ListenMany {
             Err(fault) => Outcome::Fault(fault),
         });
         Ok(Done { reply: ListeningMany { results: List::truncated(outcomes) }, sockets })
+    }
+}
+
+/// Refuses a request that names an endpoint twice: each result would send the same socket once more.
+fn refuse_duplicates(listeners: &[Listen]) -> Result<(), Fault> {
+    let mut endpoints = HashSet::with_capacity(listeners.len());
+    match listeners.iter().find(|listen| !endpoints.insert(&listen.endpoint)) {
+        None => Ok(()),
+        Some(Listen { endpoint, .. }) => {
+            let message = format!("cannot listen: the request names the endpoint {endpoint} more than once");
+            Err(Fault::new(FaultCode::Unsupported, &message)
+                .subject(&endpoint.to_string())
+                .remedy("request each endpoint once; no listener of this request was opened"))
+        }
     }
 }
 

@@ -95,9 +95,9 @@ fn unknown(session: &Session, received: Received<'_>, Kind(number): Kind) -> Ste
     let message = format!("this broker has no operation {number}");
     let fault = Fault::new(FaultCode::Unsupported, &message)
         .remedy("use a broker of a later release; the reply to hello names this one's");
-    if session.account.may_log() {
+    session.account.notice(|| {
         let (peer, session, code) = (&session.requester, session.number, fault.code.name());
         tracing::warn!(target: "audit", session, %peer, operation = number, code, "refused");
-    }
+    });
     session.refuse(received.outbox, received.header.request, &fault)
 }

@@ -58,22 +58,22 @@ impl Handler for MoveAddress {
 
 impl Immediate for MoveAddress {
     fn act(&self, permit: &MovePermit, broker: &Broker, session: &Session) -> Result<Done<Leases>, Fault> {
-        let addresses = manager(broker)?;
+        let (addresses, holder) = (manager(broker)?, session.holder());
         let spec = |allowed: &Result<LeasePermit, Denied>| {
             let address = allowed.as_ref().map_err(Denied::fault).map(|it| it.address)?;
             // An address is not moved if one of its followers is not allowed on that interface.
-            let mut followers = addresses.followers_of(address).into_iter();
+            let mut followers = addresses.followers_of(address, holder).into_iter();
             followers.try_for_each(|follower| permit.spec(follower, Some(address)).map(drop))?;
             permit.spec(address, None)
         };
         let leaders: Vec<_> = permit.addresses.iter().map(spec).collect();
         let followers = leaders.iter().flatten().flat_map(|leader| {
-            let followers = addresses.followers_of(leader.address).into_iter();
+            let followers = addresses.followers_of(leader.address, holder).into_iter();
             followers.filter_map(|follower| permit.spec(follower, Some(leader.address)).ok())
         });
         let followers = followers.collect();
         let moved = with_followers(leaders, followers)?;
-        let outcomes = addresses.move_to(&moved, Some(session.holder()), self.epoch, self.announce);
+        let outcomes = addresses.move_to(&moved, holder, self.epoch, self.announce);
         Ok(Done::new(Leases { results: results::<Self, _, _>(session, outcomes) }))
     }
 }

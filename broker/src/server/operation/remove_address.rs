@@ -11,6 +11,7 @@ use portreeve_protocol::{Fault, FaultCode};
 
 use super::address::{arguments, manager, results, with_followers};
 use super::handler::{Deferred, Handler};
+use crate::holder::Holder;
 use crate::policy::{OperationPermit, Policy, Requester};
 use crate::server::session::Session;
 use crate::server::state::Broker;
@@ -38,27 +39,36 @@ impl Deferred for RemoveAddress {
     ) -> Result<Removals, Fault> {
         let addresses = manager(&broker)?;
         let holder = session.holder();
-        // User 0 is allowed to remove every address, because it is the operator.
-        let required_holder = if session.is_root() { None } else { Some(holder) };
-        let check = |address: IpAddr| {
-            addresses.check_removable(address, required_holder, self.epoch).map(|()| address)
+        // User 0 is allowed to remove every address, because it is the operator. No other peer learns from the reply
+        // whether another one has an address, which epoch it has, or what follows it.
+        let check = |address: &IpAddr| {
+            addresses.check_removable(*address, holder, session.is_root(), self.epoch)?;
+            match addresses.leader_of(*address) {
+                Some(leader) => Err(follower_fault(*address, leader)),
+                None => Ok(*address),
+            }
         };
-        let allowed = self.addresses.iter().map(|address| match addresses.leader_of(*address) {
-            Some(leader) => Err(follower_fault(*address, leader)),
-            None => check(*address),
+        let allowed: Vec<Result<IpAddr, Fault>> = self.addresses.iter().map(check).collect();
+        let followers = allowed.iter().flatten().flat_map(|address| {
+            addresses
+                .holder_of(*address)
+                .into_iter()
+                .flat_map(|owner| addresses.followers_of(*address, owner))
         });
-        let allowed: Vec<_> = allowed.collect();
-        let followers =
-            allowed.iter().flatten().flat_map(|address| addresses.followers_of(*address)).collect();
+        let followers = followers.collect();
         let allowed = with_followers(allowed, followers)?;
         let mut to_remove: Vec<IpAddr> = allowed.iter().filter_map(|address| address.clone().ok()).collect();
         to_remove.sort_unstable();
         to_remove.dedup();
-        let has_another_holder =
-            |address: &&IpAddr| addresses.holder_of(**address).is_some_and(|other| other != holder);
-        let others: Vec<IpAddr> = to_remove.iter().filter(has_another_holder).copied().collect();
+        let owners: HashMap<IpAddr, Option<Holder>> =
+            to_remove.iter().map(|address| (*address, addresses.holder_of(*address))).collect();
+        let has_other_owner = |address: &&IpAddr| owners.get(*address) != Some(&Some(holder));
+        let others: Vec<IpAddr> = to_remove.iter().filter(has_other_owner).copied().collect();
+        // Before the notice, so that nobody gets a released address meanwhile with an epoch that this request ends.
+        addresses.remember_removals(&to_remove, holder, self.epoch);
         addresses.notify_removal(&others).await;
-        let was_released = |address: &IpAddr| addresses.holder_of(*address).is_none();
+        // Another peer may have added a released address meanwhile: that lease is not the one to remove.
+        let was_released = |address: &IpAddr| owners.get(address) != Some(&addresses.holder_of(*address));
         let (released, to_remove): (Vec<IpAddr>, Vec<IpAddr>) = to_remove.into_iter().partition(was_released);
         let mut removed: HashMap<IpAddr, Result<Removal, Fault>> =
             to_remove.iter().copied().zip(addresses.remove(&to_remove)).collect();

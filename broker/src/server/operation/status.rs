@@ -1,5 +1,6 @@
 //! Status: the processes and what was verified of them, the sessions, and a page of the listeners.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use portreeve_protocol::message::{ListenerId, StatusRequest};
@@ -11,10 +12,12 @@ use super::handler::{Handler, Immediate};
 use crate::listener::Owner;
 use crate::policy::{OperationPermit, Policy, Requester};
 use crate::server::session::Session;
-use crate::server::state::{Broker, RELEASE};
+use crate::server::state::{Broker, RELEASE, SessionInfo};
 
 /// How many listeners one reply lists.
 const PAGE: usize = 128;
+/// How many sessions one reply lists.
+const SESSIONS: usize = 64;
 
 impl Handler for StatusRequest {
     const CHANGES_STATE: bool = false;
@@ -48,8 +51,8 @@ impl Immediate for StatusRequest {
         let page: Vec<Listener> = rest.by_ref().take(PAGE).collect();
         let next = if rest.next().is_some() { page.last().map_or(0, |listener| listener.id.0) } else { 0 };
         let sessions = broker.sessions.borrow();
-        let sessions = sessions.iter().map(|(number, info)| SessionRow {
-            id: *number,
+        let sessions = shown(&sessions).into_iter().map(|(number, info)| SessionRow {
+            id: number,
             peer: Text::truncated(&info.requester.to_string()),
             client: info.client.clone(),
             pid: info.pid,
@@ -68,6 +71,23 @@ impl Immediate for StatusRequest {
             next,
         }))
     }
+}
+
+/// The sessions that a reply has room for, by number. Each peer's first sessions come before any peer's further ones, so
+/// that a peer with many sessions does not hide those of others.
+fn shown(sessions: &BTreeMap<u64, SessionInfo>) -> Vec<(u64, &SessionInfo)> {
+    let mut counts = BTreeMap::new();
+    let mut ranked: Vec<(usize, u64, &SessionInfo)> = Vec::with_capacity(sessions.len());
+    for (number, info) in sessions {
+        let rank: &mut usize = counts.entry(info.account.peer()).or_default();
+        ranked.push((*rank, *number, info));
+        *rank += 1;
+    }
+    ranked.sort_by_key(|(rank, number, _)| (*rank, *number));
+    let mut shown: Vec<_> =
+        ranked.into_iter().take(SESSIONS).map(|(_, number, info)| (number, info)).collect();
+    shown.sort_by_key(|(number, _)| *number);
+    shown
 }
 
 /// The quotas, by the names of their options.

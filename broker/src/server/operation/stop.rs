@@ -32,12 +32,22 @@ impl Immediate for Stop {
         let mut registry = broker.registry.borrow_mut();
         // User 0 is allowed to stop every listener, because it is the operator.
         let owner = if session.is_root() { None } else { Some(session.owner) };
-        let mut unknown: Vec<ListenerId> = Vec::new();
+        let (mut unknown, mut not_revoked): (Vec<ListenerId>, Vec<ListenerId>) = Default::default();
         for id in self.listeners.iter() {
-            if !registry.stop(*id, owner)? {
-                unknown.push(*id);
+            match registry.stop(*id, owner) {
+                Ok(true) => {}
+                Ok(false) => unknown.push(*id),
+                Err(fault) => {
+                    session.account.record(|| {
+                        tracing::error!(session = session.number, %fault, "cannot revoke a listener that a peer stopped");
+                    });
+                    not_revoked.push(*id);
+                }
             }
         }
-        Ok(Done::new(Stopped { unknown: List::truncated(unknown) }))
+        Ok(Done::new(Stopped {
+            unknown: List::truncated(unknown),
+            not_revoked: List::truncated(not_revoked),
+        }))
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::Shutdown;
-use std::os::fd::{AsFd as _, BorrowedFd};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -10,9 +9,10 @@ use portreeve_protocol::takeover::{Accepted, Begin, Committed, TAKEOVER_VERSION,
 use portreeve_protocol::{Fault, FaultCode, Operation as _, Text, codec};
 
 use super::Received;
-use super::audit::audit;
-use super::handler::{Handler, decide, decode};
+use super::audit::audit_delivery;
+use super::handler::{Handler, after_delivery, decide, decode};
 use crate::policy::{OperationPermit, Policy, Requester};
+use crate::server::reply::{Delivery, Sockets};
 use crate::server::session::{Session, Step};
 use crate::server::state::{Broker, RELEASE};
 use crate::sys::BootTime;
@@ -50,16 +50,15 @@ pub fn serve(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<'_>)
     });
     let step = match &outcome {
         Ok((_, (reply, listeners))) => {
-            let registry = broker.registry.borrow();
-            let sockets = listeners.iter().filter_map(|id| registry.socket(*id));
-            let mut descriptors: Vec<BorrowedFd<'_>> = sockets.collect();
-            if let TakeoverReply::Accepted(_) = reply {
-                let manager = broker.export.notifier.socket();
-                descriptors.extend(broker.export.control.iter().map(|socket| socket.as_fd()).chain(manager));
-            }
-            let count = u8::try_from(descriptors.len()).unwrap_or(u8::MAX);
+            let (sockets, count) = match reply {
+                TakeoverReply::Accepted(offer) => {
+                    (Sockets::Offered, 1 + usize::from(offer.manager) + usize::from(offer.allowlist))
+                }
+                _ => (Sockets::Listeners(listeners), listeners.len()),
+            };
+            let count = u8::try_from(count).unwrap_or(u8::MAX);
             match codec::encode(outbox, Takeover::KIND.reply(), header.request, count, reply) {
-                Ok(frame) => session.send_now(frame, &descriptors),
+                Ok(frame) => session.send(broker, header.request, frame, sockets),
                 Err(error) => Step::Close(format!("cannot encode a batch of the takeover: {error}")),
             }
         }
@@ -69,12 +68,16 @@ pub fn serve(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<'_>)
         }
         Err(fault) => session.refuse_or_close(outbox, header.request, fault),
     };
-    // The successor serves only after it has received this reply.
-    if let (Ok((_, (TakeoverReply::Committed(_), _))), Step::Continue) = (&outcome, &step) {
-        broker.commit_export(session);
-    }
-    audit(broker, session, &request, outcome.as_ref().map(|(permit, (reply, _))| (permit, reply)), started);
-    step
+    let is_granted = outcome.is_ok();
+    let finish = move |broker: &Broker, session: &Session, delivery: &Delivery| {
+        // The successor serves only after it has received this reply.
+        if let (Ok((_, (TakeoverReply::Committed(_), _))), Delivery::Sent) = (&outcome, delivery) {
+            broker.commit_export(session);
+        }
+        let outcome = outcome.as_ref().map(|(permit, (reply, _))| (permit, reply));
+        audit_delivery(broker, session, &request, outcome, delivery, started);
+    };
+    after_delivery(broker, session, step, is_granted, finish)
 }
 
 fn act(broker: &Broker, session: &Rc<Session>, request: &Takeover) -> Result<Batch, Fault> {
@@ -86,11 +89,7 @@ fn act(broker: &Broker, session: &Rc<Session>, request: &Takeover) -> Result<Bat
             export.pause_others(session.number);
             let is_idle = broker.addresses.as_ref().is_none_or(|addresses| !addresses.is_adding());
             match is_idle && !export.has_requests_in_flight() {
-                true => {
-                    Ok(export.next_batch(&broker.registry.borrow(), broker.addresses.as_deref(), |session| {
-                        broker.user(session)
-                    }))
-                }
+                true => Ok(export.next_batch(&broker.registry.borrow(), broker.addresses.as_deref())),
                 false => {
                     Err(Fault::new(FaultCode::Busy, "other requests are in flight").remedy("try again soon"))
                 }
@@ -133,6 +132,7 @@ fn offer(broker: &Broker, session: &Rc<Session>, begin: &Begin) -> Result<Batch,
         boottime_ns: BootTime::now().as_nanos(),
         control,
         manager: broker.export.notifier.socket().is_some(),
+        allowlist: broker.registry.borrow().allowlist().is_some(),
         watchdog_us: broker.export.notifier.watchdog_us(),
         fdstore_max: broker.fdstore.as_ref().map_or(0, |fdstore| fdstore.capacity()),
         addresses: addresses.is_some(),

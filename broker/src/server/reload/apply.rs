@@ -11,7 +11,7 @@ use crate::server::state::Broker;
 
 /// Applies it, or changes nothing.
 pub(super) fn apply(broker: &Rc<Broker>, validated: Validated) -> Outcome {
-    let Validated { config, policy, snapshot, report, files } = validated;
+    let Validated { config, policy, snapshot, report, files, accounts } = validated;
     let fixed = &broker.reloading.fixed;
     // The new listeners are open before any old one is closed.
     let opened = match listener::open(broker, &config, &policy) {
@@ -27,11 +27,12 @@ pub(super) fn apply(broker: &Rc<Broker>, validated: Validated) -> Outcome {
             restart";
         rows.push(Row::new(NEEDS_RESTART, format!("TCP ports {ports}"), detail));
     }
-    if let Some(reason) = fixed.no_limits().filter(|_| policy.has_limits()) {
+    if let Some((names, reason)) = fixed.limits_out_of_reach(policy.limited_resources()) {
         let detail = format!("permitted now, but {reason}: they can be set after a restart");
-        rows.push(Row::new(NEEDS_RESTART, "limits of peers", detail));
+        rows.push(Row::new(NEEDS_RESTART, format!("limits of peers: {names}"), detail));
     }
     fixed.in_force.replace(in_force);
+    fixed.accounts.replace(accounts);
     broker.policy.replace(policy);
     broker.retain.set(config.broker.retain);
     broker.accounts.set_quotas(config.broker.quotas);

@@ -20,30 +20,32 @@ use crate::server::state::Broker;
 /// The listeners that were opened for a configuration that is not in force yet.
 pub(super) struct Opened {
     new: Vec<ListenerId>,
+    /// The listeners that will close: new ones may share their endpoints meanwhile.
+    closing: Vec<ListenerId>,
     rows: Vec<Row>,
 }
 
 /// Opens the static listeners that do not exist yet, or opens none and returns the fault. `policy` is the new one: existing
 /// listeners that it does not permit will be closed, so they are no obstacle.
 pub(super) fn open(broker: &Broker, config: &Config, policy: &Policy) -> Result<Opened, Fault> {
-    let mut opened = Opened { new: Vec::new(), rows: Vec::new() };
     let closing = match config.broker.on_narrow {
         OnNarrow::Close => not_permitted(broker, policy),
         OnNarrow::Keep => Vec::new(),
     };
+    let mut opened = Opened { new: Vec::new(), closing, rows: Vec::new() };
     for Required { listener, floating } in required_listeners(broker, config, policy) {
         let endpoint = &listener.endpoint.value;
         let mut registry = broker.registry.borrow_mut();
-        if registry.contains(endpoint) {
-            match registry.owner_at(endpoint) {
-                Some(owner @ (Owner::Session(_) | Owner::Former(_))) => {
-                    let fault = in_use(endpoint, owner);
-                    drop(registry);
-                    roll_back(broker, opened);
-                    return Err(with_place(config, listener, &fault));
-                }
-                Some(Owner::Worker) | None => continue,
+        match registry.id_at(endpoint).and_then(|id| Some((id, registry.entry(id)?.owner))) {
+            Some((_, Owner::Worker)) => continue,
+            // A user's listener never becomes the worker's. A new socket can be bound beside a TCP or UDP socket only.
+            Some((id, owner)) if endpoint.inet().is_none() || !opened.closing.contains(&id) => {
+                let fault = in_use(endpoint, owner);
+                drop(registry);
+                roll_back(broker, opened);
+                return Err(with_place(config, listener, &fault));
             }
+            Some(_) | None => {}
         }
         let what = listener_named(endpoint);
         let known = |directory: &Path| registry.directories().get(directory).is_ok();
@@ -51,10 +53,14 @@ pub(super) fn open(broker: &Broker, config: &Config, policy: &Policy) -> Result<
             opened.rows.push(Row::new(NEEDS_RESTART, what, reason));
             continue;
         }
-        match registry.bind_static_beside(endpoint, &listener.socket, &listener.name(), &closing) {
+        let room = registry.check_capacity();
+        let bind = |()| registry.bind_static(endpoint, &listener.socket, &listener.name(), &opened.closing);
+        match room.and_then(bind) {
             Ok(id) => {
                 opened.new.push(id);
-                let detail = if floating {
+                let detail = if endpoint.inet().is_none() {
+                    "bound; clients are refused until the worker requests it or is restarted"
+                } else if floating {
                     registry.set_configured(id, Some(&listener.name()), true);
                     "open because its address is on this host; connections wait in its queue until the worker requests it"
                 } else {
@@ -92,9 +98,10 @@ fn roll_back(broker: &Broker, opened: Opened) {
     let mut registry = broker.registry.borrow_mut();
     for id in opened.new {
         if let Err(fault) = registry.stop(id, None) {
-            tracing::error!(%fault, "cannot close a listener that was opened for a configuration that failed");
+            tracing::error!(%fault, "cannot revoke a listener that was opened for a configuration that failed");
         }
     }
+    registry.end_sharing(&opened.closing);
 }
 
 /// Makes the listeners match the configuration. Its policy is in force already.
@@ -174,8 +181,8 @@ fn drain(broker: &Rc<Broker>, draining: crate::listener::Draining) {
     let broker = broker.clone();
     tokio::task::spawn_local(async move {
         draining.wait().await;
-        if let Err(fault) = broker.registry.borrow().finish_drain(draining) {
-            tracing::error!(%fault, "cannot close a listener that is no longer permitted");
+        if let Err(fault) = broker.registry.borrow_mut().finish_drain(draining) {
+            tracing::error!(%fault, "cannot revoke a listener that is no longer permitted");
         }
     });
 }
@@ -234,14 +241,15 @@ fn not_permitted(broker: &Broker, policy: &Policy) -> Vec<ListenerId> {
     let registry = broker.registry.borrow();
     let is_permitted = |entry: &Entry| {
         let requester = match entry.owner {
-            Owner::Worker => Some(&Requester::Worker),
-            Owner::Session(number) => sessions.get(&number).map(|info| &info.requester),
-            // The groups of a user are not known before it connects again. Unless it does so soon, its listeners close.
-            Owner::Former(_) => None,
+            Owner::Worker => Requester::Worker,
+            Owner::Session(number) => match sessions.get(&number) {
+                Some(info) => info.requester.clone(),
+                // The session has ended.
+                None => return false,
+            },
+            Owner::Former(uid) => policy.former_user(uid),
         };
-        let allowed = |endpoint: &Endpoint| {
-            requester.is_none_or(|requester| policy.listen(requester, endpoint).is_ok())
-        };
+        let allowed = |endpoint: &Endpoint| policy.listen(&requester, endpoint).is_ok();
         allowed(&entry.endpoint)
             && (!entry.is_dual_stack() || ipv4_endpoint(&entry.endpoint).is_none_or(|ipv4| allowed(&ipv4)))
     };

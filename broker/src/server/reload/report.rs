@@ -116,22 +116,22 @@ impl Outcome {
                 let (applied, restart) = (count_of(APPLIED), count_of(NEEDS_RESTART));
                 tracing::info!(target: "audit", requester, files = done.files, applied, restart, "reloaded");
                 for Row { outcome, what, detail } in done.rows.iter().take(MAX_LINES) {
-                    tracing::info!(outcome, ?what, ?detail, "reload");
+                    tracing::info!(outcome, %what, %detail, "reload");
                 }
                 for warning in done.report.one_lines().take(MAX_LINES) {
-                    tracing::warn!(?warning);
+                    tracing::warn!(%warning, "reload");
                 }
             }
             Outcome::Refused(report) => {
                 let errors = errors(report);
                 tracing::error!(target: "audit", requester, errors, "reload refused: the old configuration stays in force");
                 for finding in report.one_lines().take(MAX_LINES) {
-                    tracing::error!(?finding, "reload");
+                    tracing::error!(%finding, "reload");
                 }
             }
             Outcome::Failed(fault) => {
                 let reason = &*fault.message;
-                tracing::error!(target: "audit", requester, ?reason, "reload failed: the old configuration stays in force");
+                tracing::error!(target: "audit", requester, reason, "reload failed: the old configuration stays in force");
             }
         }
     }

@@ -1,13 +1,14 @@
 //! The state that a reload cannot change, because it was fixed while the broker was still root.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use portreeve_protocol::{Endpoint, Fault, FaultCode};
 
 use crate::capability::State;
-use crate::config::{Config, Snapshot};
+use crate::config::{Config, PeerName, Resource, Resources, Snapshot};
 
 /// The state that start-up fixed.
 pub struct Started {
@@ -21,8 +22,8 @@ pub struct Started {
     pub tcp_ports: Option<Vec<RangeInclusive<u16>>>,
     /// Whether the broker can add addresses to interfaces.
     pub addresses: bool,
-    /// Whether its seccomp filter lets it set limits of peers.
-    pub limits: bool,
+    /// The resources of which its seccomp filter lets it set limits of peers.
+    pub limits: Resources,
 }
 
 /// The state that only a restart changes, and the options in force.
@@ -30,19 +31,26 @@ pub struct RestartOnly {
     pub(super) started: Started,
     /// The options in force; those that need a restart keep their value from the start.
     pub(super) in_force: RefCell<Snapshot>,
+    /// The accounts that the `peer` scopes in force name. Each existed at the start or at a reload.
+    pub(super) accounts: RefCell<HashSet<PeerName>>,
 }
 
 /// The options that only a restart changes, by name, and why. A name that ends with a space stands for a whole scope.
-const NEEDS_RESTART: [(&str, &str); 8] = [
+const NEEDS_RESTART: [(&str, &str); 9] = [
     ("security ", "the processes take on their identity when they start"),
     ("worker ", "the launcher gets it when the broker starts"),
     ("broker socket", "the control socket is bound while the broker is root"),
     ("broker socket_mode", "the control socket is bound while the broker is root"),
     ("broker socket_group", "the control socket is bound while the broker is root"),
     ("broker require_landlock", "it applies when the broker confines itself"),
+    ("broker require_seccomp", "it applies when the broker confines itself"),
     ("broker reload", "the reader process is forked when the broker starts"),
     ("cluster arp_all_hosts", "the sockets for it are opened while the broker is root"),
 ];
+
+/// Why a limit of a resource cannot be set.
+const NO_LIMIT: &str =
+    "the seccomp filter was set when the broker started, and no rule permitted a limit of this resource then";
 
 /// Why an option cannot change without a restart, if it cannot.
 pub(super) fn needs_restart(option: &str) -> Option<&'static str> {
@@ -53,7 +61,8 @@ pub(super) fn needs_restart(option: &str) -> Option<&'static str> {
 impl RestartOnly {
     /// The state after start-up with a configuration.
     pub fn new(started: Started, config: &Config) -> Self {
-        Self { started, in_force: RefCell::new(Snapshot::of(config)) }
+        let accounts = config.broker.peers.iter().map(|peer| peer.name.value.clone()).collect();
+        Self { started, in_force: RefCell::new(Snapshot::of(config)), accounts: RefCell::new(accounts) }
     }
 
     /// Why an endpoint can be bound only after a restart, if so.
@@ -101,11 +110,16 @@ impl RestartOnly {
         words.join(" ")
     }
 
-    /// Why no limit of a peer can be set before a restart, if so.
-    pub fn no_limits(&self) -> Option<&'static str> {
-        (!self.started.limits).then_some(
-            "the seccomp filter was set when the broker started, and no rule permitted a limit then",
-        )
+    /// Why no limit of this resource can be set before a restart, if so.
+    pub fn no_limit(&self, resource: Resource) -> Option<&'static str> {
+        (!self.started.limits.contains(resource)).then_some(NO_LIMIT)
+    }
+
+    /// The resources of which a policy permits limits that cannot be set before a restart, and why; `None` if there are
+    /// none.
+    pub(super) fn limits_out_of_reach(&self, permitted: Resources) -> Option<(String, &'static str)> {
+        let names: Vec<_> = permitted.names_not_in(self.started.limits).collect();
+        (!names.is_empty()).then(|| (names.join(" "), NO_LIMIT))
     }
 
     /// The fault if there is no reader process.

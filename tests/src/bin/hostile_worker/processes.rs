@@ -16,9 +16,10 @@ pub const ATTACKS: &[Attack] = &[
     Attack { name: "descriptors-of-broker", attempt: || take_descriptors(broker()) },
     Attack { name: "descriptors-of-launcher", attempt: || take_descriptors(launcher()) },
     Attack { name: "namespaces-of-broker", attempt: enter_namespaces },
-    Attack { name: "signal-broker", attempt: signal_broker },
+    Attack { name: "signal-broker", attempt: || signal(broker()) },
     Attack { name: "signal-launcher", attempt: signal_launcher },
-    Attack { name: "limits-of-broker", attempt: limits_of_broker },
+    Attack { name: "limits-of-broker", attempt: || limits(broker()) },
+    Attack { name: "limits-of-launcher", attempt: limits_of_launcher },
     Attack { name: "scheduling-of-broker", attempt: scheduling_of_broker },
     Attack { name: "write-sysctl", attempt: write_sysctl },
     Attack { name: "write-own-program", attempt: write_own_program },
@@ -93,19 +94,19 @@ fn enter_namespaces() -> Outcome {
     )
 }
 
-fn signal_broker() -> Outcome {
+fn signal(process: Word) -> Outcome {
     let queued = [0_u32; 32];
     all_refused([
-        ("kill".to_owned(), call(libc::SYS_kill, [broker(), libc::SIGKILL.into()])),
-        ("tgkill".to_owned(), call(libc::SYS_tgkill, [broker(), broker(), libc::SIGSTOP.into()])),
+        ("kill".to_owned(), call(libc::SYS_kill, [process, libc::SIGKILL.into()])),
+        ("tgkill".to_owned(), call(libc::SYS_tgkill, [process, process, libc::SIGSTOP.into()])),
         (
             "sigqueue".to_owned(),
-            call(libc::SYS_rt_sigqueueinfo, [broker(), libc::SIGTERM.into(), address(&queued)]),
+            call(libc::SYS_rt_sigqueueinfo, [process, libc::SIGTERM.into(), address(&queued)]),
         ),
     ])
 }
 
-/// The launcher has the worker's user id, so the kernel allows the signal.
+/// Without Landlock's signal scope the kernel allows it: the launcher has the worker's user id.
 fn signal_launcher() -> Outcome {
     match call(libc::SYS_kill, [launcher(), 0]) {
         Ok(_) => Outcome::Allowed("the launcher has the worker's user id".to_owned()),
@@ -113,10 +114,20 @@ fn signal_launcher() -> Outcome {
     }
 }
 
-fn limits_of_broker() -> Outcome {
+/// Reads a limit: who may do that may set it.
+fn limits_of_launcher() -> Outcome {
+    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let old = (&raw mut limits).addr() as Word;
+    match call(libc::SYS_prlimit64, [launcher(), Word::from(libc::RLIMIT_NOFILE), 0, old]) {
+        Ok(_) => Outcome::Allowed("the launcher has the worker's user id".to_owned()),
+        Err(error) => Outcome::Blocked(error.to_string()),
+    }
+}
+
+fn limits(process: Word) -> Outcome {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     let resource = Word::from(libc::RLIMIT_NOFILE);
-    refused(call(libc::SYS_prlimit64, [broker(), resource, address(&none), 0]))
+    refused(call(libc::SYS_prlimit64, [process, resource, address(&none), 0]))
 }
 
 fn scheduling_of_broker() -> Outcome {

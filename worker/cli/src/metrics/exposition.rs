@@ -1,8 +1,11 @@
 //! The Prometheus text format, version 0.0.4: families of samples, with escaped labels.
 //!
-//! Promises: the text of a label can neither end the quotes nor the line, and no control character is printed.
+//! Promises: the text of a label can neither end the quotes nor the line, and only printable characters are
+//! printed.
 
 use std::fmt::{self, Display, Write as _};
+
+use portreeve::printable::is_printable;
 
 /// A page of metrics that is being written.
 #[derive(Default)]
@@ -49,7 +52,7 @@ impl Display for Labels<'_> {
             for c in value.chars() {
                 match c {
                     '\\' | '"' => write!(out, "\\{c}")?,
-                    c if c.is_control() => write!(out, "\\\\u{{{:x}}}", u32::from(c))?,
+                    c if !is_printable(c) => write!(out, "\\\\u{{{:x}}}", u32::from(c))?,
                     c => out.write_char(c)?,
                 }
             }
@@ -66,10 +69,10 @@ mod tests {
     #[test]
     fn a_label_stays_within_its_quotes_whatever_its_text() {
         let mut text = Text::default();
-        text.family("a", "gauge", "of b").sample(&[("b", "x\"} 1\n\u{1b}[2J\\"), ("c", "")], 2);
+        text.family("a", "gauge", "of b").sample(&[("b", "x\"} 1\n\u{1b}[2J\u{202e}\\"), ("c", "")], 2);
         assert_eq!(
             text.finish(),
-            "# HELP a of b\n# TYPE a gauge\na{b=\"x\\\"} 1\\\\u{a}\\\\u{1b}[2J\\\\\",c=\"\"} 2\n"
+            "# HELP a of b\n# TYPE a gauge\na{b=\"x\\\"} 1\\\\u{a}\\\\u{1b}[2J\\\\u{202e}\\\\\",c=\"\"} 2\n"
         );
     }
 }

@@ -30,7 +30,7 @@ pub fn page(metrics: &Metrics, leases: &[AddressRow]) -> String {
     text.family(
         "portreeve_log_lines_suppressed_total",
         "counter",
-        "Log lines about refusals and ended sessions that were counted instead of written, because there were too many.",
+        "Log lines about requests that changed nothing and ended sessions that were counted instead of written, because there were too many.",
     )
     .sample(&[], metrics.log.suppressed);
     text.family(
@@ -116,7 +116,7 @@ fn sessions(text: &mut Text, metrics: &Metrics) {
     text.family(
         "portreeve_peer_delays_total",
         "counter",
-        "Delays of a peer after many refusals or new sessions within a second.",
+        "Delays of a peer after many requests, refusals or new sessions within a second, or because of other descriptors in flight.",
     )
     .sample(&[], sessions.delayed);
 }

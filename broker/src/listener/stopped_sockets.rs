@@ -1,0 +1,199 @@
+//! The sockets of stopped listeners of which a peer may keep a copy: the broker keeps its own copy for a while.
+//!
+//! A revoked socket receives nothing, but it stays bound as long as a copy of it exists. Its holder could listen on it
+//! again, or clear SO_REUSEADDR, and so keep others from the endpoint. As long as the broker has a copy too, it undoes
+//! that when another listener needs the endpoint.
+//!
+//! Promises: at most [`MAX_KEPT`] sockets, of one user at most [`MAX_OF_USER`]; one that its holder does not misuse is
+//! closed after [`KEEP`].
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use portreeve_protocol::Endpoint;
+use tokio::sync::Notify;
+
+use crate::sys::{socket, sockopt};
+
+/// How long a socket is kept whose holder does nothing with it.
+const KEEP: Duration = Duration::from_secs(2);
+/// How long a socket is kept after its holder was last found to misuse it; it is checked more often.
+const KEEP_MISUSED: Duration = Duration::from_secs(10);
+/// How long a UDP endpoint is shared with the copy that the former holder may still have.
+const RECENT: Duration = Duration::from_secs(60);
+const MAX_KEPT: usize = 256;
+const MAX_OF_USER: usize = 64;
+
+/// One of them.
+#[derive(Debug)]
+pub struct StoppedSocket {
+    /// Where it listened.
+    pub endpoint: Rc<Endpoint>,
+    /// The user who held it; none for the worker.
+    pub user: Option<u32>,
+    /// When its holder was last found to misuse it.
+    misused: Option<Instant>,
+    socket: OwnedFd,
+    check_at: Instant,
+}
+
+/// The socket of a stopped listener of which the broker has no copy any more.
+#[derive(Debug)]
+struct ClosedSocket {
+    endpoint: Rc<Endpoint>,
+    user: Option<u32>,
+    since: Instant,
+}
+
+/// All of them, the oldest first.
+#[derive(Debug, Default)]
+pub struct StoppedSockets {
+    sockets: VecDeque<StoppedSocket>,
+    /// Those of which the broker has no copy any more, the oldest first.
+    closed: VecDeque<ClosedSocket>,
+    added: Rc<Notify>,
+}
+
+/// Takes the endpoint back from the holder of a copy: the socket does not listen, does not prevent others from binding, and
+/// a UDP socket takes no packet from them.
+pub(super) fn disarm(socket: &OwnedFd) {
+    let _ = sockopt::set_reuse_address(socket, true); // it cannot fail for a socket
+    let _ = socket::shut_down(socket); // it fails unless the socket listens
+    if sockopt::protocol(socket) == Ok(libc::IPPROTO_UDP) && !sockopt::is_bound_to_no_interface(socket) {
+        let _ = socket::disconnect(socket); // it unbinds the socket from the holder's interface
+        let _ = sockopt::bind_to_no_interface(socket); // the filter drops the packets nevertheless
+    }
+}
+
+fn holder(user: Option<u32>) -> String {
+    user.map_or_else(|| "the worker".to_owned(), |user| format!("user {user}"))
+}
+
+impl StoppedSocket {
+    /// Who may have a copy.
+    pub fn holder(&self) -> String {
+        holder(self.user)
+    }
+
+    /// Whether its holder has made it keep others from the endpoint.
+    fn is_misused(&self) -> bool {
+        sockopt::is_listening(&self.socket).unwrap_or(false)
+            || !sockopt::reuses_address(&self.socket).unwrap_or(true)
+            || (matches!(*self.endpoint, Endpoint::Udp(_))
+                && !sockopt::is_bound_to_no_interface(&self.socket))
+    }
+}
+
+impl StoppedSockets {
+    /// Is notified when a socket is added.
+    pub fn added(&self) -> Rc<Notify> {
+        self.added.clone()
+    }
+
+    /// Keeps the socket of a listener that was just revoked.
+    pub fn keep(&mut self, endpoint: Rc<Endpoint>, user: Option<u32>, socket: OwnedFd) {
+        let of_user = self.sockets.iter().filter(|other| other.user == user).count();
+        if of_user >= MAX_OF_USER {
+            self.close_oldest(|other| other.user == user);
+        } else if self.sockets.len() >= MAX_KEPT {
+            self.close_oldest(|_| true);
+        }
+        let check_at = Instant::now() + KEEP;
+        let stopped = StoppedSocket { endpoint, user, misused: None, socket, check_at };
+        disarm(&stopped.socket);
+        self.sockets.push_back(stopped);
+        self.added.notify_one();
+    }
+
+    /// Closes the oldest socket of those that match, if possible one that was not misused.
+    fn close_oldest(&mut self, matches: impl Fn(&StoppedSocket) -> bool) {
+        let unused = self.sockets.iter().position(|socket| matches(socket) && socket.misused.is_none());
+        let oldest = unused.or_else(|| self.sockets.iter().position(matches));
+        if let Some(socket) = oldest.and_then(|index| self.sockets.remove(index)) {
+            self.note_closed(socket.endpoint, socket.user);
+        }
+    }
+
+    /// Disarms the sockets whose endpoint has the same transport and port; false if there is none.
+    pub fn disarm_at(&self, endpoint: &Endpoint) -> bool {
+        let mut found = false;
+        for socket in self.sockets.iter().filter(|socket| same_port(&socket.endpoint, endpoint)) {
+            disarm(&socket.socket);
+            found = true;
+        }
+        found
+    }
+
+    /// Records the former holder of a socket of which the broker keeps no copy.
+    pub fn note_closed(&mut self, endpoint: Rc<Endpoint>, user: Option<u32>) {
+        if self.closed.len() >= MAX_KEPT {
+            self.closed.pop_front();
+        }
+        self.closed.push_back(ClosedSocket { endpoint, user, since: Instant::now() });
+    }
+
+    /// Whether a listener with this transport and port was stopped and closed a moment ago.
+    pub fn was_closed_at(&self, endpoint: &Endpoint) -> bool {
+        let is_recent = |closed: &&ClosedSocket| closed.since.elapsed() < RECENT;
+        self.closed.iter().rev().take_while(is_recent).any(|closed| same_port(&closed.endpoint, endpoint))
+    }
+
+    /// The former holder of a stopped listener whose copy of the socket may keep others from this endpoint.
+    pub fn holder_at(&self, endpoint: &Endpoint) -> Option<String> {
+        let kept = self.sockets.iter().find(|socket| same_port(&socket.endpoint, endpoint));
+        let closed = || self.closed.iter().rev().find(|closed| same_port(&closed.endpoint, endpoint));
+        kept.map(|socket| holder(socket.user)).or_else(|| closed().map(|closed| holder(closed.user)))
+    }
+
+    /// When the next socket has to be checked.
+    pub fn next_check(&self) -> Option<Instant> {
+        self.sockets.iter().map(|socket| socket.check_at).min()
+    }
+
+    /// Checks the sockets that are due: closes those that are not misused any more, and disarms the others. Returns the endpoints and
+    /// holders of those that were found to be misused for the first time.
+    pub fn check(&mut self, now: Instant) -> Vec<(Rc<Endpoint>, String)> {
+        let (mut found, mut closed) = (Vec::new(), Vec::new());
+        self.sockets.retain_mut(|socket| {
+            if socket.check_at > now {
+                return true;
+            }
+            if socket.is_misused() {
+                disarm(&socket.socket);
+                if socket.misused.replace(now).is_none() {
+                    found.push((socket.endpoint.clone(), socket.holder()));
+                }
+            }
+            socket.check_at = now + KEEP;
+            let is_kept = socket.misused.is_some_and(|last| now < last + KEEP_MISUSED);
+            if !is_kept {
+                closed.push((socket.endpoint.clone(), socket.user));
+            }
+            is_kept
+        });
+        closed.into_iter().for_each(|(endpoint, user)| self.note_closed(endpoint, user));
+        found
+    }
+
+    /// Those that were misused.
+    pub fn misused(&self) -> impl Iterator<Item = &StoppedSocket> {
+        self.sockets.iter().filter(|socket| socket.misused.is_some())
+    }
+
+    /// Closes all of them.
+    pub fn clear(&mut self) {
+        self.sockets.clear();
+    }
+}
+
+/// Whether two endpoints have the same transport and port, so that they may overlap.
+pub fn same_port(one: &Endpoint, other: &Endpoint) -> bool {
+    match (one, other) {
+        (Endpoint::Tcp(one), Endpoint::Tcp(other)) | (Endpoint::Udp(one), Endpoint::Udp(other)) => {
+            one.port == other.port
+        }
+        _ => false,
+    }
+}
