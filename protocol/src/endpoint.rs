@@ -12,6 +12,9 @@
 //! | any of these with `/udp` | UDP |
 //! | `/run/mail.sock` | Unix stream socket |
 //! | `seqpacket:/run/mail.sock` | Unix sequenced-packet socket |
+//!
+//! An endpoint that a peer sends may be none of these: no port, an interface where none belongs, a path that is not absolute.
+//! It is printed as a text that is no notation either, so it is never taken for another endpoint.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -91,11 +94,11 @@ impl Endpoint {
 
 impl fmt::Display for InetEndpoint {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mark, scope, port) = (if self.scope.is_empty() { "" } else { "%" }, &self.scope, self.port);
         match self.address {
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => write!(out, "*:{}", self.port),
-            IpAddr::V4(address) => write!(out, "{address}:{}", self.port),
-            IpAddr::V6(address) if self.scope.is_empty() => write!(out, "[{address}]:{}", self.port),
-            IpAddr::V6(address) => write!(out, "[{address}%{}]:{}", self.scope, self.port),
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => write!(out, "*{mark}{scope}:{port}"),
+            IpAddr::V4(address) => write!(out, "{address}{mark}{scope}:{port}"),
+            IpAddr::V6(address) => write!(out, "[{address}{mark}{scope}]:{port}"),
         }
     }
 }
@@ -105,7 +108,8 @@ impl fmt::Display for Endpoint {
         match self {
             Endpoint::Tcp(inet) => inet.fmt(out),
             Endpoint::Udp(inet) => write!(out, "{inet}/udp"),
-            Endpoint::UnixStream(path) => path.fmt(out),
+            Endpoint::UnixStream(path) if path.starts_with('/') => path.fmt(out),
+            Endpoint::UnixStream(path) => write!(out, "stream:{path}"),
             Endpoint::UnixSeqpacket(path) => write!(out, "seqpacket:{path}"),
         }
     }
@@ -190,6 +194,30 @@ mod tests {
             let endpoint: Endpoint = text.parse().unwrap();
             assert_eq!(endpoint.to_string(), printed);
             assert_eq!(printed.parse(), Ok(endpoint));
+        }
+    }
+
+    #[test]
+    fn an_endpoint_without_a_notation_is_not_printed_as_another() {
+        let inet = |address: &str, scope: &str| InetEndpoint {
+            address: address.parse().unwrap(),
+            port: 25,
+            scope: Text::truncated(scope),
+        };
+        let path = |text| Endpoint::UnixStream(Text::truncated(text));
+        for (endpoint, printed) in [
+            (path("192.0.2.1:25"), "stream:192.0.2.1:25"),
+            (path("[::]:53/udp"), "stream:[::]:53/udp"),
+            (path("seqpacket:/run/mail.sock"), "stream:seqpacket:/run/mail.sock"),
+            (path("stream:/run/mail.sock"), "stream:stream:/run/mail.sock"),
+            (path(""), "stream:"),
+            (path(":25"), "stream::25"),
+            (Endpoint::Tcp(inet("192.0.2.1", "eth0")), "192.0.2.1%eth0:25"),
+            (Endpoint::Tcp(inet("0.0.0.0", "eth0")), "*%eth0:25"),
+            (Endpoint::Udp(inet("0.0.0.0", "]")), "*%]:25/udp"),
+        ] {
+            assert_eq!(endpoint.to_string(), printed);
+            assert!(printed.parse::<Endpoint>().is_err(), "{printed}");
         }
     }
 

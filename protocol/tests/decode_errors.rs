@@ -197,7 +197,7 @@ fn text_from_a_peer_cannot_forge_a_line() {
     assert_eq!(format!("{text:?}"), format!("{hostile:?}"));
     let fault = Fault::new(portreeve_protocol::FaultCode::Os, hostile).remedy(hostile);
     assert_eq!(fault.to_string(), format!("{escaped}: {escaped}"));
-    assert_eq!(Endpoint::UnixStream(Text::truncated(hostile)).to_string(), escaped);
+    assert_eq!(Endpoint::UnixStream(Text::truncated(hostile)).to_string(), format!("stream:{escaped}"));
 }
 
 #[test]

@@ -53,7 +53,9 @@ impl Log {
         let (lines, _) = arrived
             .wait_timeout_while(lines.lock().unwrap(), TIMEOUT, |lines| find(lines).is_none())
             .unwrap();
-        find(&lines).unwrap_or_else(|| panic!("no log line contains all of {words:?}"))
+        let found = find(&lines);
+        drop(lines); // a panic prints them
+        found.unwrap_or_else(|| panic!("no log line contains all of {words:?}"))
     }
 }
 
@@ -92,6 +94,14 @@ impl Broker {
         let mut command = command(host, &config(host, text));
         command.arg("--takeover");
         Self::start_command(host, command)
+    }
+
+    /// Replaces this broker by a successor as above, and waits for its end.
+    #[track_caller]
+    pub fn replace(&mut self, host: &Host, text: &str) {
+        let next = self.start_successor(host, text);
+        assert!(self.wait_for_exit().success());
+        *self = next;
     }
 
     /// Starts a broker by a prepared command, and returns when it has sent READY=1; see sd_notify(3).

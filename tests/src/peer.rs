@@ -17,6 +17,7 @@ use portreeve_protocol::{Event, EventCode, Fault, Header, Kind, List, Text, code
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
+use crate::broker::SOCKET;
 use crate::wait::TIMEOUT;
 
 /// See the module.
@@ -104,6 +105,14 @@ impl Peer {
             Self::connect(path)
         };
         std::thread::scope(|scope| scope.spawn(connect).join().unwrap())
+    }
+
+    /// Begins a session as this user and group.
+    #[track_caller]
+    pub fn of_user(uid: u32, gid: u32) -> Self {
+        let mut peer = Self::connect_as(SOCKET.as_ref(), uid, gid).unwrap();
+        peer.hello();
+        peer
     }
 
     /// Sends a request and returns its number.

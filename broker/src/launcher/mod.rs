@@ -43,8 +43,6 @@ pub struct Orphans {
     pub orphan_timeout: Duration,
     /// worker.stop_timeout
     pub stop_timeout: Duration,
-    /// Where to look for them.
-    pub pids: sys::process::PidRange,
 }
 
 /// The launcher's process and the channel to it.
@@ -127,6 +125,12 @@ impl Handle {
                 }
             }
         }
+    }
+
+    /// Whether the launcher has ended, or is about to: its end of the channel is closed.
+    pub fn is_lost(&self) -> bool {
+        // A channel that cannot be polled is as lost.
+        sys::poll::hung_up(&self.channel).unwrap_or(true)
     }
 
     /// Orders a worker to be started with these listeners, their names and backlogs, and its channel.

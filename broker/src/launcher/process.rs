@@ -1,6 +1,7 @@
 //! The launcher's process: it confines itself, then starts, signals and reaps the worker.
 //!
-//! It is single-threaded and uses blocking calls; it holds only its channel and the worker's executable.
+//! It is single-threaded and uses blocking calls; it holds only its channel, the worker's executable and the list of
+//! its children.
 //!
 //! Promises: no process of a worker outlives the launcher, and the launcher does not outlive the broker longer than the
 //! configured times. It is the parent of every descendant of a worker whose own parent has ended, so none can leave it. The
@@ -27,6 +28,7 @@ use super::message::{Ending, MAX_NAMED, Order, Report, packet, receive_order};
 use super::{Orphans, spawn};
 use crate::confine::worker::Confinement;
 use crate::failure::Failure;
+use crate::sys::children::Children;
 use crate::sys::process;
 
 /// After how many descendants of a worker the launcher no longer remembers that it has sent them SIGTERM: further ones get
@@ -46,6 +48,7 @@ struct Launcher {
     channel: UnixDatagram,
     command: Command,
     orphans: Orphans,
+    children: Children,
     stored: Vec<OwnedFd>,
     worker: Option<Pid>,
     broker: BrokerState,
@@ -83,6 +86,7 @@ pub fn run(
     orphans: Orphans,
 ) -> Result<(), Failure> {
     let failure = |call: &'static str| move |error: Errno| Failure::os("launcher", call, error);
+    let children = Children::open();
     let adopts = process::adopt_orphans().map_err(failure("prctl PR_SET_CHILD_SUBREAPER"));
     let confined = adopts.and_then(|()| confinement.apply());
     let report = match &confined {
@@ -96,6 +100,7 @@ pub fn run(
         channel,
         command,
         orphans,
+        children,
         stored: Vec::new(),
         worker: None,
         broker: BrokerState::Running,
@@ -231,9 +236,9 @@ impl Launcher {
         }
         let now = Instant::now();
         if now >= shutdown.kill_at {
-            shutdown.kill(now, self.orphans.pids);
+            shutdown.kill(now, &self.children);
         } else {
-            shutdown.terminate(self.worker, self.orphans.pids);
+            shutdown.terminate(self.worker, &self.children);
         }
     }
 
@@ -243,7 +248,7 @@ impl Launcher {
             return;
         }
         let (mut count, mut pids) = (0, Vec::new());
-        self.orphans.pids.for_each_child(|pid| {
+        self.children.for_each(|pid| {
             if self.worker != Some(pid) && process::is_running_child(pid) {
                 count += 1;
                 if pids.len() < MAX_NAMED {
@@ -288,7 +293,7 @@ impl Launcher {
 impl Shutdown {
     /// Sends SIGTERM to the worker. After the worker has ended, sends it once to each process that workers have left; further
     /// ones come whenever one of them ends.
-    fn terminate(&mut self, worker: Option<Pid>, pids: process::PidRange) {
+    fn terminate(&mut self, worker: Option<Pid>, children: &Children) {
         let mut terminate = |pid: Pid| {
             if self.terminated.len() < MAX_TERMINATED && self.terminated.insert(pid.as_raw()) {
                 let _ = process::signal(pid, Signal::SIGTERM); // it may have ended
@@ -296,19 +301,19 @@ impl Shutdown {
         };
         match worker {
             Some(worker) => terminate(worker),
-            None => pids.for_each_child(terminate),
+            None => children.for_each(terminate),
         }
     }
 
     /// Sends SIGKILL to every child. Their own children become children of this process, so this runs again until there are
     /// none.
-    fn kill(&mut self, now: Instant, pids: process::PidRange) {
+    fn kill(&mut self, now: Instant, children: &Children) {
         let pause = match self.kill_again {
             Some((time, _)) if now < time => return,
             Some((_, pause)) => pause,
             None => FIRST_PAUSE,
         };
-        pids.for_each_child(|pid| {
+        children.for_each(|pid| {
             // The groups of the launcher's children have no other members than descendants of a worker: a process can join only
             // a group of its own session, and the launcher has a session of its own.
             let _ = process::kill_group_of(pid); // it may have ended

@@ -8,10 +8,11 @@ use std::time::Instant;
 use portreeve_protocol::message::{Listen, ListenerId};
 use portreeve_protocol::{Fault, FaultCode};
 
-use super::entry::{NewEntry, Owner, holder_of};
+use super::entry::{NewEntry, Owner};
 use super::fault::{RequestedBy, in_use};
 use super::registry::Registry;
 use crate::config::SocketOptions;
+use crate::holder::Holder;
 
 /// How a request acquired its listener, with what a rollback needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ impl Registry {
                 .map(|acquired| (id, acquired));
         }
         self.check_capacity()?;
-        self.check_overlap(&request.endpoint, &request.options, holder_of(user), &[])?;
+        self.check_overlap(&request.endpoint, &request.options, Holder::of_user(user), &[])?;
         let bound = self.open(&request.endpoint, &request.options, settings, &[]).map_err(|error| {
             self.bind_fault(error, &request.endpoint, &request.options, RequestedBy::Peer)
         })?;

@@ -44,7 +44,7 @@ pub struct Entry {
 impl Entry {
     /// Whose it is, through all sessions.
     pub fn holder(&self) -> Holder {
-        holder_of(self.user)
+        Holder::of_user(self.user)
     }
 
     /// Whether it listens for IPv4 too.
@@ -59,11 +59,6 @@ impl Entry {
             None => *options == ListenOptions::default(),
         }
     }
-}
-
-/// This user, or with `None` the worker.
-pub(super) fn holder_of(user: Option<u32>) -> Holder {
-    user.map_or(Holder::Worker, Holder::User)
 }
 
 /// A listener that is not in the registry yet.

@@ -6,6 +6,7 @@ use portreeve_protocol::{Endpoint, Fault, FaultCode};
 
 use super::entry::Owner;
 use crate::capability::CapabilitySet;
+use crate::holder::Holder;
 
 /// The system call that failed, and its error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -177,13 +178,13 @@ pub(super) fn in_use_at(endpoint: &Endpoint, other: &Endpoint, owner: Owner) -> 
 }
 
 /// The fault of a request for an endpoint that is in use, and where a listener has stopped whose holder may keep a copy.
-pub(super) fn in_use_by_stopped(endpoint: &Endpoint, holder: &str) -> Fault {
+pub(super) fn in_use_by_stopped(endpoint: &Endpoint, holder: Holder) -> Fault {
     let message = format!(
         "cannot listen on {endpoint}: address already in use by another program, or by {holder}, which may keep a copy of the \
          socket of a stopped listener"
     );
     Fault::new(FaultCode::InUse, &message)
-        .subject(holder)
+        .subject(&holder.to_string())
         .remedy("end the process that ss -lntup names or that keeps the socket, or choose another endpoint")
 }
 

@@ -14,6 +14,7 @@ use super::bound_socket::BoundSocket;
 use super::entry::{NewEntry, Owner};
 use super::registry::Registry;
 use super::stop::not_revoked;
+use crate::holder::Holder;
 use crate::sys::unix_file::UnixFile;
 
 /// Why a socket was not imported.
@@ -131,7 +132,7 @@ impl Registry {
                 self.note_not_revoked(&not_revoked(&endpoint, errno));
             }
             if endpoint.inet().is_some() {
-                self.stopped.keep(endpoint.into(), user, socket);
+                self.stopped.keep(endpoint.into(), Holder::of_user(user), socket);
             }
         }
     }

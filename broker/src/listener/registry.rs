@@ -15,13 +15,14 @@ use portreeve_protocol::{Endpoint, Fault, FaultCode};
 
 use super::change_queue::ChangeQueue;
 use super::drain::DrainingEntry;
-use super::entry::{Entry, NewEntry, Owner, holder_of};
+use super::entry::{Entry, NewEntry, Owner};
 use super::fault::{BindError, BindPrivileges, RequestedBy, in_use_by_stopped};
 use super::import::RejectedSocket;
 use super::overlap::{OverlapIndex, Reach};
 use super::revocation::{Enforcement, Revocation};
 use super::stopped_sockets::StoppedSockets;
 use crate::capability::CapabilitySet;
+use crate::holder::Holder;
 use crate::sys::SocketDirectories;
 use crate::sys::unix_file::UnixFile;
 
@@ -167,8 +168,7 @@ impl Registry {
         let misused = self.stopped.misused().map(|stopped| {
             format!(
                 "{} uses a copy of the socket of a stopped listener on {}: it receives nothing; end that process",
-                stopped.holder(),
-                stopped.endpoint
+                stopped.holder, stopped.endpoint
             )
         });
         misused.chain(self.not_revoked.borrow().iter().cloned()).collect()
@@ -214,7 +214,7 @@ impl Registry {
         match other {
             Some((id, _)) => self.in_use_by(endpoint, id),
             None => match stopped().filter(|_| is_in_use) {
-                Some(holder) => in_use_by_stopped(endpoint, &holder),
+                Some(holder) => in_use_by_stopped(endpoint, holder),
                 None => error.fault(endpoint, by, &self.privileges),
             },
         }
@@ -235,7 +235,7 @@ impl Registry {
         let default = ListenOptions::default();
         let options = new.options.as_deref().unwrap_or(&default);
         if let Some(reach) = Reach::bound(&endpoint, options, &new.bound.socket) {
-            self.overlaps.insert(id, reach, holder_of(new.user));
+            self.overlaps.insert(id, reach, Holder::of_user(new.user));
         }
         *self.counts.entry(new.owner).or_default() += 1;
         let entry = Entry {

@@ -37,7 +37,8 @@ impl Registry {
             self.keep_stopped(*entry);
         } else {
             disarm(&entry.bound.socket);
-            self.stopped.note_closed(entry.endpoint, entry.user);
+            let holder = entry.holder();
+            self.stopped.note_closed(entry.endpoint, holder);
         }
         revoked.map(|()| true)
     }
@@ -55,7 +56,8 @@ impl Registry {
     /// Keeps the socket of a revoked listener for a while.
     pub(super) fn keep_stopped(&mut self, entry: Entry) {
         if entry.endpoint.inet().is_some() {
-            self.stopped.keep(entry.endpoint, entry.user, entry.bound.socket);
+            let holder = entry.holder();
+            self.stopped.keep(entry.endpoint, holder, entry.bound.socket);
         }
     }
 

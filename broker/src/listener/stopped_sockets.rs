@@ -4,7 +4,7 @@
 //! again, or clear SO_REUSEADDR, and so keep others from the endpoint. As long as the broker has a copy too, it undoes
 //! that when another listener needs the endpoint.
 //!
-//! Promises: at most [`MAX_KEPT`] sockets, of one user at most [`MAX_OF_USER`]; one that its holder does not misuse is
+//! Promises: at most [`MAX_KEPT`] sockets, of one holder at most [`MAX_OF_HOLDER`]; one that its holder does not misuse is
 //! closed after [`KEEP`].
 
 use std::collections::VecDeque;
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use portreeve_protocol::Endpoint;
 use tokio::sync::Notify;
 
+use crate::holder::Holder;
 use crate::sys::{socket, sockopt};
 
 /// How long a socket is kept whose holder does nothing with it.
@@ -24,15 +25,15 @@ const KEEP_MISUSED: Duration = Duration::from_secs(10);
 /// How long a UDP endpoint is shared with the copy that the former holder may still have.
 const RECENT: Duration = Duration::from_secs(60);
 const MAX_KEPT: usize = 256;
-const MAX_OF_USER: usize = 64;
+const MAX_OF_HOLDER: usize = 64;
 
 /// One of them.
 #[derive(Debug)]
 pub struct StoppedSocket {
     /// Where it listened.
     pub endpoint: Rc<Endpoint>,
-    /// The user who held it; none for the worker.
-    pub user: Option<u32>,
+    /// Who held it and may have a copy.
+    pub holder: Holder,
     /// When its holder was last found to misuse it.
     misused: Option<Instant>,
     socket: OwnedFd,
@@ -43,7 +44,7 @@ pub struct StoppedSocket {
 #[derive(Debug)]
 struct ClosedSocket {
     endpoint: Rc<Endpoint>,
-    user: Option<u32>,
+    holder: Holder,
     since: Instant,
 }
 
@@ -67,16 +68,7 @@ pub(super) fn disarm(socket: &OwnedFd) {
     }
 }
 
-fn holder(user: Option<u32>) -> String {
-    user.map_or_else(|| "the worker".to_owned(), |user| format!("user {user}"))
-}
-
 impl StoppedSocket {
-    /// Who may have a copy.
-    pub fn holder(&self) -> String {
-        holder(self.user)
-    }
-
     /// Whether its holder has made it keep others from the endpoint.
     fn is_misused(&self) -> bool {
         sockopt::is_listening(&self.socket).unwrap_or(false)
@@ -93,15 +85,15 @@ impl StoppedSockets {
     }
 
     /// Keeps the socket of a listener that was just revoked.
-    pub fn keep(&mut self, endpoint: Rc<Endpoint>, user: Option<u32>, socket: OwnedFd) {
-        let of_user = self.sockets.iter().filter(|other| other.user == user).count();
-        if of_user >= MAX_OF_USER {
-            self.close_oldest(|other| other.user == user);
+    pub fn keep(&mut self, endpoint: Rc<Endpoint>, holder: Holder, socket: OwnedFd) {
+        let of_holder = self.sockets.iter().filter(|other| other.holder == holder).count();
+        if of_holder >= MAX_OF_HOLDER {
+            self.close_oldest(|other| other.holder == holder);
         } else if self.sockets.len() >= MAX_KEPT {
             self.close_oldest(|_| true);
         }
         let check_at = Instant::now() + KEEP;
-        let stopped = StoppedSocket { endpoint, user, misused: None, socket, check_at };
+        let stopped = StoppedSocket { endpoint, holder, misused: None, socket, check_at };
         disarm(&stopped.socket);
         self.sockets.push_back(stopped);
         self.added.notify_one();
@@ -112,7 +104,7 @@ impl StoppedSockets {
         let unused = self.sockets.iter().position(|socket| matches(socket) && socket.misused.is_none());
         let oldest = unused.or_else(|| self.sockets.iter().position(matches));
         if let Some(socket) = oldest.and_then(|index| self.sockets.remove(index)) {
-            self.note_closed(socket.endpoint, socket.user);
+            self.note_closed(socket.endpoint, socket.holder);
         }
     }
 
@@ -127,11 +119,11 @@ impl StoppedSockets {
     }
 
     /// Records the former holder of a socket of which the broker keeps no copy.
-    pub fn note_closed(&mut self, endpoint: Rc<Endpoint>, user: Option<u32>) {
+    pub fn note_closed(&mut self, endpoint: Rc<Endpoint>, holder: Holder) {
         if self.closed.len() >= MAX_KEPT {
             self.closed.pop_front();
         }
-        self.closed.push_back(ClosedSocket { endpoint, user, since: Instant::now() });
+        self.closed.push_back(ClosedSocket { endpoint, holder, since: Instant::now() });
     }
 
     /// Whether a listener with this transport and port was stopped and closed a moment ago.
@@ -141,10 +133,10 @@ impl StoppedSockets {
     }
 
     /// The former holder of a stopped listener whose copy of the socket may keep others from this endpoint.
-    pub fn holder_at(&self, endpoint: &Endpoint) -> Option<String> {
+    pub fn holder_at(&self, endpoint: &Endpoint) -> Option<Holder> {
         let kept = self.sockets.iter().find(|socket| same_port(&socket.endpoint, endpoint));
         let closed = || self.closed.iter().rev().find(|closed| same_port(&closed.endpoint, endpoint));
-        kept.map(|socket| holder(socket.user)).or_else(|| closed().map(|closed| holder(closed.user)))
+        kept.map(|socket| socket.holder).or_else(|| closed().map(|closed| closed.holder))
     }
 
     /// When the next socket has to be checked.
@@ -154,7 +146,7 @@ impl StoppedSockets {
 
     /// Checks the sockets that are due: closes those that are not misused any more, and disarms the others. Returns the endpoints and
     /// holders of those that were found to be misused for the first time.
-    pub fn check(&mut self, now: Instant) -> Vec<(Rc<Endpoint>, String)> {
+    pub fn check(&mut self, now: Instant) -> Vec<(Rc<Endpoint>, Holder)> {
         let (mut found, mut closed) = (Vec::new(), Vec::new());
         self.sockets.retain_mut(|socket| {
             if socket.check_at > now {
@@ -163,17 +155,17 @@ impl StoppedSockets {
             if socket.is_misused() {
                 disarm(&socket.socket);
                 if socket.misused.replace(now).is_none() {
-                    found.push((socket.endpoint.clone(), socket.holder()));
+                    found.push((socket.endpoint.clone(), socket.holder));
                 }
             }
             socket.check_at = now + KEEP;
             let is_kept = socket.misused.is_some_and(|last| now < last + KEEP_MISUSED);
             if !is_kept {
-                closed.push((socket.endpoint.clone(), socket.user));
+                closed.push((socket.endpoint.clone(), socket.holder));
             }
             is_kept
         });
-        closed.into_iter().for_each(|(endpoint, user)| self.note_closed(endpoint, user));
+        closed.into_iter().for_each(|(endpoint, holder)| self.note_closed(endpoint, holder));
         found
     }
 

@@ -28,8 +28,6 @@ use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::Duration;
 
-use nix::unistd::Pid;
-
 use self::orphans::Reaper;
 use crate::address;
 use crate::failure::Failure;
@@ -38,7 +36,7 @@ use crate::launcher::{FormerLaunchers, Handle};
 use crate::log;
 use crate::reader::Reader;
 use crate::sd_notify::Notifier;
-use crate::sys::process::PidRange;
+use crate::sys::children::Children;
 use crate::takeover::{Import, NamesAtStart};
 
 /// How long a process that ends by itself may take to exit.
@@ -52,10 +50,8 @@ pub struct Service {
     pub control: Option<UnixListener>,
     /// The launcher and how the worker is started, if one is configured.
     pub worker: Option<(Handle, Supervision)>,
-    /// The process id of the launcher.
-    pub launcher: Option<Pid>,
-    /// All process ids of this host.
-    pub pids: PidRange,
+    /// What finds the processes of the worker if the launcher is lost.
+    pub children: Children,
     /// The launchers of brokers that have ended, whose workers may still run.
     pub former_launchers: FormerLaunchers,
     /// The reader, if reloads are enabled.
@@ -78,8 +74,7 @@ impl Service {
         let mut shutdown = shutdown::Shutdown::new(broker.export.clone())?;
         let hangups = reload::hangups()?;
         let notifier = self.notifier.clone();
-        let mut reaper =
-            Reaper::new(self.reader.as_ref().map(|reader| reader.pid), self.launcher, self.pids)?;
+        let mut reaper = Reaper::new(self.reader.as_ref().map(|reader| reader.pid), self.children)?;
         inject::point("reader.epoll")?;
         let reader = self.reader.map(Reader::into_handle).transpose();
         let reader = reader.map_err(|error| Failure::os("reader", "epoll_ctl", error))?;
@@ -139,7 +134,9 @@ impl Service {
             never = log::retry_loop() => match never {},
             never = reaper.run() => match never {},
         };
-        reaper.log_survivors_of_launcher(result.is_err()).await;
+        if self.worker.is_some_and(|(launcher, _)| launcher.is_lost()) {
+            reaper.log_survivors_of_launcher().await;
+        }
         if let Some(addresses) = &broker.addresses {
             addresses.notify_removal(&addresses.all()).await;
         }

@@ -12,12 +12,11 @@ use tokio::time::{sleep, timeout};
 
 use super::EXIT_TIMEOUT;
 use crate::failure::Failure;
-use crate::sys::process::{self, PidRange};
+use crate::sys::children::Children;
+use crate::sys::process;
 
 /// The pause between two looks at children that are ending.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long a lost launcher may take to end before the processes of the worker are no longer looked for.
-const LAUNCHER_END_TIMEOUT: Duration = Duration::from_millis(300);
 /// How many pauses the task of the reader has to reap it, which then reports how the reader ended.
 const READER_PAUSES: u32 = 50;
 
@@ -26,16 +25,15 @@ pub struct Reaper {
     ended: Signal,
     /// The reader, which its own task reaps.
     reader: Option<Pid>,
-    launcher: Option<Pid>,
-    pids: PidRange,
+    children: Children,
 }
 
 impl Reaper {
     /// Begins to catch SIGCHLD.
-    pub fn new(reader: Option<Pid>, launcher: Option<Pid>, pids: PidRange) -> Result<Self, Failure> {
+    pub fn new(reader: Option<Pid>, children: Children) -> Result<Self, Failure> {
         let ended =
             signal(SignalKind::child()).map_err(|error| Failure::os("signals", "sigaction", error))?;
-        Ok(Self { ended, reader, launcher, pids })
+        Ok(Self { ended, reader, children })
     }
 
     /// Reaps each child that ends.
@@ -60,25 +58,16 @@ impl Reaper {
         }
     }
 
-    /// After the launcher was lost: waits a moment for the processes of the worker to end, and logs those that do not. The
-    /// kernel has killed the worker itself, unless the worker has undone that, and the broker may signal none of them.
-    /// `failed`: the broker ends because of an error, which may be the loss of the launcher.
-    pub async fn log_survivors_of_launcher(&self, failed: bool) {
-        let Some(launcher) = self.launcher else { return };
-        // A launcher that was killed closes its channel before it has ended, and only then are its children those of the broker.
-        let lost = Instant::now() + LAUNCHER_END_TIMEOUT;
-        while process::is_running_child(launcher) {
-            if !failed || Instant::now() >= lost {
-                return;
-            }
-            sleep(PAUSE).await;
-        }
+    /// After the launcher was lost: waits a moment for it and for the processes of the worker to end, and logs those that do
+    /// not. The kernel has killed the worker itself, unless the worker has undone that, and the broker may signal none of
+    /// them. The launcher may still be ending; once it has ended, its children are those of the broker.
+    pub async fn log_survivors_of_launcher(&self) {
         let end = Instant::now() + EXIT_TIMEOUT;
         loop {
             let _ = timeout(PAUSE, self.reap()).await; // the others are reaped in the next round
             let mut survivors = Vec::new();
-            self.pids.for_each_child(|pid| {
-                if pid != launcher && Some(pid) != self.reader && process::is_running_child(pid) {
+            self.children.for_each(|pid| {
+                if Some(pid) != self.reader && process::is_running_child(pid) {
                     survivors.push(pid.as_raw());
                 }
             });

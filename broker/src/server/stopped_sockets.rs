@@ -17,7 +17,7 @@ pub async fn check_loop(broker: Rc<Broker>) {
         let misused = broker.registry.borrow_mut().stopped_sockets().check(Instant::now());
         for (endpoint, holder) in misused {
             tracing::warn!(
-                target: "audit", %endpoint, holder,
+                target: "audit", %endpoint, holder = holder.to_string(),
                 "a peer uses its copy of the socket of a stopped listener; it receives nothing, and others can listen there"
             );
         }

@@ -35,7 +35,7 @@ use crate::server::{
     Broker, LauncherProcess, Parts, Processes, ReloadRequest, Reloading, RestartOnly, Service, Started,
     Supervision,
 };
-use crate::sys::process::PidRange;
+use crate::sys::children::Children;
 use crate::sys::{malloc, process};
 use crate::takeover::{Export, Import, NamesAtStart, import_from_fdstore};
 
@@ -149,7 +149,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     inject::point("status")?;
     let status = ProcStatus::open("self")?;
     let seccomp = status.read()?.seccomp;
-    let pids = PidRange::read();
+    let children = Children::open();
     let worker = match worker {
         Some((scope, command)) => {
             // Processes of a worker whose launcher was killed become children of the broker, which names them.
@@ -164,7 +164,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
                 seccomp,
             };
             let supervision = worker::supervision(scope, command.name.clone());
-            let launcher = launcher::start(confinement, command, worker::orphans(scope, pids))?;
+            let launcher = launcher::start(confinement, command, worker::orphans(scope))?;
             Some((launcher, supervision))
         }
         None => None,
@@ -259,7 +259,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         import,
         fdstore_names,
         in_flight_limit,
-        pids,
+        children,
         former_launchers,
     };
     serve(parts, worker, rest)
@@ -293,7 +293,7 @@ struct Rest {
     import: Option<Import>,
     fdstore_names: NamesAtStart,
     in_flight_limit: Rc<InFlightLimit>,
-    pids: PidRange,
+    children: Children,
     former_launchers: FormerLaunchers,
 }
 
@@ -307,7 +307,6 @@ fn serve(parts: Parts, worker: Option<(Launcher, Supervision)>, rest: Rest) -> R
     let runtime = runtime.map_err(|error| Failure::os("runtime", "epoll_create", error))?;
     let local = Rc::new(tokio::task::LocalSet::new());
     let _entered = runtime.enter();
-    let launcher = worker.as_ref().map(|(launcher, _)| launcher.pid);
     let handle = |(launcher, supervision): (Launcher, Supervision)| {
         let handle = launcher.into_handle(rest.in_flight_limit.clone());
         let handle = handle.map_err(|error| Failure::os("launcher", "epoll_ctl", error))?;
@@ -318,8 +317,7 @@ fn serve(parts: Parts, worker: Option<(Launcher, Supervision)>, rest: Rest) -> R
         broker: Broker::new(parts),
         control: rest.control,
         worker,
-        launcher,
-        pids: rest.pids,
+        children: rest.children,
         former_launchers: rest.former_launchers,
         reader: rest.reader,
         reload_requests: rest.reload_requests,

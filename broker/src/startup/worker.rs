@@ -3,7 +3,6 @@
 use crate::config::Worker;
 use crate::launcher::{Orphans, ProgramName};
 use crate::server::Supervision;
-use crate::sys::process::PidRange;
 
 /// Collects the settings.
 pub fn supervision(worker: &Worker, program: ProgramName) -> Supervision {
@@ -17,6 +16,6 @@ pub fn supervision(worker: &Worker, program: ProgramName) -> Supervision {
 }
 
 /// What the launcher does when the broker ends.
-pub fn orphans(worker: &Worker, pids: PidRange) -> Orphans {
-    Orphans { orphan_timeout: worker.orphan_timeout, stop_timeout: worker.stop_timeout, pids }
+pub fn orphans(worker: &Worker) -> Orphans {
+    Orphans { orphan_timeout: worker.orphan_timeout, stop_timeout: worker.stop_timeout }
 }

@@ -7,6 +7,7 @@ pub mod allowlist;
 pub mod boot_time;
 pub mod bpf;
 pub mod capabilities;
+pub mod children;
 pub mod clock;
 pub mod directory;
 pub mod ebpf;

@@ -28,6 +28,17 @@ pub fn writable(descriptor: impl AsFd, timeout: Duration) -> nix::Result<bool> {
     wait(descriptor, PollFlags::POLLOUT, timeout)
 }
 
+/// Whether the other end of a connected socket is closed.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// Those of poll(2), except EINTR.
+pub fn hung_up(socket: impl AsFd) -> nix::Result<bool> {
+    wait(socket, PollFlags::empty(), Duration::ZERO)
+}
+
 fn wait(descriptor: impl AsFd, events: PollFlags, timeout: Duration) -> nix::Result<bool> {
     let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
     loop {

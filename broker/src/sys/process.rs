@@ -8,11 +8,6 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{ForkResult, Pid, getpgid, getpgrp, getppid};
 
-/// How long no child ends if children do not replace each other all the time.
-const CALM: std::time::Duration = std::time::Duration::from_millis(2);
-/// The highest process id on a 64-bit kernel, whatever kernel.pid_max is: PID_MAX_LIMIT, see proc_sys_kernel(5).
-const HIGHEST_PID: i32 = 1 << 22;
-
 /// The real user id. See getuid(2).
 ///
 /// # Capabilities
@@ -128,51 +123,6 @@ pub fn is_running_child(pid: Pid) -> bool {
 /// Changes nothing and does not block; also for children that do not send SIGCHLD.
 const ANY_ENDED_UNREAPED: WaitPidFlag =
     WaitPidFlag::WEXITED.union(WaitPidFlag::WNOHANG).union(WaitPidFlag::WNOWAIT).union(WaitPidFlag::__WALL);
-
-/// All numbers that process ids can have on this host.
-///
-/// The children of a process cannot be listed inside a chroot or an empty root, and where they can, the kernel may lack
-/// CONFIG_PROC_CHILDREN. But waitid(2) tells a child from any other number, so this asks for each number: 10 ms for the
-/// default kernel.pid_max, 1 s for the largest.
-#[derive(Clone, Copy, Debug)]
-pub struct PidRange {
-    highest: i32,
-}
-
-impl PidRange {
-    /// Reads kernel.pid_max from /proc. The largest possible range if it cannot be read.
-    ///
-    /// # Capabilities
-    /// None.
-    pub fn read() -> Self {
-        let text = std::fs::read_to_string("/proc/sys/kernel/pid_max");
-        let highest = text.ok().and_then(|text| text.trim().parse().ok());
-        Self { highest: highest.filter(|highest| (1..=HIGHEST_PID).contains(highest)).unwrap_or(HIGHEST_PID) }
-    }
-
-    /// Calls `found` for each child that has not been reaped, in the order of their ids, as soon as it is found. A child that
-    /// this process gets meanwhile may be missing. See waitid(2).
-    ///
-    /// # Capabilities
-    /// None.
-    pub fn for_each_child(self, mut found: impl FnMut(Pid)) {
-        let any = search(1..=self.highest, &mut found);
-        // kernel.pid_max may have been raised since it was read. But children that replace each other all the time are not found
-        // because their ids change.
-        let is_calm = || {
-            std::thread::sleep(CALM);
-            ended_child().is_none()
-        };
-        if !any && self.highest < HIGHEST_PID && has_children() && is_calm() {
-            search(self.highest + 1..=HIGHEST_PID, &mut found);
-        }
-    }
-}
-
-fn search(pids: std::ops::RangeInclusive<i32>, found: &mut impl FnMut(Pid)) -> bool {
-    let children = pids.map(Pid::from_raw).filter(|pid| is_child(*pid));
-    children.inspect(|pid| found(*pid)).count() > 0
-}
 
 /// Sends a signal to a process. See kill(2).
 ///

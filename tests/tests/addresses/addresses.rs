@@ -2,13 +2,11 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use portreeve_protocol::address::{AddAddress, Announce, ListAddresses, RemoveAddress};
 use portreeve_protocol::message::Outcome;
 use portreeve_protocol::{FaultCode, List};
-use portreeve_tests::broker::SOCKET;
 use portreeve_tests::peer::one_address;
 use portreeve_tests::{Broker, Peer, eventually, isolated, lan, resources, sample};
 use rustix::process::Signal;
@@ -126,8 +124,7 @@ fn every_invalid_request_gets_its_own_fault_and_changes_nothing() {
         peer.add_address("10.1.1.8", |add| add.epoch = 9).unwrap();
         assert_eq!(peer.renew_address("10.1.1.8").unwrap_err().code, FaultCode::Expired, "epoch 0 after 9");
         assert_eq!(peer.add_address("10.1.1.8", |add| add.epoch = 8).unwrap_err().code, FaultCode::Expired);
-        let mut other = Peer::connect_as(Path::new(SOCKET), 65_534, 65_534).unwrap();
-        other.hello();
+        let mut other = Peer::of_user(65_534, 65_534);
         assert_eq!(other.add_address("10.1.1.8", |add| add.epoch = 9).unwrap_err().code, FaultCode::InUse);
         assert_eq!(other.remove_address("10.1.1.8").unwrap_err().code, FaultCode::NotFound);
         assert_eq!(lan::ip("-o link show"), links);

@@ -1,13 +1,10 @@
 //! Epochs of one peer and the leases of others: whose requests an epoch counts for, and what a peer learns of it.
 
-use std::path::Path;
-
 use portreeve_protocol::address::{
     AddAddress, Announce, Leases, MAX_ADDRESSES, MoveAddress, RemoveAddress, RenewAddress,
 };
 use portreeve_protocol::message::Outcome;
 use portreeve_protocol::{EventCode, Fault, FaultCode, List, Text};
-use portreeve_tests::broker::SOCKET;
 use portreeve_tests::peer::one_address;
 use portreeve_tests::scripted_worker::{ScriptedWorker, WorkerSetup};
 use portreeve_tests::{Broker, Host, Peer, isolated, lan, sample};
@@ -35,12 +32,6 @@ fn configuration(setup: &WorkerSetup) -> String {
         }}"#
     ));
     sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest)
-}
-
-fn user(uid: u32, gid: u32) -> Peer {
-    let mut peer = Peer::connect_as(Path::new(SOCKET), uid, gid).unwrap();
-    peer.hello();
-    peer
 }
 
 fn renew(peer: &mut Peer, address: &str, epoch: u64) -> Vec<Outcome<portreeve_protocol::address::Lease>> {
@@ -88,9 +79,9 @@ fn every_request(peer: &mut Peer, address: &str, epoch: u64) -> Vec<Fault> {
 /// Lets the rival, a stranger, a group peer and the worker send every request with other epochs about the owner's address.
 fn interfere(address: &str, worker: &mut Peer) {
     let mut peers = [
-        ("a user with the same permits", user(RIVAL, RIVAL)),
-        ("a user without a permit", user(STRANGER, STRANGER)),
-        ("a group peer", user(1004, GROUP)),
+        ("a user with the same permits", Peer::of_user(RIVAL, RIVAL)),
+        ("a user without a permit", Peer::of_user(STRANGER, STRANGER)),
+        ("a group peer", Peer::of_user(1004, GROUP)),
     ];
     let peers = peers.iter_mut().map(|(who, peer)| (*who, peer)).chain([("the worker", worker)]);
     for (who, peer) in peers {
@@ -131,15 +122,13 @@ fn no_other_peer_changes_or_learns_the_epoch_of_a_lease() {
     isolated(|host| {
         let (text, setup, mut broker) = start(host);
         let mut worker = greeted(&setup);
-        let mut owner = user(OWNER, OWNER);
+        let mut owner = Peer::of_user(OWNER, OWNER);
         add(&mut owner, "10.1.1.7", 7).unwrap();
         for takeover in [false, true] {
             if takeover {
-                let next = broker.start_successor(host, &text);
-                assert!(broker.wait_for_exit().success());
-                broker = next;
+                broker.replace(host, &text);
                 worker = greeted(&setup);
-                owner = user(OWNER, OWNER);
+                owner = Peer::of_user(OWNER, OWNER);
             }
             interfere("10.1.1.7", &mut worker.1);
             // Root's client does not hold it either; it may remove it, but not with an older epoch.
@@ -161,10 +150,10 @@ fn no_other_peer_changes_or_learns_the_epoch_of_a_lease() {
 
 /// Others request the address after its removal, and have it for a while.
 fn interfere_with_removed(worker: &mut Peer) {
-    let mut stranger = user(STRANGER, STRANGER);
+    let mut stranger = Peer::of_user(STRANGER, STRANGER);
     let faults = every_request(&mut stranger, "10.1.1.7", LAST);
     assert!(faults.iter().all(|fault| !fault.to_string().contains("epoch")), "{faults:?}");
-    for peer in [&mut user(RIVAL, RIVAL), &mut user(1004, GROUP), worker] {
+    for peer in [&mut Peer::of_user(RIVAL, RIVAL), &mut Peer::of_user(1004, GROUP), worker] {
         let answer = renew(peer, "10.1.1.7", 0);
         assert!(
             matches!(&answer[..], [Outcome::Fault(fault)] if fault.code == FaultCode::NotFound),
@@ -181,18 +170,16 @@ fn the_epoch_with_which_root_removes_an_address_counts_for_every_owner() {
     isolated(|host| {
         let (text, setup, mut broker) = start(host);
         let mut worker = greeted(&setup);
-        let mut owner = user(OWNER, OWNER);
+        let mut owner = Peer::of_user(OWNER, OWNER);
         add(&mut owner, "10.1.1.7", 7).unwrap();
         remove(&mut broker.peer(), "10.1.1.7", 9);
         for takeover in [false, true] {
             if takeover {
-                let next = broker.start_successor(host, &text);
-                assert!(broker.wait_for_exit().success());
-                broker = next;
+                broker.replace(host, &text);
                 worker = greeted(&setup);
-                owner = user(OWNER, OWNER);
+                owner = Peer::of_user(OWNER, OWNER);
             }
-            for peer in [&mut owner, &mut worker.1, &mut user(RIVAL, RIVAL)] {
+            for peer in [&mut owner, &mut worker.1, &mut Peer::of_user(RIVAL, RIVAL)] {
                 let fault = add(peer, "10.1.1.7", 8).unwrap_err();
                 assert_eq!((fault.code, &*fault.subject), (FaultCode::Expired, "9"), "{fault}");
             }
@@ -214,7 +201,7 @@ fn a_peer_does_not_learn_the_followers_of_anothers_address() {
             ..AddAddress::default()
         };
         assert_eq!(root.request(&held).unwrap().0.results.len(), 2, "the address and its follower");
-        for mut peer in [user(RIVAL, RIVAL), user(1004, GROUP)] {
+        for mut peer in [Peer::of_user(RIVAL, RIVAL), Peer::of_user(1004, GROUP)] {
             every_request(&mut peer, "10.1.1.8", LAST);
             let fault = peer.remove_address("10.1.1.9").unwrap_err();
             assert_eq!(fault.code, FaultCode::NotFound, "{fault}");
@@ -236,8 +223,9 @@ fn a_removal_by_root_does_not_end_a_lease_that_another_peer_gets_meanwhile() {
     isolated(|host| {
         let (_, setup, broker) = start(host);
         let _worker = greeted(&setup);
-        let (mut owner, mut rival, mut root) = (user(OWNER, OWNER), user(RIVAL, RIVAL), broker.peer());
-        let mut watcher = user(OWNER, OWNER);
+        let (mut owner, mut rival, mut root) =
+            (Peer::of_user(OWNER, OWNER), Peer::of_user(RIVAL, RIVAL), broker.peer());
+        let mut watcher = Peer::of_user(OWNER, OWNER);
         watcher.subscribe(false);
         add(&mut owner, "10.1.1.7", 7).unwrap();
         root.send(&RemoveAddress { addresses: one_address("10.1.1.7"), epoch: 9 });
@@ -260,10 +248,10 @@ fn the_epochs_of_every_holder_survive_a_takeover_in_any_number() {
     isolated(|host| {
         let (text, setup, mut broker) = start(host);
         let mut worker = greeted(&setup);
-        let mut owner = user(OWNER, OWNER);
+        let mut owner = Peer::of_user(OWNER, OWNER);
         add(&mut owner, "10.1.1.7", 7).unwrap();
         remove(&mut owner, "10.1.1.7", 7);
-        let mut rival = user(RIVAL, RIVAL);
+        let mut rival = Peer::of_user(RIVAL, RIVAL);
         // More than one batch of a takeover.
         for block in 0..5_u8 {
             let addresses = (0..=255).map(|last| std::net::IpAddr::from([10, 2, block, last]));
@@ -273,17 +261,18 @@ fn the_epochs_of_every_holder_survive_a_takeover_in_any_number() {
             rival.request(&RemoveAddress { addresses, epoch: 5 }).unwrap();
         }
         for _ in 0..2 {
-            let next = broker.start_successor(host, &text);
-            assert!(broker.wait_for_exit().success());
-            broker = next;
+            broker.replace(host, &text);
             worker = greeted(&setup);
         }
-        let mut rival = user(RIVAL, RIVAL);
+        let mut rival = Peer::of_user(RIVAL, RIVAL);
         for address in ["10.2.0.1", "10.2.2.130", "10.2.4.254"] {
             assert_eq!(add(&mut rival, address, 4).unwrap_err().code, FaultCode::Expired, "{address}");
             add(&mut worker.1, address, 4).unwrap();
         }
-        assert_eq!(add(&mut user(OWNER, OWNER), "10.1.1.7", 6).unwrap_err().code, FaultCode::Expired);
+        assert_eq!(
+            add(&mut Peer::of_user(OWNER, OWNER), "10.1.1.7", 6).unwrap_err().code,
+            FaultCode::Expired
+        );
         add(&mut rival, "10.1.1.7", 6).unwrap();
     });
 }

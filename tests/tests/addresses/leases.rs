@@ -102,8 +102,7 @@ fn a_permanent_lease_needs_a_permit_and_ends_with_its_broker() {
         let denied = peer.add_address("10.1.1.7", |add| add.lease = Some(0)).unwrap_err();
         assert_eq!(denied.code, FaultCode::Denied, "{denied}");
         assert!(denied.remedy.contains("permanent = true"), "{denied}");
-        let mut other = Peer::connect_as(Path::new(SOCKET), 65_534, 65_534).unwrap();
-        other.hello();
+        let mut other = Peer::of_user(65_534, 65_534);
         let denied = other.add_address("10.1.1.70", |add| add.lease = Some(0)).unwrap_err();
         assert_eq!(denied.code, FaultCode::Denied, "its peer scope has another permit: {denied}");
 

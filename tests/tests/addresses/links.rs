@@ -62,8 +62,7 @@ fn a_denied_or_failed_request_leaves_the_interface_unchanged() {
             assert_eq!(fault.code, code, "{interface:?} {mtu}: {fault}");
         }
         let down = |user: u32| {
-            let mut peer = Peer::connect_as(Path::new(SOCKET), user, user).unwrap();
-            peer.hello();
+            let mut peer = Peer::of_user(user, user);
             set(&mut peer, "eth1", Some(false), None).unwrap_err().code
         };
         assert_eq!([down(2), down(65_534)], [FaultCode::Denied, FaultCode::Denied]);

@@ -1,11 +1,9 @@
 //! Removal: the holder of an address first gets a notice, and the reply reports whether the address is removed.
 
 use std::net::TcpStream;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use portreeve_protocol::EventCode;
-use portreeve_tests::broker::SOCKET;
 use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::{Broker, Host, Peer, eventually, isolated, lan, resources, sample};
 use rustix::process::Signal;
@@ -23,9 +21,7 @@ fn start(host: &Host) -> Broker {
 }
 
 fn nobody() -> Peer {
-    let mut peer = Peer::connect_as(Path::new(SOCKET), NOBODY, NOBODY).unwrap();
-    peer.hello();
-    peer
+    Peer::of_user(NOBODY, NOBODY)
 }
 
 /// Removes the peer's address as root, and returns how long that took.

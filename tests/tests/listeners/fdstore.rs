@@ -166,11 +166,7 @@ fn one_user_does_not_fill_the_fdstore_and_static_listeners_come_first() {
         let service = manager.start(&program(host), &config, 16);
         manager.await_notification("READY=1");
         manager.receive_until("the static listener", |manager| manager.fdstore.len() == 1);
-        let user = |uid| {
-            let mut peer = Peer::connect_as(std::path::Path::new(SOCKET), uid, uid).unwrap();
-            peer.hello();
-            peer
-        };
+        let user = |uid| Peer::of_user(uid, uid);
         let (mut greedy, mut modest) = (user(8), user(65534));
         let mut first: Vec<_> =
             (3000..3020).map(|port| greedy.listen(&format!("127.0.0.1:{port}")).unwrap().0).collect();

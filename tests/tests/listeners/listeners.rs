@@ -3,13 +3,11 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::time::Duration;
 
 use portreeve_protocol::FaultCode;
 use portreeve_protocol::List;
 use portreeve_protocol::message::{Listen, ListenMany, ListenOptions, ListenerId, Outcome};
-use portreeve_tests::broker::SOCKET;
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::peer::listen;
 use portreeve_tests::{Broker, Peer, eventually, isolated, resources, sample};
@@ -141,8 +139,7 @@ fn stopping_a_listener_of_another_user_reports_it_as_unknown_and_does_nothing() 
     isolated(|host| {
         let broker = Broker::start(host, &sample::control(ANYWHERE));
         let mut owner = broker.peer();
-        let mut other = Peer::connect_as(Path::new(SOCKET), WORKER, WORKER).unwrap();
-        other.hello();
+        let mut other = Peer::of_user(WORKER, WORKER);
         let (id, listener) = owner.listen("127.0.0.1:25").unwrap();
         assert_eq!(*other.stop(&[id, ListenerId(999)]).unknown, [id, ListenerId(999)]);
         serves(listener, address("127.0.0.1:25"));

@@ -2,7 +2,6 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
 use portreeve_protocol::message::{Listen, ListenOptions, ListenerId};
 use portreeve_protocol::reload::Reload;
@@ -20,9 +19,7 @@ const DAEMON: u32 = 1;
 const BIN: u32 = 2;
 
 fn user(uid: u32) -> Peer {
-    let mut peer = Peer::connect_as(Path::new(SOCKET), uid, uid).unwrap();
-    peer.hello();
-    peer
+    Peer::of_user(uid, uid)
 }
 
 /// A configuration with a worker that the test controls. Peers are allowed what `broker` says; `listeners` are those of the

@@ -4,18 +4,16 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use portreeve_protocol::FaultCode;
 use portreeve_protocol::message::ListenerId;
-use portreeve_tests::broker::SOCKET;
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::kernel::command_denying;
 use portreeve_tests::reload::reload;
 use portreeve_tests::service_manager::ServiceManager;
-use portreeve_tests::{Broker, Peer, binaries, broker, exclusive, isolated, sample};
+use portreeve_tests::{Broker, Peer, binaries, broker, eventually, exclusive, isolated, sample};
 use rustix::net::Shutdown;
 use rustix::process::Signal;
 
@@ -59,9 +57,7 @@ fn revocable(broker: &Broker) -> (Vec<&'static str>, Vec<(&'static str, Preparat
 }
 
 fn connect(user: u32) -> Peer {
-    let mut peer = Peer::connect_as(Path::new(SOCKET), user, user).unwrap();
-    peer.hello();
-    peer
+    Peer::of_user(user, user)
 }
 
 fn set(socket: &OwnedFd, option: i32, value: i32) -> std::io::Result<()> {
@@ -159,6 +155,25 @@ fn is_free_for_the_next_peer(endpoint: &str, kept: &OwnedFd, what: &str) {
     assert!(next.stop(&[id]).unknown.is_empty());
 }
 
+/// Whatever the former holder does now, it gets no service, and the next peer gets the endpoint.
+#[track_caller]
+fn has_lost_its_listener(kept: &OwnedFd, endpoint: &str, what: &str) {
+    misuse(kept);
+    assert!(!is_reached(kept, endpoint), "{endpoint} after {what}");
+    is_free_for_the_next_peer(endpoint, kept, what);
+}
+
+/// Sockets of listeners at these endpoints, after a preparation.
+fn listen_at(holder: &mut Peer, endpoints: &[&str], prepare: Preparation) -> Vec<OwnedFd> {
+    let sockets: Vec<_> = endpoints.iter().map(|endpoint| holder.listen(endpoint).unwrap().1).collect();
+    sockets.iter().for_each(prepare);
+    sockets
+}
+
+fn await_no_listener(broker: &Broker) {
+    eventually("the end of the listeners", || (broker.peer().status().listeners_held == 0).then_some(()));
+}
+
 #[test]
 fn a_holder_cannot_remove_or_replace_the_filter_of_its_listener() {
     isolated(|host| {
@@ -223,12 +238,8 @@ fn nothing_that_a_holder_does_keeps_its_listener_after_its_session() {
                 let (_, socket) = holder.listen(endpoint).unwrap();
                 prepare(&socket);
                 drop(holder);
-                portreeve_tests::eventually("the end of the listener", || {
-                    (broker.peer().status().listeners_held == 0).then_some(())
-                });
-                misuse(&socket);
-                assert!(!is_reached(&socket, endpoint), "{endpoint} after {what}");
-                is_free_for_the_next_peer(endpoint, &socket, what);
+                await_no_listener(&broker);
+                has_lost_its_listener(&socket, endpoint, what);
             }
         }
     });
@@ -245,9 +256,7 @@ fn nothing_that_a_holder_does_keeps_its_listener_after_root_stops_it() {
                 let (id, socket) = holder.listen(endpoint).unwrap();
                 prepare(&socket);
                 broker.peer().stop(&[id]);
-                misuse(&socket);
-                assert!(!is_reached(&socket, endpoint), "{endpoint} after {what}");
-                is_free_for_the_next_peer(endpoint, &socket, what);
+                has_lost_its_listener(&socket, endpoint, what);
             }
         }
     });
@@ -265,9 +274,7 @@ fn nothing_that_a_holder_does_keeps_its_listener_after_a_reload() {
         }
         for (what, prepare) in preparations {
             let mut holder = connect(WORKER);
-            let sockets: Vec<_> =
-                endpoints.iter().map(|endpoint| holder.listen(endpoint).unwrap().1).collect();
-            sockets.iter().for_each(prepare);
+            let sockets = listen_at(&mut holder, &endpoints, prepare);
             reload(host, &broker, &narrowed());
             // At once, and while the holder could still accept connections that wait in its queue.
             for (endpoint, socket) in endpoints.iter().zip(&sockets) {
@@ -276,7 +283,7 @@ fn nothing_that_a_holder_does_keeps_its_listener_after_a_reload() {
                 // Without any filter, connections still arrive while the holder may accept those in its queue.
                 let is_reached = || is_reached(socket, endpoint);
                 assert!(!at_once || !is_reached(), "{endpoint} after {what}");
-                portreeve_tests::eventually("the end of service", || (!is_reached()).then_some(()));
+                eventually("the end of service", || (!is_reached()).then_some(()));
             }
             reload(host, &broker, &config(ANYWHERE));
         }
@@ -290,18 +297,12 @@ fn nothing_that_a_holder_does_keeps_its_listener_after_a_takeover() {
         let (endpoints, preparations) = revocable(&broker);
         for (what, prepare) in preparations {
             let mut holder = connect(WORKER);
-            let sockets: Vec<_> =
-                endpoints.iter().map(|endpoint| holder.listen(endpoint).unwrap().1).collect();
-            sockets.iter().for_each(prepare);
+            let sockets = listen_at(&mut holder, &endpoints, prepare);
             broker = broker.start_successor(host, &narrowed());
             drop(holder);
-            portreeve_tests::eventually("the end of the listeners", || {
-                (broker.peer().status().listeners_held == 0).then_some(())
-            });
+            await_no_listener(&broker);
             for (endpoint, socket) in endpoints.iter().zip(&sockets) {
-                misuse(socket);
-                assert!(!is_reached(socket, endpoint), "{endpoint} after {what}");
-                is_free_for_the_next_peer(endpoint, socket, what);
+                has_lost_its_listener(socket, endpoint, what);
             }
             broker = broker.start_successor(host, &config(ANYWHERE));
         }
@@ -321,9 +322,7 @@ fn listeners_that_were_taken_over_can_be_revoked() {
             let (id, _) = holder.listen(endpoint).unwrap();
             assert!(is_reached(socket, endpoint), "{endpoint}");
             third.peer().stop(&[id]);
-            misuse(socket);
-            assert!(!is_reached(socket, endpoint), "{endpoint}");
-            is_free_for_the_next_peer(endpoint, socket, "two takeovers");
+            has_lost_its_listener(socket, endpoint, "two takeovers");
         }
         assert!(third.peer().status().warnings.iter().all(|warning| !warning.contains("revoke")));
     });
@@ -369,9 +368,7 @@ fn listeners_of_the_descriptor_store_can_be_revoked() {
             let (id, _) = holder.listen(endpoint).unwrap();
             assert!(is_reached(socket, endpoint));
             connect(0).stop(&[id]);
-            misuse(socket);
-            assert!(!is_reached(socket, endpoint));
-            is_free_for_the_next_peer(endpoint, socket, "a restart");
+            has_lost_its_listener(socket, endpoint, "a restart");
         }
     });
 }
@@ -476,9 +473,7 @@ fn without_an_allowlist_a_listener_that_cannot_be_revoked_leaves_the_registry_an
             let named =
                 status.warnings.iter().any(|warning| warning.contains("127.0.0.1:53/udp has stopped"));
             assert!(named || not_revoked.is_empty(), "{what}");
-            misuse(&tcp.1);
-            assert!(!is_reached(&tcp.1, "127.0.0.1:25"), "{what}");
-            is_free_for_the_next_peer("127.0.0.1:25", &tcp.1, what);
+            has_lost_its_listener(&tcp.1, "127.0.0.1:25", what);
             drop(udp);
         }
         broker.log.wait_for(&["cannot revoke", "127.0.0.1:53/udp"]);

@@ -130,9 +130,7 @@ fn a_program_adopts_its_listeners_after_every_takeover_and_refuses_no_client() {
             let id = eventually("the listener", || Some(broker.peer().status().listeners.first()?.id));
             let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| load.run_client())).collect();
             for _ in 0..3 {
-                let next = broker.start_successor(host, &text);
-                assert!(broker.wait_for_exit().success());
-                broker = next;
+                broker.replace(host, &text);
                 eventually("the adoption", || {
                     let rows = broker.peer().status().listeners;
                     (rows.len() == 1 && rows[0].id == id && !rows[0].retained).then_some(())
@@ -206,9 +204,7 @@ fn a_lease_survives_a_takeover_and_a_killed_broker_or_reports_its_loss() {
                 })
             });
             held.recv_timeout(TIMEOUT).unwrap();
-            let next = broker.start_successor(host, &text);
-            assert!(broker.wait_for_exit().success());
-            broker = next;
+            broker.replace(host, &text);
             await_session(&broker);
             assert!(lan::show_address("10.1.1.7").is_some());
             // A starting broker removes the addresses of a killed one, so the holder must add its address again.

@@ -130,8 +130,7 @@ fn only_an_allowed_peer_can_reload() {
     isolated(|host| {
         let text = sample::control(r#"( "127.0.0.1:2525" )"#);
         let broker = Broker::start(host, &text);
-        let mut nobody = Peer::connect_as(broker::SOCKET.as_ref(), 65534, 65534).unwrap();
-        nobody.hello();
+        let mut nobody = Peer::of_user(65534, 65534);
         assert_eq!(reload(&mut nobody).unwrap_err().code, FaultCode::Denied);
         broker::config(host, &text.replace("peer nobody { allow = (", "peer nobody { allow = ( reload"));
         reload(&mut broker.peer()).unwrap();

@@ -248,12 +248,6 @@ fn naming(accounts: &[&str]) -> String {
     sample::control(r#"( "127.0.0.1:2000-2100" )"#) + &format!("broker {{ {scopes} }}")
 }
 
-fn peer_as(uid: u32, gid: u32) -> Peer {
-    let mut peer = Peer::connect_as(std::path::Path::new(broker::SOCKET), uid, gid).unwrap();
-    peer.hello();
-    peer
-}
-
 /// Whether the broker allows a user nothing, not even a session.
 fn is_nobody(uid: u32) -> bool {
     let mut peer = Peer::connect_as(std::path::Path::new(broker::SOCKET), uid, uid).unwrap();
@@ -269,7 +263,12 @@ fn a_deleted_account_loses_its_permit_and_its_listeners_at_a_reload() {
         host.add_group("mailers", 1003);
         let text = naming(&["alice", "bob", "@mailers", "1004"]);
         let broker = Broker::start(host, &text);
-        let mut peers = [peer_as(1001, 1001), peer_as(1002, 1002), peer_as(65533, 1003), peer_as(1004, 1004)];
+        let mut peers = [
+            Peer::of_user(1001, 1001),
+            Peer::of_user(1002, 1002),
+            Peer::of_user(65533, 1003),
+            Peer::of_user(1004, 1004),
+        ];
         let sockets: Vec<OwnedFd> = (2001..)
             .zip(&mut peers)
             .map(|(port, peer)| peer.listen(&format!("127.0.0.1:{port}")).unwrap().1)
@@ -300,7 +299,7 @@ fn a_deleted_account_loses_its_permit_and_its_listeners_at_a_reload() {
         host.add_user("alice", 1005);
         reload(host, &broker, &text);
         assert!(is_nobody(1001));
-        peer_as(1005, 1005).listen("127.0.0.1:2015").unwrap();
+        Peer::of_user(1005, 1005).listen("127.0.0.1:2015").unwrap();
         drop(sockets);
     });
 }
@@ -321,7 +320,7 @@ fn an_unreadable_file_of_accounts_deletes_no_account() {
         host.add_user("alice", 1001);
         let text = naming(&["alice"]);
         let broker = Broker::start(host, &text);
-        let mut alice = peer_as(1001, 1001);
+        let mut alice = Peer::of_user(1001, 1001);
         let (_, socket) = alice.listen("127.0.0.1:2001").unwrap();
         // The reader has no capability that overrides the mode.
         std::os::unix::fs::chown("/etc/passwd", Some(1001), Some(1001)).unwrap();

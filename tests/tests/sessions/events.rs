@@ -2,7 +2,6 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use portreeve_protocol::address::{AddAddress, RemoveAddress};
@@ -29,9 +28,7 @@ fn configuration(host: &Host) -> Broker {
 }
 
 fn user(number: u32) -> Peer {
-    let mut peer = Peer::connect_as(Path::new(SOCKET), number, number).unwrap();
-    peer.hello();
-    peer
+    Peer::of_user(number, number)
 }
 
 fn words(events: &[Event]) -> Vec<String> {

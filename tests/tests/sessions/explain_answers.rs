@@ -27,9 +27,7 @@ fn explain_agrees_with_the_broker() {
         let broker = Broker::start(host, &text);
         let (_scripted, mut worker) = setup.accept();
         worker.hello();
-        let socket = Path::new(broker::SOCKET);
-        let mut nobody = Peer::connect_as(socket, WORKER, WORKER).unwrap();
-        nobody.hello();
+        let mut nobody = Peer::of_user(WORKER, WORKER);
         let mut root = broker.peer();
         let mut answers = [0, 0];
         for endpoint in [

@@ -136,12 +136,6 @@ struct Attacker<'p> {
     peer: &'p mut Peer,
 }
 
-fn user(uid: u32, gid: u32) -> Peer {
-    let mut peer = Peer::connect_as(Path::new(SOCKET), uid, gid).unwrap();
-    peer.hello();
-    peer
-}
-
 fn add(peer: &mut Peer, address: &str, epoch: u64) -> Result<(), Fault> {
     peer.add_address(address, |add| (add.lease, add.epoch) = (Some(LEASE), epoch)).map(drop)
 }
@@ -577,10 +571,10 @@ fn sockets() -> String {
 /// The sessions of the attackers that connect to the control socket.
 fn attackers() -> [(&'static str, Owner, bool, Peer); 4] {
     [
-        ("a user with the same permits", Owner::User(RIVAL), true, user(RIVAL, RIVAL)),
-        ("a user without these permits", Owner::User(STRANGER), false, user(STRANGER, STRANGER)),
-        ("a peer by its group", Owner::User(MEMBER), true, user(MEMBER, GROUP)),
-        ("root", ROOT, true, user(0, 0)),
+        ("a user with the same permits", Owner::User(RIVAL), true, Peer::of_user(RIVAL, RIVAL)),
+        ("a user without these permits", Owner::User(STRANGER), false, Peer::of_user(STRANGER, STRANGER)),
+        ("a peer by its group", Owner::User(MEMBER), true, Peer::of_user(MEMBER, GROUP)),
+        ("root", ROOT, true, Peer::of_user(0, 0)),
     ]
 }
 
@@ -626,8 +620,18 @@ fn no_operation_of_a_peer_changes_the_state_of_another() {
         let mut objects = Objects::default();
         let began = Instant::now();
         let mut victims = [
-            Victim::new(Owner::User(VICTIM), user(VICTIM, VICTIM), Some(user(VICTIM, VICTIM)), &mut objects),
-            Victim::new(Owner::User(MEMBER), user(MEMBER, GROUP), Some(user(MEMBER, GROUP)), &mut objects),
+            Victim::new(
+                Owner::User(VICTIM),
+                Peer::of_user(VICTIM, VICTIM),
+                Some(Peer::of_user(VICTIM, VICTIM)),
+                &mut objects,
+            ),
+            Victim::new(
+                Owner::User(MEMBER),
+                Peer::of_user(MEMBER, GROUP),
+                Some(Peer::of_user(MEMBER, GROUP)),
+                &mut objects,
+            ),
             Victim::new(ROOT, broker.peer(), Some(broker.peer()), &mut objects),
             Victim::new(Owner::Worker, worker, None, &mut objects),
         ];
@@ -661,8 +665,8 @@ fn no_operation_of_a_peer_changes_the_state_of_another_after_a_takeover() {
         let mut objects = Objects::default();
         let began = Instant::now();
         let victims = [
-            Victim::new(Owner::User(VICTIM), user(VICTIM, VICTIM), None, &mut objects),
-            Victim::new(Owner::User(MEMBER), user(MEMBER, GROUP), None, &mut objects),
+            Victim::new(Owner::User(VICTIM), Peer::of_user(VICTIM, VICTIM), None, &mut objects),
+            Victim::new(Owner::User(MEMBER), Peer::of_user(MEMBER, GROUP), None, &mut objects),
             Victim::new(ROOT, broker.peer(), None, &mut objects),
             Victim::new(Owner::Worker, worker, None, &mut objects),
         ];
@@ -675,8 +679,8 @@ fn no_operation_of_a_peer_changes_the_state_of_another_after_a_takeover() {
         attack("after a takeover", &next, &mut worker, &objects, &mut [], began);
         let mut again = Objects::default();
         let mut victims = [
-            Victim::new(Owner::User(VICTIM), user(VICTIM, VICTIM), None, &mut again),
-            Victim::new(Owner::User(MEMBER), user(MEMBER, GROUP), None, &mut again),
+            Victim::new(Owner::User(VICTIM), Peer::of_user(VICTIM, VICTIM), None, &mut again),
+            Victim::new(Owner::User(MEMBER), Peer::of_user(MEMBER, GROUP), None, &mut again),
             Victim::new(ROOT, next.peer(), None, &mut again),
             Victim::new(Owner::Worker, worker, None, &mut again),
         ];

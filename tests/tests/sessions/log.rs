@@ -4,7 +4,6 @@ use std::io::{PipeReader, Read as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -15,7 +14,7 @@ use portreeve_protocol::message::{Hello, ListenerId};
 use portreeve_protocol::metrics::MetricsRequest;
 use portreeve_protocol::printable::is_printable;
 use portreeve_protocol::{FaultCode, Text};
-use portreeve_tests::broker::{self, SOCKET, config};
+use portreeve_tests::broker::{self, config};
 use portreeve_tests::{Broker, Host, Peer, eventually, flood, isolated, sample};
 use serde_json::Value;
 
@@ -46,9 +45,7 @@ fn say_much(peer: &mut Peer) {
 
 /// A session of a user who is not root.
 fn user(uid: u32) -> Peer {
-    let mut peer = Peer::connect_as(Path::new(SOCKET), uid, uid).unwrap();
-    peer.hello();
-    peer
+    Peer::of_user(uid, uid)
 }
 
 /// Reads lines from a pipe, pausing after each page.

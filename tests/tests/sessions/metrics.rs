@@ -115,11 +115,7 @@ fn leases_are_counted_with_their_remaining_time() {
 fn metrics_need_permission() {
     isolated(|host| {
         let broker = start(host, "peer 7 { allow = ( metrics ) }");
-        let other = |id| {
-            let mut peer = Peer::connect_as(Path::new(SOCKET), id, id).unwrap();
-            peer.hello();
-            peer
-        };
+        let other = |id| Peer::of_user(id, id);
         metrics(&mut other(7));
         assert_eq!(other(WORKER).request(&MetricsRequest {}).unwrap_err().code, FaultCode::Denied);
         assert_eq!(of(&metrics(&mut broker.peer()), "metrics").denied, 1);

@@ -65,8 +65,7 @@ fn each_peer_reads_its_own_rules_and_its_floating_addresses() {
         assert_eq!(moving[0], "10.1.1.7 out mx2 None eth1/32");
         assert!(moving[1].starts_with("10.1.1.8 ") && moving[1].contains("Some(10.1.1.7)"), "{moving:?}");
 
-        let mut nobody = Peer::connect_as(Path::new(SOCKET), 65_534, 65_534).unwrap();
-        nobody.hello();
+        let mut nobody = Peer::of_user(65_534, 65_534);
         let own = read_policy(&mut nobody);
         let texts: Vec<String> = own.rules.iter().map(|rule| rule.text.to_string()).collect();
         assert_eq!(
@@ -75,8 +74,7 @@ fn each_peer_reads_its_own_rules_and_its_floating_addresses() {
         );
         assert!(own.topology.is_empty() && own.floating.is_empty(), "{own:?}");
 
-        let mut other = Peer::connect_as(Path::new(SOCKET), 2, 2).unwrap();
-        other.hello();
+        let mut other = Peer::of_user(2, 2);
         assert_eq!(other.request(&PolicyRequest::default()).unwrap_err().code, FaultCode::Denied);
     });
 }

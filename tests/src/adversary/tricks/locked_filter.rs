@@ -1,10 +1,10 @@
 //! A holder locks the filter of its copy, so that nobody can make the socket drop its packets, and stops the listener.
 
 use crate::adversary::socket_option::{accept_every_packet, detach_filter, lock_filter};
-use crate::adversary::{Attacker, Trick, session};
+use crate::adversary::{Attacker, Trick};
 use crate::peer::listen;
 
-use super::stopped_copy::{Copies, check_stopped};
+use super::stopped_copy::{Copies, check_stopped, stop};
 
 /// See the module.
 pub struct LockedFilter;
@@ -24,18 +24,7 @@ impl Trick for LockedFilter {
                 _ => {}
             }
             let _ = lock_filter(&copy);
-            match session.stop(id) {
-                Ok(()) => {
-                    check_stopped(attacker, &copy, &endpoint);
-                    attacker.release(&endpoint);
-                    open = Some(session);
-                }
-                Err(session::Failure::Fault(fault)) => {
-                    attacker.harm(format_args!("the broker did not stop {endpoint}: {fault}"));
-                }
-                // The broker has ended, or holds this peer back.
-                Err(session::Failure::Lost(_)) => {}
-            }
+            open = stop(attacker, session, id, &endpoint, || check_stopped(attacker, &copy, &endpoint));
             copies.keep(copy);
         }
     }

@@ -5,10 +5,12 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
+use portreeve_protocol::message::ListenerId;
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::adversary::session::{Failure, Session};
 use crate::adversary::socket_option::{disconnect, lock_filter, set_number};
-use crate::adversary::{Attacker, Trick, session};
+use crate::adversary::{Attacker, Trick};
 use crate::broker::timespec;
 use crate::peer::listen;
 
@@ -66,6 +68,29 @@ pub fn check_stopped(attacker: &Attacker<'_>, copy: &OwnedFd, endpoint: &str) {
     }
 }
 
+/// Stops a listener, and releases its endpoint after the check. Returns the session, unless it is to be replaced.
+pub fn stop(
+    attacker: &Attacker<'_>,
+    mut session: Session,
+    id: ListenerId,
+    endpoint: &str,
+    check: impl FnOnce(),
+) -> Option<Session> {
+    match session.stop(id) {
+        Ok(()) => {
+            check();
+            attacker.release(endpoint);
+            return Some(session);
+        }
+        Err(Failure::Fault(fault)) => {
+            attacker.harm(format_args!("the broker did not stop {endpoint}: {fault}"));
+        }
+        // The broker has ended, or holds this peer back.
+        Err(Failure::Lost(_)) => {}
+    }
+    None
+}
+
 /// Stops its listener, then makes the copy listen again and again.
 pub struct ListensAgain;
 
@@ -81,18 +106,10 @@ impl Trick for ListensAgain {
                 // The broker may find a socket that does not listen any longer.
                 let _ = rustix::net::shutdown(&copy, rustix::net::Shutdown::Both);
             }
-            match session.stop(id) {
-                Ok(()) => {
-                    let _ = disconnect(&copy); // not every socket can be disconnected
-                    check_stopped(attacker, &copy, &endpoint);
-                    attacker.release(&endpoint);
-                    open = Some(session);
-                }
-                Err(session::Failure::Fault(fault)) => {
-                    attacker.harm(format_args!("the broker did not stop {endpoint}: {fault}"));
-                }
-                Err(session::Failure::Lost(_)) => {}
-            }
+            open = stop(attacker, session, id, &endpoint, || {
+                let _ = disconnect(&copy); // not every socket can be disconnected
+                check_stopped(attacker, &copy, &endpoint);
+            });
             copies.keep(copy);
         }
     }
