@@ -31,6 +31,11 @@ impl Children {
         Self { list }
     }
 
+    /// Finds children as without the list.
+    pub fn without_list() -> Self {
+        Self { list: None }
+    }
+
     /// Calls `found` for each child that has not been reaped, as soon as it is found. One that this process gets meanwhile,
     /// or that follows one that ends meanwhile, may be missing.
     ///
@@ -65,46 +70,5 @@ fn read(list: &File, found: &mut impl FnMut(i32)) -> bool {
             }
         }
         offset += bytes.len() as u64;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::process::{Child, Command};
-
-    use super::*;
-
-    /// The children of this test's thread.
-    fn start(count: usize) -> Vec<Child> {
-        (0..count).map(|_| Command::new("sleep").arg("60").spawn().unwrap()).collect()
-    }
-
-    fn found(children: &Children) -> Vec<u32> {
-        let mut pids = Vec::new();
-        children.for_each(|pid| pids.push(pid.as_raw().cast_unsigned()));
-        pids.sort_unstable();
-        pids
-    }
-
-    #[test]
-    fn children_are_found_by_the_list_and_without_it() {
-        let mut started = start(700);
-        let listed = Children::open();
-        assert!(listed.list.is_some());
-        // Of other tests, which may run in this process, only the search tells.
-        let mut pids: Vec<u32> = started.iter().map(Child::id).collect();
-        pids.sort_unstable();
-        assert_eq!(found(&listed), pids);
-        let searched = found(&Children { list: None });
-        assert!(pids.iter().all(|pid| searched.contains(pid)));
-        for child in &mut started {
-            child.kill().unwrap();
-        }
-        // They are children until they are reaped.
-        assert_eq!(found(&listed), pids);
-        for child in &mut started {
-            child.wait().unwrap();
-        }
-        assert_eq!(found(&listed), [0; 0]);
     }
 }

@@ -373,19 +373,22 @@ impl OtherClient {
     }
 }
 
+/// How long `status` may take: it sends a request for each page of ten thousand addresses, and each one waits its turn.
+const PATIENCE_WITH_STATUS: Duration = Duration::from_secs(30);
+
 /// Runs the command line of root, and measures its ping. Its status lists what others hold, so it takes longer if they hold
 /// more; it must answer in time.
 pub fn root_commands(client: &Path, control: &Path, latencies: &mut Latencies) -> Checked {
-    latencies.measure("root: ping", || run_in_time(client, control, &["ping", "-c", "1"]))?;
-    run_in_time(client, control, &["status"])
+    latencies.measure("root: ping", || run_in_time(client, control, &["ping", "-c", "1"], PATIENCE))?;
+    run_in_time(client, control, &["status"], PATIENCE_WITH_STATUS)
 }
 
-fn run_in_time(client: &Path, control: &Path, arguments: &[&str]) -> Checked {
+fn run_in_time(client: &Path, control: &Path, arguments: &[&str], patience: Duration) -> Checked {
     let mut command = Command::new(client);
     command.arg("--socket").arg(control).args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| error.to_string())?;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience;
     while Instant::now() < end {
         match child.try_wait().map_err(|error| error.to_string())? {
             None => std::thread::sleep(Duration::from_millis(1)),
@@ -401,7 +404,7 @@ fn run_in_time(client: &Path, control: &Path, arguments: &[&str]) -> Checked {
     }
     let _ = child.kill(); // it may have ended meanwhile
     let _ = child.wait();
-    Err(format!("root's {} did not end after {PATIENCE:?}", arguments[0]))
+    Err(format!("root's {} did not end after {patience:?}", arguments[0]))
 }
 
 /// The resident memory of a process in kB.
