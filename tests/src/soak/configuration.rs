@@ -66,6 +66,7 @@ impl Configuration {
                 command = ( /run/host/bin/smtp_worker "--listen" "127.0.0.1:25" )
                 stable_after = 0
                 stop_timeout = 5
+                orphan_timeout = 600
             }}
             ESMTP_Listener {{ Listen "127.0.0.1:26" {{}} {listener} }}
             cluster {{ topology "10.3.0.0/16" {{ interface = eth1 }} }}
