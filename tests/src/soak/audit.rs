@@ -263,8 +263,9 @@ impl<'a> Auditor<'a> {
         for (kind, count) in kernel_state::sockets() {
             if count > start.sockets[kind] {
                 problems.push(format!(
-                    "there are {count} {kind} sockets, and were {} at the start",
-                    start.sockets[kind]
+                    "there are {count} {kind} sockets, and were {} at the start: {:?}",
+                    start.sockets[kind],
+                    kernel_state::list_sockets(kind)
                 ));
             }
         }

@@ -26,12 +26,15 @@ const TIME_WAIT: &str = "06";
 
 /// The number of sockets of each kind, except those in TIME_WAIT.
 pub fn sockets() -> BTreeMap<&'static str, usize> {
-    let count = |(table, state): &(&'static str, Option<usize>)| {
-        let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
-        let live = |line: &&str| state.is_none_or(|at| line.split_whitespace().nth(at) != Some(TIME_WAIT));
-        (*table, text.lines().skip(1).filter(live).count())
-    };
-    SOCKETS.iter().map(count).collect()
+    SOCKETS.iter().map(|(table, _)| (*table, list_sockets(table).len())).collect()
+}
+
+/// The sockets of one kind, except those in TIME_WAIT, as the kernel lists them.
+pub fn list_sockets(kind: &str) -> Vec<String> {
+    let text = fs::read_to_string(format!("/proc/net/{kind}")).unwrap_or_default();
+    let state = SOCKETS.iter().find(|(table, _)| *table == kind).and_then(|(_, state)| *state);
+    let live = |line: &&str| state.is_none_or(|at| line.split_whitespace().nth(at) != Some(TIME_WAIT));
+    text.lines().skip(1).filter(live).map(str::to_owned).collect()
 }
 
 /// The addresses of [`lan::INTERFACE`] other than the host's own.
