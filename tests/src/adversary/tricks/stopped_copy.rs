@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
+use portreeve_protocol::FaultCode;
 use portreeve_protocol::message::ListenerId;
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -82,11 +83,11 @@ pub fn stop(
             attacker.release(endpoint);
             return Some(session);
         }
-        Err(Failure::Fault(fault)) => {
+        Err(Failure::Fault(fault)) if fault.code != FaultCode::Busy => {
             attacker.harm(format_args!("the broker did not stop {endpoint}: {fault}"));
         }
-        // The broker has ended, or holds this peer back.
-        Err(Failure::Lost(_)) => {}
+        // The broker has ended, holds this peer back, or is being replaced: the session is over.
+        Err(_) => {}
     }
     None
 }
