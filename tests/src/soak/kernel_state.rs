@@ -11,29 +11,33 @@ use crate::lan;
 use crate::namespaces::run;
 use crate::resources::Descriptors;
 
-/// The socket tables in /proc/net, and the column of the state where a table has one.
+/// The socket tables in /proc/net, and the column of the timer where a table has one.
 const SOCKETS: [(&str, Option<usize>); 7] = [
-    ("tcp", Some(3)),
-    ("tcp6", Some(3)),
+    ("tcp", Some(5)),
+    ("tcp6", Some(5)),
     ("udp", None),
     ("udp6", None),
     ("unix", None),
     ("packet", None),
     ("netlink", None),
 ];
-/// The state TCP_TIME_WAIT, in which a connection outlives both of its ends.
-const TIME_WAIT: &str = "06";
+/// The timer of a connection that outlives its socket, in the state TIME_WAIT or FIN_WAIT2. See proc_net_tcp of the kernel's
+/// documentation.
+const TIME_WAIT: &str = "03:";
 
-/// The number of sockets of each kind, except those in TIME_WAIT.
+/// The number of sockets of each kind, without connections that outlive theirs.
 pub fn sockets() -> BTreeMap<&'static str, usize> {
     SOCKETS.iter().map(|(table, _)| (*table, list_sockets(table).len())).collect()
 }
 
-/// The sockets of one kind, except those in TIME_WAIT, as the kernel lists them.
+/// The sockets of one kind, without connections that outlive theirs, as the kernel lists them.
 pub fn list_sockets(kind: &str) -> Vec<String> {
     let text = fs::read_to_string(format!("/proc/net/{kind}")).unwrap_or_default();
-    let state = SOCKETS.iter().find(|(table, _)| *table == kind).and_then(|(_, state)| *state);
-    let live = |line: &&str| state.is_none_or(|at| line.split_whitespace().nth(at) != Some(TIME_WAIT));
+    let timer = SOCKETS.iter().find(|(table, _)| *table == kind).and_then(|(_, timer)| *timer);
+    let live = |line: &&str| {
+        let timer = timer.and_then(|at| line.split_whitespace().nth(at));
+        timer.is_none_or(|timer| !timer.starts_with(TIME_WAIT))
+    };
     text.lines().skip(1).filter(live).map(str::to_owned).collect()
 }
 
