@@ -13,6 +13,7 @@ use portreeve_protocol::message::{Operation, Outcome};
 use portreeve_protocol::{Fault, FaultCode, List};
 
 use super::actor::Actor;
+use super::disruption::Mark;
 use super::model::{AddressRecord, Model};
 use super::session::{Session, SessionLost};
 use crate::random::Random;
@@ -118,7 +119,7 @@ impl AddressPeer {
                 model.addresses().insert(*address, known)
             })
             .collect();
-        let requested_at = Instant::now();
+        let (requested_at, undisturbed) = (Instant::now(), model.broker_down.mark());
         let answer = session.request(model, request);
         let longest = Instant::now() + Duration::from_secs(MAX_LEASE);
         let results = match answer {
@@ -134,7 +135,9 @@ impl AddressPeer {
         };
         for ((address, before), result) in addresses.iter().zip(before).zip(results) {
             match result {
-                Outcome::Done(lease) => record_granted(model, session, requested_at, *address, &lease),
+                Outcome::Done(lease) => {
+                    record_granted(model, session, (requested_at, undisturbed), *address, &lease);
+                }
                 Outcome::Fault(fault) => record_refused(model, session, *address, before, &fault),
             }
         }
@@ -211,9 +214,14 @@ fn is_local(address: IpAddr) -> bool {
 }
 
 /// Records a granted lease, which began between the request and the receipt of the reply.
-fn record_granted(model: &Model, session: &Session, requested_at: Instant, address: IpAddr, lease: &Lease) {
+fn record_granted(
+    model: &Model,
+    session: &Session,
+    (requested_at, undisturbed): (Instant, Mark),
+    address: IpAddr,
+    lease: &Lease,
+) {
     let remaining = Duration::from_millis(lease.remaining_ms);
-    let before = model.broker_down.mark();
     let known = AddressRecord {
         holder: session.name.clone(),
         latest_end: Some(Instant::now() + remaining),
@@ -221,8 +229,8 @@ fn record_granted(model: &Model, session: &Session, requested_at: Instant, addre
     };
     model.addresses().insert(address, known);
     let local = is_local(address);
-    // The address may be absent if the lease or the broker has ended meanwhile.
-    if !local && !model.broker_down.occurred_since(before) && Instant::now() < requested_at + remaining {
+    // The address may be absent if the lease or the broker has ended since the request.
+    if !local && !model.broker_down.occurred_since(undisturbed) && Instant::now() < requested_at + remaining {
         model
             .violation(format_args!("{} was granted {address}, but the host does not have it", session.name));
     }
