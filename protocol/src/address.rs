@@ -141,7 +141,8 @@ pub struct AddressRow {
 /// The reply to [`ListAddresses`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressPage {
-    /// The fence is active: packet filter rules drop the traffic of an address as soon as its lease expires.
+    /// The fence is active for each of these addresses that is present, as the kernel reports: packet filter rules drop the
+    /// traffic of an address as soon as its lease expires.
     pub fenced: bool,
     /// One page of addresses.
     pub addresses: List<AddressRow, ADDRESS_PAGE>,

@@ -111,7 +111,7 @@ pub struct AddressCounts {
     pub held: u64,
     /// Addresses that are being added.
     pub adding: u64,
-    /// Addresses that another program removed and that are not yet restored.
+    /// Addresses that are missing from their interface and not yet restored.
     pub missing: u64,
     /// Milliseconds until the next lease expires; `None` if no lease will expire.
     pub next_expiry_ms: Option<u64>,
@@ -121,8 +121,10 @@ pub struct AddressCounts {
     pub expired: u64,
     /// Address conflicts: another host used an address that was requested or held here.
     pub conflicts: u64,
-    /// Addresses that the broker restored after another program removed them.
+    /// Addresses that the broker restored after they were missing.
     pub restored: u64,
+    /// How often the broker built the fence again after another program had removed parts of it.
+    pub fence_repairs: u64,
 }
 
 /// Worker metrics.

@@ -16,7 +16,7 @@ use crate::frame::MAX_DESCRIPTORS;
 use crate::message::{ListenOptions, ListenerId};
 
 /// The version of the messages in this module.
-pub const TAKEOVER_VERSION: u16 = 2;
+pub const TAKEOVER_VERSION: u16 = 3;
 /// The maximum number of leases in one batch.
 pub const MAX_LEASE_BATCH: usize = 256;
 /// The maximum number of epochs in one batch.
@@ -54,7 +54,8 @@ pub struct Commit {}
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TakeoverReply {
     /// The reply to [`Begin`]. Attached: the control socket, then the socket of the service manager if
-    /// [`Accepted::manager`] is set, then the map of the allowlist if [`Accepted::allowlist`] is set.
+    /// [`Accepted::manager`] is set, then the map of the allowlist if [`Accepted::allowlist`] is set, then the socket of the
+    /// reservation if [`Accepted::reservation`] is set.
     Accepted(Accepted),
     /// A batch of listeners. Their sockets are attached in the same order.
     Listeners(ListenerBatch),
@@ -95,6 +96,8 @@ pub struct Accepted {
     /// The fence is active: packet filter rules drop the traffic of an address as soon as its lease expires. The
     /// successor keeps using the same rules.
     pub fenced: bool,
+    /// A netlink socket is attached: the addresses of this network namespace are managed by the broker that has it.
+    pub reservation: bool,
 }
 
 /// The identity of a Unix socket's file. See stat(2).

@@ -13,10 +13,11 @@ use nix::errno::Errno;
 use portreeve_protocol::{EventCode, Fault, FaultCode, Text, address};
 
 use super::add_batch::{AddBatch, Start};
+use super::fence_repair::MAX_REPAIRS;
 use super::lease::{Lease, LeaseState};
 use super::{Addresses, dad, fault};
 use crate::holder::Holder;
-use crate::sys::rtnl::{Lifetime, Placement};
+use crate::sys::rtnl::{Destination, Lifetime, Placement};
 use crate::sys::{BootTime, Interface};
 
 /// The largest number of probes for one address.
@@ -70,8 +71,7 @@ impl Addresses {
             batch.fail(&self.table, |placement| self.check_interface(placement));
             let _ = batch.fail_groups(&self.table); // Nothing to roll back yet.
         }
-        let lifetime = params.lifetime.map(|seconds| Duration::from_secs(seconds.into()));
-        let deadline = lifetime.map(|lifetime| BootTime::now().saturating_add(lifetime));
+        let deadline = self.open_fence(&mut batch, params.lifetime);
         let failed = self.host.add(&batch.placements(), params.lifetime, params.probes > 0);
         batch.fail_all(&self.table, &failed);
         if params.probes > 0 {
@@ -85,6 +85,41 @@ impl Addresses {
         self.finish(batch, deadline, params.announce)
     }
 
+    /// Opens the fence for the addresses of a batch, and fails all of them if that is impossible. Returns the end of their
+    /// leases, which begin now.
+    fn open_fence(&self, batch: &mut AddBatch, lifetime: Lifetime) -> Option<BootTime> {
+        let _ = self.receive_fence_changes(); // none may be queued
+        let placements = batch.placements();
+        let end = || {
+            let lifetime = Duration::from_secs(lifetime?.into());
+            Some(BootTime::now().saturating_add(lifetime))
+        };
+        let mut deadline = end();
+        let mut opened = self.host.open_fence(&placements, lifetime);
+        for _ in 0..MAX_REPAIRS {
+            // Another program removed it since.
+            if opened != Err(Errno::ENOENT) || !self.repair_fence() {
+                break;
+            }
+            deadline = end();
+            opened = self.host.open_fence(&placements, lifetime);
+        }
+        match opened {
+            Ok(()) => {
+                let mut table = self.table.borrow_mut();
+                for placement in &placements {
+                    if let Some(lease) = table.get_mut(placement.address) {
+                        (lease.state, lease.deadline) = (LeaseState::Adding, deadline);
+                    }
+                }
+            }
+            Err(errno) => batch.fail(&self.table, |placement| {
+                Some(fault::address_failed("opening the fence", placement.address, errno))
+            }),
+        }
+        deadline
+    }
+
     /// Checks the addresses, and enters them in the lease table.
     fn start_batch(&self, specs: Vec<Result<AddSpec, Fault>>, params: AddParams) -> AddBatch {
         let (mut interfaces, mut seen) = (HashMap::new(), HashSet::new());
@@ -96,12 +131,15 @@ impl Addresses {
             let all = specs.iter().flatten().map(|spec| spec.address);
             all.filter(|address| table.get(*address).is_none()).collect()
         };
-        let local = self.host.are_local(&new);
+        let destinations = self.host.destinations(&new);
         for spec in specs {
             // A repeated address is refused. It gets no leader, so that it does not fail its group.
             let first = spec.as_ref().ok().filter(|spec| seen.insert(spec.address));
             let leader = first.map(|spec| spec.follows.unwrap_or(spec.address));
-            batch.push(leader, spec.and_then(|spec| self.start(&spec, params, &mut interfaces, &local)));
+            batch.push(
+                leader,
+                spec.and_then(|spec| self.start(&spec, params, &mut interfaces, &destinations)),
+            );
         }
         batch
     }
@@ -112,7 +150,7 @@ impl Addresses {
         spec: &AddSpec,
         params: AddParams,
         interfaces: &mut HashMap<Text<15>, Result<Interface, Fault>>,
-        local: &HashMap<IpAddr, Result<bool, Fault>>,
+        destinations: &HashMap<IpAddr, Result<Destination, Fault>>,
     ) -> Result<Start, Fault> {
         let address = spec.address;
         // A peer repeats a request whose reply it lost.
@@ -128,9 +166,7 @@ impl Addresses {
                 .map_err(|errno| fault::interface_failed(&spec.interface, errno))
         });
         let interface = interface.as_ref().map_err(Fault::clone)?;
-        if !interface.up {
-            return Err(fault::interface_down(&spec.interface));
-        }
+        check_link(interface, params.probes > 0)?;
         if (params.probes > 0 || params.announce) && interface.mac.is_none() {
             return Err(fault::no_mac(&spec.interface));
         }
@@ -144,25 +180,41 @@ impl Addresses {
             expiry_notified: false,
             epoch: params.epoch,
             follows: spec.follows,
-            state: LeaseState::Adding,
+            state: LeaseState::Probing,
             announcement_series: 0,
             restored: VecDeque::new(),
+            removed_with_link: false,
         };
-        if let Some(local) = local.get(&address)
-            && local.clone()?
-        {
-            return Err(fault::address_failed("RTM_GETROUTE", address, Errno::EEXIST));
+        if let Some(destination) = destinations.get(&address) {
+            self.check_destination(address, destination.clone()?)?;
         }
         self.table.borrow_mut().insert_new(lease, params.max_addresses)?;
         self.interfaces.insert(interface.clone());
         Ok(Start::New(placement))
     }
 
-    /// Checks the interface again after probing, which takes time. Returns the fault, if any.
+    /// Checks that the kernel would send packets to an address to one other host, or nowhere, if it were not added.
+    fn check_destination(&self, address: IpAddr, destination: Destination) -> Result<(), Fault> {
+        match destination {
+            Destination::Elsewhere => Ok(()),
+            Destination::Local => Err(match self.host.interface_with(address) {
+                Some(index) => {
+                    let name = self.interfaces.get(index).map_or_else(String::new, |found| found.name);
+                    fault::on_interface(address, &format!("the interface {name:?}"))
+                }
+                None => fault::has_local_route(address),
+            }),
+            Destination::Broadcast => Err(fault::no_host_address(address, "a broadcast address")),
+            Destination::Anycast => Err(fault::no_host_address(address, "an anycast address")),
+            Destination::Multicast => Err(fault::no_host_address(address, "a multicast address")),
+        }
+    }
+
+    /// Checks the interface again after probing, which takes time: without a carrier no answer could arrive. Returns the fault,
+    /// if any.
     fn check_interface(&self, placement: &Placement) -> Option<Fault> {
         match Interface::by_index(self.host.route(), placement.index) {
-            Ok(interface) if interface.up => None,
-            Ok(interface) => Some(fault::interface_down(&interface.name)),
+            Ok(interface) => check_link(&interface, true).err(),
             Err(errno) => Some(fault::address_failed("RTM_GETLINK", placement.address, errno)),
         }
     }
@@ -223,5 +275,14 @@ impl Addresses {
         self.host.end_quarantine(placement.address);
         self.events.address(lease, EventCode::AddressAdded, "");
         Some(lease.to_wire(BootTime::now()))
+    }
+}
+
+/// Checks that an interface is up, and has a carrier if it has to.
+fn check_link(interface: &Interface, needs_carrier: bool) -> Result<(), Fault> {
+    match interface {
+        Interface { up: false, name, .. } => Err(fault::interface_down(name)),
+        Interface { carrier: false, name, .. } if needs_carrier => Err(fault::no_carrier(name)),
+        _ => Ok(()),
     }
 }

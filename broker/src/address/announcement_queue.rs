@@ -15,6 +15,8 @@ use crate::holder::Holder;
 
 /// The rounds after the first one, in milliseconds after it.
 const ROUNDS: [u64; 4] = [250, 1_100, 2_200, 4_400];
+/// How long answers to a probe are waited for before an address is announced.
+const PROBE_TIME: Duration = Duration::from_millis(200);
 /// The time between later rounds, ±20 %.
 pub(super) const PERIOD: Duration = Duration::from_secs(60);
 
@@ -35,19 +37,31 @@ pub(super) struct Round {
     pub began: Instant,
     /// Its number in that series, from 0.
     pub number: usize,
+    /// Whether it is a probe, before the first round.
+    pub is_probe: bool,
 }
 
 impl Round {
     /// The first round of a series.
     pub fn first(address: IpAddr, holder: Holder, series: u64, now: Instant) -> Self {
-        Self { at: now, order: 0, address, holder, series, began: now, number: 0 }
+        Self { at: now, order: 0, address, holder, series, began: now, number: 0, is_probe: false }
+    }
+
+    /// A probe, and then the rounds of a series.
+    pub fn probe(address: IpAddr, holder: Holder, series: u64, now: Instant) -> Self {
+        Self { is_probe: true, ..Self::first(address, holder, series, now) }
     }
 
     /// The first round of a series that continues the predecessor's: a later round, at a time that depends on `series`, so
     /// that the addresses are spread over a period.
     pub fn continued(address: IpAddr, holder: Holder, series: u64, now: Instant) -> Self {
         let at = now + PERIOD.mul_f64(f64::from(u32::try_from(series % 60).unwrap_or_default()) / 60.0);
-        Self { at, order: 0, address, holder, series, began: now, number: ROUNDS.len() }
+        Self { at, number: ROUNDS.len(), ..Self::first(address, holder, series, now) }
+    }
+
+    /// The first round of the series, after this probe was sent.
+    pub fn after_probe(&self, now: Instant) -> Self {
+        Self::first(self.address, self.holder, self.series, now + PROBE_TIME)
     }
 
     /// The round after this one.

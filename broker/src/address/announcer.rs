@@ -15,10 +15,12 @@ use tokio::sync::Notify;
 use super::announcement_queue::{AnnouncementQueue, Next, Round};
 use super::frame;
 use super::frame_socket::FrameSocket;
+use super::gateways::Gateways;
 use super::interface_cache::InterfaceCache;
 use super::lease::LeaseState;
 use super::lease_table::LeaseTable;
 use super::unicast_announcer::UnicastAnnouncer;
+use crate::holder::Holder;
 use crate::sys::packet::PacketSocket;
 use crate::sys::{BootTime, Netlink};
 
@@ -48,16 +50,26 @@ impl Announcer {
         interfaces: Rc<InterfaceCache>,
         route: Rc<Netlink>,
         frames: Rc<FrameSocket>,
-        (broadcast, advertisements): (bool, Option<PacketSocket>),
+        (gateways, advertisements): (Option<Rc<Gateways>>, Option<PacketSocket>),
         wake: Rc<Notify>,
     ) -> Self {
         let (queue, series) = (RefCell::default(), Cell::default());
-        let unicast = (!broadcast).then(RefCell::default);
+        let unicast = gateways.map(|gateways| RefCell::new(UnicastAnnouncer::new(gateways)));
         Self { table, interfaces, route, frames, queue, series, unicast, advertisements, wake }
     }
 
     /// Starts a new series for an address, and sends at once what may be sent.
     pub fn announce(&self, address: IpAddr) {
+        self.begin(address, Round::first);
+    }
+
+    /// Starts a new series for an address whose interface was cut off: another host may use it by now. An IPv4 address is
+    /// probed for first, so that such a host is heard, which is a conflict. See RFC 5227 section 2.1.
+    pub fn announce_after_probe(&self, address: IpAddr) {
+        self.begin(address, if address.is_ipv4() { Round::probe } else { Round::first });
+    }
+
+    fn begin(&self, address: IpAddr, round: fn(IpAddr, Holder, u64, Instant) -> Round) {
         let series = self.next_series();
         let holder = match self.table.borrow_mut().get_mut(address) {
             Some(lease) => {
@@ -66,7 +78,7 @@ impl Announcer {
             }
             None => return,
         };
-        self.queue.borrow_mut().push(Round::first(address, holder, series, Instant::now()));
+        self.queue.borrow_mut().push(round(address, holder, series, Instant::now()));
         self.send_due();
         self.wake.notify_one();
     }
@@ -105,6 +117,7 @@ impl Announcer {
                 self.frames.send(index, frame);
             }
             let next = match &self.unicast {
+                _ if round.is_probe => round.after_probe(now),
                 None => round.next(),
                 Some(unicast) => unicast.borrow_mut().next_round(&round, now),
             };
@@ -123,9 +136,10 @@ impl Announcer {
         let index = lease.placement.index;
         let interface = self.interfaces.get(index).filter(|interface| interface.carrier);
         let mac = interface.and_then(|interface| interface.mac);
-        let frames = mac.map(|mac| match &self.unicast {
-            None => frame::announcement(mac, round.address),
-            Some(unicast) => unicast.borrow_mut().frames(&self.route, round, index, mac),
+        let frames = mac.map(|mac| match (&self.unicast, round.address) {
+            (_, IpAddr::V4(address)) if round.is_probe => vec![frame::probe(mac, address)],
+            (None, _) => frame::announcement(mac, round.address),
+            (Some(unicast), _) => unicast.borrow_mut().frames(&self.route, round, index, mac),
         });
         Some((index, frames.unwrap_or_default()))
     }

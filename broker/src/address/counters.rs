@@ -1,4 +1,4 @@
-//! Counts renewals, expiries, conflicts and restorations of addresses, for metrics.
+//! Counts renewals, expiries, conflicts and restorations of addresses, and repairs of the fence, for metrics.
 
 use portreeve_protocol::metrics::AddressCounts;
 
@@ -16,8 +16,10 @@ pub(super) struct AddressCounters {
     pub expired: Counter,
     /// Conflicts with another host.
     pub conflicts: Counter,
-    /// Addresses restored after another program removed them.
+    /// Missing addresses that were restored.
     pub restored: Counter,
+    /// How often the fence was built again after another program had removed parts of it.
+    pub fence_repairs: Counter,
 }
 
 impl AddressCounters {
@@ -28,13 +30,14 @@ impl AddressCounters {
         let soonest = table.next_deadline().map(|deadline| now.duration_until(deadline).as_millis());
         AddressCounts {
             held: in_state(LeaseState::Held),
-            adding: in_state(LeaseState::Adding),
+            adding: in_state(LeaseState::Probing) + in_state(LeaseState::Adding),
             missing: in_state(LeaseState::Missing),
             next_expiry_ms: soonest.map(|millis| u64::try_from(millis).unwrap_or(u64::MAX)),
             renewals: self.renewals.get(),
             expired: self.expired.get(),
             conflicts: self.conflicts.get(),
             restored: self.restored.get(),
+            fence_repairs: self.fence_repairs.get(),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::sys::{BootTime, Interface};
 impl Addresses {
     /// Whether an address is being added.
     pub fn is_adding(&self) -> bool {
-        self.table.borrow().iter().any(|lease| lease.state == LeaseState::Adding)
+        self.table.borrow().iter().any(Lease::is_pending)
     }
 
     /// Exports at most `count` leases, of the addresses that follow `after` in the order of addresses.
@@ -56,6 +56,7 @@ impl Addresses {
             state: if is_held { LeaseState::Held } else { LeaseState::Missing },
             announcement_series: 0,
             restored: VecDeque::new(),
+            removed_with_link: false,
         });
         if lease.announced {
             self.announcer.continue_announcing(address);
@@ -70,12 +71,14 @@ impl Addresses {
 
     /// Drops every lease: the successor manages them now, with the addresses and the fence.
     pub fn drop_exported(&self) {
+        self.host.turn_fence_off();
         *self.table.borrow_mut() = LeaseTable::default();
     }
 
     /// Begins to manage the imported leases: compares them with the kernel, and restores what is missing.
     pub fn commit_import(&self) {
         self.reconciler.run_after_import();
+        self.repair_fence();
         self.wake.notify_one();
     }
 }

@@ -5,16 +5,26 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 use portreeve_protocol::{Fault, FaultCode};
 
+use super::frame::Claim;
+use super::prober::Rival;
 use crate::sys::interface::Mac;
 
 /// A failed system call about an address.
 pub fn address_failed(call: &str, address: IpAddr, errno: Errno) -> Fault {
     let fault = match errno {
-        Errno::EEXIST => {
-            let message = format!("{address} is on this host already, and this broker did not add it");
-            Fault::new(FaultCode::InUse, &message)
-                .subject("another program")
-                .remedy("find it with `ip address`, then remove it or stop the program that added it")
+        Errno::EEXIST => on_interface(address, "an interface of this host"),
+        // The kernel's answer where disable_ipv6 is set; a missing capability is EPERM.
+        Errno::EACCES if address.is_ipv6() => {
+            let message = format!("cannot add {address}: IPv6 is disabled on its interface");
+            Fault::new(FaultCode::Unsupported, &message)
+                .subject("disable_ipv6")
+                .remedy("set net.ipv6.conf.INTERFACE.disable_ipv6 = 0 with sysctl(8)")
+        }
+        Errno::ENOENT => {
+            let message = format!("{call} failed for {address}: another program keeps removing the fence");
+            Fault::new(FaultCode::Os, &message)
+                .subject("nf_tables")
+                .remedy("find the program that flushes the packet filter, with `nft monitor`, and try again")
         }
         Errno::ENODEV | Errno::ENXIO => {
             let message = format!("{call} failed for {address}: its interface does not exist");
@@ -29,6 +39,33 @@ pub fn address_failed(call: &str, address: IpAddr, errno: Errno) -> Fault {
         }
     };
     fault.errno(errno as i32)
+}
+
+/// An address that an interface of this host has already; `interface` names it.
+pub fn on_interface(address: IpAddr, interface: &str) -> Fault {
+    let message = format!("{interface} has {address} already, and this broker did not add it");
+    Fault::new(FaultCode::InUse, &message)
+        .subject("another program")
+        .remedy("find it with `ip address`, then remove it or stop the program that added it")
+        .errno(Errno::EEXIST as i32)
+}
+
+/// An address that no interface of this host has, but to which a route sends packets.
+pub fn has_local_route(address: IpAddr) -> Fault {
+    let message =
+        format!("packets to {address} reach this host already: a route of the type local covers the address");
+    Fault::new(FaultCode::InUse, &message)
+        .subject("a local route")
+        .remedy("find it with `ip route show table all type local`, then remove it with `ip route del`")
+        .errno(Errno::EEXIST as i32)
+}
+
+/// An address that the kernel does not send to a single host; `what` says what it is.
+pub fn no_host_address(address: IpAddr, what: &str) -> Fault {
+    let message = format!("{address} is {what} on a link of this host, not the address of a single host");
+    Fault::new(FaultCode::Invalid, &message)
+        .subject(what)
+        .remedy("request another address, or correct the prefix length of the link's own address")
 }
 
 /// A failed lookup of an interface.
@@ -53,6 +90,17 @@ pub fn interface_down(name: &str) -> Fault {
         .remedy("bring it up first")
 }
 
+/// An interface without a carrier: no probe reaches another host.
+pub fn no_carrier(name: &str) -> Fault {
+    let message = format!(
+        "the interface {name:?} has no carrier: whether another host uses the address cannot be found out there"
+    );
+    Fault::new(FaultCode::Os, &message)
+        .subject("RTM_GETLINK")
+        .errno(Errno::ENETDOWN as i32)
+        .remedy("see to its cable, or what it is connected to; or send the request with no probes if no other host can have it")
+}
+
 /// An interface that is not Ethernet, so that probing and announcing are impossible.
 pub fn no_mac(name: &str) -> Fault {
     let message =
@@ -62,14 +110,28 @@ pub fn no_mac(name: &str) -> Fault {
         .remedy("send the request with no probes and without announcement")
 }
 
-/// Another host uses the address; its MAC address is known for IPv4.
-pub fn conflict(address: IpAddr, rival: Option<Mac>) -> Fault {
-    let rival = rival.map(format_mac);
-    let host = rival.as_ref().map_or_else(|| "another host".to_owned(), |rival| format!("the host {rival}"));
-    Fault::new(FaultCode::Conflict, &format!("{host} already uses {address}"))
-        .subject(rival.as_deref().unwrap_or_default())
-        .remedy("remove the address from that host first")
+/// Another host uses the address, or probes for it; its MAC address is known for IPv4.
+pub fn conflict(address: IpAddr, rival: Option<Rival>) -> Fault {
+    let (message, mac, remedy) = match rival {
+        None => (format!("another host already uses {address}"), String::new(), REMOVE_THERE),
+        Some((Claim::Use, mac)) => {
+            let mac = format_mac(mac);
+            (format!("the host {mac} already uses {address}"), mac, REMOVE_THERE)
+        }
+        Some((Claim::Probe, mac)) => {
+            let mac = format_mac(mac);
+            let message = format!(
+                "the host {mac} does not use {address}, but probed for it twice at the same time (RFC 5227)"
+            );
+            (message, mac, FIND_PROBER)
+        }
+    };
+    Fault::new(FaultCode::Conflict, &message).subject(&mac).remedy(remedy)
 }
+
+const REMOVE_THERE: &str = "remove the address from that host first";
+const FIND_PROBER: &str = "if that is a host that is about to use the address, configure another one there; if it is a \
+    switch that tracks devices, let it send its probes from an address of its own; otherwise try again";
 
 /// Duplicate address detection did not end in time.
 pub fn tentative(address: IpAddr) -> Fault {
@@ -89,6 +151,17 @@ pub fn removed_by_other_program(address: IpAddr) -> Fault {
     let message = format!("another program removed {address}, and the broker has not restored it");
     Fault::new(FaultCode::NotLocal, &message)
         .remedy("find and stop that program, then remove the address and add it again")
+}
+
+/// An address that the kernel removed because its interface went down or was deleted.
+pub fn removed_with_link(address: IpAddr, interface: &str) -> Fault {
+    let message = format!(
+        "{address} is missing: its interface {interface:?} went down or was deleted, and the kernel removed it"
+    );
+    Fault::new(FaultCode::NotLocal, &message)
+        .subject(interface)
+        .errno(Errno::ENETDOWN as i32)
+        .remedy("bring the interface up: the broker then restores the address, if its lease still runs")
 }
 
 /// An address that was removed while its request was in flight.

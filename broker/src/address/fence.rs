@@ -5,6 +5,7 @@
 //! afterwards; a renewal leaves no gap and never revives an expired lease; no other address is affected. Owns the
 //! tables `portreeve` of the families inet and arp, and changes no other. See nft(8).
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use nix::errno::Errno;
@@ -12,6 +13,7 @@ use nix::sys::socket::SockProtocol;
 
 use crate::sys::Netlink;
 use crate::sys::nft::{self, Direction, Element, Family, Key, Set, Transaction};
+use crate::sys::nft_monitor::NftMonitor;
 
 /// The largest number of addresses in one transaction: the limit of a request, because each transaction makes the kernel
 /// wait. Their elements fit in one message, in which attributes have 16-bit lengths.
@@ -25,15 +27,23 @@ const ALLOWED: &str = "allowed";
 #[derive(Debug)]
 pub struct Fence {
     netlink: Netlink,
+    monitor: NftMonitor,
 }
 
 impl Fence {
-    /// Opens its socket; filters nothing yet.
+    /// Opens its sockets; filters nothing yet.
     ///
     /// # Errors
-    /// As socket(2); EPROTONOSUPPORT if the kernel has no nfnetlink.
+    /// As socket(2); EPROTONOSUPPORT if the kernel has no nfnetlink; EPERM without CAP_NET_ADMIN.
     pub fn open() -> nix::Result<Self> {
-        Ok(Self { netlink: Netlink::open(SockProtocol::NetlinkNetFilter)? })
+        let netlink = Netlink::open(SockProtocol::NetlinkNetFilter)?;
+        let monitor = NftMonitor::open(&netlink)?;
+        Ok(Self { netlink, monitor })
+    }
+
+    /// What reports that another program removed parts of the fence.
+    pub fn monitor(&self) -> &NftMonitor {
+        &self.monitor
     }
 
     /// Creates the tables, empty; deletes those of an earlier broker first.
@@ -71,6 +81,77 @@ impl Fence {
                 Err(errno) if errno != Errno::ENOENT => return Err(errno),
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Whether the fence has its rules, lets the packets of the addresses in `open` pass, and blocks those of the addresses in
+    /// `blocked`.
+    ///
+    /// # Errors
+    /// The kernel refused to tell.
+    pub fn is_intact(&self, open: &[IpAddr], blocked: &[IpAddr]) -> Result<bool, Errno> {
+        if !self.has_rules()? {
+            return Ok(false);
+        }
+        for (family, key) in nft::TABLES {
+            let has = |name, wanted: &mut dyn Iterator<Item = &IpAddr>| {
+                let present: HashSet<IpAddr> =
+                    nft::elements(&self.netlink, family, &set(key, name))?.into_iter().collect();
+                Ok(wanted
+                    .filter(|address| key.is_type_of(**address))
+                    .all(|address| present.contains(address)))
+            };
+            if !has(LEASED, &mut open.iter().chain(blocked))? || !has(ALLOWED, &mut open.iter())? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the fence has its rules, and lets the packets of each of these addresses pass until its timeout.
+    ///
+    /// # Errors
+    /// The kernel refused to tell.
+    pub fn is_open_for(&self, addresses: &[IpAddr]) -> Result<bool, Errno> {
+        if !self.has_rules()? {
+            return Ok(false);
+        }
+        for (family, key) in nft::TABLES {
+            let of_table: Vec<IpAddr> =
+                addresses.iter().copied().filter(|address| key.is_type_of(*address)).collect();
+            for name in [LEASED, ALLOWED] {
+                let has = nft::has_elements(&self.netlink, family, &set(key, name), &of_table)?;
+                if has.contains(&false) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the kernel has every rule of [`Fence::create`].
+    fn has_rules(&self) -> Result<bool, Errno> {
+        for family in [Family::Inet, Family::Arp] {
+            if nft::count_rules(&self.netlink, family)? < 2 * family.keys().count() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Blocks the packets of addresses that have no lease, if the host has them.
+    ///
+    /// # Errors
+    /// The kernel refused it.
+    pub fn block(&self, addresses: &[IpAddr]) -> Result<(), Errno> {
+        let elements: Vec<Element> = addresses.iter().map(|address| (*address, None)).collect();
+        for chunk in elements.chunks(MAX_ADDRESSES) {
+            let mut block = Transaction::new(&self.netlink);
+            for (family, key, elements_of_table) in by_table(chunk) {
+                block.add_elements(family, &set(key, LEASED), &elements_of_table, false);
+            }
+            first_error(block.commit()?)?;
         }
         Ok(())
     }
@@ -170,9 +251,13 @@ impl Fence {
     fn delete_from(&self, name: &'static str, addresses: &[IpAddr]) -> Result<(), Errno> {
         let elements: Vec<Element> = addresses.iter().map(|address| (*address, None)).collect();
         for chunk in elements.chunks(MAX_ADDRESSES) {
-            match self.try_delete(name, chunk, false) {
+            let deleted = match self.try_delete(name, chunk, false) {
                 // An element that the set does not contain aborts the transaction, unless the transaction adds it first.
-                Err(Errno::ENOENT) => self.try_delete(name, chunk, true)?,
+                Err(Errno::ENOENT) => self.try_delete(name, chunk, true),
+                other => other,
+            };
+            match deleted {
+                Err(Errno::ENOENT) => {} // there is no set
                 other => other?,
             }
         }

@@ -25,6 +25,15 @@ pub struct Arp {
     pub is_reply: bool,
 }
 
+/// What a host does with an address, as an ARP packet of it shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Claim {
+    /// It probes for the address: it only asks who has it, perhaps because it wants to use it.
+    Probe,
+    /// It uses the address.
+    Use,
+}
+
 /// The frames of one announcement: an ARP request and an ARP reply, or one neighbour advertisement.
 pub fn announcement(mac: Mac, address: IpAddr) -> Vec<Vec<u8>> {
     match address {
@@ -142,12 +151,16 @@ impl Arp {
         Some(Self { sender: (mac, octets(14)?), target: octets(24)?, is_reply })
     }
 
-    /// The MAC address of another host that claims an address by this packet, if one does; `own_mac` is this host's. A probe
-    /// of another host for the same address is a claim: RFC 5227 section 2.1.1.
-    pub fn rival(&self, own_mac: Mac, address: Ipv4Addr) -> Option<Mac> {
-        let (mac, sender) = self.sender;
-        let claims = sender == address || (sender.is_unspecified() && self.target == address);
-        (claims && mac != own_mac).then_some(mac)
+    /// What the sender of this packet does with an address, if anything: RFC 5227 section 2.1.1.
+    pub fn claim_to(&self, address: Ipv4Addr) -> Option<Claim> {
+        match self.sender.1 {
+            sender if sender == address => Some(Claim::Use),
+            // A request by a host that has no address yet. An answer is no question.
+            sender if sender.is_unspecified() && self.target == address && !self.is_reply => {
+                Some(Claim::Probe)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -159,14 +172,22 @@ mod tests {
     const THEIRS: Mac = [2, 0, 0, 0, 0, 2];
 
     #[test]
-    fn only_the_probe_of_another_host_is_a_claim() {
-        let address = Ipv4Addr::new(192, 0, 2, 1);
-        let ours = Arp::parse(&probe(OURS, address)).unwrap();
-        assert_eq!(ours.sender, (OURS, Ipv4Addr::UNSPECIFIED));
-        assert_eq!(ours.target, address);
-        assert_eq!(ours.rival(OURS, address), None);
-        assert_eq!(Arp::parse(&probe(THEIRS, address)).unwrap().rival(OURS, address), Some(THEIRS));
-        assert_eq!(ours.rival(THEIRS, Ipv4Addr::new(192, 0, 2, 2)), None);
+    fn a_sender_uses_its_address_and_a_sender_without_one_only_asks() {
+        let (address, other) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2));
+        let probe = Arp::parse(&probe(THEIRS, address)).unwrap();
+        assert_eq!(probe.sender, (THEIRS, Ipv4Addr::UNSPECIFIED));
+        assert_eq!(probe.claim_to(address), Some(Claim::Probe));
+        assert_eq!(probe.claim_to(other), None);
+        assert_eq!(Arp { is_reply: true, ..probe }.claim_to(address), None);
+        for frame in announcement(THEIRS, address.into()) {
+            let announcement = Arp::parse(&frame).unwrap();
+            assert_eq!(announcement.claim_to(address), Some(Claim::Use));
+            assert_eq!(announcement.claim_to(other), None);
+        }
+        // Who asks for the address of another host does not claim it.
+        let question = Arp { sender: (THEIRS, other), target: address, is_reply: false };
+        assert_eq!(question.claim_to(address), None);
+        assert_eq!(question.claim_to(other), Some(Claim::Use));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Promises: opens the fence for an address before the address is added; closes it, and resets the connections, before
 //! the address is removed. A removed address that the host still has elsewhere stays fenced until it is removed there.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -15,13 +15,14 @@ use portreeve_protocol::address::Removal;
 
 use super::fault;
 use super::fence::Fence;
-use crate::sys::rtnl::{self, Lifetime, Outcomes, Placement};
+use crate::sys::rtnl::{self, Destination, Lifetime, Outcomes, Placement, SourceUse};
 use crate::sys::{Netlink, sock_diag};
 
 /// Changes the addresses of the host.
 pub(super) struct HostAddresses {
     route: Rc<Netlink>,
     diag: Netlink,
+    source: Cell<SourceUse>,
     /// Absent if the kernel has no nf_tables, and after [`HostAddresses::turn_fence_off`].
     fence: RefCell<Option<Rc<Fence>>>,
     /// Removed addresses that the host still has on another interface or with another prefix. They stay fenced.
@@ -29,9 +30,14 @@ pub(super) struct HostAddresses {
 }
 
 impl HostAddresses {
-    pub fn new(route: Rc<Netlink>, diag: Netlink, fence: Option<Fence>) -> Self {
+    pub fn new(route: Rc<Netlink>, diag: Netlink, fence: Option<Fence>, source: SourceUse) -> Self {
         let fence = RefCell::new(fence.map(Rc::new));
-        Self { route, diag, fence, quarantine: RefCell::default() }
+        Self { route, diag, source: source.into(), fence, quarantine: RefCell::default() }
+    }
+
+    /// Changes whether the kernel may choose the addresses as a source, from their next renewal on.
+    pub fn set_source_use(&self, source: SourceUse) {
+        self.source.set(source);
     }
 
     /// The socket for interfaces, addresses and routes.
@@ -49,9 +55,9 @@ impl HostAddresses {
         self.fence.take();
     }
 
-    /// Whether each address is local: whether the host has it on any interface.
-    pub fn are_local(&self, addresses: &[IpAddr]) -> HashMap<IpAddr, Result<bool, Fault>> {
-        let replies = rtnl::are_local(&self.route, addresses);
+    /// Where the kernel sends packets to each address.
+    pub fn destinations(&self, addresses: &[IpAddr]) -> HashMap<IpAddr, Result<Destination, Fault>> {
+        let replies = rtnl::destinations(&self.route, addresses);
         let replies = replies.unwrap_or_else(|errno| vec![Err(errno); addresses.len()]);
         let outcomes = addresses.iter().zip(replies).map(|(address, reply)| {
             (*address, reply.map_err(|errno| fault::address_failed("RTM_GETROUTE", *address, errno)))
@@ -59,20 +65,29 @@ impl HostAddresses {
         outcomes.collect()
     }
 
-    /// Opens the fence and adds the addresses. Returns those that failed. `detect` keeps the kernel's duplicate address
+    /// The index of an interface that has an address.
+    pub fn interface_with(&self, address: IpAddr) -> Option<u32> {
+        let present = rtnl::list(&self.route).unwrap_or_default(); // only for the text of a fault
+        present.iter().map(|one| one.placement).find(|one| one.address == address).map(|one| one.index)
+    }
+
+    /// Opens the fence for addresses that are about to be added.
+    ///
+    /// # Errors
+    /// The kernel refused it; ENOENT if the fence is missing.
+    pub fn open_fence(&self, placements: &[Placement], lifetime: Lifetime) -> Result<(), Errno> {
+        let Some(fence) = self.fence() else { return Ok(()) };
+        let elements: Vec<_> =
+            placements.iter().map(|placement| (placement.address, timeout(lifetime))).collect();
+        fence.open_for(&elements)
+    }
+
+    /// Adds addresses for which the fence is open. Returns those that failed. `detect` keeps the kernel's duplicate address
     /// detection of IPv6 on.
     pub fn add(&self, placements: &[Placement], lifetime: Lifetime, detect: bool) -> HashMap<IpAddr, Fault> {
-        if let Some(fence) = self.fence() {
-            let elements: Vec<_> =
-                placements.iter().map(|placement| (placement.address, timeout(lifetime))).collect();
-            if let Err(errno) = fence.open_for(&elements) {
-                let refused = |address| fault::address_failed("opening the fence", address, errno);
-                return elements.into_iter().map(|(address, _)| (address, refused(address))).collect();
-            }
-        }
         let timed: Vec<(Placement, Lifetime)> =
             placements.iter().map(|placement| (*placement, lifetime)).collect();
-        let outcomes = rtnl::add(&self.route, &timed, detect);
+        let outcomes = rtnl::add(&self.route, &timed, self.source.get(), detect);
         let failed = placements.iter().zip(outcomes).filter_map(|(placement, outcome)| {
             let address = placement.address;
             Some((address, fault::address_failed("RTM_NEWADDR", address, outcome.err()?)))
@@ -82,10 +97,10 @@ impl HostAddresses {
         failed
     }
 
-    /// Adds addresses again that another program removed. The fence is still open for them, and no other host can have
-    /// them, so there is no duplicate address detection.
-    pub fn restore(&self, placements: &[(Placement, Lifetime)]) -> Outcomes {
-        rtnl::add(&self.route, placements, false)
+    /// Adds addresses that this host has on another interface, or that another program removed. The fence is open for them, and
+    /// no other host can have them, so there is no duplicate address detection.
+    pub fn add_undetected(&self, placements: &[(Placement, Lifetime)]) -> Outcomes {
+        rtnl::add(&self.route, placements, self.source.get(), false)
     }
 
     /// Renews addresses in the fence and in the kernel, and returns the outcome of each.
@@ -106,7 +121,7 @@ impl HostAddresses {
             }
             renewed.retain(|(placement, _)| !failed.contains_key(&placement.address));
         }
-        let mut outcomes = rtnl::renew(&self.route, &renewed).into_iter();
+        let mut outcomes = rtnl::renew(&self.route, &renewed, self.source.get()).into_iter();
         let outcome = |(placement, _): &(Placement, Lifetime)| match failed.get(&placement.address) {
             Some(fault) => Err(fault.clone()),
             None => outcomes
@@ -136,11 +151,13 @@ impl HostAddresses {
             tracing::error!(?addresses, %errno, "cannot close the fence of addresses before their removal");
         }
         let outcomes = rtnl::remove(&self.route, placements);
-        let mut local = self.are_local(&addresses);
+        let mut destinations = self.destinations(&addresses);
         let outcomes = placements.iter().zip(outcomes).map(|(placement, outcome)| match outcome {
             // The address or its interface was removed already.
             Ok(()) | Err(Errno::EADDRNOTAVAIL | Errno::ENODEV) => {
-                let verified = matches!(local.remove(&placement.address), Some(Ok(false)));
+                let destination = destinations.remove(&placement.address);
+                let verified =
+                    matches!(destination, Some(Ok(destination)) if destination != Destination::Local);
                 Ok(Removal { address: placement.address, verified })
             }
             Err(errno) => Err(fault::address_failed("RTM_DELADDR", placement.address, errno)),
@@ -187,6 +204,11 @@ impl HostAddresses {
         }
     }
 
+    /// The removed addresses that are still local elsewhere.
+    pub fn quarantined(&self) -> Vec<IpAddr> {
+        self.quarantine.borrow().iter().copied().collect()
+    }
+
     /// Whether a removed address is still local elsewhere.
     pub fn is_quarantined(&self, address: IpAddr) -> bool {
         self.quarantine.borrow().contains(&address)
@@ -205,8 +227,11 @@ impl HostAddresses {
         if quarantined.is_empty() {
             return;
         }
-        let local = self.are_local(&quarantined);
-        let absent = quarantined.into_iter().filter(|address| matches!(local.get(address), Some(Ok(false))));
+        let destinations = self.destinations(&quarantined);
+        let is_absent = |address: &IpAddr| {
+            destinations.get(address).is_some_and(|to| matches!(to, Ok(to) if *to != Destination::Local))
+        };
+        let absent = quarantined.into_iter().filter(is_absent);
         let absent: Vec<Removal> = absent.map(|address| Removal { address, verified: true }).collect();
         self.quarantine.borrow_mut().retain(|address| absent.iter().all(|one| one.address != *address));
         self.unfence_or_quarantine(absent.iter());

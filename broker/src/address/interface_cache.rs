@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use nix::errno::Errno;
 
+use crate::sys::interface::Mac;
 use crate::sys::{Interface, Netlink};
 
 /// The interfaces by index.
@@ -30,6 +31,11 @@ impl InterfaceCache {
         self.0.borrow().contains_key(&index)
     }
 
+    /// Whether a MAC address is one of this host's.
+    pub fn has_mac(&self, mac: Mac) -> bool {
+        self.0.borrow().values().any(|interface| interface.mac == Some(mac))
+    }
+
     /// Stores an interface, and returns what was stored before.
     pub fn insert(&self, interface: Interface) -> Option<Interface> {
         self.0.borrow_mut().insert(interface.index, interface)
@@ -45,6 +51,6 @@ impl InterfaceCache {
 
     pub fn index_of(&self, name: &str) -> Option<u32> {
         let interfaces = self.0.borrow();
-        interfaces.values().find(|interface| interface.name == name).map(|interface| interface.index)
+        interfaces.values().find(|interface| interface.has_name(name)).map(|interface| interface.index)
     }
 }

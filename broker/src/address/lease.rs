@@ -15,7 +15,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// The state of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseState {
-    /// It is being added: conflict detection, or duplicate address detection, is running.
+    /// The broker probes whether another host has it; this host does not have it yet.
+    Probing,
+    /// It is being added: the fence is open for it, and duplicate address detection may be running.
     Adding,
     /// It is on its interface.
     Held,
@@ -46,14 +48,21 @@ pub struct Lease {
     pub state: LeaseState,
     /// The current series of announcements; 0 if the address is not announced.
     pub announcement_series: u64,
-    /// When it was restored, within the last minute.
+    /// When it was restored after another program had removed it, within the last minute.
     pub restored: VecDeque<Instant>,
+    /// Whether it is missing because its interface went down or was deleted.
+    pub removed_with_link: bool,
 }
 
 impl Lease {
     /// Whether the lease has expired.
     pub fn is_expired(&self, now: BootTime) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Whether the address is not yet added.
+    pub fn is_pending(&self) -> bool {
+        matches!(self.state, LeaseState::Probing | LeaseState::Adding)
     }
 
     /// Whether the address is on its interface.
@@ -78,8 +87,12 @@ impl Lease {
         self.remaining(now) == Some(0)
     }
 
-    /// Whether the address may be restored now, at most `max` times in a minute. If so, counts it.
+    /// Whether the address may be restored now: at most `max` times in a minute, and always if it went with its interface. If
+    /// so, counts it.
     pub fn try_restore(&mut self, now: Instant, max: u32) -> bool {
+        if std::mem::take(&mut self.removed_with_link) {
+            return true;
+        }
         self.restored.retain(|restored_at| now.duration_since(*restored_at) < MINUTE);
         let allowed = self.restored.len() < usize::try_from(max).unwrap_or(usize::MAX);
         if allowed {

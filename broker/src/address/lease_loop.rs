@@ -33,14 +33,24 @@ pub fn spawn(addresses: &Rc<Addresses>, listeners: &Rc<dyn FloatingListeners>) -
     let _ = addresses.listeners.set(Rc::downgrade(listeners)); // `spawn` is called once, so it is unset.
     spawn_receiver(addresses, addresses.reconciler.socket()?, |addresses| {
         let received = addresses.reconciler.receive();
-        addresses.reconciler.restore_missing();
+        if received.is_err() {
+            // None is queued: what happened to the interface of a missing address is known.
+            addresses.reconciler.restore_missing();
+        }
         received
     })?;
+    if let Some(fence) = addresses.host.fence() {
+        let socket = UnixDatagram::from_std(fence.monitor().try_clone()?)?;
+        tokio::task::spawn_local(addresses.clone().follow_fence_changes(socket));
+    }
     if let Some(socket) = addresses.prober.socket()? {
         spawn_receiver(addresses, socket, |addresses| addresses.prober.receive())?;
     }
     if let Some(socket) = addresses.announcer.advertisements()? {
         spawn_receiver(addresses, socket, |addresses| addresses.announcer.receive_advertisement())?;
+    }
+    if let Some(gateways) = &addresses.gateways {
+        tokio::task::spawn_local(gateways.clone().run());
     }
     tokio::task::spawn_local(run(addresses.clone()));
     Ok(())
@@ -57,6 +67,7 @@ async fn run(addresses: Rc<Addresses>) {
         }
         if Instant::now() >= due() {
             addresses.reconciler.run();
+            addresses.repair_fence();
             compare_at = Instant::now() + addresses.reconcile_interval.get();
         }
     }

@@ -76,8 +76,10 @@ impl LeaseTable {
         };
         check_epoch(address, epoch, lease.epoch)?;
         match lease.state {
-            LeaseState::Adding => Err(Fault::new(FaultCode::Busy, &format!("{address} is being added"))
-                .remedy("wait for the reply to that request")),
+            LeaseState::Probing | LeaseState::Adding => {
+                Err(Fault::new(FaultCode::Busy, &format!("{address} is being added"))
+                    .remedy("wait for the reply to that request"))
+            }
             _ if lease.is_expired(now) => Err(lease_expired(address)),
             _ => Ok(lease),
         }
@@ -175,7 +177,7 @@ impl LeaseTable {
 
     /// The leases that end within this time and whose holder was not notified.
     pub fn expiring(&mut self, now: BootTime, within: Duration) -> impl Iterator<Item = &mut Lease> {
-        let added = self.leases.values_mut().filter(|lease| lease.state != LeaseState::Adding);
+        let added = self.leases.values_mut().filter(|lease| !lease.is_pending());
         added.filter(move |lease| {
             !lease.expiry_notified
                 && lease.deadline.is_some_and(|deadline| now.duration_until(deadline) <= within)
@@ -197,7 +199,7 @@ impl LeaseTable {
     }
 
     fn added(&self) -> impl Iterator<Item = &Lease> {
-        self.leases.values().filter(|lease| lease.state != LeaseState::Adding)
+        self.leases.values().filter(|lease| !lease.is_pending())
     }
 
     /// The leases whose address is missing.

@@ -17,9 +17,11 @@ mod event_publisher;
 mod export;
 mod fault;
 pub mod fence;
+mod fence_repair;
 mod followers;
 pub mod frame;
 mod frame_socket;
+mod gateways;
 mod host_addresses;
 mod interface_cache;
 pub mod lease;
@@ -34,6 +36,7 @@ mod reconcile;
 mod removal_notice;
 mod remove;
 mod renew;
+mod reservation;
 mod shares;
 mod stray;
 mod unicast_announcer;
@@ -50,14 +53,16 @@ use tokio::sync::Notify;
 pub use add::{AddParams, AddSpec};
 pub use lease_loop::spawn;
 pub use past_epochs::MAX_PAST_EPOCHS;
+pub use reservation::Reservation;
 pub use shares::MAX_LEASES;
 
 use crate::holder::Holder;
 use crate::sys::Netlink;
-use crate::sys::rtnl::Lifetime;
+use crate::sys::rtnl::{Lifetime, SourceUse};
 use announcer::Announcer;
 use counters::AddressCounters;
 use event_publisher::EventPublisher;
+use gateways::Gateways;
 use host_addresses::HostAddresses;
 use interface_cache::InterfaceCache;
 use lease::Lease;
@@ -89,6 +94,8 @@ pub struct Settings {
     pub reconcile_interval: Duration,
     /// Whether announcements are broadcasts; otherwise they are sent to each known neighbour.
     pub broadcast: bool,
+    /// Whether the kernel may choose the addresses as the source of the host's own connections.
+    pub source: SourceUse,
 }
 
 /// The leased addresses of the broker.
@@ -108,6 +115,10 @@ pub struct Addresses {
     counters: Rc<AddressCounters>,
     /// Wakes the lease loop: something is due earlier.
     wake: Rc<Notify>,
+    /// Absent if announcements are broadcasts.
+    gateways: Option<Rc<Gateways>>,
+    /// Absent if the kernel has no reservations.
+    reservation: Option<Reservation>,
 }
 
 impl Addresses {
@@ -125,9 +136,19 @@ impl Addresses {
         Some(requested.unwrap_or(self.default_lease.get())).filter(|seconds| *seconds > 0)
     }
 
+    /// The right to manage the addresses of this network namespace; `None` if the kernel has no such rights.
+    pub fn reservation(&self) -> Option<&Reservation> {
+        self.reservation.as_ref()
+    }
+
     /// Whether the fence ends each lease to the millisecond.
     pub fn is_fenced(&self) -> bool {
         self.host.fence().is_some()
+    }
+
+    /// Whether the kernel says that the fence ends the leases of these addresses.
+    pub fn are_fenced(&self, addresses: &[IpAddr]) -> bool {
+        self.host.fence().is_some_and(|fence| fence.is_open_for(addresses) == Ok(true))
     }
 
     /// The addresses that follow one of a holder: they are added and removed with it.
@@ -153,6 +174,7 @@ impl Addresses {
         self.default_lease.set(settings.default_lease);
         self.reconcile_interval.set(settings.reconcile_interval);
         self.reconciler.set_restore_limit(settings.restore_limit);
+        self.host.set_source_use(settings.source);
     }
 
     /// Counts for metrics.

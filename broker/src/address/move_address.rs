@@ -105,7 +105,7 @@ impl Addresses {
         }
         // This host has the addresses already, so no other host can have them: no duplicate address detection.
         let new: Vec<_> = moves.iter().map(|one| (one.to, one.lifetime)).collect();
-        let added = rtnl::add(self.host.route(), &new, false);
+        let added = self.host.add_undetected(&new);
         let mut fail = |one: &Move, call: &str, errno: Errno| {
             failed.insert(one.to.address, fault::address_failed(call, one.to.address, errno));
         };
@@ -153,7 +153,7 @@ impl Addresses {
             return;
         }
         let old: Vec<_> = moves.iter().map(|one| (one.from, one.lifetime)).collect();
-        let added = rtnl::add(self.host.route(), &old, false);
+        let added = self.host.add_undetected(&old);
         let new: Vec<Placement> = moves.iter().map(|one| one.to).collect();
         let removed = rtnl::remove(self.host.route(), &new);
         for ((one, added), removed) in moves.iter().zip(added).zip(removed) {

@@ -9,12 +9,13 @@ use super::announcer::Announcer;
 use super::event_publisher::EventPublisher;
 use super::fence::Fence;
 use super::frame_socket::FrameSocket;
+use super::gateways::Gateways;
 use super::host_addresses::HostAddresses;
 use super::interface_cache::InterfaceCache;
 use super::multicast_limit::MulticastLimit;
 use super::prober::Prober;
 use super::reconcile::{Parts, Reconciler};
-use super::{Addresses, Settings};
+use super::{Addresses, Reservation, Settings};
 use crate::events::Events;
 use crate::failure::Failure;
 use crate::sys::Netlink;
@@ -26,10 +27,20 @@ pub(super) const STEP: &str = "addresses";
 
 impl Addresses {
     /// Opens the sockets. Without `raw`, CAP_NET_RAW, addresses cannot be probed or announced; interfaces can be changed.
+    /// `reservation` is that of the predecessor, if there is one.
     ///
     /// # Errors
-    /// A socket could not be opened.
-    pub fn open(settings: Settings, raw: bool, events: Rc<Events>) -> Result<Self, Failure> {
+    /// A socket could not be opened, or another broker manages the addresses of this network namespace.
+    pub fn open(
+        settings: Settings,
+        raw: bool,
+        events: Rc<Events>,
+        reservation: Option<Reservation>,
+    ) -> Result<Self, Failure> {
+        let reservation = match reservation {
+            Some(reservation) => Some(reservation),
+            None => Reservation::take()?,
+        };
         let os = |call: &'static str| move |errno: nix::Error| Failure::os(STEP, call, errno);
         let monitor = RtnlMonitor::open().map_err(os("opening the netlink socket for notifications"))?;
         let route =
@@ -44,6 +55,8 @@ impl Addresses {
             .transpose()
             .map_err(os("opening the packet socket for neighbour advertisements"))?;
 
+        let gateways = (!settings.broadcast).then(Gateways::open).transpose();
+        let gateways = gateways.map_err(os("opening the netlink socket for gateways"))?.map(Rc::new);
         let route = Rc::new(route);
         let table = Rc::default();
         let interfaces = Rc::new(InterfaceCache::default());
@@ -51,13 +64,13 @@ impl Addresses {
         let wake = Rc::default();
         let events = Rc::new(EventPublisher::new(events));
         let frames = Rc::new(FrameSocket::new(packet));
-        let host = Rc::new(HostAddresses::new(Rc::clone(&route), diag, fence));
+        let host = Rc::new(HostAddresses::new(Rc::clone(&route), diag, fence, settings.source));
         let announcer = Rc::new(Announcer::new(
             Rc::clone(&table),
             Rc::clone(&interfaces),
             route,
             Rc::clone(&frames),
-            (settings.broadcast, advertisements),
+            (gateways.clone(), advertisements),
             Rc::clone(&wake),
         ));
         let prober = Prober::new(
@@ -91,6 +104,8 @@ impl Addresses {
             events,
             counters,
             wake,
+            gateways,
+            reservation,
         })
     }
 }

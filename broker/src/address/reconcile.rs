@@ -1,8 +1,8 @@
 //! Compares the lease table with the kernel, and restores addresses that another program removed.
 //!
-//! Promises: restores a leased address while its lease lasts, at most `restore_limit` times a minute, with a lifetime
-//! that does not exceed the lease; announces it again then, and when its interface regains a carrier or changes its MAC
-//! address. A full comparison makes up for lost notifications.
+//! Promises: restores a leased address while its lease lasts, with a lifetime that does not exceed the lease, at most
+//! `restore_limit` times a minute unless it went with its interface; announces it again then, when its interface changes its MAC address, and, after a probe,
+//! when it regains a carrier. A full comparison makes up for lost notifications.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -24,7 +24,7 @@ use super::interface_cache::InterfaceCache;
 use super::lease::{Lease, LeaseState};
 use super::lease_table::LeaseTable;
 use crate::holder::Holder;
-use crate::sys::rtnl::{self, Placement};
+use crate::sys::rtnl::{self, Destination, Placement};
 use crate::sys::rtnl_monitor::{Notification, RtnlMonitor};
 use crate::sys::{BootTime, Interface};
 
@@ -113,24 +113,35 @@ impl Reconciler {
         let index = interface.index;
         let before = self.parts.interfaces.insert(interface.clone());
         self.publish_change(&interface, before.as_ref());
-        if before.as_ref().is_none_or(|before| before.name != interface.name) {
+        let names = |interface: &Interface| (interface.name.clone(), interface.altnames.clone());
+        if before.as_ref().is_none_or(|before| names(before) != names(&interface)) {
             self.follow_new_index(&interface);
         }
+        if !interface.up {
+            let mut table = self.parts.table.borrow_mut();
+            let missing = table.missing().filter(|lease| lease.placement.index == index);
+            missing.for_each(|lease| lease.removed_with_link = true);
+        }
         let Some(before) = before else { return };
-        if (interface.carrier && !before.carrier) || (interface.mac != before.mac) {
+        let was_cut_off = interface.carrier && !before.carrier;
+        if was_cut_off || interface.mac != before.mac {
             let announced: Vec<IpAddr> = {
                 let table = self.parts.table.borrow();
                 let held = table.iter().filter(|lease| lease.placement.index == index && lease.is_held());
                 held.filter(|lease| lease.is_announced()).map(|lease| lease.placement.address).collect()
             };
-            announced.into_iter().for_each(|address| self.parts.announcer.announce(address));
+            announced.into_iter().for_each(|address| match was_cut_off {
+                true => self.parts.announcer.announce_after_probe(address),
+                false => self.parts.announcer.announce(address),
+            });
         }
     }
 
     /// An interface that was deleted and created again has a new index: its missing addresses belong there now.
     fn follow_new_index(&self, interface: &Interface) {
         for lease in self.parts.table.borrow_mut().missing() {
-            if *lease.interface == *interface.name && !self.parts.interfaces.contains(lease.placement.index) {
+            if interface.has_name(&lease.interface) && !self.parts.interfaces.contains(lease.placement.index)
+            {
                 lease.placement.index = interface.index;
                 self.any_missing.set(true);
             }
@@ -202,7 +213,8 @@ impl Reconciler {
         let host = &self.parts.host;
         match placement.address {
             IpAddr::V4(_) => {
-                matches!(host.are_local(&[placement.address]).remove(&placement.address), Some(Ok(true)))
+                let to = host.destinations(&[placement.address]).remove(&placement.address);
+                matches!(to, Some(Ok(Destination::Local)))
             }
             IpAddr::V6(_) => {
                 rtnl::get_ipv6(host.route(), placement).is_ok_and(|address| address.placement == *placement)
@@ -232,6 +244,8 @@ impl Reconciler {
             return self.parts.wake.notify_one();
         }
         lease.state = LeaseState::Missing;
+        let interface = self.parts.interfaces.get(lease.placement.index);
+        lease.removed_with_link = interface.is_none_or(|interface| !interface.up);
         self.any_missing.set(true);
         self.parts.events.address(lease, EventCode::AddressLost, "");
     }
@@ -286,34 +300,39 @@ impl Reconciler {
             return;
         }
         let (now, instant) = (BootTime::now(), Instant::now());
-        let mut restored = Vec::new();
+        let (mut restored, mut causes) = (Vec::new(), Vec::new());
         for lease in self.parts.table.borrow_mut().missing() {
             // Try again at every notification until it is present.
             self.any_missing.set(true);
             let placement = lease.placement;
             let up = Interface::by_index(self.parts.host.route(), placement.index)
                 .is_ok_and(|interface| interface.up);
+            let cause = match lease.removed_with_link {
+                true => "its interface went down or was deleted",
+                false => "another program removed it",
+            };
             if up && !lease.is_ending(now) && lease.try_restore(instant, self.restore_limit.get()) {
                 restored.push((placement, lease.remaining(now)));
+                causes.push(cause);
             }
         }
         if restored.is_empty() {
             return;
         }
-        let outcomes = self.parts.host.restore(&restored);
-        for ((placement, _), outcome) in restored.into_iter().zip(outcomes) {
+        let outcomes = self.parts.host.add_undetected(&restored);
+        for (((placement, _), cause), outcome) in restored.into_iter().zip(causes).zip(outcomes) {
             let (address, index) = (placement.address, placement.index);
             match outcome {
                 Ok(()) | Err(Errno::EEXIST) => {
                     self.mark_present(&placement);
                     self.parts.counters.restored.up();
-                    tracing::warn!(%address, index, "another program removed this address; restored it");
+                    tracing::warn!(%address, index, cause, "restored an address that was missing");
                     if self.parts.table.borrow().get(address).is_some_and(Lease::is_announced) {
                         self.parts.announcer.announce(address);
                     }
                 }
                 Err(errno) => {
-                    tracing::warn!(%address, index, %errno, "cannot restore an address that another program removed");
+                    tracing::warn!(%address, index, cause, %errno, "cannot restore an address that is missing");
                 }
             }
         }

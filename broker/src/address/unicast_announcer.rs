@@ -2,35 +2,35 @@
 //! `arp_all_hosts = false`.
 //!
 //! Promises: sends at most three requests, 250 ms apart, to a neighbour that does not answer. Falls back to broadcast when
-//! a neighbour has answered none of them, when a gateway is not a known neighbour, or when no neighbour is known.
+//! a neighbour has answered none of them, when a gateway is not a known neighbour or that is in doubt, or when no neighbour is
+//! known.
 //! See RFC 826, and RFC 4861 section 7.2.8.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
-
-use nix::errno::Errno;
 
 use super::announcement_queue::{PERIOD, Round};
 use super::frame;
+use super::gateways::Gateways;
 use crate::sys::Netlink;
 use crate::sys::interface::Mac;
-use crate::sys::neighbour::{self, Gateway, Neighbour};
+use crate::sys::neighbour::{self, Neighbour};
 
 /// How many requests a neighbour is sent, and how long it may take to answer each.
 const MAX_REQUESTS: usize = 3;
 const TIMEOUT: Duration = Duration::from_millis(250);
 /// How many neighbours are sent a request in a row.
 const MAX_BURST: usize = 16;
-/// How long the kernel's tables are used before they are read again.
+/// How long the kernel's table of neighbours is used before it is read again.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
-/// The kernel's tables at one time.
+/// The kernel's table of neighbours at one time.
 #[derive(Debug)]
 struct Snapshot {
     at: Instant,
     neighbours: Vec<Neighbour>,
-    gateways: Vec<Gateway>,
 }
 
 /// The neighbours that one series of announcements is sent to.
@@ -39,19 +39,25 @@ struct Recipients {
     series: u64,
     /// Those that have not answered, and the number of requests that each was sent.
     unanswered: Vec<(Neighbour, usize)>,
-    /// Whether there are hosts that no request reaches, so that a broadcast is needed.
-    incomplete: bool,
+    /// All of them.
+    hosts: Vec<IpAddr>,
+    /// When the series began.
+    began: Option<Instant>,
 }
 
 /// The announcements in progress.
-#[derive(Debug, Default)]
 pub(super) struct UnicastAnnouncer {
+    gateways: Rc<Gateways>,
     snapshot: Option<Snapshot>,
     /// By announced address.
     recipients: HashMap<IpAddr, Recipients>,
 }
 
 impl UnicastAnnouncer {
+    pub fn new(gateways: Rc<Gateways>) -> Self {
+        Self { gateways, snapshot: None, recipients: HashMap::new() }
+    }
+
     /// The frames of a round.
     pub fn frames(&mut self, route: &Netlink, round: &Round, index: u32, own_mac: Mac) -> Vec<Vec<u8>> {
         if self.recipients.get(&round.address).is_none_or(|recipients| recipients.series != round.series) {
@@ -60,7 +66,11 @@ impl UnicastAnnouncer {
         }
         let Some(recipients) = self.recipients.get(&round.address) else { return Vec::new() };
         if recipients.is_done(round.number) {
-            let broadcast = recipients.incomplete || !recipients.unanswered.is_empty();
+            let all_are_told = recipients.unanswered.is_empty()
+                && recipients.began.is_some_and(|began| {
+                    self.gateways.are_among(&recipients.hosts, index, round.address, began)
+                });
+            let broadcast = recipients.hosts.is_empty() || !all_are_told;
             return if broadcast { frame::announcement(own_mac, round.address) } else { Vec::new() };
         }
         let next = recipients.unanswered.iter().filter(|(_, sent)| *sent <= round.number).take(MAX_BURST);
@@ -91,26 +101,30 @@ impl UnicastAnnouncer {
     }
 
     fn find_recipients(&mut self, route: &Netlink, round: &Round, index: u32) -> Recipients {
+        self.gateways.request();
+        let none = Recipients { series: round.series, ..Recipients::default() };
         if self.snapshot.as_ref().is_none_or(|snapshot| snapshot.at.elapsed() > MAX_AGE) {
-            match Snapshot::take(route) {
-                Ok(snapshot) => self.snapshot = Some(snapshot),
+            match neighbour::list(route) {
+                Ok(neighbours) => self.snapshot = Some(Snapshot { at: Instant::now(), neighbours }),
                 Err(errno) => {
-                    tracing::warn!(%errno, "cannot list the neighbours; announcing by broadcast instead");
-                    return Recipients { series: round.series, incomplete: true, ..Recipients::default() };
+                    tracing::warn!(%errno, "cannot list the neighbours; announcing to all hosts");
+                    return none;
                 }
             }
         }
-        let Some(snapshot) = &self.snapshot else { return Recipients::default() };
-        let same_family =
-            |other: IpAddr| other.is_ipv4() == round.address.is_ipv4() && other != round.address;
-        let is_recipient = |host: &&Neighbour| host.index == index && same_family(host.address);
-        let unanswered: Vec<(Neighbour, usize)> =
-            snapshot.neighbours.iter().filter(is_recipient).map(|host| (*host, 0)).collect();
-        let known = |gateway: IpAddr| unanswered.iter().any(|(host, _)| host.address == gateway);
-        let mut gateways =
-            snapshot.gateways.iter().filter(|(at, gateway)| *at == index && same_family(*gateway));
-        let incomplete = unanswered.is_empty() || gateways.any(|(_, gateway)| !known(*gateway));
-        Recipients { series: round.series, unanswered, incomplete }
+        let Some(snapshot) = &self.snapshot else { return none };
+        let is_recipient = |host: &&Neighbour| {
+            host.index == index
+                && host.address.is_ipv4() == round.address.is_ipv4()
+                && host.address != round.address
+        };
+        let hosts = snapshot.neighbours.iter().filter(is_recipient);
+        Recipients {
+            unanswered: hosts.clone().map(|host| (*host, 0)).collect(),
+            hosts: hosts.map(|host| host.address).collect(),
+            began: Some(round.began),
+            ..none
+        }
     }
 }
 
@@ -118,12 +132,5 @@ impl Recipients {
     /// Whether no more requests are sent in this round.
     fn is_done(&self, round: usize) -> bool {
         round >= MAX_REQUESTS || self.unanswered.is_empty()
-    }
-}
-
-impl Snapshot {
-    fn take(route: &Netlink) -> Result<Self, Errno> {
-        let (neighbours, gateways) = (neighbour::list(route)?, neighbour::list_gateways(route)?);
-        Ok(Self { at: Instant::now(), neighbours, gateways })
     }
 }

@@ -13,10 +13,9 @@ use super::peer::Peer;
 use super::source::{Sources, Span};
 use super::typed::Config;
 
-/// Checks everything but floating addresses.
+/// Checks everything but floating addresses, and what depends on which addresses float.
 pub(super) fn config(config: &Config, sources: &Sources, problems: &mut Problems) {
     endpoints(&config.listeners, sources, problems);
-    wildcards(&config.listeners, sources, problems);
     topology(&config.cluster, sources, problems);
     permitted_addresses(config, problems);
     for peer in &config.broker.peers {
@@ -38,22 +37,22 @@ fn endpoints(listeners: &[Listener], sources: &Sources, problems: &mut Problems)
     }
 }
 
-/// A wildcard and one of its addresses cannot both be bound. See ip(7), bind(2) EADDRINUSE.
-fn wildcards(listeners: &[Listener], sources: &Sources, problems: &mut Problems) {
+/// A wildcard and one of its addresses cannot both be bound. See ip(7), bind(2) EADDRINUSE. A listener that the worker starts
+/// on request may replace a static one, but one of a floating address must start for the address to be added.
+pub(super) fn wildcards(listeners: &[Listener], sources: &Sources, problems: &mut Problems) {
     let inet = |listener: &Listener| match &listener.endpoint.value {
         Endpoint::Tcp(inet) => Some((false, inet.address, inet.port)),
         Endpoint::Udp(inet) => Some((true, inet.address, inet.port)),
         _ => None,
     };
-    let fixed = || listeners.iter().filter(|listener| listener.is_static());
     let mut wildcards: HashMap<(bool, bool, u16), Span> = HashMap::new();
-    for listener in fixed() {
+    for listener in listeners.iter().filter(|listener| listener.is_static()) {
         if let Some((udp, address, port)) = inet(listener).filter(|(_, address, _)| address.is_unspecified())
         {
             wildcards.insert((udp, address.is_ipv4(), port), listener.endpoint.span);
         }
     }
-    for listener in fixed() {
+    for listener in listeners.iter().filter(|listener| listener.socket.enable) {
         let specific = inet(listener).filter(|(_, address, _)| !address.is_unspecified());
         let Some(wildcard) =
             specific.and_then(|(udp, address, port)| wildcards.get(&(udp, address.is_ipv4(), port)))
@@ -65,6 +64,12 @@ fn wildcards(listeners: &[Listener], sources: &Sources, problems: &mut Problems)
             listener.endpoint.value,
             sources.file_line(*wildcard)
         );
+        if listener.duravip.floats() {
+            let message = format!("{message}: this floating address could never be added");
+            let help = "name the other addresses of this host instead of the wildcard address";
+            problems.error(listener.endpoint.span, message, help);
+            continue;
+        }
         let help = "remove one of them, or set enable = false in the one that the worker starts at run time";
         problems.warning(listener.endpoint.span, message, help);
     }

@@ -18,6 +18,8 @@ pub struct Cluster {
     pub if_check_interval: Duration,
     /// How often per minute the broker adds an address again that another program removed.
     pub if_down_limit: u32,
+    /// Whether the host may use the IPv6 addresses as the source of its own connections.
+    pub ipv6_as_source: bool,
     /// The blocks of addresses, in the order of the file.
     pub topology: Vec<Topology>,
     /// The place of the scope, if the configuration has one.
@@ -42,6 +44,7 @@ impl Default for Cluster {
             arp_all_hosts: true,
             if_check_interval: Duration::from_secs(30),
             if_down_limit: 4,
+            ipv6_as_source: false,
             topology: Vec::new(),
             span: None,
         }
@@ -66,6 +69,7 @@ impl Cluster {
                 .seconds("if_check_interval", 1..=86_400)
                 .unwrap_or(default.if_check_interval),
             if_down_limit: reader.number("if_down_limit", 0..=1_000).unwrap_or(default.if_down_limit),
+            ipv6_as_source: reader.boolean("ipv6_as_source").unwrap_or(default.ipv6_as_source),
             topology: reader
                 .scopes("topology")
                 .filter_map(|section| Topology::read(Reader::new(section, reader.sources, reader.problems)))

@@ -144,13 +144,21 @@ impl Snapshot {
     }
 
     fn add_cluster(&mut self, cluster: &Cluster) {
-        let Cluster { nodename, arp_all_hosts, if_check_interval, if_down_limit, topology, span: _ } =
-            cluster;
+        let Cluster {
+            nodename,
+            arp_all_hosts,
+            if_check_interval,
+            if_down_limit,
+            ipv6_as_source,
+            topology,
+            span: _,
+        } = cluster;
         let mut add = |name: &str, value: String| self.add(format!("cluster {name}"), value);
         add("nodename", text(nodename));
         add("arp_all_hosts", arp_all_hosts.to_string());
         add("if_check_interval", if_check_interval.as_secs().to_string());
         add("if_down_limit", if_down_limit.to_string());
+        add("ipv6_as_source", ipv6_as_source.to_string());
         for Topology { block, interface, mask } in topology {
             let value = format!("interface {}, cidrmask {mask}", interface.value);
             self.add(format!("topology \"{}\"", block.value), value);

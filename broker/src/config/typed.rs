@@ -183,6 +183,7 @@ fn typed(items: &[Item], sources: Sources, mut problems: Problems) -> (Option<Co
     }
     check::config(&config, &sources, &mut problems);
     check_duravip::config(&mut config, &sources, &mut problems);
+    check::wildcards(&config.listeners, &sources, &mut problems);
     config.skipped = top.skipped.drain().map(|(value, span)| Spanned { value, span }).collect();
     config.skipped.sort_by_key(|name| name.span);
     for name in &config.skipped {

@@ -4,6 +4,7 @@ use portreeve_protocol::Text;
 
 use crate::address::{AddSpec, Settings};
 use crate::config::Config;
+use crate::sys::rtnl::SourceUse;
 
 /// Whether the configuration manages any address or interface.
 pub fn names_addresses(config: &Config) -> bool {
@@ -29,5 +30,6 @@ pub fn address_settings(config: &Config) -> Settings {
         restore_limit: config.cluster.if_down_limit,
         reconcile_interval: config.cluster.if_check_interval,
         broadcast: config.cluster.arp_all_hosts,
+        source: if config.cluster.ipv6_as_source { SourceUse::Allowed } else { SourceUse::Never },
     }
 }

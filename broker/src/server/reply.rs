@@ -26,7 +26,7 @@ const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum Sockets<'a> {
     /// Those of listeners, in this order.
     Listeners(&'a [ListenerId]),
-    /// The control socket, the service manager's and the map of the allowlist, for a successor.
+    /// The control socket, the service manager's, the map of the allowlist and the reservation, for a successor.
     Offered,
 }
 
@@ -142,7 +142,11 @@ impl Session {
             }
             Sockets::Offered => {
                 let control = broker.export.control.iter().map(|socket| socket.as_fd());
-                control.chain(broker.export.notifier.socket()).chain(registry.allowlist()).collect()
+                let addresses = broker.addresses.as_ref();
+                let reservation =
+                    addresses.and_then(|addresses| addresses.reservation()).map(|one| one.as_fd());
+                let others = broker.export.notifier.socket().into_iter().chain(registry.allowlist());
+                control.chain(others).chain(reservation).collect()
             }
         };
         broker.in_flight.admit(self, descriptors.len()).map_err(Unsent::Blocked)?;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
 
+use crate::address::Reservation;
 use crate::capability::CapabilitySet;
 use crate::config::{self, Trust};
 use crate::confine::landlock::Listed;
@@ -112,6 +113,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         BindPrivileges { capabilities: effective_capabilities(), unprivileged_port_start, confined: false };
     let mut registry = sockets::empty_registry(&config, max_descriptors, privileges)?;
     inject::point("control")?;
+    let mut reservation = None;
     let (control, mut import) = match start {
         Start::Fresh => (sockets::control_socket(&config, plan.socket_group, &mut registry)?, None),
         Start::Takeover => {
@@ -120,6 +122,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
                 let adopted = registry.adopt_allowlist(map);
                 adopted.map_err(|errno| Failure::os("takeover", "bpf", errno))?;
             }
+            reservation = sockets.reservation.map(Reservation::continue_of);
             if let Some(manager) = sockets.manager {
                 let offer = &predecessor.offer;
                 notifier.adopt(manager, Duration::from_micros(offer.watchdog_us), offer.fdstore_max);
@@ -145,7 +148,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     fdstore_names.stale.extend(replaced);
     inject::point("addresses")?;
     let events = Rc::new(Events::default());
-    let addresses = sockets::addresses(&config, &plan, &events)?;
+    let addresses = sockets::addresses(&config, &plan, &events, reservation)?;
     inject::point("status")?;
     let status = ProcStatus::open("self")?;
     let seccomp = status.read()?.seccomp;

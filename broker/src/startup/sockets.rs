@@ -10,7 +10,7 @@ use nix::sys::resource::rlim_t;
 use nix::unistd::Gid;
 use portreeve_protocol::FaultCode;
 
-use crate::address::Addresses;
+use crate::address::{Addresses, Reservation};
 use crate::config::Config;
 use crate::events::Events;
 use crate::failure::{Exit, Failure};
@@ -65,12 +65,19 @@ pub fn empty_registry(
 }
 
 /// The manager of addresses, if the configuration names any and the retained capabilities allow it.
-pub fn addresses(config: &Config, plan: &Plan, events: &Rc<Events>) -> Result<Option<Addresses>, Failure> {
+/// `reservation` is that of the predecessor, if there is one.
+pub fn addresses(
+    config: &Config,
+    plan: &Plan,
+    events: &Rc<Events>,
+    reservation: Option<Reservation>,
+) -> Result<Option<Addresses>, Failure> {
     let retains = |capability: Capability| plan.retained.effective.contains(capability.index());
     if !retains(CAP_NET_ADMIN) || !plan::names_addresses(config) {
         return Ok(None);
     }
-    let addresses = Addresses::open(plan::address_settings(config), retains(CAP_NET_RAW), events.clone())?;
+    let settings = plan::address_settings(config);
+    let addresses = Addresses::open(settings, retains(CAP_NET_RAW), events.clone(), reservation)?;
     let host_owned = addresses.host_owned(&plan::floating(config))?;
     let mut findings = Findings::default();
     for diagnostic in config.host_owned_errors(&host_owned) {

@@ -4,7 +4,7 @@
 
 use netlink_packet_core::Parseable as _;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, Prop};
 use nix::errno::Errno;
 
 use super::netlink::Netlink;
@@ -25,6 +25,8 @@ pub struct Interface {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// Its alternative names: ip-link(8), `property`; Linux 5.5.
+    pub altnames: Vec<String>,
     /// Whether it is up: IFF_UP.
     pub up: bool,
     /// Whether it is up and has a carrier: IFF_UP and IFF_LOWER_UP.
@@ -45,7 +47,13 @@ pub struct Change {
 }
 
 impl Interface {
-    /// Finds an interface by name. See rtnetlink(7), RTM_GETLINK; Linux 2.6.33.
+    /// Whether this is its name, or one of its alternative names.
+    pub fn has_name(&self, name: &str) -> bool {
+        self.name == name || self.altnames.iter().any(|other| other == name)
+    }
+
+    /// Finds an interface by its name or an alternative name. See rtnetlink(7), RTM_GETLINK; Linux 2.6.33, alternative names
+    /// since 5.5.
     ///
     /// # Capabilities
     /// None.
@@ -100,6 +108,7 @@ impl Interface {
         let mut interface = Self {
             index: message.header.index,
             name: String::new(),
+            altnames: Vec::new(),
             up: flags.contains(LinkFlags::Up),
             carrier: flags.contains(LinkFlags::Up) && flags.contains(LinkFlags::LowerUp),
             mac: None,
@@ -108,6 +117,12 @@ impl Interface {
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => interface.name = name,
+                LinkAttribute::PropList(properties) => {
+                    interface.altnames.extend(properties.into_iter().filter_map(|property| match property {
+                        Prop::AltIfName(name) => Some(name),
+                        _ => None,
+                    }));
+                }
                 LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
                 LinkAttribute::Address(address) if ethernet => interface.mac = address.try_into().ok(),
                 _ => {}

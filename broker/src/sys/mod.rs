@@ -17,6 +17,7 @@ pub mod neighbour;
 pub mod netlink;
 mod netlink_batch;
 pub mod nft;
+pub mod nft_monitor;
 pub mod packet;
 pub mod peer_credentials;
 pub mod poll;

@@ -4,20 +4,30 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::Parseable as _;
+use netlink_packet_core::{NlasIterator, Parseable as _};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use netlink_packet_route::route::RouteMessage;
 use nix::errno::Errno;
 
-use super::Netlink;
 use super::interface::Mac;
+use super::netlink::{Dump, Netlink};
+use super::rtnl::ip;
 
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_GETNEIGH: u16 = 30;
+/// The length of struct rtmsg.
+const RTMSG: usize = 12;
+/// The length of struct rtnexthop.
+const RTNEXTHOP: usize = 8;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_MULTIPATH: u16 = 9;
+const RTA_VIA: u16 = 18;
+const RTA_NH_ID: u16 = 30;
 /// The states of an entry whose MAC address is valid.
 const VALID: [NeighbourState; 5] = [
     NeighbourState::Reachable,
@@ -38,8 +48,16 @@ pub struct Neighbour {
     pub address: IpAddr,
 }
 
-/// A gateway, and the index of the interface that reaches it.
-pub type Gateway = (u32, IpAddr);
+/// A gateway of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Gateway {
+    /// The index of the interface that reaches it.
+    pub index: u32,
+    /// Its IP address. A route of IPv4 can have a gateway of IPv6.
+    pub address: IpAddr,
+    /// Whether the route is one of IPv4.
+    pub is_of_ipv4: bool,
+}
 
 /// Lists the neighbours of the host. See rtnetlink(7), RTM_GETNEIGH; Linux 2.2.
 ///
@@ -54,16 +72,34 @@ pub fn list(netlink: &Netlink) -> Result<Vec<Neighbour>, Errno> {
     })
 }
 
-/// Lists the gateways of the host's routes. See rtnetlink(7), RTM_GETROUTE; Linux 2.2.
+/// Begins to list the routes of the host. See rtnetlink(7), RTM_GETROUTE; Linux 2.2.
 ///
 /// # Capabilities
 /// None.
 ///
 /// # Errors
-/// The kernel's refusal; EINTR as [`Netlink::dump`].
-pub fn list_gateways(netlink: &Netlink) -> Result<Vec<Gateway>, Errno> {
-    netlink.dump(RTM_GETROUTE, &RouteMessage::default(), |kind, body| {
-        if kind == RTM_NEWROUTE { gateway(body) } else { None }
+/// Those of [`Netlink::begin_dump`].
+pub fn begin_routes(netlink: &Netlink) -> Result<Dump, Errno> {
+    netlink.begin_dump(RTM_GETROUTE, &RouteMessage::default())
+}
+
+/// Receives the next some hundreds of routes, and passes their gateways to `found`; `None` for a route whose gateways the kernel
+/// does not tell. Returns whether more follow.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// Those of [`Netlink::continue_dump`].
+pub fn continue_routes(
+    netlink: &Netlink,
+    dump: &mut Dump,
+    mut found: impl FnMut(Option<Gateway>),
+) -> Result<bool, Errno> {
+    netlink.continue_dump(dump, |kind, body| {
+        if kind == RTM_NEWROUTE {
+            gateways(body, &mut found);
+        }
     })
 }
 
@@ -86,15 +122,48 @@ fn neighbour(body: &[u8]) -> Option<Neighbour> {
     Some(Neighbour { index: message.header.ifindex, mac, address: address? })
 }
 
-fn gateway(body: &[u8]) -> Option<Gateway> {
-    let (mut index, mut gateway) = (None, None);
-    for attribute in RouteMessage::parse(body).ok()?.attributes {
-        match attribute {
-            RouteAttribute::Oif(value) => index = Some(value),
-            RouteAttribute::Gateway(RouteAddress::Inet(value)) => gateway = Some(value.into()),
-            RouteAttribute::Gateway(RouteAddress::Inet6(value)) => gateway = Some(value.into()),
+/// Passes the gateways of a route to `found`. Written by hand for speed, because there may be hundreds of thousands of routes. See
+/// include/uapi/linux/rtnetlink.h.
+fn gateways(body: &[u8], found: &mut impl FnMut(Option<Gateway>)) {
+    let is_of_ipv4 = body.first() == Some(&(libc::AF_INET as u8));
+    let attributes = body.get(RTMSG..).unwrap_or_default();
+    let (mut index, mut address, mut is_group, mut has_nexthops) = (None, None, false, false);
+    for attribute in NlasIterator::new(attributes).flatten() {
+        let value = attribute.value();
+        match attribute.kind() {
+            RTA_OIF => index = value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)),
+            RTA_GATEWAY => address = ip(value),
+            RTA_VIA => address = value.get(2..).and_then(ip),
+            RTA_MULTIPATH => {
+                has_nexthops = true;
+                nexthops(value, |index, address| found(Some(Gateway { index, address, is_of_ipv4 })));
+            }
+            RTA_NH_ID => is_group = true,
             _ => {}
         }
     }
-    Some((index?, gateway?))
+    match (index, address) {
+        (Some(index), Some(address)) => found(Some(Gateway { index, address, is_of_ipv4 })),
+        // With net.ipv4.nexthop_compat_mode = 0 the kernel tells only the number of the nexthop object.
+        (None, _) if is_group && !has_nexthops => found(None),
+        _ => {}
+    }
+}
+
+/// Passes the interface and gateway of each nexthop of a multipath route to `found`: struct rtnexthop, and its attributes.
+fn nexthops(mut rest: &[u8], mut found: impl FnMut(u32, IpAddr)) {
+    while let Some(header) = rest.first_chunk::<RTNEXTHOP>() {
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let index = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
+        let Some(attributes) = rest.get(RTNEXTHOP..length) else { return };
+        for attribute in NlasIterator::new(attributes).flatten() {
+            let address = match attribute.kind() {
+                RTA_GATEWAY => ip(attribute.value()),
+                RTA_VIA => attribute.value().get(2..).and_then(ip),
+                _ => None,
+            };
+            address.into_iter().for_each(|address| found(index, address));
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
 }

@@ -11,7 +11,8 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use netlink_packet_core::{Emitable, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, recv, send,
+    socket,
 };
 
 use super::netlink_batch::{Batch, HEADER};
@@ -32,6 +33,20 @@ pub struct Netlink {
     socket: OwnedFd,
     sequence: Cell<u32>,
     buffer: RefCell<Box<[u8]>>,
+}
+
+/// A list of objects that is being received.
+#[derive(Debug)]
+pub struct Dump {
+    batch: Batch,
+    interrupted: bool,
+}
+
+impl Dump {
+    /// Whether a change interrupted it, so that objects may be missing.
+    pub fn was_interrupted(&self) -> bool {
+        self.interrupted
+    }
 }
 
 /// One received message.
@@ -82,6 +97,17 @@ impl Netlink {
     pub fn open(protocol: SockProtocol) -> nix::Result<Self> {
         let buffer = RefCell::new(vec![0; DATAGRAM].into());
         Ok(Self { socket: open(protocol, 0)?, sequence: Cell::new(1), buffer })
+    }
+
+    /// The number by which the kernel names this socket as the origin of a change: nl_pid of netlink(7).
+    ///
+    /// # Capabilities
+    /// None.
+    ///
+    /// # Errors
+    /// Those of getsockname(2).
+    pub fn port(&self) -> nix::Result<u32> {
+        Ok(getsockname::<NetlinkAddr>(self.socket.as_raw_fd())?.pid())
     }
 
     /// Creates an empty batch with the next sequence number.
@@ -205,6 +231,45 @@ impl Netlink {
         Ok(replies)
     }
 
+    /// Begins to request every object of a kind, to be received in pieces. Until its end, no other exchange may use this socket.
+    /// See netlink(7), NLM_F_DUMP; Linux 2.2, NLM_F_DUMP_INTR since 3.1.
+    ///
+    /// # Capabilities
+    /// Those of the message.
+    ///
+    /// # Errors
+    /// The request could not be sent.
+    pub fn begin_dump<M: Emitable>(&self, kind: u16, message: &M) -> Result<Dump, Errno> {
+        let mut batch = self.batch();
+        batch.push(kind, NLM_F_DUMP, message);
+        self.send(&batch)?;
+        Ok(Dump { batch, interrupted: false })
+    }
+
+    /// Receives the next piece, which the kernel makes during this call, and passes the kind and body of each object to `found`.
+    /// Returns whether more follow.
+    ///
+    /// # Capabilities
+    /// None.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn continue_dump(&self, dump: &mut Dump, mut found: impl FnMut(u16, &[u8])) -> Result<bool, Errno> {
+        let mut end = None;
+        self.receive(|message| {
+            if dump.batch.position(message.sequence) != Some(0) {
+                return;
+            }
+            dump.interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+            match outcome_of(&message) {
+                Some(outcome) => end = Some(outcome),
+                None if message.kind == NLMSG_DONE => end = Some(status(message.body)),
+                None => found(message.kind, message.body),
+            }
+        })?;
+        end.map_or(Ok(true), |outcome| outcome.map(|()| false))
+    }
+
     /// Requests every object of a kind; `parse` reads the kind and body of each message of the reply. See
     /// netlink(7), NLM_F_DUMP; Linux 2.2, NLM_F_DUMP_INTR since 3.1.
     ///
@@ -220,26 +285,17 @@ impl Netlink {
         parse: impl Fn(u16, &[u8]) -> Option<T>,
     ) -> Result<Vec<T>, Errno> {
         for _ in 0..MAX_DUMPS {
-            let mut batch = self.batch();
-            batch.push(kind, NLM_F_DUMP, message);
-            self.send(&batch)?;
-            let (mut objects, mut interrupted, mut end) = (Vec::new(), false, None);
-            while end.is_none() {
-                self.receive(|message| {
-                    if batch.position(message.sequence) != Some(0) {
-                        return;
-                    }
-                    interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
-                    match outcome_of(&message) {
-                        Some(outcome) => end = Some(outcome),
-                        None if message.kind == NLMSG_DONE => end = Some(status(message.body)),
-                        None => objects.extend(parse(message.kind, message.body)),
-                    }
-                })?;
-            }
+            let (mut dump, mut objects) = (self.begin_dump(kind, message)?, Vec::new());
+            let end = loop {
+                match self.continue_dump(&mut dump, |kind, body| objects.extend(parse(kind, body))) {
+                    Ok(true) => {}
+                    Ok(false) => break Ok(()),
+                    Err(errno) => break Err(errno),
+                }
+            };
             match end {
-                Some(Err(errno)) if errno != Errno::EINTR => return Err(errno),
-                Some(Ok(())) if !interrupted => return Ok(objects),
+                Err(errno) if errno != Errno::EINTR => return Err(errno),
+                Ok(()) if !dump.interrupted => return Ok(objects),
                 _ => {}
             }
         }
@@ -263,6 +319,12 @@ impl Netlink {
         let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
         messages(buffer.get(..length).unwrap_or_default()).for_each(handle);
         Ok(())
+    }
+}
+
+impl From<Netlink> for OwnedFd {
+    fn from(netlink: Netlink) -> Self {
+        netlink.socket
     }
 }
 

@@ -1,4 +1,4 @@
-//! nf_tables transactions: tables, sets, chains, one kind of rule, and elements.
+//! nf_tables transactions: tables, sets, chains, one kind of rule, and elements; and queries of what the kernel has of them.
 //!
 //! Promises: a transaction takes effect whole or not at all. See include/uapi/linux/netfilter/nf_tables.h and
 //! nfnetlink.h. No maintained crate speaks this protocol without libnftnl or the nft program, and a confined broker runs
@@ -7,10 +7,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{
+    DefaultNla, Emitable, NLA_F_NESTED, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NlasIterator,
+};
 use nix::errno::Errno;
 
-use super::{Batch, Netlink};
+use super::{Batch, Netlink, rtnl};
 
 /// The name of the broker's tables.
 const TABLE: &str = "portreeve";
@@ -19,16 +21,38 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEW_TABLE: u16 = SUBSYSTEM << 8;
+const GET_TABLE: u16 = SUBSYSTEM << 8 | 1;
 const DELETE_TABLE: u16 = SUBSYSTEM << 8 | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
+const DELETE_CHAIN: u16 = SUBSYSTEM << 8 | 5;
 const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
+const GET_RULE: u16 = SUBSYSTEM << 8 | 7;
+const DELETE_RULE: u16 = SUBSYSTEM << 8 | 8;
 const NEW_SET: u16 = SUBSYSTEM << 8 | 9;
+const DELETE_SET: u16 = SUBSYSTEM << 8 | 11;
 const NEW_ELEMENT: u16 = SUBSYSTEM << 8 | 12;
+const GET_ELEMENT: u16 = SUBSYSTEM << 8 | 13;
 const DELETE_ELEMENT: u16 = SUBSYSTEM << 8 | 14;
+/// The name of the table that a broker owns as long as it runs.
+const OWNED_TABLE: &str = "portreeve-broker";
+/// NFT_TABLE_F_OWNER.
+const TABLE_OWNER: u32 = 2;
+/// NFTA_TABLE_USERDATA.
+const TABLE_DATA: u16 = 6;
+/// NFTA_TABLE_OWNER.
+const TABLE_OWNER_PORT: u16 = 7;
+/// The maximum length of a comment, without its NUL.
+const MAX_COMMENT: usize = 127;
 /// NFT_SET_TIMEOUT.
 const SET_TIMEOUT: u32 = 0x10;
 /// NF_IP_PRI_RAW: before the host's own filter rules decide.
 const PRIORITY: i32 = -300;
+/// The length of struct nfgenmsg.
+const NFGENMSG: usize = 4;
+/// The attribute of a table's name, in the messages about a table and about what it contains.
+const TABLE_NAME: u16 = 1;
+/// The length of struct nlattr.
+const ATTRIBUTE_HEADER: usize = 4;
 /// NFTA_LIST_ELEM.
 const LIST_ELEMENT: u16 = 1;
 
@@ -274,6 +298,126 @@ impl<'n> Transaction<'n> {
         let elements = elements.iter().map(|(address, _)| nest(LIST_ELEMENT, &[value(*address)]));
         self.push(DELETE_ELEMENT, 0, family, element_list(set, elements));
     }
+}
+
+/// Creates an empty table that exists as long as its socket is open and that only this socket can change: `nft list ruleset`
+/// shows it with the flag `owner` and this comment. See NFT_TABLE_F_OWNER of nf_tables.h; Linux 5.12.
+///
+/// # Capabilities
+/// CAP_NET_ADMIN.
+///
+/// # Errors
+/// EPERM if the table belongs to another socket; EINVAL or EOPNOTSUPP if the kernel has no such tables.
+pub fn create_owned_table(netlink: &Netlink, comment: &str) -> Result<(), Errno> {
+    let mut create = Transaction::new(netlink);
+    // The comment as nft(8) stores it: type 0, the length, and the text with its NUL.
+    let text_of_comment =
+        [comment.as_bytes().get(..MAX_COMMENT).unwrap_or(comment.as_bytes()), b"\0"].concat();
+    let length = u8::try_from(text_of_comment.len()).unwrap_or(u8::MAX);
+    let data = [&[0, length], &text_of_comment[..]].concat();
+    let attributes =
+        vec![text(TABLE_NAME, OWNED_TABLE), number(2, TABLE_OWNER), DefaultNla::new(TABLE_DATA, data)];
+    create.push(NEW_TABLE, NLM_F_CREATE | NLM_F_EXCL, Family::Inet, attributes);
+    match create.commit()?.first() {
+        Some((_, errno)) => Err(*errno),
+        None => Ok(()),
+    }
+}
+
+/// The socket, as in [`Netlink::port`], and the comment of the table of [`create_owned_table`] of any socket. See nft(8),
+/// `list`; Linux 5.12.
+///
+/// # Capabilities
+/// As [`count_rules`].
+///
+/// # Errors
+/// ENOENT if there is none; EPROTO if the reply is not as documented.
+pub fn owner_of_owned_table(netlink: &Netlink) -> Result<(u32, String), Errno> {
+    let query =
+        Body { family: Family::Inet as u8, resource: 0, attributes: vec![text(TABLE_NAME, OWNED_TABLE)] };
+    let body = netlink.query(GET_TABLE, &query)?;
+    let parse = || {
+        let attributes = body.get(NFGENMSG..)?;
+        let port = u32::from_be_bytes(*attribute(attributes, TABLE_OWNER_PORT)?.first_chunk()?);
+        let comment = attribute(attributes, TABLE_DATA)?.get(2..)?.strip_suffix(b"\0")?;
+        Some((port, String::from_utf8_lossy(comment).into_owned()))
+    };
+    parse().ok_or(Errno::EPROTO)
+}
+
+/// Whether a message reports that something was removed.
+pub(super) fn is_removal(kind: u16) -> bool {
+    [DELETE_TABLE, DELETE_CHAIN, DELETE_RULE, DELETE_SET, DELETE_ELEMENT].contains(&kind)
+}
+
+/// The number of rules in the broker's table of a family; 0 if there is no such table. See nft(8), `list`; Linux 3.13.
+///
+/// # Capabilities
+/// CAP_NET_ADMIN before Linux 6.2.
+///
+/// # Errors
+/// The kernel's refusal; EINTR as [`Netlink::dump`].
+pub fn count_rules(netlink: &Netlink, family: Family) -> Result<usize, Errno> {
+    let query = Body { family: family as u8, resource: 0, attributes: vec![text(TABLE_NAME, TABLE)] };
+    // The kernel may list the rules of all tables of the family.
+    let own = |kind, body: &[u8]| (kind == NEW_RULE && is_of_own_table(body)).then_some(());
+    let rules = netlink.dump(GET_RULE, &query, own)?;
+    Ok(rules.len())
+}
+
+/// The elements of a set that have not timed out. See nft(8), `list set`; Linux 3.13.
+///
+/// # Capabilities
+/// As [`count_rules`].
+///
+/// # Errors
+/// ENOENT if there is no such set; otherwise as [`count_rules`].
+pub fn elements(netlink: &Netlink, family: Family, set: &str) -> Result<Vec<IpAddr>, Errno> {
+    let query = Body { family: family as u8, resource: 0, attributes: element_list(set, std::iter::empty()) };
+    let parse = |kind, body: &[u8]| if kind == NEW_ELEMENT { parse_elements(body) } else { None };
+    Ok(netlink.dump(GET_ELEMENT, &query, parse)?.into_iter().flatten().collect())
+}
+
+/// Whether a set has each element. See nft(8), `get element`; Linux 4.15.
+///
+/// # Capabilities
+/// As [`count_rules`].
+///
+/// # Errors
+/// The queries failed as a whole.
+pub fn has_elements(
+    netlink: &Netlink,
+    family: Family,
+    set: &str,
+    elements: &[IpAddr],
+) -> Result<Vec<bool>, Errno> {
+    let query = |address: &IpAddr| {
+        let element = nest(LIST_ELEMENT, &[value(*address)]);
+        Body { family: family as u8, resource: 0, attributes: element_list(set, std::iter::once(element)) }
+    };
+    let queries: Vec<Body> = elements.iter().map(query).collect();
+    let replies = netlink.query_all(GET_ELEMENT, &queries, |_| Some(()))?;
+    Ok(replies.iter().map(Result::is_ok).collect())
+}
+
+/// The addresses in the body of a message about elements.
+fn parse_elements(body: &[u8]) -> Option<Vec<IpAddr>> {
+    let list = attribute(body.get(NFGENMSG..)?, 3)?;
+    let address = |element: &[u8]| rtnl::ip(attribute(attribute(element, 1)?, 1)?);
+    Some(NlasIterator::new(list).flatten().filter_map(|element| address(element.value())).collect())
+}
+
+/// Whether the body of a message, with struct nfgenmsg, is about a table of the broker's name or about a part of it.
+pub(super) fn is_of_own_table(body: &[u8]) -> bool {
+    let name = attribute(body.get(NFGENMSG..).unwrap_or_default(), TABLE_NAME);
+    name.is_some_and(|name| name.strip_suffix(b"\0") == Some(TABLE.as_bytes()))
+}
+
+/// The value of the first attribute of this kind.
+fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    let found = NlasIterator::new(bytes).flatten().find(|attribute| attribute.kind() == kind)?;
+    let length = usize::from(found.length());
+    found.into_inner().get(ATTRIBUTE_HEADER..length)
 }
 
 fn element_list(set: &str, elements: impl Iterator<Item = DefaultNla>) -> Vec<DefaultNla> {

@@ -67,6 +67,18 @@ pub type Outcomes = Vec<Result<(), Errno>>;
 /// The lifetime of an address in whole seconds; `None` for a permanent one.
 pub type Lifetime = Option<u32>;
 
+/// Whether the kernel may choose an address as the source of the host's own connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceUse {
+    /// Not an IPv6 address with the prefix length 128: its preferred lifetime is 0, which makes it deprecated. It still serves
+    /// programs that bind to it. See RFC 4862 section 5.5.4. The kernel does not choose such an IPv4 address while the
+    /// interface has another one.
+    #[default]
+    Never,
+    /// It may.
+    Allowed,
+}
+
 /// Adds addresses. `detect` keeps the kernel's duplicate address detection of IPv6 on. See rtnetlink(7), RTM_NEWADDR;
 /// Linux 3.9 for lifetimes of IPv4, 5.18 for the tag; older kernels ignore the tag.
 ///
@@ -76,8 +88,13 @@ pub type Lifetime = Option<u32>;
 /// # Errors
 /// Each: EEXIST if the address is on the interface already, with any lifetime; ENODEV if the interface does
 /// not exist; EPERM.
-pub fn add(netlink: &Netlink, placements: &[(Placement, Lifetime)], detect: bool) -> Outcomes {
-    new_address(netlink, placements, NLM_F_CREATE | NLM_F_EXCL, detect)
+pub fn add(
+    netlink: &Netlink,
+    placements: &[(Placement, Lifetime)],
+    source: SourceUse,
+    detect: bool,
+) -> Outcomes {
+    new_address(netlink, placements, NLM_F_CREATE | NLM_F_EXCL, source, detect)
 }
 
 /// Gives addresses another lifetime from now on. The kernel would create an address that does not exist: check first.
@@ -88,17 +105,19 @@ pub fn add(netlink: &Netlink, placements: &[(Placement, Lifetime)], detect: bool
 ///
 /// # Errors
 /// Each: ENODEV if the interface does not exist; EPERM.
-pub fn renew(netlink: &Netlink, placements: &[(Placement, Lifetime)]) -> Outcomes {
-    new_address(netlink, placements, NLM_F_REPLACE, false)
+pub fn renew(netlink: &Netlink, placements: &[(Placement, Lifetime)], source: SourceUse) -> Outcomes {
+    new_address(netlink, placements, NLM_F_REPLACE, source, false)
 }
 
 fn new_address(
     netlink: &Netlink,
     placements: &[(Placement, Lifetime)],
     flags: u16,
+    source: SourceUse,
     detect: bool,
 ) -> Outcomes {
-    let message = |(placement, lifetime): &(Placement, Lifetime)| add_message(placement, *lifetime, detect);
+    let message =
+        |(placement, lifetime): &(Placement, Lifetime)| add_message(placement, *lifetime, source, detect);
     let messages: Vec<AddressMessage> = placements.iter().map(message).collect();
     netlink.change_each(RTM_NEWADDR, flags, &messages)
 }
@@ -143,15 +162,32 @@ pub fn get_ipv6(netlink: &Netlink, placement: &Placement) -> Result<HostAddress,
     HostAddress::parse(&netlink.query(RTM_GETADDR, &message)?).ok_or(Errno::EPROTO)
 }
 
-/// Whether each address is local: whether the host has it on any interface. See rtnetlink(7), RTM_GETROUTE; RTM_F_FIB_MATCH
-/// for IPv6 since Linux 4.13.
+/// Where the kernel sends packets to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To this host: it has the address on an interface, or a route of the type `local` covers it.
+    Local,
+    /// To all hosts of a link.
+    Broadcast,
+    /// To one of several hosts, this one among them.
+    Anycast,
+    /// To the members of a group.
+    Multicast,
+    /// To another host, or nowhere.
+    Elsewhere,
+}
+
+/// Where the kernel sends packets to each address. See rtnetlink(7), RTM_GETROUTE; RTM_F_FIB_MATCH for IPv6 since Linux 4.13.
 ///
 /// # Capabilities
 /// None.
 ///
 /// # Errors
 /// The queries failed as a whole; or, for one address, the kernel's refusal.
-pub fn are_local(netlink: &Netlink, addresses: &[IpAddr]) -> Result<Vec<Result<bool, Errno>>, Errno> {
+pub fn destinations(
+    netlink: &Netlink,
+    addresses: &[IpAddr],
+) -> Result<Vec<Result<Destination, Errno>>, Errno> {
     let query = |address: &IpAddr| {
         let mut message = RouteMessage::default();
         message.header.address_family = family(*address);
@@ -164,14 +200,24 @@ pub fn are_local(netlink: &Netlink, addresses: &[IpAddr]) -> Result<Vec<Result<b
         message
     };
     let queries: Vec<RouteMessage> = addresses.iter().map(query).collect();
-    let local = u8::from(RouteType::Local);
-    let replies = netlink.query_all(RTM_GETROUTE, &queries, |body| Some(*body.get(ROUTE_TYPE)? == local))?;
-    let is_local = |reply| match reply {
+    let destination = |body: &[u8]| {
+        Some(match RouteType::from(*body.get(ROUTE_TYPE)?) {
+            RouteType::Local => Destination::Local,
+            RouteType::Broadcast => Destination::Broadcast,
+            RouteType::Anycast => Destination::Anycast,
+            RouteType::Multicast => Destination::Multicast,
+            _ => Destination::Elsewhere,
+        })
+    };
+    let replies = netlink.query_all(RTM_GETROUTE, &queries, destination)?;
+    let nowhere = |reply| match reply {
         // The errors of unreachable, prohibit and blackhole routes.
-        Err(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL) => Ok(false),
+        Err(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL) => {
+            Ok(Destination::Elsewhere)
+        }
         other => other,
     };
-    Ok(replies.into_iter().map(is_local).collect())
+    Ok(replies.into_iter().map(nowhere).collect())
 }
 
 /// The prefix length of a single address: 32 or 128.
@@ -207,7 +253,8 @@ impl HostAddress {
     }
 }
 
-fn ip(bytes: &[u8]) -> Option<IpAddr> {
+/// An address from its bytes in network byte order.
+pub(super) fn ip(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => Some(IpAddr::from(*bytes.first_chunk::<4>()?)),
         16 => Some(IpAddr::from(*bytes.first_chunk::<16>()?)),
@@ -230,7 +277,7 @@ fn remove_message(placement: &Placement) -> AddressMessage {
     message
 }
 
-fn add_message(placement: &Placement, lifetime: Lifetime, detect: bool) -> AddressMessage {
+fn add_message(placement: &Placement, lifetime: Lifetime, source: SourceUse, detect: bool) -> AddressMessage {
     let mut message = remove_message(placement);
     let mut flags = AddressFlags::Noprefixroute;
     if !detect && placement.address.is_ipv6() {
@@ -238,7 +285,8 @@ fn add_message(placement: &Placement, lifetime: Lifetime, detect: bool) -> Addre
     }
     let mut cache_info = CacheInfo::default();
     cache_info.ifa_valid = lifetime.unwrap_or(PERMANENT);
-    cache_info.ifa_preferred = cache_info.ifa_valid;
+    let is_source = source == SourceUse::Allowed || placement.address.is_ipv4() || placement.prefix < 128;
+    cache_info.ifa_preferred = if is_source { cache_info.ifa_valid } else { 0 };
     message.attributes.push(AddressAttribute::Flags(flags));
     message.attributes.push(AddressAttribute::CacheInfo(cache_info));
     message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(TAG)));

@@ -52,6 +52,8 @@ pub struct OfferedSockets {
     pub manager: Option<UnixDatagram>,
     /// The map of the allowlist.
     pub allowlist: Option<OwnedFd>,
+    /// The socket of the reservation of the addresses of the network namespace.
+    pub reservation: Option<OwnedFd>,
 }
 
 /// Everything that a predecessor exports.
@@ -83,11 +85,14 @@ fn check_offer(offer: &Accepted, descriptors: Vec<OwnedFd>) -> Result<OfferedSoc
     let control = descriptors.next().ok_or_else(|| protocol_error("it sent no control socket"))?;
     let mut offered = |is_offered: bool| if is_offered { descriptors.next() } else { None };
     let (manager, allowlist) = (offered(offer.manager).map(UnixDatagram::from), offered(offer.allowlist));
-    let is_complete = manager.is_some() == offer.manager && allowlist.is_some() == offer.allowlist;
+    let reservation = offered(offer.reservation);
+    let is_complete = manager.is_some() == offer.manager
+        && allowlist.is_some() == offer.allowlist
+        && reservation.is_some() == offer.reservation;
     if descriptors.next().is_some() || !is_complete {
         return Err(protocol_error("it sent other sockets than its offer says"));
     }
-    Ok(OfferedSockets { control, manager, allowlist })
+    Ok(OfferedSockets { control, manager, allowlist, reservation })
 }
 
 impl Predecessor {

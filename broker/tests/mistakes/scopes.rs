@@ -12,6 +12,14 @@ fn mistakes_between_scopes() {
             "ESMTP_Listener { Listen \":25\" { } }\nHTTP_Listener { Listen \":25\" { } }\n".to_owned(),
         ),
         ("a wildcard and one of its addresses", listen("Listen \":25\" { } Listen \"10.2.1.1:25\" { }")),
+        (
+            "a wildcard and a floating address",
+            listen("Listen \":25\" { } Listen \"10.1.1.1:25\" { enable_duravip = on }"),
+        ),
+        (
+            "a wildcard and the address of a floating binding",
+            listen("Listen \":25\" { } Listen \"10.1.1.2:25\" { }"),
+        ),
         ("a floating wildcard", listen("Listen \":25\" { enable_duravip = on }")),
         ("a floating path", listen("Listen /run/a { enable_duravip = on }")),
         ("an address outside the topology", listen("Listen \"10.9.1.1:25\" { enable_duravip = on }")),

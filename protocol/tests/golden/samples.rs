@@ -96,6 +96,7 @@ pub fn metrics(golden: &Golden) {
             expired: 3,
             conflicts: 4,
             restored: 5,
+            fence_repairs: 6,
         }),
         worker: Some(WorkerCounts { running: true, restarts: 2 }),
         log: LogCounts { suppressed: 8, lost: 9 },
@@ -105,10 +106,10 @@ pub fn metrics(golden: &Golden) {
 }
 
 pub fn takeover(golden: &Golden) {
-    golden.request("takeover", 12, &Takeover::Begin(Begin { oldest: 2, newest: 3 }));
+    golden.request("takeover", 12, &Takeover::Begin(Begin { oldest: 3, newest: 4 }));
     let control = SocketFile { device: 27, inode: 1234 };
     let offer = Accepted {
-        version: 2,
+        version: 3,
         release: text("0.1.0"),
         boottime_ns: 86_400_000_000_000,
         control,
@@ -118,8 +119,9 @@ pub fn takeover(golden: &Golden) {
         fdstore_max: 512,
         addresses: true,
         fenced: false,
+        reservation: true,
     };
-    golden.reply::<Takeover>("takeover-reply", 12, 3, &TakeoverReply::Accepted(offer));
+    golden.reply::<Takeover>("takeover-reply", 12, 4, &TakeoverReply::Accepted(offer));
 
     golden.request("takeover-more", 13, &Takeover::NextBatch(NextBatch {}));
     let listener = |id, endpoint: &str, options, user, file| {

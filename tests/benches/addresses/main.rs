@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::SockProtocol;
 use nix::time::{ClockId, clock_gettime};
 use portreeve_broker::address::fence::Fence;
-use portreeve_broker::sys::rtnl::{self, Placement};
+use portreeve_broker::sys::rtnl::{self, Destination, Placement, SourceUse};
 use portreeve_broker::sys::sock_diag;
 use portreeve_broker::sys::{Interface, Netlink};
 use portreeve_protocol::address::{AddAddress, MAX_ADDRESSES, RemoveAddress, RenewAddress};
@@ -147,8 +147,8 @@ impl Direct {
         let timed: Vec<_> = all.iter().map(|address| (*address, time)).collect();
         let done = |outcomes: rtnl::Outcomes| outcomes.into_iter().for_each(|one| one.unwrap());
         let none_is_local = || {
-            let local = rtnl::are_local(&self.route, &all).unwrap();
-            assert!(local.iter().all(|local| *local == Ok(false)));
+            let destinations = rtnl::destinations(&self.route, &all).unwrap();
+            assert!(destinations.iter().all(|to| *to == Ok(Destination::Elsewhere)));
         };
         if checked {
             none_is_local();
@@ -156,11 +156,11 @@ impl Direct {
         if fenced {
             self.fence.open_for(&timed).unwrap();
         }
-        done(rtnl::add(&self.route, &leased, false));
+        done(rtnl::add(&self.route, &leased, SourceUse::Never, false));
         if fenced {
             assert!(self.fence.renew(&timed).unwrap().is_empty());
         }
-        done(rtnl::renew(&self.route, &leased));
+        done(rtnl::renew(&self.route, &leased, SourceUse::Never));
         if checked {
             sock_diag::destroy_connections(&self.diag, &all).unwrap();
         }

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use portreeve_protocol::address::AddAddress;
+use portreeve_protocol::address::{AddAddress, Announce};
 use portreeve_protocol::{EventCode, List};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::packet_capture::{Frame, PacketCapture, hex};
+use portreeve_tests::peer::one_address;
 use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::{Broker, Peer, eventually, isolated, lan, sample};
 
@@ -116,6 +117,103 @@ fn an_unknown_gateway_or_no_known_neighbour_falls_back_to_broadcast() {
         let frames =
             wire.collect(AT_ONCE, ours, |frames| frames.iter().filter(|one| is_broadcast(one)).count() == 2);
         assert_eq!(frames[0].bytes, hex(UNICAST_REQUEST));
+    });
+}
+
+/// Whether an announcement without arp_all_hosts also goes to all hosts.
+fn goes_to_all_hosts(peer: &mut Peer, address: &str) -> bool {
+    let mut wire = PacketCapture::on("far");
+    add(peer, address);
+    // The first unicast request, and what follows: the broadcast comes when the hosts have answered.
+    let first = wire.collect(AT_ONCE, ours, |frames| !frames.is_empty());
+    let more = wire.collect(Duration::from_millis(1_500), ours, |frames| frames.iter().any(is_broadcast));
+    assert!(!first.is_empty(), "no announcement");
+    assert!(peer.remove_address(address).unwrap().verified);
+    first.iter().chain(&more).any(is_broadcast)
+}
+
+#[test]
+fn every_kind_of_gateway_that_is_not_a_known_neighbour_leads_to_an_announcement_to_all_hosts() {
+    isolated(|host| {
+        lan::create(&["far", "near"]);
+        let broker = Broker::start(host, &sample::addresses(ONE_BY_ONE));
+        let mut peer = broker.peer();
+        let known = ["10.1.1.201", "10.1.1.202", "2001:db8::201"];
+        let steps = [
+            (
+                "several known gateways",
+                "route add 10.77.0.0/16 nexthop via 10.1.1.201 nexthop via 10.1.1.202",
+                false,
+            ),
+            (
+                "one of several is unknown",
+                "route replace 10.77.0.0/16 nexthop via 10.1.1.201 nexthop via 10.1.1.250",
+                true,
+            ),
+            (
+                "a gateway of another family",
+                "route replace 10.77.0.0/16 via inet6 2001:db8::201 dev eth1",
+                true,
+            ),
+            ("a known gateway", "route replace 10.77.0.0/16 via 10.1.1.202", false),
+            ("a nexthop object", "nexthop add id 1 via 10.1.1.250 dev eth1", false),
+            ("its use", "route replace 10.77.0.0/16 nhid 1", true),
+            ("a known one", "nexthop replace id 1 via 10.1.1.201 dev eth1", false),
+            ("another one", "nexthop add id 2 via 10.1.1.202 dev eth1", false),
+            ("a group of both", "nexthop add id 10 group 1/2", false),
+            ("its use", "route replace 10.77.0.0/16 nhid 10", false),
+        ];
+        let mut check = |what: &str, to_all: bool| {
+            // The kernel may have forgotten a neighbour.
+            known.iter().for_each(|host| resolve(&SocketAddr::new(host.parse().unwrap(), 9).to_string()));
+            // The broker lists the gateways at most once a second.
+            std::thread::sleep(Duration::from_millis(1_100));
+            assert_eq!(goes_to_all_hosts(&mut peer, "10.1.1.7"), to_all, "{what}");
+        };
+        for (what, words, to_all) in steps {
+            lan::ip(words);
+            check(what, to_all);
+        }
+        // Now the kernel tells only the number of the group.
+        std::fs::write("/proc/sys/net/ipv4/nexthop_compat_mode", "0").unwrap();
+        check("a group that the kernel does not tell", true);
+    });
+}
+
+/// The other peers of a host with as many routes as the Internet has.
+#[test]
+#[ignore = "a measurement"]
+fn latency_of_other_peers_during_announcements_with_400_000_routes() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let routes: String = (0..400_000_u32)
+            .map(|number| {
+                let [_, first, second, third] = number.to_be_bytes();
+                format!("route add {}.{second}.{third}.0/24 via 10.1.1.201\n", 20 + first)
+            })
+            .collect();
+        let batch = host.file("routes", &routes);
+        lan::ip(&format!("-batch {}", batch.display()));
+        let broker = Broker::start(host, &sample::addresses(ONE_BY_ONE));
+        let (mut peer, mut other) = (broker.peer(), broker.peer());
+        resolve("10.1.1.201:9");
+        add(&mut peer, "10.1.1.7");
+        let mut latencies = |announcing: bool| {
+            let mut all = Vec::new();
+            for number in 0..3_000 {
+                if announcing && number % 10 == 0 {
+                    peer.request(&Announce { addresses: one_address("10.1.1.7"), epoch: 0 }).unwrap();
+                }
+                let begin = std::time::Instant::now();
+                other.ping();
+                all.push(begin.elapsed());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            all.sort_unstable();
+            (all[all.len() / 2], all[all.len() * 99 / 100], all[all.len() - 1])
+        };
+        println!("idle: median, 99 % and worst: {:?}", latencies(false));
+        println!("during announcements: {:?}", latencies(true));
     });
 }
 

@@ -43,7 +43,7 @@ fn an_address_removed_in_the_last_second_of_its_lease_is_not_restored() {
             assert_eq!(end, EventCode::AddressExpired, "{address}");
             assert_eq!(lan::show_address(address), None);
         }
-        assert!(!broker.log.lines().iter().any(|line| line.contains("restored it")));
+        assert!(!broker.log.lines().iter().any(|line| line.contains("restored an address")));
     });
 }
 

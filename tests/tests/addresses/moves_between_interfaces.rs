@@ -189,7 +189,7 @@ fn a_thousand_moves_leave_no_trace_and_respect_the_announcement_limit() {
         assert_eq!(lan::addresses(), before);
         assert_eq!(elements(rules()), fenced, "the fence must be unchanged");
         assert!(
-            !broker.log.lines().iter().any(|line| line.contains("restored it")),
+            !broker.log.lines().iter().any(|line| line.contains("restored an address")),
             "no address may be regarded as lost"
         );
         for address in ["10.1.1.7", "2001:db8::7"] {

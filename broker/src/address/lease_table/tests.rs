@@ -23,6 +23,7 @@ fn lease(epoch: u64, deadline: BootTime) -> Lease {
         state: LeaseState::Held,
         announcement_series: 0,
         restored: VecDeque::new(),
+        removed_with_link: false,
     }
 }
 

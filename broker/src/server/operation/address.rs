@@ -176,12 +176,11 @@ impl Immediate for ListAddresses {
                 present: lease.is_held(),
             });
             let page: Vec<AddressRow> = rows.by_ref().take(ADDRESS_PAGE).collect();
-            AddressPage {
-                fenced: addresses.is_fenced(),
-                addresses: List::truncated(page),
-                more: rows.next().is_some(),
-            }
+            AddressPage { fenced: false, addresses: List::truncated(page), more: rows.next().is_some() }
         });
+        let held = page.addresses.iter().filter(|row| row.present).map(|row| row.lease.address);
+        let held: Vec<IpAddr> = held.collect();
+        let page = AddressPage { fenced: addresses.are_fenced(&held), ..page };
         Ok(Done::new(page))
     }
 }

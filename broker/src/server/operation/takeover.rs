@@ -52,7 +52,8 @@ pub fn serve(broker: &Rc<Broker>, session: &Rc<Session>, received: Received<'_>)
         Ok((_, (reply, listeners))) => {
             let (sockets, count) = match reply {
                 TakeoverReply::Accepted(offer) => {
-                    (Sockets::Offered, 1 + usize::from(offer.manager) + usize::from(offer.allowlist))
+                    let others = [offer.manager, offer.allowlist, offer.reservation];
+                    (Sockets::Offered, 1 + others.into_iter().filter(|is_offered| *is_offered).count())
                 }
                 _ => (Sockets::Listeners(listeners), listeners.len()),
             };
@@ -137,6 +138,7 @@ fn offer(broker: &Broker, session: &Rc<Session>, begin: &Begin) -> Result<Batch,
         fdstore_max: broker.fdstore.as_ref().map_or(0, |fdstore| fdstore.capacity()),
         addresses: addresses.is_some(),
         fenced: addresses.is_some_and(|addresses| addresses.is_fenced()),
+        reservation: addresses.is_some_and(|addresses| addresses.reservation().is_some()),
     };
     Ok((TakeoverReply::Accepted(offer), Vec::new()))
 }

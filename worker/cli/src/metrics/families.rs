@@ -178,12 +178,14 @@ fn addresses(text: &mut Text, addresses: &AddressCounts, leases: &[AddressRow]) 
         "Other hosts found to have an address, when it was requested or while it was held.",
     )
     .sample(&[], addresses.conflicts);
+    text.family("portreeve_addresses_put_back_total", "counter", "Missing addresses that were added again.")
+        .sample(&[], addresses.restored);
     text.family(
-        "portreeve_addresses_put_back_total",
+        "portreeve_fence_repairs_total",
         "counter",
-        "Addresses removed by another program and added again.",
+        "Times that the fence was built again after another program had removed parts of it.",
     )
-    .sample(&[], addresses.restored);
+    .sample(&[], addresses.fence_repairs);
 }
 
 fn peers(text: &mut Text, metrics: &Metrics) {

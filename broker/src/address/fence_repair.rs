@@ -1,0 +1,123 @@
+//! Builds the fence again after another program removed parts of it: `nft flush ruleset`, a restart of a firewall.
+//!
+//! Promises: the fence that is built again lets each address pass until the end of its lease, and no longer; a lease is never
+//! prolonged. It is compared with the leases when the kernel reports a removal, when the kernel refuses a change of it, and at
+//! each full comparison. A program that removes it all the time does not keep the broker from serving.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+use tokio::time::sleep;
+
+use super::Addresses;
+use super::fence::Fence;
+use super::lease::LeaseState;
+use crate::sys::BootTime;
+use crate::sys::nft::Element;
+
+/// Leases that end sooner are not looked for in the fence: the kernel counts their time in ticks of up to 10 ms.
+const MIN_REMAINING: Duration = Duration::from_millis(50);
+
+/// How often the fence is built again for one request, if another program removes it each time.
+pub(super) const MAX_REPAIRS: usize = 3;
+/// The pause after notifications: a repair makes the kernel wait, and so everybody else.
+const PAUSE: Duration = Duration::from_millis(50);
+
+impl Addresses {
+    /// Handles the queued notifications about the packet filter.
+    ///
+    /// # Errors
+    /// EAGAIN when none is queued, or there is no fence.
+    pub(super) fn receive_fence_changes(&self) -> nix::Result<()> {
+        let fence = self.host.fence().ok_or(Errno::EAGAIN)?;
+        let mut changed = fence.monitor().receive()?;
+        while let Ok(more) = fence.monitor().receive() {
+            changed |= more;
+        }
+        if changed {
+            self.repair_fence();
+        }
+        Ok(())
+    }
+
+    /// Handles notifications about the packet filter as they arrive, with a pause after each repair.
+    pub(super) async fn follow_fence_changes(self: Rc<Self>, socket: UnixDatagram) {
+        loop {
+            let received = socket.async_io(Interest::READABLE, || Ok(self.receive_fence_changes()?)).await;
+            if let Err(error) = received {
+                tracing::debug!(%error, "cannot receive notifications about the packet filter");
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Builds the fence again if it is not as the leases require. Returns whether it was built.
+    pub(super) fn repair_fence(&self) -> bool {
+        let Some(fence) = self.host.fence() else { return false };
+        let (open, blocked) = (self.fenced_elements(), self.host.quarantined());
+        let addresses: Vec<IpAddr> = open.iter().map(|(address, _)| *address).collect();
+        match fence.is_intact(&addresses, &blocked) {
+            Ok(true) => return false,
+            Ok(false) => {}
+            Err(errno) => {
+                tracing::warn!(%errno, "cannot compare the fence with the leases; building it again")
+            }
+        }
+        match self.build_fence(&fence, &blocked) {
+            Ok(()) => {
+                self.counters.fence_repairs.up();
+                tracing::warn!(
+                    addresses = addresses.len(),
+                    "another program removed parts of the fence from the packet filter; built it again"
+                );
+                true
+            }
+            Err(errno) => {
+                tracing::error!(
+                    %errno,
+                    "another program removed parts of the fence from the packet filter, and it cannot be built again; an \
+                     address may answer longer than its lease"
+                );
+                false
+            }
+        }
+    }
+
+    fn build_fence(&self, fence: &Fence, blocked: &[IpAddr]) -> Result<(), Errno> {
+        fence.create()?;
+        fence.block(blocked)?;
+        // Those that end too soon to be opened are blocked at once.
+        let added = self.added_addresses();
+        fence.block(&added)?;
+        // The remaining times are read as late as possible, and again afterwards: this process may have been stopped meanwhile.
+        fence.open_for(&self.fenced_elements())?;
+        let now = BootTime::now();
+        let table = self.table.borrow();
+        let has_ended = |address: &IpAddr| table.get(*address).is_none_or(|lease| lease.is_expired(now));
+        fence.close(&added.into_iter().filter(has_ended).collect::<Vec<IpAddr>>())
+    }
+
+    /// The addresses that this host may have.
+    fn added_addresses(&self) -> Vec<IpAddr> {
+        let table = self.table.borrow();
+        let added = table.iter().filter(|lease| lease.state != LeaseState::Probing);
+        added.map(|lease| lease.placement.address).collect()
+    }
+
+    /// The addresses that the fence lets pass, each with the rest of its lease.
+    fn fenced_elements(&self) -> Vec<Element> {
+        let now = BootTime::now();
+        let table = self.table.borrow();
+        let added = table.iter().filter(|lease| lease.state != LeaseState::Probing);
+        let remaining = added.map(|lease| {
+            (lease.placement.address, lease.deadline.map(|deadline| now.duration_until(deadline)))
+        });
+        remaining
+            .filter(|(_, remaining)| remaining.is_none_or(|remaining| remaining >= MIN_REMAINING))
+            .collect()
+    }
+}

@@ -1,0 +1,215 @@
+//! Other programs that flush the packet filter, or remove parts of the fence from it: the fence is built again at once, and
+//! no lease ends early or lasts longer.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use portreeve_protocol::address::{AddAddress, ListAddresses, RenewAddress};
+use portreeve_protocol::message::Outcome;
+use portreeve_protocol::metrics::MetricsRequest;
+use portreeve_protocol::{FaultCode, List};
+use portreeve_tests::namespaces::run;
+use portreeve_tests::packet_capture::{PacketCapture, TICK, last_arp_reply};
+use portreeve_tests::{Broker, Peer, eventually, isolated, lan, sample};
+use rustix::process::Signal;
+
+const BOTH: [&str; 2] = ["10.1.1.7", "2001:db8::7"];
+const REPAIRED: &str = "another program removed parts of the fence";
+
+fn nft(words: &str) -> String {
+    run(Command::new("nft").args(words.split_whitespace()), "nftables")
+}
+
+/// How often the broker has built the fence again.
+fn repairs(broker: &Broker) -> usize {
+    broker.log.lines().iter().filter(|line| line.contains(REPAIRED)).count()
+}
+
+fn is_fenced(peer: &mut Peer) -> bool {
+    peer.request(&ListAddresses { after: None }).unwrap().0.fenced
+}
+
+#[test]
+fn whatever_another_program_removes_from_the_fence_is_built_again_at_once() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        BOTH.iter().for_each(|address| drop(peer.add_address(address, |add| add.lease = Some(600)).unwrap()));
+        peer.add_address("10.1.1.9", |add| add.lease = Some(0)).unwrap_err();
+        assert!(is_fenced(&mut peer));
+        nft("add table inet other");
+        for (count, change) in [
+            "flush ruleset",
+            "delete table inet portreeve",
+            "delete table arp portreeve",
+            "flush table inet portreeve",
+            "flush chain arp portreeve in",
+            "flush set inet portreeve allowed4",
+            "delete element inet portreeve allowed6 { 2001:db8::7 }",
+            "delete element arp portreeve allowed4 { 10.1.1.7 }",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            nft(change);
+            eventually("the fence", || (repairs(&broker) == count + 1).then_some(()));
+            let rules = nft("list ruleset");
+            // In two sets each: of the inet table, and for IPv4 also of the arp table.
+            assert_eq!(
+                (rules.matches(BOTH[0]).count(), rules.matches(BOTH[1]).count()),
+                (4, 2),
+                "{change}: {rules}"
+            );
+            assert_eq!(rules.matches(" drop").count(), 6, "{change}: {rules}");
+            assert!(is_fenced(&mut peer), "{change}");
+            for address in BOTH {
+                let remaining = peer.renew_address(address).unwrap().remaining_ms;
+                assert!(remaining > 590_000, "{change}: {remaining}");
+            }
+        }
+        // Of other tables the broker takes no notice.
+        nft("add table inet other");
+        nft("delete table inet other");
+        peer.add_address("10.1.1.8", |_| {}).unwrap();
+        assert!(peer.remove_address("10.1.1.8").unwrap().verified);
+        assert_eq!(repairs(&broker), 8);
+        let counted = peer.request(&MetricsRequest {}).unwrap().0.addresses.unwrap().fence_repairs;
+        assert_eq!(counted, 8);
+    });
+}
+
+#[test]
+fn a_renewal_and_an_addition_right_after_a_flush_succeed() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        BOTH.iter().for_each(|address| drop(peer.add_address(address, |_| {}).unwrap()));
+        for round in 0..20 {
+            // The broker gets the request and the notification together.
+            broker.signal(Signal::STOP);
+            nft("flush ruleset");
+            match round % 2 {
+                0 => {
+                    let addresses = List::truncated(BOTH.iter().map(|address| address.parse().unwrap()));
+                    peer.send(&RenewAddress { addresses, ..RenewAddress::default() });
+                    broker.signal(Signal::CONT);
+                    let (renewed, _) = peer.receive().unwrap().reply::<RenewAddress>().unwrap();
+                    for outcome in renewed.results.into_vec() {
+                        assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+                    }
+                }
+                _ => {
+                    broker.signal(Signal::CONT);
+                    peer.add_address("10.1.1.8", |_| {}).unwrap();
+                    peer.remove_address("10.1.1.8").unwrap();
+                }
+            }
+            assert!(is_fenced(&mut peer));
+        }
+    });
+}
+
+#[test]
+fn no_lease_of_a_thousand_is_lost_when_the_packet_filter_is_flushed_while_they_are_added() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        let (stop, mut added) = (AtomicBool::new(false), Vec::new());
+        let flushes = std::thread::scope(|scope| {
+            // The next flush comes as soon as the broker has built the fence again.
+            let flusher = scope.spawn(|| {
+                let mut flushes = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    if repairs(&broker) >= flushes {
+                        nft("flush ruleset");
+                        flushes += 1;
+                    }
+                    std::thread::yield_now();
+                }
+                flushes
+            });
+            let added_all = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                for block in 0..4 {
+                    let addresses: Vec<std::net::IpAddr> =
+                        (1..=250).map(|last| std::net::Ipv4Addr::new(10, 2, block, last).into()).collect();
+                    let add = AddAddress {
+                        addresses: List::truncated(addresses.clone()),
+                        lease: Some(600),
+                        ..AddAddress::default()
+                    };
+                    for outcome in peer.request(&add).unwrap().0.results.into_vec() {
+                        assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+                    }
+                    added.push(addresses);
+                }
+            }));
+            // Also after a panic: the scope waits for the other thread.
+            stop.store(true, Ordering::Relaxed);
+            let flushes = flusher.join().unwrap();
+            added_all.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            flushes
+        });
+        println!("1,000 addresses were added during {flushes} flushes and {} repairs", repairs(&broker));
+        assert!(flushes > 0);
+        for addresses in added {
+            let renew = RenewAddress { addresses: List::truncated(addresses), ..RenewAddress::default() };
+            for outcome in peer.request(&renew).unwrap().0.results.into_vec() {
+                assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+            }
+        }
+        eventually("the fence", || is_fenced(&mut peer).then_some(()));
+        assert_eq!(nft("list set inet portreeve allowed4").matches("10.2.").count(), 1_000);
+    });
+}
+
+#[test]
+fn a_fence_that_was_built_again_ends_each_lease_in_time_and_renews_none_that_has_ended() {
+    const LEASE: Duration = Duration::from_secs(3);
+    isolated(|host| {
+        lan::create(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        let mut wire = PacketCapture::on("far");
+        peer.add_address("10.1.1.7", |add| add.lease = Some(3)).unwrap();
+        let begin = Instant::now();
+        peer.renew_address("10.1.1.7").unwrap();
+        let sure = begin.elapsed();
+        nft("flush ruleset");
+        broker.log.wait_for(&[REPAIRED]);
+        broker.signal(Signal::STOP);
+        let last = last_arp_reply(&mut wire, begin).expect("an answer while the lease lasts");
+        println!("the last answer arrived {} ms after the renewal", last.as_millis());
+        assert!(last <= LEASE + sure + TICK, "answered after the lease: {last:?}");
+        assert!(last >= LEASE - Duration::from_millis(500), "silent before the lease ended: {last:?}");
+        // The lease has ended, the fence is gone again, and the request is older than both.
+        nft("flush ruleset");
+        let addresses = List::truncated(["10.1.1.7".parse().unwrap()]);
+        peer.send(&RenewAddress { addresses, ..RenewAddress::default() });
+        broker.signal(Signal::CONT);
+        let (renewed, _) = peer.receive().unwrap().reply::<RenewAddress>().unwrap();
+        let outcome = renewed.results.into_vec().remove(0);
+        assert!(matches!(&outcome, Outcome::Fault(fault) if fault.code == FaultCode::Expired), "{outcome:?}");
+        eventually("the removal of the address", || lan::show_address("10.1.1.7").is_none().then_some(()));
+    });
+}
+
+#[test]
+fn a_broker_that_finds_addresses_but_no_fence_at_its_start_reports_no_error() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        broker.peer().add_address("10.1.1.7", |add| add.lease = Some(600)).unwrap();
+        broker.signal(Signal::KILL);
+        drop(broker);
+        nft("flush ruleset");
+        let broker = Broker::start(host, &sample::addresses(""));
+        broker.log.wait_for(&["removed a leftover address", "10.1.1.7"]);
+        let lines = broker.log.lines();
+        assert!(!lines.iter().any(|line| line.contains("ERROR")), "{lines:?}");
+        assert_eq!(lan::show_address("10.1.1.7"), None);
+    });
+}
