@@ -96,7 +96,7 @@ pub struct Accepted {
     /// The fence is active: packet filter rules drop the traffic of an address as soon as its lease expires. The
     /// successor keeps using the same rules.
     pub fenced: bool,
-    /// A netlink socket is attached: the addresses of this network namespace are managed by the broker that has it.
+    /// The socket of the reservation is attached: the broker that has it manages the addresses of this network namespace.
     pub reservation: bool,
 }
 

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::Addresses;
 use super::fence::Fence;
-use super::lease::LeaseState;
+use super::lease::{Lease, LeaseState};
 use crate::sys::BootTime;
 use crate::sys::nft::Element;
 
@@ -112,12 +112,13 @@ impl Addresses {
     fn fenced_elements(&self) -> Vec<Element> {
         let now = BootTime::now();
         let table = self.table.borrow();
-        let added = table.iter().filter(|lease| lease.state != LeaseState::Probing);
-        let remaining = added.map(|lease| {
-            (lease.placement.address, lease.deadline.map(|deadline| now.duration_until(deadline)))
-        });
-        remaining
-            .filter(|(_, remaining)| remaining.is_none_or(|remaining| remaining >= MIN_REMAINING))
-            .collect()
+        let added = table.iter().filter(|lease| lease.state != LeaseState::Probing && must_pass(lease, now));
+        let rest = |lease: &Lease| lease.deadline.map(|deadline| now.duration_until(deadline));
+        added.map(|lease| (lease.placement.address, rest(lease))).collect()
     }
+}
+
+/// Whether the lease runs long enough that the fence must let the address pass.
+pub(super) fn must_pass(lease: &Lease, now: BootTime) -> bool {
+    lease.deadline.is_none_or(|deadline| now.duration_until(deadline) >= MIN_REMAINING)
 }

@@ -117,7 +117,7 @@ pub struct Addresses {
     wake: Rc<Notify>,
     /// Absent if announcements are broadcasts.
     gateways: Option<Rc<Gateways>>,
-    /// Absent if the kernel has no reservations.
+    /// Absent if another user has its name.
     reservation: Option<Reservation>,
 }
 
@@ -136,7 +136,7 @@ impl Addresses {
         Some(requested.unwrap_or(self.default_lease.get())).filter(|seconds| *seconds > 0)
     }
 
-    /// The right to manage the addresses of this network namespace; `None` if the kernel has no such rights.
+    /// The right to manage the addresses of this network namespace; `None` if another user prevents that.
     pub fn reservation(&self) -> Option<&Reservation> {
         self.reservation.as_ref()
     }

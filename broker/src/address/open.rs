@@ -37,16 +37,16 @@ impl Addresses {
         events: Rc<Events>,
         reservation: Option<Reservation>,
     ) -> Result<Self, Failure> {
-        let reservation = match reservation {
-            Some(reservation) => Some(reservation),
-            None => Reservation::take()?,
-        };
         let os = |call: &'static str| move |errno: nix::Error| Failure::os(STEP, call, errno);
         let monitor = RtnlMonitor::open().map_err(os("opening the netlink socket for notifications"))?;
         let route =
             Netlink::open(SockProtocol::NetlinkRoute).map_err(os("opening the netlink socket for routes"))?;
         let diag = Netlink::open(SockProtocol::NetlinkSockDiag)
             .map_err(os("opening the netlink socket for sock_diag"))?;
+        let reservation = match reservation {
+            Some(reservation) => Some(reservation),
+            None => Reservation::take(&diag)?,
+        };
         let fence = Fence::open().ok();
         let packet =
             raw.then(PacketSocket::open_arp).transpose().map_err(os("opening the packet socket for ARP"))?;

@@ -1,8 +1,8 @@
 //! Compares the lease table with the kernel, and restores addresses that another program removed.
 //!
 //! Promises: restores a leased address while its lease lasts, with a lifetime that does not exceed the lease, at most
-//! `restore_limit` times a minute unless it went with its interface; announces it again then, when its interface changes its MAC address, and, after a probe,
-//! when it regains a carrier. A full comparison makes up for lost notifications.
+//! `restore_limit` times a minute unless it went with its interface; announces it again then, when its interface changes its
+//! MAC address, and, after a probe, when it regains a carrier. A full comparison makes up for lost notifications.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use portreeve_protocol::{Fault, FaultCode};
 
 use super::add::Outcome;
-use super::fence_repair::MAX_REPAIRS;
+use super::fence_repair::{MAX_REPAIRS, must_pass};
 use super::lease::{Lease, LeaseState};
 use super::{Addresses, fault};
 use crate::holder::Holder;
@@ -26,7 +26,7 @@ impl Addresses {
         lifetime: Option<Lifetime>,
         epoch: u64,
     ) -> Vec<Outcome> {
-        // Queued notifications may report an address missing, or the fence.
+        // Queued notifications may report that an address or the fence is missing.
         self.reconciler.receive_all();
         let _ = self.receive_fence_changes(); // none may be queued
         let now = BootTime::now();
@@ -60,7 +60,7 @@ impl Addresses {
         let is_lost = |outcome: &Result<(), Fault>, address| {
             let table = self.table.borrow();
             outcome.as_ref().is_err_and(|fault| fault.code == FaultCode::Expired)
-                && table.get(address).is_some_and(|lease| !lease.is_expired(BootTime::now()))
+                && table.get(address).is_some_and(|lease| must_pass(lease, BootTime::now()))
         };
         for _ in 0..MAX_REPAIRS {
             let all = outcomes.iter_mut().zip(placements);

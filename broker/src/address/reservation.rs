@@ -1,62 +1,60 @@
 //! One broker manages the addresses of a network namespace: a second one would remove the addresses and the fence of the first.
 //!
-//! Promises: the reservation belongs to the namespace, whatever the mount, PID or user namespace of the other broker; it ends
-//! with the last process that has its socket; nobody without CAP_NET_ADMIN can take it. A flush of the packet filter leaves it.
-//! It is an empty table that belongs to the socket that created it: NFT_TABLE_F_OWNER, Linux 5.12.
+//! Promises: the reservation belongs to the namespace, whatever the mount or PID namespace of the other broker; it ends with the
+//! last process that has its socket. It is an abstract Unix socket that is bound and does nothing else: nobody can connect or
+//! send to it. Any user can bind that name first, see unix(7): then the broker goes on without a reservation, and says so. See
+//! network_namespaces(7).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::SockProtocol;
 
 use super::open::STEP;
 use crate::failure::{Exit, Failure};
-use crate::sys::{Netlink, nft, process};
+use crate::sys::sock_diag::UnixSocket;
+use crate::sys::{Netlink, process, sock_diag, socket};
+
+/// The name of the socket, without the leading NUL of abstract names.
+const NAME: &[u8] = b"portreeve/addresses";
+const ROOT: u32 = 0;
 
 /// The right to manage the addresses of this network namespace.
 #[derive(Debug)]
 pub struct Reservation(OwnedFd);
 
 impl Reservation {
-    /// Takes it; `None` if this kernel has no such tables.
+    /// Takes it; `None` if another user than root has the name. `diag` is a socket for sock_diag.
     ///
     /// # Errors
     /// Another broker has it.
-    pub fn take() -> Result<Option<Self>, Failure> {
-        let Ok(netlink) = Netlink::open(SockProtocol::NetlinkNetFilter) else { return Ok(None) };
-        let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-        let comment = format!("{} of {}", std::process::id(), namespace.display());
-        match nft::create_owned_table(&netlink, &comment) {
-            Ok(()) => Ok(Some(Self(netlink.into()))),
-            Err(Errno::EPERM | Errno::EEXIST) => {
-                let holder = holder(&netlink);
-                Err(Failure::new(
-                    Exit::Unavailable,
-                    STEP,
-                    format_args!("another broker manages the addresses of this network namespace: {holder}"),
-                    "stop it first, start this one with --takeover and the socket of that one, or let only one of them permit \
-                     addresses",
-                ))
-            }
-            // EINVAL and EOPNOTSUPP: the kernel does not know the flag, or has no nf_tables.
-            Err(_) => Ok(None),
+    pub fn take(diag: &Netlink) -> Result<Option<Self>, Failure> {
+        match socket::bind_abstract(NAME) {
+            Ok(socket) => return Ok(Some(Self(socket))),
+            Err(Errno::EADDRINUSE) => {}
+            Err(errno) => return Err(Failure::os(STEP, "binding the abstract socket of a broker", errno)),
         }
+        // In doubt it is a broker.
+        let holder = sock_diag::find_abstract(diag, NAME).ok().flatten();
+        if holder.is_some_and(|holder| holder.user.is_some_and(|user| user != ROOT)) {
+            return Ok(None);
+        }
+        let process = holder.and_then(|UnixSocket { inode, .. }| process::with_socket(inode));
+        let process = process.map_or_else(
+            || "a process that this one cannot see, such as one of another PID namespace".to_owned(),
+            |pid| format!("process {pid}"),
+        );
+        Err(Failure::new(
+            Exit::Unavailable,
+            STEP,
+            format_args!("another broker manages the addresses of this network namespace: {process}"),
+            "stop it first, start this one with --takeover and the socket of that one, or let only one of them permit \
+             addresses",
+        ))
     }
 
     /// Continues the reservation of the predecessor.
     pub fn continue_of(socket: OwnedFd) -> Self {
         Self(socket)
-    }
-}
-
-/// The process that has the reservation; if it is in another PID namespace, the one that took it, which may have passed it on.
-fn holder(netlink: &Netlink) -> String {
-    match nft::owner_of_owned_table(netlink) {
-        Err(errno) => format!("a process that cannot be found out ({})", errno.desc()),
-        Ok((port, comment)) => match process::with_netlink_socket(SockProtocol::NetlinkNetFilter, port) {
-            Some(pid) => format!("process {pid}"),
-            None => format!("the reservation was taken by process {comment}"),
-        },
     }
 }
 

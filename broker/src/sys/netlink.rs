@@ -322,12 +322,6 @@ impl Netlink {
     }
 }
 
-impl From<Netlink> for OwnedFd {
-    fn from(netlink: Netlink) -> Self {
-        netlink.socket
-    }
-}
-
 /// The outcome that a message reports; `None` for a message that is not NLMSG_ERROR.
 fn outcome_of(message: &Message<'_>) -> Option<Result<(), Errno>> {
     (message.kind == NLMSG_ERROR).then(|| status(message.body))

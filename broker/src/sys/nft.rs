@@ -21,7 +21,6 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEW_TABLE: u16 = SUBSYSTEM << 8;
-const GET_TABLE: u16 = SUBSYSTEM << 8 | 1;
 const DELETE_TABLE: u16 = SUBSYSTEM << 8 | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
 const DELETE_CHAIN: u16 = SUBSYSTEM << 8 | 5;
@@ -33,16 +32,6 @@ const DELETE_SET: u16 = SUBSYSTEM << 8 | 11;
 const NEW_ELEMENT: u16 = SUBSYSTEM << 8 | 12;
 const GET_ELEMENT: u16 = SUBSYSTEM << 8 | 13;
 const DELETE_ELEMENT: u16 = SUBSYSTEM << 8 | 14;
-/// The name of the table that a broker owns as long as it runs.
-const OWNED_TABLE: &str = "portreeve-broker";
-/// NFT_TABLE_F_OWNER.
-const TABLE_OWNER: u32 = 2;
-/// NFTA_TABLE_USERDATA.
-const TABLE_DATA: u16 = 6;
-/// NFTA_TABLE_OWNER.
-const TABLE_OWNER_PORT: u16 = 7;
-/// The maximum length of a comment, without its NUL.
-const MAX_COMMENT: usize = 127;
 /// NFT_SET_TIMEOUT.
 const SET_TIMEOUT: u32 = 0x10;
 /// NF_IP_PRI_RAW: before the host's own filter rules decide.
@@ -298,51 +287,6 @@ impl<'n> Transaction<'n> {
         let elements = elements.iter().map(|(address, _)| nest(LIST_ELEMENT, &[value(*address)]));
         self.push(DELETE_ELEMENT, 0, family, element_list(set, elements));
     }
-}
-
-/// Creates an empty table that exists as long as its socket is open and that only this socket can change: `nft list ruleset`
-/// shows it with the flag `owner` and this comment. See NFT_TABLE_F_OWNER of nf_tables.h; Linux 5.12.
-///
-/// # Capabilities
-/// CAP_NET_ADMIN.
-///
-/// # Errors
-/// EPERM if the table belongs to another socket; EINVAL or EOPNOTSUPP if the kernel has no such tables.
-pub fn create_owned_table(netlink: &Netlink, comment: &str) -> Result<(), Errno> {
-    let mut create = Transaction::new(netlink);
-    // The comment as nft(8) stores it: type 0, the length, and the text with its NUL.
-    let text_of_comment =
-        [comment.as_bytes().get(..MAX_COMMENT).unwrap_or(comment.as_bytes()), b"\0"].concat();
-    let length = u8::try_from(text_of_comment.len()).unwrap_or(u8::MAX);
-    let data = [&[0, length], &text_of_comment[..]].concat();
-    let attributes =
-        vec![text(TABLE_NAME, OWNED_TABLE), number(2, TABLE_OWNER), DefaultNla::new(TABLE_DATA, data)];
-    create.push(NEW_TABLE, NLM_F_CREATE | NLM_F_EXCL, Family::Inet, attributes);
-    match create.commit()?.first() {
-        Some((_, errno)) => Err(*errno),
-        None => Ok(()),
-    }
-}
-
-/// The socket, as in [`Netlink::port`], and the comment of the table of [`create_owned_table`] of any socket. See nft(8),
-/// `list`; Linux 5.12.
-///
-/// # Capabilities
-/// As [`count_rules`].
-///
-/// # Errors
-/// ENOENT if there is none; EPROTO if the reply is not as documented.
-pub fn owner_of_owned_table(netlink: &Netlink) -> Result<(u32, String), Errno> {
-    let query =
-        Body { family: Family::Inet as u8, resource: 0, attributes: vec![text(TABLE_NAME, OWNED_TABLE)] };
-    let body = netlink.query(GET_TABLE, &query)?;
-    let parse = || {
-        let attributes = body.get(NFGENMSG..)?;
-        let port = u32::from_be_bytes(*attribute(attributes, TABLE_OWNER_PORT)?.first_chunk()?);
-        let comment = attribute(attributes, TABLE_DATA)?.get(2..)?.strip_suffix(b"\0")?;
-        Some((port, String::from_utf8_lossy(comment).into_owned()))
-    };
-    parse().ok_or(Errno::EPROTO)
 }
 
 /// Whether a message reports that something was removed.

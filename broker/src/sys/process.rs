@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::sys::socket::SockProtocol;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{ForkResult, Pid, getpgid, getpgrp, getppid};
 
@@ -172,18 +171,11 @@ pub fn ids() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
-/// The process that has a netlink socket of this protocol and port, as /proc shows it. See proc_pid_net(5) and proc_pid_fd(5).
+/// The process that has the socket with this inode number, if /proc shows it. See proc_pid_fd(5).
 ///
 /// # Capabilities
 /// CAP_SYS_PTRACE for processes of other users.
-pub fn with_netlink_socket(protocol: SockProtocol, port: u32) -> Option<u32> {
-    let table = std::fs::read_to_string("/proc/net/netlink").ok()?;
-    // The columns: sk, protocol, port, groups, and others, the last one the inode.
-    let inode = table.lines().find_map(|line| {
-        let columns: Vec<&str> = line.split_whitespace().collect();
-        let is_it = columns.get(1)?.parse() == Ok(protocol as i32) && columns.get(2)?.parse() == Ok(port);
-        columns.last().copied().filter(|_| is_it)
-    })?;
+pub fn with_socket(inode: u32) -> Option<u32> {
     let link = format!("socket:[{inode}]");
     ids().find(|pid| {
         let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();

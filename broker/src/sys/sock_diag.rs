@@ -1,17 +1,19 @@
-//! Destroys the TCP connections of an address. Each remote end receives a reset while the host can still send it.
+//! Destroys the TCP connections of an address, and finds an abstract Unix socket. Each remote end of a destroyed connection receives
+//! a reset while the host can still send it.
 //!
 //! Promises: destroys TCP sockets whose local address is one of the given ones, except listeners; touches no other
-//! socket. See sock_diag(7) and include/uapi/linux/inet_diag.h.
+//! socket. See sock_diag(7) and include/uapi/linux/inet_diag.h and unix_diag.h.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
 
-use netlink_packet_core::Emitable;
+use netlink_packet_core::{Emitable, NlasIterator};
 use nix::errno::Errno;
 
 use super::Netlink;
 
 const TCPDIAG_GETSOCK: u16 = 18;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 const TCP: u8 = 6;
 /// A mask of every TCP state except TCP_LISTEN; see include/net/tcp_states.h.
@@ -22,6 +24,67 @@ const ID: usize = 48;
 const ID_IN_REPLY: usize = 4;
 /// The source address in that struct.
 const SOURCE: std::ops::Range<usize> = 4..20;
+
+/// The length of struct unix_diag_req.
+const UNIX_REQUEST: usize = 24;
+/// The length of struct unix_diag_msg, and the offset of the inode number in it.
+const UNIX_REPLY: usize = 16;
+const UNIX_INODE: usize = 4;
+/// UDIAG_SHOW_NAME and UDIAG_SHOW_UID.
+const SHOW: u32 = 0x1 | 0x40;
+const UNIX_DIAG_NAME: u16 = 0;
+const UNIX_DIAG_UID: u16 = 7;
+
+/// struct unix_diag_req for every Unix socket.
+struct UnixRequest;
+
+impl Emitable for UnixRequest {
+    fn buffer_len(&self) -> usize {
+        UNIX_REQUEST
+    }
+
+    fn emit(&self, buffer: &mut [u8]) {
+        buffer.fill(0);
+        // The family; all states; all inode numbers; what to show.
+        let words = [libc::AF_UNIX.cast_unsigned().to_le(), u32::MAX, 0, SHOW];
+        let bytes = words.into_iter().flat_map(u32::to_ne_bytes);
+        buffer.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+    }
+}
+
+/// A Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnixSocket {
+    /// Its inode number.
+    pub inode: u32,
+    /// The user who created it; `None` before Linux 5.3.
+    pub user: Option<u32>,
+}
+
+/// Finds the Unix socket with this abstract name, without its leading NUL, in this network namespace. See sock_diag(7); Linux
+/// 3.3.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// The sockets could not be listed; ENOENT if the kernel lacks CONFIG_UNIX_DIAG.
+pub fn find_abstract(netlink: &Netlink, name: &[u8]) -> Result<Option<UnixSocket>, Errno> {
+    let named = |_, body: &[u8]| {
+        let (mut found, mut user) = (false, None);
+        for attribute in NlasIterator::new(body.get(UNIX_REPLY..)?).flatten() {
+            let value = attribute.value();
+            match attribute.kind() {
+                UNIX_DIAG_NAME => found = value.strip_prefix(b"\0") == Some(name),
+                UNIX_DIAG_UID => user = value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)),
+                _ => {}
+            }
+        }
+        let inode = u32::from_ne_bytes(*body.get(UNIX_INODE..)?.first_chunk()?);
+        found.then_some(UnixSocket { inode, user })
+    };
+    Ok(netlink.dump(SOCK_DIAG_BY_FAMILY, &UnixRequest, named)?.into_iter().next())
+}
 
 /// struct inet_diag_req for every connection. This older request covers both families in one dump: each dump walks a
 /// hash table sized by the host's memory, which takes milliseconds.

@@ -74,6 +74,20 @@ pub const MAX_BACKLOG: u32 = u32::MAX;
 /// each at once.
 pub const CONTROL_BACKLOG: u32 = 512;
 
+/// Binds a new Unix stream socket to an abstract name, without its leading NUL. It does not listen, so nobody can connect or send
+/// to it. See bind(2), unix(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EADDRINUSE if a socket of this network namespace has the name.
+pub fn bind_abstract(name: &[u8]) -> nix::Result<OwnedFd> {
+    let socket = open(AddressFamily::Unix, SockType::Stream)?;
+    nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new_abstract(name)?)?;
+    Ok(socket)
+}
+
 /// Connects a Unix socket to a path. See connect(2), unix(7).
 ///
 /// # Capabilities

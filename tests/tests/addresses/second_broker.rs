@@ -1,8 +1,11 @@
 //! A second broker in the same network namespace: it would remove the addresses and the fence of the first.
 
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::Command;
 
 use portreeve_protocol::address::ListAddresses;
+use portreeve_tests::adversary::attacker::as_user;
 use portreeve_tests::namespaces::run;
 use portreeve_tests::{Broker, Host, StartupFailure, binaries, broker, isolated, lan, sample};
 use rustix::process::Signal;
@@ -45,7 +48,11 @@ fn a_second_broker_is_refused_and_the_first_one_is_named_and_unharmed() {
             for words in ["another broker manages the addresses", "--takeover"] {
                 assert!(refused.message.contains(words), "{words}: {}", refused.message);
             }
-            assert!(refused.message.contains(&format!("process {}", first.pid())), "{}", refused.message);
+            let process = match namespaces.contains(&"--pid") {
+                true => "another PID namespace".to_owned(),
+                false => format!("process {}:", first.pid()),
+            };
+            assert!(refused.message.contains(&process), "{process}: {}", refused.message);
             assert_eq!(state(), before);
         }
         peer.renew_address("10.1.1.7").unwrap();
@@ -72,7 +79,7 @@ fn a_successor_continues_the_reservation() {
             broker.replace(host, &text);
             let refused = refusal(host, &[]);
             assert_eq!(refused.code, Some(69), "{}", refused.message);
-            assert!(refused.message.contains(&format!("process {}", broker.pid())), "{}", refused.message);
+            assert!(refused.message.contains(&format!("process {}:", broker.pid())), "{}", refused.message);
         }
         broker.peer().add_address("10.1.1.7", |_| {}).unwrap();
     });
@@ -87,5 +94,24 @@ fn brokers_that_manage_no_addresses_share_a_network_namespace() {
             + &sample::socket(r#"( "127.0.0.1:2626" )"#).replace(broker::SOCKET, OTHER_SOCKET);
         let config = host.file("other.conf", &text);
         let _second = Broker::start_command(host, broker::command(host, &config));
+    });
+}
+
+#[test]
+fn a_user_who_has_the_name_of_the_reservation_keeps_no_broker_from_starting() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let bind = || {
+            let name = SocketAddr::from_abstract_name("portreeve/addresses").unwrap();
+            UnixListener::bind_addr(&name).unwrap()
+        };
+        let taken = as_user(65_534, &[], bind);
+        let broker = Broker::start(host, &sample::addresses(""));
+        broker.log.wait_for(&["WARN", "another user has bound the abstract Unix socket"]);
+        let mut peer = broker.peer();
+        let warnings = peer.status().warnings;
+        assert!(warnings.iter().any(|warning| warning.contains("only one broker manages the addresses")));
+        peer.add_address("10.1.1.7", |_| {}).unwrap();
+        drop(taken);
     });
 }
