@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use portreeve_protocol::EventCode;
 use portreeve_protocol::FaultCode;
-use portreeve_protocol::address::AddAddress;
+use portreeve_protocol::address::{AddAddress, Lease};
 use portreeve_protocol::message::Outcome;
 use portreeve_tests::packet_capture::{PacketCapture, hex};
 use portreeve_tests::peer::one_address;
@@ -17,6 +17,10 @@ use portreeve_tests::{Broker, Peer, isolated, lan, sample};
 const PROBE_BY_FAR: &str = "ff ff ff ff ff ff 02 00 00 00 00 02 08 06 00 01 08 00 06 04 00 01 \
      02 00 00 00 00 02 00 00 00 00 00 00 00 00 00 00 0a 01 01 07";
 
+/// The frame of a host that uses 10.1.1.7 and asks for another one.
+const USE_BY_FAR: &str = "ff ff ff ff ff ff 02 00 00 00 00 02 08 06 00 01 08 00 06 04 00 01 \
+     02 00 00 00 00 02 0a 01 01 07 00 00 00 00 00 00 0a 01 01 c9";
+
 fn is_probe_by_broker(frame: &[u8]) -> bool {
     frame.get(6..14) == Some(&[2, 0, 0, 0, 0, 1, 8, 6]) && frame.get(28..32) == Some(&[0; 4])
 }
@@ -25,20 +29,16 @@ fn add_with_probes() -> AddAddress {
     AddAddress { addresses: one_address("10.1.1.7"), lease: Some(30), probes: 3, ..AddAddress::default() }
 }
 
-/// Answers the broker's probes number `which` by a probe of another host, and returns the outcome of the request.
-fn add_while_far_probes(
-    peer: &mut Peer,
-    which: impl Fn(usize) -> bool,
-    until: usize,
-) -> Outcome<portreeve_protocol::address::Lease> {
+/// Requests the address. Sends these frames from another host, each after the broker's probe of that number: from 0 on the
+/// first three, and from 3 on those that it sends once more. Returns the outcome.
+fn add_while_far_sends(peer: &mut Peer, frames: &[(usize, &str)]) -> Outcome<Lease> {
     let mut wire = PacketCapture::on("far");
     peer.send(&add_with_probes());
-    for number in 0..until {
+    for number in 0..6 {
         let probes = wire.collect(TIMEOUT, is_probe_by_broker, |frames| !frames.is_empty());
         assert_eq!(probes.len(), 1, "no probe number {number}");
-        if which(number) {
-            wire.send(&hex(PROBE_BY_FAR));
-        }
+        let now = frames.iter().filter(|(after, _)| *after == number);
+        now.for_each(|(_, frame)| wire.send(&hex(frame)));
     }
     peer.receive().unwrap().reply::<AddAddress>().unwrap().0.results.into_vec().remove(0)
 }
@@ -49,7 +49,7 @@ fn a_host_that_only_asks_once_is_no_conflict() {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
-        let outcome = add_while_far_probes(&mut peer, |number| number == 1, 6);
+        let outcome = add_while_far_sends(&mut peer, &[(0, PROBE_BY_FAR)]);
         assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
         assert!(lan::show_address("10.1.1.7").is_some());
     });
@@ -61,7 +61,7 @@ fn a_host_that_asks_again_while_the_broker_does_is_a_conflict_that_says_so() {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let before = lan::addresses();
-        let outcome = add_while_far_probes(&mut broker.peer(), |number| number == 1 || number == 4, 6);
+        let outcome = add_while_far_sends(&mut broker.peer(), &[(0, PROBE_BY_FAR), (3, PROBE_BY_FAR)]);
         let Outcome::Fault(fault) = outcome else { panic!("{outcome:?}") };
         assert_eq!((fault.code, &*fault.subject), (FaultCode::Conflict, "02:00:00:00:00:02"));
         assert!(fault.message.contains("does not use 10.1.1.7, but probed for it twice"), "{fault}");
@@ -76,13 +76,8 @@ fn two_hosts_that_probe_at_the_same_time_do_not_both_get_the_address() {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
-        let mut wire = PacketCapture::on("far");
-        peer.send(&add_with_probes());
-        assert_eq!(wire.collect(TIMEOUT, is_probe_by_broker, |frames| !frames.is_empty()).len(), 1);
         // The other host probes, and then uses the address.
-        wire.send(&hex(PROBE_BY_FAR));
-        lan::ip("-n far addr add 10.1.1.7/32 dev eth1");
-        let outcome = peer.receive().unwrap().reply::<AddAddress>().unwrap().0.results.into_vec().remove(0);
+        let outcome = add_while_far_sends(&mut peer, &[(0, PROBE_BY_FAR), (3, USE_BY_FAR)]);
         let Outcome::Fault(fault) = outcome else { panic!("{outcome:?}") };
         assert_eq!(fault.code, FaultCode::Conflict);
         assert!(fault.message.contains("already uses 10.1.1.7"), "{fault}");
@@ -109,10 +104,7 @@ fn a_frame_of_this_hosts_own_second_interface_is_no_conflict() {
         assert!(!wire.collect(TIMEOUT, question, |frames| !frames.is_empty()).is_empty(), "no such question");
         // A real rival is reported afterwards, as the first one.
         lan::ip("-n far addr add 10.1.1.7/32 dev eth1");
-        wire.send(&hex(&PROBE_BY_FAR.replace(
-            "00 00 00 00 00 00 00 00 00 00 0a 01 01 07",
-            "0a 01 01 07 00 00 00 00 00 00 0a 01 01 c9",
-        )));
+        wire.send(&hex(USE_BY_FAR));
         let event = watcher.await_event(EventCode::AddressConflict);
         assert_eq!(&*event.detail, "02:00:00:00:00:02");
         let lines = broker.log.lines();
