@@ -153,10 +153,18 @@ impl Addresses {
         destinations: &HashMap<IpAddr, Result<Destination, Fault>>,
     ) -> Result<Start, Fault> {
         let address = spec.address;
-        // A peer repeats a request whose reply it lost.
-        if self.table.borrow().get(address).is_some_and(|lease| {
-            lease.holder == params.holder && lease.is_held() && !lease.is_expired(BootTime::now())
-        }) {
+        let is_own = |lease: &&Lease| lease.holder == params.holder;
+        let own_has_expired = self
+            .table
+            .borrow()
+            .get(address)
+            .filter(is_own)
+            .is_some_and(|lease| lease.is_expired(BootTime::now()));
+        if own_has_expired {
+            self.remove_expired(); // since the check of the whole batch
+        }
+        // A peer repeats a request whose reply it lost, or that is still in progress.
+        if self.table.borrow().get(address).filter(is_own).is_some() {
             let renewed = self.renew(&[Ok(address)], params.holder, Some(params.lifetime), params.epoch);
             let outcome = renewed.into_iter().next();
             return outcome.unwrap_or_else(|| Err(fault::removed_meanwhile(address))).map(Start::Renewed);

@@ -2,8 +2,11 @@
 
 use std::process::Command;
 
-use portreeve_protocol::address::ListAddresses;
+use portreeve_protocol::address::{AddAddress, ListAddresses};
 use portreeve_protocol::{EventCode, FaultCode};
+use portreeve_tests::packet_capture::PacketCapture;
+use portreeve_tests::peer::one_address;
+use portreeve_tests::wait::TIMEOUT;
 use portreeve_tests::{Broker, broker, eventually, isolated, lan, sample};
 use rustix::process::Signal;
 
@@ -204,5 +207,31 @@ fn an_interface_known_by_an_alternative_name_is_the_same_at_start_after_a_kill_a
         assert!(lan::show_address("10.1.1.8").unwrap().contains("eth2"));
         let rows = peer.request(&ListAddresses { after: None }).unwrap().0.addresses.into_vec();
         assert!(rows.iter().all(|row| row.present));
+    });
+}
+
+#[test]
+fn a_holder_who_adds_an_address_again_is_told_that_it_is_being_added_or_missing() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let (mut first, mut second) = (broker.peer(), broker.peer());
+        let mut wire = PacketCapture::on("far");
+        let slow = AddAddress { addresses: one_address("10.1.1.7"), probes: 3, ..AddAddress::default() };
+        first.send(&slow);
+        let arp = |frame: &[u8]| frame.get(12..14) == Some(&[8, 6]);
+        assert_eq!(wire.collect(TIMEOUT, arp, |frames| !frames.is_empty()).len(), 1);
+        assert_eq!(second.add_address("10.1.1.7", |_| {}).unwrap_err().code, FaultCode::Busy);
+        first.receive().unwrap().reply::<AddAddress>().unwrap();
+        second.add_address("10.1.1.7", |_| {}).unwrap();
+        // Missing, while its interface is down.
+        second.add_address("2001:db8::7", |add| add.lease = Some(600)).unwrap();
+        lan::ip("link set eth1 down");
+        let fault = second.add_address("2001:db8::7", |_| {}).unwrap_err();
+        assert_eq!(
+            (fault.code, fault.errno),
+            (FaultCode::NotLocal, libc::ENETDOWN.unsigned_abs()),
+            "{fault}"
+        );
     });
 }
