@@ -17,7 +17,7 @@ use super::fence_repair::MAX_REPAIRS;
 use super::lease::{Lease, LeaseState};
 use super::{Addresses, dad, fault};
 use crate::holder::Holder;
-use crate::sys::rtnl::{Destination, Lifetime, Placement};
+use crate::sys::rtnl::{self, Destination, Lifetime, Placement};
 use crate::sys::{BootTime, Interface};
 
 /// The largest number of probes for one address.
@@ -205,12 +205,13 @@ impl Addresses {
     fn check_destination(&self, address: IpAddr, destination: Destination) -> Result<(), Fault> {
         match destination {
             Destination::Elsewhere => Ok(()),
-            Destination::Local => Err(match self.host.interface_with(address) {
-                Some(index) => {
+            Destination::Local => Err(match rtnl::interface_with(self.host.route(), address) {
+                Ok(None) => fault::has_local_route(address),
+                Ok(Some(index)) => {
                     let name = self.interfaces.get(index).map_or_else(String::new, |found| found.name);
                     fault::on_interface(address, &format!("the interface {name:?}"))
                 }
-                None => fault::has_local_route(address),
+                Err(_) => fault::on_interface(address, "this host"),
             }),
             Destination::Broadcast => Err(fault::no_host_address(address, "a broadcast address")),
             Destination::Anycast => Err(fault::no_host_address(address, "an anycast address")),

@@ -65,12 +65,6 @@ impl HostAddresses {
         outcomes.collect()
     }
 
-    /// The index of an interface that has an address.
-    pub fn interface_with(&self, address: IpAddr) -> Option<u32> {
-        let present = rtnl::list(&self.route).unwrap_or_default(); // only for the text of a fault
-        present.iter().map(|one| one.placement).find(|one| one.address == address).map(|one| one.index)
-    }
-
     /// Opens the fence for addresses that are about to be added.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
 };
-use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteType};
+use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType};
 use nix::errno::Errno;
 
 use super::Netlink;
@@ -32,8 +32,11 @@ const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
 /// The attribute that holds the tag.
 pub const IFA_PROTO: u16 = 11;
-/// The offset of rtm_type in struct rtmsg.
+/// The offsets of rtm_protocol and rtm_type in struct rtmsg, and its length.
+const ROUTE_PROTOCOL: usize = 5;
 const ROUTE_TYPE: usize = 7;
+const RTMSG: usize = 12;
+const RTA_OIF: u16 = 4;
 /// The kernel's lifetime of a permanent address.
 const PERMANENT: u32 = u32::MAX;
 
@@ -188,17 +191,8 @@ pub fn destinations(
     netlink: &Netlink,
     addresses: &[IpAddr],
 ) -> Result<Vec<Result<Destination, Errno>>, Errno> {
-    let query = |address: &IpAddr| {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family(*address);
-        message.header.destination_prefix_length = host_prefix(*address);
-        if address.is_ipv6() {
-            // Without it the kernel chooses a source among all addresses, which is slow with thousands of them.
-            message.header.flags = RouteFlags::FibMatch;
-        }
-        message.attributes.push(RouteAttribute::Destination((*address).into()));
-        message
-    };
+    // The whole route for IPv6, or the kernel chooses a source among all addresses, which is slow with thousands of them.
+    let query = |address: &IpAddr| route_query(*address, address.is_ipv6());
     let queries: Vec<RouteMessage> = addresses.iter().map(query).collect();
     let destination = |body: &[u8]| {
         Some(match RouteType::from(*body.get(ROUTE_TYPE)?) {
@@ -218,6 +212,37 @@ pub fn destinations(
         other => other,
     };
     Ok(replies.into_iter().map(nowhere).collect())
+}
+
+/// The index of the interface that has a local address; `None` if a route that somebody added makes it local. See rtnetlink(7),
+/// RTM_GETROUTE; RTM_F_FIB_MATCH since Linux 4.13.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// The kernel's refusal; EPROTO if the reply has no interface.
+pub fn interface_with(netlink: &Netlink, address: IpAddr) -> Result<Option<u32>, Errno> {
+    let body = netlink.query(RTM_GETROUTE, &route_query(address, true))?;
+    if body.get(ROUTE_PROTOCOL) != Some(&u8::from(RouteProtocol::Kernel)) {
+        return Ok(None);
+    }
+    let mut attributes = NlasIterator::new(body.get(RTMSG..).unwrap_or_default()).flatten();
+    let interface = attributes.find(|attribute| attribute.kind() == RTA_OIF);
+    let index = interface.and_then(|attribute| Some(u32::from_ne_bytes(*attribute.value().first_chunk()?)));
+    index.map(Some).ok_or(Errno::EPROTO)
+}
+
+/// A query of the route to an address; with `whole`, as the table of routes has it.
+fn route_query(address: IpAddr, whole: bool) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(address);
+    message.header.destination_prefix_length = host_prefix(address);
+    if whole {
+        message.header.flags = RouteFlags::FibMatch;
+    }
+    message.attributes.push(RouteAttribute::Destination(address.into()));
+    message
 }
 
 /// The prefix length of a single address: 32 or 128.
