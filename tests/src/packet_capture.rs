@@ -146,6 +146,15 @@ pub fn is_arp_announcement(frame: &[u8], hardware: [u8; 6], address: Ipv4Addr) -
         && frame.get(38..42) == Some(&address.octets())
 }
 
+/// Asserts that the last ARP reply comes at the end of a lease that began at `begin`, or up to `sure` later.
+#[track_caller]
+pub fn assert_silence_after_lease(wire: &mut PacketCapture, begin: Instant, sure: Duration, lease: Duration) {
+    let last = last_arp_reply(wire, begin).expect("an answer while the lease lasts");
+    println!("the last answer arrived {} ms after the renewal", last.as_millis());
+    assert!(last <= lease + sure + TICK, "answered after the lease: {last:?}");
+    assert!(last >= lease - Duration::from_millis(500), "silent before the lease ended: {last:?}");
+}
+
 /// Sends ARP requests every few milliseconds until there has been no reply for a second. Returns the time of the last
 /// reply.
 pub fn last_arp_reply(wire: &mut PacketCapture, begin: Instant) -> Option<Duration> {
