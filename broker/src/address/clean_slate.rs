@@ -27,11 +27,10 @@ impl Addresses {
                 "cannot take over the fence of the running broker: the netlink socket for it cannot be opened",
                 "restart the running broker instead of taking over",
             )),
-            (true, true) => Ok(self.no_reservation().into_iter().collect()),
+            (true, true) => Ok(Vec::new()),
             (_, false) => {
                 self.host.turn_fence_off();
-                let no_fence = no_fence("; the running broker has no fence either");
-                Ok(self.no_reservation().into_iter().chain([no_fence]).collect())
+                Ok(vec![no_fence("; the running broker has no fence either")])
             }
         }
     }
@@ -56,16 +55,16 @@ impl Addresses {
             }
         }
         let cause = match self.host.fence().map(|fence| fence.create()) {
-            Some(Ok(())) => return Ok(self.no_reservation().into_iter().collect()),
+            Some(Ok(())) => return Ok(Vec::new()),
             Some(Err(errno)) => format!(" ({})", errno.desc()),
             None => String::new(),
         };
         self.host.turn_fence_off();
-        Ok(self.no_reservation().into_iter().chain([no_fence(&cause)]).collect())
+        Ok(vec![no_fence(&cause)])
     }
 
     /// The warning of a broker that cannot keep another one from managing the same addresses.
-    fn no_reservation(&self) -> Option<String> {
+    pub fn no_reservation(&self) -> Option<String> {
         let warning = "another user has bound the abstract Unix socket by which a second broker finds this one: see to it that only \
                        one broker manages the addresses of this network namespace";
         self.reservation.is_none().then(|| warning.to_owned())

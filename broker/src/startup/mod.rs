@@ -201,6 +201,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     }
     inject::point("clean_slate")?;
     if let Some(addresses) = &addresses {
+        warnings.extend(addresses.no_reservation());
         let offer = import.as_ref().map(|import| &import.predecessor.offer);
         warnings.extend(match offer.filter(|offer| offer.addresses) {
             Some(offer) => addresses.start_as_successor(offer.fenced)?,

@@ -13,17 +13,14 @@ use nix::errno::Errno;
 
 use super::interface::Mac;
 use super::netlink::{Dump, Netlink};
-use super::rtnl::ip;
+use super::rtnl::{RTA_OIF, RTMSG, ip};
 
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_GETNEIGH: u16 = 30;
-/// The length of struct rtmsg.
-const RTMSG: usize = 12;
 /// The length of struct rtnexthop.
 const RTNEXTHOP: usize = 8;
-const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_VIA: u16 = 18;

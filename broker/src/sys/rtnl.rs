@@ -35,8 +35,8 @@ pub const IFA_PROTO: u16 = 11;
 /// The offsets of rtm_protocol and rtm_type in struct rtmsg, and its length.
 const ROUTE_PROTOCOL: usize = 5;
 const ROUTE_TYPE: usize = 7;
-const RTMSG: usize = 12;
-const RTA_OIF: u16 = 4;
+pub(super) const RTMSG: usize = 12;
+pub(super) const RTA_OIF: u16 = 4;
 /// The kernel's lifetime of a permanent address.
 const PERMANENT: u32 = u32::MAX;
 
