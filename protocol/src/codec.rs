@@ -12,6 +12,13 @@ fn config() -> Configuration<LittleEndian, Fixint, bincode::config::Limit<MAX_BO
     bincode::config::legacy().with_limit::<MAX_BODY>()
 }
 
+/// The maximum size of one message in a byte stream: the largest configuration file has 32 MiB.
+const MAX_STREAM_MESSAGE: usize = 33 << 20;
+
+fn stream_config() -> Configuration<LittleEndian, Fixint, bincode::config::Limit<MAX_STREAM_MESSAGE>> {
+    bincode::config::legacy().with_limit::<MAX_STREAM_MESSAGE>()
+}
+
 /// The reason that a body could not be decoded or encoded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -65,25 +72,24 @@ pub fn encode<'b, T: Serialize>(
     buffer.get(..HEADER_LENGTH + written).ok_or_else(too_long)
 }
 
-/// Appends an encoded message of any length to a byte stream that is not divided into frames. The broker and its
+/// Appends an encoded message of at most 33 MiB to a byte stream that is not divided into frames. The broker and its
 /// configuration reader exchange such streams.
 ///
 /// # Errors
-/// The message cannot be encoded.
+/// The message cannot be encoded, or it is longer.
 pub fn append_to_stream<T: Serialize>(stream: &mut Vec<u8>, message: &T) -> Result<(), BodyError> {
-    let bytes =
-        bincode::serde::encode_to_vec(message, bincode::config::legacy()).map_err(BodyError::Encode)?;
+    let bytes = bincode::serde::encode_to_vec(message, stream_config()).map_err(BodyError::Encode)?;
     stream.extend_from_slice(&bytes);
     Ok(())
 }
 
 /// Decodes the first message of a byte stream that [`append_to_stream`] wrote, and returns it with the rest of the
-/// stream. A declared length beyond the end of the stream allocates no memory.
+/// stream. A declared length of more than 33 MiB is refused before memory is allocated for it.
 ///
 /// # Errors
 /// The stream does not start with a whole valid message.
 pub fn read_from_stream<'a, T: Deserialize<'a>>(stream: &'a [u8]) -> Result<(T, &'a [u8]), BodyError> {
-    let (message, consumed) = bincode::serde::borrow_decode_from_slice(stream, bincode::config::legacy())
-        .map_err(BodyError::Decode)?;
+    let (message, consumed) =
+        bincode::serde::borrow_decode_from_slice(stream, stream_config()).map_err(BodyError::Decode)?;
     Ok((message, stream.get(consumed..).unwrap_or_default()))
 }

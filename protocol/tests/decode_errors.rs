@@ -104,6 +104,17 @@ fn a_length_beyond_the_body_allocates_only_for_the_received_bytes() {
 }
 
 #[test]
+fn a_stream_cannot_declare_a_message_beyond_its_maximum() {
+    for length in [(33 << 20) + 1, 1 << 32, 1 << 60, u64::MAX] {
+        let stream = bytes(&[&length.to_le_bytes(), b"text"]);
+        let before = ALLOCATED.get();
+        codec::read_from_stream::<String>(&stream).unwrap_err();
+        let allocated = ALLOCATED.get() - before;
+        assert!(allocated <= 1024, "{allocated} bytes were allocated for a length of {length}");
+    }
+}
+
+#[test]
 fn allocation_is_proportional_to_the_received_bytes() {
     // A list grows by doubling: its capacity is up to twice its length, and all allocations together are about twice
     // the final capacity. An item in memory is up to ten times as long as its shortest encoding.

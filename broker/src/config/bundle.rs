@@ -27,11 +27,16 @@ enum ReadResult<'a> {
         files: Vec<&'a [u8]>,
     },
     /// Opening the path failed.
-    NotOpened { path: &'a [u8], cause: Cause },
+    NotOpened {
+        path: &'a [u8],
+        #[serde(borrow)]
+        cause: Cause<'a>,
+    },
     /// The text of the file that was opened last.
     Text(&'a str),
     /// Reading that file failed.
-    NotRead(Cause),
+    #[serde(borrow)]
+    NotRead(Cause<'a>),
     /// The file is text up to here; then follows a NUL byte or invalid UTF-8.
     NotText { before: &'a str, nul: bool },
     /// The id of an account; `None`: there is no such account.
@@ -40,22 +45,22 @@ enum ReadResult<'a> {
     AccountsUnreadable { file: &'a str, errno: i32 },
 }
 
-/// [`ReadError`] as data.
+/// [`ReadError`] as data. Its texts are parts of the bundle, so that a length in it allocates no memory.
 #[derive(Debug, Serialize, Deserialize)]
-enum Cause {
+enum Cause<'a> {
     Open(i32),
     Read(i32),
     NotAFile,
     Owner(u32),
     Mode(u32),
-    Directory { path: String, owner: u32, mode: u32 },
-    Entry { path: String, owner: u32 },
+    Directory { path: &'a str, owner: u32, mode: u32 },
+    Entry { path: &'a str, owner: u32 },
     TooLarge { size: u64, remaining: u64 },
     Garbled,
 }
 
-impl Cause {
-    fn of(error: &ReadError) -> Self {
+impl<'a> Cause<'a> {
+    fn of(error: &'a ReadError) -> Self {
         let number = |error: &io::Error| error.raw_os_error().unwrap_or(libc::EIO);
         match error {
             ReadError::Open(error) => Cause::Open(number(error)),
@@ -64,9 +69,9 @@ impl Cause {
             ReadError::Owner(user) => Cause::Owner(*user),
             ReadError::Mode(mode) => Cause::Mode(*mode),
             ReadError::Directory { path, owner, mode } => {
-                Cause::Directory { path: path.clone(), owner: *owner, mode: *mode }
+                Cause::Directory { path, owner: *owner, mode: *mode }
             }
-            ReadError::Entry { path, owner } => Cause::Entry { path: path.clone(), owner: *owner },
+            ReadError::Entry { path, owner } => Cause::Entry { path, owner: *owner },
             ReadError::TooLarge { size, remaining } => Cause::TooLarge { size: *size, remaining: *remaining },
             ReadError::OutOfReach => Cause::Open(libc::EACCES),
             ReadError::NotText { .. } | ReadError::Garbled => Cause::Garbled,
@@ -74,8 +79,8 @@ impl Cause {
     }
 }
 
-impl From<Cause> for ReadError {
-    fn from(cause: Cause) -> Self {
+impl From<Cause<'_>> for ReadError {
+    fn from(cause: Cause<'_>) -> Self {
         match cause {
             // Root without capabilities is denied this.
             Cause::Open(libc::EACCES | libc::EPERM) => ReadError::OutOfReach,
@@ -84,8 +89,10 @@ impl From<Cause> for ReadError {
             Cause::NotAFile => ReadError::NotAFile,
             Cause::Owner(user) => ReadError::Owner(user),
             Cause::Mode(mode) => ReadError::Mode(mode),
-            Cause::Directory { path, owner, mode } => ReadError::Directory { path, owner, mode },
-            Cause::Entry { path, owner } => ReadError::Entry { path, owner },
+            Cause::Directory { path, owner, mode } => {
+                ReadError::Directory { path: path.to_owned(), owner, mode }
+            }
+            Cause::Entry { path, owner } => ReadError::Entry { path: path.to_owned(), owner },
             Cause::TooLarge { size, remaining } => ReadError::TooLarge { size, remaining },
             Cause::Garbled => ReadError::Garbled,
         }
