@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::bounded::{List, Text};
 use crate::endpoint::MAX_INTERFACE;
 use crate::message::Outcome;
+use crate::trailing::Trailing;
 
 /// The maximum number of addresses in one request, followers included.
 pub const MAX_ADDRESSES: usize = 256;
@@ -34,6 +35,9 @@ pub struct AddAddress {
     pub probes: u8,
     /// Announce the address to the neighbours: gratuitous ARP, or unsolicited neighbour advertisements for IPv6.
     pub announce: bool,
+    /// The end of the lease in place of its duration, in nanoseconds of the broker's CLOCK_BOOTTIME: however late the request
+    /// is handled, the lease ends then. At least 1 s and at most 86400 s from now; `lease` must be `None`.
+    pub until: Trailing<u64>,
 }
 
 /// Request: restart the leases of addresses from now.
@@ -45,6 +49,47 @@ pub struct RenewAddress {
     pub lease: Option<u32>,
     /// As in [`AddAddress`].
     pub epoch: u64,
+    /// As in [`AddAddress`].
+    pub until: Trailing<u64>,
+}
+
+/// Request: restart the leases of all addresses that this peer has, except permanent ones. Its cost does not depend on their
+/// number: the kernel gets one change. An address without a permit keeps the deadline that it has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewAll {
+    /// Lease duration in seconds, at least 3. `None` uses the configured default.
+    pub lease: Option<u32>,
+    /// The end of the leases in place of their duration, as in [`AddAddress`].
+    pub until: Option<u64>,
+}
+
+/// The reply to [`RenewAll`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewedAll {
+    /// The broker's CLOCK_BOOTTIME in nanoseconds when it replied.
+    pub now: u64,
+    /// The end of every renewed lease, on the same clock.
+    pub deadline: u64,
+    /// The number of renewed leases.
+    pub renewed: u32,
+    /// The number of this peer's leases that were not renewed: permanent, expired, being added, without a permit, or of an
+    /// address that is not on its interface. [`ListAddresses`] names them.
+    pub not_renewed: u32,
+    /// What ends the leases if the broker does not.
+    pub bounds: Bounds,
+}
+
+/// What ends the leases of each family even if the broker does not, and so how long an address can answer after its deadline:
+///
+/// - the fence: at most 10 ms;
+/// - otherwise the lifetime of the address in the kernel: an IPv4 address at most 1.14 s or an eighth of the lease, whichever is
+///   longer; an IPv6 address at most 15 s, on a busy host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// The fence ends the leases of IPv4 addresses, as the kernel reports.
+    pub ipv4_fenced: bool,
+    /// The same for IPv6 addresses.
+    pub ipv6_fenced: bool,
 }
 
 /// Request: remove addresses. The broker first stops their listeners and resets their connections.
@@ -101,6 +146,18 @@ pub struct Lease {
 pub struct Leases {
     /// The results.
     pub results: List<Outcome<Lease>, MAX_ADDRESSES>,
+    /// The deadlines, one per result; 0 for a fault.
+    pub times: Trailing<LeaseTimes>,
+}
+
+/// The deadlines of leases; in sessions with [`Features::LEASE_TIMES`](crate::message::Features::LEASE_TIMES) only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseTimes {
+    /// The broker's CLOCK_BOOTTIME in nanoseconds when it replied. A process in another time namespace has another clock;
+    /// see time_namespaces(7).
+    pub now: u64,
+    /// The end of each lease, on the same clock; `u64::MAX` if the address is permanent.
+    pub deadlines: List<u64, MAX_ADDRESSES>,
 }
 
 /// An address that the broker removed.
@@ -139,7 +196,7 @@ pub struct AddressRow {
 }
 
 /// The reply to [`ListAddresses`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressPage {
     /// The fence is active for each of these addresses that is present, as the kernel reports: packet filter rules drop the
     /// traffic of an address as soon as its lease expires.
@@ -148,6 +205,18 @@ pub struct AddressPage {
     pub addresses: List<AddressRow, ADDRESS_PAGE>,
     /// More addresses follow. Request the next page with `after` set to the last address of this one.
     pub more: bool,
+    /// The deadlines, one per address.
+    pub times: Trailing<PageTimes>,
+}
+
+/// The deadlines of a page, and what ends the leases; in sessions with
+/// [`Features::LEASE_TIMES`](crate::message::Features::LEASE_TIMES) only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageTimes {
+    /// The deadlines; 0 while an address is being added.
+    pub leases: LeaseTimes,
+    /// What ends the leases if the broker does not.
+    pub bounds: Bounds,
 }
 
 /// Request: set an interface up or down, or change its MTU. A field that is `None` stays as it is.

@@ -42,6 +42,7 @@ pub mod printable;
 pub mod reload;
 pub mod status;
 pub mod takeover;
+pub mod trailing;
 
 pub use bounded::{List, Text};
 pub use endpoint::{Endpoint, InetEndpoint};
@@ -49,6 +50,7 @@ pub use event::{Event, EventCode};
 pub use fault::{Fault, FaultCode};
 pub use frame::{Header, Kind};
 pub use message::Operation;
+pub use trailing::Trailing;
 
 /// The protocol version of this crate; every frame carries it.
 pub const VERSION: u16 = 1;

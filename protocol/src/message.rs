@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{
     AddAddress, AddressPage, Announce, Leases, Link, ListAddresses, MoveAddress, Removals, RemoveAddress,
-    RenewAddress, SetLink,
+    RenewAddress, RenewAll, RenewedAll, SetLink,
 };
 use crate::bounded::{List, Text};
 use crate::endpoint::{Endpoint, MAX_INTERFACE};
@@ -81,6 +81,7 @@ operations! {
     17 "metrics"       MetricsRequest -> Metrics;
     18 "reload"        Reload -> Reloaded;
     19 "takeover"      Takeover -> TakeoverReply;
+    20 "renew-all"     RenewAll -> RenewedAll;
 }
 
 /// The number of a listener. It is never 0 and is not reused during the broker's lifetime.
@@ -92,8 +93,17 @@ pub struct ListenerId(pub u64);
 pub struct Hello {
     /// A name for the peer in logs and in `status`. It has no influence on policy.
     pub client: Text<64>,
-    /// Bit set of optional features that the peer supports. No bit is defined yet: 0.
+    /// Bit set of the optional [`Features`] that the peer supports.
     pub features: u64,
+}
+
+/// The bits of optional features: a message has the fields of a feature only in a session in which both sides support it.
+#[derive(Clone, Copy, Debug)]
+pub struct Features;
+
+impl Features {
+    /// Replies about leases have [`LeaseTimes`](crate::address::LeaseTimes) or [`PageTimes`](crate::address::PageTimes).
+    pub const LEASE_TIMES: u64 = 1;
 }
 
 /// The reply to [`Hello`].

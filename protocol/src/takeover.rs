@@ -163,6 +163,8 @@ pub struct ExportedLease {
     pub present: bool,
     /// The address is announced to the neighbours.
     pub announced: bool,
+    /// The owner renews it with all others ([`RenewAll`](crate::address::RenewAll)).
+    pub renewed_with_all: bool,
 }
 
 /// A batch of epochs of removed addresses, those first that a broker without room for all forgets first.

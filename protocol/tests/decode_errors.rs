@@ -6,6 +6,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use portreeve_protocol::address::RenewAddress;
 use portreeve_protocol::message::*;
 use portreeve_protocol::status::Status;
 use portreeve_protocol::{Endpoint, Fault, List, Text, codec};
@@ -240,4 +241,18 @@ fn a_message_beyond_the_maximum_frame_is_not_encoded() {
     for more in 1..=16 {
         assert!(encoded(longest + more).is_err(), "{more} more");
     }
+}
+
+#[test]
+fn a_trailing_field_is_absent_or_whole() {
+    let renew = |trailing: &[u8]| {
+        // No address, no lease, and the epoch.
+        codec::decode::<RenewAddress>(&bytes(&[&[0; 17], trailing])).map(|renew| renew.until.0)
+    };
+    assert_eq!(renew(&[]).unwrap(), None);
+    assert_eq!(renew(&bytes(&[&[1], &7_u64.to_le_bytes()])).unwrap(), Some(7));
+    for invalid in [&[0][..], &[2], &[1], &[1, 0, 0], &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
+        renew(invalid).unwrap_err();
+    }
+    assert!(renew(&[2]).unwrap_err().to_string().contains("the end of the message"));
 }

@@ -14,7 +14,7 @@ use std::fmt::Debug;
 use portreeve_protocol::address::*;
 use portreeve_protocol::message::*;
 use portreeve_protocol::status::{Credentials, Listener, Process, Quota, Session, Status};
-use portreeve_protocol::{Endpoint, Fault, FaultCode, Header, Kind, List, Text, codec};
+use portreeve_protocol::{Endpoint, Fault, FaultCode, Header, Kind, List, Text, Trailing, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -189,14 +189,38 @@ fn pin_addresses(golden: &Golden) {
         follows: Some("192.0.2.9".parse().unwrap()),
     };
     let results = list([Outcome::Done(lease.clone()), Outcome::Fault(Fault::new(FaultCode::Conflict, "no"))]);
-    let leases = Leases { results };
-    let add = AddAddress { addresses: addresses(), lease: Some(10), epoch: 42, probes: 3, announce: true };
+    let leases = Leases { results, times: Trailing(None) };
+    let times = LeaseTimes { now: 7_000_000_000_000, deadlines: list([7_009_999_999_999, 0]) };
+    let timed = Leases { times: Trailing(Some(times.clone())), ..leases.clone() };
+    let add = AddAddress {
+        addresses: addresses(),
+        lease: Some(10),
+        epoch: 42,
+        probes: 3,
+        announce: true,
+        until: Trailing(None),
+    };
     golden.request("add-address", 6, &add);
     golden.reply::<AddAddress>("add-address-reply", 6, 0, &leases);
+    let until = AddAddress { lease: None, until: Trailing(Some(7_009_999_999_999)), ..add };
+    golden.request("add-address-until", 6, &until);
+    golden.reply::<AddAddress>("add-address-times", 6, 0, &timed);
 
-    let renew = RenewAddress { addresses: addresses(), lease: None, epoch: 42 };
+    let renew = RenewAddress { addresses: addresses(), lease: None, epoch: 42, until: Trailing(None) };
     golden.request("renew-address", 7, &renew);
     golden.reply::<RenewAddress>("renew-address-reply", 7, 0, &leases);
+    let until = RenewAddress { until: Trailing(Some(7_009_999_999_999)), ..renew };
+    golden.request("renew-address-until", 7, &until);
+
+    golden.request("renew-all", 20, &RenewAll { lease: None, until: Some(7_009_999_999_999) });
+    let renewed = RenewedAll {
+        now: 7_000_000_000_000,
+        deadline: 7_009_999_999_999,
+        renewed: 10_000,
+        not_renewed: 1,
+        bounds: Bounds { ipv4_fenced: true, ipv6_fenced: false },
+    };
+    golden.reply::<RenewAll>("renew-all-reply", 20, 0, &renewed);
 
     golden.request("remove-address", 8, &RemoveAddress { addresses: addresses(), epoch: 42 });
     let removed = Removal { address: lease.address, verified: true };
@@ -212,8 +236,12 @@ fn pin_addresses(golden: &Golden) {
 
     golden.request("list-addresses", 10, &ListAddresses { after: Some(lease.address) });
     let row = AddressRow { lease, holder: text("the worker"), present: true };
-    let page = AddressPage { fenced: true, addresses: list([row]), more: false };
+    let page = AddressPage { fenced: true, addresses: list([row]), more: false, times: Trailing(None) };
     golden.reply::<ListAddresses>("list-addresses-reply", 10, 0, &page);
+    let times = LeaseTimes { deadlines: list([7_009_999_999_999]), ..times };
+    let times = PageTimes { leases: times, bounds: Bounds { ipv4_fenced: true, ipv6_fenced: true } };
+    let timed = AddressPage { times: Trailing(Some(times)), ..page };
+    golden.reply::<ListAddresses>("list-addresses-times", 10, 0, &timed);
 
     golden.request("set-link", 11, &SetLink { interface: text("eth1"), up: Some(true), mtu: Some(1500) });
     let link = Link { interface: text("eth1"), index: 2, up: true, carrier: false, mtu: 1500 };

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use portreeve_protocol::Fault;
 use portreeve_protocol::address::AddAddress;
 use portreeve_protocol::message::Outcome;
+use portreeve_protocol::{Fault, Trailing};
 
 use crate::build;
 use crate::error::Error;
@@ -23,6 +23,9 @@ pub struct AddressOptions {
     /// Length of the lease in seconds, at least 3; the configured length if absent. 0 is a permanent address, which stays
     /// until it is removed and needs a permit that allows it.
     pub lease: Option<u32>,
+    /// End of the lease in place of its length, in nanoseconds of the broker's CLOCK_BOOTTIME, however late the broker handles the
+    /// request: at least 1 s and at most 86400 s from now. A broker of an earlier release refuses the request.
+    pub until: Option<u64>,
     /// Epoch of the ownership, from the cluster manager that decides which host has the address; 0 if unused.
     pub epoch: u64,
     /// Number of probes for another host that has the address: up to 3, 200 ms each.
@@ -41,13 +44,19 @@ impl AddressOptions {
     /// The configured lease, epoch 0, three probes, and an announcement.
     #[must_use]
     pub const fn new() -> Self {
-        Self { lease: None, epoch: 0, probes: 3, announce: true }
+        Self { lease: None, until: None, epoch: 0, probes: 3, announce: true }
     }
 
     /// Sets [`lease`](Self::lease).
     #[must_use]
     pub const fn lease(self, seconds: u32) -> Self {
         Self { lease: Some(seconds), ..self }
+    }
+
+    /// Sets [`until`](Self::until).
+    #[must_use]
+    pub const fn until(self, nanoseconds: u64) -> Self {
+        Self { until: Some(nanoseconds), ..self }
     }
 
     /// Sets [`epoch`](Self::epoch).
@@ -69,8 +78,9 @@ impl AddressOptions {
     }
 
     pub(crate) fn to_wire(self, addresses: &[IpAddr]) -> Result<AddAddress, Error> {
-        let AddressOptions { lease, epoch, probes, announce } = self;
-        Ok(AddAddress { addresses: build::list("addresses", addresses)?, lease, epoch, probes, announce })
+        let AddressOptions { lease, until, epoch, probes, announce } = self;
+        let (addresses, until) = (build::list("addresses", addresses)?, Trailing(until));
+        Ok(AddAddress { addresses, lease, epoch, probes, announce, until })
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use portreeve_protocol::Fault;
 use portreeve_protocol::address::{
     AddressPage, Announce, Lease as Granted, Link, ListAddresses, Removal, RemoveAddress, RenewAddress,
-    SetLink,
+    RenewAll, RenewedAll, SetLink,
 };
+use portreeve_protocol::{Fault, Trailing};
 
 use crate::address_options::{AddressOptions, results};
 use crate::build;
@@ -38,8 +38,45 @@ impl Client {
         lease: Option<u32>,
         epoch: u64,
     ) -> Result<Vec<Result<Granted, Fault>>, Error> {
-        let request = RenewAddress { addresses: build::list("addresses", addresses)?, lease, epoch };
+        let request = RenewAddress {
+            addresses: build::list("addresses", addresses)?,
+            lease,
+            epoch,
+            until: Trailing(None),
+        };
         Ok(results(self.call(&request).await?.results.into_vec()))
+    }
+
+    /// Gives the leases of addresses a new end, in nanoseconds of the broker's CLOCK_BOOTTIME, however late the broker handles the
+    /// request: at least 1 s and at most 86400 s from now. A broker of an earlier release refuses the request.
+    ///
+    /// # Errors
+    /// As [`Client::add_addresses`].
+    pub async fn renew_addresses_until(
+        &self,
+        addresses: &[IpAddr],
+        until: u64,
+        epoch: u64,
+    ) -> Result<Vec<Result<Granted, Fault>>, Error> {
+        let request = build::renew_until(addresses, until, epoch)?;
+        Ok(results(self.call(&request).await?.results.into_vec()))
+    }
+
+    /// Restarts the leases of all addresses of this peer except permanent ones, at a cost that does not depend on their number.
+    /// `lease` is their length in seconds; if absent, the configured one.
+    ///
+    /// # Errors
+    /// An [`Error`] with the broker's reason.
+    pub async fn renew_all(&self, lease: Option<u32>) -> Result<RenewedAll, Error> {
+        self.call(&RenewAll { lease, until: None }).await
+    }
+
+    /// As [`Client::renew_all`], with the end of the leases as in [`Client::renew_addresses_until`].
+    ///
+    /// # Errors
+    /// As [`Client::renew_all`].
+    pub async fn renew_all_until(&self, until: u64) -> Result<RenewedAll, Error> {
+        self.call(&RenewAll { lease: None, until: Some(until) }).await
     }
 
     /// Removes addresses, with their listeners and connections.

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use portreeve_protocol::address::MoveAddress;
+use portreeve_protocol::address::{MoveAddress, RenewAddress};
 use portreeve_protocol::bounded::TooLong;
-use portreeve_protocol::message::{self, Hello, ListenMany, ListenerId, Stop};
-use portreeve_protocol::{Endpoint, Fault, List, Text};
+use portreeve_protocol::message::{self, Features, Hello, ListenMany, ListenerId, Stop};
+use portreeve_protocol::{Endpoint, Fault, List, Text, Trailing};
 
 use crate::error::Error;
 use crate::listen_options::{Listen, ListenOptions};
@@ -14,7 +14,7 @@ use crate::listener::{ListenerClient, ListenerGuard, Registration};
 use crate::request::ReceivedListener;
 
 pub(crate) fn hello(client: &str) -> Hello {
-    Hello { client: Text::truncated(client), features: 0 }
+    Hello { client: Text::truncated(client), features: Features::LEASE_TIMES }
 }
 
 pub(crate) fn listen(endpoint: &Endpoint, options: &ListenOptions) -> Result<message::Listen, Error> {
@@ -25,6 +25,11 @@ pub(crate) fn listen_many(listeners: &[Listen], all_or_nothing: bool) -> Result<
     let messages =
         listeners.iter().map(|one| listen(&one.endpoint, &one.options)).collect::<Result<_, _>>()?;
     Ok(ListenMany { all_or_nothing, listeners: List::new(messages).map_err(too_many("listeners"))? })
+}
+
+pub(crate) fn renew_until(addresses: &[IpAddr], until: u64, epoch: u64) -> Result<RenewAddress, Error> {
+    let addresses = list("addresses", addresses)?;
+    Ok(RenewAddress { addresses, lease: None, epoch, until: Trailing(Some(until)) })
 }
 
 pub(crate) fn stop(listeners: &[ListenerId]) -> Result<Stop, Error> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use portreeve_protocol::address::{Lease as Granted, RenewAddress};
 use portreeve_protocol::event::Subscribe;
-use portreeve_protocol::{EventCode, Fault, FaultCode, Operation as _};
+use portreeve_protocol::{EventCode, Fault, FaultCode, Operation as _, Trailing};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
@@ -31,8 +31,13 @@ impl Client {
     /// not ended.
     ///
     /// # Errors
-    /// [`Error::Fault`] with the broker's reason.
+    /// [`Error::Fault`] with the broker's reason; [`Error::Request`] if the options give the end of the lease, because a held
+    /// address has a length.
     pub async fn hold_address(&self, address: IpAddr, options: &AddressOptions) -> Result<Lease, Error> {
+        if options.until.is_some() {
+            let message = "a held address is renewed for its length: give `lease`, not `until`";
+            return Err(Error::Request(message.into()));
+        }
         let events = AddressEvents::subscribe(self, address).await?;
         let requested = Instant::now();
         let granted = self.add_addresses(&[address], options).await?;
@@ -206,7 +211,12 @@ impl Renewal {
 
     async fn renew(&self) -> Result<ResultWithGeneration, Error> {
         let AddressOptions { lease, epoch, .. } = self.options;
-        let request = RenewAddress { addresses: build::list("addresses", &[self.address])?, lease, epoch };
+        let request = RenewAddress {
+            addresses: build::list("addresses", &[self.address])?,
+            lease,
+            epoch,
+            until: Trailing(None),
+        };
         let (leases, generation) = self.client.session().call_with_generation(&request).await?;
         Ok((single(results(leases.results.into_vec())), generation))
     }

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use portreeve_protocol::address::{
     AddAddress, AddressPage, Announce, Leases, Link, ListAddresses, MoveAddress, Removals, RemoveAddress,
-    RenewAddress, SetLink,
+    RenewAddress, RenewAll, RenewedAll, SetLink,
 };
 use portreeve_protocol::event::{Subscribe, Subscribed};
 use portreeve_protocol::limit::{CurrentLimit, SetLimit};
@@ -48,7 +48,7 @@ macro_rules! without_descriptors {
 without_descriptors! {
     true,
     Hello => Welcome, Ping => Pong, StatusRequest => Status, MetricsRequest => Metrics, AddAddress => Leases,
-    RenewAddress => Leases, ListAddresses => AddressPage, PolicyRequest => PolicyPage, Subscribe => Subscribed
+    RenewAddress => Leases, RenewAll => RenewedAll, ListAddresses => AddressPage, PolicyRequest => PolicyPage, Subscribe => Subscribed
 }
 
 // These name a number that is valid in one broker only, remove an address, or have an effect each time.

@@ -41,7 +41,7 @@ fn serve(broker: &mut Broker, requests: usize) -> Vec<Removal> {
                     follows: None,
                 })
             };
-            Leases { results: List::truncated(addresses.iter().map(outcome)) }
+            Leases { results: List::truncated(addresses.iter().map(outcome)), ..Leases::default() }
         };
         if request.is::<Subscribe>() {
             broker.reply::<Subscribe>(&request, &Subscribed::default(), &[]);

@@ -7,17 +7,17 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use portreeve_protocol::{EventCode, Fault, FaultCode, Text, address};
 
 use super::add_batch::{AddBatch, Start};
 use super::fence_repair::MAX_REPAIRS;
-use super::lease::{Lease, LeaseState};
+use super::lease::{Lease, LeaseState, MIN_LIFETIME};
+use super::lease_end::LeaseEnd;
 use super::{Addresses, dad, fault};
 use crate::holder::Holder;
-use crate::sys::rtnl::{self, Destination, Lifetime, Placement};
+use crate::sys::rtnl::{self, Destination, Placement};
 use crate::sys::{BootTime, Interface};
 
 /// The largest number of probes for one address.
@@ -41,8 +41,8 @@ pub struct AddSpec {
 pub struct AddParams {
     /// The owner.
     pub holder: Holder,
-    /// The time from a renewal to the end of the lease.
-    pub lifetime: Lifetime,
+    /// When the leases end.
+    pub end: LeaseEnd,
     /// The largest number of addresses that the owner may have.
     pub max_addresses: usize,
     /// The number of this ownership, from the coordinator.
@@ -69,10 +69,12 @@ impl Addresses {
                 Some(fault::conflict(placement.address, Some(*rival)))
             });
             batch.fail(&self.table, |placement| self.check_interface(placement));
+            batch.fail(&self.table, |_| check_end(params.end).err());
             let _ = batch.fail_groups(&self.table); // Nothing to roll back yet.
         }
-        let deadline = self.open_fence(&mut batch, params.lifetime);
-        let failed = self.host.add(&batch.placements(), params.lifetime, params.probes > 0);
+        let deadline = self.open_fence(&mut batch, params.end);
+        let new = self.with_kernel_deadlines(&batch.placements(), params.holder, deadline);
+        let failed = self.host.add(&new, params.probes > 0);
         batch.fail_all(&self.table, &failed);
         if params.probes > 0 {
             let failed = dad::wait(self.host.route(), &batch.placements()).await;
@@ -87,22 +89,18 @@ impl Addresses {
 
     /// Opens the fence for the addresses of a batch, and fails all of them if that is impossible. Returns the end of their
     /// leases, which begin now.
-    fn open_fence(&self, batch: &mut AddBatch, lifetime: Lifetime) -> Option<BootTime> {
+    fn open_fence(&self, batch: &mut AddBatch, end: LeaseEnd) -> Option<BootTime> {
         let _ = self.receive_fence_changes(); // none may be queued
         let placements = batch.placements();
-        let end = || {
-            let lifetime = Duration::from_secs(lifetime?.into());
-            Some(BootTime::now().saturating_add(lifetime))
-        };
-        let mut deadline = end();
-        let mut opened = self.host.open_fence(&placements, lifetime);
+        let mut deadline = end.deadline(BootTime::now());
+        let mut opened = self.host.open_fence(&placements, deadline);
         for _ in 0..MAX_REPAIRS {
             // Another program removed it since.
             if opened != Err(Errno::ENOENT) || !self.repair_fence() {
                 break;
             }
-            deadline = end();
-            opened = self.host.open_fence(&placements, lifetime);
+            deadline = end.deadline(BootTime::now());
+            opened = self.host.open_fence(&placements, deadline);
         }
         match opened {
             Ok(()) => {
@@ -165,10 +163,11 @@ impl Addresses {
         }
         // A peer repeats a request whose reply it lost, or that is still in progress.
         if self.table.borrow().get(address).filter(is_own).is_some() {
-            let renewed = self.renew(&[Ok(address)], params.holder, Some(params.lifetime), params.epoch);
+            let renewed = self.renew(&[Ok(address)], params.holder, Some(params.end), params.epoch);
             let outcome = renewed.into_iter().next();
             return outcome.unwrap_or_else(|| Err(fault::removed_meanwhile(address))).map(Start::Renewed);
         }
+        check_end(params.end)?;
         let interface = interfaces.entry(spec.interface.clone()).or_insert_with(|| {
             Interface::by_name(self.host.route(), &spec.interface)
                 .map_err(|errno| fault::interface_failed(&spec.interface, errno))
@@ -183,8 +182,10 @@ impl Addresses {
             placement,
             interface: spec.interface.clone(),
             holder: params.holder,
-            lifetime: params.lifetime,
+            lifetime: params.end.lifetime(BootTime::now()),
             deadline: None,
+            renewed_with_all: false,
+            kernel_deadline: None,
             expiry_notified: false,
             epoch: params.epoch,
             follows: spec.follows,
@@ -281,9 +282,23 @@ impl Addresses {
         let lease = table.get_mut(placement.address)?;
         lease.state = LeaseState::Held;
         lease.deadline = deadline;
+        lease.kernel_deadline = lease.kernel_deadline.max(deadline);
         self.host.end_quarantine(placement.address);
         self.events.address(lease, EventCode::AddressAdded, "");
         Some(lease.to_wire(BootTime::now()))
+    }
+}
+
+/// Checks that a lease that begins now can last until its end.
+///
+/// # Errors
+/// Expired.
+pub fn check_end(end: LeaseEnd) -> Result<(), Fault> {
+    match end {
+        LeaseEnd::At(at) if BootTime::now().duration_until(at) < MIN_LIFETIME => {
+            Err(fault::deadline_passed())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -50,6 +50,9 @@ impl Addresses {
             holder: Holder::of_user(lease.user),
             lifetime: lease.lease_seconds,
             deadline: lease.deadline_ns.map(BootTime::from_nanos),
+            renewed_with_all: lease.renewed_with_all,
+            // No earlier than this.
+            kernel_deadline: lease.deadline_ns.map(BootTime::from_nanos),
             expiry_notified: false,
             epoch: lease.epoch,
             follows: lease.follows,
@@ -58,6 +61,9 @@ impl Addresses {
             restored: VecDeque::new(),
             removed_with_link: false,
         });
+        if let Some(fence) = self.host.fence().filter(|_| lease.renewed_with_all) {
+            fence.import_holder(Holder::of_user(lease.user));
+        }
         if lease.announced {
             self.announcer.continue_announcing(address);
         }
@@ -96,5 +102,6 @@ fn export(lease: &Lease) -> ExportedLease {
         follows: lease.follows,
         present: lease.is_held(),
         announced: lease.is_announced(),
+        renewed_with_all: lease.renewed_with_all,
     }
 }

@@ -7,6 +7,7 @@ use portreeve_protocol::{Fault, FaultCode};
 
 use super::frame::Claim;
 use super::prober::Rival;
+use crate::holder::Holder;
 use crate::sys::interface::Mac;
 
 /// A failed system call about an address.
@@ -25,6 +26,12 @@ pub fn address_failed(call: &str, address: IpAddr, errno: Errno) -> Fault {
             Fault::new(FaultCode::Os, &message)
                 .subject("nf_tables")
                 .remedy("find the program that flushes the packet filter, with `nft monitor`, and try again")
+        }
+        Errno::ETIME => {
+            let message = format!("{call} failed for {address}: this host is too slow to keep its deadline");
+            Fault::new(FaultCode::Os, &message)
+                .subject("nf_tables")
+                .remedy("find what keeps the broker from running, or request a longer lease")
         }
         Errno::ENODEV | Errno::ENXIO => {
             let message = format!("{call} failed for {address}: its interface does not exist");
@@ -144,6 +151,19 @@ pub fn tentative(address: IpAddr) -> Fault {
 pub fn lease_expired(address: IpAddr) -> Fault {
     Fault::new(FaultCode::Expired, &format!("the lease of {address} has expired"))
         .remedy("add the address again")
+}
+
+/// The leases of a holder, which have expired.
+pub fn all_expired(holder: Holder) -> Fault {
+    Fault::new(FaultCode::Expired, &format!("the leases of all addresses of {holder} have expired"))
+        .remedy("add the addresses again")
+}
+
+/// A lease that would end within a second.
+pub fn deadline_passed() -> Fault {
+    Fault::new(FaultCode::Expired, "the requested end of the lease has passed, or is less than a second away")
+        .subject("until")
+        .remedy("give a later time of CLOCK_BOOTTIME, in nanoseconds; a process in another time namespace has another clock")
 }
 
 /// An address that another program removed and that is not restored yet.

@@ -2,18 +2,23 @@
 //! process of the broker runs any more.
 //!
 //! Promises: IP packets and ARP to and from a leased address pass while the set `allowed` contains it, and are dropped
-//! afterwards; a renewal leaves no gap and never revives an expired lease; no other address is affected. Owns the
-//! tables `portreeve` of the families inet and arp, and changes no other. See nft(8).
+//! afterwards. Addresses that their holder renews together are in a set of that holder instead, and pass while another set of
+//! the holder contains the protocol of the packet: one element of each protocol for all of them. A renewal leaves no gap and
+//! never revives an expired lease; no other address is affected. Owns the tables `portreeve` of the families inet and arp, and
+//! changes no other. See nft(8).
 
-use std::collections::HashSet;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
-use crate::sys::Netlink;
+use crate::holder::Holder;
 use crate::sys::nft::{self, Direction, Element, Family, Key, Set, Transaction};
 use crate::sys::nft_monitor::NftMonitor;
+use crate::sys::{Netlink, nft_query};
 
 /// The largest number of addresses in one transaction: the limit of a request, because each transaction makes the kernel
 /// wait. Their elements fit in one message, in which attributes have 16-bit lengths.
@@ -23,11 +28,60 @@ const MAX_ADDRESSES: usize = 256;
 const LEASED: &str = "leased";
 const ALLOWED: &str = "allowed";
 
+/// The set of the addresses that a holder renews together.
+fn members_of(holder: Holder) -> String {
+    format!("{}_members", name_of(holder))
+}
+
+/// The set of the protocols for which a holder has renewed in time.
+fn renewed_by(holder: Holder) -> String {
+    format!("{}_renewed", name_of(holder))
+}
+
+fn name_of(holder: Holder) -> String {
+    match holder {
+        Holder::Worker => "worker".to_owned(),
+        Holder::User(uid) => format!("user_{uid}"),
+    }
+}
+
+/// The addresses that a holder renews together.
+#[derive(Clone, Debug)]
+pub struct Members {
+    /// The holder.
+    pub holder: Holder,
+    /// The rest of their leases.
+    pub timeout: Option<Duration>,
+    /// The addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What the fence has to contain.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    /// The addresses with an element of their own, each with the rest of its lease.
+    pub open: Vec<Element>,
+    /// The addresses that pass while their holder renews.
+    pub members: Vec<Members>,
+    /// The addresses that must not pass.
+    pub blocked: Vec<IpAddr>,
+}
+
+impl Contents {
+    /// Every address that passes.
+    pub fn passing(&self) -> impl Iterator<Item = IpAddr> {
+        let members = self.members.iter().flat_map(|members| members.addresses.iter().copied());
+        self.open.iter().map(|(address, _)| *address).chain(members)
+    }
+}
+
 /// The fence.
 #[derive(Debug)]
 pub struct Fence {
     netlink: Netlink,
     monitor: NftMonitor,
+    /// The holders that have sets and rules.
+    holders: RefCell<HashSet<Holder>>,
 }
 
 impl Fence {
@@ -38,7 +92,7 @@ impl Fence {
     pub fn open() -> nix::Result<Self> {
         let netlink = Netlink::open(SockProtocol::NetlinkNetFilter)?;
         let monitor = NftMonitor::open(&netlink)?;
-        Ok(Self { netlink, monitor })
+        Ok(Self { netlink, monitor, holders: RefCell::default() })
     }
 
     /// What reports that another program removed parts of the fence.
@@ -66,7 +120,32 @@ impl Fence {
                 }
             }
         }
-        first_error(create.commit()?)
+        first_error(create.commit()?)?;
+        self.holders.borrow_mut().clear();
+        Ok(())
+    }
+
+    /// Creates the sets and rules of a holder; there are none.
+    fn create_holder(&self, holder: Holder) -> Result<(), Errno> {
+        let mut create = Transaction::new(&self.netlink);
+        let (members, renewed) = (members_of(holder), renewed_by(holder));
+        for family in [Family::Inet, Family::Arp] {
+            create.create_protocol_set(family, &renewed);
+            for key in family.keys() {
+                create.create_set(&Set { family, key, name: &members, timeout: false });
+                for direction in [Direction::In, Direction::Out] {
+                    create.add_protocol_rule(family, key, direction, &members, &renewed);
+                }
+            }
+        }
+        first_error(create.commit()?)?;
+        self.holders.borrow_mut().insert(holder);
+        Ok(())
+    }
+
+    /// Learns that the fence of the predecessor has sets and rules of a holder.
+    pub fn import_holder(&self, holder: Holder) {
+        self.holders.borrow_mut().insert(holder);
     }
 
     /// Deletes the tables; nothing is filtered any more.
@@ -85,55 +164,109 @@ impl Fence {
         Ok(())
     }
 
-    /// Whether the fence has its rules, lets the packets of the addresses in `open` pass, and blocks those of the addresses in
-    /// `blocked`.
+    /// Whether the fence has its rules and these contents.
     ///
     /// # Errors
     /// The kernel refused to tell.
-    pub fn is_intact(&self, open: &[IpAddr], blocked: &[IpAddr]) -> Result<bool, Errno> {
+    pub fn is_intact(&self, contents: &Contents) -> Result<bool, Errno> {
         if !self.has_rules()? {
             return Ok(false);
         }
-        for (family, key) in nft::TABLES {
-            let has = |name, wanted: &mut dyn Iterator<Item = &IpAddr>| {
-                let present: HashSet<IpAddr> =
-                    nft::elements(&self.netlink, family, &set(key, name))?.into_iter().collect();
-                Ok(wanted
-                    .filter(|address| key.is_type_of(**address))
-                    .all(|address| present.contains(address)))
-            };
-            if !has(LEASED, &mut open.iter().chain(blocked))? || !has(ALLOWED, &mut open.iter())? {
+        let open: Vec<IpAddr> = contents.open.iter().map(|(address, _)| *address).collect();
+        let leased: Vec<IpAddr> = open.iter().chain(&contents.blocked).copied().collect();
+        if !self.has(LEASED, &leased)? || !self.has(ALLOWED, &open)? {
+            return Ok(false);
+        }
+        for members in &contents.members {
+            let is_complete = self.has(&members_of(members.holder), &members.addresses)?;
+            if !is_complete || self.holder_remaining(members.holder)?.is_none() {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Whether the fence has its rules, and lets the packets of each of these addresses pass until its timeout.
-    ///
-    /// # Errors
-    /// The kernel refused to tell.
-    pub fn is_open_for(&self, addresses: &[IpAddr]) -> Result<bool, Errno> {
-        if !self.has_rules()? {
-            return Ok(false);
-        }
+    /// Whether the sets of this name contain all these addresses.
+    fn has(&self, name: &str, addresses: &[IpAddr]) -> Result<bool, Errno> {
         for (family, key) in nft::TABLES {
-            let of_table: Vec<IpAddr> =
-                addresses.iter().copied().filter(|address| key.is_type_of(*address)).collect();
-            for name in [LEASED, ALLOWED] {
-                let has = nft::has_elements(&self.netlink, family, &set(key, name), &of_table)?;
-                if has.contains(&false) {
-                    return Ok(false);
-                }
+            let present = match nft_query::elements(&self.netlink, family, &set(key, name)) {
+                Err(Errno::ENOENT) => HashSet::new(),
+                present => present?.into_iter().collect::<HashSet<IpAddr>>(),
+            };
+            let mut of_table = addresses.iter().filter(|address| key.is_type_of(**address));
+            if !of_table.all(|address| present.contains(address)) {
+                return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Whether the kernel has every rule of [`Fence::create`].
-    fn has_rules(&self) -> Result<bool, Errno> {
+    /// Whether the fence has its rules, and lets the packets of each of these addresses pass until its timeout. Each with the
+    /// holder that renews it with all others, if one does.
+    ///
+    /// # Errors
+    /// The kernel refused to tell.
+    pub fn is_open_for(&self, addresses: &[(IpAddr, Option<Holder>)]) -> Result<bool, Errno> {
+        if !self.has_rules()? {
+            return Ok(false);
+        }
+        let mut of_holder: HashMap<Option<Holder>, Vec<IpAddr>> = HashMap::new();
+        addresses.iter().for_each(|(address, holder)| of_holder.entry(*holder).or_default().push(*address));
+        for (holder, addresses) in of_holder {
+            let names = match holder {
+                None => vec![LEASED.to_owned(), ALLOWED.to_owned()],
+                Some(holder) => vec![members_of(holder)],
+            };
+            for name in names {
+                for (family, key) in nft::TABLES {
+                    let of_table: Vec<IpAddr> =
+                        addresses.iter().copied().filter(|address| key.is_type_of(*address)).collect();
+                    let set = set(key, &name);
+                    if nft_query::remaining(&self.netlink, family, &set, &of_table)?.contains(&None) {
+                        return Ok(false);
+                    }
+                }
+            }
+            if let Some(holder) = holder
+                && self.holder_remaining(holder)?.is_none()
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// How long the fence still lets an address with an element of its own pass: `Some(None)` without end, `None` if it is blocked
+    /// in one of its tables.
+    ///
+    /// # Errors
+    /// The kernel refused to tell.
+    pub fn remaining(&self, address: IpAddr) -> Result<Option<Option<Duration>>, Errno> {
+        let mut remaining = Vec::new();
+        for (family, key) in nft::TABLES.into_iter().filter(|(_, key)| key.is_type_of(address)) {
+            remaining.extend(nft_query::remaining(&self.netlink, family, &set(key, ALLOWED), &[address])?);
+        }
+        Ok(longest(remaining))
+    }
+
+    /// How long the fence still lets the addresses pass that a holder renews together, as [`Fence::remaining`].
+    ///
+    /// # Errors
+    /// The kernel refused to tell.
+    pub fn holder_remaining(&self, holder: Holder) -> Result<Option<Option<Duration>>, Errno> {
+        let mut remaining = Vec::new();
         for family in [Family::Inet, Family::Arp] {
-            if nft::count_rules(&self.netlink, family)? < 2 * family.keys().count() {
+            remaining.extend(nft_query::protocols_remaining(&self.netlink, family, &renewed_by(holder))?);
+        }
+        Ok(longest(remaining))
+    }
+
+    /// Whether the kernel has every rule.
+    pub fn has_rules(&self) -> Result<bool, Errno> {
+        for family in [Family::Inet, Family::Arp] {
+            // Each in two directions: for addresses with elements of their own, and for each holder.
+            let rules = 2 * family.keys().count() * (1 + self.holders.borrow().len());
+            if nft_query::count_rules(&self.netlink, family)? < rules {
                 return Ok(false);
             }
         }
@@ -145,8 +278,7 @@ impl Fence {
     /// # Errors
     /// The kernel refused it.
     pub fn block(&self, addresses: &[IpAddr]) -> Result<(), Errno> {
-        let elements: Vec<Element> = addresses.iter().map(|address| (*address, None)).collect();
-        for chunk in elements.chunks(MAX_ADDRESSES) {
+        for chunk in without_timeout(addresses).chunks(MAX_ADDRESSES) {
             let mut block = Transaction::new(&self.netlink);
             for (family, key, elements_of_table) in by_table(chunk) {
                 block.add_elements(family, &set(key, LEASED), &elements_of_table, false);
@@ -232,6 +364,80 @@ impl Fence {
         Ok(failures.iter().filter_map(|(at, _)| changed.get(*at).copied()).collect())
     }
 
+    /// Lets the addresses that a holder renews together pass until this timeout, whatever it was before.
+    ///
+    /// # Errors
+    /// The kernel refused it; ENOENT if there is no fence.
+    pub fn start_holder(&self, holder: Holder, timeout: Option<Duration>) -> Result<(), Errno> {
+        if !self.holders.borrow().contains(&holder) {
+            self.create_holder(holder)?;
+        }
+        self.set_holder(holder, timeout, true)
+    }
+
+    /// Restarts the timeout of the addresses that a holder renews together.
+    ///
+    /// # Errors
+    /// The kernel refused it; ENOENT if it had expired, or if there is no fence.
+    pub fn renew_holder(&self, holder: Holder, timeout: Option<Duration>) -> Result<(), Errno> {
+        self.set_holder(holder, timeout, false)
+    }
+
+    fn set_holder(&self, holder: Holder, timeout: Option<Duration>, add_first: bool) -> Result<(), Errno> {
+        let renewed = renewed_by(holder);
+        let mut renew = Transaction::new(&self.netlink);
+        for family in [Family::Inet, Family::Arp] {
+            if add_first {
+                renew.add_protocols(family, &renewed, timeout);
+            }
+            renew.delete_protocols(family, &renewed);
+            renew.add_protocols(family, &renewed, timeout);
+        }
+        first_error(renew.commit()?)
+    }
+
+    /// Lets addresses that have an element of their own pass while their holder renews.
+    ///
+    /// # Errors
+    /// The kernel refused it; ENOENT if one of them has no element.
+    pub fn join(&self, addresses: &[IpAddr], holder: Holder) -> Result<(), Errno> {
+        let members = members_of(holder);
+        for chunk in without_timeout(addresses).chunks(MAX_ADDRESSES) {
+            let mut join = Transaction::new(&self.netlink);
+            for (family, key, of_table) in by_table(chunk) {
+                join.add_elements(family, &set(key, &members), &of_table, false);
+                join.delete_elements(family, &set(key, ALLOWED), &of_table);
+                join.delete_elements(family, &set(key, LEASED), &of_table);
+            }
+            first_error(join.commit()?)?;
+        }
+        Ok(())
+    }
+
+    /// Gives addresses that pass while their holder renews an element of their own, with its timeout; without one for a timeout
+    /// of 0, which blocks the address.
+    ///
+    /// # Errors
+    /// The kernel refused it; ENOENT if one of them is not in the holder's set.
+    pub fn leave(&self, addresses: &[Element], holder: Holder) -> Result<(), Errno> {
+        let members = members_of(holder);
+        for chunk in addresses.chunks(MAX_ADDRESSES) {
+            let mut leave = Transaction::new(&self.netlink);
+            for (family, key, of_table) in by_table(chunk) {
+                let leased: Vec<Element> = of_table.iter().map(|(address, _)| (*address, None)).collect();
+                let lasting = of_table.iter().filter(|(_, timeout)| *timeout != Some(Duration::ZERO));
+                let lasting: Vec<Element> = lasting.copied().collect();
+                leave.add_elements(family, &set(key, LEASED), &leased, false);
+                if !lasting.is_empty() {
+                    leave.add_elements(family, &set(key, ALLOWED), &lasting, false);
+                }
+                leave.delete_elements(family, &set(key, &members), &leased);
+            }
+            first_error(leave.commit()?)?;
+        }
+        Ok(())
+    }
+
     /// Blocks the packets of addresses.
     ///
     /// # Errors
@@ -249,8 +455,7 @@ impl Fence {
     }
 
     fn delete_from(&self, name: &'static str, addresses: &[IpAddr]) -> Result<(), Errno> {
-        let elements: Vec<Element> = addresses.iter().map(|address| (*address, None)).collect();
-        for chunk in elements.chunks(MAX_ADDRESSES) {
+        for chunk in without_timeout(addresses).chunks(MAX_ADDRESSES) {
             let deleted = match self.try_delete(name, chunk, false) {
                 // An element that the set does not contain aborts the transaction, unless the transaction adds it first.
                 Err(Errno::ENOENT) => self.try_delete(name, chunk, true),
@@ -274,6 +479,16 @@ impl Fence {
         }
         first_error(delete.commit()?)
     }
+}
+
+fn without_timeout(addresses: &[IpAddr]) -> Vec<Element> {
+    addresses.iter().map(|address| (*address, None)).collect()
+}
+
+/// The longest of these times; `None` if there is none, or one of them is missing. `Some(None)` is without end.
+fn longest(times: Vec<Option<Option<Duration>>>) -> Option<Option<Duration>> {
+    let times: Option<Vec<Option<Duration>>> = times.into_iter().collect();
+    times?.into_iter().max_by_key(|time| (time.is_none(), *time))
 }
 
 /// Groups the elements by the sets that they belong to.

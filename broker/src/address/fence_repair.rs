@@ -14,7 +14,7 @@ use tokio::net::UnixDatagram;
 use tokio::time::sleep;
 
 use super::Addresses;
-use super::fence::Fence;
+use super::fence::{Contents, Fence, Members};
 use super::lease::{Lease, LeaseState};
 use crate::sys::BootTime;
 use crate::sys::nft::Element;
@@ -58,20 +58,19 @@ impl Addresses {
     /// Builds the fence again if it is not as the leases require. Returns whether it was built.
     pub(super) fn repair_fence(&self) -> bool {
         let Some(fence) = self.host.fence() else { return false };
-        let (open, blocked) = (self.fenced_elements(), self.host.quarantined());
-        let addresses: Vec<IpAddr> = open.iter().map(|(address, _)| *address).collect();
-        match fence.is_intact(&addresses, &blocked) {
+        let contents = self.fence_contents();
+        match fence.is_intact(&contents) {
             Ok(true) => return false,
             Ok(false) => {}
             Err(errno) => {
                 tracing::warn!(%errno, "cannot compare the fence with the leases; building it again")
             }
         }
-        match self.build_fence(&fence, &blocked) {
+        match self.build_fence(&fence) {
             Ok(()) => {
                 self.counters.fence_repairs.up();
                 tracing::warn!(
-                    addresses = addresses.len(),
+                    addresses = contents.passing().count(),
                     "another program removed parts of the fence from the packet filter; built it again"
                 );
                 true
@@ -87,18 +86,29 @@ impl Addresses {
         }
     }
 
-    fn build_fence(&self, fence: &Fence, blocked: &[IpAddr]) -> Result<(), Errno> {
+    fn build_fence(&self, fence: &Fence) -> Result<(), Errno> {
         fence.create()?;
-        fence.block(blocked)?;
         // Those that end too soon to be opened are blocked at once.
         let added = self.added_addresses();
         fence.block(&added)?;
         // The remaining times are read as late as possible, and again afterwards: this process may have been stopped meanwhile.
-        fence.open_for(&self.fenced_elements())?;
+        let contents = self.fence_contents();
+        fence.block(&contents.blocked)?;
+        fence.open_for(&contents.open)?;
+        for Members { holder, timeout, addresses } in &contents.members {
+            fence.start_holder(*holder, *timeout)?;
+            fence
+                .open_for(&addresses.iter().map(|address| (*address, *timeout)).collect::<Vec<Element>>())?;
+            fence.join(addresses, *holder)?;
+        }
         let now = BootTime::now();
-        let table = self.table.borrow();
-        let has_ended = |address: &IpAddr| table.get(*address).is_none_or(|lease| lease.is_expired(now));
-        fence.close(&added.into_iter().filter(has_ended).collect::<Vec<IpAddr>>())
+        let ended: Vec<IpAddr> = {
+            let table = self.table.borrow();
+            let has_ended = |address: &IpAddr| table.get(*address).is_none_or(|lease| lease.is_expired(now));
+            added.into_iter().filter(has_ended).collect()
+        };
+        self.renew_alone(&ended);
+        fence.close(&ended)
     }
 
     /// The addresses that this host may have.
@@ -108,13 +118,24 @@ impl Addresses {
         added.map(|lease| lease.placement.address).collect()
     }
 
-    /// The addresses that the fence lets pass, each with the rest of its lease.
-    fn fenced_elements(&self) -> Vec<Element> {
+    /// What the fence has to contain.
+    fn fence_contents(&self) -> Contents {
         let now = BootTime::now();
+        let mut contents = Contents { blocked: self.host.quarantined(), ..Contents::default() };
         let table = self.table.borrow();
-        let added = table.iter().filter(|lease| lease.state != LeaseState::Probing && must_pass(lease, now));
-        let rest = |lease: &Lease| lease.deadline.map(|deadline| now.duration_until(deadline));
-        added.map(|lease| (lease.placement.address, rest(lease))).collect()
+        for lease in table.iter().filter(|one| one.state != LeaseState::Probing && must_pass(one, now)) {
+            let (address, holder) = (lease.placement.address, lease.holder);
+            let timeout = lease.deadline.map(|deadline| now.duration_until(deadline));
+            if !lease.renewed_with_all {
+                contents.open.push((address, timeout));
+                continue;
+            }
+            match contents.members.iter_mut().find(|members| members.holder == holder) {
+                Some(members) => members.addresses.push(address),
+                None => contents.members.push(Members { holder, timeout, addresses: vec![address] }),
+            }
+        }
+        contents
     }
 }
 

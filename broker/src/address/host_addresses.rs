@@ -15,8 +15,16 @@ use portreeve_protocol::address::Removal;
 
 use super::fault;
 use super::fence::Fence;
+use super::lease_end::kernel_seconds;
+use crate::holder::Holder;
+use crate::sys::nft::Element;
 use crate::sys::rtnl::{self, Destination, Lifetime, Outcomes, Placement, SourceUse};
-use crate::sys::{Netlink, sock_diag};
+use crate::sys::{BootTime, Netlink, sock_diag};
+
+/// How much later than its deadline an address may be blocked.
+const MAX_LATENESS: Duration = Duration::from_millis(10);
+/// How often the fence is told a deadline if it was told too late, and how often it is asked.
+const MAX_ATTEMPTS: usize = 10;
 
 /// Changes the addresses of the host.
 pub(super) struct HostAddresses {
@@ -65,24 +73,59 @@ impl HostAddresses {
         outcomes.collect()
     }
 
-    /// Opens the fence for addresses that are about to be added.
+    /// Opens the fence for addresses that are about to be added, until their deadline.
     ///
     /// # Errors
-    /// The kernel refused it; ENOENT if the fence is missing.
-    pub fn open_fence(&self, placements: &[Placement], lifetime: Lifetime) -> Result<(), Errno> {
+    /// The kernel refused it; ENOENT if the fence is missing; ETIME if it cannot be told the deadline in time.
+    pub fn open_fence(&self, placements: &[Placement], deadline: Option<BootTime>) -> Result<(), Errno> {
+        let deadlines: Vec<_> = placements.iter().map(|placement| (placement.address, deadline)).collect();
+        self.set_in_fence(&deadlines, Fence::open_for)
+    }
+
+    /// Gives the fence the time that remains until each deadline, as often as is needed so that no address passes longer.
+    fn set_in_fence<R: Default>(
+        &self,
+        deadlines: &[(IpAddr, Option<BootTime>)],
+        set: impl Fn(&Fence, &[Element]) -> Result<R, Errno>,
+    ) -> Result<R, Errno> {
+        let Some(fence) = self.fence() else { return Ok(R::default()) };
+        let set = |now: BootTime| {
+            let rest = |deadline: &Option<BootTime>| deadline.map(|deadline| now.duration_until(deadline));
+            let elements: Vec<Element> =
+                deadlines.iter().map(|(address, deadline)| (*address, rest(deadline))).collect();
+            set(&fence, &elements)
+        };
+        // The kernel handles the last one last.
+        let last = deadlines.last().copied();
+        let remaining = || last.map_or(Ok(None), |(address, _)| fence.remaining(address));
+        let done = set_in_time(last.and_then(|(_, deadline)| deadline), set, remaining);
+        if done.as_ref().is_err_and(|errno| *errno == Errno::ETIME) {
+            fence.close(&deadlines.iter().map(|(address, _)| *address).collect::<Vec<IpAddr>>())?;
+        }
+        done
+    }
+
+    /// The same for the addresses that a holder renews together.
+    pub fn set_holder_in_fence(
+        &self,
+        holder: Holder,
+        deadline: BootTime,
+        set: impl Fn(&Fence, Holder, Option<Duration>) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
         let Some(fence) = self.fence() else { return Ok(()) };
-        let elements: Vec<_> =
-            placements.iter().map(|placement| (placement.address, timeout(lifetime))).collect();
-        fence.open_for(&elements)
+        let set = |now: BootTime| set(&fence, holder, Some(now.duration_until(deadline)));
+        let done = set_in_time(Some(deadline), set, || fence.holder_remaining(holder));
+        if done == Err(Errno::ETIME) {
+            fence.start_holder(holder, Some(Duration::ZERO))?;
+        }
+        done
     }
 
     /// Adds addresses for which the fence is open. Returns those that failed. `detect` keeps the kernel's duplicate address
     /// detection of IPv6 on.
-    pub fn add(&self, placements: &[Placement], lifetime: Lifetime, detect: bool) -> HashMap<IpAddr, Fault> {
-        let timed: Vec<(Placement, Lifetime)> =
-            placements.iter().map(|placement| (*placement, lifetime)).collect();
-        let outcomes = rtnl::add(&self.route, &timed, self.source.get(), detect);
-        let failed = placements.iter().zip(outcomes).filter_map(|(placement, outcome)| {
+    pub fn add(&self, placements: &[(Placement, Option<BootTime>)], detect: bool) -> HashMap<IpAddr, Fault> {
+        let outcomes = self.add_to_kernel(placements, detect);
+        let failed = placements.iter().zip(outcomes).filter_map(|((placement, _), outcome)| {
             let address = placement.address;
             Some((address, fault::address_failed("RTM_NEWADDR", address, outcome.err()?)))
         });
@@ -92,38 +135,92 @@ impl HostAddresses {
     }
 
     /// Adds addresses that this host has on another interface, or that another program removed. The fence is open for them, and
-    /// no other host can have them, so there is no duplicate address detection.
-    pub fn add_undetected(&self, placements: &[(Placement, Lifetime)]) -> Outcomes {
-        rtnl::add(&self.route, placements, self.source.get(), false)
+    /// no other host can have them, so there is no duplicate address detection. Each with the time at which the kernel is to
+    /// remove it.
+    pub fn add_undetected(&self, placements: &[(Placement, Option<BootTime>)]) -> Outcomes {
+        self.add_to_kernel(placements, false)
     }
 
-    /// Renews addresses in the fence and in the kernel, and returns the outcome of each.
-    pub fn renew(&self, placements: &[(Placement, Lifetime)]) -> Vec<Result<(), Fault>> {
-        let mut renewed = placements.to_vec();
-        let mut failed: HashMap<IpAddr, Fault> = HashMap::new();
-        if let Some(fence) = self.fence() {
-            let elements: Vec<_> =
-                renewed.iter().map(|(placement, lifetime)| (placement.address, timeout(*lifetime))).collect();
-            match fence.renew(&elements) {
-                Ok(expired) => {
-                    failed.extend(expired.into_iter().map(|one| (one, fault::lease_expired(one))));
-                }
-                Err(errno) => {
-                    let refused = |address| fault::address_failed("renewing the fence", address, errno);
-                    failed.extend(elements.into_iter().map(|(address, _)| (address, refused(address))));
-                }
-            }
-            renewed.retain(|(placement, _)| !failed.contains_key(&placement.address));
+    fn add_to_kernel(&self, placements: &[(Placement, Option<BootTime>)], detect: bool) -> Outcomes {
+        let now = BootTime::now();
+        let outcomes = rtnl::add(&self.route, &with_lifetimes(placements, now), self.source.get(), detect);
+        // Without the fence the kernel's lifetime is what ends the lease.
+        if self.fence().is_none() && now.duration_until(BootTime::now()) > MAX_LATENESS {
+            let added = placements.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
+            let added: Vec<_> = added.map(|(placement, _)| *placement).collect();
+            self.set_kernel_lifetimes(&added);
         }
-        let mut outcomes = rtnl::renew(&self.route, &renewed, self.source.get()).into_iter();
-        let outcome = |(placement, _): &(Placement, Lifetime)| match failed.get(&placement.address) {
-            Some(fault) => Err(fault.clone()),
-            None => outcomes
-                .next()
-                .unwrap_or(Err(Errno::EIO))
-                .map_err(|errno| fault::address_failed("RTM_NEWADDR", placement.address, errno)),
+        outcomes
+    }
+
+    /// Gives addresses the lifetime in the kernel that ends at this time, and returns the outcome of each.
+    pub fn set_kernel_lifetimes(&self, placements: &[(Placement, Option<BootTime>)]) -> Outcomes {
+        let renew = |now| rtnl::renew(&self.route, &with_lifetimes(placements, now), self.source.get());
+        let now = BootTime::now();
+        let outcomes = renew(now);
+        // As in `add_to_kernel`.
+        match self.fence().is_none() && now.duration_until(BootTime::now()) > MAX_LATENESS {
+            true => renew(BootTime::now()),
+            false => outcomes,
+        }
+    }
+
+    /// Renews addresses that have an element of their own in the fence, there and in the kernel, until their deadlines. Returns the
+    /// outcome of each.
+    pub fn renew(&self, placements: &[(Placement, Option<BootTime>)]) -> Vec<Result<(), Fault>> {
+        let mut outcomes = self.renew_in_fence(placements);
+        let in_fence = placements.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
+        let in_fence: Vec<_> = in_fence.map(|(placement, _)| *placement).collect();
+        let in_kernel = in_fence.iter().zip(self.set_kernel_lifetimes(&in_fence));
+        for (outcome, ((placement, _), renewed)) in
+            outcomes.iter_mut().filter(|one| one.is_ok()).zip(in_kernel)
+        {
+            *outcome =
+                renewed.map_err(|errno| fault::address_failed("RTM_NEWADDR", placement.address, errno));
+        }
+        outcomes
+    }
+
+    /// The same in the fence only.
+    pub fn renew_in_fence(&self, placements: &[(Placement, Option<BootTime>)]) -> Vec<Result<(), Fault>> {
+        let deadlines: Vec<_> =
+            placements.iter().map(|(placement, deadline)| (placement.address, *deadline)).collect();
+        let renewed = self.set_in_fence(&deadlines, Fence::renew);
+        let outcome = |(address, _): &(IpAddr, Option<BootTime>)| match &renewed {
+            Ok(expired) if expired.contains(address) => Err(fault::lease_expired(*address)),
+            Ok(_) => Ok(()),
+            Err(errno) => Err(fault::address_failed("renewing the fence", *address, *errno)),
         };
-        placements.iter().map(outcome).collect()
+        deadlines.iter().map(outcome).collect()
+    }
+
+    /// Lets addresses that have an element of their own in the fence pass while their holder renews.
+    ///
+    /// # Errors
+    /// As [`Fence::join`].
+    pub fn join_holder(&self, addresses: &[IpAddr], holder: Holder) -> Result<(), Errno> {
+        self.fence().map_or(Ok(()), |fence| fence.join(addresses, holder))
+    }
+
+    /// Gives addresses that pass while their holder renews an element of their own in the fence, until their deadlines.
+    ///
+    /// # Errors
+    /// As [`Fence::leave`].
+    pub fn leave_holder(
+        &self,
+        deadlines: &[(Placement, Option<BootTime>)],
+        holder: Holder,
+    ) -> Result<(), Errno> {
+        let Some(fence) = self.fence() else { return Ok(()) };
+        let now = BootTime::now();
+        let rest = |deadline: &Option<BootTime>| deadline.map(|deadline| now.duration_until(deadline));
+        let elements: Vec<Element> =
+            deadlines.iter().map(|(placement, deadline)| (placement.address, rest(deadline))).collect();
+        fence.leave(&elements, holder)?;
+        if now.duration_until(BootTime::now()) > MAX_LATENESS {
+            self.renew_in_fence(deadlines); // those that have ended meanwhile fail, and are blocked
+        }
+        Ok(())
     }
 
     /// Resets the connections of addresses, closes the fence, removes the addresses, and verifies that the host no longer
@@ -232,7 +329,51 @@ impl HostAddresses {
     }
 }
 
-/// The timeout of a fence element.
-fn timeout(lifetime: Lifetime) -> Option<Duration> {
-    lifetime.map(|seconds| Duration::from_secs(seconds.into()))
+/// The addresses with the lifetimes that the kernel takes.
+fn with_lifetimes(placements: &[(Placement, Option<BootTime>)], now: BootTime) -> Vec<(Placement, Lifetime)> {
+    placements.iter().map(|(placement, deadline)| (*placement, kernel_seconds(*deadline, now))).collect()
+}
+
+/// Tells the kernel the time that remains until a deadline, by `set`. If this process was kept from running in between, asks the
+/// kernel for the time, by `remaining`, and does it again if that ends late.
+///
+/// # Errors
+/// Those of both; ETIME if the kernel was told too late each time.
+fn set_in_time<R>(
+    deadline: Option<BootTime>,
+    set: impl Fn(BootTime) -> Result<R, Errno>,
+    remaining: impl Fn() -> Result<Option<Option<Duration>>, Errno>,
+) -> Result<R, Errno> {
+    for _ in 0..MAX_ATTEMPTS {
+        let now = BootTime::now();
+        let done = set(now)?;
+        if now.duration_until(BootTime::now()) <= MAX_LATENESS || ends_in_time(deadline, &remaining)? {
+            return Ok(done);
+        }
+    }
+    Err(Errno::ETIME)
+}
+
+/// Whether an element of the fence ends by the deadline, as the kernel reports.
+fn ends_in_time(
+    deadline: Option<BootTime>,
+    remaining: impl Fn() -> Result<Option<Option<Duration>>, Errno>,
+) -> Result<bool, Errno> {
+    let Some(latest) = deadline.map(|deadline| deadline.saturating_add(MAX_LATENESS)) else {
+        return Ok(true);
+    };
+    for _ in 0..MAX_ATTEMPTS {
+        let before = BootTime::now();
+        // One that has ended already is in time.
+        let Some(rest) = remaining()? else { return Ok(true) };
+        let Some(rest) = rest else { return Ok(false) };
+        if BootTime::now().saturating_add(rest) <= latest {
+            return Ok(true);
+        }
+        if before.saturating_add(rest) > latest {
+            return Ok(false);
+        }
+        // The reply came too late to tell.
+    }
+    Ok(false)
 }

@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use portreeve_protocol::{Text, address};
 
+use super::lease_end::LeaseEnd;
 use crate::holder::Holder;
 use crate::sys::BootTime;
 use crate::sys::rtnl::{Lifetime, Placement};
 
+/// The shortest lifetime of an address in the kernel.
+pub(super) const MIN_LIFETIME: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// The state of an address.
@@ -38,6 +41,11 @@ pub struct Lease {
     pub lifetime: Lifetime,
     /// The end; `None` for a permanent address.
     pub deadline: Option<BootTime>,
+    /// Whether its holder renews it with all others: then the fence lets the address pass while it has the holder.
+    pub renewed_with_all: bool,
+    /// When the kernel removes the address, which is no earlier than the end if the holder renews it with all others; `None`
+    /// for a permanent address.
+    pub kernel_deadline: Option<BootTime>,
     /// Whether the holder was notified that the lease ends soon.
     pub expiry_notified: bool,
     /// The number of this ownership, from the coordinator.
@@ -75,16 +83,21 @@ impl Lease {
         self.announcement_series > 0
     }
 
-    /// The remaining time in whole seconds, as the kernel takes it. Rounded down: the kernel must not keep the address
-    /// longer than the lease lasts.
-    pub fn remaining(&self, now: BootTime) -> Lifetime {
-        let remaining = now.duration_until(self.deadline?);
-        Some(u32::try_from(remaining.as_secs()).unwrap_or(u32::MAX - 1))
+    /// Gives the lease a new end.
+    pub fn renew(&mut self, end: LeaseEnd, now: BootTime) {
+        self.lifetime = end.lifetime(now);
+        self.deadline = end.deadline(now);
+        self.expiry_notified = false;
     }
 
     /// Whether the lease ends within a second, the shortest lifetime that the kernel takes.
     pub fn is_ending(&self, now: BootTime) -> bool {
-        self.remaining(now) == Some(0)
+        self.deadline.is_some_and(|deadline| now.duration_until(deadline) < MIN_LIFETIME)
+    }
+
+    /// When the kernel is to remove the address if it is added again.
+    pub fn end_in_kernel(&self) -> Option<BootTime> {
+        self.deadline.and(self.kernel_deadline.max(self.deadline))
     }
 
     /// Whether the address may be restored now: at most `max` times in a minute, and always if it went with its interface. If
@@ -99,6 +112,15 @@ impl Lease {
             self.restored.push_back(now);
         }
         allowed
+    }
+
+    /// The deadline for the wire in nanoseconds.
+    pub fn deadline_ns(&self) -> u64 {
+        match self.deadline {
+            Some(deadline) => deadline.as_nanos(),
+            None if self.is_pending() => 0,
+            None => u64::MAX,
+        }
     }
 
     /// Converts it to the wire message.

@@ -99,7 +99,8 @@ impl Addresses {
         let due = self.table.borrow().next_due(NOTICE_PERIOD);
         let sleep = due.map_or(MAX_SLEEP, |due| now.duration_until(due).min(MAX_SLEEP));
         let next = Instant::now() + sleep;
-        self.announcer.send_due().map_or(next, |due| next.min(due.into()))
+        let due = [self.announcer.send_due(), self.refresh_kernel_lifetimes()];
+        due.into_iter().flatten().fold(next, |next, due| next.min(due.into()))
     }
 
     /// Removes the addresses whose lease has expired, and returns the time that the leases were compared with.

@@ -24,7 +24,9 @@ mod frame_socket;
 mod gateways;
 mod host_addresses;
 mod interface_cache;
+mod kernel_lifetime;
 pub mod lease;
+mod lease_end;
 mod lease_loop;
 pub mod lease_table;
 mod move_address;
@@ -36,6 +38,7 @@ mod reconcile;
 mod removal_notice;
 mod remove;
 mod renew;
+mod renew_all;
 mod reservation;
 mod shares;
 mod stray;
@@ -47,10 +50,12 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use portreeve_protocol::Fault;
+use portreeve_protocol::address::Bounds;
 use portreeve_protocol::metrics::AddressCounts;
 use tokio::sync::Notify;
 
 pub use add::{AddParams, AddSpec};
+pub use lease_end::LeaseEnd;
 pub use lease_loop::spawn;
 pub use past_epochs::MAX_PAST_EPOCHS;
 pub use reservation::Reservation;
@@ -58,13 +63,14 @@ pub use shares::MAX_LEASES;
 
 use crate::holder::Holder;
 use crate::sys::Netlink;
-use crate::sys::rtnl::{Lifetime, SourceUse};
+use crate::sys::rtnl::SourceUse;
 use announcer::Announcer;
 use counters::AddressCounters;
 use event_publisher::EventPublisher;
 use gateways::Gateways;
 use host_addresses::HostAddresses;
 use interface_cache::InterfaceCache;
+use kernel_lifetime::KernelLifetimes;
 use lease::Lease;
 use lease_table::LeaseTable;
 use multicast_limit::MulticastLimit;
@@ -109,6 +115,7 @@ pub struct Addresses {
     prober: Prober,
     reconciler: Reconciler,
     multicast_limit: MulticastLimit,
+    kernel_lifetimes: KernelLifetimes,
     /// Unset until the broker serves.
     listeners: OnceCell<Weak<dyn FloatingListeners>>,
     events: Rc<EventPublisher>,
@@ -131,9 +138,9 @@ impl Addresses {
         self.default_lease.get()
     }
 
-    /// Converts a requested lifetime: the default for `None`, permanent for 0.
-    pub fn lifetime(&self, requested: Option<u32>) -> Lifetime {
-        Some(requested.unwrap_or(self.default_lease.get())).filter(|seconds| *seconds > 0)
+    /// Converts a requested length of a lease: the default for `None`, permanent for 0.
+    pub fn lease_of(&self, requested: Option<u32>) -> LeaseEnd {
+        LeaseEnd::After(Some(requested.unwrap_or(self.default_lease.get())).filter(|seconds| *seconds > 0))
     }
 
     /// The right to manage the addresses of this network namespace; `None` if another user prevents that.
@@ -148,7 +155,19 @@ impl Addresses {
 
     /// Whether the kernel says that the fence ends the leases of these addresses.
     pub fn are_fenced(&self, addresses: &[IpAddr]) -> bool {
-        self.host.fence().is_some_and(|fence| fence.is_open_for(addresses) == Ok(true))
+        let Some(fence) = self.host.fence() else { return false };
+        let table = self.table.borrow();
+        let member = |address: &IpAddr| {
+            let lease = table.get(*address).filter(|lease| lease.renewed_with_all);
+            (*address, lease.map(|lease| lease.holder))
+        };
+        fence.is_open_for(&addresses.iter().map(member).collect::<Vec<_>>()) == Ok(true)
+    }
+
+    /// What ends leases if the broker does not, as the kernel reports.
+    pub fn bounds(&self) -> Bounds {
+        let fenced = self.host.fence().is_some_and(|fence| fence.has_rules() == Ok(true));
+        Bounds { ipv4_fenced: fenced, ipv6_fenced: fenced }
     }
 
     /// The addresses that follow one of a holder: they are added and removed with it.
@@ -180,6 +199,11 @@ impl Addresses {
     /// Counts for metrics.
     pub fn counts(&self) -> AddressCounts {
         self.counters.to_wire(&self.table.borrow())
+    }
+
+    /// The deadline of an address for the wire in nanoseconds; 0 if it has no lease.
+    pub fn deadline_ns(&self, address: IpAddr) -> u64 {
+        self.table.borrow().get(address).map_or(0, Lease::deadline_ns)
     }
 
     /// Passes the leases after an address to a function, in the order of their addresses.

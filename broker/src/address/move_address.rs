@@ -13,7 +13,7 @@ use super::add::{AddSpec, Outcome};
 use super::renew::require_present;
 use super::{Addresses, fault};
 use crate::holder::Holder;
-use crate::sys::rtnl::{self, Lifetime, Placement};
+use crate::sys::rtnl::{self, Placement};
 use crate::sys::{BootTime, Interface};
 
 /// One address to move.
@@ -21,7 +21,8 @@ use crate::sys::{BootTime, Interface};
 struct Move {
     from: Placement,
     to: Placement,
-    lifetime: Lifetime,
+    /// When the kernel is to remove it.
+    end: Option<BootTime>,
 }
 
 impl Addresses {
@@ -90,7 +91,7 @@ impl Addresses {
             return Err(Fault::new(FaultCode::Expired, &message).remedy("renew it first"));
         }
         let to = Placement { address: spec.address, index: interface.index, prefix: spec.prefix };
-        let one = Move { from: lease.placement, to, lifetime: lease.remaining(now) };
+        let one = Move { from: lease.placement, to, end: lease.end_in_kernel() };
         drop(table);
         self.interfaces.insert(interface);
         Ok(Some(one).filter(|one| one.from.index != one.to.index))
@@ -104,7 +105,7 @@ impl Addresses {
             return failed;
         }
         // This host has the addresses already, so no other host can have them: no duplicate address detection.
-        let new: Vec<_> = moves.iter().map(|one| (one.to, one.lifetime)).collect();
+        let new: Vec<_> = moves.iter().map(|one| (one.to, one.end)).collect();
         let added = self.host.add_undetected(&new);
         let mut fail = |one: &Move, call: &str, errno: Errno| {
             failed.insert(one.to.address, fault::address_failed(call, one.to.address, errno));
@@ -152,7 +153,7 @@ impl Addresses {
         if moves.is_empty() {
             return;
         }
-        let old: Vec<_> = moves.iter().map(|one| (one.from, one.lifetime)).collect();
+        let old: Vec<_> = moves.iter().map(|one| (one.from, one.end)).collect();
         let added = self.host.add_undetected(&old);
         let new: Vec<Placement> = moves.iter().map(|one| one.to).collect();
         let removed = rtnl::remove(self.host.route(), &new);

@@ -12,6 +12,7 @@ use super::frame_socket::FrameSocket;
 use super::gateways::Gateways;
 use super::host_addresses::HostAddresses;
 use super::interface_cache::InterfaceCache;
+use super::kernel_lifetime::KernelLifetimes;
 use super::multicast_limit::MulticastLimit;
 use super::prober::Prober;
 use super::reconcile::{Parts, Reconciler};
@@ -100,6 +101,7 @@ impl Addresses {
             prober,
             reconciler: Reconciler::new(monitor, settings.restore_limit, parts),
             multicast_limit: MulticastLimit::default(),
+            kernel_lifetimes: KernelLifetimes::default(),
             listeners: OnceCell::new(),
             events,
             counters,

@@ -312,7 +312,7 @@ impl Reconciler {
                 false => "another program removed it",
             };
             if up && !lease.is_ending(now) && lease.try_restore(instant, self.restore_limit.get()) {
-                restored.push((placement, lease.remaining(now)));
+                restored.push((placement, lease.end_in_kernel()));
                 causes.push(cause);
             }
         }

@@ -4,26 +4,27 @@
 //! another program removed.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use portreeve_protocol::{Fault, FaultCode};
 
-use super::add::Outcome;
+use super::add::{Outcome, check_end};
 use super::fence_repair::{MAX_REPAIRS, must_pass};
+use super::host_addresses::HostAddresses;
 use super::lease::{Lease, LeaseState};
+use super::lease_end::LeaseEnd;
 use super::{Addresses, fault};
 use crate::holder::Holder;
 use crate::sys::BootTime;
-use crate::sys::rtnl::{Lifetime, Placement};
+use crate::sys::rtnl::Placement;
 
 impl Addresses {
-    /// Renews leases of a holder. Without a lifetime each lease keeps its own.
+    /// Renews leases of a holder. Without an end each lease keeps its own length.
     pub fn renew(
         &self,
         addresses: &[Result<IpAddr, Fault>],
         holder: Holder,
-        lifetime: Option<Lifetime>,
+        end: Option<LeaseEnd>,
         epoch: u64,
     ) -> Vec<Outcome> {
         // Queued notifications may report that an address or the fence is missing.
@@ -31,32 +32,40 @@ impl Addresses {
         let _ = self.receive_fence_changes(); // none may be queued
         let now = BootTime::now();
         let find = |address: &Result<IpAddr, Fault>| {
+            let address = address.clone()?;
             let mut table = self.table.borrow_mut();
-            let lease = require_present(table.find_for(address.clone()?, holder, epoch, now)?)?;
-            Ok((lease.placement, lifetime.unwrap_or(lease.lifetime)))
+            let lease = require_present(table.find_for(address, holder, epoch, now)?)?;
+            let end = end.unwrap_or(LeaseEnd::After(lease.lifetime));
+            check_end(end)?;
+            Ok((lease.placement, end))
         };
-        let leases: Vec<Result<(Placement, Lifetime), Fault>> = addresses.iter().map(find).collect();
-        let renewed: Vec<(Placement, Lifetime)> = leases.iter().flatten().copied().collect();
-        let mut outcomes = self.renew_on_host(&renewed).into_iter();
-        let outcome = |lease: Result<(Placement, Lifetime), Fault>| {
-            let (placement, lifetime) = lease?;
+        let leases: Vec<Result<(Placement, LeaseEnd), Fault>> = addresses.iter().map(find).collect();
+        let found = leases.iter().flatten();
+        let renewed: Vec<_> = found.map(|(placement, end)| (*placement, end.deadline(now))).collect();
+        self.renew_alone(&renewed.iter().map(|(placement, _)| placement.address).collect::<Vec<IpAddr>>());
+        let mut outcomes = self.renew_on_host(&renewed, HostAddresses::renew).into_iter();
+        let outcome = |lease: Result<(Placement, LeaseEnd), Fault>| {
+            let (placement, end) = lease?;
             let removed = || fault::removed_by_other_program(placement.address);
             outcomes.next().unwrap_or_else(|| Err(removed()))?;
             let mut table = self.table.borrow_mut();
             let lease = table.get_mut(placement.address).ok_or_else(removed)?;
             self.counters.renewals.up();
-            lease.lifetime = lifetime;
-            lease.expiry_notified = false;
-            lease.deadline = lifetime.map(|seconds| now.saturating_add(Duration::from_secs(seconds.into())));
+            lease.renew(end, now);
+            lease.kernel_deadline = lease.deadline;
             Ok(lease.to_wire(now))
         };
         leases.into_iter().map(outcome).collect()
     }
 
-    /// Renews addresses in the fence and in the kernel. Where the fence has no element for a lease that still runs, another
-    /// program removed it: the fence is built again, and the renewal repeated.
-    fn renew_on_host(&self, placements: &[(Placement, Lifetime)]) -> Vec<Result<(), Fault>> {
-        let mut outcomes = self.host.renew(placements);
+    /// Renews addresses on the host, as `renew` does it. Where the fence has no element for a lease that still runs, another program
+    /// removed it: the fence is built again, and the renewal repeated.
+    pub(super) fn renew_on_host(
+        &self,
+        placements: &[(Placement, Option<BootTime>)],
+        renew: impl Fn(&HostAddresses, &[(Placement, Option<BootTime>)]) -> Vec<Result<(), Fault>>,
+    ) -> Vec<Result<(), Fault>> {
+        let mut outcomes = renew(&self.host, placements);
         let is_lost = |outcome: &Result<(), Fault>, address| {
             let table = self.table.borrow();
             outcome.as_ref().is_err_and(|fault| fault.code == FaultCode::Expired)
@@ -68,8 +77,8 @@ impl Addresses {
             if lost.is_empty() || !self.repair_fence() {
                 break;
             }
-            let again: Vec<(Placement, Lifetime)> = lost.iter().map(|(_, placement)| **placement).collect();
-            for ((outcome, _), renewed) in lost.into_iter().zip(self.host.renew(&again)) {
+            let again: Vec<_> = lost.iter().map(|(_, placement)| **placement).collect();
+            for ((outcome, _), renewed) in lost.into_iter().zip(renew(&self.host, &again)) {
                 *outcome = renewed;
             }
         }

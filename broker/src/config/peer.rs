@@ -51,7 +51,15 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ("listen", &["listen", "listen-many", "stop"]),
     (
         "address",
-        &["add-address", "renew-address", "remove-address", "move-address", "announce", "list-addresses"],
+        &[
+            "add-address",
+            "renew-address",
+            "renew-all",
+            "remove-address",
+            "move-address",
+            "announce",
+            "list-addresses",
+        ],
     ),
     ("link", &["set-link"]),
     ("limit", &["set-limit"]),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use portreeve_protocol::channel::{ReceiveError, receive_bytes};
 use portreeve_protocol::frame::FrameError;
+use portreeve_protocol::message::Features;
 use portreeve_protocol::{Fault, FaultCode, Header};
 use tokio::io::Interest;
 use tokio::sync::Notify;
@@ -43,6 +44,7 @@ pub struct Session {
     /// The account of its peer's quotas.
     pub account: Rc<Account>,
     greeted: Cell<bool>,
+    features: Cell<u64>,
     /// How long the peer's next request waits, because of the ones that were refused.
     penalty: Cell<Duration>,
     /// Notified to end a session without hello, in favour of another peer.
@@ -109,6 +111,7 @@ pub fn open(
         owner,
         account,
         greeted: false.into(),
+        features: 0.into(),
         penalty: slot.wait.into(),
         evicted: Notify::new(),
         in_flight: 0.into(),
@@ -268,8 +271,19 @@ impl Session {
     }
 
     /// Records that the peer has sent hello and is admitted.
-    pub fn greet(&self) {
+    pub fn greet(&self, features: u64) {
         self.greeted.set(true);
+        self.features.set(features & Features::LEASE_TIMES);
+    }
+
+    /// The optional features that both sides support.
+    pub fn features(&self) -> u64 {
+        self.features.get()
+    }
+
+    /// Whether both sides support a feature.
+    pub fn has_feature(&self, feature: u64) -> bool {
+        self.features.get() & feature != 0
     }
 
     /// Ends the session, which has no hello, in favour of another peer.

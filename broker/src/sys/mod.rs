@@ -18,6 +18,7 @@ pub mod netlink;
 mod netlink_batch;
 pub mod nft;
 pub mod nft_monitor;
+pub mod nft_query;
 pub mod packet;
 pub mod peer_credentials;
 pub mod poll;

@@ -1,4 +1,4 @@
-//! nf_tables transactions: tables, sets, chains, one kind of rule, and elements; and queries of what the kernel has of them.
+//! nf_tables transactions: tables, sets, chains, two kinds of rules, and elements.
 //!
 //! Promises: a transaction takes effect whole or not at all. See include/uapi/linux/netfilter/nf_tables.h and
 //! nfnetlink.h. No maintained crate speaks this protocol without libnftnl or the nft program, and a confined broker runs
@@ -7,43 +7,41 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use netlink_packet_core::{
-    DefaultNla, Emitable, NLA_F_NESTED, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NlasIterator,
-};
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use nix::errno::Errno;
 
-use super::{Batch, Netlink, rtnl};
+use super::{Batch, Netlink};
 
 /// The name of the broker's tables.
-const TABLE: &str = "portreeve";
+pub(super) const TABLE: &str = "portreeve";
 /// NFNL_SUBSYS_NFTABLES.
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEW_TABLE: u16 = SUBSYSTEM << 8;
-const DELETE_TABLE: u16 = SUBSYSTEM << 8 | 2;
+pub(super) const DELETE_TABLE: u16 = SUBSYSTEM << 8 | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
-const DELETE_CHAIN: u16 = SUBSYSTEM << 8 | 5;
-const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
-const GET_RULE: u16 = SUBSYSTEM << 8 | 7;
-const DELETE_RULE: u16 = SUBSYSTEM << 8 | 8;
+pub(super) const DELETE_CHAIN: u16 = SUBSYSTEM << 8 | 5;
+pub(super) const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
+pub(super) const GET_RULE: u16 = SUBSYSTEM << 8 | 7;
+pub(super) const DELETE_RULE: u16 = SUBSYSTEM << 8 | 8;
 const NEW_SET: u16 = SUBSYSTEM << 8 | 9;
-const DELETE_SET: u16 = SUBSYSTEM << 8 | 11;
-const NEW_ELEMENT: u16 = SUBSYSTEM << 8 | 12;
-const GET_ELEMENT: u16 = SUBSYSTEM << 8 | 13;
-const DELETE_ELEMENT: u16 = SUBSYSTEM << 8 | 14;
+pub(super) const DELETE_SET: u16 = SUBSYSTEM << 8 | 11;
+pub(super) const NEW_ELEMENT: u16 = SUBSYSTEM << 8 | 12;
+pub(super) const GET_ELEMENT: u16 = SUBSYSTEM << 8 | 13;
+pub(super) const DELETE_ELEMENT: u16 = SUBSYSTEM << 8 | 14;
 /// NFT_SET_TIMEOUT.
 const SET_TIMEOUT: u32 = 0x10;
+/// NFT_META_NFPROTO.
+const PROTOCOL: u32 = 15;
 /// NF_IP_PRI_RAW: before the host's own filter rules decide.
 const PRIORITY: i32 = -300;
 /// The length of struct nfgenmsg.
-const NFGENMSG: usize = 4;
+pub(super) const NFGENMSG: usize = 4;
 /// The attribute of a table's name, in the messages about a table and about what it contains.
-const TABLE_NAME: u16 = 1;
-/// The length of struct nlattr.
-const ATTRIBUTE_HEADER: usize = 4;
+pub(super) const TABLE_NAME: u16 = 1;
 /// NFTA_LIST_ELEM.
-const LIST_ELEMENT: u16 = 1;
+pub(super) const LIST_ELEMENT: u16 = 1;
 
 /// An address in a set, and its timeout from now on; `None` without a timeout.
 pub type Element = (IpAddr, Option<Duration>);
@@ -77,13 +75,13 @@ pub enum Direction {
 
 /// A set.
 #[derive(Clone, Copy, Debug)]
-pub struct Set {
+pub struct Set<'s> {
     /// The family of its table.
     pub family: Family,
     /// The type of its addresses.
     pub key: Key,
     /// Its name, without the suffix of its key.
-    pub name: &'static str,
+    pub name: &'s str,
     /// Whether its elements may have a timeout.
     pub timeout: bool,
 }
@@ -96,6 +94,23 @@ impl Family {
     /// The keys of the sets in its table.
     pub fn keys(self) -> impl Iterator<Item = Key> {
         [Key::V4, Key::V6].into_iter().filter(move |key| self == Family::Inet || *key == Key::V4)
+    }
+
+    /// The type of its packets' protocols in nft(8), nf_proto or ether_type, and its length in bytes.
+    fn protocol_type(self) -> (u32, u32) {
+        match self {
+            Family::Inet => (2, 1),
+            Family::Arp => (10, 2),
+        }
+    }
+
+    /// The protocols of its packets as the keys of elements: NFPROTO_IPV4 and NFPROTO_IPV6; ETH_P_IP.
+    pub(super) fn protocols(self) -> Vec<DefaultNla> {
+        let protocols = match self {
+            Family::Inet => self.keys().map(|key| vec![key.protocol()]).collect(),
+            Family::Arp => vec![vec![0x08, 0x00]],
+        };
+        protocols.into_iter().map(|protocol| nest(1, &[DefaultNla::new(1, protocol)])).collect()
     }
 
     /// The hook: NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT, NF_ARP_IN, NF_ARP_OUT.
@@ -221,17 +236,28 @@ impl<'n> Transaction<'n> {
     }
 
     /// Creates a set.
-    pub fn create_set(&mut self, set: &Set) {
+    pub fn create_set(&mut self, set: &Set<'_>) {
+        let flags = if set.timeout { SET_TIMEOUT } else { 0 };
+        let name = format!("{}{}", set.name, set.key.suffix());
+        self.push_set(set.family, &name, flags, (set.key.type_number(), set.key.length()));
+    }
+
+    /// Creates a set of the protocols of a table's packets, with timeouts.
+    pub fn create_protocol_set(&mut self, family: Family, name: &str) {
+        self.push_set(family, name, SET_TIMEOUT, family.protocol_type());
+    }
+
+    fn push_set(&mut self, family: Family, name: &str, flags: u32, (key_type, length): (u32, u32)) {
         self.sets += 1;
         let attributes = vec![
             text(1, TABLE),
-            text(2, &format!("{}{}", set.name, set.key.suffix())),
-            number(3, if set.timeout { SET_TIMEOUT } else { 0 }),
-            number(4, set.key.type_number()),
-            number(5, set.key.length()),
+            text(2, name),
+            number(3, flags),
+            number(4, key_type),
+            number(5, length),
             number(10, self.sets),
         ];
-        self.push(NEW_SET, NLM_F_CREATE, set.family, attributes);
+        self.push(NEW_SET, NLM_F_CREATE, family, attributes);
     }
 
     /// Creates the chain of one direction.
@@ -250,20 +276,52 @@ impl<'n> Transaction<'n> {
         members: &str,
         allowed: &str,
     ) {
-        let name = |set: &str| format!("{set}{}", key.suffix());
+        let allowed = format!("{allowed}{}", key.suffix());
+        self.push_rule(family, key, direction, members, Vec::new(), &allowed);
+    }
+
+    /// Adds the rule that drops packets whose local address is in set `members`, if the set `protocols` does not have their protocol.
+    pub fn add_protocol_rule(
+        &mut self,
+        family: Family,
+        key: Key,
+        direction: Direction,
+        members: &str,
+        protocols: &str,
+    ) {
+        let load = match family {
+            Family::Inet => expression("meta", &[number(1, 1), number(2, PROTOCOL)]),
+            // The protocol in the ARP packet.
+            Family::Arp => expression("payload", &[number(1, 1), number(2, 1), number(3, 2), number(4, 2)]),
+        };
+        self.push_rule(family, key, direction, members, vec![load], protocols);
+    }
+
+    /// Adds the rule that drops packets whose local address is in set `members`, if set `allowed` does not have the address, or
+    /// what `load` then loads into register 1.
+    fn push_rule(
+        &mut self,
+        family: Family,
+        key: Key,
+        direction: Direction,
+        members: &str,
+        load: Vec<DefaultNla>,
+        allowed: &str,
+    ) {
         let mut steps = Vec::new();
         if family == Family::Inet {
             // Load the packet's protocol into register 1; continue if it is the key's.
-            steps.push(expression("meta", &[number(1, 1), number(2, 15)]));
+            steps.push(expression("meta", &[number(1, 1), number(2, PROTOCOL)]));
             let protocol = nest(3, &[DefaultNla::new(1, vec![key.protocol()])]);
             steps.push(expression("cmp", &[number(1, 1), number(2, 0), protocol]));
         }
         let offset = key.offset(family, direction);
         let address = [number(1, 1), number(2, 1), number(3, offset), number(4, key.length())];
         steps.push(expression("payload", &address));
-        steps.push(expression("lookup", &[text(1, &name(members)), number(2, 1)]));
-        // NFT_LOOKUP_F_INV: continue if the address is not in the set.
-        steps.push(expression("lookup", &[text(1, &name(allowed)), number(2, 1), number(5, 1)]));
+        steps.push(expression("lookup", &[text(1, &format!("{members}{}", key.suffix())), number(2, 1)]));
+        steps.extend(load);
+        // NFT_LOOKUP_F_INV: continue if the set does not have it.
+        steps.push(expression("lookup", &[text(1, allowed), number(2, 1), number(5, 1)]));
         let verdict = nest(2, &[nest(2, &[number(1, 0)])]);
         steps.push(expression("immediate", &[number(1, 0), verdict]));
         let attributes = vec![text(1, TABLE), text(2, direction.chain()), nest(4, &steps)];
@@ -272,103 +330,42 @@ impl<'n> Transaction<'n> {
 
     /// Adds elements with their timeouts. With `exclusive`, EEXIST if the set contains one of them.
     pub fn add_elements(&mut self, family: Family, set: &str, elements: &[Element], exclusive: bool) {
-        let elements = elements.iter().map(|(address, timeout)| {
-            let mut element = vec![value(*address)];
-            let millis = timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1));
-            element.extend(millis.map(|millis| DefaultNla::new(4, millis.to_be_bytes().to_vec())));
-            nest(LIST_ELEMENT, &element)
-        });
+        let elements = elements.iter().map(|(address, timeout)| element(value(*address), *timeout));
         let flags = NLM_F_CREATE | if exclusive { NLM_F_EXCL } else { 0 };
         self.push(NEW_ELEMENT, flags, family, element_list(set, elements));
     }
 
     /// Deletes elements, whatever their timeout; ENOENT if the set does not contain one of them or it timed out.
     pub fn delete_elements(&mut self, family: Family, set: &str, elements: &[Element]) {
-        let elements = elements.iter().map(|(address, _)| nest(LIST_ELEMENT, &[value(*address)]));
+        let elements = elements.iter().map(|(address, _)| element(value(*address), None));
+        self.push(DELETE_ELEMENT, 0, family, element_list(set, elements));
+    }
+
+    /// Adds every protocol of a table's packets to a set, with this timeout. Without effect on those that the set contains.
+    pub fn add_protocols(&mut self, family: Family, set: &str, timeout: Option<Duration>) {
+        let elements = family.protocols().into_iter().map(|protocol| element(protocol, timeout));
+        self.push(NEW_ELEMENT, NLM_F_CREATE, family, element_list(set, elements));
+    }
+
+    /// Deletes every protocol of a table's packets from a set; ENOENT if the set does not contain one of them or it timed out.
+    pub fn delete_protocols(&mut self, family: Family, set: &str) {
+        let elements = family.protocols().into_iter().map(|protocol| element(protocol, None));
         self.push(DELETE_ELEMENT, 0, family, element_list(set, elements));
     }
 }
 
-/// Whether a message reports that something was removed.
-pub(super) fn is_removal(kind: u16) -> bool {
-    [DELETE_TABLE, DELETE_CHAIN, DELETE_RULE, DELETE_SET, DELETE_ELEMENT].contains(&kind)
+fn element(key: DefaultNla, timeout: Option<Duration>) -> DefaultNla {
+    let mut element = vec![key];
+    let millis = timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1));
+    element.extend(millis.map(|millis| DefaultNla::new(4, millis.to_be_bytes().to_vec())));
+    nest(LIST_ELEMENT, &element)
 }
 
-/// The number of rules in the broker's table of a family; 0 if there is no such table. See nft(8), `list`; Linux 3.13.
-///
-/// # Capabilities
-/// CAP_NET_ADMIN before Linux 6.2.
-///
-/// # Errors
-/// The kernel's refusal; EINTR as [`Netlink::dump`].
-pub fn count_rules(netlink: &Netlink, family: Family) -> Result<usize, Errno> {
-    let query = Body { family: family as u8, resource: 0, attributes: vec![text(TABLE_NAME, TABLE)] };
-    // The kernel may list the rules of all tables of the family.
-    let own = |kind, body: &[u8]| (kind == NEW_RULE && is_of_own_table(body)).then_some(());
-    let rules = netlink.dump(GET_RULE, &query, own)?;
-    Ok(rules.len())
-}
-
-/// The elements of a set that have not timed out. See nft(8), `list set`; Linux 3.13.
-///
-/// # Capabilities
-/// As [`count_rules`].
-///
-/// # Errors
-/// ENOENT if there is no such set; otherwise as [`count_rules`].
-pub fn elements(netlink: &Netlink, family: Family, set: &str) -> Result<Vec<IpAddr>, Errno> {
-    let query = Body { family: family as u8, resource: 0, attributes: element_list(set, std::iter::empty()) };
-    let parse = |kind, body: &[u8]| if kind == NEW_ELEMENT { parse_elements(body) } else { None };
-    Ok(netlink.dump(GET_ELEMENT, &query, parse)?.into_iter().flatten().collect())
-}
-
-/// Whether a set has each element. See nft(8), `get element`; Linux 4.15.
-///
-/// # Capabilities
-/// As [`count_rules`].
-///
-/// # Errors
-/// The queries failed as a whole.
-pub fn has_elements(
-    netlink: &Netlink,
-    family: Family,
-    set: &str,
-    elements: &[IpAddr],
-) -> Result<Vec<bool>, Errno> {
-    let query = |address: &IpAddr| {
-        let element = nest(LIST_ELEMENT, &[value(*address)]);
-        Body { family: family as u8, resource: 0, attributes: element_list(set, std::iter::once(element)) }
-    };
-    let queries: Vec<Body> = elements.iter().map(query).collect();
-    let replies = netlink.query_all(GET_ELEMENT, &queries, |_| Some(()))?;
-    Ok(replies.iter().map(Result::is_ok).collect())
-}
-
-/// The addresses in the body of a message about elements.
-fn parse_elements(body: &[u8]) -> Option<Vec<IpAddr>> {
-    let list = attribute(body.get(NFGENMSG..)?, 3)?;
-    let address = |element: &[u8]| rtnl::ip(attribute(attribute(element, 1)?, 1)?);
-    Some(NlasIterator::new(list).flatten().filter_map(|element| address(element.value())).collect())
-}
-
-/// Whether the body of a message, with struct nfgenmsg, is about a table of the broker's name or about a part of it.
-pub(super) fn is_of_own_table(body: &[u8]) -> bool {
-    let name = attribute(body.get(NFGENMSG..).unwrap_or_default(), TABLE_NAME);
-    name.is_some_and(|name| name.strip_suffix(b"\0") == Some(TABLE.as_bytes()))
-}
-
-/// The value of the first attribute of this kind.
-fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    let found = NlasIterator::new(bytes).flatten().find(|attribute| attribute.kind() == kind)?;
-    let length = usize::from(found.length());
-    found.into_inner().get(ATTRIBUTE_HEADER..length)
-}
-
-fn element_list(set: &str, elements: impl Iterator<Item = DefaultNla>) -> Vec<DefaultNla> {
+pub(super) fn element_list(set: &str, elements: impl Iterator<Item = DefaultNla>) -> Vec<DefaultNla> {
     vec![text(1, TABLE), text(2, set), nest(3, &elements.collect::<Vec<_>>())]
 }
 
-fn value(address: IpAddr) -> DefaultNla {
+pub(super) fn value(address: IpAddr) -> DefaultNla {
     let bytes = match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -380,7 +377,7 @@ fn expression(name: &str, data: &[DefaultNla]) -> DefaultNla {
     nest(LIST_ELEMENT, &[text(1, name), nest(2, data)])
 }
 
-fn text(kind: u16, text: &str) -> DefaultNla {
+pub(super) fn text(kind: u16, text: &str) -> DefaultNla {
     DefaultNla::new(kind, [text.as_bytes(), b"\0"].concat())
 }
 
@@ -388,17 +385,17 @@ fn number(kind: u16, number: u32) -> DefaultNla {
     DefaultNla::new(kind, number.to_be_bytes().to_vec())
 }
 
-fn nest(kind: u16, inner: &[DefaultNla]) -> DefaultNla {
+pub(super) fn nest(kind: u16, inner: &[DefaultNla]) -> DefaultNla {
     let mut bytes = vec![0; inner.buffer_len()];
     inner.emit(&mut bytes);
     DefaultNla::new(kind | NLA_F_NESTED, bytes)
 }
 
 /// struct nfgenmsg and the attributes after it.
-struct Body {
-    family: u8,
-    resource: u16,
-    attributes: Vec<DefaultNla>,
+pub(super) struct Body {
+    pub family: u8,
+    pub resource: u16,
+    pub attributes: Vec<DefaultNla>,
 }
 
 impl Emitable for Body {

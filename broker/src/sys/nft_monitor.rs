@@ -12,7 +12,7 @@ use nix::sys::socket::SockProtocol;
 
 use super::bpf::{self, DROP_PACKET, KEEP_PACKET};
 use super::netlink;
-use super::nft;
+use super::nft_query;
 
 /// The mask of NFNLGRP_NFTABLES, group 7.
 const GROUPS: u32 = 1 << 6;
@@ -76,6 +76,6 @@ impl NftMonitor {
             received => received?,
         };
         let mut messages = netlink::bodies(buffer.get(..length).unwrap_or_default());
-        Ok(messages.any(|(kind, body)| nft::is_removal(kind) && nft::is_of_own_table(body)))
+        Ok(messages.any(|(kind, body)| nft_query::is_removal(kind) && nft_query::is_of_own_table(body)))
     }
 }

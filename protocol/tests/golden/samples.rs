@@ -146,6 +146,7 @@ pub fn takeover(golden: &Golden) {
         follows: None,
         present: true,
         announced: false,
+        renewed_with_all: true,
     };
     let leases = list([lease]);
     golden.reply::<Takeover>("takeover-leases", 13, 0, &TakeoverReply::Leases(LeaseBatch { leases }));

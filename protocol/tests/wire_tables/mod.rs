@@ -67,6 +67,7 @@ enum Type<'d> {
     Bool,
     Text(usize),
     Option(&'d str),
+    Trailing(&'d str),
     List(&'d str, usize),
     Array(&'d str, usize),
     Structure(Vec<&'d str>),
@@ -119,6 +120,9 @@ impl WireTables {
                 if let Some(of) = within("option") {
                     return Type::Option(of);
                 }
+                if let Some(of) = within("trailing") {
+                    return Type::Trailing(of);
+                }
                 if let Some((of, bound)) = within("list").map(bounded) {
                     return Type::List(of, bound);
                 }
@@ -152,6 +156,11 @@ impl WireTables {
                 1 => self.decode(of, bytes),
                 other => panic!("{other} is not the tag of an option"),
             },
+            Type::Trailing(_) if bytes.is_empty() => {}
+            Type::Trailing(of) => {
+                assert_eq!(integer(bytes, 1), 1, "not the tag of a trailing field");
+                self.decode(of, bytes);
+            }
             Type::List(of, bound) => {
                 let count = integer(bytes, 8);
                 assert!(count <= bound, "list({bound}) of {count}");
@@ -175,6 +184,11 @@ impl WireTables {
             Type::Bool => vec![0],
             Type::Option(of) if sample.all => [vec![1], self.encode(of, sample)].concat(),
             Type::Option(_) => vec![0],
+            // Present if a bounded value in it may be the one to fill.
+            Type::Trailing(of) if sample.all || sample.to_skip.is_some() => {
+                [vec![1], self.encode(of, sample)].concat()
+            }
+            Type::Trailing(_) => Vec::new(),
             Type::Text(bound) => {
                 let length = sample.length(bound);
                 let mut bytes = (length as u64).to_le_bytes().to_vec();

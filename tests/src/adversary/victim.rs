@@ -175,7 +175,8 @@ impl Victim {
         let endpoint = self.fresh_endpoint();
         latencies.measure("listen and serve", || self.serve_once(&endpoint))?;
         latencies.measure("serve", || self.serve_held())?;
-        let renew = RenewAddress { addresses: one(ADDRESS), epoch: EPOCH, lease: None };
+        let renew =
+            RenewAddress { addresses: one(ADDRESS), epoch: EPOCH, lease: None, ..RenewAddress::default() };
         let renewed = latencies.measure("renew", || self.session.ask(&renew)).map_err(lost("renew"))?;
         only(renewed.0.results).map_err(|fault| format!("renew {ADDRESS}: {fault}"))?;
         latencies.measure("event", || {

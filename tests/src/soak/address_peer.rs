@@ -65,14 +65,15 @@ impl AddressPeer {
                 let (lease, announce) = (Some(self.lease()), self.random.one_in(3));
                 let some = self.random_addresses();
                 let addresses = List::truncated(some.clone());
-                let add = AddAddress { addresses, lease, epoch: 0, probes, announce };
+                let add =
+                    AddAddress { addresses, lease, epoch: 0, probes, announce, ..AddAddress::default() };
                 self.request(model, session, &some, &add, Leases::from)
             }
             3..7 => {
                 let some = self.random_held(model, session);
                 let addresses = List::truncated(some.clone());
                 let lease = self.random.one_in(2).then(|| self.lease());
-                let renew = RenewAddress { addresses, lease, epoch: 0 };
+                let renew = RenewAddress { addresses, lease, epoch: 0, ..RenewAddress::default() };
                 self.request(model, session, &some, &renew, Leases::from)
             }
             7 => {

@@ -323,7 +323,14 @@ fn a_cluster_node_serves_from_start_through_address_moves() {
         let mut coordinator = broker.peer();
         for epoch in 1..3 {
             let addresses = List::truncated(["10.1.1.7".parse().unwrap()]);
-            let request = AddAddress { addresses, epoch, lease: None, probes: 1, announce: true };
+            let request = AddAddress {
+                addresses,
+                epoch,
+                lease: None,
+                probes: 1,
+                announce: true,
+                ..AddAddress::default()
+            };
             assert_eq!(coordinator.request(&request).unwrap().0.results.len(), 2);
             let started = worker.await_event(EventCode::ListenerStarted);
             assert_eq!(&*started.detail, "10.1.1.8:25");

@@ -231,7 +231,12 @@ fn followers_are_added_renewed_announced_and_removed_with_their_leader() {
             let announce = Announce { addresses: one_address("10.1.1.7"), epoch: 0 };
             assert_eq!(rows_of(&done(peer.request(&announce).unwrap().0.results.into_vec())), expected);
         }
-        let renew = RenewAddress { addresses: one_address("10.1.1.7"), lease: Some(60), epoch: 0 };
+        let renew = RenewAddress {
+            addresses: one_address("10.1.1.7"),
+            lease: Some(60),
+            epoch: 0,
+            ..RenewAddress::default()
+        };
         let renewed = done(peer.request(&renew).unwrap().0.results.into_vec());
         assert_eq!(rows_of(&renewed), expected);
         assert!(renewed.iter().all(|lease| lease.remaining_ms > 50_000), "{renewed:?}");

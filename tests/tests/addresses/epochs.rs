@@ -35,7 +35,8 @@ fn configuration(setup: &WorkerSetup) -> String {
 }
 
 fn renew(peer: &mut Peer, address: &str, epoch: u64) -> Vec<Outcome<portreeve_protocol::address::Lease>> {
-    let renew = RenewAddress { addresses: one_address(address), lease: None, epoch };
+    let renew =
+        RenewAddress { addresses: one_address(address), lease: None, epoch, ..RenewAddress::default() };
     peer.request(&renew).unwrap().0.results.into_vec()
 }
 
@@ -60,7 +61,7 @@ fn every_request(peer: &mut Peer, address: &str, epoch: u64) -> Vec<Fault> {
     let addresses = || one_address(address);
     let interface = Text::new("eth1").unwrap();
     let add = AddAddress { addresses: addresses(), lease: Some(900), epoch, ..AddAddress::default() };
-    let renew = RenewAddress { addresses: addresses(), lease: Some(900), epoch };
+    let renew = RenewAddress { addresses: addresses(), lease: Some(900), epoch, ..RenewAddress::default() };
     let announce = Announce { addresses: addresses(), epoch };
     let go = MoveAddress { addresses: addresses(), interface, epoch, announce: false };
     let of = |reply: Result<(Leases, Vec<_>), Fault>| reply.unwrap().0.results;

@@ -122,7 +122,7 @@ fn cost_of_the_maximum_number_of_addresses_for_a_minute() {
             let sweep = Instant::now();
             for some in all.chunks(MAX_ADDRESSES) {
                 let addresses = List::new(some.to_vec()).unwrap();
-                let renew = RenewAddress { addresses, lease: Some(10), epoch: 0 };
+                let renew = RenewAddress { addresses, lease: Some(10), epoch: 0, ..RenewAddress::default() };
                 _ = done(peer.request(&renew).unwrap().0);
             }
             sweeps.push(sweep.elapsed());

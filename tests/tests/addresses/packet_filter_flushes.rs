@@ -1,7 +1,6 @@
 //! Other programs that flush the packet filter, or remove parts of the fence from it: the fence is built again at once, and
 //! no lease ends early or lasts longer.
 
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,17 +8,14 @@ use portreeve_protocol::address::{AddAddress, ListAddresses, RenewAddress};
 use portreeve_protocol::message::Outcome;
 use portreeve_protocol::metrics::MetricsRequest;
 use portreeve_protocol::{FaultCode, List};
-use portreeve_tests::namespaces::run;
 use portreeve_tests::packet_capture::{PacketCapture, assert_silence_after_lease};
 use portreeve_tests::{Broker, Peer, eventually, isolated, lan, sample};
 use rustix::process::Signal;
 
+use crate::deadlines::nft;
+
 const BOTH: [&str; 2] = ["10.1.1.7", "2001:db8::7"];
 const REPAIRED: &str = "another program removed parts of the fence";
-
-fn nft(words: &str) -> String {
-    run(Command::new("nft").args(words.split_whitespace()), "nftables")
-}
 
 /// How often the broker has built the fence again.
 fn repairs(broker: &Broker) -> usize {

@@ -69,7 +69,14 @@ fn an_addition_that_a_reload_overtakes_is_audited_with_the_rule_that_allowed_it(
         let broker = Broker::start(host, &text);
         let (mut adder, mut reloader) = (broker.peer(), broker.peer());
         let addresses = one_address("10.1.1.7");
-        adder.send(&AddAddress { addresses, lease: None, epoch: 0, probes: 3, announce: false });
+        adder.send(&AddAddress {
+            addresses,
+            lease: None,
+            epoch: 0,
+            probes: 3,
+            announce: false,
+            ..AddAddress::default()
+        });
         // The same rules, a hundred lines further down.
         config(host, &format!("{}{text}", "\n".repeat(100)));
         reloader.request(&Reload { last: false }).unwrap();

@@ -197,7 +197,12 @@ fn an_address_answers_through_takeovers_and_ends_with_its_lease() {
                 broker.replace(host, &text);
                 peer = broker.peer();
                 peer.renew_address("10.1.1.7").map(drop).unwrap_err();
-                let renew = RenewAddress { addresses: one_address("10.1.1.7"), lease: None, epoch: 5 };
+                let renew = RenewAddress {
+                    addresses: one_address("10.1.1.7"),
+                    lease: None,
+                    epoch: 5,
+                    ..RenewAddress::default()
+                };
                 let (renewed, _) = peer.request(&renew).unwrap();
                 assert!(
                     matches!(&renewed.results[..], [Outcome::Done(lease)] if lease.epoch == 5),
@@ -213,7 +218,12 @@ fn an_address_answers_through_takeovers_and_ends_with_its_lease() {
             assert_eq!(fault.code, FaultCode::Expired, "{fault}");
         }
 
-        let renew = RenewAddress { addresses: one_address("10.1.1.7"), lease: Some(4), epoch: 5 };
+        let renew = RenewAddress {
+            addresses: one_address("10.1.1.7"),
+            lease: Some(4),
+            epoch: 5,
+            ..RenewAddress::default()
+        };
         let before = Instant::now();
         peer.request(&renew).unwrap();
         let after = Instant::now();

@@ -14,7 +14,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use portreeve_protocol::address::{
-    AddAddress, Announce, ListAddresses, MAX_ADDRESSES, MoveAddress, RemoveAddress, RenewAddress, SetLink,
+    AddAddress, Announce, ListAddresses, MAX_ADDRESSES, MoveAddress, RemoveAddress, RenewAddress, RenewAll,
+    SetLink,
 };
 use portreeve_protocol::event::Subscribe;
 use portreeve_protocol::limit::SetLimit;
@@ -179,7 +180,12 @@ impl Victim {
     #[track_caller]
     fn check(&mut self, what: &str) {
         let (_, held, removed) = ADDRESSES.into_iter().find(|(of, ..)| *of == self.owner).unwrap();
-        let renew = RenewAddress { addresses: one_address(held), lease: None, epoch: EPOCH };
+        let renew = RenewAddress {
+            addresses: one_address(held),
+            lease: None,
+            epoch: EPOCH,
+            ..RenewAddress::default()
+        };
         let renewed = self.peer.request(&renew).unwrap().0;
         assert!(renewed.results.iter().all(|result| result.fault().is_none()), "{what}: {renewed:?}");
         let stale = add(&mut self.peer, removed, EPOCH - 1).unwrap_err();
@@ -367,6 +373,7 @@ fn attempt(operation: &str, attacker: &mut Attacker<'_>, objects: &Objects) {
                     lease: Some(900),
                     probes: 0,
                     announce: true,
+                    ..AddAddress::default()
                 },
                 |reply| reply.results,
             );
@@ -379,8 +386,21 @@ fn attempt(operation: &str, attacker: &mut Attacker<'_>, objects: &Objects) {
             }
         }
         "renew-address" => {
-            let renew = |addresses, epoch| RenewAddress { addresses, lease: Some(900), epoch };
+            let renew = |addresses, epoch| RenewAddress {
+                addresses,
+                lease: Some(900),
+                epoch,
+                ..RenewAddress::default()
+            };
             attacker.about_addresses(&both, renew, |reply| reply.results);
+        }
+        // It renews only what the attacker has; for its own addresses the fence would change.
+        "renew-all" if objects.leases.iter().any(|(of, _)| *of == attacker.owner) => {
+            attacker.denied(&RenewAll { lease: Some(1), until: None });
+        }
+        "renew-all" => {
+            let renewed = attacker.peer.request(&RenewAll { lease: Some(900), until: None });
+            assert!(renewed.is_ok_and(|(renewed, _)| renewed.renewed + renewed.not_renewed == 0));
         }
         "remove-address" => {
             let remove = |addresses, epoch| RemoveAddress { addresses, epoch };

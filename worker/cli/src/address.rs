@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use portreeve::address::{AddressPage, AddressRow, Lease as Granted};
+use portreeve::address::{AddressPage, AddressRow, Bounds, Lease as Granted, RenewedAll};
 use portreeve::{AddressOptions, Client, Fault, FaultCode};
 use serde_json::{Value, json};
 
@@ -28,6 +28,9 @@ enum Action {
         /// Length of the lease in seconds; 0 for permanent addresses, which need a permit.
         #[arg(long, value_name = "SECONDS")]
         lease: Option<u32>,
+        /// End of the lease in place of its length, in nanoseconds of CLOCK_BOOTTIME.
+        #[arg(long, value_name = "NANOSECONDS", conflicts_with = "lease")]
+        until: Option<u64>,
         /// Number of probes for another host that has an address, 200 ms each.
         #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=3))]
         probes: u8,
@@ -42,6 +45,18 @@ enum Action {
         /// Length of the lease in seconds [default: as before].
         #[arg(long, value_name = "SECONDS")]
         lease: Option<u32>,
+        /// End of the lease in place of its length, in nanoseconds of CLOCK_BOOTTIME.
+        #[arg(long, value_name = "NANOSECONDS", conflicts_with = "lease")]
+        until: Option<u64>,
+    },
+    /// Restart the leases of all addresses of this user.
+    RenewAll {
+        /// Length of the leases in seconds [default: the configured length].
+        #[arg(long, value_name = "SECONDS")]
+        lease: Option<u32>,
+        /// End of the leases in place of their length, in nanoseconds of CLOCK_BOOTTIME.
+        #[arg(long, value_name = "NANOSECONDS", conflicts_with = "lease")]
+        until: Option<u64>,
     },
     /// Remove addresses, with their listeners and connections.
     Remove(Targets),
@@ -68,7 +83,7 @@ impl Action {
             | Action::Move { targets, .. }
             | Action::Remove(targets)
             | Action::Announce(targets) => targets.addresses.len(),
-            Action::List => 0,
+            Action::List | Action::RenewAll { .. } => 0,
         }
     }
 }
@@ -88,17 +103,22 @@ pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<E
     let mut progress = Progress::new(arguments.action.count());
     match arguments.action {
         Action::List => return list(client, out).await,
-        Action::Add { targets, lease, probes, quiet } => {
+        Action::Add { targets, lease, until, probes, quiet } => {
             let mut options = AddressOptions::new().epoch(targets.epoch).probes(probes).announce(!quiet);
-            options.lease = lease;
+            (options.lease, options.until) = (lease, until);
             for batch in targets.addresses.chunks(MAX_BATCH) {
                 done.extend(rows(batch, client.add_addresses(batch, &options).await?, leased));
                 progress.update(done.len());
             }
         }
-        Action::Renew { targets, lease } => {
+        Action::RenewAll { lease, until } => return renew_all(client, out, lease, until).await,
+        Action::Renew { targets, lease, until } => {
             for batch in targets.addresses.chunks(MAX_BATCH) {
-                done.extend(rows(batch, client.renew_addresses(batch, lease, targets.epoch).await?, leased));
+                let renewed = match until {
+                    Some(until) => client.renew_addresses_until(batch, until, targets.epoch).await?,
+                    None => client.renew_addresses(batch, lease, targets.epoch).await?,
+                };
+                done.extend(rows(batch, renewed, leased));
                 progress.update(done.len());
             }
         }
@@ -196,14 +216,51 @@ fn describe(row: &Value) -> String {
     }
 }
 
-async fn list(client: &Client, out: Output) -> Result<ExitCode, Failure> {
-    let (fenced, rows) = all(client).await?;
+async fn renew_all(
+    client: &Client,
+    out: Output,
+    lease: Option<u32>,
+    until: Option<u64>,
+) -> Result<ExitCode, Failure> {
+    let renewed = match until {
+        Some(until) => client.renew_all_until(until).await?,
+        None => client.renew_all(lease).await?,
+    };
+    let RenewedAll { now, deadline, renewed, not_renewed, bounds } = renewed;
     if out.json {
-        out.value(&json!({ "fenced": fenced, "addresses": values(&rows) }))?;
+        out.value(&json!({
+            "renewed": renewed,
+            "not_renewed": not_renewed,
+            "now_ns": now,
+            "deadline_ns": deadline,
+            "ipv4_fenced": bounds.ipv4_fenced,
+            "ipv6_fenced": bounds.ipv6_fenced,
+        }))?;
+    } else {
+        let remaining = deadline.saturating_sub(now) as f64 / 1e9;
+        out.text(format!("{renewed} addresses are renewed for {remaining:.1} s"))?;
+    }
+    if not_renewed > 0 {
+        output::note(&format!(
+            "{not_renewed} addresses are not renewed: permanent, expired, missing, or without a permit; see `portreeve address list`"
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(client: &Client, out: Output) -> Result<ExitCode, Failure> {
+    let list = AddressList::fetch(client).await?;
+    if out.json {
+        let mut shown = json!({ "fenced": list.fenced, "addresses": list.values() });
+        if let (Some(shown), Some(bounds)) = (shown.as_object_mut(), list.bounds) {
+            shown.insert("ipv4_fenced".to_owned(), json!(bounds.ipv4_fenced));
+            shown.insert("ipv6_fenced".to_owned(), json!(bounds.ipv6_fenced));
+        }
+        out.value(&shown)?;
         return Ok(ExitCode::SUCCESS);
     }
-    out.text(address_table(&rows, fenced))?;
-    if !fenced {
+    out.text(address_table(&list.rows, list.fenced))?;
+    if !list.fenced {
         output::note(
             "no fence: if the broker is killed, an address may stay reachable for a short time after its lease",
         );
@@ -211,16 +268,50 @@ async fn list(client: &Client, out: Output) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Fetches every address of the broker, and whether a fence ends their leases.
-pub async fn all(client: &Client) -> Result<(bool, Vec<AddressRow>), portreeve::Error> {
-    let (mut rows, mut after) = (Vec::new(), None);
-    loop {
-        let AddressPage { fenced, addresses, more } = client.addresses(after).await?;
-        rows.extend(addresses.into_vec());
-        after = rows.last().map(|row: &AddressRow| row.lease.address);
-        if !more {
-            return Ok((fenced, rows));
+/// Every address of the broker.
+pub struct AddressList {
+    /// Whether a fence ends the leases of these addresses.
+    pub fenced: bool,
+    /// The addresses.
+    pub rows: Vec<AddressRow>,
+    /// The end of each lease in nanoseconds of CLOCK_BOOTTIME; empty if the broker does not tell.
+    deadlines: Vec<u64>,
+    /// What ends leases if the broker does not.
+    bounds: Option<Bounds>,
+}
+
+impl AddressList {
+    /// Fetches it.
+    pub async fn fetch(client: &Client) -> Result<Self, portreeve::Error> {
+        let mut list = Self { fenced: true, rows: Vec::new(), deadlines: Vec::new(), bounds: None };
+        loop {
+            let after = list.rows.last().map(|row: &AddressRow| row.lease.address);
+            let AddressPage { fenced, addresses, more, times } = client.addresses(after).await?;
+            list.rows.extend(addresses.into_vec());
+            if let Some(times) = times.0 {
+                list.deadlines.extend(times.leases.deadlines.into_vec());
+                list.bounds = Some(times.bounds);
+            }
+            list.fenced &= fenced;
+            if !more {
+                return Ok(list);
+            }
         }
+    }
+
+    /// The rows as JSON.
+    fn values(&self) -> Vec<Value> {
+        let mut rows = values(&self.rows);
+        for (row, deadline) in rows.iter_mut().zip(&self.deadlines) {
+            if let Some(row) = row.as_object_mut() {
+                // Absent if the address is permanent.
+                row.insert(
+                    "deadline_ns".to_owned(),
+                    json!(Some(deadline).filter(|deadline| **deadline < u64::MAX)),
+                );
+            }
+        }
+        rows
     }
 }
 

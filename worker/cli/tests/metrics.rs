@@ -70,7 +70,12 @@ fn serve(broker: &mut Broker) {
             broker.reply::<MetricsRequest>(&request, &metrics(), &[]);
         } else {
             request.read::<ListAddresses>();
-            let page = AddressPage { fenced: true, addresses: List::truncated([lease()]), more: false };
+            let page = AddressPage {
+                fenced: true,
+                addresses: List::truncated([lease()]),
+                more: false,
+                ..AddressPage::default()
+            };
             broker.reply::<ListAddresses>(&request, &page, &[]);
         }
     }

@@ -62,7 +62,11 @@ fn serve(broker: &mut Broker) {
                 follows: None,
             };
             let results = addresses.iter().map(|address| Outcome::Done(lease(*address)));
-            broker.reply::<AddAddress>(&request, &Leases { results: List::truncated(results) }, &[]);
+            broker.reply::<AddAddress>(
+                &request,
+                &Leases { results: List::truncated(results), ..Leases::default() },
+                &[],
+            );
         }
     }
 }

@@ -82,7 +82,7 @@ impl Broker {
     /// Replies with an empty page of addresses.
     pub fn no_addresses(&mut self, request: &ReceivedRequest) {
         request.read::<ListAddresses>();
-        let page = AddressPage { fenced: true, addresses: List::default(), more: false };
+        let page = AddressPage { fenced: true, ..AddressPage::default() };
         self.reply::<ListAddresses>(request, &page, &[]);
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use portreeve_protocol::Text;
 
 use super::*;
+use crate::address::lease_end::kernel_seconds;
 use crate::sys::rtnl::Placement;
 
 const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -17,6 +18,8 @@ fn lease(epoch: u64, deadline: BootTime) -> Lease {
         holder: Holder::Worker,
         lifetime: Some(3),
         deadline: Some(deadline),
+        renewed_with_all: false,
+        kernel_deadline: None,
         expiry_notified: false,
         epoch,
         follows: None,
@@ -155,12 +158,13 @@ fn restores_are_limited_per_minute() {
 }
 
 #[test]
-fn the_lifetime_in_the_kernel_never_exceeds_the_lease() {
+fn the_lifetime_in_the_kernel_exceeds_the_lease_by_rounding_only() {
     let now = BootTime::now();
-    for (remaining, seconds) in [(9_999, 9), (1_000, 1), (999, 0), (0, 0)] {
-        let lease = lease(0, now.saturating_add(Duration::from_millis(remaining)));
-        assert_eq!((lease.remaining(now), lease.is_ending(now)), (Some(seconds), seconds == 0));
+    for (remaining, seconds) in [(9_999, 10), (9_949, 9), (1_000, 1), (949, 1), (0, 1)] {
+        let end = now.saturating_add(Duration::from_millis(remaining));
+        assert_eq!(kernel_seconds(Some(end), now), Some(seconds), "{remaining}");
+        assert_eq!(lease(0, end).is_ending(now), remaining < 1_000);
     }
-    let permanent = Lease { deadline: None, ..lease(0, now) };
-    assert_eq!((permanent.remaining(now), permanent.is_ending(now)), (None, false));
+    assert_eq!(kernel_seconds(None, now), None);
+    assert!(!Lease { deadline: None, ..lease(0, now) }.is_ending(now));
 }

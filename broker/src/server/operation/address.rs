@@ -1,22 +1,23 @@
-//! AddAddress, RenewAddress, Announce and ListAddresses: policy decides each address and where it is added; the address
+//! AddAddress, RenewAddress, RenewAll, Announce and ListAddresses: policy decides each address and where it is added; the address
 //! manager does the rest.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use portreeve_protocol::address::{
-    ADDRESS_PAGE, AddAddress, AddressPage, AddressRow, Announce, Leases, ListAddresses, MAX_ADDRESSES,
-    RenewAddress,
+    ADDRESS_PAGE, AddAddress, AddressPage, AddressRow, Announce, Lease, LeaseTimes, Leases, ListAddresses,
+    MAX_ADDRESSES, PageTimes, RenewAddress, RenewAll, RenewedAll,
 };
-use portreeve_protocol::message::{Operation, Outcome};
-use portreeve_protocol::{Fault, FaultCode, List, Text};
+use portreeve_protocol::message::{Features, Operation, Outcome};
+use portreeve_protocol::{Fault, FaultCode, List, Text, Trailing};
 
 use super::Done;
 use super::audit::audit_part;
 use super::handler::{Deferred, Handler, Immediate};
 use super::listen::{MAX_WHOLE_FAULTS, shortened};
-use crate::address::{AddParams, AddSpec, Addresses};
+use crate::address::{AddParams, AddSpec, Addresses, LeaseEnd};
 use crate::holder::Holder;
 use crate::policy::{Denied, LeasePermit, OperationPermit, Place, Policy, Requester};
 use crate::server::session::Session;
@@ -25,7 +26,7 @@ use crate::sys::BootTime;
 
 /// The shortest lease in seconds: under load, a client could not renew a shorter one in time.
 const MIN_LEASE: u32 = 3;
-const MAX_LEASE: u32 = 86_400;
+const MAX_LEASE: Duration = Duration::from_secs(86_400);
 
 /// The permits of the addresses of a request, in its order.
 pub(super) type LeasePermits = Vec<Result<LeasePermit, Denied>>;
@@ -76,7 +77,7 @@ impl Deferred for AddAddress {
         session: Rc<Session>,
     ) -> Result<Leases, Fault> {
         let addresses = manager(&broker)?;
-        check_lease(self.lease)?;
+        let end = lease_end(addresses, self.lease, self.until.0)?;
         let leaders = each_allowed(&permits, |permit| spec(permit.address, &permit.place, None));
         let followers = permits.iter().flatten().flat_map(|permit| {
             permit.followers.iter().map(|(follower, place)| spec(*follower, place, Some(permit.address)))
@@ -85,13 +86,14 @@ impl Deferred for AddAddress {
         let holder = session.holder();
         let params = AddParams {
             holder,
-            lifetime: addresses.lifetime(self.lease),
+            end,
             max_addresses: broker.accounts.quotas().addresses_of(holder),
             epoch: self.epoch,
             probes: self.probes,
             announce: self.announce,
         };
-        Ok(Leases { results: results::<Self, _, _>(&session, addresses.add(specs, params).await) })
+        let outcomes = addresses.add(specs, params).await;
+        Ok(leases::<Self>(addresses, &session, outcomes))
     }
 }
 
@@ -116,12 +118,45 @@ impl Handler for RenewAddress {
 
 impl Immediate for RenewAddress {
     fn act(&self, permits: &LeasePermits, broker: &Broker, session: &Session) -> Result<Done<Leases>, Fault> {
-        check_lease(self.lease)?;
         let addresses = manager(broker)?;
+        let end = match (self.lease, self.until.0) {
+            (None, None) => None,
+            (lease, until) => Some(lease_end(addresses, lease, until)?),
+        };
         let renewed = with_held_followers(permits, addresses, session.holder())?;
-        let lifetime = self.lease.map(|_| addresses.lifetime(self.lease));
-        let outcomes = addresses.renew(&renewed, session.holder(), lifetime, self.epoch);
-        Ok(Done::new(Leases { results: results::<Self, _, _>(session, outcomes) }))
+        let outcomes = addresses.renew(&renewed, session.holder(), end, self.epoch);
+        Ok(Done::new(leases::<Self>(addresses, session, outcomes)))
+    }
+}
+
+impl Handler for RenewAll {
+    const CHANGES_STATE: bool = false;
+    const FREQUENT: bool = true;
+    type Permit = OperationPermit;
+
+    fn decide(&self, _: &Policy, _: &Requester) -> Result<OperationPermit, Fault> {
+        Ok(OperationPermit)
+    }
+
+    fn arguments(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+impl Immediate for RenewAll {
+    /// Which addresses the peer has is known only here, so here each needs its permit.
+    fn act(
+        &self,
+        _: &OperationPermit,
+        broker: &Broker,
+        session: &Session,
+    ) -> Result<Done<RenewedAll>, Fault> {
+        let addresses = manager(broker)?;
+        let end = lease_end(addresses, self.lease, self.until)?;
+        let policy = broker.policy.borrow();
+        let leader = |address| addresses.leader_of(address).unwrap_or(address);
+        let is_permitted = |address| policy.lease(&session.requester, leader(address), self.lease).is_ok();
+        Ok(Done::new(addresses.renew_all(session.holder(), end, is_permitted)?))
     }
 }
 
@@ -147,7 +182,7 @@ impl Immediate for Announce {
         let addresses = manager(broker)?;
         let announced = with_held_followers(permits, addresses, session.holder())?;
         let outcomes = addresses.announce_again(&announced, session.holder(), self.epoch);
-        Ok(Done::new(Leases { results: results::<Self, _, _>(session, outcomes) }))
+        Ok(Done::new(leases::<Self>(addresses, session, outcomes)))
     }
 }
 
@@ -166,21 +201,35 @@ impl Handler for ListAddresses {
 }
 
 impl Immediate for ListAddresses {
-    fn act(&self, _: &OperationPermit, broker: &Broker, _: &Session) -> Result<Done<AddressPage>, Fault> {
+    fn act(
+        &self,
+        _: &OperationPermit,
+        broker: &Broker,
+        session: &Session,
+    ) -> Result<Done<AddressPage>, Fault> {
         let addresses = manager(broker)?;
         let now = BootTime::now();
-        let page = addresses.leases_after(self.after, |rest| {
-            let mut rows = rest.map(|lease| AddressRow {
-                lease: lease.to_wire(now),
-                holder: Text::truncated(&lease.holder.to_string()),
-                present: lease.is_held(),
+        let (page, deadlines) = addresses.leases_after(self.after, |rest| {
+            let mut rows = rest.map(|lease| {
+                let row = AddressRow {
+                    lease: lease.to_wire(now),
+                    holder: Text::truncated(&lease.holder.to_string()),
+                    present: lease.is_held(),
+                };
+                (row, lease.deadline_ns())
             });
-            let page: Vec<AddressRow> = rows.by_ref().take(ADDRESS_PAGE).collect();
-            AddressPage { fenced: false, addresses: List::truncated(page), more: rows.next().is_some() }
+            let (page, deadlines): (Vec<AddressRow>, Vec<u64>) = rows.by_ref().take(ADDRESS_PAGE).unzip();
+            let more = rows.next().is_some();
+            let times = Trailing(None);
+            (AddressPage { fenced: false, addresses: List::truncated(page), more, times }, deadlines)
+        });
+        let times = session.has_feature(Features::LEASE_TIMES).then(|| PageTimes {
+            leases: LeaseTimes { now: now.as_nanos(), deadlines: List::truncated(deadlines) },
+            bounds: addresses.bounds(),
         });
         let held = page.addresses.iter().filter(|row| row.present).map(|row| row.lease.address);
         let held: Vec<IpAddr> = held.collect();
-        let page = AddressPage { fenced: addresses.are_fenced(&held), ..page };
+        let page = AddressPage { fenced: addresses.are_fenced(&held), times: Trailing(times), ..page };
         Ok(Done::new(page))
     }
 }
@@ -194,16 +243,59 @@ pub(super) fn manager(broker: &Broker) -> Result<&Rc<Addresses>, Fault> {
     })
 }
 
+/// The end of a lease from the two ways to request it.
+fn lease_end(addresses: &Addresses, lease: Option<u32>, until: Option<u64>) -> Result<LeaseEnd, Fault> {
+    match (lease, until) {
+        (Some(_), Some(_)) => {
+            Err(Fault::new(FaultCode::Invalid, "the request has both a lease and the end of the lease")
+                .subject("until")
+                .remedy("give only one of them"))
+        }
+        (None, Some(until)) => {
+            let (now, until) = (BootTime::now(), BootTime::from_nanos(until));
+            if now.duration_until(until) > MAX_LEASE {
+                let message = format!("the end of the lease is more than {} s away", MAX_LEASE.as_secs());
+                return Err(Fault::new(FaultCode::Invalid, &message).subject("until").remedy(
+                    "give an earlier time of CLOCK_BOOTTIME, in nanoseconds; a process in another time namespace has \
+                     another clock",
+                ));
+            }
+            Ok(LeaseEnd::At(until))
+        }
+        (lease, None) => {
+            check_lease(lease)?;
+            Ok(addresses.lease_of(lease))
+        }
+    }
+}
+
 fn check_lease(lease: Option<u32>) -> Result<(), Fault> {
+    let max = MAX_LEASE.as_secs();
     match lease {
         // Permanent, which policy decides.
         Some(0) => Ok(()),
-        Some(seconds) if !(MIN_LEASE..=MAX_LEASE).contains(&seconds) => {
-            let message = format!("a lease of {seconds} s is not between {MIN_LEASE} and {MAX_LEASE} s");
+        Some(seconds) if seconds < MIN_LEASE || u64::from(seconds) > max => {
+            let message = format!("a lease of {seconds} s is not between {MIN_LEASE} and {max} s");
             Err(Fault::new(FaultCode::Unsupported, &message).remedy("request a lease in that range"))
         }
         _ => Ok(()),
     }
+}
+
+/// Converts the outcomes to the reply, with the deadlines if the session has them.
+pub(super) fn leases<O: Operation>(
+    addresses: &Addresses,
+    session: &Session,
+    outcomes: Vec<Result<Lease, Fault>>,
+) -> Leases {
+    let times = session.has_feature(Features::LEASE_TIMES).then(|| {
+        let deadline = |outcome: &Result<Lease, Fault>| {
+            outcome.as_ref().map_or(0, |lease| addresses.deadline_ns(lease.address))
+        };
+        let deadlines = List::truncated(outcomes.iter().map(deadline));
+        LeaseTimes { now: BootTime::now().as_nanos(), deadlines }
+    });
+    Leases { results: results::<O, _, _>(session, outcomes), times: Trailing(times) }
 }
 
 /// The specification of one address for the address manager.

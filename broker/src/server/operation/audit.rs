@@ -191,7 +191,7 @@ mod tests {
 
     fn add() -> AddAddress {
         let addresses = List::truncated(["10.1.1.7", "10.1.2.7"].map(|text| text.parse().unwrap()));
-        AddAddress { addresses, lease: None, epoch: 1, probes: 0, announce: false }
+        AddAddress { addresses, lease: None, epoch: 1, probes: 0, announce: false, ..AddAddress::default() }
     }
 
     #[test]

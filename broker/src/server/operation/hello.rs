@@ -31,7 +31,7 @@ impl Immediate for Hello {
             return Err(Fault::new(FaultCode::Malformed, "this session has sent hello already")
                 .remedy("send it once, as the first request of a session"));
         }
-        session.greet();
+        session.greet(self.features);
         if let Some(info) = broker.sessions.borrow_mut().get_mut(&session.number) {
             info.client = self.client.clone();
         }
@@ -40,7 +40,7 @@ impl Immediate for Hello {
         Ok(Done::new(Welcome {
             broker: std::process::id(),
             release: Text::truncated(RELEASE),
-            features: 0,
+            features: session.features(),
             capabilities: broker.processes.broker.credentials.effective,
             peer: Text::truncated(&session.requester.to_string()),
             operations: List::truncated(operations.map(Text::truncated)),

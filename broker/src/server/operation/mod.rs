@@ -24,7 +24,7 @@ mod takeover;
 use std::rc::Rc;
 
 use portreeve_protocol::address::{
-    AddAddress, Announce, ListAddresses, MoveAddress, RemoveAddress, RenewAddress, SetLink,
+    AddAddress, Announce, ListAddresses, MoveAddress, RemoveAddress, RenewAddress, RenewAll, SetLink,
 };
 use portreeve_protocol::event::Subscribe;
 use portreeve_protocol::limit::SetLimit;
@@ -66,6 +66,7 @@ const TABLE: &[(Kind, Serve)] = &[
     (MetricsRequest::KIND, immediate::<MetricsRequest>),
     (Reload::KIND, deferred::<Reload>),
     (Takeover::KIND, takeover::serve),
+    (RenewAll::KIND, immediate::<RenewAll>),
 ];
 
 /// A TABLE without every operation does not compile.

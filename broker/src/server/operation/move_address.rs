@@ -7,7 +7,7 @@ use portreeve_protocol::address::{Leases, MoveAddress};
 use portreeve_protocol::{Fault, FaultCode};
 
 use super::Done;
-use super::address::{LeasePermits, arguments, decide_each, manager, results, with_followers};
+use super::address::{LeasePermits, arguments, decide_each, leases, manager, with_followers};
 use super::handler::{Handler, Immediate};
 use crate::address::AddSpec;
 use crate::policy::{Denied, Destination, LeasePermit, Permit, Policy, Requester, Rule};
@@ -74,7 +74,7 @@ impl Immediate for MoveAddress {
         let followers = followers.collect();
         let moved = with_followers(leaders, followers)?;
         let outcomes = addresses.move_to(&moved, holder, self.epoch, self.announce);
-        Ok(Done::new(Leases { results: results::<Self, _, _>(session, outcomes) }))
+        Ok(Done::new(leases::<Self>(addresses, session, outcomes)))
     }
 }
 

@@ -1,7 +1,9 @@
 //! Requests that policy allows, as many as the broker serves.
 
 use portreeve_protocol::List;
-use portreeve_protocol::address::{AddAddress, Announce, ListAddresses, RemoveAddress, RenewAddress};
+use portreeve_protocol::address::{
+    AddAddress, Announce, ListAddresses, RemoveAddress, RenewAddress, RenewAll,
+};
 use portreeve_protocol::message::{ListenMany, ListenerId, Outcome, StatusRequest, Stop};
 use portreeve_protocol::metrics::MetricsRequest;
 use portreeve_protocol::policy::PolicyRequest;
@@ -50,9 +52,11 @@ impl Trick for Addresses {
             let list = || List::truncated(some.clone());
             let announce = attacker.random.one_in(2);
             let add = AddAddress { addresses: list(), announce, lease: Some(3), ..AddAddress::default() };
-            let renew = RenewAddress { addresses: list(), lease: Some(3), epoch: 0 };
+            let renew =
+                RenewAddress { addresses: list(), lease: Some(3), epoch: 0, ..RenewAddress::default() };
+            let all = RenewAll { lease: Some(3), until: None };
             let done = session.ask(&add).is_ok()
-                && (0..4).all(|_| session.ask(&renew).is_ok())
+                && (0..4).all(|_| session.ask(&renew).is_ok() && session.ask(&all).is_ok())
                 && session.ask(&Announce { addresses: list(), epoch: 0 }).is_ok()
                 && session.ask(&RemoveAddress { addresses: list(), epoch: 0 }).is_ok();
             if done {

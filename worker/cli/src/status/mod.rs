@@ -11,10 +11,11 @@ use portreeve::{Client, Error, FaultCode};
 use tokio::signal::unix::SignalKind;
 use tokio::time::interval;
 
+use crate::address::AddressList;
 use crate::broker::Broker;
 use crate::failure::Failure;
 use crate::output::{self, Output};
-use crate::{address, listen, watch};
+use crate::{listen, watch};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -83,8 +84,8 @@ async fn addresses(client: &Client) -> Result<Option<(bool, Vec<AddressRow>)>, E
     if !may_list {
         return Ok(None);
     }
-    match address::all(client).await {
-        Ok(all) => Ok(Some(all)),
+    match AddressList::fetch(client).await {
+        Ok(list) => Ok(Some((list.fenced, list.rows))),
         Err(Error::Fault(fault)) if fault.code == FaultCode::NotRetained => Ok(None),
         Err(error) => Err(error),
     }

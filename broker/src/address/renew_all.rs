@@ -1,0 +1,223 @@
+//! Renews all leases of a holder at once: one element of the fence lets all its addresses pass.
+//!
+//! Promises: the cost in the kernel does not depend on the number of addresses that were renewed together before; an address
+//! without a permit is not renewed and keeps its deadline; an expired lease is never renewed.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use nix::errno::Errno;
+use portreeve_protocol::address::{MAX_ADDRESSES, RenewedAll};
+use portreeve_protocol::{Fault, FaultCode};
+
+use super::add::check_end;
+use super::fence::Fence;
+use super::fence_repair::{MAX_REPAIRS, must_pass};
+use super::host_addresses::HostAddresses;
+use super::lease_end::LeaseEnd;
+use super::{Addresses, fault};
+use crate::holder::Holder;
+use crate::sys::BootTime;
+use crate::sys::rtnl::Placement;
+
+/// The addresses of a holder at a renewal of all.
+#[derive(Default)]
+struct Found {
+    /// Those that were renewed together before.
+    members: Vec<IpAddr>,
+    /// The others that can be.
+    others: Vec<Placement>,
+    /// Members without a permit.
+    denied: Vec<IpAddr>,
+    /// All.
+    total: usize,
+}
+
+impl Addresses {
+    /// Renews the leases of a holder that are permitted.
+    ///
+    /// # Errors
+    /// Expired if the deadline or the leases have passed; Unsupported for too many without the fence; Os.
+    pub fn renew_all(
+        &self,
+        holder: Holder,
+        end: LeaseEnd,
+        is_permitted: impl Fn(IpAddr) -> bool,
+    ) -> Result<RenewedAll, Fault> {
+        check_end(end)?;
+        // Queued notifications may report that an address or the fence is missing.
+        self.reconciler.receive_all();
+        let _ = self.receive_fence_changes(); // none may be queued
+        let now = BootTime::now();
+        let deadline = end.deadline(now).ok_or_else(permanent)?;
+        let found = self.find_all(holder, now, is_permitted);
+        self.renew_alone(&found.denied);
+        let renewed = match self.host.fence() {
+            _ if found.members.is_empty() && found.others.is_empty() => 0,
+            Some(_) => {
+                self.renew_members(&found.members, holder, (end, deadline), now)?;
+                found.members.len() + self.renew_others(&found.others, holder, (end, deadline), now)
+            }
+            None if found.others.len() > MAX_ADDRESSES => return Err(too_many(found.others.len())),
+            None => self.renew_each(&found.others, (end, deadline), now),
+        };
+        (0..renewed).for_each(|_| self.counters.renewals.up());
+        self.wake.notify_one();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Ok(RenewedAll {
+            now: BootTime::now().as_nanos(),
+            deadline: deadline.as_nanos(),
+            renewed: count(renewed),
+            not_renewed: count(found.total.saturating_sub(renewed)),
+            bounds: self.bounds(),
+        })
+    }
+
+    fn find_all(&self, holder: Holder, now: BootTime, is_permitted: impl Fn(IpAddr) -> bool) -> Found {
+        let mut found = Found::default();
+        let table = self.table.borrow();
+        for lease in table.iter().filter(|lease| lease.holder == holder) {
+            found.total += 1;
+            let address = lease.placement.address;
+            let can_be_renewed = lease.is_held() && lease.deadline.is_some() && !lease.is_expired(now);
+            match (can_be_renewed && is_permitted(address), lease.renewed_with_all) {
+                (true, true) => found.members.push(address),
+                (true, false) => found.others.push(lease.placement),
+                (false, true) => found.denied.push(address),
+                (false, false) => {}
+            }
+        }
+        found
+    }
+
+    /// Renews the addresses that were renewed together before.
+    fn renew_members(
+        &self,
+        members: &[IpAddr],
+        holder: Holder,
+        (end, deadline): (LeaseEnd, BootTime),
+        now: BootTime,
+    ) -> Result<(), Fault> {
+        let Some(first) = members.first() else {
+            let started = self.host.set_holder_in_fence(holder, deadline, Fence::start_holder);
+            return match started {
+                Err(Errno::ENOENT) if self.repair_fence() => {
+                    let again = self.host.set_holder_in_fence(holder, deadline, Fence::start_holder);
+                    again.map_err(|errno| failed(holder, errno))
+                }
+                other => other.map_err(|errno| failed(holder, errno)),
+            };
+        };
+        let mut renewed = self.host.set_holder_in_fence(holder, deadline, Fence::renew_holder);
+        for _ in 0..MAX_REPAIRS {
+            let must_pass =
+                self.table.borrow().get(*first).is_some_and(|lease| must_pass(lease, BootTime::now()));
+            if renewed != Err(Errno::ENOENT) || !must_pass || !self.repair_fence() {
+                break;
+            }
+            renewed = self.host.set_holder_in_fence(holder, deadline, Fence::renew_holder);
+        }
+        match renewed {
+            Ok(()) => {}
+            Err(Errno::ENOENT) => return Err(fault::all_expired(holder)),
+            Err(errno) => return Err(failed(holder, errno)),
+        }
+        let mut table = self.table.borrow_mut();
+        for address in members {
+            table.get_mut(*address).into_iter().for_each(|lease| lease.renew(end, now));
+        }
+        Ok(())
+    }
+
+    /// Renews addresses that are from now on renewed together with those before. Returns how many were.
+    fn renew_others(
+        &self,
+        others: &[Placement],
+        holder: Holder,
+        (end, deadline): (LeaseEnd, BootTime),
+        now: BootTime,
+    ) -> usize {
+        let timed: Vec<_> = others.iter().map(|placement| (*placement, Some(deadline))).collect();
+        let outcomes = self.renew_on_host(&timed, HostAddresses::renew_in_fence);
+        let renewed = others.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok());
+        let renewed: Vec<IpAddr> = renewed.map(|(placement, _)| placement.address).collect();
+        {
+            let mut table = self.table.borrow_mut();
+            for address in &renewed {
+                if let Some(lease) = table.get_mut(*address) {
+                    lease.renew(end, now);
+                    lease.renewed_with_all = true;
+                }
+            }
+        }
+        if let Err(errno) = self.host.join_holder(&renewed, holder) {
+            tracing::warn!(%holder, %errno, "cannot let addresses pass with their holder; comparing the fence with the leases");
+            self.repair_fence();
+        }
+        renewed.len()
+    }
+
+    /// Renews each address by itself: without the fence the kernel's lifetimes are what ends the leases.
+    fn renew_each(
+        &self,
+        placements: &[Placement],
+        (end, deadline): (LeaseEnd, BootTime),
+        now: BootTime,
+    ) -> usize {
+        let timed: Vec<_> = placements.iter().map(|placement| (*placement, Some(deadline))).collect();
+        let outcomes = self.host.set_kernel_lifetimes(&timed);
+        let mut table = self.table.borrow_mut();
+        let renewed = placements.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok());
+        let renewed = renewed.filter_map(|(placement, _)| {
+            let lease = table.get_mut(placement.address)?;
+            lease.renew(end, now);
+            lease.kernel_deadline = Some(deadline);
+            Some(())
+        });
+        renewed.count()
+    }
+
+    /// Gives those of the addresses that their holder renews together an element of their own in the fence, with the deadline that
+    /// they have.
+    pub(super) fn renew_alone(&self, addresses: &[IpAddr]) {
+        let mut members: BTreeMap<Holder, Vec<(Placement, Option<BootTime>)>> = BTreeMap::new();
+        {
+            let mut table = self.table.borrow_mut();
+            for address in addresses {
+                if let Some(lease) = table.get_mut(*address).filter(|lease| lease.renewed_with_all) {
+                    lease.renewed_with_all = false;
+                    members.entry(lease.holder).or_default().push((lease.placement, lease.deadline));
+                }
+            }
+        }
+        for (holder, members) in members {
+            match self.host.leave_holder(&members, holder) {
+                Ok(()) => {}
+                Err(Errno::ENOENT) => drop(self.repair_fence()),
+                Err(errno) => tracing::error!(
+                    addresses = members.len(), %holder, %errno,
+                    "cannot give addresses an element of their own in the fence"
+                ),
+            }
+        }
+    }
+}
+
+fn failed(holder: Holder, errno: Errno) -> Fault {
+    let message = format!("renewing all addresses of {holder} in the fence failed: {}", errno.desc());
+    Fault::new(FaultCode::Os, &message).subject("nf_tables").errno(errno as i32)
+}
+
+fn permanent() -> Fault {
+    Fault::new(FaultCode::Invalid, "a renewal of all addresses cannot make them permanent")
+        .subject("lease")
+        .remedy("give a lease of at least 3 s, or renew the addresses one by one")
+}
+
+fn too_many(count: usize) -> Fault {
+    let message =
+        format!("without the fence, {count} addresses cannot be renewed together, only {MAX_ADDRESSES}");
+    Fault::new(FaultCode::Unsupported, &message)
+        .subject("nf_tables")
+        .remedy("use a kernel with nf_tables, or renew the addresses in several requests")
+}
