@@ -135,7 +135,9 @@ pub async fn run(
         notifier.reloaded();
         let reloaded = broker.reloading.set_last(&requester, &outcome);
         outcome.log(&requester);
-        broker.events.publish(Audience::Operator, outcome.event());
+        // The cause of a failure is a part of the configuration.
+        let audience = if outcome.is_done() { Audience::Everyone } else { Audience::Operator };
+        broker.events.publish(audience, outcome.event());
         malloc::trim();
         for request in waiting_requests {
             let result = match &outcome {

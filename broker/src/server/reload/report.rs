@@ -96,6 +96,11 @@ impl Outcome {
         }
     }
 
+    /// Whether the new configuration is in force.
+    pub fn is_done(&self) -> bool {
+        matches!(self, Outcome::Done(_))
+    }
+
     /// The event for subscribers.
     pub fn event(&self) -> Event {
         match self {
