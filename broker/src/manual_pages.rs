@@ -17,7 +17,7 @@ const EVERY_SCOPE: &str = r#"
 security {}
 broker { permit p {} peer p {} }
 worker {}
-cluster { topology "10.0.0.0/8" {} }
+cluster { topology "10.0.0.0/8" {} engine {} check c {} }
 binding b {}
 x_listener { listen "*:25" {} }
 "#;

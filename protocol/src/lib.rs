@@ -29,6 +29,7 @@
 pub mod address;
 pub mod bounded;
 pub mod channel;
+pub mod cluster;
 pub mod codec;
 pub mod endpoint;
 pub mod event;

@@ -1,9 +1,11 @@
-//! The `cluster` scope: which interface the addresses of each block belong to, and how the broker checks them.
+//! The `cluster` scope: which interface the addresses of each block belong to, how the broker checks them, and what the
+//! coordinator needs to know.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::cidr::Cidr;
+use super::coordinator::{Coordinator, key_part, misplaced_and_misspelt};
 use super::reader::Reader;
 use super::source::{Span, Spanned};
 
@@ -22,6 +24,8 @@ pub struct Cluster {
     pub ipv6_as_source: bool,
     /// The blocks of addresses, in the order of the file.
     pub topology: Vec<Topology>,
+    /// The settings of the coordinator.
+    pub coordinator: Coordinator,
     /// The place of the scope, if the configuration has one.
     pub span: Option<Span>,
 }
@@ -46,6 +50,7 @@ impl Default for Cluster {
             if_down_limit: 4,
             ipv6_as_source: false,
             topology: Vec::new(),
+            coordinator: Coordinator::default(),
             span: None,
         }
     }
@@ -62,8 +67,8 @@ impl Cluster {
 
     pub(crate) fn read(mut reader: Reader<'_, '_>) -> Self {
         let default = Cluster::default();
-        Cluster {
-            nodename: reader.text("nodename"),
+        let cluster = Cluster {
+            nodename: reader.parsed("nodename", key_part),
             arp_all_hosts: reader.boolean("arp_all_hosts").unwrap_or(default.arp_all_hosts),
             if_check_interval: reader
                 .seconds("if_check_interval", 1..=86_400)
@@ -74,8 +79,11 @@ impl Cluster {
                 .scopes("topology")
                 .filter_map(|section| Topology::read(Reader::new(section, reader.sources, reader.problems)))
                 .collect(),
+            coordinator: Coordinator::read(&mut reader),
             span: Some(reader.section.name),
-        }
+        };
+        misplaced_and_misspelt(&mut reader);
+        cluster
     }
 }
 

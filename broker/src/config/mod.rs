@@ -12,9 +12,12 @@ mod check;
 mod check_duravip;
 mod cidr;
 mod cluster;
+mod coordinator;
 mod diagnostic;
 mod duravip;
+mod engine;
 mod files;
+mod health_check;
 mod include;
 mod lexer;
 mod limit;
@@ -47,9 +50,12 @@ pub use broker::{Broker, OnNarrow};
 pub use bundle::Bundle;
 pub use cidr::{Cidr, CidrError, not_manageable};
 pub use cluster::{Cluster, Topology};
+pub use coordinator::Coordinator;
 pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS, Severity};
 pub use duravip::DuraVip;
+pub use engine::{Engine, EngineUrl};
 pub use files::{MAX_BYTES, Trust};
+pub use health_check::HealthCheck;
 pub use include::{MAX_FILES, MAX_INCLUDE_DEPTH};
 pub use limit::{Limit, Resource, Resources};
 pub use listener::{Listener, SocketOptions};
@@ -73,12 +79,12 @@ fn is_read(name: &str) -> bool {
 
 /// Whether a configuration may have this scope only once, whatever its instance name. The name is in lower case.
 fn is_single(name: &str) -> bool {
-    ["security", "broker", "worker", "cluster"].contains(&name)
+    ["security", "broker", "worker", "cluster", "engine"].contains(&name)
 }
 
 /// Whether the broker reads this scope inside one of its own.
 fn is_read_within(name: &str) -> bool {
-    const READ: [&str; 5] = ["listen", "binding", "topology", "permit", "peer"];
+    const READ: [&str; 7] = ["listen", "binding", "topology", "engine", "check", "permit", "peer"];
     READ.iter().any(|read| read.eq_ignore_ascii_case(name))
 }
 

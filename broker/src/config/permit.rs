@@ -26,11 +26,11 @@ pub struct Permit {
 
 impl Permit {
     pub(crate) fn read(mut reader: Reader<'_, '_>) -> Option<Self> {
-        let listen = words(&mut reader, "listen", |text| text.parse());
+        let listen = reader.parsed_list("listen", |text| text.parse());
         let address =
-            words(&mut reader, "address", |text| text.parse::<Cidr>().map_err(|error| error.to_string()));
-        let interface = words(&mut reader, "interface", interface);
-        let limit = words(&mut reader, "limit", |text| match text.split_once('=') {
+            reader.parsed_list("address", |text| text.parse::<Cidr>().map_err(|error| error.to_string()));
+        let interface = reader.parsed_list("interface", interface);
+        let limit = reader.parsed_list("limit", |text| match text.split_once('=') {
             Some((resource, value)) => Limit::parse(resource.trim(), value.trim()),
             None => Err("write \"RESOURCE=VALUE\", in quotes".to_owned()),
         });
@@ -46,23 +46,4 @@ impl Permit {
         reader.no_other_scopes();
         Some(Permit { name: reader.instance("NAME")?, listen, address, permanent, interface, limit })
     }
-}
-
-/// A list whose words are each parsed; the error of `parse` is the remedy.
-fn words<T>(
-    reader: &mut Reader<'_, '_>,
-    name: &'static str,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Vec<Spanned<T>> {
-    let mut values = Vec::new();
-    for word in reader.list(name).unwrap_or_default() {
-        match parse(&word.value) {
-            Ok(value) => values.push(Spanned { value, span: word.span }),
-            Err(help) => {
-                let message = format!("{:?} is not a valid value for {name}", word.value);
-                reader.error(word.span, message, help);
-            }
-        }
-    }
-    values
 }

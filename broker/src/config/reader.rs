@@ -50,7 +50,7 @@ impl<'r, 't> Reader<'r, 't> {
         if let Some(instance) = self.section.instance {
             let name = self.name();
             let help = format!("write {name} {{");
-            self.problems.error(instance.span, format!("a {name} scope takes no name"), help);
+            self.problems.error(instance.span, format!("the {name} scope takes no name"), help);
         }
     }
 
@@ -177,6 +177,25 @@ impl<'r, 't> Reader<'r, 't> {
             }
         }
         Some(words)
+    }
+
+    /// A list whose words are each parsed; the error of `parse` is the remedy.
+    pub fn parsed_list<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<Spanned<T>> {
+        let mut values = Vec::new();
+        for word in self.list(name).unwrap_or_default() {
+            match parse(&word.value) {
+                Ok(value) => values.push(Spanned { value, span: word.span }),
+                Err(help) => {
+                    let message = format!("{:?} is not a valid value for {name}", word.value);
+                    self.problems.error(word.span, message, help);
+                }
+            }
+        }
+        values
     }
 
     /// A dictionary in the order of the file; of a repeated key the last value counts.

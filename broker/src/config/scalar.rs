@@ -24,6 +24,19 @@ pub(crate) fn integer(text: &str) -> Option<u64> {
     number.and_then(|digits| u64::from_str_radix(digits, radix).ok())
 }
 
+/// A number with at most three digits after the point, in thousandths. Without a point it is as for [`integer`].
+pub(crate) fn thousandths(text: &str) -> Option<u32> {
+    let Some((whole, fraction)) = text.split_once('.') else {
+        return u32::try_from(integer(text)?.checked_mul(1_000)?).ok();
+    };
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let decimal = whole == "0" || !whole.starts_with('0');
+    if !digits(whole) || !decimal || !digits(fraction) || fraction.len() > 3 {
+        return None;
+    }
+    format!("{whole}{fraction:0<3}").parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,6 +57,29 @@ mod tests {
             ("99999999999999999999", None),
         ] {
             assert_eq!(integer(text), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_number_with_a_point_is_read_in_thousandths() {
+        for (text, number) in [
+            ("1", Some(1_000)),
+            ("0x10", Some(16_000)),
+            ("0.5", Some(500)),
+            ("2.25", Some(2_250)),
+            ("0.001", Some(1)),
+            ("10.000", Some(10_000)),
+            ("0.0001", None),
+            (".5", None),
+            ("1.", None),
+            ("00.5", None),
+            ("-0.5", None),
+            ("1e3", None),
+            ("1.5.0", None),
+            ("4294968", None),
+            ("18446744073709551615", None),
+        ] {
+            assert_eq!(thousandths(text), number, "{text}");
         }
     }
 

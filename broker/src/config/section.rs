@@ -10,6 +10,8 @@ use super::tree::{Item, Opt, Scalar, Scope};
 pub(crate) struct Section<'t> {
     /// The first place of the scope.
     pub name: Span,
+    /// Its second place, if the configuration has the scope again.
+    pub again: Option<Span>,
     pub instance: Option<Scalar>,
     options: HashMap<String, &'t Opt>,
     scopes: Vec<Section<'t>>,
@@ -20,6 +22,7 @@ impl<'t> Section<'t> {
     fn empty(scope: &Scope) -> Self {
         Section {
             name: scope.name,
+            again: None,
             instance: scope.instance,
             options: HashMap::new(),
             scopes: Vec::new(),
@@ -74,8 +77,9 @@ fn merge<'t>(
     let instance = scope.instance.filter(|_| !super::is_single(&name));
     let instance = instance.map(|scalar| scalar.text(sources).into_owned());
     let at = *index.entry((name, instance.unwrap_or_default())).or_insert(sections.len());
-    if at == sections.len() {
-        sections.push(Section::empty(scope));
+    match sections.get_mut(at) {
+        None => sections.push(Section::empty(scope)),
+        Some(section) => section.again = section.again.or(Some(scope.name)),
     }
     if let Some(section) = sections.get_mut(at).filter(|_| entered) {
         section.add(&scope.items, sources);

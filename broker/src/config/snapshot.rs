@@ -9,8 +9,8 @@ use std::fmt::{Debug, Display};
 
 use super::source::Spanned;
 use super::{
-    Binding, Broker, Cluster, Config, DuraVip, Listener, OnNarrow, Peer, Permit, Quotas, Security,
-    SocketOptions, Topology, Worker,
+    Binding, Broker, Cluster, Config, Coordinator, DuraVip, Engine, HealthCheck, Listener, OnNarrow, Peer,
+    Permit, Quotas, Security, SocketOptions, Topology, Worker,
 };
 
 /// The values of a configuration, defaults among them: `broker retain` is `30`.
@@ -151,6 +151,7 @@ impl Snapshot {
             if_down_limit,
             ipv6_as_source,
             topology,
+            coordinator,
             span: _,
         } = cluster;
         let mut add = |name: &str, value: String| self.add(format!("cluster {name}"), value);
@@ -163,6 +164,55 @@ impl Snapshot {
             let value = format!("interface {}, cidrmask {mask}", interface.value);
             self.add(format!("topology \"{}\"", block.value), value);
         }
+        self.add_coordinator(coordinator);
+    }
+
+    fn add_coordinator(&mut self, coordinator: &Coordinator) {
+        let Coordinator {
+            group,
+            lease,
+            heartbeat,
+            view_mature_time,
+            view_balance_interval,
+            balance_set_size,
+            failback,
+            on_engine_loss,
+            engine,
+            checks,
+        } = coordinator;
+        let mut add = |name: &str, value: String| self.add(format!("cluster {name}"), value);
+        add("cluster_group", text(group));
+        add("lease", lease.as_secs().to_string());
+        add("heartbeats_per_sec", format!("one in {} s", heartbeat.as_secs_f64()));
+        add("view_mature_time", view_mature_time.as_secs().to_string());
+        add("view_balance_interval", view_balance_interval.as_secs().to_string());
+        add("duravip_balance_set_size", balance_set_size.to_string());
+        add("failback", failback.name().to_owned());
+        add("on_engine_loss", on_engine_loss.name().to_owned());
+        engine.iter().for_each(|scope| self.add_engine(scope));
+        checks.iter().for_each(|scope| self.add_health_check(scope));
+    }
+
+    fn add_engine(&mut self, engine: &Engine) {
+        let Engine { endpoints, ca, certificate, key, user, password_file, compaction } = engine;
+        let mut add = |name: &str, value: String| self.add(format!("engine {name}"), value);
+        add("endpoints", words(endpoints));
+        for (name, path) in
+            [("ca", ca), ("certificate", certificate), ("key", key), ("password_file", password_file)]
+        {
+            add(name, path.as_ref().map_or_else(String::new, |path| path.value.display().to_string()));
+        }
+        add("user", text(user));
+        add("compaction", compaction.to_string());
+    }
+
+    fn add_health_check(&mut self, check: &HealthCheck) {
+        let HealthCheck { name, command, interval, fall, rise } = check;
+        let mut add = |option: &str, value| self.add(format!("check {:?} {option}", name.value), value);
+        add("command", quoted_words(command.iter().map(|word| &word.value)));
+        add("interval", interval.as_secs().to_string());
+        add("fall", fall.to_string());
+        add("rise", rise.to_string());
     }
 
     fn add_listener(&mut self, listener: &Listener) {

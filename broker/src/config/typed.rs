@@ -29,8 +29,14 @@ use super::worker::Worker;
 const OWN: [&str; 3] = ["security", "broker", "worker"];
 
 /// Scopes of the broker that belong inside another scope, and that scope.
-const WITHIN: [(&str, &str); 4] =
-    [("listen", "ESMTP_Listener"), ("topology", "cluster"), ("permit", "broker"), ("peer", "broker")];
+const WITHIN: [(&str, &str); 6] = [
+    ("listen", "ESMTP_Listener"),
+    ("topology", "cluster"),
+    ("engine", "cluster"),
+    ("check", "cluster"),
+    ("permit", "broker"),
+    ("peer", "broker"),
+];
 
 /// A configuration without errors.
 #[derive(Debug, Default)]

@@ -3,6 +3,7 @@
 //! Each case is a whole configuration. Its snapshot is what an operator reads.
 #![forbid(unsafe_code)]
 
+mod cluster;
 mod endpoints;
 mod grammar;
 mod names;
