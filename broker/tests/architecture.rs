@@ -122,8 +122,9 @@ fn the_functions_of_a_requests_life_exist() {
     }
 }
 
-/// The decision, the two operations that report the policy to its peer, and the one whose events are decided one by one.
-const READ_POLICY: [&str; 4] = ["handler.rs", "hello.rs", "policy.rs", "subscribe.rs"];
+/// The decision, the three operations that report the policy or its settings to their peer, and the one whose events are decided
+/// one by one.
+const READ_POLICY: [&str; 5] = ["cluster.rs", "handler.rs", "hello.rs", "policy.rs", "subscribe.rs"];
 
 #[test]
 fn an_operation_acts_by_its_permit_and_does_not_consult_policy_again() {
@@ -150,6 +151,7 @@ fn method(name: &str) -> String {
     match name {
         "announce" => "announce_addresses".to_owned(),
         "list-addresses" => "addresses".to_owned(),
+        "cluster" => "cluster_settings".to_owned(),
         "subscribe" => "events".to_owned(),
         _ if name.ends_with("-address") => name.replace('-', "_") + "es",
         _ => name.replace('-', "_"),

@@ -8,6 +8,7 @@ use crate::address::{
     RenewAddress, RenewAll, RenewedAll, SetLink,
 };
 use crate::bounded::{List, Text};
+use crate::cluster::{ClusterRequest, ClusterSettings};
 use crate::endpoint::{Endpoint, MAX_INTERFACE};
 use crate::event::{Subscribe, Subscribed};
 use crate::fault::Fault;
@@ -82,6 +83,7 @@ operations! {
     18 "reload"        Reload -> Reloaded;
     19 "takeover"      Takeover -> TakeoverReply;
     20 "renew-all"     RenewAll -> RenewedAll;
+    21 "cluster"       ClusterRequest -> ClusterSettings;
 }
 
 /// The number of a listener. It is never 0 and is not reused during the broker's lifetime.

@@ -277,6 +277,7 @@ fn every_message_has_its_golden_bytes() {
     pin_operations(&golden);
     pin_addresses(&golden);
     samples::policy(&golden);
+    samples::cluster(&golden);
     samples::events(&golden);
     samples::metrics(&golden);
     samples::takeover(&golden);

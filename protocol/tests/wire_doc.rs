@@ -9,6 +9,7 @@ mod wire_tables;
 use std::collections::BTreeMap;
 
 use portreeve_protocol::address::*;
+use portreeve_protocol::cluster::ClusterRequest;
 use portreeve_protocol::event::*;
 use portreeve_protocol::frame::{HEADER_LENGTH, MAX_BODY, MAX_DESCRIPTORS, MAX_FRAME};
 use portreeve_protocol::limit::SetLimit;
@@ -57,6 +58,7 @@ fn messages() -> BTreeMap<&'static str, Decode> {
         pair::<Reload>("Reload", "Reloaded"),
         pair::<Takeover>("Takeover", "TakeoverReply"),
         pair::<RenewAll>("RenewAll", "RenewedAll"),
+        pair::<ClusterRequest>("ClusterRequest", "ClusterSettings"),
     ];
     assert_eq!(operations.len(), OPERATIONS.len(), "this list lacks an operation");
     let others: [(&str, Decode); 2] = [("Fault", decodes::<Fault>), ("Event", decodes::<Event>)];

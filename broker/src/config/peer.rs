@@ -65,6 +65,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ("limit", &["set-limit"]),
     ("status", &["status"]),
     ("policy", &["policy"]),
+    ("cluster", &["cluster"]),
     ("metrics", &["metrics"]),
     ("subscribe", &["subscribe"]),
     ("reload", &["reload"]),

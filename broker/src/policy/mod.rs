@@ -7,6 +7,7 @@
 
 mod address;
 mod capability_check;
+mod cluster_settings;
 mod denied;
 mod floating;
 mod grant;

@@ -1,5 +1,6 @@
-//! The values of the golden frames of policy, events, metrics, reload and takeover.
+//! The values of the golden frames of policy, cluster, events, metrics, reload and takeover.
 
+use portreeve_protocol::cluster::*;
 use portreeve_protocol::event::*;
 use portreeve_protocol::limit::*;
 use portreeve_protocol::message::*;
@@ -40,6 +41,40 @@ pub fn policy(golden: &Golden) {
         next: 128,
     };
     golden.reply::<PolicyRequest>("policy-reply", 15, 0, &page);
+}
+
+pub fn cluster(golden: &Golden) {
+    golden.request("cluster", 21, &ClusterRequest {});
+    let settings = ClusterSettings {
+        group: text("mail"),
+        nodename: text("mx1"),
+        lease_ms: 6_000,
+        heartbeat_ms: 1_000,
+        view_mature_ms: 5_000,
+        view_balance_ms: 10_000,
+        balance_set_size: 10,
+        failback: Failback::Manual,
+        on_engine_loss: OnEngineLoss::Hold,
+        engine: Some(Engine {
+            endpoints: list([text("https://etcd1:2379")]),
+            ca: text("/ca.pem"),
+            certificate: text("/mx1.pem"),
+            key: text("/mx1.key"),
+            user: text("portreeve"),
+            password_file: text("/password"),
+            compaction: true,
+        }),
+        checks: list([HealthCheck {
+            name: text("smtp"),
+            command: list([text("/usr/bin/check-smtp"), text("-q")]),
+            interval_ms: 5_000,
+            fall: 3,
+            rise: 2,
+        }]),
+    };
+    golden.reply::<ClusterRequest>("cluster-reply", 21, 0, &settings);
+    let without_engine = ClusterSettings { lease_ms: 3_000, ..ClusterSettings::default() };
+    golden.reply::<ClusterRequest>("cluster-reply-without-engine", 21, 0, &without_engine);
 }
 
 pub fn events(golden: &Golden) {

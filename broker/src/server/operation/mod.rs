@@ -5,6 +5,7 @@
 
 mod address;
 mod audit;
+mod cluster;
 mod handler;
 mod hello;
 mod limit;
@@ -26,6 +27,7 @@ use std::rc::Rc;
 use portreeve_protocol::address::{
     AddAddress, Announce, ListAddresses, MoveAddress, RemoveAddress, RenewAddress, RenewAll, SetLink,
 };
+use portreeve_protocol::cluster::ClusterRequest;
 use portreeve_protocol::event::Subscribe;
 use portreeve_protocol::limit::SetLimit;
 use portreeve_protocol::message::{
@@ -67,6 +69,7 @@ const TABLE: &[(Kind, Serve)] = &[
     (Reload::KIND, deferred::<Reload>),
     (Takeover::KIND, takeover::serve),
     (RenewAll::KIND, immediate::<RenewAll>),
+    (ClusterRequest::KIND, immediate::<ClusterRequest>),
 ];
 
 /// A TABLE without every operation does not compile.
