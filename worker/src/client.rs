@@ -5,6 +5,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use portreeve_protocol::cluster::{ClusterRequest, ClusterSettings};
 use portreeve_protocol::limit::{CurrentLimit, SetLimit};
 use portreeve_protocol::message::{ListenerId, Ping, StatusRequest, Stopped, Welcome};
 use portreeve_protocol::metrics::{Metrics, MetricsRequest};
@@ -102,6 +103,14 @@ impl Client {
     /// As [`Client::ping`].
     pub async fn policy(&self, after: u32) -> Result<PolicyPage, Error> {
         self.0.call(&PolicyRequest { after }).await
+    }
+
+    /// Returns the settings of the cluster: what a coordinator on this host needs from the configuration.
+    ///
+    /// # Errors
+    /// As [`Client::ping`].
+    pub async fn cluster_settings(&self) -> Result<ClusterSettings, Error> {
+        self.0.call(&ClusterRequest {}).await
     }
 
     /// Sets a resource limit of this process and returns the limit in force. The resource is named as in getrlimit(2), for

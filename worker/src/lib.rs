@@ -110,8 +110,8 @@ pub use portreeve_protocol::bounded::TooLong;
 pub use portreeve_protocol::endpoint::EndpointError;
 pub use portreeve_protocol::message::{ListenerId, Stopped, Welcome};
 pub use portreeve_protocol::{
-    Endpoint, Event, EventCode, Fault, FaultCode, InetEndpoint, List, Text, address, limit, metrics, policy,
-    printable, reload, status,
+    Endpoint, Event, EventCode, Fault, FaultCode, InetEndpoint, List, Text, address, cluster, limit, metrics,
+    policy, printable, reload, status,
 };
 
 /// The example of README.md compiles.

@@ -6,6 +6,7 @@ use portreeve_protocol::address::{
     AddAddress, AddressPage, Announce, Leases, Link, ListAddresses, MoveAddress, Removals, RemoveAddress,
     RenewAddress, RenewAll, RenewedAll, SetLink,
 };
+use portreeve_protocol::cluster::{ClusterRequest, ClusterSettings};
 use portreeve_protocol::event::{Subscribe, Subscribed};
 use portreeve_protocol::limit::{CurrentLimit, SetLimit};
 use portreeve_protocol::message::{
@@ -49,6 +50,8 @@ without_descriptors! {
     true,
     Hello => Welcome, Ping => Pong, StatusRequest => Status, MetricsRequest => Metrics, AddAddress => Leases,
     RenewAddress => Leases, RenewAll => RenewedAll, ListAddresses => AddressPage, PolicyRequest => PolicyPage, Subscribe => Subscribed
+    RenewAddress => Leases, ListAddresses => AddressPage, PolicyRequest => PolicyPage,
+    ClusterRequest => ClusterSettings, Subscribe => Subscribed
 }
 
 // These name a number that is valid in one broker only, remove an address, or have an effect each time.

@@ -6,6 +6,7 @@
 
 mod address;
 mod broker;
+mod cluster;
 mod documentation;
 mod events;
 mod failure;
@@ -59,6 +60,8 @@ enum Action {
     Link(link::Arguments),
     /// Show the rules that allow this user requests, and the floating addresses.
     Policy,
+    /// Show the settings of the cluster.
+    Cluster(cluster::Arguments),
     /// Stop listeners.
     Stop(stop::Arguments),
     /// Show the broker's metrics, or serve them to Prometheus.
@@ -84,6 +87,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Action::Limit(arguments) => limit::run(&broker.open().await?, out, arguments).await,
         Action::Link(arguments) => link::run(&broker.open().await?, out, &arguments).await,
         Action::Policy => policy::run(&broker.open().await?, out).await,
+        Action::Cluster(arguments) => cluster::run(&broker.open().await?, out, &arguments).await,
         Action::Listen(arguments) => listen::run(&broker.open().await?, out, arguments).await,
         Action::Stop(arguments) => stop::run(&broker.open().await?, out, &arguments).await,
         Action::Metrics(arguments) => metrics::run(broker, out, &arguments).await,

@@ -11,6 +11,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
+use portreeve_protocol::cluster::{ClusterRequest, ClusterSettings};
 use portreeve_protocol::limit::{CurrentLimit, SetLimit};
 use portreeve_protocol::message::{ListenerId, Ping, StatusRequest, Stop, Stopped, Welcome};
 use portreeve_protocol::metrics::{Metrics, MetricsRequest};
@@ -146,6 +147,14 @@ impl Client {
     /// As [`Client::ping`].
     pub fn policy(&self, after: u32) -> Result<PolicyPage, Error> {
         self.0.call(&PolicyRequest { after })
+    }
+
+    /// Returns the settings of the cluster: what a coordinator on this host needs from the configuration.
+    ///
+    /// # Errors
+    /// As [`Client::ping`].
+    pub fn cluster_settings(&self) -> Result<ClusterSettings, Error> {
+        self.0.call(&ClusterRequest {})
     }
 
     /// Sets a resource limit of this process and returns the limit in force. The resource is named as in getrlimit(2), for
