@@ -99,7 +99,7 @@ fn configuration(chroot: &Path, version: u32) -> String {
         .chain([victim::USER.to_string(), "root".to_owned()])
         .map(|user| {
             format!(
-                "peer {user} {{ allow = ( status listen address limit policy metrics subscribe ) permit = ( shared ) }}\n"
+                "peer {user} {{ allow = ( status listen address limit policy cluster metrics subscribe ) permit = ( shared ) }}\n"
             )
         })
         .collect();

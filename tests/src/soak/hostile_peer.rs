@@ -26,7 +26,7 @@ pub fn permits(host: &Host) -> String {
     let peer = |number: u32| {
         let user = Who::User(number).uid();
         format!(
-            "peer {user} {{ allow = ( status listen address limit policy metrics subscribe ) permit = ( hostile ) }}\n"
+            "peer {user} {{ allow = ( status listen address limit policy cluster metrics subscribe ) permit = ( hostile ) }}\n"
         )
     };
     let peers: String = (0..HOSTILE).map(peer).collect();

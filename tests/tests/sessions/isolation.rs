@@ -17,6 +17,7 @@ use portreeve_protocol::address::{
     AddAddress, Announce, ListAddresses, MAX_ADDRESSES, MoveAddress, RemoveAddress, RenewAddress, RenewAll,
     SetLink,
 };
+use portreeve_protocol::cluster::ClusterRequest;
 use portreeve_protocol::event::Subscribe;
 use portreeve_protocol::limit::SetLimit;
 use portreeve_protocol::message::{
@@ -323,6 +324,7 @@ fn attempt(operation: &str, attacker: &mut Attacker<'_>, objects: &Objects) {
         "ping" => attacker.peer.ping(),
         "status" => drop(attacker.peer.request(&StatusRequest { after: u64::MAX })),
         "list-addresses" => drop(attacker.peer.request(&ListAddresses { after: None })),
+        "cluster" => drop(attacker.peer.request(&ClusterRequest {})),
         "policy" => drop(attacker.peer.request(&PolicyRequest { after: u32::MAX })),
         "metrics" => drop(attacker.peer.request(&MetricsRequest {})),
         "subscribe" => {

@@ -1,6 +1,7 @@
 //! Peers and their sessions: requests, refusals, quotas, events, and the log lines and metrics about them.
 
 mod channel;
+mod cluster_settings;
 mod descriptors_in_flight;
 mod events;
 mod explain_answers;

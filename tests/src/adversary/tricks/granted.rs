@@ -4,6 +4,8 @@ use portreeve_protocol::List;
 use portreeve_protocol::address::{
     AddAddress, Announce, ListAddresses, RemoveAddress, RenewAddress, RenewAll,
 };
+use portreeve_protocol::address::{AddAddress, Announce, ListAddresses, RemoveAddress, RenewAddress};
+use portreeve_protocol::cluster::ClusterRequest;
 use portreeve_protocol::message::{ListenMany, ListenerId, Outcome, StatusRequest, Stop};
 use portreeve_protocol::metrics::MetricsRequest;
 use portreeve_protocol::policy::PolicyRequest;
@@ -126,9 +128,10 @@ impl Trick for Queries {
                 session.send(&StatusRequest { after: 0 })
                     && session.send(&MetricsRequest {})
                     && session.send(&PolicyRequest { after: 0 })
+                    && session.send(&ClusterRequest {})
                     && session.send(&ListAddresses { after: None })
             });
-            if sent && session.drain(32) == 32 {
+            if sent && session.drain(40) == 40 {
                 open = Some(session);
             }
         }
