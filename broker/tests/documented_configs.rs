@@ -6,6 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use portreeve_broker::config::parse_text;
+
 /// The text of each block, between the lines that begin and end it.
 fn blocks<'t>(text: &'t str, begins: &str, ends: &str) -> Vec<&'t str> {
     let parts = text.split(begins).skip(1);
@@ -49,4 +51,23 @@ fn every_shown_configuration_is_well_formed() {
         shown > 10,
         "too few: the README, the pages of deploy/docs, the quickstart and the samples have one each"
     );
+}
+
+#[test]
+fn the_commented_options_of_the_sample_of_a_cluster_are_valid() {
+    let sample = include_str!("../../deploy/samples/cluster.conf");
+    // A commented option has no space after the comment sign at its own level.
+    let is_option =
+        |line: &str| line.trim_start().strip_prefix('#').is_some_and(|rest| !rest.starts_with(' '));
+    let is_inner = |line: &str| line.starts_with("  #  ");
+    let uncommented = |line: &str| match is_option(line) || is_inner(line) {
+        true => line.replacen('#', "", 1),
+        false => line.to_owned(),
+    };
+    let text: Vec<String> = sample.lines().map(uncommented).collect();
+    let (config, warnings) = parse_text("cluster.conf", &text.join("\n")).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let coordinator = &config.cluster.coordinator;
+    assert_eq!(coordinator.engine.as_ref().unwrap().endpoints.len(), 3);
+    assert_eq!(coordinator.checks.len(), 1);
 }

@@ -10,7 +10,7 @@ use portreeve_protocol::{EventCode, FaultCode};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::namespaces::run;
 use portreeve_tests::reload::{reload, rows};
-use portreeve_tests::{Broker, Peer, binaries, broker, isolated, sample};
+use portreeve_tests::{Broker, Peer, binaries, broker, explain, isolated, sample};
 
 const COORDINATOR: u32 = 3;
 const OTHER_USER: u32 = 2;
@@ -140,5 +140,30 @@ fn the_command_and_the_blocking_client_show_the_settings() {
         assert_eq!(value["checks"][0]["command"][2], "mx 1");
         let client = blocking::Client::open(Channel::connect(Path::new(SOCKET)).unwrap(), "test").unwrap();
         assert_eq!(client.cluster_settings().unwrap(), settings(&mut broker.peer()));
+    });
+}
+
+#[test]
+fn explain_shows_what_the_coordinator_is_told() {
+    isolated(|host| {
+        let path = broker::config(host, &config(CLUSTER));
+        let arguments = ["explain", path.to_str().unwrap(), "--json"];
+        let explained = &explain::json(&explain::run(host, &arguments))["coordinator"];
+        assert_eq!((&explained["lease_ms"], &explained["heartbeat_ms"]), (&3_000.into(), &500.into()));
+        assert_eq!(explained["files"][3], "/etc/portreeve/password");
+        let output = explain::run(host, &arguments[..2]);
+        let shown = String::from_utf8_lossy(&output.stdout);
+        for line in [
+            "coordinator of the cluster mail, on node mx1",
+            "  lease         3 s, one heartbeat in 0.5 s",
+            "  engine        https://etcd1.example.net:2379",
+            "                compaction off, user portreeve",
+            "  checks        smtp: /usr/bin/check-smtp --greeting mx 1, every 2 s, fall 4, rise 1",
+        ] {
+            assert!(shown.lines().any(|shown| shown == line), "{line:?} is not in: {shown}");
+        }
+        let path = broker::config(host, &config("nodename = mx1"));
+        let output = explain::run(host, &["explain", path.to_str().unwrap()]);
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("coordinator"), "{output:?}");
     });
 }

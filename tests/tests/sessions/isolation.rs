@@ -49,7 +49,7 @@ const EPOCH: u64 = 7_100_017;
 const LEASE: u32 = 600;
 
 fn configuration(setup: &WorkerSetup, lease: u32) -> String {
-    let everything = "status listen address limit policy metrics subscribe";
+    let everything = "status listen address limit policy cluster metrics subscribe";
     let rest = format!(
         r#"
         security {{ capabilities = "cap_net_admin,cap_net_raw,cap_net_bind_service+ep" }}

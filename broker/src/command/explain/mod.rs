@@ -1,6 +1,7 @@
 //! `portreeved explain`: the effect of a configuration on this kernel, without starting anything: each process's
-//! privileges, and which peer is allowed which requests by which rule.
+//! privileges, which peer is allowed which requests by which rule, and what a coordinator is told.
 
+mod coordinator;
 mod peers;
 mod processes;
 mod question;
@@ -103,6 +104,7 @@ impl Explain {
         };
         let processes = processes::all(config, &plan, directories)?;
         let peers = peers::all(config, &plan.policy);
+        let settings = plan.policy.cluster_settings();
         if self.json {
             let mut document = output::findings(&self.name(), &report, Some(config));
             let processes: Vec<_> = processes.iter().map(|process| process.json(self.verbose)).collect();
@@ -110,6 +112,7 @@ impl Explain {
             if let Some(document) = document.as_object_mut() {
                 document.insert("processes".into(), processes.into());
                 document.insert("peers".into(), peers.into());
+                document.insert("coordinator".into(), coordinator::json(&settings));
                 document.insert("tcp_ports".into(), json!(processes::ports(&plan.policy)));
             }
             output::print_json(&document);
@@ -117,6 +120,7 @@ impl Explain {
             output::show(&report);
             let mut parts = Process::tables(&processes, self.verbose);
             parts.extend(peers.iter().map(peers::Peer::text));
+            parts.extend(coordinator::text(&settings));
             output::print(&parts.join("\n"));
         }
         Ok(ExitCode::SUCCESS)
