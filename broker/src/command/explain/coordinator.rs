@@ -45,7 +45,7 @@ pub(super) fn text(settings: &ClusterSettings) -> Option<String> {
     add("lease", &format!("{lease}, one heartbeat in {heartbeat}"));
     let (mature, balance) = (seconds(settings.view_mature_ms), seconds(settings.view_balance_ms));
     let moves = format!(
-        "failback {}, of a node that was up for {mature}; at most {} addresses in {balance} to balance",
+        "failback {}; a node counts once it was up for {mature}; at most {} addresses every {balance} to balance",
         settings.failback.name(),
         settings.balance_set_size
     );
