@@ -18,7 +18,8 @@ const MAX_RATE: u32 = 10_000;
 /// How many heartbeats there are in a lease by default.
 const HEARTBEATS_IN_LEASE: u32 = 6;
 
-/// How many heartbeats there must be in a lease, so that it outlives two lost ones.
+/// How many heartbeats there must be in a lease, so that it outlives two lost ones. Two thirds of the shortest lease, 2 s, are
+/// also enough for an engine that stalls for 1 s and an attempt that takes 0.8 s.
 const MIN_HEARTBEATS_IN_LEASE: u32 = 3;
 
 /// The options that have an effect only with an engine, without those of the MTA.

@@ -14,7 +14,7 @@ broker {
   permit spare { listen = ( \"*:81\" ) }
   peer www { allow = ( status listen ) permit = ( web ) }
   peer \"@ops\" { allow = ( status listen address link limit ) permit = ( dns ) }
-  peer \"@33\" { allow = ( metrics ) permit = ( spare ) }
+  peer \"@33\" { allow = ( metrics cluster ) permit = ( spare ) }
 }
 cluster { topology 10.1.1.0/25 { interface = eth1 } topology 10.1.1.0/24 { interface = eth2 cidrmask = 24 } }
 ";
@@ -46,6 +46,10 @@ fn a_peer_is_allowed_only_what_its_scopes_allow() {
         (&ops, "announce", true),
         (&ops, "set-link", true),
         (&both, "metrics", true),
+        (&both, "cluster", true),
+        (&ops, "cluster", false),
+        (&Requester::Worker, "cluster", true),
+        (&local(0, &[]), "cluster", true),
         (&both, "nonsense", false),
     ] {
         assert_eq!(policy.operation(requester, name).is_ok(), allowed, "{requester} {name}");
