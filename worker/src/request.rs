@@ -49,8 +49,7 @@ macro_rules! without_descriptors {
 without_descriptors! {
     true,
     Hello => Welcome, Ping => Pong, StatusRequest => Status, MetricsRequest => Metrics, AddAddress => Leases,
-    RenewAddress => Leases, RenewAll => RenewedAll, ListAddresses => AddressPage, PolicyRequest => PolicyPage, Subscribe => Subscribed
-    RenewAddress => Leases, ListAddresses => AddressPage, PolicyRequest => PolicyPage,
+    RenewAddress => Leases, RenewAll => RenewedAll, ListAddresses => AddressPage, PolicyRequest => PolicyPage,
     ClusterRequest => ClusterSettings, Subscribe => Subscribed
 }
 

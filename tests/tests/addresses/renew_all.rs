@@ -231,7 +231,7 @@ fn without_the_fence_all_addresses_are_renewed_in_the_kernel_if_they_are_few() {
     });
 }
 
-/// Addresses that differ in their low 24 bits, so that each IPv6 address has a multicast group of its own, or that share them.
+/// As many addresses as a broker can have. Those of IPv6 share their low 24 bits, and so one multicast group: the kernel adds them fast.
 fn many(ipv4: bool) -> Vec<IpAddr> {
     let address = |number: u32| -> IpAddr {
         match ipv4 {

@@ -241,7 +241,7 @@ async fn renew_all(
         out.text(format!("{renewed} addresses are renewed for {remaining:.1} s"))?;
     }
     if not_renewed > 0 {
-        output::note(&format!(
+        output::note(format!(
             "{not_renewed} addresses are not renewed: permanent, expired, missing, or without a permit; see `portreeve address list`"
         ));
     }

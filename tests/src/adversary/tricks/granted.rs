@@ -4,7 +4,6 @@ use portreeve_protocol::List;
 use portreeve_protocol::address::{
     AddAddress, Announce, ListAddresses, RemoveAddress, RenewAddress, RenewAll,
 };
-use portreeve_protocol::address::{AddAddress, Announce, ListAddresses, RemoveAddress, RenewAddress};
 use portreeve_protocol::cluster::ClusterRequest;
 use portreeve_protocol::message::{ListenMany, ListenerId, Outcome, StatusRequest, Stop};
 use portreeve_protocol::metrics::MetricsRequest;
