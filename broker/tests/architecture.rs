@@ -122,9 +122,10 @@ fn the_functions_of_a_requests_life_exist() {
     }
 }
 
-/// The decision, the three operations that report the policy or its settings to their peer, and the one whose events are decided
-/// one by one.
-const READ_POLICY: [&str; 5] = ["cluster.rs", "handler.rs", "hello.rs", "policy.rs", "subscribe.rs"];
+/// The decision, the three operations that report the policy or its settings to their peer, and the two whose events and addresses
+/// are decided one by one.
+const READ_POLICY: [&str; 6] =
+    ["cluster.rs", "handler.rs", "hello.rs", "policy.rs", "renew_all.rs", "subscribe.rs"];
 
 #[test]
 fn an_operation_acts_by_its_permit_and_does_not_consult_policy_again() {

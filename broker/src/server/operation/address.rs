@@ -1,4 +1,4 @@
-//! AddAddress, RenewAddress, RenewAll, Announce and ListAddresses: policy decides each address and where it is added; the address
+//! AddAddress, RenewAddress, Announce and ListAddresses: policy decides each address and where it is added; the address
 //! manager does the rest.
 
 use std::fmt;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use portreeve_protocol::address::{
     ADDRESS_PAGE, AddAddress, AddressPage, AddressRow, Announce, Lease, LeaseTimes, Leases, ListAddresses,
-    MAX_ADDRESSES, PageTimes, RenewAddress, RenewAll, RenewedAll,
+    MAX_ADDRESSES, PageTimes, RenewAddress,
 };
 use portreeve_protocol::message::{Features, Operation, Outcome};
 use portreeve_protocol::{Fault, FaultCode, List, Text, Trailing};
@@ -129,37 +129,6 @@ impl Immediate for RenewAddress {
     }
 }
 
-impl Handler for RenewAll {
-    const CHANGES_STATE: bool = false;
-    const FREQUENT: bool = true;
-    type Permit = OperationPermit;
-
-    fn decide(&self, _: &Policy, _: &Requester) -> Result<OperationPermit, Fault> {
-        Ok(OperationPermit)
-    }
-
-    fn arguments(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Ok(())
-    }
-}
-
-impl Immediate for RenewAll {
-    /// Which addresses the peer has is known only here, so here each needs its permit.
-    fn act(
-        &self,
-        _: &OperationPermit,
-        broker: &Broker,
-        session: &Session,
-    ) -> Result<Done<RenewedAll>, Fault> {
-        let addresses = manager(broker)?;
-        let end = lease_end(addresses, self.lease, self.until)?;
-        let policy = broker.policy.borrow();
-        let leader = |address| addresses.leader_of(address).unwrap_or(address);
-        let is_permitted = |address| policy.lease(&session.requester, leader(address), self.lease).is_ok();
-        Ok(Done::new(addresses.renew_all(session.holder(), end, is_permitted)?))
-    }
-}
-
 impl Handler for Announce {
     const CHANGES_STATE: bool = true;
     type Permit = LeasePermits;
@@ -244,7 +213,11 @@ pub(super) fn manager(broker: &Broker) -> Result<&Rc<Addresses>, Fault> {
 }
 
 /// The end of a lease from the two ways to request it.
-fn lease_end(addresses: &Addresses, lease: Option<u32>, until: Option<u64>) -> Result<LeaseEnd, Fault> {
+pub(super) fn lease_end(
+    addresses: &Addresses,
+    lease: Option<u32>,
+    until: Option<u64>,
+) -> Result<LeaseEnd, Fault> {
     match (lease, until) {
         (Some(_), Some(_)) => {
             Err(Fault::new(FaultCode::Invalid, "the request has both a lease and the end of the lease")

@@ -17,6 +17,7 @@ mod ping;
 mod policy;
 mod reload;
 mod remove_address;
+mod renew_all;
 mod status;
 mod stop;
 mod subscribe;
