@@ -15,7 +15,7 @@ use portreeve_protocol::address::Removal;
 
 use super::fault;
 use super::fence::Fence;
-use super::lease_end::kernel_seconds;
+use super::lease_end::{ROUNDING, kernel_seconds};
 use crate::holder::Holder;
 use crate::sys::nft::Element;
 use crate::sys::rtnl::{self, Destination, Lifetime, Outcomes, Placement, SourceUse};
@@ -124,7 +124,7 @@ impl HostAddresses {
     /// Adds addresses for which the fence is open. Returns those that failed. `detect` keeps the kernel's duplicate address
     /// detection of IPv6 on.
     pub fn add(&self, placements: &[(Placement, Option<BootTime>)], detect: bool) -> HashMap<IpAddr, Fault> {
-        let outcomes = self.add_to_kernel(placements, detect);
+        let outcomes = self.add_to_kernel(placements, detect, ROUNDING);
         let failed = placements.iter().zip(outcomes).filter_map(|((placement, _), outcome)| {
             let address = placement.address;
             Some((address, fault::address_failed("RTM_NEWADDR", address, outcome.err()?)))
@@ -138,12 +138,18 @@ impl HostAddresses {
     /// no other host can have them, so there is no duplicate address detection. Each with the time at which the kernel is to
     /// remove it.
     pub fn add_undetected(&self, placements: &[(Placement, Option<BootTime>)]) -> Outcomes {
-        self.add_to_kernel(placements, false)
+        self.add_to_kernel(placements, false, Duration::ZERO)
     }
 
-    fn add_to_kernel(&self, placements: &[(Placement, Option<BootTime>)], detect: bool) -> Outcomes {
+    fn add_to_kernel(
+        &self,
+        placements: &[(Placement, Option<BootTime>)],
+        detect: bool,
+        rounding: Duration,
+    ) -> Outcomes {
         let now = BootTime::now();
-        let outcomes = rtnl::add(&self.route, &with_lifetimes(placements, now), self.source.get(), detect);
+        let timed = with_lifetimes(placements, now, rounding);
+        let outcomes = rtnl::add(&self.route, &timed, self.source.get(), detect);
         // Without the fence the kernel's lifetime is what ends the lease.
         if self.fence().is_none() && now.duration_until(BootTime::now()) > MAX_LATENESS {
             let added = placements.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
@@ -155,7 +161,8 @@ impl HostAddresses {
 
     /// Gives addresses the lifetime in the kernel that ends at this time, and returns the outcome of each.
     pub fn set_kernel_lifetimes(&self, placements: &[(Placement, Option<BootTime>)]) -> Outcomes {
-        let renew = |now| rtnl::renew(&self.route, &with_lifetimes(placements, now), self.source.get());
+        let timed = |now| with_lifetimes(placements, now, ROUNDING);
+        let renew = |now| rtnl::renew(&self.route, &timed(now), self.source.get());
         let now = BootTime::now();
         let outcomes = renew(now);
         // As in `add_to_kernel`.
@@ -330,12 +337,17 @@ impl HostAddresses {
 }
 
 /// The addresses with the lifetimes that the kernel takes.
-fn with_lifetimes(placements: &[(Placement, Option<BootTime>)], now: BootTime) -> Vec<(Placement, Lifetime)> {
-    placements.iter().map(|(placement, deadline)| (*placement, kernel_seconds(*deadline, now))).collect()
+fn with_lifetimes(
+    placements: &[(Placement, Option<BootTime>)],
+    now: BootTime,
+    rounding: Duration,
+) -> Vec<(Placement, Lifetime)> {
+    let lifetime = |deadline: &Option<BootTime>| kernel_seconds(*deadline, now, rounding);
+    placements.iter().map(|(placement, deadline)| (*placement, lifetime(deadline))).collect()
 }
 
-/// Tells the kernel the time that remains until a deadline, by `set`. If this process was kept from running in between, asks the
-/// kernel for the time, by `remaining`, and does it again if that ends late.
+/// Tells the kernel the time that remains until a deadline, by `set`. If that took long, asks the kernel for the time, by
+/// `remaining`. If that ends late, does it again and allows for the time that it takes: so it may end a little early.
 ///
 /// # Errors
 /// Those of both; ETIME if the kernel was told too late each time.
@@ -344,12 +356,15 @@ fn set_in_time<R>(
     set: impl Fn(BootTime) -> Result<R, Errno>,
     remaining: impl Fn() -> Result<Option<Option<Duration>>, Errno>,
 ) -> Result<R, Errno> {
+    let mut allowance = Duration::ZERO;
     for _ in 0..MAX_ATTEMPTS {
-        let now = BootTime::now();
-        let done = set(now)?;
-        if now.duration_until(BootTime::now()) <= MAX_LATENESS || ends_in_time(deadline, &remaining)? {
+        let begun = BootTime::now();
+        let done = set(begun.saturating_add(allowance))?;
+        let took = begun.duration_until(BootTime::now());
+        if took <= MAX_LATENESS || ends_in_time(deadline, &remaining)? {
             return Ok(done);
         }
+        allowance = allowance.max(took) * 2;
     }
     Err(Errno::ETIME)
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::sys::BootTime;
 use crate::sys::rtnl::Lifetime;
 
-/// What a duration in whole seconds may lack: the kernel's timers are coarser than this.
-const ROUNDING: Duration = Duration::from_millis(50);
+/// What the rest of a lease that was just granted may lack to the next whole second: the kernel's timers are coarser than this.
+pub const ROUNDING: Duration = Duration::from_millis(50);
 
 /// The end of a lease as a request gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +42,9 @@ impl LeaseEnd {
 }
 
 /// The time until a deadline as the kernel takes it: in whole seconds, rounded down, because the kernel must not keep an address
-/// longer than the lease lasts, and at least 1, the shortest lifetime.
-pub fn kernel_seconds(deadline: Option<BootTime>, now: BootTime) -> Lifetime {
-    let seconds = now.duration_until(deadline?).saturating_add(ROUNDING).as_secs();
+/// longer than the lease lasts, and at least 1, the shortest lifetime. What lacks no more than `rounding` to the next second is
+/// rounded up.
+pub fn kernel_seconds(deadline: Option<BootTime>, now: BootTime, rounding: Duration) -> Lifetime {
+    let seconds = now.duration_until(deadline?).saturating_add(rounding).as_secs();
     Some(u32::try_from(seconds).unwrap_or(u32::MAX - 1).max(1))
 }

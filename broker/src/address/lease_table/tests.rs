@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use portreeve_protocol::Text;
 
 use super::*;
-use crate::address::lease_end::kernel_seconds;
+use crate::address::lease_end::{ROUNDING, kernel_seconds};
 use crate::sys::rtnl::Placement;
 
 const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -160,11 +160,13 @@ fn restores_are_limited_per_minute() {
 #[test]
 fn the_lifetime_in_the_kernel_exceeds_the_lease_by_rounding_only() {
     let now = BootTime::now();
-    for (remaining, seconds) in [(9_999, 10), (9_949, 9), (1_000, 1), (949, 1), (0, 1)] {
+    for (remaining, exact, rounded) in [(9_999, 9, 10), (9_949, 9, 9), (1_000, 1, 1), (949, 1, 1), (0, 1, 1)]
+    {
         let end = now.saturating_add(Duration::from_millis(remaining));
-        assert_eq!(kernel_seconds(Some(end), now), Some(seconds), "{remaining}");
+        assert_eq!(kernel_seconds(Some(end), now, Duration::ZERO), Some(exact), "{remaining}");
+        assert_eq!(kernel_seconds(Some(end), now, ROUNDING), Some(rounded), "{remaining}");
         assert_eq!(lease(0, end).is_ending(now), remaining < 1_000);
     }
-    assert_eq!(kernel_seconds(None, now), None);
+    assert_eq!(kernel_seconds(None, now, ROUNDING), None);
     assert!(!Lease { deadline: None, ..lease(0, now) }.is_ending(now));
 }
