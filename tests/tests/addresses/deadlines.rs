@@ -11,7 +11,7 @@ use portreeve_tests::namespaces::run;
 use portreeve_tests::neighbour::{self, Neighbour};
 use portreeve_tests::packet_capture::PacketCapture;
 use portreeve_tests::peer::one_address;
-use portreeve_tests::{Broker, Peer, isolated, lan, sample};
+use portreeve_tests::{Broker, Peer, eventually, isolated, lan, sample};
 use rustix::process::Signal;
 
 const SECOND: u64 = 1_000_000_000;
@@ -170,5 +170,48 @@ fn replies_have_deadlines_only_in_sessions_that_support_them() {
         assert_eq!(only(timed.request(&renew_until(BOTH[0], until)).unwrap().0), Ok(until));
         let kept = only(timed.request(&renew).unwrap().0).unwrap();
         assert!(kept.abs_diff(until) < 2 * SECOND, "{kept} after {until}");
+    });
+}
+
+/// Sets the clock of the machine this much later or earlier.
+fn step_clock(seconds: i64) {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let to = rustix::time::Timespec { tv_sec: now.tv_sec + seconds, ..now };
+    rustix::time::clock_settime(rustix::time::ClockId::Realtime, to).unwrap();
+}
+
+/// `tests/kernels/run a_stepped_clock` runs it in an emulated machine.
+#[test]
+#[ignore = "it sets the clock of the whole machine"]
+fn a_stepped_clock_changes_no_lease() {
+    const DAY: i64 = 86_400;
+    isolated(|host| {
+        lan::create(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = timed_peer();
+        let mut wire = PacketCapture::on("far");
+        let neighbour = Neighbour::number(0);
+        for (step, address) in [(400 * DAY, BOTH[0]), (-800 * DAY, BOTH[1]), (400 * DAY, BOTH[0])] {
+            let (until, end) = (boot_time() + 8 * SECOND, Instant::now() + Duration::from_secs(8));
+            assert_eq!(only(peer.request(&add_until(address, until)).unwrap().0), Ok(until));
+            let renewed = peer.request(&RenewAll { lease: None, until: Some(until) }).unwrap().0;
+            assert_eq!((renewed.renewed, renewed.deadline), (1, until));
+            step_clock(step);
+            let page = peer.request(&ListAddresses { after: None }).unwrap().0;
+            assert_eq!(*page.times.0.unwrap().leases.deadlines, [until]);
+            let mut last = None;
+            while Instant::now() < end + Duration::from_secs(1) {
+                wire.send(&neighbour.request_for(address.parse().unwrap()));
+                let is_answer = |frame: &[u8]| neighbour::parse_reply(frame).is_some();
+                for frame in wire.collect(Duration::from_millis(4), is_answer, |_| false) {
+                    last = Some(frame.at);
+                }
+            }
+            let last = last.expect("answers while the lease lasts");
+            assert!(last <= end + Duration::from_millis(10), "{address}: {:?} late", last - end);
+            assert!(last + Duration::from_secs(1) > end, "{address}: {:?} early", end - last);
+            eventually("the removal of the address", || lan::show_address(address).is_none().then_some(()));
+        }
+        drop(broker);
     });
 }
