@@ -77,7 +77,12 @@ impl Addresses {
         let failed = self.host.add(&new, params.probes > 0);
         batch.fail_all(&self.table, &failed);
         if params.probes > 0 {
-            let failed = dad::wait(self.host.route(), &batch.placements()).await;
+            let mut failed = dad::wait(self.host.route(), &batch.placements()).await;
+            // The kernel has removed them, because it counts whole seconds, or will at once.
+            if deadline.is_some_and(|end| BootTime::now().duration_until(end) < MIN_LIFETIME) {
+                failed =
+                    batch.placements().iter().map(|one| (one.address, fault::deadline_passed())).collect();
+            }
             self.roll_back_failed(&mut batch, &failed);
         }
         let failed = self.start_listeners(&batch.placements());
@@ -123,7 +128,7 @@ impl Addresses {
         let (mut interfaces, mut seen) = (HashMap::new(), HashSet::new());
         let mut batch = AddBatch::default();
         // The lease of another holder may have expired since the lease loop last ran.
-        self.remove_expired();
+        self.remove_expired_among(specs.iter().flatten().map(|spec| spec.address));
         let new: Vec<IpAddr> = {
             let table = self.table.borrow();
             let all = specs.iter().flatten().map(|spec| spec.address);
@@ -152,15 +157,7 @@ impl Addresses {
     ) -> Result<Start, Fault> {
         let address = spec.address;
         let is_own = |lease: &&Lease| lease.holder == params.holder;
-        let own_has_expired = self
-            .table
-            .borrow()
-            .get(address)
-            .filter(is_own)
-            .is_some_and(|lease| lease.is_expired(BootTime::now()));
-        if own_has_expired {
-            self.remove_expired(); // since the check of the whole batch
-        }
+        self.remove_expired_among(std::iter::once(address)); // since the check of the whole batch
         // A peer repeats a request whose reply it lost, or that is still in progress.
         if self.table.borrow().get(address).filter(is_own).is_some() {
             let renewed = self.renew(&[Ok(address)], params.holder, Some(params.end), params.epoch);

@@ -7,7 +7,6 @@ use portreeve_protocol::{Fault, FaultCode};
 
 use super::frame::Claim;
 use super::prober::Rival;
-use crate::holder::Holder;
 use crate::sys::interface::Mac;
 
 /// A failed system call about an address.
@@ -151,12 +150,6 @@ pub fn tentative(address: IpAddr) -> Fault {
 pub fn lease_expired(address: IpAddr) -> Fault {
     Fault::new(FaultCode::Expired, &format!("the lease of {address} has expired"))
         .remedy("add the address again")
-}
-
-/// The leases of a holder, which have expired.
-pub fn all_expired(holder: Holder) -> Fault {
-    Fault::new(FaultCode::Expired, &format!("the leases of all addresses of {holder} have expired"))
-        .remedy("add the addresses again")
 }
 
 /// A lease that would end within a second.

@@ -18,11 +18,14 @@ use nix::sys::socket::SockProtocol;
 use crate::holder::Holder;
 use crate::sys::nft::{self, Direction, Element, Family, Key, Set, Transaction};
 use crate::sys::nft_monitor::NftMonitor;
-use crate::sys::{Netlink, nft_query};
+use crate::sys::{BootTime, Netlink, nft_query};
 
 /// The largest number of addresses in one transaction: the limit of a request, because each transaction makes the kernel
 /// wait. Their elements fit in one message, in which attributes have 16-bit lengths.
 const MAX_ADDRESSES: usize = 256;
+
+/// The largest number of holders that renew their addresses together.
+const MAX_HOLDERS: usize = 64;
 
 /// The set of every fenced address, and the set of those with a lease that has not expired.
 const LEASED: &str = "leased";
@@ -50,17 +53,19 @@ fn name_of(holder: Holder) -> String {
 pub struct Members {
     /// The holder.
     pub holder: Holder,
-    /// The rest of their leases.
-    pub timeout: Option<Duration>,
+    /// The end of their leases.
+    pub deadline: BootTime,
     /// The addresses.
     pub addresses: Vec<IpAddr>,
+    /// The addresses whose lease ends so soon that they may be missing.
+    pub ending: Vec<IpAddr>,
 }
 
 /// What the fence has to contain.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
-    /// The addresses with an element of their own, each with the rest of its lease.
-    pub open: Vec<Element>,
+    /// The addresses with an element of their own, each with the end of its lease.
+    pub open: Vec<(IpAddr, Option<BootTime>)>,
     /// The addresses that pass while their holder renews.
     pub members: Vec<Members>,
     /// The addresses that must not pass.
@@ -143,6 +148,12 @@ impl Fence {
         Ok(())
     }
 
+    /// Whether one more holder can have sets and rules: each packet meets the rules of all.
+    pub fn has_room_for(&self, holder: Holder) -> bool {
+        let holders = self.holders.borrow();
+        holders.contains(&holder) || holders.len() < MAX_HOLDERS
+    }
+
     /// Learns that the fence of the predecessor has sets and rules of a holder.
     pub fn import_holder(&self, holder: Holder) {
         self.holders.borrow_mut().insert(holder);
@@ -177,22 +188,38 @@ impl Fence {
         if !self.has(LEASED, &leased)? || !self.has(ALLOWED, &open)? {
             return Ok(false);
         }
-        for members in &contents.members {
+        for members in contents.members.iter().filter(|members| !members.addresses.is_empty()) {
             let is_complete = self.has(&members_of(members.holder), &members.addresses)?;
             if !is_complete || self.holder_remaining(members.holder)?.is_none() {
                 return Ok(false);
             }
         }
+        for holder in self.holders.borrow().iter() {
+            let own = contents.members.iter().filter(|members| members.holder == *holder);
+            let own: HashSet<IpAddr> =
+                own.flat_map(|members| members.addresses.iter().chain(&members.ending)).copied().collect();
+            for (family, key) in nft::TABLES {
+                let present = self.elements(family, key, &members_of(*holder))?;
+                if !present.is_subset(&own) {
+                    return Ok(false);
+                }
+            }
+        }
         Ok(true)
+    }
+
+    /// The elements of a set; none if there is no such set.
+    fn elements(&self, family: Family, key: Key, name: &str) -> Result<HashSet<IpAddr>, Errno> {
+        match nft_query::elements(&self.netlink, family, &set(key, name)) {
+            Err(Errno::ENOENT) => Ok(HashSet::new()),
+            elements => Ok(elements?.into_iter().collect()),
+        }
     }
 
     /// Whether the sets of this name contain all these addresses.
     fn has(&self, name: &str, addresses: &[IpAddr]) -> Result<bool, Errno> {
         for (family, key) in nft::TABLES {
-            let present = match nft_query::elements(&self.netlink, family, &set(key, name)) {
-                Err(Errno::ENOENT) => HashSet::new(),
-                present => present?.into_iter().collect::<HashSet<IpAddr>>(),
-            };
+            let present = self.elements(family, key, name)?;
             let mut of_table = addresses.iter().filter(|address| key.is_type_of(**address));
             if !of_table.all(|address| present.contains(address)) {
                 return Ok(false);
@@ -370,7 +397,11 @@ impl Fence {
     /// The kernel refused it; ENOENT if there is no fence.
     pub fn start_holder(&self, holder: Holder, timeout: Option<Duration>) -> Result<(), Errno> {
         if !self.holders.borrow().contains(&holder) {
-            self.create_holder(holder)?;
+            // The fence of a predecessor may have them.
+            match nft_query::elements(&self.netlink, Family::Arp, &set(Key::V4, &members_of(holder))) {
+                Err(Errno::ENOENT) => self.create_holder(holder)?,
+                _ => drop(self.holders.borrow_mut().insert(holder)),
+            }
         }
         self.set_holder(holder, timeout, true)
     }
@@ -418,7 +449,7 @@ impl Fence {
     /// of 0, which blocks the address.
     ///
     /// # Errors
-    /// The kernel refused it; ENOENT if one of them is not in the holder's set.
+    /// The kernel refused it; ENOENT if the holder has no sets.
     pub fn leave(&self, addresses: &[Element], holder: Holder) -> Result<(), Errno> {
         let members = members_of(holder);
         for chunk in addresses.chunks(MAX_ADDRESSES) {
@@ -431,6 +462,8 @@ impl Fence {
                 if !lasting.is_empty() {
                     leave.add_elements(family, &set(key, ALLOWED), &lasting, false);
                 }
+                // One that the set does not contain aborts the transaction, unless the transaction adds it first.
+                leave.add_elements(family, &set(key, &members), &leased, false);
                 leave.delete_elements(family, &set(key, &members), &leased);
             }
             first_error(leave.commit()?)?;

@@ -17,7 +17,6 @@ use super::Addresses;
 use super::fence::{Contents, Fence, Members};
 use super::lease::{Lease, LeaseState};
 use crate::sys::BootTime;
-use crate::sys::nft::Element;
 
 /// Leases that end sooner are not looked for in the fence: the kernel counts their time in ticks of up to 10 ms.
 const MIN_REMAINING: Duration = Duration::from_millis(50);
@@ -78,36 +77,39 @@ impl Addresses {
             Err(errno) => {
                 tracing::error!(
                     %errno,
-                    "another program removed parts of the fence from the packet filter, and it cannot be built again; an \
-                     address may answer longer than its lease"
+                    "another program removed parts of the fence from the packet filter, and it cannot be built again; addresses may \
+                     be blocked, or answer longer than their lease"
                 );
                 false
             }
         }
     }
 
-    fn build_fence(&self, fence: &Fence) -> Result<(), Errno> {
+    /// Builds the fence for the leases, from nothing.
+    ///
+    /// # Errors
+    /// The kernel refused it.
+    pub(super) fn build_fence(&self, fence: &Fence) -> Result<(), Errno> {
         fence.create()?;
         // Those that end too soon to be opened are blocked at once.
         let added = self.added_addresses();
         fence.block(&added)?;
-        // The remaining times are read as late as possible, and again afterwards: this process may have been stopped meanwhile.
         let contents = self.fence_contents();
         fence.block(&contents.blocked)?;
-        fence.open_for(&contents.open)?;
-        for Members { holder, timeout, addresses } in &contents.members {
-            fence.start_holder(*holder, *timeout)?;
-            fence
-                .open_for(&addresses.iter().map(|address| (*address, *timeout)).collect::<Vec<Element>>())?;
+        self.host.open_for(&contents.open)?;
+        for Members { holder, deadline, addresses, .. } in &contents.members {
+            let timed: Vec<_> = addresses.iter().map(|address| (*address, Some(*deadline))).collect();
+            self.host.open_for(&timed)?;
+            self.host.set_holder_in_fence(*holder, *deadline, Fence::start_holder)?;
             fence.join(addresses, *holder)?;
         }
+        // This process may have been stopped meanwhile.
         let now = BootTime::now();
         let ended: Vec<IpAddr> = {
             let table = self.table.borrow();
             let has_ended = |address: &IpAddr| table.get(*address).is_none_or(|lease| lease.is_expired(now));
             added.into_iter().filter(has_ended).collect()
         };
-        self.renew_alone(&ended);
         fence.close(&ended)
     }
 
@@ -123,16 +125,24 @@ impl Addresses {
         let now = BootTime::now();
         let mut contents = Contents { blocked: self.host.quarantined(), ..Contents::default() };
         let table = self.table.borrow();
-        for lease in table.iter().filter(|one| one.state != LeaseState::Probing && must_pass(one, now)) {
+        for lease in table.iter().filter(|lease| lease.state != LeaseState::Probing) {
             let (address, holder) = (lease.placement.address, lease.holder);
-            let timeout = lease.deadline.map(|deadline| now.duration_until(deadline));
-            if !lease.renewed_with_all {
-                contents.open.push((address, timeout));
+            let Some(deadline) = lease.deadline.filter(|_| lease.renewed_with_all) else {
+                if must_pass(lease, now) {
+                    contents.open.push((address, lease.deadline));
+                }
                 continue;
-            }
-            match contents.members.iter_mut().find(|members| members.holder == holder) {
-                Some(members) => members.addresses.push(address),
-                None => contents.members.push(Members { holder, timeout, addresses: vec![address] }),
+            };
+            let at = contents.members.iter().position(|members| members.holder == holder);
+            let at = at.unwrap_or_else(|| {
+                let (addresses, ending) = (Vec::new(), Vec::new());
+                contents.members.push(Members { holder, deadline, addresses, ending });
+                contents.members.len() - 1
+            });
+            if let Some(members) = contents.members.get_mut(at) {
+                let addresses =
+                    if must_pass(lease, now) { &mut members.addresses } else { &mut members.ending };
+                addresses.push(address);
             }
         }
         contents

@@ -15,6 +15,7 @@ use portreeve_protocol::address::Removal;
 
 use super::fault;
 use super::fence::Fence;
+use super::lease::MIN_LIFETIME;
 use super::lease_end::{ROUNDING, kernel_seconds};
 use crate::holder::Holder;
 use crate::sys::nft::Element;
@@ -79,33 +80,56 @@ impl HostAddresses {
     /// The kernel refused it; ENOENT if the fence is missing; ETIME if it cannot be told the deadline in time.
     pub fn open_fence(&self, placements: &[Placement], deadline: Option<BootTime>) -> Result<(), Errno> {
         let deadlines: Vec<_> = placements.iter().map(|placement| (placement.address, deadline)).collect();
-        self.set_in_fence(&deadlines, Fence::open_for)
+        let opened = self.open_for(&deadlines);
+        if opened.is_err() {
+            self.remove_from_fence(placements.iter().map(|placement| placement.address));
+        }
+        opened
     }
 
-    /// Gives the fence the time that remains until each deadline, as often as is needed so that no address passes longer.
-    fn set_in_fence<R: Default>(
+    /// Lets addresses pass until their deadlines, whatever the fence had for them before.
+    ///
+    /// # Errors
+    /// As [`HostAddresses::open_fence`].
+    pub fn open_for(&self, deadlines: &[(IpAddr, Option<BootTime>)]) -> Result<(), Errno> {
+        let open = |fence: &Fence, elements: &[Element]| fence.open_for(elements).map(|()| Vec::new());
+        self.set_in_fence(deadlines, open).map(drop)
+    }
+
+    /// Gives the fence the time that remains until each deadline, as often as is needed so that no address passes longer. Returns
+    /// the addresses that `set` returns: those whose time was over before.
+    fn set_in_fence(
         &self,
         deadlines: &[(IpAddr, Option<BootTime>)],
-        set: impl Fn(&Fence, &[Element]) -> Result<R, Errno>,
-    ) -> Result<R, Errno> {
-        let Some(fence) = self.fence() else { return Ok(R::default()) };
+        set: impl Fn(&Fence, &[Element]) -> Result<Vec<IpAddr>, Errno>,
+    ) -> Result<Vec<IpAddr>, Errno> {
+        let Some(fence) = self.fence() else { return Ok(Vec::new()) };
         let set = |now: BootTime| {
             let rest = |deadline: &Option<BootTime>| deadline.map(|deadline| now.duration_until(deadline));
             let elements: Vec<Element> =
                 deadlines.iter().map(|(address, deadline)| (*address, rest(deadline))).collect();
             set(&fence, &elements)
         };
-        // The kernel handles the last one last.
-        let last = deadlines.last().copied();
-        let remaining = || last.map_or(Ok(None), |(address, _)| fence.remaining(address));
-        let done = set_in_time(last.and_then(|(_, deadline)| deadline), set, remaining);
+        let earliest = deadlines.iter().filter_map(|(_, deadline)| *deadline).min();
+        let in_time = |ended: &Vec<IpAddr>| {
+            // The kernel handles the last one last.
+            let mut rest = deadlines.iter().rev().filter(|(address, _)| !ended.contains(address));
+            match rest.find_map(|(address, deadline)| Some((*address, (*deadline)?))) {
+                Some((address, deadline)) => ends_in_time(deadline, || fence.remaining(address)),
+                None => Ok(true),
+            }
+        };
+        let done = set_in_time(earliest, set, in_time);
         if done.as_ref().is_err_and(|errno| *errno == Errno::ETIME) {
             fence.close(&deadlines.iter().map(|(address, _)| *address).collect::<Vec<IpAddr>>())?;
         }
         done
     }
 
-    /// The same for the addresses that a holder renews together.
+    /// Gives the fence the time that remains until the deadline of the addresses that a holder renews together, by `set`.
+    ///
+    /// # Errors
+    /// Those of `set`; ETIME as [`HostAddresses::open_fence`].
     pub fn set_holder_in_fence(
         &self,
         holder: Holder,
@@ -114,7 +138,8 @@ impl HostAddresses {
     ) -> Result<(), Errno> {
         let Some(fence) = self.fence() else { return Ok(()) };
         let set = |now: BootTime| set(&fence, holder, Some(now.duration_until(deadline)));
-        let done = set_in_time(Some(deadline), set, || fence.holder_remaining(holder));
+        let in_time = |(): &()| ends_in_time(deadline, || fence.holder_remaining(holder));
+        let done = set_in_time(Some(deadline), set, in_time);
         if done == Err(Errno::ETIME) {
             fence.start_holder(holder, Some(Duration::ZERO))?;
         }
@@ -188,7 +213,8 @@ impl HostAddresses {
         outcomes
     }
 
-    /// The same in the fence only.
+    /// Renews addresses that have an element of their own in the fence, only there, until their deadlines. Returns the outcome of
+    /// each.
     pub fn renew_in_fence(&self, placements: &[(Placement, Option<BootTime>)]) -> Vec<Result<(), Fault>> {
         let deadlines: Vec<_> =
             placements.iter().map(|(placement, deadline)| (placement.address, *deadline)).collect();
@@ -346,41 +372,44 @@ fn with_lifetimes(
     placements.iter().map(|(placement, deadline)| (*placement, lifetime(deadline))).collect()
 }
 
-/// Tells the kernel the time that remains until a deadline, by `set`. If that took long, asks the kernel for the time, by
-/// `remaining`. If that ends late, does it again and allows for the time that it takes: so it may end a little early.
+/// Tells the kernel the times that remain, by `set`, which gets the time from which to count. If that took long, asks by
+/// `in_time` whether they end late. Then does it again and allows for the time that it takes, so that they may end a little early.
 ///
 /// # Errors
-/// Those of both; ETIME if the kernel was told too late each time.
+/// Those of both; ETIME if the kernel was told too late each time, or the earliest deadline comes too soon.
 fn set_in_time<R>(
-    deadline: Option<BootTime>,
+    earliest: Option<BootTime>,
     set: impl Fn(BootTime) -> Result<R, Errno>,
-    remaining: impl Fn() -> Result<Option<Option<Duration>>, Errno>,
+    in_time: impl Fn(&R) -> Result<bool, Errno>,
 ) -> Result<R, Errno> {
     let mut allowance = Duration::ZERO;
     for _ in 0..MAX_ATTEMPTS {
         let begun = BootTime::now();
-        let done = set(begun.saturating_add(allowance))?;
+        let from = begun.saturating_add(allowance);
+        if !allowance.is_zero()
+            && earliest.is_some_and(|earliest| from.duration_until(earliest) < MIN_LIFETIME)
+        {
+            break;
+        }
+        let done = set(from)?;
         let took = begun.duration_until(BootTime::now());
-        if took <= MAX_LATENESS || ends_in_time(deadline, &remaining)? {
+        if took <= MAX_LATENESS || in_time(&done)? {
             return Ok(done);
         }
-        allowance = allowance.max(took) * 2;
+        allowance = allowance.max(took) + MAX_LATENESS;
     }
     Err(Errno::ETIME)
 }
 
-/// Whether an element of the fence ends by the deadline, as the kernel reports.
+/// Whether an element of the fence ends by its deadline, and not long before, as the kernel reports.
 fn ends_in_time(
-    deadline: Option<BootTime>,
+    deadline: BootTime,
     remaining: impl Fn() -> Result<Option<Option<Duration>>, Errno>,
 ) -> Result<bool, Errno> {
-    let Some(latest) = deadline.map(|deadline| deadline.saturating_add(MAX_LATENESS)) else {
-        return Ok(true);
-    };
+    let latest = deadline.saturating_add(MAX_LATENESS);
     for _ in 0..MAX_ATTEMPTS {
         let before = BootTime::now();
-        // One that has ended already is in time.
-        let Some(rest) = remaining()? else { return Ok(true) };
+        let Some(rest) = remaining()? else { return Ok(before >= deadline) };
         let Some(rest) = rest else { return Ok(false) };
         if BootTime::now().saturating_add(rest) <= latest {
             return Ok(true);

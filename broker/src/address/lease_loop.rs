@@ -22,6 +22,8 @@ use crate::sys::BootTime;
 
 /// The longest sleep: timers stop while the host is suspended, but the clock of leases does not.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
+/// The number of expired addresses to remove at once: with thousands of them, the kernel takes milliseconds for each of IPv6.
+const MAX_EXPIRED: usize = 64;
 /// The pause after a failed receive.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -65,6 +67,8 @@ async fn run(addresses: Rc<Addresses>) {
             () = sleep_until(next) => {}
             () = addresses.wake.notified() => {}
         }
+        // Something may be due again at once; requests come first.
+        tokio::task::yield_now().await;
         if Instant::now() >= due() {
             addresses.reconciler.run();
             addresses.repair_fence();
@@ -103,15 +107,33 @@ impl Addresses {
         due.into_iter().flatten().fold(next, |next, due| next.min(due.into()))
     }
 
-    /// Removes the addresses whose lease has expired, and returns the time that the leases were compared with.
-    pub(super) fn remove_expired(&self) -> BootTime {
+    /// Removes some of the addresses whose lease has expired, the others soon after: the fence blocks them. Returns the time that the
+    /// leases were compared with.
+    fn remove_expired(&self) -> BootTime {
         let now = BootTime::now();
-        let expired = self.table.borrow().expired(now);
+        let mut expired = self.table.borrow().expired(now);
+        expired.truncate(MAX_EXPIRED);
+        self.remove_all_expired(&expired);
+        now
+    }
+
+    /// Removes those of the addresses whose lease has expired.
+    pub(super) fn remove_expired_among(&self, addresses: impl Iterator<Item = IpAddr>) {
+        let now = BootTime::now();
+        let is_expired = |address: &IpAddr| {
+            let table = self.table.borrow();
+            table.get(*address).is_some_and(|lease| !lease.is_pending() && lease.is_expired(now))
+        };
+        let expired: Vec<IpAddr> = addresses.filter(is_expired).collect();
+        self.remove_all_expired(&expired);
+    }
+
+    fn remove_all_expired(&self, expired: &[IpAddr]) {
         let holder =
             |address| self.table.borrow().get(address).map_or(Origin::Broker, |lease| lease.holder.into());
         let holders: HashMap<IpAddr, Origin> =
             expired.iter().map(|address| (*address, holder(*address))).collect();
-        for outcome in self.remove_because(RemovalCause::Expired, &expired) {
+        for outcome in self.remove_because(RemovalCause::Expired, expired) {
             match outcome {
                 Ok(removed) => {
                     self.counters.expired.up();
@@ -125,6 +147,5 @@ impl Addresses {
                 }
             }
         }
-        now
     }
 }

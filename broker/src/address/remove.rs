@@ -62,7 +62,7 @@ impl Addresses {
         if let Some(listeners) = self.listeners().filter(|_| !placements.is_empty()) {
             listeners.stop(addresses);
         }
-        self.renew_alone(addresses);
+        self.separate_from_holder(addresses);
         let outcomes = self.host.remove(&placements);
         let expired = cause == RemovalCause::Expired;
         let mut table = self.table.borrow_mut();

@@ -42,7 +42,9 @@ impl Addresses {
         let leases: Vec<Result<(Placement, LeaseEnd), Fault>> = addresses.iter().map(find).collect();
         let found = leases.iter().flatten();
         let renewed: Vec<_> = found.map(|(placement, end)| (*placement, end.deadline(now))).collect();
-        self.renew_alone(&renewed.iter().map(|(placement, _)| placement.address).collect::<Vec<IpAddr>>());
+        self.separate_from_holder(
+            &renewed.iter().map(|(placement, _)| placement.address).collect::<Vec<IpAddr>>(),
+        );
         let mut outcomes = self.renew_on_host(&renewed, HostAddresses::renew).into_iter();
         let outcome = |lease: Result<(Placement, LeaseEnd), Fault>| {
             let (placement, end) = lease?;

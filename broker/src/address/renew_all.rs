@@ -1,7 +1,7 @@
 //! Renews all leases of a holder at once: one element of the fence lets all its addresses pass.
 //!
-//! Promises: the cost in the kernel does not depend on the number of addresses that were renewed together before; an address
-//! without a permit is not renewed and keeps its deadline; an expired lease is never renewed.
+//! Promises: what the kernel has to change does not grow with the number of addresses that were renewed together before; an
+//! address without a permit is not renewed and keeps its deadline; an expired lease is never renewed.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,15 +10,18 @@ use nix::errno::Errno;
 use portreeve_protocol::address::{MAX_ADDRESSES, RenewedAll};
 use portreeve_protocol::{Fault, FaultCode};
 
+use super::Addresses;
 use super::add::check_end;
 use super::fence::Fence;
 use super::fence_repair::{MAX_REPAIRS, must_pass};
 use super::host_addresses::HostAddresses;
 use super::lease_end::LeaseEnd;
-use super::{Addresses, fault};
 use crate::holder::Holder;
 use crate::sys::BootTime;
 use crate::sys::rtnl::Placement;
+
+/// A requested end, the deadline that results from it, and the time of the request.
+type NewLease = (LeaseEnd, BootTime, BootTime);
 
 /// The addresses of a holder at a renewal of all.
 #[derive(Default)]
@@ -37,7 +40,7 @@ impl Addresses {
     /// Renews the leases of a holder that are permitted.
     ///
     /// # Errors
-    /// Expired if the deadline or the leases have passed; Unsupported for too many without the fence; Os.
+    /// Expired if the deadline has passed; Unsupported for too many addresses without the fence, or too many users; Os.
     pub fn renew_all(
         &self,
         holder: Holder,
@@ -51,17 +54,23 @@ impl Addresses {
         let now = BootTime::now();
         let deadline = end.deadline(now).ok_or_else(permanent)?;
         let found = self.find_all(holder, now, is_permitted);
-        self.renew_alone(&found.denied);
+        self.separate_from_holder(&found.denied);
+        let lease = (end, deadline, now);
         let renewed = match self.host.fence() {
             _ if found.members.is_empty() && found.others.is_empty() => 0,
-            Some(_) => {
-                self.renew_members(&found.members, holder, (end, deadline), now)?;
-                found.members.len() + self.renew_others(&found.others, holder, (end, deadline), now)
+            Some(fence) => {
+                if !fence.has_room_for(holder) && !self.make_room(&fence, holder) {
+                    return Err(too_many_holders());
+                }
+                let members = self.renew_members(&found.members, holder, lease)?;
+                let renewed = members + self.renew_others(&found.others, holder, lease);
+                self.keep_lifetimes_short(holder);
+                renewed
             }
             None if found.others.len() > MAX_ADDRESSES => return Err(too_many(found.others.len())),
-            None => self.renew_each(&found.others, (end, deadline), now),
+            None => self.renew_each(&found.others, lease),
         };
-        (0..renewed).for_each(|_| self.counters.renewals.up());
+        self.counters.renewals.add(renewed);
         self.wake.notify_one();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Ok(RenewedAll {
@@ -90,53 +99,57 @@ impl Addresses {
         found
     }
 
-    /// Renews the addresses that were renewed together before.
+    /// Builds the fence again without the rules of holders that renew no addresses together any more. Returns whether this one
+    /// then has room in it.
+    fn make_room(&self, fence: &Fence, holder: Holder) -> bool {
+        if let Err(errno) = self.build_fence(fence) {
+            tracing::error!(%errno, "cannot build the fence again");
+        }
+        fence.has_room_for(holder)
+    }
+
+    /// Renews the addresses that were renewed together before, and returns how many. They are none if their time was over.
     fn renew_members(
         &self,
         members: &[IpAddr],
         holder: Holder,
-        (end, deadline): (LeaseEnd, BootTime),
-        now: BootTime,
-    ) -> Result<(), Fault> {
-        let Some(first) = members.first() else {
-            let started = self.host.set_holder_in_fence(holder, deadline, Fence::start_holder);
-            return match started {
-                Err(Errno::ENOENT) if self.repair_fence() => {
-                    let again = self.host.set_holder_in_fence(holder, deadline, Fence::start_holder);
-                    again.map_err(|errno| failed(holder, errno))
-                }
-                other => other.map_err(|errno| failed(holder, errno)),
-            };
+        (end, deadline, now): NewLease,
+    ) -> Result<usize, Fault> {
+        let set = match members.is_empty() {
+            true => Fence::start_holder,
+            false => Fence::renew_holder,
         };
-        let mut renewed = self.host.set_holder_in_fence(holder, deadline, Fence::renew_holder);
+        let is_lost = || {
+            let table = self.table.borrow();
+            let first = members.first().and_then(|first| table.get(*first));
+            first.is_none_or(|lease| must_pass(lease, BootTime::now()))
+        };
+        let mut renewed = self.host.set_holder_in_fence(holder, deadline, set);
         for _ in 0..MAX_REPAIRS {
-            let must_pass =
-                self.table.borrow().get(*first).is_some_and(|lease| must_pass(lease, BootTime::now()));
-            if renewed != Err(Errno::ENOENT) || !must_pass || !self.repair_fence() {
+            // Another program removed it.
+            if renewed != Err(Errno::ENOENT) || !is_lost() || !self.repair_fence() {
                 break;
             }
-            renewed = self.host.set_holder_in_fence(holder, deadline, Fence::renew_holder);
+            renewed = self.host.set_holder_in_fence(holder, deadline, set);
         }
         match renewed {
             Ok(()) => {}
-            Err(Errno::ENOENT) => return Err(fault::all_expired(holder)),
+            Err(Errno::ENOENT) if !is_lost() => {
+                self.separate_from_holder(members);
+                let started = self.host.set_holder_in_fence(holder, deadline, Fence::start_holder);
+                return started.map(|()| 0).map_err(|errno| failed(holder, errno));
+            }
             Err(errno) => return Err(failed(holder, errno)),
         }
         let mut table = self.table.borrow_mut();
         for address in members {
             table.get_mut(*address).into_iter().for_each(|lease| lease.renew(end, now));
         }
-        Ok(())
+        Ok(members.len())
     }
 
     /// Renews addresses that are from now on renewed together with those before. Returns how many were.
-    fn renew_others(
-        &self,
-        others: &[Placement],
-        holder: Holder,
-        (end, deadline): (LeaseEnd, BootTime),
-        now: BootTime,
-    ) -> usize {
+    fn renew_others(&self, others: &[Placement], holder: Holder, (end, deadline, now): NewLease) -> usize {
         let timed: Vec<_> = others.iter().map(|placement| (*placement, Some(deadline))).collect();
         let outcomes = self.renew_on_host(&timed, HostAddresses::renew_in_fence);
         let renewed = others.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok());
@@ -158,12 +171,7 @@ impl Addresses {
     }
 
     /// Renews each address by itself: without the fence the kernel's lifetimes are what ends the leases.
-    fn renew_each(
-        &self,
-        placements: &[Placement],
-        (end, deadline): (LeaseEnd, BootTime),
-        now: BootTime,
-    ) -> usize {
+    fn renew_each(&self, placements: &[Placement], (end, deadline, now): NewLease) -> usize {
         let timed: Vec<_> = placements.iter().map(|placement| (*placement, Some(deadline))).collect();
         let outcomes = self.host.set_kernel_lifetimes(&timed);
         let mut table = self.table.borrow_mut();
@@ -179,7 +187,7 @@ impl Addresses {
 
     /// Gives those of the addresses that their holder renews together an element of their own in the fence, with the deadline that
     /// they have.
-    pub(super) fn renew_alone(&self, addresses: &[IpAddr]) {
+    pub(super) fn separate_from_holder(&self, addresses: &[IpAddr]) {
         let mut members: BTreeMap<Holder, Vec<(Placement, Option<BootTime>)>> = BTreeMap::new();
         {
             let mut table = self.table.borrow_mut();
@@ -193,11 +201,11 @@ impl Addresses {
         for (holder, members) in members {
             match self.host.leave_holder(&members, holder) {
                 Ok(()) => {}
-                Err(Errno::ENOENT) => drop(self.repair_fence()),
-                Err(errno) => tracing::error!(
-                    addresses = members.len(), %holder, %errno,
-                    "cannot give addresses an element of their own in the fence"
-                ),
+                Err(errno) => {
+                    let addresses = members.len();
+                    tracing::warn!(addresses, %holder, %errno, "cannot separate addresses in the fence; comparing it with the leases");
+                    self.repair_fence();
+                }
             }
         }
     }
@@ -212,6 +220,12 @@ fn permanent() -> Fault {
     Fault::new(FaultCode::Invalid, "a renewal of all addresses cannot make them permanent")
         .subject("lease")
         .remedy("give a lease of at least 3 s, or renew the addresses one by one")
+}
+
+fn too_many_holders() -> Fault {
+    Fault::new(FaultCode::Unsupported, "too many users renew all their addresses together")
+        .subject("nf_tables")
+        .remedy("renew the addresses in requests that name them")
 }
 
 fn too_many(count: usize) -> Fault {

@@ -42,7 +42,8 @@ impl Shares {
         self.total = self.total.saturating_sub(1);
     }
 
-    fn count(&self, holder: Holder) -> usize {
+    /// The number of leases of a holder.
+    pub fn count(&self, holder: Holder) -> usize {
         self.counts.get(&holder).copied().unwrap_or_default()
     }
 
