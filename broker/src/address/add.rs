@@ -17,7 +17,7 @@ use super::lease::{Lease, LeaseState, MIN_LIFETIME};
 use super::lease_end::LeaseEnd;
 use super::{Addresses, dad, fault};
 use crate::holder::Holder;
-use crate::sys::rtnl::{self, Destination, Placement};
+use crate::sys::rtnl::{Destination, Lookup, Placement};
 use crate::sys::{BootTime, Interface};
 
 /// The largest number of probes for one address.
@@ -129,12 +129,16 @@ impl Addresses {
         let mut batch = AddBatch::default();
         // The lease of another holder may have expired since the lease loop last ran.
         self.remove_expired_among(specs.iter().flatten().map(|spec| spec.address));
-        let new: Vec<IpAddr> = {
+        let new: Vec<&AddSpec> = {
             let table = self.table.borrow();
-            let all = specs.iter().flatten().map(|spec| spec.address);
-            all.filter(|address| table.get(*address).is_none()).collect()
+            specs.iter().flatten().filter(|spec| table.get(spec.address).is_none()).collect()
         };
-        let destinations = self.host.destinations(&new);
+        let lookups = new.into_iter().filter_map(|spec| {
+            let interface = self.find_interface(&spec.interface, &mut interfaces).ok()?;
+            Some(Lookup { address: spec.address, vrf: interface.vrf })
+        });
+        let lookups: Vec<Lookup> = lookups.collect();
+        let destinations = self.host.destinations(&lookups);
         for spec in specs {
             // A repeated address is refused. It gets no leader, so that it does not fail its group.
             let first = spec.as_ref().ok().filter(|spec| seen.insert(spec.address));
@@ -165,12 +169,8 @@ impl Addresses {
             return outcome.unwrap_or_else(|| Err(fault::removed_meanwhile(address))).map(Start::Renewed);
         }
         check_end(params.end)?;
-        let interface = interfaces.entry(spec.interface.clone()).or_insert_with(|| {
-            Interface::by_name(self.host.route(), &spec.interface)
-                .map_err(|errno| fault::interface_failed(&spec.interface, errno))
-        });
-        let interface = interface.as_ref().map_err(Fault::clone)?;
-        check_link(interface, params.probes > 0)?;
+        let interface = self.find_interface(&spec.interface, interfaces)?;
+        check_link(&interface, params.probes > 0)?;
         if (params.probes > 0 || params.announce) && interface.mac.is_none() {
             return Err(fault::no_mac(&spec.interface));
         }
@@ -192,18 +192,33 @@ impl Addresses {
             removed_with_link: false,
         };
         if let Some(destination) = destinations.get(&address) {
-            self.check_destination(address, destination.clone()?)?;
+            self.check_destination(Lookup { address, vrf: interface.vrf }, destination.clone()?)?;
         }
         self.table.borrow_mut().insert_new(lease, params.max_addresses)?;
-        self.interfaces.insert(interface.clone());
         Ok(Start::New(placement))
     }
 
+    /// Looks an interface up, once for all addresses of a request.
+    fn find_interface(
+        &self,
+        name: &Text<15>,
+        found: &mut HashMap<Text<15>, Result<Interface, Fault>>,
+    ) -> Result<Interface, Fault> {
+        let interface = found.entry(name.clone()).or_insert_with(|| {
+            let interface = Interface::by_name(self.host.route(), name)
+                .map_err(|errno| fault::interface_failed(name, errno))?;
+            self.interfaces.insert(interface.clone());
+            Ok(interface)
+        });
+        interface.clone()
+    }
+
     /// Checks that the kernel would send packets to an address to one other host, or nowhere, if it were not added.
-    fn check_destination(&self, address: IpAddr, destination: Destination) -> Result<(), Fault> {
+    fn check_destination(&self, lookup: Lookup, destination: Destination) -> Result<(), Fault> {
+        let address = lookup.address;
         match destination {
-            Destination::Elsewhere => Ok(()),
-            Destination::Local => Err(match rtnl::interface_with(self.host.route(), address) {
+            Destination::Elsewhere | Destination::LocalOutsideVrf => Ok(()),
+            Destination::Local => Err(match self.host.interface_with(&lookup) {
                 Ok(None) => fault::has_local_route(address),
                 Ok(Some(index)) => {
                     let name = self.interfaces.get(index).map_or_else(String::new, |found| found.name);

@@ -15,12 +15,14 @@ use portreeve_protocol::address::Removal;
 
 use super::fault;
 use super::fence::Fence;
+use super::interface_cache::InterfaceCache;
 use super::lease::MIN_LIFETIME;
 use super::lease_end::{ROUNDING, kernel_seconds};
 use crate::holder::Holder;
 use crate::sys::nft::Element;
-use crate::sys::rtnl::{self, Destination, Lifetime, Outcomes, Placement, SourceUse};
-use crate::sys::{BootTime, Netlink, sock_diag};
+use crate::sys::rtnl::{self, Destination, Lifetime, Lookup, Outcomes, Placement, SourceUse};
+use crate::sys::sock_diag::{self, Connection};
+use crate::sys::{BootTime, Netlink};
 
 /// How much later than its deadline an address may be blocked.
 const MAX_LATENESS: Duration = Duration::from_millis(10);
@@ -31,17 +33,25 @@ const MAX_ATTEMPTS: usize = 10;
 pub(super) struct HostAddresses {
     route: Rc<Netlink>,
     diag: Netlink,
+    interfaces: Rc<InterfaceCache>,
     source: Cell<SourceUse>,
     /// Absent if the kernel has no nf_tables, and after [`HostAddresses::turn_fence_off`].
     fence: RefCell<Option<Rc<Fence>>>,
-    /// Removed addresses that the host still has on another interface or with another prefix. They stay fenced.
-    quarantine: RefCell<HashSet<IpAddr>>,
+    /// Removed addresses that the host still has on another interface or with another prefix, and where they are looked up. They
+    /// stay fenced.
+    quarantine: RefCell<HashMap<IpAddr, Lookup>>,
 }
 
 impl HostAddresses {
-    pub fn new(route: Rc<Netlink>, diag: Netlink, fence: Option<Fence>, source: SourceUse) -> Self {
+    pub fn new(
+        route: Rc<Netlink>,
+        diag: Netlink,
+        interfaces: Rc<InterfaceCache>,
+        fence: Option<Fence>,
+        source: SourceUse,
+    ) -> Self {
         let fence = RefCell::new(fence.map(Rc::new));
-        Self { route, diag, source: source.into(), fence, quarantine: RefCell::default() }
+        Self { route, diag, interfaces, source: source.into(), fence, quarantine: RefCell::default() }
     }
 
     /// Changes whether the kernel may choose the addresses as a source, from their next renewal on.
@@ -64,14 +74,53 @@ impl HostAddresses {
         self.fence.take();
     }
 
-    /// Where the kernel sends packets to each address.
-    pub fn destinations(&self, addresses: &[IpAddr]) -> HashMap<IpAddr, Result<Destination, Fault>> {
-        let replies = rtnl::destinations(&self.route, addresses);
-        let replies = replies.unwrap_or_else(|errno| vec![Err(errno); addresses.len()]);
-        let outcomes = addresses.iter().zip(replies).map(|(address, reply)| {
+    /// An address and the VRF of its interface.
+    pub fn lookup(&self, placement: &Placement) -> Lookup {
+        Lookup { address: placement.address, vrf: self.interfaces.vrf_of(placement.index) }
+    }
+
+    /// Where the kernel sends packets to each address; [`Destination::Local`] only if the VRF has the address, for an address that
+    /// is looked up in a VRF.
+    pub fn destinations(&self, lookups: &[Lookup]) -> HashMap<IpAddr, Result<Destination, Fault>> {
+        let replies = rtnl::destinations(&self.route, lookups);
+        let mut replies = replies.unwrap_or_else(|errno| vec![Err(errno); lookups.len()]);
+        let undecided = |(lookup, reply): (&Lookup, &Result<Destination, Errno>)| {
+            let is_down = |index| self.interfaces.get(index).is_some_and(|device| !device.up);
+            *reply == Ok(Destination::LocalOutsideVrf) || lookup.vrf.is_some_and(|vrf| is_down(vrf.index))
+        };
+        if lookups.iter().zip(&replies).any(undecided) {
+            let present = self.list_by_vrf();
+            for (lookup, reply) in
+                lookups.iter().zip(&mut replies).filter(|(lookup, reply)| undecided((lookup, reply)))
+            {
+                *reply = match &present {
+                    Ok(present) if present.contains_key(lookup) => Ok(Destination::Local),
+                    Ok(_) => Ok(Destination::Elsewhere),
+                    Err(errno) => Err(*errno),
+                };
+            }
+        }
+        let outcomes = lookups.iter().zip(replies).map(|(Lookup { address, .. }, reply)| {
             (*address, reply.map_err(|errno| fault::address_failed("RTM_GETROUTE", *address, errno)))
         });
         outcomes.collect()
+    }
+
+    /// The index of the interface that has a local address; `None` if a route that somebody added makes it local.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn interface_with(&self, lookup: &Lookup) -> Result<Option<u32>, Errno> {
+        match lookup.vrf {
+            None => rtnl::interface_with(&self.route, lookup.address),
+            Some(_) => Ok(self.list_by_vrf()?.get(lookup).copied()),
+        }
+    }
+
+    /// The index of the interface that has each address of the host.
+    fn list_by_vrf(&self) -> Result<HashMap<Lookup, u32>, Errno> {
+        let present = rtnl::list(&self.route)?.into_iter();
+        Ok(present.map(|one| (self.lookup(&one.placement), one.placement.index)).collect())
     }
 
     /// Opens the fence for addresses that are about to be added, until their deadline.
@@ -263,7 +312,8 @@ impl HostAddresses {
         if addresses.is_empty() {
             return Vec::new();
         }
-        if let Err(errno) = sock_diag::destroy_connections(&self.diag, &addresses) {
+        let lookups: Vec<Lookup> = placements.iter().map(|placement| self.lookup(placement)).collect();
+        if let Err(errno) = self.reset_connections(&lookups) {
             tracing::warn!(
                 ?addresses, %errno,
                 "cannot reset the connections of addresses before their removal; remote ends may wait for a timeout"
@@ -275,7 +325,7 @@ impl HostAddresses {
             tracing::error!(?addresses, %errno, "cannot close the fence of addresses before their removal");
         }
         let outcomes = rtnl::remove(&self.route, placements);
-        let mut destinations = self.destinations(&addresses);
+        let mut destinations = self.destinations(&lookups);
         let outcomes = placements.iter().zip(outcomes).map(|(placement, outcome)| match outcome {
             // The address or its interface was removed already.
             Ok(()) | Err(Errno::EADDRNOTAVAIL | Errno::ENODEV) => {
@@ -287,20 +337,45 @@ impl HostAddresses {
             Err(errno) => Err(fault::address_failed("RTM_DELADDR", placement.address, errno)),
         });
         let outcomes: Vec<Result<Removal, Fault>> = outcomes.collect();
-        self.unfence_or_quarantine(outcomes.iter().flatten());
+        let removed = lookups.iter().zip(&outcomes);
+        self.unfence_or_quarantine(
+            removed.filter_map(|(lookup, outcome)| Some((*lookup, outcome.as_ref().ok()?.verified))),
+        );
         outcomes
     }
 
+    /// Resets the connections of addresses that are about to be removed from these VRFs. Another VRF that has one of the addresses
+    /// keeps its connections.
+    fn reset_connections(&self, removed: &[Lookup]) -> Result<(), Errno> {
+        let addresses: Vec<IpAddr> = removed.iter().map(|lookup| lookup.address).collect();
+        let mut connections = sock_diag::connections_at(&self.diag, &addresses)?;
+        let removed: HashSet<&Lookup> = removed.iter().collect();
+        let lookup = |connection: &Connection| Lookup {
+            address: connection.local,
+            vrf: self.interfaces.vrf_of(connection.bound_interface),
+        };
+        let elsewhere: HashSet<Lookup> = connections.iter().map(lookup).collect();
+        let elsewhere = elsewhere.into_iter().filter(|lookup| !removed.contains(lookup));
+        // An address may be in several VRFs, so each query is about one of them.
+        let kept = elsewhere.filter(|lookup| {
+            let to = self.destinations(&[*lookup]).remove(&lookup.address);
+            matches!(to, Some(Ok(Destination::Local)))
+        });
+        let kept: HashSet<Lookup> = kept.collect();
+        connections.retain(|connection| !kept.contains(&lookup(connection)));
+        sock_diag::destroy(&self.diag, &connections)
+    }
+
     /// Removes from the fence the addresses that the host no longer has, and quarantines the others.
-    fn unfence_or_quarantine<'r>(&self, removed: impl Iterator<Item = &'r Removal>) {
+    fn unfence_or_quarantine(&self, removed: impl Iterator<Item = (Lookup, bool)>) {
         let mut absent = Vec::new();
-        for Removal { address, verified } in removed {
+        for (lookup, verified) in removed {
             match verified {
-                true => absent.push(*address),
+                true => absent.push(lookup.address),
                 false => {
-                    self.quarantine.borrow_mut().insert(*address);
+                    self.quarantine.borrow_mut().insert(lookup.address, lookup);
                     tracing::warn!(
-                        %address,
+                        address = %lookup.address,
                         "the removed address is still local: the host has it on another interface or with another prefix"
                     );
                 }
@@ -330,12 +405,12 @@ impl HostAddresses {
 
     /// The removed addresses that are still local elsewhere.
     pub fn quarantined(&self) -> Vec<IpAddr> {
-        self.quarantine.borrow().iter().copied().collect()
+        self.quarantine.borrow().keys().copied().collect()
     }
 
     /// Whether a removed address is still local elsewhere.
     pub fn is_quarantined(&self, address: IpAddr) -> bool {
-        self.quarantine.borrow().contains(&address)
+        self.quarantine.borrow().contains_key(&address)
     }
 
     /// Ends the quarantine of an address that is held again.
@@ -346,19 +421,19 @@ impl HostAddresses {
     /// Looks for the quarantined addresses, except those that have a lease again; ends the quarantine of those that the host
     /// no longer has.
     pub fn check_quarantine(&self, has_lease: impl Fn(IpAddr) -> bool) {
-        let quarantined: Vec<IpAddr> =
-            self.quarantine.borrow().iter().filter(|address| !has_lease(**address)).copied().collect();
+        let quarantined: Vec<Lookup> =
+            self.quarantine.borrow().values().filter(|lookup| !has_lease(lookup.address)).copied().collect();
         if quarantined.is_empty() {
             return;
         }
         let destinations = self.destinations(&quarantined);
-        let is_absent = |address: &IpAddr| {
-            destinations.get(address).is_some_and(|to| matches!(to, Ok(to) if *to != Destination::Local))
+        let is_absent = |lookup: &Lookup| {
+            let to = destinations.get(&lookup.address);
+            to.is_some_and(|to| matches!(to, Ok(to) if *to != Destination::Local))
         };
-        let absent = quarantined.into_iter().filter(is_absent);
-        let absent: Vec<Removal> = absent.map(|address| Removal { address, verified: true }).collect();
-        self.quarantine.borrow_mut().retain(|address| absent.iter().all(|one| one.address != *address));
-        self.unfence_or_quarantine(absent.iter());
+        let absent: Vec<Lookup> = quarantined.into_iter().filter(is_absent).collect();
+        self.quarantine.borrow_mut().retain(|_, lookup| !absent.contains(lookup));
+        self.unfence_or_quarantine(absent.into_iter().map(|lookup| (lookup, true)));
     }
 }
 

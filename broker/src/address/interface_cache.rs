@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use nix::errno::Errno;
 
-use crate::sys::interface::Mac;
+use crate::sys::interface::{Mac, Vrf};
 use crate::sys::{Interface, Netlink};
 
 /// The interfaces by index.
@@ -25,6 +25,11 @@ impl InterfaceCache {
 
     pub fn get(&self, index: u32) -> Option<Interface> {
         self.0.borrow().get(&index).cloned()
+    }
+
+    /// The VRF of an interface.
+    pub fn vrf_of(&self, index: u32) -> Option<Vrf> {
+        self.0.borrow().get(&index)?.vrf
     }
 
     pub fn contains(&self, index: u32) -> bool {

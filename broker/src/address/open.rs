@@ -65,7 +65,13 @@ impl Addresses {
         let wake = Rc::default();
         let events = Rc::new(EventPublisher::new(events));
         let frames = Rc::new(FrameSocket::new(packet));
-        let host = Rc::new(HostAddresses::new(Rc::clone(&route), diag, fence, settings.source));
+        let host = Rc::new(HostAddresses::new(
+            Rc::clone(&route),
+            diag,
+            Rc::clone(&interfaces),
+            fence,
+            settings.source,
+        ));
         let announcer = Rc::new(Announcer::new(
             Rc::clone(&table),
             Rc::clone(&interfaces),

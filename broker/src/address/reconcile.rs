@@ -207,13 +207,13 @@ impl Reconciler {
         }
     }
 
-    /// Whether an IPv6 address is on its interface now. For IPv4, whether the address is on any interface: the kernel has no
-    /// query for a single IPv4 address.
+    /// Whether an IPv6 address is on its interface now. For IPv4, whether the address is on any interface of its VRF: the kernel has
+    /// no query for a single IPv4 address.
     fn is_present(&self, placement: &Placement) -> bool {
         let host = &self.parts.host;
         match placement.address {
             IpAddr::V4(_) => {
-                let to = host.destinations(&[placement.address]).remove(&placement.address);
+                let to = host.destinations(&[host.lookup(placement)]).remove(&placement.address);
                 matches!(to, Some(Ok(Destination::Local)))
             }
             IpAddr::V6(_) => {

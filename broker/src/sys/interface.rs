@@ -4,7 +4,10 @@
 
 use netlink_packet_core::Parseable as _;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, Prop};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVrf, LinkAttribute, LinkFlags, LinkInfo,
+    LinkLayerType, LinkMessage, Prop,
+};
 use nix::errno::Errno;
 
 use super::netlink::Netlink;
@@ -17,6 +20,16 @@ const RTM_GETLINK: u16 = 18;
 
 /// An Ethernet (MAC) address.
 pub type Mac = [u8; 6];
+
+/// A VRF: a group of interfaces with a routing table of its own. An address on one of them is local in this table only, and only
+/// to sockets that are bound to its device or to one of its ports. See Documentation/networking/vrf.rst of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Vrf {
+    /// The index of its device.
+    pub index: u32,
+    /// The number of its routing table.
+    pub table: u32,
+}
 
 /// An interface as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +48,8 @@ pub struct Interface {
     pub mac: Option<Mac>,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// The VRF of which it is a port or the device.
+    pub vrf: Option<Vrf>,
 }
 
 /// What to change; `None` leaves a value as it is.
@@ -113,7 +128,9 @@ impl Interface {
             carrier: flags.contains(LinkFlags::Up) && flags.contains(LinkFlags::LowerUp),
             mac: None,
             mtu: 0,
+            vrf: None,
         };
+        let (mut master, mut info) = (None, Vec::new());
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => interface.name = name,
@@ -125,9 +142,12 @@ impl Interface {
                 }
                 LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
                 LinkAttribute::Address(address) if ethernet => interface.mac = address.try_into().ok(),
+                LinkAttribute::Controller(index) => master = Some(index),
+                LinkAttribute::LinkInfo(of_kind) => info = of_kind,
                 _ => {}
             }
         }
+        interface.vrf = vrf(interface.index, master, &info);
         Some(interface)
     }
 
@@ -148,5 +168,56 @@ impl Interface {
         message.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
         let outcomes = netlink.change_each(RTM_NEWLINK, 0, &[message]);
         outcomes.into_iter().next().unwrap_or(Err(Errno::EPROTO))
+    }
+}
+
+/// The VRF of an interface, from IFLA_MASTER and IFLA_LINKINFO. The latter names the kind of the interface and of its master.
+fn vrf(index: u32, master: Option<u32>, info: &[LinkInfo]) -> Option<Vrf> {
+    let is_vrf = info.contains(&LinkInfo::Kind(InfoKind::Vrf));
+    let is_port = info.contains(&LinkInfo::PortKind(InfoPortKind::Vrf));
+    let table = info.iter().find_map(|part| match part {
+        LinkInfo::Data(InfoData::Vrf(data)) if is_vrf => table(data),
+        LinkInfo::PortData(InfoPortData::VrfPort(data)) if is_port => table(data),
+        _ => None,
+    });
+    let index = if is_vrf { index } else { master? };
+    Some(Vrf { index, table: table? })
+}
+
+fn table(data: &[InfoVrf]) -> Option<u32> {
+    data.iter().find_map(|part| match part {
+        InfoVrf::TableId(table) => Some(*table),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::Emitable as _;
+
+    use super::*;
+
+    fn parse(index: u32, attributes: Vec<LinkAttribute>) -> Interface {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = attributes;
+        let mut body = vec![0; message.buffer_len()];
+        message.emit(&mut body);
+        Interface::parse(&body).unwrap()
+    }
+
+    #[test]
+    fn a_port_and_the_device_of_a_vrf_are_in_that_vrf_and_other_interfaces_are_in_none() {
+        let table = || vec![InfoVrf::TableId(100)];
+        let port =
+            |kind, data| LinkAttribute::LinkInfo(vec![LinkInfo::PortKind(kind), LinkInfo::PortData(data)]);
+        let device = vec![LinkInfo::Kind(InfoKind::Vrf), LinkInfo::Data(InfoData::Vrf(table()))];
+        let vrf = Some(Vrf { index: 7, table: 100 });
+        let of_vrf = port(InfoPortKind::Vrf, InfoPortData::VrfPort(table()));
+        assert_eq!(parse(3, vec![LinkAttribute::Controller(7), of_vrf]).vrf, vrf);
+        assert_eq!(parse(7, vec![LinkAttribute::LinkInfo(device)]).vrf, vrf);
+        let of_bridge = port(InfoPortKind::Bridge, InfoPortData::BridgePort(Vec::new()));
+        assert_eq!(parse(3, vec![LinkAttribute::Controller(7), of_bridge]).vrf, None);
+        assert_eq!(parse(3, Vec::new()).vrf, None);
     }
 }

@@ -15,6 +15,7 @@ use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, Rout
 use nix::errno::Errno;
 
 use super::Netlink;
+use super::interface::Vrf;
 
 /// IFA_PROTO of every address that the broker adds (Linux 5.18): `ip address` shows it.
 pub const TAG: u8 = 0x50;
@@ -37,6 +38,7 @@ const ROUTE_PROTOCOL: usize = 5;
 const ROUTE_TYPE: usize = 7;
 pub(super) const RTMSG: usize = 12;
 pub(super) const RTA_OIF: u16 = 4;
+const RTA_TABLE: u16 = 15;
 /// The kernel's lifetime of a permanent address.
 const PERMANENT: u32 = u32::MAX;
 
@@ -165,11 +167,23 @@ pub fn get_ipv6(netlink: &Netlink, placement: &Placement) -> Result<HostAddress,
     HostAddress::parse(&netlink.query(RTM_GETADDR, &message)?).ok_or(Errno::EPROTO)
 }
 
+/// An address to look up in the routes of a VRF, or in those that apply outside every VRF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lookup {
+    /// The address.
+    pub address: IpAddr,
+    /// The VRF.
+    pub vrf: Option<Vrf>,
+}
+
 /// Where the kernel sends packets to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// To this host: it has the address on an interface, or a route of the type `local` covers it.
     Local,
+    /// To this host, by a route outside the VRF in which the address was looked up. The kernel reads the table `local` first,
+    /// unless the operator has changed that. Whether the VRF has the address too is unknown.
+    LocalOutsideVrf,
     /// To all hosts of a link.
     Broadcast,
     /// To one of several hosts, this one among them.
@@ -180,42 +194,53 @@ pub enum Destination {
     Elsewhere,
 }
 
-/// Where the kernel sends packets to each address. See rtnetlink(7), RTM_GETROUTE; RTM_F_FIB_MATCH for IPv6 since Linux 4.13.
+/// Where the kernel sends packets to each address. See rtnetlink(7), RTM_GETROUTE; RTM_F_FIB_MATCH for IPv6 and VRFs since Linux
+/// 4.13. In a VRF whose device is down, the kernel finds no IPv4 address.
 ///
 /// # Capabilities
 /// None.
 ///
 /// # Errors
 /// The queries failed as a whole; or, for one address, the kernel's refusal.
-pub fn destinations(
-    netlink: &Netlink,
-    addresses: &[IpAddr],
-) -> Result<Vec<Result<Destination, Errno>>, Errno> {
+pub fn destinations(netlink: &Netlink, lookups: &[Lookup]) -> Result<Vec<Result<Destination, Errno>>, Errno> {
     // The whole route for IPv6, or the kernel chooses a source among all addresses, which is slow with thousands of them.
-    let query = |address: &IpAddr| route_query(*address, address.is_ipv6());
-    let queries: Vec<RouteMessage> = addresses.iter().map(query).collect();
-    let destination = |body: &[u8]| {
-        Some(match RouteType::from(*body.get(ROUTE_TYPE)?) {
+    let query = |lookup: &Lookup| route_query(*lookup, lookup.address.is_ipv6() || lookup.vrf.is_some());
+    let queries: Vec<RouteMessage> = lookups.iter().map(query).collect();
+    let parse = |body: &[u8]| {
+        let destination = match RouteType::from(*body.get(ROUTE_TYPE)?) {
             RouteType::Local => Destination::Local,
             RouteType::Broadcast => Destination::Broadcast,
             RouteType::Anycast => Destination::Anycast,
             RouteType::Multicast => Destination::Multicast,
             _ => Destination::Elsewhere,
-        })
+        };
+        Some((destination, route_attribute(body, RTA_TABLE)))
     };
-    let replies = netlink.query_all(RTM_GETROUTE, &queries, destination)?;
-    let nowhere = |reply| match reply {
-        // The errors of unreachable, prohibit and blackhole routes.
-        Err(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL) => {
-            Ok(Destination::Elsewhere)
-        }
-        other => other,
-    };
-    Ok(replies.into_iter().map(nowhere).collect())
+    let replies = netlink.query_all(RTM_GETROUTE, &queries, parse)?;
+    let destination =
+        |(lookup, reply): (&Lookup, Result<(Destination, Option<u32>), Errno>)| match (reply, lookup.vrf) {
+            (Ok((Destination::Local, table)), Some(vrf)) if table != Some(vrf.table) => {
+                Ok(Destination::LocalOutsideVrf)
+            }
+            // The routes of the host outside the VRF apply where those of the VRF have none.
+            (
+                Ok((Destination::Broadcast | Destination::Anycast | Destination::Multicast, table)),
+                Some(vrf),
+            ) if table != Some(vrf.table) => Ok(Destination::Elsewhere),
+            (Ok((destination, _)), _) => Ok(destination),
+            // The errors of unreachable, prohibit and blackhole routes.
+            (Err(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL), _) => {
+                Ok(Destination::Elsewhere)
+            }
+            // The VRF was deleted.
+            (Err(Errno::ENODEV), Some(_)) => Ok(Destination::Elsewhere),
+            (Err(errno), _) => Err(errno),
+        };
+    Ok(lookups.iter().zip(replies).map(destination).collect())
 }
 
-/// The index of the interface that has a local address; `None` if a route that somebody added makes it local. See rtnetlink(7),
-/// RTM_GETROUTE; RTM_F_FIB_MATCH since Linux 4.13.
+/// The index of the interface outside every VRF that has a local address; `None` if a route that somebody added makes it local.
+/// See rtnetlink(7), RTM_GETROUTE; RTM_F_FIB_MATCH since Linux 4.13.
 ///
 /// # Capabilities
 /// None.
@@ -223,18 +248,22 @@ pub fn destinations(
 /// # Errors
 /// The kernel's refusal; EPROTO if the reply has no interface.
 pub fn interface_with(netlink: &Netlink, address: IpAddr) -> Result<Option<u32>, Errno> {
-    let body = netlink.query(RTM_GETROUTE, &route_query(address, true))?;
+    let body = netlink.query(RTM_GETROUTE, &route_query(Lookup { address, vrf: None }, true))?;
     if body.get(ROUTE_PROTOCOL) != Some(&u8::from(RouteProtocol::Kernel)) {
         return Ok(None);
     }
-    let mut attributes = NlasIterator::new(body.get(RTMSG..).unwrap_or_default()).flatten();
-    let interface = attributes.find(|attribute| attribute.kind() == RTA_OIF);
-    let index = interface.and_then(|attribute| Some(u32::from_ne_bytes(*attribute.value().first_chunk()?)));
-    index.map(Some).ok_or(Errno::EPROTO)
+    route_attribute(&body, RTA_OIF).map(Some).ok_or(Errno::EPROTO)
+}
+
+/// The number in an attribute of struct rtmsg.
+fn route_attribute(body: &[u8], kind: u16) -> Option<u32> {
+    let mut attributes = NlasIterator::new(body.get(RTMSG..)?).flatten();
+    let attribute = attributes.find(|attribute| attribute.kind() == kind)?;
+    Some(u32::from_ne_bytes(*attribute.value().first_chunk()?))
 }
 
 /// A query of the route to an address; with `whole`, as the table of routes has it.
-fn route_query(address: IpAddr, whole: bool) -> RouteMessage {
+fn route_query(Lookup { address, vrf }: Lookup, whole: bool) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(address);
     message.header.destination_prefix_length = host_prefix(address);
@@ -242,6 +271,11 @@ fn route_query(address: IpAddr, whole: bool) -> RouteMessage {
         message.header.flags = RouteFlags::FibMatch;
     }
     message.attributes.push(RouteAttribute::Destination(address.into()));
+    if let Some(vrf) = vrf {
+        // Without it, the reply names the table `main` for IPv4.
+        message.header.flags |= RouteFlags::LookupTable;
+        message.attributes.push(RouteAttribute::Oif(vrf.index));
+    }
     message
 }
 

@@ -1,8 +1,7 @@
-//! Destroys the TCP connections of an address, and finds an abstract Unix socket. Each remote end of a destroyed connection receives
+//! Lists and destroys the TCP connections of an address, and finds an abstract Unix socket. Each remote end of a destroyed connection receives
 //! a reset while the host can still send it.
 //!
-//! Promises: destroys TCP sockets whose local address is one of the given ones, except listeners; touches no other
-//! socket. See sock_diag(7) and include/uapi/linux/inet_diag.h and unix_diag.h.
+//! Promises: lists TCP sockets whose local address is one of the given ones, except listeners; destroys no other socket. See sock_diag(7) and include/uapi/linux/inet_diag.h and unix_diag.h.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
@@ -22,8 +21,9 @@ const CONNECTED: u32 = 0xfff & !(1 << 10);
 const ID: usize = 48;
 /// The offset of that struct in a reply.
 const ID_IN_REPLY: usize = 4;
-/// The source address in that struct.
+/// The source address and the bound interface in that struct.
 const SOURCE: std::ops::Range<usize> = 4..20;
+const BOUND_INTERFACE: std::ops::Range<usize> = 36..40;
 
 /// The length of struct unix_diag_req.
 const UNIX_REQUEST: usize = 24;
@@ -103,9 +103,14 @@ impl Emitable for DumpRequest {
 }
 
 /// struct inet_diag_req_v2 for one connection.
-struct Connection {
+#[derive(Clone, Debug)]
+pub struct Connection {
     family: u8,
     id: [u8; ID],
+    /// Its local address; the IPv4 address for a mapped one.
+    pub local: IpAddr,
+    /// The index of the interface to which its socket is bound; 0 for none.
+    pub bound_interface: u32,
 }
 
 impl Emitable for Connection {
@@ -120,24 +125,30 @@ impl Emitable for Connection {
     }
 }
 
-/// Destroys every connection whose local address is one of these, and returns their number. See sock_diag(7); Linux
-/// 4.5.
+/// Lists every connection whose local address is one of these, in any VRF. See sock_diag(7); Linux 2.6.14.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// The connections could not be listed.
+pub fn connections_at(netlink: &Netlink, addresses: &[IpAddr]) -> Result<Vec<Connection>, Errno> {
+    let addresses: HashSet<IpAddr> = addresses.iter().copied().collect();
+    netlink.dump(TCPDIAG_GETSOCK, &DumpRequest, |_, body| connection_from(body, &addresses))
+}
+
+/// Destroys connections. See sock_diag(7); Linux 4.5.
 ///
 /// # Capabilities
 /// CAP_NET_ADMIN, for SOCK_DESTROY.
 ///
 /// # Errors
-/// The connections could not be listed or destroyed; EOPNOTSUPP if the kernel lacks CONFIG_INET_DIAG_DESTROY.
-pub fn destroy_connections(netlink: &Netlink, addresses: &[IpAddr]) -> Result<usize, Errno> {
-    let addresses: HashSet<IpAddr> = addresses.iter().copied().collect();
-    let connections =
-        netlink.dump(TCPDIAG_GETSOCK, &DumpRequest, |_, body| connection_from(body, &addresses))?;
-    let outcomes = netlink.change_all(SOCK_DESTROY, 0, &connections)?;
+/// A connection could not be destroyed; EOPNOTSUPP if the kernel lacks CONFIG_INET_DIAG_DESTROY.
+pub fn destroy(netlink: &Netlink, connections: &[Connection]) -> Result<(), Errno> {
+    let outcomes = netlink.change_all(SOCK_DESTROY, 0, connections)?;
     // ENOENT: the connection ended meanwhile.
-    if let Some(errno) = outcomes.into_iter().filter_map(Result::err).find(|errno| *errno != Errno::ENOENT) {
-        return Err(errno);
-    }
-    Ok(connections.len())
+    let failed = outcomes.into_iter().filter_map(Result::err).find(|errno| *errno != Errno::ENOENT);
+    failed.map_or(Ok(()), Err)
 }
 
 /// The connection that a reply describes, if its local address is one of these.
@@ -150,5 +161,6 @@ fn connection_from(body: &[u8], addresses: &HashSet<IpAddr>) -> Option<Connectio
         // An IPv6 socket may carry IPv4, with a mapped address.
         _ => Ipv6Addr::from(source).to_canonical(),
     };
-    addresses.contains(&source).then_some(Connection { family, id })
+    let bound_interface = u32::from_ne_bytes(*id.get(BOUND_INTERFACE)?.first_chunk()?);
+    addresses.contains(&source).then_some(Connection { family, id, local: source, bound_interface })
 }

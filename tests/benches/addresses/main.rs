@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::SockProtocol;
 use nix::time::{ClockId, clock_gettime};
 use portreeve_broker::address::fence::Fence;
-use portreeve_broker::sys::rtnl::{self, Destination, Placement, SourceUse};
+use portreeve_broker::sys::rtnl::{self, Destination, Lookup, Placement, SourceUse};
 use portreeve_broker::sys::sock_diag;
 use portreeve_broker::sys::{Interface, Netlink};
 use portreeve_protocol::address::{AddAddress, MAX_ADDRESSES, RemoveAddress, RenewAddress};
@@ -147,7 +147,9 @@ impl Direct {
         let timed: Vec<_> = all.iter().map(|address| (*address, time)).collect();
         let done = |outcomes: rtnl::Outcomes| outcomes.into_iter().for_each(|one| one.unwrap());
         let none_is_local = || {
-            let destinations = rtnl::destinations(&self.route, &all).unwrap();
+            let lookups: Vec<Lookup> =
+                all.iter().map(|address| Lookup { address: *address, vrf: None }).collect();
+            let destinations = rtnl::destinations(&self.route, &lookups).unwrap();
             assert!(destinations.iter().all(|to| *to == Ok(Destination::Elsewhere)));
         };
         if checked {
@@ -162,7 +164,8 @@ impl Direct {
         }
         done(rtnl::renew(&self.route, &leased, SourceUse::Never));
         if checked {
-            sock_diag::destroy_connections(&self.diag, &all).unwrap();
+            let connections = sock_diag::connections_at(&self.diag, &all).unwrap();
+            sock_diag::destroy(&self.diag, &connections).unwrap();
         }
         if fenced {
             self.fence.close(&all).unwrap();
