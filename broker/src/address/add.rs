@@ -207,7 +207,7 @@ impl Addresses {
         let interface = found.entry(name.clone()).or_insert_with(|| {
             let interface = Interface::by_name(self.host.route(), name)
                 .map_err(|errno| fault::interface_failed(name, errno))?;
-            self.interfaces.insert(interface.clone());
+            self.reconciler.interface_changed(interface.clone());
             Ok(interface)
         });
         interface.clone()

@@ -58,7 +58,7 @@ pub struct Lease {
     pub announcement_series: u64,
     /// When it was restored after another program had removed it, within the last minute.
     pub restored: VecDeque<Instant>,
-    /// Whether it is missing because its interface went down or was deleted.
+    /// Whether it is missing because its interface went down, was deleted or changed its VRF.
     pub removed_with_link: bool,
 }
 

@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// # Errors
 /// EMFILE, or those of epoll_ctl(2).
 pub fn spawn(addresses: &Rc<Addresses>, listeners: &Rc<dyn FloatingListeners>) -> io::Result<()> {
-    let _ = addresses.listeners.set(Rc::downgrade(listeners)); // `spawn` is called once, so it is unset.
+    addresses.vrf_listeners.set_listeners(Rc::downgrade(listeners));
     spawn_receiver(addresses, addresses.reconciler.socket()?, |addresses| {
         let received = addresses.reconciler.receive();
         if received.is_err() {

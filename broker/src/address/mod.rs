@@ -43,10 +43,12 @@ mod reservation;
 mod shares;
 mod stray;
 mod unicast_announcer;
+mod vrf;
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::net::IpAddr;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::Duration;
 
 use portreeve_protocol::Fault;
@@ -76,6 +78,7 @@ use lease_table::LeaseTable;
 use multicast_limit::MulticastLimit;
 use prober::Prober;
 use reconcile::Reconciler;
+use vrf::VrfListeners;
 
 /// Starts and stops the floating listeners of an address.
 pub trait FloatingListeners {
@@ -87,6 +90,9 @@ pub trait FloatingListeners {
 
     /// Stops every listener on addresses that are about to be removed.
     fn stop(&self, addresses: &[IpAddr]);
+
+    /// Binds every listener on addresses whose interface is now in this VRF, or in none.
+    fn change_vrf(&self, addresses: &HashSet<IpAddr>, vrf: Option<&str>);
 }
 
 /// The configuration of addresses.
@@ -116,8 +122,7 @@ pub struct Addresses {
     reconciler: Reconciler,
     multicast_limit: MulticastLimit,
     kernel_lifetimes: KernelLifetimes,
-    /// Unset until the broker serves.
-    listeners: OnceCell<Weak<dyn FloatingListeners>>,
+    vrf_listeners: Rc<VrfListeners>,
     events: Rc<EventPublisher>,
     counters: Rc<AddressCounters>,
     /// Wakes the lease loop: something is due earlier.
@@ -130,7 +135,7 @@ pub struct Addresses {
 
 impl Addresses {
     fn listeners(&self) -> Option<Rc<dyn FloatingListeners>> {
-        self.listeners.get().and_then(Weak::upgrade)
+        self.vrf_listeners.listeners()
     }
 
     /// The lifetime of a lease in seconds, if the request has none.

@@ -48,8 +48,12 @@ impl Addresses {
             .filter(|one| seen.insert(one.to.address))
             .collect();
         let failed = self.execute(&moves);
-        let moved = moves.iter().filter(|one| !failed.contains_key(&one.to.address));
-        moved.for_each(|one| self.finish_move(one, announce));
+        let moved: Vec<&Move> = moves.iter().filter(|one| !failed.contains_key(&one.to.address)).collect();
+        moved.iter().for_each(|one| self.finish_move(one, announce));
+        let vrf_of = |placement: Placement| self.interfaces.vrf_of(placement.index);
+        let changes_vrf = moved.iter().filter(|one| vrf_of(one.from) != vrf_of(one.to));
+        let interfaces: HashSet<u32> = changes_vrf.map(|one| one.to.index).collect();
+        interfaces.into_iter().for_each(|index| self.vrf_listeners.follow(index));
         let now = BootTime::now();
         let outcome = |(spec, started): (&Result<AddSpec, Fault>, Result<Option<Move>, Fault>)| {
             started?;
@@ -93,7 +97,7 @@ impl Addresses {
         let to = Placement { address: spec.address, index: interface.index, prefix: spec.prefix };
         let one = Move { from: lease.placement, to, end: lease.end_in_kernel() };
         drop(table);
-        self.interfaces.insert(interface);
+        self.reconciler.interface_changed(interface);
         Ok(Some(one).filter(|one| one.from.index != one.to.index))
     }
 

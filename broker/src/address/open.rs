@@ -1,6 +1,5 @@
 //! Opens the sockets for addresses while the broker still has the privileges for it, and composes the parts.
 
-use std::cell::OnceCell;
 use std::rc::Rc;
 
 use nix::sys::socket::SockProtocol;
@@ -16,6 +15,7 @@ use super::kernel_lifetime::KernelLifetimes;
 use super::multicast_limit::MulticastLimit;
 use super::prober::Prober;
 use super::reconcile::{Parts, Reconciler};
+use super::vrf::VrfListeners;
 use super::{Addresses, Reservation, Settings};
 use crate::events::Events;
 use crate::failure::Failure;
@@ -72,6 +72,8 @@ impl Addresses {
             fence,
             settings.source,
         ));
+        let vrf_listeners = VrfListeners::new(Rc::clone(&table), Rc::clone(&interfaces), Rc::clone(&route));
+        let vrf_listeners = Rc::new(vrf_listeners);
         let announcer = Rc::new(Announcer::new(
             Rc::clone(&table),
             Rc::clone(&interfaces),
@@ -92,6 +94,7 @@ impl Addresses {
             table: Rc::clone(&table),
             interfaces: Rc::clone(&interfaces),
             host: Rc::clone(&host),
+            vrf_listeners: Rc::clone(&vrf_listeners),
             announcer: Rc::clone(&announcer),
             events: Rc::clone(&events),
             counters: Rc::clone(&counters),
@@ -108,7 +111,7 @@ impl Addresses {
             reconciler: Reconciler::new(monitor, settings.restore_limit, parts),
             multicast_limit: MulticastLimit::default(),
             kernel_lifetimes: KernelLifetimes::default(),
-            listeners: OnceCell::new(),
+            vrf_listeners,
             events,
             counters,
             wake,

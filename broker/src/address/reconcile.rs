@@ -23,6 +23,7 @@ use super::host_addresses::HostAddresses;
 use super::interface_cache::InterfaceCache;
 use super::lease::{Lease, LeaseState};
 use super::lease_table::LeaseTable;
+use super::vrf::VrfListeners;
 use crate::holder::Holder;
 use crate::sys::rtnl::{self, Destination, Placement};
 use crate::sys::rtnl_monitor::{Notification, RtnlMonitor};
@@ -36,6 +37,7 @@ pub(super) struct Parts {
     pub table: Rc<RefCell<LeaseTable>>,
     pub interfaces: Rc<InterfaceCache>,
     pub host: Rc<HostAddresses>,
+    pub vrf_listeners: Rc<VrfListeners>,
     pub announcer: Rc<Announcer>,
     pub events: Rc<EventPublisher>,
     pub counters: Rc<AddressCounters>,
@@ -109,7 +111,8 @@ impl Reconciler {
         }
     }
 
-    fn interface_changed(&self, interface: Interface) {
+    /// Handles an interface as the kernel has just reported it.
+    pub fn interface_changed(&self, interface: Interface) {
         let index = interface.index;
         let before = self.parts.interfaces.insert(interface.clone());
         self.publish_change(&interface, before.as_ref());
@@ -123,6 +126,9 @@ impl Reconciler {
             missing.for_each(|lease| lease.removed_with_link = true);
         }
         let Some(before) = before else { return };
+        if before.vrf != interface.vrf {
+            self.vrf_changed(&interface);
+        }
         let was_cut_off = interface.carrier && !before.carrier;
         if was_cut_off || interface.mac != before.mac {
             let announced: Vec<IpAddr> = {
@@ -135,6 +141,23 @@ impl Reconciler {
                 false => self.parts.announcer.announce(address),
             });
         }
+    }
+
+    /// An interface was added to a VRF or released from one, with its addresses.
+    fn vrf_changed(&self, interface: &Interface) {
+        if self.parts.table.borrow_mut().on_interface(interface.index).next().is_some() {
+            tracing::warn!(
+                interface = interface.name,
+                vrf = interface.vrf.map(|vrf| vrf.index),
+                "an interface with leased addresses was added to a VRF or released from one: connections do not continue"
+            );
+        }
+        // The kernel takes the interface down and up again, and removes its IPv6 addresses.
+        let mut table = self.parts.table.borrow_mut();
+        let missing = table.missing().filter(|lease| lease.placement.index == interface.index);
+        missing.for_each(|lease| lease.removed_with_link = true);
+        drop(table);
+        self.parts.vrf_listeners.follow(interface.index);
     }
 
     /// An interface that was deleted and created again has a new index: its missing addresses belong there now.
@@ -262,6 +285,7 @@ impl Reconciler {
         self.any_missing.set(true);
         self.compare();
         self.restore_missing();
+        self.parts.vrf_listeners.follow_all();
     }
 
     fn compare(&self) {
@@ -308,7 +332,7 @@ impl Reconciler {
             let up = Interface::by_index(self.parts.host.route(), placement.index)
                 .is_ok_and(|interface| interface.up);
             let cause = match lease.removed_with_link {
-                true => "its interface went down or was deleted",
+                true => "its interface went down, was deleted or changed its VRF",
                 false => "another program removed it",
             };
             if up && !lease.is_ending(now) && lease.try_restore(instant, self.restore_limit.get()) {

@@ -11,6 +11,7 @@ use portreeve_protocol::{Fault, FaultCode};
 use super::entry::{NewEntry, Owner};
 use super::fault::{RequestedBy, in_use};
 use super::registry::Registry;
+use super::vrf::options_in_vrf;
 use crate::config::SocketOptions;
 use crate::holder::Holder;
 
@@ -27,7 +28,7 @@ pub enum Acquired {
 
 impl Registry {
     /// Returns the owner's listener at the endpoint, or adopts the one that is retained there for the owner's `user`, or
-    /// binds a new one.
+    /// binds a new one, in this VRF unless the request names an interface.
     ///
     /// # Errors
     /// Another holder listens there or at an endpoint that overlaps, the options differ, or the socket cannot be bound.
@@ -37,6 +38,7 @@ impl Registry {
         user: Option<u32>,
         request: &Listen,
         settings: &SocketOptions,
+        vrf: Option<&str>,
     ) -> Result<(ListenerId, Acquired), Fault> {
         if let Some(id) = self.id_at(&request.endpoint) {
             return self
@@ -45,7 +47,8 @@ impl Registry {
         }
         self.check_capacity()?;
         self.check_overlap(&request.endpoint, &request.options, Holder::of_user(user), &[])?;
-        let bound = self.open(&request.endpoint, &request.options, settings, &[]).map_err(|error| {
+        let options = options_in_vrf(&request.endpoint, &request.options, vrf);
+        let bound = self.open(&request.endpoint, &options, settings, &[]).map_err(|error| {
             self.bind_fault(error, &request.endpoint, &request.options, RequestedBy::Peer)
         })?;
         let new = NewEntry::new(request.endpoint.clone(), &request.options, bound, owner, user);

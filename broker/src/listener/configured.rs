@@ -11,12 +11,13 @@ use super::bind::Bound;
 use super::entry::{NewEntry, Owner};
 use super::fault::{RequestedBy, in_use};
 use super::registry::Registry;
+use super::vrf::options_in_vrf;
 use crate::config::SocketOptions;
 use crate::holder::Holder;
 
 impl Registry {
-    /// Binds a floating listener whose address has just been added. Connections wait in its queue until the worker requests
-    /// it. `None` if the worker listens there already.
+    /// Binds a floating listener whose address has just been added, in this VRF. Connections wait in its queue until the worker
+    /// requests it. `None` if the worker listens there already.
     ///
     /// # Errors
     /// Another owner listens there, the registry is full, or the socket cannot be bound.
@@ -25,6 +26,7 @@ impl Registry {
         endpoint: &Endpoint,
         settings: &SocketOptions,
         name: &str,
+        vrf: Option<&str>,
     ) -> Result<Option<ListenerId>, Fault> {
         match self.owner_at(endpoint) {
             Some(Owner::Worker) => return Ok(None),
@@ -34,12 +36,13 @@ impl Registry {
         let options = ListenOptions::default();
         self.check_overlap(endpoint, &options, Holder::Worker, &[])?;
         let bound = self
-            .open(endpoint, &options, settings, &[])
+            .open(endpoint, &options_in_vrf(endpoint, &options, vrf), settings, &[])
             .map_err(|error| self.bind_fault(error, endpoint, &options, RequestedBy::Configuration))?;
         Ok(Some(self.insert(NewEntry::configured(endpoint.clone(), bound, name, true))))
     }
 
-    /// Binds a static listener, even if listeners that are about to close occupy its TCP or UDP endpoint.
+    /// Binds a static listener, or a floating one whose address is on this host, even if listeners that are about to close
+    /// occupy its TCP or UDP endpoint. `vrf` is the VRF of a floating listener.
     ///
     /// # Errors
     /// Another holder listens at an endpoint that overlaps, or the socket cannot be bound.
@@ -49,6 +52,7 @@ impl Registry {
         settings: &SocketOptions,
         name: &str,
         closing: &[ListenerId],
+        vrf: Option<&str>,
     ) -> Result<ListenerId, Fault> {
         let options = ListenOptions::default();
         self.check_overlap(endpoint, &options, Holder::Worker, closing)?;
@@ -56,7 +60,8 @@ impl Registry {
         let closing: Vec<ListenerId> = overlapping.filter(|id| closing.contains(id)).collect();
         let sockets: Vec<&Bound> =
             closing.iter().filter_map(|id| Some(&self.entries.get(id)?.bound)).collect();
-        let bound = self.open(endpoint, &options, settings, &sockets).map_err(|error| {
+        let opened = self.open(endpoint, &options_in_vrf(endpoint, &options, vrf), settings, &sockets);
+        let bound = opened.map_err(|error| {
             self.end_sharing(&closing);
             self.bind_fault(error, endpoint, &options, RequestedBy::Configuration)
         })?;

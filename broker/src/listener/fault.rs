@@ -89,9 +89,11 @@ impl BindError {
             .subject("another program"),
             Errno::EADDRNOTAVAIL => fault(
                 FaultCode::NotLocal,
-                "the address is on no interface of this host",
+                "no interface of this host has the address, or only one in another VRF",
                 match by {
-                    RequestedBy::Peer => "add the address first, or set free_bind in the request",
+                    RequestedBy::Peer => {
+                        "add the address first, name the device of its VRF, or set free_bind in the request"
+                    }
                     RequestedBy::Configuration => {
                         "add the address before portreeved starts, or set enable_duravip so that the listener starts \
                          with its address"

@@ -21,6 +21,7 @@ mod reset;
 mod revocation;
 mod stop;
 mod stopped_sockets;
+mod vrf;
 
 pub use acquire::Acquired;
 pub use bound_socket::BoundSocket;

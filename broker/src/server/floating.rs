@@ -21,7 +21,10 @@ impl FloatingListeners for Broker {
         let policy = self.policy.borrow();
         for listener in policy.listeners_at(address) {
             let (endpoint, name) = (listener.endpoint, listener.name);
-            let bound = self.registry.borrow_mut().bind_floating(endpoint, listener.socket, name)?;
+            let vrf = self.vrf_at(endpoint);
+            let mut registry = self.registry.borrow_mut();
+            let bound = registry.bind_floating(endpoint, listener.socket, name, vrf.as_deref())?;
+            drop(registry);
             if let Some(id) = bound {
                 tracing::info!(target: "audit", %endpoint, name, "started a floating listener with its address");
                 self.publish_to_worker(EventCode::ListenerStarted, id, endpoint);
@@ -49,9 +52,20 @@ impl FloatingListeners for Broker {
             tracing::error!(%fault, "cannot revoke a listener whose address is about to be removed");
         }
     }
+
+    fn change_vrf(&self, addresses: &HashSet<IpAddr>, vrf: Option<&str>) {
+        for fault in self.registry.borrow().change_vrf(addresses, vrf) {
+            tracing::warn!(%fault, "cannot bind a listener to the VRF of its address");
+        }
+    }
 }
 
 impl Broker {
+    /// The name of the VRF of an endpoint's address, if the address is leased.
+    pub(super) fn vrf_at(&self, endpoint: &Endpoint) -> Option<Text<15>> {
+        self.addresses.as_ref()?.vrf_of(endpoint.inet()?.address)
+    }
+
     /// Publishes to the worker that the broker started or stopped one of its listeners.
     pub(super) fn publish_to_worker(&self, code: EventCode, id: ListenerId, endpoint: &Endpoint) {
         let event = Event {

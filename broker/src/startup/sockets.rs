@@ -140,7 +140,7 @@ pub fn bind_static(
         let (name, users) = (listener.name(), registry.users_at(&endpoint));
         let place = config.place(listener.endpoint.span);
         let bound = loop {
-            match registry.bind_static(&endpoint, &listener.socket, &name, &users) {
+            match registry.bind_static(&endpoint, &listener.socket, &name, &users, None) {
                 Err(fault)
                     if fault.code == FaultCode::InUse
                         && awaited.is_none()

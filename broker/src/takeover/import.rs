@@ -165,7 +165,7 @@ impl Import {
                 imported.deferred.push(awaited);
                 continue;
             }
-            if let Err(fault) = registry.bind_static(endpoint, socket, name, &closing) {
+            if let Err(fault) = registry.bind_static(endpoint, socket, name, &closing, None) {
                 let by_this_broker = registry.is_occupied(endpoint);
                 return Err(match fault.code {
                     FaultCode::InUse if !by_this_broker => awaited.in_use,
@@ -215,7 +215,7 @@ impl Target<'_> {
         }
         let stopped = imported.stopping.stop(&mut registry);
         for AwaitedListener { endpoint, name, socket, .. } in imported.deferred {
-            if let Err(fault) = registry.bind_static(&endpoint, &socket, &name, &[]) {
+            if let Err(fault) = registry.bind_static(&endpoint, &socket, &name, &[], None) {
                 tracing::error!(%endpoint, name, %fault, "a static listener is missing: restart portreeved");
             }
         }

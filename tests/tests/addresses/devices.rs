@@ -13,6 +13,8 @@ use portreeve_tests::packet_capture::{PacketCapture, is_arp_announcement};
 use portreeve_tests::wait::TIMEOUT;
 use portreeve_tests::{Broker, Peer, eventually, isolated, lan, sample};
 
+mod vrf;
+
 const ADDRESS: &str = "10.8.0.7";
 
 /// A configuration that assigns the block of [`ADDRESS`] to an interface.

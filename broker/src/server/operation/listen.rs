@@ -146,7 +146,10 @@ fn acquire(
         Requester::Local { uid, .. } => Some(uid),
         Requester::Worker => None,
     };
-    let acquired = broker.registry.borrow_mut().acquire(session.owner, user, request, settings);
+    let vrf = broker.vrf_at(&request.endpoint);
+    let mut registry = broker.registry.borrow_mut();
+    let acquired = registry.acquire(session.owner, user, request, settings, vrf.as_deref());
+    drop(registry);
     acquired.map_err(|fault| match fault.code {
         FaultCode::NotLocal if permit.floating => {
             fault.remedy("request it again once its address is added: the broker then listens on it")

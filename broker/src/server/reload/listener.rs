@@ -54,7 +54,11 @@ pub(super) fn open(broker: &Broker, config: &Config, policy: &Policy) -> Result<
             continue;
         }
         let room = registry.check_capacity();
-        let bind = |()| registry.bind_static(endpoint, &listener.socket, &listener.name(), &opened.closing);
+        let vrf = broker.vrf_at(endpoint);
+        let bind = |()| {
+            let (name, closing) = (listener.name(), &opened.closing);
+            registry.bind_static(endpoint, &listener.socket, &name, closing, vrf.as_deref())
+        };
         match room.and_then(bind) {
             Ok(id) => {
                 opened.new.push(id);
