@@ -104,7 +104,8 @@ impl Addresses {
             .map_err(|errno| Failure::os(STEP, "listing the interfaces", errno))
     }
 
-    /// Every address of the host, and the floating ones among them that do not carry the broker's tag.
+    /// Every address of the host, and the floating ones among them that do not carry the broker's tag. An address in another VRF
+    /// than the floating one is not that address.
     fn find_untagged(&self, floating: &[AddSpec]) -> Result<(Vec<HostAddress>, Untagged), Failure> {
         let placement = |spec: &AddSpec| Placement {
             address: spec.address,
@@ -116,7 +117,13 @@ impl Addresses {
             floating.iter().map(|spec| (spec.address, placement(spec))).collect();
         let present = rtnl::list(self.host.route())
             .map_err(|errno| Failure::os(STEP, "listing the addresses", errno))?;
-        let untagged = Untagged::find(&present, &declared);
+        let is_in_its_vrf = |one: &HostAddress| {
+            let vrf_of = |placement: &Placement| self.interfaces.vrf_of(placement.index);
+            let configured = declared.get(&one.placement.address);
+            configured.is_none_or(|configured| vrf_of(configured) == vrf_of(&one.placement))
+        };
+        let candidates: Vec<HostAddress> = present.iter().filter(|one| is_in_its_vrf(one)).copied().collect();
+        let untagged = Untagged::find(&candidates, &declared);
         Ok((present, untagged))
     }
 }

@@ -92,7 +92,7 @@ impl BindError {
                 "no interface of this host has the address, or only one in another VRF",
                 match by {
                     RequestedBy::Peer => {
-                        "add the address first, name the device of its VRF, or set free_bind in the request"
+                        "add the address first, or set device to its VRF or free_bind in the request"
                     }
                     RequestedBy::Configuration => {
                         "add the address before portreeved starts, or set enable_duravip so that the listener starts \

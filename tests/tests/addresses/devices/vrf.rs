@@ -11,8 +11,9 @@ use portreeve_protocol::message::{Listen, ListenOptions};
 use portreeve_protocol::{Endpoint, Text};
 use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::wait::TIMEOUT;
-use portreeve_tests::{Broker, Host, Peer, eventually, isolated, lan, sample};
+use portreeve_tests::{Broker, Host, Peer, broker, eventually, isolated, lan, sample};
 use rustix::net::sockopt::socket_cookie;
+use rustix::process::Signal;
 
 use super::{
     ADDRESS, add_and_see_announced, connect_from_far, create, is_unknown, listen, remove_and_see_reset,
@@ -51,27 +52,34 @@ fn config(exists: bool, more: &str) -> String {
             topology "2001:db8:8::/64" {{ interface = {interface} }}
         }}
         broker {{
-            permit "vrf" {{ address = ( "2001:db8:8::/64" ) listen = ( "*:53/udp" ) }}
+            permit "vrf" {{ address = ( "2001:db8:8::/64" ) listen = ( "*:53/udp" ) interface = ( dummy0 ) }}
             peer root {{ permit = ( any vrf ) }}
         }}
         {more}"#
     ))
 }
 
-/// Starts a broker and a worker with floating listeners at both addresses.
-fn start_with_worker(host: &Host, exists: bool) -> (WorkerSetup, Broker) {
-    let setup = WorkerSetup::new(host, "chroot");
-    let listeners = format!(
+/// A configuration with a worker.
+fn worker_config(setup: &WorkerSetup, exists: bool, listeners: &str) -> String {
+    let rest = format!("{} worker {{ stable_after = 0 }}", config(exists, listeners));
+    sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest)
+}
+
+/// Floating listeners at both addresses.
+fn floating_listeners() -> String {
+    format!(
         r#"
         ESMTP_Listener {{
             Listen "{ADDRESS}:25" {{ enable_duravip = true }}
             Listen "[{ADDRESS6}]:25" {{ enable_duravip = true }}
-        }}
-        worker {{ stable_after = 0 }}"#
-    );
-    let text =
-        sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &config(exists, &listeners));
-    let broker = Broker::start(host, &text);
+        }}"#
+    )
+}
+
+/// Starts a broker and a worker with these listeners.
+fn start_with_worker(host: &Host, exists: bool) -> (WorkerSetup, Broker) {
+    let setup = WorkerSetup::new(host, "chroot");
+    let broker = Broker::start(host, &worker_config(&setup, exists, &floating_listeners()));
     (setup, broker)
 }
 
@@ -228,6 +236,14 @@ fn the_same_address_outside_the_vrf_is_no_obstacle_and_within_it_is_refused() {
             assert!(!peer.remove_address(address).unwrap().verified);
             lan::ip(&format!("addr del {copy} dev dummy0"));
         }
+        // The kernel finds no IPv4 address in a VRF that is down.
+        lan::ip("link set red down");
+        lan::ip(&format!("addr add {ADDRESS}/32 dev dummy0"));
+        assert_eq!(add(&mut peer, ADDRESS).unwrap_err().code, FaultCode::InUse);
+        lan::ip(&format!("addr del {ADDRESS}/32 dev dummy0"));
+        add(&mut peer, ADDRESS).unwrap();
+        assert!(peer.remove_address(ADDRESS).unwrap().verified);
+        lan::ip("link set red up");
         lan::ip("route add local 10.8.0.64/26 dev red table 100");
         let fault = add(&mut peer, "10.8.0.77").unwrap_err();
         assert_eq!((fault.code, &*fault.subject), (FaultCode::InUse, "a local route"), "{fault}");
@@ -298,5 +314,106 @@ fn listeners_follow_an_interface_that_changes_its_vrf() {
             assert!(peer.remove_address(address).unwrap().verified);
             assert!(lan::show_address(address).is_none());
         }
+    });
+}
+
+#[test]
+fn listeners_follow_an_address_that_moves_into_or_out_of_a_vrf() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let exists = create_red();
+        let broker = Broker::start(host, &config(exists, ""));
+        let mut peer = broker.peer();
+        if !exists {
+            is_unknown(&mut peer, "red");
+            return;
+        }
+        assert!(create("dummy", "dummy0", ""));
+        lan::ip("link set dummy0 up");
+        for (address, endpoint) in endpoints() {
+            peer.add_address(address, |add| add.lease = Some(60)).unwrap();
+            let listener = listener(peer.listen(&endpoint).unwrap().1);
+            drop(connect_and_serve(&endpoint, &listener));
+            peer.move_address(address, "dummy0").unwrap();
+            let client = TcpStream::connect(&endpoint).unwrap();
+            assert_eq!(listener.accept().unwrap().1, client.local_addr().unwrap());
+            peer.move_address(address, "eth1").unwrap();
+            drop(connect_and_serve(&endpoint, &listener));
+            assert!(peer.remove_address(address).unwrap().verified);
+        }
+    });
+}
+
+#[test]
+fn a_reload_opens_a_floating_listener_in_the_vrf_of_its_address() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let exists = create_red();
+        let setup = WorkerSetup::new(host, "chroot");
+        let broker = Broker::start(host, &worker_config(&setup, exists, ""));
+        let mut peer = broker.peer();
+        if !exists {
+            is_unknown(&mut peer, "red");
+            return;
+        }
+        let (_scripted, mut worker) = setup.accept();
+        worker.hello();
+        for (address, _) in endpoints() {
+            peer.add_address(address, |add| add.lease = Some(60)).unwrap();
+        }
+        broker::config(host, &worker_config(&setup, exists, &floating_listeners()));
+        broker.signal(Signal::HUP);
+        for (_, endpoint) in endpoints() {
+            broker.log.wait_for(&[&endpoint, "connections wait in its queue"]);
+            drop(connect_and_serve(&endpoint, &listener(worker.listen(&endpoint).unwrap().1)));
+        }
+    });
+}
+
+#[test]
+fn listeners_follow_their_interface_after_a_takeover_too() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let exists = create_red();
+        let text = config(exists, "");
+        let mut broker = Broker::start(host, &text);
+        let mut peer = broker.peer();
+        if !exists {
+            is_unknown(&mut peer, "red");
+            return;
+        }
+        peer.add_address(ADDRESS, |add| add.lease = Some(600)).unwrap();
+        let endpoint = format!("{ADDRESS}:25");
+        let before = listener(peer.listen(&endpoint).unwrap().1);
+        // The successor has to follow this change if the predecessor has not.
+        broker.suspend();
+        lan::ip("link set eth1 nomaster");
+        broker.signal(Signal::CONT);
+        broker.replace(host, &text);
+        let mut peer = broker.peer();
+        let after = listener(peer.listen(&endpoint).unwrap().1);
+        assert_eq!(socket_cookie(after.as_fd()).unwrap(), socket_cookie(before.as_fd()).unwrap());
+        for master in ["nomaster", "master red"] {
+            lan::ip(&format!("link set eth1 {master}"));
+            drop(connect_and_serve(&endpoint, &after));
+        }
+        assert!(peer.remove_address(ADDRESS).unwrap().verified);
+    });
+}
+
+#[test]
+fn a_host_address_outside_the_vrf_of_a_floating_address_does_not_prevent_the_start() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let exists = create_red();
+        lan::ip(&format!("addr add {ADDRESS}/24 dev lo"));
+        if !exists {
+            return; // without a VRF, it does
+        }
+        let (_setup, broker) = start_with_worker(host, exists);
+        let mut peer = broker.peer();
+        peer.add_address(ADDRESS, |add| add.lease = Some(60)).unwrap();
+        assert!(peer.remove_address(ADDRESS).unwrap().verified);
+        assert!(lan::show_address(ADDRESS).unwrap().contains(" lo "));
     });
 }
