@@ -144,7 +144,8 @@ pub struct ListenOptions {
     pub dual_stack: bool,
     /// IP_FREEBIND: bind an address that this host does not have yet. See ip(7).
     pub free_bind: bool,
-    /// SO_BINDTODEVICE: accept packets from this interface only; empty for all interfaces. See socket(7).
+    /// SO_BINDTODEVICE: accept packets from this interface only; empty for all interfaces, and for a leased address in a VRF
+    /// for those of the VRF. See socket(7).
     pub device: Text<MAX_INTERFACE>,
     /// SO_RCVBUF in bytes; 0 keeps the system's default. See socket(7).
     pub receive_buffer: Option<u32>,
