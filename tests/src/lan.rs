@@ -64,6 +64,17 @@ pub fn add_second_interface() {
     ip(&format!("link set {SECOND_INTERFACE} up"));
 }
 
+/// Creates this host's interface again after its deletion, with its IPv4 address, and waits for its carrier.
+pub fn create_interface_again() {
+    ip("-n switch link add port1 type veth peer name far1");
+    ip("-n switch link set far1 netns 1");
+    ip(&format!("link set far1 name {INTERFACE} address 02:00:00:00:00:01"));
+    ip("-n switch link set port1 master br0 up");
+    ip(&format!("link set {INTERFACE} up"));
+    ip(&format!("addr add 10.1.1.1/24 dev {INTERFACE}"));
+    eventually("a carrier", || ip(&format!("link show {INTERFACE}")).contains("LOWER_UP").then_some(()));
+}
+
 /// Runs code in another host and returns its result. Sockets that it opens stay in that host.
 pub fn in_host<T: Send>(host: &str, act: impl FnOnce() -> T + Send) -> T {
     let namespace = std::fs::File::open(format!("/run/netns/{host}")).unwrap();

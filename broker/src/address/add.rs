@@ -248,7 +248,9 @@ impl Addresses {
         };
         let start =
             |placement: &Placement| Some((placement.address, listeners.start(placement.address).err()?));
-        placements.iter().filter_map(start).collect()
+        let failed = placements.iter().filter_map(start).collect();
+        self.vrf_listeners.bind_new(placements);
+        failed
     }
 
     /// Rolls the failed addresses of a batch back, and fails them.

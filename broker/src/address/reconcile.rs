@@ -153,6 +153,7 @@ impl Reconciler {
             );
         }
         // The kernel takes the interface down and up again, and removes its IPv6 addresses.
+        self.compare_addresses();
         let mut table = self.parts.table.borrow_mut();
         let missing = table.missing().filter(|lease| lease.placement.index == interface.index);
         missing.for_each(|lease| lease.removed_with_link = true);
@@ -162,12 +163,17 @@ impl Reconciler {
 
     /// An interface that was deleted and created again has a new index: its missing addresses belong there now.
     fn follow_new_index(&self, interface: &Interface) {
+        let mut has_addresses = false;
         for lease in self.parts.table.borrow_mut().missing() {
             if interface.has_name(&lease.interface) && !self.parts.interfaces.contains(lease.placement.index)
             {
                 lease.placement.index = interface.index;
-                self.any_missing.set(true);
+                has_addresses = true;
             }
+        }
+        if has_addresses {
+            self.any_missing.set(true);
+            self.parts.vrf_listeners.follow(interface.index);
         }
     }
 
@@ -301,6 +307,11 @@ impl Reconciler {
             }
             Err(errno) => tracing::error!(%errno, "cannot list the interfaces of this host"),
         }
+        self.compare_addresses();
+        self.check_quarantine();
+    }
+
+    fn compare_addresses(&self) {
         match rtnl::list(self.parts.host.route()) {
             Ok(present) => {
                 let present: HashSet<Placement> =
@@ -310,7 +321,6 @@ impl Reconciler {
             }
             Err(errno) => tracing::error!(%errno, "cannot list the addresses of this host"),
         }
-        self.check_quarantine();
     }
 
     /// Ends the quarantine of removed addresses that the host no longer has elsewhere.

@@ -4,7 +4,7 @@
 //! Promises: asks for the listeners of an address to be bound again after each change. Borrows nothing while it does that.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 
@@ -13,6 +13,7 @@ use portreeve_protocol::Text;
 use super::interface_cache::InterfaceCache;
 use super::lease_table::LeaseTable;
 use super::{Addresses, FloatingListeners};
+use crate::sys::rtnl::Placement;
 use crate::sys::{Interface, Netlink};
 
 /// Binds listeners to the VRFs of their addresses.
@@ -59,8 +60,23 @@ impl VrfListeners {
             let mut table = self.table.borrow_mut();
             table.on_interface(index).map(|lease| lease.placement.address).collect()
         };
-        let Some(listeners) = self.listeners().filter(|_| !addresses.is_empty()) else { return };
-        listeners.change_vrf(&addresses, self.vrf_of_interface(index).as_deref());
+        if let Some(listeners) = self.listeners().filter(|_| !addresses.is_empty()) {
+            listeners.change_vrf(&addresses, self.vrf_of_interface(index).as_deref());
+        }
+    }
+
+    /// Binds the listeners of addresses that were just added to an interface, if it is in a VRF: those that were opened before
+    /// their address existed are bound to no interface.
+    pub fn bind_new(&self, added: &[Placement]) {
+        let mut by_interface: HashMap<u32, HashSet<IpAddr>> = HashMap::new();
+        let in_vrf = added.iter().filter(|placement| self.interfaces.vrf_of(placement.index).is_some());
+        for Placement { index, address, .. } in in_vrf {
+            by_interface.entry(*index).or_default().insert(*address);
+        }
+        let Some(listeners) = self.listeners() else { return };
+        for (index, addresses) in by_interface {
+            listeners.change_vrf(&addresses, self.vrf_of_interface(index).as_deref());
+        }
     }
 
     /// Binds the listeners of all addresses again.

@@ -108,13 +108,13 @@ fn an_interface_that_goes_down_or_disappears_during_a_request_gets_no_address() 
         let fault = during_request(&mut peer, &mut wire, "10.1.1.7", vanish).unwrap_err();
         assert_eq!(fault.code, FaultCode::UnknownInterface);
         assert_eq!(peer.add_address("10.1.1.7", |_| {}).unwrap_err().code, FaultCode::UnknownInterface);
-        recreate();
+        lan::create_interface_again();
         peer.add_address("10.1.1.7", |_| {}).unwrap();
         peer.remove_address("10.1.1.7").unwrap();
         // An interface that is recreated under the same name during a request is not the one that was checked.
         let swap = || {
             lan::ip("link del eth1");
-            recreate();
+            lan::create_interface_again();
         };
         let fault = during_request(&mut peer, &mut wire, "10.1.1.8", swap).unwrap_err();
         assert_eq!(fault.code, FaultCode::UnknownInterface);
@@ -122,17 +122,6 @@ fn an_interface_that_goes_down_or_disappears_during_a_request_gets_no_address() 
         drop(peer);
         broker.await_no_leak(&descriptors);
     });
-}
-
-/// Recreates this host's interface after its deletion.
-fn recreate() {
-    lan::ip("-n switch link add port1 type veth peer name far1");
-    lan::ip("-n switch link set far1 netns 1");
-    lan::ip("link set far1 name eth1 address 02:00:00:00:00:01");
-    lan::ip("-n switch link set port1 master br0 up");
-    lan::ip("link set eth1 up");
-    lan::ip("addr add 10.1.1.1/24 dev eth1");
-    eventually("a carrier", || lan::ip("link show eth1").contains("LOWER_UP").then_some(()));
 }
 
 #[test]
@@ -148,7 +137,7 @@ fn addresses_of_a_deleted_interface_are_lost_and_can_be_added_again_after_its_re
         for address in ["10.1.1.7", "2001:db8::7"] {
             assert_eq!(peer.renew_address(address).unwrap_err().code, FaultCode::NotLocal, "{address}");
         }
-        recreate();
+        lan::create_interface_again();
         for address in ["10.1.1.7", "2001:db8::7"] {
             assert!(peer.remove_address(address).unwrap().verified);
             peer.add_address(address, |_| {}).unwrap();

@@ -107,6 +107,12 @@ fn connect_and_serve(endpoint: &str, listener: &TcpListener) -> TcpStream {
     client
 }
 
+fn listen_with(peer: &mut Peer, endpoint: &str, options: ListenOptions) -> TcpListener {
+    let endpoint: Endpoint = endpoint.parse().unwrap();
+    let (_, sockets) = peer.request(&Listen { endpoint, options }).unwrap();
+    listener(sockets.into_iter().next().unwrap())
+}
+
 fn listener(socket: OwnedFd) -> TcpListener {
     let listener = TcpListener::from(socket);
     listener.set_nonblocking(false).unwrap();
@@ -169,7 +175,10 @@ fn listeners_that_a_peer_requests_serve_the_vrf_unless_they_name_another_device(
             return;
         }
         let before = lan::addresses();
+        let options = ListenOptions { free_bind: true, ..ListenOptions::default() };
+        let early = listen_with(&mut peer, &format!("{ADDRESS}:2727"), options);
         peer.add_address(ADDRESS, |add| add.lease = Some(60)).unwrap();
+        drop(connect_and_serve(&format!("{ADDRESS}:2727"), &early));
         let tcp = listen(&mut peer);
         let (_, udp) = peer.listen(&format!("{ADDRESS}:53/udp")).unwrap();
         let udp = UdpSocket::from(udp);
@@ -184,9 +193,7 @@ fn listeners_that_a_peer_requests_serve_the_vrf_unless_they_name_another_device(
             client.recv_from(&mut [0]).unwrap();
         });
         let options = ListenOptions { device: Text::truncated("eth1"), ..ListenOptions::default() };
-        let endpoint: Endpoint = format!("{ADDRESS}:2626").parse().unwrap();
-        let (_, sockets) = peer.request(&Listen { endpoint, options }).unwrap();
-        let at_port = listener(sockets.into_iter().next().unwrap());
+        let at_port = listen_with(&mut peer, &format!("{ADDRESS}:2626"), options);
         drop(connect_and_serve(&format!("{ADDRESS}:2626"), &at_port));
         let connected = connect_from_far().unwrap();
         remove_and_see_reset(&mut peer, tcp.accept().unwrap().0, &before);
@@ -305,6 +312,10 @@ fn listeners_follow_an_interface_that_changes_its_vrf() {
                 peer.renew_address(address).unwrap();
             }
         }
+        assert!(
+            !broker.log.lines().iter().any(|line| line.contains("another program removed it")),
+            "the kernel removed the IPv6 address because of the change"
+        );
         lan::ip("link del red");
         add_host_address();
         for (listener, endpoint) in &listeners {
@@ -415,5 +426,33 @@ fn a_host_address_outside_the_vrf_of_a_floating_address_does_not_prevent_the_sta
         peer.add_address(ADDRESS, |add| add.lease = Some(60)).unwrap();
         assert!(peer.remove_address(ADDRESS).unwrap().verified);
         assert!(lan::show_address(ADDRESS).unwrap().contains(" lo "));
+    });
+}
+
+#[test]
+fn listeners_follow_an_interface_that_is_created_again_outside_the_vrf() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let exists = create_red();
+        let broker = Broker::start(host, &config(exists, ""));
+        let mut peer = broker.peer();
+        if !exists {
+            is_unknown(&mut peer, "red");
+            return;
+        }
+        let listeners = endpoints().map(|(address, endpoint)| {
+            peer.add_address(address, |add| add.lease = Some(60)).unwrap();
+            (listener(peer.listen(&endpoint).unwrap().1), endpoint)
+        });
+        lan::ip("link del eth1");
+        lan::create_interface_again();
+        lan::ip("addr add 10.8.0.1/24 dev eth1");
+        add_host_address();
+        for (listener, endpoint) in &listeners {
+            drop(connect_and_serve(endpoint, listener));
+        }
+        for (address, _) in endpoints() {
+            assert!(peer.remove_address(address).unwrap().verified);
+        }
     });
 }
