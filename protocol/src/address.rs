@@ -36,7 +36,7 @@ pub struct AddAddress {
     /// Announce the address to the neighbours: gratuitous ARP, or unsolicited neighbour advertisements for IPv6.
     pub announce: bool,
     /// The end of the lease in place of its duration, in nanoseconds of the broker's CLOCK_BOOTTIME: however late the request
-    /// is handled, the lease ends then. At least 1 s and at most 86400 s from now; `lease` must be `None`.
+    /// is handled, the lease ends then, or up to a second before, because the kernel counts whole seconds. At least 1 s and at most 86400 s from now; `lease` must be `None`.
     pub until: Trailing<u64>,
 }
 
@@ -53,8 +53,8 @@ pub struct RenewAddress {
     pub until: Trailing<u64>,
 }
 
-/// Request: restart the leases of all addresses that this peer has, except permanent ones. Its cost does not depend on their
-/// number: the kernel gets one change. An address without a permit keeps the deadline that it has.
+/// Request: restart the leases of all addresses that this peer has, except permanent ones. The kernel gets one change, however
+/// many they are. An address without a permit keeps the deadline that it has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RenewAll {
     /// Lease duration in seconds, at least 3. `None` uses the configured default.
@@ -83,7 +83,8 @@ pub struct RenewedAll {
 ///
 /// - the fence: at most 10 ms;
 /// - otherwise the lifetime of the address in the kernel: an IPv4 address at most 1.14 s or an eighth of the lease, whichever is
-///   longer; an IPv6 address at most 15 s, on a busy host.
+///   longer; an IPv6 address at most 15 s, on a busy host. More than 64 addresses that are renewed by [`RenewAll`] have longer
+///   lifetimes; they count if another program removes the fence while no broker runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
     /// The fence ends the leases of IPv4 addresses, as the kernel reports.

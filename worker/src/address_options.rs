@@ -24,7 +24,7 @@ pub struct AddressOptions {
     /// until it is removed and needs a permit that allows it.
     pub lease: Option<u32>,
     /// End of the lease in place of its length, in nanoseconds of the broker's CLOCK_BOOTTIME, however late the broker handles the
-    /// request: at least 1 s and at most 86400 s from now. A broker of an earlier release refuses the request.
+    /// request: at least 1 s and at most 86400 s from now. Brokers of earlier releases do not take it.
     pub until: Option<u64>,
     /// Epoch of the ownership, from the cluster manager that decides which host has the address; 0 if unused.
     pub epoch: u64,

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use portreeve_protocol::address::{MoveAddress, RenewAddress};
 use portreeve_protocol::bounded::TooLong;
-use portreeve_protocol::message::{self, Features, Hello, ListenMany, ListenerId, Stop};
+use portreeve_protocol::message::{self, Features, Hello, ListenMany, ListenerId, Stop, Welcome};
 use portreeve_protocol::{Endpoint, Fault, List, Text, Trailing};
 
 use crate::error::Error;
@@ -30,6 +30,16 @@ pub(crate) fn listen_many(listeners: &[Listen], all_or_nothing: bool) -> Result<
 pub(crate) fn renew_until(addresses: &[IpAddr], until: u64, epoch: u64) -> Result<RenewAddress, Error> {
     let addresses = list("addresses", addresses)?;
     Ok(RenewAddress { addresses, lease: None, epoch, until: Trailing(Some(until)) })
+}
+
+/// Refuses a request with the end of a lease if the broker does not know it: it would end the session.
+pub(crate) fn require_lease_times(welcome: Option<&Welcome>) -> Result<(), Error> {
+    match welcome.is_none_or(|welcome| welcome.features & Features::LEASE_TIMES != 0) {
+        true => Ok(()),
+        false => Err(Error::Request(
+            "the broker is of an earlier release and takes no end of a lease; give its length".into(),
+        )),
+    }
 }
 
 pub(crate) fn stop(listeners: &[ListenerId]) -> Result<Stop, Error> {

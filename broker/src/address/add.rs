@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use portreeve_protocol::{EventCode, Fault, FaultCode, Text, address};
@@ -78,10 +79,16 @@ impl Addresses {
         batch.fail_all(&self.table, &failed);
         if params.probes > 0 {
             let mut failed = dad::wait(self.host.route(), &batch.placements()).await;
-            // The kernel has removed them, because it counts whole seconds, or will at once.
-            if deadline.is_some_and(|end| BootTime::now().duration_until(end) < MIN_LIFETIME) {
-                failed =
-                    batch.placements().iter().map(|one| (one.address, fault::deadline_passed())).collect();
+            match deadline.map(|end| BootTime::now().duration_until(end)) {
+                Some(Duration::ZERO) => {
+                    let ended = |one: &Placement| (one.address, fault::deadline_passed());
+                    failed = batch.placements().iter().map(ended).collect();
+                }
+                // The kernel counts whole seconds, so it may have removed them already.
+                Some(rest) if rest < MIN_LIFETIME => {
+                    failed.values_mut().for_each(|fault| *fault = fault::deadline_passed());
+                }
+                _ => {}
             }
             self.roll_back_failed(&mut batch, &failed);
         }

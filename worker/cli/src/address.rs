@@ -240,12 +240,13 @@ async fn renew_all(
         let remaining = deadline.saturating_sub(now) as f64 / 1e9;
         out.text(format!("{renewed} addresses are renewed for {remaining:.1} s"))?;
     }
+    let none = renewed == 0 && not_renewed > 0;
     if not_renewed > 0 {
         output::note(format!(
-            "{not_renewed} addresses are not renewed: permanent, expired, missing, or without a permit; see `portreeve address list`"
+            "{not_renewed} addresses are not renewed: permanent, expired, being added, missing, or without a permit; see `portreeve address list`"
         ));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if none { failure::batch_code(false) } else { ExitCode::SUCCESS })
 }
 
 async fn list(client: &Client, out: Output) -> Result<ExitCode, Failure> {
@@ -304,7 +305,7 @@ impl AddressList {
         let mut rows = values(&self.rows);
         for (row, deadline) in rows.iter_mut().zip(&self.deadlines) {
             if let Some(row) = row.as_object_mut() {
-                // Absent if the address is permanent.
+                // Null if the address is permanent.
                 row.insert(
                     "deadline_ns".to_owned(),
                     json!(Some(deadline).filter(|deadline| **deadline < u64::MAX)),

@@ -25,6 +25,9 @@ impl Client {
         addresses: &[IpAddr],
         options: &AddressOptions,
     ) -> Result<Vec<Result<Granted, Fault>>, Error> {
+        if options.until.is_some() {
+            build::require_lease_times(self.welcome())?;
+        }
         Ok(results(self.0.call(&options.to_wire(addresses)?)?.results.into_vec()))
     }
 
@@ -48,7 +51,7 @@ impl Client {
     }
 
     /// Gives the leases of addresses a new end, in nanoseconds of the broker's CLOCK_BOOTTIME, however late the broker handles the
-    /// request: at least 1 s and at most 86400 s from now. A broker of an earlier release refuses the request.
+    /// request: at least 1 s and at most 86400 s from now. [`Error::Request`] if the broker is of an earlier release.
     ///
     /// # Errors
     /// As [`Client::add_addresses`].
@@ -58,6 +61,7 @@ impl Client {
         until: u64,
         epoch: u64,
     ) -> Result<Vec<Result<Granted, Fault>>, Error> {
+        build::require_lease_times(self.welcome())?;
         let request = build::renew_until(addresses, until, epoch)?;
         Ok(results(self.0.call(&request)?.results.into_vec()))
     }
