@@ -302,4 +302,24 @@ fn measure(host: &Host, ipv4: bool) {
         of(&pings)
     );
     assert!(!broker.log.lines().iter().any(|line| line.contains("restored")));
+    // All leases end together.
+    let (begin, mut pings) = (Instant::now(), Vec::new());
+    loop {
+        let asked = Instant::now();
+        other.ping();
+        pings.push(asked.elapsed());
+        std::thread::sleep(Duration::from_millis(2));
+        if pings.len() % 500 == 0
+            && other.request(&ListAddresses { after: None }).unwrap().0.addresses.is_empty()
+        {
+            break;
+        }
+    }
+    pings.sort_unstable();
+    println!(
+        "the end of all: {:.1} s after the last renewal the last address is removed; replies to another peer {:?}, {:?}",
+        begin.elapsed().as_secs_f64(),
+        pings[pings.len() / 2],
+        pings[pings.len() - 1]
+    );
 }

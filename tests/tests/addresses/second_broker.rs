@@ -55,6 +55,17 @@ fn a_second_broker_is_refused_and_the_first_one_is_named_and_unharmed() {
             assert!(refused.message.contains(&process), "{process}: {}", refused.message);
             assert_eq!(state(), before);
         }
+        // By hard links to a program and a configuration.
+        let copy = host.file("copied-portreeved", "");
+        let [program, config] = ["linked-portreeved", "linked.conf"].map(|name| copy.with_file_name(name));
+        std::fs::copy(host.binary(binaries::BROKER), &copy).unwrap();
+        std::fs::hard_link(copy, &program).unwrap();
+        std::fs::hard_link(host.file("other.conf", &other()), &config).unwrap();
+        let mut command = Command::new(program);
+        command.arg("--config").arg(&config);
+        let refused = StartupFailure::of_command(command);
+        assert_eq!(refused.code, Some(69), "{}", refused.message);
+        assert_eq!(state(), before);
         peer.renew_address("10.1.1.7").unwrap();
         assert!(peer.request(&ListAddresses { after: None }).unwrap().0.fenced);
         // A flush leaves the reservation.
