@@ -23,7 +23,7 @@ use crate::sys::BootTime;
 /// The longest sleep: timers stop while the host is suspended, but the clock of leases does not.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
 /// The number of expired addresses to remove at once: with thousands of them, the kernel takes milliseconds for each of IPv6.
-const MAX_EXPIRED: usize = 64;
+const MAX_EXPIRED: usize = 16;
 /// The pause after a failed receive.
 const PAUSE: Duration = Duration::from_millis(10);
 
