@@ -51,6 +51,23 @@ fn only(leases: Leases) -> Result<u64, Fault> {
     }
 }
 
+/// Requests an address every few milliseconds, and checks that the last answer comes at this time: at most 10 ms later, and not long
+/// before.
+#[track_caller]
+fn is_silent_from(wire: &mut PacketCapture, address: &str, end: Instant) {
+    let (neighbour, mut last) = (Neighbour::number(0), None);
+    while Instant::now() < end + Duration::from_secs(1) {
+        wire.send(&neighbour.request_for(address.parse().unwrap()));
+        let is_answer = |frame: &[u8]| neighbour::parse_reply(frame).is_some();
+        for frame in wire.collect(Duration::from_millis(4), is_answer, |_| false) {
+            last = Some(frame.at);
+        }
+    }
+    let last = last.expect("answers while the lease lasts");
+    assert!(last <= end + Duration::from_millis(10), "{address}: {:?} late", last - end);
+    assert!(last + Duration::from_secs(1) > end, "{address}: {:?} early", end - last);
+}
+
 /// A peer whose replies have the deadlines.
 fn timed_peer() -> Peer {
     let mut peer = Peer::connect(portreeve_tests::broker::SOCKET.as_ref()).unwrap();
@@ -67,7 +84,6 @@ fn a_lease_ends_at_the_requested_instant_however_late_the_broker_handles_the_req
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = timed_peer();
         let mut wire = PacketCapture::on("far");
-        let neighbour = Neighbour::number(0);
         // The broker handles the addition, and then the renewal, long after they were sent.
         let late = |peer: &mut Peer, send: &mut dyn FnMut(&mut Peer)| {
             broker.suspend();
@@ -86,16 +102,7 @@ fn a_lease_ends_at_the_requested_instant_however_late_the_broker_handles_the_req
             assert_eq!(only(reply), Ok(until));
             // Whatever the broker does from now on.
             broker.suspend();
-            let mut last = None;
-            while Instant::now() < end + Duration::from_millis(500) {
-                wire.send(&neighbour.request_for(address.parse().unwrap()));
-                let is_answer = |frame: &[u8]| neighbour::parse_reply(frame).is_some();
-                for frame in wire.collect(Duration::from_millis(4), is_answer, |_| false) {
-                    last = Some(frame.at);
-                }
-            }
-            let last = last.expect("answers while the lease lasts");
-            assert!(last <= end + Duration::from_millis(10), "{address}: {:?} late", last - end);
+            is_silent_from(&mut wire, address, end);
             broker.signal(Signal::CONT);
         }
     });
@@ -190,7 +197,6 @@ fn a_stepped_clock_changes_no_lease() {
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = timed_peer();
         let mut wire = PacketCapture::on("far");
-        let neighbour = Neighbour::number(0);
         for (step, address) in [(400 * DAY, BOTH[0]), (-800 * DAY, BOTH[1]), (400 * DAY, BOTH[0])] {
             let (until, end) = (boot_time() + 8 * SECOND, Instant::now() + Duration::from_secs(8));
             assert_eq!(only(peer.request(&add_until(address, until)).unwrap().0), Ok(until));
@@ -199,17 +205,7 @@ fn a_stepped_clock_changes_no_lease() {
             step_clock(step);
             let page = peer.request(&ListAddresses { after: None }).unwrap().0;
             assert_eq!(*page.times.0.unwrap().leases.deadlines, [until]);
-            let mut last = None;
-            while Instant::now() < end + Duration::from_secs(1) {
-                wire.send(&neighbour.request_for(address.parse().unwrap()));
-                let is_answer = |frame: &[u8]| neighbour::parse_reply(frame).is_some();
-                for frame in wire.collect(Duration::from_millis(4), is_answer, |_| false) {
-                    last = Some(frame.at);
-                }
-            }
-            let last = last.expect("answers while the lease lasts");
-            assert!(last <= end + Duration::from_millis(10), "{address}: {:?} late", last - end);
-            assert!(last + Duration::from_secs(1) > end, "{address}: {:?} early", end - last);
+            is_silent_from(&mut wire, address, end);
             eventually("the removal of the address", || lan::show_address(address).is_none().then_some(()));
         }
         drop(broker);
