@@ -136,8 +136,10 @@ impl Owner {
             End::Length | End::Instant => {}
         }
         let granted = if until.is_some() { requested } else { Instant::now() };
-        for (pid, signal) in &self.targets {
-            kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), *signal).unwrap();
+        for (number, (pid, signal)) in self.targets.iter().enumerate() {
+            let killed = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), *signal);
+            // The launcher and the worker end with the broker, possibly before they are killed.
+            assert!(killed.is_ok() || number > 0, "{killed:?}");
         }
         (requested + LEASE, granted + LEASE)
     }
