@@ -81,7 +81,7 @@ pub struct RenewedAll {
 
 /// What ends the leases of each family even if the broker does not, and so how long an address can answer after its deadline:
 ///
-/// - the fence: at most 10 ms;
+/// - the fence: at most 10 ms, or 15 ms if the kernel counts 100 ticks a second;
 /// - otherwise the lifetime of the address in the kernel: an IPv4 address at most 1.14 s or an eighth of the lease, whichever is
 ///   longer; an IPv6 address at most 15 s, on a busy host. More than 64 addresses that are renewed by [`RenewAll`] have longer
 ///   lifetimes; they count if another program removes the fence while no broker runs.

@@ -24,8 +24,8 @@ use crate::sys::rtnl::{self, Destination, Lifetime, Lookup, Outcomes, Placement,
 use crate::sys::sock_diag::{self, Connection};
 use crate::sys::{BootTime, Netlink};
 
-/// How much later than its deadline an address may be blocked.
-const MAX_LATENESS: Duration = Duration::from_millis(10);
+/// How much later than its deadline an address may be blocked, besides the tick in which the kernel counts.
+const MAX_LATENESS: Duration = Duration::from_millis(5);
 /// How often the fence is told a deadline if it was told too late, and how often it is asked.
 const MAX_ATTEMPTS: usize = 10;
 

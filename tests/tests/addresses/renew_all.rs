@@ -115,7 +115,7 @@ fn an_address_whose_permit_a_reload_removes_keeps_its_deadline() {
         let mut peer = Peer::of_user(65_534, 65_534);
         peer.add_address("10.1.1.70", |add| add.lease = Some(20)).unwrap();
         assert_eq!(peer.request(&ALL).unwrap().0.renewed, 1);
-        let until = boot_time() + 4 * SECOND;
+        let until = boot_time() + 6 * SECOND;
         peer.request(&RenewAll { lease: None, until: Some(until) }).unwrap();
         let fewer = text.replace("\"10.0.0.0/8\"", "\"10.2.0.0/16\"");
         assert_ne!(fewer, text);
@@ -134,10 +134,10 @@ fn the_kernel_keeps_addresses_that_are_renewed_with_all_beyond_its_first_lifetim
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
-        BOTH.iter().for_each(|address| drop(peer.add_address(address, |add| add.lease = Some(3)).unwrap()));
+        BOTH.iter().for_each(|address| drop(peer.add_address(address, |add| add.lease = Some(5)).unwrap()));
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(10) {
-            let renewed = peer.request(&RenewAll { lease: Some(6), until: None }).unwrap().0;
+            let renewed = peer.request(&RenewAll { lease: Some(8), until: None }).unwrap().0;
             assert_eq!((renewed.renewed, renewed.not_renewed), (2, 0));
             for address in BOTH {
                 assert!(lan::show_address(address).is_some(), "{address} after {:?}", begin.elapsed());
