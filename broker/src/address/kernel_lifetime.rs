@@ -1,9 +1,9 @@
 //! The lifetimes in the kernel of addresses that their holder renews together: the fence ends their leases, and the kernel removes
 //! an address that nobody manages any more.
 //!
-//! Promises: a few addresses have the lifetime of their lease, as those that are renewed one by one. Many addresses have a longer
-//! one, so that it need not be refreshed at each renewal: refreshing takes at most a tenth of a processor, and no request waits
-//! long for it. While a lease is renewed, the kernel does not remove its address, unless it cannot be told in time.
+//! Promises: the lifetimes are so long that they need not be refreshed at each renewal. Refreshing takes at most a tenth of a
+//! processor, and no request waits long for it. While a lease is renewed, the kernel does not remove its address, unless it cannot
+//! be told in time.
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -16,8 +16,6 @@ use crate::holder::Holder;
 use crate::sys::BootTime;
 use crate::sys::rtnl::Placement;
 
-/// The number of addresses up to which a holder's have the lifetime of their lease.
-const FEW: usize = 64;
 /// These, multiplied by the square of the number of addresses, are the lifetimes of many: 60 times what it takes the kernel to
 /// refresh all of them. Measured on Linux 6.18: 0.018 µs for IPv4 and 0.55 µs for IPv6, multiplied by the square.
 const IPV4_UNIT: Duration = Duration::from_nanos(1_080);
@@ -69,8 +67,7 @@ impl Addresses {
         deadline: Option<BootTime>,
     ) -> Vec<(Placement, Option<BootTime>)> {
         let mut table = self.table.borrow_mut();
-        let renews_all = table.iter().any(|lease| lease.holder == holder && lease.renewed_with_all)
-            && table.count(holder) > FEW;
+        let renews_all = table.iter().any(|lease| lease.holder == holder && lease.renewed_with_all);
         let (lengths, now) = (Lengths::of(&table), BootTime::now());
         let with_deadline = |placement: &Placement| {
             let lease = table.get_mut(placement.address);
@@ -85,29 +82,6 @@ impl Addresses {
             (*placement, kernel_deadline)
         };
         placements.iter().map(with_deadline).collect()
-    }
-
-    /// After a renewal of all: gives the addresses of a holder the lifetime of their lease, if they are few.
-    pub(super) fn keep_lifetimes_short(&self, holder: Holder) {
-        if self.table.borrow().count(holder) > FEW {
-            return;
-        }
-        let renewed: Vec<(Placement, Option<BootTime>)> = {
-            let mut table = self.table.borrow_mut();
-            let renewed = table.iter_mut().filter(|lease| lease.holder == holder && lease.renewed_with_all);
-            renewed
-                .map(|lease| {
-                    lease.kernel_deadline = lease.deadline;
-                    (lease.placement, lease.deadline)
-                })
-                .collect()
-        };
-        let outcomes = self.host.set_kernel_lifetimes(&renewed);
-        for ((placement, _), outcome) in renewed.iter().zip(outcomes) {
-            if let Err(errno) = outcome {
-                tracing::warn!(address = %placement.address, %errno, "cannot renew the lifetime of an address");
-            }
-        }
     }
 
     /// Refreshes lifetimes that have lost a third of their length, for a short time. Returns when to call it again, if more is
@@ -168,12 +142,8 @@ impl Addresses {
             return Vec::new();
         }
         let (lengths, now) = (Lengths::of(&table), BootTime::now());
-        let is_refreshed = |lease: &&Lease| {
-            lease.renewed_with_all
-                && lease.is_held()
-                && !lease.is_expired(now)
-                && table.count(lease.holder) > FEW
-        };
+        let is_refreshed =
+            |lease: &&Lease| lease.renewed_with_all && lease.is_held() && !lease.is_expired(now);
         let mut due: Vec<Due> = table
             .iter()
             .filter(is_refreshed)

@@ -212,16 +212,6 @@ impl LeaseTable {
         self.leases.values_mut().filter(move |lease| lease.placement.index == index)
     }
 
-    /// The number of leases of a holder.
-    pub fn count(&self, holder: Holder) -> usize {
-        self.shares.count(holder)
-    }
-
-    /// All leases, to change them.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Lease> {
-        self.leases.values_mut()
-    }
-
     /// All leases, in the order of their addresses.
     pub fn iter(&self) -> impl Iterator<Item = &Lease> {
         self.leases.values()

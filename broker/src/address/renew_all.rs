@@ -1,4 +1,4 @@
-//! Renews all leases of a holder at once: one element of the fence lets all its addresses pass.
+//! Renews all leases of a holder at once: one element of the fence lets all its addresses pass, if they are many.
 //!
 //! Promises: what the kernel has to change does not grow with the number of addresses that were renewed together before; an
 //! address without a permit is not renewed and keeps its deadline; an expired lease is never renewed.
@@ -19,6 +19,9 @@ use super::lease_end::LeaseEnd;
 use crate::holder::Holder;
 use crate::sys::BootTime;
 use crate::sys::rtnl::Placement;
+
+/// The number of addresses up to which a holder's are renewed each by itself: that is one change of the fence too.
+pub(super) const FEW: usize = 64;
 
 /// A requested end, the deadline that results from it, and the time of the request.
 type NewLease = (LeaseEnd, BootTime, BootTime);
@@ -57,18 +60,15 @@ impl Addresses {
         self.separate_from_holder(&found.denied);
         let lease = (end, deadline, now);
         let renewed = match self.host.fence() {
-            _ if found.members.is_empty() && found.others.is_empty() => 0,
-            Some(fence) => {
+            Some(fence) if found.total > FEW => {
                 if !fence.has_room_for(holder) && !self.make_room(&fence, holder) {
                     return Err(too_many_holders());
                 }
                 let members = self.renew_members(&found.members, holder, lease)?;
-                let renewed = members + self.renew_others(&found.others, holder, lease);
-                self.keep_lifetimes_short(holder);
-                renewed
+                members + self.renew_others(&found.others, holder, lease)
             }
             None if found.others.len() > MAX_ADDRESSES => return Err(too_many(found.others.len())),
-            None => self.renew_each(&found.others, lease),
+            _ => self.renew_each(&found, lease),
         };
         self.counters.renewals.add(renewed);
         self.wake.notify_one();
@@ -170,13 +170,19 @@ impl Addresses {
         renewed.len()
     }
 
-    /// Renews each address by itself: without the fence the kernel's lifetimes are what ends the leases.
-    fn renew_each(&self, placements: &[Placement], (end, deadline, now): NewLease) -> usize {
-        let timed: Vec<_> = placements.iter().map(|placement| (*placement, Some(deadline))).collect();
-        let outcomes = self.host.set_kernel_lifetimes(&timed);
+    /// Renews each address by itself, in the fence and in the kernel.
+    fn renew_each(&self, found: &Found, (end, deadline, now): NewLease) -> usize {
+        self.separate_from_holder(&found.members);
+        let members: Vec<Placement> = {
+            let table = self.table.borrow();
+            found.members.iter().filter_map(|address| Some(table.get(*address)?.placement)).collect()
+        };
+        let all = members.iter().chain(&found.others);
+        let timed: Vec<_> = all.map(|placement| (*placement, Some(deadline))).collect();
+        let outcomes = self.renew_on_host(&timed, HostAddresses::renew);
         let mut table = self.table.borrow_mut();
-        let renewed = placements.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok());
-        let renewed = renewed.filter_map(|(placement, _)| {
+        let renewed = timed.iter().zip(outcomes).filter(|(_, outcome)| outcome.is_ok());
+        let renewed = renewed.filter_map(|((placement, _), _)| {
             let lease = table.get_mut(placement.address)?;
             lease.renew(end, now);
             lease.kernel_deadline = Some(deadline);

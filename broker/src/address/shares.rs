@@ -42,8 +42,7 @@ impl Shares {
         self.total = self.total.saturating_sub(1);
     }
 
-    /// The number of leases of a holder.
-    pub fn count(&self, holder: Holder) -> usize {
+    fn count(&self, holder: Holder) -> usize {
         self.counts.get(&holder).copied().unwrap_or_default()
     }
 

@@ -25,11 +25,25 @@ fn add(peer: &mut Peer, addresses: &[&str]) {
     addresses.iter().for_each(|address| drop(peer.add_address(address, |add| add.lease = Some(20)).unwrap()));
 }
 
+/// Addresses that make a peer one that has many: only then does the fence have sets of its own for them.
+const MANY: u32 = 65;
+
+/// Adds them.
+fn add_many(peer: &mut Peer) {
+    let many = (1..=u8::try_from(MANY).unwrap()).map(|last| Ipv4Addr::new(10, 2, 200, last).into());
+    let add = AddAddress { addresses: List::truncated(many), lease: Some(600), ..AddAddress::default() };
+    let leases = peer.request(&add).unwrap().0;
+    assert!(leases.results.iter().all(|one| matches!(one, Outcome::Done(_))), "{leases:?}");
+}
+
 /// The number of addresses in the sets of the fence of those that a user renews together.
-fn members() -> usize {
+fn members() -> u32 {
     let table = nft("list table inet portreeve");
     let sets = table.split("_members").skip(1).filter_map(|set| set.split_once("elements = {"));
-    sets.map(|(_, elements)| elements.split('}').next().unwrap().split(',').count()).sum()
+    sets.map(|(_, elements)| elements.split('}').next().unwrap().split(',').count())
+        .sum::<usize>()
+        .try_into()
+        .unwrap()
 }
 
 #[test]
@@ -40,17 +54,21 @@ fn all_addresses_of_a_peer_are_renewed_and_those_of_others_are_not() {
         let (mut peer, mut other) = (broker.peer(), Peer::of_user(65_534, 65_534));
         assert_eq!(peer.request(&ALL).unwrap().0.renewed, 0, "none yet");
         add(&mut peer, &BOTH);
+        // Few addresses are renewed each by itself, many together.
+        assert_eq!(peer.request(&ALL).unwrap().0.renewed, 2);
+        assert_eq!(members(), 0);
+        add_many(&mut peer);
         other.add_address("10.1.1.70", |add| add.lease = Some(20)).unwrap();
         let until = boot_time() + 100 * SECOND;
         let renewed = peer.request(&RenewAll { lease: None, until: Some(until) }).unwrap().0;
-        assert_eq!((renewed.renewed, renewed.not_renewed, renewed.deadline), (2, 0, until));
+        assert_eq!((renewed.renewed, renewed.not_renewed, renewed.deadline), (MANY + 2, 0, until));
         assert!(renewed.bounds.ipv4_fenced && renewed.bounds.ipv6_fenced);
         assert!(renewed.now <= boot_time());
-        assert_eq!(members(), 2);
+        assert_eq!(members(), MANY + 2);
         // One that was added since takes part from the next renewal on.
         add(&mut peer, &["10.1.1.8"]);
-        assert_eq!(peer.request(&ALL).unwrap().0.renewed, 3);
-        assert_eq!(members(), 3);
+        assert_eq!(peer.request(&ALL).unwrap().0.renewed, MANY + 3);
+        assert_eq!(members(), MANY + 3);
         let page = peer.request(&ListAddresses { after: None }).unwrap().0;
         assert!(page.fenced);
         for row in page.addresses.iter() {
@@ -61,20 +79,26 @@ fn all_addresses_of_a_peer_are_renewed_and_those_of_others_are_not() {
         let renew =
             RenewAddress { addresses: one_address(BOTH[0]), lease: Some(30), ..RenewAddress::default() };
         peer.request(&renew).unwrap();
-        assert_eq!(members(), 2);
+        assert_eq!(members(), MANY + 2);
         assert!(peer.request(&ListAddresses { after: None }).unwrap().0.fenced);
-        assert_eq!(peer.request(&ALL).unwrap().0.renewed, 3);
+        assert_eq!(peer.request(&ALL).unwrap().0.renewed, MANY + 3);
         // Removed and moved ones.
         let removed =
             peer.request(&RemoveAddress { addresses: one_address("10.1.1.8"), epoch: 0 }).unwrap().0;
         assert!(matches!(&removed.results[0], Outcome::Done(removed) if removed.verified), "{removed:?}");
-        assert_eq!(members(), 2);
+        assert_eq!(members(), MANY + 2);
         peer.request(&RenewAll { lease: Some(2), until: None }).unwrap_err();
         assert_eq!(
             peer.request(&RenewAll { lease: Some(0), until: None }).unwrap_err().code,
             FaultCode::Invalid
         );
+        assert_eq!(peer.request(&ALL).unwrap().0.renewed, MANY + 2);
+        // Few again.
+        let many = (1..=u8::try_from(MANY).unwrap()).map(|last| Ipv4Addr::new(10, 2, 200, last).into());
+        peer.request(&RemoveAddress { addresses: List::truncated(many), epoch: 0 }).unwrap();
         assert_eq!(peer.request(&ALL).unwrap().0.renewed, 2);
+        assert_eq!(members(), 0);
+        assert!(peer.request(&ListAddresses { after: None }).unwrap().0.fenced);
     });
 }
 
@@ -85,6 +109,7 @@ fn a_flush_of_the_packet_filter_ends_no_lease_that_is_renewed_with_all() {
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         add(&mut peer, &BOTH);
+        add_many(&mut peer);
         peer.request(&ALL).unwrap();
         for change in [
             "flush ruleset",
@@ -99,9 +124,9 @@ fn a_flush_of_the_packet_filter_ends_no_lease_that_is_renewed_with_all() {
             peer.send(&ALL);
             broker.signal(Signal::CONT);
             let renewed = peer.receive().unwrap().reply::<RenewAll>().unwrap().0;
-            assert_eq!((renewed.renewed, renewed.bounds.ipv4_fenced), (2, true), "{change}");
+            assert_eq!((renewed.renewed, renewed.bounds.ipv4_fenced), (MANY + 2, true), "{change}");
             assert!(peer.request(&ListAddresses { after: None }).unwrap().0.fenced, "{change}");
-            assert_eq!(members(), 2, "{change}");
+            assert_eq!(members(), MANY + 2, "{change}");
         }
     });
 }
@@ -114,15 +139,16 @@ fn an_address_whose_permit_a_reload_removes_keeps_its_deadline() {
         let broker = Broker::start(host, &text);
         let mut peer = Peer::of_user(65_534, 65_534);
         peer.add_address("10.1.1.70", |add| add.lease = Some(20)).unwrap();
-        assert_eq!(peer.request(&ALL).unwrap().0.renewed, 1);
+        add_many(&mut peer);
+        assert_eq!(peer.request(&ALL).unwrap().0.renewed, MANY + 1);
         let until = boot_time() + 6 * SECOND;
         peer.request(&RenewAll { lease: None, until: Some(until) }).unwrap();
         let fewer = text.replace("\"10.0.0.0/8\"", "\"10.2.0.0/16\"");
         assert_ne!(fewer, text);
         reload::reload(host, &broker, &fewer);
         let renewed = peer.request(&ALL).unwrap().0;
-        assert_eq!((renewed.renewed, renewed.not_renewed), (0, 1));
-        assert_eq!(members(), 0);
+        assert_eq!((renewed.renewed, renewed.not_renewed), (MANY, 1));
+        assert_eq!(members(), MANY);
         eventually("the end of the lease", || lan::show_address("10.1.1.70").is_none().then_some(()));
         assert!(boot_time() >= until);
     });
@@ -135,10 +161,11 @@ fn the_kernel_keeps_addresses_that_are_renewed_with_all_beyond_its_first_lifetim
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         BOTH.iter().for_each(|address| drop(peer.add_address(address, |add| add.lease = Some(5)).unwrap()));
+        add_many(&mut peer);
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(10) {
             let renewed = peer.request(&RenewAll { lease: Some(8), until: None }).unwrap().0;
-            assert_eq!((renewed.renewed, renewed.not_renewed), (2, 0));
+            assert_eq!((renewed.renewed, renewed.not_renewed), (MANY + 2, 0));
             for address in BOTH {
                 assert!(lan::show_address(address).is_some(), "{address} after {:?}", begin.elapsed());
             }
@@ -161,13 +188,14 @@ fn a_successor_goes_on_with_the_renewal_of_all() {
         let mut broker = Broker::start(host, &text);
         let mut peer = broker.peer();
         add(&mut peer, &BOTH);
+        add_many(&mut peer);
         peer.request(&ALL).unwrap();
         broker.replace(host, &text);
-        assert_eq!(members(), 2);
+        assert_eq!(members(), MANY + 2);
         let mut peer = broker.peer();
         assert!(peer.request(&ListAddresses { after: None }).unwrap().0.fenced);
-        assert_eq!(peer.request(&ALL).unwrap().0.renewed, 2);
-        assert_eq!(members(), 2);
+        assert_eq!(peer.request(&ALL).unwrap().0.renewed, MANY + 2);
+        assert_eq!(members(), MANY + 2);
         assert!(!broker.log.lines().iter().any(|line| line.contains("removed parts of the fence")));
     });
 }
@@ -179,6 +207,7 @@ fn leases_that_the_peer_does_not_renew_in_time_end_and_are_not_renewed_any_more(
         let broker = Broker::start(host, &sample::addresses(""));
         let mut peer = broker.peer();
         add(&mut peer, &BOTH);
+        add_many(&mut peer);
         peer.request(&RenewAll { lease: Some(3), until: None }).unwrap();
         // The lease ends while the broker is stopped, and the request waits until then.
         broker.suspend();
