@@ -9,11 +9,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use portreeve_protocol::{EventCode, Fault, FaultCode, Text, address};
 
 use super::add_batch::{AddBatch, Start};
-use super::fence_repair::MAX_REPAIRS;
 use super::lease::{Lease, LeaseState, MIN_LIFETIME};
 use super::lease_end::LeaseEnd;
 use super::{Addresses, dad, fault};
@@ -104,30 +102,27 @@ impl Addresses {
     fn open_fence(&self, batch: &mut AddBatch, end: LeaseEnd) -> Option<BootTime> {
         let _ = self.receive_fence_changes(); // none may be queued
         let placements = batch.placements();
-        let mut deadline = end.deadline(BootTime::now());
-        let mut opened = self.host.open_fence(&placements, deadline);
-        for _ in 0..MAX_REPAIRS {
-            // Another program removed it since.
-            if opened != Err(Errno::ENOENT) || !self.repair_fence() {
-                break;
-            }
-            deadline = end.deadline(BootTime::now());
-            opened = self.host.open_fence(&placements, deadline);
-        }
-        match opened {
-            Ok(()) => {
+        let open = || {
+            let deadline = end.deadline(BootTime::now());
+            self.host.open_fence(&placements, deadline).map(|()| deadline)
+        };
+        match self.change_fence(open, || true) {
+            Ok(deadline) => {
                 let mut table = self.table.borrow_mut();
                 for placement in &placements {
                     if let Some(lease) = table.get_mut(placement.address) {
                         (lease.state, lease.deadline) = (LeaseState::Adding, deadline);
                     }
                 }
+                deadline
             }
-            Err(errno) => batch.fail(&self.table, |placement| {
-                Some(fault::address_failed("opening the fence", placement.address, errno))
-            }),
+            Err(errno) => {
+                batch.fail(&self.table, |placement| {
+                    Some(fault::address_failed("opening the fence", placement.address, errno))
+                });
+                None
+            }
         }
-        deadline
     }
 
     /// Checks the addresses, and enters them in the lease table.
@@ -303,7 +298,6 @@ impl Addresses {
         let lease = table.get_mut(placement.address)?;
         lease.state = LeaseState::Held;
         lease.deadline = deadline;
-        lease.kernel_deadline = lease.kernel_deadline.max(deadline);
         self.host.end_quarantine(placement.address);
         self.events.address(lease, EventCode::AddressAdded, "");
         Some(lease.to_wire(BootTime::now()))

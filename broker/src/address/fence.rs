@@ -395,7 +395,7 @@ impl Fence {
     ///
     /// # Errors
     /// The kernel refused it; ENOENT if there is no fence.
-    pub fn start_holder(&self, holder: Holder, timeout: Option<Duration>) -> Result<(), Errno> {
+    pub fn start_holder(&self, holder: Holder, timeout: Duration) -> Result<(), Errno> {
         if !self.holders.borrow().contains(&holder) {
             // The fence of a predecessor may have them.
             match nft_query::elements(&self.netlink, Family::Arp, &set(Key::V4, &members_of(holder))) {
@@ -410,11 +410,11 @@ impl Fence {
     ///
     /// # Errors
     /// The kernel refused it; ENOENT if it had expired, or if there is no fence.
-    pub fn renew_holder(&self, holder: Holder, timeout: Option<Duration>) -> Result<(), Errno> {
+    pub fn renew_holder(&self, holder: Holder, timeout: Duration) -> Result<(), Errno> {
         self.set_holder(holder, timeout, false)
     }
 
-    fn set_holder(&self, holder: Holder, timeout: Option<Duration>, add_first: bool) -> Result<(), Errno> {
+    fn set_holder(&self, holder: Holder, timeout: Duration, add_first: bool) -> Result<(), Errno> {
         let renewed = renewed_by(holder);
         let mut renew = Transaction::new(&self.netlink);
         for family in [Family::Inet, Family::Arp] {

@@ -85,6 +85,26 @@ impl Addresses {
         }
     }
 
+    /// Changes the fence. While it is lost, because another program removed it (ENOENT), builds it again and repeats the change.
+    ///
+    /// # Errors
+    /// Those of the change.
+    pub(super) fn change_fence<T>(
+        &self,
+        mut change: impl FnMut() -> Result<T, Errno>,
+        is_lost: impl Fn() -> bool,
+    ) -> Result<T, Errno> {
+        let mut changed = change();
+        for _ in 0..MAX_REPAIRS {
+            let is_missing = changed.as_ref().is_err_and(|errno| *errno == Errno::ENOENT);
+            if !is_missing || !is_lost() || !self.repair_fence() {
+                break;
+            }
+            changed = change();
+        }
+        changed
+    }
+
     /// Builds the fence for the leases, from nothing.
     ///
     /// # Errors

@@ -153,12 +153,7 @@ impl HostAddresses {
         set: impl Fn(&Fence, &[Element]) -> Result<Vec<IpAddr>, Errno>,
     ) -> Result<Vec<IpAddr>, Errno> {
         let Some(fence) = self.fence() else { return Ok(Vec::new()) };
-        let set = |now: BootTime| {
-            let rest = |deadline: &Option<BootTime>| deadline.map(|deadline| now.duration_until(deadline));
-            let elements: Vec<Element> =
-                deadlines.iter().map(|(address, deadline)| (*address, rest(deadline))).collect();
-            set(&fence, &elements)
-        };
+        let set = |now: BootTime| set(&fence, &elements_until(deadlines, now));
         let earliest = deadlines.iter().filter_map(|(_, deadline)| *deadline).min();
         let in_time = |ended: &Vec<IpAddr>| {
             // The kernel handles the last one last.
@@ -183,14 +178,14 @@ impl HostAddresses {
         &self,
         holder: Holder,
         deadline: BootTime,
-        set: impl Fn(&Fence, Holder, Option<Duration>) -> Result<(), Errno>,
+        set: impl Fn(&Fence, Holder, Duration) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         let Some(fence) = self.fence() else { return Ok(()) };
-        let set = |now: BootTime| set(&fence, holder, Some(now.duration_until(deadline)));
+        let set = |now: BootTime| set(&fence, holder, now.duration_until(deadline));
         let in_time = |(): &()| ends_in_time(deadline, || fence.holder_remaining(holder));
         let done = set_in_time(Some(deadline), set, in_time);
         if done == Err(Errno::ETIME) {
-            fence.start_holder(holder, Some(Duration::ZERO))?;
+            fence.start_holder(holder, Duration::ZERO)?;
         }
         done
     }
@@ -265,8 +260,7 @@ impl HostAddresses {
     /// Renews addresses that have an element of their own in the fence, only there, until their deadlines. Returns the outcome of
     /// each.
     pub fn renew_in_fence(&self, placements: &[(Placement, Option<BootTime>)]) -> Vec<Result<(), Fault>> {
-        let deadlines: Vec<_> =
-            placements.iter().map(|(placement, deadline)| (placement.address, *deadline)).collect();
+        let deadlines = of_addresses(placements);
         let renewed = self.set_in_fence(&deadlines, Fence::renew);
         let outcome = |(address, _): &(IpAddr, Option<BootTime>)| match &renewed {
             Ok(expired) if expired.contains(address) => Err(fault::lease_expired(*address)),
@@ -295,10 +289,7 @@ impl HostAddresses {
     ) -> Result<(), Errno> {
         let Some(fence) = self.fence() else { return Ok(()) };
         let now = BootTime::now();
-        let rest = |deadline: &Option<BootTime>| deadline.map(|deadline| now.duration_until(deadline));
-        let elements: Vec<Element> =
-            deadlines.iter().map(|(placement, deadline)| (placement.address, rest(deadline))).collect();
-        fence.leave(&elements, holder)?;
+        fence.leave(&elements_until(&of_addresses(deadlines), now), holder)?;
         if now.duration_until(BootTime::now()) > MAX_LATENESS {
             self.renew_in_fence(deadlines); // those that have ended meanwhile fail, and are blocked
         }
@@ -435,6 +426,16 @@ impl HostAddresses {
         self.quarantine.borrow_mut().retain(|_, lookup| !absent.contains(lookup));
         self.unfence_or_quarantine(absent.into_iter().map(|lookup| (lookup, true)));
     }
+}
+
+fn of_addresses(placements: &[(Placement, Option<BootTime>)]) -> Vec<(IpAddr, Option<BootTime>)> {
+    placements.iter().map(|(placement, deadline)| (placement.address, *deadline)).collect()
+}
+
+/// The elements of the fence that last from this time until the deadlines.
+fn elements_until(deadlines: &[(IpAddr, Option<BootTime>)], from: BootTime) -> Vec<Element> {
+    let rest = |deadline: &Option<BootTime>| deadline.map(|deadline| from.duration_until(deadline));
+    deadlines.iter().map(|(address, deadline)| (*address, rest(deadline))).collect()
 }
 
 /// The addresses with the lifetimes that the kernel takes.

@@ -68,17 +68,15 @@ impl Addresses {
     ) -> Vec<(Placement, Option<BootTime>)> {
         let mut table = self.table.borrow_mut();
         let renews_all = table.iter().any(|lease| lease.holder == holder && lease.renewed_with_all);
-        let (lengths, now) = (Lengths::of(&table), BootTime::now());
+        let (lengths, now) = (renews_all.then(|| Lengths::of(&table)), BootTime::now());
         let with_deadline = |placement: &Placement| {
-            let lease = table.get_mut(placement.address);
-            let kernel_deadline = match (lease, deadline) {
-                (Some(lease), Some(deadline)) if renews_all => {
-                    let longer = now.saturating_add(lengths.of_lease(lease));
-                    lease.kernel_deadline = Some(longer.max(deadline));
-                    lease.kernel_deadline
+            let mut kernel_deadline = deadline;
+            if let Some(lease) = table.get_mut(placement.address) {
+                if let (Some(deadline), Some(lengths)) = (deadline, &lengths) {
+                    kernel_deadline = Some(now.saturating_add(lengths.of_lease(lease)).max(deadline));
                 }
-                _ => deadline,
-            };
+                lease.kernel_deadline = kernel_deadline;
+            }
             (*placement, kernel_deadline)
         };
         placements.iter().map(with_deadline).collect()

@@ -13,7 +13,7 @@ use portreeve_protocol::{Fault, FaultCode};
 use super::Addresses;
 use super::add::check_end;
 use super::fence::Fence;
-use super::fence_repair::{MAX_REPAIRS, must_pass};
+use super::fence_repair::must_pass;
 use super::host_addresses::HostAddresses;
 use super::lease_end::LeaseEnd;
 use crate::holder::Holder;
@@ -124,15 +124,7 @@ impl Addresses {
             let first = members.first().and_then(|first| table.get(*first));
             first.is_none_or(|lease| must_pass(lease, BootTime::now()))
         };
-        let mut renewed = self.host.set_holder_in_fence(holder, deadline, set);
-        for _ in 0..MAX_REPAIRS {
-            // Another program removed it.
-            if renewed != Err(Errno::ENOENT) || !is_lost() || !self.repair_fence() {
-                break;
-            }
-            renewed = self.host.set_holder_in_fence(holder, deadline, set);
-        }
-        match renewed {
+        match self.change_fence(|| self.host.set_holder_in_fence(holder, deadline, set), is_lost) {
             Ok(()) => {}
             Err(Errno::ENOENT) if !is_lost() => {
                 self.separate_from_holder(members);

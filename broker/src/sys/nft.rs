@@ -342,8 +342,8 @@ impl<'n> Transaction<'n> {
     }
 
     /// Adds every protocol of a table's packets to a set, with this timeout. Without effect on those that the set contains.
-    pub fn add_protocols(&mut self, family: Family, set: &str, timeout: Option<Duration>) {
-        let elements = family.protocols().into_iter().map(|protocol| element(protocol, timeout));
+    pub fn add_protocols(&mut self, family: Family, set: &str, timeout: Duration) {
+        let elements = family.protocols().into_iter().map(|protocol| element(protocol, Some(timeout)));
         self.push(NEW_ELEMENT, NLM_F_CREATE, family, element_list(set, elements));
     }
 
