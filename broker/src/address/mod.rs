@@ -17,6 +17,7 @@ mod event_publisher;
 mod export;
 mod fault;
 pub mod fence;
+mod fence_deadlines;
 mod fence_repair;
 mod followers;
 pub mod frame;
