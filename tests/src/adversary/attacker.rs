@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Gid, Uid};
@@ -16,6 +16,8 @@ use crate::random::Random;
 /// How long a hostile peer waits for the broker, which may be holding it back.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// How many ports each hostile peer has.
+const PORTS: u32 = 1000;
 /// How many addresses each hostile peer has.
 pub const ADDRESSES: u16 = 4096;
 /// The group whose members are peers.
@@ -89,7 +91,8 @@ pub struct Targets {
     pub addresses: Vec<String>,
     /// A directory in which each peer is allowed Unix listeners.
     pub directory: PathBuf,
-    /// Ports from this one on are for the hostile peers, a thousand for each.
+    /// [`PORTS`] ports for each hostile peer are theirs, from this one on. All are below those that the kernel gives to clients
+    /// (`net.ipv4.ip_local_port_range`).
     pub ports: u16,
     /// The broker's process id.
     pub broker: u32,
@@ -108,7 +111,7 @@ pub struct Shared {
     pub released: Mutex<Vec<(String, bool)>>,
     /// Endpoints that they held and still occupy in a way that no program can undo.
     pub occupied: Mutex<Vec<String>>,
-    next_port: AtomicU64,
+    next_endpoint: AtomicU32,
 }
 
 /// See the module.
@@ -190,15 +193,12 @@ impl<'s> Attacker<'s> {
         }
     }
 
-    /// A TCP port of its own that it has not used before, or not for a long time.
-    pub fn port(&self) -> u16 {
-        let next = self.shared.next_port.fetch_add(1, Ordering::Relaxed) % 1_000;
-        self.targets.ports + (self.who.number() * 1_000) as u16 + next as u16
-    }
-
-    /// An endpoint on such a port.
+    /// An endpoint of its own that it has not used before, or not for a long time: what it has released may not be what it
+    /// occupies later.
     pub fn endpoint(&self) -> String {
-        format!("127.0.0.1:{}", self.port())
+        let number = self.shared.next_endpoint.fetch_add(1, Ordering::Relaxed);
+        let port = u32::from(self.targets.ports) + self.who.number() * PORTS + number % PORTS;
+        format!("127.0.{}.1:{port}", number / PORTS % 256)
     }
 
     /// One of its addresses, by a number below [`ADDRESSES`].

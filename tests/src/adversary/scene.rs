@@ -208,7 +208,7 @@ impl<'h> Scene<'h> {
                 .map(str::to_owned)
                 .to_vec(),
             directory: directory.clone(),
-            ports: 30_000,
+            ports: 20_000,
             broker: broker.pid(),
         };
         let mut scene = Self {

@@ -19,7 +19,7 @@ pub const HOSTILE: u32 = 3;
 /// The directory of their Unix listeners.
 const DIRECTORY: &str = "hostile";
 /// The first of their TCP ports.
-const PORT: u16 = 30_000;
+const PORT: u16 = 20_000;
 
 /// The permit of the hostile peers, and their peer scopes, for the broker's scope.
 pub fn permits(host: &Host) -> String {
@@ -33,7 +33,7 @@ pub fn permits(host: &Host) -> String {
     format!(
         r#"permit "hostile" {{
             listen = (
-                "127.0.0.0/8:{PORT}-39999" "127.0.0.0/8:{PORT}-39999/udp" "{directory}/*"
+                "127.0.0.0/8:{PORT}-29999" "127.0.0.0/8:{PORT}-29999/udp" "{directory}/*"
             )
             address = ( "10.3.0.0/16" )
             limit = ( "nofile=4096" )
