@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How many ports each hostile peer has.
 const PORTS: u32 = 1000;
+/// How many endpoints the hostile peers have used.
+static NEXT_ENDPOINT: AtomicU32 = AtomicU32::new(0);
 /// How many addresses each hostile peer has.
 pub const ADDRESSES: u16 = 4096;
 /// The group whose members are peers.
@@ -111,7 +113,6 @@ pub struct Shared {
     pub released: Mutex<Vec<(String, bool)>>,
     /// Endpoints that they held and still occupy in a way that no program can undo.
     pub occupied: Mutex<Vec<String>>,
-    next_endpoint: AtomicU32,
 }
 
 /// See the module.
@@ -193,12 +194,13 @@ impl<'s> Attacker<'s> {
         }
     }
 
-    /// An endpoint of its own that it has not used before, or not for a long time: what it has released may not be what it
-    /// occupies later.
+    /// An endpoint of its own that no peer of this process has used before, also not under an earlier trick: what one trick
+    /// occupies, another may not state to have released.
     pub fn endpoint(&self) -> String {
-        let number = self.shared.next_endpoint.fetch_add(1, Ordering::Relaxed);
+        let number = NEXT_ENDPOINT.fetch_add(1, Ordering::Relaxed);
         let port = u32::from(self.targets.ports) + self.who.number() * PORTS + number % PORTS;
-        format!("127.0.{}.1:{port}", number / PORTS % 256)
+        let [_, _, high, low] = (number / PORTS).to_be_bytes();
+        format!("127.{high}.{low}.254:{port}")
     }
 
     /// One of its addresses, by a number below [`ADDRESSES`].
