@@ -44,6 +44,7 @@ pub mod reload;
 pub mod status;
 pub mod takeover;
 pub mod trailing;
+pub mod worker;
 
 pub use bounded::{List, Text};
 pub use endpoint::{Endpoint, InetEndpoint};

@@ -19,6 +19,7 @@ use crate::policy::{PolicyPage, PolicyRequest};
 use crate::reload::{Reload, Reloaded};
 use crate::status::Status;
 use crate::takeover::{Takeover, TakeoverReply};
+use crate::worker::{RestartWorker, SignalWorker, WorkerRequest, WorkerSignaled, WorkerStatus};
 
 /// A request type, with the type of its reply. Sealed: only the operations of the protocol implement it.
 pub trait Operation: Serialize + DeserializeOwned + sealed::Sealed {
@@ -84,6 +85,9 @@ operations! {
     19 "takeover"      Takeover -> TakeoverReply;
     20 "renew-all"     RenewAll -> RenewedAll;
     21 "cluster"       ClusterRequest -> ClusterSettings;
+    22 "worker"        WorkerRequest -> WorkerStatus;
+    23 "restart-worker" RestartWorker -> WorkerStatus;
+    24 "signal-worker" SignalWorker -> WorkerSignaled;
 }
 
 /// The number of a listener. It is never 0 and is not reused during the broker's lifetime.

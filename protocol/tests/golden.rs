@@ -278,6 +278,7 @@ fn every_message_has_its_golden_bytes() {
     pin_addresses(&golden);
     samples::policy(&golden);
     samples::cluster(&golden);
+    samples::worker(&golden);
     samples::events(&golden);
     samples::metrics(&golden);
     samples::takeover(&golden);

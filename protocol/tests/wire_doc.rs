@@ -18,6 +18,7 @@ use portreeve_protocol::metrics::MetricsRequest;
 use portreeve_protocol::policy::PolicyRequest;
 use portreeve_protocol::reload::*;
 use portreeve_protocol::takeover::Takeover;
+use portreeve_protocol::worker::{RestartWorker, SignalWorker, WorkerRequest};
 use portreeve_protocol::{Fault, FaultCode, Header, Kind, codec};
 use wire_tables::{Sample, WireTables};
 
@@ -59,6 +60,9 @@ fn messages() -> BTreeMap<&'static str, Decode> {
         pair::<Takeover>("Takeover", "TakeoverReply"),
         pair::<RenewAll>("RenewAll", "RenewedAll"),
         pair::<ClusterRequest>("ClusterRequest", "ClusterSettings"),
+        pair::<WorkerRequest>("WorkerRequest", "WorkerStatus"),
+        pair::<RestartWorker>("RestartWorker", "WorkerStatus"),
+        pair::<SignalWorker>("SignalWorker", "WorkerSignaled"),
     ];
     assert_eq!(operations.len(), OPERATIONS.len(), "this list lacks an operation");
     let others: [(&str, Decode); 2] = [("Fault", decodes::<Fault>), ("Event", decodes::<Event>)];

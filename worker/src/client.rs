@@ -12,6 +12,7 @@ use portreeve_protocol::metrics::{Metrics, MetricsRequest};
 use portreeve_protocol::policy::{PolicyPage, PolicyRequest};
 use portreeve_protocol::reload::{Reload, Reloaded};
 use portreeve_protocol::status::Status;
+use portreeve_protocol::worker::{RestartWorker, SignalWorker, WorkerRequest, WorkerStatus};
 use portreeve_protocol::{Endpoint, Fault};
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
 
@@ -111,6 +112,30 @@ impl Client {
     /// As [`Client::ping`].
     pub async fn cluster_settings(&self) -> Result<ClusterSettings, Error> {
         self.0.call(&ClusterRequest {}).await
+    }
+
+    /// Returns the state of the broker's worker.
+    ///
+    /// # Errors
+    /// As [`Client::ping`]; the fault `unsupported` if the configuration has no worker.
+    pub async fn worker(&self) -> Result<WorkerStatus, Error> {
+        self.0.call(&WorkerRequest {}).await
+    }
+
+    /// Stops the broker's worker and starts it again; its listeners stay open meanwhile. Returns when the new one runs.
+    ///
+    /// # Errors
+    /// As [`Client::worker`].
+    pub async fn restart_worker(&self) -> Result<WorkerStatus, Error> {
+        self.0.call(&RestartWorker {}).await
+    }
+
+    /// Sends a signal to the broker's worker, by its number, and returns the worker's process id. See signal(7).
+    ///
+    /// # Errors
+    /// As [`Client::worker`]; the fault `not-found` while no worker runs, `invalid` for a number that is no signal.
+    pub async fn signal_worker(&self, signal: u8) -> Result<u32, Error> {
+        Ok(self.0.call(&SignalWorker { signal }).await?.pid)
     }
 
     /// Sets a resource limit of this process and returns the limit in force. The resource is named as in getrlimit(2), for

@@ -16,6 +16,7 @@ use portreeve_protocol::metrics::{Metrics, MetricsRequest};
 use portreeve_protocol::policy::{PolicyPage, PolicyRequest};
 use portreeve_protocol::reload::{Reload, Reloaded};
 use portreeve_protocol::status::Status;
+use portreeve_protocol::worker::{RestartWorker, SignalWorker, WorkerRequest, WorkerSignaled, WorkerStatus};
 use portreeve_protocol::{Fault, Operation};
 
 /// A listener's number and its socket.
@@ -50,14 +51,14 @@ without_descriptors! {
     true,
     Hello => Welcome, Ping => Pong, StatusRequest => Status, MetricsRequest => Metrics, AddAddress => Leases,
     RenewAddress => Leases, RenewAll => RenewedAll, ListAddresses => AddressPage, PolicyRequest => PolicyPage,
-    ClusterRequest => ClusterSettings, Subscribe => Subscribed
+    ClusterRequest => ClusterSettings, WorkerRequest => WorkerStatus, Subscribe => Subscribed
 }
 
 // These name a number that is valid in one broker only, remove an address, or have an effect each time.
 without_descriptors! {
     false,
     Stop => Stopped, RemoveAddress => Removals, Announce => Leases, MoveAddress => Leases, SetLink => Link,
-    SetLimit => CurrentLimit, Reload => Reloaded
+    SetLimit => CurrentLimit, Reload => Reloaded, RestartWorker => WorkerStatus, SignalWorker => WorkerSignaled
 }
 
 impl Request for Listen {

@@ -69,6 +69,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ("metrics", &["metrics"]),
     ("subscribe", &["subscribe"]),
     ("reload", &["reload"]),
+    ("worker", &["worker", "restart-worker", "signal-worker"]),
 ];
 
 /// Every word that `allow` accepts. Takeover is reserved for root and cannot be allowed to a peer.

@@ -71,6 +71,7 @@ impl Snapshot {
             limits,
             restart,
             stable_after,
+            stop_signal,
             stop_timeout,
             orphan_timeout,
             end_descendants,
@@ -83,6 +84,7 @@ impl Snapshot {
         add("limit", words(limits));
         add("restart", restart.to_string());
         add("stable_after", stable_after.as_secs().to_string());
+        add("stop_signal", stop_signal.to_string());
         add("stop_timeout", stop_timeout.as_secs().to_string());
         add("orphan_timeout", orphan_timeout.as_secs().to_string());
         add("end_descendants", end_descendants.to_string());

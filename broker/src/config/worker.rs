@@ -1,7 +1,10 @@
 //! The `worker` scope: the program that the launcher starts.
 
 use std::path::Path;
+use std::str::FromStr as _;
 use std::time::Duration;
+
+use nix::sys::signal::Signal;
 
 use super::limit::Limit;
 use super::reader::Reader;
@@ -21,7 +24,9 @@ pub struct Worker {
     /// A worker that ran at least this long is restarted at once; after a shorter run the restart is delayed, longer each
     /// time.
     pub stable_after: Duration,
-    /// How long the worker may take to end after SIGTERM before it is killed.
+    /// The signal that tells the worker to exit.
+    pub stop_signal: Signal,
+    /// How long the worker may take to end after that signal before it is killed.
     pub stop_timeout: Duration,
     /// How long the worker may run without its broker before it is stopped.
     pub orphan_timeout: Duration,
@@ -41,6 +46,9 @@ impl Worker {
             limits: limits(&mut reader),
             restart: reader.boolean("restart").unwrap_or(true),
             stable_after: reader.seconds("stable_after", 0..=86_400).unwrap_or(Duration::from_secs(60)),
+            stop_signal: reader
+                .parsed("stop_signal", stop_signal)
+                .map_or(Signal::SIGTERM, |signal| signal.value),
             stop_timeout: reader.seconds("stop_timeout", 0..=3_600).unwrap_or(Duration::from_secs(30)),
             orphan_timeout: reader.seconds("orphan_timeout", 0..=3_600).unwrap_or(Duration::ZERO),
             end_descendants: reader.boolean("end_descendants").unwrap_or(false),
@@ -72,6 +80,17 @@ fn command(reader: &mut Reader<'_, '_>) -> Vec<Spanned<String>> {
         }
     }
     command
+}
+
+/// A signal by its name in signal(7), with or without SIG, or by its number.
+fn stop_signal(text: &str) -> Result<Signal, String> {
+    let upper = text.to_ascii_uppercase();
+    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    let signal = match text.parse::<i32>() {
+        Ok(number) => Signal::try_from(number).ok(),
+        Err(_) => Signal::from_str(&name).ok(),
+    };
+    signal.ok_or_else(|| "write a name as in signal(7), for example SIGQUIT".to_owned())
 }
 
 fn environment(reader: &mut Reader<'_, '_>) -> Vec<(Spanned<String>, Spanned<String>)> {

@@ -9,6 +9,8 @@ use portreeve_protocol::{Header, Kind, List, codec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::sys::wait::Ending;
+
 /// The only kind on this channel; the direction determines the body's type.
 const MESSAGE: Kind = Kind(1);
 
@@ -25,7 +27,13 @@ pub enum Order {
         /// socket that is left as it is.
         backlogs: Vec<Option<u32>>,
     },
-    /// Ends the worker, if there is one, and then every process that workers have left: SIGTERM, and SIGKILL after this time.
+    /// Sends a signal to the worker.
+    Signal {
+        /// Its number.
+        signal: i32,
+    },
+    /// Ends the worker, if there is one, and then every process that workers have left: by the signal to stop the worker and SIGTERM, and by
+    /// SIGKILL after this time.
     EndAll {
         /// The time in milliseconds.
         timeout_ms: u32,
@@ -49,6 +57,13 @@ pub enum Report {
         /// The cause.
         errno: i32,
     },
+    /// The result of [`Order::Signal`].
+    Signaled {
+        /// The worker's process id; 0 if none runs.
+        pid: i32,
+        /// The error; 0 if the kernel has accepted the signal.
+        errno: i32,
+    },
     /// The worker has ended and is reaped.
     Exited {
         /// Its process id.
@@ -69,27 +84,6 @@ pub enum Report {
 
 /// How many of the processes that workers have left are named.
 pub const MAX_NAMED: usize = 16;
-
-/// How a worker ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ending {
-    /// It called exit(3).
-    Exit(i32),
-    /// A signal killed it.
-    Signal(i32),
-}
-
-impl std::fmt::Display for Ending {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Ending::Exit(code) => write!(out, "exited with code {code}"),
-            Ending::Signal(signal) => match nix::sys::signal::Signal::try_from(*signal) {
-                Ok(signal) => write!(out, "was killed by {signal}"),
-                Err(_) => write!(out, "was killed by signal {signal}"),
-            },
-        }
-    }
-}
 
 /// Encodes a message.
 pub fn packet(message: &impl Serialize, descriptors: usize) -> io::Result<Vec<u8>> {

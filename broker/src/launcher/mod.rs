@@ -13,6 +13,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::rc::Rc;
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use portreeve_protocol::channel::{self, ReceiveError};
 use portreeve_protocol::frame::MAX_DESCRIPTORS;
@@ -21,7 +22,7 @@ use tokio::io::Interest;
 
 pub use self::command::{Command, ProgramName};
 pub use self::former::FormerLaunchers;
-pub use self::message::{Ending, MAX_NAMED, Report};
+pub use self::message::{MAX_NAMED, Report};
 
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ const STEP: &str = "launcher";
 pub struct Orphans {
     /// worker.orphan_timeout
     pub orphan_timeout: Duration,
+    /// worker.stop_signal
+    pub stop_signal: Signal,
     /// worker.stop_timeout
     pub stop_timeout: Duration,
 }
@@ -158,7 +161,12 @@ impl Handle {
         Ok(())
     }
 
-    /// Orders the worker, and the processes that workers have left, to be ended: SIGTERM, and SIGKILL after the timeout.
+    /// Orders a signal to be sent to the worker.
+    pub async fn signal(&self, signal: i32) -> io::Result<()> {
+        self.order(&message::Order::Signal { signal }, &[]).await
+    }
+
+    /// Orders the worker, and the processes that workers have left, to be ended; by SIGKILL after the timeout.
     pub async fn end_all(&self, timeout: Duration) -> io::Result<()> {
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
         self.order(&message::Order::EndAll { timeout_ms }, &[]).await

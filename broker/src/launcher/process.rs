@@ -18,20 +18,19 @@ use nix::fcntl::AtFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{AccessFlags, Pid, faccessat};
 use portreeve_protocol::List;
 use portreeve_protocol::channel::{ReceiveError, send_bytes};
 
 use super::command::Command;
-use super::message::{Ending, MAX_NAMED, Order, Report, packet, receive_order};
+use super::message::{MAX_NAMED, Order, Report, packet, receive_order};
 use super::{Orphans, spawn};
 use crate::confine::worker::Confinement;
 use crate::failure::Failure;
 use crate::sys::children::Children;
-use crate::sys::process;
+use crate::sys::{process, wait};
 
-/// After how many descendants of a worker the launcher no longer remembers that it has sent them SIGTERM: further ones get
+/// After how many descendants of a worker the launcher no longer remembers that it has told them to exit: further ones get
 /// only SIGKILL.
 const MAX_TERMINATED: usize = 4096;
 /// The pause before processes that SIGKILL has not ended yet are searched for again; it doubles each time.
@@ -70,9 +69,9 @@ enum BrokerState {
 
 /// The end of the worker and of all its descendants.
 struct Shutdown {
-    /// When SIGKILL replaces SIGTERM.
+    /// When SIGKILL is sent.
     kill_at: Instant,
-    /// The processes that have been sent SIGTERM.
+    /// The processes that have been told to exit.
     terminated: BTreeSet<i32>,
     /// When to send SIGKILL again, and the pause after that.
     kill_again: Option<(Instant, Duration)>,
@@ -117,7 +116,7 @@ pub fn run(
     let signals = SignalFd::with_flags(&child, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(failure("signalfd"))?;
     let mut reaped_all = true;
-    while launcher.broker == BrokerState::Running || process::has_children() {
+    while launcher.broker == BrokerState::Running || wait::has_children() {
         let mut watched = [
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(launcher.channel.as_fd(), PollFlags::POLLIN),
@@ -185,6 +184,15 @@ impl Launcher {
                 };
                 self.report(&report);
             }
+            Order::Signal { signal } => {
+                // A child that is not reaped yet keeps its process id, so no other process can have it.
+                let sent = match self.worker {
+                    Some(worker) => process::signal(worker, signal),
+                    None => Err(Errno::ESRCH),
+                };
+                let pid = self.worker.map_or(0, Pid::as_raw);
+                self.report(&Report::Signaled { pid, errno: sent.map_or_else(|error| error as i32, |()| 0) });
+            }
             Order::EndAll { timeout_ms } => {
                 self.begin_shutdown(Duration::from_millis(timeout_ms.into()));
             }
@@ -228,7 +236,7 @@ impl Launcher {
             self.begin_shutdown(self.orphans.stop_timeout);
         }
         let Some(shutdown) = &mut self.shutdown else { return };
-        if !process::has_children() {
+        if !wait::has_children() {
             self.shutdown = None;
             self.found = false;
             self.report(&Report::AllEnded);
@@ -238,7 +246,7 @@ impl Launcher {
         if now >= shutdown.kill_at {
             shutdown.kill(now, &self.children);
         } else {
-            shutdown.terminate(self.worker, &self.children);
+            shutdown.terminate(self.worker, self.orphans.stop_signal, &self.children);
         }
     }
 
@@ -249,7 +257,7 @@ impl Launcher {
         }
         let (mut count, mut pids) = (0, Vec::new());
         self.children.for_each(|pid| {
-            if self.worker != Some(pid) && process::is_running_child(pid) {
+            if self.worker != Some(pid) && wait::is_running_child(pid) {
                 count += 1;
                 if pids.len() < MAX_NAMED {
                     pids.push(pid.as_raw());
@@ -268,20 +276,15 @@ impl Launcher {
     fn reap(&mut self) -> bool {
         let kills = self.shutdown.as_ref().is_some_and(|shutdown| Instant::now() >= shutdown.kill_at);
         for _ in 0..MAX_REAPED {
-            if kills && let Some(ended) = process::ended_child() {
+            if kills && let Some(ended) = wait::ended_child() {
                 // Until it is reaped, its group can be found: a child that has taken its place cannot escape.
                 let _ = process::kill_group_of(ended); // no other member may be left
             }
-            let (pid, ending) = match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, Ending::Exit(code)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Ending::Signal(signal as i32)),
-                Ok(WaitStatus::StillAlive) | Err(_) => return true,
-                Ok(_) => continue,
-            };
+            let Ok(Some((pid, ending))) = wait::reap() else { return true };
             if self.worker == Some(pid) {
                 self.worker = None;
                 self.report(&Report::Exited { pid: pid.as_raw(), ending });
-                if self.shutdown.is_none() && (self.found || process::has_children()) {
+                if self.shutdown.is_none() && (self.found || wait::has_children()) {
                     self.next_search = Some(Instant::now() + LONGEST_PAUSE);
                 }
             }
@@ -291,17 +294,17 @@ impl Launcher {
 }
 
 impl Shutdown {
-    /// Sends SIGTERM to the worker. After the worker has ended, sends it once to each process that workers have left; further
-    /// ones come whenever one of them ends.
-    fn terminate(&mut self, worker: Option<Pid>, children: &Children) {
-        let mut terminate = |pid: Pid| {
+    /// Sends its stop signal to the worker. After the worker has ended, sends SIGTERM once to each process that workers have
+    /// left; further ones come whenever one of them ends.
+    fn terminate(&mut self, worker: Option<Pid>, stop_signal: Signal, children: &Children) {
+        let mut terminate = |pid: Pid, signal: Signal| {
             if self.terminated.len() < MAX_TERMINATED && self.terminated.insert(pid.as_raw()) {
-                let _ = process::signal(pid, Signal::SIGTERM); // it may have ended
+                let _ = process::signal(pid, signal as i32); // it may have ended
             }
         };
         match worker {
-            Some(worker) => terminate(worker),
-            None => children.for_each(terminate),
+            Some(worker) => terminate(worker, stop_signal),
+            None => children.for_each(|pid| terminate(pid, Signal::SIGTERM)),
         }
     }
 
@@ -317,7 +320,7 @@ impl Shutdown {
             // The groups of the launcher's children have no other members than descendants of a worker: a process can join only
             // a group of its own session, and the launcher has a session of its own.
             let _ = process::kill_group_of(pid); // it may have ended
-            let _ = process::signal(pid, Signal::SIGKILL); // as above
+            let _ = process::signal(pid, libc::SIGKILL); // as above
         });
         self.kill_again = Some((Instant::now() + pause, LONGEST_PAUSE.min(pause * 2)));
     }

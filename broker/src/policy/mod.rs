@@ -80,7 +80,7 @@ pub struct Policy {
 }
 
 /// Operations that the worker is never allowed: they are for the administrator of the broker.
-const NOT_FOR_THE_WORKER: [&str; 1] = ["reload"];
+const NOT_FOR_THE_WORKER: [&str; 3] = ["reload", "restart-worker", "signal-worker"];
 
 /// Operations that only user 0 is allowed, whatever a `peer` scope says: another broker replaces this one.
 const FOR_ROOT_ONLY: [&str; 1] = ["takeover"];

@@ -182,11 +182,7 @@ impl Handle {
 
     /// Reaps it and returns how it ended. Its channel closes shortly before it can be reaped.
     fn reap(&self) -> ReaderError {
-        use nix::sys::wait::WaitStatus;
-        ReaderError::Ended(match sys::process::wait_for_exit(self.pid) {
-            Ok(WaitStatus::Exited(_, code)) => format!("exited with code {code}"),
-            Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
-            _ => "hung up".to_owned(),
-        })
+        let ending = sys::wait::wait_for_exit(self.pid);
+        ReaderError::Ended(ending.map_or_else(|_| "hung up".to_owned(), |ending| ending.to_string()))
     }
 }

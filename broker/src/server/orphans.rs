@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::EXIT_TIMEOUT;
 use crate::failure::Failure;
 use crate::sys::children::Children;
-use crate::sys::process;
+use crate::sys::wait;
 
 /// The pause between two looks at children that are ending.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -46,13 +46,13 @@ impl Reaper {
 
     async fn reap(&self) {
         let mut pauses = 0;
-        while let Some(pid) = process::ended_child() {
+        while let Some(pid) = wait::ended_child() {
             if Some(pid) == self.reader && pauses < READER_PAUSES {
                 pauses += 1;
                 sleep(PAUSE).await;
                 continue;
             }
-            let _ = process::wait_for_exit(pid); // its own task may have reaped it
+            let _ = wait::wait_for_exit(pid); // its own task may have reaped it
             // Orphans may end faster than they can be reaped.
             tokio::task::yield_now().await;
         }
@@ -67,7 +67,7 @@ impl Reaper {
             let _ = timeout(PAUSE, self.reap()).await; // the others are reaped in the next round
             let mut survivors = Vec::new();
             self.children.for_each(|pid| {
-                if Some(pid) != self.reader && process::is_running_child(pid) {
+                if Some(pid) != self.reader && wait::is_running_child(pid) {
                     survivors.push(pid.as_raw());
                 }
             });

@@ -14,6 +14,7 @@ use super::descriptors_in_flight::DescriptorsInFlight;
 use super::quota::{Account, Accounts};
 use super::reload::Reloading;
 use super::session::Session;
+use super::worker::WorkerControl;
 use crate::address::Addresses;
 use crate::config::Quotas;
 use crate::confine::broker::Verified;
@@ -128,8 +129,7 @@ pub struct Broker {
     reader_exited: Cell<bool>,
     started: Instant,
     last_session: Cell<u64>,
-    worker: Cell<Option<(u32, u32)>>,
-    restarts: Cell<u32>,
+    pub(super) worker: WorkerControl,
 }
 
 impl Broker {
@@ -156,8 +156,7 @@ impl Broker {
             reader_exited: Cell::new(false),
             started: Instant::now(),
             last_session: Cell::new(0),
-            worker: Cell::new(None),
-            restarts: Cell::new(0),
+            worker: WorkerControl::default(),
         }
     }
 
@@ -217,16 +216,15 @@ impl Broker {
         self.sessions.borrow().len() + self.in_flight.lingering()
     }
 
-    /// Sets the worker's process id and how often it was restarted; `None` while none runs.
-    pub(super) fn set_worker(&self, worker: Option<(u32, u32)>) {
-        self.worker.set(worker);
-        worker.into_iter().for_each(|(_, restarts)| self.restarts.set(restarts));
+    /// The worker, if one is configured.
+    pub(super) fn worker_control(&self) -> Option<&WorkerControl> {
+        self.processes.launcher.as_ref().map(|_| &self.worker)
     }
 
     /// Whether the worker runs and how often it was restarted, if one is configured.
     pub(super) fn worker_counts(&self) -> Option<WorkerCounts> {
-        self.processes.launcher.as_ref()?;
-        Some(WorkerCounts { running: self.worker.get().is_some(), restarts: self.restarts.get().into() })
+        let worker = self.worker_control()?;
+        Some(WorkerCounts { running: worker.pid().is_some(), restarts: worker.restarts().into() })
     }
 
     /// At the end of the broker: disables every listener that is not in the fdstore and removes every address, unless
@@ -262,8 +260,8 @@ impl Broker {
             vec![Process { locks, ..row("broker", std::process::id(), 0, "(empty)", &broker.credentials) }];
         if let Some(LauncherProcess { pid, root, credentials }) = &self.processes.launcher {
             rows.push(row("launcher", *pid, 0, root, credentials));
-            if let Some((pid, restarts)) = self.worker.get() {
-                rows.push(row("worker", pid, restarts, root, credentials));
+            if let Some(pid) = self.worker.pid() {
+                rows.push(row("worker", pid, self.worker.restarts(), root, credentials));
             }
         }
         if let Some((pid, credentials, locks)) = &self.processes.reader
@@ -288,6 +286,7 @@ impl Broker {
 
     /// Records how many processes earlier workers have left, and the ids of the first ones; logs a change.
     pub(super) fn set_left_processes(&self, count: u32, pids: &[i32]) {
+        self.worker.set_left(count);
         let warning = (count > 0).then(|| {
             let more = if pids.len() < count as usize {
                 format!(" and more, {count} in all")

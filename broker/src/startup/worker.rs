@@ -10,6 +10,7 @@ pub fn supervision(worker: &Worker, program: ProgramName) -> Supervision {
         program,
         restart: worker.restart,
         stable_after: worker.stable_after,
+        stop_signal: worker.stop_signal,
         stop_timeout: worker.stop_timeout,
         end_descendants: worker.end_descendants,
     }
@@ -17,5 +18,9 @@ pub fn supervision(worker: &Worker, program: ProgramName) -> Supervision {
 
 /// What the launcher does when the broker ends.
 pub fn orphans(worker: &Worker) -> Orphans {
-    Orphans { orphan_timeout: worker.orphan_timeout, stop_timeout: worker.stop_timeout }
+    Orphans {
+        orphan_timeout: worker.orphan_timeout,
+        stop_signal: worker.stop_signal,
+        stop_timeout: worker.stop_timeout,
+    }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt as _;
 
 use nix::unistd::{Pid, getpid};
 
-use super::process::is_child;
+use super::wait::is_child;
 
 /// The highest process id on a 64-bit kernel, whatever kernel.pid_max is: PID_MAX_LIMIT, see proc_sys_kernel(5).
 const HIGHEST_PID: i32 = 1 << 22;

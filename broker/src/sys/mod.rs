@@ -31,6 +31,7 @@ pub mod socket;
 pub mod socket_directories;
 pub mod sockopt;
 pub mod unix_file;
+pub mod wait;
 
 pub use boot_time::BootTime;
 pub use interface::Interface;

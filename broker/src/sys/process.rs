@@ -1,11 +1,10 @@
-//! This process, its children and their descendants.
+//! This process, forks and signals. For children that end, see [`super::wait`].
 
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{ForkResult, Pid, getpgid, getpgrp, getppid};
 
 /// The real user id. See getuid(2).
@@ -47,17 +46,6 @@ pub fn fork(run: impl FnOnce() -> i32) -> nix::Result<Pid> {
     }
 }
 
-/// Waits until a child has ended, reaps it, and returns how it ended. See waitid(2).
-///
-/// # Capabilities
-/// None.
-///
-/// # Errors
-/// ECHILD if there is no such child.
-pub fn wait_for_exit(child: Pid) -> nix::Result<WaitStatus> {
-    waitid(Id::Pid(child), WaitPidFlag::WEXITED | WaitPidFlag::__WALL)
-}
-
 /// Makes this process the parent of its descendants whose own parent ends, and reads that back. Children do not inherit it.
 /// See PR_SET_CHILD_SUBREAPER(2const).
 ///
@@ -88,52 +76,17 @@ pub fn end_with_parent(parent: Pid) -> nix::Result<()> {
     }
 }
 
-/// Whether this process has a child that it has not reaped. See waitid(2).
-///
-/// # Capabilities
-/// None.
-pub fn has_children() -> bool {
-    waitid(Id::All, ANY_ENDED_UNREAPED) != Err(Errno::ECHILD)
-}
-
-/// A child that has ended and is not reaped yet. See waitid(2).
-///
-/// # Capabilities
-/// None.
-pub fn ended_child() -> Option<Pid> {
-    waitid(Id::All, ANY_ENDED_UNREAPED).ok()?.pid()
-}
-
-/// Whether this process is the parent of `pid`, which it has not reaped. See waitid(2).
-///
-/// # Capabilities
-/// None.
-pub fn is_child(pid: Pid) -> bool {
-    waitid(Id::Pid(pid), ANY_ENDED_UNREAPED).is_ok()
-}
-
-/// Whether a child runs: it has not ended. See waitid(2).
-///
-/// # Capabilities
-/// None.
-pub fn is_running_child(pid: Pid) -> bool {
-    waitid(Id::Pid(pid), ANY_ENDED_UNREAPED) == Ok(WaitStatus::StillAlive)
-}
-
-/// Changes nothing and does not block; also for children that do not send SIGCHLD.
-const ANY_ENDED_UNREAPED: WaitPidFlag =
-    WaitPidFlag::WEXITED.union(WaitPidFlag::WNOHANG).union(WaitPidFlag::WNOWAIT).union(WaitPidFlag::__WALL);
-
-/// Sends a signal to a process. See kill(2).
+/// Sends a signal to a process, by its number: there are signals without names. See kill(2).
 ///
 /// # Capabilities
 /// CAP_KILL for a process of another user; none for one whose real or saved user id is the real or effective one of this
 /// process.
 ///
 /// # Errors
-/// ESRCH if there is no such process; EPERM.
-pub fn signal(pid: Pid, signal: Signal) -> nix::Result<()> {
-    nix::sys::signal::kill(pid, signal)
+/// EINVAL for a number that is no signal; ESRCH if there is no such process; EPERM.
+pub fn signal(pid: Pid, signal: i32) -> nix::Result<()> {
+    // SAFETY: kill(2) gets no pointers, and no memory depends on it.
+    Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)
 }
 
 /// Sends SIGKILL to every process of a child's process group, at once: none can escape by forking. Not if it is the group of

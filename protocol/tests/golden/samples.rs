@@ -1,4 +1,4 @@
-//! The values of the golden frames of policy, cluster, events, metrics, reload and takeover.
+//! The values of the golden frames of policy, worker, cluster, events, metrics, reload and takeover.
 
 use portreeve_protocol::cluster::*;
 use portreeve_protocol::event::*;
@@ -9,6 +9,7 @@ use portreeve_protocol::policy::*;
 use portreeve_protocol::reload::*;
 use portreeve_protocol::status::Quota;
 use portreeve_protocol::takeover::*;
+use portreeve_protocol::worker::*;
 use portreeve_protocol::*;
 
 use super::{Golden, every_option, list, text};
@@ -41,6 +42,25 @@ pub fn policy(golden: &Golden) {
         next: 128,
     };
     golden.reply::<PolicyRequest>("policy-reply", 15, 0, &page);
+}
+
+pub fn worker(golden: &Golden) {
+    golden.request("worker", 22, &WorkerRequest {});
+    let status = WorkerStatus {
+        state: text("waiting"),
+        state_ms: 1500,
+        pid: 0,
+        restarts: 3,
+        next_start_ms: 400,
+        last_ending: text("exited with code 1"),
+        left: 2,
+    };
+    golden.reply::<WorkerRequest>("worker-reply", 22, 0, &status);
+    golden.request("restart-worker", 23, &RestartWorker {});
+    let status = WorkerStatus { state: text("running"), pid: 4711, next_start_ms: 0, ..status };
+    golden.reply::<RestartWorker>("restart-worker-reply", 23, 0, &status);
+    golden.request("signal-worker", 24, &SignalWorker { signal: 10 });
+    golden.reply::<SignalWorker>("signal-worker-reply", 24, 0, &WorkerSignaled { pid: 4711 });
 }
 
 pub fn cluster(golden: &Golden) {

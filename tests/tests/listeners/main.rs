@@ -13,5 +13,6 @@ mod smtp;
 mod socket_activation;
 mod under_load;
 mod unix_listeners;
+mod worker_control;
 mod worker_errors;
 mod worker_restarts;

@@ -27,6 +27,7 @@ use portreeve_protocol::metrics::MetricsRequest;
 use portreeve_protocol::policy::PolicyRequest;
 use portreeve_protocol::reload::Reload;
 use portreeve_protocol::takeover::{Begin, Commit, NextBatch, TAKEOVER_VERSION, Takeover};
+use portreeve_protocol::worker::{RestartWorker, SignalWorker, WorkerRequest};
 use portreeve_protocol::{Event, EventCode, Fault, FaultCode, List, Text, codec};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::peer::{listen, one_address};
@@ -445,6 +446,10 @@ fn attempt(operation: &str, attacker: &mut Attacker<'_>, objects: &Objects) {
         // Whoever is allowed these changes the state of all by them.
         "reload" if is_operator(attacker.owner) => {}
         "reload" => attacker.denied(&Reload { last: false }),
+        "worker" | "restart-worker" | "signal-worker" if is_operator(attacker.owner) => {}
+        "worker" => drop(attacker.peer.request(&WorkerRequest {})),
+        "restart-worker" => attacker.denied(&RestartWorker {}),
+        "signal-worker" => attacker.denied(&SignalWorker { signal: 9 }),
         "takeover" if attacker.owner == ROOT => {
             attacker.denied(&Takeover::Commit(Commit {}));
             attacker.denied(&Takeover::NextBatch(NextBatch {}));

@@ -21,6 +21,7 @@ mod reload;
 mod status;
 mod stop;
 mod watch;
+mod worker;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -68,6 +69,8 @@ enum Action {
     Metrics(metrics::Arguments),
     /// Make the broker read its configuration again, and show what changed.
     Reload(reload::Arguments),
+    /// Show, restart or signal the broker's worker.
+    Worker(worker::Arguments),
     /// Measure the round trip to the broker.
     Ping(ping::Arguments),
     /// Print the completions of this command for a shell.
@@ -94,6 +97,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Action::Completions(arguments) => documentation::completions(&arguments),
         Action::Man(arguments) => documentation::pages(&arguments),
         Action::Reload(arguments) => reload::run(&broker.open().await?, out, &arguments).await,
+        Action::Worker(arguments) => worker::run(&broker.open().await?, out, &arguments).await,
         Action::Ping(arguments) => ping::run(&broker.open().await?, out, &arguments).await,
     }
 }

@@ -22,6 +22,7 @@ mod status;
 mod stop;
 mod subscribe;
 mod takeover;
+mod worker;
 
 use std::rc::Rc;
 
@@ -38,6 +39,7 @@ use portreeve_protocol::metrics::MetricsRequest;
 use portreeve_protocol::policy::PolicyRequest;
 use portreeve_protocol::reload::Reload;
 use portreeve_protocol::takeover::Takeover;
+use portreeve_protocol::worker::{RestartWorker, SignalWorker, WorkerRequest};
 use portreeve_protocol::{Fault, FaultCode, Kind};
 
 pub use self::handler::Received;
@@ -71,6 +73,9 @@ const TABLE: &[(Kind, Serve)] = &[
     (Takeover::KIND, takeover::serve),
     (RenewAll::KIND, immediate::<RenewAll>),
     (ClusterRequest::KIND, immediate::<ClusterRequest>),
+    (WorkerRequest::KIND, immediate::<WorkerRequest>),
+    (RestartWorker::KIND, deferred::<RestartWorker>),
+    (SignalWorker::KIND, deferred::<SignalWorker>),
 ];
 
 /// A TABLE without every operation does not compile.

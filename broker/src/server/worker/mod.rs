@@ -1,27 +1,28 @@
 //! The worker: started through the launcher, restarted when it exits, stopped when the broker stops.
 
+mod control;
+mod start;
+
 use std::net;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use portreeve_protocol::channel::{self, ReceiveError};
-use portreeve_protocol::{Endpoint, Event, EventCode, Text};
+use nix::sys::signal::Signal;
+use portreeve_protocol::channel::ReceiveError;
+use portreeve_protocol::{Event, EventCode, Text};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 
-use super::session;
+pub use self::control::WorkerControl;
+use self::control::{Command, ReplyTo, SignalReply, State, not_running};
+use self::start::{Running, start};
 use super::shutdown::Shutdown;
 use super::state::Broker;
-use crate::config::SocketOptions;
 use crate::events::Audience;
 use crate::failure::{Exit, Failure};
-use crate::inject;
-use crate::launcher::{Ending, Handle, ProgramName, Report};
-use crate::log::Origin;
-use crate::policy::Requester;
+use crate::launcher::{Handle, ProgramName, Report};
 use crate::sd_notify::Notifier;
+use crate::sys::wait::Ending;
 
 const STEP: &str = "worker";
 /// How long processes may take to end after SIGKILL.
@@ -45,6 +46,8 @@ pub struct Supervision {
     pub restart: bool,
     /// worker.stable_after
     pub stable_after: Duration,
+    /// worker.stop_signal
+    pub stop_signal: Signal,
     /// worker.stop_timeout
     pub stop_timeout: Duration,
     /// worker.end_descendants
@@ -59,12 +62,8 @@ enum End {
     Shutdown,
 }
 
-/// A worker process that runs.
-struct Running {
-    pid: i32,
-    session: JoinHandle<()>,
-    channel: UnixDatagram,
-}
+/// Who waits until the worker has been started again; empty if nobody has requested that.
+type Restarting = Vec<ReplyTo<()>>;
 
 /// Keeps a worker running until the broker has to stop. Then no process of a worker is left.
 ///
@@ -91,37 +90,37 @@ async fn keep_running(
 ) -> Result<(), Failure> {
     let mut short_runs = 0;
     let mut restarts = 0;
+    let mut restarting = Restarting::new();
     loop {
+        broker.worker.set_state(State::Starting);
         let started = Instant::now();
         let running = start(broker, launcher, supervision, restarts, shutdown).await?;
-        let Some(Running { pid, mut session, channel }) = running else {
+        let Some(mut running) = running else {
             notifier.stopping();
             return Ok(());
         };
         if restarts == 0 {
             notifier.ready();
         }
-        let mut warned = false;
-        let end = loop {
-            tokio::select! {
-                ending = wait_for_exit(broker, launcher, pid) => break End::Exited(ending?),
-                () = shutdown.requested() => break End::Shutdown,
-                () = outlives_session(&mut session), if !warned => {
-                    warned = true;
-                    tracing::warn!(pid, "{SESSION_ENDED}");
-                }
-            }
-        };
+        for reply in restarting.drain(..) {
+            let _ = reply.send(()); // the peer may have hung up
+        }
+        let end = watch(broker, launcher, supervision, &mut running, &mut restarting, shutdown).await?;
+        let Running { pid, session, channel } = running;
         let ending = match end {
             End::Shutdown => {
+                broker.worker.set_state(State::Stopping);
                 notifier.stopping();
                 tracing::info!(pid, "stopping the worker");
                 return Ok(());
             }
             End::Exited(ending) => ending,
         };
-        broker.set_worker(None);
-        tracing::warn!(pid, %ending, "the worker has exited");
+        broker.worker.exited(ending.to_string());
+        match restarting.is_empty() {
+            true => tracing::warn!(pid, %ending, "the worker has exited"),
+            false => tracing::info!(pid, %ending, "the worker has exited, as requested"),
+        }
         publish(broker, EventCode::WorkerEnded, pid, restarts, &ending.to_string());
         // The session ends here even if a child of the worker still holds the channel: the next worker has its own.
         let _ = channel.shutdown(net::Shutdown::Both); // it fails only if the channel is closed
@@ -139,7 +138,7 @@ async fn keep_running(
             }
         }
         retain(broker);
-        if !supervision.restart {
+        if !supervision.restart && restarting.is_empty() {
             return match ending {
                 Ending::Exit(0) => Ok(()),
                 ending => Err(exited(
@@ -148,6 +147,11 @@ async fn keep_running(
                     "restart = false in the worker scope, so the broker does not restart it; see its own messages",
                 )),
             };
+        }
+        restarts += 1;
+        if !restarting.is_empty() {
+            short_runs = 0;
+            continue;
         }
         let run_time = started.elapsed();
         short_runs = if run_time >= supervision.stable_after { 0 } else { short_runs + 1 };
@@ -158,15 +162,84 @@ async fn keep_running(
                 "it exits again and again soon after its start; see its own messages, and make it stay in the foreground",
             ));
         }
-        restarts += 1;
         tokio::select! {
-            () = sleep(restart_pause(short_runs, run_time)) => {}
+            () = pause(broker, restart_pause(short_runs, run_time), &mut restarting) => {}
             () = shutdown.requested() => {
                 notifier.stopping();
                 return Ok(());
             }
             lost = launcher_lost(broker, launcher) => return Err(lost),
         }
+    }
+}
+
+/// Serves the requests about a running worker until it exits or the broker has to stop.
+async fn watch(
+    broker: &Broker,
+    launcher: &Handle,
+    supervision: &Supervision,
+    running: &mut Running,
+    restarting: &mut Restarting,
+    shutdown: &mut Shutdown,
+) -> Result<End, Failure> {
+    let pid = running.pid;
+    let mut warned = false;
+    // When to kill the worker that has been told to exit.
+    let mut kill_at = None;
+    loop {
+        tokio::select! {
+            ending = wait_for_exit(broker, launcher, pid) => return Ok(End::Exited(ending?)),
+            () = shutdown.requested() => return Ok(End::Shutdown),
+            () = outlives_session(&mut running.session), if !warned => {
+                warned = true;
+                tracing::warn!(pid, "{SESSION_ENDED}");
+            }
+            command = broker.worker.next_command() => match command {
+                Command::Signal(number, reply) => signal(broker, launcher, number, Some(reply)).await?,
+                Command::Restart(reply) => {
+                    restarting.push(reply);
+                    if restarting.len() == 1 {
+                        tracing::info!(pid, signal = %supervision.stop_signal, "stopping the worker, to start it again");
+                        broker.worker.set_state(State::Stopping);
+                        kill_at = Some(tokio::time::Instant::now() + supervision.stop_timeout);
+                        signal(broker, launcher, supervision.stop_signal as i32, None).await?;
+                    }
+                }
+            },
+            () = async { sleep_until(kill_at.unwrap_or_else(tokio::time::Instant::now)).await }, if kill_at.is_some() => {
+                kill_at = None;
+                tracing::warn!(pid, timeout = ?supervision.stop_timeout, "the worker did not exit in time; sending SIGKILL");
+                signal(broker, launcher, Signal::SIGKILL as i32, None).await?;
+            }
+        }
+    }
+}
+
+/// Orders the launcher to send a signal to the worker. Its report comes later.
+async fn signal(
+    broker: &Broker,
+    launcher: &Handle,
+    number: i32,
+    reply: Option<SignalReply>,
+) -> Result<(), Failure> {
+    broker.worker.signal_ordered(reply);
+    launcher.signal(number).await.map_err(lost)
+}
+
+/// Waits before the next start, or until somebody requests it.
+async fn pause(broker: &Broker, length: Duration, restarting: &mut Restarting) {
+    broker.worker.set_state(State::Waiting(Instant::now() + length));
+    let requested = async {
+        loop {
+            match broker.worker.next_command().await {
+                Command::Restart(reply) => return restarting.push(reply),
+                Command::Signal(_, reply) => drop(reply.send(Err(not_running()))), // the peer may have hung up
+            }
+        }
+    };
+    tokio::select! {
+        () = sleep(length) => {}
+        () = requested => {}
     }
 }
 
@@ -178,88 +251,11 @@ fn restart_pause(short_runs: u32, run_time: Duration) -> Duration {
     }
 }
 
-/// Starts a worker; `None` if the broker has to stop while it cannot send the listeners to the launcher.
-async fn start(
-    broker: &Rc<Broker>,
-    launcher: &Handle,
-    supervision: &Supervision,
-    restarts: u32,
-    shutdown: &mut Shutdown,
-) -> Result<Option<Running>, Failure> {
-    inject::point("worker.channel")?;
-    let (ours, theirs) = channel::pair().map_err(|error| Failure::os(STEP, "socketpair", error))?;
-    // A program expects a blocking channel unless it changes that.
-    theirs.set_nonblocking(false).map_err(|error| Failure::os(STEP, "fcntl", error))?;
-    broker.registry.borrow().reset_configured(|endpoint| backlog(broker, endpoint));
-    let StaticListeners { names, backlogs, sockets } = static_listeners(broker)?;
-    let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(|fd| fd.as_fd()).collect();
-    inject::point("worker.start")?;
-    let sent = tokio::select! {
-        // The other branches end only a wait: once the request is sent, a worker is on its way.
-        biased;
-        sent = launcher.spawn(names, backlogs, &borrowed, theirs.as_fd()) => sent,
-        () = shutdown.requested() => return Ok(None),
-        lost = launcher_lost(broker, launcher) => return Err(lost),
-    };
-    sent.map_err(|error| lost(format_args!("cannot send it the request to start a worker: {error}")))?;
-    drop(theirs);
-    let pid = match report(broker, launcher).await? {
-        Report::Spawned { pid } => pid,
-        Report::NotSpawned { errno } => return Err(supervision.program.not_executable(errno)),
-        other => {
-            return Err(lost(format_args!("its reply to the request to start a worker is {other:?}")));
-        }
-    };
-    let number = u32::try_from(pid).unwrap_or(0);
-    broker.set_worker(Some((number, restarts)));
-    let open = || -> Result<Running, Failure> {
-        let failed = |error: &dyn std::fmt::Display| Failure::os(STEP, "open the worker's session", error);
-        inject::point("worker.session.open")?;
-        let slot =
-            broker.accounts.take_session_slot(Origin::Worker).map_err(|(_, none)| failed(&none.fault))?;
-        let channel = ours.try_clone().map_err(|error| failed(&error))?;
-        let session = session::open(broker, ours.into(), Requester::Worker, number, slot);
-        Ok(Running { pid, session: session.map_err(|error| failed(&error))?, channel })
-    };
-    let running = open()?;
-    tracing::info!(pid, restarts, program = ?supervision.program.path, "the worker runs");
-    publish(broker, EventCode::WorkerStarted, pid, restarts, "");
-    Ok(Some(running))
-}
-
-/// The static listeners as the launcher passes them to the worker.
-#[derive(Default)]
-struct StaticListeners {
-    names: Vec<String>,
-    /// The backlog of each Unix socket, on which the worker's process listens before its program runs.
-    backlogs: Vec<Option<u32>>,
-    /// Copies: no borrow of the registry is held while they are sent.
-    sockets: Vec<OwnedFd>,
-}
-
-fn static_listeners(broker: &Broker) -> Result<StaticListeners, Failure> {
-    let registry = broker.registry.borrow();
-    let mut listeners = StaticListeners::default();
-    for (name, endpoint, socket) in registry.static_listeners() {
-        let copy = socket.try_clone_to_owned().map_err(|error| Failure::os(STEP, "dup", error))?;
-        listeners.names.push(name.to_owned());
-        listeners.backlogs.push(endpoint.inet().is_none().then(|| backlog(broker, endpoint)));
-        listeners.sockets.push(copy);
-    }
-    Ok(listeners)
-}
-
-/// The backlog of a configured listener.
-fn backlog(broker: &Broker, endpoint: &Endpoint) -> u32 {
-    let permit = broker.policy.borrow().listen(&Requester::Worker, endpoint).ok();
-    let configured = permit.as_ref().and_then(|permit| permit.socket()).map(|socket| socket.backlog);
-    configured.unwrap_or(SocketOptions::default().backlog)
-}
-
 async fn report(broker: &Broker, launcher: &Handle) -> Result<Report, Failure> {
     loop {
         match launcher.report().await {
             Ok(Report::Left { count, pids }) => broker.set_left_processes(count, &pids),
+            Ok(Report::Signaled { pid, errno }) => broker.worker.signal_sent(pid, errno),
             Ok(report) => return Ok(report),
             Err(ReceiveError::Os(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(lost(error)),
@@ -295,7 +291,7 @@ async fn launcher_lost(broker: &Broker, launcher: &Handle) -> Failure {
     }
 }
 
-/// Ends the worker, if it runs, and every process that workers have left: SIGTERM, and SIGKILL after the time limit.
+/// Ends the worker, if it runs, and every process that workers have left; by SIGKILL after the time limit.
 async fn end_all(broker: &Broker, launcher: &Handle, limit: Duration) -> Result<(), Failure> {
     launcher.end_all(limit).await.map_err(lost)?;
     let ended = async {
