@@ -27,12 +27,14 @@ impl Trick for ForeignObjects {
             {
                 attacker.harm(format_args!("{} listeners stopped", ids.len() - stopped.unknown.len()));
             }
-            for endpoint in attacker.targets.endpoints.iter().filter(|endpoint| !endpoint.starts_with('[')) {
+            // An IPv6 wildcard overlaps with none of them.
+            let held = attacker.targets.endpoints.iter().filter(|endpoint| !endpoint.starts_with('['));
+            for endpoint in held.clone() {
                 if session.listen(&listen(endpoint)).is_ok() {
                     attacker.harm(format_args!("{endpoint} was granted to two peers"));
                 }
             }
-            let all = attacker.targets.endpoints.iter().map(|endpoint| listen(endpoint));
+            let all = held.map(|endpoint| listen(endpoint));
             let many =
                 ListenMany { all_or_nothing: attacker.random.one_in(2), listeners: List::truncated(all) };
             drop(session.ask(&many));
