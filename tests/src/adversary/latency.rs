@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// How long a well-behaved peer waits for a reply.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// The allowance beyond twice the idle latency.
-const ALLOWANCE: Duration = Duration::from_millis(100);
+const ALLOWANCE: Duration = Duration::from_millis(200);
 
 /// The control.
 const CONTROL: &str = "control: run a program";
