@@ -5,7 +5,7 @@
 //! each with the same permits as the victim, and returns the violations of these invariants:
 //!
 //! - Each request of the victim, the worker, root's command line and the second broker succeeds, and takes at most twice
-//!   its idle latency and 100 ms. See [`latency`].
+//!   its idle latency and 200 ms. See [`latency`].
 //! - The victim's and the worker's listeners keep their ids and holders, and receive each connection to their endpoints.
 //! - The victim's lease keeps its holder and its epoch. An address that nobody holds can be added.
 //! - An endpoint that a hostile peer held is free for the next holder when it has been stopped.
