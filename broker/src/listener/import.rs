@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 
 use portreeve_protocol::Endpoint;
 use portreeve_protocol::message::ListenerId;
-use portreeve_protocol::takeover::ExportedListener;
+use portreeve_protocol::takeover::{ExportedListener, SocketFile};
 
 use super::bind::Bound;
 use super::bound_socket::BoundSocket;
@@ -80,12 +80,7 @@ impl Registry {
     ) -> Result<(), ImportError> {
         let ExportedListener { id, endpoint, options, user, file } = exported;
         // If the file has been removed or replaced, there is no file to remove later.
-        let file = match (&endpoint, file) {
-            (Endpoint::UnixStream(path) | Endpoint::UnixSeqpacket(path), Some(file)) => {
-                UnixFile::import(&self.directories, path, file).ok().map(Box::new)
-            }
-            _ => None,
-        };
+        let file = self.import_file(&endpoint, file).map(Box::new);
         if !BoundSocket::of(&socket).is_some_and(|bound| bound.is_at(&endpoint)) {
             // Its holder may have shut it down or connected it.
             let rejected = RejectedSocket { endpoint: endpoint.clone(), user, socket, file };
@@ -112,10 +107,29 @@ impl Registry {
         Ok(())
     }
 
+    fn import_file(&self, endpoint: &Endpoint, file: Option<SocketFile>) -> Option<UnixFile> {
+        match endpoint {
+            Endpoint::UnixStream(path) | Endpoint::UnixSeqpacket(path) => {
+                UnixFile::import(&self.directories, path, file?).ok()
+            }
+            Endpoint::Tcp(_) | Endpoint::Udp(_) => None,
+        }
+    }
+
+    /// Whether the file of an exported Unix socket still exists at its path.
+    pub fn has_file(&self, exported: &ExportedListener) -> bool {
+        self.import_file(&exported.endpoint, exported.file).is_some()
+    }
+
     /// Takes ownership of everything that was imported, and revokes every other socket in the allowlist.
     pub fn commit_import(&mut self) {
         self.revoke_others();
         self.revoke_rejected();
+        self.own_files();
+    }
+
+    /// Takes ownership of the files of imported listeners: they are removed when their listeners stop.
+    pub fn own_files(&mut self) {
         let files = self.entries.values_mut().filter_map(|entry| entry.bound.file.as_deref_mut());
         files.chain(&mut self.control_file).for_each(UnixFile::commit_import);
     }

@@ -137,7 +137,8 @@ impl Registry {
         ids.into_iter().filter_map(|id| self.stop(id, None).err()).collect()
     }
 
-    /// Stops every listener except those that another process keeps open: of these, closes only the broker's copy.
+    /// Stops every listener except those that another process keeps open: of these, closes only the broker's copy, and leaves
+    /// the file of a Unix socket.
     pub fn stop_all_except(&mut self, is_kept: impl Fn(ListenerId) -> bool) -> Vec<Fault> {
         self.entries.retain(|id, _| !is_kept(*id));
         self.stop_where(|_| true)

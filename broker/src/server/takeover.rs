@@ -60,9 +60,7 @@ impl FdstoreSource for Broker {
             None => Party::Worker,
             Some(user) => Party::User(user),
         };
-        let name =
-            FdstoreName { endpoint: exported.endpoint, options: exported.options, user: exported.user };
-        Some(StoredListener { party, name: name.encode()? })
+        Some(StoredListener { party, name: FdstoreName::from(exported).encode()? })
     }
 
     fn with_socket(

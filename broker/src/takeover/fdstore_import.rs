@@ -45,6 +45,7 @@ pub fn import_from_fdstore(
             }
         }
     }
+    registry.own_files();
     // Their holders may have connected them or shut them down, and still have copies.
     registry.revoke_rejected();
     if adopted == Some(Ok(())) {
@@ -68,7 +69,7 @@ fn import_one(
     policy: &Policy,
     registry: &mut Registry,
 ) -> Result<(), String> {
-    let FdstoreName { endpoint, options, user } =
+    let FdstoreName { endpoint, options, user, file } =
         FdstoreName::decode(name).ok_or("no broker stored it under this name")?;
     let mut statics = config.listeners.iter().filter(|listener| listener.is_static());
     let configured = match statics.find(|listener| listener.endpoint.value == endpoint) {
@@ -76,8 +77,11 @@ fn import_one(
         _ => Configured::No,
     };
     let id: ListenerId = registry.next_id();
-    let exported = ExportedListener { id, endpoint: endpoint.clone(), options, user, file: None };
+    let exported = ExportedListener { id, endpoint: endpoint.clone(), options, user, file };
     let permitted = configured != Configured::No || is_permitted(policy, &exported);
+    if file.is_some() && !registry.has_file(&exported) {
+        return Err(format!("the file of {endpoint} has been removed or replaced"));
+    }
     registry.import(exported, descriptor, configured).map_err(|error| error.to_string())?;
     let why = match (permitted, registry.is_shared_with_another_holder(id)) {
         (true, false) => return Ok(()),

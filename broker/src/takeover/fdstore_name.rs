@@ -6,7 +6,8 @@
 use std::fmt::Write as _;
 
 use portreeve_protocol::message::ListenOptions;
-use portreeve_protocol::{Endpoint, Kind, codec, frame};
+use portreeve_protocol::takeover::{ExportedListener, SocketFile};
+use portreeve_protocol::{Endpoint, Kind, Text, codec, frame};
 use serde::{Deserialize, Serialize};
 
 /// The longest name that a service manager accepts.
@@ -26,38 +27,69 @@ pub struct FdstoreName {
     pub options: ListenOptions,
     /// The user whose session owns it; absent for the worker's.
     pub user: Option<u32>,
+    /// The file of a Unix socket; absent for TCP and UDP.
+    pub file: Option<SocketFile>,
+}
+
+impl From<ExportedListener> for FdstoreName {
+    fn from(exported: ExportedListener) -> Self {
+        let ExportedListener { id: _, endpoint, options, user, file } = exported;
+        Self { endpoint, options, user, file }
+    }
 }
 
 impl FdstoreName {
-    /// The name; `None` for listeners that are not stored: Unix sockets, because their files are removed when the broker ends.
+    /// The name: the properties in hexadecimal digits, then for a Unix socket a `-` and its path. `None` for listeners that are
+    /// not stored: Unix sockets without a file, or with a path that no name can contain.
     pub fn encode(&self) -> Option<String> {
-        self.endpoint.inet()?;
+        let (endpoint, path) = match &self.endpoint {
+            inet @ (Endpoint::Tcp(_) | Endpoint::Udp(_)) => (inet.clone(), None),
+            Endpoint::UnixStream(path) => (Endpoint::UnixStream(Text::default()), Some(path)),
+            Endpoint::UnixSeqpacket(path) => (Endpoint::UnixSeqpacket(Text::default()), Some(path)),
+        };
+        if path.is_some() != self.file.is_some() {
+            return None;
+        }
         let mut buffer = [0; MAX_NAME];
-        let frame = codec::encode(&mut buffer, Kind(0), 0, 0, self).ok()?;
+        let frame = codec::encode(&mut buffer, Kind(0), 0, 0, &Self { endpoint, ..self.clone() }).ok()?;
         let mut name = PREFIX.to_owned();
         for byte in frame.get(frame::HEADER_LENGTH..)? {
             write!(name, "{byte:02x}").ok()?;
+        }
+        if let Some(path) = path {
+            path.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b':').then_some(())?;
+            write!(name, "-{}", path.as_str()).ok()?;
         }
         (name.len() <= MAX_NAME).then_some(name)
     }
 
     /// Decodes a name; `None` for a name that no broker created.
     pub fn decode(name: &str) -> Option<Self> {
-        let hex = name.strip_prefix(PREFIX)?.as_bytes();
+        let rest = name.strip_prefix(PREFIX)?;
+        let (hex, path) = rest.split_once('-').map_or((rest, None), |(hex, path)| (hex, Some(path)));
         let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
         let pair = |pair: &[u8]| match pair {
             [high, low] => Some(digit(high)? << 4 | digit(low)?),
             _ => None,
         };
-        let body: Option<Vec<u8>> = hex.chunks(2).map(pair).collect();
-        codec::decode(&body?).ok()
+        let body: Option<Vec<u8>> = hex.as_bytes().chunks(2).map(pair).collect();
+        let decoded: Self = codec::decode(&body?).ok()?;
+        let endpoint = match (&decoded.endpoint, path) {
+            (Endpoint::Tcp(_) | Endpoint::Udp(_), None) => return Some(decoded),
+            (Endpoint::UnixStream(empty), Some(path)) if empty.is_empty() => {
+                Endpoint::UnixStream(Text::new(path).ok()?)
+            }
+            (Endpoint::UnixSeqpacket(empty), Some(path)) if empty.is_empty() => {
+                Endpoint::UnixSeqpacket(Text::new(path).ok()?)
+            }
+            _ => return None,
+        };
+        decoded.file.map(|_| Self { endpoint, ..decoded })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use portreeve_protocol::Text;
-
     use super::*;
 
     #[test]
@@ -73,7 +105,7 @@ mod tests {
         };
         for endpoint in ["*:25", "[::]:53/udp", "[fe80::1%fifteen-letters]:25"] {
             for (options, user) in [(ListenOptions::default(), None), (longest.clone(), Some(8))] {
-                let stored = FdstoreName { endpoint: endpoint.parse().unwrap(), options, user };
+                let stored = FdstoreName { endpoint: endpoint.parse().unwrap(), options, user, file: None };
                 let name = stored.encode().unwrap();
                 assert!(name.len() <= MAX_NAME && !name.contains(':'), "{} {name}", name.len());
                 assert_eq!(FdstoreName::decode(&name), Some(stored));
@@ -83,14 +115,40 @@ mod tests {
 
     #[test]
     fn a_foreign_fdstore_name_is_not_parsed() {
-        let stored =
-            FdstoreName { endpoint: "*:25".parse().unwrap(), options: ListenOptions::default(), user: None };
+        let stored = FdstoreName {
+            endpoint: "*:25".parse().unwrap(),
+            options: ListenOptions::default(),
+            user: None,
+            file: None,
+        };
         let name = stored.encode().unwrap();
         let (short, long) = (&name[..name.len() - 1], format!("{name}0"));
         for other in ["", "unknown", "portreeve-1-", "portreeve-2-00", short, &long, &format!("{name}00")] {
             assert_eq!(FdstoreName::decode(other), None, "{other}");
         }
-        let file = FdstoreName { endpoint: "/run/mail.sock".parse().unwrap(), ..stored };
-        assert_eq!(file.encode(), None);
+    }
+
+    #[test]
+    fn the_name_of_a_unix_socket_has_its_path_unless_a_name_cannot_contain_it() {
+        let file = Some(SocketFile { device: u64::MAX, inode: u64::MAX });
+        let stored = |path: &str| FdstoreName {
+            endpoint: path.parse().unwrap(),
+            options: ListenOptions { mode: Some(0o660), backlog: Some(7), ..ListenOptions::default() },
+            user: Some(u32::MAX),
+            file,
+        };
+        let longest = format!("/run/{}", "a".repeat(102));
+        for path in ["/run/mail.sock", "seqpacket:/run/a-b c", &longest] {
+            let name = stored(path).encode().unwrap();
+            assert!(name.len() <= MAX_NAME && !name.contains(':'), "{} {name}", name.len());
+            assert_eq!(FdstoreName::decode(&name), Some(stored(path)), "{path}");
+            let (before, _) = name.rsplit_once("-/").unwrap();
+            assert_eq!(FdstoreName::decode(before), None);
+        }
+        for path in ["/run/a:b", "/run/a\nFDNAME=b", "/run/\u{e9}"] {
+            let endpoint = Endpoint::UnixStream(Text::new(path).unwrap());
+            assert_eq!(FdstoreName { endpoint, ..stored("/run/x") }.encode(), None, "{path:?}");
+        }
+        assert_eq!(FdstoreName { file: None, ..stored("/run/mail.sock") }.encode(), None);
     }
 }

@@ -69,14 +69,14 @@ impl Stopping {
         let mut names = Vec::new();
         for (id, reason) in self.0 {
             let Some(exported) = registry.export_unless_floating(id) else { continue };
-            let ExportedListener { endpoint, options, user, .. } = exported;
+            let (endpoint, user) = (exported.endpoint.clone(), exported.user);
             match registry.stop(id, None) {
                 Ok(_) => tracing::warn!(target: "audit", %endpoint, user, "{}", reason.text()),
                 Err(fault) => {
                     tracing::error!(%endpoint, user, %fault, "cannot stop a listener that must not stay")
                 }
             }
-            names.extend(FdstoreName { endpoint, options, user }.encode());
+            names.extend(FdstoreName::from(exported).encode());
         }
         names
     }

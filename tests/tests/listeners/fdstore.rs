@@ -1,7 +1,10 @@
 //! Listeners in the service manager's file-descriptor store (fdstore): they survive a restart or a crash of the broker,
 //! and no client is refused.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 use std::time::Instant;
 
@@ -103,14 +106,14 @@ fn stored_listeners_are_restored_and_foreign_or_no_longer_permitted_sockets_are_
         let mut first = peer();
         let (id, _) = first.listen("127.0.0.1:25").unwrap();
         first.listen("127.0.0.1:53/udp").unwrap();
-        manager.receive_until("three listeners", |manager| manager.fdstore.len() == 3);
-        first.listen("127.0.0.1:26").unwrap();
         manager.receive_until("four listeners", |manager| manager.fdstore.len() == 4);
+        first.listen("127.0.0.1:26").unwrap();
+        manager.receive_until("five listeners", |manager| manager.fdstore.len() == 5);
         // A stopped listener is removed from the store.
         first.stop(&[id]);
-        manager.receive_until("one listener less", |manager| manager.fdstore.len() == 3);
+        manager.receive_until("one listener less", |manager| manager.fdstore.len() == 4);
         first.listen("127.0.0.1:25").unwrap();
-        manager.receive_until("the listener again", |manager| manager.fdstore.len() == 4);
+        manager.receive_until("the listener again", |manager| manager.fdstore.len() == 5);
 
         service.signal(Signal::KILL);
         drop(service);
@@ -125,7 +128,7 @@ fn stored_listeners_are_restored_and_foreign_or_no_longer_permitted_sockets_are_
         service.log.wait_for(&["closed a descriptor", "no broker stored it"]);
         service.log.wait_for(&["closed a descriptor", "127.0.0.1:26 is no longer permitted"]);
         service.log.wait_for(&["closed a descriptor", "127.0.0.1:53/udp is no longer permitted"]);
-        manager.receive_until("the two remaining listeners", |manager| manager.fdstore.len() == 2);
+        manager.receive_until("the three remaining listeners", |manager| manager.fdstore.len() == 3);
         let mut second = peer();
         let rows = second.status().listeners.into_vec();
         let shown: Vec<String> = rows.iter().map(|row| format!("{} {}", row.endpoint, row.owner)).collect();
@@ -137,6 +140,60 @@ fn stored_listeners_are_restored_and_foreign_or_no_longer_permitted_sockets_are_
         assert_eq!(from, waiting.local_addr().unwrap());
         service.signal(Signal::TERM);
         assert!(service.wait_for_exit().success());
+    });
+}
+
+#[test]
+fn unix_listeners_survive_a_restart_with_the_clients_in_their_queues() {
+    const REQUESTED: &str = "/run/host/requested.sock";
+    const REPLACED: &str = "/run/host/replaced.sock";
+    isolated(|host| {
+        let config = broker::config(host, &sample::control(r#"( "/run/host/*" )"#));
+        let mut manager = ServiceManager::new(host);
+        let mut service = manager.start(&program(host), &config, ROOM);
+        manager.await_notification("READY=1");
+        let mut first = peer();
+        let (_, requested) = first.listen(REQUESTED).unwrap();
+        let (_, replaced) = first.listen(REPLACED).unwrap();
+        let (_, colon) = first.listen("/run/host/a:b.sock").unwrap();
+        for socket in [&requested, &replaced, &colon] {
+            rustix::net::listen(socket, 16).unwrap();
+        }
+        manager.receive_until("two listeners", |manager| manager.fdstore.len() == 2);
+        let inode = |path| std::fs::metadata(path).unwrap().ino();
+        let before = inode(REQUESTED);
+        let mut holder = first;
+        for signal in [Signal::TERM, Signal::KILL] {
+            let mut waiting = UnixStream::connect(REQUESTED).unwrap();
+            service.signal(signal);
+            service.wait_for_exit();
+            service = manager.start(&program(host), &config, ROOM);
+            manager.await_notification("READY=1");
+            holder = peer();
+            let (_, socket) = holder.listen(REQUESTED).unwrap();
+            let (mut accepted, _) = UnixListener::from(socket).accept().unwrap();
+            accepted.write_all(b"220").unwrap();
+            let mut greeting = [0; 3];
+            waiting.read_exact(&mut greeting).unwrap();
+            assert_eq!((&greeting, inode(REQUESTED)), (b"220", before), "{signal:?}");
+        }
+        drop((requested, replaced, colon));
+        // A file that somebody has put in the place of the socket is no listener of the broker.
+        service.signal(Signal::TERM);
+        service.wait_for_exit();
+        drop(holder);
+        std::fs::remove_file(REPLACED).unwrap();
+        std::fs::write(REPLACED, "").unwrap();
+        let service = manager.start(&program(host), &config, ROOM);
+        manager.await_notification("READY=1");
+        service.log.wait_for(&["closed a descriptor", "replaced.sock has been removed or replaced"]);
+        manager.receive_until("one listener", |manager| manager.fdstore.len() == 1);
+        let mut last = peer();
+        let (id, _) = last.listen(REQUESTED).unwrap();
+        last.stop(&[id]);
+        manager.receive_until("no listener", |manager| manager.fdstore.is_empty());
+        assert!(!std::fs::exists(REQUESTED).unwrap());
+        assert_eq!(std::fs::read(REPLACED).unwrap(), b"");
     });
 }
 
