@@ -1,7 +1,7 @@
 //! One session: from the connection of a channel to its end. It serves one request after the other. Whatever its peer
 //! sends affects no other session.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
@@ -24,6 +24,7 @@ use super::state::{Broker, Buffers};
 use crate::listener::Owner;
 use crate::log;
 use crate::policy::Requester;
+use crate::sys::sender::{self, Sender};
 use crate::takeover::Export;
 
 /// The largest number of requests of one peer that are served in a row while other peers wait.
@@ -61,6 +62,10 @@ pub struct Session {
     pub(super) export: Rc<Export>,
     /// How long the peer may leave a reply unread.
     pub(super) unread_timeout: Duration,
+    /// Whether the kernel attaches to each message which process sent it.
+    identifies_senders: bool,
+    /// Who sent the message that is being served.
+    sender: RefCell<Option<Sender>>,
     pub(super) channel: StdChannel,
     pub(super) async_channel: tokio::net::UnixDatagram,
 }
@@ -105,6 +110,9 @@ pub fn open(
     let async_channel = tokio::net::UnixDatagram::from_std(channel.try_clone()?)?;
     let account = slot.account.clone();
     let (number, owner) = broker.register(&requester, pid, &account);
+    // An older kernel does not know it; a request for a limit then gets a fault.
+    let identifies_senders =
+        owner == Owner::Worker && broker.permits_limits() && sender::identify(&channel).is_ok();
     let session = Session {
         number,
         requester,
@@ -120,6 +128,8 @@ pub fn open(
         reply_sent: Notify::new(),
         export: broker.export.clone(),
         unread_timeout: broker.accounts.quotas().unread_timeout,
+        identifies_senders,
+        sender: RefCell::default(),
         channel,
         async_channel,
     };
@@ -215,7 +225,7 @@ impl Session {
             return Ok(Step::Close("another broker has taken over".to_owned()));
         }
         let Buffers { inbox, outbox } = &mut *broker.buffers.borrow_mut();
-        let length = match receive_bytes(&self.channel, inbox) {
+        let length = match self.receive(inbox) {
             Ok(length) => length,
             Err(ReceiveError::Os(error)) => return Err(error),
             Err(ReceiveError::Closed) => return Ok(Step::Close("the peer closed the channel".to_owned())),
@@ -256,6 +266,20 @@ impl Session {
             }
         };
         Ok(operation::dispatch(broker, self, Received { header, body, outbox }))
+    }
+
+    fn receive(&self, inbox: &mut [u8]) -> Result<usize, ReceiveError> {
+        if !self.identifies_senders {
+            return receive_bytes(&self.channel, inbox);
+        }
+        let (length, sender) = sender::receive(&self.channel, inbox)?;
+        self.sender.replace(sender);
+        Ok(length)
+    }
+
+    /// The process that sent the message that is being served, if the kernel tells.
+    pub fn take_sender(&self) -> Option<Sender> {
+        self.sender.take()
     }
 
     /// Counts refused requests of the peer; its next request may have to wait because of them.

@@ -16,7 +16,7 @@ use super::reload::Reloading;
 use super::session::Session;
 use super::worker::WorkerControl;
 use crate::address::Addresses;
-use crate::config::Quotas;
+use crate::config::{Quotas, Resources};
 use crate::confine::broker::Verified;
 use crate::events::Events;
 use crate::in_flight_limit::InFlightLimit;
@@ -219,6 +219,17 @@ impl Broker {
     /// The worker, if one is configured.
     pub(super) fn worker_control(&self) -> Option<&WorkerControl> {
         self.processes.launcher.as_ref().map(|_| &self.worker)
+    }
+
+    /// The user of the worker, if one is configured.
+    pub(super) fn worker_uid(&self) -> Option<u32> {
+        let [_, effective, ..] = self.processes.launcher.as_ref()?.credentials.uid;
+        Some(effective)
+    }
+
+    /// Whether any peer is permitted a resource limit.
+    pub(super) fn permits_limits(&self) -> bool {
+        self.policy.borrow().limited_resources() != Resources::NONE
     }
 
     /// Whether the worker runs and how often it was restarted, if one is configured.

@@ -26,6 +26,7 @@ pub mod process;
 pub mod rlimit;
 pub mod rtnl;
 pub mod rtnl_monitor;
+pub mod sender;
 pub mod sock_diag;
 pub mod socket;
 pub mod socket_directories;

@@ -1,7 +1,7 @@
-//! Resource limits of the process that connected to a channel.
+//! Resource limits of the process that connected to a channel, or that sent a message on the worker's.
 //!
 //! Promises: a limit is set for exactly this process, and only while it runs as the user that connected. The kernel pins
-//! the process for the channel (SO_PEERPIDFD, Linux 6.5), but prlimit(2) takes a number. So the broker checks the
+//! the process for the channel (SO_PEERPIDFD or SO_PASSPIDFD, Linux 6.5), but prlimit(2) takes a number. So the broker checks the
 //! process before and after each call; if it has ended meanwhile, the number may be another process's, and the limits
 //! that prlimit returned are put back. Touches the limits of that process. Sources: unix(7), pidfd_open(2), prlimit(2),
 //! include/uapi/linux/pidfd.h.
@@ -12,6 +12,7 @@ use std::time::Duration;
 use libc::rlimit64;
 use nix::errno::Errno;
 
+use super::sender::Sender;
 use super::{poll, sockopt};
 
 /// The soft limit, then the hard limit.
@@ -67,7 +68,7 @@ impl From<Errno> for LimitError {
     }
 }
 
-/// The process that connected to a channel.
+/// The process that connected to a channel, or that sent a message.
 pub struct PeerProcess {
     pidfd: OwnedFd,
     pid: libc::pid_t,
@@ -91,6 +92,19 @@ impl PeerProcess {
             Errno::EINVAL | Errno::ENODATA => Errno::ESRCH,
             errno => errno,
         })?;
+        Ok(Self { pidfd, pid, uid })
+    }
+
+    /// The process that sent a message.
+    ///
+    /// # Capabilities
+    /// None.
+    ///
+    /// # Errors
+    /// ESRCH if the process is in no PID namespace that the broker sees.
+    pub fn of_sender(sender: Sender) -> Result<Self, Errno> {
+        let Sender { pid, uid, pidfd } = sender;
+        let pid = libc::pid_t::try_from(pid).ok().filter(|pid| *pid > 0).ok_or(Errno::ESRCH)?;
         Ok(Self { pidfd, pid, uid })
     }
 

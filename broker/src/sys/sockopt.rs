@@ -116,6 +116,17 @@ pub fn set_pass_credentials(socket: impl AsFd, enabled: bool) -> nix::Result<()>
     set_number(socket, libc::SOL_SOCKET, libc::SO_PASSCRED, u32::from(enabled))
 }
 
+/// SO_PASSPIDFD: recvmsg(2) returns a pidfd of the sender of each message. See unix(7), Linux 6.5.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK; ENOPROTOOPT on an older kernel.
+pub fn set_pass_pidfd(socket: impl AsFd, enabled: bool) -> nix::Result<()> {
+    set_number(socket, libc::SOL_SOCKET, libc::SO_PASSPIDFD, u32::from(enabled))
+}
+
 /// SO_BINDTOIFINDEX: the number of the only interface whose packets reach the socket; 0 for every interface. See
 /// Documentation/networking of the kernel, Linux 5.1.
 ///

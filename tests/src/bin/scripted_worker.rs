@@ -9,6 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
+use portreeve::blocking::Client;
 use rustix::io::fcntl_getfd;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketType, sendmsg};
 
@@ -20,13 +21,31 @@ fn main() {
     let at_start = descriptors();
     // Taken over as any worker does, and held until the end.
     let _listeners = portreeve::listeners_from_environment().unwrap();
-    let _channel = portreeve::Channel::from_environment().unwrap();
+    let mut channel = Some(portreeve::Channel::from_environment().unwrap());
+    let mut client = None;
     let mut control = UnixStream::connect(portreeve_tests::scripted_worker::SOCKET).unwrap();
     send_channel(&control);
     let commands = BufReader::new(control.try_clone().unwrap());
     for command in commands.lines().map_while(Result::ok) {
-        let reply = execute(&command, &at_start);
+        let reply = match command.strip_prefix("limit ") {
+            Some(arguments) => {
+                let open = |channel| Client::open(channel, "scripted").unwrap();
+                client = client.or_else(|| channel.take().map(open));
+                limit(client.as_ref().unwrap(), arguments)
+            }
+            None => execute(&command, &at_start),
+        };
         writeln!(control, "{reply}").unwrap();
+    }
+}
+
+/// Sets the soft and the hard limit of a resource, RESOURCE VALUE, by a request of this process. Returns what is in force.
+fn limit(client: &Client, arguments: &str) -> String {
+    let (resource, value) = arguments.split_once(' ').unwrap();
+    let value = Some(value.parse().unwrap());
+    match client.set_limit(resource, value, value) {
+        Ok(limit) => format!("{} {}", limit.soft, limit.hard),
+        Err(error) => error.to_string().replace('\n', " "),
     }
 }
 

@@ -152,22 +152,40 @@ fn a_worker_gets_a_limit_beyond_the_hard_one_if_the_broker_can_raise_it() {
 }
 
 #[test]
-fn a_worker_cannot_change_its_limits_at_run_time() {
+fn a_process_of_the_worker_gets_the_limits_that_a_permit_allows_and_nobody_else_on_its_channel() {
     isolated(|host| {
         let setup = WorkerSetup::new(host, "chroot");
-        let _broker =
-            Broker::start(host, &sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", MORE));
-        let (_scripted, mut worker) = setup.accept();
-        worker.hello();
-        let asked = |soft: u64| SetLimit {
+        let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", MORE)
+            .replace("cap_net_bind_service+ep", "cap_net_bind_service,cap_sys_resource+ep");
+        if process::threads(std::process::id())[0].bounding & SYS_RESOURCE == 0 {
+            StartupFailure::of(host, &text).assert_reports(77, &["cap_sys_resource", "bounding set"]);
+            return;
+        }
+        let broker = Broker::start(host, &text);
+        let (mut scripted, mut peer) = setup.accept();
+        let of = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let before = of(broker.worker());
+        let told = scripted.run("limit nofile 300");
+        match (kernel_pins_peers(), kernel_tells_users()) {
+            (true, true) => {
+                assert_eq!(told, "300 300");
+                assert_eq!(open_files(&of(broker.worker())), Some(vec!["300", "300"]));
+            }
+            (true, false) => assert!(told.contains("cannot lower the limit"), "{told}"),
+            (false, _) => assert!(told.contains("Linux 6.5"), "{told}"),
+        }
+        assert_eq!(open_files(&of(broker.launcher())), open_files(&before));
+        let told = scripted.run("limit nofile 3000");
+        assert!(told.contains("nofile=3000") && told.contains("not allowed"), "{told}");
+        // This process has the channel too, and is another user's.
+        let ask = SetLimit {
             resource: portreeve_protocol::Text::new("nofile").unwrap(),
-            soft: Some(soft),
+            soft: Some(200),
             hard: None,
         };
-        let fault = worker.request(&asked(1000)).unwrap_err();
-        assert_eq!(fault.code, FaultCode::Unsupported);
-        assert!(fault.remedy.contains("worker scope"), "{fault}");
-        assert_eq!(worker.request(&asked(3000)).unwrap_err().code, FaultCode::Denied);
+        let fault = peer.request(&ask).unwrap_err();
+        let code = if kernel_pins_peers() { FaultCode::Denied } else { FaultCode::Unsupported };
+        assert_eq!(fault.code, code, "{fault}");
     });
 }
 

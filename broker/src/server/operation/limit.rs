@@ -57,21 +57,31 @@ impl Immediate for SetLimit {
         session: &Session,
     ) -> Result<Done<CurrentLimit>, Fault> {
         let limit = &permit.limit;
-        let Requester::Local { uid, .. } = session.requester else {
-            return Err(unsupported("the limits of the worker are set only when it starts")
-                .remedy("set them in the worker scope and restart portreeved"));
-        };
         // The seccomp filter would end this process.
         if let Some(reason) = broker.reloading.fixed.no_limit(limit.resource).filter(|_| sets_any(self)) {
             let message = format!("cannot set the limit {limit}: {reason}");
             return Err(Fault::new(FaultCode::NotRetained, &message).remedy("restart portreeved"));
         }
-        let pid = broker.sessions.borrow().get(&session.number).map_or(0, |info| info.pid);
-        let set = PeerProcess::of(session.channel.as_fd(), pid, uid)
-            .map_err(LimitError::Os)
-            .and_then(|process| process.limit(limit.resource.number(), self.soft, self.hard));
+        let process = match session.requester {
+            Requester::Worker => of_worker(broker, session),
+            Requester::Local { uid, .. } => {
+                let pid = broker.sessions.borrow().get(&session.number).map_or(0, |info| info.pid);
+                PeerProcess::of(session.channel.as_fd(), pid, uid).map_err(LimitError::Os)
+            }
+        };
+        let set = process.and_then(|process| process.limit(limit.resource.number(), self.soft, self.hard));
         let (soft, hard) = set.map_err(|error| refused(error, limit))?;
         Ok(Done::new(CurrentLimit { resource: Text::truncated(limit.resource.name()), soft, hard }))
+    }
+}
+
+/// The process of the worker that sent the request: itself, or a descendant that has its channel. Any process that got hold of
+/// the channel could send it, so it must run as the worker's user.
+fn of_worker(broker: &Broker, session: &Session) -> Result<PeerProcess, LimitError> {
+    let sender = session.take_sender().ok_or(Errno::ENOPROTOOPT)?;
+    match broker.worker_uid() == Some(sender.uid) {
+        true => Ok(PeerProcess::of_sender(sender)?),
+        false => Err(LimitError::OtherUser),
     }
 }
 
@@ -89,9 +99,9 @@ fn refused(error: LimitError, limit: &Limit) -> Fault {
         LimitError::Os(errno) => errno,
         LimitError::OtherUser => {
             let message =
-                format!("cannot set the limit {limit}: the process does not run as the user that connected");
+                format!("cannot set the limit {limit}: the process does not run as the user of this channel");
             return Fault::new(FaultCode::Denied, &message)
-                .remedy("connect from a process whose real, effective and saved user is the same");
+                .remedy("send the request from a process whose real, effective and saved user is that one");
         }
         LimitError::Lowered => {
             let message = format!(
@@ -125,7 +135,7 @@ fn refused(error: LimitError, limit: &Limit) -> Fault {
         .remedy("add cap_sys_resource+ep to capabilities, and for nofile see fs.nr_open"),
         Errno::ENOPROTOOPT => Fault::new(
             FaultCode::Unsupported,
-            "cannot set limits of a peer: this kernel does not identify its process (SO_PEERPIDFD)",
+            "cannot set limits of a peer: this kernel does not identify its process (SO_PEERPIDFD, SO_PASSPIDFD)",
         )
         .remedy("boot Linux 6.5 or later"),
         Errno::ESRCH => Fault::new(
