@@ -118,8 +118,10 @@ fn receive_once(channel: impl AsFd, buffer: &mut [u8]) -> nix::Result<(usize, i3
                 attached.pidfd = own(unsafe { data.cast::<RawFd>().read_unaligned() });
             }
             (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                #[allow(clippy::unnecessary_cast)] // with musl it has 32 bits
+                let length = header.cmsg_len as usize;
                 // SAFETY: CMSG_LEN only computes a length.
-                let length = (header.cmsg_len as usize).saturating_sub(unsafe { libc::CMSG_LEN(0) } as usize);
+                let length = length.saturating_sub(unsafe { libc::CMSG_LEN(0) } as usize);
                 for index in 0..length / size_of::<RawFd>() {
                     // SAFETY: the kernel has written that many numbers there.
                     drop(own(unsafe { data.cast::<RawFd>().add(index).read_unaligned() }));
