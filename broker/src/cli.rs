@@ -21,16 +21,17 @@ portreeved: privileged helper that opens sockets and manages addresses for unpri
 Usage:
   portreeved [--config FILE]                run in the foreground (as root)
   portreeved --takeover [--config FILE]     replace the running broker; listeners stay open
-  portreeved check FILE                     report all errors of a configuration
-  portreeved explain FILE                   show each process's privileges and what each peer is allowed
-  portreeved explain FILE listen ENDPOINT   show whether a peer is allowed to listen there, and the rule
-  portreeved explain FILE address IP        show whether a peer is allowed that address, and the rule
+  portreeved check [FILE]                   report all errors of a configuration
+  portreeved explain [FILE]                 show each process's privileges and what each peer is allowed
+  portreeved explain [FILE] listen ENDPOINT show whether a peer is allowed to listen there, and the rule
+  portreeved explain [FILE] address IP      show whether a peer is allowed that address, and the rule
 
-Only the first two need root. The others change nothing.
+Only the first two need root. The others change nothing. Without FILE they examine the default file.
 
 Options:
   -c, --config FILE  the configuration file [default: /etc/portreeve/portreeve.conf]
       --log-format F text, json or journald [default: journald if standard error is the journal, else text]
+      --strict       check: treat warnings as errors
       --syntax       check: check only the syntax of this file; includes are not read
       --json         check, explain: print one JSON document on standard output
   -v, --verbose      check: list the MTA's scopes, which are skipped
@@ -82,6 +83,7 @@ struct Options {
     config: Option<PathBuf>,
     takeover: bool,
     verbose: bool,
+    strict: bool,
     syntax: bool,
     json: bool,
     peer: Option<String>,
@@ -95,6 +97,7 @@ impl Options {
             ("--config", self.config.is_some()),
             ("--takeover", self.takeover),
             ("--verbose", self.verbose),
+            ("--strict", self.strict),
             ("--syntax", self.syntax),
             ("--json", self.json),
             ("--as", self.peer.is_some()),
@@ -119,6 +122,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Action, lexopt::Error> {
             Short('c') | Long("config") => options.config = Some(parser.value()?.into()),
             Short('v') | Long("verbose") => options.verbose = true,
             Long("takeover") => options.takeover = true,
+            Long("strict") => options.strict = true,
             Long("syntax") => options.syntax = true,
             Long("json") => options.json = true,
             Long("log-format") => options.log_format = Some(parser.value()?.parse()?),
@@ -139,27 +143,34 @@ fn action(words: &[OsString], options: Options) -> Result<Action, lexopt::Error>
             let file = options.config.unwrap_or_else(|| DEFAULT_CONFIG.into());
             Ok(Action::Run(file, start, options.log_format))
         }
-        [verb, file] if verb == "check" => {
-            options.accept_only("check", &["--verbose", "--syntax", "--json"])?;
-            let Options { verbose, syntax, json, .. } = options;
-            Ok(Action::Check(Check { file: file.into(), verbose, syntax, json }))
+        [verb, files @ ..] if verb == "check" => {
+            options.accept_only("check", &["--config", "--verbose", "--strict", "--syntax", "--json"])?;
+            let Options { config, verbose, strict, syntax, json, .. } = options;
+            let file = one_file("check", files, config)?;
+            Ok(Action::Check(Check { file, verbose, strict, syntax, json }))
         }
-        [verb, ..] if verb == "check" => Err("check takes exactly one FILE".into()),
-        [verb, file] if verb == "explain" => {
-            options.accept_only("explain", &["--verbose", "--json"])?;
-            let Options { verbose, json, .. } = options;
-            Ok(Action::Explain(Explain { file: file.into(), verbose, json, question: None }))
-        }
-        [verb, file, what, object] if verb == "explain" => {
-            options.accept_only("a question", &["--json", "--as"])?;
+        [verb, files @ .., what, object] if verb == "explain" => {
+            options.accept_only("a question", &["--config", "--json", "--as"])?;
             let text = |word: &OsString| word.clone().into_string().map_err(lexopt::Error::NonUnicodeValue);
             let question = Question::parse(&text(what)?, &text(object)?, options.peer)?;
-            let (file, json) = (file.into(), options.json);
+            let (file, json) = (one_file("explain", files, options.config)?, options.json);
             Ok(Action::Explain(Explain { file, verbose: false, json, question: Some(question) }))
         }
-        [verb, ..] if verb == "explain" => {
-            Err("explain takes a FILE and optionally listen ENDPOINT or address IP".into())
+        [verb, files @ ..] if verb == "explain" => {
+            options.accept_only("explain", &["--config", "--verbose", "--json"])?;
+            let Options { config, verbose, json, .. } = options;
+            let file = one_file("explain", files, config)?;
+            Ok(Action::Explain(Explain { file, verbose, json, question: None }))
         }
         [verb, ..] => Err(format!("unknown command {verb:?}").into()),
+    }
+}
+
+/// The file that a command is about: its argument, the value of --config, or the default.
+fn one_file(command: &str, files: &[OsString], config: Option<PathBuf>) -> Result<PathBuf, lexopt::Error> {
+    match (files, config) {
+        ([], config) => Ok(config.unwrap_or_else(|| DEFAULT_CONFIG.into())),
+        ([file], None) => Ok(file.into()),
+        _ => Err(format!("{command} takes one FILE").into()),
     }
 }

@@ -3,12 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bounded::{List, Text};
+use crate::trailing::Trailing;
 
 /// Request: reload the configuration, or return the result of the last reload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reload {
     /// True: do not reload; return the result of the last reload, by any peer.
     pub last: bool,
+    /// True: also reload a configuration that closes every listener of a scope, or every static listener.
+    pub force: Trailing<bool>,
 }
 
 /// The reply to [`Reload`]. A refused configuration is reported as the fault `invalid`; its full result is available

@@ -8,7 +8,7 @@ use crate::{Broker, Host, broker};
 #[track_caller]
 pub fn reload(host: &Host, broker: &Broker, text: &str) -> Reloaded {
     broker::config(host, text);
-    broker.peer().request(&Reload { last: false }).unwrap().0
+    broker.peer().request(&Reload::default()).unwrap().0
 }
 
 /// The changes with this outcome.

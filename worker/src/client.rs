@@ -13,7 +13,7 @@ use portreeve_protocol::policy::{PolicyPage, PolicyRequest};
 use portreeve_protocol::reload::{Reload, Reloaded};
 use portreeve_protocol::status::Status;
 use portreeve_protocol::worker::{RestartWorker, SignalWorker, WorkerRequest, WorkerStatus};
-use portreeve_protocol::{Endpoint, Fault};
+use portreeve_protocol::{Endpoint, Fault, Trailing};
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
 
 use crate::build;
@@ -158,7 +158,16 @@ impl Client {
     /// # Errors
     /// [`Error::Fault`] with the first mistake of an invalid configuration; the old one stays in force.
     pub async fn reload(&self, last: bool) -> Result<Reloaded, Error> {
-        self.0.call(&Reload { last }).await
+        self.0.call(&Reload { last, ..Reload::default() }).await
+    }
+
+    /// Like `reload(false)`, but also accepts a configuration that closes every listener of a listener scope, or every static
+    /// listener. The broker refuses such a configuration otherwise, because a misspelt or lost file looks the same.
+    ///
+    /// # Errors
+    /// As [`Client::reload`].
+    pub async fn force_reload(&self) -> Result<Reloaded, Error> {
+        self.0.call(&Reload { last: false, force: Trailing(Some(true)) }).await
     }
 
     /// Sends a request without effect, and waits for its reply.

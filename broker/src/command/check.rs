@@ -15,6 +15,8 @@ pub struct Check {
     pub file: PathBuf,
     /// List the skipped scopes of the MTA.
     pub verbose: bool,
+    /// Treat warnings as errors.
+    pub strict: bool,
     /// Check the syntax only.
     pub syntax: bool,
     /// Print one JSON document.
@@ -30,9 +32,10 @@ impl Check {
             false => self.examine(),
         };
         let file = self.file.display().to_string();
+        let ok = !(report.refuses() || self.strict && report.warns());
         if self.json {
-            output::print_json(&output::findings(&file, &report, config.as_ref()));
-            return output::exit(&report);
+            output::print_json(&output::findings(&file, &report, ok, config.as_ref()));
+            return output::exit(&report, ok);
         }
         output::show(&report);
         if let Some(config) = config.filter(|_| self.verbose) {
@@ -44,11 +47,13 @@ impl Check {
                 ));
             }
         }
-        if !report.refuses() {
+        if ok {
             let verdict = if self.syntax { "valid syntax" } else { "valid" };
             output::print(&format!("{file}: {verdict}\n"));
+        } else if !report.refuses() {
+            output::print(&format!("{file}: refused, because --strict treats warnings as errors\n"));
         }
-        output::exit(&report)
+        output::exit(&report, ok)
     }
 
     fn examine(&self) -> (Option<Config>, Report) {

@@ -44,23 +44,23 @@ fn style() -> Style {
     }
 }
 
-/// The exit code for a report.
-pub(super) fn exit(report: &Report) -> ExitCode {
+/// The exit code for a report; `ok`: the configuration is accepted.
+pub(super) fn exit(report: &Report, ok: bool) -> ExitCode {
     match report {
         _ if report.is_unread() => ExitCode::from(Exit::NoInput as u8),
-        _ if report.refuses() => ExitCode::from(Exit::Config as u8),
+        _ if !ok => ExitCode::from(Exit::Config as u8),
         _ => ExitCode::SUCCESS,
     }
 }
 
-/// The diagnostics about a file as JSON.
-pub(super) fn findings(file: &str, report: &Report, config: Option<&Config>) -> Value {
+/// The diagnostics about a file as JSON; `ok`: the configuration is accepted.
+pub(super) fn findings(file: &str, report: &Report, ok: bool, config: Option<&Config>) -> Value {
     let skipped = config.map_or(&[][..], |config| &config.skipped);
     let skipped: Vec<Value> =
         config.into_iter().flat_map(|config| skipped.iter().map(|name| place(config, name))).collect();
     json!({
         "file": file,
-        "ok": !report.refuses(),
+        "ok": ok,
         "diagnostics": report.diagnostics(),
         "omitted": report.omitted(),
         "skipped": skipped,

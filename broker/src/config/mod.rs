@@ -40,6 +40,7 @@ mod snapshot;
 mod source;
 #[cfg(test)]
 mod tests;
+mod top_level;
 mod tree;
 mod trusted_path;
 mod typed;

@@ -27,8 +27,15 @@ fn within(items: &[Item], sources: &Sources, problems: &mut Problems, read: fn(&
 
 /// `Esmtp_Listener = ( *:25 )`
 fn listener(option: &Opt, sources: &Sources, problems: &mut Problems) {
-    let Value::Rules { endpoints, .. } = &option.value else { return };
     let name = sources.text(option.name);
+    let Value::Rules { endpoints, .. } = &option.value else {
+        if super::is_listener(name) {
+            let help =
+                format!("write {name} {{ Listen \"ENDPOINT\" {{ }} }}, with one Listen for each endpoint");
+            problems.error(option.name, format!("{name} is a scope, not an option"), help);
+        }
+        return;
+    };
     let endpoint = endpoints.first().map_or("ENDPOINT".into(), |first| first.text(sources));
     problems.error(
         option.name,

@@ -37,6 +37,11 @@ impl Report {
         self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
+    /// Whether anything is at least a warning.
+    pub fn warns(&self) -> bool {
+        self.diagnostics.iter().any(|diagnostic| diagnostic.severity != Severity::Note)
+    }
+
     /// Whether the main file is missing, unreadable, or not a regular file.
     pub fn is_unread(&self) -> bool {
         self.unread

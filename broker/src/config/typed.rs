@@ -15,28 +15,15 @@ use super::include::Loader;
 use super::lexer::unquote;
 use super::listener::Listener;
 use super::momentum2;
-use super::nearest::nearest;
 use super::parser::parse;
 use super::reader::Reader;
 use super::report::Report;
 use super::section::{Section, Top};
 use super::security::Security;
 use super::source::{Place, Sources, Span, Spanned};
+use super::top_level;
 use super::tree::Item;
 use super::worker::Worker;
-
-/// Scopes that only the broker has: a similar name is probably a misspelling, not a scope of the MTA.
-const OWN: [&str; 3] = ["security", "broker", "worker"];
-
-/// Scopes of the broker that belong inside another scope, and that scope.
-const WITHIN: [(&str, &str); 6] = [
-    ("listen", "ESMTP_Listener"),
-    ("topology", "cluster"),
-    ("engine", "cluster"),
-    ("check", "cluster"),
-    ("permit", "broker"),
-    ("peer", "broker"),
-];
 
 /// A configuration without errors.
 #[derive(Debug, Default)]
@@ -190,17 +177,7 @@ fn typed(items: &[Item], sources: Sources, mut problems: Problems) -> (Option<Co
     check::config(&config, &sources, &mut problems);
     check_duravip::config(&mut config, &sources, &mut problems);
     check::wildcards(&config.listeners, &sources, &mut problems);
-    config.skipped = top.skipped.drain().map(|(value, span)| Spanned { value, span }).collect();
-    config.skipped.sort_by_key(|name| name.span);
-    for name in &config.skipped {
-        if let Some((_, scope)) = WITHIN.iter().find(|(within, _)| within.eq_ignore_ascii_case(&name.value)) {
-            let message = format!("{} at top level is skipped", name.value);
-            problems.warning(name.span, message, format!("move it into a scope: {scope} {{ … }}"));
-        } else if let Some(meant) = nearest(&name.value, OWN) {
-            let message = format!("{:?} is not a scope of the broker and is skipped", name.value);
-            problems.warning(name.span, message, format!("did you mean {meant}?"));
-        }
-    }
+    config.skipped = top_level::check(items, top, &sources, &mut problems);
     let report = problems.finish(&sources);
     config.sources = sources;
     (Some(config), report)

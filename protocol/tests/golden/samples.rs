@@ -217,7 +217,8 @@ pub fn takeover(golden: &Golden) {
 }
 
 pub fn reload(golden: &Golden) {
-    golden.request("reload", 18, &Reload { last: true });
+    golden.request("reload", 18, &Reload { last: true, ..Reload::default() });
+    golden.request("reload-force", 18, &Reload { last: false, force: Trailing(Some(true)) });
     let change = Change { outcome: text("applied"), what: text("broker retain"), detail: text("30 -> 5") };
     let finding = Finding {
         severity: text("warning"),

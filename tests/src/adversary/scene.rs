@@ -532,7 +532,7 @@ impl<'h> Scene<'h> {
         broker::config(self.host, &configuration(&self.setup.chroot.path, self.reloads));
         let mut root =
             Session::open(&self.targets.control, PATIENCE).map_err(|why| format!("root: {why}"))?;
-        match root.ask(&Reload { last: false }) {
+        match root.ask(&Reload::default()) {
             Ok((reloaded, _)) if reloaded.accepted => Ok(()),
             Ok((reloaded, _)) => Err(format!("the reload was refused: {reloaded:?}")),
             Err(why) => Err(format!("reload: {why}")),

@@ -55,10 +55,11 @@ impl Supervisor<'_> {
         self.config = self.configuration.text(variant);
         broker::config(self.host, &self.config);
         let mut peer = self.broker().peer();
-        let last =
-            |peer: &mut crate::Peer| peer.request(&Reload { last: true }).map(|(reloaded, _)| reloaded);
+        let last = |peer: &mut crate::Peer| {
+            peer.request(&Reload { last: true, ..Reload::default() }).map(|(reloaded, _)| reloaded)
+        };
         let outcome = match by_signal {
-            false => peer.request(&Reload { last: false }).map(|(reloaded, _)| reloaded),
+            false => peer.request(&Reload::default()).map(|(reloaded, _)| reloaded),
             true => {
                 let before = last(&mut peer).map_or(0, |reloaded| reloaded.number);
                 self.broker().signal(Signal::HUP);

@@ -260,9 +260,9 @@ fn a_configuration_below_sticky_directories_and_links_of_root_is_accepted() {
         }
         let broker = Broker::start_command(host, broker::command(host, &host.path("chain.conf")));
         // The reader process checks the path again.
-        broker.peer().request(&Reload { last: false }).unwrap();
+        broker.peer().request(&Reload::default()).unwrap();
         fs::set_permissions("/tmp/sound", Permissions::from_mode(0o777)).unwrap();
-        let fault = broker.peer().request(&Reload { last: false }).unwrap_err();
+        let fault = broker.peer().request(&Reload::default()).unwrap_err();
         assert!(fault.message.contains("sound") && fault.message.contains("0777"), "{fault}");
     });
 }

@@ -178,7 +178,7 @@ fn a_reload_that_fails_later_leaves_a_users_listener_as_it_was() {
         let text = static_25(&setup)
             .replace(r#"Listen "*:25" {}"#, r#"Listen "*:25" {} Listen "127.0.0.1:2527" {}"#);
         broker::config(host, &text);
-        let fault = first.peer().request(&Reload { last: false }).unwrap_err();
+        let fault = first.peer().request(&Reload::default()).unwrap_err();
         assert_eq!(fault.code, FaultCode::InUse, "{fault}");
         assert_eq!(peer.listen("*:25").unwrap().0, id, "the same listener is found at the endpoint");
         assert!(!rustix::net::sockopt::socket_reuseport(&socket).unwrap());

@@ -202,3 +202,50 @@ fn every_shown_configuration_is_valid_with_existing_paths() {
         assert_eq!(found(&output), [""; 0]);
     });
 }
+
+#[test]
+fn with_strict_a_warning_is_an_error_and_a_note_is_not() {
+    isolated(|host| {
+        let security = "security { user = nobody group = nogroup }\n";
+        let warns =
+            format!("{security}ESMTP_Listener {{ Listen \"127.0.0.1:2525\" {{ Enabled = true }} }}\n");
+        for (text, status) in [(security, 0), (&warns, 78)] {
+            let config = broker::config(host, text);
+            assert!(check(host, &[], &config).status.success(), "{text}");
+            let output = check(host, &["--strict"], &config);
+            assert_eq!(output.status.code(), Some(status), "{text}");
+            let told = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(told.contains("--strict treats warnings as errors"), status == 78, "{told}");
+            let json = check(host, &["--strict", "--json"], &config);
+            let document: Value = serde_json::from_slice(&json.stdout).unwrap();
+            assert_eq!((document["ok"].as_bool(), json.status.code()), (Some(status == 0), Some(status)));
+        }
+    });
+}
+
+#[test]
+fn check_and_explain_examine_the_file_of_the_service_unless_they_get_another() {
+    isolated(|host| {
+        let run = |words: &[&str]| {
+            let output = Command::new(host.binary(binaries::BROKER)).args(words).output().unwrap();
+            let told = [&*output.stdout, &*output.stderr].concat();
+            (output.status.code().unwrap(), String::from_utf8_lossy(&told).into_owned())
+        };
+        let other = broker::config(host, "security { user = nobody group = nogroup }").display().to_string();
+        let default = "/etc/portreeve/portreeve.conf";
+        for words in [&["check"][..], &["explain"], &["explain", "listen", "*:25"]] {
+            let (status, told) = run(words);
+            // The host may have that file.
+            assert!(status != 64 && (status != 66 || told.contains(default)), "{words:?}: {told}");
+            let with_option = [words, &["--config", &other]].concat();
+            let (status, told) = run(&with_option);
+            assert!([0, 1].contains(&status) && !told.contains(default), "{with_option:?}: {told}");
+        }
+        for words in [&["check", &other][..], &["explain", &other], &["explain", &other, "listen", "*:25"]] {
+            assert!([0, 1].contains(&run(words).0), "{words:?}: {}", run(words).1);
+            let both = [words, &["--config", &other]].concat();
+            assert_eq!(run(&both).0, 64, "{both:?}");
+        }
+        assert_eq!(run(&["check", &other, &other]).0, 64);
+    });
+}

@@ -6,6 +6,7 @@ mod documents;
 mod reconnect;
 mod reload;
 mod reload_addresses;
+mod reload_consent;
 mod reload_listeners;
 mod samples;
 mod sd_notify;

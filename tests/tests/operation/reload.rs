@@ -11,11 +11,11 @@ use portreeve_tests::{Broker, Peer, broker, eventually, isolated, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn reload(peer: &mut Peer) -> Result<Reloaded, portreeve_protocol::Fault> {
-    peer.request(&Reload { last: false }).map(|(reloaded, _)| reloaded)
+    peer.request(&Reload::default()).map(|(reloaded, _)| reloaded)
 }
 
 fn last(peer: &mut Peer) -> Reloaded {
-    peer.request(&Reload { last: true }).unwrap().0
+    peer.request(&Reload { last: true, ..Reload::default() }).unwrap().0
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn an_addition_that_a_reload_overtakes_is_audited_with_the_rule_that_allowed_it(
         });
         // The same rules, a hundred lines further down.
         config(host, &format!("{}{text}", "\n".repeat(100)));
-        reloader.request(&Reload { last: false }).unwrap();
+        reloader.request(&Reload::default()).unwrap();
         adder.receive().unwrap().reply::<AddAddress>().unwrap();
         broker.log.wait_for(&["done", "add-address", "rules="]);
         let lines = broker.log.lines();
@@ -173,7 +173,7 @@ fn a_static_listener_becomes_floating_and_static_again() {
         // If another program occupies the port of a listener, the reload fails.
         let _other = TcpListener::bind("10.1.1.7:26").unwrap();
         config(host, &moves.replace("10.1.1.7:25", "10.1.1.7:26"));
-        let fault = broker.peer().request(&Reload { last: false }).unwrap_err();
+        let fault = broker.peer().request(&Reload::default()).unwrap_err();
         assert!(fault.code == FaultCode::InUse && fault.message.contains("10.1.1.7:26"), "{fault}");
         cluster.renew_address("10.1.1.7").unwrap();
     });

@@ -174,7 +174,7 @@ fn a_port_held_by_another_program_makes_the_whole_reload_fail() {
         let _other = TcpListener::bind("127.0.0.1:2527").unwrap();
         let listeners = r#"Listen "127.0.0.1:2525" {} Listen "127.0.0.1:2526" {} Listen "127.0.0.1:2527" {}"#;
         let path = broker::config(host, &text(listeners));
-        let fault = broker.peer().request(&Reload { last: false }).unwrap_err();
+        let fault = broker.peer().request(&Reload::default()).unwrap_err();
         assert_eq!(fault.code, FaultCode::InUse);
         assert!(fault.message.starts_with(&format!("{}:", path.display())), "{fault}");
         assert!(fault.message.contains("127.0.0.1:2527"), "{fault}");
@@ -309,7 +309,7 @@ fn an_account_that_no_configuration_named_before_is_still_a_mistake() {
     isolated(|host| {
         let broker = Broker::start(host, &naming(&[]));
         broker::config(host, &naming(&["alice"]));
-        let fault = broker.peer().request(&Reload { last: false }).unwrap_err();
+        let fault = broker.peer().request(&Reload::default()).unwrap_err();
         assert!(fault.code == FaultCode::Invalid && fault.message.contains("alice"), "{fault}");
     });
 }
@@ -327,7 +327,7 @@ fn an_unreadable_file_of_accounts_deletes_no_account() {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         fs::set_permissions("/etc/passwd", mode).unwrap();
         broker::config(host, &text);
-        let fault = broker.peer().request(&Reload { last: false }).unwrap_err();
+        let fault = broker.peer().request(&Reload::default()).unwrap_err();
         assert!(fault.code == FaultCode::Invalid && fault.message.contains("/etc/passwd"), "{fault}");
         TcpStream::connect("127.0.0.1:2001").unwrap();
         alice.listen("127.0.0.1:2002").unwrap();

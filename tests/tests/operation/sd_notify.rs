@@ -97,7 +97,7 @@ fn a_service_manager_that_does_not_read_delays_no_peer_and_gets_its_messages_in_
         peer.hello();
         peer.listen("127.0.0.1:25").unwrap();
         for _ in 0..50 {
-            peer.request(&Reload { last: false }).unwrap();
+            peer.request(&Reload::default()).unwrap();
         }
         let signal = |signal| kill_process(Pid::from_child(&child), signal).unwrap();
         let mut received = Vec::new();

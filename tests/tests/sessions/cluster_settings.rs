@@ -86,7 +86,7 @@ fn a_permitted_peer_gets_all_settings_and_the_new_ones_after_a_reload() {
 
         // A refused configuration changes nothing, and is no event for this peer.
         broker::config(host, &config(&CLUSTER.replace("lease = 3", "lease = 3 heartbeats_per_sec = 0.5")));
-        let fault = broker.peer().request(&Reload { last: false }).unwrap_err();
+        let fault = broker.peer().request(&Reload::default()).unwrap_err();
         assert_eq!(fault.code, FaultCode::Invalid);
         assert!(fault.message.contains("too few for a lease of 3 s"), "{fault}");
         assert_eq!(settings(&mut coordinator).lease_ms, 12_000);

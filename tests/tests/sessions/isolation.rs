@@ -445,7 +445,7 @@ fn attempt(operation: &str, attacker: &mut Attacker<'_>, objects: &Objects) {
         }
         // Whoever is allowed these changes the state of all by them.
         "reload" if is_operator(attacker.owner) => {}
-        "reload" => attacker.denied(&Reload { last: false }),
+        "reload" => attacker.denied(&Reload::default()),
         "worker" | "restart-worker" | "signal-worker" if is_operator(attacker.owner) => {}
         "worker" => drop(attacker.peer.request(&WorkerRequest {})),
         "restart-worker" => attacker.denied(&RestartWorker {}),

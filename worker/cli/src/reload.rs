@@ -15,10 +15,17 @@ pub struct Arguments {
     /// Show the result of the last reload, by any peer, and reload nothing.
     #[arg(long)]
     last: bool,
+    /// Reload even if this closes every listener of a listener scope, or every static listener.
+    #[arg(long, conflicts_with = "last")]
+    force: bool,
 }
 
 pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<ExitCode, Failure> {
-    match client.reload(arguments.last).await {
+    let reloaded = match arguments.force {
+        true => client.force_reload().await,
+        false => client.reload(arguments.last).await,
+    };
+    match reloaded {
         Ok(reloaded) => {
             show(out, &reloaded)?;
             Ok(if reloaded.accepted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -31,7 +38,7 @@ pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<
                 _ => return Err(Error::Fault(fault).into()),
             }
             note(
-                "the new configuration is invalid; the previous one stays in force. Correct it and reload again",
+                "the new configuration is refused; the previous one stays in force. Correct it and reload again",
             );
             Ok(ExitCode::from(crate::failure::CONFIG))
         }
@@ -45,7 +52,7 @@ fn show(out: Output, reloaded: &Reloaded) -> Result<(), Failure> {
     }
     print_findings(reloaded);
     let verdict = match (reloaded.accepted, reloaded.changes.is_empty()) {
-        (false, _) => "invalid; the previous configuration stays in force",
+        (false, _) => "refused; the previous configuration stays in force",
         (true, true) => "in force, nothing changed",
         (true, false) => "in force",
     };

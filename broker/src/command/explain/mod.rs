@@ -40,7 +40,7 @@ impl Explain {
         self.explain().unwrap_or_else(|failure| {
             if self.json {
                 let diagnostic = Diagnostic::about_file(&self.name(), failure.to_string(), "");
-                output::print_json(&output::findings(&self.name(), &diagnostic.into(), None));
+                output::print_json(&output::findings(&self.name(), &diagnostic.into(), false, None));
             } else {
                 log::fatal(failure.lines());
             }
@@ -63,11 +63,11 @@ impl Explain {
 
     fn refuse(&self, report: &Report, config: Option<&Config>) -> ExitCode {
         if self.json {
-            output::print_json(&output::findings(&self.name(), report, config));
+            output::print_json(&output::findings(&self.name(), report, false, config));
         } else {
             output::show(report);
         }
-        output::exit(report)
+        output::exit(report, false)
     }
 
     fn name(&self) -> String {
@@ -106,7 +106,7 @@ impl Explain {
         let peers = peers::all(config, &plan.policy);
         let settings = plan.policy.cluster_settings();
         if self.json {
-            let mut document = output::findings(&self.name(), &report, Some(config));
+            let mut document = output::findings(&self.name(), &report, true, Some(config));
             let processes: Vec<_> = processes.iter().map(|process| process.json(self.verbose)).collect();
             let peers: Vec<_> = peers.iter().map(peers::Peer::json).collect();
             if let Some(document) = document.as_object_mut() {

@@ -20,7 +20,11 @@ impl Handler for Reload {
     }
 
     fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(if self.last { "the last" } else { "" })
+        out.write_str(match (self.last, self.force.0) {
+            (true, _) => "the last",
+            (false, Some(true)) => "force",
+            (false, _) => "",
+        })
     }
 }
 
@@ -33,7 +37,9 @@ impl Deferred for Reload {
     ) -> Result<Reloaded, Fault> {
         match self.last {
             true => broker.reloading.last(),
-            false => broker.reloading.request(session.requester.to_string()).await,
+            false => {
+                broker.reloading.request(session.requester.to_string(), self.force.0 == Some(true)).await
+            }
         }
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn apply(broker: &Rc<Broker>, validated: Validated) -> Outcome {
     }
     fixed.in_force.replace(in_force);
     fixed.accounts.replace(accounts);
+    fixed.listeners.replace(config.listeners.clone());
     broker.policy.replace(policy);
     broker.retain.set(config.broker.retain);
     broker.accounts.set_quotas(config.broker.quotas);

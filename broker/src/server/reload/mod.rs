@@ -6,6 +6,7 @@
 
 mod address;
 mod apply;
+mod consent;
 mod listener;
 mod report;
 mod restart_only;
@@ -42,6 +43,8 @@ const SIGNAL: &str = "SIGHUP";
 /// A request to reload.
 pub struct ReloadRequest {
     requester: String,
+    /// Whether the peer consents to a reload that closes all listeners of a scope.
+    force: bool,
     reply: oneshot::Sender<Result<Reloaded, Fault>>,
 }
 
@@ -67,9 +70,9 @@ impl Reloading {
     }
 
     /// Requests a reload and waits for its result.
-    pub async fn request(&self, requester: String) -> Result<Reloaded, Fault> {
+    pub async fn request(&self, requester: String, force: bool) -> Result<Reloaded, Fault> {
         let (reply, result) = oneshot::channel();
-        self.requests.try_send(ReloadRequest { requester, reply }).map_err(|_| {
+        self.requests.try_send(ReloadRequest { requester, force, reply }).map_err(|_| {
             let message = format!("{MAX_WAITING} requests already wait for a reload");
             Fault::new(FaultCode::Busy, &message).remedy("try again later")
         })?;
@@ -130,8 +133,9 @@ pub async fn run(
         }
         let first = waiting_requests.first().map(|request| request.requester.clone());
         let requester = first.unwrap_or_else(|| SIGNAL.to_owned());
+        let force = waiting_requests.iter().any(|request| request.force);
         notifier.reloading();
-        let outcome = reload(&broker, reader.as_mut()).await;
+        let outcome = reload(&broker, reader.as_mut(), force).await;
         notifier.reloaded();
         let reloaded = broker.reloading.set_last(&requester, &outcome);
         outcome.log(&requester);
@@ -156,7 +160,7 @@ async fn reader_ended(reader: Option<&Handle>) -> ReaderError {
     }
 }
 
-async fn reload(broker: &Rc<Broker>, reader: Option<&mut Handle>) -> Outcome {
+async fn reload(broker: &Rc<Broker>, reader: Option<&mut Handle>, force: bool) -> Outcome {
     let Some(reader) = reader else {
         return Outcome::Failed(broker.reloading.fixed.no_reader(broker.reader_was_started()));
     };
@@ -179,7 +183,10 @@ async fn reload(broker: &Rc<Broker>, reader: Option<&mut Handle>) -> Outcome {
         return Outcome::Failed(taken_over());
     }
     match validate::validate(&broker.reloading.fixed, bundle) {
-        Ok(validated) => apply::apply(broker, validated),
+        Ok(validated) => match consent::missing(broker, &validated).filter(|_| !force) {
+            Some(refusal) => Outcome::Refused(refusal),
+            None => apply::apply(broker, validated),
+        },
         Err(report) => Outcome::Refused(report),
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use portreeve_protocol::{Endpoint, Fault, FaultCode};
 
 use crate::capability::State;
-use crate::config::{Config, PeerName, Resource, Resources, Snapshot};
+use crate::config::{Config, Listener, PeerName, Resource, Resources, Snapshot};
 
 /// The state that start-up fixed.
 pub struct Started {
@@ -33,6 +33,8 @@ pub struct RestartOnly {
     pub(super) in_force: RefCell<Snapshot>,
     /// The accounts that the `peer` scopes in force name. Each existed at the start or at a reload.
     pub(super) accounts: RefCell<HashSet<PeerName>>,
+    /// The listeners of the configuration in force.
+    pub(super) listeners: RefCell<Vec<Listener>>,
 }
 
 /// The options that only a restart changes, by name, and why. A name that ends with a space stands for a whole scope.
@@ -62,7 +64,13 @@ impl RestartOnly {
     /// The state after start-up with a configuration.
     pub fn new(started: Started, config: &Config) -> Self {
         let accounts = config.broker.peers.iter().map(|peer| peer.name.value.clone()).collect();
-        Self { started, in_force: RefCell::new(Snapshot::of(config)), accounts: RefCell::new(accounts) }
+        let listeners = RefCell::new(config.listeners.clone());
+        Self {
+            started,
+            in_force: RefCell::new(Snapshot::of(config)),
+            accounts: RefCell::new(accounts),
+            listeners,
+        }
     }
 
     /// Why an endpoint can be bound only after a restart, if so.

@@ -22,7 +22,7 @@ impl Trick for TakeoverAttempts {
                     attacker.harm(format_args!("the broker exports {} sockets: {reply:?}", sockets.len()));
                 }
             }
-            if let Ok((reloaded, _)) = session.ask(&Reload { last: false }) {
+            if let Ok((reloaded, _)) = session.ask(&Reload::default()) {
                 attacker.harm(format_args!("the broker reloads: {reloaded:?}"));
             }
             if attacker.random.one_in(2) {
