@@ -15,7 +15,7 @@ use super::typed::Config;
 
 /// Checks everything but floating addresses, and what depends on which addresses float.
 pub(super) fn config(config: &Config, sources: &Sources, problems: &mut Problems) {
-    endpoints(&config.listeners, sources, problems);
+    endpoints(config, sources, problems);
     topology(&config.cluster, sources, problems);
     permitted_addresses(config, problems);
     for peer in &config.broker.peers {
@@ -23,27 +23,41 @@ pub(super) fn config(config: &Config, sources: &Sources, problems: &mut Problems
     }
 }
 
-/// Each endpoint may be configured once. Disabled listeners do not count: the MTA never bound them.
-fn endpoints(listeners: &[Listener], sources: &Sources, problems: &mut Problems) {
+/// Each endpoint may be configured once. Disabled listeners do not count: the MTA never bound them. A path is one endpoint,
+/// whatever the type of its socket.
+fn endpoints(config: &Config, sources: &Sources, problems: &mut Problems) {
     let mut seen: HashMap<&Endpoint, &Listener> = HashMap::new();
-    for listener in listeners.iter().filter(|listener| listener.socket.enable) {
+    let mut paths: HashMap<&str, (String, Span)> = HashMap::new();
+    if let Some(socket) = &config.broker.socket
+        && let Some(path) = socket.value.to_str()
+    {
+        paths.insert(path, ("the control socket".to_owned(), socket.span));
+    }
+    for listener in config.listeners.iter().filter(|listener| listener.socket.enable) {
         let endpoint = &listener.endpoint;
-        let Some(first) = seen.insert(&endpoint.value, listener) else {
-            continue;
+        let taken = match &endpoint.value {
+            Endpoint::UnixStream(path) | Endpoint::UnixSeqpacket(path) => {
+                paths.insert(path.as_str(), (listener.scope.clone(), endpoint.span))
+            }
+            Endpoint::Tcp(_) | Endpoint::Udp(_) => {
+                let first = seen.insert(&endpoint.value, listener);
+                first.map(|first| (first.scope.clone(), first.endpoint.span))
+            }
         };
-        let message = format!("{} is already used by {}", endpoint.value, first.scope);
-        let place = sources.file_line(first.endpoint.span);
+        let Some((user, span)) = taken else { continue };
+        let message = format!("{} is already used by {user}", endpoint.value);
+        let place = sources.file_line(span);
         problems.error(endpoint.span, message, format!("remove one of them; the other is at {place}"));
     }
 }
 
-/// A wildcard and one of its addresses cannot both be bound. See ip(7), bind(2) EADDRINUSE. A listener that the worker starts
-/// on request may replace a static one, but one of a floating address must start for the address to be added.
+/// A wildcard and one of its addresses cannot both be bound, not even if one of them is limited to an interface. See ip(7),
+/// bind(2) EADDRINUSE. An IPv6 wildcard of the configuration is for IPv6 alone.
 pub(super) fn wildcards(listeners: &[Listener], sources: &Sources, problems: &mut Problems) {
     let inet = |listener: &Listener| match &listener.endpoint.value {
         Endpoint::Tcp(inet) => Some((false, inet.address, inet.port)),
         Endpoint::Udp(inet) => Some((true, inet.address, inet.port)),
-        _ => None,
+        Endpoint::UnixStream(_) | Endpoint::UnixSeqpacket(_) => None,
     };
     let mut wildcards: HashMap<(bool, bool, u16), Span> = HashMap::new();
     for listener in listeners.iter().filter(|listener| listener.is_static()) {
@@ -70,8 +84,8 @@ pub(super) fn wildcards(listeners: &[Listener], sources: &Sources, problems: &mu
             problems.error(listener.endpoint.span, message, help);
             continue;
         }
-        let help = "remove one of them, or set enable = false in the one that the worker starts at run time";
-        problems.warning(listener.endpoint.span, message, help);
+        let help = "remove it, because the wildcard address includes it; or name each address instead of the wildcard address";
+        problems.error(listener.endpoint.span, message, help);
     }
 }
 

@@ -13,6 +13,15 @@ fn mistakes_between_scopes() {
         ),
         ("a wildcard and one of its addresses", listen("Listen \":25\" { } Listen \"10.2.1.1:25\" { }")),
         (
+            "one of its addresses and a wildcard",
+            listen("Listen \"[2001:db8::1]:25/udp\" { } Listen \"[::]:25/udp\" { }"),
+        ),
+        ("one path for two types of socket", listen("Listen /run/a { } Listen \"seqpacket:/run/a\" { }")),
+        (
+            "a listener at the path of the control socket",
+            "broker { socket = /run/a }\nHTTP_Listener { Listen /run/a { } }\n".to_owned(),
+        ),
+        (
             "a wildcard and a floating address",
             listen("Listen \":25\" { } Listen \"10.1.1.1:25\" { enable_duravip = on }"),
         ),

@@ -2,6 +2,8 @@
 //! agreement with a start.
 
 use std::fs::{self, Permissions};
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -9,7 +11,7 @@ use std::process::{Command, Output};
 
 use portreeve_tests::chroot::{Chroot, WORKER};
 use portreeve_tests::sample::{FIRST_SECURITY, SECOND_SECURITY};
-use portreeve_tests::{Host, StartupFailure, binaries, broker, isolated, sample};
+use portreeve_tests::{Broker, Host, StartupFailure, binaries, broker, isolated, sample};
 use rustix::mount::mount_bind;
 use serde_json::Value;
 
@@ -247,5 +249,50 @@ fn check_and_explain_examine_the_file_of_the_service_unless_they_get_another() {
             assert_eq!(run(&both).0, 64, "{both:?}");
         }
         assert_eq!(run(&["check", &other, &other]).0, 64);
+    });
+}
+
+#[test]
+fn two_static_endpoints_are_valid_exactly_if_both_can_be_bound() {
+    isolated(|host| {
+        let conflict = |first: &str, second: &str, udp: bool| {
+            let bind = |endpoint: &str| {
+                let address = endpoint.trim_end_matches("/udp").replace('*', "0.0.0.0");
+                match udp {
+                    true => UdpSocket::bind(address).map(OwnedFd::from),
+                    false => TcpListener::bind(address).map(OwnedFd::from),
+                }
+            };
+            let _first = bind(first).unwrap();
+            bind(second).is_err()
+        };
+        let text = |first: &str, second: &str| {
+            format!(
+                "security {{ user = nobody group = nogroup }} A_Listener {{ Listen {first:?} {{}} }} B_Listener {{ Listen {second:?} {{}} }}"
+            )
+        };
+        for (first, second) in [
+            ("*:2525", "127.0.0.1:2525"),
+            ("127.0.0.1:2525", "*:2525"),
+            ("[::]:2525", "[::1]:2525"),
+            ("*:2525/udp", "127.0.0.1:2525/udp"),
+            ("127.0.0.1:2525", "127.0.0.2:2525"),
+            ("127.0.0.1:2525", "[::1]:2525"),
+            ("*:2525", "127.0.0.1:2526"),
+            ("*:2525", "127.0.0.1:2525/udp"),
+        ] {
+            let (tcp, udp) = (!first.ends_with("/udp"), second.ends_with("/udp"));
+            let refused = tcp != udp && conflict(first, second, udp);
+            let config = broker::config(host, &text(first, second));
+            let output = check(host, &["--json"], &config);
+            let status = if refused { 78 } else { 0 };
+            assert_eq!(output.status.code(), Some(status), "{first} {second}: {:?}", found(&output));
+            if refused {
+                StartupFailure::of(host, &text(first, second))
+                    .assert_reports(78, &["while the wildcard address", "is"]);
+            }
+        }
+        // An IPv6 wildcard of the configuration does not include IPv4.
+        Broker::start(host, &text("*:2525", "[::]:2525"));
     });
 }
