@@ -15,6 +15,8 @@ pub struct Listener {
     pub scope: String,
     /// The endpoint; the place is the name of the `listen` scope.
     pub endpoint: Spanned<Endpoint>,
+    /// The name of its socket in LISTEN_FDNAMES, if the `listen` scope has one.
+    pub name: Option<String>,
     /// The options of its socket.
     pub socket: SocketOptions,
     /// Whether its address floats between hosts.
@@ -75,10 +77,14 @@ impl Listener {
         self.socket.enable && !self.duravip.floats()
     }
 
-    /// The name of its socket in LISTEN_FDNAMES and in `status`: the scope's name without the characters that
-    /// LISTEN_FDNAMES cannot hold. See sd_listen_fds(3).
+    /// The name of its socket in LISTEN_FDNAMES and in `status`: its own, or that of the scope without the characters that
+    /// LISTEN_FDNAMES cannot hold. See sd_listen_fds_with_names(3).
     pub fn name(&self) -> String {
-        self.scope.replace([':', ' '], "_")
+        let of_scope = || {
+            let allowed = |c: char| if c.is_ascii_graphic() && c != ':' { c } else { '_' };
+            self.scope.chars().take(MAX_NAME).map(allowed).collect()
+        };
+        self.name.clone().unwrap_or_else(of_scope)
     }
 
     /// Reads every `listen` scope of one listener scope.
@@ -94,18 +100,44 @@ impl Listener {
             let mut reader = Reader::new(section, outer.sources, outer.problems);
             let socket = SocketOptions::read(&mut reader, &socket);
             let duravip = DuraVip::read(&mut reader, &duravip);
+            let name = reader.parsed("name", socket_name).map(|name| name.value);
+            options_of_requests(&mut reader);
             reader.misspelt_options();
             let Some(text) = reader.instance("ENDPOINT") else {
                 continue;
             };
             if let Some(endpoint) = endpoint(&mut reader, text) {
-                all.push(Listener { scope: scope.clone(), endpoint, socket, duravip });
+                all.push(Listener { scope: scope.clone(), endpoint, name, socket, duravip });
             }
         }
+        options_of_requests(&mut outer);
         outer.misspelt_options();
         misspelt_listen(&mut outer);
         listen_option(&mut outer);
         all
+    }
+}
+
+/// The longest name of a socket in LISTEN_FDNAMES: FDNAME_MAX of systemd.
+const MAX_NAME: usize = 255;
+
+/// A name as FileDescriptorName= of systemd.socket(5) accepts it.
+fn socket_name(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| (byte.is_ascii_graphic() || byte == b' ') && byte != b':';
+    match !text.is_empty() && text.len() <= MAX_NAME && text.bytes().all(allowed) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("write 1 to {MAX_NAME} printable ASCII characters without a colon")),
+    }
+}
+
+/// Reports options that requests of peers have, and `listen` does not.
+fn options_of_requests(reader: &mut Reader<'_, '_>) {
+    for name in ["reuse_port", "reuseport", "dual_stack", "device", "defer_accept", "fast_open"] {
+        if let Some(option) = reader.section.option(name) {
+            let message = format!("{name} has no effect here: only requests have this option");
+            let help = "permit the endpoint in the broker scope instead, and set the option in the request";
+            reader.problems.warning(option.name, message, help);
+        }
     }
 }
 

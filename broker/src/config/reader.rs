@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::diagnostic::{MAX_DIAGNOSTICS, Problems};
-use super::nearest::nearest;
+use super::nearest::{nearest, resembling};
 use super::scalar::{boolean, integer};
 use super::section::Section;
 use super::source::{Sources, Span, Spanned};
@@ -222,8 +222,8 @@ impl<'r, 't> Reader<'r, 't> {
         let mut close: Vec<_> = self
             .section
             .options()
-            .filter(|(name, _)| !self.options.contains(name))
-            .filter_map(|(name, option)| Some((option.name, nearest(name, self.options.iter().copied())?)))
+            .filter(|(name, _)| !self.options.contains(name) && !self.scopes.contains(name))
+            .filter_map(|(name, option)| Some((option.name, resembling(name, &self.options)?)))
             .take(MAX_DIAGNOSTICS)
             .collect();
         close.sort_unstable();

@@ -218,13 +218,15 @@ impl Snapshot {
     }
 
     fn add_listener(&mut self, listener: &Listener) {
-        let Listener { scope, endpoint, socket, duravip } = listener;
+        let Listener { scope, endpoint, name, socket, duravip } = listener;
         let SocketOptions { enable, backlog, receive_buffer, send_buffer, no_delay, mode } = socket;
         let options = format!(
             "enable {enable}, listen_backlog {backlog}, tcp_recv_buffer_size {receive_buffer}, \
              tcp_send_buffer_size {send_buffer}, disable_nagle_algorithm {no_delay}, file_mode {mode:04o}{}",
             duravip_options(duravip)
         );
+        let name = name.as_ref().map_or_else(String::new, |name| format!(", name {name:?}"));
+        let options = options + &name;
         self.add(format!("{scope} Listen {:?}", endpoint.value.to_string()), options);
     }
 

@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 pub use nix::sys::socket::{AddressFamily, SockType};
 use nix::sys::socket::{
-    Backlog, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockaddrIn, SockaddrIn6,
-    UnixAddr,
+    ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockaddrIn, SockaddrIn6, UnixAddr,
 };
 use rustix::net::SocketAddrUnix;
 
@@ -53,8 +52,8 @@ pub fn bind_inet(socket: impl AsFd, address: SocketAddr) -> nix::Result<()> {
     }
 }
 
-/// Begins to listen, or changes the backlog of a socket that listens already. libc's SOMAXCONN and then
-/// net.core.somaxconn limit the backlog. See listen(2).
+/// Begins to listen, or changes the backlog of a socket that listens already. net.core.somaxconn limits the backlog. See
+/// listen(2).
 ///
 /// # Capabilities
 /// None.
@@ -62,9 +61,9 @@ pub fn bind_inet(socket: impl AsFd, address: SocketAddr) -> nix::Result<()> {
 /// # Errors
 /// EADDRINUSE if the socket is not bound and no port is free; EOPNOTSUPP for a datagram socket.
 pub fn listen(socket: impl AsFd, backlog: u32) -> nix::Result<()> {
-    // nix accepts at most libc's SOMAXCONN, which is 4096 with glibc and 128 with musl: a larger backlog becomes that.
-    let backlog = Backlog::new(i32::try_from(backlog).unwrap_or(i32::MAX)).unwrap_or(Backlog::MAXCONN);
-    nix::sys::socket::listen(&socket.as_fd(), backlog)
+    // Not nix, which refuses more than libc's SOMAXCONN: 4096 with glibc and 128 with musl.
+    rustix::net::listen(socket, i32::try_from(backlog).unwrap_or(i32::MAX))
+        .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
 }
 
 /// The backlog argument of [`listen`] for the largest possible backlog.

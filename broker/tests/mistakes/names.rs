@@ -35,6 +35,14 @@ fn mistakes_in_names() {
             "a misspelt option of a listen",
             "ESMTP_Listener { Listen_Backlg = 5 Listen \":25\" { Enabled = false Idle_Time = 3 } }"
         ),
+        (
+            "parts of the names of options of a listen",
+            "ESMTP_Listener { Listen \":25\" { Backlog = 5 mode = 0600 recv_buffer_size = 9 freebind = true } }"
+        ),
+        (
+            "options of requests in a listen",
+            "ESMTP_Listener { Reuse_Port = true Listen \":25\" { device = eth1 defer_accept = 3 } }"
+        ),
         ("a permit without a name", "broker { permit { listen = ( :25 ) } }"),
         ("a peer without a name", "broker { socket = /run/b peer { allow = ( ping ) } }"),
         ("a group without a name", "broker { socket = /run/b peer \"@\" { allow = ( ping ) } }"),

@@ -13,6 +13,8 @@ fn mistakes_in_values() {
         ("a buffer beyond an int", "ESMTP_Listener { tcp_recv_buffer_size = 2147483648 }"),
         ("a mode with another base", "broker { socket_mode = 0x1b0 }"),
         ("a mode of a decimal", "broker { socket_mode = 0698 }"),
+        ("a name with a colon", "ESMTP_Listener { Listen \":25\" { name = \"a:b\" } }"),
+        ("a name that is not ASCII", "ESMTP_Listener { Listen \":25\" { name = \"büro\" } }"),
         ("a mode with special bits", "ESMTP_Listener { Listen \"/run/a\" { file_mode = 04770 } }"),
         ("seconds with a unit", "broker { retain = 30s }"),
         ("half a second", "broker { retain = 0.5 }"),

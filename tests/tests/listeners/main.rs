@@ -11,6 +11,7 @@ mod revocation;
 mod scale;
 mod smtp;
 mod socket_activation;
+mod socket_options;
 mod under_load;
 mod unix_listeners;
 mod worker_control;
