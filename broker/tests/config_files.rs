@@ -199,17 +199,64 @@ fn a_missing_file_is_reported_at_its_include() {
 }
 
 #[test]
-fn non_text_bytes_are_rejected_with_their_offset() {
+fn files_that_are_not_text_are_rejected_with_one_error() {
     let folder = Folder::new(&[]);
     for (bytes, error) in [
-        (&b"user = \xff"[..], "main.conf:1:8: error: the file is not text: byte 7 is not valid UTF-8"),
-        (b"a = b\nuser = \0 \xff", "main.conf:2:8: error: the file is not text: byte 13 is NUL"),
-        (b"\x7fELF\x02\x01\x01\0", "main.conf:1:8: error: the file is not text: byte 7 is NUL"),
-        (b"\xfe\xff", "main.conf:1:1: error: the file is not text: byte 0 is not valid UTF-8"),
+        (
+            &b"a = b\nuser = \0 \xff"[..],
+            "main.conf:2:8: error: this byte is NUL: the file is not text; save it as UTF-8 text",
+        ),
+        (b"\xff\xfea\0", "main.conf: error: the file is UTF-16 text; save it as UTF-8 text"),
+        (b"\xfe\xff\0a", "main.conf: error: the file is UTF-16 text; save it as UTF-8 text"),
     ] {
         folder.write("main.conf", bytes);
-        let expected = format!("{error}; save it as UTF-8 text without NUL bytes");
-        assert_eq!(folder.error(), expected);
+        assert_eq!(folder.error(), error);
+    }
+}
+
+#[test]
+fn bytes_that_are_not_utf_8_matter_only_in_values_that_are_read() {
+    let folder = Folder::new(&[]);
+    let harmless = [
+        &b"# Betreiber: M\xfcller \x1b[31m\nsecurity { user = mail /* \xff\0 */ }\n"[..],
+        b"Adaptive { note = \"caf\xe9 \0\" other = caf\xe9 list = ( \xff ) }\nsecurity { user = mail }\n",
+        b"Domain \"m\xfcnchen\" { }\nsecurity { user = mail }\n",
+        b"ESMTP_Listener { Banner = \"caf\xe9\" Pathway \"caf\xe9\" { } }\nsecurity { user = mail }\n",
+        b"\xef\xbb\xbfsecurity { user = mail } # \xe2\x80",
+    ];
+    for text in harmless {
+        folder.write("main.conf", text);
+        assert_eq!(folder.load().unwrap().security.user_name(), "mail");
+    }
+    let byte = |byte| {
+        format!("the byte 0x{byte}, which is not UTF-8 text; save the file as UTF-8, or remove the byte")
+    };
+    for (text, error) in [
+        (
+            &b"# \xfc\nsecurity { user = m\xfcller }"[..],
+            format!("2:20: error: the value of user has {}", byte("FC")),
+        ),
+        (b"security { user = \"m\xfcller\" }", format!("1:21: error: the value of user has {}", byte("FC"))),
+        (
+            b"worker { command = ( /bin/x \"caf\xe9\" ) }",
+            format!("1:33: error: the value of command has {}", byte("E9")),
+        ),
+        (
+            b"worker { command = /bin/x environment = [ \xff = a ] }",
+            format!("1:43: error: the value of environment has {}", byte("FF")),
+        ),
+        (
+            b"Binding \"m\xfcnchen\" { bind_address = 10.1.1.1 }",
+            format!("1:11: error: the name of this Binding scope has {}", byte("FC")),
+        ),
+        (
+            b"include \"m\xfc.conf\"",
+            format!("1:11: error: the name of the file to include has {}", byte("FC")),
+        ),
+        (b"secu\xfcrity { }", format!("1:5: error: unexpected {}", byte("FC"))),
+    ] {
+        folder.write("main.conf", text);
+        assert_eq!(folder.error(), format!("main.conf:{error}"));
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use portreeve_protocol::codec;
 use serde::{Deserialize, Serialize};
 
-use super::files::{Files, NOT_UTF_8, NUL, Opened, ReadError};
+use super::files::{Files, Opened, ReadError};
 use super::peer::PeerName;
 
 /// One result from the file system or a name service.
@@ -37,8 +37,6 @@ enum ReadResult<'a> {
     /// Reading that file failed.
     #[serde(borrow)]
     NotRead(Cause<'a>),
-    /// The file is text up to here; then follows a NUL byte or invalid UTF-8.
-    NotText { before: &'a str, nul: bool },
     /// The id of an account; `None`: there is no such account.
     Account { group: bool, name: &'a str, id: Option<u32> },
     /// A file of accounts cannot be read.
@@ -56,6 +54,7 @@ enum Cause<'a> {
     Directory { path: &'a str, owner: u32, mode: u32 },
     Entry { path: &'a str, owner: u32 },
     TooLarge { size: u64, remaining: u64 },
+    Utf16,
     Garbled,
 }
 
@@ -74,7 +73,8 @@ impl<'a> Cause<'a> {
             ReadError::Entry { path, owner } => Cause::Entry { path, owner: *owner },
             ReadError::TooLarge { size, remaining } => Cause::TooLarge { size: *size, remaining: *remaining },
             ReadError::OutOfReach => Cause::Open(libc::EACCES),
-            ReadError::NotText { .. } | ReadError::Garbled => Cause::Garbled,
+            ReadError::Utf16 => Cause::Utf16,
+            ReadError::Garbled => Cause::Garbled,
         }
     }
 }
@@ -94,6 +94,7 @@ impl From<Cause<'_>> for ReadError {
             }
             Cause::Entry { path, owner } => ReadError::Entry { path: path.to_owned(), owner },
             Cause::TooLarge { size, remaining } => ReadError::TooLarge { size, remaining },
+            Cause::Utf16 => ReadError::Utf16,
             Cause::Garbled => ReadError::Garbled,
         }
     }
@@ -216,7 +217,6 @@ impl<F: Files> Files for Recorder<F> {
         let read = self.files.read(file, remaining);
         self.bundle.add(&match &read {
             Ok(text) => ReadResult::Text(text),
-            Err(ReadError::NotText { before, what, .. }) => ReadResult::NotText { before, nul: *what == NUL },
             Err(error) => ReadResult::NotRead(Cause::of(error)),
         });
         read
@@ -259,11 +259,6 @@ impl Files for Replay<'_> {
     fn read(&mut self, (): (), remaining: u64) -> Result<String, ReadError> {
         match self.next()? {
             ReadResult::Text(text) if text.len() as u64 <= remaining => Ok(text.to_owned()),
-            ReadResult::NotText { before, nul } => Err(ReadError::NotText {
-                offset: before.len(),
-                what: if nul { NUL } else { NOT_UTF_8 },
-                before: before.to_owned(),
-            }),
             ReadResult::NotRead(cause) => Err(cause.into()),
             _ => Err(ReadError::Garbled),
         }

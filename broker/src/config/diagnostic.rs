@@ -3,9 +3,12 @@
 //! A [`Diagnostic`] keeps the line that it is about, so that it can be shown, logged or sent as JSON without the
 //! sources. [`Problems`] collects a bounded number of them while files are read.
 
+use std::collections::HashSet;
+
 use portreeve_protocol::printable::Escaped;
 use serde::Serialize;
 
+use super::characters::{self, Found};
 use super::report::Report;
 use super::source::{Sources, Span};
 
@@ -14,6 +17,9 @@ pub const MAX_DIAGNOSTICS: usize = 100;
 
 /// The number of bytes of a line that a diagnostic keeps.
 const MAX_EXCERPT: usize = 400;
+
+/// The longest line, in bytes, in which a character is looked for that explains an error.
+const MAX_LINE: usize = 4096;
 
 /// The severity of a diagnostic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -88,8 +94,8 @@ impl Diagnostic {
             end_line: place.end_line,
             end_column: place.end_column,
             severity,
-            message: message.into(),
-            help: help.into(),
+            message: characters::shown(&message.into()),
+            help: characters::shown(&help.into()),
             excerpt: Excerpt::of(sources, span),
         }
     }
@@ -153,7 +159,7 @@ impl Excerpt {
 /// The text with each control character of U+0080 to U+009F replaced by a dot. Terminals may obey these characters and
 /// the renderer does not remove them. The dot (U+00B7) has the same length in UTF-8, so all offsets stay valid.
 fn without_c1(text: &str) -> String {
-    text.replace(|c| matches!(c, '\u{80}'..='\u{9f}'), "\u{b7}")
+    characters::shown(text).replace(|c| matches!(c, '\u{80}'..='\u{9f}'), "\u{b7}")
 }
 
 /// The offset, rounded down to the beginning of a character.
@@ -165,8 +171,19 @@ fn boundary(text: &str, offset: usize) -> usize {
     offset
 }
 
+/// The first character that the language does not use in the line in which a span begins.
+fn in_line_of(span: Span, text: &str) -> Option<Found> {
+    let (before, after) = text.split_at_checked(usize::try_from(span.start).ok()?)?;
+    let first = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let last = before.len() + after.find('\n').unwrap_or(after.len());
+    let start = u32::try_from(first).ok()?;
+    let line = text.get(first..last).filter(|line| line.len() <= MAX_LINE)?;
+    characters::in_line(line, Span { start, ..span })
+}
+
 /// A message that may quote the configuration, truncated to a bounded length.
-fn bounded(mut sentence: String) -> String {
+fn bounded(sentence: String) -> String {
+    let mut sentence = characters::shown(&sentence);
     if sentence.len() > MAX_EXCERPT {
         sentence.truncate(boundary(&sentence, MAX_EXCERPT));
         sentence.push('…');
@@ -202,6 +219,35 @@ impl Problems {
     /// Adds a warning.
     pub fn warning(&mut self, span: Span, message: impl Into<String>, help: impl Into<String>) {
         self.note(span, Severity::Warning, message, help);
+    }
+
+    /// Adds the error that a text has a character that it cannot mean.
+    pub(super) fn character(&mut self, text: &str, found: Found) {
+        self.error(found.span, format!("{text} has {}", found.what), found.remedy);
+    }
+
+    /// How many diagnostics about places there are so far.
+    pub fn count(&self) -> usize {
+        self.problems.len()
+    }
+
+    /// Replaces the errors about lines of a file, from the given one on, whose line has a character that the language does not
+    /// use: it is the probable cause.
+    pub fn name_characters(&mut self, from: usize, text: &str) {
+        let mut seen = HashSet::new();
+        let mut errors = self.problems.split_off(from);
+        errors.retain_mut(|error| {
+            let Some(found) = in_line_of(error.span, text).filter(|_| error.severity == Severity::Error)
+            else {
+                return true;
+            };
+            let is_new = seen.insert(found.span);
+            error.span = found.span;
+            error.message = format!("unexpected {}", found.what);
+            found.remedy.clone_into(&mut error.help);
+            is_new
+        });
+        self.problems.append(&mut errors);
     }
 
     /// Adds an error about a whole file.

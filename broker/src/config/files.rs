@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
+use super::characters::decode;
 use super::trusted_path;
 use crate::sys::directory::{self, FileType};
 
@@ -54,8 +55,8 @@ pub(crate) enum ReadError {
     Entry { path: String, owner: u32 },
     #[error("has {size} bytes; all files of a configuration together may have {MAX_BYTES}{}", after_others(*remaining))]
     TooLarge { size: u64, remaining: u64 },
-    #[error("is not text: byte {offset} is {what}")]
-    NotText { offset: usize, what: &'static str, before: String },
+    #[error("is UTF-16 text")]
+    Utf16,
     #[error("cannot be opened by the process that reads the configuration for a reload")]
     OutOfReach,
     #[error("does not match the reader's request")]
@@ -69,11 +70,6 @@ fn after_others(remaining: u64) -> String {
         _ => format!(", of which {remaining} remain"),
     }
 }
-
-/// The bytes have a NUL.
-pub(crate) const NUL: &str = "NUL";
-/// The bytes are not UTF-8.
-pub(crate) const NOT_UTF_8: &str = "not valid UTF-8";
 
 impl ReadError {
     /// What to do about it.
@@ -104,7 +100,7 @@ impl ReadError {
             },
             ReadError::Entry { path, .. } => format!("chown -h root {path}, or move the file"),
             ReadError::TooLarge { .. } => "check that this is the right file".to_owned(),
-            ReadError::NotText { .. } => "save it as UTF-8 text without NUL bytes".to_owned(),
+            ReadError::Utf16 => "save it as UTF-8 text".to_owned(),
             ReadError::OutOfReach => {
                 "make it readable for root without capabilities, below a directory that held a file \
                                       of the configuration when portreeved started; or restart portreeved"
@@ -198,29 +194,13 @@ fn read(file: File, meta: &Metadata, remaining: u64) -> Result<String, ReadError
     if size > remaining {
         return Err(too_large(size));
     }
-    text(bytes)
-}
-
-/// Converts the bytes to text.
-fn text(bytes: Vec<u8>) -> Result<String, ReadError> {
-    let (mut text, invalid) = match String::from_utf8(bytes) {
-        Ok(text) => (text, None),
-        Err(error) => {
-            let valid = error.utf8_error().valid_up_to();
-            let mut bytes = error.into_bytes();
-            bytes.truncate(valid);
-            let text = String::from_utf8(bytes).unwrap_or_default();
-            (text, Some(NOT_UTF_8))
-        }
-    };
-    let nul = text.find('\0');
-    if let Some(offset) = nul {
-        text.truncate(offset);
+    // The byte order marks of UTF-16.
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(ReadError::Utf16);
     }
-    match nul.map(|_| NUL).or(invalid) {
-        None => Ok(text),
-        Some(what) => Err(ReadError::NotText { offset: text.len(), what, before: text }),
-    }
+    let text = decode(bytes);
+    let size = u64::try_from(text.len()).unwrap_or(u64::MAX);
+    if size > remaining { Err(too_large(size)) } else { Ok(text) }
 }
 
 /// The names of a directory's files in alphabetical order: no dot files, no subdirectories.

@@ -61,7 +61,12 @@ impl HealthCheck {
 }
 
 fn command(reader: &mut Reader<'_, '_>) -> Option<Vec<Spanned<String>>> {
-    let command = reader.list("command").unwrap_or_default();
+    let list = reader.list("command");
+    // A mistake in the list has been reported already.
+    if list.is_none() && reader.section.option("command").is_some() {
+        return None;
+    }
+    let command = list.unwrap_or_default();
     let Some(program) = command.first() else {
         let place = reader.section.option("command");
         let place = place.map_or(reader.section.name, |option| option.value.span());

@@ -5,7 +5,8 @@
 
 use std::path::Path;
 
-use super::diagnostic::{Diagnostic, Problems, Severity};
+use super::characters;
+use super::diagnostic::{Diagnostic, Problems};
 use super::files::{Files, MAX_BYTES, Opened, ReadError};
 use super::parser::parse;
 use super::source::{Sources, Span};
@@ -88,6 +89,10 @@ impl<'l, F: Files> Loader<'l, F> {
             return;
         }
         let place = include.path.span;
+        if let Some(found) = characters::in_scalar(include.path, false, self.sources) {
+            self.problems.character("the name of the file to include", found);
+            return;
+        }
         let text = include.path.text(self.sources).into_owned();
         if text.is_empty() {
             self.problems.error(place, "include names no file", "write include \"FILE\"");
@@ -154,16 +159,6 @@ impl<'l, F: Files> Loader<'l, F> {
 
     fn refuse(&mut self, path: &Path, place: Option<Span>, error: &ReadError) {
         let (name, help) = (path.display().to_string(), error.remedy(path, place.is_some()));
-        if let ReadError::NotText { before, .. } = error {
-            // Reported in the file itself, at the end of the text that could be read.
-            let id = self.sources.add(name, before.clone());
-            let end = u32::try_from(before.len()).unwrap_or(u32::MAX);
-            let span = Span { file: id, start: end, end };
-            let message = format!("the file {error}");
-            let diagnostic = Diagnostic::at(self.sources, span, Severity::Error, message, help);
-            self.problems.file_error(diagnostic);
-            return;
-        }
         match place {
             Some(place) => self.problems.error(place, format!("{name} {error}"), help),
             None => {

@@ -8,6 +8,7 @@
 mod binding;
 mod broker;
 mod bundle;
+mod characters;
 mod check;
 mod check_duravip;
 mod cidr;

@@ -6,12 +6,16 @@ use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::characters;
 use super::diagnostic::{MAX_DIAGNOSTICS, Problems};
 use super::nearest::{nearest, resembling};
 use super::scalar::{boolean, integer};
 use super::section::Section;
 use super::source::{Sources, Span, Spanned};
 use super::tree::{Opt, Scalar, Value};
+
+/// Options whose quoted words may be any text.
+const FREE_TEXT: [&str; 2] = ["command", "environment"];
 
 /// Reads one section.
 pub(crate) struct Reader<'r, 't> {
@@ -34,6 +38,11 @@ impl<'r, 't> Reader<'r, 't> {
 
     /// The scope's own name, which this kind of scope must have; `meant` describes it in the message.
     pub fn instance(&mut self, meant: &str) -> Option<Spanned<String>> {
+        let found = self.section.instance.and_then(|name| characters::in_scalar(name, false, self.sources));
+        if let Some(found) = found {
+            self.problems.character(&format!("the name of this {} scope", self.name()), found);
+            return None;
+        }
         let instance = self.section.instance.map(|scalar| scalar.spanned(self.sources));
         if instance.as_ref().is_none_or(|instance| instance.value.is_empty()) {
             let name = self.name();
@@ -58,7 +67,13 @@ impl<'r, 't> Reader<'r, 't> {
         self.options.push(name);
         #[cfg(test)]
         super::option_coverage::record(self.name(), name);
-        self.section.option(name)
+        let option = self.section.option(name)?;
+        let found = characters::in_value(&option.value, FREE_TEXT.contains(&name), self.sources);
+        match found {
+            Some(found) => self.problems.character(&format!("the value of {name}"), found),
+            None => return Some(option),
+        }
+        None
     }
 
     /// The scopes of a kind inside this one.

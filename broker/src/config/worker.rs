@@ -61,7 +61,12 @@ impl Worker {
 }
 
 fn command(reader: &mut Reader<'_, '_>) -> Vec<Spanned<String>> {
-    let command = reader.list("command").unwrap_or_default();
+    let list = reader.list("command");
+    // A mistake in the list has been reported already.
+    if list.is_none() && reader.section.option("command").is_some() {
+        return Vec::new();
+    }
+    let command = list.unwrap_or_default();
     match command.first() {
         Some(program) if Path::new(&program.value).is_absolute() => {}
         Some(program) => {

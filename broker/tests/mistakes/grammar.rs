@@ -67,6 +67,20 @@ fn mistakes_in_the_grammar() {
             "security {\n  capabilities = cap_net_admin+ep cap_net_raw+ep\n}\n"
         ),
         ("a space of another kind", "security\u{a0}{ user = mail }\n"),
+        ("a space that does not break after a name", "security {\n  user\u{a0}= mail\n}\n"),
+        ("typographic quotes around several words", "security {\n  user = \u{201c}mail server\u{201d}\n}\n"),
+        (
+            "a typographic quote that closes a string",
+            "security {\n  user = \"mail\u{201d}\n  group = mail\n}\n"
+        ),
+        ("French quotes", "security {\n  chroot = \u{ab}\u{a0}/srv/mail\u{a0}\u{bb}\n}\n"),
+        (
+            "a typographic quote in a comment beside a mistake",
+            "security {\n  user = mail; # the \u{201c}MTA\u{201d}\n}\n"
+        ),
+        ("a character without width", "\u{200b}security {\n  user = mail\n}\n"),
+        ("a typographic dash", "security {\n  user \u{2013} mail\n}\n"),
+        ("NUL", "security {\n  user = mail\0\0\0\n}\n\0\0"),
         ("two files to include", "include a.conf b.conf\n"),
         ("everything at once", "a = b = c\n} ; ' \n security { user }\n"),
     ]);

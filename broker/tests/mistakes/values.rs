@@ -15,6 +15,19 @@ fn mistakes_in_values() {
         ("a mode of a decimal", "broker { socket_mode = 0698 }"),
         ("a name with a colon", "ESMTP_Listener { Listen \":25\" { name = \"a:b\" } }"),
         ("a name that is not ASCII", "ESMTP_Listener { Listen \":25\" { name = \"büro\" } }"),
+        ("typographic quotes", "security { user = \u{201e}mail\u{201c} }"),
+        (
+            "typographic single quotes in a list",
+            "security { supplemental_groups = ( \u{2018}mail\u{2019} adm ) }"
+        ),
+        ("typographic quotes of a name", "ESMTP_Listener { Listen \u{201c}*:25\u{201d} { } }"),
+        ("a space that does not break", "security { user = mail\u{202f} }"),
+        (
+            "a space that does not break in quotes",
+            "security { capabilities = \"cap_net_admin+ep\u{a0}cap_net_raw+ep\" }"
+        ),
+        ("a typographic dash in a value", "broker { permit p { listen = ( *:25\u{2013}30 ) } }"),
+        ("NUL in a value", "security { chroot = \"/srv\0\" }"),
         ("a mode with special bits", "ESMTP_Listener { Listen \"/run/a\" { file_mode = 04770 } }"),
         ("seconds with a unit", "broker { retain = 30s }"),
         ("half a second", "broker { retain = 0.5 }"),

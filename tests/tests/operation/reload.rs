@@ -241,3 +241,21 @@ fn a_file_that_the_reader_cannot_reach_is_named_with_a_remedy() {
         assert!(fault.message.contains("beyond.conf") && fault.remedy.contains("restart"), "{fault}");
     });
 }
+
+#[test]
+fn a_reload_accepts_bytes_that_are_not_utf_8_outside_the_values_that_are_read() {
+    isolated(|host| {
+        let text = sample::control(r#"( "127.0.0.1:2525" )"#);
+        let broker = Broker::start(host, &text);
+        let path = broker::config(host, &text);
+        let write = |more: &[u8]| fs::write(&path, [text.as_bytes(), more].concat()).unwrap();
+        write(b"# M\xfcller \x1b[31m\nAdaptive { note = \"caf\xe9\" }\n");
+        assert!(reload(&mut broker.peer()).unwrap().accepted);
+        write(b"security { user = m\xfcller }\n");
+        let fault = reload(&mut broker.peer()).unwrap_err();
+        assert!(fault.message.contains("the value of user has the byte 0xFC"), "{fault}");
+        let shown = last(&mut broker.peer()).findings[0].rendered.to_string();
+        assert!(shown.contains("user = m\\xFCller") && !shown.contains('\u{1b}'), "{shown}");
+        broker.log.wait_for(&["the value of user has the byte 0xFC"]);
+    });
+}

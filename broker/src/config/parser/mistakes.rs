@@ -87,6 +87,10 @@ impl Parser<'_, '_> {
             Bad::Character('\'') => {
                 self.problems.error(span, "single quotes are not quotes here", "use double quotes")
             }
+            Bad::Character('\0') => {
+                self.problems.error(span, "this byte is NUL: the file is not text", "save it as UTF-8 text");
+                self.skip_file();
+            }
             Bad::Character(c) => self.problems.error(
                 span,
                 format!("unexpected character {c:?}"),
@@ -137,6 +141,14 @@ impl Parser<'_, '_> {
                 "the quoted string that begins here spans several lines",
                 "if its closing \" is missing, this causes the errors after it",
             );
+        }
+    }
+
+    /// Skips the rest of a file that is not text.
+    fn skip_file(&mut self) {
+        self.cut_short = true;
+        while self.next.kind != Kind::End {
+            self.take();
         }
     }
 

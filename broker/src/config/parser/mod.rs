@@ -20,7 +20,7 @@ pub(crate) fn parse(file: FileId, text: &str, depth: usize, problems: &mut Probl
     let mut lexer = Lexer::new(text);
     let next = lexer.next();
     let cut_short = matches!(next.kind, Kind::Bad(Bad::Quote | Bad::Comment));
-    let errors_before = problems.errors();
+    let (errors_before, count_before) = (problems.errors(), problems.count());
     let mut parser = Parser {
         file,
         text,
@@ -36,6 +36,7 @@ pub(crate) fn parse(file: FileId, text: &str, depth: usize, problems: &mut Probl
     };
     parser.file(depth);
     parser.look_for_lost_quote();
+    parser.problems.name_characters(count_before, text);
     parser.items
 }
 
