@@ -6,7 +6,7 @@ use portreeve_protocol::status::Credentials;
 use super::landlock::{self, Landlock, Listed, Permitted};
 use super::seccomp::{self, Seccomp, SeccompNeeds};
 use super::verify::ProcStatus;
-use super::{locks, root};
+use super::{limits, locks, root};
 use crate::capability::State;
 use crate::failure::{Exit, Failure};
 use crate::inject;
@@ -55,6 +55,7 @@ impl Confinement<'_> {
         if inject::lock("root")? {
             directories.replace(root::enter(&directories.paths())?);
         }
+        limits::make_private()?;
         inject::point("broker.identity")?;
         set_root_ids()?;
         if inject::lock("bounding")? {

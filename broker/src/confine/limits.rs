@@ -16,7 +16,19 @@ pub const AS_STARTED: Limit = (0, 0);
 /// Protects this process's memory: no core file and not dumpable (PR_SET_DUMPABLE 0, see prctl(2)). New files get no
 /// permissions for group and others.
 pub fn make_private() -> Result<(), Failure> {
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|e| Failure::os(STEP, "setrlimit RLIMIT_CORE 0", e))?;
+    make_private_with(0)
+}
+
+/// The same for a process that starts the worker: the hard limit of core files stays as it is, for the worker.
+pub fn make_private_before_the_worker() -> Result<(), Failure> {
+    let (_, hard) =
+        getrlimit(Resource::RLIMIT_CORE).map_err(|e| Failure::os(STEP, "getrlimit RLIMIT_CORE", e))?;
+    make_private_with(hard)
+}
+
+fn make_private_with(core_hard: rlim_t) -> Result<(), Failure> {
+    setrlimit(Resource::RLIMIT_CORE, 0, core_hard)
+        .map_err(|e| Failure::os(STEP, "setrlimit RLIMIT_CORE 0", e))?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(|e| Failure::os(STEP, "prctl PR_SET_DUMPABLE 0", e))?;
     if !matches!(rustix::process::dumpable_behavior(), Ok(rustix::process::DumpableBehavior::NotDumpable)) {
@@ -54,6 +66,41 @@ pub fn set(limit: &config::Limit) -> Result<(), Failure> {
         Ok(limits) if limits == (value, value) => Ok(()),
         other => Err(Failure::os(STEP, "reading the limit back", format_args!("{name} is {other:?}"))),
     }
+}
+
+/// Raises the soft limit of core files to the hard limit. A process that becomes the worker calls it, at the last moment.
+pub fn allow_core_files() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE)?;
+    setrlimit(Resource::RLIMIT_CORE, hard, hard)
+}
+
+/// Why this process cannot set a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsettable {
+    /// More open files than the kernel allows: fs.nr_open, see proc_sys_fs(5).
+    AboveKernel(u64),
+    /// More than the hard limit of this process, which it may not raise.
+    AboveHard(rlim_t),
+}
+
+/// Tries whether this process can set a limit. Its limits stay as they are.
+pub fn probe(limit: &config::Limit) -> Result<(), Unsettable> {
+    let value = limit.value.unwrap_or(RLIM_INFINITY);
+    let Some(resource) = resource(limit.resource.name()) else { return Ok(()) };
+    if resource == Resource::RLIMIT_NOFILE
+        && let Some(most) =
+            std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok())
+        && value > most
+    {
+        return Err(Unsettable::AboveKernel(most));
+    }
+    let Ok((soft, hard)) = getrlimit(resource) else { return Ok(()) };
+    if value <= hard {
+        return Ok(());
+    }
+    setrlimit(resource, soft, value).map_err(|_| Unsettable::AboveHard(hard))?;
+    let _ = setrlimit(resource, soft, hard); // a limit can always be lowered
+    Ok(())
 }
 
 fn resource(name: &str) -> Option<Resource> {

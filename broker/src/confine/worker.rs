@@ -68,18 +68,19 @@ impl Confinement {
         inject::point("worker.no_new_privs")?;
         locks::no_new_privs()?;
         inject::point("worker.private")?;
-        limits::make_private()?;
+        match self.limits.iter().any(is_core) {
+            true => limits::make_private_before_the_worker()?,
+            false => limits::make_private()?,
+        }
         inject::point("worker.getting_back")?;
         identity.verify_irrevocable(chrooted)
     }
 
     /// The resource limits that are set, by the names of setrlimit(2).
     pub fn expected_limits(&self) -> Vec<(&'static str, String)> {
-        let is_configurable = |limit: &&config::Limit| limit.resource.name() != "core";
         let mut limits: Vec<_> = self
             .limits
             .iter()
-            .filter(is_configurable)
             .map(|limit| {
                 let value = limit.value.map_or_else(|| "unlimited".to_owned(), |value| value.to_string());
                 (limit.resource.name(), value)
@@ -88,7 +89,9 @@ impl Confinement {
         if limits.iter().all(|(name, _)| *name != "nofile") {
             limits.push(("nofile", "the limit at the start of portreeved".to_owned()));
         }
-        limits.push(("core", "0".to_owned()));
+        if !self.limits.iter().any(is_core) {
+            limits.push(("core", "0".to_owned()));
+        }
         limits
     }
 
@@ -106,6 +109,10 @@ impl Confinement {
             ..Credentials::default()
         }
     }
+}
+
+fn is_core(limit: &config::Limit) -> bool {
+    limit.resource.name() == "core"
 }
 
 impl Identity {

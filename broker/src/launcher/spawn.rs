@@ -14,7 +14,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::unistd::{ForkResult, Pid, fork, getpid, pipe2, setpgid};
 
 use super::command::Command;
-use crate::confine::landlock;
+use crate::confine::{landlock, limits};
 use crate::sys;
 
 /// The first descriptor after standard error: SD_LISTEN_FDS_START.
@@ -39,6 +39,7 @@ pub fn spawn(
                 setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
                 sys::process::end_with_parent(launcher)?;
                 landlock::scope_signals().map_err(|_| Errno::EACCES)?;
+                limits::allow_core_files()?;
                 execute(command, names, backlogs, &duplicates)
             };
             let errno = match execute() {

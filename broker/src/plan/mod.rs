@@ -8,6 +8,7 @@ mod addresses;
 pub mod capabilities;
 mod chroot;
 mod finding;
+mod limits;
 mod sockets;
 mod survey;
 mod worker;
@@ -59,6 +60,7 @@ impl Draft {
         let retained = capabilities::retained(config, findings);
         capabilities::privileges(config, retained.as_ref(), findings);
         let policy = policy(config, findings);
+        limits::check(config, findings);
         if let Some(retained) = retained.filter(|_| findings.trusts_defaults()) {
             check_capabilities(config, &retained, unprivileged_port_start(), findings);
         }

@@ -78,7 +78,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     let passed = descriptors::close_unneeded()?;
     log::begin(format)?;
     inject::point("private")?;
-    limits::make_private()?;
+    limits::make_private_before_the_worker()?;
     inject::point("keyring")?;
     keyring::replace_session_keyring()?;
     inject::point("notify")?;

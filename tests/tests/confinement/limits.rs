@@ -142,7 +142,7 @@ fn a_worker_gets_a_limit_beyond_the_hard_one_if_the_broker_can_raise_it() {
         let rest = format!("worker {{ limit = [ nofile = {} ] }}", hard + 2);
         let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest);
         if !raise(soft, hard + 1) {
-            StartupFailure::of(host, &text).assert_reports(71, &["worker.limit nofile", "hard limit"]);
+            StartupFailure::of(host, &text).assert_reports(77, &["nofile=", "hard limit"]);
             return;
         }
         let broker = Broker::start(host, &text);

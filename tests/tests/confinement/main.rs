@@ -10,3 +10,4 @@ mod limits;
 mod old_kernels;
 mod security_document;
 mod startup_errors;
+mod worker_limits;
