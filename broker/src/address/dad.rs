@@ -13,7 +13,7 @@ use crate::sys::Netlink;
 use crate::sys::rtnl::{self, Placement};
 
 /// How long the detection may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// The time between two checks of the addresses.
 const INTERVAL: Duration = Duration::from_millis(50);
 

@@ -58,6 +58,7 @@ use portreeve_protocol::metrics::AddressCounts;
 use tokio::sync::Notify;
 
 pub use add::{AddParams, AddSpec};
+pub use dad::TIMEOUT as DETECTION_TIMEOUT;
 pub use lease_end::LeaseEnd;
 pub use lease_loop::spawn;
 pub use past_epochs::MAX_PAST_EPOCHS;

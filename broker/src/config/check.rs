@@ -18,6 +18,7 @@ pub(super) fn config(config: &Config, sources: &Sources, problems: &mut Problems
     endpoints(config, sources, problems);
     topology(&config.cluster, sources, problems);
     permitted_addresses(config, problems);
+    standard_input(config, problems);
     for peer in &config.broker.peers {
         ineffective_peer(peer, &config.broker, problems);
     }
@@ -86,6 +87,17 @@ pub(super) fn wildcards(listeners: &[Listener], sources: &Sources, problems: &mu
         }
         let help = "remove it, because the wildcard address includes it; or name each address instead of the wildcard address";
         problems.error(listener.endpoint.span, message, help);
+    }
+}
+
+/// The worker's standard input has to be a listener that exists whenever a worker starts.
+fn standard_input(config: &Config, problems: &mut Problems) {
+    let Some(stdin) = config.worker.as_ref().and_then(|worker| worker.stdin.as_ref()) else { return };
+    let mut statics = config.listeners.iter().filter(|listener| listener.is_static());
+    if statics.all(|listener| listener.endpoint.value != stdin.value) {
+        let message = format!("{} is not a static listener", stdin.value);
+        let help = format!("add ESMTP_Listener {{ Listen \"{}\" {{ }} }}, or remove stdin", stdin.value);
+        problems.error(stdin.span, message, help);
     }
 }
 

@@ -38,6 +38,10 @@ pub struct SocketOptions {
     pub no_delay: bool,
     /// The permission bits of a Unix socket's file.
     pub mode: u32,
+    /// IP_FREEBIND: listen on an address that no interface has yet. See ip(7).
+    pub free_bind: bool,
+    /// Whether the start, or a reload, goes on without the listener if its socket cannot be opened.
+    pub optional: bool,
 }
 
 impl Default for SocketOptions {
@@ -49,6 +53,8 @@ impl Default for SocketOptions {
             send_buffer: 0,
             no_delay: false,
             mode: 0o660,
+            free_bind: false,
+            optional: false,
         }
     }
 }
@@ -67,6 +73,8 @@ impl SocketOptions {
             send_buffer: reader.number("tcp_send_buffer_size", 0..=INT_MAX).unwrap_or(outer.send_buffer),
             no_delay: reader.boolean("disable_nagle_algorithm").unwrap_or(outer.no_delay),
             mode: reader.mode("file_mode").unwrap_or(outer.mode),
+            free_bind: reader.boolean("free_bind").unwrap_or(outer.free_bind),
+            optional: reader.boolean("optional").unwrap_or(outer.optional),
         }
     }
 }

@@ -69,6 +69,8 @@ impl Snapshot {
             command,
             environment,
             limits,
+            umask,
+            stdin,
             restart,
             stable_after,
             stop_signal,
@@ -82,6 +84,8 @@ impl Snapshot {
         let variables = environment.iter().map(|(key, value)| format!("{}={}", key.value, value.value));
         add("environment", quoted_words(variables));
         add("limit", words(limits));
+        add("umask", format!("{umask:04o}"));
+        add("stdin", stdin.as_ref().map_or_else(String::new, |endpoint| endpoint.value.to_string()));
         add("restart", restart.to_string());
         add("stable_after", stable_after.as_secs().to_string());
         add("stop_signal", stop_signal.to_string());
@@ -219,10 +223,20 @@ impl Snapshot {
 
     fn add_listener(&mut self, listener: &Listener) {
         let Listener { scope, endpoint, name, socket, duravip } = listener;
-        let SocketOptions { enable, backlog, receive_buffer, send_buffer, no_delay, mode } = socket;
+        let SocketOptions {
+            enable,
+            backlog,
+            receive_buffer,
+            send_buffer,
+            no_delay,
+            mode,
+            free_bind,
+            optional,
+        } = socket;
         let options = format!(
             "enable {enable}, listen_backlog {backlog}, tcp_recv_buffer_size {receive_buffer}, \
-             tcp_send_buffer_size {send_buffer}, disable_nagle_algorithm {no_delay}, file_mode {mode:04o}{}",
+             tcp_send_buffer_size {send_buffer}, disable_nagle_algorithm {no_delay}, file_mode {mode:04o}, \
+             free_bind {free_bind}, optional {optional}{}",
             duravip_options(duravip)
         );
         let name = name.as_ref().map_or_else(String::new, |name| format!(", name {name:?}"));

@@ -5,6 +5,8 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use portreeve_protocol::Endpoint;
+use portreeve_protocol::endpoint::EndpointError;
 
 use super::limit::Limit;
 use super::reader::Reader;
@@ -19,6 +21,10 @@ pub struct Worker {
     pub environment: Vec<(Spanned<String>, Spanned<String>)>,
     /// Its resource limits.
     pub limits: Vec<Spanned<Limit>>,
+    /// Its file mode creation mask.
+    pub umask: u32,
+    /// The static listener that is its standard input.
+    pub stdin: Option<Spanned<Endpoint>>,
     /// Whether the worker is restarted when it ends.
     pub restart: bool,
     /// A worker that ran at least this long is restarted at once; after a shorter run the restart is delayed, longer each
@@ -44,6 +50,9 @@ impl Worker {
             command,
             environment: environment(&mut reader),
             limits: limits(&mut reader),
+            umask: reader.mode("umask").unwrap_or(0o022),
+            stdin: reader
+                .parsed("stdin", |text| text.parse().map_err(|error: EndpointError| error.to_string())),
             restart: reader.boolean("restart").unwrap_or(true),
             stable_after: reader.seconds("stable_after", 0..=86_400).unwrap_or(Duration::from_secs(60)),
             stop_signal: reader

@@ -18,6 +18,8 @@ pub struct Command {
     pub arguments: Vec<CString>,
     /// worker.environment: NAME=VALUE each.
     pub environment: Vec<CString>,
+    /// worker.umask
+    pub umask: u32,
 }
 
 /// A program's path and place, for messages.

@@ -26,6 +26,8 @@ pub enum Order {
         /// For each descriptor except the channel, the backlog with which the worker's process listens on it; `None` for a
         /// socket that is left as it is.
         backlogs: Vec<Option<u32>>,
+        /// The place of the descriptor that is also the worker's standard input.
+        stdin: Option<u32>,
     },
     /// Sends a signal to the worker.
     Signal {

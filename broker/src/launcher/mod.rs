@@ -136,11 +136,13 @@ impl Handle {
         sys::poll::hung_up(&self.channel).unwrap_or(true)
     }
 
-    /// Orders a worker to be started with these listeners, their names and backlogs, and its channel.
+    /// Orders a worker to be started with these listeners, their names and backlogs, the one of them that is its standard input,
+    /// and its channel.
     pub async fn spawn(
         &self,
         names: Vec<String>,
         backlogs: Vec<Option<u32>>,
+        stdin: Option<u32>,
         listeners: &[BorrowedFd<'_>],
         channel: BorrowedFd<'_>,
     ) -> io::Result<()> {
@@ -153,7 +155,7 @@ impl Handle {
                 Some(_) => message::Order::Store,
                 None => {
                     let (names, backlogs) = attributes.take().unwrap_or_default();
-                    message::Order::Spawn { names, backlogs }
+                    message::Order::Spawn { names, backlogs, stdin }
                 }
             };
             self.order(&order, chunk).await?;

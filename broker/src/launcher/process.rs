@@ -172,10 +172,10 @@ impl Launcher {
     fn execute_order(&mut self, order: Order) {
         match order {
             Order::Store => {}
-            Order::Spawn { names, backlogs } => {
+            Order::Spawn { names, backlogs, stdin } => {
                 let stored = std::mem::take(&mut self.stored);
                 let descriptors: Vec<BorrowedFd<'_>> = stored.iter().map(OwnedFd::as_fd).collect();
-                let report = match spawn::spawn(&self.command, &names, &backlogs, &descriptors) {
+                let report = match spawn::spawn(&self.command, (&names, &backlogs, stdin), &descriptors) {
                     Ok(pid) => {
                         self.worker = Some(pid);
                         Report::Spawned { pid: pid.as_raw() }

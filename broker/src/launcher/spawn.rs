@@ -11,6 +11,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid, fork, getpid, pipe2, setpgid};
 
 use super::command::Command;
@@ -20,11 +21,13 @@ use crate::sys;
 /// The first descriptor after standard error: SD_LISTEN_FDS_START.
 const FIRST: RawFd = 3;
 
+/// The names, the backlogs, and the standard input of [`Order::Spawn`](super::message::Order::Spawn).
+type Attributes<'a> = (&'a [String], &'a [Option<u32>], Option<u32>);
+
 /// Starts the worker and waits until its program runs or exec has failed.
 pub fn spawn(
     command: &Command,
-    names: &[String],
-    backlogs: &[Option<u32>],
+    attributes: Attributes<'_>,
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<Pid, Errno> {
     let launcher = getpid();
@@ -40,7 +43,7 @@ pub fn spawn(
                 sys::process::end_with_parent(launcher)?;
                 landlock::scope_signals().map_err(|_| Errno::EACCES)?;
                 limits::allow_core_files()?;
-                execute(command, names, backlogs, &duplicates)
+                execute(command, attributes, &duplicates)
             };
             let errno = match execute() {
                 Ok(never) => match never {},
@@ -66,8 +69,7 @@ pub fn spawn(
 /// Moves the descriptors to their numbers and executes the program. Does not return on success.
 fn execute(
     command: &Command,
-    names: &[String],
-    backlogs: &[Option<u32>],
+    (names, backlogs, stdin): Attributes<'_>,
     duplicates: &Duplicates,
 ) -> Result<Infallible, Errno> {
     for (socket, backlog) in duplicates.descriptors.iter().zip(backlogs) {
@@ -82,6 +84,11 @@ fn execute(
         // uses it before. The new descriptor must stay open across the exec.
         Errno::result(unsafe { libc::dup2(source.as_raw_fd(), place) })?;
     }
+    if let Some(source) = stdin.and_then(|place| duplicates.descriptors.get(usize::try_from(place).ok()?)) {
+        // SAFETY: nothing reads this process's standard input, which this replaces.
+        Errno::result(unsafe { libc::dup2(source.as_raw_fd(), libc::STDIN_FILENO) })?;
+    }
+    umask(Mode::from_bits_truncate(command.umask));
     default_signals()?;
     let environment = environment(command, names, duplicates.descriptors.len())?;
     nix::unistd::fexecve(duplicates.program.as_fd(), &command.arguments, &environment)

@@ -86,7 +86,7 @@ fn bind_inet(
     if reuse_port {
         sockopt::set_reuse_port(&socket, true).context(REUSE_PORT)?;
     }
-    if options.free_bind {
+    if options.free_bind || settings.free_bind {
         sockopt::set_free_bind(&socket).context("setsockopt IP_FREEBIND")?;
     }
     if !options.device.is_empty() {

@@ -45,6 +45,8 @@ pub struct BindPrivileges {
     pub capabilities: CapabilitySet,
     /// The first port that needs no capability: net.ipv4.ip_unprivileged_port_start.
     pub unprivileged_port_start: u16,
+    /// Whether net.ipv6.conf.all.disable_ipv6 was set when the broker started.
+    pub ipv6_disabled: bool,
     /// Whether the broker has confined itself: until then it has what it was started with, afterwards what it retains.
     pub confined: bool,
 }
@@ -87,18 +89,30 @@ impl BindError {
                 &format!("stop that program (ss -lntup names it) or {choose}"),
             )
             .subject("another program"),
+            Errno::EADDRNOTAVAIL if privileges.ipv6_disabled && is_ipv6(endpoint) => fault(
+                FaultCode::NotLocal,
+                "IPv6 is disabled on this host (net.ipv6.conf.all.disable_ipv6 = 1)",
+                &without_ipv6(by),
+            ),
             Errno::EADDRNOTAVAIL => fault(
                 FaultCode::NotLocal,
-                "no interface of this host has the address, or only one in another VRF",
+                "no interface of this host has the address, or only one in another VRF, or duplicate address detection has \
+                 not ended",
                 match by {
                     RequestedBy::Peer => {
                         "add the address first, or set device to its VRF or free_bind in the request"
                     }
                     RequestedBy::Configuration => {
-                        "add the address before portreeved starts, or set enable_duravip so that the listener starts \
-                         with its address"
+                        "add the address first (for the start: After=network-online.target in the unit), or set free_bind \
+                         = true in its Listen scope; for a floating address, set enable_duravip = true"
                     }
                 },
+            ),
+            Errno::EAFNOSUPPORT if is_ipv6(endpoint) => fault(
+                FaultCode::Unsupported,
+                "this host has no IPv6: the kernel was started with ipv6.disable=1 or has no such module, or \
+                 RestrictAddressFamilies= of the unit excludes AF_INET6",
+                &without_ipv6(by),
             ),
             Errno::EACCES | Errno::EPERM => match privileges.missing(self.call, endpoint) {
                 Some(capability) if privileges.confined => fault(
@@ -159,6 +173,19 @@ impl BindError {
     }
 }
 
+fn is_ipv6(endpoint: &Endpoint) -> bool {
+    endpoint.inet().is_some_and(|inet| inet.address.is_ipv6())
+}
+
+/// The remedy on a host without IPv6.
+fn without_ipv6(by: RequestedBy) -> String {
+    let otherwise = match by {
+        RequestedBy::Peer => "request an IPv4 endpoint",
+        RequestedBy::Configuration => "set optional = true in its Listen scope, or remove that scope",
+    };
+    format!("enable IPv6, or {otherwise}")
+}
+
 /// The fault of a request for an endpoint where another owner of this broker listens.
 pub fn in_use(endpoint: &Endpoint, owner: Owner) -> Fault {
     in_use_at(endpoint, endpoint, owner)
@@ -198,6 +225,7 @@ mod tests {
         let privileges = BindPrivileges {
             capabilities: CapabilitySet::from_bits(capabilities),
             unprivileged_port_start: 1024,
+            ipv6_disabled: false,
             confined: true,
         };
         BindError { call, errno }.fault(&endpoint.parse().unwrap(), RequestedBy::Peer, &privileges)
@@ -231,6 +259,7 @@ mod tests {
         let privileges = BindPrivileges {
             capabilities: CapabilitySet::EMPTY,
             unprivileged_port_start: 1024,
+            ipv6_disabled: false,
             confined: false,
         };
         for number in 1..=133 {

@@ -12,8 +12,10 @@ use portreeve_protocol::takeover::{ExportedListener, SocketFile};
 use super::bind::Bound;
 use super::bound_socket::BoundSocket;
 use super::entry::{NewEntry, Owner};
+use super::overlap::interface_name;
 use super::registry::Registry;
 use super::stop::not_revoked;
+use super::vrf::bind_to_device;
 use crate::holder::Holder;
 use crate::sys::unix_file::UnixFile;
 
@@ -81,6 +83,11 @@ impl Registry {
         let ExportedListener { id, endpoint, options, user, file } = exported;
         // If the file has been removed or replaced, there is no file to remove later.
         let file = self.import_file(&endpoint, file).map(Box::new);
+        let interface = endpoint.inet().map_or("", |inet| interface_name(inet, &options.device));
+        if !interface.is_empty() && !self.contains(&endpoint) {
+            // Its interface may have been deleted and made again. If that fails, status and log say so.
+            let _ = bind_to_device(&socket, Some(interface));
+        }
         if !BoundSocket::of(&socket).is_some_and(|bound| bound.is_at(&endpoint)) {
             // Its holder may have shut it down or connected it.
             let rejected = RejectedSocket { endpoint: endpoint.clone(), user, socket, file };

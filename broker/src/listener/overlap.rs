@@ -52,7 +52,7 @@ impl Reach {
             port: inet.port,
             address: inet.address.to_canonical(),
             dual_stack: options.dual_stack && inet.address == IpAddr::from(Ipv6Addr::UNSPECIFIED),
-            interface: match interface_name(inet, options) {
+            interface: match interface_name(inet, &options.device) {
                 "" => EVERY_INTERFACE,
                 name => interface(name),
             },
@@ -119,9 +119,9 @@ impl Reach {
     }
 }
 
-/// The interface to which a socket is bound; empty for none.
-fn interface_name<'a>(inet: &'a InetEndpoint, options: &'a ListenOptions) -> &'a str {
-    if options.device.is_empty() { &inet.scope } else { &options.device }
+/// The interface to which a socket is bound; empty for none. `device` is the requested one.
+pub(super) fn interface_name<'a>(inet: &'a InetEndpoint, device: &'a str) -> &'a str {
+    if device.is_empty() { &inet.scope } else { device }
 }
 
 /// The place of a listener in the index.

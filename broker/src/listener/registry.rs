@@ -50,6 +50,8 @@ pub struct Registry {
     pub(super) rejected: Vec<RejectedSocket>,
     /// The listeners that stopped, and that the kernel did not let the broker revoke.
     not_revoked: RefCell<VecDeque<String>>,
+    /// The optional listeners of the configuration that are not open, each with the cause.
+    unopened: Vec<(Endpoint, String)>,
     pub(super) directories: SocketDirectories,
     /// The file of the control socket, which is removed with those of the listeners.
     pub(super) control_file: Option<UnixFile>,
@@ -86,6 +88,7 @@ impl Registry {
             stopped: StoppedSockets::default(),
             rejected: Vec::new(),
             not_revoked: RefCell::default(),
+            unopened: Vec::new(),
             directories,
             control_file: None,
             changes: None,
@@ -163,7 +166,19 @@ impl Registry {
         not_revoked.push_back(fault.message.to_string());
     }
 
-    /// Warnings about stopped listeners whose sockets other processes still use.
+    /// Records that an optional listener of the configuration could not be opened, and why.
+    pub fn go_on_without(&mut self, endpoint: &Endpoint, cause: &str) {
+        tracing::warn!(%endpoint, cause, "going on without an optional listener");
+        self.unopened.push((endpoint.clone(), cause.to_owned()));
+    }
+
+    /// Forgets what [`Registry::go_on_without`] recorded, for another configuration.
+    pub fn forget_unopened(&mut self) {
+        self.unopened.clear();
+    }
+
+    /// Warnings about stopped listeners whose sockets other processes still use, and about listeners that are not open or have
+    /// no interface.
     pub fn warnings(&self) -> Vec<String> {
         let misused = self.stopped.misused().map(|stopped| {
             format!(
@@ -171,7 +186,14 @@ impl Registry {
                 stopped.holder, stopped.endpoint
             )
         });
-        misused.chain(self.not_revoked.borrow().iter().cloned()).collect()
+        let unopened = self.unopened.iter().filter(|(endpoint, _)| !self.contains(endpoint));
+        let unopened = unopened
+            .map(|(_, cause)| format!("an optional listener is not open: {cause}; a reload tries again"));
+        misused
+            .chain(self.not_revoked.borrow().iter().cloned())
+            .chain(unopened)
+            .chain(self.without_interface())
+            .collect()
     }
 
     /// The sockets of listeners that were stopped a moment ago.

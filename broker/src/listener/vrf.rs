@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use portreeve_protocol::message::ListenOptions;
@@ -46,19 +47,21 @@ impl Registry {
         };
         let entries = self.entries.values().map(|entry| &**entry).filter(follows);
         entries
-            .filter_map(|entry| Some(vrf_fault(&entry.endpoint, vrf, change_vrf(entry, vrf).err()?)))
+            .filter_map(|entry| {
+                Some(vrf_fault(&entry.endpoint, vrf, bind_to_device(&entry.bound.socket, vrf).err()?))
+            })
             .collect()
     }
 }
 
-fn change_vrf(entry: &Entry, vrf: Option<&str>) -> nix::Result<()> {
-    let socket = &entry.bound.socket;
-    let index = vrf.map_or(Ok(0), socket::interface_index)?;
+/// Binds a socket to the device with this name, or to none.
+pub(super) fn bind_to_device(socket: &OwnedFd, device: Option<&str>) -> nix::Result<()> {
+    let index = device.map_or(Ok(0), socket::interface_index)?;
     // To bind it to the same device again would need the capability too.
     if sockopt::bound_interface(socket) == Ok(index) {
         return Ok(());
     }
-    sockopt::bind_to_device(socket, vrf.unwrap_or(NO_DEVICE))
+    sockopt::bind_to_device(socket, device.unwrap_or(NO_DEVICE))
 }
 
 /// The fault of a listener whose address is in another VRF now.

@@ -106,6 +106,12 @@ pub fn unprivileged_port_start() -> u16 {
     text.trim().parse().unwrap_or(1024)
 }
 
+/// Whether IPv6 is disabled on every interface: net.ipv6.conf.all.disable_ipv6, see ip-sysctl of the kernel.
+pub fn ipv6_disabled() -> bool {
+    // A kernel without IPv6 has no such setting, and no IPv6 sockets.
+    std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6").is_ok_and(|text| text.trim() == "1")
+}
+
 /// An error about a missing scope or option.
 fn missing(config: &Config, message: impl Into<String>, help: impl Into<String>) -> Diagnostic {
     match config.security.span {

@@ -68,6 +68,7 @@ pub fn command(
         name: ProgramName { path: name.value.clone(), place: config.place(name.span) },
         arguments: arguments.into_iter().collect::<Option<_>>()?,
         environment: environment.into_iter().collect::<Option<_>>()?,
+        umask: worker.umask,
     })
 }
 

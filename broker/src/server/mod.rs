@@ -6,6 +6,7 @@ pub mod counters;
 mod descriptors_in_flight;
 mod floating;
 mod in_flight;
+mod interfaces;
 mod operation;
 mod orphans;
 mod quota;
@@ -28,6 +29,7 @@ use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::Duration;
 
+use self::interfaces::InterfaceMonitor;
 use self::orphans::Reaper;
 use crate::address;
 use crate::failure::Failure;
@@ -37,6 +39,7 @@ use crate::log;
 use crate::reader::Reader;
 use crate::sd_notify::Notifier;
 use crate::sys::children::Children;
+use crate::sys::rtnl_monitor::RtnlMonitor;
 use crate::takeover::{Import, NamesAtStart};
 
 /// How long a process that ends by itself may take to exit.
@@ -50,6 +53,8 @@ pub struct Service {
     pub control: Option<UnixListener>,
     /// The launcher and how the worker is started, if one is configured.
     pub worker: Option<(Handle, Supervision)>,
+    /// The kernel's notifications about interfaces.
+    pub interfaces: RtnlMonitor,
     /// What finds the processes of the worker if the launcher is lost.
     pub children: Children,
     /// The launchers of brokers that have ended, whose workers may still run.
@@ -87,6 +92,9 @@ impl Service {
             tokio::task::spawn_local(control_socket::accept_loop(broker.clone(), listener));
         }
         tokio::task::spawn_local(stopped_sockets::check_loop(broker.clone()));
+        let interfaces = InterfaceMonitor::new(self.interfaces)
+            .map_err(|error| Failure::os("interfaces", "epoll_ctl", error))?;
+        tokio::task::spawn_local(interfaces.run(broker.clone()));
         if let Some(addresses) = &broker.addresses {
             let listeners: Rc<dyn address::FloatingListeners> = broker.clone();
             address::spawn(addresses, &listeners)

@@ -24,7 +24,7 @@ use crate::share::Share;
 const MAX_IDLE_ACCOUNTS: usize = 64;
 /// How long suppressed log lines are counted before one line reports the count.
 const SUPPRESSION_REPORT: Duration = Duration::from_secs(5);
-/// The largest number of open sessions of the control socket.
+/// The largest number of open sessions of the control socket; fewer if the limit of open files is low.
 pub const MAX_SESSIONS: u32 = 256;
 /// How many of them only root can use.
 const ROOT_SESSIONS: u32 = 16;
@@ -322,6 +322,8 @@ pub struct NoSlot {
 
 /// The accounts of all peers.
 pub struct Accounts {
+    /// The largest number of open sessions of the control socket.
+    max_sessions: u32,
     quotas: Rc<Cell<Quotas>>,
     totals: Rc<Totals>,
     by_peer: RefCell<BTreeMap<Origin, Rc<Account>>>,
@@ -329,8 +331,9 @@ pub struct Accounts {
 
 impl Accounts {
     /// No accounts yet.
-    pub fn new(quotas: Quotas) -> Self {
-        Self { quotas: Rc::new(Cell::new(quotas)), totals: Rc::default(), by_peer: RefCell::default() }
+    pub fn new(quotas: Quotas, max_sessions: u32) -> Self {
+        let quotas = Rc::new(Cell::new(quotas));
+        Self { max_sessions, quotas, totals: Rc::default(), by_peer: RefCell::default() }
     }
 
     /// The quotas of every peer.
@@ -404,7 +407,8 @@ impl Accounts {
             _ => account.sessions.get(),
         };
         let used: u32 = by_peer.values().map(|account| shared(account)).sum();
-        let free = (MAX_SESSIONS - ROOT_SESSIONS).saturating_sub(used);
+        let all = self.max_sessions.saturating_sub(ROOT_SESSIONS);
+        let free = all.saturating_sub(used);
         let peer = account.peer;
         let (next, free) = (shared(account) as usize + 1, free as usize);
         if peer == Origin::User(0) && held < ROOT_SESSIONS || SESSION_SHARE.allows(next, 1, free) {
@@ -415,10 +419,8 @@ impl Accounts {
                 .remedy("connect again later; as root, portreeve status shows the programs that hold them");
             Some(NoSlot { fault, all_in_use: true })
         } else {
-            let message = format!(
-                "{peer} has {held} open sessions, its share while {used} of {} are in use",
-                MAX_SESSIONS - ROOT_SESSIONS
-            );
+            let message =
+                format!("{peer} has {held} open sessions, its share while {used} of {all} are in use");
             let fault = Fault::new(FaultCode::Quota, &message).remedy("close one, or connect again later");
             Some(NoSlot { fault, all_in_use: false })
         }
@@ -447,7 +449,7 @@ mod tests {
     }
 
     fn accounts() -> Accounts {
-        Accounts::new(Quotas { sessions: 64, new_sessions: 100_000, ..Quotas::default() })
+        Accounts::new(Quotas { sessions: 64, new_sessions: 100_000, ..Quotas::default() }, MAX_SESSIONS)
     }
 
     /// Opens sessions of a peer until it gets no further one.
@@ -473,7 +475,8 @@ mod tests {
 
     #[test]
     fn one_peer_alone_gets_less_than_half_of_the_sessions() {
-        let accounts = Accounts::new(Quotas { sessions: 256, new_sessions: 100_000, ..Quotas::default() });
+        let quotas = Quotas { sessions: 256, new_sessions: 100_000, ..Quotas::default() };
+        let accounts = Accounts::new(quotas, MAX_SESSIONS);
         assert_eq!(fill(&accounts, Origin::User(7)).len(), 72);
     }
 

@@ -51,6 +51,8 @@ pub struct Parts {
     pub quotas: Quotas,
     /// The broker's limit of open descriptors, which is also its limit of descriptors in flight.
     pub max_descriptors: u64,
+    /// The largest number of sessions of the control socket.
+    pub max_sessions: u32,
     /// What is known about the kernel's limit of descriptors in flight.
     pub in_flight_limit: Rc<InFlightLimit>,
     /// Warnings for the operator, shown by `status`.
@@ -145,7 +147,7 @@ impl Broker {
             processes: parts.processes,
             retain: Cell::new(parts.retain),
             reloading: parts.reloading,
-            accounts: Accounts::new(parts.quotas),
+            accounts: Accounts::new(parts.quotas, parts.max_sessions),
             counters: Counters::default(),
             export: Rc::new(parts.export),
             fdstore: parts.fdstore,

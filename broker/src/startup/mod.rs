@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod sockets;
+mod tentative;
 mod worker;
 
 use std::os::fd::AsFd as _;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
 
+use self::sockets::OpenFiles;
 use crate::address::Reservation;
 use crate::capability::CapabilitySet;
 use crate::config::{self, Trust};
@@ -37,7 +39,8 @@ use crate::server::{
     Supervision,
 };
 use crate::sys::children::Children;
-use crate::sys::{malloc, process};
+use crate::sys::rtnl_monitor::RtnlMonitor;
+use crate::sys::{malloc, process, signals};
 use crate::takeover::{Export, Import, NamesAtStart, import_from_fdstore};
 
 /// How much longer than its worker a broker may take to exit after a takeover.
@@ -74,6 +77,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         let remedy = "start it as root; it gives up the privileges that it does not need";
         return Err(Failure::new(Exit::NoPermission, "start", what, remedy));
     }
+    signals::reset().map_err(|errno| Failure::os("signals", "sigprocmask", errno))?;
     inject::point("descriptors")?;
     let passed = descriptors::close_unneeded()?;
     log::begin(format)?;
@@ -108,10 +112,16 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     let unprivileged_port_start = plan::unprivileged_port_start();
     inject::point("limits")?;
     let (descriptor_limit, max_descriptors) = limits::raise_descriptors()?;
+    let open_files = OpenFiles::divide(max_descriptors);
+    warnings.extend(open_files.warning(max_descriptors));
     inject::point("sockets")?;
-    let privileges =
-        BindPrivileges { capabilities: effective_capabilities(), unprivileged_port_start, confined: false };
-    let mut registry = sockets::empty_registry(&config, max_descriptors, privileges)?;
+    let privileges = BindPrivileges {
+        capabilities: effective_capabilities(),
+        unprivileged_port_start,
+        ipv6_disabled: plan::ipv6_disabled(),
+        confined: false,
+    };
+    let mut registry = sockets::empty_registry(&config, open_files.listeners, privileges)?;
     inject::point("control")?;
     let mut reservation = None;
     let (control, mut import) = match start {
@@ -153,6 +163,8 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     let status = ProcStatus::open("self")?;
     let seccomp = status.read()?.seccomp;
     let children = Children::open();
+    let interfaces =
+        RtnlMonitor::open_links().map_err(|errno| Failure::os("interfaces", "netlink socket", errno))?;
     let worker = match worker {
         Some((scope, command)) => {
             // Processes of a worker whose launcher was killed become children of the broker, which names them.
@@ -246,6 +258,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         retain: config.broker.retain,
         quotas: config.broker.quotas,
         max_descriptors,
+        max_sessions: open_files.sessions,
         in_flight_limit: in_flight_limit.clone(),
         warnings,
         export: export(control.as_ref(), &notifier, worker.as_ref().map(|(_, supervision)| supervision))?,
@@ -264,6 +277,7 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         fdstore_names,
         in_flight_limit,
         children,
+        interfaces,
         former_launchers,
     };
     serve(parts, worker, rest)
@@ -298,6 +312,7 @@ struct Rest {
     fdstore_names: NamesAtStart,
     in_flight_limit: Rc<InFlightLimit>,
     children: Children,
+    interfaces: RtnlMonitor,
     former_launchers: FormerLaunchers,
 }
 
@@ -322,6 +337,7 @@ fn serve(parts: Parts, worker: Option<(Launcher, Supervision)>, rest: Rest) -> R
         control: rest.control,
         worker,
         children: rest.children,
+        interfaces: rest.interfaces,
         former_launchers: rest.former_launchers,
         reader: rest.reader,
         reload_requests: rest.reload_requests,

@@ -21,13 +21,42 @@ use crate::listener::{BindPrivileges, ChangeQueue, Owner, Registry, Revocation};
 use crate::plan::{self, Findings, Plan};
 use crate::sd_notify::Notifier;
 use crate::server::{MAX_SESSIONS, control_socket};
+use crate::startup::tentative::{Detection, TentativeAddresses};
 use crate::sys::SocketDirectories;
 use crate::takeover::{AwaitedListener, Fdstore, OfferedSockets, Predecessor, Reason, Stopping};
 
-/// Descriptors that are not listeners: those of sessions and of the runtime, and copies in transit.
-const RESERVED: usize = 1024;
-/// Each session has two descriptors; the rest is for everything else.
-const _: () = assert!(RESERVED >= 2 * MAX_SESSIONS as usize + 256);
+/// How the broker divides the open files that its limit allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenFiles {
+    /// The largest number of listeners.
+    pub listeners: usize,
+    /// The largest number of sessions of the control socket. Each has two descriptors.
+    pub sessions: u32,
+}
+
+impl OpenFiles {
+    /// The most descriptors that are neither listeners nor sessions: those of the runtime, and copies in transit.
+    const OTHERS: usize = 512;
+
+    /// Divides them: a quarter of a low limit for sessions, and a quarter for everything else.
+    pub fn divide(limit: rlim_t) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let sessions = MAX_SESSIONS.min(u32::try_from(limit / 8).unwrap_or(u32::MAX));
+        let reserved = Self::OTHERS.min(limit / 4) + 2 * sessions as usize;
+        Self { listeners: limit.saturating_sub(reserved), sessions }
+    }
+
+    /// A warning about a limit that is too low for all sessions.
+    pub fn warning(self, limit: rlim_t) -> Option<String> {
+        let Self { listeners, sessions } = self;
+        (sessions < MAX_SESSIONS).then(|| {
+            format!(
+                "the limit of open files is {limit}: the broker holds at most {listeners} listeners and {sessions} sessions; \
+                 start portreeved with a higher hard limit (LimitNOFILE= in the unit, ulimit -H -n)"
+            )
+        })
+    }
+}
 
 /// Binds the control socket, if the configuration names one.
 pub fn control_socket(
@@ -42,14 +71,13 @@ pub fn control_socket(
     control_socket::bind(registry, &text, (group, config.broker.socket_mode), &place).map(Some)
 }
 
-/// A registry with room for as many listeners as the limit of open files allows, and with the directories of the Unix
+/// A registry with room for `capacity` listeners, and with the directories of the Unix
 /// sockets that the configuration names.
 pub fn empty_registry(
     config: &Config,
-    descriptors: rlim_t,
+    capacity: usize,
     privileges: BindPrivileges,
 ) -> Result<Registry, Failure> {
-    let capacity = usize::try_from(descriptors).unwrap_or(usize::MAX).saturating_sub(RESERVED);
     let needed = plan::socket_directories(config);
     let paths: Vec<PathBuf> = needed.keys().cloned().collect();
     let directories = SocketDirectories::open(&paths).map_err(|(path, errno)| {
@@ -132,6 +160,7 @@ pub fn bind_static(
     former: &mut FormerLaunchers,
 ) -> Result<Vec<String>, Failure> {
     let mut stopping = Stopping::default();
+    let mut tentative = TentativeAddresses::default();
     for listener in config.listeners.iter().filter(|listener| listener.is_static()) {
         let endpoint = listener.endpoint.value.clone();
         if registry.owner_at(&endpoint) == Some(Owner::Worker) {
@@ -139,24 +168,37 @@ pub fn bind_static(
         }
         let (name, users) = (listener.name(), registry.users_at(&endpoint));
         let place = config.place(listener.endpoint.span);
+        let mut detection = Detection::NoAddress;
         let bound = loop {
             match registry.bind_static(&endpoint, &listener.socket, &name, &users, None) {
                 Err(fault)
                     if fault.code == FaultCode::InUse
                         && awaited.is_none()
                         && former.may_release(&endpoint.to_string()) => {}
+                Err(fault) if fault.code == FaultCode::NotLocal && detection == Detection::NoAddress => {
+                    detection = tentative.wait(&endpoint);
+                    if detection != Detection::Ended {
+                        break Err(fault);
+                    }
+                }
                 outcome => break outcome,
             }
         };
         if let Err(fault) = bound {
-            let what = format!("{place}: {}{}", &*fault.message, former.remark());
-            let failure = Failure::new(Exit::Unavailable, "listen", what, &*fault.remedy);
+            let cause = format!("{}{}{}", &*fault.message, detection.remark(), former.remark());
+            let failure = || {
+                Failure::new(Exit::Unavailable, "listen", format_args!("{place}: {cause}"), &*fault.remedy)
+            };
             match &mut awaited {
                 Some(awaited) if fault.code == FaultCode::InUse => {
-                    let socket = listener.socket.clone();
-                    awaited.push(AwaitedListener { endpoint, name, socket, in_use: failure });
+                    let (socket, in_use) = (listener.socket.clone(), failure());
+                    awaited.push(AwaitedListener { endpoint, name, socket, in_use });
                 }
-                _ => return Err(failure),
+                _ if listener.socket.optional => {
+                    registry.go_on_without(&endpoint, &cause);
+                    continue;
+                }
+                _ => return Err(failure()),
             }
         }
         users.into_iter().for_each(|id| stopping.add(id, Reason::Static));

@@ -27,6 +27,7 @@ pub mod rlimit;
 pub mod rtnl;
 pub mod rtnl_monitor;
 pub mod sender;
+pub mod signals;
 pub mod sock_diag;
 pub mod socket;
 pub mod socket_directories;

@@ -15,8 +15,10 @@ use super::interface::{Interface, RTM_DELLINK, RTM_NEWLINK};
 use super::netlink;
 use super::rtnl::{HostAddress, IFA_PROTO, Placement, RTM_DELADDR, RTM_NEWADDR, TAG};
 
-/// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
-const GROUPS: u32 = 0x1 | 0x10 | 0x100;
+/// RTMGRP_LINK.
+const LINKS: u32 = 0x1;
+/// RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
+const ADDRESSES: u32 = 0x10 | 0x100;
 /// The kernel fills a datagram of notifications up to this size.
 const DATAGRAM: usize = 32 * 1024;
 /// The offset of nlmsg_type in struct nlmsghdr.
@@ -58,7 +60,22 @@ impl RtnlMonitor {
     /// # Errors
     /// Those of socket(2), setsockopt(2) and bind(2).
     pub fn open() -> nix::Result<Self> {
-        let socket = netlink::open(SockProtocol::NetlinkRoute, GROUPS)?;
+        Self::open_groups(LINKS | ADDRESSES)
+    }
+
+    /// Like [`RtnlMonitor::open`], for notifications about interfaces only.
+    ///
+    /// # Capabilities
+    /// None.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn open_links() -> nix::Result<Self> {
+        Self::open_groups(LINKS)
+    }
+
+    fn open_groups(groups: u32) -> nix::Result<Self> {
+        let socket = netlink::open(SockProtocol::NetlinkRoute, groups)?;
         // The filter loads in network byte order; the kind is in host byte order.
         let new_address = u32::from(RTM_NEWADDR.to_be());
         let mut program = [

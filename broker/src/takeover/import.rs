@@ -166,6 +166,10 @@ impl Import {
                 continue;
             }
             if let Err(fault) = registry.bind_static(endpoint, socket, name, &closing, None) {
+                if socket.optional {
+                    registry.go_on_without(endpoint, &fault.message);
+                    continue;
+                }
                 let by_this_broker = registry.is_occupied(endpoint);
                 return Err(match fault.code {
                     FaultCode::InUse if !by_this_broker => awaited.in_use,

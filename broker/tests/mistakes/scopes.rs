@@ -29,6 +29,11 @@ fn mistakes_between_scopes() {
             "a wildcard and the address of a floating binding",
             listen("Listen \":25\" { } Listen \"10.1.1.2:25\" { }"),
         ),
+        (
+            "a standard input that is no listener",
+            listen("Listen \"10.2.1.1:26\" { enable = off }")
+                + "worker { command = /bin/x stdin = 10.2.1.1:26 }\n",
+        ),
         ("a floating wildcard", listen("Listen \":25\" { enable_duravip = on }")),
         ("a floating path", listen("Listen /run/a { enable_duravip = on }")),
         ("an address outside the topology", listen("Listen \"10.9.1.1:25\" { enable_duravip = on }")),

@@ -49,6 +49,8 @@ fn mistakes_in_values() {
         ("an empty command", "worker { command = ( ) }"),
         ("no command", "worker { restart = no }"),
         ("an environment name", "worker { command = /bin/x environment = [ \"A=B\" = 1 ] }"),
+        ("not a umask", "worker { command = /bin/x umask = 0o22 }"),
+        ("not an endpoint", "worker { command = /bin/x stdin = 25 }"),
         ("an unknown limit", "worker { command = /bin/x limit = [ nofiles = 80000 ] }"),
         ("not the value of a limit", "worker { command = /bin/x limit = [ nofile = 80k ] }"),
     ]);

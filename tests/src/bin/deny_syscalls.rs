@@ -41,6 +41,7 @@ const CALLS: &[(&str, libc::c_long)] = &[
 ];
 
 const ERRORS: &[(&str, i32)] = &[
+    ("EAFNOSUPPORT", libc::EAFNOSUPPORT),
     ("EDQUOT", libc::EDQUOT),
     ("EINVAL", libc::EINVAL),
     ("EMFILE", libc::EMFILE),

@@ -9,5 +9,6 @@ mod injected_failures;
 mod limits;
 mod old_kernels;
 mod security_document;
+mod starter;
 mod startup_errors;
 mod worker_limits;

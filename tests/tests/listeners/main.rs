@@ -2,6 +2,7 @@
 
 mod fdstore;
 mod inherited_options;
+mod interfaces;
 mod listeners;
 mod orphans;
 mod ownership;
@@ -12,6 +13,7 @@ mod scale;
 mod smtp;
 mod socket_activation;
 mod socket_options;
+mod static_listeners;
 mod under_load;
 mod unix_listeners;
 mod worker_control;

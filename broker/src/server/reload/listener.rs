@@ -22,7 +22,16 @@ pub(super) struct Opened {
     new: Vec<ListenerId>,
     /// The listeners that will close: new ones may share their endpoints meanwhile.
     closing: Vec<ListenerId>,
+    /// The optional listeners that could not be opened, with the causes.
+    unopened: Vec<(Endpoint, Fault)>,
     rows: Vec<Row>,
+}
+
+impl Opened {
+    fn go_on_without(&mut self, endpoint: &Endpoint, fault: Fault) {
+        self.rows.push(Row::new(FAILED, listener_named(endpoint), format!("optional; {fault}")));
+        self.unopened.push((endpoint.clone(), fault));
+    }
 }
 
 /// Opens the static listeners that do not exist yet, or opens none and returns the fault. `policy` is the new one: existing
@@ -32,7 +41,7 @@ pub(super) fn open(broker: &Broker, config: &Config, policy: &Policy) -> Result<
         OnNarrow::Close => not_permitted(broker, policy),
         OnNarrow::Keep => Vec::new(),
     };
-    let mut opened = Opened { new: Vec::new(), closing, rows: Vec::new() };
+    let mut opened = Opened { new: Vec::new(), closing, unopened: Vec::new(), rows: Vec::new() };
     for Required { listener, floating } in required_listeners(broker, config, policy) {
         let endpoint = &listener.endpoint.value;
         let mut registry = broker.registry.borrow_mut();
@@ -41,6 +50,10 @@ pub(super) fn open(broker: &Broker, config: &Config, policy: &Policy) -> Result<
             // A user's listener never becomes the worker's. A new socket can be bound beside a TCP or UDP socket only.
             Some((id, owner)) if endpoint.inet().is_none() || !opened.closing.contains(&id) => {
                 let fault = in_use(endpoint, owner);
+                if listener.socket.optional {
+                    opened.go_on_without(endpoint, fault);
+                    continue;
+                }
                 drop(registry);
                 roll_back(broker, opened);
                 return Err(with_place(config, listener, &fault));
@@ -76,6 +89,7 @@ pub(super) fn open(broker: &Broker, config: &Config, policy: &Policy) -> Result<
             Err(fault) if fault.code == FaultCode::NotRetained || is_denied(&fault) => {
                 opened.rows.push(Row::new(NEEDS_RESTART, what, fault.message.to_string()));
             }
+            Err(fault) if listener.socket.optional => opened.go_on_without(endpoint, fault),
             Err(fault) => {
                 drop(registry);
                 roll_back(broker, opened);
@@ -111,8 +125,18 @@ fn roll_back(broker: &Broker, opened: Opened) {
 /// Makes the listeners match the configuration. Its policy is in force already.
 pub(super) fn apply(broker: &Rc<Broker>, config: &Config, opened: Opened, rows: &mut Vec<Row>) {
     rows.extend(opened.rows);
+    let mut registry = broker.registry.borrow_mut();
+    registry.forget_unopened();
+    opened.unopened.iter().for_each(|(endpoint, fault)| registry.go_on_without(endpoint, &fault.message));
+    drop(registry);
     update(broker, config, rows);
     publish_floating(broker, &opened.new);
+    rows.extend(broker.follow_interfaces().into_iter().map(|(endpoint, followed)| match followed {
+        Ok(()) => {
+            Row::new(APPLIED, listener_named(&endpoint), "bound to its interface, which was made again")
+        }
+        Err(fault) => Row::new(NEEDS_RESTART, listener_named(&endpoint), fault.to_string()),
+    }));
     let not_permitted = not_permitted(broker, &broker.policy.borrow());
     for id in not_permitted {
         let mut registry = broker.registry.borrow_mut();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use portreeve_protocol::channel::ReceiveError;
-use portreeve_protocol::{Event, EventCode, Text};
+use portreeve_protocol::{Endpoint, Event, EventCode, Text};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -42,6 +42,8 @@ const SESSION_ENDED: &str = "the worker's session has ended and the worker still
 pub struct Supervision {
     /// The program of worker.command
     pub program: ProgramName,
+    /// worker.stdin
+    pub stdin: Option<Endpoint>,
     /// worker.restart
     pub restart: bool,
     /// worker.stable_after

@@ -38,13 +38,14 @@ pub(super) async fn start(
     // A program expects a blocking channel unless it changes that.
     theirs.set_nonblocking(false).map_err(|error| Failure::os(STEP, "fcntl", error))?;
     broker.registry.borrow().reset_configured(|endpoint| backlog(broker, endpoint));
-    let StaticListeners { names, backlogs, sockets } = static_listeners(broker)?;
+    let StaticListeners { names, backlogs, stdin, sockets } =
+        static_listeners(broker, supervision.stdin.as_ref())?;
     let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(|fd| fd.as_fd()).collect();
     inject::point("worker.start")?;
     let sent = tokio::select! {
         // The other branches end only a wait: once the request is sent, a worker is on its way.
         biased;
-        sent = launcher.spawn(names, backlogs, &borrowed, theirs.as_fd()) => sent,
+        sent = launcher.spawn(names, backlogs, stdin, &borrowed, theirs.as_fd()) => sent,
         () = shutdown.requested() => return Ok(None),
         lost = launcher_lost(broker, launcher) => return Err(lost),
     };
@@ -80,18 +81,26 @@ struct StaticListeners {
     names: Vec<String>,
     /// The backlog of each Unix socket, on which the worker's process listens before its program runs.
     backlogs: Vec<Option<u32>>,
+    /// The place of the one that is the worker's standard input.
+    stdin: Option<u32>,
     /// Copies: no borrow of the registry is held while they are sent.
     sockets: Vec<OwnedFd>,
 }
 
-fn static_listeners(broker: &Broker) -> Result<StaticListeners, Failure> {
+fn static_listeners(broker: &Broker, stdin: Option<&Endpoint>) -> Result<StaticListeners, Failure> {
     let registry = broker.registry.borrow();
     let mut listeners = StaticListeners::default();
     for (name, endpoint, socket) in registry.static_listeners() {
         let copy = socket.try_clone_to_owned().map_err(|error| Failure::os(STEP, "dup", error))?;
+        if stdin == Some(endpoint) {
+            listeners.stdin = u32::try_from(listeners.names.len()).ok();
+        }
         listeners.names.push(name.to_owned());
         listeners.backlogs.push(endpoint.inet().is_none().then(|| backlog(broker, endpoint)));
         listeners.sockets.push(copy);
+    }
+    if let Some(endpoint) = stdin.filter(|_| listeners.stdin.is_none()) {
+        tracing::warn!(%endpoint, "the worker's standard input is not this listener, which is not open");
     }
     Ok(listeners)
 }
