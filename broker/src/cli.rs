@@ -1,6 +1,7 @@
 //! The command line of `portreeved`.
 
 use std::ffi::OsString;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -32,6 +33,7 @@ Options:
   -c, --config FILE  the configuration file [default: /etc/portreeve/portreeve.conf]
       --log-format F text, json or journald [default: journald if standard error is the journal, else text]
       --strict       check: treat warnings as errors
+      --notify-fd N  write a newline to descriptor N when the broker serves, and close it (s6, dinit)
       --syntax       check: check only the syntax of this file; includes are not read
       --json         check, explain: print one JSON document on standard output
   -v, --verbose      check: list the MTA's scopes, which are skipped
@@ -49,7 +51,7 @@ unavailable, 71 system call failed, 72 system file is wrong, 73 file cannot be c
 
 #[derive(Debug)]
 enum Action {
-    Run(PathBuf, Start, Option<log::Format>),
+    Run(PathBuf, Start, Option<log::Format>, Option<RawFd>),
     Check(Check),
     Explain(Explain),
     Print(String),
@@ -64,8 +66,8 @@ pub fn main() -> ExitCode {
         }
         Ok(Action::Check(check)) => Ok(check.run()),
         Ok(Action::Explain(explain)) => Ok(explain.run()),
-        Ok(Action::Run(file, start, format)) => {
-            let result = startup::run(&file, start, format);
+        Ok(Action::Run(file, start, format, ready_descriptor)) => {
+            let result = startup::run(&file, start, format, ready_descriptor);
             log::finish();
             result.map(|()| ExitCode::SUCCESS)
         }
@@ -88,6 +90,7 @@ struct Options {
     json: bool,
     peer: Option<String>,
     log_format: Option<log::Format>,
+    notify_fd: Option<RawFd>,
 }
 
 impl Options {
@@ -102,6 +105,7 @@ impl Options {
             ("--json", self.json),
             ("--as", self.peer.is_some()),
             ("--log-format", self.log_format.is_some()),
+            ("--notify-fd", self.notify_fd.is_some()),
         ];
         match given.iter().find(|(name, given)| *given && !accepted.contains(name)) {
             Some((name, _)) => Err(format!("{command} does not accept {name}").into()),
@@ -126,6 +130,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Action, lexopt::Error> {
             Long("syntax") => options.syntax = true,
             Long("json") => options.json = true,
             Long("log-format") => options.log_format = Some(parser.value()?.parse()?),
+            Long("notify-fd") => options.notify_fd = Some(parser.value()?.parse()?),
             Long("as") => options.peer = Some(parser.value()?.string()?),
             Value(word) => words.push(word),
             other => return Err(other.unexpected()),
@@ -137,11 +142,13 @@ fn parse(mut parser: lexopt::Parser) -> Result<Action, lexopt::Error> {
 fn action(words: &[OsString], options: Options) -> Result<Action, lexopt::Error> {
     match words {
         [] => {
-            options
-                .accept_only("portreeved without a command", &["--config", "--takeover", "--log-format"])?;
+            options.accept_only(
+                "portreeved without a command",
+                &["--config", "--takeover", "--log-format", "--notify-fd"],
+            )?;
             let start = if options.takeover { Start::Takeover } else { Start::Fresh };
             let file = options.config.unwrap_or_else(|| DEFAULT_CONFIG.into());
-            Ok(Action::Run(file, start, options.log_format))
+            Ok(Action::Run(file, start, options.log_format, options.notify_fd))
         }
         [verb, files @ ..] if verb == "check" => {
             options.accept_only("check", &["--config", "--verbose", "--strict", "--syntax", "--json"])?;

@@ -1,14 +1,14 @@
-//! Messages to the service manager: READY=1, RELOADING=1, STOPPING=1, WATCHDOG=1 while the broker serves, MAINPID= after a
+//! Messages to the service manager: READY=1, RELOADING=1, STOPPING=1, STATUS=, WATCHDOG=1 while the broker serves, MAINPID= after a
 //! takeover, and descriptors to store. See sd_notify(3) and sd_watchdog_enabled(3).
 //!
 //! Promises: no call waits for a service manager that does not read. Messages for which it has no room wait in a queue, in
-//! order, and nothing is sent past them. Only the messages that are still true wait: at most one WATCHDOG=1, and of several
-//! reloads the last one. So the queue is short, however long the service manager does not read.
+//! order, and nothing is sent past them. Only the messages that are still true wait: at most one WATCHDOG=1 and one
+//! STATUS=, and of several reloads the last one. So the queue is short, however long the service manager does not read.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
@@ -26,6 +26,7 @@ pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 const READY: &str = "READY=1";
 const RELOADING: &str = "RELOADING=1\n";
+const STATUS: &str = "STATUS=";
 const WATCHDOG: &str = "WATCHDOG=1";
 
 /// The service manager's socket, connected before the broker enters its empty root. Without NOTIFY_SOCKET nothing is
@@ -41,6 +42,10 @@ pub struct Notifier {
     fdstore: u32,
     /// READY=1 was sent.
     ready: Cell<bool>,
+    /// Gets a newline when the broker serves: the readiness notification of s6.
+    ready_descriptor: RefCell<Option<OwnedFd>>,
+    /// The last STATUS=.
+    shown: RefCell<String>,
     /// The messages for which the service manager had no room.
     waiting: RefCell<VecDeque<String>>,
     added: Notify,
@@ -49,26 +54,33 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    fn new(socket: Option<UnixDatagram>, watchdog: Option<Duration>, fdstore: u32) -> Self {
+    fn new(
+        socket: Option<UnixDatagram>,
+        watchdog: Option<Duration>,
+        fdstore: u32,
+        ready_descriptor: Option<OwnedFd>,
+    ) -> Self {
         Self {
             socket,
             watchdog,
             replaced: Cell::new(false),
             fdstore,
             ready: Cell::new(false),
+            ready_descriptor: RefCell::new(ready_descriptor),
+            shown: RefCell::default(),
             waiting: RefCell::default(),
             added: Notify::new(),
             warned: Cell::new(false),
         }
     }
 
-    /// Connects to the socket that NOTIFY_SOCKET names.
+    /// Connects to the socket that NOTIFY_SOCKET names. A newline will be written to `ready_descriptor`.
     ///
     /// # Errors
     /// No process receives on that socket.
-    pub fn connect() -> Result<Self, Failure> {
+    pub fn connect(ready_descriptor: Option<OwnedFd>) -> Result<Self, Failure> {
         let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
-            return Ok(Self::new(None, None, 0));
+            return Ok(Self::new(None, None, 0, ready_descriptor));
         };
         let connect = || {
             let text = path.as_encoded_bytes();
@@ -84,14 +96,28 @@ impl Notifier {
             Failure::os("notify", &format!("connect to NOTIFY_SOCKET {path:?}"), error)
         })?;
         let fdstore = std::env::var("FDSTORE").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
-        Ok(Self::new(Some(socket), watchdog(), fdstore))
+        Ok(Self::new(Some(socket), watchdog(), fdstore, ready_descriptor))
     }
 
-    /// Reports that the broker serves.
-    pub fn ready(&self) {
+    /// Reports that the broker serves, and its state.
+    pub fn ready(&self, state: String) {
         self.notify(READY.to_owned());
         self.ready.set(true);
+        self.show(state);
+        if let Some(descriptor) = self.ready_descriptor.take()
+            && let Err(errno) = nix::unistd::write(&descriptor, b"\n")
+        {
+            tracing::warn!(%errno, "cannot write to the descriptor of --notify-fd");
+        }
         tracing::info!("ready");
+    }
+
+    /// Reports the state of the broker in one line, which systemctl status shows, if it has changed.
+    pub fn show(&self, state: String) {
+        if self.ready.get() && *self.shown.borrow() != state {
+            self.notify(format!("{STATUS}{state}"));
+            self.shown.replace(state);
+        }
     }
 
     /// Reports that a reload of the configuration begins, for Type=notify-reload of systemd.service(5).
@@ -103,15 +129,17 @@ impl Notifier {
     }
 
     /// Reports that a reload has ended, whether the new configuration was accepted or not.
-    pub fn reloaded(&self) {
+    pub fn reloaded(&self, state: String) {
         if self.ready.get() {
             self.notify(READY.to_owned());
+            self.show(state);
         }
     }
 
     /// Reports that the broker begins to stop.
     pub fn stopping(&self) {
         self.notify("STOPPING=1".to_owned());
+        self.show("stopping".to_owned());
     }
 
     /// Sends WATCHDOG=1 twice in each watchdog interval for as long as it is polled, so a main loop that hangs sends none. It
@@ -247,6 +275,9 @@ fn enqueue(waiting: &mut VecDeque<String>, message: String) {
     if message == WATCHDOG && waiting.contains(&message) {
         return;
     }
+    if message.starts_with(STATUS) {
+        waiting.retain(|other| !other.starts_with(STATUS));
+    }
     if message.starts_with(RELOADING)
         && let Some(at) = waiting.iter().position(|other| other.starts_with(RELOADING))
     {
@@ -279,8 +310,9 @@ mod tests {
             enqueue(&mut waiting, WATCHDOG.to_owned());
             enqueue(&mut waiting, reload(time));
             enqueue(&mut waiting, READY.to_owned());
+            enqueue(&mut waiting, format!("{STATUS}{time}"));
         }
         enqueue(&mut waiting, "STOPPING=1".to_owned());
-        assert_eq!(waiting, [READY, WATCHDOG, &reload(999), READY, "STOPPING=1"]);
+        assert_eq!(waiting, [READY, WATCHDOG, &reload(999), READY, "STATUS=999", "STOPPING=1"]);
     }
 }

@@ -24,6 +24,8 @@ pub struct ServiceManager {
     pub fdstore: BTreeMap<String, OwnedFd>,
     /// The stored map of the allowlist, with its name.
     pub allowlist: Option<(String, OwnedFd)>,
+    /// The lines that describe the broker's state.
+    pub states: Vec<String>,
     /// The lines of the other notifications.
     pub notifications: Vec<String>,
 }
@@ -42,7 +44,14 @@ impl ServiceManager {
         let address = host.path("manager.sock");
         let socket = UnixDatagram::bind(&address).unwrap();
         socket.set_read_timeout(Some(TIMEOUT)).unwrap();
-        Self { address, socket, fdstore: BTreeMap::new(), allowlist: None, notifications: Vec::new() }
+        Self {
+            address,
+            socket,
+            fdstore: BTreeMap::new(),
+            allowlist: None,
+            states: Vec::new(),
+            notifications: Vec::new(),
+        }
     }
 
     /// Starts a broker with `FDSTORE=max_stored`, and passes it the stored descriptors.
@@ -89,7 +98,12 @@ impl ServiceManager {
                 assert_eq!(value("FDSTOREREMOVE="), Some("1"), "{text}");
                 self.fdstore.remove(name);
             }
-            (None, _) => self.notifications.extend(text.lines().map(str::to_owned)),
+            (None, _) => {
+                let lines = text.lines().map(str::to_owned);
+                let (states, others): (Vec<_>, Vec<_>) = lines.partition(|line| line.starts_with("STATUS="));
+                self.states.extend(states);
+                self.notifications.extend(others);
+            }
         }
         assert!(descriptors.is_empty(), "more than one descriptor: {text}");
     }

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 const STEP: &str = "descriptors";
 
@@ -23,14 +23,27 @@ const FIRST: RawFd = 3;
 pub struct Passed {
     /// Its name from LISTEN_FDNAMES.
     pub name: String,
+    /// Its number at the start.
+    pub number: RawFd,
     /// The descriptor.
     pub descriptor: OwnedFd,
 }
 
 /// Opens the missing ones of descriptors 0, 1 and 2 on /dev/null, and closes all others except those that the service
-/// manager passed, which are returned.
-pub fn close_unneeded() -> Result<Vec<Passed>, Failure> {
+/// manager passed, and the one with the number `keep`; these are returned.
+pub fn close_unneeded(keep: Option<RawFd>) -> Result<(Vec<Passed>, Option<OwnedFd>), Failure> {
     let passed = passed();
+    let above = FIRST + RawFd::try_from(passed.len()).unwrap_or(0);
+    let kept = keep.map(|number| inherited(number).filter(|_| number >= above).ok_or(number)).transpose();
+    let kept = kept.map_err(|number| {
+        let what = format_args!("--notify-fd {number} is no open descriptor of its own");
+        Failure::new(
+            Exit::Usage,
+            STEP,
+            what,
+            "pass an open descriptor with a number above those of LISTEN_FDS",
+        )
+    })?;
     loop {
         let null = File::options().read(true).write(true).open("/dev/null");
         let null = null.map_err(|error| Failure::os(STEP, "open /dev/null", error))?;
@@ -40,12 +53,23 @@ pub fn close_unneeded() -> Result<Vec<Passed>, Failure> {
         }
         let _ = null.into_raw_fd(); // stays open
     }
-    let above = libc::c_uint::try_from(passed.len() + 3).unwrap_or(3);
-    // SAFETY: nothing in this process has opened a descriptor above these that it still uses.
-    if unsafe { libc::close_range(above, libc::c_uint::MAX, 0) } != 0 {
-        return Err(Failure::os(STEP, "close_range(3, ~0)", std::io::Error::last_os_error()));
+    let mut first = above.unsigned_abs();
+    for number in kept.iter().map(|kept| kept.as_raw_fd().unsigned_abs()).chain([u32::MAX]) {
+        // SAFETY: nothing in this process has opened a descriptor in this range that it still uses.
+        if number > first && unsafe { libc::close_range(first, number - 1, 0) } != 0 {
+            return Err(Failure::os(STEP, "close_range(3, ~0)", std::io::Error::last_os_error()));
+        }
+        first = number.saturating_add(1);
     }
-    Ok(passed)
+    Ok((passed, kept))
+}
+
+/// A descriptor that was inherited through exec, close-on-exec from now on; `None` if it is not open. Each is taken once.
+fn inherited(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: setting the flag of a descriptor touches no memory; one that is not open gives EBADF.
+    let open = number >= FIRST && unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
+    // SAFETY: it is open, was inherited through exec, and nothing in this process owns it yet.
+    open.then(|| unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// The descriptors of LISTEN_FDS and LISTEN_FDNAMES, if LISTEN_PID is this process.
@@ -58,14 +82,13 @@ fn passed() -> Vec<Passed> {
     };
     let count = usize::try_from(count).unwrap_or(0);
     let mut names = names.split(':');
-    let descriptors = (FIRST..).take(count).map_while(|number| {
-        // SAFETY: setting the flag of a descriptor touches no memory; one that is not open gives EBADF.
-        let open = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
-        // SAFETY: it is open, was inherited through exec, and nothing in this process owns it yet.
-        open.then(|| unsafe { OwnedFd::from_raw_fd(number) })
-    });
+    let descriptors = (FIRST..).take(count).map_while(inherited);
     descriptors
-        .map(|descriptor| Passed { name: names.next().unwrap_or_default().to_owned(), descriptor })
+        .map(|descriptor| Passed {
+            name: names.next().unwrap_or_default().to_owned(),
+            number: descriptor.as_raw_fd(),
+            descriptor,
+        })
         .collect()
 }
 

@@ -16,6 +16,20 @@ use crate::inject;
 
 const STEP: &str = "verify";
 
+/// What to do without /proc.
+const MOUNT_PROC: &str = "mount /proc of the broker's own namespace of process ids (mount -t proc proc /proc) where portreeved starts";
+
+/// Fails unless /proc shows the processes of this namespace: with it, the broker forks and verifies what the kernel enforces.
+pub fn require_proc() -> Result<(), Failure> {
+    let own = std::fs::read_link("/proc/self");
+    let what = match &own {
+        Ok(pid) if pid.as_os_str() == std::process::id().to_string().as_str() => return Ok(()),
+        Ok(_) => "/proc shows the processes of another namespace of process ids".to_owned(),
+        Err(error) => format!("/proc is not mounted, or not readable: {error}"),
+    };
+    Err(Failure::new(Exit::OsError, "proc", what, MOUNT_PROC))
+}
+
 /// An open /proc/pid/status.
 #[derive(Debug)]
 pub struct ProcStatus {
@@ -27,7 +41,10 @@ impl ProcStatus {
     /// Opens the status of a process, by its id or `self`.
     pub fn open(pid: &str) -> Result<Self, Failure> {
         let path = format!("/proc/{pid}/status");
-        let file = File::open(&path).map_err(|error| Failure::os(STEP, &format!("open {path}"), error))?;
+        let file = File::open(&path).map_err(|error| {
+            let what = format_args!("cannot open {path}: {error}");
+            Failure::new(Exit::OsError, STEP, what, MOUNT_PROC)
+        })?;
         Ok(Self { file, path })
     }
 

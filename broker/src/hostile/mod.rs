@@ -67,7 +67,7 @@ pub fn main() -> ExitCode {
         let file = choice.config.clone();
         return Explain { file, verbose: false, json: true, question: None }.run();
     }
-    let result = startup::run(&choice.config, choice.start, None);
+    let result = startup::run(&choice.config, choice.start, None, None);
     log::finish();
     match result {
         Ok(()) => ExitCode::SUCCESS,

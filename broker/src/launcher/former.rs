@@ -1,7 +1,7 @@
 //! The launchers of brokers that have ended: their workers may still run for worker.orphan_timeout and worker.stop_timeout,
 //! and hold the endpoints of the configuration meanwhile. The next broker waits for them: there is one worker at a time.
 //!
-//! Promises: only processes of the worker's user with the name of the broker's program are waited for, and only for a
+//! Promises: only processes of the worker's user with the launcher's name are waited for, and only for a
 //! limited time: a worker that imitates a launcher delays the next start by that time at most.
 
 use std::os::fd::OwnedFd;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Uid;
 
+use super::PROCESS_NAME;
 use crate::sys::{poll, process};
 
 /// The pause between two attempts to bind an endpoint that a former worker holds, and between two looks at its launcher.
@@ -114,18 +115,19 @@ impl FormerLaunchers {
 }
 
 fn find_all(user: Uid) -> Vec<(u32, OwnedFd)> {
-    let program = process::Description::of(std::process::id()).map(|own| own.name).unwrap_or_default();
-    process::ids().filter_map(|pid| Some((pid, find(pid, user, &program)?))).collect()
+    let broker = process::Description::of(std::process::id()).map(|own| own.name).unwrap_or_default();
+    process::ids().filter_map(|pid| Some((pid, find(pid, user, &broker)?))).collect()
 }
 
-/// The handle of this process, if it is a launcher of a worker of this user and its parent is not a broker. Launcher and
-/// broker have the name of the broker's program.
-fn find(pid: u32, user: Uid, program: &str) -> Option<OwnedFd> {
+/// The handle of this process, if it is a launcher of a worker of this user and its parent is not a broker, which has the name of
+/// the broker's program.
+fn find(pid: u32, user: Uid, broker: &str) -> Option<OwnedFd> {
     let is_launcher = || {
         let process = process::Description::of(pid)?;
-        let is = process.name == program && process.users == [user.as_raw(); 3];
+        let is = Some(process.name.as_str()) == PROCESS_NAME.to_str().ok();
+        let of_user = process.users == [user.as_raw(); 3];
         let parent = process::Description::of(process.parent);
-        (is && parent.is_none_or(|parent| parent.name != program)).then_some(())
+        (is && of_user && parent.is_none_or(|parent| parent.name != broker)).then_some(())
     };
     is_launcher()?;
     let handle = process::handle(pid).ok()?;

@@ -8,6 +8,7 @@ mod process;
 pub mod program;
 mod spawn;
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
@@ -36,6 +37,9 @@ use crate::inject;
 use crate::sys;
 
 const STEP: &str = "launcher";
+/// The name of the launcher's process, and that of the worker's until its program runs.
+const PROCESS_NAME: &CStr = c"(pr-launcher)";
+const WORKER_NAME: &CStr = c"(pr-worker)";
 
 /// What the launcher does with the worker and its descendants when the broker ends.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +70,7 @@ pub fn start(confinement: Confinement, command: Command, orphans: Orphans) -> Re
     inject::point("launcher.fork")?;
     let expected = confinement.expected();
     let child = sys::process::fork(move || {
+        sys::process::set_name(PROCESS_NAME);
         let keep = [theirs.as_fd(), command.program.as_fd()];
         let root = confinement.root.as_ref().map(|root| root.as_fd());
         descriptors::close_all_but(keep.into_iter().chain(root));

@@ -14,6 +14,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid, fork, getpid, pipe2, setpgid};
 
+use super::WORKER_NAME;
 use super::command::Command;
 use crate::confine::{landlock, limits};
 use crate::sys;
@@ -37,6 +38,7 @@ pub fn spawn(
     // SAFETY: the launcher is single-threaded, so the child can run any code.
     match unsafe { fork() }? {
         ForkResult::Child => {
+            sys::process::set_name(WORKER_NAME);
             let execute = || {
                 // The launcher ends the worker's process group at once, and must not be in it.
                 setpgid(Pid::from_raw(0), Pid::from_raw(0))?;

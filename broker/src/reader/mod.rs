@@ -73,6 +73,7 @@ pub fn start(path: &Path, config: &Config, confinement: Confinement) -> Result<R
     let (ours, theirs) = channel::pair().map_err(|error| Failure::os(STEP, "socketpair", error))?;
     inject::point("reader.fork")?;
     let child = sys::process::fork(|| {
+        sys::process::set_name(c"(pr-reader)");
         descriptors::close_all_but([theirs.as_fd()].into_iter());
         // The broker reports the error; the reader only ends.
         i32::from(process::run(&theirs, path, &confinement, &known).is_err())

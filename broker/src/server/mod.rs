@@ -25,6 +25,7 @@ pub use reload::{ReloadRequest, Reloading, RestartOnly, Started};
 pub use state::{Broker, LauncherProcess, Parts, Processes};
 pub use worker::Supervision;
 
+use std::convert::Infallible;
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::Duration;
@@ -42,6 +43,8 @@ use crate::sys::children::Children;
 use crate::sys::rtnl_monitor::RtnlMonitor;
 use crate::takeover::{Import, NamesAtStart};
 
+/// The time between two looks at the state that the service manager shows.
+const STATE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a process that ends by itself may take to exit.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -84,7 +87,7 @@ impl Service {
         let reader = self.reader.map(Reader::into_handle).transpose();
         let reader = reader.map_err(|error| Failure::os("reader", "epoll_ctl", error))?;
         let reloads = reload::run(broker.clone(), reader, hangups, self.reload_requests, notifier.clone());
-        tokio::task::spawn_local(reloads);
+        let reloads = tokio::task::spawn_local(reloads);
         if let Some(socket) = self.control {
             inject::point("control.epoll")?;
             let listener = tokio::net::UnixListener::from_std(socket)
@@ -125,7 +128,7 @@ impl Service {
             worker::retain(&broker);
             match &self.worker {
                 None => {
-                    notifier.ready();
+                    notifier.ready(broker.summary());
                     shutdown.requested().await;
                     notifier.stopping();
                     Ok(())
@@ -141,7 +144,12 @@ impl Service {
             never = notifier.send_waiting() => match never {},
             never = log::retry_loop() => match never {},
             never = reaper.run() => match never {},
+            never = show_state(&broker, &notifier) => match never {},
         };
+        // Without its channel the reader ends. A service manager would kill it.
+        reloads.abort();
+        let _ = reloads.await; // it was cancelled
+        reaper.await_reader().await;
         if self.worker.is_some_and(|(launcher, _)| launcher.is_lost()) {
             reaper.log_survivors_of_launcher().await;
         }
@@ -151,5 +159,17 @@ impl Service {
         broker.stop_everything();
         notifier.flush_at_end().await;
         result
+    }
+}
+
+/// Shows the service manager the broker's state as it changes, for as long as it is polled.
+async fn show_state(broker: &Broker, notifier: &Notifier) -> Infallible {
+    if notifier.socket().is_none() {
+        return std::future::pending().await;
+    }
+    let mut ticks = tokio::time::interval(STATE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        notifier.show(broker.summary());
     }
 }

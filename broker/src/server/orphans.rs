@@ -44,6 +44,18 @@ impl Reaper {
         }
     }
 
+    /// Waits until the reader, whose channel is closed, has ended, and reaps it.
+    pub async fn await_reader(&mut self) {
+        let Some(reader) = self.reader else { return };
+        let ended = async {
+            while wait::is_running_child(reader) {
+                let _ = self.ended.recv().await; // the stream of a signal does not end
+            }
+            let _ = wait::wait_for_exit(reader); // its own task may have reaped it
+        };
+        let _ = timeout(EXIT_TIMEOUT, ended).await; // otherwise it is killed with the broker
+    }
+
     async fn reap(&self) {
         let mut pauses = 0;
         while let Some(pid) = wait::ended_child() {

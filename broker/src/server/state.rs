@@ -324,6 +324,25 @@ impl Broker {
         *self.left_processes.borrow_mut() = warning;
     }
 
+    /// The state in one line, for the service manager.
+    pub(super) fn summary(&self) -> String {
+        let held = self.addresses.as_ref().map_or(0, |addresses| addresses.counts().held);
+        let listeners = self.registry.borrow().count();
+        let mut text = format!(
+            "serving {listeners} listener{}, {held} address{}",
+            if listeners == 1 { "" } else { "s" },
+            if held == 1 { "" } else { "es" }
+        );
+        if self.processes.launcher.is_some() {
+            text += &match self.worker.pid() {
+                Some(pid) => format!("; worker {pid} runs"),
+                None => "; no worker runs".to_owned(),
+            };
+            text += &format!(", {} restarts", self.worker.restarts());
+        }
+        text
+    }
+
     /// Whether a reader process was started.
     pub(super) fn reader_was_started(&self) -> bool {
         self.processes.reader.is_some()

@@ -4,11 +4,12 @@
 
 #![deny(unsafe_code)]
 
+mod socket_activation;
 mod sockets;
 mod tentative;
 mod worker;
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::rc::Rc;
@@ -21,7 +22,7 @@ use crate::address::Reservation;
 use crate::capability::CapabilitySet;
 use crate::config::{self, Trust};
 use crate::confine::landlock::Listed;
-use crate::confine::verify::ProcStatus;
+use crate::confine::verify::{ProcStatus, require_proc};
 use crate::confine::worker::Confinement;
 use crate::confine::{self, descriptors, keyring, limits};
 use crate::events::Events;
@@ -41,7 +42,7 @@ use crate::server::{
 use crate::sys::children::Children;
 use crate::sys::rtnl_monitor::RtnlMonitor;
 use crate::sys::{malloc, process, signals};
-use crate::takeover::{Export, Import, NamesAtStart, import_from_fdstore};
+use crate::takeover::{Export, Import, NamesAtStart, import_from_fdstore, is_fdstore_name};
 
 /// How much longer than its worker a broker may take to exit after a takeover.
 const EXIT_MARGIN: Duration = Duration::from_secs(3);
@@ -66,11 +67,16 @@ pub enum Start {
     Takeover,
 }
 
-/// Starts, serves until the end, and stops.
+/// Starts, serves until the end, and stops. A newline is written to `ready_descriptor` when the broker serves.
 ///
 /// # Errors
 /// The step that failed.
-pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(), Failure> {
+pub fn run(
+    path: &Path,
+    start: Start,
+    format: Option<log::Format>,
+    ready_descriptor: Option<RawFd>,
+) -> Result<(), Failure> {
     let uid = process::effective_uid();
     if uid != 0 {
         let what = format_args!("portreeved runs with user id {uid} and not as root");
@@ -78,15 +84,16 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
         return Err(Failure::new(Exit::NoPermission, "start", what, remedy));
     }
     signals::reset().map_err(|errno| Failure::os("signals", "sigprocmask", errno))?;
+    require_proc()?;
     inject::point("descriptors")?;
-    let passed = descriptors::close_unneeded()?;
+    let (passed, ready_descriptor) = descriptors::close_unneeded(ready_descriptor)?;
     log::begin(format)?;
     inject::point("private")?;
     limits::make_private_before_the_worker()?;
     inject::point("keyring")?;
     keyring::replace_session_keyring()?;
     inject::point("notify")?;
-    let mut notifier = Notifier::connect()?;
+    let mut notifier = Notifier::connect(ready_descriptor)?;
     descriptors::clear_environment();
 
     inject::point("config")?;
@@ -144,8 +151,11 @@ pub fn run(path: &Path, start: Start, format: Option<log::Format>) -> Result<(),
     let notifier = Rc::new(notifier);
     let in_flight_limit = Rc::new(InFlightLimit::default());
     let fdstore = sockets::fdstore(&notifier, &mut registry, &in_flight_limit);
-    let passed = passed.into_iter().map(|passed| (passed.name, passed.descriptor));
-    let mut fdstore_names = import_from_fdstore(passed, &config, &plan.policy, &mut registry);
+    let (stored, activated): (Vec<_>, Vec<_>) =
+        passed.into_iter().partition(|passed| is_fdstore_name(&passed.name));
+    let stored = stored.into_iter().map(|passed| (passed.name, passed.descriptor));
+    let mut fdstore_names = import_from_fdstore(stored, &config, &plan.policy, &mut registry);
+    fdstore_names.stale.extend(socket_activation::adopt(activated, &config, &mut registry)?);
     let awaited = import.as_mut().map(|import| &mut import.awaited);
     let mut former_launchers = match (&worker, start) {
         (Some((scope, _)), Start::Fresh) => {

@@ -1,5 +1,6 @@
 //! This process, forks and signals. For children that end, see [`super::wait`].
 
+use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
@@ -44,6 +45,14 @@ pub fn fork(run: impl FnOnce() -> i32) -> nix::Result<Pid> {
         }
         ForkResult::Parent { child } => Ok(child),
     }
+}
+
+/// Names this process as ps(1) shows it. See PR_SET_NAME(2const).
+///
+/// # Capabilities
+/// None.
+pub fn set_name(name: &CStr) {
+    let _ = prctl::set_name(name); // it cannot fail with a valid text
 }
 
 /// Makes this process the parent of its descendants whose own parent ends, and reads that back. Children do not inherit it.

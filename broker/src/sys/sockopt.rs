@@ -48,6 +48,28 @@ pub fn set_reuse_port(socket: impl AsFd, shared: bool) -> nix::Result<()> {
     set_number(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, u32::from(shared))
 }
 
+/// Whether SO_REUSEPORT is set. See socket(7), Linux 3.9.
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK.
+pub fn reuses_port(socket: impl AsFd) -> nix::Result<bool> {
+    get_number(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT).map(|reuse| reuse != 0)
+}
+
+/// Whether IPV6_V6ONLY is set. See ipv6(7).
+///
+/// # Capabilities
+/// None.
+///
+/// # Errors
+/// EBADF, ENOTSOCK, ENOPROTOOPT for a socket that is not IPv6.
+pub fn is_ipv6_only(socket: impl AsFd) -> nix::Result<bool> {
+    get_number(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).map(|only| only != 0)
+}
+
 /// IP_FREEBIND: the socket can be bound to an address that is on no interface yet. It applies to IPv6 too. See ip(7).
 ///
 /// # Capabilities

@@ -18,6 +18,11 @@ const PREFIX: &str = "portreeve-1-";
 /// The name of the map of the allowlist, with which the next broker can revoke the listeners that it imports.
 pub const ALLOWLIST_NAME: &str = "portreeve-allowlist-1";
 
+/// Whether a broker stores descriptors under such names, of this or another version of the encoding.
+pub fn is_fdstore_name(name: &str) -> bool {
+    name.starts_with("portreeve-") && !name.ends_with(".socket")
+}
+
 /// The properties that a name encodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FdstoreName {

@@ -22,7 +22,7 @@ mod request;
 pub use export::{Batch, Export, taken_over};
 pub use fdstore::{Fdstore, FdstoreSource, NamesAtStart};
 pub use fdstore_import::import_from_fdstore;
-pub use fdstore_name::FdstoreName;
+pub use fdstore_name::{FdstoreName, is_fdstore_name};
 pub use fdstore_shares::{Party, StoredListener};
 pub use import::{AwaitedListener, Import, Target};
 pub use predecessor::{OfferedSockets, Predecessor};

@@ -7,7 +7,10 @@ use std::process::Command;
 
 use portreeve_tests::kernel::landlock_abi;
 use portreeve_tests::scripted_worker::WorkerSetup;
-use portreeve_tests::{Broker, Host, StartupFailure, binaries, broker, isolated, process, sample};
+use portreeve_tests::startup_failure::exit;
+use portreeve_tests::{
+    Broker, Host, StartupFailure, binaries, broker, eventually, isolated, process, sample,
+};
 
 /// A command that runs a broker after these words, for example of env(1).
 fn started_by(host: &Host, words: &[&str], config: &Path) -> Command {
@@ -150,5 +153,52 @@ os.execv(sys.argv[1], sys.argv[1:])
         let broker = Broker::start_command(host, start(&control));
         let fault = broker.peer().listen("*:25").unwrap_err();
         assert!(!fault.message.contains("cap_net") && fault.remedy.contains("Landlock"), "{fault}");
+    });
+}
+
+#[test]
+fn without_proc_the_start_names_it() {
+    isolated(|host| {
+        let config = broker::config(host, &sample::control(r#"( "127.0.0.1:25" )"#));
+        let hidden = "mount -t tmpfs none /proc && exec \"$@\"";
+        let start = started_by(host, &["unshare", "-m", "bash", "-c", hidden, "bash"], &config);
+        StartupFailure::of_command(start)
+            .assert_reports(exit::OS_ERROR, &["/proc is not mounted", "mount -t proc"]);
+        let foreign = started_by(host, &["unshare", "--pid", "--fork"], &config);
+        let words = ["another namespace of process ids", "mount -t proc"];
+        StartupFailure::of_command(foreign).assert_reports(exit::OS_ERROR, &words);
+    });
+}
+
+#[test]
+fn the_processes_have_names_of_their_own_and_end_with_the_broker() {
+    isolated(|host| {
+        let setup = WorkerSetup::new(host, "chroot");
+        let text = sample::worker(&setup.chroot, r#"( "/run/host/chroot/scripted_worker" )"#, "");
+        let mut broker = Broker::start(host, &text);
+        let (_worker, _peer) = setup.accept();
+        let pids = [broker.pid(), broker.launcher(), broker.reader(), broker.worker()];
+        let names = pids.map(|pid| process::status_field(pid, "Name"));
+        assert_eq!(names, ["portreeved", "(pr-launcher)", "(pr-reader)", "scripted_worker"]);
+        assert!(broker.terminate().success());
+        // They have ended before the broker, so no service manager kills them.
+        assert_eq!(pids.map(process::is_running), [false; 4]);
+    });
+}
+
+#[test]
+fn a_descriptor_gets_a_newline_when_the_broker_serves() {
+    isolated(|host| {
+        let config = broker::config(host, &sample::control(r#"( "127.0.0.1:25" )"#));
+        let ready = host.path("ready");
+        let words = ["bash", "-c", "exec 5>/run/host/ready; exec \"$@\" --notify-fd 5", "bash"];
+        let mut broker = Broker::start_command(host, started_by(host, &words, &config));
+        eventually("a newline", || (std::fs::read(&ready).unwrap() == b"\n").then_some(()));
+        eventually("its end", || {
+            (!format!("{:?}", broker.descriptors()).contains("/run/host/ready")).then_some(())
+        });
+        assert!(broker.terminate().success());
+        let words = ["bash", "-c", "exec \"$@\" --notify-fd 77", "bash"];
+        StartupFailure::of_command(started_by(host, &words, &config)).assert_reports(64, &["--notify-fd 77"]);
     });
 }

@@ -4,9 +4,10 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use portreeve_protocol::EventCode;
 use portreeve_tests::chroot::Chroot;
 use portreeve_tests::startup_failure::exit;
-use portreeve_tests::{Host, StartupFailure, binaries, isolated, sample};
+use portreeve_tests::{Broker, Host, StartupFailure, binaries, isolated, sample};
 
 /// The refusal of a broker to start this worker in an almost empty chroot.
 fn worker(host: &Host, command: &str) -> StartupFailure {
@@ -72,5 +73,24 @@ fn a_script_as_the_worker_is_refused() {
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
         worker(host, script.to_str().unwrap())
             .assert_reports(exit::OS_FILE, &["script", "interpreter", "portreeve.conf"]);
+    });
+}
+
+#[test]
+fn a_worker_that_its_confinement_probably_ended_leaves_a_hint_in_log_and_event() {
+    isolated(|host| {
+        for (script, words) in [
+            ("kill -SEGV $$", ["SIGSEGV", "MemoryDenyWriteExecute="]),
+            ("kill -SYS $$", ["SIGSYS", "SystemCallFilter="]),
+            ("exit 1", ["exited with code 1", "see its own messages"]),
+            ("exit 127", ["exited with code 127", "security.chroot"]),
+        ] {
+            let worker = format!(r#"worker {{ command = ( /bin/sh "-c" "{script}" ) }}"#);
+            let broker = Broker::start(host, &format!("{}{worker}", sample::control(r#"( "*:25" )"#)));
+            broker.log.wait_for(&[&["the worker has exited"], &words[..]].concat());
+            let events = broker.peer().subscribe(true);
+            let ended = events.iter().find(|event| event.code == EventCode::WorkerEnded).unwrap();
+            assert!(words.iter().all(|word| ended.detail.contains(word)), "{ended:?}");
+        }
     });
 }

@@ -6,7 +6,8 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use portreeve_protocol::reload::Reload;
-use portreeve_tests::{Host, Peer, broker, eventually, isolated, process, sample};
+use portreeve_tests::service_manager::ServiceManager;
+use portreeve_tests::{Host, Peer, binaries, broker, eventually, isolated, process, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The service manager's socket, and a command that starts a broker with it.
@@ -21,9 +22,14 @@ fn manager(host: &Host) -> (UnixDatagram, Command) {
 }
 
 fn receive(socket: &UnixDatagram) -> std::io::Result<String> {
-    let mut packet = [0; 512];
-    let length = socket.recv(&mut packet)?;
-    Ok(String::from_utf8(packet[..length].to_vec()).unwrap())
+    loop {
+        let mut packet = [0; 512];
+        let length = socket.recv(&mut packet)?;
+        let text = String::from_utf8(packet[..length].to_vec()).unwrap();
+        if !text.starts_with("STATUS=") {
+            return Ok(text);
+        }
+    }
 }
 
 #[test]
@@ -144,4 +150,33 @@ fn stopping_is_notified_when_the_service_manager_reads_again() {
 fn end(mut child: Child) {
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn the_state_is_shown_at_the_start_after_a_change_and_at_the_end() {
+    isolated(|host| {
+        let mut manager = ServiceManager::new(host);
+        let text = format!(
+            "{} worker {{ command = ( /bin/sleep 1000 ) }}",
+            sample::control(r#"( "127.0.0.1:25" )"#)
+        );
+        let config = broker::config(host, &text);
+        let mut service = manager.start(&host.binary(binaries::BROKER), &config, 0);
+        let mut await_state = |words: &str| {
+            manager.receive_until(words, |manager| manager.states.iter().any(|state| state.contains(words)));
+            manager.states.clear();
+        };
+        await_state("STATUS=serving 0 listeners, 0 addresses; worker");
+        let mut peer = Peer::connect(Path::new(broker::SOCKET)).unwrap();
+        peer.hello();
+        peer.listen("127.0.0.1:25").unwrap();
+        await_state("serving 1 listener, 0 addresses; worker");
+        let launcher = process::children(service.pid())[0];
+        let worker = eventually("a worker", || process::children(launcher).first().copied());
+        kill_process(Pid::from_raw(worker.cast_signed()).unwrap(), Signal::KILL).unwrap();
+        await_state("runs, 1 restarts");
+        service.signal(Signal::TERM);
+        await_state("STATUS=stopping");
+        assert!(service.wait_for_exit().success());
+    });
 }

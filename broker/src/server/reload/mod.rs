@@ -136,7 +136,7 @@ pub async fn run(
         let force = waiting_requests.iter().any(|request| request.force);
         notifier.reloading();
         let outcome = reload(&broker, reader.as_mut(), force).await;
-        notifier.reloaded();
+        notifier.reloaded(broker.summary());
         let reloaded = broker.reloading.set_last(&requester, &outcome);
         outcome.log(&requester);
         // The cause of a failure is a part of the configuration.

@@ -1,6 +1,7 @@
 //! The worker: started through the launcher, restarted when it exits, stopped when the broker stops.
 
 mod control;
+mod hint;
 mod start;
 
 use std::net;
@@ -15,6 +16,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 pub use self::control::WorkerControl;
 use self::control::{Command, ReplyTo, SignalReply, State, not_running};
+use self::hint::hint;
 use self::start::{Running, start};
 use super::shutdown::Shutdown;
 use super::state::Broker;
@@ -102,8 +104,9 @@ async fn keep_running(
             return Ok(());
         };
         if restarts == 0 {
-            notifier.ready();
+            notifier.ready(broker.summary());
         }
+        notifier.show(broker.summary());
         for reply in restarting.drain(..) {
             let _ = reply.send(()); // the peer may have hung up
         }
@@ -118,12 +121,16 @@ async fn keep_running(
             }
             End::Exited(ending) => ending,
         };
+        let ended = match hint(ending, started.elapsed()).filter(|_| restarting.is_empty()) {
+            Some(hint) => format!("{ending}: {hint}"),
+            None => ending.to_string(),
+        };
         broker.worker.exited(ending.to_string());
         match restarting.is_empty() {
-            true => tracing::warn!(pid, %ending, "the worker has exited"),
+            true => tracing::warn!(pid, ending = ended, "the worker has exited"),
             false => tracing::info!(pid, %ending, "the worker has exited, as requested"),
         }
-        publish(broker, EventCode::WorkerEnded, pid, restarts, &ending.to_string());
+        publish(broker, EventCode::WorkerEnded, pid, restarts, &ended);
         // The session ends here even if a child of the worker still holds the channel: the next worker has its own.
         let _ = channel.shutdown(net::Shutdown::Both); // it fails only if the channel is closed
         if !session.is_finished() {
