@@ -41,6 +41,7 @@ pub mod metrics;
 pub mod policy;
 pub mod printable;
 pub mod reload;
+pub mod socket_activation;
 pub mod status;
 pub mod takeover;
 pub mod trailing;

@@ -10,13 +10,11 @@ use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 
+use portreeve_protocol::socket_activation::FIRST_DESCRIPTOR as FIRST;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 /// The variable with the number of the channel's descriptor, in decimal.
 pub const CHANNEL_VARIABLE: &str = "PORTREEVE_CHANNEL";
-
-/// The first descriptor that `LISTEN_FDS` passes. See sd_listen_fds(3).
-const FIRST: RawFd = 3;
 
 /// The reason that an inherited descriptor cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

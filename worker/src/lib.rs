@@ -111,7 +111,7 @@ pub use portreeve_protocol::endpoint::EndpointError;
 pub use portreeve_protocol::message::{ListenerId, Stopped, Welcome};
 pub use portreeve_protocol::{
     Endpoint, Event, EventCode, Fault, FaultCode, InetEndpoint, List, Text, address, cluster, limit, metrics,
-    policy, printable, reload, status, worker,
+    policy, printable, reload, socket_activation, status, worker,
 };
 
 /// The example of README.md compiles.

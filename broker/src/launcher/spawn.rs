@@ -13,14 +13,12 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid, fork, getpid, pipe2, setpgid};
+use portreeve_protocol::socket_activation::{self, FIRST_DESCRIPTOR as FIRST};
 
 use super::WORKER_NAME;
 use super::command::Command;
 use crate::confine::{landlock, limits};
 use crate::sys;
-
-/// The first descriptor after standard error: SD_LISTEN_FDS_START.
-const FIRST: RawFd = 3;
 
 /// The names, the backlogs, and the standard input of [`Order::Spawn`](super::message::Order::Spawn).
 type Attributes<'a> = (&'a [String], &'a [Option<u32>], Option<u32>);
@@ -123,21 +121,23 @@ impl Duplicates {
     }
 }
 
+/// The configured environment, and the variables of the passed descriptors. A configured variable does not replace those.
 fn environment(command: &Command, names: &[String], count: usize) -> Result<Vec<CString>, Errno> {
-    let mut environment = command.environment.clone();
-    let mut set = |name: &str, value: String| -> Result<(), Errno> {
-        environment.push(CString::new(format!("{name}={value}")).map_err(|_| Errno::EINVAL)?);
-        Ok(())
-    };
+    const CHANNEL: &str = "PORTREEVE_CHANNEL";
     // The channel is the last one.
     let listeners = count.saturating_sub(1);
-    set("PORTREEVE_CHANNEL", (listeners + 3).to_string())?;
+    let mut set = vec![(CHANNEL, (listeners + 3).to_string())];
     if listeners > 0 {
-        set("LISTEN_PID", getpid().to_string())?;
-        set("LISTEN_FDS", listeners.to_string())?;
-        set("LISTEN_FDNAMES", names.join(":"))?;
+        set.extend(socket_activation::variables(names));
     }
-    Ok(environment)
+    let reserved = |variable: &CString| {
+        let name = variable.to_bytes().split(|byte| *byte == b'=').next();
+        let mut names = socket_activation::VARIABLES.into_iter().chain([CHANNEL]);
+        names.any(|reserved| name == Some(reserved.as_bytes()))
+    };
+    let configured = command.environment.iter().filter(|variable| !reserved(variable)).cloned().map(Ok);
+    let set = set.into_iter().map(|(name, value)| CString::new(format!("{name}={value}")));
+    configured.chain(set).collect::<Result<_, _>>().map_err(|_| Errno::EINVAL)
 }
 
 /// Unblocks SIGCHLD, which the launcher blocks, and resets SIGPIPE, which every Rust program ignores.

@@ -1,5 +1,6 @@
 //! Listeners: created, passed to workers, kept across the end of a worker or of the broker, and disabled.
 
+mod commands;
 mod fdstore;
 mod inherited_options;
 mod interfaces;

@@ -27,6 +27,7 @@ use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nix::sys::signal::SigSet;
 
 use broker::Broker;
 use failure::Failure;
@@ -78,6 +79,9 @@ enum Action {
     /// Write the man pages of this command.
     #[command(hide = true)]
     Man(documentation::Pages),
+    /// Execute the command of `portreeve listen`, which starts this.
+    #[command(hide = true)]
+    Exec(listen::exec::Arguments),
 }
 
 async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
@@ -96,6 +100,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Action::Metrics(arguments) => metrics::run(broker, out, &arguments).await,
         Action::Completions(arguments) => documentation::completions(&arguments),
         Action::Man(arguments) => documentation::pages(&arguments),
+        Action::Exec(arguments) => listen::exec::run(&arguments),
         Action::Reload(arguments) => reload::run(&broker.open().await?, out, &arguments).await,
         Action::Worker(arguments) => worker::run(&broker.open().await?, out, &arguments).await,
         Action::Ping(arguments) => ping::run(&broker.open().await?, out, &arguments).await,
@@ -111,7 +116,13 @@ fn main() -> ExitCode {
         }
     };
     let json = arguments.json;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Only the main thread gets signals, so that it can block them.
+        .on_thread_start(|| {
+            let _ = SigSet::all().thread_block(); // cannot fail for a valid set
+        })
+        .build();
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(run(arguments));

@@ -1,15 +1,14 @@
 //! `portreeve listen`: requests listeners, and holds them, because they end with their session; or passes them to a command
 //! as a service manager does, and ends with the command.
 
-use std::ffi::OsString;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Command, ExitCode};
+mod command;
+pub mod exec;
+mod forward;
 
-use command_fds::{CommandFdExt as _, FdMapping};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
 use portreeve::{Client, Endpoint, FaultCode, Listen, ListenOptions, Listener};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -56,11 +55,14 @@ pub async fn run(client: &Client, out: Output, mut arguments: Arguments) -> Resu
         hold(client, listeners.len()).await?;
         ExitCode::SUCCESS
     } else {
-        run_command(&listeners, &arguments.command).await?
+        command::run(&listeners, &arguments.command, out).await?
     };
     let ids: Vec<_> = listeners.iter().map(Listener::id).collect();
     for batch in ids.chunks(MAX_BATCH) {
-        client.stop(batch).await?;
+        // Without a session there is no listener. The exit status is that of the command.
+        if client.stop(batch).await.is_err() {
+            break;
+        }
     }
     listeners.into_iter().for_each(|listener| drop(listener.into_socket()));
     Ok(code)
@@ -119,44 +121,6 @@ async fn hold(client: &Client, count: usize) -> Result<(), Failure> {
         _ = interrupt.recv() => Ok(()),
         error = client.closed() => Err(error.into()),
     }
-}
-
-/// Runs the command with the sockets as descriptors from 3 on. LISTEN_PID is the number of the command's own process, so a
-/// shell sets it and then executes the command. See sd_listen_fds(3).
-async fn run_command(listeners: &[Listener], command: &[OsString]) -> Result<ExitCode, Failure> {
-    let program = command.first().map(|program| program.to_string_lossy()).unwrap_or_default();
-    let failed = |error| Failure::System(format!("cannot run {program:?}"), error);
-    let (mut sockets, mut names) = (Vec::new(), Vec::new());
-    for (listener, number) in listeners.iter().zip(3..) {
-        let socket: OwnedFd = listener.try_clone().map_err(failed)?;
-        sockets.push(FdMapping { parent_fd: socket, child_fd: number });
-        names.push(listener.endpoint().to_string().replace(':', "_"));
-    }
-    let mut shell = Command::new("/bin/sh");
-    shell
-        .args(["-c", "export LISTEN_PID=$$; exec \"$@\"", "portreeve"])
-        .args(command)
-        .env("LISTEN_FDS", sockets.len().to_string())
-        .env("LISTEN_FDNAMES", names.join(":"))
-        .fd_mappings(sockets)
-        .map_err(|error| failed(io::Error::other(error.to_string())))?;
-    let mut terminate = signals(SignalKind::terminate())?;
-    let mut hang_up = signals(SignalKind::hangup())?;
-    // The terminal sends this signal to the command as well, so it is not forwarded.
-    let mut interrupt = signals(SignalKind::interrupt())?;
-    let mut child = tokio::process::Command::from(shell).spawn().map_err(failed)?;
-    let process = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
-    let forward = |signal| process.map(|process| kill_process(process, signal));
-    let status = loop {
-        tokio::select! {
-            status = child.wait() => break status.map_err(failed)?,
-            _ = terminate.recv() => forward(Signal::TERM),
-            _ = hang_up.recv() => forward(Signal::HUP),
-            _ = interrupt.recv() => None,
-        };
-    };
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-    Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 /// Handles the signals of one kind from now on.
