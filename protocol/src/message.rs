@@ -125,7 +125,7 @@ pub struct Welcome {
     pub capabilities: u64,
     /// The peer's identity according to the broker: `worker`, or a user of the control socket.
     pub peer: Text<64>,
-    /// The names of the operations that policy allows this peer.
+    /// The names of the operations that policy allows this peer and that this broker can serve.
     pub operations: List<Text<MAX_OPERATION_NAME>, MAX_OPERATIONS>,
 }
 

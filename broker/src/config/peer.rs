@@ -67,7 +67,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ("policy", &["policy"]),
     ("cluster", &["cluster"]),
     ("metrics", &["metrics"]),
-    ("subscribe", &["subscribe"]),
+    ("events", &["subscribe"]),
     ("reload", &["reload"]),
     ("worker", &["worker", "restart-worker", "signal-worker"]),
 ];

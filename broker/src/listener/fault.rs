@@ -203,7 +203,7 @@ pub(super) fn in_use_at(endpoint: &Endpoint, other: &Endpoint, owner: Owner) -> 
         format!("cannot listen on {endpoint}: address already in use by {owner} of this broker{overlaps}");
     Fault::new(FaultCode::InUse, &message)
         .subject(&owner)
-        .remedy("stop that listener (portreeve stop) or choose another endpoint")
+        .remedy("stop that listener (portreeve unlisten) or choose another endpoint")
 }
 
 /// The fault of a request for an endpoint that is in use, and where a listener has stopped whose holder may keep a copy.

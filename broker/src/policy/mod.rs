@@ -86,7 +86,8 @@ const NOT_FOR_THE_WORKER: [&str; 3] = ["reload", "restart-worker", "signal-worke
 const FOR_ROOT_ONLY: [&str; 1] = ["takeover"];
 
 /// Operations that every peer of the control socket with a `peer` scope is allowed.
-const FOR_EVERY_PEER: [&str; 2] = ["hello", "ping"];
+/// `policy` returns the peer's own rules only.
+const FOR_EVERY_PEER: [&str; 3] = ["hello", "ping", "policy"];
 
 impl Policy {
     /// The policy of a configuration. `resolve` gives the id of a user or group by name; a name without an id is an

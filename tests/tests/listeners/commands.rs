@@ -1,6 +1,6 @@
 //! `portreeve listen` with a command: the command gets the listeners, the signals of `portreeve`, and ends with it.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -131,6 +131,32 @@ fn a_command_is_named_by_its_number_and_by_the_inode_of_its_pidfd() {
         assert_eq!(running.line(), format!("{} 1 127.0.0.1_25 {id}", running.command));
         running.signal(15);
         assert_eq!(running.portreeve.wait().unwrap().code(), Some(128 + 15));
+    });
+}
+
+#[test]
+fn the_listener_is_the_standard_input_of_a_command_that_waits_as_from_inetd() {
+    isolated(|host| {
+        let _broker = Broker::start(host, &sample::control(r#"( "127.0.0.1:25" )"#));
+        let script = "echo ready; echo $$; env | grep -c LISTEN_; exec python3 -c '
+import socket
+listener = socket.socket(fileno=0)
+print(listener.getsockname(), listener.getblocking(), flush=True)
+listener.accept()[0].sendall(b\"220 mail\")'";
+        let mut running = Running::start(host, &["--stdin"], script);
+        assert_eq!(running.line(), "0");
+        assert_eq!(running.line(), "('127.0.0.1', 25) True");
+        let mut greeting = String::new();
+        TcpStream::connect("127.0.0.1:25").unwrap().read_to_string(&mut greeting).unwrap();
+        assert_eq!(greeting, "220 mail");
+        assert_eq!(running.portreeve.wait().unwrap().code(), Some(0));
+        for wrong in
+            [&["listen", "--stdin", "*:25"][..], &["listen", "--stdin", "*:25", "*:26", "--", "true"]]
+        {
+            let output =
+                Command::new(host.binary(binaries::CLIENT)).args(["--socket", SOCKET]).args(wrong).output();
+            assert_eq!(output.unwrap().status.code(), Some(64), "{wrong:?}");
+        }
     });
 }
 

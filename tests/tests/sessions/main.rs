@@ -4,6 +4,7 @@ mod channel;
 mod cluster_settings;
 mod descriptors_in_flight;
 mod events;
+mod everyday_commands;
 mod explain_answers;
 mod in_flight_limit;
 mod isolation;

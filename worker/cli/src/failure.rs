@@ -1,11 +1,15 @@
 //! Failures of the command: the exit code, and the message as a line for people or JSON for programs.
 
-use std::io::{self, ErrorKind, Write as _};
+use std::fmt::Display;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
 use portreeve::{Error, Fault, FaultCode};
 use serde_json::{Value, json};
 
+use crate::Arguments;
 use crate::broker::Broker;
 use crate::output::{Output, Style};
 
@@ -67,6 +71,11 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
+    /// A mistake of the command line that its definition does not exclude.
+    pub fn usage(kind: ErrorKind, message: impl Display) -> Self {
+        Self::Usage(Box::new(Arguments::command().error(kind, message)))
+    }
+
     fn code(&self) -> u8 {
         match self {
             Failure::Usage(error) if !error.use_stderr() => 0,
@@ -126,7 +135,7 @@ impl Failure {
     pub fn report(self, json: bool) -> ExitCode {
         let code = self.code();
         match &self {
-            Failure::Output(error) if error.kind() == ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
             Failure::Usage(error) if code == 0 || !json => {
                 let _ = error.print(); // the exit code remains
             }
@@ -145,7 +154,7 @@ impl Failure {
 fn session_code(error: &Error) -> u8 {
     match error {
         Error::Fault(fault) | Error::Ended(fault) => fault_code(fault),
-        Error::Connect { source, .. } if source.kind() == ErrorKind::PermissionDenied => NO_PERMISSION,
+        Error::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => NO_PERMISSION,
         Error::Connect { .. } | Error::Closed => UNAVAILABLE,
         Error::Version { .. } | Error::Protocol(_) => PROTOCOL,
         Error::Request(_) => USAGE,

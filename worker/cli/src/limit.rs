@@ -1,13 +1,16 @@
-//! `portreeve limit`: requests resource limits of this process, which then executes a command.
+//! `portreeve limit`: shows resource limits of this process, or requests them from the broker; then executes a command.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
-use portreeve::Client;
+use clap::error::ErrorKind;
+use portreeve::Text;
 use portreeve::limit::{CurrentLimit, UNLIMITED};
+use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 
+use crate::broker::Broker;
 use crate::failure::Failure;
 use crate::output::{Output, render, table};
 
@@ -44,9 +47,53 @@ fn parse_limit(text: &str) -> Result<LimitArgument, String> {
     Ok(LimitArgument { resource: resource.to_owned(), soft, hard })
 }
 
-pub async fn run(client: &Client, out: Output, arguments: Arguments) -> Result<ExitCode, Failure> {
-    let mut in_force = Vec::new();
+/// The limits by their names in setrlimit(2), in lower case and without `RLIMIT_`.
+const RESOURCES: [(&str, Resource); 16] = [
+    ("as", Resource::As),
+    ("core", Resource::Core),
+    ("cpu", Resource::Cpu),
+    ("data", Resource::Data),
+    ("fsize", Resource::Fsize),
+    ("locks", Resource::Locks),
+    ("memlock", Resource::Memlock),
+    ("msgqueue", Resource::Msgqueue),
+    ("nice", Resource::Nice),
+    ("nofile", Resource::Nofile),
+    ("nproc", Resource::Nproc),
+    ("rss", Resource::Rss),
+    ("rtprio", Resource::Rtprio),
+    ("rttime", Resource::Rttime),
+    ("sigpending", Resource::Sigpending),
+    ("stack", Resource::Stack),
+];
+
+/// A limit of this process. It inherits its limits, so they are those of the process that started it.
+fn own(resource: &str) -> Result<CurrentLimit, Failure> {
+    let Some((name, known)) = RESOURCES.iter().find(|(name, _)| *name == resource) else {
+        let names = RESOURCES.map(|(name, _)| name).join(", ");
+        let message = format!("there is no limit {resource:?}: use one of {names}");
+        return Err(Failure::usage(ErrorKind::InvalidValue, message));
+    };
+    let limit = getrlimit(*known);
+    let number = |limit: Option<u64>| limit.unwrap_or(UNLIMITED);
+    Ok(CurrentLimit {
+        resource: Text::truncated(name),
+        soft: number(limit.current),
+        hard: number(limit.maximum),
+    })
+}
+
+pub async fn run(broker: &Broker, out: Output, arguments: Arguments) -> Result<ExitCode, Failure> {
+    let (mut in_force, mut client) = (Vec::new(), None);
     for LimitArgument { resource, soft, hard } in &arguments.limits {
+        if (soft, hard) == (&None, &None) {
+            in_force.push(own(resource)?);
+            continue;
+        }
+        let client = match &client {
+            Some(client) => client,
+            None => client.insert(broker.open().await?),
+        };
         in_force.push(client.set_limit(resource, *soft, *hard).await?);
     }
     if let Some((program, rest)) = arguments.command.split_first() {

@@ -19,7 +19,7 @@ mod ping;
 mod policy;
 mod reload;
 mod status;
-mod stop;
+mod unlisten;
 mod watch;
 mod worker;
 
@@ -65,7 +65,10 @@ enum Action {
     /// Show the settings of the cluster.
     Cluster(cluster::Arguments),
     /// Stop listeners.
-    Stop(stop::Arguments),
+    Unlisten(unlisten::Arguments),
+    /// The deprecated name of `unlisten`.
+    #[command(hide = true)]
+    Stop(unlisten::Arguments),
     /// Show the broker's metrics, or serve them to Prometheus.
     Metrics(metrics::Arguments),
     /// Make the broker read its configuration again, and show what changed.
@@ -91,12 +94,16 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Action::Status(arguments) => status::run(broker, out, &arguments).await,
         Action::Address(arguments) => address::run(&broker.open().await?, out, arguments).await,
         Action::Events(arguments) => events::run(&broker.open().await?, out, &arguments).await,
-        Action::Limit(arguments) => limit::run(&broker.open().await?, out, arguments).await,
+        Action::Limit(arguments) => limit::run(broker, out, arguments).await,
         Action::Link(arguments) => link::run(&broker.open().await?, out, &arguments).await,
         Action::Policy => policy::run(&broker.open().await?, out).await,
         Action::Cluster(arguments) => cluster::run(&broker.open().await?, out, &arguments).await,
         Action::Listen(arguments) => listen::run(&broker.open().await?, out, arguments).await,
-        Action::Stop(arguments) => stop::run(&broker.open().await?, out, &arguments).await,
+        Action::Unlisten(arguments) => unlisten::run(&broker.open().await?, out, &arguments).await,
+        Action::Stop(arguments) => {
+            output::note("`portreeve stop` is deprecated and will be removed: use `portreeve unlisten`");
+            unlisten::run(&broker.open().await?, out, &arguments).await
+        }
         Action::Metrics(arguments) => metrics::run(broker, out, &arguments).await,
         Action::Completions(arguments) => documentation::completions(&arguments),
         Action::Man(arguments) => documentation::pages(&arguments),

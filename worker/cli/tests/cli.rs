@@ -29,7 +29,7 @@ fn run(socket: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
 fn without_a_broker_every_subcommand_exits_69_with_the_cause_and_the_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
-    for verb in [&["status"][..], &["listen", "*:25"], &["stop", "1"], &["ping", "-c", "1"]] {
+    for verb in [&["status"][..], &["listen", "*:25"], &["unlisten", "1"], &["ping", "-c", "1"]] {
         let (code, stdout, stderr) = run(&socket, verb);
         assert_eq!(code, Some(69), "{verb:?}");
         assert_eq!(stdout, "");
@@ -68,7 +68,7 @@ fn a_wrong_command_line_exits_64_and_names_the_wrong_argument() {
         (&["sing"][..], "'sing'"),
         (&["listen", "mx1:25"], "\"mx1\" is not an IPv4 address"),
         (&["listen"], "<ENDPOINT>"),
-        (&["stop", "one"], "'one'"),
+        (&["unlisten", "one"], "'one'"),
         (&["ping", "-c", "0"], "'0'"),
     ] {
         let (code, stdout, stderr) = run(folder.path(), arguments);
@@ -121,7 +121,7 @@ fn a_program_that_is_not_a_broker_exits_69_if_silent_and_76_if_it_violates_the_p
 }
 
 #[test]
-fn stop_names_unknown_listeners_and_exits_1() {
+fn unlisten_names_unknown_listeners_and_exits_1() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
     let thread = broker_at(&socket, |broker| {
@@ -130,10 +130,20 @@ fn stop_names_unknown_listeners_and_exits_1() {
         broker.reply::<Stop>(&request, &Stopped { unknown, not_revoked: Default::default() }, &[]);
         request.read::<Stop>().listeners.into_vec()
     });
-    let (code, stdout, _) = run(&socket, &["stop", "7", "9"]);
+    let (code, stdout, _) = run(&socket, &["unlisten", "7", "9"]);
     assert_eq!(code, Some(1));
     assert_eq!(stdout, "stopped: 7\nno such listener, or not yours: 9\n");
     assert_eq!(thread.join().unwrap(), [ListenerId(7), ListenerId(9)]);
+}
+
+#[test]
+fn the_deprecated_name_stop_says_what_to_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, _, stderr) = run(&folder.path().join("broker.sock"), &["stop", "7"]);
+    assert_eq!(code, Some(69));
+    assert!(stderr.starts_with("portreeve: `portreeve stop` is deprecated"), "{stderr}");
+    let (_, help, _) = run(folder.path(), &["--help"]);
+    assert!(help.contains("unlisten") && !help.contains(" stop "), "{help}");
 }
 
 /// Runs `portreeve listen *:25`, these arguments, and then a shell script as the command.

@@ -8,6 +8,7 @@ use portreeve_protocol::{Fault, FaultCode, List, Text};
 
 use super::Done;
 use super::handler::{Handler, Immediate};
+use crate::config::GROUPS;
 use crate::policy::{OperationPermit, Policy, Requester};
 use crate::server::session::Session;
 use crate::server::state::{Broker, RELEASE};
@@ -37,6 +38,7 @@ impl Immediate for Hello {
         }
         let policy = broker.policy.borrow();
         let operations = policy.operations(&session.requester).into_iter();
+        let operations = operations.filter(|name| broker.addresses.is_some() || !needs_addresses(name));
         Ok(Done::new(Welcome {
             broker: std::process::id(),
             release: Text::truncated(RELEASE),
@@ -46,4 +48,10 @@ impl Immediate for Hello {
             operations: List::truncated(operations.map(Text::truncated)),
         }))
     }
+}
+
+/// Whether only a broker that manages addresses and interfaces can serve an operation.
+fn needs_addresses(operation: &str) -> bool {
+    let groups = GROUPS.iter().filter(|(word, _)| ["address", "link"].contains(word));
+    groups.into_iter().any(|(_, names)| names.contains(&operation))
 }

@@ -15,8 +15,13 @@ use super::forward::Signals;
 use crate::failure::Failure;
 use crate::output::Output;
 
-/// Starts the command with the sockets as descriptors from 3 on, and waits until it ends.
-pub async fn run(listeners: &[Listener], command: &[OsString], out: Output) -> Result<ExitCode, Failure> {
+/// Starts the command with the sockets as descriptors from 3 on, or as its standard input, and waits until it ends.
+pub async fn run(
+    listeners: &[Listener],
+    stdin: bool,
+    command: &[OsString],
+    out: Output,
+) -> Result<ExitCode, Failure> {
     let program = command.first().map(|program| program.to_string_lossy()).unwrap_or_default();
     let failed = |error| Failure::System(format!("cannot run {program:?}"), error);
     let mut exec = Command::new("/proc/self/exe");
@@ -28,6 +33,10 @@ pub async fn run(listeners: &[Listener], command: &[OsString], out: Output) -> R
     let mut sockets = Vec::new();
     for (listener, child_fd) in listeners.iter().zip(FIRST_DESCRIPTOR..) {
         let parent_fd: OwnedFd = listener.try_clone().map_err(failed)?;
+        if stdin {
+            exec.stdin(parent_fd);
+            break;
+        }
         sockets.push(FdMapping { parent_fd, child_fd });
         exec.arg("--name").arg(listener.endpoint().to_string().replace(':', "_"));
     }

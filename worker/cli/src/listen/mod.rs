@@ -8,13 +8,14 @@ mod forward;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use portreeve::{Client, Endpoint, FaultCode, Listen, ListenOptions, Listener};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::Failure;
 use crate::output::{Output, note, render, table};
-use crate::stop::MAX_BATCH;
+use crate::unlisten::MAX_BATCH;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -33,6 +34,9 @@ pub struct Arguments {
     /// Bind an address that is not on this host yet (IP_FREEBIND).
     #[arg(long)]
     free_bind: bool,
+    /// Pass the only listener as standard input, not as LISTEN_FDS: as inetd does for `wait`, for example for `exim -bw`.
+    #[arg(long)]
+    stdin: bool,
     /// The deprecated form of `-- COMMAND`.
     #[arg(long, hide = true, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true, conflicts_with = "command")]
     exec: Vec<OsString>,
@@ -49,13 +53,17 @@ pub async fn run(client: &Client, out: Output, mut arguments: Arguments) -> Resu
         .free_bind(arguments.free_bind);
     options.backlog = arguments.backlog;
     arguments.command.append(&mut arguments.exec);
+    if arguments.stdin && (arguments.endpoints.len() != 1 || arguments.command.is_empty()) {
+        let message = "--stdin takes one ENDPOINT and a COMMAND";
+        return Err(Failure::usage(ErrorKind::ArgumentConflict, message));
+    }
     let listeners = request(client, &arguments.endpoints, &options).await?;
     let code = if arguments.command.is_empty() {
         show(&listeners, out)?;
         hold(client, listeners.len()).await?;
         ExitCode::SUCCESS
     } else {
-        command::run(&listeners, &arguments.command, out).await?
+        command::run(&listeners, arguments.stdin, &arguments.command, out).await?
     };
     let ids: Vec<_> = listeners.iter().map(Listener::id).collect();
     for batch in ids.chunks(MAX_BATCH) {

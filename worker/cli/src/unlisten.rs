@@ -1,4 +1,4 @@
-//! `portreeve stop`: stops listeners by number.
+//! `portreeve unlisten`: stops listeners by number.
 
 use std::process::ExitCode;
 
