@@ -9,6 +9,7 @@ mod devices;
 mod duravip;
 mod epochs;
 mod fence;
+mod hold;
 mod host_state;
 mod interface_changes;
 mod killed_owners;

@@ -8,6 +8,7 @@ mod everyday_commands;
 mod explain_answers;
 mod in_flight_limit;
 mod isolation;
+mod json_output;
 mod log;
 mod malformed;
 mod metrics;

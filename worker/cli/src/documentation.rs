@@ -91,8 +91,9 @@ const APOSTROPHE: &str = ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n";
 
 const FILES: &str = "\
 .SH JSON
-With \\-\\-json the result is one JSON value on standard output. An error is an object whose only member is error, with the
-members code and message; a fault of the broker also has number, subject, remedy and errno. The exit status is the same.
+With \\-\\-json the result is one JSON value on standard output, as /usr/share/portreeve/portreeve.schema.json describes it. What
+failed has the member error, an object with the members code and message; a fault of the broker also has number, subject,
+remedy and errno. The exit status is the same.
 .SH FILES
 .TP
 /run/portreeve/broker.sock

@@ -1,7 +1,8 @@
 //! Failures of the command: the exit code, and the message as a line for people or JSON for programs.
 
 use std::fmt::Display;
-use std::io::{self, Write as _};
+use std::io;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::CommandFactory as _;
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::Arguments;
 use crate::broker::Broker;
-use crate::output::{Output, Style};
+use crate::output::{self, Output};
 
 /// Each exit code and its meaning, for the man page.
 pub const EXIT_CODES: &[(u8, &str)] = &[
@@ -58,6 +59,8 @@ pub enum Failure {
     NoReply(Broker),
     /// The broker refused listeners of a batch: the endpoint and the fault of each.
     Refused(Vec<(String, Fault)>),
+    /// An address cannot be held any more.
+    Address(IpAddr, Error),
     /// The result could not be written.
     Output(io::Error),
     /// A system call failed: the action of this command that failed, and the cause.
@@ -80,7 +83,7 @@ impl Failure {
         match self {
             Failure::Usage(error) if !error.use_stderr() => 0,
             Failure::Usage(_) => USAGE,
-            Failure::Session(error) => session_code(error),
+            Failure::Session(error) | Failure::Address(_, error) => session_code(error),
             Failure::NoReply(_) => UNAVAILABLE,
             Failure::Refused(faults) => faults.first().map_or(FAULT, |(_, fault)| fault_code(fault)),
             Failure::Output(_) => IO_ERROR,
@@ -93,6 +96,7 @@ impl Failure {
         match self {
             Failure::Usage(error) => error.kind().to_string(),
             Failure::Session(error) => error.to_string(),
+            Failure::Address(address, error) => format!("{address} is not held: {error}"),
             Failure::NoReply(Broker { socket, timeout }) => format!(
                 "no reply from {} within {timeout} s. Check that this is the broker's control socket and that portreeved \
                  is not suspended",
@@ -109,26 +113,25 @@ impl Failure {
 
     fn reason(&self) -> Value {
         match self {
-            Failure::Session(Error::Fault(fault) | Error::Ended(fault)) => fault_value(fault),
-            Failure::Refused(faults) => {
-                let listeners: Vec<_> = faults
-                    .iter()
-                    .map(|(endpoint, fault)| json!({ "endpoint": endpoint, "error": fault_value(fault) }))
-                    .collect();
-                let mut value = faults.first().map_or(Value::Null, |(_, fault)| fault_value(fault));
-                if let Some(fields) = value.as_object_mut() {
-                    fields.insert("listeners".into(), listeners.into());
-                }
-                value
-            }
+            Failure::Session(Error::Fault(fault) | Error::Ended(fault))
+            | Failure::Address(_, Error::Fault(fault) | Error::Ended(fault)) => fault_value(fault),
+            Failure::Refused(faults) => faults.first().map_or(Value::Null, |(_, fault)| fault_value(fault)),
             Failure::Usage(error) => json!({ "code": "usage", "message": error.to_string().trim_end() }),
             other => json!({ "code": word(other.code()), "message": other.line() }),
         }
     }
 
-    /// The message as JSON.
+    /// The message as JSON: an object with the member `error`, and what the error is about.
     pub fn value(&self) -> Value {
-        json!({ "error": self.reason() })
+        let error = self.reason();
+        match self {
+            Failure::Refused(faults) => {
+                let row = |(endpoint, fault): &(String, Fault)| json!({ "endpoint": endpoint, "error": fault_value(fault) });
+                json!({ "error": error, "listeners": faults.iter().map(row).collect::<Vec<_>>() })
+            }
+            Failure::Address(address, _) => json!({ "error": error, "address": address }),
+            _ => json!({ "error": error }),
+        }
     }
 
     /// Prints the message and returns the exit code. A closed standard output is not a failure.
@@ -142,10 +145,7 @@ impl Failure {
             _ if json => {
                 let _ = Output { json }.value(&self.value()); // the exit code remains
             }
-            _ => {
-                let name = Style::Error.on(&io::stderr(), "portreeve:");
-                let _ = io::stderr().write_all(format!("{name} {}\n", self.line()).as_bytes()); // as above
-            }
+            _ => output::error(self.line()),
         }
         ExitCode::from(code)
     }
@@ -186,7 +186,8 @@ fn word(code: u8) -> &'static str {
     }
 }
 
-fn fault_value(fault: &Fault) -> Value {
+/// A fault as the member `error` of JSON.
+pub fn fault_value(fault: &Fault) -> Value {
     json!({
         "code": fault.code.name(),
         "number": u16::from(fault.code),

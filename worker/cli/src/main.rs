@@ -5,6 +5,7 @@
 //! sysexits(3).
 
 mod address;
+mod arguments;
 mod broker;
 mod cluster;
 mod documentation;
@@ -39,7 +40,7 @@ use output::Output;
 struct Arguments {
     #[command(flatten)]
     broker: Broker,
-    /// Print the result or the error as one JSON value.
+    /// Print the result or the error as one JSON value. See /usr/share/portreeve/portreeve.schema.json.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -92,7 +93,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let broker = &arguments.broker;
     match arguments.action {
         Action::Status(arguments) => status::run(broker, out, &arguments).await,
-        Action::Address(arguments) => address::run(&broker.open().await?, out, arguments).await,
+        Action::Address(arguments) => address::run(broker, out, arguments).await,
         Action::Events(arguments) => events::run(&broker.open().await?, out, &arguments).await,
         Action::Limit(arguments) => limit::run(broker, out, arguments).await,
         Action::Link(arguments) => link::run(&broker.open().await?, out, &arguments).await,

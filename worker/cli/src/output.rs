@@ -70,6 +70,12 @@ pub fn note(text: impl std::fmt::Display) {
     let _ = io::stderr().write_all(format!("portreeve: {text}\n").as_bytes()); // a closed stderr changes no result
 }
 
+/// Prints an error on standard error, as [`note`] does.
+pub fn error(text: impl std::fmt::Display) {
+    let name = Style::Error.on(&io::stderr(), "portreeve:");
+    let _ = io::stderr().write_all(format!("{name} {text}\n").as_bytes()); // the exit code remains
+}
+
 /// The progress of a long batch, shown only on a terminal.
 pub struct Progress {
     total: usize,

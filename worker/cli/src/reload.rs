@@ -7,8 +7,8 @@ use portreeve::reload::{Finding, Reloaded};
 use portreeve::{Client, Error, FaultCode};
 use serde_json::{Value, json};
 
-use crate::failure::Failure;
-use crate::output::{Output, duration, note, render, table};
+use crate::failure::{self, Failure};
+use crate::output::{self, Output, duration, render, table};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -33,14 +33,22 @@ pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<
         Err(Error::Fault(fault)) if fault.code == FaultCode::Invalid => {
             // The fault has only the first mistake; the result of the last reload has as many as fit.
             match client.reload(true).await {
-                Ok(last) if !last.accepted && out.json => out.value(&value(&last))?,
-                Ok(last) if !last.accepted => print_findings(&last),
+                Ok(last) if !last.accepted && out.json => {
+                    let mut shown = value(&last);
+                    if let Some(shown) = shown.as_object_mut() {
+                        shown.insert("error".to_owned(), failure::fault_value(&fault));
+                    }
+                    out.value(&shown)?;
+                }
+                Ok(last) if !last.accepted => {
+                    print_findings(&last);
+                    output::error(
+                        "the new configuration is refused; the previous one stays in force. Correct it and reload again",
+                    );
+                }
                 _ => return Err(Error::Fault(fault).into()),
             }
-            note(
-                "the new configuration is refused; the previous one stays in force. Correct it and reload again",
-            );
-            Ok(ExitCode::from(crate::failure::CONFIG))
+            Ok(ExitCode::from(failure::CONFIG))
         }
         Err(error) => Err(error.into()),
     }

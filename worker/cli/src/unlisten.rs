@@ -6,7 +6,7 @@ use portreeve::{Client, ListenerId};
 use serde_json::json;
 
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{self, Output};
 
 /// Maximum number of listeners in one request.
 pub const MAX_BATCH: usize = 253;
@@ -27,20 +27,26 @@ pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<
         not_revoked.extend(reply.not_revoked.iter().map(|id| id.0));
     }
     let stopped: Vec<u64> = arguments.listeners.iter().copied().filter(|id| !unknown.contains(id)).collect();
+    let not_revoked_lines = not_revoked.iter().map(|id| {
+        let message = format!(
+            "not revoked: {id}: a process that keeps a copy of the socket can listen on it again; see portreeve status"
+        );
+        ("not-revoked", message)
+    });
+    let unknown_lines =
+        unknown.iter().map(|id| ("not-found", format!("no such listener, or not yours: {id}")));
+    let failures: Vec<(&str, String)> = not_revoked_lines.chain(unknown_lines).collect();
     if out.json {
-        out.value(&json!({ "stopped": stopped, "unknown": unknown, "not_revoked": not_revoked }))?;
+        let mut shown = json!({ "stopped": stopped, "unknown": unknown, "not_revoked": not_revoked });
+        if let (Some(shown), Some((code, message))) = (shown.as_object_mut(), failures.first()) {
+            shown.insert("error".to_owned(), json!({ "code": code, "message": message }));
+        }
+        out.value(&shown)?;
     } else {
         for id in stopped {
             out.text(format_args!("stopped: {id}"))?;
         }
-        for id in &not_revoked {
-            out.text(format_args!(
-                "not revoked: {id}: a process that keeps a copy of the socket can listen on it again; see portreeve status"
-            ))?;
-        }
-        for id in &unknown {
-            out.text(format_args!("no such listener, or not yours: {id}"))?;
-        }
+        failures.iter().for_each(|(_, message)| output::error(message));
     }
     Ok(if unknown.is_empty() && not_revoked.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

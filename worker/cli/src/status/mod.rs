@@ -2,6 +2,7 @@
 
 mod render;
 
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::time::interval;
 
 use crate::address::AddressList;
+use crate::arguments::seconds;
 use crate::broker::Broker;
 use crate::failure::Failure;
 use crate::output::{self, Output};
@@ -20,13 +22,13 @@ use crate::{listen, watch};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Show the status every SECONDS seconds, until interrupted [default: 2]; with --json one value per line.
-    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    watch: Option<u64>,
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = seconds("--watch", 1..=86_400))]
+    watch: Option<u32>,
 }
 
 pub async fn run(broker: &Broker, out: Output, arguments: &Arguments) -> Result<ExitCode, Failure> {
-    if let Some(seconds) = arguments.watch {
-        return watch_loop(broker, out, Duration::from_secs(seconds)).await;
+    if let Some(every) = arguments.watch {
+        return watch_loop(broker, out, Duration::from_secs(every.into())).await;
     }
     let state = fetch(&broker.open().await?).await?;
     match out.json {
@@ -53,7 +55,8 @@ async fn watch_loop(broker: &Broker, out: Output, every: Duration) -> Result<Exi
                 session = None;
                 match out.json {
                     true => out.value(&failure.value())?,
-                    false => watch::show(&failure.line())?,
+                    false if io::stdout().is_terminal() => watch::show(&failure.line())?,
+                    false => output::error(failure.line()),
                 }
             }
         }

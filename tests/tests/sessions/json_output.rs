@@ -1,0 +1,127 @@
+//! Every output of `portreeve --json` is as the installed schema describes it, and every failure has one shape.
+
+use std::process::{Command, Stdio};
+
+use portreeve_tests::broker::SOCKET;
+use portreeve_tests::{Broker, Host, binaries, isolated, lan, sample};
+use serde_json::Value;
+
+const SCHEMA: &str = include_str!("../../../deploy/schema/portreeve.schema.json");
+
+const MORE: &str = r#"
+    broker { permit limits { limit = "nofile=2000" } }
+    cluster {
+        cluster_group = mail nodename = mx1
+        engine { endpoints = ( "http://127.0.0.1:2379" ) }
+        check "smtp" { command = ( /bin/true ) }
+    }
+    ESMTP_Listener { Listen "10.1.1.40:25" { enable_duravip = true } }"#;
+
+/// Members that the schema does not describe are mistakes here. Programs have to accept those of later releases.
+fn close_objects(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            if members.contains_key("properties") {
+                members.insert("additionalProperties".to_owned(), false.into());
+            }
+            members.values_mut().for_each(close_objects);
+        }
+        Value::Array(items) => items.iter_mut().for_each(close_objects),
+        _ => {}
+    }
+}
+
+/// Checks a value against a definition of the schema.
+#[track_caller]
+fn check(definition: &str, value: &Value) {
+    let mut schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    close_objects(&mut schema);
+    let name = format!("#/$defs/{definition}");
+    assert!(schema["anyOf"].as_array().unwrap().iter().any(|one| one["$ref"] == name), "{name}");
+    schema["anyOf"] = serde_json::json!([{ "$ref": name }]);
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let mistakes: Vec<String> = validator.iter_errors(value).map(|error| error.to_string()).collect();
+    assert!(mistakes.is_empty(), "{definition}: {mistakes:?} in {value}");
+}
+
+/// Runs the command with `--json`, and returns its exit code and its output.
+fn json(host: &Host, words: &[&str]) -> (Option<i32>, Value) {
+    let mut command = Command::new(host.binary(binaries::CLIENT));
+    let output =
+        command.args(["--socket", SOCKET, "--json"]).args(words).stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text:?}"));
+    (output.status.code(), value)
+}
+
+#[test]
+fn every_result_is_as_the_schema_describes_it() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(MORE));
+        let add: Vec<String> = (10..14).map(|last| format!("10.1.1.{last}")).collect();
+        let add: Vec<&str> = ["address", "add"].into_iter().chain(add.iter().map(String::as_str)).collect();
+        for (definition, words) in [
+            ("addressBatch", &add[..]),
+            ("addressBatch", &["address", "add", "10.1.1.40", "--probes", "0"]),
+            ("addressBatch", &["address", "renew", "10.1.1.10", "--lease", "2m"]),
+            ("addressBatch", &["address", "announce", "10.1.1.10"]),
+            ("addressRenewAll", &["address", "renew-all"]),
+            ("addressList", &["address", "list"]),
+            ("status", &["status"]),
+            ("addressRemove", &["address", "remove", "10.1.1.10"]),
+            ("events", &["events"]),
+            ("limit", &["limit", "nofile", "core"]),
+            ("link", &["link", "eth1", "mtu", "1400"]),
+            ("policy", &["policy"]),
+            ("clusterSettings", &["cluster", "settings"]),
+            ("metrics", &["metrics"]),
+            ("reload", &["reload"]),
+            ("reload", &["reload", "--last"]),
+            ("ping", &["ping", "-c", "2"]),
+        ] {
+            let (code, value) = json(host, words);
+            assert_eq!(code, Some(0), "{words:?}: {value}");
+            check(definition, &value);
+        }
+        drop(broker);
+    });
+}
+
+#[test]
+fn every_failure_has_the_member_error_and_nothing_on_standard_output_otherwise() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(MORE));
+        for (definition, exit, path, words) in [
+            ("addressBatch", 77, "/1/error/code", &["address", "add", "10.1.1.10", "172.16.0.1"][..]),
+            ("addressBatch", 1, "/0/error/code", &["address", "renew", "10.1.1.77"]),
+            ("addressRemove", 1, "/0/error/code", &["address", "remove", "10.1.1.77"]),
+            ("unlisten", 1, "/error/code", &["unlisten", "99"]),
+            ("failure", 64, "/error/code", &["listen", "10.1.1.1:70000"]),
+            ("failure", 64, "/error/code", &["address", "add", "10.1.1.10", "--lease", "1.5"]),
+            ("failure", 77, "/listeners/0/error/code", &["listen", "/run/a", "/run/b"]),
+            ("failure", 1, "/error/code", &["link", "eth1", "mtu", "10"]),
+            ("failure", 1, "/address", &["address", "hold", "10.7.7.7"]),
+        ] {
+            let (code, value) = json(host, words);
+            check(definition, &value);
+            assert!(value.pointer(path).is_some_and(Value::is_string), "{words:?}: {value}");
+            assert_eq!(code, Some(exit), "{words:?}: {value}");
+            // For people, a failure is on standard error.
+            let mut command = Command::new(host.binary(binaries::CLIENT));
+            let output = command.args(["--socket", SOCKET]).args(words).output().unwrap();
+            let [shown, error] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+            assert!(shown.lines().all(|line| line.starts_with("10.1.1.10/")), "{words:?}: {shown}");
+            assert!(!error.is_empty(), "{words:?}");
+        }
+        std::fs::write(host.path("portreeve.conf"), "security {").unwrap();
+        let (code, value) = json(host, &["reload"]);
+        check("reload", &value);
+        assert_eq!((code, &value["error"]["code"]), (Some(78), &"invalid".into()), "{value}");
+        drop(broker);
+        let (code, value) = json(host, &["status"]);
+        check("failure", &value);
+        assert_eq!((code, &value["error"]["code"]), (Some(69), &"unavailable".into()), "{value}");
+    });
+}
