@@ -60,6 +60,9 @@ pub enum EndpointError {
     /// The port is missing.
     #[error("the port is missing: write ADDRESS:PORT, [IPV6]:PORT or *:PORT")]
     NoPort,
+    /// The text is a port alone.
+    #[error("the address is missing: write *:{0} or an address and port")]
+    NoAddress(u16),
     /// The port is not a number from 1 to 65535.
     #[error("the port {0:?} is not a number from 1 to 65535")]
     Port(String),
@@ -123,7 +126,9 @@ impl FromStr for InetEndpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (address, port) = text.rsplit_once(':').ok_or(EndpointError::NoPort)?;
+        let Some((address, port)) = text.rsplit_once(':') else {
+            return Err(text.parse().map_or(EndpointError::NoPort, EndpointError::NoAddress));
+        };
         let number = Some(port).filter(|port| port.bytes().all(|b| b.is_ascii_digit()));
         let port = match number.and_then(|port| port.parse().ok()) {
             Some(port) if port > 0 => port,
@@ -224,7 +229,9 @@ mod tests {
     #[test]
     fn an_invalid_endpoint_is_refused_with_its_cause() {
         for (text, error) in [
-            ("25", EndpointError::NoPort),
+            ("25", EndpointError::NoAddress(25)),
+            ("192.0.2.1", EndpointError::NoPort),
+            ("70000", EndpointError::NoPort),
             ("*:0", EndpointError::Port("0".into())),
             ("*:+25", EndpointError::Port("+25".into())),
             ("*:65536", EndpointError::Port("65536".into())),

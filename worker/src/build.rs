@@ -76,8 +76,10 @@ pub(crate) fn text<const MAX: usize>(what: &'static str, text: &str) -> Result<T
 fn too_many(what: &'static str) -> impl FnOnce(TooLong) -> Error {
     move |TooLong { found, max }| {
         Error::Request(
-            format!("it has {found} {what}, at most {max} are allowed. Split it into several requests")
-                .into(),
+            format!(
+                "the request has {found} {what}, at most {max} are allowed. Split it into several requests"
+            )
+            .into(),
         )
     }
 }

@@ -9,8 +9,23 @@ use super::frame::Claim;
 use super::prober::Rival;
 use crate::sys::interface::Mac;
 
+/// What a call does with an address.
+fn action(call: &str) -> &str {
+    match call {
+        "RTM_NEWADDR" => "set the address",
+        "RTM_DELADDR" => "remove the address",
+        "RTM_GETADDR" => "look up the address",
+        "RTM_GETROUTE" => "look up the route to",
+        "RTM_GETLINK" => "look up the interface of",
+        "opening the fence" => "open the fence for",
+        "renewing the fence" => "renew the fence for",
+        other => other,
+    }
+}
+
 /// A failed system call about an address.
 pub fn address_failed(call: &str, address: IpAddr, errno: Errno) -> Fault {
+    let action = action(call);
     let fault = match errno {
         Errno::EEXIST => on_interface(address, "an interface of this host"),
         // The kernel's answer where disable_ipv6 is set; a missing capability is EPERM.
@@ -21,28 +36,26 @@ pub fn address_failed(call: &str, address: IpAddr, errno: Errno) -> Fault {
                 .remedy("set net.ipv6.conf.INTERFACE.disable_ipv6 = 0 with sysctl(8)")
         }
         Errno::ENOENT => {
-            let message = format!("{call} failed for {address}: another program keeps removing the fence");
+            let message = format!("cannot {action} {address}: another program keeps removing the fence");
             Fault::new(FaultCode::Os, &message)
                 .subject("nf_tables")
                 .remedy("find the program that flushes the packet filter, with `nft monitor`, and try again")
         }
         Errno::ETIME => {
-            let message = format!("{call} failed for {address}: this host is too slow to keep its deadline");
+            let message = format!("cannot {action} {address}: this host is too slow to keep its deadline");
             Fault::new(FaultCode::Os, &message)
                 .subject("nf_tables")
                 .remedy("find what keeps the broker from running, or request a longer lease")
         }
         Errno::ENODEV | Errno::ENXIO => {
-            let message = format!("{call} failed for {address}: its interface does not exist");
+            let message = format!("cannot {action} {address}: its interface does not exist");
             Fault::new(FaultCode::UnknownInterface, &message)
                 .remedy("create the interface, or name another one in the topology of the cluster scope")
         }
         Errno::EADDRNOTAVAIL => {
             Fault::new(FaultCode::NotLocal, &format!("{address} is not on its interface"))
         }
-        _ => {
-            Fault::new(FaultCode::Os, &format!("{call} failed for {address}: {}", errno.desc())).subject(call)
-        }
+        _ => Fault::new(FaultCode::Os, &format!("cannot {action} {address}: {}", errno.desc())).subject(call),
     };
     fault.errno(errno as i32)
 }

@@ -22,12 +22,15 @@ impl Denied {
             let remedy = "use one of the operations that the reply to hello lists".to_owned();
             return Denied { message: format!("there is no operation {name:?}"), nearest: None, remedy };
         }
+        if let Requester::Local { uid, .. } = requester
+            && FOR_EVERY_PEER.contains(&name)
+        {
+            let remedy = format!("add a peer scope for user {uid} or one of its groups to the broker scope");
+            return Denied { message: format!("no peer scope covers {requester}"), nearest: None, remedy };
+        }
         let remedy = match requester {
             Requester::Worker => "send the request as user 0 over the control socket".to_owned(),
             Requester::Local { .. } if FOR_ROOT_ONLY.contains(&name) => "run this as user 0".to_owned(),
-            Requester::Local { uid, .. } if FOR_EVERY_PEER.contains(&name) => {
-                format!("add a peer scope for user {uid} or one of its groups to the broker scope")
-            }
             Requester::Local { uid, .. } => {
                 let word = allow_word(name);
                 format!("add {word} to allow in a peer scope of user {uid} or one of its groups")

@@ -18,10 +18,11 @@ macro_rules! pages {
 }
 
 /// The pages that show configurations and commands.
-pub const PAGES: [Page; 10] = pages![
+pub const PAGES: [Page; 11] = pages![
     "README.md",
     "deploy/docs/addresses.md",
     "deploy/docs/clients.md",
+    "deploy/docs/failover.md",
     "deploy/docs/listeners.md",
     "deploy/docs/operating.md",
     "deploy/docs/performance.md",

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use portreeve_tests::broker::SOCKET;
-use portreeve_tests::{Broker, Host, binaries, isolated, sample};
+use portreeve_tests::{Broker, Host, binaries, isolated, lan, sample};
 
 /// Runs the command as a user, and returns its exit code and its output.
 fn portreeve(host: &Host, user: &str, arguments: &[&str]) -> (Option<i32>, String) {
@@ -61,5 +61,26 @@ fn a_user_may_ask_about_itself_without_a_grant() {
         assert!(shown.contains("nofile") && shown.contains("core"), "{shown}");
         let (code, shown) = portreeve(host, "2003", &["limit", "files"]);
         assert!(code == Some(64) && shown.contains("\"files\": use one of as, core"), "{code:?} {shown}");
+    });
+}
+
+#[test]
+fn a_message_says_what_is_wrong_in_the_words_of_the_command() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let _broker = Broker::start(host, &sample::addresses(""));
+        for (user, words, message) in [
+            ("0", &["link", "eth1", "mtu", "10"][..], "portreeve: eth1 does not accept MTU 10: request one"),
+            ("0", &["address", "add", "10.1.1.7", "--lease", "1"], "portreeve: lease must be 3 to 86400 s\n"),
+            (
+                "0",
+                &["address", "add", "10.1.1.7", "--lease", "25h"],
+                "portreeve: lease must be 3 to 86400 s\n",
+            ),
+            ("12345", &["status"], "portreeve: no peer scope covers user 12345: add a peer scope"),
+        ] {
+            let (code, shown) = portreeve(host, user, words);
+            assert!(code != Some(0) && shown.contains(message), "{words:?}: {shown}");
+        }
     });
 }

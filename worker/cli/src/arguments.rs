@@ -1,6 +1,8 @@
 //! Arguments that several commands take.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 /// Parses a time of an option in whole seconds: 10, 10s, 2m or 1h.
 pub fn seconds(
@@ -24,6 +26,22 @@ pub fn seconds(
             Some(seconds) => Ok(seconds),
         }
     }
+}
+
+/// Parses a whole number of an option or argument.
+pub fn number<T: FromStr>(
+    option: &'static str,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let digits = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let number = digits.and_then(|digits| digits.parse().ok());
+        number.ok_or_else(|| format!("{option} takes a whole number of at most {} bits", size_of::<T>() * 8))
+    }
+}
+
+/// Parses an address.
+pub fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| "write an IP address, such as 10.1.1.7 or 2001:db8::7".to_owned())
 }
 
 #[cfg(test)]

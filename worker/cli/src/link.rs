@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use portreeve::Client;
 use serde_json::json;
 
+use crate::arguments::number;
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -25,7 +26,7 @@ enum Change {
     /// Set the MTU of the interface.
     Mtu {
         /// The MTU in bytes.
-        #[arg(value_name = "BYTES")]
+        #[arg(value_name = "BYTES", value_parser = number::<u32>("MTU"))]
         mtu: u32,
     },
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use portreeve::{Client, ListenerId};
 use serde_json::json;
 
+use crate::arguments::number;
 use crate::failure::Failure;
 use crate::output::{self, Output};
 
@@ -14,7 +15,7 @@ pub const MAX_BATCH: usize = 253;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Numbers of listeners, as `portreeve status` shows them.
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required = true, value_name = "ID", value_parser = number::<u64>("ID"))]
     listeners: Vec<u64>,
 }
 

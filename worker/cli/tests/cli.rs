@@ -67,6 +67,17 @@ fn a_wrong_command_line_exits_64_and_names_the_wrong_argument() {
     for (arguments, named) in [
         (&["sing"][..], "'sing'"),
         (&["listen", "mx1:25"], "\"mx1\" is not an IPv4 address"),
+        (&["listen", "587"], "write *:587 or an address and port"),
+        (&["listen", "*:25", "--backlog", "x"], "--backlog takes a whole number"),
+        (
+            &["address", "add", "10.1.1.7", "--lease", "x"],
+            "--lease takes whole seconds, such as 10, 10s or 2m",
+        ),
+        (&["address", "renew-all", "--until", "1.5"], "--until takes a whole number"),
+        (&["address", "add", "mx1"], "write an IP address, such as 10.1.1.7"),
+        (&["link", "eth1", "mtu", "x"], "MTU takes a whole number"),
+        (&["--timeout", "5h", "status"], "--timeout must be 1 to 3600 s"),
+        (&["metrics", "--listen", "9100"], "such as 127.0.0.1:9100"),
         (&["listen"], "<ENDPOINT>"),
         (&["unlisten", "one"], "'one'"),
         (&["ping", "-c", "0"], "'0'"),
@@ -130,9 +141,10 @@ fn unlisten_names_unknown_listeners_and_exits_1() {
         broker.reply::<Stop>(&request, &Stopped { unknown, not_revoked: Default::default() }, &[]);
         request.read::<Stop>().listeners.into_vec()
     });
-    let (code, stdout, _) = run(&socket, &["unlisten", "7", "9"]);
+    let (code, stdout, stderr) = run(&socket, &["unlisten", "7", "9"]);
     assert_eq!(code, Some(1));
-    assert_eq!(stdout, "stopped: 7\nno such listener, or not yours: 9\n");
+    assert_eq!(stdout, "stopped: 7\n");
+    assert_eq!(stderr, "portreeve: no such listener, or not yours: 9\n");
     assert_eq!(thread.join().unwrap(), [ListenerId(7), ListenerId(9)]);
 }
 

@@ -248,8 +248,8 @@ fn check_lease(lease: Option<u32>) -> Result<(), Fault> {
         // Permanent, which policy decides.
         Some(0) => Ok(()),
         Some(seconds) if seconds < MIN_LEASE || u64::from(seconds) > max => {
-            let message = format!("a lease of {seconds} s is not between {MIN_LEASE} and {max} s");
-            Err(Fault::new(FaultCode::Unsupported, &message).remedy("request a lease in that range"))
+            let message = format!("lease must be {MIN_LEASE} to {max} s");
+            Err(Fault::new(FaultCode::Unsupported, &message).subject(&format!("{seconds} s")))
         }
         _ => Ok(()),
     }

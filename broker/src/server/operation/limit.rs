@@ -145,7 +145,7 @@ fn refused(error: LimitError, limit: &Limit) -> Fault {
         .remedy("connect from the process itself"),
         Errno::EINVAL => Fault::new(FaultCode::Unsupported, "the soft limit would be above the hard limit")
             .remedy("raise both limits"),
-        errno => Fault::new(FaultCode::Os, &format!("prlimit failed for {limit}: {}", errno.desc()))
+        errno => Fault::new(FaultCode::Os, &format!("cannot set the limit {limit}: {}", errno.desc()))
             .subject("prlimit"),
     };
     fault.errno(errno as i32)

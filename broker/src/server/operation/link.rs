@@ -39,12 +39,7 @@ impl Immediate for SetLink {
                         .subject(&name)
                         .remedy("create it, or name another one")
                 }
-                errno => Fault::new(
-                    FaultCode::Os,
-                    &format!("{call} failed for the interface {name:?}: {}", errno.desc()),
-                )
-                .subject(call)
-                .errno(errno as i32),
+                errno => fault(self, call, errno).subject(call).errno(errno as i32),
             }
         };
         let link = Interface::by_name(route, &self.interface).map_err(failed("RTM_GETLINK"))?;
@@ -57,5 +52,25 @@ impl Immediate for SetLink {
             carrier: link.carrier,
             mtu: link.mtu,
         }))
+    }
+}
+
+/// What failed, in the words of the request.
+fn fault(request: &SetLink, call: &str, errno: Errno) -> Fault {
+    let name = &request.interface;
+    match (call, request.mtu, request.up) {
+        ("RTM_NEWLINK", Some(mtu), _) if matches!(errno, Errno::EINVAL | Errno::ERANGE) => {
+            Fault::new(FaultCode::Os, &format!("{name} does not accept MTU {mtu}"))
+                .remedy(&format!("request one from minmtu to maxmtu of `ip -d link show {name}`"))
+        }
+        ("RTM_NEWLINK", mtu, up) => {
+            let what = match (mtu, up) {
+                (Some(mtu), _) => format!("set the MTU of {name} to {mtu}"),
+                (None, Some(true)) => format!("set {name} up"),
+                (None, _) => format!("set {name} down"),
+            };
+            Fault::new(FaultCode::Os, &format!("cannot {what}: {}", errno.desc()))
+        }
+        _ => Fault::new(FaultCode::Os, &format!("cannot look up {name}: {}", errno.desc())),
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 pub use self::list::{AddressList, address_table, values};
 
-use crate::arguments::seconds;
+use crate::arguments::{address, number, seconds};
 use crate::broker::Broker;
 use crate::failure::{self, Failure};
 use crate::output::{self, Output, Progress};
@@ -36,7 +36,7 @@ enum Action {
         #[arg(long, value_name = "SECONDS", value_parser = seconds("--lease", 0..=u32::MAX))]
         lease: Option<u32>,
         /// End of the lease in place of its length, in nanoseconds of CLOCK_BOOTTIME.
-        #[arg(long, value_name = "NANOSECONDS", conflicts_with = "lease")]
+        #[arg(long, value_name = "NANOSECONDS", conflicts_with = "lease", value_parser = number::<u64>("--until"))]
         until: Option<u64>,
         /// Number of probes for another host that has an address, 200 ms each.
         #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=3))]
@@ -58,7 +58,7 @@ enum Action {
         #[arg(long, value_name = "SECONDS", value_parser = seconds("--lease", 0..=u32::MAX))]
         lease: Option<u32>,
         /// End of the lease in place of its length, in nanoseconds of CLOCK_BOOTTIME.
-        #[arg(long, value_name = "NANOSECONDS", conflicts_with = "lease")]
+        #[arg(long, value_name = "NANOSECONDS", conflicts_with = "lease", value_parser = number::<u64>("--until"))]
         until: Option<u64>,
     },
     /// Restart the leases of all addresses of this user.
@@ -67,7 +67,7 @@ enum Action {
         #[arg(long, value_name = "SECONDS", value_parser = seconds("--lease", 0..=u32::MAX))]
         lease: Option<u32>,
         /// End of the leases in place of their length, in nanoseconds of CLOCK_BOOTTIME.
-        #[arg(long, value_name = "NANOSECONDS", conflicts_with = "lease")]
+        #[arg(long, value_name = "NANOSECONDS", conflicts_with = "lease", value_parser = number::<u64>("--until"))]
         until: Option<u64>,
     },
     /// Remove addresses, with their listeners and connections.
@@ -103,10 +103,10 @@ impl Action {
 #[derive(clap::Args)]
 struct Targets {
     /// The addresses.
-    #[arg(required = true, value_name = "ADDRESS")]
+    #[arg(required = true, value_name = "ADDRESS", value_parser = address)]
     addresses: Vec<IpAddr>,
     /// Epoch of the ownership, from the cluster manager that decides which host has the addresses.
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value = "0", value_name = "N", value_parser = number::<u64>("--epoch"))]
     epoch: u64,
 }
 

@@ -13,6 +13,7 @@ use portreeve::{Client, Endpoint, FaultCode, Listen, ListenOptions, Listener};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::arguments::number;
 use crate::failure::Failure;
 use crate::output::{Output, note, render, table};
 use crate::unlisten::MAX_BATCH;
@@ -23,7 +24,7 @@ pub struct Arguments {
     #[arg(required = true, value_name = "ENDPOINT")]
     endpoints: Vec<Endpoint>,
     /// Maximum number of connections that wait to be accepted.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::<u32>("--backlog"))]
     backlog: Option<u32>,
     /// Let several sockets share the endpoint (SO_REUSEPORT).
     #[arg(long)]

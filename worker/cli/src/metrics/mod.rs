@@ -19,11 +19,15 @@ use crate::output::Output;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Serve the metrics at http://ADDRESS:PORT/metrics until interrupted.
-    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "json")]
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "json", value_parser = place)]
     listen: Option<SocketAddr>,
     /// Maximum number of addresses that are listed with the remaining time of their leases.
     #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=10_240))]
     leases: u32,
+}
+
+fn place(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write an address and port, such as 127.0.0.1:9100 or [::1]:9100".to_owned())
 }
 
 pub async fn run(broker: &Broker, out: Output, arguments: &Arguments) -> Result<ExitCode, Failure> {
