@@ -2,6 +2,7 @@
 //! pages.
 
 mod check;
+mod completions;
 mod documents;
 mod reconnect;
 mod reload;

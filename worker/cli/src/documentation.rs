@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Command, CommandFactory as _};
-use clap_complete::Shell;
 use clap_mangen::Man;
 
 use crate::Arguments;
+use crate::complete;
 use crate::failure::{EXIT_CODES, Failure};
 
 #[derive(clap::Args)]
@@ -28,13 +28,7 @@ pub struct Pages {
 
 /// Prints the completions of one shell.
 pub fn completions(arguments: &Completions) -> Result<ExitCode, Failure> {
-    let shell = match arguments.shell.as_str() {
-        "bash" => Shell::Bash,
-        "zsh" => Shell::Zsh,
-        _ => Shell::Fish,
-    };
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "portreeve", &mut script);
+    let script = complete::script(&arguments.shell).map_err(Failure::Output)?;
     io::stdout().write_all(&script).map_err(Failure::Output)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,19 +5,21 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
 use clap::error::ErrorKind;
+use clap_complete::ArgValueCandidates;
 use portreeve::Text;
 use portreeve::limit::{CurrentLimit, UNLIMITED};
 use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 
 use crate::broker::Broker;
+use crate::complete;
 use crate::failure::Failure;
 use crate::output::{Output, render, table};
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Limits: nofile=65536, or nofile=4096:65536 with a soft and a hard limit; a name alone shows the limit.
-    #[arg(required = true, value_name = "NAME[=SOFT[:HARD]]", value_parser = parse_limit)]
+    #[arg(required = true, value_name = "NAME[=SOFT[:HARD]]", value_parser = parse_limit, add = ArgValueCandidates::new(complete::limits))]
     limits: Vec<LimitArgument>,
     /// The command to run with the limits. Without a command, the limits are shown.
     #[arg(last = true, value_name = "COMMAND")]
@@ -48,7 +50,7 @@ fn parse_limit(text: &str) -> Result<LimitArgument, String> {
 }
 
 /// The limits by their names in setrlimit(2), in lower case and without `RLIMIT_`.
-const RESOURCES: [(&str, Resource); 16] = [
+pub const RESOURCES: [(&str, Resource); 16] = [
     ("as", Resource::As),
     ("core", Resource::Core),
     ("cpu", Resource::Cpu),

@@ -2,16 +2,19 @@
 
 use std::process::ExitCode;
 
+use clap_complete::ArgValueCandidates;
 use portreeve::Client;
 use serde_json::json;
 
 use crate::arguments::number;
+use crate::complete;
 use crate::failure::Failure;
 use crate::output::Output;
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The interface.
+    #[arg(add = ArgValueCandidates::new(complete::interfaces))]
     interface: String,
     #[command(subcommand)]
     change: Change,

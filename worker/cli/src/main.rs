@@ -8,6 +8,7 @@ mod address;
 mod arguments;
 mod broker;
 mod cluster;
+mod complete;
 mod documentation;
 mod events;
 mod failure;
@@ -116,6 +117,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
 }
 
 fn main() -> ExitCode {
+    complete::answer(<Arguments as clap::CommandFactory>::command);
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

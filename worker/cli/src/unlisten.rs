@@ -2,10 +2,12 @@
 
 use std::process::ExitCode;
 
+use clap_complete::ArgValueCandidates;
 use portreeve::{Client, ListenerId};
 use serde_json::json;
 
 use crate::arguments::number;
+use crate::complete;
 use crate::failure::Failure;
 use crate::output::{self, Output};
 
@@ -15,7 +17,7 @@ pub const MAX_BATCH: usize = 253;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Numbers of listeners, as `portreeve status` shows them.
-    #[arg(required = true, value_name = "ID", value_parser = number::<u64>("ID"))]
+    #[arg(required = true, value_name = "ID", value_parser = number::<u64>("ID"), add = ArgValueCandidates::new(complete::listeners))]
     listeners: Vec<u64>,
 }
 

@@ -6,6 +6,7 @@ mod list;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
+use clap_complete::{ArgValueCandidates, CompletionCandidate};
 use portreeve::address::{Lease as Granted, RenewedAll};
 use portreeve::{AddressOptions, Client, Fault, FaultCode};
 use serde_json::{Value, json};
@@ -14,6 +15,7 @@ pub use self::list::{AddressList, address_table, values};
 
 use crate::arguments::{address, number, seconds};
 use crate::broker::Broker;
+use crate::complete;
 use crate::failure::{self, Failure};
 use crate::output::{self, Output, Progress};
 
@@ -77,7 +79,7 @@ enum Action {
         #[command(flatten)]
         targets: Targets,
         /// The interface.
-        #[arg(long, value_name = "INTERFACE")]
+        #[arg(long, value_name = "INTERFACE", add = ArgValueCandidates::new(complete::interfaces))]
         to: String,
     },
     /// Announce addresses to the neighbours again.
@@ -103,11 +105,21 @@ impl Action {
 #[derive(clap::Args)]
 struct Targets {
     /// The addresses.
-    #[arg(required = true, value_name = "ADDRESS", value_parser = address)]
+    #[arg(required = true, value_name = "ADDRESS", value_parser = address, add = ArgValueCandidates::new(known_addresses))]
     addresses: Vec<IpAddr>,
     /// Epoch of the ownership, from the cluster manager that decides which host has the addresses.
     #[arg(long, default_value = "0", value_name = "N", value_parser = number::<u64>("--epoch"))]
     epoch: u64,
+}
+
+/// Addresses that can be added, and those that have been.
+fn known_addresses() -> Vec<CompletionCandidate> {
+    let mut known = complete::added_addresses();
+    let floating = complete::floating_addresses().into_iter();
+    let others: Vec<_> =
+        floating.filter(|one| known.iter().all(|known| known.get_value() != one.get_value())).collect();
+    known.extend(others);
+    known
 }
 
 pub async fn run(broker: &Broker, out: Output, arguments: Arguments) -> Result<ExitCode, Failure> {
