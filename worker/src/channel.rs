@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-#[cfg(feature = "tokio")]
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,7 +23,6 @@ pub const DEFAULT_SOCKET: &str = "/run/portreeve/broker.sock";
 pub struct Channel {
     pub(crate) socket: UnixDatagram,
     /// The control socket that a lost session is reopened through.
-    #[cfg(feature = "tokio")]
     pub(crate) reconnect_path: Option<PathBuf>,
 }
 
@@ -46,19 +44,17 @@ impl Channel {
     }
 
     /// Connects, or fails at once if the broker's queue of connections is full.
-    #[cfg(feature = "tokio")]
     pub(crate) fn connect_nonblocking(path: &Path) -> Result<Self, Error> {
         Self::connect_with(path, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
     }
 
-    /// Lets the asynchronous client survive the end of its broker. When the session ends, the client reopens it through this
-    /// control socket, and retries until it succeeds, with pauses of up to 5 s. The blocking client ignores this setting.
+    /// Lets the client survive the end of its broker. When the session ends, the client reopens it through this control socket,
+    /// and retries until it succeeds, with pauses of up to 5 s. The blocking client does so in a thread of its own.
     ///
     /// Sockets of listeners remain usable meanwhile. New requests wait for the next broker: put a time limit on those that
     /// must not wait. A request that is in flight is sent again if repeating it changes nothing; otherwise it fails with
     /// [`Error::Closed`]. The client requests the listeners and addresses of its guards from the next broker: see
     /// `Listener::lost` and `Lease`.
-    #[cfg(feature = "tokio")]
     #[must_use]
     pub fn reconnect_through(self, path: impl Into<PathBuf>) -> Self {
         Self { reconnect_path: Some(path.into()), ..self }
@@ -91,10 +87,6 @@ impl Channel {
 /// A channel from a connected SOCK_SEQPACKET socket.
 impl From<UnixDatagram> for Channel {
     fn from(socket: UnixDatagram) -> Self {
-        Self {
-            socket,
-            #[cfg(feature = "tokio")]
-            reconnect_path: None,
-        }
+        Self { socket, reconnect_path: None }
     }
 }

@@ -51,7 +51,8 @@
 //! - If a broker ended without a successor, the guard's own copy of the socket continues to accept connections, and no other
 //!   program can bind its port.
 //! - Leases are renewed, or their addresses added again with the same epoch, if the lease has not ended.
-//! - `Listener::lost` and [`Lease::lost`] return the reason that a guard's listener or address cannot be kept.
+//! - `Listener::lost` and [`Lease::lost`] return the reason that a guard's listener or address cannot be kept. That of the
+//!   blocking client does not wait; the blocking client reconnects in a thread of its own.
 //!
 //! # Features
 //!
@@ -88,6 +89,7 @@ mod listener;
 #[cfg(feature = "tokio")]
 mod reconnect;
 mod request;
+mod restore;
 #[cfg(feature = "tokio")]
 mod session;
 #[cfg(feature = "tokio")]

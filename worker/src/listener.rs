@@ -52,10 +52,7 @@ impl Registration {
     pub(crate) fn id(&self) -> Option<ListenerId> {
         self.state().id
     }
-}
 
-#[cfg(feature = "tokio")]
-impl Registration {
     pub(crate) fn set_id(&self, id: Option<ListenerId>) {
         self.state().id = id;
     }
@@ -139,7 +136,6 @@ impl<S, C: ListenerClient> ListenerGuard<S, C> {
         self.stop.registration.id().unwrap_or(ListenerId(0))
     }
 
-    #[cfg(feature = "tokio")]
     pub(crate) fn registration(&self) -> &Registration {
         &self.stop.registration
     }

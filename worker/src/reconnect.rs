@@ -4,11 +4,8 @@
 //! Promises: the sockets of guards stay open and unchanged meanwhile. The pause between two attempts is at least
 //! [`FIRST_PAUSE`] and at most [`MAX_PAUSE`]. Every subscriber learns that events may be missing.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use portreeve_protocol::{Fault, FaultCode};
 use tokio::net::UnixDatagram;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -17,22 +14,8 @@ use crate::build;
 use crate::channel::Channel;
 use crate::error::Error;
 use crate::request::Request;
-use crate::session_state::{HeldListener, SessionStatus, SharedSession, cookie};
-
-/// The pause before the second attempt; it doubles after each attempt.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// Time limit of one request while a session is restored.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// How a session is reopened.
-#[derive(Debug)]
-pub(crate) struct ReconnectTarget {
-    /// The control socket.
-    pub path: PathBuf,
-    /// The name of this program in the broker's logs.
-    pub name: String,
-}
+use crate::restore::{FIRST_PAUSE, HeldListener, MAX_PAUSE, REQUEST_TIMEOUT, ReconnectTarget};
+use crate::session_state::{SessionStatus, SharedSession};
 
 /// Supervises a session from its first channel to the end of its last one.
 pub(crate) async fn supervise(shared: Arc<SharedSession>, mut reader: JoinHandle<Error>) {
@@ -126,31 +109,11 @@ impl SharedSession {
 
     /// Requests the listener of a guard again.
     async fn restore_listener(&self, channel: &UnixDatagram, held: &HeldListener) -> Result<(), Error> {
-        let registration = &held.registration;
-        match self.request_with_timeout(channel, &held.listen).await {
-            Ok((id, socket)) => {
-                let mut state = self.state();
-                if registration.is_wanted() && cookie(&socket) == held.cookie {
-                    registration.set_id(Some(id));
-                    return Ok(());
-                }
-                // This is not the socket of the guard, and no code of this program accepts connections on it.
-                state.queue_stop(id);
-                registration.set_lost(Error::Fault(stopped(held)));
-            }
-            // The fault has an errno, so bind(2) failed and no peer has the listener: the guard's own socket occupies the
-            // endpoint and still works.
-            Err(Error::Fault(fault)) if fault.code == FaultCode::InUse && fault.errno != 0 => {}
-            // The broker has the listener, and this process has no descriptor for another copy.
-            Err(Error::DescriptorsLost) => {}
-            Err(why @ Error::Fault(_)) => registration.set_lost(why),
-            Err(why) => return Err(why),
+        let reply = self.request_with_timeout(channel, &held.listen).await;
+        let mut state = self.state();
+        if let Some(unwanted) = held.restored(reply)? {
+            state.queue_stop(unwanted);
         }
         Ok(())
     }
-}
-
-fn stopped(held: &HeldListener) -> Fault {
-    let message = format!("the listener on {} was stopped when its broker ended", held.listen.endpoint);
-    Fault::new(FaultCode::NotFound, &message).remedy("request it again")
 }

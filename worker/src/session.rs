@@ -16,8 +16,9 @@ use crate::build::{self, RegisteredListener};
 use crate::channel::Channel;
 use crate::error::Error;
 use crate::listener::Registration;
-use crate::reconnect::{self, ReconnectTarget};
+use crate::reconnect;
 use crate::request::Request;
+use crate::restore::ReconnectTarget;
 use crate::session_state::{SessionStatus, SharedSession};
 use crate::subscribers::{SubscriberId, Subscribers};
 

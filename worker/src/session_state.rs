@@ -10,11 +10,10 @@ use std::net::{IpAddr, Shutdown};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use portreeve_protocol::List;
 use portreeve_protocol::address::RemoveAddress;
 use portreeve_protocol::message::{Listen, ListenerId, Stop, Welcome};
-use portreeve_protocol::{FaultCode, List};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt::socket_cookie;
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::sync::watch;
@@ -22,8 +21,8 @@ use tokio::sync::watch;
 use crate::connection::{Connection, RequestId};
 use crate::error::Error;
 use crate::listener::Registration;
-use crate::reconnect::ReconnectTarget;
 use crate::request::Request;
+use crate::restore::{HeldListener, ReconnectTarget, is_temporary};
 
 /// Whether a session has a broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +32,6 @@ pub(crate) enum SessionStatus {
     Reconnecting,
     /// The session has ended for good.
     Closed,
-}
-
-/// A listener that has a guard, in a session that reconnects.
-#[derive(Clone)]
-pub(crate) struct HeldListener {
-    pub registration: Registration,
-    pub listen: Listen,
-    /// The kernel's number of the guard's socket. See SO_COOKIE in socket(7).
-    pub cookie: Option<u64>,
 }
 
 pub(crate) struct SessionState {
@@ -73,11 +63,6 @@ impl std::fmt::Debug for SharedSession {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("SharedSession").field("status", &self.status).finish_non_exhaustive()
     }
-}
-
-/// The kernel's number of a socket.
-pub(crate) fn cookie(socket: &OwnedFd) -> Option<u64> {
-    socket_cookie(socket).ok()
 }
 
 impl SessionState {
@@ -213,12 +198,7 @@ impl SharedSession {
 
     /// Whether the session continues after this error: it reconnects, and the error is not about the protocol.
     pub fn survives(&self, error: &Error) -> bool {
-        let is_temporary = match error {
-            Error::Closed | Error::Io { .. } => true,
-            Error::Ended(fault) => fault.code == FaultCode::Busy,
-            _ => false,
-        };
-        is_temporary && self.reconnect.is_some()
+        is_temporary(error) && self.reconnect.is_some()
     }
 
     /// Receives until the channel ends, and returns the reason.
@@ -291,10 +271,7 @@ impl SharedSession {
     ) -> bool {
         let mut state = self.state();
         if self.reconnect.is_some() && state.generation == generation {
-            state.held.extend(received.map(|(listen, (registration, socket))| {
-                let (listen, cookie) = (listen.clone(), cookie(socket));
-                (registration.key(), HeldListener { registration: registration.clone(), listen, cookie })
-            }));
+            state.held.extend(received.map(|(listen, registered)| HeldListener::new(listen, registered)));
         }
         state.generation == generation
     }

@@ -129,7 +129,6 @@ impl Subscribers {
 
     /// The subscription to request from the next broker. Every subscriber gets a gap, because events between two brokers
     /// are lost.
-    #[cfg(feature = "tokio")]
     pub fn resubscribe(&mut self) -> Subscribe {
         self.by_id.values_mut().for_each(|subscriber| subscriber.seen = 0);
         self.deliver(&Event::gap(0));

@@ -5,6 +5,7 @@ mod check;
 mod completions;
 mod documents;
 mod reconnect;
+mod reconnect_blocking;
 mod reload;
 mod reload_addresses;
 mod reload_consent;

@@ -26,7 +26,7 @@ impl Client {
         options: &AddressOptions,
     ) -> Result<Vec<Result<Granted, Fault>>, Error> {
         if options.until.is_some() {
-            build::require_lease_times(self.welcome())?;
+            build::require_lease_times(self.welcome().as_deref())?;
         }
         Ok(results(self.0.call(&options.to_wire(addresses)?)?.results.into_vec()))
     }
@@ -61,7 +61,7 @@ impl Client {
         until: u64,
         epoch: u64,
     ) -> Result<Vec<Result<Granted, Fault>>, Error> {
-        build::require_lease_times(self.welcome())?;
+        build::require_lease_times(self.welcome().as_deref())?;
         let request = build::renew_until(addresses, until, epoch)?;
         Ok(results(self.0.call(&request)?.results.into_vec()))
     }

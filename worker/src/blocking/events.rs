@@ -9,7 +9,8 @@ use portreeve_protocol::Event;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::{Errno, read, write};
 
-use super::{Client, Session};
+use super::Client;
+use super::session::Session;
 use crate::error::Error;
 use crate::subscribers::SubscriberId;
 
@@ -45,15 +46,15 @@ impl Client {
     pub fn events(&self, all: bool) -> Result<Events, Error> {
         let wakeup = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let wakeup = Arc::new(Wakeup(wakeup.map_err(Error::io("cannot create an eventfd"))?));
-        let id = self.0.connection().subscribers.add(None, all);
+        let id = self.0.state().connection.subscribers.add(None, all);
         let (waker, recent) = (Waker::from(wakeup.clone()), VecDeque::new());
         let mut events = Events { client: self.clone(), id, recent, wakeup, waker, ended: false };
-        let required = self.0.connection().subscribers.required_subscription();
+        let required = self.0.state().connection.subscribers.required_subscription();
         let subscribed = self.0.call(&required)?;
-        let mut connection = self.0.connection();
-        connection.subscribers.set_subscription(required);
-        connection.subscribers.mark_seen(id, &subscribed);
-        drop(connection);
+        let mut state = self.0.state();
+        state.connection.subscribers.set_subscription(required);
+        state.connection.subscribers.mark_seen(id, &subscribed);
+        drop(state);
         events.recent = subscribed.recent.into_vec().into();
         Ok(events)
     }
@@ -64,7 +65,7 @@ impl Client {
     /// As [`Client::ping`].
     pub fn recent_events(&self, all: bool) -> Result<Vec<Event>, Error> {
         // The request replaces the session's subscription, so it includes what the subscribers need.
-        let mut required = self.0.connection().subscribers.required_subscription();
+        let mut required = self.0.state().connection.subscribers.required_subscription();
         required.all |= all;
         Ok(self.0.call(&required)?.recent.into_vec())
     }
@@ -72,13 +73,21 @@ impl Client {
 
 impl Events {
     fn wait(&self) -> Result<Event, Error> {
+        let session = &self.client.0;
         loop {
-            if let Some(event) = self.client.0.try_next_event(self.id, &self.waker)? {
-                return Ok(event);
+            match session.try_next_event(self.id, &self.waker) {
+                Ok(Some(event)) => return Ok(event),
+                Ok(None) => {}
+                Err(why) if session.survives(&why) => {
+                    // The next broker's first event is a gap.
+                    drop(session.await_broker(session.state())?);
+                    continue;
+                }
+                Err(why) => return Err(why),
             }
-            let channel = &self.client.0.channel;
+            let channel = session.state().channel.clone();
             let mut either =
-                [PollFd::new(channel, PollFlags::IN), PollFd::new(&self.wakeup.0, PollFlags::IN)];
+                [PollFd::new(&*channel, PollFlags::IN), PollFd::new(&self.wakeup.0, PollFlags::IN)];
             match poll(&mut either, None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(Error::io("cannot wait for an event")(error)),
@@ -91,16 +100,17 @@ impl Events {
 impl Session {
     /// The next event of a subscriber, if one has arrived.
     fn try_next_event(&self, id: SubscriberId, waker: &Waker) -> Result<Option<Event>, Error> {
-        let mut connection = self.connection();
+        let mut state = self.state();
         loop {
-            if let Poll::Ready(event) = connection.poll_event(id, waker) {
+            if let Poll::Ready(event) = state.connection.poll_event(id, waker) {
                 return event.map(Some);
             }
             // Only the thread that holds this lock receives, so no other thread takes the packet that poll reports.
-            let mut channel = [PollFd::new(&self.channel, PollFlags::IN)];
-            match poll(&mut channel, Some(&Timespec::default())) {
+            let channel = state.channel.clone();
+            let mut readable = [PollFd::new(&*channel, PollFlags::IN)];
+            match poll(&mut readable, Some(&Timespec::default())) {
                 Ok(0) => return Ok(None),
-                Ok(_) => _ = connection.receive(self.channel.as_fd())?,
+                Ok(_) => _ = state.connection.receive(channel.as_fd())?,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(Error::io("cannot wait for an event")(error)),
             }
@@ -128,11 +138,12 @@ impl Iterator for Events {
 
 impl Drop for Events {
     fn drop(&mut self) {
-        let mut connection = self.client.0.connection();
+        let mut state = self.client.0.state();
+        let (channel, connection) = (state.channel.clone(), &mut state.connection);
         connection.subscribers.remove(self.id);
         if let Some(none) = connection.subscribers.missing_subscription().filter(|missing| !missing.follow) {
             // It fails only if the session has ended, and the subscription with it.
-            let _ = connection.send_without_reply(self.client.0.channel.as_fd(), &none);
+            let _ = connection.send_without_reply(channel.as_fd(), &none);
             connection.subscribers.set_subscription(none);
         }
     }

@@ -4,32 +4,34 @@
 
 mod addresses;
 mod events;
+mod reconnect;
+mod session;
 
 use std::net::{TcpListener, UdpSocket};
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::net::{UnixDatagram, UnixListener};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 
 use portreeve_protocol::cluster::{ClusterRequest, ClusterSettings};
 use portreeve_protocol::limit::{CurrentLimit, SetLimit};
-use portreeve_protocol::message::{ListenerId, Ping, StatusRequest, Stop, Stopped, Welcome};
+use portreeve_protocol::message::{ListenerId, Ping, StatusRequest, Stopped, Welcome};
 use portreeve_protocol::metrics::{Metrics, MetricsRequest};
 use portreeve_protocol::policy::{PolicyPage, PolicyRequest};
 use portreeve_protocol::reload::{Reload, Reloaded};
 use portreeve_protocol::status::Status;
 use portreeve_protocol::worker::{RestartWorker, SignalWorker, WorkerRequest, WorkerStatus};
-use portreeve_protocol::{Endpoint, Fault, List, Trailing};
+use portreeve_protocol::{Endpoint, Fault, Trailing};
 
 pub use events::Events;
 
+use session::Session;
+
 use crate::build;
 use crate::channel::Channel;
-use crate::connection::Connection;
 use crate::error::Error;
 use crate::listen_options::{Listen, ListenOptions};
 use crate::listener::{ListenerClient, ListenerGuard, Registration, sealed};
-use crate::request::Request;
+use crate::restore::HeldListener;
 
 /// A listener of the blocking client. See [`ListenerGuard`].
 pub type Listener<S = OwnedFd> = ListenerGuard<S, Client>;
@@ -38,40 +40,9 @@ pub type Listener<S = OwnedFd> = ListenerGuard<S, Client>;
 #[derive(Clone)]
 pub struct Client(Arc<Session>);
 
-struct Session {
-    channel: UnixDatagram,
-    /// Locked for a whole request, so that each reply belongs to the thread that waits.
-    connection: Mutex<Connection>,
-    welcome: Option<Welcome>,
-}
-
 impl std::fmt::Debug for Client {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Client").field("channel", &self.0.channel).finish_non_exhaustive()
-    }
-}
-
-impl Session {
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn call<O: Request>(&self, request: &O) -> Result<O::Output, Error> {
-        let mut connection = self.connection();
-        let channel = self.channel.as_fd();
-        let id = loop {
-            // The channel blocks, so it reports that it is full only for a moment.
-            if let Some(id) = connection.send(channel, request)? {
-                break id;
-            }
-            std::thread::yield_now();
-        };
-        loop {
-            if let Poll::Ready(reply) = connection.poll_reply::<O>(id, Waker::noop()) {
-                return reply;
-            }
-            connection.receive(channel)?;
-        }
+        out.debug_struct("Client").field("channel", &self.0.state().channel).finish_non_exhaustive()
     }
 }
 
@@ -81,16 +52,13 @@ impl Client {
     /// # Errors
     /// [`Error::Ended`] with the broker's reason, or another error if no session can be opened.
     pub fn open(channel: Channel, name: &str) -> Result<Self, Error> {
-        channel.socket.set_nonblocking(false).map_err(Error::io("cannot prepare the channel"))?;
-        let mut session =
-            Session { channel: channel.socket, connection: Mutex::new(Connection::new()), welcome: None };
-        session.welcome = Some(session.call(&build::hello(name))?);
-        Ok(Self(Arc::new(session)))
+        Session::open(channel, name).map(Self)
     }
 
-    /// The broker's reply to the opening of the session: its identity, and the operations that this peer is allowed.
-    pub fn welcome(&self) -> Option<&Welcome> {
-        self.0.welcome.as_ref()
+    /// The present broker's reply to the opening of the session: its identity, and the operations that this peer is allowed.
+    /// `None` before the first broker has replied.
+    pub fn welcome(&self) -> Option<Arc<Welcome>> {
+        self.0.state().welcome.clone()
     }
 
     /// Requests a listener. A repeated request for the same endpoint returns the same socket.
@@ -98,8 +66,14 @@ impl Client {
     /// # Errors
     /// [`Error::Fault`] with the broker's reason; [`Error::DescriptorsLost`], after which the request can be repeated.
     pub fn listen(&self, endpoint: &Endpoint, options: &ListenOptions) -> Result<Listener, Error> {
-        let (id, socket) = self.0.call(&build::listen(endpoint, options)?)?;
-        let registered = (Registration::new(id), socket);
+        let listen = build::listen(endpoint, options)?;
+        let registered = self.0.call_and(&listen, |state, (id, socket)| {
+            let registered = (Registration::new(id), socket);
+            if self.0.reconnect.is_some() {
+                state.held.extend([HeldListener::new(&listen, &registered)]);
+            }
+            registered
+        })?;
         ListenerGuard::new(self.clone(), (endpoint.clone(), options.backlog), registered)
     }
 
@@ -113,8 +87,18 @@ impl Client {
         listeners: &[Listen],
         all_or_nothing: bool,
     ) -> Result<Vec<Result<Listener, Fault>>, Error> {
-        let results = self.0.call(&build::listen_many(listeners, all_or_nothing)?)?;
-        build::guards(self, listeners, build::register(results))
+        let request = build::listen_many(listeners, all_or_nothing)?;
+        let registered = self.0.call_and(&request, |state, results| {
+            let registered = build::register(results);
+            if self.0.reconnect.is_some() {
+                let pairs = request.listeners.iter().zip(&registered);
+                let held = pairs
+                    .filter_map(|(listen, result)| Some(HeldListener::new(listen, result.as_ref().ok()?)));
+                state.held.extend(held);
+            }
+            registered
+        })?;
+        build::guards(self, listeners, registered)
     }
 
     /// Stops listeners by number, at most 253, and returns the numbers that are not listeners of this peer.
@@ -227,10 +211,7 @@ impl ListenerClient for Client {}
 
 impl sealed::StopListener for Client {
     fn guard_dropped(&self, registration: &Registration) {
-        let stop = Stop { listeners: List::truncated(registration.id()) };
-        let mut connection = self.0.connection();
-        // It fails only if the session has ended, and its listeners with it.
-        let _ = connection.send_without_reply(self.0.channel.as_fd(), &stop);
+        self.0.guard_dropped(registration);
     }
 }
 
@@ -240,9 +221,20 @@ impl<S> Listener<S> {
     /// # Errors
     /// As [`Client::ping`]. Stopping a listener that is already stopped is not an error.
     pub fn stop(self) -> Result<(), Error> {
-        let result = self.client().map_or(Ok(()), |client| client.stop(&[self.id()]).map(drop));
+        let result = self.client().map_or(Ok(()), |client| client.0.stop(self.registration()));
         self.disarm();
         result
+    }
+
+    /// The reason that this listener is lost, if it is: the session has ended, the next broker refuses the listener, or the
+    /// last broker stopped it. Does not wait. A new request for the endpoint returns a socket that works.
+    ///
+    /// The session learns of the end of its broker during a request, or at once if it reconnects.
+    pub fn lost(&self) -> Option<Error> {
+        let Some(client) = self.client() else { return Some(Error::Closed) };
+        let state = client.0.state();
+        let closed = state.connection.closed.clone();
+        self.registration().lost().or_else(|| closed.filter(|why| state.ended || !client.0.survives(why)))
     }
 }
 
