@@ -21,7 +21,8 @@ portreeved: privileged helper that opens sockets and manages addresses for unpri
 
 Usage:
   portreeved [--config FILE]                run in the foreground (as root)
-  portreeved --takeover [--config FILE]     replace the running broker; listeners stay open
+  portreeved --takeover [--config FILE]     replace the running broker; listeners stay open. Refused if systemd or
+                                            another program supervises that broker, unless --takeover=force
   portreeved check [FILE]                   report all errors of a configuration
   portreeved explain [FILE]                 show each process's privileges and what each peer is allowed
   portreeved explain [FILE] listen ENDPOINT show whether a peer is allowed to listen there, and the rule
@@ -83,7 +84,8 @@ pub fn main() -> ExitCode {
 #[derive(Default)]
 struct Options {
     config: Option<PathBuf>,
-    takeover: bool,
+    /// Whether it is forced.
+    takeover: Option<bool>,
     verbose: bool,
     strict: bool,
     syntax: bool,
@@ -98,7 +100,7 @@ impl Options {
     fn accept_only(&self, command: &str, accepted: &[&str]) -> Result<(), lexopt::Error> {
         let given = [
             ("--config", self.config.is_some()),
-            ("--takeover", self.takeover),
+            ("--takeover", self.takeover.is_some()),
             ("--verbose", self.verbose),
             ("--strict", self.strict),
             ("--syntax", self.syntax),
@@ -125,8 +127,14 @@ fn parse(mut parser: lexopt::Parser) -> Result<Action, lexopt::Error> {
             }
             Short('c') | Long("config") => options.config = Some(parser.value()?.into()),
             Short('v') | Long("verbose") => options.verbose = true,
-            Long("takeover") => options.takeover = true,
             Long("strict") => options.strict = true,
+            Long("takeover") => {
+                options.takeover = match parser.optional_value() {
+                    None => Some(false),
+                    Some(word) if word == "force" => Some(true),
+                    Some(word) => return Err(format!("--takeover takes no value but force: {word:?}").into()),
+                };
+            }
             Long("syntax") => options.syntax = true,
             Long("json") => options.json = true,
             Long("log-format") => options.log_format = Some(parser.value()?.parse()?),
@@ -146,7 +154,7 @@ fn action(words: &[OsString], options: Options) -> Result<Action, lexopt::Error>
                 "portreeved without a command",
                 &["--config", "--takeover", "--log-format", "--notify-fd"],
             )?;
-            let start = if options.takeover { Start::Takeover } else { Start::Fresh };
+            let start = options.takeover.map_or(Start::Fresh, |force| Start::Takeover { force });
             let file = options.config.unwrap_or_else(|| DEFAULT_CONFIG.into());
             Ok(Action::Run(file, start, options.log_format, options.notify_fd))
         }

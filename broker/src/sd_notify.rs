@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use tokio::sync::Notify;
 
 use crate::failure::Failure;
+use crate::log;
 use crate::sys::{clock, socket, sockopt};
 
 /// The pause before another attempt to send a message for which the service manager had no room.
@@ -109,6 +110,7 @@ impl Notifier {
         {
             tracing::warn!(%errno, "cannot write to the descriptor of --notify-fd");
         }
+        log::started();
         tracing::info!("ready");
     }
 
@@ -171,7 +173,10 @@ impl Notifier {
     pub async fn flush_at_end(&self) {
         if tokio::time::timeout(FLUSH_TIMEOUT, self.flushed()).await.is_err() {
             let lost: Vec<String> = self.waiting.take().into();
-            tracing::warn!(messages = ?lost, "the service manager does not read its notification socket: messages are lost");
+            tracing::warn!(
+                messages = lost.join(" "),
+                "the service manager does not read its notification socket: messages are lost"
+            );
         }
     }
 
@@ -190,7 +195,7 @@ impl Notifier {
                 Ok(()) => self.warned.set(false),
                 Err(errno) if is_full(errno) => return false,
                 Err(error) => {
-                    tracing::warn!(%error, notification = ?message, "cannot notify the service manager");
+                    tracing::warn!(%error, messages = message, "cannot notify the service manager");
                 }
             }
             waiting.pop_front();

@@ -24,7 +24,7 @@ fn stream_config() -> Configuration<LittleEndian, Fixint, bincode::config::Limit
 #[non_exhaustive]
 pub enum BodyError {
     /// The bytes are not a valid message of the expected type.
-    #[error("invalid message body: {0}")]
+    #[error("invalid message body: {}", described(.0))]
     Decode(bincode::error::DecodeError),
     /// Bytes remain after the end of the message.
     #[error("{0} unexpected bytes after the end of the message")]
@@ -32,6 +32,17 @@ pub enum BodyError {
     /// The message is longer than [`MAX_BODY`] or than the buffer.
     #[error("the message does not fit in a frame: {0}")]
     Encode(bincode::error::EncodeError),
+}
+
+/// The error as text for people: that of this crate's types, without the names of the decoder's.
+fn described(error: &bincode::error::DecodeError) -> String {
+    use bincode::error::DecodeError;
+    match error {
+        DecodeError::OtherString(text) => text.clone(),
+        DecodeError::Other(text) => (*text).to_owned(),
+        DecodeError::UnexpectedEnd { additional } => format!("it ends {additional} bytes too early"),
+        error => error.to_string(),
+    }
 }
 
 /// Decodes a message that uses all of `body`.

@@ -87,14 +87,14 @@ impl Addresses {
                 Ok(removed) => keep_fence |= !removed.verified,
                 Err(fault) => {
                     keep_fence = true;
-                    tracing::error!(%fault, "cannot remove an address at exit");
+                    tracing::error!(error = %fault, "cannot remove an address at exit");
                 }
             }
         }
         if let Some(fence) = self.host.fence().filter(|_| !keep_fence)
             && let Err(errno) = fence.delete()
         {
-            tracing::error!(%errno, "cannot remove the fence at exit");
+            tracing::error!(error = %errno, "cannot remove the fence at exit");
         }
     }
 

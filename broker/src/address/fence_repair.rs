@@ -62,7 +62,7 @@ impl Addresses {
             Ok(true) => return false,
             Ok(false) => {}
             Err(errno) => {
-                tracing::warn!(%errno, "cannot compare the fence with the leases; building it again")
+                tracing::warn!(error = %errno, "cannot compare the fence with the leases; building it again")
             }
         }
         match self.build_fence(&fence) {
@@ -76,7 +76,7 @@ impl Addresses {
             }
             Err(errno) => {
                 tracing::error!(
-                    %errno,
+                    error = %errno,
                     "another program removed parts of the fence from the packet filter, and it cannot be built again; addresses may \
                      be blocked, or answer longer than their lease"
                 );

@@ -43,7 +43,7 @@ impl FrameSocket {
         if let Some(socket) = &self.socket
             && let Err(errno) = socket.send(index, frame)
         {
-            tracing::debug!(index, %errno, "cannot send a frame");
+            tracing::debug!(index, error = %errno, "cannot send a frame");
         }
     }
 

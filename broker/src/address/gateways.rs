@@ -80,7 +80,7 @@ impl Gateways {
             match self.list(began).await {
                 Ok(listing) => drop(self.last.replace(Some(listing))),
                 Err(errno) => {
-                    tracing::warn!(%errno, "cannot list the routes; announcing to all hosts");
+                    tracing::warn!(error = %errno, "cannot list the routes; announcing to all hosts");
                 }
             }
             tokio::time::sleep(began.elapsed() * PAUSES).await;

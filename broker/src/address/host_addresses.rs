@@ -193,14 +193,14 @@ impl HostAddresses {
         let lookups: Vec<Lookup> = placements.iter().map(|placement| self.lookup(placement)).collect();
         if let Err(errno) = self.reset_connections(&lookups) {
             tracing::warn!(
-                ?addresses, %errno,
+                ?addresses, error = %errno,
                 "cannot reset the connections of addresses before their removal; remote ends may wait for a timeout"
             );
         }
         if let Some(fence) = self.fence()
             && let Err(errno) = fence.close(&addresses)
         {
-            tracing::error!(?addresses, %errno, "cannot close the fence of addresses before their removal");
+            tracing::error!(?addresses, error = %errno, "cannot close the fence of addresses before their removal");
         }
         let outcomes = rtnl::remove(&self.route, placements);
         let mut destinations = self.destinations(&lookups);
@@ -262,7 +262,7 @@ impl HostAddresses {
         if let Some(fence) = self.fence()
             && let Err(errno) = fence.forget(&absent)
         {
-            tracing::error!(addresses = ?absent, %errno, "cannot remove addresses from the fence; it still blocks them");
+            tracing::error!(addresses = ?absent, error = %errno, "cannot remove addresses from the fence; it still blocks them");
         }
     }
 
@@ -277,7 +277,7 @@ impl HostAddresses {
         if let Some(fence) = self.fence()
             && let Err(errno) = fence.forget(&addresses).and_then(|()| fence.close(&addresses))
         {
-            tracing::error!(?addresses, %errno, "cannot remove addresses from the fence after a failed request");
+            tracing::error!(?addresses, error = %errno, "cannot remove addresses from the fence after a failed request");
         }
     }
 

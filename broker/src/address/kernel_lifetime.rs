@@ -127,7 +127,7 @@ impl Addresses {
                 (Ok(()), Some(lease)) => lease.kernel_deadline = kernel_deadline,
                 (Ok(()), None) => {}
                 (Err(errno), _) => {
-                    tracing::warn!(address = %placement.address, %errno, "cannot refresh the lifetime of an address");
+                    tracing::warn!(address = %placement.address, error = %errno, "cannot refresh the lifetime of an address");
                 }
             }
         }

@@ -143,7 +143,7 @@ impl Addresses {
                     });
                 }
                 Err(fault) => {
-                    tracing::error!(%fault, "lease expired without a renewal, but the address cannot be removed");
+                    tracing::error!(error = %fault, "lease expired without a renewal, but the address cannot be removed");
                 }
             }
         }

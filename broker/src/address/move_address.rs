@@ -165,13 +165,13 @@ impl Addresses {
             let address = one.to.address;
             if let Err(errno) = ignore_absent(removed) {
                 let index = one.to.index;
-                tracing::error!(%address, index, %errno, "cannot remove an address from the interface of a failed move");
+                tracing::error!(%address, index, error = %errno, "cannot remove an address from the interface of a failed move");
             }
             if let Err(errno) = added
                 && errno != Errno::EEXIST
             {
                 let index = one.from.index;
-                tracing::error!(%address, index, %errno, "cannot return an address to its interface after a failed move");
+                tracing::error!(%address, index, error = %errno, "cannot return an address to its interface after a failed move");
                 self.reconciler.mark_missing_where(|placement| *placement == one.from);
             }
         }

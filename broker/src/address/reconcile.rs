@@ -305,7 +305,7 @@ impl Reconciler {
                     .for_each(|index| self.interface_deleted(*index));
                 interfaces.into_iter().for_each(|interface| self.interface_changed(interface));
             }
-            Err(errno) => tracing::error!(%errno, "cannot list the interfaces of this host"),
+            Err(errno) => tracing::error!(error = %errno, "cannot list the interfaces of this host"),
         }
         self.compare_addresses();
         self.check_quarantine();
@@ -319,7 +319,7 @@ impl Reconciler {
                 present.iter().for_each(|placement| self.mark_present(placement));
                 self.mark_missing_where(|placement| !present.contains(placement));
             }
-            Err(errno) => tracing::error!(%errno, "cannot list the addresses of this host"),
+            Err(errno) => tracing::error!(error = %errno, "cannot list the addresses of this host"),
         }
     }
 
@@ -360,13 +360,13 @@ impl Reconciler {
                 Ok(()) | Err(Errno::EEXIST) => {
                     self.mark_present(&placement);
                     self.parts.counters.restored.up();
-                    tracing::warn!(%address, index, cause, "restored an address that was missing");
+                    tracing::warn!(%address, index, reason = cause, "restored an address that was missing");
                     if self.parts.table.borrow().get(address).is_some_and(Lease::is_announced) {
                         self.parts.announcer.announce(address);
                     }
                 }
                 Err(errno) => {
-                    tracing::warn!(%address, index, cause, %errno, "cannot restore an address that is missing");
+                    tracing::warn!(%address, index, reason = cause, error = %errno, "cannot restore an address that is missing");
                 }
             }
         }

@@ -17,6 +17,7 @@ use super::fence_repair::must_pass;
 use super::host_addresses::HostAddresses;
 use super::lease_end::LeaseEnd;
 use crate::holder::Holder;
+use crate::log;
 use crate::sys::BootTime;
 use crate::sys::rtnl::Placement;
 
@@ -103,7 +104,7 @@ impl Addresses {
     /// then has room in it.
     fn make_room(&self, fence: &Fence, holder: Holder) -> bool {
         if let Err(errno) = self.build_fence(fence) {
-            tracing::error!(%errno, "cannot build the fence again");
+            tracing::error!(error = %errno, "cannot build the fence again");
         }
         fence.has_room_for(holder)
     }
@@ -156,7 +157,7 @@ impl Addresses {
             }
         }
         if let Err(errno) = self.host.join_holder(&renewed, holder) {
-            tracing::warn!(%holder, %errno, "cannot let addresses pass with their holder; comparing the fence with the leases");
+            tracing::warn!(holder = %log::named(holder), error = %errno, "cannot let addresses pass with their holder; comparing the fence with the leases");
             self.repair_fence();
         }
         renewed.len()
@@ -201,7 +202,7 @@ impl Addresses {
                 Ok(()) => {}
                 Err(errno) => {
                     let addresses = members.len();
-                    tracing::warn!(addresses, %holder, %errno, "cannot separate addresses in the fence; comparing it with the leases");
+                    tracing::warn!(addresses, holder = %log::named(holder), error = %errno, "cannot separate addresses in the fence; comparing it with the leases");
                     self.repair_fence();
                 }
             }

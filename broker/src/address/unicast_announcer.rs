@@ -107,7 +107,7 @@ impl UnicastAnnouncer {
             match neighbour::list(route) {
                 Ok(neighbours) => self.snapshot = Some(Snapshot { at: Instant::now(), neighbours }),
                 Err(errno) => {
-                    tracing::warn!(%errno, "cannot list the neighbours; announcing to all hosts");
+                    tracing::warn!(error = %errno, "cannot list the neighbours; announcing to all hosts");
                     return none;
                 }
             }

@@ -32,6 +32,8 @@ pub struct Broker {
     pub require_seccomp: bool,
     /// Whether the configuration can be reloaded. If not, no reader process is started.
     pub reload: bool,
+    /// The least severe lines that the log shows.
+    pub log_level: LogLevel,
     /// What happens to listeners and addresses that a new configuration no longer allows.
     pub on_narrow: OnNarrow,
     /// The limits of each peer.
@@ -54,6 +56,32 @@ pub enum OnNarrow {
     Keep,
 }
 
+/// The severity of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Something failed.
+    Error,
+    /// Something was refused, or needs attention.
+    Warn,
+    /// Something changed.
+    #[default]
+    Info,
+    /// Everything else.
+    Debug,
+}
+
+impl LogLevel {
+    /// The word in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+        }
+    }
+}
+
 impl Default for Broker {
     fn default() -> Self {
         Broker {
@@ -65,6 +93,7 @@ impl Default for Broker {
             require_landlock: false,
             require_seccomp: false,
             reload: true,
+            log_level: LogLevel::default(),
             on_narrow: OnNarrow::default(),
             quotas: Quotas::default(),
             permits: Vec::new(),
@@ -99,6 +128,9 @@ impl Broker {
             require_landlock: reader.boolean("require_landlock").unwrap_or(default.require_landlock),
             require_seccomp: reader.boolean("require_seccomp").unwrap_or(default.require_seccomp),
             reload: reader.boolean("reload").unwrap_or(default.reload),
+            log_level: reader
+                .parsed("log_level", log_level)
+                .map_or(default.log_level, |spanned| spanned.value),
             on_narrow: reader
                 .parsed("on_narrow", on_narrow)
                 .map_or(default.on_narrow, |spanned| spanned.value),
@@ -126,4 +158,10 @@ fn on_narrow(text: &str) -> Result<OnNarrow, String> {
         "keep" => Ok(OnNarrow::Keep),
         _ => Err("write close or keep".to_owned()),
     }
+}
+
+fn log_level(text: &str) -> Result<LogLevel, String> {
+    let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug];
+    let level = levels.into_iter().find(|level| level.word() == text.to_ascii_lowercase());
+    level.ok_or_else(|| "write error, warn, info or debug".to_owned())
 }

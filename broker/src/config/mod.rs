@@ -48,7 +48,7 @@ mod typed;
 mod worker;
 
 pub use binding::Binding;
-pub use broker::{Broker, OnNarrow};
+pub use broker::{Broker, LogLevel, OnNarrow};
 pub use bundle::Bundle;
 pub use cidr::{Cidr, CidrError, not_manageable};
 pub use cluster::{Cluster, Topology};

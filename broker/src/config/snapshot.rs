@@ -104,6 +104,7 @@ impl Snapshot {
             require_landlock,
             require_seccomp,
             reload,
+            log_level,
             on_narrow,
             quotas,
             permits,
@@ -119,6 +120,7 @@ impl Snapshot {
         add("reload", reload.to_string());
         add("retain", retain.as_secs().to_string());
         add("lease", lease.as_secs().to_string());
+        add("log_level", log_level.word().to_owned());
         let on_narrow = match on_narrow {
             OnNarrow::Close => "close",
             OnNarrow::Keep => "keep",

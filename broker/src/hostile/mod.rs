@@ -83,7 +83,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Option<Choice>, lexopt::Error> {
     while let Some(argument) = parser.next()? {
         match argument {
             Long("config") => choice.config = parser.value()?.into(),
-            Long("takeover") => choice.start = Start::Takeover,
+            Long("takeover") => choice.start = Start::Takeover { force: false },
             Long("fail") => choice.fail = Some(parser.value()?.string()?),
             Long("kill") => choice.kill = Some(parser.value()?.string()?),
             Long("stall") => choice.stall = Some(parser.value()?.string()?),

@@ -38,6 +38,18 @@ impl std::str::FromStr for Format {
     }
 }
 
+/// The target of the lines that record decisions.
+pub(super) const AUDIT: &str = "audit";
+
+fn is_audit(event: &Event<'_>) -> bool {
+    event.metadata().target() == AUDIT
+}
+
+/// What a line is about: a decision, or the broker itself.
+fn target(event: &Event<'_>) -> &'static str {
+    if is_audit(event) { AUDIT } else { "broker" }
+}
+
 /// The value of a field in a line of text: one word as it is, anything else in quotes, so that it cannot be taken for a
 /// further field.
 struct Value<'t>(&'t str);
@@ -85,7 +97,10 @@ where
             SystemTime.format_time(&mut out)?;
             write!(out, "{end} ")?;
         }
-        write!(out, "{colour}{:>5}{end} {dim}{}:{end} ", metadata.level(), metadata.target())?;
+        write!(out, "{colour}{:>5}{end} ", metadata.level())?;
+        if is_audit(event) {
+            write!(out, "{dim}{AUDIT}:{end} ")?;
+        }
         let mut fields = Fields { message: String::new(), suffix: String::new() };
         event.record(&mut fields);
         writeln!(out, "{}{}", fields.message, fields.suffix)
@@ -138,7 +153,7 @@ where
         let metadata = event.metadata();
         out.write_str("{\"time\":\"")?;
         SystemTime.format_time(&mut out)?;
-        write!(out, "\",\"level\":\"{}\",\"target\":\"{}\"", metadata.level(), metadata.target())?;
+        write!(out, "\",\"level\":\"{}\",\"target\":\"{}\"", metadata.level(), target(event))?;
         let mut members = Members { out, result: Ok(()) };
         event.record(&mut members);
         members.result?;
@@ -206,9 +221,9 @@ where
         event.record(&mut entry);
         write!(
             out,
-            "PRIORITY={priority}\nSYSLOG_IDENTIFIER=portreeved\nPORTREEVE_TARGET={}\nMESSAGE={}: {}{}\n{}",
-            metadata.target(),
-            metadata.target(),
+            "PRIORITY={priority}\nSYSLOG_IDENTIFIER=portreeved\nPORTREEVE_TARGET={}\nMESSAGE={}{}{}\n{}",
+            target(event),
+            if is_audit(event) { "audit: " } else { "" },
             entry.text.message,
             entry.text.suffix,
             entry.fields
@@ -223,13 +238,13 @@ struct Entry {
 }
 
 impl Entry {
-    /// A field of its own has one line, so its value needs no quotes.
+    /// A field of its own is one line, so only characters that are not printable need an escape.
     fn add(&mut self, name: &str, value: &str) {
         // Writing to a String cannot fail.
         let _ = match name {
             "message" => Ok(()),
-            "errno" => writeln!(self.fields, "ERRNO={}", JsonEscaped(value)),
-            _ => writeln!(self.fields, "PORTREEVE_{}={}", name.to_uppercase(), JsonEscaped(value)),
+            "errno" => writeln!(self.fields, "ERRNO={}", Escaped(value)),
+            _ => writeln!(self.fields, "PORTREEVE_{}={}", name.to_uppercase(), Escaped(value)),
         };
     }
 }

@@ -8,20 +8,24 @@
 
 mod buffer;
 mod format;
+mod level;
 mod origin;
 mod sink;
 
 use std::convert::Infallible;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use buffer::{Buffer, Weight};
 pub use format::Format;
-pub use origin::Origin;
+pub use level::{set_level, shows_debug};
+pub use origin::{Origin, named, set_user_names};
 use sink::Sink;
 
 use crate::failure::{Exit, Failure};
@@ -37,6 +41,14 @@ static FORMAT: OnceLock<Format> = OnceLock::new();
 static BUFFER: Mutex<Buffer> = Mutex::new(Buffer::new());
 /// Notified when some lines could not be written.
 static STALLED: Notify = Notify::const_new();
+
+/// Whether the broker has started to serve.
+static SERVES: AtomicBool = AtomicBool::new(false);
+
+/// Records that the start has succeeded: from now on the broker serves.
+pub fn started() {
+    SERVES.store(true, Ordering::Relaxed);
+}
 
 struct Line;
 
@@ -98,7 +110,7 @@ pub fn flush() {
     };
     if !dropped.is_empty() {
         for (peer, lines) in dropped {
-            tracing::warn!(%peer, lines, "log lines were dropped: the reader of the log was too slow");
+            tracing::warn!(peer = %named(peer), lines, "log lines were dropped: the reader of the log was too slow");
         }
         buffer().write();
     }
@@ -131,7 +143,7 @@ pub fn finish() {
     buffer().finish(FINAL_WAIT);
 }
 
-/// Logs why the program ends, one line per cause, and writes the buffer.
+/// Logs why the program does not start, or ends: one line per cause. Writes the buffer.
 pub fn fatal(lines: &[String]) {
     for line in lines {
         match FORMAT.get() {
@@ -142,7 +154,10 @@ pub fn fatal(lines: &[String]) {
                 let line = format!("portreeved: {line}\n");
                 buffer().push(Origin::Broker, Weight::Record, line.as_bytes());
             }
-            Some(Format::Json | Format::Journald) => tracing::error!(reason = line, "portreeved ends"),
+            Some(Format::Json | Format::Journald) if SERVES.load(Ordering::Relaxed) => {
+                tracing::error!("exiting after an error: {line}");
+            }
+            Some(Format::Json | Format::Journald) => tracing::error!("cannot start: {line}"),
         }
     }
     finish();
@@ -164,17 +179,18 @@ pub fn begin(requested: Option<Format>) -> Result<(), Failure> {
     let colour = format == Format::Text && io::IsTerminal::is_terminal(&io::stderr());
     let _ = FORMAT.set(format); // called once
     buffer().set_sink(journal.unwrap_or_else(Sink::stderr));
-    let lines = tracing_subscriber::fmt().with_max_level(LevelFilter::INFO).with_writer(|| Line);
+    let registry = tracing_subscriber::registry().with(level::filter());
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| Line);
     match format {
         Format::Text => {
             let text = format::Text { time: !sink::stderr_is_journal() };
-            lines.with_ansi(colour).event_format(text).init();
+            registry.with(lines.with_ansi(colour).event_format(text)).init();
         }
-        Format::Json => lines.event_format(format::Json).init(),
-        Format::Journald => lines.event_format(format::Journald).init(),
+        Format::Json => registry.with(lines.event_format(format::Json)).init(),
+        Format::Journald => registry.with(lines.event_format(format::Journald)).init(),
     }
     std::panic::set_hook(Box::new(|panic| {
-        tracing::error!(reason = panic.to_string(), "portreeved ends because of a bug in it");
+        tracing::error!("exiting because of a bug in portreeved: {panic}");
         finish();
     }));
     Ok(())

@@ -1,7 +1,11 @@
 //! The origin of a log line: the peer whose requests cause it.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+use portreeve_protocol::printable::Escaped;
 
 use super::buffer::Weight;
 use crate::holder::Holder;
@@ -44,6 +48,36 @@ impl fmt::Display for Origin {
             Origin::Strangers => out.write_str("users without a peer scope"),
         }
     }
+}
+
+/// A peer as log lines show it: with the name of the user, if the configuration has it.
+pub fn named(peer: impl Into<Origin>) -> impl fmt::Display {
+    struct Named(Origin);
+    impl fmt::Display for Named {
+        fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.fmt(out)?;
+            match self.0 {
+                Origin::User(uid) => {
+                    user_names().get(&uid).map_or(Ok(()), |name| write!(out, " ({})", Escaped(name)))
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+    Named(peer.into())
+}
+
+/// The names of the users that the configuration names.
+static USER_NAMES: RwLock<BTreeMap<u32, String>> = RwLock::new(BTreeMap::new());
+
+fn user_names() -> RwLockReadGuard<'static, BTreeMap<u32, String>> {
+    USER_NAMES.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sets the names of users. While the broker serves, it uses no name service, so lines have only these names.
+pub fn set_user_names(mut names: BTreeMap<u32, String>) {
+    names.entry(0).or_insert_with(|| "root".to_owned());
+    *USER_NAMES.write().unwrap_or_else(PoisonError::into_inner) = names;
 }
 
 thread_local! {

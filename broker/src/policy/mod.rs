@@ -19,7 +19,7 @@ mod ports;
 mod resource;
 mod rule;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
@@ -74,6 +74,7 @@ pub struct Policy {
     /// Indices of `peers`.
     users: HashMap<u32, Vec<usize>>,
     groups: HashMap<u32, Vec<usize>>,
+    user_names: BTreeMap<u32, String>,
     tcp_ports: Vec<RangeInclusive<u16>>,
     topology: Rc<Cluster>,
     floating: floating::Floating,
@@ -122,6 +123,11 @@ impl Policy {
     pub fn operations(&self, requester: &Requester) -> Vec<&'static str> {
         let names = OPERATIONS.iter().map(|(_, name)| *name);
         names.filter(|name| self.operation(requester, name).is_ok()).collect()
+    }
+
+    /// The names of the users that `peer` scopes name.
+    pub fn user_names(&self) -> &BTreeMap<u32, String> {
+        &self.user_names
     }
 
     /// Whether any scope is about this peer. All others are allowed nothing.

@@ -68,6 +68,11 @@ impl Policy {
                 PeerName::User(_) => &mut self.users,
                 PeerName::Group(_) => &mut self.groups,
             };
+            if let PeerName::User(name) = &peer.name.value
+                && number(name).is_none()
+            {
+                self.user_names.entry(id).or_insert_with(|| name.clone());
+            }
             by_id.entry(id).or_default().push(self.peers.len());
             let allow = peer.allow.iter().map(|word| word.value.clone()).collect();
             self.peers.push(PeerGrant { allow, grant });

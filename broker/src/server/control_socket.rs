@@ -16,7 +16,7 @@ use super::session;
 use super::state::{Broker, Buffers};
 use crate::failure::{Exit, Failure};
 use crate::listener::{BoundSocket, Registry};
-use crate::log::Origin;
+use crate::log::{self, Origin};
 use crate::policy::Requester;
 use crate::sys::peer_credentials;
 use crate::sys::socket::{self, AddressFamily, SockType};
@@ -154,7 +154,7 @@ async fn open_session(broker: &Rc<Broker>, channel: OwnedFd) -> io::Result<()> {
         Err((account, NoSlot { fault, .. })) => {
             broker.counters.rejected.up();
             account.notice(|| {
-                tracing::warn!(target: "audit", peer = %requester, pid, cause = &*fault.message, "refused a session");
+                tracing::warn!(target: "audit", peer = %log::named(Origin::User(credentials.uid)), pid, code = fault.code.name(), reason = &*fault.message, "refused a session");
             });
             refuse_session(broker, channel, &fault);
             Ok(())

@@ -49,13 +49,13 @@ impl FloatingListeners for Broker {
             self.publish_to_worker(EventCode::ListenerStopping, *id, endpoint);
         }
         for fault in self.registry.borrow_mut().stop_at(&addresses) {
-            tracing::error!(%fault, "cannot revoke a listener whose address is about to be removed");
+            tracing::error!(error = %fault, "cannot revoke a listener whose address is about to be removed");
         }
     }
 
     fn change_vrf(&self, addresses: &HashSet<IpAddr>, vrf: Option<&str>) {
         for fault in self.registry.borrow().change_vrf(addresses, vrf) {
-            tracing::warn!(%fault, "cannot bind a listener to the VRF of its address");
+            tracing::warn!(error = %fault, "cannot bind a listener to the VRF of its address");
         }
     }
 }

@@ -202,7 +202,7 @@ impl Account {
             let account = self.clone();
             tokio::task::spawn_local(async move {
                 tokio::time::sleep(SUPPRESSION_REPORT).await;
-                let (peer, suppressed) = (&account.peer, account.not_logged.take());
+                let (peer, suppressed) = (log::named(account.peer), account.not_logged.take());
                 let limit = account.quotas.get().lines;
                 let write = || tracing::warn!(target: "audit", %peer, suppressed, limit, "log lines suppressed: more than max_log_lines a second");
                 log::record(account.peer, write);

@@ -34,6 +34,9 @@ const MAX_TURN: Duration = Duration::from_millis(1);
 /// How long a peer of the control socket may take to send hello, if `unread_timeout` is not shorter.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The reason for the end of a session that ends as expected.
+const CLOSED_BY_PEER: &str = "the peer closed the channel";
+
 /// A session as its operations see it.
 pub struct Session {
     /// Its number.
@@ -228,7 +231,7 @@ impl Session {
         let length = match self.receive(inbox) {
             Ok(length) => length,
             Err(ReceiveError::Os(error)) => return Err(error),
-            Err(ReceiveError::Closed) => return Ok(Step::Close("the peer closed the channel".to_owned())),
+            Err(ReceiveError::Closed) => return Ok(Step::Close(CLOSED_BY_PEER.to_owned())),
             Err(error) => {
                 let bytes = match error {
                     ReceiveError::UnexpectedDescriptors { bytes } => bytes,
@@ -324,9 +327,14 @@ impl Session {
         let _ = self.channel.shutdown(Shutdown::Both); // the peer may have closed it already
         let client =
             broker.sessions.borrow_mut().remove(&self.number).map(|info| info.client).unwrap_or_default();
-        self.account.notice(|| {
-            tracing::info!(session = self.number, peer = %self.requester, %client, reason, "session ended");
-        });
+        let (session, peer) = (self.number, log::named(self.holder()));
+        match reason == CLOSED_BY_PEER {
+            false => self.account.notice(|| tracing::info!(session, %peer, %client, reason, "session ended")),
+            true if log::shows_debug() => {
+                self.account.notice(|| tracing::debug!(session, %peer, %client, reason, "session ended"));
+            }
+            true => {}
+        }
         broker.events.unsubscribe(self.number);
         // The worker's listeners belong to its process: they stay until it has exited, and are then retained for the next
         // worker.
@@ -335,7 +343,7 @@ impl Session {
         }
         for fault in broker.registry.borrow_mut().stop_owned_by(self.owner) {
             log::record(self.account.peer(), || {
-                tracing::error!(session = self.number, %fault, "cannot revoke a listener of a session that ended");
+                tracing::error!(session = self.number, error = %fault, "cannot revoke a listener of a session that ended");
             });
         }
     }

@@ -253,7 +253,7 @@ impl Broker {
     fn stop_listeners(&self) {
         let is_in_fdstore = |id| self.fdstore.as_ref().is_some_and(|fdstore| fdstore.contains(id));
         for fault in self.registry.borrow_mut().stop_all_except(is_in_fdstore) {
-            tracing::error!(%fault, "cannot revoke a listener at the end of the broker");
+            tracing::error!(error = %fault, "cannot revoke a listener at the end of the broker");
         }
     }
 

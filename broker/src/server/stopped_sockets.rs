@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::state::Broker;
+use crate::log;
 
 /// Checks the sockets of stopped listeners when they are due.
 pub async fn check_loop(broker: Rc<Broker>) {
@@ -17,7 +18,7 @@ pub async fn check_loop(broker: Rc<Broker>) {
         let misused = broker.registry.borrow_mut().stopped_sockets().check(Instant::now());
         for (endpoint, holder) in misused {
             tracing::warn!(
-                target: "audit", %endpoint, holder = holder.to_string(),
+                target: "audit", %endpoint, holder = %log::named(holder),
                 "a peer uses its copy of the socket of a stopped listener; it receives nothing, and others can listen there"
             );
         }

@@ -64,7 +64,10 @@ pub enum Start {
     #[default]
     Fresh,
     /// It replaces the broker that serves at the configured control socket.
-    Takeover,
+    Takeover {
+        /// Even if another program supervises that broker.
+        force: bool,
+    },
 }
 
 /// Starts, serves until the end, and stops. A newline is written to `ready_descriptor` when the broker serves.
@@ -114,6 +117,8 @@ pub fn run(
         (Some((scope, Some(command))), None) => Some((scope, command)),
         _ => return Err(findings.failure()),
     };
+    log::set_level(config.broker.log_level);
+    log::set_user_names(plan.policy.user_names().clone());
     let mut warnings = findings.warnings();
 
     let unprivileged_port_start = plan::unprivileged_port_start();
@@ -133,8 +138,8 @@ pub fn run(
     let mut reservation = None;
     let (control, mut import) = match start {
         Start::Fresh => (sockets::control_socket(&config, plan.socket_group, &mut registry)?, None),
-        Start::Takeover => {
-            let (predecessor, sockets) = sockets::begin_takeover(&config, &mut registry)?;
+        Start::Takeover { force } => {
+            let (predecessor, sockets) = sockets::begin_takeover(&config, &mut registry, force)?;
             if let Some(map) = sockets.allowlist {
                 let adopted = registry.adopt_allowlist(map);
                 adopted.map_err(|errno| Failure::os("takeover", "bpf", errno))?;
@@ -231,7 +236,7 @@ pub fn run(
         });
     }
     for warning in &warnings {
-        tracing::warn!(warning);
+        tracing::warn!("{warning}");
     }
     inject::confined();
     let chroot = config

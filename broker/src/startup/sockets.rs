@@ -121,6 +121,7 @@ pub fn addresses(
 pub fn begin_takeover(
     config: &Config,
     registry: &mut Registry,
+    force: bool,
 ) -> Result<(Predecessor, OfferedSockets), Failure> {
     let Some(path) = &config.broker.socket else {
         let what =
@@ -128,7 +129,7 @@ pub fn begin_takeover(
         let remedy = "add the socket of the running broker, or restart it instead of taking over";
         return Err(Failure::new(Exit::Config, "takeover", what, remedy));
     };
-    let (predecessor, sockets) = Predecessor::connect(&path.value)?;
+    let (predecessor, sockets) = Predecessor::connect(&path.value, force)?;
     inject::point("takeover.control")?;
     let text = path.value.to_string_lossy();
     control_socket::import(registry, &text, &predecessor.offer.control, &sockets.control)?;

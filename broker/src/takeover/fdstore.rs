@@ -268,7 +268,7 @@ impl Fdstore {
     /// Logs the first of several failures in a row: peers cause the messages.
     fn warn(&self, errno: Errno, what: &str) {
         if !self.warned.replace(true) {
-            tracing::warn!(%errno, "cannot {what} in the service manager's descriptor store");
+            tracing::warn!(error = %errno, "cannot {what} in the service manager's descriptor store");
         }
     }
 }

@@ -30,7 +30,7 @@ pub fn import_from_fdstore(
     let adopted = allowlist.map(|index| registry.adopt_allowlist(passed.swap_remove(index).1));
     passed.retain(|(name, _)| name != ALLOWLIST_NAME);
     if let Some(Err(errno)) = adopted {
-        tracing::warn!(%errno, "cannot continue with the allowlist that the service manager passed");
+        tracing::warn!(error = %errno, "cannot continue with the allowlist that the service manager passed");
         names.stale.push(ALLOWLIST_NAME.to_owned());
     }
     for (name, descriptor) in passed {
@@ -39,8 +39,8 @@ pub fn import_from_fdstore(
             Ok(()) => {
                 names.imported.insert(name);
             }
-            Err(cause) => {
-                tracing::warn!(target: "audit", name, cause, "closed a descriptor that the service manager passed");
+            Err(reason) => {
+                tracing::warn!(target: "audit", name, reason, "closed a descriptor that the service manager passed");
                 names.stale.push(name);
             }
         }

@@ -209,7 +209,7 @@ impl Target<'_> {
         if let Some(control) = self.control
             && let Err(errno) = socket::listen(control, socket::CONTROL_BACKLOG)
         {
-            tracing::warn!(%errno, "the kernel still reports the predecessor as the owner of the control socket");
+            tracing::warn!(error = %errno, "the kernel still reports the predecessor as the owner of the control socket");
         }
         for (endpoint, user) in imported.unusable {
             tracing::warn!(
@@ -220,7 +220,7 @@ impl Target<'_> {
         let stopped = imported.stopping.stop(&mut registry);
         for AwaitedListener { endpoint, name, socket, .. } in imported.deferred {
             if let Err(fault) = registry.bind_static(&endpoint, &socket, &name, &[], None) {
-                tracing::error!(%endpoint, name, %fault, "a static listener is missing: restart portreeved");
+                tracing::error!(%endpoint, name, error = %fault, "a static listener is missing: restart portreeved");
             }
         }
         stopped
@@ -241,13 +241,13 @@ impl Target<'_> {
                     target: "audit", address = %removed.address, "removed an address that is no longer permitted"
                 ),
                 Err(fault) => {
-                    tracing::error!(%fault, "cannot remove an address that is no longer permitted");
+                    tracing::error!(error = %fault, "cannot remove an address that is no longer permitted");
                 }
             }
         }
         for address in permitted {
             if let Err(fault) = self.floating.start(address) {
-                tracing::error!(%address, %fault, "cannot start a floating listener");
+                tracing::error!(%address, error = %fault, "cannot start a floating listener");
             }
         }
     }

@@ -18,6 +18,7 @@ mod import;
 mod predecessor;
 mod replacement;
 mod request;
+mod supervisor;
 
 pub use export::{Batch, Export, taken_over};
 pub use fdstore::{Fdstore, FdstoreSource, NamesAtStart};

@@ -21,6 +21,7 @@ use portreeve_protocol::{FaultCode, Text};
 use tokio::io::Interest;
 
 use super::request::{Reply, Session, failed, protocol_error, refused};
+use super::supervisor::refuse_supervised;
 use crate::address;
 use crate::failure::Failure;
 use crate::inject;
@@ -99,12 +100,16 @@ impl Predecessor {
     /// Connects to the broker that serves at this path, and begins a takeover.
     ///
     /// # Errors
-    /// No broker serves there, its process is not run by root, or it refuses.
-    pub fn connect(path: &Path) -> Result<(Self, OfferedSockets), Failure> {
+    /// No broker serves there, its process is not run by root, another program supervises it unless `force`, or it
+    /// refuses.
+    pub fn connect(path: &Path, force: bool) -> Result<(Self, OfferedSockets), Failure> {
         inject::point("takeover.begin")?;
         let mut session = Session::connect(path)?;
-        session
-            .request_from_root(&Hello { client: Text::truncated("portreeved --takeover"), features: 0 })?;
+        let hello = Hello { client: Text::truncated("portreeved --takeover"), features: 0 };
+        let (welcome, _) = session.request_from_root(&hello)?;
+        if !force {
+            refuse_supervised(welcome.broker)?;
+        }
         let begin = Begin { oldest: TAKEOVER_VERSION, newest: TAKEOVER_VERSION };
         match session.request(&Takeover::Begin(begin))? {
             (TakeoverReply::Accepted(offer), descriptors) => {

@@ -73,7 +73,7 @@ impl Stopping {
             match registry.stop(id, None) {
                 Ok(_) => tracing::warn!(target: "audit", %endpoint, user, "{}", reason.text()),
                 Err(fault) => {
-                    tracing::error!(%endpoint, user, %fault, "cannot stop a listener that must not stay")
+                    tracing::error!(%endpoint, user, error = %fault, "cannot stop a listener that must not stay")
                 }
             }
             names.extend(FdstoreName::from(exported).encode());

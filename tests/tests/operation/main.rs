@@ -15,5 +15,6 @@ mod sd_notify;
 mod soak;
 mod takeover;
 mod takeover_failures;
+mod takeover_supervised;
 mod test_host;
 mod tour;

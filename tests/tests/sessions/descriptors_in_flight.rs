@@ -443,7 +443,7 @@ fn a_reply_that_waits_is_not_overtaken_by_events_without_end() {
 fn a_session_that_ends_with_a_request_in_flight_keeps_its_place_until_it_ends() {
     isolated(|host| {
         lan::create(&["far"]);
-        let broker = Broker::start(host, &sample::addresses("broker { max_sessions = 1 }"));
+        let broker = Broker::start(host, &sample::addresses("broker { max_sessions = 1 log_level = debug }"));
         let nobody = ("nobody", WORKER);
         let mut peer = connect(nobody);
         let addresses = one_address("10.1.1.7");

@@ -1,5 +1,6 @@
 //! Peers and their sessions: requests, refusals, quotas, events, and the log lines and metrics about them.
 
+mod audit;
 mod channel;
 mod cluster_settings;
 mod descriptors_in_flight;

@@ -36,7 +36,7 @@ fn requests(number: u16) -> Vec<Listen> {
 fn peer_text_is_bounded_and_escaped_everywhere() {
     isolated(|host| {
         let permits = r#"( "127.0.0.1:1-65535" "/run/*" )"#;
-        let text = format!("{}broker {{ max_log_lines = 1000 }}", sample::control(permits));
+        let text = format!("{}broker {{ max_log_lines = 1000 log_level = debug }}", sample::control(permits));
         let broker = Broker::start(host, &text);
         let mut peer = broker.connect();
         peer.request(&Hello { client: evil(), features: 0 }).unwrap();
@@ -97,7 +97,7 @@ fn peer_text_is_bounded_and_escaped_everywhere() {
 /// The fields that the broker writes in the lines of this file's tests.
 const FIELDS: [&str; 20] = [
     "arguments",
-    "cause",
+    "done",
     "client",
     "code",
     "duration_us",
@@ -112,7 +112,7 @@ const FIELDS: [&str; 20] = [
     "session",
     "subject",
     "suppressed",
-    "warning",
+    "refused",
     "lines",
     "error",
     "program",

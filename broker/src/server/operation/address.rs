@@ -10,12 +10,11 @@ use portreeve_protocol::address::{
     ADDRESS_PAGE, AddAddress, AddressPage, AddressRow, Announce, Lease, LeaseTimes, Leases, ListAddresses,
     MAX_ADDRESSES, PageTimes, RenewAddress,
 };
-use portreeve_protocol::message::{Features, Operation, Outcome};
+use portreeve_protocol::message::{Features, Outcome};
 use portreeve_protocol::{Fault, FaultCode, List, Text, Trailing};
 
 use super::Done;
-use super::audit::audit_part;
-use super::handler::{Deferred, Handler, Immediate};
+use super::handler::{Deferred, Handler, Immediate, Part};
 use super::listen::{MAX_WHOLE_FAULTS, shortened};
 use crate::address::{AddParams, AddSpec, Addresses, LeaseEnd};
 use crate::holder::Holder;
@@ -43,13 +42,13 @@ pub(super) fn decide_each(
 
 /// Writes the arguments of a request about addresses.
 pub(super) fn arguments(out: &mut fmt::Formatter<'_>, addresses: &[IpAddr], epoch: u64) -> fmt::Result {
-    write!(out, "epoch {epoch}:")?;
-    addresses.iter().try_for_each(|address| write!(out, " {address}"))
+    addresses.iter().try_for_each(|address| write!(out, "{address} "))?;
+    write!(out, "epoch {epoch}")
 }
 
-/// Counts each result of a request.
-fn count_each<T>(results: &[Outcome<T>], count: impl Fn(Option<FaultCode>)) {
-    results.iter().for_each(|result| count(result.fault().map(|fault| fault.code)));
+/// The result of each address of a request.
+pub(super) fn parts<T>(results: &[Outcome<T>]) -> Option<Vec<Part<'_>>> {
+    Some(results.iter().map(Part::from).collect())
 }
 
 impl Handler for AddAddress {
@@ -64,8 +63,8 @@ impl Handler for AddAddress {
         arguments(out, &self.addresses, self.epoch)
     }
 
-    fn count(reply: &Leases, count: impl Fn(Option<FaultCode>)) {
-        count_each(&reply.results, count);
+    fn parts<'r>(&self, reply: &'r Leases) -> Option<Vec<Part<'r>>> {
+        parts(&reply.results)
     }
 }
 
@@ -93,7 +92,7 @@ impl Deferred for AddAddress {
             announce: self.announce,
         };
         let outcomes = addresses.add(specs, params).await;
-        Ok(leases::<Self>(addresses, &session, outcomes))
+        Ok(leases(addresses, &session, outcomes))
     }
 }
 
@@ -111,8 +110,8 @@ impl Handler for RenewAddress {
         arguments(out, &self.addresses, self.epoch)
     }
 
-    fn count(reply: &Leases, count: impl Fn(Option<FaultCode>)) {
-        count_each(&reply.results, count);
+    fn parts<'r>(&self, reply: &'r Leases) -> Option<Vec<Part<'r>>> {
+        parts(&reply.results)
     }
 }
 
@@ -125,7 +124,7 @@ impl Immediate for RenewAddress {
         };
         let renewed = with_held_followers(permits, addresses, session.holder())?;
         let outcomes = addresses.renew(&renewed, session.holder(), end, self.epoch);
-        Ok(Done::new(leases::<Self>(addresses, session, outcomes)))
+        Ok(Done::new(leases(addresses, session, outcomes)))
     }
 }
 
@@ -141,8 +140,8 @@ impl Handler for Announce {
         arguments(out, &self.addresses, self.epoch)
     }
 
-    fn count(reply: &Leases, count: impl Fn(Option<FaultCode>)) {
-        count_each(&reply.results, count);
+    fn parts<'r>(&self, reply: &'r Leases) -> Option<Vec<Part<'r>>> {
+        parts(&reply.results)
     }
 }
 
@@ -151,7 +150,7 @@ impl Immediate for Announce {
         let addresses = manager(broker)?;
         let announced = with_held_followers(permits, addresses, session.holder())?;
         let outcomes = addresses.announce_again(&announced, session.holder(), self.epoch);
-        Ok(Done::new(leases::<Self>(addresses, session, outcomes)))
+        Ok(Done::new(leases(addresses, session, outcomes)))
     }
 }
 
@@ -256,7 +255,7 @@ fn check_lease(lease: Option<u32>) -> Result<(), Fault> {
 }
 
 /// Converts the outcomes to the reply, with the deadlines if the session has them.
-pub(super) fn leases<O: Operation>(
+pub(super) fn leases(
     addresses: &Addresses,
     session: &Session,
     outcomes: Vec<Result<Lease, Fault>>,
@@ -268,7 +267,7 @@ pub(super) fn leases<O: Operation>(
         let deadlines = List::truncated(outcomes.iter().map(deadline));
         LeaseTimes { now: BootTime::now().as_nanos(), deadlines }
     });
-    Leases { results: results::<O, _, _>(session, outcomes), times: Trailing(times) }
+    Leases { results: results(session, outcomes), times: Trailing(times) }
 }
 
 /// The specification of one address for the address manager.
@@ -309,17 +308,12 @@ fn with_held_followers(
     with_followers(allowed, followers)
 }
 
-/// Converts the outcomes to the wire message. Each refused address has an audit line of its own, as if it had been
-/// requested alone.
-pub(super) fn results<O: Operation, T, const MAX: usize>(
+/// Converts the outcomes to the wire message.
+pub(super) fn results<T, const MAX: usize>(
     session: &Session,
     outcomes: Vec<Result<T, Fault>>,
 ) -> List<Outcome<T>, MAX> {
-    let mut refused = 0;
-    for fault in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
-        refused += 1;
-        audit_part::<O>(session, None, fault);
-    }
+    let refused = outcomes.iter().filter(|outcome| outcome.is_err()).count();
     session.note_refusals(refused);
     let brief = refused > MAX_WHOLE_FAULTS;
     List::truncated(outcomes.into_iter().map(|outcome| match outcome {

@@ -1,18 +1,21 @@
-//! The audit line and the counts of each request, written after its reply is on the way. Text of a peer is escaped.
+//! The audit line and the counts of each request, written after its reply is on the way: one line, also for a request with
+//! several parts. Text of a peer is escaped.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::time::Instant;
 
 use portreeve_protocol::Fault;
-use portreeve_protocol::message::Operation;
+use tracing::field::display;
 
-use super::handler::Handler;
+use super::handler::{Handler, Part};
+use crate::log;
 use crate::policy::Permit;
 use crate::server::reply::Delivery;
 use crate::server::session::Session;
 use crate::server::state::Broker;
 
-/// How many bytes of arguments, or of rules, a line shows.
+/// How many bytes of arguments, of reasons, or of rules, a line shows.
 const MAX_SHOWN: usize = 4096;
 
 /// Counts a request and writes its audit line, which names the rules of the permit that allowed it.
@@ -23,33 +26,7 @@ pub fn audit<O: Handler>(
     outcome: Result<(&O::Permit, &O::Reply), &Fault>,
     started: Instant,
 ) {
-    const { assert!(!(O::CHANGES_STATE && O::FREQUENT), "what changes state is audited at the level info") };
-    let duration = started.elapsed();
-    broker.counters.add_latency(O::KIND, duration);
-    let count = |code| broker.counters.add_outcome(O::KIND, code);
-    let duration_us = duration.as_micros();
-    let (peer, number, operation, arguments) =
-        (&session.requester, session.number, O::NAME, Arguments(request));
-    match outcome {
-        Ok((permit, reply)) => {
-            O::count(reply, count);
-            let done = || {
-                let rules = Rules(permit);
-                tracing::info!(target: "audit", session = number, %peer, operation, %arguments, %rules, duration_us, "done");
-            };
-            match (O::CHANGES_STATE, O::FREQUENT) {
-                (true, _) => session.account.record(done),
-                (false, false) => session.account.notice(done),
-                (false, true) => {
-                    tracing::debug!(target: "audit", session = number, %peer, operation, duration_us, "done");
-                }
-            }
-        }
-        Err(fault) => {
-            count(Some(fault.code));
-            refused(session, O::NAME, Some(&arguments), fault, Some(duration_us));
-        }
-    }
+    write_line(broker, session, request, outcome, None, started);
 }
 
 /// Counts a request and writes its audit line, when it is known what became of its reply.
@@ -62,41 +39,159 @@ pub fn audit_delivery<O: Handler>(
     started: Instant,
 ) {
     match (delivery, outcome) {
-        (Delivery::Replaced(fault), Ok(_)) => audit(broker, session, request, Err(fault), started),
-        (Delivery::Lost(reason), Ok((permit, reply))) => {
-            let duration = started.elapsed();
-            broker.counters.add_latency(O::KIND, duration);
-            O::count(reply, |code| broker.counters.add_outcome(O::KIND, code));
-            let (peer, number, operation) = (&session.requester, session.number, O::NAME);
-            let (arguments, rules, duration_us) = (Arguments(request), Rules(permit), duration.as_micros());
-            tracing::warn!(target: "audit", session = number, %peer, operation, %arguments, %rules, reason, duration_us, "done, but the reply was not sent");
+        (Delivery::Replaced(fault), Ok(_)) => {
+            write_line(broker, session, request, Err(fault), None, started);
         }
-        (_, outcome) => audit(broker, session, request, outcome, started),
+        (Delivery::Lost(reason), Ok(_)) => {
+            write_line(broker, session, request, outcome, Some(reason), started);
+        }
+        (_, outcome) => write_line(broker, session, request, outcome, None, started),
     }
 }
 
-/// Writes the line of one part of a request that was refused, as if it had been requested alone.
-pub fn audit_part<O: Operation>(session: &Session, arguments: Option<&dyn fmt::Display>, fault: &Fault) {
-    refused(session, O::NAME, arguments, fault, None);
+fn write_line<O: Handler>(
+    broker: &Broker,
+    session: &Session,
+    request: &O,
+    outcome: Result<(&O::Permit, &O::Reply), &Fault>,
+    lost: Option<&str>,
+    started: Instant,
+) {
+    const { assert!(!(O::CHANGES_STATE && O::FREQUENT), "what changes state is audited at the level info") };
+    let duration = started.elapsed();
+    broker.counters.add_latency(O::KIND, duration);
+    let summary = match outcome {
+        Ok((_, reply)) => Summary::of_reply(request, reply),
+        Err(fault) => Summary::of_fault(fault),
+    };
+    (0..summary.done).for_each(|_| broker.counters.add_outcome(O::KIND, None));
+    for fault in &summary.refused {
+        broker.counters.add_outcome(O::KIND, Some(fault.code));
+    }
+    let peer = log::named(session.holder());
+    let (number, operation, duration_us) = (session.number, O::NAME, duration.as_micros());
+    let arguments = Some(Arguments(request)).filter(|arguments| !arguments.is_empty()).map(display);
+    let rules = outcome.ok().map(|(permit, _)| Rules(permit)).filter(|rules| !rules.is_empty()).map(display);
+    let (done, refused) = summary.counts();
+    if summary.refused.is_empty() && lost.is_none() {
+        let write = || {
+            tracing::info!(target: "audit", session = number, %peer, operation, arguments, done, rules, duration_us, "done");
+        };
+        return match (O::CHANGES_STATE, O::FREQUENT) {
+            (true, _) => session.account.record(write),
+            (false, false) => session.account.notice(write),
+            (false, true) if log::shows_debug() => session.account.notice(|| {
+                tracing::debug!(target: "audit", session = number, %peer, operation, arguments, done, rules, duration_us, "done");
+            }),
+            (false, true) => {}
+        };
+    }
+    let write = || {
+        let code = summary.refused.first().map(|fault| fault.code.name());
+        let reason = summary.reasons().map(display);
+        let subject = summary.refused.iter().map(|fault| &*fault.subject).find(|subject| !subject.is_empty());
+        let errno = summary.refused.iter().map(|fault| fault.errno).find(|errno| *errno != 0);
+        let what = Outcome { what: summary.outcome(), lost };
+        tracing::warn!(
+            target: "audit", session = number, %peer, operation, arguments, done, refused, code, reason, subject, errno,
+            rules, duration_us, "{what}"
+        );
+    };
+    match O::CHANGES_STATE && summary.done > 0 {
+        true => session.account.record(write),
+        false => session.account.notice(write),
+    }
 }
 
-fn refused(
-    session: &Session,
-    operation: &str,
-    arguments: Option<&dyn fmt::Display>,
-    fault: &Fault,
-    duration_us: Option<u128>,
-) {
-    session.account.notice(|| {
-        let arguments = arguments.map(tracing::field::display);
-        let (peer, session) = (&session.requester, session.number);
-        let (code, reason, subject, errno) = (fault.code.name(), &*fault.message, &*fault.subject, fault.errno);
-        tracing::warn!(target: "audit", session, %peer, operation, arguments, code, reason, subject, errno, duration_us, "refused");
-    });
+/// What became of a request, or of each part of it.
+struct Summary<'f> {
+    /// Whether the request has parts of which each has a result of its own.
+    has_parts: bool,
+    done: usize,
+    refused: Vec<Cow<'f, Fault>>,
+}
+
+impl<'f> Summary<'f> {
+    fn of_fault(fault: &'f Fault) -> Self {
+        Self { has_parts: false, done: 0, refused: vec![Cow::Borrowed(fault)] }
+    }
+
+    fn of_reply<O: Handler>(request: &O, reply: &'f O::Reply) -> Self {
+        let Some(parts) = request.parts(reply) else {
+            return Self { has_parts: false, done: 1, refused: Vec::new() };
+        };
+        let mut summary = Self { has_parts: true, done: 0, refused: Vec::new() };
+        for part in parts {
+            match part {
+                Part::Done => summary.done += 1,
+                Part::Refused(fault) => summary.refused.push(fault),
+            }
+        }
+        summary
+    }
+
+    /// How many parts were done and refused; `None` for a request without parts.
+    fn counts(&self) -> (Option<usize>, Option<usize>) {
+        let count = |number| Some(number).filter(|_| self.has_parts);
+        (count(self.done), count(self.refused.len()))
+    }
+
+    fn outcome(&self) -> &'static str {
+        match (self.done, self.refused.len()) {
+            (_, 0) => "done",
+            (0, _) => "refused",
+            _ => "partly done",
+        }
+    }
+
+    /// The reasons of the refusals, each once.
+    fn reasons(&self) -> Option<String> {
+        let mut reasons = String::new();
+        for (index, fault) in self.refused.iter().enumerate() {
+            if self.refused.iter().take(index).any(|earlier| earlier.message == fault.message) {
+                continue;
+            }
+            if !reasons.is_empty() {
+                reasons.push_str("; ");
+            }
+            reasons.push_str(&fault.message);
+            if reasons.len() > MAX_SHOWN {
+                let mut end = MAX_SHOWN;
+                while !reasons.is_char_boundary(end) {
+                    end -= 1;
+                }
+                reasons.truncate(end);
+                reasons.push('…');
+                break;
+            }
+        }
+        (!reasons.is_empty()).then_some(reasons)
+    }
+}
+
+/// The message of a line.
+struct Outcome<'a> {
+    what: &'static str,
+    lost: Option<&'a str>,
+}
+
+impl fmt::Display for Outcome<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.lost {
+            None => out.write_str(self.what),
+            Some(reason) => write!(out, "{}, but the reply was not sent: {reason}", self.what),
+        }
+    }
 }
 
 /// A request's arguments as a line shows them.
-pub struct Arguments<'a, O>(pub &'a O);
+struct Arguments<'a, O>(&'a O);
+
+impl<O: Handler> Arguments<'_, O> {
+    fn is_empty(&self) -> bool {
+        writes_nothing(|out| self.0.arguments(out))
+    }
+}
 
 impl<O: Handler> fmt::Display for Arguments<'_, O> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -104,8 +199,27 @@ impl<O: Handler> fmt::Display for Arguments<'_, O> {
     }
 }
 
+/// Whether a function writes nothing: it stops at the first byte.
+fn writes_nothing(write: impl Fn(&mut fmt::Formatter<'_>) -> fmt::Result) -> bool {
+    struct Nothing;
+    impl fmt::Write for Nothing {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            if text.is_empty() { Ok(()) } else { Err(fmt::Error) }
+        }
+    }
+    write!(Nothing, "{}", Written(write)).is_ok()
+}
+
 /// The lines of the configuration that a permit names: `file:line`, once for several parts in a row with the same line.
 struct Rules<'a, P>(&'a P);
+
+impl<P: Permit> Rules<'_, P> {
+    fn is_empty(&self) -> bool {
+        let mut empty = true;
+        self.0.for_each_rule(&mut |_| empty = false);
+        empty
+    }
+}
 
 impl<P: Permit> fmt::Display for Rules<'_, P> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -118,7 +232,7 @@ impl<P: Permit> fmt::Display for Rules<'_, P> {
                     last.clone_from(&rule.place);
                 }
             });
-            if last.is_empty() { out.write_str("-") } else { result }
+            result
         };
         Bounded::show(out, Written(places))
     }

@@ -3,12 +3,13 @@
 //! Promises: policy decides each request once, before the operation acts; the action and the audit line get the permit of
 //! that decision and do not consult policy again.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::rc::Rc;
 use std::time::Instant;
 
 use portreeve_protocol::codec::{self, BodyError};
-use portreeve_protocol::message::{Hello, ListenerId, Operation};
+use portreeve_protocol::message::{Hello, ListenerId, Operation, Outcome};
 use portreeve_protocol::{Fault, FaultCode, Header, Kind};
 
 use super::audit::{audit, audit_delivery};
@@ -23,7 +24,7 @@ pub trait Handler: Operation {
     /// Whether it changes the state of the broker or the kernel. Such an operation always has an audit line at the level
     /// info.
     const CHANGES_STATE: bool;
-    /// Whether peers request it every few seconds: then its audit line has the level debug.
+    /// Whether peers request it every few seconds, or with each command: then its audit line has the level debug.
     const FREQUENT: bool = false;
     /// The permit that allows a request.
     type Permit: Permit;
@@ -37,9 +38,21 @@ pub trait Handler: Operation {
     /// Debug of [`Text`](portreeve_protocol::Text), which escape it.
     fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result;
 
-    /// Counts the result in the metrics: once, or once for each part of a request with several.
-    fn count(_: &Self::Reply, count: impl Fn(Option<FaultCode>)) {
-        count(None);
+    /// The result of each part, if a request has parts with results of their own: the metrics and the audit line count them.
+    fn parts<'r>(&self, _: &'r Self::Reply) -> Option<Vec<Part<'r>>> {
+        None
+    }
+}
+
+/// The result of one part of a request.
+pub enum Part<'r> {
+    Done,
+    Refused(Cow<'r, Fault>),
+}
+
+impl<'r, T> From<&'r Outcome<T>> for Part<'r> {
+    fn from(outcome: &'r Outcome<T>) -> Self {
+        outcome.fault().map_or(Part::Done, |fault| Part::Refused(Cow::Borrowed(fault)))
     }
 }
 

@@ -15,6 +15,7 @@ use crate::server::state::{Broker, RELEASE};
 
 impl Handler for Hello {
     const CHANGES_STATE: bool = false;
+    const FREQUENT: bool = true;
     type Permit = OperationPermit;
 
     fn decide(&self, _: &Policy, _: &Requester) -> Result<OperationPermit, Fault> {

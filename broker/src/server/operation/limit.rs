@@ -45,7 +45,9 @@ impl Handler for SetLimit {
     }
 
     fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{:?} soft {:?} hard {:?}", self.resource, self.soft, self.hard)
+        write!(out, "{}", self.resource)?;
+        self.soft.iter().try_for_each(|soft| write!(out, " soft {soft}"))?;
+        self.hard.iter().try_for_each(|hard| write!(out, " hard {hard}"))
     }
 }
 
@@ -117,7 +119,7 @@ fn refused(error: LimitError, limit: &Limit) -> Fault {
                 resource = limit.resource.name(),
                 soft,
                 hard,
-                cause = errno.desc(),
+                error = errno.desc(),
                 "a peer's process ended while its limit was set, and the process that has its number now could not be \
                  given its limits back: set them with prlimit(1)"
             );

@@ -24,7 +24,9 @@ impl Handler for SetLink {
     }
 
     fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{:?} up {:?} mtu {:?}", self.interface, self.up, self.mtu)
+        write!(out, "{}", self.interface)?;
+        self.up.iter().try_for_each(|up| out.write_str(if *up { " up" } else { " down" }))?;
+        self.mtu.iter().try_for_each(|mtu| write!(out, " mtu {mtu}"))
     }
 }
 

@@ -10,8 +10,7 @@ use portreeve_protocol::message::{
 use portreeve_protocol::{Endpoint, Fault, FaultCode, List, Text};
 
 use super::Done;
-use super::audit::{Arguments, audit_part};
-use super::handler::{Handler, Immediate};
+use super::handler::{Handler, Immediate, Part};
 use crate::config::SocketOptions;
 use crate::listener::Acquired;
 use crate::policy::{Denied, ListenPermit, Policy, Requester};
@@ -28,8 +27,50 @@ impl Handler for Listen {
 
     fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.endpoint, out)?;
-        if self.options == ListenOptions::default() { Ok(()) } else { write!(out, " {:?}", self.options) }
+        write_options(out, &self.options)
     }
+}
+
+/// Writes the options that are not the default ones, by their names in the configuration where they have one.
+fn write_options(out: &mut fmt::Formatter<'_>, options: &ListenOptions) -> fmt::Result {
+    let ListenOptions {
+        backlog,
+        reuse_port,
+        dual_stack,
+        free_bind,
+        device,
+        receive_buffer,
+        send_buffer,
+        no_delay,
+        defer_accept,
+        fast_open,
+        mode,
+    } = options;
+    for (name, is_set) in [("reuse_port", reuse_port), ("dual_stack", dual_stack), ("free_bind", free_bind)] {
+        if *is_set {
+            write!(out, " {name}")?;
+        }
+    }
+    if !device.is_empty() {
+        write!(out, " device {device}")?;
+    }
+    let nonzero = |number: &u32| Some(*number).filter(|number| *number != 0);
+    let numbers = [
+        ("backlog", *backlog),
+        ("receive_buffer", *receive_buffer),
+        ("send_buffer", *send_buffer),
+        ("defer_accept", nonzero(defer_accept)),
+        ("fast_open", nonzero(fast_open)),
+    ];
+    for (name, number) in numbers {
+        if let Some(number) = number {
+            write!(out, " {name} {number}")?;
+        }
+    }
+    if let Some(no_delay) = no_delay {
+        write!(out, " no_delay {no_delay}")?;
+    }
+    mode.iter().try_for_each(|mode| write!(out, " mode 0{mode:o}"))
 }
 
 impl Immediate for Listen {
@@ -59,8 +100,8 @@ impl Handler for ListenMany {
         })
     }
 
-    fn count(reply: &ListeningMany, count: impl Fn(Option<FaultCode>)) {
-        reply.results.iter().for_each(|result| count(result.fault().map(|fault| fault.code)));
+    fn parts<'r>(&self, reply: &'r ListeningMany) -> Option<Vec<Part<'r>>> {
+        Some(reply.results.iter().map(Part::from).collect())
     }
 }
 
@@ -80,11 +121,6 @@ impl Immediate for ListenMany {
             })
             .collect();
         session.note_refusals(faults(&results));
-        for (listen, result) in self.listeners.iter().zip(&results) {
-            if let Err(fault) = result {
-                audit_part::<ListenMany>(session, Some(&Arguments(listen)), fault);
-            }
-        }
         if self.all_or_nothing && results.iter().any(Result::is_err) {
             roll_back(broker, &mut results);
         }

@@ -46,6 +46,7 @@ pub use self::handler::Received;
 use self::handler::{Done, deferred, immediate};
 use super::session::{Session, Step};
 use super::state::Broker;
+use crate::log;
 
 /// How requests of one kind are served.
 type Serve = fn(&Rc<Broker>, &Rc<Session>, Received<'_>) -> Step;
@@ -106,7 +107,7 @@ fn unknown(session: &Session, received: Received<'_>, Kind(number): Kind) -> Ste
     let fault = Fault::new(FaultCode::Unsupported, &message)
         .remedy("use a broker of a later release; the reply to hello names this one's");
     session.account.notice(|| {
-        let (peer, session, code) = (&session.requester, session.number, fault.code.name());
+        let (peer, session, code) = (log::named(session.holder()), session.number, fault.code.name());
         tracing::warn!(target: "audit", session, %peer, operation = number, code, "refused");
     });
     session.refuse(received.outbox, received.header.request, &fault)

@@ -7,8 +7,8 @@ use portreeve_protocol::address::{Leases, MoveAddress};
 use portreeve_protocol::{Fault, FaultCode};
 
 use super::Done;
-use super::address::{LeasePermits, arguments, decide_each, leases, manager, with_followers};
-use super::handler::{Handler, Immediate};
+use super::address::{LeasePermits, arguments, decide_each, leases, manager, parts, with_followers};
+use super::handler::{Handler, Immediate, Part};
 use crate::address::AddSpec;
 use crate::policy::{Denied, Destination, LeasePermit, Permit, Policy, Requester, Rule};
 use crate::server::session::Session;
@@ -51,8 +51,12 @@ impl Handler for MoveAddress {
     }
 
     fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "to {:?}, ", self.interface)?;
-        arguments(out, &self.addresses, self.epoch)
+        arguments(out, &self.addresses, self.epoch)?;
+        write!(out, " to {}", self.interface)
+    }
+
+    fn parts<'r>(&self, reply: &'r Leases) -> Option<Vec<Part<'r>>> {
+        parts(&reply.results)
     }
 }
 
@@ -74,7 +78,7 @@ impl Immediate for MoveAddress {
         let followers = followers.collect();
         let moved = with_followers(leaders, followers)?;
         let outcomes = addresses.move_to(&moved, holder, self.epoch, self.announce);
-        Ok(Done::new(leases::<Self>(addresses, session, outcomes)))
+        Ok(Done::new(leases(addresses, session, outcomes)))
     }
 }
 

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use portreeve_protocol::address::{Removal, Removals, RemoveAddress};
 use portreeve_protocol::{Fault, FaultCode};
 
-use super::address::{arguments, manager, results, with_followers};
-use super::handler::{Deferred, Handler};
+use super::address::{arguments, manager, parts, results, with_followers};
+use super::handler::{Deferred, Handler, Part};
 use crate::holder::Holder;
 use crate::policy::{OperationPermit, Policy, Requester};
 use crate::server::session::Session;
@@ -27,6 +27,10 @@ impl Handler for RemoveAddress {
 
     fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         arguments(out, &self.addresses, self.epoch)
+    }
+
+    fn parts<'r>(&self, reply: &'r Removals) -> Option<Vec<Part<'r>>> {
+        parts(&reply.results)
     }
 }
 
@@ -81,7 +85,7 @@ impl Deferred for RemoveAddress {
                 Err(Fault::new(FaultCode::NotFound, &format!("{address} was removed meanwhile")))
             })
         });
-        Ok(Removals { results: results::<Self, _, _>(&session, outcomes.collect()) })
+        Ok(Removals { results: results(&session, outcomes.collect()) })
     }
 }
 

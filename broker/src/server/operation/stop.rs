@@ -1,12 +1,13 @@
 //! Stop: disables listeners, for every process that holds a copy of their sockets.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use portreeve_protocol::message::{ListenerId, Stop, Stopped};
-use portreeve_protocol::{Fault, List};
+use portreeve_protocol::{Fault, FaultCode, List};
 
 use super::Done;
-use super::handler::{Handler, Immediate};
+use super::handler::{Handler, Immediate, Part};
 use crate::policy::{OperationPermit, Policy, Requester};
 use crate::server::session::Session;
 use crate::server::state::Broker;
@@ -25,6 +26,22 @@ impl Handler for Stop {
             write!(out, "{separator}{}", id.0)
         })
     }
+
+    fn parts<'r>(&self, reply: &'r Stopped) -> Option<Vec<Part<'r>>> {
+        let unknown = reply
+            .unknown
+            .iter()
+            .map(|id| Fault::new(FaultCode::NotFound, &format!("this peer has no listener {}", id.0)));
+        let not_revoked = reply.not_revoked.iter().map(|id| {
+            Fault::new(
+                FaultCode::Os,
+                &format!("the listener {} is stopped, but copies of it may still be open", id.0),
+            )
+        });
+        let refused = unknown.chain(not_revoked).map(|fault| Part::Refused(Cow::Owned(fault)));
+        let done = self.listeners.len().saturating_sub(reply.unknown.len() + reply.not_revoked.len());
+        Some((0..done).map(|_| Part::Done).chain(refused).collect())
+    }
 }
 
 impl Immediate for Stop {
@@ -39,7 +56,7 @@ impl Immediate for Stop {
                 Ok(false) => unknown.push(*id),
                 Err(fault) => {
                     session.account.record(|| {
-                        tracing::error!(session = session.number, %fault, "cannot revoke a listener that a peer stopped");
+                        tracing::error!(session = session.number, error = %fault, "cannot revoke a listener that a peer stopped");
                     });
                     not_revoked.push(*id);
                 }

@@ -34,7 +34,12 @@ impl Handler for Subscribe {
     }
 
     fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "follow {} all {}", self.follow, self.all)
+        out.write_str(match (self.follow, self.all) {
+            (false, false) => "recent",
+            (true, false) => "recent, follow",
+            (false, true) => "recent, of all peers",
+            (true, true) => "recent, follow, of all peers",
+        })
     }
 }
 

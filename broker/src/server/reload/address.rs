@@ -9,6 +9,7 @@ use super::report::{APPLIED, CLOSED, FAILED, KEPT, NEEDS_RESTART, Row};
 use crate::address::{Addresses, FloatingListeners as _};
 use crate::config::{Config, OnNarrow};
 use crate::holder::Holder;
+use crate::log;
 use crate::plan;
 use crate::policy::{Policy, Requester};
 use crate::server::state::Broker;
@@ -33,7 +34,7 @@ pub(super) fn apply(broker: &Broker, config: &Config, rows: &mut Vec<Row>) {
         return;
     }
     for (address, holder) in not_permitted {
-        tracing::warn!(%address, %holder, "an address is no longer permitted to its holder: removing it");
+        tracing::warn!(%address, holder = %log::named(holder), "an address is no longer permitted to its holder: removing it");
         broker.stop(&[address]);
         let subject = format!("address {address}");
         for outcome in addresses.remove(&[address]) {

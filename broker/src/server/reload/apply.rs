@@ -7,6 +7,7 @@ use super::restart_only::needs_restart;
 use super::validate::Validated;
 use super::{address, listener};
 use crate::config::Snapshot;
+use crate::log;
 use crate::server::state::Broker;
 
 /// Applies it, or changes nothing.
@@ -34,6 +35,8 @@ pub(super) fn apply(broker: &Rc<Broker>, validated: Validated) -> Outcome {
     fixed.in_force.replace(in_force);
     fixed.accounts.replace(accounts);
     fixed.listeners.replace(config.listeners.clone());
+    log::set_user_names(policy.user_names().clone());
+    log::set_level(config.broker.log_level);
     broker.policy.replace(policy);
     broker.retain.set(config.broker.retain);
     broker.accounts.set_quotas(config.broker.quotas);

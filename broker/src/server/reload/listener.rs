@@ -116,7 +116,7 @@ fn roll_back(broker: &Broker, opened: Opened) {
     let mut registry = broker.registry.borrow_mut();
     for id in opened.new {
         if let Err(fault) = registry.stop(id, None) {
-            tracing::error!(%fault, "cannot revoke a listener that was opened for a configuration that failed");
+            tracing::error!(error = %fault, "cannot revoke a listener that was opened for a configuration that failed");
         }
     }
     registry.end_sharing(&opened.closing);
@@ -210,7 +210,7 @@ fn drain(broker: &Rc<Broker>, draining: crate::listener::Draining) {
     tokio::task::spawn_local(async move {
         draining.wait().await;
         if let Err(fault) = broker.registry.borrow_mut().finish_drain(draining) {
-            tracing::error!(%fault, "cannot revoke a listener that is no longer permitted");
+            tracing::error!(error = %fault, "cannot revoke a listener that is no longer permitted");
         }
     });
 }

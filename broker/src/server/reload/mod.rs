@@ -16,7 +16,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use portreeve_protocol::reload::Reloaded;
+use portreeve_protocol::message::Operation as _;
+use portreeve_protocol::reload::{Reload, Reloaded};
 use portreeve_protocol::{Fault, FaultCode};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -117,6 +118,7 @@ pub async fn run(
 ) {
     loop {
         let mut waiting_requests = Vec::new();
+        let mut by_signal = false;
         tokio::select! {
             reason = reader_ended(reader.as_ref()) => {
                 reader = None;
@@ -124,7 +126,7 @@ pub async fn run(
                 broker.reader_exited(&format!("{reason}: no reload is possible until portreeved is restarted"));
                 continue;
             }
-            _ = hangups.recv() => {}
+            _ = hangups.recv() => by_signal = true,
             request = requests.recv() => waiting_requests.extend(request),
         }
         // Requests that arrived before this reload begins get its result.
@@ -139,6 +141,11 @@ pub async fn run(
         notifier.reloaded(broker.summary());
         let reloaded = broker.reloading.set_last(&requester, &outcome);
         outcome.log(&requester);
+        if by_signal {
+            // The requests of peers are counted with their replies.
+            let code = (!outcome.is_done()).then(|| outcome.fault().code);
+            broker.counters.add_outcome(Reload::KIND, code);
+        }
         // The cause of a failure is a part of the configuration.
         let audience = if outcome.is_done() { Audience::Everyone } else { Audience::Operator };
         broker.events.publish(audience, outcome.event());

@@ -121,17 +121,17 @@ impl Outcome {
                 let (applied, restart) = (count_of(APPLIED), count_of(NEEDS_RESTART));
                 tracing::info!(target: "audit", requester, files = done.files, applied, restart, "reloaded");
                 for Row { outcome, what, detail } in done.rows.iter().take(MAX_LINES) {
-                    tracing::info!(outcome, %what, %detail, "reload");
+                    tracing::info!(outcome, what, detail, "reload: {outcome}");
                 }
                 for warning in done.report.one_lines().take(MAX_LINES) {
-                    tracing::warn!(%warning, "reload");
+                    tracing::warn!("reload: {warning}");
                 }
             }
             Outcome::Refused(report) => {
                 let errors = errors(report);
                 tracing::error!(target: "audit", requester, errors, "reload refused: the old configuration stays in force");
                 for finding in report.one_lines().take(MAX_LINES) {
-                    tracing::error!(%finding, "reload");
+                    tracing::error!("reload: {finding}");
                 }
             }
             Outcome::Failed(fault) => {

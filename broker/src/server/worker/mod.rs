@@ -333,7 +333,7 @@ pub fn retain(broker: &Rc<Broker>) {
         // The state must not change while it is exported.
         broker.export.resumed(0).await;
         for fault in broker.registry.borrow_mut().stop_expired(Instant::now()) {
-            tracing::error!(%fault, "cannot revoke a retained listener");
+            tracing::error!(error = %fault, "cannot revoke a retained listener");
         }
     });
 }

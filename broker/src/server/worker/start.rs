@@ -70,7 +70,7 @@ pub(super) async fn start(
         Ok(Running { pid, session: session.map_err(|error| failed(&error))?, channel })
     };
     let running = open()?;
-    tracing::info!(pid, restarts, program = ?supervision.program.path, "the worker runs");
+    tracing::info!(pid, restarts, program = supervision.program.path, "the worker runs");
     publish(broker, EventCode::WorkerStarted, pid, restarts, "");
     Ok(Some(running))
 }
