@@ -46,7 +46,8 @@ fn without_free_bind_a_missing_address_ends_the_start_and_the_remedy_names_what_
         let broker = Broker::start(host, &config(listen));
         let other = config(&format!("{listen} Listen \"10.9.9.8:25\" {{ }}"));
         broker::config(host, &other);
-        let reload = portreeve_protocol::reload::Reload { last: false, force: Trailing(None) };
+        let reload =
+            portreeve_protocol::reload::Reload { last: false, force: portreeve_protocol::Trailing(None) };
         let fault = broker.peer().request(&reload).unwrap_err();
         assert!(fault.message.contains("10.9.9.8:25") && fault.remedy.contains("free_bind"), "{fault}");
     });
