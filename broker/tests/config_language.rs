@@ -329,3 +329,37 @@ fn scopes_of_the_mta_are_skipped_silently() {
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!(config.skipped.len(), scopes.len());
 }
+
+#[test]
+fn scopes_of_the_mta_may_have_patterns_as_names_and_placeholders_in_them() {
+    let (config, warnings) = parse_text(
+        "main.conf",
+        r#"
+        Domain /yahoo\.co(m|\.uk)$/ { Max = 1 }
+        Domain /(a|b){2}\s"$/{ }
+        Domain /plain\.com$/ { }
+        Binding_Group g {
+            Domain /google\.(com|es|ru)$/ { ... }
+            Binding b { bind_address = 10.1.1.1 Domain /(x|y)/ { } }
+        }
+        msg_gen {
+            (...)
+            <options>
+            ... more of them ...
+            peers = [ a = b
+                ...
+                c = d ]
+        }
+        ESMTP_Listener { Listen /tmp/2025 { } Pathway x { ... } }
+        security { user = mail }
+        "#,
+    )
+    .unwrap_or_else(|report| panic!("{report}"));
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!((config.security.user_name(), config.bindings.len(), config.listeners.len()), ("mail", 1, 1));
+    assert!(parse_text("main.conf", "security { ... }").is_err());
+    for text in ["ESMTP_Listener { Listen \":25\" { (...) } }", "...", "Binding_Group g { ... }"] {
+        let (_, warnings) = parse_text("main.conf", text).unwrap_or_else(|report| panic!("{report}"));
+        assert_eq!(warnings.len(), 1, "{text}");
+    }
+}

@@ -56,6 +56,11 @@ impl<'t> Lexer<'t> {
         Lexer { text, at }
     }
 
+    /// Goes on at an offset.
+    pub fn resume_at(&mut self, offset: usize) {
+        self.at = offset;
+    }
+
     fn byte(&self, offset: usize) -> Option<u8> {
         self.text.as_bytes().get(offset).copied()
     }

@@ -1,9 +1,13 @@
 //! Syntax errors: the message of each, with a suggestion.
 
-use super::{Head, Parser, is_name};
+use super::{Head, Parser, is_name, is_placeholder};
 use crate::config::lexer::{Bad, Kind, Token};
 use crate::config::source::Span;
 use crate::config::tree::{Item, Opt, Value};
+use crate::config::{is_read, is_read_within};
+
+/// The scopes of which the broker reads every option.
+const OWN: [&str; 3] = ["security", "broker", "worker"];
 
 impl Parser<'_, '_> {
     pub(super) fn no_value(&mut self, name: Span) {
@@ -35,6 +39,7 @@ impl Parser<'_, '_> {
         match token.kind {
             Kind::Bad(bad) => self.bad(token, bad),
             Kind::OpenBrace => self.nameless_scope(span),
+            Kind::OpenParen if is_placeholder(self.at(self.span(self.next))) => self.elision(token),
             _ => {
                 let message = format!("unexpected {}: an option or a scope should begin here", self.at(span));
                 self.problems.error(span, message, "write NAME = VALUE or NAME { … }");
@@ -102,17 +107,28 @@ impl Parser<'_, '_> {
         }
     }
 
-    /// Reports `...`, which many examples contain.
+    /// Reports `...`, which many examples contain. In a scope of the MTA it is skipped like all options there; in one that the
+    /// broker shares with the MTA, and at top level, it is a warning.
     pub(super) fn elision(&mut self, token: Token) {
         let span = self.span(token);
-        let message = format!("{} is a placeholder from an example", self.at(span));
-        self.problems.error(span, message, "replace it by options, or remove it; begin a comment with #");
+        if !self.is_skipped() {
+            let message = "this is a placeholder from an example: something was left out here";
+            let help = "replace it by options, or remove it; begin a comment with #";
+            let outermost = self.open.first().map(|(head, _)| self.at(head.name));
+            match outermost.is_some_and(|name| OWN.iter().any(|own| own.eq_ignore_ascii_case(name))) {
+                true => self.problems.error(span, message, help),
+                false => self.problems.warning(span, message, help),
+            }
+        }
         self.skip_line(span);
     }
 
     pub(super) fn not_a_name(&mut self, token: Token) {
         let span = self.span(token);
         let text = self.at(span);
+        if text.starts_with('<') && text.ends_with('>') {
+            return self.elision(token);
+        }
         let (message, help) = if text.starts_with("//") {
             ("// does not begin a comment".to_owned(), "begin it with #, or write it between /* and */")
         } else if text.starts_with('"') {
@@ -142,6 +158,12 @@ impl Parser<'_, '_> {
                 "if its closing \" is missing, this causes the errors after it",
             );
         }
+    }
+
+    /// Whether the innermost open scope is in one that the broker does not read.
+    fn is_skipped(&self) -> bool {
+        let mut names = self.open.iter().map(|(head, _)| self.at(head.name));
+        names.next().is_some_and(|outermost| !is_read(outermost)) || names.any(|inner| !is_read_within(inner))
     }
 
     /// Skips the rest of a file that is not text.

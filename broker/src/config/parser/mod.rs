@@ -138,7 +138,7 @@ impl<'t> Parser<'t, '_> {
     /// `name word` without `{` after it is an error: finds out what was probably intended.
     fn instance(&mut self, name: Span) {
         let before = (self.lexer, self.next);
-        let mut instance = self.scalar();
+        let mut instance = self.pattern().unwrap_or_else(|| self.scalar());
         // The MTA's older files have `Module KIND NAME {` and `Binding NAME <ATTRIBUTE="VALUE"> {`.
         if has_kind(self.at(name)) && matches!(self.next.kind, Kind::Word | Kind::Quoted { .. }) {
             instance = self.scalar();
@@ -176,6 +176,25 @@ impl<'t> Parser<'t, '_> {
                 self.items.push(Item::Option(Opt { name, value }));
             }
         }
+    }
+
+    /// Parses the name of a scope that is a regular expression, such as `Domain /yahoo\.co(m|\.uk)$/ {`.
+    fn pattern(&mut self) -> Option<Scalar> {
+        let first = self.span(self.next);
+        if self.next.kind != Kind::Word || !self.at(first).starts_with('/') {
+            return None;
+        }
+        let line = self.text.get(self.next.start..)?.lines().next()?;
+        let is_end = |at: &usize| line.get(at + 1..).is_some_and(|rest| rest.trim_start().starts_with('{'));
+        let last = line.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0).find(is_end)?;
+        // Only a token that a word cannot be needs this.
+        if last < self.next.end - self.next.start {
+            return None;
+        }
+        self.lexer.resume_at(self.next.start + last + 1);
+        let end = u32::try_from(self.next.start + last + 1).unwrap_or(u32::MAX);
+        self.take();
+        Some(Scalar { span: Span { end, ..first }, quoted: false, escaped: false })
     }
 
     fn open_scope(&mut self, name: Span, instance: Option<Scalar>, attributes: Option<Span>) {

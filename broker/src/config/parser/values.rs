@@ -1,6 +1,6 @@
 //! Values: one word, a list in `( )` or a dictionary in `[ ]`.
 
-use super::Parser;
+use super::{Parser, is_placeholder};
 use crate::config::is_listener;
 use crate::config::lexer::Kind;
 use crate::config::source::Span;
@@ -110,6 +110,10 @@ impl Parser<'_, '_> {
                 Kind::CloseBracket => {
                     self.take();
                     return Value::Dict { span, entries };
+                }
+                Kind::Word if is_placeholder(self.at(self.span(token))) => {
+                    self.take();
+                    self.elision(token);
                 }
                 Kind::Word | Kind::Quoted { .. } => {
                     let key = self.scalar();
