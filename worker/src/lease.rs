@@ -78,7 +78,8 @@ impl Client {
 
 /// The guard of an address that this program holds.
 ///
-/// Dropping it removes the address: it sends the request and does not wait for the reply. That works inside and outside of
+/// Dropping it removes the address: it sends the request and does not wait for the reply, unless other removals are still in
+/// flight and there is no runtime to wait for them. That works inside and outside of
 /// a tokio runtime, and after the runtime has ended. If the session has no broker at that moment, the next broker gets the
 /// request, if this program reconnects; otherwise the address is removed when its lease ends.
 #[must_use = "an address is removed when its guard is dropped"]
@@ -149,13 +150,13 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
         let Some(client) = self.client.take() else { return };
-        if client.session().lease_dropped(self.address(), self.epoch) {
-            return;
-        }
-        match tokio::runtime::Handle::try_current() {
-            // Queued requests are sent before any other, and the ping keeps the session open until then.
-            Ok(runtime) => drop(runtime.spawn(async move { client.ping().await })),
-            Err(_) => client.session().flush_blocking(),
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return client.session().lease_dropped_blocking(self.address(), self.epoch);
+        };
+        client.session().lease_dropped(self.address(), self.epoch);
+        if client.session().begin_removals() {
+            // The task keeps the session open until then.
+            drop(runtime.spawn(async move { client.session().await_removals().await }));
         }
     }
 }

@@ -88,6 +88,8 @@ mod listen_options;
 mod listener;
 #[cfg(feature = "tokio")]
 mod reconnect;
+#[cfg(feature = "tokio")]
+mod removals;
 mod request;
 mod restore;
 #[cfg(feature = "tokio")]

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use portreeve_protocol::message::{Listen, ListenMany, Welcome};
 use portreeve_protocol::{Event, Fault};
@@ -24,6 +25,9 @@ use crate::subscribers::{SubscriberId, Subscribers};
 
 /// How long a destructor outside of a runtime waits for room in the channel.
 const DROP_TIMEOUT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// The pause before a removal that the broker had no room for is sent again.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// One session. Dropping it ends the session.
 #[derive(Debug)]
@@ -75,13 +79,42 @@ impl Session {
         self.shared.state().guard_dropped(registration, status);
     }
 
-    /// Removes the address of a dropped guard without waiting for the reply; `false` if the request could not be sent yet.
-    pub fn lease_dropped(&self, address: IpAddr, epoch: u64) -> bool {
-        self.shared.state().queue_removal(address, epoch)
+    /// Removes the address of a dropped guard without waiting for the reply.
+    pub fn lease_dropped(&self, address: IpAddr, epoch: u64) {
+        self.shared.state().queue_removal(address, epoch);
     }
 
-    /// Sends what destructors have queued, if the channel has room soon. It blocks, for callers outside of a runtime.
-    pub fn flush_blocking(&self) {
+    /// Whether the caller has to start [`Session::await_removals`]: no task has done so.
+    pub fn begin_removals(&self) -> bool {
+        !std::mem::replace(&mut self.shared.state().removals.awaited, true)
+    }
+
+    /// Waits until every queued removal is sent and has its reply, or the session has ended. The broker may have no room for
+    /// one: it is then sent again.
+    pub async fn await_removals(&self) {
+        loop {
+            let _ = self.shared.current_channel().await; // only the wait matters
+            let refused = std::future::poll_fn(|context| {
+                let state = &mut *self.shared.state();
+                state.send_one_removal();
+                state.removals.poll(&mut state.connection, context)
+            });
+            if refused.await {
+                tokio::time::sleep(REMOVAL_PAUSE).await;
+            }
+            let mut state = self.shared.state();
+            if state.removals.is_done() || *self.shared.status.borrow() == SessionStatus::Closed {
+                state.removals.awaited = false;
+                return;
+            }
+        }
+    }
+
+    /// Removes the address of a dropped guard, after the replies to earlier removals and if the channel has room soon. It
+    /// blocks, for callers outside of a runtime.
+    pub fn lease_dropped_blocking(&self, address: IpAddr, epoch: u64) {
+        self.shared.await_removals_within(DROP_TIMEOUT);
+        self.lease_dropped(address, epoch);
         self.shared.flush_within(DROP_TIMEOUT);
     }
 

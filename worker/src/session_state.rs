@@ -9,9 +9,9 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Shutdown};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
 
 use portreeve_protocol::List;
-use portreeve_protocol::address::RemoveAddress;
 use portreeve_protocol::message::{Listen, ListenerId, Stop, Welcome};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::Interest;
@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use crate::connection::{Connection, RequestId};
 use crate::error::Error;
 use crate::listener::Registration;
+use crate::removals::Removals;
 use crate::request::Request;
 use crate::restore::{HeldListener, ReconnectTarget, is_temporary};
 
@@ -49,8 +50,8 @@ pub(crate) struct SessionState {
     /// Stops of dropped guards that are not sent yet. They are sent before any later request, so that a new request for
     /// the same endpoint does not return a listener that is about to stop.
     queued_stops: Vec<ListenerId>,
-    /// Removals of dropped leases that are not sent yet: address and epoch.
-    queued_removals: Vec<(IpAddr, u64)>,
+    /// Removals of dropped leases.
+    pub removals: Removals,
 }
 
 pub(crate) struct SharedSession {
@@ -87,22 +88,7 @@ impl SessionState {
     }
 
     fn flush_removals(&mut self) -> bool {
-        while self.greeted
-            && let Some(&(address, epoch)) = self.queued_removals.first()
-        {
-            let remove = RemoveAddress { addresses: List::truncated([address]), epoch };
-            // With a number: without one, the broker would answer a refusal by a fault that ends the session.
-            match self.connection.send(self.channel.as_fd(), &remove) {
-                Ok(Some(id)) => {
-                    self.connection.abandon(id);
-                    self.queued_removals.remove(0);
-                }
-                Ok(None) => return false,
-                // It remains queued for the next broker. If no broker follows, the lease ends.
-                Err(_) => break,
-            }
-        }
-        true
+        !self.greeted || self.removals.send_all(&mut self.connection, self.channel.as_fd())
     }
 
     fn send<O: Request>(&mut self, channel: &UnixDatagram, request: &O) -> io::Result<SendResult> {
@@ -123,7 +109,7 @@ impl SessionState {
                 Ok(true) => {}
                 // If the channel was full, replies follow, so queued requests are retried after each of them.
                 Ok(false) => {
-                    self.flush();
+                    self.flush_stops();
                     return Err(ErrorKind::WouldBlock.into());
                 }
                 Err(error) => return Ok(Err(error)),
@@ -153,12 +139,16 @@ impl SessionState {
         self.flush();
     }
 
-    /// Sends the removal of an address, as [`SessionState::queue_stop`] does, or to the next broker; `false` if it remains
-    /// queued.
-    pub fn queue_removal(&mut self, address: IpAddr, epoch: u64) -> bool {
-        self.queued_removals.push((address, epoch));
-        self.flush();
-        self.queued_removals.is_empty()
+    /// Sends the removal of an address now, or after the replies to others, before the next request, or to the next broker.
+    pub fn queue_removal(&mut self, address: IpAddr, epoch: u64) {
+        self.removals.queue(address, epoch);
+        self.send_one_removal();
+    }
+
+    pub fn send_one_removal(&mut self) {
+        if self.greeted && self.flush_stops() {
+            self.removals.send_one(&mut self.connection, self.channel.as_fd());
+        }
     }
 
     /// Stops the listener of a dropped guard. While the session reconnects, its registration is kept, because the next broker
@@ -187,7 +177,7 @@ impl SharedSession {
             closed: false,
             greeted: false,
             queued_stops: Vec::new(),
-            queued_removals: Vec::new(),
+            removals: Removals::default(),
         };
         Self { state: Mutex::new(state), status: watch::Sender::new(SessionStatus::Connected), reconnect }
     }
@@ -276,6 +266,25 @@ impl SharedSession {
         state.generation == generation
     }
 
+    /// Waits for the replies to removals, at most this time for each, and queues those again that the broker had no room for.
+    pub fn await_removals_within(&self, time: Timespec) {
+        let channel = self.state().channel.clone();
+        loop {
+            let mut state = self.state();
+            let SessionState { removals, connection, .. } = &mut *state;
+            let _ = removals.poll(connection, &mut Context::from_waker(Waker::noop())); // either way what remains is waited for
+            if removals.is_none_sent() {
+                return;
+            }
+            drop(state);
+            let arrived = poll(&mut [PollFd::new(&*channel, PollFlags::IN)], Some(&time));
+            // The session has ended, or it has no reply in time.
+            if !matches!(arrived, Ok(1)) || self.state().receive(&channel).is_ok() {
+                return;
+            }
+        }
+    }
+
     /// Sends the queued requests, if the channel has room within this time.
     pub fn flush_within(&self, time: Timespec) {
         let channel = self.state().channel.clone();
@@ -284,9 +293,10 @@ impl SharedSession {
         }
     }
 
-    /// Ends the channel for both sides.
+    /// Ends the channel for both sides, after the queued requests.
     pub fn close(&self) {
         let mut state = self.state();
+        state.flush();
         state.closed = true;
         // The reader sees the end as well. It fails only if the broker has closed its end.
         let _ = state.channel.shutdown(Shutdown::Both);

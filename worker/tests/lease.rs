@@ -9,7 +9,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use portreeve::{AddressOptions, Channel, Client, Error, Lease};
-use portreeve_protocol::address::{AddAddress, Lease as Granted, Leases, RemoveAddress, RenewAddress};
+use portreeve_protocol::address::{
+    AddAddress, Lease as Granted, Leases, Removal as Removed, Removals, RemoveAddress, RenewAddress,
+};
 use portreeve_protocol::event::{Subscribe, Subscribed};
 use portreeve_protocol::message::{Outcome, Ping, Pong};
 use portreeve_protocol::{List, Text};
@@ -55,7 +57,11 @@ fn serve(broker: &mut Broker, requests: usize) -> Vec<Removal> {
             let remove = request.read::<RemoveAddress>();
             // Only a numbered request can be refused without the end of the session.
             assert_ne!(request.header.request, 0);
-            removals.push((remove.addresses.into_vec(), remove.epoch));
+            let addresses = remove.addresses.into_vec();
+            let removed = |address: &IpAddr| Outcome::Done(Removed { address: *address, verified: true });
+            let results = List::truncated(addresses.iter().map(removed));
+            broker.reply::<RemoveAddress>(&request, &Removals { results }, &[]);
+            removals.push((addresses, remove.epoch));
         }
     }
     removals

@@ -6,6 +6,7 @@ mod cluster;
 mod conflicts;
 mod deadlines;
 mod devices;
+mod dropped_leases;
 mod duravip;
 mod epochs;
 mod fence;
