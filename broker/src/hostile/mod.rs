@@ -14,6 +14,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lexopt::prelude::{Long, ValueExt as _};
 
@@ -40,6 +41,12 @@ struct Choice {
 }
 
 static CHOICE: OnceLock<Choice> = OnceLock::new();
+/// SIGUSR1 has ended `--stall`.
+static CONTINUED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn end_stall(_: i32) {
+    CONTINUED.store(true, Ordering::Relaxed);
+}
 
 /// One attack: its name and the attempt. EPERM, EACCES, ENOENT or ENOSYS means that it was prevented; any other error means
 /// that the kernel would have allowed it with valid arguments.
@@ -67,6 +74,9 @@ pub fn main() -> ExitCode {
         let file = choice.config.clone();
         return Explain { file, verbose: false, json: true, question: None }.run();
     }
+    let end_stall = nix::sys::signal::SigHandler::Handler(end_stall);
+    // SAFETY: the handler only stores a value in an atomic variable.
+    let _ = unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGUSR1, end_stall) };
     let result = startup::run(&choice.config, choice.start, None, None);
     log::finish();
     match result {
@@ -107,8 +117,8 @@ pub fn point(name: &'static str) -> Result<(), Failure> {
     if CHOICE.get().is_some_and(|choice| is(&choice.kill)) {
         let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
     }
-    while CHOICE.get().is_some_and(|choice| is(&choice.stall)) {
-        std::thread::sleep(std::time::Duration::from_secs(1));
+    while CHOICE.get().is_some_and(|choice| is(&choice.stall)) && !CONTINUED.load(Ordering::Relaxed) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
     }
     match CHOICE.get().and_then(|choice| choice.fail.as_deref()) {
         Some(fail) if fail == name => Err(Failure::new(Exit::OsError, name, "it was made to fail", "none")),

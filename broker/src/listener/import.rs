@@ -133,12 +133,13 @@ impl Registry {
         self.revoke_others();
         self.revoke_rejected();
         self.own_files();
+        self.control_file.iter_mut().for_each(UnixFile::commit_import);
     }
 
     /// Takes ownership of the files of imported listeners: they are removed when their listeners stop.
     pub fn own_files(&mut self) {
         let files = self.entries.values_mut().filter_map(|entry| entry.bound.file.as_deref_mut());
-        files.chain(&mut self.control_file).for_each(UnixFile::commit_import);
+        files.for_each(UnixFile::commit_import);
     }
 
     /// Revokes the sockets that were passed and could not be imported.

@@ -161,18 +161,24 @@ impl Predecessor {
         }
     }
 
-    /// Commits the takeover: this broker serves from now on.
+    /// Commits the takeover: this broker serves from now on. A predecessor that dies before its reply serves no more, and this
+    /// broker has everything by now.
     ///
     /// # Errors
     /// The predecessor did not acknowledge; it still serves.
     pub(super) fn commit(&mut self) -> Result<(), Failure> {
         inject::point("takeover.commit")?;
-        match self.session.request(&Takeover::Commit(Commit {}))? {
-            (TakeoverReply::Committed(committed), _) => {
+        match self.session.request(&Takeover::Commit(Commit {})) {
+            Ok((TakeoverReply::Committed(committed), _)) => {
                 self.exit_time = Duration::from_millis(committed.exit_ms);
                 Ok(())
             }
-            (other, _) => Err(protocol_error(format_args!("unexpected reply to commit: {other:?}"))),
+            Ok((other, _)) => Err(protocol_error(format_args!("unexpected reply to commit: {other:?}"))),
+            Err(failure) if self.session.peer_has_died() => {
+                tracing::warn!(%failure, "the predecessor has died after it exported everything: this broker serves");
+                Ok(())
+            }
+            Err(failure) => Err(failure),
         }
     }
 

@@ -17,11 +17,13 @@ use portreeve_protocol::{Fault, Header, Kind, codec};
 
 use crate::failure::{Exit, Failure};
 use crate::sys::socket::{self, AddressFamily, SockType};
-use crate::sys::sockopt;
+use crate::sys::{poll, sockopt};
 
 pub(super) const STEP: &str = "takeover";
 /// How long one reply may take: longer than the predecessor allows for the whole takeover.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a process whose sockets are closed may take to end.
+const DEATH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A failure after which the predecessor still serves.
 pub(super) fn failed(what: impl Display, remedy: impl Display) -> Failure {
@@ -75,6 +77,8 @@ fn check_file(path: &Path) -> Result<(), Failure> {
 #[derive(Debug)]
 pub(super) struct Session {
     pub channel: UnixDatagram,
+    /// The broker's process; `None` if the kernel gives no handle of it.
+    process: Option<OwnedFd>,
     buffer: Box<[u8]>,
     requests: u32,
 }
@@ -100,7 +104,8 @@ impl Session {
         if uid != 0 {
             return Err(not_root(format_args!("user {uid} listens at {path:?}")));
         }
-        Ok(Self { channel, buffer: codec::frame_buffer(), requests: 0 })
+        let process = sockopt::peer_pidfd(&channel).ok();
+        Ok(Self { channel, process, buffer: codec::frame_buffer(), requests: 0 })
     }
 
     /// Sends a request and waits for its reply, which a process of root must send: the process that serves can be another
@@ -120,6 +125,11 @@ impl Session {
         // The buffer of later replies, which carry descriptors, has no room for credentials.
         sockopt::set_pass_credentials(&self.channel, false).map_err(os)?;
         self.receive::<O>(number)?.map_err(|fault| refused(&fault))
+    }
+
+    /// Whether the broker's process has ended, or ends within a moment. False if that is not known.
+    pub fn peer_has_died(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| poll::readable(process, DEATH_TIMEOUT).unwrap_or(false))
     }
 
     /// Sends a request; a fault is a failure.

@@ -13,7 +13,7 @@ use portreeve_tests::peer::one_address;
 use portreeve_tests::{
     Broker, Host, Peer, StartupFailure, binaries, eventually, isolated, lan, sample, startup_steps,
 };
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A broker with every kind of state that a takeover passes on.
 fn everything(host: &Host) -> (String, Broker, Peer) {
@@ -146,6 +146,37 @@ fn a_broker_that_dies_during_a_takeover_leaves_no_half_started_successor() {
         let broker = Broker::start(host, &sample::addresses(""));
         broker.peer().listen("127.0.0.1:25").unwrap();
         assert_eq!(lan::show_address("10.1.1.7"), None);
+    });
+}
+
+#[test]
+fn a_broker_that_dies_after_it_exported_everything_is_replaced_by_its_successor() {
+    isolated(|host| {
+        let text =
+            sample::control(r#"( "127.0.0.1:25" )"#) + r#"ESMTP_Listener { Listen "127.0.0.1:2525" {} }"#;
+        let broker = Broker::start(host, &text);
+        let mut command = Command::new(host.binary(binaries::HOSTILE_BROKER));
+        command.args(["--takeover", "--config"]).arg(host.path("portreeve.conf"));
+        command.args(["--stall", "takeover.commit"]).stdin(Stdio::null()).stderr(Stdio::null());
+        let mut successor = command.spawn().unwrap();
+        // One batch of listeners, and the end.
+        eventually("the export", || {
+            let lines = broker.log.lines();
+            (lines.iter().filter(|line| line.contains("next batch")).count() == 2).then_some(())
+        });
+        broker.signal(Signal::KILL);
+        eventually("the end of the predecessor", || (!broker.is_running()).then_some(()));
+        let pid = Pid::from_child(&successor);
+        kill_process(pid, Signal::USR1).unwrap();
+        let mut peer = eventually("a session", || {
+            let mut peer = Peer::connect(std::path::Path::new(SOCKET)).ok()?;
+            (peer.hello().broker == successor.id()).then_some(peer)
+        });
+        assert_eq!(peer.status().listeners_held, 1);
+        peer.listen("127.0.0.1:25").unwrap();
+        std::net::TcpStream::connect("127.0.0.1:2525").unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        assert!(successor.wait().unwrap().success());
     });
 }
 
