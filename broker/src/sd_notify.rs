@@ -194,6 +194,9 @@ impl Notifier {
             match socket::send_with_descriptors(manager, message.as_bytes(), &[]) {
                 Ok(()) => self.warned.set(false),
                 Err(errno) if is_full(errno) => return false,
+                Err(error) if message.starts_with(STATUS) => {
+                    tracing::debug!(%error, notification = ?message, "cannot notify the service manager");
+                }
                 Err(error) => {
                     tracing::warn!(%error, messages = message, "cannot notify the service manager");
                 }

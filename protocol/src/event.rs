@@ -115,12 +115,17 @@ pub enum EventCode {
     /// A floating listener stops, because its address will be removed; `detail` and `count` as in
     /// [`EventCode::ListenerStarted`].
     ListenerStopping,
+    /// A listener receives nothing, because its only interface was deleted; `detail` and `count` as in
+    /// [`EventCode::ListenerStarted`].
+    ListenerLost,
+    /// A listener is bound to its only interface again, which was deleted and made again; `detail` and `count` as above.
+    ListenerRestored,
     /// A code of a later version.
     Other(u16),
 }
 
 /// The number, variant and name of each code. The name appears in JSON and tables.
-const CODES: [(u16, EventCode, &str); 20] = [
+const CODES: [(u16, EventCode, &str); 22] = [
     (1, EventCode::Gap, "gap"),
     (2, EventCode::AddressAdded, "address-added"),
     (3, EventCode::AddressRemoved, "address-removed"),
@@ -141,6 +146,8 @@ const CODES: [(u16, EventCode, &str); 20] = [
     (18, EventCode::TakenOver, "taken-over"),
     (19, EventCode::ListenerStarted, "listener-started"),
     (20, EventCode::ListenerStopping, "listener-stopping"),
+    (21, EventCode::ListenerLost, "listener-lost"),
+    (22, EventCode::ListenerRestored, "listener-restored"),
 ];
 
 impl From<u16> for EventCode {

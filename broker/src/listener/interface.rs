@@ -1,70 +1,79 @@
 //! Listeners that serve one interface: `[fe80::25%eth1]:25`, or with the option `device`. An interface that is deleted and made
 //! again has another index, and their sockets receive nothing until they are bound to that.
 
+use std::collections::BTreeMap;
+
+use portreeve_protocol::Endpoint;
 use portreeve_protocol::message::{ListenOptions, ListenerId};
-use portreeve_protocol::{Endpoint, Fault, FaultCode};
 
 use super::entry::Entry;
 use super::overlap::{Reach, interface_name};
 use super::registry::Registry;
 use super::vrf::bind_to_device;
+use crate::holder::Holder;
 use crate::sys::{socket, sockopt};
 
 /// How many of the listeners without an interface `status` names.
-const MAX_WITHOUT_INTERFACE: usize = 8;
+const MAX_NAMED: usize = 8;
 
-/// A listener whose interface was made again: bound to it, or why not.
-pub type Followed = (Endpoint, Result<(), Fault>);
+/// A listener that has lost its interface, or serves it again.
+#[derive(Debug)]
+pub struct InterfaceChange {
+    /// The listener.
+    pub id: ListenerId,
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// The name of its interface.
+    pub interface: String,
+    /// Whose it is.
+    pub holder: Holder,
+    /// Why it receives nothing; `None` if it is bound to the interface again.
+    pub lost: Option<String>,
+}
 
 impl Registry {
-    /// Binds the listeners whose interface has another index now to that, in all copies of their sockets.
-    pub fn follow_interfaces(&mut self) -> Vec<Followed> {
-        let lost: Vec<ListenerId> =
-            self.entries.iter().filter(|(_, entry)| is_elsewhere(entry)).map(|(id, _)| *id).collect();
-        lost.into_iter()
-            .filter_map(|id| Some((id, self.follow_interface(id)?)).map(|(_, followed)| followed))
-            .collect()
-    }
-
-    fn follow_interface(&mut self, id: ListenerId) -> Option<Followed> {
-        let entry = self.entries.get(&id)?;
-        let name = entry.interface()?;
-        let endpoint = Endpoint::clone(&entry.endpoint);
-        if let Err(errno) = bind_to_device(&entry.bound.socket, Some(name)) {
-            let message = format!(
-                "the listener on {endpoint} receives nothing: its interface {name:?} was deleted and made again, and the broker \
-                 cannot bind the socket to it: {}",
-                errno.desc()
-            );
-            let fault = Fault::new(FaultCode::Os, &message)
-                .subject("setsockopt SO_BINDTODEVICE")
-                .remedy("restart portreeved; with cap_net_raw in security.capabilities it binds the socket itself")
-                .errno(errno as i32);
-            return Some((endpoint, Err(fault)));
-        }
-        let default = ListenOptions::default();
-        let options = entry.options.as_deref().unwrap_or(&default);
-        if let Some(reach) = Reach::bound(&endpoint, options, &entry.bound.socket) {
-            let holder = entry.holder();
-            self.overlaps.insert(id, reach, holder);
-        }
-        Some((endpoint, Ok(())))
-    }
-
-    /// Warnings about listeners that receive nothing because they are not bound to their interface.
-    pub(super) fn without_interface(&self) -> impl Iterator<Item = String> {
-        let warning = |entry: &Entry| {
-            let name = entry.interface()?;
-            let cause = match socket::interface_index(name) {
-                Err(_) => format!("its interface {name:?} does not exist"),
-                Ok(_) if is_elsewhere(entry) => {
-                    format!("its interface {name:?} was deleted and made again: restart portreeved")
-                }
-                Ok(_) => return None,
+    /// Binds each listener whose interface has another index now to that, in all copies of its socket. Returns the changes since
+    /// the last call.
+    pub fn follow_interfaces(&mut self) -> Vec<InterfaceChange> {
+        let mut without = BTreeMap::new();
+        let mut changes = Vec::new();
+        for (id, entry) in &self.entries {
+            let Some(interface) = entry.interface() else { continue };
+            let (is_bound_again, lost) = match follow(entry, interface) {
+                Ok(is_bound_again) => (is_bound_again, None),
+                Err(cause) => (false, Some(cause)),
             };
-            Some(format!("the listener on {} receives nothing: {cause}", entry.endpoint))
-        };
-        self.entries.values().filter_map(move |entry| warning(entry)).take(MAX_WITHOUT_INTERFACE)
+            if is_bound_again {
+                let default = ListenOptions::default();
+                let options = entry.options.as_deref().unwrap_or(&default);
+                let reach = Reach::bound(&entry.endpoint, options, &entry.bound.socket);
+                reach.into_iter().for_each(|reach| self.overlaps.insert(*id, reach, entry.holder()));
+            }
+            if is_bound_again || self.without_interface.get(id) != lost.as_ref() {
+                changes.push(InterfaceChange {
+                    id: *id,
+                    endpoint: Endpoint::clone(&entry.endpoint),
+                    interface: interface.to_owned(),
+                    holder: entry.holder(),
+                    lost: lost.clone(),
+                });
+            }
+            without.extend(lost.map(|cause| (*id, cause)));
+        }
+        self.without_interface = without;
+        changes
+    }
+
+    /// The listeners that receive nothing, with the cause.
+    pub fn without_interface(&self) -> impl Iterator<Item = (&Endpoint, &str)> {
+        let lost = self.without_interface.iter();
+        lost.filter_map(|(id, cause)| Some((&*self.entry(*id)?.endpoint, cause.as_str())))
+    }
+
+    /// Warnings about them.
+    pub(super) fn interface_warnings(&self) -> impl Iterator<Item = String> {
+        let lost = self.without_interface().take(MAX_NAMED);
+        lost.map(|(endpoint, cause)| format!("the listener on {endpoint} receives nothing: {cause}"))
     }
 }
 
@@ -77,8 +86,22 @@ impl Entry {
     }
 }
 
-/// Whether the interface with its name is another one than that to which its socket is bound.
-fn is_elsewhere(entry: &Entry) -> bool {
-    let index = entry.interface().and_then(|name| socket::interface_index(name).ok());
-    index.is_some_and(|index| sockopt::bound_interface(&entry.bound.socket) != Ok(index))
+/// Binds a socket to the interface with this name, unless it is. Returns whether that was necessary; otherwise why it receives
+/// nothing.
+fn follow(entry: &Entry, interface: &str) -> Result<bool, String> {
+    let socket = &entry.bound.socket;
+    let bound = sockopt::bound_interface(socket);
+    match socket::interface_index(interface) {
+        Ok(index) if bound == Ok(index) => Ok(false),
+        Ok(_) => bind_to_device(socket, Some(interface)).map(|()| true).map_err(|errno| {
+            format!(
+                "its interface {interface:?} was deleted and made again, and the broker cannot bind the socket to it: {}; restart \
+                 portreeved, and add cap_net_raw to security.capabilities if this happens often",
+                errno.desc()
+            )
+        }),
+        // It was renamed.
+        Err(_) if bound.is_ok_and(|index| socket::interface_name(index).is_ok()) => Ok(false),
+        Err(_) => Err(format!("its interface {interface:?} does not exist")),
+    }
 }

@@ -31,6 +31,6 @@ pub use drain::Draining;
 pub use entry::{Entry, Owner};
 pub use fault::{BindError, BindPrivileges, RequestedBy, in_use};
 pub use import::{Configured, ImportError};
-pub use interface::Followed;
+pub use interface::InterfaceChange;
 pub use registry::Registry;
 pub use revocation::{Enforcement, Revocation};

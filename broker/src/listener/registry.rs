@@ -52,6 +52,8 @@ pub struct Registry {
     not_revoked: RefCell<VecDeque<String>>,
     /// The optional listeners of the configuration that are not open, each with the cause.
     unopened: Vec<(Endpoint, String)>,
+    /// The listeners that receive nothing because they are not bound to their interface, with the cause.
+    pub(super) without_interface: BTreeMap<ListenerId, String>,
     pub(super) directories: SocketDirectories,
     /// The file of the control socket, which is removed with those of the listeners.
     pub(super) control_file: Option<UnixFile>,
@@ -89,6 +91,7 @@ impl Registry {
             rejected: Vec::new(),
             not_revoked: RefCell::default(),
             unopened: Vec::new(),
+            without_interface: BTreeMap::new(),
             directories,
             control_file: None,
             changes: None,
@@ -192,7 +195,7 @@ impl Registry {
         misused
             .chain(self.not_revoked.borrow().iter().cloned())
             .chain(unopened)
-            .chain(self.without_interface())
+            .chain(self.interface_warnings())
             .collect()
     }
 

@@ -4,11 +4,13 @@ use std::io;
 use std::rc::Rc;
 
 use nix::errno::Errno;
+use portreeve_protocol::{Event, EventCode, Text};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
 use super::state::Broker;
-use crate::listener::Followed;
+use crate::events::Audience;
+use crate::listener::InterfaceChange;
 use crate::sys::rtnl_monitor::RtnlMonitor;
 
 /// Receives the kernel's notifications about interfaces.
@@ -29,6 +31,7 @@ impl InterfaceMonitor {
 
     /// Follows the interfaces for as long as the broker serves.
     pub async fn run(self, broker: Rc<Broker>) {
+        broker.follow_interfaces();
         loop {
             let received = self.socket.async_io(Interest::READABLE, || match self.monitor.receive(|_| {}) {
                 // After lost notifications any interface may have changed.
@@ -45,17 +48,30 @@ impl InterfaceMonitor {
 }
 
 impl Broker {
-    /// Binds the listeners whose interface was made again to it, and logs that.
-    pub(super) fn follow_interfaces(&self) -> Vec<Followed> {
-        let followed = self.registry.borrow_mut().follow_interfaces();
-        for (endpoint, result) in &followed {
-            match result {
-                Ok(()) => {
-                    tracing::info!(%endpoint, "bound a listener to its interface, which was deleted and made again");
+    /// Binds the listeners whose interface was made again to it; logs and publishes which have lost their interface, and which
+    /// serve it again.
+    pub(super) fn follow_interfaces(&self) {
+        let changes = self.registry.borrow_mut().follow_interfaces();
+        for InterfaceChange { id, endpoint, interface, holder, lost } in changes {
+            let code = match lost {
+                Some(cause) => {
+                    tracing::error!(%endpoint, cause, "a listener receives nothing");
+                    EventCode::ListenerLost
                 }
-                Err(fault) => tracing::error!(%fault, "a listener receives nothing"),
-            }
+                None => {
+                    tracing::info!(%endpoint, "bound a listener to its interface, which was deleted and made again");
+                    EventCode::ListenerRestored
+                }
+            };
+            let event = Event {
+                code,
+                address: endpoint.inet().map(|inet| inet.address),
+                interface: Text::truncated(&interface),
+                count: id.0,
+                detail: Text::truncated(&endpoint.to_string()),
+                ..Event::default()
+            };
+            self.events.publish(Audience::Holder(holder), event);
         }
-        followed
     }
 }

@@ -257,5 +257,10 @@ pub fn interface_index(name: &str) -> nix::Result<u32> {
 /// ENXIO if there is no such interface.
 pub fn interface_name(index: u32) -> nix::Result<String> {
     let name = nix::net::if_::if_indextoname(index)?;
-    name.into_string().map_err(|_| Errno::EILSEQ)
+    match name.into_string() {
+        // While the interface is being deleted.
+        Ok(name) if name.is_empty() => Err(Errno::ENXIO),
+        Ok(name) => Ok(name),
+        Err(_) => Err(Errno::EILSEQ),
+    }
 }

@@ -4,7 +4,7 @@ use std::net::{Ipv6Addr, SocketAddrV6, TcpStream};
 use std::time::Duration;
 
 use portreeve_protocol::message::{Listen, ListenOptions};
-use portreeve_protocol::{Endpoint, Text};
+use portreeve_protocol::{Endpoint, EventCode, Text};
 use portreeve_tests::broker::{self, SOCKET};
 use portreeve_tests::reload::{reload, rows};
 use portreeve_tests::service_manager::ServiceManager;
@@ -67,17 +67,28 @@ fn listeners_follow_an_interface_that_is_made_again() {
         let (_, _held) =
             peer.request(&Listen { endpoint: endpoint.clone(), options: options.clone() }).unwrap();
         await_reached();
+        let mut watcher = broker.peer();
+        watcher.subscribe(true);
         for _ in 0..2 {
             delete_interface();
+            let lost =
+                [watcher.await_event(EventCode::ListenerLost), watcher.await_event(EventCode::ListenerLost)];
+            assert!(lost.iter().all(|event| &*event.interface == "eth1"), "{lost:?}");
+            assert!(lost.iter().any(|event| &*event.detail == LINK_LOCAL), "{lost:?}");
             let gone = warnings(&mut peer);
             assert!(gone.len() == 2 && gone[0].contains("does not exist"), "{gone:?}");
             create_interface_again();
+            watcher.await_event(EventCode::ListenerRestored);
             eventually("no warning", || warnings(&mut peer).is_empty().then_some(()));
             await_reached();
             let submission = "10.1.1.1:587".parse().unwrap();
             lan::in_host("b", || TcpStream::connect_timeout(&submission, Duration::from_secs(5)).unwrap());
         }
         broker.log.wait_for(&["bound a listener to its interface", LINK_LOCAL]);
+        // A name is only a name.
+        lan::ip("link set eth1 down");
+        lan::ip("link set eth1 name eth9 up");
+        assert!(warnings(&mut peer).is_empty());
         // The same request still gets the same listener.
         let before = peer.status().listeners_held;
         peer.request(&Listen { endpoint, options }).unwrap();

@@ -131,12 +131,13 @@ pub(super) fn apply(broker: &Rc<Broker>, config: &Config, opened: Opened, rows: 
     drop(registry);
     update(broker, config, rows);
     publish_floating(broker, &opened.new);
-    rows.extend(broker.follow_interfaces().into_iter().map(|(endpoint, followed)| match followed {
-        Ok(()) => {
-            Row::new(APPLIED, listener_named(&endpoint), "bound to its interface, which was made again")
-        }
-        Err(fault) => Row::new(NEEDS_RESTART, listener_named(&endpoint), fault.to_string()),
-    }));
+    broker.follow_interfaces();
+    let registry = broker.registry.borrow();
+    let row = |(endpoint, cause): (&Endpoint, &str)| {
+        Row::new(NEEDS_RESTART, listener_named(endpoint), format!("receives nothing: {cause}"))
+    };
+    rows.extend(registry.without_interface().map(row));
+    drop(registry);
     let not_permitted = not_permitted(broker, &broker.policy.borrow());
     for id in not_permitted {
         let mut registry = broker.registry.borrow_mut();
