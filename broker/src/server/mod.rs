@@ -146,12 +146,14 @@ impl Service {
             never = reaper.run() => match never {},
             never = show_state(&broker, &notifier) => match never {},
         };
-        // Without its channel the reader ends. A service manager would kill it.
+        let is_launcher_lost = self.worker.as_ref().is_some_and(|(launcher, _)| launcher.is_lost());
+        // Without their channels reader and launcher end. A service manager would kill them.
+        drop(self.worker);
         reloads.abort();
         let _ = reloads.await; // it was cancelled
-        reaper.await_reader().await;
-        if self.worker.is_some_and(|(launcher, _)| launcher.is_lost()) {
-            reaper.log_survivors_of_launcher().await;
+        match is_launcher_lost {
+            true => reaper.log_survivors_of_launcher().await,
+            false => reaper.await_end(broker.launcher_pid()).await,
         }
         if let Some(addresses) = &broker.addresses {
             addresses.notify_removal(&addresses.all()).await;

@@ -44,16 +44,17 @@ impl Reaper {
         }
     }
 
-    /// Waits until the reader, whose channel is closed, has ended, and reaps it.
-    pub async fn await_reader(&mut self) {
-        let Some(reader) = self.reader else { return };
+    /// Waits until the reader and the launcher, whose channels are closed, have ended.
+    pub async fn await_end(&mut self, launcher: Option<Pid>) {
         let ended = async {
-            while wait::is_running_child(reader) {
-                let _ = self.ended.recv().await; // the stream of a signal does not end
+            for child in self.reader.into_iter().chain(launcher) {
+                while wait::is_running_child(child) {
+                    let _ = self.ended.recv().await; // the stream of a signal does not end
+                }
+                let _ = wait::wait_for_exit(child); // its own task may have reaped it
             }
-            let _ = wait::wait_for_exit(reader); // its own task may have reaped it
         };
-        let _ = timeout(EXIT_TIMEOUT, ended).await; // otherwise it is killed with the broker
+        let _ = timeout(EXIT_TIMEOUT, ended).await; // otherwise they are killed with the broker
     }
 
     async fn reap(&self) {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
 use portreeve_protocol::metrics::WorkerCounts;
 use portreeve_protocol::status::{Credentials, Process};
 use portreeve_protocol::{Fault, List, Text, codec};
@@ -341,6 +342,12 @@ impl Broker {
             text += &format!(", {} restarts", self.worker.restarts());
         }
         text
+    }
+
+    /// The process id of the launcher, if a worker is configured.
+    pub(super) fn launcher_pid(&self) -> Option<Pid> {
+        let launcher = self.processes.launcher.as_ref()?;
+        i32::try_from(launcher.pid).ok().map(Pid::from_raw)
     }
 
     /// Whether a reader process was started.
