@@ -25,8 +25,7 @@ fn exit_codes_distinguish_valid_invalid_and_unreadable() {
             assert_eq!(output.status.code(), Some(66), "{options:?} {unread}: {}", text(&output.stderr));
         }
     }
-    for wrong in [&["--as", "root", "x"][..], &["--config", "a", "x"], &[], &["a", "b"], &["--nonsense", "a"]]
-    {
+    for wrong in [&["--as", "root", "x"][..], &["--config", "a", "x"], &["a", "b"], &["--nonsense", "a"]] {
         assert_eq!(command(wrong).output().unwrap().status.code(), Some(64), "{wrong:?}");
     }
 }
