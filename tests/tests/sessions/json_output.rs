@@ -89,6 +89,26 @@ fn every_result_is_as_the_schema_describes_it() {
 }
 
 #[test]
+fn every_result_about_the_worker_is_as_the_schema_describes_it() {
+    isolated(|host| {
+        let worker = r#"worker { command = ( /bin/sleep 1000 ) }"#;
+        let _broker = Broker::start(host, &(sample::control(r#"( "127.0.0.1:25" )"#) + worker));
+        for (definition, words) in [
+            ("workerStatus", &["worker", "status"][..]),
+            ("workerStatus", &["worker", "restart"]),
+            ("workerSignal", &["worker", "signal", "CONT"]),
+            ("status", &["status"]),
+            ("metrics", &["metrics"]),
+            ("events", &["events"]),
+        ] {
+            let (code, value) = json(host, words);
+            assert_eq!(code, Some(0), "{words:?}: {value}");
+            check(definition, &value);
+        }
+    });
+}
+
+#[test]
 fn every_failure_has_the_member_error_and_nothing_on_standard_output_otherwise() {
     isolated(|host| {
         lan::create(&["far"]);
@@ -102,7 +122,7 @@ fn every_failure_has_the_member_error_and_nothing_on_standard_output_otherwise()
             ("failure", 64, "/error/code", &["address", "add", "10.1.1.10", "--lease", "1.5"]),
             ("failure", 77, "/listeners/0/error/code", &["listen", "/run/a", "/run/b"]),
             ("failure", 1, "/error/code", &["link", "eth1", "mtu", "10"]),
-            ("failure", 1, "/address", &["address", "hold", "10.7.7.7"]),
+            ("failure", 77, "/address", &["address", "hold", "10.7.7.7"]),
         ] {
             let (code, value) = json(host, words);
             check(definition, &value);
