@@ -60,6 +60,9 @@ fn write(directory: &Path, command: &Command, is_first: bool) -> io::Result<()> 
         page.extend(FILES.as_bytes());
         page.extend(exit_codes().as_bytes());
     }
+    if is_first {
+        page.extend(EXAMPLES.as_bytes());
+    }
     let also = if is_first { ALSO } else { ".SH \"SEE ALSO\"\n.BR portreeve (1),\n.BR portreeved (8)\n" };
     page.extend(also.as_bytes());
     // Each section defines the apostrophe again, and lists of values have one empty line too many.
@@ -102,6 +105,22 @@ If it is set and not empty, the output has no colour. Only a terminal gets colou
 .TP
 COLUMNS
 The width of tables if standard output is not a terminal.
+";
+
+const EXAMPLES: &str = "\
+.SH EXAMPLES
+.TP
+portreeve status
+Show what the broker holds and serves.
+.TP
+portreeve listen '*:25' \\-\\- /usr/sbin/smtpd \\-\\-inherit
+Open port 25 and run a program with the socket, as systemd's socket activation passes it.
+.TP
+portreeve address add 192.0.2.7 \\-\\-lease 30
+Add an address for 30 seconds; portreeve address renew 192.0.2.7 continues the lease.
+.TP
+portreeve \\-\\-json events \\-\\-follow
+Print each event as one line of JSON.
 ";
 
 const ALSO: &str = "\

@@ -121,7 +121,7 @@ impl Outcome {
                 let (applied, restart) = (count_of(APPLIED), count_of(NEEDS_RESTART));
                 tracing::info!(target: "audit", requester, files = done.files, applied, restart, "reloaded");
                 for Row { outcome, what, detail } in done.rows.iter().take(MAX_LINES) {
-                    tracing::info!(outcome, what, detail, "reload: {outcome}");
+                    tracing::info!(outcome, what, detail, "reload");
                 }
                 for warning in done.report.one_lines().take(MAX_LINES) {
                     tracing::warn!("reload: {warning}");
