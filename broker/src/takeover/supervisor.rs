@@ -53,7 +53,7 @@ fn find(proc: &Path, pid: u32) -> Option<Supervisor> {
             let own = cgroup("self").as_deref().and_then(service);
             let supervisor = Supervisor {
                 name: format!("systemd as {unit}"),
-                restart: format!("run systemctl restart {unit}, which keeps TCP and UDP listeners"),
+                restart: format!("run systemctl restart {unit}, which keeps its listeners"),
             };
             (own.as_deref() != Some(unit.as_str())).then_some(supervisor)
         }
@@ -108,17 +108,12 @@ mod tests {
         let unit = "0::/system.slice/relay.service\n";
         let shell = "0::/user.slice/user-0.slice/session-1.scope\n";
         for (comm, cgroup, own, command) in [
-            (
-                "systemd",
-                unit,
-                shell,
-                Some("run systemctl restart relay.service, which keeps TCP and UDP listeners"),
-            ),
+            ("systemd", unit, shell, Some("run systemctl restart relay.service, which keeps its listeners")),
             (
                 "systemd",
                 "1:name=systemd:/system.slice/relay.service\n0::/\n",
                 shell,
-                Some("run systemctl restart relay.service, which keeps TCP and UDP listeners"),
+                Some("run systemctl restart relay.service, which keeps its listeners"),
             ),
             ("systemd", unit, unit, None),
             ("systemd", shell, shell, None),
