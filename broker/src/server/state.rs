@@ -339,7 +339,7 @@ impl Broker {
                 Some(pid) => format!("; worker {pid} runs"),
                 None => "; no worker runs".to_owned(),
             };
-            text += &format!(", {} restarts", self.worker.restarts());
+            text += &format!(", restarts: {}", self.worker.restarts());
         }
         text
     }

@@ -174,7 +174,7 @@ fn the_state_is_shown_at_the_start_after_a_change_and_at_the_end() {
         let launcher = process::children(service.pid())[0];
         let worker = eventually("a worker", || process::children(launcher).first().copied());
         kill_process(Pid::from_raw(worker.cast_signed()).unwrap(), Signal::KILL).unwrap();
-        await_state("runs, 1 restarts");
+        await_state("runs, restarts: 1");
         service.signal(Signal::TERM);
         await_state("STATUS=stopping");
         assert!(service.wait_for_exit().success());
