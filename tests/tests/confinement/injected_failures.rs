@@ -16,7 +16,7 @@ use portreeve_tests::{
 /// System calls that the kernel refuses, and the words that the error must contain: the step and the call.
 const REFUSALS: &[(&str, &[&str])] = &[
     ("close_range=EPERM", &["descriptors", "close_range"]),
-    ("prlimit64=EPERM", &["limits", "setrlimit RLIMIT_CORE"]),
+    ("prlimit64=EPERM", &["limits", "getrlimit RLIMIT_CORE"]),
     ("prctl:4=EPERM", &["limits", "PR_SET_DUMPABLE"]),
     ("keyctl:1=EPERM", &["session keyring", "KEYCTL_JOIN_SESSION_KEYRING"]),
     ("keyctl:1=EDQUOT", &["session keyring", "kernel.keys.maxkeys"]),
