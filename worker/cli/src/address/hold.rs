@@ -86,14 +86,14 @@ async fn hold(
         shown.push((lease.address(), lease.interface().to_owned()));
         held.spawn(keep(lease, lost.clone(), stopping.clone()));
     }
-    if out.json {
+    // A closed standard output does not end what is held.
+    let _ = if out.json {
         let row = |(address, interface)| json!({ "address": address, "interface": interface });
-        out.value(&json!({ "held": shown.into_iter().map(row).collect::<Vec<_>>() }))?;
+        out.value(&json!({ "held": shown.into_iter().map(row).collect::<Vec<_>>() }))
     } else {
-        for (address, interface) in shown {
-            out.text(format_args!("{address} is held on {interface}"))?;
-        }
-    }
+        let lines = shown.iter().map(|(address, interface)| format!("{address} is held on {interface}"));
+        out.text(lines.collect::<Vec<_>>().join("\n"))
+    };
     match losses.wait_for(Option::is_some).await.map(|lost| lost.clone()) {
         Ok(Some((address, error))) => Err(Failure::Address(address, error)),
         _ => Ok(()),
