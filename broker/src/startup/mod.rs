@@ -160,6 +160,10 @@ pub fn run(
         passed.into_iter().partition(|passed| is_fdstore_name(&passed.name));
     let stored = stored.into_iter().map(|passed| (passed.name, passed.descriptor));
     let mut fdstore_names = import_from_fdstore(stored, &config, &plan.policy, &mut registry);
+    if start == Start::Fresh {
+        // A successor owns no file before its commit: if it failed, it would remove the files of its predecessor.
+        registry.own_files();
+    }
     fdstore_names.stale.extend(socket_activation::adopt(activated, &config, &mut registry)?);
     let awaited = import.as_mut().map(|import| &mut import.awaited);
     let mut former_launchers = match (&worker, start) {

@@ -45,7 +45,6 @@ pub fn import_from_fdstore(
             }
         }
     }
-    registry.own_files();
     // Their holders may have connected them or shut them down, and still have copies.
     registry.revoke_rejected();
     if adopted == Some(Ok(())) {

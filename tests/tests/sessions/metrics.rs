@@ -11,6 +11,7 @@ use portreeve_tests::chroot::WORKER;
 use portreeve_tests::namespaces::run;
 use portreeve_tests::peer::listen;
 use portreeve_tests::{Broker, Host, Peer, binaries, eventually, isolated, lan, sample};
+use rustix::process::Signal;
 
 fn start(host: &Host, more: &str) -> Broker {
     let text = sample::control(r#"( "127.0.0.1:1-1999" )"#);
@@ -52,6 +53,27 @@ fn requests_are_counted_by_operation_and_result_with_their_duration() {
         assert_eq!((own.sessions, own.listeners, own.refused), (1, 3, 3));
         assert_eq!(of(&after, StatusRequest::NAME).granted, 0);
         assert_eq!((after.worker, after.addresses), (None, None));
+    });
+}
+
+#[test]
+fn reloads_by_a_signal_are_counted_as_those_of_peers() {
+    isolated(|host| {
+        let broker = start(host, "retain = 31");
+        let mut peer = broker.peer();
+        let good = std::fs::read_to_string(host.path("portreeve.conf")).unwrap();
+        let mut await_counts = |expected: (u64, u64)| {
+            eventually("the reload", || {
+                let reload = of(&metrics(&mut peer), "reload").clone();
+                ((reload.granted, reload.failed) == expected).then_some(())
+            });
+        };
+        std::fs::write(host.path("portreeve.conf"), good.replace("retain = 31", "retain = never")).unwrap();
+        broker.signal(Signal::HUP);
+        await_counts((0, 1));
+        std::fs::write(host.path("portreeve.conf"), good.replace("retain = 31", "retain = 32")).unwrap();
+        broker.signal(Signal::HUP);
+        await_counts((1, 1));
     });
 }
 
