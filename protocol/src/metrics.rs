@@ -102,6 +102,8 @@ pub struct ListenerCounts {
     pub retained: u64,
     /// The maximum number of listeners that this broker can hold.
     pub limit: u64,
+    /// Optional listeners of the configuration that could not be opened, and listeners whose interface is gone.
+    pub missing: u64,
 }
 
 /// Address metrics.

@@ -180,6 +180,17 @@ impl Registry {
         self.unopened.clear();
     }
 
+    /// Why optional listeners are not open.
+    fn unopened(&self) -> impl Iterator<Item = &str> {
+        let unopened = self.unopened.iter().filter(|(endpoint, _)| !self.contains(endpoint));
+        unopened.map(|(_, cause)| cause.as_str())
+    }
+
+    /// How many listeners of the configuration are not open, or have no interface.
+    pub fn missing(&self) -> usize {
+        self.unopened().count() + self.without_interface().count()
+    }
+
     /// Warnings about stopped listeners whose sockets other processes still use, and about listeners that are not open or have
     /// no interface.
     pub fn warnings(&self) -> Vec<String> {
@@ -189,9 +200,9 @@ impl Registry {
                 stopped.holder, stopped.endpoint
             )
         });
-        let unopened = self.unopened.iter().filter(|(endpoint, _)| !self.contains(endpoint));
-        let unopened = unopened
-            .map(|(_, cause)| format!("an optional listener is not open: {cause}; a reload tries again"));
+        let unopened = self
+            .unopened()
+            .map(|cause| format!("an optional listener is not open: {cause}; a reload tries again"));
         misused
             .chain(self.not_revoked.borrow().iter().cloned())
             .chain(unopened)

@@ -141,7 +141,7 @@ pub fn metrics(golden: &Golden) {
         quotas: list([Quota { name: text("max_sessions"), limit: 64 }]),
         peers: list([PeerCounts { peer: text("user 8"), sessions: 2, listeners: 4, refused: 3 }]),
         sessions: SessionCounts { open: 2, opened: 9, rejected: 1, malformed: 3, delayed: 4 },
-        listeners: ListenerCounts { held: 6, retained: 1, limit: 1_000 },
+        listeners: ListenerCounts { held: 6, retained: 1, limit: 1_000, missing: 2 },
         addresses: Some(AddressCounts {
             held: 7,
             adding: 1,

@@ -4,6 +4,7 @@
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use portreeve_protocol::metrics::MetricsRequest;
 use portreeve_tests::kernel::command_denying;
 use portreeve_tests::reload::{reload, rows};
 use portreeve_tests::startup_failure::exit;
@@ -149,17 +150,24 @@ fn an_optional_listener_whose_endpoint_is_in_use_does_not_prevent_start_reload_o
         assert_eq!(rows(&reloaded, "opened"), ["listener 127.0.0.1:2001"]);
         broker.replace(host, &optional(r#"Listen "127.0.0.1:2001" { }"#));
         assert_eq!(not_open(&broker).len(), 1);
+        assert_eq!(missing(&broker), 1);
         TcpStream::connect("127.0.0.1:2001").unwrap();
         drop(other);
         let reloaded = reload(host, &broker, &optional(r#"Listen "127.0.0.1:2001" { }"#));
         assert_eq!(rows(&reloaded, "opened"), ["listener 127.0.0.1:2000"]);
         assert!(not_open(&broker).is_empty());
+        assert_eq!(missing(&broker), 0);
         // A listener that is not optional still ends the start.
         drop(broker);
         let _other = eventually("the port", || TcpListener::bind("127.0.0.1:2000").ok());
         let failure = failing(host, r#"Listen "127.0.0.1:2000" { }"#);
         assert!(failure.message.contains("another program"), "{}", failure.message);
     });
+}
+
+/// How many listeners are missing according to the metrics.
+fn missing(broker: &Broker) -> u64 {
+    broker.peer().request(&MetricsRequest {}).unwrap().0.listeners.missing
 }
 
 fn failing(host: &Host, listener: &str) -> StartupFailure {

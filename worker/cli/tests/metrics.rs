@@ -43,7 +43,7 @@ fn metrics() -> Metrics {
             refused: 3,
         }]),
         sessions: SessionCounts { open: 2, opened: 9, rejected: 1, malformed: 3, delayed: 4 },
-        listeners: ListenerCounts { held: 6, retained: 1, limit: 1_000 },
+        listeners: ListenerCounts { held: 6, retained: 1, limit: 1_000, missing: 2 },
         addresses: Some(AddressCounts { held: 1, next_expiry_ms: Some(2_500), ..AddressCounts::default() }),
         worker: Some(WorkerCounts { running: true, restarts: 2 }),
         log: LogCounts { suppressed: 8, lost: 9 },

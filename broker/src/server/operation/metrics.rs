@@ -58,6 +58,7 @@ impl Immediate for MetricsRequest {
                 held: registry.count() as u64,
                 retained: retained as u64,
                 limit: registry.capacity() as u64,
+                missing: registry.missing() as u64,
             },
             addresses: broker.addresses.as_ref().map(|addresses| addresses.counts()),
             worker: broker.worker_counts(),

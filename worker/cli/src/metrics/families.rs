@@ -132,6 +132,12 @@ fn listeners(text: &mut Text, metrics: &Metrics) {
     .sample(&[], listeners.retained);
     text.family("portreeve_listeners_limit", "gauge", "Maximum number of listeners of the broker.")
         .sample(&[], listeners.limit);
+    text.family(
+        "portreeve_listeners_missing",
+        "gauge",
+        "Optional listeners that are not open, and listeners without their interface.",
+    )
+    .sample(&[], listeners.missing);
 }
 
 fn addresses(text: &mut Text, addresses: &AddressCounts, leases: &[AddressRow]) {
