@@ -22,9 +22,9 @@ _portreeved() {
         ;;
     esac
     case $command:$cur in
-    check:-*) word='--json --syntax --verbose' ;;
+    check:-*) word='--json --strict --syntax --verbose' ;;
     explain:-*) word='--as --json --verbose' ;;
-    :-*) word='--config --help --log-format --takeover --version' ;;
+    :-*) word='--config --help --log-format --notify-fd --takeover --takeover=force --version' ;;
     :*) word='check explain' ;;
     explain:*)
         [ "$prev" = explain ] || word='address listen'

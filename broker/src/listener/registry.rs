@@ -171,7 +171,7 @@ impl Registry {
 
     /// Records that an optional listener of the configuration could not be opened, and why.
     pub fn go_on_without(&mut self, endpoint: &Endpoint, cause: &str) {
-        tracing::warn!(%endpoint, cause, "going on without an optional listener");
+        tracing::warn!(%endpoint, reason = cause, "going on without an optional listener");
         self.unopened.push((endpoint.clone(), cause.to_owned()));
     }
 

@@ -55,7 +55,7 @@ impl Broker {
         for InterfaceChange { id, endpoint, interface, holder, lost } in changes {
             let code = match lost {
                 Some(cause) => {
-                    tracing::error!(%endpoint, cause, "a listener receives nothing");
+                    tracing::error!(%endpoint, reason = cause, "a listener receives nothing");
                     EventCode::ListenerLost
                 }
                 None => {

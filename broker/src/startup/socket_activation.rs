@@ -29,7 +29,7 @@ pub fn adopt(passed: Vec<Passed>, config: &Config, registry: &mut Registry) -> R
     for Passed { name, number, descriptor } in passed {
         let mut close = |cause: &dyn Display| {
             let (name, cause) = (name.as_str(), cause.to_string());
-            tracing::warn!(target: "audit", name, number, cause, "closed a descriptor that the service manager passed");
+            tracing::warn!(target: "audit", name, number, reason = cause, "closed a descriptor that the service manager passed");
             closed.push(name.to_owned());
         };
         let endpoint = match BoundSocket::of(&descriptor) {

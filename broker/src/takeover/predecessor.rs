@@ -175,7 +175,7 @@ impl Predecessor {
             }
             Ok((other, _)) => Err(protocol_error(format_args!("unexpected reply to commit: {other:?}"))),
             Err(failure) if self.session.peer_has_died() => {
-                tracing::warn!(%failure, "the predecessor has died after it exported everything: this broker serves");
+                tracing::warn!(error = %failure, "the predecessor has died after it exported everything: this broker serves");
                 Ok(())
             }
             Err(failure) => Err(failure),

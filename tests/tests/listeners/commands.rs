@@ -78,6 +78,8 @@ fn a_command_gets_every_signal_of_portreeve_once() {
         // SIGTSTP stops portreeve as well, until it is continued.
         running.signal(20);
         assert_eq!(running.line(), "20");
+        let state = || process::status_field(running.portreeve.id(), "State");
+        eventually("the stop", || state().starts_with('T').then_some(()));
         running.signal(18);
         running.signal(10);
         assert_eq!(running.line(), "10");

@@ -168,7 +168,7 @@ fn listen_many_succeeds_one_by_one_or_fails_as_a_whole() {
         });
         let expected = [None, Some(FaultCode::InUse), Some(FaultCode::Denied), None];
         assert_eq!(codes.collect::<Vec<_>>(), expected);
-        broker.log.wait_for(&["refused", "listen-many", "127.0.0.1:3000", "denied"]);
+        broker.log.wait_for(&["refused", "listen-many", "127.0.0.1:3000", "is not allowed"]);
         let ports = descriptors.iter().map(|descriptor| {
             let address: SocketAddr = rustix::net::getsockname(descriptor).unwrap().try_into().unwrap();
             address.port()

@@ -69,7 +69,7 @@ fn the_broker_completes_every_option_of_its_help() {
         }
         let complete = |words: &[&str]| completions(host, scripts[0], "_portreeved", words);
         assert_eq!(complete(&["portreeved", ""]), ["check", "explain"]);
-        assert_eq!(complete(&["portreeved", "check", "--s"]), ["--syntax"]);
+        assert_eq!(complete(&["portreeved", "check", "--s"]), ["--strict", "--syntax"]);
         assert_eq!(complete(&["portreeved", "--log-format", "j"]), ["json", "journald"]);
         assert_eq!(complete(&["portreeved", "explain", "a.conf", "l"]), ["listen"]);
         host.file("a.conf", "");

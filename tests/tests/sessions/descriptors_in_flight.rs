@@ -185,7 +185,7 @@ fn users_who_read_nothing_harm_neither_users_nor_root_nor_the_worker_nor_another
     exclusive(|host| {
         let setup = WorkerSetup::new(host, "chroot");
         let rest = format!(
-            r#"{}{}worker {{ stable_after = 0 }} listener smtp {{ endpoint = "127.0.0.1:26" }}"#,
+            r#"{}{}worker {{ stable_after = 0 }}"#,
             sample::socket(r#"( "127.0.0.1:1-65535" )"#),
             users(host)
         );
