@@ -20,9 +20,9 @@ struct Running {
 impl Running {
     /// Runs a shell script, which prints `ready` when it is.
     fn start(host: &Host, options: &[&str], script: &str) -> Self {
-        // The shell that starts the test ignores these signals, which the command would inherit.
+        // Whoever starts the test may ignore signals, as nohup(1) does, which the command would inherit and could not trap.
         let mut command = Command::new("env");
-        command.arg("--default-signal=INT,QUIT").arg(host.binary(binaries::CLIENT));
+        command.arg("--default-signal").arg(host.binary(binaries::CLIENT));
         command.args(["--socket", SOCKET, "listen", "127.0.0.1:25"]).args(options);
         command.args(["--", "sh", "-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
         // As if a service manager had started portreeve by socket activation.
