@@ -168,18 +168,18 @@ fn the_worker_is_named_by_the_inode_of_its_pidfd_and_not_by_its_configured_envir
         let config = r#"
             security { user = nobody group = nogroup capabilities = "cap_net_bind_service+ep" }
             worker {
-              command = ( /bin/sh "-c" "echo worker $LISTEN_PID $LISTEN_FDS $LISTEN_PIDFDID; exec sleep 1000" )
+              command = ( /bin/sh "-c" "echo started-as $LISTEN_PID $LISTEN_FDS $LISTEN_PIDFDID; exec sleep 1000" )
               environment = [ LISTEN_PIDFDID = 1 LISTEN_PID = 1 LISTEN_FDS = 7 PATH = "/bin:/usr/bin" ]
             }
             ESMTP_Listener { Listen "127.0.0.1:25" {} }"#;
         let broker = Broker::start(host, config);
-        let line = broker.log.wait_for(&["worker "]);
+        let line = broker.log.wait_for(&["started-as "]);
         let worker = broker.worker();
         let pidfd = pidfd_open(pid(worker), PidfdFlags::empty()).unwrap();
         let inode = rustix::fs::fstat(&pidfd).unwrap().st_ino;
         let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
         let is_unique = rustix::fs::fstat(&own).unwrap().st_ino != inode;
         let id = if is_unique { format!(" {inode}") } else { String::new() };
-        assert!(line.contains(&format!("worker {worker} 1{id}")), "{line} {inode}");
+        assert!(line.contains(&format!("started-as {worker} 1{id}")), "{line} {inode}");
     });
 }
