@@ -93,7 +93,7 @@ pub struct Targets {
     pub addresses: Vec<String>,
     /// A directory in which each peer is allowed Unix listeners.
     pub directory: PathBuf,
-    /// [`PORTS`] ports for each hostile peer are theirs, from this one on. All are below those that the kernel gives to clients
+    /// A thousand ports for each hostile peer are theirs, from this one on. All are below those that the kernel gives to clients
     /// (`net.ipv4.ip_local_port_range`).
     pub ports: u16,
     /// The broker's process id.
