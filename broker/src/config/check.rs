@@ -93,8 +93,7 @@ pub(super) fn wildcards(listeners: &[Listener], sources: &Sources, problems: &mu
 /// The worker's standard input has to be a listener that exists whenever a worker starts.
 fn standard_input(config: &Config, problems: &mut Problems) {
     let Some(stdin) = config.worker.as_ref().and_then(|worker| worker.stdin.as_ref()) else { return };
-    let mut statics = config.listeners.iter().filter(|listener| listener.is_static());
-    if statics.all(|listener| listener.endpoint.value != stdin.value) {
+    if config.static_listener(&stdin.value).is_none() {
         let message = format!("{} is not a static listener", stdin.value);
         let help = format!("add ESMTP_Listener {{ Listen \"{}\" {{ }} }}, or remove stdin", stdin.value);
         problems.error(stdin.span, message, help);

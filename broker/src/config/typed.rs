@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::path::Path;
 
+use portreeve_protocol::Endpoint;
+
 use super::binding::Binding;
 use super::broker::Broker;
 use super::bundle::{Bundle, Recorder, Replay};
@@ -50,6 +52,11 @@ impl Config {
     pub fn place(&self, span: Span) -> String {
         let Place { file, line, column, .. } = self.sources.place(span);
         format!("{file}:{line}:{column}")
+    }
+
+    /// The static listener at this endpoint.
+    pub fn static_listener(&self, endpoint: &Endpoint) -> Option<&Listener> {
+        self.listeners.iter().find(|listener| listener.is_static() && listener.endpoint.value == *endpoint)
     }
 
     /// The files that were read.

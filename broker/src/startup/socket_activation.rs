@@ -43,8 +43,7 @@ pub fn adopt(passed: Vec<Passed>, config: &Config, registry: &mut Registry) -> R
                 continue;
             }
         };
-        let mut statics = config.listeners.iter().filter(|listener| listener.is_static());
-        let Some(listener) = statics.find(|listener| listener.endpoint.value == endpoint) else {
+        let Some(listener) = config.static_listener(&endpoint) else {
             close(&format_args!(
                 "no broker stored it, and the configuration has no static listener on {endpoint}"
             ));

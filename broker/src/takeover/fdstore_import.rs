@@ -70,8 +70,7 @@ fn import_one(
 ) -> Result<(), String> {
     let FdstoreName { endpoint, options, user, file } =
         FdstoreName::decode(name).ok_or("no broker stored it under this name")?;
-    let mut statics = config.listeners.iter().filter(|listener| listener.is_static());
-    let configured = match statics.find(|listener| listener.endpoint.value == endpoint) {
+    let configured = match config.static_listener(&endpoint) {
         Some(listener) if user.is_none() => Configured::Static(listener.name()),
         _ => Configured::No,
     };

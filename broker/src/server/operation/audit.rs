@@ -88,7 +88,7 @@ fn write_line<O: Handler>(
     }
     let write = || {
         let code = summary.refused.first().map(|fault| fault.code.name());
-        let reason = summary.reasons().map(display);
+        let reason = Some(Reasons(&summary.refused)).filter(|_| !summary.refused.is_empty()).map(display);
         let subject = summary.refused.iter().map(|fault| &*fault.subject).find(|subject| !subject.is_empty());
         let errno = summary.refused.iter().map(|fault| fault.errno).find(|errno| *errno != 0);
         let what = Outcome { what: summary.outcome(), lost };
@@ -143,30 +143,6 @@ impl<'f> Summary<'f> {
             _ => "partly done",
         }
     }
-
-    /// The reasons of the refusals, each once.
-    fn reasons(&self) -> Option<String> {
-        let mut reasons = String::new();
-        for (index, fault) in self.refused.iter().enumerate() {
-            if self.refused.iter().take(index).any(|earlier| earlier.message == fault.message) {
-                continue;
-            }
-            if !reasons.is_empty() {
-                reasons.push_str("; ");
-            }
-            reasons.push_str(&fault.message);
-            if reasons.len() > MAX_SHOWN {
-                let mut end = MAX_SHOWN;
-                while !reasons.is_char_boundary(end) {
-                    end -= 1;
-                }
-                reasons.truncate(end);
-                reasons.push('…');
-                break;
-            }
-        }
-        (!reasons.is_empty()).then_some(reasons)
-    }
 }
 
 /// The message of a line.
@@ -181,6 +157,26 @@ impl fmt::Display for Outcome<'_> {
             None => out.write_str(self.what),
             Some(reason) => write!(out, "{}, but the reply was not sent: {reason}", self.what),
         }
+    }
+}
+
+/// The reasons of the refusals, each once.
+struct Reasons<'a, 'f>(&'a [Cow<'f, Fault>]);
+
+impl fmt::Display for Reasons<'_, '_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reasons = |out: &mut fmt::Formatter<'_>| {
+            for (index, fault) in self.0.iter().enumerate() {
+                if self.0.iter().take(index).any(|earlier| earlier.message == fault.message) {
+                    continue;
+                }
+                let separator = if index == 0 { "" } else { "; " };
+                // An error ends the loop: the line shows no more.
+                write!(out, "{separator}{}", fault.message.as_str())?;
+            }
+            Ok(())
+        };
+        Bounded::show(out, Written(reasons))
     }
 }
 

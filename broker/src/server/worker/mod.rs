@@ -103,10 +103,10 @@ async fn keep_running(
             notifier.stopping();
             return Ok(());
         };
-        if restarts == 0 {
-            notifier.ready(broker.summary());
+        match restarts {
+            0 => notifier.ready(broker.summary()),
+            _ => notifier.show(broker.summary()),
         }
-        notifier.show(broker.summary());
         for reply in restarting.drain(..) {
             let _ = reply.send(()); // the peer may have hung up
         }
@@ -215,7 +215,7 @@ async fn watch(
                     }
                 }
             },
-            () = async { sleep_until(kill_at.unwrap_or_else(tokio::time::Instant::now)).await }, if kill_at.is_some() => {
+            () = sleep_until(kill_at.unwrap_or_else(tokio::time::Instant::now)), if kill_at.is_some() => {
                 kill_at = None;
                 tracing::warn!(pid, timeout = ?supervision.stop_timeout, "the worker did not exit in time; sending SIGKILL");
                 signal(broker, launcher, Signal::SIGKILL as i32, None).await?;
