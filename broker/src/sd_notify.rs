@@ -195,7 +195,7 @@ impl Notifier {
                 Ok(()) => self.warned.set(false),
                 Err(errno) if is_full(errno) => return false,
                 Err(error) if message.starts_with(STATUS) => {
-                    tracing::debug!(%error, detail = ?message, "cannot notify the service manager");
+                    tracing::debug!(%error, "cannot show the state to the service manager");
                 }
                 Err(error) => {
                     tracing::warn!(%error, messages = message, "cannot notify the service manager");
