@@ -59,7 +59,7 @@ pub enum Report {
         /// The cause.
         errno: i32,
     },
-    /// The result of [`Order::Signal`].
+    /// The result of the order to signal the worker.
     Signaled {
         /// The worker's process id; 0 if none runs.
         pid: i32,
