@@ -2,11 +2,14 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // test helpers may panic
 
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use portreeve_broker::config::{Config, MAX_DEPTH, MAX_DIAGNOSTICS, Trust, check_syntax, load};
+use portreeve_broker::config::{
+    Config, MAX_DEPTH, MAX_DIAGNOSTICS, Pace, Snapshot, Trust, check_syntax, load, record, replay,
+};
 
 /// A directory of files that only this user can write.
 struct Folder(tempfile::TempDir);
@@ -322,4 +325,36 @@ fn the_syntax_of_a_file_is_checked_without_its_includes() {
     assert!(check_syntax(&folder.path("main.conf"), trust()).is_ok());
     folder.write("main.conf", b"security {");
     assert!(check_syntax(&folder.path("main.conf"), trust()).is_err());
+}
+
+/// The broker has one thread: a peer must not wait until a configuration of megabytes is parsed.
+#[test]
+fn other_tasks_run_while_a_large_configuration_is_replayed() {
+    let mut text = String::from("binding_group {\n");
+    (0..8_000).for_each(|n| text += &format!("  Binding b{n} {{ bind_address = 10.0.0.1 x = {n} }}\n"));
+    text += "}\n";
+    (0..8_000).for_each(|n| text += &format!("Binding c{n} {{ bind_address = 10.0.0.1 x = {n} }}\n"));
+    (0..20_000).for_each(|n| text += &format!("Skipped s{n} {{ option = \"value\" }}\n"));
+    text += "ESMTP_Listener { Listen \"*:25\" { } }\n";
+    let folder = Folder::new(&[("main.conf", &text)]);
+    let path = folder.path("main.conf");
+    let (recorded, bundle) = record(&path, trust());
+    let (finished, turns) = (Cell::new(false), Cell::new(0));
+    let parse = async {
+        let replayed = replay(&path, &bundle, &Pace::shared()).await.unwrap();
+        finished.set(true);
+        replayed
+    };
+    let others = async {
+        while !finished.get() {
+            turns.set(turns.get() + 1);
+            tokio::task::yield_now().await;
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let ((replayed, _), ()) = runtime.block_on(async { tokio::join!(parse, others) });
+    assert_eq!(Snapshot::of(&replayed), Snapshot::of(&recorded.unwrap().0));
+    assert_eq!(replayed.bindings.len(), 16_000);
+    // It takes far more than ten slices on any machine.
+    assert!(turns.get() >= 10, "other tasks ran {} times", turns.get());
 }

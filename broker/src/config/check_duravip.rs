@@ -9,13 +9,15 @@ use super::diagnostic::Problems;
 use super::duravip::DuraVip;
 use super::listener::Listener;
 use super::nearest::nearest;
+use super::pace::Pace;
 use super::source::{Sources, Span, Spanned};
 use super::typed::Config;
 
 /// Checks floating addresses, and marks every service at such an address: an address that is DuraVIP for one
 /// service is DuraVIP for all.
-pub(super) fn config(config: &mut Config, sources: &Sources, problems: &mut Problems) {
+pub(super) async fn config(config: &mut Config, sources: &Sources, problems: &mut Problems, pace: &Pace) {
     let bindings = Bindings::of(&config.bindings);
+    pace.pause().await;
     for listener in &config.listeners {
         let (span, duravip) = (listener.endpoint.span, &listener.duravip);
         let inet = listener.endpoint.value.inet();
@@ -28,6 +30,7 @@ pub(super) fn config(config: &mut Config, sources: &Sources, problems: &mut Prob
         if let (Some(target), Some(address)) = (&duravip.follow, address) {
             follow(target, address, &bindings, problems);
         }
+        pace.pause().await;
     }
     for binding in &config.bindings {
         options(&binding.duravip, problems);
@@ -40,12 +43,16 @@ pub(super) fn config(config: &mut Config, sources: &Sources, problems: &mut Prob
             let message = format!("the binding {:?} has no address that could float", binding.name.value);
             problems.error(binding.name.span, message, "write bind_address = ADDRESS in it");
         }
+        pace.pause().await;
     }
     single_reason(config, sources, problems);
+    pace.pause().await;
     for (address, span) in config.floating_addresses() {
         place(config, address, span, problems);
+        pace.pause().await;
     }
     preferences(config, sources, problems);
+    pace.pause().await;
     mark_shared(config);
 }
 

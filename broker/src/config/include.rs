@@ -8,6 +8,7 @@ use std::path::Path;
 use super::characters;
 use super::diagnostic::{Diagnostic, Problems};
 use super::files::{Files, MAX_BYTES, Opened, ReadError};
+use super::pace::Pace;
 use super::parser::parse;
 use super::source::{Sources, Span};
 use super::tree::{Include, Item};
@@ -23,6 +24,7 @@ pub(crate) struct Loader<'l, F> {
     pub sources: &'l mut Sources,
     pub problems: &'l mut Problems,
     from: &'l mut F,
+    pace: &'l Pace,
     remaining_bytes: u64,
     files: usize,
     /// The files that are being read, outermost first, by device and inode.
@@ -30,24 +32,29 @@ pub(crate) struct Loader<'l, F> {
 }
 
 impl<'l, F: Files> Loader<'l, F> {
-    pub fn new(sources: &'l mut Sources, problems: &'l mut Problems, from: &'l mut F) -> Self {
-        Loader { sources, problems, from, remaining_bytes: MAX_BYTES, files: 0, reading: Vec::new() }
+    pub fn new(
+        sources: &'l mut Sources,
+        problems: &'l mut Problems,
+        from: &'l mut F,
+        pace: &'l Pace,
+    ) -> Self {
+        Loader { sources, problems, from, pace, remaining_bytes: MAX_BYTES, files: 0, reading: Vec::new() }
     }
 
     /// Reads the main file, and its includes if `follow` is set.
-    pub fn main(&mut self, path: &Path, follow: bool) -> Vec<Item> {
-        let opened = self.from.open(path);
-        let result = opened.and_then(|opened| match opened {
-            Opened::File { file, identity } => self.file(path, file, identity, 0, follow),
-            Opened::Directory(_) => Err(ReadError::NotAFile),
-        });
+    pub async fn main(&mut self, path: &Path, follow: bool) -> Vec<Item> {
+        let result = match self.from.open(path) {
+            Ok(Opened::File { file, identity }) => self.file(path, file, identity, 0, follow).await,
+            Ok(Opened::Directory(_)) => Err(ReadError::NotAFile),
+            Err(error) => Err(error),
+        };
         result.unwrap_or_else(|error| {
             self.refuse(path, None, &error);
             Vec::new()
         })
     }
 
-    fn file(
+    async fn file(
         &mut self,
         path: &Path,
         file: F::File,
@@ -59,31 +66,33 @@ impl<'l, F: Files> Loader<'l, F> {
         self.remaining_bytes -= u64::try_from(text.len()).unwrap_or_default().min(self.remaining_bytes);
         self.files += 1;
         let id = self.sources.add(path.display().to_string(), text);
-        let mut items = parse(id, self.sources.whole(id), depth, self.problems);
+        let mut items = parse(id, self.sources.whole(id), depth, self.problems, self.pace).await;
         if follow {
             self.reading.push(identity);
             let directory = path.parent().unwrap_or(Path::new(""));
-            self.follow(&mut items, directory, depth, super::is_read);
+            self.follow(&mut items, directory, depth, super::is_read).await;
             self.reading.pop();
         }
         Ok(items)
     }
 
     /// Reads the includes among the items, and those inside scopes for which `enter` is true.
-    fn follow(&mut self, items: &mut [Item], directory: &Path, depth: usize, enter: fn(&str) -> bool) {
+    async fn follow(&mut self, items: &mut [Item], directory: &Path, depth: usize, enter: fn(&str) -> bool) {
         for item in items {
             match item {
                 Item::Option(_) => {}
                 Item::Scope(scope) if enter(self.sources.text(scope.name)) => {
-                    self.follow(&mut scope.items, directory, depth + 1, super::is_read_within);
+                    let inner = self.follow(&mut scope.items, directory, depth + 1, super::is_read_within);
+                    Box::pin(inner).await;
                 }
                 Item::Scope(_) => {}
-                Item::Include(include) => self.include(include, directory, depth),
+                Item::Include(include) => Box::pin(self.include(include, directory, depth)).await,
             }
+            self.pace.pause().await;
         }
     }
 
-    fn include(&mut self, include: &mut Include, directory: &Path, depth: usize) {
+    async fn include(&mut self, include: &mut Include, directory: &Path, depth: usize) {
         // Further diagnostics would not be shown.
         if self.problems.is_full() {
             return;
@@ -102,18 +111,22 @@ impl<'l, F: Files> Loader<'l, F> {
         match self.from.open(&path) {
             Err(error) => self.refuse(&path, Some(place), &error),
             Ok(Opened::File { file, identity }) => {
-                include.items = self.included(&path, file, identity, place, depth);
+                include.items = self.included(&path, file, identity, place, depth).await;
             }
             Ok(Opened::Directory(names)) => {
-                include.items = names.iter().flat_map(|name| self.listed(name, place, depth)).collect();
+                for name in names {
+                    include.items.extend(self.listed(&name, place, depth).await);
+                }
             }
         }
     }
 
     /// Reads a file of an included directory.
-    fn listed(&mut self, path: &Path, place: Span, depth: usize) -> Vec<Item> {
+    async fn listed(&mut self, path: &Path, place: Span, depth: usize) -> Vec<Item> {
         let error = match self.from.open(path) {
-            Ok(Opened::File { file, identity }) => return self.included(path, file, identity, place, depth),
+            Ok(Opened::File { file, identity }) => {
+                return self.included(path, file, identity, place, depth).await;
+            }
             Ok(Opened::Directory(_)) => ReadError::NotAFile,
             Err(error) => error,
         };
@@ -121,7 +134,7 @@ impl<'l, F: Files> Loader<'l, F> {
         Vec::new()
     }
 
-    fn included(
+    async fn included(
         &mut self,
         path: &Path,
         file: F::File,
@@ -151,7 +164,7 @@ impl<'l, F: Files> Loader<'l, F> {
             self.problems.error(place, message, help);
             return Vec::new();
         }
-        self.file(path, file, identity, depth, true).unwrap_or_else(|error| {
+        self.file(path, file, identity, depth, true).await.unwrap_or_else(|error| {
             self.refuse(path, Some(place), &error);
             Vec::new()
         })

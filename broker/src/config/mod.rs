@@ -27,6 +27,7 @@ mod momentum2;
 pub(crate) mod nearest;
 #[cfg(test)]
 pub(crate) mod option_coverage;
+mod pace;
 mod parser;
 mod pattern;
 mod peer;
@@ -61,6 +62,7 @@ pub use health_check::HealthCheck;
 pub use include::{MAX_FILES, MAX_INCLUDE_DEPTH};
 pub use limit::{Limit, Resource, Resources};
 pub use listener::{Listener, SocketOptions};
+pub use pace::Pace;
 pub use parser::MAX_DEPTH;
 pub use pattern::{Hosts, ListenPattern, Malformed, well_formed};
 pub use peer::{GROUPS, Peer, PeerName};

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::pace::Pace;
 use super::source::{Sources, Span};
 use super::tree::{Item, Opt, Scalar, Scope};
 
@@ -30,16 +31,19 @@ impl<'t> Section<'t> {
         }
     }
 
-    fn add(&mut self, items: &'t [Item], sources: &Sources) {
+    async fn add(&mut self, items: &'t [Item], sources: &Sources, pace: &Pace) {
         for item in items {
             match item {
                 Item::Option(option) => {
                     let name = sources.text(option.name).to_ascii_lowercase();
                     self.options.insert(name, option);
                 }
-                Item::Scope(scope) => merge(&mut self.scopes, &mut self.index, scope, sources),
-                Item::Include(include) => self.add(&include.items, sources),
+                Item::Scope(scope) => {
+                    merge(&mut self.scopes, &mut self.index, scope, sources, pace).await;
+                }
+                Item::Include(include) => Box::pin(self.add(&include.items, sources, pace)).await,
             }
+            pace.pause().await;
         }
     }
 
@@ -64,11 +68,12 @@ impl<'t> Section<'t> {
     }
 }
 
-fn merge<'t>(
+async fn merge<'t>(
     sections: &mut Vec<Section<'t>>,
     index: &mut HashMap<(String, String), usize>,
     scope: &'t Scope,
     sources: &Sources,
+    pace: &Pace,
 ) {
     let name = sources.text(scope.name).to_ascii_lowercase();
     // Of the MTA's own scopes only the name is used.
@@ -82,7 +87,7 @@ fn merge<'t>(
         Some(section) => section.again = section.again.or(Some(scope.name)),
     }
     if let Some(section) = sections.get_mut(at).filter(|_| entered) {
-        section.add(&scope.items, sources);
+        Box::pin(section.add(&scope.items, sources, pace)).await;
     }
 }
 
@@ -92,21 +97,22 @@ pub(crate) struct Top<'t> {
     sections: Vec<Section<'t>>,
     index: HashMap<(String, String), usize>,
     /// Scopes and options of the MTA, each with its first place.
-    pub skipped: HashMap<String, Span>,
+    skipped: HashMap<String, Span>,
 }
 
 impl<'t> Top<'t> {
     /// Merges the items of the main file.
-    pub fn add(&mut self, items: &'t [Item], sources: &Sources) {
+    pub async fn add(&mut self, items: &'t [Item], sources: &Sources, pace: &Pace) {
         for item in items {
             match item {
                 Item::Option(option) => self.skip(option.name, sources),
                 Item::Scope(scope) if super::is_read(sources.text(scope.name)) => {
-                    merge(&mut self.sections, &mut self.index, scope, sources);
+                    merge(&mut self.sections, &mut self.index, scope, sources, pace).await;
                 }
                 Item::Scope(scope) => self.skip(scope.name, sources),
-                Item::Include(include) => self.add(&include.items, sources),
+                Item::Include(include) => Box::pin(self.add(&include.items, sources, pace)).await,
             }
+            pace.pause().await;
         }
     }
 
@@ -117,8 +123,8 @@ impl<'t> Top<'t> {
         }
     }
 
-    /// The merged sections in the order of their first places.
-    pub fn sections(&self) -> &[Section<'t>] {
-        &self.sections
+    /// The merged sections in the order of their first places, and the names of everything else, each with its first place.
+    pub fn into_parts(self) -> (Vec<Section<'t>>, HashMap<String, Span>) {
+        (self.sections, self.skipped)
     }
 }

@@ -28,7 +28,8 @@ impl Snapshot {
         snapshot.add_broker(broker);
         snapshot.add_cluster(cluster);
         listeners.iter().for_each(|scope| snapshot.add_listener(scope));
-        bindings.iter().for_each(|scope| snapshot.add_binding(scope));
+        // The others are the MTA's own.
+        bindings.iter().filter(|scope| scope.duravip.floats()).for_each(|scope| snapshot.add_binding(scope));
         snapshot
     }
 

@@ -4,6 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::diagnostic::Problems;
+use super::pace::without_pauses;
 use super::parser::parse;
 use super::source::Sources;
 use super::tree::{Item, Scalar, Value};
@@ -187,7 +188,7 @@ fn plain(items: &[Item], sources: &Sources) -> Vec<PlainItem> {
 fn read(text: &str) -> (Vec<PlainItem>, Vec<String>) {
     let (mut sources, mut problems) = (Sources::default(), Problems::default());
     let file = sources.add("t".into(), text.to_owned());
-    let items = parse(file, sources.whole(file), 0, &mut problems);
+    let items = without_pauses(async |pace| parse(file, sources.whole(file), 0, &mut problems, pace).await);
     let diagnostics = problems.finish(&sources).diagnostics().to_vec();
     (plain(&items, &sources), diagnostics.iter().map(|diagnostic| diagnostic.one_line()).collect())
 }

@@ -1,11 +1,12 @@
 //! Names at top level that the broker does not read. Most belong to the MTA; a name that is probably a misspelt scope of the
 //! broker is an error, because a reload would otherwise close what that scope configures.
 
+use std::collections::HashMap;
+
 use strsim::osa_distance;
 
 use super::diagnostic::Problems;
 use super::nearest::nearest;
-use super::section::Top;
 use super::source::{Sources, Span, Spanned};
 use super::tree::{Item, Scope, Value};
 
@@ -28,11 +29,11 @@ const LISTENER: &str = "listener";
 /// Reports the skipped names that are probably mistakes, and returns all of them in the order of the files.
 pub(super) fn check(
     items: &[Item],
-    mut top: Top<'_>,
+    skipped: HashMap<String, Span>,
     sources: &Sources,
     problems: &mut Problems,
 ) -> Vec<Spanned<String>> {
-    let mut skipped: Vec<_> = top.skipped.drain().map(|(value, span)| Spanned { value, span }).collect();
+    let mut skipped: Vec<_> = skipped.into_iter().map(|(value, span)| Spanned { value, span }).collect();
     skipped.sort_by_key(|name| name.span);
     let mut reported = Vec::new();
     for name in &skipped {

@@ -17,6 +17,7 @@ use super::include::Loader;
 use super::lexer::unquote;
 use super::listener::Listener;
 use super::momentum2;
+use super::pace::{Pace, without_pauses};
 use super::parser::parse;
 use super::reader::Reader;
 use super::report::Report;
@@ -108,25 +109,27 @@ pub fn load(path: &Path, trust: Trust) -> Result<(Config, Vec<Diagnostic>), Repo
 /// Reads a configuration file like [`load`], but also returns a configuration that has errors, for further checks. Such a
 /// configuration may lack scopes and options. It is `None` if the syntax is wrong.
 pub fn examine(path: &Path, trust: Trust) -> (Option<Config>, Report) {
-    examine_in(path, &mut Disk(trust))
+    without_pauses(async |pace| examine_in(path, &mut Disk(trust), pace).await)
 }
 
 /// Reads a configuration file like [`load`], and records everything that was read for [`replay`].
 pub fn record(path: &Path, trust: Trust) -> (Result<(Config, Vec<Diagnostic>), Report>, Bundle) {
     let mut files = Recorder::new(Disk(trust));
-    let examined = examine_in(path, &mut files);
+    let examined = without_pauses(async |pace| examine_in(path, &mut files, pace).await);
     (without_errors(examined), files.finish())
 }
 
 /// Reads a configuration from what [`record`] recorded, with the same result and without opening a file.
-pub fn replay(path: &Path, bundle: &Bundle) -> Result<(Config, Vec<Diagnostic>), Report> {
-    without_errors(examine_in(path, &mut Replay::new(bundle)))
+pub async fn replay(path: &Path, bundle: &Bundle, pace: &Pace) -> Result<(Config, Vec<Diagnostic>), Report> {
+    without_errors(examine_in(path, &mut Replay::new(bundle), pace).await)
 }
 
-fn examine_in(path: &Path, files: &mut impl Files) -> (Option<Config>, Report) {
+async fn examine_in(path: &Path, files: &mut impl Files, pace: &Pace) -> (Option<Config>, Report) {
     let (mut sources, mut problems) = (Sources::default(), Problems::default());
-    let items = Loader::new(&mut sources, &mut problems, files).main(path, true);
-    typed(&items, sources, problems)
+    let items = Loader::new(&mut sources, &mut problems, files, pace).main(path, true).await;
+    let examined = typed(&items, sources, problems, pace).await;
+    pace.drop_each(items).await;
+    examined
 }
 
 fn without_errors(examined: (Option<Config>, Report)) -> Result<(Config, Vec<Diagnostic>), Report> {
@@ -140,13 +143,16 @@ fn without_errors(examined: (Option<Config>, Report)) -> Result<(Config, Vec<Dia
 pub fn parse_text(name: &str, text: &str) -> Result<(Config, Vec<Diagnostic>), Report> {
     let (mut sources, mut problems) = (Sources::default(), Problems::default());
     let items = text_items(name, text, &mut sources, &mut problems);
-    without_errors(typed(&items, sources, problems))
+    without_errors(without_pauses(async |pace| typed(&items, sources, problems, pace).await))
 }
 
 /// Checks the syntax of one file only; includes are not followed.
 pub fn check_syntax(path: &Path, trust: Trust) -> Result<(), Report> {
     let (mut sources, mut problems) = (Sources::default(), Problems::default());
-    Loader::new(&mut sources, &mut problems, &mut Disk(trust)).main(path, false);
+    let files = &mut Disk(trust);
+    without_pauses(async |pace| {
+        Loader::new(&mut sources, &mut problems, files, pace).main(path, false).await
+    });
     syntax(&sources, problems)
 }
 
@@ -159,7 +165,7 @@ pub fn check_syntax_text(name: &str, text: &str) -> Result<(), Report> {
 
 fn text_items(name: &str, text: &str, sources: &mut Sources, problems: &mut Problems) -> Vec<Item> {
     let file = sources.add(name.to_owned(), text.to_owned());
-    parse(file, sources.whole(file), 0, problems)
+    without_pauses(async |pace| parse(file, sources.whole(file), 0, problems, pace).await)
 }
 
 fn syntax(sources: &Sources, problems: Problems) -> Result<(), Report> {
@@ -169,7 +175,12 @@ fn syntax(sources: &Sources, problems: Problems) -> Result<(), Report> {
     Err(problems.finish(sources))
 }
 
-fn typed(items: &[Item], sources: Sources, mut problems: Problems) -> (Option<Config>, Report) {
+async fn typed(
+    items: &[Item],
+    sources: Sources,
+    mut problems: Problems,
+    pace: &Pace,
+) -> (Option<Config>, Report) {
     // Interpreting a broken tree would only produce misleading messages.
     if problems.any_error() {
         return (None, problems.finish(&sources));
@@ -177,21 +188,24 @@ fn typed(items: &[Item], sources: Sources, mut problems: Problems) -> (Option<Co
     let mut config = Config::default();
     momentum2::refuse(items, &sources, &mut problems);
     let mut top = Top::default();
-    top.add(items, &sources);
-    for section in top.sections() {
-        config.read(section, &sources, &mut problems);
+    top.add(items, &sources, pace).await;
+    let (sections, skipped) = top.into_parts();
+    for section in sections {
+        config.read(&section, &sources, &mut problems, pace).await;
     }
     check::config(&config, &sources, &mut problems);
-    check_duravip::config(&mut config, &sources, &mut problems);
+    pace.pause().await;
+    check_duravip::config(&mut config, &sources, &mut problems, pace).await;
     check::wildcards(&config.listeners, &sources, &mut problems);
-    config.skipped = top_level::check(items, top, &sources, &mut problems);
+    config.skipped = top_level::check(items, skipped, &sources, &mut problems);
+    pace.pause().await;
     let report = problems.finish(&sources);
     config.sources = sources;
     (Some(config), report)
 }
 
 impl Config {
-    fn read(&mut self, section: &Section<'_>, sources: &Sources, problems: &mut Problems) {
+    async fn read(&mut self, section: &Section<'_>, sources: &Sources, problems: &mut Problems, pace: &Pace) {
         let is = |name| section.is(name, sources);
         let mut reader = Reader::new(section, sources, problems);
         if is("security") {
@@ -205,12 +219,13 @@ impl Config {
         } else if is("binding") {
             self.bindings.extend(Binding::read(reader));
         } else if is("binding_group") {
-            let sections = reader.scopes("binding");
-            self.bindings.extend(
-                sections.filter_map(|section| Binding::read(Reader::new(section, sources, reader.problems))),
-            );
+            for section in reader.scopes("binding") {
+                self.bindings.extend(Binding::read(Reader::new(section, sources, reader.problems)));
+                pace.pause().await;
+            }
         } else {
             self.listeners.extend(Listener::read_all(reader));
         }
+        pace.pause().await;
     }
 }

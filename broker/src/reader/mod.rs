@@ -52,8 +52,7 @@ pub fn directories(bundle: &Bundle) -> Vec<PathBuf> {
         true => Some(path),
         false => path.parent().map(Path::to_owned),
     };
-    // A relative path is relative to the working directory at the start.
-    let named = bundle.paths().into_iter().filter_map(|path| std::path::absolute(path).ok());
+    let named = bundle.paths().into_iter();
     let mut all: Vec<PathBuf> = named
         .flat_map(|path| [path.canonicalize().ok(), Some(path)])
         .flatten()

@@ -99,6 +99,8 @@ pub fn run(
     let mut notifier = Notifier::connect(ready_descriptor)?;
     descriptors::clear_environment();
 
+    // A reload opens it again, from the working directory of another process.
+    let path = &std::path::absolute(path).map_err(|error| Failure::os("config", "getcwd", error))?;
     inject::point("config")?;
     let (loaded, bundle) = config::record(path, Trust::RootOnly);
     let (config, warnings) = loaded.map_err(|report| Failure::of_configuration(&report))?;

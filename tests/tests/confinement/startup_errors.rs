@@ -245,7 +245,12 @@ fn a_configuration_that_others_can_replace_by_its_path_is_refused() {
         // A relative path is below every directory above the working directory.
         let mut relative = broker::command(host, Path::new("portreeve.conf"));
         relative.current_dir(&below);
-        StartupFailure::of_command(relative).assert_reports(exit::CONFIG, &["\"..\"", "0775", "chmod go-w"]);
+        let words = ["/run/host/writable", "0775", "chmod go-w /run/host/writable"];
+        StartupFailure::of_command(relative).assert_reports(exit::CONFIG, &words);
+        let mut check = Command::new(host.binary(binaries::BROKER));
+        let check = check.args(["check", "portreeve.conf"]).current_dir(&below).output().unwrap();
+        assert_eq!(check.status.code(), Some(exit::CONFIG.into()));
+        assert!(String::from_utf8_lossy(&check.stderr).contains("\"..\""), "{check:?}");
     });
 }
 

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use portreeve_protocol::FaultCode;
 use portreeve_protocol::reload::{Reload, Reloaded};
@@ -30,6 +31,19 @@ fn a_changed_policy_takes_effect_after_a_reload() {
         assert_eq!(rows(&reloaded, "applied"), [r#"permit "any" listen"#], "{reloaded:?}");
         peer.listen("127.0.0.2:2525").unwrap();
         assert_eq!(last(&mut peer).number, 1);
+    });
+}
+
+#[test]
+fn a_configuration_named_by_a_relative_path_is_reloaded() {
+    isolated(|host| {
+        let path = broker::config(host, &sample::control(r#"( "127.0.0.1:2525" )"#));
+        let mut command = broker::command(host, Path::new(path.file_name().unwrap()));
+        command.current_dir(path.parent().unwrap());
+        let broker = Broker::start_command(host, command);
+        broker::config(host, &sample::control(r#"( "127.0.0.2:2525" )"#));
+        let mut peer = broker.peer();
+        assert_eq!(rows(&reload(&mut peer).unwrap(), "applied"), [r#"permit "any" listen"#]);
     });
 }
 

@@ -9,6 +9,7 @@ mod values;
 
 use crate::config::diagnostic::Problems;
 use crate::config::lexer::{Bad, Kind, Lexer, Token};
+use crate::config::pace::Pace;
 use crate::config::source::{FileId, Span};
 use crate::config::tree::{Include, Item, Opt, Scalar, Scope, Value};
 
@@ -16,7 +17,13 @@ use crate::config::tree::{Include, Item, Opt, Scalar, Scope, Value};
 pub const MAX_DEPTH: usize = 256;
 
 /// Parses one file that is included inside `depth` scopes.
-pub(crate) fn parse(file: FileId, text: &str, depth: usize, problems: &mut Problems) -> Vec<Item> {
+pub(crate) async fn parse(
+    file: FileId,
+    text: &str,
+    depth: usize,
+    problems: &mut Problems,
+    pace: &Pace,
+) -> Vec<Item> {
     let mut lexer = Lexer::new(text);
     let next = lexer.next();
     let cut_short = matches!(next.kind, Kind::Bad(Bad::Quote | Bad::Comment));
@@ -34,7 +41,7 @@ pub(crate) fn parse(file: FileId, text: &str, depth: usize, problems: &mut Probl
         errors_before,
         problems,
     };
-    parser.file(depth);
+    parser.file(depth, pace).await;
     parser.look_for_lost_quote();
     parser.problems.name_characters(count_before, text);
     parser.items
@@ -67,8 +74,9 @@ struct Head {
 }
 
 impl<'t> Parser<'t, '_> {
-    fn file(&mut self, depth: usize) {
+    async fn file(&mut self, depth: usize, pace: &Pace) {
         loop {
+            pace.pause().await;
             let token = self.take();
             match token.kind {
                 Kind::End => break,

@@ -184,12 +184,13 @@ async fn reload(broker: &Rc<Broker>, reader: Option<&mut Handle>, force: bool) -
             return Outcome::Failed(Fault::new(FaultCode::Busy, &message).remedy(remedy));
         }
     };
+    let validated = validate::validate(&broker.reloading.fixed, bundle).await;
     // The state must not change while it is exported to another broker.
     broker.export.resumed(0).await;
     if broker.export.is_committed() {
         return Outcome::Failed(taken_over());
     }
-    match validate::validate(&broker.reloading.fixed, bundle) {
+    match validated {
         Ok(validated) => match consent::missing(broker, &validated).filter(|_| !force) {
             Some(refusal) => Outcome::Refused(refusal),
             None => apply::apply(broker, validated),

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::restart_only::RestartOnly;
 use crate::capability;
-use crate::config::{self, Bundle, Config, Diagnostic, Peer, PeerName, Report, Snapshot};
+use crate::config::{self, Bundle, Config, Diagnostic, Pace, Peer, PeerName, Report, Snapshot};
 use crate::failure::Exit;
 use crate::plan::{self, Findings};
 use crate::policy::Policy;
@@ -27,8 +27,10 @@ const NAME_SERVICE: &str = "; a reload looks names up only in /etc/passwd and /e
     account, or restart portreeved";
 
 /// Validates what the reader process has read.
-pub(super) fn validate(fixed: &RestartOnly, bundle: Bundle) -> Result<Validated, Report> {
-    let (mut config, warnings) = config::replay(&fixed.started.path, &bundle)?;
+///
+/// Other tasks run meanwhile, see [`Pace`].
+pub(super) async fn validate(fixed: &RestartOnly, bundle: Bundle) -> Result<Validated, Report> {
+    let (mut config, warnings) = config::replay(&fixed.started.path, &bundle, &Pace::shared()).await?;
     if let Some((file, error)) = bundle.accounts_unreadable() {
         let message =
             format!("cannot be read by the process that reads the configuration for a reload: {error}");
