@@ -1,8 +1,8 @@
 //! Moves of addresses between two interfaces of one host.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use portreeve_protocol::address::{AddAddress, ListAddresses, MoveAddress};
@@ -11,7 +11,7 @@ use portreeve_tests::broker::SOCKET;
 use portreeve_tests::namespaces::run;
 use portreeve_tests::packet_capture::PacketCapture;
 use portreeve_tests::peer::one_address;
-use portreeve_tests::{Broker, Host, Peer, binaries, isolated, lan, sample};
+use portreeve_tests::{Broker, Host, Peer, binaries, eventually, isolated, lan, sample};
 
 /// A wider block on the second interface permits moves there and back.
 fn configuration(host: &Host) -> Broker {
@@ -279,4 +279,59 @@ fn an_address_and_its_follower_move_together_or_not_at_all() {
         assert!(refused.contains("2001:db8::9") && !refused.contains("Done"), "{refused}");
         assert_eq!((on("10.1.1.9"), on("2001:db8::9")), ("eth1".to_owned(), "eth1".to_owned()));
     });
+}
+
+/// The address is removed from the new interface by another program, and the old interface is deleted, before the broker has
+/// seen the address on the new one. So the move fails, and the kernel refuses to return the address to the old interface.
+#[test]
+fn an_address_that_cannot_return_after_a_failed_move_is_restored_when_its_interface_is_created_again() {
+    isolated(|host| {
+        let broker = configuration(host);
+        let (mut peer, mut watcher) = (broker.peer(), broker.peer());
+        watcher.subscribe(true);
+        peer.add_address("10.1.1.7", |add| add.lease = Some(60)).unwrap();
+        peer.move_address("10.1.1.7", "eth2").unwrap();
+        let mut pause = pause_before_the_check_of_a_move(&broker);
+        let moved = std::thread::scope(|scope| {
+            let mover = scope.spawn(|| peer.move_address("10.1.1.7", "eth1"));
+            eventually("the address on eth1 alone", || {
+                let shown = lan::show_address("10.1.1.7")?;
+                (shown.contains("eth1") && !shown.contains("eth2")).then_some(())
+            });
+            lan::ip("addr del 10.1.1.7/32 dev eth1");
+            lan::ip("link del eth2");
+            pause.kill().unwrap();
+            pause.wait().unwrap();
+            mover.join().unwrap()
+        });
+        let fault = moved.unwrap_err();
+        assert!(fault.message.contains("10.1.1.7"), "{fault:?}");
+        broker.log.wait_for(&["cannot return an address to its interface after a failed move", "10.1.1.7"]);
+        watcher.await_event(EventCode::AddressLost);
+
+        lan::add_second_interface();
+        watcher.await_event(EventCode::AddressRestored);
+        let shown = lan::show_address("10.1.1.7").unwrap();
+        assert!(shown.contains("eth2") && !shown.contains("eth1"), "{shown}");
+        let lease = peer.renew_address("10.1.1.7").unwrap();
+        assert_eq!(&*lease.interface, "eth2");
+        peer.move_address("10.1.1.7", "eth1").unwrap();
+    });
+}
+
+/// Attaches a tracer that stops the broker before its fourth message to the kernel from now on. Those of a move are: find the
+/// interface, add the address, remove it from the old interface, list all addresses. The end of the tracer lets it go on.
+fn pause_before_the_check_of_a_move(broker: &Broker) -> Child {
+    let mut tracer = Command::new("strace")
+        .args(["--inject=sendto:delay_enter=600s:when=4", "-e", "trace=sendto", "-p"])
+        .arg(broker.pid().to_string())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(tracer.stderr.take().unwrap()).lines();
+    let attached = lines.next().unwrap().unwrap();
+    assert!(attached.contains("attached"), "{attached}");
+    // The tracer must not end by SIGPIPE.
+    std::thread::spawn(move || lines.for_each(drop));
+    tracer
 }
