@@ -15,13 +15,27 @@ fn the_c_library_agrees_with_every_golden_frame_and_survives_all_others() {
     isolated(|host| {
         let frames = host.file("frames.txt", FRAMES);
         for compiler in compilers() {
-            // The test checks sizes that its own conversions change.
+            // The library without the test is checked for conversions below.
             let options =
                 ["-Wno-conversion", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
             let program = compile(host, compiler, "frames", TEST, &options);
             let output = run(Command::new(&program).arg(&frames), "gcc");
             assert_eq!(output, "all tests passed\n");
         }
+    });
+}
+
+/// The example of clients.md, without the code around it.
+fn documented_example() -> &'static str {
+    let page = include_str!("../../../deploy/docs/clients.md");
+    let (_, rest) = page.split_once("\n```c\n").unwrap();
+    rest.split_once("\n```\n").unwrap().0
+}
+
+#[test]
+fn the_example_of_the_page_for_clients_compiles() {
+    isolated(|host| {
+        compile(host, "cc", "example", documented_example(), &["-c"]);
     });
 }
 

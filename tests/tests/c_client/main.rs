@@ -4,3 +4,4 @@ mod addresses;
 mod compiler;
 mod frames;
 mod greeter;
+mod wire_document;

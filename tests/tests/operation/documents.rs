@@ -33,7 +33,8 @@ pub const PAGES: [Page; 11] = pages![
 ];
 
 /// Other pages with links.
-const OTHERS: [Page; 3] = pages!["CHANGELOG.md", "broker/SECURITY.md", "protocol/WIRE.md"];
+const OTHERS: [Page; 4] =
+    pages!["CHANGELOG.md", "broker/SECURITY.md", "protocol/WIRE.md", "worker/c/README.md"];
 
 /// README.md has fewer lines than this.
 const README_LINES: usize = 120;
