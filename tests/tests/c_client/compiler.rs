@@ -21,6 +21,10 @@ pub const ADDRESS_HOLDER: &str = include_str!("../../../worker/c/examples/addres
 const STRICT: [&str; 7] =
     ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"];
 
+/// Invalid accesses, leaks and undefined behaviour end the program. These options need libasan and libubsan, on which gcc
+/// depends.
+pub const SANITIZERS: [&str; 4] = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
+
 /// The C compilers of this machine: the default one, and clang if it is installed.
 pub fn compilers() -> Vec<&'static str> {
     let has_clang = Command::new("clang").arg("--version").output().is_ok();

@@ -5,7 +5,7 @@ use std::process::Command;
 use portreeve_tests::isolated;
 use portreeve_tests::namespaces::run;
 
-use crate::compiler::{compile, compilers};
+use crate::compiler::{SANITIZERS, compile, compilers};
 
 const TEST: &str = include_str!("../../../worker/c/tests/frames.c");
 const FRAMES: &str = include_str!("../../../protocol/tests/golden/frames.txt");
@@ -16,8 +16,7 @@ fn the_c_library_agrees_with_every_golden_frame_and_survives_all_others() {
         let frames = host.file("frames.txt", FRAMES);
         for compiler in compilers() {
             // The library without the test is checked for conversions below.
-            let options =
-                ["-Wno-conversion", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
+            let options = [&SANITIZERS[..], &["-Wno-conversion"]].concat();
             let program = compile(host, compiler, "frames", TEST, &options);
             let output = run(Command::new(&program).arg(&frames), "gcc");
             assert_eq!(output, "all tests passed\n");

@@ -4,4 +4,5 @@ mod addresses;
 mod compiler;
 mod frames;
 mod greeter;
+mod session;
 mod wire_document;
