@@ -880,7 +880,7 @@ static int new_session(struct portreeve **session, int channel, int timeout, str
 }
 
 int portreeve_open(struct portreeve **session, int channel, const char *name, int timeout, struct portreeve_error *error) {
-    struct portreeve *opened;
+    struct portreeve *opened = NULL;
     int result;
 
     if (session == NULL)

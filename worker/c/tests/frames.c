@@ -579,7 +579,125 @@ static void a_reply_with_other_descriptors_ends_the_session(void) {
         copy[14] = (unsigned char)count;
         CHECK(exchange_with(&ping, copy, frame->length, count, &ended) == (count == 0 ? 0 : -EPROTO));
     }
+    for (count = 0; count < 4; count++) {
+        struct exchange event = {"event", "event", 0};
+        const struct golden *frame = find("event");
+
+        memcpy(copy, frame->bytes, frame->length);
+        CHECK(exchange_with(&event, copy, frame->length, count, &ended) == (count == 0 ? 1 : -EPROTO));
+        copy[14] = (unsigned char)count; /* an event has none, and those of a later release are closed */
+        CHECK(exchange_with(&event, copy, frame->length, count, &ended) == 1 && !ended);
+        CHECK(count == 0 || exchange_with(&event, copy, frame->length, 0, &ended) == -EPROTO);
+    }
     CHECK(next_descriptor() == before);
+}
+
+/* Each row is a reply with one byte changed, counted from its end, or from its beginning if the offset is negative, and
+ * with its last bytes cut. */
+static void every_value_has_one_encoding(void) {
+    static const struct {
+        const char *request, *reply;
+        int offset;
+        unsigned char value;
+        size_t cut;
+    } ROWS[] = {
+        {"ping", "ping-reply", -15, 1, 0}, /* the reserved byte */
+        {"listen", "listen-reply", -6, 2, 0}, /* the kind of another operation */
+        {"hello", "hello-reply", -33, 1, 0}, /* a feature that was not offered */
+        {"listen", "listen-reply", 8, 0, 0}, /* listener 0 */
+        {"subscribe", "subscribe-reply", -16, 2, 0}, /* a bool */
+        {"list-addresses", "list-addresses-reply", 1, 2, 0}, /* a bool */
+        {"list-addresses", "list-addresses-times", 1, 2, 0}, /* a bool of `Bounds` */
+        {"renew-all", "renew-all-reply", 1, 2, 0}, /* a bool */
+        {"add-address", "add-address-reply", -24, 2, 0}, /* the tag of an outcome */
+        {"add-address", "add-address-reply", -28, 2, 0}, /* the tag of an address */
+        {"add-address", "add-address-times", 33, 2, 0}, /* trailing(T) */
+        {"add-address", "add-address-times", 24, 1, 8}, /* a list of deadlines with another length */
+        {"remove-address", "remove-address-reply", -36, 2, 0}, /* a bool */
+        {"stop", "stop-reply", -24, 1, 0}, /* a number that the request did not have */
+        {"listen-many", "listen-many-reply", -16, 1, 0}, /* another number of results */
+        {"listen-many", "listen-many-reply", -24, 2, 0}, /* the tag of an outcome */
+        {"event", "event", -34, 2, 0}, /* option(T) */
+    };
+    unsigned char copy[1024];
+    size_t i;
+    bool ended;
+
+    for (i = 0; i < sizeof ROWS / sizeof ROWS[0]; i++) {
+        struct exchange exchange = {ROWS[i].request, ROWS[i].reply, 0};
+        const struct golden *frame = find(ROWS[i].reply);
+        size_t at = ROWS[i].offset < 0 ? (size_t)-ROWS[i].offset : frame->length - (size_t)ROWS[i].offset;
+
+        running = ROWS[i].reply;
+        memcpy(copy, frame->bytes, frame->length);
+        CHECK(copy[at] != ROWS[i].value);
+        copy[at] = ROWS[i].value;
+        set_body_length(copy, frame->length - ROWS[i].cut);
+        CHECK(exchange_with(&exchange, copy, frame->length - ROWS[i].cut, frame->bytes[14], &ended) == -EPROTO && ended);
+    }
+}
+
+/* The decoders get a body of exactly its length on the heap, so that the sanitizer sees a read beyond it. */
+static void decoders_read_no_byte_after_the_body(void) {
+    static struct portreeve_welcome welcome;
+    static struct portreeve_event event;
+    static struct portreeve_error fault;
+    static const uint64_t IDS[] = {7, UINT64_MAX};
+    struct outcome outcome;
+    size_t i, length, number;
+
+    for (i = 0; i < golden_count; i++)
+        for (length = 0; length <= golden[i].length - HEADER_SIZE; length++)
+            for (number = 0; number < 8; number++) {
+                unsigned char *copy = malloc(length > 0 ? length : 1);
+                struct reader from = {copy, length, false};
+
+                running = golden[i].name;
+                CHECK(copy != NULL);
+                memcpy(copy, golden[i].bytes + HEADER_SIZE, length);
+                if (number == 0)
+                    get_welcome(&from, &welcome);
+                else if (number == 1)
+                    get_fault(&from, &fault);
+                else if (number == 2)
+                    get_event(&from, &event);
+                else if (number == 3)
+                    get_leases(&from, leases, ROOM, &outcome);
+                else if (number == 4)
+                    get_removals(&from, removals, ROOM, &outcome);
+                else if (number == 5)
+                    get_page(&from, rows, ROOM, &found, &more);
+                else if (number == 6)
+                    get_recent(&from, events, ROOM, &found);
+                else
+                    get_stopped(&from, stopped.unknown, &stopped.unknown_count, IDS, 2);
+                CHECK(from.left <= length);
+                free(copy);
+            }
+}
+
+static void results_beyond_the_room_are_only_counted(void) {
+    static struct portreeve_lease one[1];
+    static struct portreeve_removal removed[1];
+    static struct portreeve_event last[1];
+    static const char *const THREE[] = {"192.0.2.1", "192.0.2.2", "192.0.2.3"};
+    struct pair pair = connected(1);
+
+    running = "room";
+    reply_golden(pair.broker, "add-address-times", 1);
+    CHECK(portreeve_add_addresses(pair.session, ADDRESSES, 2, NULL, one, 1, &found, &error) == -EEXIST && found == 2);
+    CHECK(one[0].deadline == 7009999999999);
+    reply_golden(pair.broker, "add-address-reply", 2);
+    CHECK(portreeve_add_addresses(pair.session, ADDRESSES, 2, NULL, NULL, 0, NULL, &error) == -EEXIST);
+    reply_golden(pair.broker, "remove-address-reply", 3);
+    CHECK(portreeve_remove_addresses(pair.session, ADDRESSES, 2, 0, removed, 1, &found, &error) == -ENOENT && found == 2);
+    reply_golden(pair.broker, "subscribe-reply", 4);
+    CHECK(portreeve_subscribe(pair.session, false, last, 1, &found, &error) == 0 && found == 1 && last[0].number == 301);
+    reply_golden(pair.broker, "subscribe-reply", 5);
+    CHECK(portreeve_unsubscribe(pair.session, &error) == 0);
+    reply_golden(pair.broker, "add-address-reply", 6); /* fewer results than addresses */
+    CHECK(portreeve_add_addresses(pair.session, THREE, 3, NULL, one, 1, &found, &error) == -EPROTO && found == 0);
+    disconnect(pair);
 }
 
 static void text_of_the_broker_controls_no_terminal(void) {
@@ -733,6 +851,34 @@ static void a_broker_that_does_not_read_costs_the_time_limit(void) {
     }
     CHECK(now_ms() - begin < 60000);
     disconnect(pair);
+}
+
+static void flood_with_frames(int broker) {
+    int64_t end = now_ms() + 1500;
+
+    while (now_ms() < end)
+        reply_golden(broker, "event", 0);
+}
+
+static void a_flood_of_events_does_not_extend_the_time_limit(void) {
+    struct pair pair;
+    pid_t child;
+    int64_t begin;
+    int full;
+
+    running = "a flood";
+    for (full = 0; full < 2; full++) {
+        pair = connected(1);
+        while (full && send(portreeve_channel(pair.session), "x", 1, MSG_DONTWAIT) == 1)
+            ;
+        child = act(pair, flood_with_frames);
+        portreeve_set_timeout(pair.session, 100);
+        begin = now_ms();
+        CHECK(portreeve_ping(pair.session, &error) == -ETIMEDOUT && !error.ended);
+        CHECK(now_ms() - begin >= 100);
+        CHECK(kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
+        disconnect(pair);
+    }
 }
 
 static void answer_a_ping_late(int broker) {
@@ -1015,11 +1161,15 @@ int main(int argc, char **argv) {
     no_truncated_reply_is_accepted();
     a_changed_reply_breaks_nothing();
     a_reply_with_other_descriptors_ends_the_session();
+    every_value_has_one_encoding();
+    decoders_read_no_byte_after_the_body();
+    results_beyond_the_room_are_only_counted();
     text_of_the_broker_controls_no_terminal();
     events_before_a_reply_are_queued();
     events_beyond_the_queue_become_a_gap();
     a_late_reply_is_discarded_with_its_sockets();
     a_broker_that_does_not_read_costs_the_time_limit();
+    a_flood_of_events_does_not_extend_the_time_limit();
     signals_do_not_end_a_wait();
     the_last_fault_is_reported_after_a_failed_send();
     without_free_descriptors_the_session_continues();
