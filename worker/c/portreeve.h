@@ -119,8 +119,8 @@ struct portreeve;
 
 /*
  * Connects to the control socket at `path` and opens a session. `name` of at most 64 bytes identifies this program in the
- * broker's log; policy depends on the user of this process only. `timeout` is in milliseconds and becomes the time limit of
- * the session. Stores the session in `*session`, or NULL on failure.
+ * broker's log; policy depends on the user of this process only. `timeout` is in milliseconds: connecting and opening each
+ * take at most that long, and it becomes the time limit of the session. Stores the session in `*session`, or NULL on failure.
  *
  * Besides the errors above: those of socket(2) and connect(2), such as -ENOENT and -ECONNREFUSED (no broker is running),
  * -EACCES (this user may not write to the socket). After -ENOENT, -ECONNREFUSED and -ETIMEDOUT, and after the end of a
@@ -268,9 +268,9 @@ struct portreeve_inherited_listener {
 
 /*
  * Takes the sockets that the broker, or another service manager, passed to this process by LISTEN_FDS: see
- * sd_listen_fds(3). Needs no session. Makes all of them close-on-exec, stores up to `room` of them in order, and stores
- * their number in `*count`; 0 if there are none, or they are for another process. Call it once and early, because descriptors are
- * taken by number. The environment is only read: unset the three variables before this process starts others.
+ * sd_listen_fds(3). Needs no session. Makes all of them close-on-exec, stores them in order, and stores their number in
+ * `*count`; 0 if there are none, or they are for another process. Call it once and early, because descriptors are taken by
+ * number. The environment is only read: unset the three variables before this process starts others.
  *
  * -EINVAL: a variable has an invalid value. -EBADF: a descriptor is not open. -E2BIG: there are more than `room`; none is
  * taken.
