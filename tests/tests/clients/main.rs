@@ -1,0 +1,3 @@
+//! Clients in other languages, with the real broker.
+
+mod python;
