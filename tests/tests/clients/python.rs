@@ -4,11 +4,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use portreeve_tests::broker::SOCKET;
-use portreeve_tests::{Broker, Host, isolated, sample};
+use portreeve_tests::chroot::WORKER;
+use portreeve_tests::namespaces::run;
+use portreeve_tests::{Broker, Host, eventually, isolated, process, resources, sample};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Debian's interpreter, which has Debian's modules; another one in the PATH may not have them.
 const PYTHON: &str = "/usr/bin/python3";
@@ -52,8 +56,9 @@ fn install(host: &Host) {
 fn python(host: &Host) -> Command {
     let mut command = Command::new("setpriv");
     command
-        .args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"])
-        .args(["--no-new-privs", PYTHON, "-B", "-X", "dev", "-W", "error"])
+        .args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups"])
+        .args(["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"])
+        .args([PYTHON, "-B", "-X", "dev", "-W", "error"])
         .env("PYTHONPATH", host.path("python"))
         .env_remove("PORTREEVE_CHANNEL");
     command
@@ -155,5 +160,297 @@ fn a_program_without_privileges_greets_on_port_25() {
         // The end of the block has stopped the listener.
         TcpStream::connect("127.0.0.1:25").unwrap_err();
         broker.await_no_leak(&before);
+    });
+}
+
+/// A broker whose control socket allows nobody everything that the clients do.
+fn broker(host: &Host) -> Broker {
+    let listen = r#"( "*:25" "*:465" "*:587" "[::1]:25" "*:53/udp" "/run/host/python/mail.sock" "/run/host/python/mail.seq" )"#;
+    Broker::start(host, &sample::control(listen))
+}
+
+#[test]
+fn blocking_sockets_of_every_kind_serve_and_stop() {
+    isolated(|host| {
+        install(host);
+        let broker = broker(host);
+        let before = broker.descriptors();
+        let mut program = Program::script(
+            host,
+            r#"
+import os, socket
+from portreeve import Client, Fault, FaultCode, ListenOptions
+
+client = Client.open("kinds", path=path, timeout=20)
+assert client.welcome.peer == "user 65534", client.welcome
+client.ping()
+many = client.listen_many(
+    ["*:25", ("*:465", ListenOptions(backlog=7)), "*:26", "[::1]:25", "*:53/udp",
+     ("/run/host/python/mail.sock", ListenOptions(mode=0o666)),
+     ("seqpacket:/run/host/python/mail.seq", ListenOptions(mode=0o666))]
+)
+denied = many.pop(2)
+assert isinstance(denied, Fault) and denied.code == FaultCode.DENIED and denied.word == "denied", denied
+print(denied, flush=True)
+try:
+    client.listen("*:26")
+except Fault as fault:
+    assert fault == denied
+same = client.listen("*:25")
+assert same.id == many[0].id
+same.detach().close()
+assert len(client.status().listeners) == 6
+assert any("*:587" in rule.text for rule in client.policy().rules)
+for listener in many:
+    assert listener.socket.getblocking() and not os.get_inheritable(listener.socket.fileno()), listener.socket
+
+def serve(listener, target):
+    of = listener.socket
+    with socket.socket(of.family, of.type) as guest:
+        guest.connect(target)
+        if of.type == socket.SOCK_DGRAM:
+            guest.send(b"query")
+            assert of.recvfrom(9)[0] == b"query"
+        else:
+            accepted, _ = of.accept()
+            with accepted:
+                accepted.sendall(b"220")
+                assert guest.recv(9) == b"220"
+
+targets = [("127.0.0.1", 25), ("127.0.0.1", 465), ("::1", 25), ("127.0.0.1", 53),
+           "/run/host/python/mail.sock", "/run/host/python/mail.seq"]
+for listener, target in zip(many, targets):
+    serve(listener, target)
+kept = many[1].detach()
+stopped = client.stop([listener.id for listener in many] + [99])
+assert stopped.unknown == (99,) and stopped.not_revoked == (), stopped
+for listener, target in zip(many, targets):
+    try:
+        serve(listener, target)
+    except (OSError, AssertionError):
+        pass
+    else:
+        raise SystemExit(f"{listener.endpoint} serves after its stop")
+    listener.socket.close()
+with client.listen("*:587") as listener:
+    serve(listener, ("127.0.0.1", 587))
+client.close()
+"#,
+        );
+        let denied = program.line();
+        assert!(denied.starts_with("user 65534 is not allowed to listen on *:26. "), "{denied}");
+        program.end();
+        assert!(resources::tcp_listeners().is_empty());
+        broker.await_no_leak(&before);
+    });
+}
+
+#[test]
+fn threads_share_a_blocking_client() {
+    isolated(|host| {
+        install(host);
+        let broker = broker(host);
+        let before = broker.descriptors();
+        let mut program = Program::script(
+            host,
+            r#"
+import threading
+from portreeve import Client
+
+def work(endpoint, failures):
+    try:
+        for _ in range(100):
+            with client.listen(endpoint) as listener:
+                assert f":{listener.socket.getsockname()[1]}" in endpoint, (endpoint, listener.socket)
+            client.ping()
+    except BaseException as error:
+        failures.append(error)
+
+failures = []
+with Client.open("threads", path=path, timeout=20) as client:
+    endpoints = ["*:25", "*:465", "*:587", "[::1]:25", "*:53/udp"]
+    threads = [threading.Thread(target=work, args=(endpoint, failures)) for endpoint in endpoints]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+assert not failures, failures
+print("done")
+"#,
+        );
+        assert_eq!(program.line(), "done");
+        program.end();
+        broker.await_no_leak(&before);
+    });
+}
+
+#[test]
+fn the_end_of_the_broker_reaches_every_thread_and_leaves_the_sockets() {
+    isolated(|host| {
+        install(host);
+        let broker = broker(host);
+        let mut program = Program::script(
+            host,
+            r#"
+import threading
+from portreeve import Client, SessionEnded
+
+client = Client.open("end", path=path)
+listener = client.listen("*:25")
+try:
+    events = client.events()
+    raise SystemExit("nobody may subscribe")
+except Exception as why:
+    assert "is not allowed" in str(why), why
+ended = []
+def wait():
+    try:
+        while True:
+            client.ping()
+    except SessionEnded as why:
+        ended.append(why)
+threads = [threading.Thread(target=wait) for _ in range(3)]
+for thread in threads:
+    thread.start()
+print("ready", flush=True)
+for thread in threads:
+    thread.join()
+assert len(ended) == 3 and "Sockets received from it remain usable" in str(ended[0]), ended
+try:
+    client.ping()
+except SessionEnded:
+    pass
+print("ended", flush=True)
+accepted, _ = listener.socket.accept()
+accepted.sendall(b"220 ready\r\n")
+accepted.close()
+listener.socket.close()
+client.close()
+"#,
+        );
+        assert_eq!(program.line(), "ready");
+        broker.signal(Signal::KILL);
+        assert_eq!(program.line(), "ended");
+        assert_eq!(greeting(25), "220 ready\r\n");
+        program.end();
+    });
+}
+
+#[test]
+fn asyncio_serves_on_the_sockets_and_stops_them() {
+    isolated(|host| {
+        install(host);
+        let broker = broker(host);
+        let before = broker.descriptors();
+        let mut program = Program::script(
+            host,
+            r#"
+import asyncio, os
+from portreeve import AsyncClient, Fault, FaultCode
+
+async def greet(reader, writer):
+    writer.write(b"220 ready\r\n")
+    await writer.drain()
+    writer.close()
+
+async def main():
+    asyncio.get_running_loop().slow_callback_duration = 60  # a busy machine is no reason for a warning
+    async with await AsyncClient.open("asyncio", path=path) as client:
+        opened = await asyncio.gather(
+            *[client.listen(endpoint) for endpoint in ["*:25", "*:465", "*:26", "[::1]:25"]], return_exceptions=True
+        )
+        denied = opened.pop(2)
+        assert isinstance(denied, Fault) and denied.code == FaultCode.DENIED, denied
+        for listener in opened:
+            assert not listener.socket.getblocking() and not os.get_inheritable(listener.socket.fileno())
+        server = await asyncio.start_server(greet, sock=opened[0].socket)
+        reader, writer = await asyncio.open_connection("127.0.0.1", 25)
+        assert await reader.read() == b"220 ready\r\n"
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+        async with opened[0]:
+            pass
+        try:
+            await asyncio.open_connection("127.0.0.1", 25)
+        except ConnectionRefusedError:
+            pass
+        udp = await client.listen("*:53/udp")
+        received = asyncio.get_running_loop().create_future()
+        class Protocol(asyncio.DatagramProtocol):
+            def datagram_received(self, data, address):
+                received.set_result(data)
+        loop = asyncio.get_running_loop()
+        server, _ = await loop.create_datagram_endpoint(Protocol, sock=udp.socket)
+        guest, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, remote_addr=("127.0.0.1", 53))
+        guest.sendto(b"query")
+        assert await received == b"query"
+        guest.close()
+        server.close()
+        pings = [asyncio.ensure_future(client.ping()) for _ in range(300)]
+        for ping in pings[::2]:
+            ping.cancel()
+        await asyncio.gather(*pings[1::2])
+        for listener in opened[1:]:
+            await listener.stop()
+        print("stopped", flush=True)
+
+asyncio.run(main(), debug=True)
+"#,
+        );
+        assert_eq!(program.line(), "stopped");
+        program.end();
+        broker.await_no_leak(&before);
+    });
+}
+
+const SEND: &str = r"
+import smtplib, sys
+message = 'Subject: ' + sys.argv[1] + '\r\n\r\nA line.\r\n.A line with a dot.\r\n'
+with smtplib.SMTP('127.0.0.1', 25, local_hostname='client.example', timeout=20) as client:
+    client.sendmail('from@client.example', ['to@mx1.example'], message)
+";
+
+#[test]
+fn aiosmtpd_receives_mail_on_port_25_as_the_worker_and_refuses_nobody_when_it_is_killed() {
+    isolated(|host| {
+        install(host);
+        fs::copy(host.path("python/examples/mail.py"), host.path("python/mail.py")).unwrap();
+        let mail = host.path("mail");
+        fs::create_dir(&mail).unwrap();
+        chown(&mail, Some(WORKER), Some(WORKER)).unwrap();
+        let broker = Broker::start(
+            host,
+            &format!(
+                r#"
+                security {{ user = nobody group = nogroup capabilities = "cap_net_bind_service+ep" }}
+                worker {{ command = ( {PYTHON} "-B" "-X" "dev" "-W" "error" /run/host/python/mail.py /run/host/mail ) }}
+                broker {{ permit "mail" {{ listen = ( "*:25" ) }} }}"#
+            ),
+        );
+        let stored = |subject: &str| {
+            let subject = format!("Subject: {subject}\r\n");
+            eventually("the message", || {
+                let names = fs::read_dir(&mail).ok()?;
+                let mut texts = names.filter_map(|name| fs::read_to_string(name.ok()?.path()).ok());
+                texts.find(|text| text.contains(&subject) && text.ends_with("\r\n.A line with a dot.\r\n"))
+            })
+        };
+        eventually("the listener", || (!resources::tcp_listeners().is_empty()).then_some(()));
+        for round in 0..3 {
+            let subject = format!("round {round}");
+            run(Command::new(PYTHON).args(["-c", SEND, &subject]), "python3");
+            stored(&subject);
+            let worker = broker.worker();
+            let status = process::threads(worker).remove(0);
+            assert_eq!((status.uid, status.permitted, status.bounding), (vec![WORKER; 4], 0, 0));
+            kill_process(Pid::from_raw(worker.cast_signed()).unwrap(), Signal::KILL).unwrap();
+        }
+        assert!(
+            !broker.log.lines().iter().any(|line| line.contains("Traceback")),
+            "{:?}",
+            broker.log.lines()
+        );
     });
 }
