@@ -25,6 +25,12 @@ pub const SCRIPTED_WORKER: &str = "scripted_worker";
 /// The sample mail server.
 pub const SMTP_WORKER: &str = "smtp_worker";
 
+/// The Go module's tests with the race detector, and its example, which is static. Only tests that start by
+/// [`isolated_with_go`](crate::host::isolated_with_go) have them.
+pub const GO_TESTS: &str = "go_tests";
+/// See [`GO_TESTS`].
+pub const GO_GREETER: &str = "go_greeter";
+
 const DYNAMIC: &[(&str, &[&str])] = &[
     (BROKER, &["-p", "portreeve-broker", "--bin", BROKER]),
     (CLIENT, &["-p", "portreeve-cli", "--bin", CLIENT]),
@@ -43,6 +49,8 @@ fn names() -> impl Iterator<Item = &'static str> {
     DYNAMIC.iter().chain(WITH_FEATURE).chain(STATIC).map(|(name, _)| *name)
 }
 
+const GO: &[&str] = &[GO_TESTS, GO_GREETER];
+
 fn variable(name: &str) -> String {
     format!("PORTREEVE_TEST_{}", name.to_uppercase())
 }
@@ -57,6 +65,16 @@ pub fn variables() -> impl Iterator<Item = (String, &'static PathBuf)> {
     paths.iter().map(|(name, path)| (variable(name), path))
 }
 
+/// The same for the programs in Go.
+pub fn go_variables() -> impl Iterator<Item = (String, PathBuf)> {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    let directory = DIRECTORY.get_or_init(|| match std::env::var_os("PORTREEVE_BIN_DIR") {
+        Some(directory) => PathBuf::from(directory),
+        None => go_build(),
+    });
+    GO.iter().map(|name| (variable(name), directory.join(name)))
+}
+
 /// Opens the binaries that the parent process has named in the environment.
 pub fn given() -> Vec<(&'static str, File)> {
     let open = |name| {
@@ -65,13 +83,17 @@ pub fn given() -> Vec<(&'static str, File)> {
             File::open(&path).unwrap_or_else(|error| panic!("cannot open the binary {path:?}: {error}"));
         (name, file)
     };
-    names().map(open).collect()
+    let in_go = GO.iter().copied().filter(|name| std::env::var_os(variable(name)).is_some());
+    names().chain(in_go).map(open).collect()
 }
 
-/// Builds every binary under test and copies it into `directory`, which `PORTREEVE_BIN_DIR` can then name.
+/// Builds every binary under test and copies it into `directory`, which `PORTREEVE_BIN_DIR` can then name. Where Go is not
+/// installed, those in Go are missing.
 pub fn copy_into(directory: &Path) -> io::Result<()> {
     fs::create_dir_all(directory)?;
-    for (name, path) in build() {
+    let in_go = is_go_installed().then(go_build);
+    let in_go = in_go.iter().flat_map(|built| GO.iter().map(|name| (*name, built.join(name))));
+    for (name, path) in build().into_iter().chain(in_go) {
         let to = directory.join(name);
         // A process may still be running the file of an earlier call, and such a file cannot be written.
         match fs::remove_file(&to) {
@@ -97,6 +119,34 @@ fn build() -> BTreeMap<&'static str, PathBuf> {
         .arg(target_directory().join("static"));
     paths.extend(cargo_build(STATIC, &mut command));
     paths
+}
+
+fn is_go_installed() -> bool {
+    Command::new("go").arg("version").stdout(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// Builds the programs in Go without the network, and returns their directory.
+fn go_build() -> PathBuf {
+    let directory = target_directory().join("go");
+    let build = |cgo: &str, arguments: &[&str], name: &str, package: &str| {
+        let mut command = Command::new("go");
+        command
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../worker/go"))
+            .env("CGO_ENABLED", cgo)
+            .env("GOCACHE", directory.join("cache"))
+            .env("GOPATH", directory.join("path"))
+            .envs([("GOFLAGS", "-mod=readonly"), ("GOPROXY", "off"), ("GOWORK", "off")])
+            .args(arguments)
+            .args(["-buildvcs=false", "-o"])
+            .arg(directory.join(name))
+            .arg(package);
+        crate::namespaces::run(&mut command, "golang-go");
+    };
+    let race: &[&str] =
+        if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) { &["-race"] } else { &[] };
+    build("1", &[&["test", "-c"], race].concat(), GO_TESTS, ".");
+    build("0", &["build"], GO_GREETER, "./examples/greeter");
+    directory
 }
 
 fn cargo_program() -> String {

@@ -33,16 +33,27 @@ static MACHINE: RwLock<()> = RwLock::new(());
 
 /// Runs a test on a host of its own. The call must be the test function's only statement.
 pub fn isolated<T: FnOnce(&Host)>(test: T) {
-    run(test, || MACHINE.read().unwrap_or_else(PoisonError::into_inner));
+    run(test, || MACHINE.read().unwrap_or_else(PoisonError::into_inner), Vec::new);
+}
+
+/// Like [`isolated`], with the programs in Go among the binaries.
+pub fn isolated_with_go<T: FnOnce(&Host)>(test: T) {
+    let wait_for_machine = || MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    run(test, wait_for_machine, || binaries::go_variables().collect());
 }
 
 /// Like [`isolated`], while no other test of this program runs: for tests that measure milliseconds or that exhaust a
 /// resource which namespaces do not separate.
 pub fn exclusive<T: FnOnce(&Host)>(test: T) {
-    run(test, || MACHINE.write().unwrap_or_else(PoisonError::into_inner));
+    run(test, || MACHINE.write().unwrap_or_else(PoisonError::into_inner), Vec::new);
 }
 
-fn run<T: FnOnce(&Host), G>(test: T, wait_for_machine: impl FnOnce() -> G) {
+/// `more` returns the environment variables of further binaries.
+fn run<T: FnOnce(&Host), G>(
+    test: T,
+    wait_for_machine: impl FnOnce() -> G,
+    more: impl FnOnce() -> Vec<(String, PathBuf)>,
+) {
     if std::env::var_os(INSIDE).is_some() {
         let host = Host::prepare();
         println!("{ENTERED}");
@@ -50,7 +61,7 @@ fn run<T: FnOnce(&Host), G>(test: T, wait_for_machine: impl FnOnce() -> G) {
         println!("{PASSED}");
     } else {
         let _machine = wait_for_machine();
-        enter(test_name::<T>());
+        enter(test_name::<T>(), more());
     }
 }
 
@@ -61,12 +72,13 @@ fn test_name<T>() -> &'static str {
     function.split_once("::").map_or(function, |(_, name)| name)
 }
 
-fn enter(test: &str) {
+fn enter(test: &str, more: Vec<(String, PathBuf)>) {
     let mut command = namespaces::command(&std::env::current_exe().unwrap());
     command
         .args(["--exact", test, "--include-ignored", "--nocapture", "--test-threads=1"])
         .env(INSIDE, test)
-        .envs(binaries::variables());
+        .envs(binaries::variables())
+        .envs(more);
     let (mut reader, writer) = io::pipe().unwrap();
     command.stdout(writer.try_clone().unwrap()).stderr(writer);
     let mut child = command

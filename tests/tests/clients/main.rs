@@ -1,3 +1,5 @@
 //! Clients in other languages, with the real broker.
 
+mod go;
+mod program;
 mod python;

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::chown;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::namespaces::run;
 use portreeve_tests::{Broker, Host, eventually, isolated, process, resources, sample};
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::program::{Program, greeting};
 
 /// Debian's interpreter, which has Debian's modules; another one in the PATH may not have them.
 const PYTHON: &str = "/usr/bin/python3";
@@ -64,61 +65,11 @@ fn python(host: &Host) -> Command {
     command
 }
 
-/// A running Python program, and what it writes.
-struct Program {
-    child: Child,
-    input: ChildStdin,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Program {
-    fn start(mut command: Command) -> Self {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let (input, lines) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        Self { child, input, lines }
-    }
-
-    /// Runs a script on a host that has the package. The script is a Python module with the path of the control socket in `path`.
-    fn script(host: &Host, script: &str) -> Self {
-        let mut command = python(host);
-        command.args(["-c", &format!("path = {SOCKET:?}\n{script}")]);
-        Self::start(command)
-    }
-
-    /// Its next line; on the end of the program also what it wrote to standard error.
-    #[track_caller]
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        if line.is_empty() {
-            let mut errors = String::new();
-            self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
-            panic!("the program has ended: {errors}");
-        }
-        line.trim_end().to_owned()
-    }
-
-    /// Lets a program continue that reads a line.
-    fn proceed(&mut self) {
-        writeln!(self.input).unwrap();
-    }
-
-    /// Waits for the end, and expects success without a word on standard error.
-    #[track_caller]
-    fn end(self) {
-        drop(self.input);
-        let output = self.child.wait_with_output().unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && errors.is_empty(), "{}: {errors}", output.status);
-    }
-}
-
-#[track_caller]
-fn greeting(port: u16) -> String {
-    let mut text = String::new();
-    TcpStream::connect(("127.0.0.1", port)).unwrap().read_to_string(&mut text).unwrap();
-    text
+/// Runs a script on a host that has the package. The script finds the path of the control socket in `path`.
+fn script(host: &Host, script: &str) -> Program {
+    let mut command = python(host);
+    command.args(["-c", &format!("path = {SOCKET:?}\n{script}")]);
+    Program::start(command)
 }
 
 #[test]
@@ -175,7 +126,7 @@ fn blocking_sockets_of_every_kind_serve_and_stop() {
         install(host);
         let broker = broker(host);
         let before = broker.descriptors();
-        let mut program = Program::script(
+        let mut program = script(
             host,
             r#"
 import os, socket
@@ -251,7 +202,7 @@ fn threads_share_a_blocking_client() {
         install(host);
         let broker = broker(host);
         let before = broker.descriptors();
-        let mut program = Program::script(
+        let mut program = script(
             host,
             r#"
 import threading
@@ -289,7 +240,7 @@ fn the_end_of_the_broker_reaches_every_thread_and_leaves_the_sockets() {
     isolated(|host| {
         install(host);
         let broker = broker(host);
-        let mut program = Program::script(
+        let mut program = script(
             host,
             r#"
 import threading
@@ -342,7 +293,7 @@ fn asyncio_serves_on_the_sockets_and_stops_them() {
         install(host);
         let broker = broker(host);
         let before = broker.descriptors();
-        let mut program = Program::script(
+        let mut program = script(
             host,
             r#"
 import asyncio, os

@@ -1,0 +1,3 @@
+module portreeve
+
+go 1.19
