@@ -144,16 +144,23 @@ type HeldAddress struct {
 
 // HoldAddress adds an address and renews its lease until it is removed or lost.
 func (c *Client) HoldAddress(ctx context.Context, address netip.Addr, options AddressOptions) (*HeldAddress, error) {
+	queue := newQueue()
+	if c.allows("subscribe") {
+		if _, err := c.subscribe(ctx, queue, false); err != nil {
+			return nil, err
+		}
+	}
 	requested := boottime()
 	results, err := c.AddAddresses(ctx, []netip.Addr{address}, options)
+	if err == nil {
+		err = results[0].Err
+	}
 	if err != nil {
+		c.forget(queue)
 		return nil, err
 	}
-	if results[0].Err != nil {
-		return nil, results[0].Err
-	}
 	held := &HeldAddress{
-		client: c, address: address, options: options, queue: newQueue(), lease: results[0].Lease,
+		client: c, address: address, options: options, queue: queue, lease: results[0].Lease,
 		ended: make(chan struct{}), lost: make(chan struct{}), notice: make(chan time.Duration, 1),
 	}
 	held.length = longestLease
@@ -162,11 +169,6 @@ func (c *Client) HoldAddress(ctx context.Context, address netip.Addr, options Ad
 	}
 	if held.length < time.Second {
 		held.length = time.Second
-	}
-	if c.allows("subscribe") {
-		if _, err := c.subscribe(ctx, held.queue, false); err != nil {
-			return nil, err
-		}
 	}
 	var released context.Context
 	released, held.release = context.WithCancel(context.Background())
@@ -213,11 +215,7 @@ func (h *HeldAddress) LetExpire() {
 
 func (h *HeldAddress) renewLoop(released context.Context, end time.Duration) {
 	defer close(h.ended)
-	defer func() {
-		h.client.mutex.Lock()
-		defer h.client.mutex.Unlock()
-		h.client.subscribers.remove(h.queue)
-	}()
+	defer h.client.forget(h.queue)
 	for {
 		if !h.wait(released) {
 			return

@@ -157,3 +157,10 @@ func (e *Events) Close(ctx context.Context) error {
 	}
 	return e.client.call(ctx, kindSubscribe, request, &subscribed{})
 }
+
+// forget ends a subscription without a request: further events are ignored.
+func (c *Client) forget(q *queue) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	c.subscribers.remove(q)
+}

@@ -10,7 +10,7 @@ use std::process::Command;
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::namespaces::run;
-use portreeve_tests::{Broker, Host, eventually, isolated, process, resources, sample};
+use portreeve_tests::{Broker, Host, binaries, eventually, isolated, lan, process, resources, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::program::{Program, greeting};
@@ -403,5 +403,151 @@ fn aiosmtpd_receives_mail_on_port_25_as_the_worker_and_refuses_nobody_when_it_is
             "{:?}",
             broker.log.lines()
         );
+    });
+}
+
+/// The network, and a broker whose control socket allows nobody the addresses in it and their events.
+fn broker_with_addresses(host: &Host) -> Broker {
+    lan::create(&["far"]);
+    let configuration =
+        sample::addresses("").replace("{ allow = ( address )", "{ allow = ( address events )");
+    Broker::start(host, &configuration)
+}
+
+#[test]
+fn a_thread_renews_a_lease_until_the_address_is_removed_or_lost() {
+    isolated(|host| {
+        install(host);
+        let broker = broker_with_addresses(host);
+        let before = broker.descriptors();
+        let mut program = script(
+            host,
+            r#"
+import threading
+from portreeve import AddressOptions, Client, EventCode, Fault, FaultCode, TimedOut
+
+client = Client.open("leases", path=path, timeout=20)
+options = AddressOptions(lease=3, probes=0)
+events = client.events()
+with client.hold_address("10.1.1.7", options) as held:
+    assert events.next(20).code == EventCode.ADDRESS_ADDED
+    assert held.lease.interface == "eth1" and held.lease.remaining_ms <= 3000, held.lease
+    assert held.wait_lost(7) is None and held.lost is None
+    (row,) = client.list_addresses().addresses
+    assert str(row.lease.address) == "10.1.1.7" and row.present, row
+assert client.list_addresses().addresses == ()
+assert events.next(20).code == EventCode.ADDRESS_REMOVED
+try:
+    events.next(0.01)
+except TimedOut:
+    pass
+else:
+    raise SystemExit("an event more")
+
+held = client.hold_address("10.1.1.7", options)
+client.remove_addresses(["10.1.1.7"])
+lost = held.wait_lost(20)
+assert isinstance(lost, Fault) and lost.code == FaultCode.NOT_FOUND, lost
+held.let_expire()
+try:
+    client.hold_address("192.0.2.1", options)
+except Fault as fault:
+    assert fault.code == FaultCode.DENIED, fault
+else:
+    raise SystemExit("192.0.2.1 is permitted")
+results = client.renew_addresses(["10.1.1.7"]).results
+assert results[0].code == FaultCode.NOT_FOUND, results
+
+held = client.hold_address("2001:db8::7", options)
+print("ready", flush=True)
+notice = held.wait_removal_notice(20)
+assert notice == 1.0, notice
+assert held.remove() and held.lost is None
+
+held = client.hold_address("10.1.1.8", options)
+print("hang", flush=True)
+lost = held.wait_lost(20)
+assert isinstance(lost, Fault) and lost.code == FaultCode.EXPIRED, lost
+print("lost", flush=True)
+held.let_expire()
+events.close()
+events.close()
+client.close()
+assert threading.active_count() == 1, threading.enumerate()
+"#,
+        );
+        assert_eq!(program.line(), "ready");
+        // Root removes the address of another owner, who gets notice.
+        let removal = Command::new(host.binary(binaries::CLIENT))
+            .args(["--socket", SOCKET, "address", "remove", "2001:db8::7"])
+            .output()
+            .unwrap();
+        assert_eq!(program.line(), "hang", "{removal:?}");
+        broker.suspend();
+        assert_eq!(program.line(), "lost");
+        broker.signal(Signal::CONT);
+        program.end();
+        broker.await_no_leak(&before);
+    });
+}
+
+#[test]
+fn a_task_renews_a_lease_until_the_address_is_removed_or_lost() {
+    isolated(|host| {
+        install(host);
+        let broker = broker_with_addresses(host);
+        let before = broker.descriptors();
+        let mut program = script(
+            host,
+            r#"
+import asyncio
+from portreeve import AddressOptions, AsyncClient, EventCode, Fault, FaultCode
+
+async def main():
+    asyncio.get_running_loop().slow_callback_duration = 60  # a busy machine is no reason for a warning
+    options = AddressOptions(lease=3, probes=0)
+    async with await AsyncClient.open("leases", path=path) as client, await client.events() as events:
+        async with await client.hold_address("10.1.1.7", options) as held:
+            assert (await events.next()).code == EventCode.ADDRESS_ADDED
+            done, _ = await asyncio.wait([asyncio.ensure_future(held.wait_lost())], timeout=7)
+            assert not done and held.lost is None and held.lease.interface == "eth1"
+            (row,) = (await client.list_addresses()).addresses
+            assert str(row.lease.address) == "10.1.1.7" and row.present, row
+        assert (await client.list_addresses()).addresses == ()
+        async for event in events:
+            assert event.code == EventCode.ADDRESS_REMOVED, event
+            break
+        held = await client.hold_address("10.1.1.7", options)
+        await client.remove_addresses(["10.1.1.7"])
+        lost = await held.wait_lost()
+        assert isinstance(lost, Fault) and lost.code == FaultCode.NOT_FOUND, lost
+
+        held = await client.hold_address("2001:db8::7", options)
+        print("ready", flush=True)
+        notice = await held.wait_removal_notice()
+        assert notice == 1.0, notice
+        assert await held.remove() and held.lost is None
+
+        held = await client.hold_address("10.1.1.8", options)
+        print("hang", flush=True)
+        lost = await held.wait_lost()
+        assert isinstance(lost, Fault) and lost.code == FaultCode.EXPIRED, lost
+        print("lost", flush=True)
+        await client.ping()
+
+asyncio.run(main(), debug=True)
+"#,
+        );
+        assert_eq!(program.line(), "ready");
+        let removal = Command::new(host.binary(binaries::CLIENT))
+            .args(["--socket", SOCKET, "address", "remove", "2001:db8::7"])
+            .output()
+            .unwrap();
+        assert_eq!(program.line(), "hang", "{removal:?}");
+        broker.suspend();
+        assert_eq!(program.line(), "lost");
+        broker.signal(Signal::CONT);
+        program.end();
+        broker.await_no_leak(&before);
     });
 }

@@ -324,11 +324,15 @@ class AsyncClient:
     async def hold_address(self, address: AddressLike, options: Optional[AddressOptions] = None) -> AsyncHeldAddress:
         """Adds an address and renews its lease in a task, until it is removed or lost."""
         options, parsed = options or AddressOptions(), _lease.parse_address(address)
-        requested = _lease.clock()
-        lease = _lease.single_lease(await self.add_addresses([parsed], options))
-        renewal = _lease.Renewal(parsed, options, lease, requested)
+        renewal = _lease.Renewal(parsed, options)
         if "subscribe" in self.welcome.operations:
             await self._subscribe(renewal.on_event, False)
+        try:
+            requested = _lease.clock()
+            renewal.begin(requested, await self.add_addresses([parsed], options))
+        except BaseException:
+            self._forget_events(renewal.on_event)
+            raise
         return AsyncHeldAddress(self, renewal, options.epoch)
 
     async def events(self, *, all_peers: bool = False) -> AsyncEvents:

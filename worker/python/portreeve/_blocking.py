@@ -328,11 +328,15 @@ class Client:
     def hold_address(self, address: AddressLike, options: Optional[AddressOptions] = None) -> HeldAddress:
         """Adds an address and renews its lease in a thread, until it is removed or lost."""
         options, parsed = options or AddressOptions(), _lease.parse_address(address)
-        requested = _lease.clock()
-        lease = _lease.single_lease(self.add_addresses([parsed], options))
-        renewal = _lease.Renewal(parsed, options, lease, requested)
+        renewal = _lease.Renewal(parsed, options)
         if "subscribe" in self.welcome.operations:
             self._subscribe(renewal.on_event, False)
+        try:
+            requested = _lease.clock()
+            renewal.begin(requested, self.add_addresses([parsed], options))
+        except BaseException:
+            self._forget_events(renewal.on_event)
+            raise
         return HeldAddress(self, renewal, options.epoch)
 
     def events(self, *, all_peers: bool = False) -> Events:

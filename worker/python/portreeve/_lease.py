@@ -85,19 +85,24 @@ def clock() -> float:
 class Renewal:
     """The renewal of one lease."""
 
-    def __init__(self, address: IpAddress, options: AddressOptions, lease: Lease, requested: float) -> None:
+    lease: Lease
+
+    def __init__(self, address: IpAddress, options: AddressOptions) -> None:
         self.address = address
-        self.lease = lease
         self._options = options
-        self._length = min(max(lease.remaining_ms / 1000, 1.0), _LONGEST)
-        self.end = requested + self._length
-        self.interval = self._length / _PART
         #: Why the address is lost, if it is. From then on this host must not use it.
         self.lost: Optional[Error] = None
         #: Seconds until the broker removes the address, if it has given notice.
         self.removal_notice: Optional[float] = None
         #: Whether an event is a reason to renew at once.
         self.is_due = False
+
+    def begin(self, requested: float, reply: Leases) -> None:
+        """Handles the reply to the request for the address, which was sent at this time."""
+        self.lease = single_lease(reply)
+        self._length = min(max(self.lease.remaining_ms / 1000, 1.0), _LONGEST)
+        self.end = requested + self._length
+        self.interval = self._length / _PART
 
     def request(self) -> RenewAddress:
         """The next request."""
