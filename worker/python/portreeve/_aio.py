@@ -225,15 +225,18 @@ class AsyncClient:
         Without, the broker's worker uses its inherited channel, and another program the control socket in its usual place.
         """
         if path is None and _channel.has_inherited_channel():
-            client = cls(_channel.inherited_channel())
+            channel = _channel.inherited_channel()
         else:
-            client = cls(await _connect(path or _channel.DEFAULT_SOCKET))
+            channel = await _connect(path or _channel.DEFAULT_SOCKET)
+        return await cls(channel)._begin(name)
+
+    async def _begin(self, name: str) -> AsyncClient:
         try:
-            client._welcome = await client._call(Hello(name))
+            self._welcome = await self._call(Hello(name))
         except BaseException:
-            client.close()
+            self.close()
             raise
-        return client
+        return self
 
     @property
     def welcome(self) -> Welcome:

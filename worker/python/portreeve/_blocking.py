@@ -228,13 +228,15 @@ class Client:
             channel = _channel.inherited_channel()
         else:
             channel = _channel.connect(path or _channel.DEFAULT_SOCKET, timeout)
-        client = cls(channel, timeout)
+        return cls(channel, timeout)._begin(name)
+
+    def _begin(self, name: str) -> Client:
         try:
-            client._welcome = client._call(Hello(name))
+            self._welcome = self._call(Hello(name))
         except BaseException:
-            client.close()
+            self.close()
             raise
-        return client
+        return self
 
     @property
     def welcome(self) -> Welcome:
