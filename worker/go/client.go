@@ -173,9 +173,11 @@ func (c *Client) request(ctx context.Context, kind uint16, request any) (*frame,
 	case received.kind == kind|kindReply:
 		return received, nil
 	}
+	count := len(received.descriptors)
 	received.close()
-	if received.kind != kindFault || len(received.descriptors) > 0 {
-		return nil, c.violated(protocolError("the reply to a request of kind %d has the kind %#04x", kind, received.kind))
+	if received.kind != kindFault || count > 0 {
+		return nil, c.violated(protocolError("the reply to a request of kind %d has the kind %#04x and %d descriptors",
+			kind, received.kind, count))
 	}
 	fault := new(Fault)
 	if err := decode(received.body, fault); err != nil {
