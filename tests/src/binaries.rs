@@ -25,11 +25,13 @@ pub const SCRIPTED_WORKER: &str = "scripted_worker";
 /// The sample mail server.
 pub const SMTP_WORKER: &str = "smtp_worker";
 
-/// The Go module's tests with the race detector, and its example, which is static. Only tests that start by
+/// The Go module's tests with the race detector, its example, and the program of its page, which are static. Only tests that start by
 /// [`isolated_with_go`](crate::host::isolated_with_go) have them.
 pub const GO_TESTS: &str = "go_tests";
 /// See [`GO_TESTS`].
 pub const GO_GREETER: &str = "go_greeter";
+/// See [`GO_TESTS`].
+pub const GO_README: &str = "go_readme";
 
 const DYNAMIC: &[(&str, &[&str])] = &[
     (BROKER, &["-p", "portreeve-broker", "--bin", BROKER]),
@@ -49,7 +51,7 @@ fn names() -> impl Iterator<Item = &'static str> {
     DYNAMIC.iter().chain(WITH_FEATURE).chain(STATIC).map(|(name, _)| *name)
 }
 
-const GO: &[&str] = &[GO_TESTS, GO_GREETER];
+const GO: &[&str] = &[GO_TESTS, GO_GREETER, GO_README];
 
 fn variable(name: &str) -> String {
     format!("PORTREEVE_TEST_{}", name.to_uppercase())
@@ -125,13 +127,15 @@ fn is_go_installed() -> bool {
     Command::new("go").arg("version").stdout(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
+const GO_MODULE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../worker/go");
+
 /// Builds the programs in Go without the network, and returns their directory.
 fn go_build() -> PathBuf {
     let directory = target_directory().join("go");
-    let build = |cgo: &str, arguments: &[&str], name: &str, package: &str| {
+    let go = |folder: &Path, cgo: &str, arguments: &[&str], name: &str, package: &str| {
         let mut command = Command::new("go");
         command
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../worker/go"))
+            .current_dir(folder)
             .env("CGO_ENABLED", cgo)
             .env("GOCACHE", directory.join("cache"))
             .env("GOPATH", directory.join("path"))
@@ -144,9 +148,26 @@ fn go_build() -> PathBuf {
     };
     let race: &[&str] =
         if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) { &["-race"] } else { &[] };
-    build("1", &[&["test", "-c"], race].concat(), GO_TESTS, ".");
-    build("0", &["build"], GO_GREETER, "./examples/greeter");
+    let module = Path::new(GO_MODULE);
+    go(module, "1", &[&["test", "-c"], race].concat(), GO_TESTS, ".");
+    go(module, "0", &["build"], GO_GREETER, "./examples/greeter");
+    go(&go_readme(&directory), "0", &["build"], GO_README, ".");
     directory
+}
+
+/// Writes the module that the Go module's page describes, and returns its directory.
+fn go_readme(directory: &Path) -> PathBuf {
+    let page = include_str!("../../worker/go/README.md");
+    let block = |language: &str| {
+        let (_, text) = page.split_once(&format!("```{language}\n")).unwrap();
+        text.split_once("```").unwrap().0
+    };
+    let requirement = block("text").replace("./third_party/portreeve", GO_MODULE);
+    let module = directory.join("readme");
+    fs::create_dir_all(&module).unwrap();
+    fs::write(module.join("go.mod"), format!("module example\n\ngo 1.19\n\n{requirement}")).unwrap();
+    fs::write(module.join("main.go"), block("go")).unwrap();
+    module
 }
 
 fn cargo_program() -> String {

@@ -377,3 +377,34 @@ func TestAnInheritedDescriptorIsTakenOnce(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestAReceivedDescriptorIsCloseOnExecFromTheStart(t *testing.T) {
+	_, descriptor := made(t)
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(pair[1])
+	conn, err := inherited(strconv.Itoa(pair[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	channel, err := newChannel(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packet := withCount(encodeFrame(replyListen, 1, make([]byte, 8)), 1)
+	if err := syscall.Sendmsg(pair[1], packet, syscall.UnixRights(descriptor), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	received, err := channel.receive()
+	if err != nil || len(received.descriptors) != 1 {
+		t.Fatal(received, err)
+	}
+	defer received.close()
+	flags, _, _ := syscall.Syscall(syscall.SYS_FCNTL, uintptr(received.descriptors[0]), syscall.F_GETFD, 0)
+	if flags&syscall.FD_CLOEXEC == 0 {
+		t.Error("the descriptor is not close-on-exec")
+	}
+}

@@ -8,7 +8,7 @@ use portreeve_tests::host::isolated_with_go;
 use portreeve_tests::{Broker, Host, binaries, eventually, lan, process, resources, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::program::{Program, greeting};
+use crate::program::{Program, greeting, with_default_socket};
 
 /// The module's tests as user nobody, without a privilege.
 fn go_test(host: &Host, name: &str) -> Program {
@@ -136,5 +136,19 @@ fn a_lease_is_renewed_until_it_is_removed_or_lost() {
         assert_eq!(program.line(), "lost");
         broker.signal(Signal::CONT);
         pass(program, name);
+    });
+}
+
+#[test]
+fn the_program_of_the_page_works() {
+    isolated_with_go(|host| {
+        let broker = Broker::start(host, &with_default_socket(&sample::control(r#"( "*:25" )"#)));
+        let before = broker.descriptors();
+        let program = Program::start(Command::new(host.binary(binaries::GO_README)));
+        eventually("the listener", || (!resources::tcp_listeners().is_empty()).then_some(()));
+        assert_eq!(greeting(25), "220 ready\r\n");
+        program.end();
+        assert!(resources::tcp_listeners().is_empty());
+        broker.await_no_leak(&before);
     });
 }

@@ -32,6 +32,12 @@ impl Program {
         line.trim_end().to_owned()
     }
 
+    /// Kills it.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits for the end, and expects success without a word on standard error.
     #[track_caller]
     pub fn end(self) {
@@ -47,4 +53,16 @@ pub fn greeting(port: u16) -> String {
     let mut text = String::new();
     TcpStream::connect(("127.0.0.1", port)).unwrap().read_to_string(&mut text).unwrap();
     text
+}
+
+/// The code blocks of a page in this language, in order.
+pub fn examples(page: &str, language: &str) -> Vec<String> {
+    let blocks = page.split("```").skip(1).step_by(2);
+    blocks.filter_map(|block| block.strip_prefix(&format!("{language}\n"))).map(str::to_owned).collect()
+}
+
+/// A configuration whose control socket is in its usual place, where a program without a path looks for it.
+pub fn with_default_socket(configuration: &str) -> String {
+    std::fs::create_dir("/run/portreeve").unwrap();
+    configuration.replace(portreeve_tests::broker::SOCKET, portreeve::DEFAULT_SOCKET)
 }
