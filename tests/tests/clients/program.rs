@@ -38,6 +38,13 @@ impl Program {
         self.child.wait().unwrap();
     }
 
+    /// Waits for the end, and expects success.
+    #[track_caller]
+    pub fn wait(self) {
+        let output = self.child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
     /// Waits for the end, and expects success without a word on standard error.
     #[track_caller]
     pub fn end(self) {

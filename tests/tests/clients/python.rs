@@ -18,6 +18,7 @@ use crate::program::{Program, examples, greeting, with_default_socket};
 /// Debian's interpreter, which has Debian's modules; another one in the PATH may not have them.
 const PYTHON: &str = "/usr/bin/python3";
 const README: &str = include_str!("../../../worker/python/README.md");
+const CLIENTS: &str = include_str!("../../../deploy/docs/clients.md");
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../worker/python");
 
 macro_rules! files {
@@ -589,6 +590,12 @@ fn the_examples_of_the_page_work() {
         run(removal.args(["address", "remove", "10.1.1.7"]), "portreeve");
         assert!(program.line().starts_with("lost: "));
         program.end();
+        let [both]: [String; 1] = examples(CLIENTS, "python").try_into().unwrap();
+        let program = start(&both);
+        eventually("its end after a connection", || TcpStream::connect("10.1.1.7:25").ok());
+        // Python warns that the example does not close its connection.
+        program.wait();
+        assert!(lan::show_address("10.1.1.7").is_none() && resources::tcp_listeners().is_empty());
         broker.await_no_leak(&before);
     });
 }

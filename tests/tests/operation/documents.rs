@@ -33,8 +33,14 @@ pub const PAGES: [Page; 11] = pages![
 ];
 
 /// Other pages with links.
-const OTHERS: [Page; 4] =
-    pages!["CHANGELOG.md", "broker/SECURITY.md", "protocol/WIRE.md", "worker/c/README.md"];
+const OTHERS: [Page; 6] = pages![
+    "CHANGELOG.md",
+    "broker/SECURITY.md",
+    "protocol/WIRE.md",
+    "worker/c/README.md",
+    "worker/go/README.md",
+    "worker/python/README.md",
+];
 
 /// README.md has fewer lines than this.
 const README_LINES: usize = 120;
