@@ -71,8 +71,11 @@ class Broker:
 class BlockingSession:
     """A session of the blocking client."""
 
-    def __init__(self, broker, timeout=20):
-        self.client = Client(Channel(broker.peer), timeout)._begin("test")
+    def __init__(self, broker):
+        self.client = Client(Channel(broker.peer), 20)._begin("test")
+
+    def limit(self, timeout):
+        self.client._timeout = timeout
 
     def call(self, name, *args):
         return getattr(self.client, name)(*args)
@@ -87,10 +90,10 @@ class BlockingSession:
 class AsyncioSession:
     """A session of the client for asyncio, which is called from outside of its loop."""
 
-    def __init__(self, broker, timeout=20):
+    def __init__(self, broker):
         self.loop = asyncio.new_event_loop()
         self.loop.slow_callback_duration = 60  # a busy machine is no reason for a warning
-        self.timeout = timeout
+        self.timeout = 20
 
         async def begin():
             return await AsyncClient(Channel(broker.peer))._begin("test")
@@ -100,6 +103,9 @@ class AsyncioSession:
         except BaseException:
             self.loop.close()
             raise
+
+    def limit(self, timeout):
+        self.timeout = timeout
 
     def run(self, coroutine):
         async def in_time():
@@ -136,7 +142,9 @@ class Sessions:
         self.threads = []
 
     def replace_broker(self):
-        """For one more session."""
+        """For one more session. The threads of the one before have nothing left to play, and use the same attribute."""
+        for thread in self.threads:
+            thread.join()
         self.broker.close()
         self.broker = Broker()
 
@@ -158,9 +166,9 @@ class Sessions:
         thread.start()
         self.threads.append(thread)
 
-    def begin(self, *acts, timeout=20):
+    def begin(self, *acts):
         self.play(lambda number: self.broker.send(frame(1 | REPLY, number, WELCOME)), *acts)
-        return self.session_type(self.broker, timeout)
+        return self.session_type(self.broker)
 
     def listener(self):
         return socket.create_server(("127.0.0.1", 0))
@@ -332,14 +340,12 @@ class Sessions:
                 answered.wait(20)
                 self.broker.send(frame(LISTEN, number, Listening(7), 1), [made.fileno()])
 
-            session = self.begin(late, lambda number: self.broker.send(frame(2 | REPLY, number, b"")), timeout=0.05)
+            session = self.begin(late, lambda number: self.broker.send(frame(2 | REPLY, number, b"")))
+            session.limit(0.05)
             with self.assertRaises(TimedOut):
                 session.call("listen", "*:25")
             answered.set()
-            if isinstance(session, BlockingSession):
-                session.client._timeout = 20
-            else:
-                session.timeout = 20
+            session.limit(20)
             session.call("ping")
             session.close()
 
