@@ -434,11 +434,11 @@ import threading
 from portreeve import AddressOptions, Client, EventCode, Fault, FaultCode, TimedOut
 
 client = Client.open("leases", path=path, timeout=20)
-options = AddressOptions(lease=3, probes=0)
+options = AddressOptions(lease=6, probes=0)
 events = client.events()
 with client.hold_address("10.1.1.7", options) as held:
     assert events.next(20).code == EventCode.ADDRESS_ADDED
-    assert held.lease.interface == "eth1" and held.lease.remaining_ms <= 3000, held.lease
+    assert held.lease.interface == "eth1" and held.lease.remaining_ms <= 6000, held.lease
     assert held.wait_lost(7) is None and held.lost is None
     (row,) = client.list_addresses().addresses
     assert str(row.lease.address) == "10.1.1.7" and row.present, row
@@ -512,7 +512,7 @@ from portreeve import AddressOptions, AsyncClient, EventCode, Fault, FaultCode
 
 async def main():
     asyncio.get_running_loop().slow_callback_duration = 60  # a busy machine is no reason for a warning
-    options = AddressOptions(lease=3, probes=0)
+    options = AddressOptions(lease=6, probes=0)
     async with await AsyncClient.open("leases", path=path) as client, await client.events() as events:
         async with await client.hold_address("10.1.1.7", options) as held:
             assert (await events.next()).code == EventCode.ADDRESS_ADDED
