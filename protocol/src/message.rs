@@ -19,6 +19,7 @@ use crate::policy::{PolicyPage, PolicyRequest};
 use crate::reload::{Reload, Reloaded};
 use crate::status::Status;
 use crate::takeover::{Takeover, TakeoverReply};
+use crate::trailing::Trailing;
 use crate::worker::{RestartWorker, SignalWorker, WorkerRequest, WorkerSignaled, WorkerStatus};
 
 /// A request type, with the type of its reply. Sealed: only the operations of the protocol implement it.
@@ -110,6 +111,8 @@ pub struct Features;
 impl Features {
     /// Replies about leases have [`LeaseTimes`](crate::address::LeaseTimes) or [`PageTimes`](crate::address::PageTimes).
     pub const LEASE_TIMES: u64 = 1;
+    /// Requests for listeners can have a [`ListenMode`].
+    pub const LISTEN_MODE: u64 = 2;
 }
 
 /// The reply to [`Hello`].
@@ -165,9 +168,48 @@ pub struct ListenOptions {
     pub mode: Option<u32>,
 }
 
-/// Request: open one listener. A repeated request with the same endpoint and options returns the same socket.
+/// Who has the socket of a listener, and why it is requested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ListenMode {
+    /// The broker keeps a copy of the socket. Otherwise the listener ends when the peer closes its last copy.
+    pub kept: bool,
+    /// The request stands for a bind(2) of a program that the peer supervises. It is only recorded in the audit log.
+    pub intercepted: bool,
+}
+
+impl Default for ListenMode {
+    fn default() -> Self {
+        Self { kept: true, intercepted: false }
+    }
+}
+
+/// Request: open one listener. A repeated request with the same endpoint and options returns the same socket, if the broker
+/// keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listen {
+    /// The endpoint to bind.
+    pub endpoint: Endpoint,
+    /// The socket options.
+    pub options: ListenOptions,
+    /// The mode, if it is not the default one; in sessions with [`Features::LISTEN_MODE`] only.
+    pub mode: Trailing<ListenMode>,
+}
+
+impl Listen {
+    /// A request in the default mode.
+    pub fn new(endpoint: Endpoint, options: ListenOptions) -> Self {
+        Self { endpoint, options, mode: Trailing(None) }
+    }
+
+    /// The mode.
+    pub fn mode(&self) -> ListenMode {
+        self.mode.0.unwrap_or_default()
+    }
+}
+
+/// One listener of a [`ListenMany`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenItem {
     /// The endpoint to bind.
     pub endpoint: Endpoint,
     /// The socket options.
@@ -187,7 +229,27 @@ pub struct ListenMany {
     /// True: if one listener fails, none is opened. False: each listener succeeds or fails on its own.
     pub all_or_nothing: bool,
     /// The listeners, in order.
-    pub listeners: List<Listen, MAX_DESCRIPTORS>,
+    pub listeners: List<ListenItem, MAX_DESCRIPTORS>,
+    /// The mode of all of them, if it is not the default one; in sessions with [`Features::LISTEN_MODE`] only.
+    pub mode: Trailing<ListenMode>,
+}
+
+impl ListenMany {
+    /// A request for these listeners in the default mode; for the first 253 of them if there are more.
+    pub fn truncated(all_or_nothing: bool, listeners: impl IntoIterator<Item = Listen>) -> Self {
+        let items =
+            listeners.into_iter().map(|Listen { endpoint, options, .. }| ListenItem { endpoint, options });
+        Self { all_or_nothing, listeners: List::truncated(items), mode: Trailing(None) }
+    }
+
+    /// A request for each of the listeners.
+    pub fn requests(&self) -> impl Iterator<Item = Listen> {
+        self.listeners.iter().map(|ListenItem { endpoint, options }| Listen {
+            endpoint: endpoint.clone(),
+            options: options.clone(),
+            mode: self.mode,
+        })
+    }
 }
 
 /// The result for one item of a request with several items.

@@ -67,7 +67,7 @@ fn list<T, const MAX: usize>(items: impl Into<Vec<T>>) -> List<T, MAX> {
 }
 
 fn listen(endpoint: &str, options: ListenOptions) -> Listen {
-    Listen { endpoint: endpoint.parse::<Endpoint>().unwrap(), options }
+    Listen::new(endpoint.parse::<Endpoint>().unwrap(), options)
 }
 
 fn every_option() -> ListenOptions {
@@ -151,16 +151,17 @@ fn pin_operations(golden: &Golden) {
     golden.request("listen-udp", 2, &listen("[fe80::1%eth0]:53/udp", ListenOptions::default()));
     golden.request("listen-unix-stream", 2, &listen("/run/mail.sock", ListenOptions::default()));
     golden.request("listen-unix-seqpacket", 2, &listen("seqpacket:/run/mail.sock", ListenOptions::default()));
+    let mode = Trailing(Some(ListenMode { kept: false, intercepted: true }));
+    golden.request("listen-mode", 2, &Listen { mode, ..listen("*:25", ListenOptions::default()) });
     golden.reply::<Listen>("listen-reply", 2, 1, &Listening { id: ListenerId(7) });
 
-    let many = ListenMany {
-        all_or_nothing: true,
-        listeners: list([
-            listen("192.0.2.1:25", ListenOptions::default()),
-            listen("192.0.2.2:25", ListenOptions::default()),
-        ]),
-    };
+    let many = ListenMany::truncated(
+        true,
+        ["192.0.2.1:25", "192.0.2.2:25"].map(|endpoint| listen(endpoint, ListenOptions::default())),
+    );
     golden.request("listen-many", 3, &many);
+    let mode = Trailing(Some(ListenMode { kept: true, intercepted: true }));
+    golden.request("listen-many-mode", 3, &ListenMany { mode, ..many });
     let results = ListeningMany {
         results: list([
             Outcome::Done(Listening { id: ListenerId(8) }),

@@ -6,10 +6,13 @@
 use std::net::IpAddr;
 
 use portreeve_protocol::bounded::TooLong;
+use portreeve_protocol::frame::MAX_DESCRIPTORS;
 use portreeve_protocol::message::*;
 use portreeve_protocol::printable::is_printable;
 use portreeve_protocol::status::{Credentials, Listener, Process, Quota, Session, Status};
-use portreeve_protocol::{Endpoint, Fault, FaultCode, Header, InetEndpoint, Kind, List, Text, codec};
+use portreeve_protocol::{
+    Endpoint, Fault, FaultCode, Header, InetEndpoint, Kind, List, Text, Trailing, codec,
+};
 use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -55,7 +58,7 @@ prop_compose! {
 }
 
 fn listen() -> impl Strategy<Value = Listen> {
-    (endpoint(), options()).prop_map(|(endpoint, options)| Listen { endpoint, options })
+    (endpoint(), options()).prop_map(|(endpoint, options)| Listen::new(endpoint, options))
 }
 
 fn id() -> impl Strategy<Value = ListenerId> {
@@ -153,10 +156,9 @@ fn any_frame() -> impl Strategy<Value = Encoded> {
         reply::<Ping>(Just(Pong {})),
         request(listen()),
         reply::<Listen>(listening()),
-        request(
-            (any::<bool>(), list(listen()))
-                .prop_map(|(all_or_nothing, listeners)| ListenMany { all_or_nothing, listeners })
-        ),
+        request((any::<bool>(), list::<_, MAX_DESCRIPTORS>(listen())).prop_map(
+            |(all_or_nothing, listeners)| ListenMany::truncated(all_or_nothing, listeners.into_vec())
+        )),
         reply::<ListenMany>(list(outcome).prop_map(|results| ListeningMany { results })),
         request(list(id()).prop_map(|listeners| Stop { listeners })),
         reply::<Stop>(
@@ -165,6 +167,19 @@ fn any_frame() -> impl Strategy<Value = Encoded> {
         request(any::<u64>().prop_map(|after| StatusRequest { after })),
         reply::<StatusRequest>(status()),
         encoded(Kind::FAULT, fault()),
+    ]
+}
+
+/// Requests with a trailing field: they are valid without its last bytes.
+fn frame_with_mode() -> impl Strategy<Value = Encoded> {
+    let mode = || {
+        any::<(bool, bool)>().prop_map(|(kept, intercepted)| Trailing(Some(ListenMode { kept, intercepted })))
+    };
+    let many = (any::<bool>(), list::<_, MAX_DESCRIPTORS>(listen()))
+        .prop_map(|(all, listeners)| ListenMany::truncated(all, listeners.into_vec()));
+    prop_oneof![
+        request((listen(), mode()).prop_map(|(listen, mode)| Listen { mode, ..listen })),
+        request((many, mode()).prop_map(|(many, mode)| ListenMany { mode, ..many })),
     ]
 }
 
@@ -214,7 +229,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_message_decodes_to_the_encoded_value((frame, same) in any_frame()) {
+    fn every_message_decodes_to_the_encoded_value((frame, same) in prop_oneof![9 => any_frame(), 1 => frame_with_mode()]) {
         prop_assert!(same);
         prop_assert_eq!(reencode(&frame), Some(frame));
     }

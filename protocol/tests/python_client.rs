@@ -89,7 +89,7 @@ fn reply_to_hello(channel: &UnixDatagram) {
 
 fn receive_listen(channel: &UnixDatagram) -> u32 {
     let (request, listen) = receive::<Listen>(channel);
-    let expected = Listen { endpoint: "127.0.0.1:2525".parse().unwrap(), options: ListenOptions::default() };
+    let expected = Listen::new("127.0.0.1:2525".parse().unwrap(), ListenOptions::default());
     assert_eq!(listen, expected);
     request
 }

@@ -60,7 +60,7 @@ impl Frame {
 
 /// A request for a listener with default options.
 pub fn listen(endpoint: &str) -> Listen {
-    Listen { endpoint: endpoint.parse().unwrap(), options: ListenOptions::default() }
+    Listen::new(endpoint.parse().unwrap(), ListenOptions::default())
 }
 
 /// A list of one address.

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use portreeve_protocol::address::{MoveAddress, RenewAddress};
 use portreeve_protocol::bounded::TooLong;
-use portreeve_protocol::message::{self, Features, Hello, ListenMany, ListenerId, Stop, Welcome};
+use portreeve_protocol::message::{self, Features, Hello, ListenMany, ListenMode, ListenerId, Stop, Welcome};
 use portreeve_protocol::{Endpoint, Fault, List, Text, Trailing};
 
 use crate::error::Error;
@@ -14,17 +14,47 @@ use crate::listener::{ListenerClient, ListenerGuard, Registration};
 use crate::request::ReceivedListener;
 
 pub(crate) fn hello(client: &str) -> Hello {
-    Hello { client: Text::truncated(client), features: Features::LEASE_TIMES }
+    Hello { client: Text::truncated(client), features: Features::LEASE_TIMES | Features::LISTEN_MODE }
 }
 
-pub(crate) fn listen(endpoint: &Endpoint, options: &ListenOptions) -> Result<message::Listen, Error> {
-    Ok(message::Listen { endpoint: endpoint.clone(), options: options.to_wire()? })
+pub(crate) fn listen(
+    endpoint: &Endpoint,
+    options: &ListenOptions,
+    welcome: Option<&Welcome>,
+) -> Result<message::Listen, Error> {
+    let mode = listen_mode(options.listen_mode(), welcome)?;
+    Ok(message::Listen { endpoint: endpoint.clone(), options: options.to_wire()?, mode })
 }
 
-pub(crate) fn listen_many(listeners: &[Listen], all_or_nothing: bool) -> Result<ListenMany, Error> {
-    let messages =
-        listeners.iter().map(|one| listen(&one.endpoint, &one.options)).collect::<Result<_, _>>()?;
-    Ok(ListenMany { all_or_nothing, listeners: List::new(messages).map_err(too_many("listeners"))? })
+pub(crate) fn listen_many(
+    listeners: &[Listen],
+    all_or_nothing: bool,
+    welcome: Option<&Welcome>,
+) -> Result<ListenMany, Error> {
+    let item = |one: &Listen| -> Result<_, Error> {
+        Ok(message::ListenItem { endpoint: one.endpoint.clone(), options: one.options.to_wire()? })
+    };
+    let items = listeners.iter().map(item).collect::<Result<_, Error>>()?;
+    let mode = listeners.first().map(|one| one.options.listen_mode()).unwrap_or_default();
+    if listeners.iter().any(|one| one.options.listen_mode() != mode) {
+        let message =
+            "the listeners of one request differ in kept or intercepted; send one request for each kind";
+        return Err(Error::Request(message.into()));
+    }
+    let mode = listen_mode(mode, welcome)?;
+    Ok(ListenMany { all_or_nothing, listeners: List::new(items).map_err(too_many("listeners"))?, mode })
+}
+
+/// The mode of a request. A broker of an earlier release keeps every listener, and gets no mark for its log.
+fn listen_mode(mode: ListenMode, welcome: Option<&Welcome>) -> Result<Trailing<ListenMode>, Error> {
+    let understands = welcome.is_none_or(|welcome| welcome.features & Features::LISTEN_MODE != 0);
+    match mode == ListenMode::default() || !understands {
+        true if mode.kept => Ok(Trailing(None)),
+        true => Err(Error::Request(
+            "the broker is of an earlier release and keeps a copy of every listener; request it with kept(true)".into(),
+        )),
+        false => Ok(Trailing(Some(mode))),
+    }
 }
 
 pub(crate) fn renew_until(addresses: &[IpAddr], until: u64, epoch: u64) -> Result<RenewAddress, Error> {

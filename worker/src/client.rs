@@ -55,7 +55,7 @@ impl Client {
     /// # Errors
     /// [`Error::Fault`] with the broker's reason; [`Error::DescriptorsLost`], after which the request can be repeated.
     pub async fn listen(&self, endpoint: &Endpoint, options: &ListenOptions) -> Result<Listener, Error> {
-        let registered = self.0.listen(&build::listen(endpoint, options)?).await?;
+        let registered = self.0.listen(&build::listen(endpoint, options, self.welcome().as_deref())?).await?;
         ListenerGuard::new(self.clone(), (endpoint.clone(), options.backlog), registered)
     }
 
@@ -69,7 +69,8 @@ impl Client {
         listeners: &[Listen],
         all_or_nothing: bool,
     ) -> Result<Vec<Result<Listener, Fault>>, Error> {
-        let results = self.0.listen_many(&build::listen_many(listeners, all_or_nothing)?).await?;
+        let request = build::listen_many(listeners, all_or_nothing, self.welcome().as_deref())?;
+        let results = self.0.listen_many(&request).await?;
         build::guards(self, listeners, results)
     }
 

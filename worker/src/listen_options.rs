@@ -1,5 +1,6 @@
 //! The options of a listener, and a listener as one item of a batch; the same for both clients.
 
+use portreeve_protocol::message::ListenMode;
 use portreeve_protocol::{Endpoint, Text, message};
 
 use crate::build;
@@ -40,6 +41,11 @@ pub struct ListenOptions {
     pub fast_open: u32,
     /// The permission bits of a Unix socket's file.
     pub mode: Option<u32>,
+    /// The broker keeps no copy of the socket: its endpoint is free as soon as this program has closed it, and the listener ends
+    /// with the session. Needs a permit with `unkept = true`, and a broker of this release.
+    pub unkept: bool,
+    /// The request stands for a bind(2) of another program. The broker's audit line says so; there is no other effect.
+    pub intercepted: bool,
 }
 
 impl ListenOptions {
@@ -114,6 +120,23 @@ impl ListenOptions {
     #[must_use]
     pub fn mode(self, bits: u32) -> Self {
         Self { mode: Some(bits), ..self }
+    }
+
+    /// Sets [`unkept`](Self::unkept): with `false` the broker keeps no copy of the socket. All listeners of a batch must have the
+    /// same value; a request with different ones fails with [`Error::Request`].
+    #[must_use]
+    pub fn kept(self, kept: bool) -> Self {
+        Self { unkept: !kept, ..self }
+    }
+
+    /// Sets [`intercepted`](Self::intercepted). As with [`kept`](Self::kept), it is the same for all listeners of a batch.
+    #[must_use]
+    pub fn intercepted(self, intercepted: bool) -> Self {
+        Self { intercepted, ..self }
+    }
+
+    pub(crate) fn listen_mode(&self) -> ListenMode {
+        ListenMode { kept: !self.unkept, intercepted: self.intercepted }
     }
 
     pub(crate) fn to_wire(&self) -> Result<message::ListenOptions, Error> {
@@ -201,6 +224,9 @@ mod tests {
             mode: Some(0o660),
         };
         assert_eq!(options.to_wire().ok(), Some(message));
+        let mode = ListenOptions::new().kept(false).intercepted(true).listen_mode();
+        assert_eq!(mode, ListenMode { kept: false, intercepted: true });
+        assert_eq!(ListenOptions::new().listen_mode(), ListenMode::default());
         assert_eq!(ListenOptions::new().to_wire().ok(), Some(message::ListenOptions::default()));
     }
 

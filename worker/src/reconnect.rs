@@ -100,7 +100,7 @@ impl SharedSession {
             }
         }
         let held: Vec<HeldListener> = self.state().held.values().cloned().collect();
-        for listener in &held {
+        for listener in held.iter().filter(|listener| !listener.ended_with_its_broker()) {
             self.restore_listener(channel, listener).await?;
         }
         self.state().held.retain(|_, listener| listener.registration.is_wanted());

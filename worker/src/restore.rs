@@ -53,6 +53,15 @@ impl HeldListener {
         (registration.key(), Self { registration, listen, cookie })
     }
 
+    /// Whether the listener ended with its broker, which kept no copy of the socket; records that it is lost.
+    pub fn ended_with_its_broker(&self) -> bool {
+        let is_kept = self.listen.mode().kept;
+        if !is_kept {
+            self.registration.set_lost(Error::Fault(self.stopped()));
+        }
+        !is_kept
+    }
+
     /// Records the next broker's reply to the request for this listener. Returns a listener to stop: no guard has it.
     ///
     /// # Errors

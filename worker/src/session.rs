@@ -257,7 +257,8 @@ impl Session {
         loop {
             let (results, generation) = self.call_with_generation(request).await?;
             let registered = build::register(results);
-            let pairs = request.listeners.iter().zip(&registered);
+            let requests: Vec<_> = request.requests().collect();
+            let pairs = requests.iter().zip(&registered);
             let received = pairs.filter_map(|(listen, result)| Some((listen, result.as_ref().ok()?)));
             if self.shared.record_held(generation, received) {
                 return Ok(registered);

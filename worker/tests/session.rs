@@ -55,6 +55,59 @@ fn the_blocking_client_stops_lists_and_refuses_as_the_asynchronous_one() {
     assert_eq!(thread.join().unwrap(), [2, 6, 8, 10].map(ListenerId));
 }
 
+#[tokio::test]
+async fn a_listener_that_the_broker_does_not_keep_is_requested_from_a_broker_that_knows_it_only() {
+    use portreeve_protocol::message::{Features, ListenMany, ListenMode};
+    let kept = ListenOptions::new().intercepted(true);
+    let unkept = ListenOptions::new().kept(false);
+    let item = |port, options: &ListenOptions| listen(port).options(options.clone());
+    for features in [0, Features::LEASE_TIMES, Features::LISTEN_MODE] {
+        let serve = |broker: &mut support::Broker| {
+            let mut modes = Vec::new();
+            while let Some(request) = broker.next() {
+                if request.is::<Listen>() {
+                    modes.push(request.read::<Listen>().mode.0);
+                } else if request.is::<ListenMany>() {
+                    modes.push(request.read::<ListenMany>().mode.0);
+                }
+                broker.reply_default(&request);
+            }
+            modes
+        };
+        let (channel, thread) = support::broker_with(features, serve);
+        let (blocking, blocking_thread) = support::broker_with(features, serve);
+        let client = Client::open(channel, "test").await.unwrap();
+        let blocking = blocking::Client::open(blocking, "test").unwrap();
+        let known = features == Features::LISTEN_MODE;
+        let check = |result: Result<(), Error>| match result {
+            Ok(()) => assert!(known),
+            Err(error) => {
+                let expected = "cannot send the request: the broker is of an earlier release and keeps a copy of every \
+                                listener; request it with kept(true)";
+                assert_eq!((known, error.to_string()), (false, expected.to_owned()));
+            }
+        };
+        check(client.listen(&endpoint(2), &unkept).await.map(drop));
+        check(blocking.listen(&endpoint(2), &unkept).map(drop));
+        let many = [item(4, &unkept), item(6, &unkept)];
+        check(client.listen_many(&many, true).await.map(drop));
+        check(blocking.listen_many(&many, true).map(drop));
+        // The mark of the audit line is left out.
+        drop(client.listen(&endpoint(8), &kept).await.unwrap());
+        drop(blocking.listen(&endpoint(8), &kept).unwrap());
+        let mixed = client.listen_many(&[item(2, &kept), item(4, &unkept)], true).await.map(drop);
+        assert!(mixed.unwrap_err().to_string().contains("differ in kept or intercepted"));
+        drop((client, blocking));
+        let mode = |kept, intercepted| Some(ListenMode { kept, intercepted });
+        let expected = match known {
+            true => vec![mode(false, false), mode(false, false), mode(true, true)],
+            false => vec![None],
+        };
+        assert_eq!(thread.join().unwrap(), expected);
+        assert_eq!(blocking_thread.join().unwrap(), expected);
+    }
+}
+
 /// More stops than the buffer of the channel holds.
 #[tokio::test]
 async fn four_hundred_guards_dropped_together_all_stop_their_listeners() {

@@ -14,6 +14,8 @@ pub struct Permit {
     pub name: Spanned<String>,
     /// Endpoints to listen on.
     pub listen: Vec<Spanned<ListenPattern>>,
+    /// Whether peers can have the only copy of a socket that listens there.
+    pub unkept: bool,
     /// Addresses that can be added to an interface.
     pub address: Vec<Spanned<Cidr>>,
     /// Whether those addresses can be permanent: a lease of 0.
@@ -34,6 +36,14 @@ impl Permit {
             Some((resource, value)) => Limit::parse(resource.trim(), value.trim()),
             None => Err("write \"RESOURCE=VALUE\", in quotes".to_owned()),
         });
+        let unkept = reader.boolean("unkept").unwrap_or(false);
+        if let Some(option) = reader.section.option("unkept")
+            && unkept
+            && listen.is_empty()
+        {
+            let message = "unkept has no effect: this permit has no listen";
+            reader.error(option.value.span(), message, "add listen = ( ENDPOINT ) to it");
+        }
         let permanent = reader.boolean("permanent").unwrap_or(false);
         if let Some(option) = reader.section.option("permanent")
             && permanent
@@ -44,6 +54,6 @@ impl Permit {
         }
         reader.no_other_options();
         reader.no_other_scopes();
-        Some(Permit { name: reader.instance("NAME")?, listen, address, permanent, interface, limit })
+        Some(Permit { name: reader.instance("NAME")?, listen, unkept, address, permanent, interface, limit })
     }
 }

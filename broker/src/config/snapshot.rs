@@ -135,9 +135,10 @@ impl Snapshot {
     }
 
     fn add_permit(&mut self, permit: &Permit) {
-        let Permit { name, listen, address, permanent, interface, limit } = permit;
+        let Permit { name, listen, unkept, address, permanent, interface, limit } = permit;
         let mut add = |option: &str, value| self.add(format!("permit {:?} {option}", name.value), value);
         add("listen", words(listen));
+        add("unkept", unkept.to_string());
         add("address", words(address));
         add("permanent", permanent.to_string());
         add("interface", words(interface));
@@ -300,6 +301,15 @@ mod tests {
         let changed: Vec<_> =
             before.names(&after).into_iter().filter(|name| before.get(name) != after.get(name)).collect();
         assert_eq!(changed, ["permit \"vip\" permanent"]);
+    }
+
+    #[test]
+    fn a_change_of_unkept_alone_is_a_change() {
+        let permit = |more: &str| format!("broker {{ permit mail {{ listen = ( \"*:25\" ) {more} }} }}");
+        let (before, after) = (snapshot(&permit("")), snapshot(&permit("unkept = true")));
+        let changed: Vec<_> =
+            before.names(&after).into_iter().filter(|name| before.get(name) != after.get(name)).collect();
+        assert_eq!(changed, ["permit \"mail\" unkept"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use portreeve_protocol::{Fault, FaultCode};
 use super::entry::{NewEntry, Owner};
 use super::fault::{RequestedBy, in_use};
 use super::registry::Registry;
+use super::unkept::in_use_by_own_copy;
 use super::vrf::options_in_vrf;
 use crate::config::SocketOptions;
 use crate::holder::Holder;
@@ -40,6 +41,11 @@ impl Registry {
         settings: &SocketOptions,
         vrf: Option<&str>,
     ) -> Result<(ListenerId, Acquired), Fault> {
+        let kept = request.mode().kept;
+        if !kept {
+            self.check_unkept(&request.endpoint)?;
+        }
+        self.end_closed_at(&request.endpoint, &request.options);
         if let Some(id) = self.id_at(&request.endpoint) {
             return self
                 .acquire_existing(id, (owner, user), request, settings)
@@ -51,8 +57,9 @@ impl Registry {
         let bound = self.open(&request.endpoint, &options, settings, &[]).map_err(|error| {
             self.bind_fault(error, &request.endpoint, &request.options, RequestedBy::Peer)
         })?;
+        let unkept = (!kept).then(|| Box::new(options.into_owned()));
         let new = NewEntry::new(request.endpoint.clone(), &request.options, bound, owner, user);
-        Ok((self.insert(new), Acquired::Bound))
+        Ok((self.insert(NewEntry { unkept, ..new }), Acquired::Bound))
     }
 
     fn acquire_existing(
@@ -68,8 +75,12 @@ impl Registry {
         if entry.owner != owner && adopted.is_none() {
             return Err(in_use(&request.endpoint, entry.owner));
         }
+        if entry.bound.socket.is_none() {
+            return Err(in_use_by_own_copy(&request.endpoint));
+        }
+        let as_requested = entry.has_options(&request.options) && entry.is_kept() == request.mode().kept;
         // A configured listener has the options of the configuration, whatever the worker requests.
-        if !entry.has_options(&request.options) && entry.name.is_none() {
+        if !as_requested && entry.name.is_none() {
             let message = format!(
                 "cannot listen on {}: this peer already listens there with other options",
                 request.endpoint

@@ -1,4 +1,5 @@
-//! Creates one listening socket from an endpoint and its settings. The caller has consulted the policy.
+//! Creates one listening socket from an endpoint and its settings. The caller has consulted the policy. Also finds out whether
+//! the socket of a listener that the broker does not keep is still open.
 //!
 //! [`Registry::open`](super::registry::Registry::open) calls it, and makes the socket revocable.
 //!
@@ -22,8 +23,8 @@ use crate::sys::unix_file::UnixFile;
 /// A socket that is bound, with its file if it is a Unix socket.
 #[derive(Debug)]
 pub struct Bound {
-    /// The socket: close-on-exec and blocking.
-    pub socket: OwnedFd,
+    /// The socket: close-on-exec and blocking. None once the peer has the only copy.
+    pub socket: Option<OwnedFd>,
     /// The file of a Unix socket, which is removed when the listener stops.
     pub file: Option<Box<UnixFile>>,
     /// How it can be revoked.
@@ -117,7 +118,34 @@ fn bind_inet(
     if reuse_address && !stream {
         sockopt::set_reuse_address(&socket, false).context(REUSE_ADDRESS)?;
     }
-    Ok(Bound { socket, file: None, revocability: Revocability::NotListed })
+    Ok(Bound { socket: Some(socket), file: None, revocability: Revocability::NotListed })
+}
+
+/// Whether nobody has a socket that occupies a TCP or UDP endpoint: the kernel lets another one be bound there that shares it
+/// with none. A TCP socket that does not listen, and that is not bound exclusively, does not count.
+pub fn is_free(endpoint: &Endpoint, options: &ListenOptions) -> bool {
+    let (inet, kind) = match endpoint {
+        Endpoint::Tcp(inet) => (inet, SockType::Stream),
+        Endpoint::Udp(inet) => (inet, SockType::Datagram),
+        Endpoint::UnixStream(_) | Endpoint::UnixSeqpacket(_) => return false,
+    };
+    let bind = || -> Result<(), BindError> {
+        let address = socket_address(inet)?;
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let socket = socket::open(family, kind).context("socket")?;
+        if address.is_ipv6() {
+            sockopt::set_ipv6_only(&socket, !options.dual_stack).context("setsockopt IPV6_V6ONLY")?;
+        }
+        if kind == SockType::Stream {
+            sockopt::set_reuse_address(&socket, true).context("setsockopt SO_REUSEADDR")?;
+        }
+        sockopt::set_free_bind(&socket).context("setsockopt IP_FREEBIND")?;
+        if !options.device.is_empty() {
+            sockopt::bind_to_device(&socket, &options.device).context("setsockopt SO_BINDTODEVICE")?;
+        }
+        socket::bind_inet(&socket, address).context("bind")
+    };
+    bind().is_ok()
 }
 
 fn socket_address(inet: &InetEndpoint) -> Result<SocketAddr, BindError> {
@@ -143,7 +171,7 @@ fn bind_unix(
     let socket = socket::open(AddressFamily::Unix, kind).context("socket")?;
     let mode = options.mode.unwrap_or(settings.mode);
     let file = UnixFile::bind(directories, &socket, path, mode).context("bind")?;
-    Ok(Bound { socket, file: Some(Box::new(file)), revocability: Revocability::UnixSocket })
+    Ok(Bound { socket: Some(socket), file: Some(Box::new(file)), revocability: Revocability::UnixSocket })
 }
 
 fn listen(socket: &OwnedFd, backlog: u32) -> Result<(), BindError> {
@@ -163,35 +191,35 @@ fn set_buffers(socket: &OwnedFd, receive: u32, send: u32) -> Result<(), BindErro
 
 impl Bound {
     /// Lets another socket be bound to its endpoint with [`Share::WithClosing`]. Two TCP listeners need SO_REUSEPORT. Two
-    /// UDP sockets need SO_REUSEADDR, which lets the newer one receive every packet; SO_REUSEPORT would distribute them.
+    /// UDP sockets need SO_REUSEADDR, which lets the newer one receive every packet; SO_REUSEPORT would distribute them. A socket
+    /// that the broker does not keep is not shared.
     pub fn share(&self, endpoint: &Endpoint) -> Result<(), BindError> {
+        let Some(socket) = &self.socket else { return Ok(()) };
         match endpoint {
-            Endpoint::Udp(_) => {
-                sockopt::set_reuse_address(&self.socket, true).context("setsockopt SO_REUSEADDR")
-            }
-            _ => sockopt::set_reuse_port(&self.socket, true).context("setsockopt SO_REUSEPORT"),
+            Endpoint::Udp(_) => sockopt::set_reuse_address(socket, true).context("setsockopt SO_REUSEADDR"),
+            _ => sockopt::set_reuse_port(socket, true).context("setsockopt SO_REUSEPORT"),
         }
     }
 
     /// Ends [`Bound::share`]. `reuse_port` is whether SO_REUSEPORT was requested.
     pub fn end_share(&self, endpoint: &Endpoint, reuse_port: bool) -> Result<(), BindError> {
+        let Some(socket) = &self.socket else { return Ok(()) };
         match endpoint {
-            Endpoint::Udp(_) => {
-                sockopt::set_reuse_address(&self.socket, false).context("setsockopt SO_REUSEADDR")
-            }
-            _ => sockopt::set_reuse_port(&self.socket, reuse_port).context("setsockopt SO_REUSEPORT"),
+            Endpoint::Udp(_) => sockopt::set_reuse_address(socket, false).context("setsockopt SO_REUSEADDR"),
+            _ => sockopt::set_reuse_port(socket, reuse_port).context("setsockopt SO_REUSEPORT"),
         }
     }
 
     /// Applies to a listener the settings that the kernel accepts for a bound socket. The backlog of a Unix socket is applied
     /// when the next worker starts.
     pub fn apply(&self, endpoint: &Endpoint, settings: &SocketOptions) -> Result<(), BindError> {
+        let Some(socket) = &self.socket else { return Ok(()) };
         if matches!(endpoint, Endpoint::Tcp(_)) {
-            listen(&self.socket, settings.backlog)?;
-            sockopt::set_no_delay(&self.socket, settings.no_delay).context("setsockopt TCP_NODELAY")?;
+            listen(socket, settings.backlog)?;
+            sockopt::set_no_delay(socket, settings.no_delay).context("setsockopt TCP_NODELAY")?;
         }
         match endpoint.inet() {
-            Some(_) => set_buffers(&self.socket, settings.receive_buffer, settings.send_buffer),
+            Some(_) => set_buffers(socket, settings.receive_buffer, settings.send_buffer),
             None => Ok(()),
         }
     }

@@ -28,6 +28,7 @@ impl Registry {
         name: &str,
         vrf: Option<&str>,
     ) -> Result<Option<ListenerId>, Fault> {
+        self.end_closed_at(endpoint, &ListenOptions::default());
         match self.owner_at(endpoint) {
             Some(Owner::Worker) => return Ok(None),
             Some(owner) => return Err(in_use(endpoint, owner)),
@@ -55,6 +56,7 @@ impl Registry {
         vrf: Option<&str>,
     ) -> Result<ListenerId, Fault> {
         let options = ListenOptions::default();
+        self.end_closed_at(endpoint, &options);
         self.check_overlap(endpoint, &options, Holder::Worker, closing)?;
         let overlapping = self.overlapping(endpoint, &options).map(|(id, _)| id);
         let closing: Vec<ListenerId> = overlapping.filter(|id| closing.contains(id)).collect();
@@ -107,6 +109,8 @@ impl Registry {
     /// The static listeners with their names and endpoints, in the order of the configuration.
     pub fn static_listeners(&self) -> impl Iterator<Item = (&str, &Endpoint, BorrowedFd<'_>)> {
         let fixed = self.entries.values().filter(|entry| !entry.floating);
-        fixed.filter_map(|entry| Some((entry.name.as_deref()?, &*entry.endpoint, entry.bound.socket.as_fd())))
+        fixed.filter_map(|entry| {
+            Some((entry.name.as_deref()?, &*entry.endpoint, entry.bound.socket.as_ref()?.as_fd()))
+        })
     }
 }

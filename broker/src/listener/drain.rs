@@ -41,9 +41,9 @@ impl Draining {
         }
         tokio::time::sleep(HANDSHAKE).await;
         let mut remaining = MAX_WAIT;
-        while !remaining.is_zero()
-            && sockopt::accept_queue_length(&self.0.entry.bound.socket).is_ok_and(|length| length > 0)
-        {
+        // The holder of a socket that the broker does not keep has its queue in any case.
+        let Some(socket) = &self.0.entry.bound.socket else { return };
+        while !remaining.is_zero() && sockopt::accept_queue_length(socket).is_ok_and(|length| length > 0) {
             tokio::time::sleep(POLL_INTERVAL).await;
             remaining = remaining.saturating_sub(POLL_INTERVAL);
         }
@@ -60,7 +60,7 @@ impl Registry {
             return Err(Fault::new(FaultCode::NotFound, "no such listener"));
         };
         if matches!(*entry.endpoint, Endpoint::Tcp(_)) {
-            self.revocation.drain(entry.bound.revocability, &entry.bound.socket);
+            self.revocation.drain(entry.bound.revocability, entry.bound.socket.as_ref());
         }
         let draining = Rc::new(DrainingEntry { entry, revoked: Cell::new(false) });
         self.draining.retain(|other| other.strong_count() > 0);

@@ -38,6 +38,8 @@ pub struct Entry {
     pub retained_until: Option<Instant>,
     /// The requested options, if they differ from the default.
     pub(super) options: Option<Box<ListenOptions>>,
+    /// The options with which the socket was opened, if the broker does not keep it.
+    pub(super) unkept: Option<Box<ListenOptions>>,
     pub(super) bound: Bound,
 }
 
@@ -45,6 +47,11 @@ impl Entry {
     /// Whose it is, through all sessions.
     pub fn holder(&self) -> Holder {
         Holder::of_user(self.user)
+    }
+
+    /// Whether the broker keeps a copy of its socket.
+    pub fn is_kept(&self) -> bool {
+        self.unkept.is_none()
     }
 
     /// Whether it listens for IPv4 too.
@@ -66,6 +73,7 @@ impl Entry {
 pub(super) struct NewEntry {
     pub endpoint: Endpoint,
     pub options: Option<Box<ListenOptions>>,
+    pub unkept: Option<Box<ListenOptions>>,
     pub bound: Bound,
     pub owner: Owner,
     pub user: Option<u32>,
@@ -83,12 +91,21 @@ impl NewEntry {
         user: Option<u32>,
     ) -> Self {
         let options = (*options != ListenOptions::default()).then(|| Box::new(options.clone()));
-        Self { endpoint, options, bound, owner, user, name: None, floating: false }
+        Self { endpoint, options, unkept: None, bound, owner, user, name: None, floating: false }
     }
 
     /// A listener of the configuration: it belongs to the worker and has the default options.
     pub fn configured(endpoint: Endpoint, bound: Bound, name: &str, floating: bool) -> Self {
         let name = Some(name.into());
-        Self { endpoint, options: None, bound, owner: Owner::Worker, user: None, name, floating }
+        Self {
+            endpoint,
+            options: None,
+            unkept: None,
+            bound,
+            owner: Owner::Worker,
+            user: None,
+            name,
+            floating,
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Exporting listeners to the successor or to the descriptor store.
 //!
-//! Promises: exporting changes nothing. A listener that the broker forgets is neither shut down nor is its file removed.
+//! Promises: exporting changes nothing. A listener whose socket the broker does not keep is not exported. A listener that the broker forgets is neither shut down nor is its file removed.
 
 use portreeve_protocol::Endpoint;
 use portreeve_protocol::message::ListenerId;
@@ -13,12 +13,13 @@ use crate::sys::unix_file::UnixFile;
 impl Registry {
     /// At most `count` listeners after a number.
     pub fn export(&self, after: ListenerId, count: usize) -> Vec<ExportedListener> {
-        self.iter_after(after).take(count).map(|(id, entry)| exported(id, entry)).collect()
+        let kept = self.iter_after(after).filter(|(_, entry)| entry.is_kept());
+        kept.take(count).map(|(id, entry)| exported(id, entry)).collect()
     }
 
-    /// One listener, unless it is floating: a floating one starts with its address.
+    /// One listener, unless it is floating, because a floating one starts with its address, or not kept.
     pub fn export_unless_floating(&self, id: ListenerId) -> Option<ExportedListener> {
-        let entry = self.entries.get(&id).filter(|entry| !entry.floating)?;
+        let entry = self.entries.get(&id).filter(|entry| !entry.floating && entry.is_kept())?;
         Some(exported(id, entry))
     }
 

@@ -108,7 +108,7 @@ impl Registry {
             (Some(user), _) => (Owner::Former(user), None, false),
         };
         let revocability = self.revocation.import(&endpoint, &socket);
-        let bound = Bound { socket, file, revocability };
+        let bound = Bound { socket: Some(socket), file, revocability };
         let new = NewEntry::new(endpoint, &options, bound, owner, user);
         self.insert_as(id, NewEntry { name, floating, ..new });
         Ok(())
@@ -150,7 +150,7 @@ impl Registry {
                 file.remove(&self.directories);
             }
             let revocability = self.revocation.import(&endpoint, &socket);
-            if let Err(errno) = self.revocation.revoke(revocability, &socket) {
+            if let Err(errno) = self.revocation.revoke(revocability, Some(&socket)) {
                 self.note_not_revoked(&not_revoked(&endpoint, errno));
             }
             if endpoint.inet().is_some() {

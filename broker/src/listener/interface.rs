@@ -2,6 +2,7 @@
 //! again has another index, and their sockets receive nothing until they are bound to that.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 
 use portreeve_protocol::Endpoint;
 use portreeve_protocol::message::{ListenOptions, ListenerId};
@@ -38,15 +39,15 @@ impl Registry {
         let mut without = BTreeMap::new();
         let mut changes = Vec::new();
         for (id, entry) in &self.entries {
-            let Some(interface) = entry.interface() else { continue };
-            let (is_bound_again, lost) = match follow(entry, interface) {
+            let (Some(interface), Some(socket)) = (entry.interface(), &entry.bound.socket) else { continue };
+            let (is_bound_again, lost) = match follow(socket, interface) {
                 Ok(is_bound_again) => (is_bound_again, None),
                 Err(cause) => (false, Some(cause)),
             };
             if is_bound_again {
                 let default = ListenOptions::default();
                 let options = entry.options.as_deref().unwrap_or(&default);
-                let reach = Reach::bound(&entry.endpoint, options, &entry.bound.socket);
+                let reach = Reach::bound(&entry.endpoint, options, socket);
                 reach.into_iter().for_each(|reach| self.overlaps.insert(*id, reach, entry.holder()));
             }
             if is_bound_again || self.without_interface.get(id) != lost.as_ref() {
@@ -88,8 +89,7 @@ impl Entry {
 
 /// Binds a socket to the interface with this name, unless it is. Returns whether that was necessary; otherwise why it receives
 /// nothing.
-fn follow(entry: &Entry, interface: &str) -> Result<bool, String> {
-    let socket = &entry.bound.socket;
+fn follow(socket: &OwnedFd, interface: &str) -> Result<bool, String> {
     let bound = sockopt::bound_interface(socket);
     match socket::interface_index(interface) {
         Ok(index) if bound == Ok(index) => Ok(false),

@@ -1,4 +1,5 @@
-//! Listeners: sockets that the broker binds for a peer. The peer gets a copy of each; the broker keeps one.
+//! Listeners: sockets that the broker binds for a peer. The peer gets a copy of each; the broker keeps one, unless the
+//! peer has requested that it does not.
 //!
 //! Promises: nothing here consults policy, and nothing here calls the kernel except through `sys`.
 
@@ -22,6 +23,7 @@ mod reset;
 mod revocation;
 mod stop;
 mod stopped_sockets;
+mod unkept;
 mod vrf;
 
 pub use acquire::Acquired;

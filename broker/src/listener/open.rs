@@ -31,7 +31,11 @@ impl Registry {
         let mut reopened = 0;
         loop {
             let mut bound = self.bind_free(endpoint, options, settings, closing)?;
-            match self.revocation.protect(endpoint, &bound.socket) {
+            let protected = match &bound.socket {
+                Some(socket) => self.revocation.protect(endpoint, socket),
+                None => Err(Errno::EBADF),
+            };
+            match protected {
                 Ok(revocability) => {
                     bound.revocability = revocability;
                     return Ok(bound);
@@ -62,6 +66,8 @@ impl Registry {
             other => return other,
         };
         let draining = self.draining.iter().filter_map(Weak::upgrade);
+        // Nothing can be done about a socket that the broker does not keep.
+        let draining = draining.filter(|one| one.entry.bound.socket.is_some());
         let draining: Vec<_> = draining.filter(|one| same_port(&one.entry.endpoint, endpoint)).collect();
         let closing = closing.iter().copied().chain(draining.iter().map(|one| &one.entry.bound));
         let closing: Vec<&Bound> = closing.collect();
@@ -82,7 +88,7 @@ impl Registry {
             }
         }
         for _ in 0..MAX_TAKEN_BACK {
-            draining.iter().for_each(|one| disarm(&one.entry.bound.socket));
+            draining.iter().filter_map(|one| one.entry.bound.socket.as_ref()).for_each(disarm);
             if !self.stopped.disarm_at(endpoint) && draining.is_empty() {
                 break;
             }

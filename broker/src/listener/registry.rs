@@ -1,7 +1,7 @@
 //! Every listener of the broker: its owner, its socket, and the indexes by number, endpoint and owner.
 //!
-//! The broker keeps a copy of each socket. A repeated request gets the same socket again, so a descriptor that did not
-//! reach the peer is not lost. Nothing here consults policy.
+//! The broker keeps a copy of each socket, unless the peer has requested that it does not: see `unkept`. A repeated request gets
+//! the same socket again, so a descriptor that did not reach the peer is not lost. Nothing here consults policy.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -46,6 +46,8 @@ pub struct Registry {
     pub(super) draining: Vec<Weak<DrainingEntry>>,
     /// Sockets of listeners that were stopped a moment ago.
     pub(super) stopped: StoppedSockets,
+    /// The last listener of which it was found out whether its holder has closed it, when its holder reached a quota.
+    pub(super) last_probed: ListenerId,
     /// Sockets that are not what they were exported as.
     pub(super) rejected: Vec<RejectedSocket>,
     /// The listeners that stopped, and that the kernel did not let the broker revoke.
@@ -88,6 +90,7 @@ impl Registry {
             revocation,
             draining: Vec::new(),
             stopped: StoppedSockets::default(),
+            last_probed: ListenerId(0),
             rejected: Vec::new(),
             not_revoked: RefCell::default(),
             unopened: Vec::new(),
@@ -270,7 +273,8 @@ impl Registry {
         self.by_endpoint.insert(endpoint.clone(), id);
         let default = ListenOptions::default();
         let options = new.options.as_deref().unwrap_or(&default);
-        if let Some(reach) = Reach::bound(&endpoint, options, &new.bound.socket) {
+        let socket = new.bound.socket.as_ref();
+        if let Some(reach) = socket.and_then(|socket| Reach::bound(&endpoint, options, socket)) {
             self.overlaps.insert(id, reach, Holder::of_user(new.user));
         }
         *self.counts.entry(new.owner).or_default() += 1;
@@ -282,6 +286,7 @@ impl Registry {
             floating: new.floating,
             retained_until: None,
             options: new.options,
+            unkept: new.unkept,
             bound: new.bound,
         };
         self.entries.insert(id, Box::new(entry));
@@ -293,9 +298,9 @@ impl Registry {
         self.entries.get(&id).map(|entry| &**entry)
     }
 
-    /// The socket of a listener.
+    /// The socket of a listener, if the broker has it.
     pub fn socket(&self, id: ListenerId) -> Option<BorrowedFd<'_>> {
-        Some(self.entries.get(&id)?.bound.socket.as_fd())
+        self.entries.get(&id)?.bound.socket.as_ref().map(OwnedFd::as_fd)
     }
 
     /// The number of the listener at an endpoint.

@@ -29,7 +29,7 @@ impl Registry {
 /// no signals, wake-up for each byte and connection, the requested sharing and deferring, the backlog. A TCP socket that was
 /// shut down listens again.
 fn reset(entry: &Entry, backlog: u32) {
-    let socket = &entry.bound.socket;
+    let Some(socket) = &entry.bound.socket else { return };
     let options = entry.options.as_deref();
     // An open socket accepts all of these; if one failed, the listener would be as the last holder left it.
     let _ = socket::reset_status_flags(socket);

@@ -76,6 +76,11 @@ impl Revocation {
         self.allowlist.as_ref().map(Allowlist::map)
     }
 
+    /// Whether a listener can be revoked without its socket.
+    pub fn needs_no_socket(&self) -> bool {
+        self.allowlist.is_some()
+    }
+
     /// How many listeners can be revoked.
     pub fn capacity(&self) -> usize {
         self.allowlist.as_ref().map_or(usize::MAX, Allowlist::capacity)
@@ -126,39 +131,51 @@ impl Revocation {
     }
 
     /// A TCP listener takes no new connection from now on; handshakes that have begun continue.
-    pub fn drain(&self, revocability: Revocability, socket: impl AsFd) {
+    pub fn drain(&self, revocability: Revocability, socket: Option<&OwnedFd>) {
         match (revocability, &self.allowlist) {
             (Revocability::Listed(slot), Some(allowlist)) => allowlist.drain(slot),
-            // If the kernel refuses it, the listener is disabled nevertheless, and clients may see a reset.
-            _ => drop(bpf::attach_drop_syn(socket)),
+            _ => {
+                // If the kernel refuses it, the listener is disabled nevertheless, and clients may see a reset.
+                let _ = socket.map(bpf::attach_drop_syn);
+            }
         }
     }
 
-    /// Disables a socket for good: the kernel resets connections in its queue and refuses new ones.
+    /// Disables a socket for good: the kernel resets connections in its queue and refuses new ones. Without the socket, it only
+    /// receives no packet any more.
     ///
     /// # Errors
     /// The socket was shut down, but a process that holds a copy of it can use it again.
-    pub fn revoke(&self, revocability: Revocability, socket: impl AsFd) -> nix::Result<()> {
+    pub fn revoke(&self, revocability: Revocability, socket: Option<&OwnedFd>) -> nix::Result<()> {
+        let Some(socket) = socket else {
+            return match (revocability, &self.allowlist) {
+                (Revocability::Listed(slot), Some(allowlist)) => {
+                    allowlist.remove(slot);
+                    Ok(())
+                }
+                _ => Err(Errno::EBADF),
+            };
+        };
         // Shut down first: the kernel answers the last packet of a handshake with a reset when it finds no listener. The
         // filter would drop that packet without an answer, and the client would wait for its own timeout.
-        let shut_down = match socket::shut_down(&socket) {
+        let shut_down = match socket::shut_down(socket) {
             // A UDP socket, and a listener that its holder has shut down, have no connection to shut down.
             Err(Errno::ENOTCONN) => Ok(()),
             other => other,
         };
         // The client of a revoked TCP listener then gets an answer, and a revoked UDP socket takes no packet from others. The
         // kernel refuses it for a socket that its holder has bound to an interface.
-        let nowhere = |socket| sockopt::bind_to_no_interface(socket);
+        let nowhere = || sockopt::bind_to_no_interface(socket);
         match (revocability, &self.allowlist) {
             (Revocability::UnixSocket, _) => shut_down,
             (Revocability::Listed(slot), Some(allowlist)) => {
                 allowlist.remove(slot);
-                let _ = nowhere(socket.as_fd()); // the filter is enough
+                let _ = nowhere(); // the filter is enough
                 Ok(())
             }
             _ => {
-                let locked = self.filter.lock_into(&socket);
-                match (nowhere(socket.as_fd()), sockopt::protocol(&socket)) {
+                let locked = self.filter.lock_into(socket);
+                match (nowhere(), sockopt::protocol(socket)) {
                     // A process without CAP_NET_RAW cannot undo it.
                     (Ok(()), Ok(libc::IPPROTO_TCP)) => Ok(()),
                     _ => locked,

@@ -32,20 +32,21 @@ impl Registry {
         let Some(entry) = self.remove_entry(id) else { return Ok(false) };
         self.trim_memory();
         let revoked = self.revoke(&entry);
-        // The owner of a UDP socket frees its endpoint by closing its copy. Every other program can then bind there at once.
-        if owner.is_none() || !matches!(*entry.endpoint, Endpoint::Udp(_)) {
-            self.keep_stopped(*entry);
-        } else {
-            disarm(&entry.bound.socket);
-            let holder = entry.holder();
-            self.stopped.note_closed(entry.endpoint, holder);
+        let holder = entry.holder();
+        match &entry.bound.socket {
+            // The owner of a UDP socket frees its endpoint by closing its copy. Every other program can then bind there at once.
+            Some(socket) if owner.is_some() && matches!(*entry.endpoint, Endpoint::Udp(_)) => {
+                disarm(socket);
+                self.stopped.note_closed(entry.endpoint, holder);
+            }
+            _ => self.keep_stopped(*entry),
         }
         revoked.map(|()| true)
     }
 
     /// Disables a socket in every copy.
     pub(super) fn revoke(&self, entry: &Entry) -> Result<(), Fault> {
-        let revoked = self.revocation.revoke(entry.bound.revocability, &entry.bound.socket);
+        let revoked = self.revocation.revoke(entry.bound.revocability, entry.bound.socket.as_ref());
         revoked.map_err(|errno| {
             let fault = not_revoked(&entry.endpoint, errno);
             self.note_not_revoked(&fault);
@@ -53,11 +54,14 @@ impl Registry {
         })
     }
 
-    /// Keeps the socket of a revoked listener for a while.
+    /// Keeps the socket of a revoked listener for a while, if the broker has it.
     pub(super) fn keep_stopped(&mut self, entry: Entry) {
         if entry.endpoint.inet().is_some() {
             let holder = entry.holder();
-            self.stopped.keep(entry.endpoint, holder, entry.bound.socket);
+            match entry.bound.socket {
+                Some(socket) => self.stopped.keep(entry.endpoint, holder, socket),
+                None => self.stopped.note_unkept(entry.endpoint, holder),
+            }
         }
     }
 
@@ -113,12 +117,14 @@ impl Registry {
 
     /// Retains until `deadline` the listeners that the worker requested, for the next worker, and those that the predecessor
     /// had for a user.
-    /// Configured listeners have no deadline. An earlier deadline stays.
-    pub fn retain_until(&mut self, deadline: Instant) {
+    /// Configured listeners have no deadline. An earlier deadline stays. Those of the worker that the broker does not keep stop.
+    pub fn retain_until(&mut self, deadline: Instant) -> Vec<Fault> {
+        let faults = self.stop_where(|entry| entry.owner == Owner::Worker && !entry.is_kept());
         let has_session = |entry: &Entry| matches!(entry.owner, Owner::Session(_));
         for entry in self.entries.values_mut().filter(|entry| !has_session(entry) && entry.name.is_none()) {
             entry.retained_until.get_or_insert(deadline);
         }
+        faults
     }
 
     /// Stops the retained listeners that no peer adopted in time.

@@ -45,6 +45,8 @@ pub struct StoppedSocket {
 struct ClosedSocket {
     endpoint: Rc<Endpoint>,
     holder: Holder,
+    /// Whether it was disarmed, so that a UDP endpoint can be shared with it.
+    disarmed: bool,
     since: Instant,
 }
 
@@ -118,25 +120,41 @@ impl StoppedSockets {
         found
     }
 
-    /// Records the former holder of a socket of which the broker keeps no copy.
+    /// Records the former holder of a socket that was disarmed and of which the broker has no copy any more.
     pub fn note_closed(&mut self, endpoint: Rc<Endpoint>, holder: Holder) {
+        self.note(endpoint, holder, true);
+    }
+
+    /// Records the former holder of a socket that the broker did not keep.
+    pub fn note_unkept(&mut self, endpoint: Rc<Endpoint>, holder: Holder) {
+        self.note(endpoint, holder, false);
+    }
+
+    fn note(&mut self, endpoint: Rc<Endpoint>, holder: Holder, disarmed: bool) {
         if self.closed.len() >= MAX_KEPT {
             self.closed.pop_front();
         }
-        self.closed.push_back(ClosedSocket { endpoint, holder, since: Instant::now() });
+        self.closed.push_back(ClosedSocket { endpoint, holder, disarmed, since: Instant::now() });
     }
 
-    /// Whether a listener with this transport and port was stopped and closed a moment ago.
+    /// Whether a listener with this transport and port was stopped and closed a moment ago, and none whose socket the broker did
+    /// not keep.
     pub fn was_closed_at(&self, endpoint: &Endpoint) -> bool {
         let is_recent = |closed: &&ClosedSocket| closed.since.elapsed() < RECENT;
-        self.closed.iter().rev().take_while(is_recent).any(|closed| same_port(&closed.endpoint, endpoint))
+        let recent = self.closed.iter().rev().take_while(is_recent);
+        let mut here = recent.filter(|closed| same_port(&closed.endpoint, endpoint)).peekable();
+        here.peek().is_some() && here.all(|closed| closed.disarmed)
     }
 
     /// The former holder of a stopped listener whose copy of the socket may keep others from this endpoint.
     pub fn holder_at(&self, endpoint: &Endpoint) -> Option<Holder> {
-        let kept = self.sockets.iter().find(|socket| same_port(&socket.endpoint, endpoint));
-        let closed = || self.closed.iter().rev().find(|closed| same_port(&closed.endpoint, endpoint));
-        kept.map(|socket| socket.holder).or_else(|| closed().map(|closed| closed.holder))
+        let kept = self.sockets.iter().filter(|socket| same_port(&socket.endpoint, endpoint));
+        let closed = self.closed.iter().rev().filter(|closed| same_port(&closed.endpoint, endpoint));
+        // Sockets that were disarmed keep nobody from the endpoint, unless they were misused.
+        let misused = kept.clone().find(|socket| socket.misused.is_some()).map(|socket| socket.holder);
+        let armed = closed.clone().find(|closed| !closed.disarmed).map(|closed| closed.holder);
+        let mut others = kept.map(|socket| socket.holder).chain(closed.map(|closed| closed.holder));
+        misused.or(armed).or_else(|| others.next())
     }
 
     /// When the next socket has to be checked.

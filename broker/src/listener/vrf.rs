@@ -48,7 +48,8 @@ impl Registry {
         let entries = self.entries.values().map(|entry| &**entry).filter(follows);
         entries
             .filter_map(|entry| {
-                Some(vrf_fault(&entry.endpoint, vrf, bind_to_device(&entry.bound.socket, vrf).err()?))
+                let socket = entry.bound.socket.as_ref()?;
+                Some(vrf_fault(&entry.endpoint, vrf, bind_to_device(socket, vrf).err()?))
             })
             .collect()
     }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::net::Ipv4Addr;
+use std::rc::Rc;
 
 use portreeve_protocol::message::Listen;
 use portreeve_protocol::{Endpoint, InetEndpoint, Text};
@@ -11,7 +12,7 @@ use super::denied::permit_of;
 use super::grant::{Entry, Grant};
 use super::permit::ListenPermit;
 use super::resource::{Kind, Pattern, Resource};
-use super::rule::RuleId;
+use super::rule::{Rule, RuleId};
 use super::{Denied, Policy, Requester};
 use crate::config::{Hosts, ListenPattern, well_formed};
 
@@ -24,8 +25,27 @@ impl Policy {
     pub fn listen_request(&self, requester: &Requester, request: &Listen) -> Result<ListenPermit, Denied> {
         let permit = self.listen(requester, &request.endpoint)?;
         let ipv4 = request.options.dual_stack.then(|| ipv4_endpoint(&request.endpoint)).flatten();
-        let ipv4 = ipv4.map(|ipv4| self.listen(requester, &ipv4)).transpose()?;
-        Ok(ListenPermit { ipv4_rule: ipv4.map(|permit| permit.rule), ..permit })
+        let ipv4_permit = ipv4.as_ref().map(|ipv4| self.listen(requester, ipv4)).transpose()?;
+        let unkept_rules = match request.mode().kept {
+            true => Vec::new(),
+            false => {
+                let endpoints = std::iter::once(&request.endpoint).chain(&ipv4);
+                endpoints.map(|endpoint| self.unkept(requester, endpoint)).collect::<Result<_, _>>()?
+            }
+        };
+        Ok(ListenPermit { ipv4_rule: ipv4_permit.map(|permit| permit.rule), unkept_rules, ..permit })
+    }
+
+    /// Whether a peer is allowed the only copy of a socket that listens on an endpoint.
+    pub fn unkept(&self, requester: &Requester, endpoint: &Endpoint) -> Result<Rc<Rule>, Denied> {
+        let rule = self.find(requester, &Resource::UnkeptEndpoint(Cow::Borrowed(endpoint)));
+        rule.cloned().ok_or_else(|| Denied {
+            message: format!(
+                "{requester} is not allowed to listen on {endpoint} without a copy of the socket in the broker"
+            ),
+            nearest: None,
+            remedy: "add unkept = true to a permit of that endpoint, or request it with kept = true".to_owned(),
+        })
     }
 
     /// Whether a peer is allowed to listen on one endpoint.
@@ -41,7 +61,7 @@ impl Policy {
             return Err(self.listen_denied(requester, endpoint));
         };
         let floating = self.starts_with_its_address(endpoint);
-        Ok(ListenPermit { rule: rule.clone(), ipv4_rule: None, floating })
+        Ok(ListenPermit { rule: rule.clone(), ipv4_rule: None, unkept_rules: Vec::new(), floating })
     }
 
     fn listen_denied(&self, requester: &Requester, endpoint: &Endpoint) -> Denied {

@@ -47,6 +47,8 @@ pub struct ListenPermit {
     pub rule: Rc<Rule>,
     /// The rule that allows the IPv4 endpoint that a dual-stack socket serves too.
     pub ipv4_rule: Option<Rc<Rule>>,
+    /// The rules that allow the peer the only copy of the socket at these endpoints, if it requests that.
+    pub unkept_rules: Vec<Rc<Rule>>,
     /// Whether the configuration starts this listener by itself when its address is added.
     pub floating: bool,
 }
@@ -61,7 +63,7 @@ impl ListenPermit {
 impl Permit for ListenPermit {
     fn for_each_rule(&self, visit: &mut dyn FnMut(&Rule)) {
         visit(&self.rule);
-        self.ipv4_rule.iter().for_each(|rule| visit(rule));
+        self.ipv4_rule.iter().chain(&self.unkept_rules).for_each(|rule| visit(rule));
     }
 }
 

@@ -12,6 +12,8 @@ use crate::config::{Cidr, Hosts, Limit, ListenPattern};
 pub(super) enum Resource<'a> {
     /// Listen on a well-formed endpoint.
     Endpoint(Cow<'a, Endpoint>),
+    /// Listen there with the only copy of the socket.
+    UnkeptEndpoint(Cow<'a, Endpoint>),
     /// Have an address on an interface.
     Address(IpAddr),
     /// Have it without a time limit.
@@ -26,6 +28,7 @@ pub(super) enum Resource<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Endpoint,
+    UnkeptEndpoint,
     Address,
     PermanentAddress,
     Interface,
@@ -36,7 +39,7 @@ impl Kind {
     /// The word of `allow` in a `peer` scope: without one of its operations, the scope's permits have no effect.
     pub fn allow_word(self) -> &'static str {
         match self {
-            Kind::Endpoint => "listen",
+            Kind::Endpoint | Kind::UnkeptEndpoint => "listen",
             Kind::Address | Kind::PermanentAddress => "address",
             Kind::Interface => "link",
             Kind::Limit => "limit",
@@ -49,6 +52,7 @@ impl Resource<'_> {
     pub fn kind(&self) -> Kind {
         match self {
             Resource::Endpoint(_) => Kind::Endpoint,
+            Resource::UnkeptEndpoint(_) => Kind::UnkeptEndpoint,
             Resource::Address(_) => Kind::Address,
             Resource::PermanentAddress(_) => Kind::PermanentAddress,
             Resource::Interface(_) => Kind::Interface,
@@ -62,6 +66,8 @@ impl Resource<'_> {
 pub(super) enum Pattern {
     /// The endpoints of a `listen` entry.
     Endpoints(ListenPattern),
+    /// The same endpoints with the only copy of the socket.
+    UnkeptEndpoints(ListenPattern),
     /// The addresses of a block.
     Addresses(Cidr),
     /// The same addresses without a time limit.
@@ -75,6 +81,7 @@ impl Pattern {
     pub fn kind(&self) -> Kind {
         match self {
             Pattern::Endpoints(_) => Kind::Endpoint,
+            Pattern::UnkeptEndpoints(_) => Kind::UnkeptEndpoint,
             Pattern::Addresses(_) => Kind::Address,
             Pattern::PermanentAddresses(_) => Kind::PermanentAddress,
             Pattern::Limits(_) => Kind::Limit,
@@ -84,7 +91,10 @@ impl Pattern {
     /// Whether a resource is one of them.
     pub fn covers(&self, resource: &Resource<'_>) -> bool {
         match (self, resource) {
-            (Pattern::Endpoints(pattern), Resource::Endpoint(endpoint)) => pattern.matches(endpoint),
+            (Pattern::Endpoints(pattern), Resource::Endpoint(endpoint))
+            | (Pattern::UnkeptEndpoints(pattern), Resource::UnkeptEndpoint(endpoint)) => {
+                pattern.matches(endpoint)
+            }
             (Pattern::Addresses(block), Resource::Address(address))
             | (Pattern::PermanentAddresses(block), Resource::PermanentAddress(address)) => {
                 block.contains(*address)
@@ -99,6 +109,10 @@ impl Pattern {
         match self {
             Pattern::Endpoints(pattern) => {
                 single_endpoints(pattern).into_iter().map(|it| Resource::Endpoint(Cow::Owned(it))).collect()
+            }
+            Pattern::UnkeptEndpoints(pattern) => {
+                let single = single_endpoints(pattern).into_iter();
+                single.map(|it| Resource::UnkeptEndpoint(Cow::Owned(it))).collect()
             }
             Pattern::Addresses(block) if block.is_single() => vec![Resource::Address(block.address())],
             Pattern::PermanentAddresses(block) if block.is_single() => {

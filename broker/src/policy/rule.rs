@@ -107,8 +107,12 @@ impl Policy {
         let text =
             |kind: &str, value: &dyn fmt::Display| format!("permit {:?}: {kind} {value}", permit.name.value);
         for pattern in &permit.listen {
-            let rule = self.add_rule(config, pattern.span, text("listen", &pattern.value), None);
+            let kind = if permit.unkept { "listen unkept" } else { "listen" };
+            let rule = self.add_rule(config, pattern.span, text(kind, &pattern.value), None);
             grant.allow_pattern(Pattern::Endpoints(pattern.value.clone()), rule);
+            if permit.unkept {
+                grant.allow_pattern(Pattern::UnkeptEndpoints(pattern.value.clone()), rule);
+            }
         }
         for block in &permit.address {
             let kind = if permit.permanent { "permanent address" } else { "address" };

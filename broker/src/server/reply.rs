@@ -150,10 +150,16 @@ impl Session {
             }
         };
         broker.in_flight.admit(self, descriptors.len()).map_err(Unsent::Blocked)?;
-        match channel::send(&self.channel, frame, &descriptors) {
+        let (sent, count) = (channel::send(&self.channel, frame, &descriptors), descriptors.len());
+        drop(descriptors);
+        drop(registry);
+        match sent {
             Ok(()) => {
-                broker.in_flight.add(self, descriptors.len());
+                broker.in_flight.add(self, count);
                 broker.in_flight_limit.sent();
+                if let Sockets::Listeners(listeners) = sockets {
+                    broker.registry.borrow_mut().release(listeners);
+                }
                 Ok(())
             }
             Err(error) if channel::exceeds_in_flight_limit(&error) => {

@@ -300,7 +300,7 @@ impl Session {
     /// Records that the peer has sent hello and is admitted.
     pub fn greet(&self, features: u64) {
         self.greeted.set(true);
-        self.features.set(features & Features::LEASE_TIMES);
+        self.features.set(features & (Features::LEASE_TIMES | Features::LISTEN_MODE));
     }
 
     /// The optional features that both sides support.

@@ -44,7 +44,7 @@ impl Reason {
 /// Whether the policy permits an exported listener to its holder. The groups of a user are not known before it connects again,
 /// so a user is denied what neither its own scope nor that of any group permits.
 pub fn is_permitted(policy: &Policy, listener: &ExportedListener) -> bool {
-    let listen = Listen { endpoint: listener.endpoint.clone(), options: listener.options.clone() };
+    let listen = Listen::new(listener.endpoint.clone(), listener.options.clone());
     let holder = listener.user.map_or(Requester::Worker, |uid| policy.former_user(uid));
     policy.listen_request(&holder, &listen).is_ok()
 }

@@ -34,6 +34,10 @@ fn mistakes_between_scopes() {
             listen("Listen \"10.2.1.1:26\" { enable = off }")
                 + "worker { command = /bin/x stdin = 10.2.1.1:26 }\n",
         ),
+        (
+            "unkept without listen",
+            "broker { permit p { address = ( 10.1.1.0/24 ) unkept = on } }\n".to_owned(),
+        ),
         ("a floating wildcard", listen("Listen \":25\" { enable_duravip = on }")),
         ("a floating path", listen("Listen /run/a { enable_duravip = on }")),
         ("an address outside the topology", listen("Listen \"10.9.1.1:25\" { enable_duravip = on }")),

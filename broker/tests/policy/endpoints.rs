@@ -3,7 +3,7 @@
 use portreeve_broker::policy::Requester;
 use portreeve_protocol::{Endpoint, Text};
 
-use super::{allows, check, permit, policy, tcp};
+use super::{allows, check, local, permit, policy, tcp};
 
 #[test]
 fn an_empty_configuration_permits_nothing() {
@@ -26,6 +26,36 @@ fn ipv4_rules_do_not_permit_ipv6_and_vice_versa() {
     check("\"*:25\"", &["192.0.2.1:25"], &["[::]:25", "[2001:db8::1]:25"]);
     check("\"[::]:25\"", &["[::]:25", "[2001:db8::1]:25"], &["*:25", "192.0.2.1:25"]);
     check("\"0.0.0.0/0:25\"", &["192.0.2.1:25"], &["[2001:db8::1]:25"]);
+}
+
+#[test]
+fn a_socket_without_a_copy_in_the_broker_needs_a_permit_that_says_so() {
+    let policy = policy(
+        "broker {
+            permit kept { listen = ( \"*:25\" \"[::]:26\" ) }
+            permit unkept { unkept = true listen = ( \"127.0.0.1:25\" \"*:26\" \"192.0.2.0/24:1-9\" ) }
+            peer www { allow = ( listen ) permit = ( kept ) }
+            peer mail { allow = ( listen ) permit = ( unkept ) }
+            peer \"@ops\" { allow = ( status ) permit = ( unkept ) }
+         }
+         ESMTP_Listener { Listen \"*:587\" { } }",
+    );
+    let unkept = |requester: &Requester, endpoint: &str| {
+        let endpoint = endpoint.parse::<Endpoint>().unwrap();
+        policy.unkept(requester, &endpoint).map(|rule| rule.text.clone()).ok()
+    };
+    let single = Some("permit \"unkept\": listen unkept 127.0.0.1:25".to_owned());
+    let block = Some("permit \"unkept\": listen unkept 192.0.2.0/24:1-9".to_owned());
+    for requester in [Requester::Worker, local(0, &[]), local(8, &[])] {
+        assert_eq!(unkept(&requester, "127.0.0.1:25"), single, "{requester}");
+        assert_eq!(unkept(&requester, "192.0.2.7:9"), block, "{requester}");
+        for endpoint in ["*:25", "127.0.0.2:25", "[::]:26", "192.0.2.7:10", "*:587", "127.0.0.1:25/udp"] {
+            assert_eq!(unkept(&requester, endpoint), None, "{requester} {endpoint}");
+        }
+    }
+    for requester in [local(33, &[]), local(1000, &[500])] {
+        assert_eq!(unkept(&requester, "127.0.0.1:25"), None, "{requester}");
+    }
 }
 
 #[test]

@@ -165,7 +165,7 @@ impl Pipelined {
 impl Worker for Pipelined {
     fn listen(&mut self, endpoints: &[SocketAddrV4]) {
         for one in endpoints {
-            self.peer.send(&Request { endpoint: endpoint(*one), options: Default::default() });
+            self.peer.send(&Request::new(endpoint(*one), Default::default()));
         }
         for _ in endpoints {
             let (Listening { id }, sockets) = self.peer.receive().unwrap().reply::<Request>().unwrap();

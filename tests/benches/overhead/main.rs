@@ -6,7 +6,6 @@ use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
-use portreeve_protocol::List;
 use portreeve_protocol::message::{ListenMany, ListenerId, Outcome};
 use portreeve_tests::benchmark::{self, is_selected, median, report, report_with_baseline};
 use portreeve_tests::chroot::Chroot;
@@ -129,7 +128,7 @@ fn memory(host: &Host) {
 }
 
 fn listen_many(peer: &mut Peer, some: &[portreeve_protocol::message::Listen]) -> Vec<ListenerId> {
-    let request = ListenMany { all_or_nothing: true, listeners: List::truncated(some.iter().cloned()) };
+    let request = ListenMany::truncated(true, some.iter().cloned());
     let (reply, _sockets) = peer.request(&request).unwrap();
     let id = |outcome| match outcome {
         Outcome::Done(portreeve_protocol::message::Listening { id }) => id,

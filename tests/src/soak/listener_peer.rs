@@ -143,11 +143,12 @@ impl ListenerPeer {
         endpoints.sort();
         endpoints.dedup();
         let all_or_nothing = self.random.one_in(2);
-        let listeners = List::truncated(endpoints.iter().map(|endpoint| listen(endpoint)));
-        let (reply, sockets) = match session.request(model, &ListenMany { all_or_nothing, listeners })? {
-            Ok(done) => done,
-            Err(fault) => return report(model, "listen-many", &fault),
-        };
+        let listeners = endpoints.iter().map(|endpoint| listen(endpoint));
+        let (reply, sockets) =
+            match session.request(model, &ListenMany::truncated(all_or_nothing, listeners))? {
+                Ok(done) => done,
+                Err(fault) => return report(model, "listen-many", &fault),
+            };
         let mut sockets = sockets.into_iter();
         for (endpoint, outcome) in endpoints.iter().zip(reply.results.into_vec()) {
             match outcome {

@@ -64,8 +64,7 @@ fn listeners_follow_an_interface_that_is_made_again() {
         let mut peer = broker.peer();
         let options = ListenOptions { device: Text::new("eth1").unwrap(), ..ListenOptions::default() };
         let endpoint: Endpoint = "*:587".parse().unwrap();
-        let (_, _held) =
-            peer.request(&Listen { endpoint: endpoint.clone(), options: options.clone() }).unwrap();
+        let (_, _held) = peer.request(&Listen::new(endpoint.clone(), options.clone())).unwrap();
         await_reached();
         let mut watcher = broker.peer();
         watcher.subscribe(true);
@@ -91,7 +90,7 @@ fn listeners_follow_an_interface_that_is_made_again() {
         assert!(warnings(&mut peer).is_empty());
         // The same request still gets the same listener.
         let before = peer.status().listeners_held;
-        peer.request(&Listen { endpoint, options }).unwrap();
+        peer.request(&Listen::new(endpoint, options)).unwrap();
         assert_eq!(peer.status().listeners_held, before);
     });
 }

@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use portreeve_protocol::FaultCode;
-use portreeve_protocol::List;
 use portreeve_protocol::message::{Listen, ListenMany, ListenOptions, ListenerId, Outcome};
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::peer::listen;
@@ -154,8 +153,7 @@ fn listen_many_succeeds_one_by_one_or_fails_as_a_whole() {
         let before = broker.descriptors();
         let _taken = TcpListener::bind("127.0.0.1:2001").unwrap();
         let endpoints = ["127.0.0.1:2000", "127.0.0.1:2001", "127.0.0.1:3000", "127.0.0.1:2002"];
-        let many =
-            |all_or_nothing| ListenMany { all_or_nothing, listeners: List::truncated(endpoints.map(listen)) };
+        let many = |all_or_nothing| ListenMany::truncated(all_or_nothing, endpoints.map(listen));
         let (reply, descriptors) = peer.request(&many(true)).unwrap();
         assert!(descriptors.is_empty());
         assert!(reply.results.iter().all(|result| matches!(result, Outcome::Fault(_))));

@@ -17,6 +17,7 @@ mod socket_options;
 mod static_listeners;
 mod under_load;
 mod unix_listeners;
+mod unkept;
 mod worker_control;
 mod worker_errors;
 mod worker_restarts;

@@ -278,7 +278,7 @@ fn after_a_takeover_a_user_keeps_only_listeners_that_the_policy_can_permit_to_th
 }
 
 fn request(peer: &mut Peer, endpoint: &str, options: ListenOptions) -> Result<ListenerId, Fault> {
-    let listen = Listen { endpoint: endpoint.parse().unwrap(), options };
+    let listen = Listen::new(endpoint.parse().unwrap(), options);
     peer.request(&listen).map(|(listening, _)| listening.id)
 }
 

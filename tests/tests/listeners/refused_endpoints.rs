@@ -26,7 +26,7 @@ fn refused(host: &Host, permits: &str, endpoints: &[Endpoint]) -> Vec<Fault> {
 
 #[track_caller]
 fn refusal(peer: &mut Peer, endpoint: &Endpoint) -> Fault {
-    let request = Listen { endpoint: endpoint.clone(), options: ListenOptions::default() };
+    let request = Listen::new(endpoint.clone(), ListenOptions::default());
     let Err(fault) = peer.request(&request) else { panic!("{endpoint} was granted") };
     assert!(matches!(fault.code, FaultCode::Denied | FaultCode::Invalid), "{endpoint}: {fault}");
     assert!(!fault.remedy.is_empty(), "{endpoint}: {fault}");

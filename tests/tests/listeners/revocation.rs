@@ -18,14 +18,14 @@ use rustix::net::Shutdown;
 use rustix::process::Signal;
 
 /// The user of the peer that takes the endpoint next.
-const NEXT: u32 = 4242;
+pub(super) const NEXT: u32 = 4242;
 /// How long a client may wait for an answer that should be immediate.
 const AT_ONCE: Duration = Duration::from_secs(2);
 /// How long a test waits for a packet that must not arrive.
 const NEVER: Duration = Duration::from_millis(50);
 /// An endpoint of each kind of socket.
 const ENDPOINTS: [&str; 5] = ["127.0.0.1:25", "[::1]:25", "*:26", "127.0.0.1:53/udp", "[::]:54/udp"];
-const ANYWHERE: &str = r#"( "*:1-65535" "[::]:1-65535" "*:1-65535/udp" "[::]:1-65535/udp" )"#;
+pub(super) const ANYWHERE: &str = r#"( "*:1-65535" "[::]:1-65535" "*:1-65535/udp" "[::]:1-65535/udp" )"#;
 
 /// A configuration that permits these endpoints to root, to the worker's user and to [`NEXT`].
 fn config(permits: &str) -> String {
@@ -40,7 +40,7 @@ fn narrowed() -> String {
 
 /// Whether the kernel let the broker list its listeners in an allowlist; it does not let the root of a user namespace. If it
 /// did not, the broker has said so.
-fn has_allowlist(broker: &Broker) -> bool {
+pub(super) fn has_allowlist(broker: &Broker) -> bool {
     let warnings = broker.peer().status().warnings.into_vec();
     !warnings.iter().any(|warning| warning.contains("the kernel refused"))
 }
@@ -75,10 +75,10 @@ fn set_bytes(socket: &OwnedFd, option: i32, value: &[u8]) -> std::io::Result<()>
     }
 }
 
-type Preparation = fn(&OwnedFd);
+pub(super) type Preparation = fn(&OwnedFd);
 
 /// What a holder does with its copy before its listener ends.
-const PREPARATIONS: [(&str, Preparation); 4] = [
+pub(super) const PREPARATIONS: [(&str, Preparation); 4] = [
     ("nothing", |_| {}),
     ("lock the filter", |socket| set(socket, libc::SO_LOCK_FILTER, 1).unwrap()),
     ("bind to an interface", |socket| set_bytes(socket, libc::SO_BINDTODEVICE, b"lo").unwrap()),
@@ -90,31 +90,31 @@ const PREPARATIONS: [(&str, Preparation); 4] = [
 ];
 
 /// What it does afterwards to get service or to keep the endpoint.
-fn misuse(socket: &OwnedFd) {
+pub(super) fn misuse(socket: &OwnedFd) {
     let _ = set(socket, libc::SO_DETACH_FILTER, 0);
     let _ = set(socket, libc::SO_REUSEADDR, 0);
     let _ = set(socket, libc::SO_REUSEPORT, 0);
     let _ = rustix::net::listen(socket, 5);
 }
 
-fn is_udp(endpoint: &str) -> bool {
+pub(super) fn is_udp(endpoint: &str) -> bool {
     endpoint.ends_with("/udp")
 }
 
 /// Where a client of this host reaches an endpoint.
-fn target(endpoint: &str) -> SocketAddr {
+pub(super) fn target(endpoint: &str) -> SocketAddr {
     let text = endpoint.trim_end_matches("/udp").replace('*', "127.0.0.1").replace("[::]", "[::1]");
     text.parse().unwrap()
 }
 
-fn udp_client(endpoint: &str) -> UdpSocket {
+pub(super) fn udp_client(endpoint: &str) -> UdpSocket {
     let client = UdpSocket::bind(if target(endpoint).is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
     client.connect(target(endpoint)).unwrap();
     client
 }
 
 /// Whether a client that connects, or sends a packet, reaches this socket.
-fn is_reached(socket: &OwnedFd, endpoint: &str) -> bool {
+pub(super) fn is_reached(socket: &OwnedFd, endpoint: &str) -> bool {
     let copy = socket.try_clone().unwrap();
     if is_udp(endpoint) {
         let receiver = UdpSocket::from(copy);

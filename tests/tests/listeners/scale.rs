@@ -4,7 +4,6 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
-use portreeve_protocol::List;
 use portreeve_protocol::message::{ListenMany, ListenerId, Operation as _, Outcome};
 use portreeve_tests::peer::listen;
 use portreeve_tests::{Broker, Peer, isolated, process, resources, sample};
@@ -61,10 +60,7 @@ fn ten_thousand_endpoints_serve_once_and_leave_nothing_behind() {
 
 /// Starts these listeners, closes the received copies, and returns the ids.
 fn listen_many(peer: &mut Peer, ports: std::ops::Range<u16>) -> Vec<ListenerId> {
-    let many = ListenMany {
-        all_or_nothing: true,
-        listeners: List::truncated(ports.map(|port| listen(&format!("127.0.0.1:{port}")))),
-    };
+    let many = ListenMany::truncated(true, ports.map(|port| listen(&format!("127.0.0.1:{port}"))));
     let (reply, _) = peer.request(&many).unwrap_or_else(|fault| panic!("{}: {fault}", ListenMany::NAME));
     let id = |result: &Outcome<_>| match result {
         Outcome::Done(portreeve_protocol::message::Listening { id }) => *id,

@@ -32,7 +32,7 @@ fn the_backlog_is_limited_by_the_kernel_alone() {
         for (port, requested, granted) in [(2526, 40_000, 40_000), (2527, u32::MAX, 60_000)] {
             let options = ListenOptions { backlog: Some(requested), ..ListenOptions::default() };
             let endpoint = format!("127.0.0.1:{port}").parse().unwrap();
-            let _ = peer.request(&Listen { endpoint, options }).unwrap(); // its session keeps it open
+            let _ = peer.request(&Listen::new(endpoint, options)).unwrap(); // its session keeps it open
             assert_eq!(backlog(port), granted);
         }
     });

@@ -5,9 +5,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use portreeve_protocol::FaultCode;
 use portreeve_protocol::address::{ListAddresses, RemoveAddress, RenewAddress};
 use portreeve_protocol::message::{ListenMany, Outcome};
-use portreeve_protocol::{FaultCode, List};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::packet_capture::{ARP_QUERY, PacketCapture, TICK, hex, is_arp_reply, last_arp_reply};
 use portreeve_tests::peer::{listen, one_address};
@@ -104,10 +104,7 @@ fn a_refused_request_adopts_nothing() {
         let second = first.start_successor(host, &text);
         assert!(first.wait_for_exit().success());
         let mut peer = second.peer();
-        let all_or_nothing = ListenMany {
-            all_or_nothing: true,
-            listeners: List::truncated(["127.0.0.1:25", "192.0.2.1:25"].map(listen)),
-        };
+        let all_or_nothing = ListenMany::truncated(true, ["127.0.0.1:25", "192.0.2.1:25"].map(listen));
         let (reply, sockets) = peer.request(&all_or_nothing).unwrap();
         assert!(sockets.is_empty() && reply.results.iter().all(|result| result.fault().is_some()));
         let mut other = listen("127.0.0.1:25");

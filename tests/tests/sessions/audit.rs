@@ -13,11 +13,13 @@ use portreeve_tests::{Broker, Host, Peer, binaries, eventually, isolated, sample
 const NOBODY: u32 = 65534;
 
 fn many(endpoints: &[&str], all_or_nothing: bool) -> ListenMany {
-    let listen = |endpoint: &&str| Listen {
-        endpoint: endpoint.parse().unwrap(),
-        options: ListenOptions { backlog: Some(7), free_bind: true, ..ListenOptions::default() },
+    let listen = |endpoint: &&str| {
+        Listen::new(
+            endpoint.parse().unwrap(),
+            ListenOptions { backlog: Some(7), free_bind: true, ..ListenOptions::default() },
+        )
     };
-    ListenMany { all_or_nothing, listeners: List::truncated(endpoints.iter().map(listen)) }
+    ListenMany::truncated(all_or_nothing, endpoints.iter().map(listen))
 }
 
 /// The audit lines of an operation so far.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use portreeve_protocol::channel;
 use portreeve_protocol::message::{Hello, Listen, ListenMany, Operation as _, Ping};
-use portreeve_protocol::{FaultCode, List, Text, codec};
+use portreeve_protocol::{FaultCode, Text, codec};
 use portreeve_tests::peer::listen;
 use portreeve_tests::{Broker, Peer, binaries, broker, exclusive, isolated, sample};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -139,10 +139,7 @@ fn the_broker_waits_if_too_many_descriptors_are_in_flight() {
         let mut hoarder = broker.peer();
         let mut bystander = broker.peer();
         let before = broker.descriptors();
-        let many = ListenMany {
-            all_or_nothing: true,
-            listeners: List::truncated((3000..3253).map(|port| listen(&format!("127.0.0.1:{port}")))),
-        };
+        let many = ListenMany::truncated(true, (3000..3253).map(|port| listen(&format!("127.0.0.1:{port}"))));
         let numbers: Vec<u32> = (0..2048 / 253 + 3).map(|_| hoarder.send(&many)).collect();
         bystander.ping();
         for number in numbers {

@@ -11,7 +11,7 @@ use portreeve_protocol::channel;
 use portreeve_protocol::event::Subscribe;
 use portreeve_protocol::frame::MAX_DESCRIPTORS;
 use portreeve_protocol::message::{Hello, ListenMany, ListenerId, Operation, Outcome};
-use portreeve_protocol::{FaultCode, List, Text, codec};
+use portreeve_protocol::{FaultCode, Text, codec};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::peer::{listen, one_address};
@@ -48,10 +48,7 @@ fn connect((_, id): (&str, u32)) -> Peer {
 /// A request for the largest possible number of listeners, at ports from this one on.
 fn largest(first_port: u16) -> ListenMany {
     let ports = first_port..first_port + u16::try_from(MAX_DESCRIPTORS).unwrap();
-    ListenMany {
-        all_or_nothing: true,
-        listeners: List::truncated(ports.map(|port| listen(&format!("127.0.0.1:{port}")))),
-    }
+    ListenMany::truncated(true, ports.map(|port| listen(&format!("127.0.0.1:{port}"))))
 }
 
 /// Sends a request again and again, until there is no room or a reply waits that will not be sent.
@@ -388,7 +385,7 @@ fn a_request_that_names_an_endpoint_twice_is_refused_before_anything_is_bound() 
                     listen("127.0.0.1:26"),
                     repeated.clone(),
                 ];
-                let many = ListenMany { all_or_nothing, listeners: List::truncated(listeners) };
+                let many = ListenMany::truncated(all_or_nothing, listeners);
                 let fault = peer.request(&many).unwrap_err();
                 assert_eq!(
                     (fault.code, &*fault.subject),
@@ -401,7 +398,7 @@ fn a_request_that_names_an_endpoint_twice_is_refused_before_anything_is_bound() 
         broker.log.wait_for(&["refused", "listen-many", "more than once"]);
         // Another protocol is another endpoint, and a repeated request returns the same listener.
         let many = ["127.0.0.1:24", "127.0.0.1:25", "127.0.0.1:26"].map(listen);
-        let many = ListenMany { all_or_nothing: true, listeners: List::truncated(many) };
+        let many = ListenMany::truncated(true, many);
         for _ in 0..2 {
             let (reply, _) = peer.request(&many).unwrap();
             assert!(reply.results.iter().all(|result| matches!(result, Outcome::Done(_))), "{reply:?}");

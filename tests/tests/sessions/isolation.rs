@@ -353,7 +353,7 @@ fn attempt(operation: &str, attacker: &mut Attacker<'_>, objects: &Objects) {
         "listen-many" => {
             for all_or_nothing in [false, true] {
                 let listeners = attacker.listeners(objects).into_iter().map(|(endpoint, _)| listen(endpoint));
-                let many = ListenMany { all_or_nothing, listeners: List::truncated(listeners) };
+                let many = ListenMany::truncated(all_or_nothing, listeners);
                 refused(attacker.peer.request(&many).unwrap().0.results);
             }
         }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use portreeve_protocol::message::{Hello, ListenMany, Operation as _, Ping, StatusRequest};
 use portreeve_protocol::metrics::{AddressCounts, Metrics, MetricsRequest, OperationCounts};
-use portreeve_protocol::{FaultCode, List, Text};
+use portreeve_protocol::{FaultCode, Text};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::namespaces::run;
@@ -35,9 +35,8 @@ fn requests_are_counted_by_operation_and_result_with_their_duration() {
         assert_eq!((before.sessions.open, before.sessions.opened), (1, 1));
         peer.request(&listen("127.0.0.1:1001")).unwrap();
         assert_eq!(peer.request(&listen("127.0.0.1:2001")).unwrap_err().code, FaultCode::Denied);
-        let listeners =
-            List::truncated([1002, 1003, 1004, 2002].map(|port| listen(&format!("127.0.0.1:{port}"))));
-        peer.request(&ListenMany { all_or_nothing: false, listeners }).unwrap();
+        let listeners = [1002, 1003, 1004, 2002].map(|port| listen(&format!("127.0.0.1:{port}")));
+        peer.request(&ListenMany::truncated(false, listeners)).unwrap();
         (0..5).for_each(|_| peer.ping());
         let after = metrics(&mut peer);
         let listen = of(&after, "listen");

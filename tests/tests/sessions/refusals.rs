@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::time::Instant;
 
 use portreeve_protocol::message::{Hello, Listen, ListenMany, ListenOptions, Outcome};
-use portreeve_protocol::{FaultCode, List, Text};
+use portreeve_protocol::{FaultCode, Text};
 use portreeve_tests::peer::listen;
 use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::{Broker, isolated, resources, sample};
@@ -143,8 +143,8 @@ fn each_denied_item_of_a_request_gets_its_own_fault() {
         let mut peer = broker.peer();
         let refused = (1..253)
             .map(|port| listen(&format!("[2001:db8:1111:2222:3333:4444:5555:6666]:{}", 60_000 + port)));
-        let listeners = List::truncated([listen("127.0.0.1:25")].into_iter().chain(refused));
-        let (reply, descriptors) = peer.request(&ListenMany { all_or_nothing: false, listeners }).unwrap();
+        let listeners = [listen("127.0.0.1:25")].into_iter().chain(refused);
+        let (reply, descriptors) = peer.request(&ListenMany::truncated(false, listeners)).unwrap();
         assert_eq!(descriptors.len(), 1);
         let denied =
             |result: &Outcome<_>| matches!(result, Outcome::Fault(fault) if fault.code == FaultCode::Denied);

@@ -85,7 +85,7 @@ fn listen(random: &mut Random) -> Listen {
         options.reuse_port = random.one_in(2);
         options.device = Text::truncated(if random.one_in(2) { "lo" } else { "nowhere" });
     }
-    Listen { endpoint: endpoint.parse().unwrap(), options }
+    Listen::new(endpoint.parse().unwrap(), options)
 }
 
 /// Never stops the first listener, which is the bystander's: root may stop listeners of others.
@@ -99,8 +99,8 @@ fn ask(open: &mut Open, random: &mut Random, last: u64) {
         0..3 => open.send(&listen(random)),
         3 => {
             let count = random.below(12);
-            let listeners = List::truncated((0..count).map(|_| listen(random)).collect::<Vec<_>>());
-            open.send(&ListenMany { all_or_nothing: random.one_in(2), listeners });
+            let listeners = (0..count).map(|_| listen(random)).collect::<Vec<_>>();
+            open.send(&ListenMany::truncated(random.one_in(2), listeners));
         }
         4 | 5 => open.send(&stop(random, last)),
         6 => open.send(&Ping {}),

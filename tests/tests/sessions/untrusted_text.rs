@@ -6,7 +6,7 @@ use std::process::Command;
 use portreeve_protocol::frame::MAX_FRAME;
 use portreeve_protocol::message::{Hello, Listen, ListenMany, ListenOptions, Operation as _};
 use portreeve_protocol::printable::is_printable;
-use portreeve_protocol::{Endpoint, InetEndpoint, Kind, List, Text, channel, codec};
+use portreeve_protocol::{Endpoint, InetEndpoint, Kind, Text, channel, codec};
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::namespaces::run;
 use portreeve_tests::{Broker, binaries, eventually, isolated, sample};
@@ -25,10 +25,7 @@ fn requests(number: u16) -> Vec<Listen> {
     let path = Endpoint::UnixStream(Text::truncated(&format!("/run/{number}{EVIL}{EVIL}{EVIL}{EVIL}")));
     let long = Endpoint::UnixSeqpacket(Text::truncated(&format!("{number}{}", EVIL.repeat(20))));
     [Endpoint::Tcp(inet), path, long, format!("127.0.0.1:{}", 25 + number).parse().unwrap()]
-        .map(|endpoint| Listen {
-            endpoint,
-            options: ListenOptions { device: evil(), ..ListenOptions::default() },
-        })
+        .map(|endpoint| Listen::new(endpoint, ListenOptions { device: evil(), ..ListenOptions::default() }))
         .to_vec()
 }
 
@@ -46,10 +43,10 @@ fn peer_text_is_bounded_and_escaped_everywhere() {
                 assert!(fault.to_string().chars().all(is_printable), "{fault}");
             }
         }
-        let listeners = List::truncated((0..64).flat_map(requests).take(253));
-        peer.request(&ListenMany { all_or_nothing: false, listeners }).unwrap();
-        let listeners = List::truncated(requests(0).into_iter().cycle().take(253));
-        let fault = peer.request(&ListenMany { all_or_nothing: false, listeners }).unwrap_err();
+        let listeners = (0..64).flat_map(requests).take(253);
+        peer.request(&ListenMany::truncated(false, listeners)).unwrap();
+        let listeners = requests(0).into_iter().cycle().take(253);
+        let fault = peer.request(&ListenMany::truncated(false, listeners)).unwrap_err();
         assert!(!fault.to_string().contains(|c: char| c.is_control()), "{fault}");
         // Text beyond the maximum length in an otherwise valid packet; then a packet beyond the maximum length.
         let mut long = broker.peer();
@@ -143,11 +140,8 @@ fn a_path_with_spaces_adds_no_field_to_a_log_line() {
         let broker = Broker::start(host, &sample::control(permits));
         let mut peer = broker.peer();
         let path = "/run/host/a session=9 peer=root \u{202e}b\u{2028}\" rules=x \\";
-        peer.request(&Listen {
-            endpoint: Endpoint::UnixStream(Text::new(path).unwrap()),
-            options: ListenOptions::default(),
-        })
-        .unwrap();
+        peer.request(&Listen::new(Endpoint::UnixStream(Text::new(path).unwrap()), ListenOptions::default()))
+            .unwrap();
         let line = broker.log.wait_for(&["done", "listen", "/run/host/a"]);
         assert_eq!(
             fields(&line),

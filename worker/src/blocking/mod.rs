@@ -66,7 +66,7 @@ impl Client {
     /// # Errors
     /// [`Error::Fault`] with the broker's reason; [`Error::DescriptorsLost`], after which the request can be repeated.
     pub fn listen(&self, endpoint: &Endpoint, options: &ListenOptions) -> Result<Listener, Error> {
-        let listen = build::listen(endpoint, options)?;
+        let listen = build::listen(endpoint, options, self.welcome().as_deref())?;
         let registered = self.0.call_and(&listen, |state, (id, socket)| {
             let registered = (Registration::new(id), socket);
             if self.0.reconnect.is_some() {
@@ -87,13 +87,13 @@ impl Client {
         listeners: &[Listen],
         all_or_nothing: bool,
     ) -> Result<Vec<Result<Listener, Fault>>, Error> {
-        let request = build::listen_many(listeners, all_or_nothing)?;
+        let request = build::listen_many(listeners, all_or_nothing, self.welcome().as_deref())?;
         let registered = self.0.call_and(&request, |state, results| {
             let registered = build::register(results);
             if self.0.reconnect.is_some() {
-                let pairs = request.listeners.iter().zip(&registered);
+                let pairs = request.requests().zip(&registered);
                 let held = pairs
-                    .filter_map(|(listen, result)| Some(HeldListener::new(listen, result.as_ref().ok()?)));
+                    .filter_map(|(listen, result)| Some(HeldListener::new(&listen, result.as_ref().ok()?)));
                 state.held.extend(held);
             }
             registered

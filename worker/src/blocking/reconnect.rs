@@ -67,7 +67,7 @@ fn open(target: &ReconnectTarget, held: &[HeldListener]) -> Result<State, Error>
     limit_time(&channel, Some(REQUEST_TIMEOUT))?;
     let mut next = State::new(channel);
     next.welcome = Some(Arc::new(next.request(&build::hello(&target.name))?));
-    for listener in held {
+    for listener in held.iter().filter(|listener| !listener.ended_with_its_broker()) {
         let reply = next.request(&listener.listen);
         if let Some(unwanted) = listener.restored(reply)? {
             next.connection.send_without_reply(next.channel.as_fd(), &build::stop(&[unwanted])?)?;

@@ -66,12 +66,17 @@ impl Broker {
     }
 
     pub fn greet(&mut self) {
+        self.greet_with(0);
+    }
+
+    /// Accepts the session with these features.
+    pub fn greet_with(&mut self, features: u64) {
         let request = self.next().unwrap();
         request.read::<Hello>();
         let welcome = Welcome {
             broker: 1,
             release: Text::truncated("test"),
-            features: 0,
+            features,
             capabilities: 0,
             peer: Text::truncated("test"),
             operations: List::truncated(OPERATIONS.iter().map(|(_, name)| Text::truncated(name))),
@@ -97,8 +102,8 @@ impl Broker {
             }
         } else if request.is::<ListenMany>() {
             let mut sockets = Vec::new();
-            let results = request.read::<ListenMany>().listeners.into_vec();
-            let results = List::truncated(results.iter().map(|listen| match outcome(listen) {
+            let requests = request.read::<ListenMany>();
+            let results = List::truncated(requests.requests().map(|listen| match outcome(&listen) {
                 Ok((id, socket)) => {
                     sockets.push(socket);
                     Outcome::Done(Listening { id })
@@ -149,7 +154,15 @@ pub fn listen(port: u16) -> portreeve::Listen {
 pub fn broker<T: Send + 'static>(
     serve: impl FnOnce(&mut Broker) -> T + Send + 'static,
 ) -> (Channel, JoinHandle<T>) {
-    let (theirs, thread) = channel_to(serve);
+    broker_with(0, serve)
+}
+
+/// The same, with these features.
+pub fn broker_with<T: Send + 'static>(
+    features: u64,
+    serve: impl FnOnce(&mut Broker) -> T + Send + 'static,
+) -> (Channel, JoinHandle<T>) {
+    let (theirs, thread) = channel_with(features, serve);
     (theirs.into(), thread)
 }
 
@@ -157,11 +170,18 @@ pub fn broker<T: Send + 'static>(
 pub fn channel_to<T: Send + 'static>(
     serve: impl FnOnce(&mut Broker) -> T + Send + 'static,
 ) -> (UnixDatagram, JoinHandle<T>) {
+    channel_with(0, serve)
+}
+
+fn channel_with<T: Send + 'static>(
+    features: u64,
+    serve: impl FnOnce(&mut Broker) -> T + Send + 'static,
+) -> (UnixDatagram, JoinHandle<T>) {
     let (ours, theirs) = channel::pair().unwrap();
     ours.set_nonblocking(false).unwrap();
     let thread = std::thread::spawn(move || {
         let mut broker = Broker { channel: ours, buffer: codec::frame_buffer() };
-        broker.greet();
+        broker.greet_with(features);
         serve(&mut broker)
     });
     (theirs, thread)

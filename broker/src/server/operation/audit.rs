@@ -70,18 +70,19 @@ fn write_line<O: Handler>(
     }
     let peer = log::named(session.holder());
     let (number, operation, duration_us) = (session.number, O::NAME, duration.as_micros());
+    let via = request.via();
     let arguments = Some(Arguments(request)).filter(|arguments| !arguments.is_empty()).map(display);
     let rules = outcome.ok().map(|(permit, _)| Rules(permit)).filter(|rules| !rules.is_empty()).map(display);
     let (done, refused) = summary.counts();
     if summary.refused.is_empty() && lost.is_none() {
         let write = || {
-            tracing::info!(target: "audit", session = number, %peer, operation, arguments, done, rules, duration_us, "done");
+            tracing::info!(target: "audit", session = number, %peer, operation, via, arguments, done, rules, duration_us, "done");
         };
         return match (O::CHANGES_STATE, O::FREQUENT) {
             (true, _) => session.account.record(write),
             (false, false) => session.account.notice(write),
             (false, true) if log::shows_debug() => session.account.notice(|| {
-                tracing::debug!(target: "audit", session = number, %peer, operation, arguments, done, rules, duration_us, "done");
+                tracing::debug!(target: "audit", session = number, %peer, operation, via, arguments, done, rules, duration_us, "done");
             }),
             (false, true) => {}
         };
@@ -93,7 +94,7 @@ fn write_line<O: Handler>(
         let errno = summary.refused.iter().map(|fault| fault.errno).find(|errno| *errno != 0);
         let what = Outcome { what: summary.outcome(), lost };
         tracing::warn!(
-            target: "audit", session = number, %peer, operation, arguments, done, refused, code, reason, subject, errno,
+            target: "audit", session = number, %peer, operation, via, arguments, done, refused, code, reason, subject, errno,
             rules, duration_us, "{what}"
         );
     };

@@ -38,6 +38,11 @@ pub trait Handler: Operation {
     /// Debug of [`Text`](portreeve_protocol::Text), which escape it.
     fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result;
 
+    /// What the request stands for, if it is not the wish of the peer's own code: the field `via` of the audit line.
+    fn via(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The result of each part, if a request has parts with results of their own: the metrics and the audit line count them.
     fn parts<'r>(&self, _: &'r Self::Reply) -> Option<Vec<Part<'r>>> {
         None

@@ -5,13 +5,14 @@ use std::fmt;
 use std::path::Path;
 
 use portreeve_protocol::message::{
-    Listen, ListenMany, ListenOptions, ListenerId, Listening, ListeningMany, Outcome,
+    Listen, ListenItem, ListenMany, ListenMode, ListenOptions, ListenerId, Listening, ListeningMany, Outcome,
 };
 use portreeve_protocol::{Endpoint, Fault, FaultCode, List, Text};
 
 use super::Done;
 use super::handler::{Handler, Immediate, Part};
 use crate::config::SocketOptions;
+use crate::holder::Holder;
 use crate::listener::Acquired;
 use crate::policy::{Denied, ListenPermit, Policy, Requester};
 use crate::server::session::Session;
@@ -27,8 +28,18 @@ impl Handler for Listen {
 
     fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.endpoint, out)?;
-        write_options(out, &self.options)
+        write_options(out, &self.options)?;
+        out.write_str(if self.mode().kept { "" } else { " not kept" })
     }
+
+    fn via(&self) -> Option<&'static str> {
+        via(self.mode.0)
+    }
+}
+
+/// The mark in the audit line of a request that stands for a bind(2).
+fn via(mode: Option<ListenMode>) -> Option<&'static str> {
+    mode.filter(|mode| mode.intercepted).map(|_| "bind")
 }
 
 /// Writes the options that are not the default ones, by their names in the configuration where they have one.
@@ -90,14 +101,18 @@ impl Handler for ListenMany {
     type Permit = Vec<Result<ListenPermit, Denied>>;
 
     fn decide(&self, policy: &Policy, requester: &Requester) -> Result<Self::Permit, Fault> {
-        Ok(self.listeners.iter().map(|listen| policy.listen_request(requester, listen)).collect())
+        Ok(self.requests().map(|listen| policy.listen_request(requester, &listen)).collect())
     }
 
     fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.listeners.iter().enumerate().try_for_each(|(index, listen)| {
+        self.requests().enumerate().try_for_each(|(index, listen)| {
             out.write_str(if index == 0 { "" } else { ", " })?;
             listen.arguments(out)
         })
+    }
+
+    fn via(&self) -> Option<&'static str> {
+        via(self.mode.0)
     }
 
     fn parts<'r>(&self, reply: &'r ListeningMany) -> Option<Vec<Part<'r>>> {
@@ -113,11 +128,11 @@ impl Immediate for ListenMany {
         session: &Session,
     ) -> Result<Done<ListeningMany>, Fault> {
         refuse_duplicates(&self.listeners)?;
-        let each = self.listeners.iter().zip(permits);
+        let each = self.requests().zip(permits);
         let mut results: Vec<_> = each
             .map(|(listen, permit)| {
                 let permit = permit.as_ref().map_err(Denied::fault)?;
-                acquire(broker, session, listen, permit)
+                acquire(broker, session, &listen, permit)
             })
             .collect();
         session.note_refusals(faults(&results));
@@ -136,11 +151,11 @@ impl Immediate for ListenMany {
 }
 
 /// Refuses a request that names an endpoint twice: each result would send the same socket once more.
-fn refuse_duplicates(listeners: &[Listen]) -> Result<(), Fault> {
+fn refuse_duplicates(listeners: &[ListenItem]) -> Result<(), Fault> {
     let mut endpoints = HashSet::with_capacity(listeners.len());
     match listeners.iter().find(|listen| !endpoints.insert(&listen.endpoint)) {
         None => Ok(()),
-        Some(Listen { endpoint, .. }) => {
+        Some(ListenItem { endpoint, .. }) => {
             let message = format!("cannot listen: the request names the endpoint {endpoint} more than once");
             Err(Fault::new(FaultCode::Unsupported, &message)
                 .subject(&endpoint.to_string())
@@ -172,16 +187,17 @@ fn acquire(
 ) -> Result<(ListenerId, Acquired), Fault> {
     let unconfigured = SocketOptions::default();
     let settings = permit.socket().unwrap_or(&unconfigured);
-    // An existing listener counts already.
-    if let Some(fault) = broker.listener_quota_fault(&session.account)
-        && !broker.registry.borrow().contains(&request.endpoint)
-    {
-        return Err(fault);
-    }
     let user = match session.requester {
         Requester::Local { uid, .. } => Some(uid),
         Requester::Worker => None,
     };
+    // An existing listener counts already.
+    if broker.listener_quota_fault(&session.account).is_some()
+        && !broker.registry.borrow().contains(&request.endpoint)
+    {
+        broker.registry.borrow_mut().end_closed_of(Holder::of_user(user));
+        broker.listener_quota_fault(&session.account).map_or(Ok(()), Err)?;
+    }
     let vrf = broker.vrf_at(&request.endpoint);
     let mut registry = broker.registry.borrow_mut();
     let acquired = registry.acquire(session.owner, user, request, settings, vrf.as_deref());

@@ -35,6 +35,7 @@ impl Handler for StatusRequest {
 
 impl Immediate for StatusRequest {
     fn act(&self, _: &OperationPermit, broker: &Broker, _: &Session) -> Result<Done<Status>, Fault> {
+        broker.registry.borrow_mut().end_closed_after(ListenerId(self.after), PAGE);
         let registry = broker.registry.borrow();
         let mut rest = registry.iter_after(ListenerId(self.after)).map(|(id, entry)| Listener {
             id,

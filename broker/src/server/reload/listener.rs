@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::rc::Rc;
 
-use portreeve_protocol::message::ListenerId;
+use portreeve_protocol::message::{ListenOptions, ListenerId};
 use portreeve_protocol::{Endpoint, EventCode, Fault, FaultCode, Text};
 
 use super::address;
@@ -45,10 +45,16 @@ pub(super) fn open(broker: &Broker, config: &Config, policy: &Policy) -> Result<
     for Required { listener, floating } in required_listeners(broker, config, policy) {
         let endpoint = &listener.endpoint.value;
         let mut registry = broker.registry.borrow_mut();
-        match registry.id_at(endpoint).and_then(|id| Some((id, registry.entry(id)?.owner))) {
-            Some((_, Owner::Worker)) => continue,
-            // A user's listener never becomes the worker's. A new socket can be bound beside a TCP or UDP socket only.
-            Some((id, owner)) if endpoint.inet().is_none() || !opened.closing.contains(&id) => {
+        registry.end_closed_at(endpoint, &ListenOptions::default());
+        let existing = registry.id_at(endpoint).and_then(|id| {
+            let entry = registry.entry(id)?;
+            Some((id, entry.owner, entry.is_kept()))
+        });
+        match existing {
+            Some((_, Owner::Worker, true)) => continue,
+            // A user's listener never becomes the worker's, and one whose socket the broker does not keep never a static one. A
+            // new socket can be bound beside a TCP or UDP socket only.
+            Some((id, owner, _)) if endpoint.inet().is_none() || !opened.closing.contains(&id) => {
                 let fault = in_use(endpoint, owner);
                 if listener.socket.optional {
                     opened.go_on_without(endpoint, fault);
@@ -142,7 +148,7 @@ pub(super) fn apply(broker: &Rc<Broker>, config: &Config, opened: Opened, rows: 
     for id in not_permitted {
         let mut registry = broker.registry.borrow_mut();
         let Some(entry) = registry.entry(id) else { continue };
-        let (endpoint, owner) = (entry.endpoint.clone(), owner_text(entry));
+        let (endpoint, owner, is_kept) = (entry.endpoint.clone(), owner_text(entry), entry.is_kept());
         let what = listener_named(&endpoint);
         match config.broker.on_narrow {
             OnNarrow::Keep => {
@@ -151,6 +157,15 @@ pub(super) fn apply(broker: &Rc<Broker>, config: &Config, opened: Opened, rows: 
             }
             OnNarrow::Close => {
                 tracing::warn!(%endpoint, owner, "a listener is no longer permitted to its owner: closing it");
+                if !is_kept {
+                    // Its owner has the connections in the queue in any case.
+                    let stopped = registry.stop(id, None);
+                    rows.push(match stopped {
+                        Ok(_) => Row::new(CLOSED, what, format!("{owner}, no longer permitted")),
+                        Err(fault) => Row::new(FAILED, what, fault.to_string()),
+                    });
+                    continue;
+                }
                 match registry.start_drain(id) {
                     Ok(draining) => {
                         rows.push(Row::new(CLOSED, what, format!("{owner}, no longer permitted")));
@@ -171,7 +186,7 @@ fn update(broker: &Broker, config: &Config, rows: &mut Vec<Row>) {
         all.iter().map(|required| (&required.listener.endpoint.value, required)).collect();
     let mut registry = broker.registry.borrow_mut();
     for id in registry.ids_of(Owner::Worker) {
-        let Some(entry) = registry.entry(id) else { continue };
+        let Some(entry) = registry.entry(id).filter(|entry| entry.is_kept()) else { continue };
         let (endpoint, was_floating, was_static) =
             (entry.endpoint.clone(), entry.floating, entry.name.is_some());
         let what = listener_named(&endpoint);
@@ -278,7 +293,10 @@ fn not_permitted(broker: &Broker, policy: &Policy) -> Vec<ListenerId> {
             },
             Owner::Former(uid) => policy.former_user(uid),
         };
-        let allowed = |endpoint: &Endpoint| policy.listen(&requester, endpoint).is_ok();
+        let allowed = |endpoint: &Endpoint| {
+            policy.listen(&requester, endpoint).is_ok()
+                && (entry.is_kept() || policy.unkept(&requester, endpoint).is_ok())
+        };
         allowed(&entry.endpoint)
             && (!entry.is_dual_stack() || ipv4_endpoint(&entry.endpoint).is_none_or(|ipv4| allowed(&ipv4)))
     };

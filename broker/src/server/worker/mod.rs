@@ -326,7 +326,9 @@ async fn end_all(broker: &Broker, launcher: &Handle, limit: Duration) -> Result<
 
 /// Retains the worker's listeners for the next worker, and stops those that it does not request in time.
 pub fn retain(broker: &Rc<Broker>) {
-    broker.registry.borrow_mut().retain_until(Instant::now() + broker.retain.get());
+    for fault in broker.registry.borrow_mut().retain_until(Instant::now() + broker.retain.get()) {
+        tracing::error!(error = %fault, "cannot revoke a listener of a worker that has exited");
+    }
     let broker = broker.clone();
     tokio::task::spawn_local(async move {
         sleep(broker.retain.get()).await;

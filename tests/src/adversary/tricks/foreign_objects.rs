@@ -35,8 +35,7 @@ impl Trick for ForeignObjects {
                 }
             }
             let all = held.map(|endpoint| listen(endpoint));
-            let many =
-                ListenMany { all_or_nothing: attacker.random.one_in(2), listeners: List::truncated(all) };
+            let many = ListenMany::truncated(attacker.random.one_in(2), all);
             drop(session.ask(&many));
             // The epoch of the lease, as the victim knows it, and the first address is held.
             let Some(address) = attacker.targets.addresses.first() else { continue };

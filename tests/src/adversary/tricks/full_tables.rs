@@ -25,9 +25,9 @@ impl Trick for ManyListeners {
                 let (block, last) = (number / 250, number % 250 + 1);
                 listen(&format!("127.{}.{block}.{last}:{}", who + 1, attacker.targets.ports))
             };
-            let some = List::truncated((next..next + 200).map(endpoint));
+            let some = (next..next + 200).map(endpoint);
             // The sockets are closed at once: the broker's registry holds them.
-            match session.ask(&ListenMany { all_or_nothing: false, listeners: some }) {
+            match session.ask(&ListenMany::truncated(false, some)) {
                 Ok((reply, _)) if reply.results.iter().any(|result| result.fault().is_none()) => next += 200,
                 Ok(_) => attacker.hold(),
                 Err(_) => open = None,

@@ -23,9 +23,8 @@ impl Trick for Listeners {
             if let Ok((id, _)) = session.listen(&listen(&attacker.endpoint())) {
                 let _ = session.stop(id); // the broker may hold this peer back
             }
-            let many = List::truncated((0..200).map(|_| listen(&attacker.endpoint())));
-            let Ok((reply, sockets)) = session.ask(&ListenMany { all_or_nothing: false, listeners: many })
-            else {
+            let many = (0..200).map(|_| listen(&attacker.endpoint()));
+            let Ok((reply, sockets)) = session.ask(&ListenMany::truncated(false, many)) else {
                 continue;
             };
             drop(sockets);

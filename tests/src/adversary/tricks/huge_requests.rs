@@ -13,11 +13,13 @@ pub struct HugeRequests;
 
 impl Trick for HugeRequests {
     fn attack(&self, attacker: &mut Attacker<'_>) {
-        let long = |number: u32| Listen {
-            endpoint: Endpoint::UnixStream(Text::truncated(&format!("/{number:03}{}", "\u{e9}".repeat(51)))),
-            options: ListenOptions { device: Text::truncated("abcdefghijklmno"), ..ListenOptions::default() },
+        let long = |number: u32| {
+            Listen::new(
+                Endpoint::UnixStream(Text::truncated(&format!("/{number:03}{}", "\u{e9}".repeat(51)))),
+                ListenOptions { device: Text::truncated("abcdefghijklmno"), ..ListenOptions::default() },
+            )
         };
-        let many = ListenMany { all_or_nothing: true, listeners: List::truncated((0..253).map(long)) };
+        let many = ListenMany::truncated(true, (0..253).map(long));
         let stop = Stop { listeners: List::truncated((0..253).map(|number| ListenerId(u64::MAX - number))) };
         let addresses =
             (0..256_u16).map(|number| std::net::Ipv6Addr::new(0x2001, 0xdb8, 9, 9, 9, 9, 9, number).into());

@@ -1,7 +1,6 @@
 //! Sockets that are sent and never received. The kernel counts them for root on the whole host, and refuses each process of
 //! root without capabilities to send one when there are too many; see unix(7).
 
-use portreeve_protocol::List;
 use portreeve_protocol::message::{Listen, ListenMany, StatusRequest};
 
 use crate::adversary::session::Session;
@@ -22,7 +21,7 @@ fn request(attacker: &mut Attacker<'_>) -> ListenMany {
     let endpoint = |number: u32| -> Listen {
         listen(&format!("127.{block}.1.{}:{port}", if same { 1 } else { number % 253 + 1 }))
     };
-    ListenMany { all_or_nothing: false, listeners: List::truncated((0..BATCH).map(endpoint)) }
+    ListenMany::truncated(false, (0..BATCH).map(endpoint))
 }
 
 /// Sends requests until the channel is full, and reads nothing.
@@ -32,8 +31,8 @@ fn fill(session: &mut Session, request: &ListenMany, attacker: &Attacker<'_>) {
         if attacker.is_over() || !session.send(request) {
             break;
         }
-        for endpoint in request.listeners.iter().take(8) {
-            session.send(endpoint);
+        for endpoint in request.requests().take(8) {
+            session.send(&endpoint);
         }
     }
     let _ = session.channel.set_nonblocking(false); // it is an open socket

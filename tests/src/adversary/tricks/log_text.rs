@@ -33,7 +33,7 @@ impl Trick for LogText {
             let permitted = path(attacker.targets, format!("{}{text}", attacker.who.number()));
             for place in [permitted, format!("/nowhere/{text}")] {
                 let endpoint = Endpoint::UnixStream(Text::truncated(&place));
-                if let Ok((id, _)) = session.listen(&Listen { endpoint, options: ListenOptions::default() }) {
+                if let Ok((id, _)) = session.listen(&Listen::new(endpoint, ListenOptions::default())) {
                     let _ = session.stop(id); // the broker may hold this peer back
                 }
             }
@@ -46,7 +46,7 @@ impl Trick for LogText {
                 ..MoveAddress::default()
             };
             // Each is refused.
-            let _ = session.listen(&Listen { endpoint, options });
+            let _ = session.listen(&Listen::new(endpoint, options));
             let _ = session.ask(&SetLink { interface: short, up: None, mtu: None });
             let _ = session.ask(&SetLimit { resource: Text::truncated(text), soft: Some(1), hard: None });
             let _ = session.ask(&moved);

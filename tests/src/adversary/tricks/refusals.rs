@@ -1,6 +1,5 @@
 //! Requests that no rule allows, with and without a number.
 
-use portreeve_protocol::List;
 use portreeve_protocol::message::ListenMany;
 
 use crate::adversary::{Attacker, Trick};
@@ -12,7 +11,7 @@ pub struct Refusals;
 impl Trick for Refusals {
     fn attack(&self, attacker: &mut Attacker<'_>) {
         let refused = |port| listen(&format!("192.0.2.1:{port}"));
-        let many = ListenMany { all_or_nothing: false, listeners: List::truncated((1..=253).map(refused)) };
+        let many = ListenMany::truncated(false, (1..=253).map(refused));
         let mut open = None;
         while attacker.next_round() {
             let Some(mut session) = open.take().or_else(|| attacker.session()) else { continue };

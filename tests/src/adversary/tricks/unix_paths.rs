@@ -12,7 +12,7 @@ use crate::adversary::{Attacker, Trick, Who};
 fn request(path: &str, seqpacket: bool) -> Listen {
     let path = Text::truncated(path);
     let endpoint = if seqpacket { Endpoint::UnixSeqpacket(path) } else { Endpoint::UnixStream(path) };
-    Listen { endpoint, options: ListenOptions { mode: Some(0o777), ..ListenOptions::default() } }
+    Listen::new(endpoint, ListenOptions { mode: Some(0o777), ..ListenOptions::default() })
 }
 
 /// Requests listeners at the paths of others, in each notation.

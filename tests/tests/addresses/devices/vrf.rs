@@ -109,7 +109,7 @@ fn connect_and_serve(endpoint: &str, listener: &TcpListener) -> TcpStream {
 
 fn listen_with(peer: &mut Peer, endpoint: &str, options: ListenOptions) -> TcpListener {
     let endpoint: Endpoint = endpoint.parse().unwrap();
-    let (_, sockets) = peer.request(&Listen { endpoint, options }).unwrap();
+    let (_, sockets) = peer.request(&Listen::new(endpoint, options)).unwrap();
     listener(sockets.into_iter().next().unwrap())
 }
 
