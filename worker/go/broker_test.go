@@ -271,3 +271,35 @@ func TestBrokerWithoutASocketIsNamed(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestBrokerListenerThatIsNotKeptEndsWithItsSocket(t *testing.T) {
+	ctx, client := withBroker(t)
+	unkept := &ListenOptions{Unkept: true}
+	listener, err := client.Listen(ctx, "*:25", unkept)
+	if errors.Is(err, Unsupported) {
+		fmt.Println("unsupported")
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Listen(ctx, "*:25", unkept); !errors.Is(err, InUse) {
+		t.Error(err)
+	}
+	if err := listener.Detach().Close(); err != nil {
+		t.Error(err)
+	}
+	requests := []ListenRequest{{mustParse(t, "*:25"), *unkept}, {Endpoint: mustParse(t, "*:26")}}
+	if _, err := client.ListenMany(ctx, requests, false); err == nil || !strings.Contains(err.Error(), "some of its listeners are kept") {
+		t.Error(err)
+	}
+	results, err := client.ListenMany(ctx, requests[:1], false)
+	if err != nil || results[0].Err != nil {
+		t.Fatal(results, err)
+	}
+	results[0].Listener.Detach().Close()
+	if status, err := client.Status(ctx, 0); err != nil || len(status.Listeners) != 0 {
+		t.Error(status, err)
+	}
+	fmt.Println("ended")
+}

@@ -63,7 +63,7 @@ func Open(ctx context.Context, name, path string) (*Client, error) {
 func open(ctx context.Context, name string, channel *channel) (*Client, error) {
 	client := &Client{channel: channel, done: make(chan struct{}), inFlight: map[uint32]chan *frame{}}
 	go client.receive()
-	if err := client.call(ctx, kindHello, hello{Client: name}, &client.welcome); err != nil {
+	if err := client.call(ctx, kindHello, hello{Client: name, Features: featureListenMode}, &client.welcome); err != nil {
 		client.Close()
 		return nil, err
 	}

@@ -19,6 +19,7 @@ import (
 //	[]T `wire:"253"`               a list of at most 253 values; `wire:"32,16"` one of at most 32 texts of at most 16 bytes
 //	[4]T                           an array
 //	netip.Addr                     an address
+//	any type `wire:"-"`            a field that is not a part of the message
 //
 // Every value has exactly one encoding, and all other bytes are refused. A decoded value is never larger than its bytes
 // allow, and no length is used before it was compared with its maximum.
@@ -153,7 +154,9 @@ func (e *encoder) value(v reflect.Value, t tag, what string) {
 	case reflect.Struct:
 		for i := 0; i < v.NumField(); i++ {
 			field := v.Type().Field(i)
-			e.value(v.Field(i), parseTag(field.Tag.Get("wire")), field.Name)
+			if text := field.Tag.Get("wire"); text != "-" {
+				e.value(v.Field(i), parseTag(text), field.Name)
+			}
 		}
 	default:
 		panic("portreeve: a message has a field of the type " + v.Type().String())
@@ -280,7 +283,9 @@ func (d *decoder) value(v reflect.Value, t tag) {
 		}
 	case reflect.Struct:
 		for i := 0; i < v.NumField(); i++ {
-			d.value(v.Field(i), parseTag(v.Type().Field(i).Tag.Get("wire")))
+			if text := v.Type().Field(i).Tag.Get("wire"); text != "-" {
+				d.value(v.Field(i), parseTag(text))
+			}
 		}
 	default:
 		panic("portreeve: a message has a field of the type " + v.Type().String())

@@ -41,7 +41,7 @@ var messageTypes = map[uint16]any{
 	kindHello | kindReply:         Welcome{},
 	kindPing:                      empty{},
 	kindPing | kindReply:          empty{},
-	kindListen:                    ListenRequest{},
+	kindListen:                    listen{},
 	kindListen | kindReply:        listening{},
 	kindListenMany:                listenMany{},
 	kindListenMany | kindReply:    listeningMany{},
@@ -133,7 +133,7 @@ func TestRequestsHaveTheBytesOfTheGoldenFrames(t *testing.T) {
 		"listen-unix-seqpacket": {Endpoint: mustParse(t, "seqpacket:/run/mail.sock")},
 		"listen-tcp6":           {mustParse(t, "[2001:db8::1]:465"), every},
 	} {
-		body, err := encode(request)
+		body, err := encode(listen{ListenRequest: request})
 		if err != nil || !bytes.Equal(encodeFrame(kindListen, 2, body), frames[name]) {
 			t.Errorf("%s: %x (%v)", name, body, err)
 		}

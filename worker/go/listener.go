@@ -134,7 +134,11 @@ func (c *Client) listen(
 	if options != nil {
 		request.Options = *options
 	}
-	reply, err := c.request(ctx, kindListen, request)
+	mode, err := c.listenMode([]ListenRequest{request})
+	if err != nil {
+		return result, err
+	}
+	reply, err := c.request(ctx, kindListen, listen{request, mode})
 	if err != nil {
 		return result, err
 	}
@@ -151,7 +155,11 @@ func (c *Client) listen(
 
 // ListenMany requests up to 253 listeners in one round trip. With allOrNothing, one failure makes all of them fail.
 func (c *Client) ListenMany(ctx context.Context, requests []ListenRequest, allOrNothing bool) ([]ListenResult, error) {
-	reply, err := c.request(ctx, kindListenMany, listenMany{allOrNothing, requests})
+	mode, err := c.listenMode(requests)
+	if err != nil {
+		return nil, err
+	}
+	reply, err := c.request(ctx, kindListenMany, listenMany{allOrNothing, requests, mode})
 	if err != nil {
 		return nil, err
 	}
@@ -183,6 +191,26 @@ func (c *Client) ListenMany(ctx context.Context, requests []ListenRequest, allOr
 		results[i] = adopted
 	}
 	return results, nil
+}
+
+// listenMode returns the mode of a request, nil for the default one.
+func (c *Client) listenMode(requests []ListenRequest) (*listenMode, error) {
+	unkept := 0
+	for _, request := range requests {
+		if request.Options.Unkept {
+			unkept++
+		}
+	}
+	switch {
+	case unkept == 0:
+		return nil, nil
+	case unkept < len(requests):
+		return nil, errors.New("cannot send the request: some of its listeners are kept and others are not; send one request for " +
+			"each kind")
+	case c.welcome.Features&featureListenMode == 0:
+		return nil, errors.New("cannot send the request: the broker is of an earlier release and keeps a copy of every listener")
+	}
+	return &listenMode{Kept: false}, nil
 }
 
 // adopt makes a listener of the next descriptor of a reply.

@@ -102,6 +102,19 @@ type ListenOptions struct {
 	FastOpen uint32
 	// Mode is the permission bits of a Unix socket's file.
 	Mode *uint32
+	// Unkept asks the broker to keep no copy of the socket: the endpoint is free as soon as every copy is closed, and the
+	// listener ends with the session. It needs a permit with "unkept = true", and is the same for all listeners of a batch.
+	Unkept bool `wire:"-"`
+}
+
+// featureListenMode is the feature "listen-mode": requests for listeners can have a mode.
+const featureListenMode = 2
+
+type listenMode struct{ Kept, Intercepted bool }
+
+type listen struct {
+	ListenRequest
+	ListenMode *listenMode `wire:"trailing"`
 }
 
 // A ListenRequest is one listener of a batch.
@@ -115,6 +128,7 @@ type listening struct{ ID uint64 }
 type listenMany struct {
 	AllOrNothing bool
 	Listeners    []ListenRequest `wire:"253"`
+	ListenMode   *listenMode     `wire:"trailing"`
 }
 
 type listeningMany struct {

@@ -152,3 +152,20 @@ fn the_program_of_the_page_works() {
         broker.await_no_leak(&before);
     });
 }
+
+#[test]
+fn a_listener_that_the_broker_does_not_keep_ends_with_its_socket() {
+    isolated_with_go(|host| {
+        let name = "TestBrokerListenerThatIsNotKeptEndsWithItsSocket";
+        let configuration =
+            sample::control(r#"( "*:25" )"#).replace("listen = ( \"", "unkept = true listen = ( \"");
+        let broker = Broker::start(host, &configuration);
+        let before = broker.descriptors();
+        let mut program = go_test(host, name);
+        // In a user namespace, the kernel lets the broker keep no allowlist.
+        let supported = !broker.log.lines().iter().any(|line| line.contains("is not enforced"));
+        assert_eq!(program.line(), if supported { "ended" } else { "unsupported" });
+        pass(program, name);
+        broker.await_no_leak(&before);
+    });
+}

@@ -603,3 +603,55 @@ fn the_examples_of_the_page_work() {
         broker.await_no_leak(&before);
     });
 }
+
+#[test]
+fn a_listener_that_the_broker_does_not_keep_ends_with_its_socket() {
+    isolated(|host| {
+        install(host);
+        let configuration =
+            sample::control(r#"( "*:25" )"#).replace("listen = ( \"", "unkept = true listen = ( \"");
+        let broker = Broker::start(host, &configuration);
+        let before = broker.descriptors();
+        let mut program = script(
+            host,
+            r#"
+import asyncio
+from portreeve import AsyncClient, Client, Fault, FaultCode
+
+async def main():
+    async with await AsyncClient.open("unkept", path=path) as client:
+        try:
+            (listener,) = await client.listen_many(["*:25"], kept=False)
+            if isinstance(listener, Fault):
+                raise listener
+        except Fault as fault:
+            assert fault.code == FaultCode.UNSUPPORTED, fault
+            return "unsupported"
+        listener.detach().close()
+        assert (await client.status()).listeners == ()
+    return "ended"
+
+with Client.open("unkept", path=path, timeout=20) as client:
+    for _ in range(3):
+        try:
+            listener = client.listen("*:25", kept=False)
+        except Fault as fault:
+            assert fault.code == FaultCode.UNSUPPORTED, fault
+            break
+        try:
+            client.listen("*:25", kept=False)
+        except Fault as fault:
+            assert fault.code == FaultCode.IN_USE, fault
+        listener.detach().close()
+        assert client.status().listeners == ()
+print(asyncio.run(main()))
+"#,
+        );
+        // In a user namespace, the kernel lets the broker keep no allowlist.
+        let supported = !broker.log.lines().iter().any(|line| line.contains("is not enforced"));
+        assert_eq!(program.line(), if supported { "ended" } else { "unsupported" });
+        program.end();
+        assert!(resources::tcp_listeners().is_empty());
+        broker.await_no_leak(&before);
+    });
+}

@@ -10,10 +10,11 @@ from . import _channel, _lease, _listener
 from ._channel import Channel
 from ._connection import Connection, EventQueue, Outcome, Packet, Reply
 from ._lease import AddressLike, AddressOptions
-from ._listener import ListenItem, OpenSocket
+from ._listener import OpenSocket, ToListen
 from .endpoint import Endpoint
 from .errors import Error, SessionEnded, TimedOut
 from .messages import (
+    LISTEN_MODE,
     AddressPage,
     Announce,
     CurrentLimit,
@@ -232,7 +233,7 @@ class AsyncClient:
 
     async def _begin(self, name: str) -> AsyncClient:
         try:
-            self._welcome = await self._call(Hello(name))
+            self._welcome = await self._call(Hello(name, LISTEN_MODE))
         except BaseException:
             self.close()
             raise
@@ -261,16 +262,22 @@ class AsyncClient:
         """Checks that the broker responds."""
         await self._call(Ping())
 
-    async def listen(self, endpoint: Union[str, Endpoint], options: Optional[ListenOptions] = None) -> AsyncListener:
-        """Requests a listener, such as `"*:25"`. A repeated request for the same endpoint returns the same socket."""
-        request = _listener.listen_request(endpoint, options)
+    async def listen(
+        self, endpoint: Union[str, Endpoint], options: Optional[ListenOptions] = None, *, kept: bool = True
+    ) -> AsyncListener:
+        """Requests a listener, such as `"*:25"`. A repeated request for the same endpoint returns the same socket.
+
+        Without `kept` the broker keeps no copy of the socket: the endpoint is free as soon as every copy is closed, and the
+        listener ends with the session. That needs a permit with `unkept = true`.
+        """
+        request = _listener.listen_request(endpoint, options, kept, self.welcome)
         return AsyncListener(self, _listener.open_one(request, await self._reply(request), blocking=False))
 
     async def listen_many(
-        self, items: Sequence[ListenItem], *, all_or_nothing: bool = False
+        self, items: Sequence[ToListen], *, all_or_nothing: bool = False, kept: bool = True
     ) -> list[Union[AsyncListener, Fault]]:
         """Requests up to 253 listeners in one round trip. Each result is a listener or the fault that prevented it."""
-        request = _listener.listen_many_request(items, all_or_nothing)
+        request = _listener.listen_many_request(items, all_or_nothing, kept, self.welcome)
         opened = _listener.open_many(request, await self._reply(request), blocking=False)
         return [AsyncListener(self, one) if isinstance(one, OpenSocket) else one for one in opened]
 

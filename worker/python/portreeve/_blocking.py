@@ -13,10 +13,11 @@ from . import _channel, _lease, _listener
 from ._channel import Channel
 from ._connection import Connection, EventQueue, Outcome, Packet, Reply
 from ._lease import AddressLike, AddressOptions
-from ._listener import ListenItem, OpenSocket
+from ._listener import OpenSocket, ToListen
 from .endpoint import Endpoint
 from .errors import Error, SessionEnded, TimedOut
 from .messages import (
+    LISTEN_MODE,
     AddressPage,
     Announce,
     CurrentLimit,
@@ -232,7 +233,7 @@ class Client:
 
     def _begin(self, name: str) -> Client:
         try:
-            self._welcome = self._call(Hello(name))
+            self._welcome = self._call(Hello(name, LISTEN_MODE))
         except BaseException:
             self.close()
             raise
@@ -268,14 +269,22 @@ class Client:
         """Checks that the broker responds."""
         self._call(Ping())
 
-    def listen(self, endpoint: Union[str, Endpoint], options: Optional[ListenOptions] = None) -> Listener:
-        """Requests a listener, such as `"*:25"`. A repeated request for the same endpoint returns the same socket."""
-        request = _listener.listen_request(endpoint, options)
+    def listen(
+        self, endpoint: Union[str, Endpoint], options: Optional[ListenOptions] = None, *, kept: bool = True
+    ) -> Listener:
+        """Requests a listener, such as `"*:25"`. A repeated request for the same endpoint returns the same socket.
+
+        Without `kept` the broker keeps no copy of the socket: the endpoint is free as soon as every copy is closed, and the
+        listener ends with the session. That needs a permit with `unkept = true`.
+        """
+        request = _listener.listen_request(endpoint, options, kept, self.welcome)
         return Listener(self, _listener.open_one(request, self._reply(request, self._timeout), blocking=True))
 
-    def listen_many(self, items: Sequence[ListenItem], *, all_or_nothing: bool = False) -> list[Union[Listener, Fault]]:
+    def listen_many(
+        self, items: Sequence[ToListen], *, all_or_nothing: bool = False, kept: bool = True
+    ) -> list[Union[Listener, Fault]]:
         """Requests up to 253 listeners in one round trip. Each result is a listener or the fault that prevented it."""
-        request = _listener.listen_many_request(items, all_or_nothing)
+        request = _listener.listen_many_request(items, all_or_nothing, kept, self.welcome)
         opened = _listener.open_many(request, self._reply(request, self._timeout), blocking=True)
         return [Listener(self, one) if isinstance(one, OpenSocket) else one for one in opened]
 

@@ -10,14 +10,25 @@ from . import endpoint as endpoints
 from ._channel import adopt
 from ._connection import Packet, Reply
 from .endpoint import Endpoint
-from .errors import Error, ProtocolError
-from .messages import Fault, Listen, Listening, ListeningMany, ListenMany, ListenOptions
+from .errors import Error, ProtocolError, RequestError
+from .messages import (
+    LISTEN_MODE,
+    Fault,
+    Listen,
+    Listening,
+    ListeningMany,
+    ListenItem,
+    ListenMany,
+    ListenMode,
+    ListenOptions,
+    Welcome,
+)
 
 #: The length of the accept queue of a Unix socket for which none is requested. net.core.somaxconn limits it.
 UNIX_BACKLOG = 500
 
 #: An endpoint, or an endpoint with its options.
-ListenItem = Union[str, Endpoint, tuple[Union[str, Endpoint], ListenOptions]]
+ToListen = Union[str, Endpoint, tuple[Union[str, Endpoint], ListenOptions]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,21 +40,35 @@ class OpenSocket:
     socket: socket.socket
 
 
-def listen_request(endpoint: Union[str, Endpoint], options: Optional[ListenOptions]) -> Listen:
+def listen_request(
+    endpoint: Union[str, Endpoint], options: Optional[ListenOptions], kept: bool, welcome: Welcome
+) -> Listen:
     """The request for one listener."""
-    return Listen(endpoints.parse(endpoint), options or ListenOptions())
+    return Listen(endpoints.parse(endpoint), options or ListenOptions(), _mode(kept, welcome))
 
 
-def listen_many_request(items: Sequence[ListenItem], all_or_nothing: bool) -> ListenMany:
+def listen_many_request(items: Sequence[ToListen], all_or_nothing: bool, kept: bool, welcome: Welcome) -> ListenMany:
     """The request for several listeners."""
-    listeners = [listen_request(*item) if isinstance(item, tuple) else listen_request(item, None) for item in items]
-    return ListenMany(all_or_nothing, tuple(listeners))
+    return ListenMany(all_or_nothing, tuple(map(_item, items)), _mode(kept, welcome))
+
+
+def _item(item: ToListen) -> ListenItem:
+    endpoint, options = item if isinstance(item, tuple) else (item, ListenOptions())
+    return ListenItem(endpoints.parse(endpoint), options)
+
+
+def _mode(kept: bool, welcome: Welcome) -> Optional[ListenMode]:
+    if kept:
+        return None
+    if not welcome.features & LISTEN_MODE:
+        raise RequestError("the broker is of an earlier release and keeps a copy of every listener; request it with kept=True")
+    return ListenMode(kept=False)
 
 
 def open_one(request: Listen, reply: Reply, blocking: bool) -> OpenSocket:
     """The listener of a reply."""
     assert isinstance(reply.message, Listening)
-    (opened,) = _open([(request, reply.message)], reply, blocking)
+    (opened,) = _open([(ListenItem(request.endpoint, request.options), reply.message)], reply, blocking)
     if isinstance(opened, Fault):
         raise opened
     return opened
@@ -59,7 +84,7 @@ def open_many(request: ListenMany, reply: Reply, blocking: bool) -> list[Union[O
 
 
 def _open(
-    pairs: Sequence[tuple[Listen, Union[Listening, Fault]]], reply: Reply, blocking: bool
+    pairs: Sequence[tuple[ListenItem, Union[Listening, Fault]]], reply: Reply, blocking: bool
 ) -> list[Union[OpenSocket, Fault]]:
     opened: list[Union[OpenSocket, Fault]] = []
     remaining = Packet(b"", reply.descriptors)
@@ -81,7 +106,7 @@ def _open(
     return opened
 
 
-def _prepare(request: Listen, received: socket.socket, blocking: bool) -> None:
+def _prepare(request: ListenItem, received: socket.socket, blocking: bool) -> None:
     if (received.family, received.type) != endpoints.expected_socket(request.endpoint):
         raise ProtocolError(f"the socket for {request.endpoint} is of another kind: {received}")
     try:

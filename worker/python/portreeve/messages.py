@@ -33,6 +33,9 @@ from ._wire import (
 from .endpoint import MAX_INTERFACE, AnyEndpoint
 from .errors import Error, printable
 
+#: The feature "listen-mode": requests for listeners can have a mode.
+LISTEN_MODE = 2
+
 #: The value of a limit or a duration that has no end.
 UNLIMITED = 2**64 - 1
 
@@ -203,11 +206,33 @@ class Listening:
 
 
 @dataclasses.dataclass(frozen=True)
+class ListenMode:
+    """Who has the socket of a listener."""
+
+    #: The broker keeps a copy of the socket.
+    kept: boolean = True
+    #: The request stands for a bind(2) of a program that the peer supervises.
+    intercepted: boolean = False
+
+
+OptionalMode = Annotated[Optional[ListenMode], Trailing(Struct(ListenMode))]
+
+
+@dataclasses.dataclass(frozen=True)
 class Listen(Request):
     """Opens a listener."""
 
     KIND = 3
     REPLY = Listening
+
+    endpoint: AnyEndpoint
+    options: ListenOptions = ListenOptions()
+    mode: OptionalMode = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ListenItem:
+    """One listener of a batch."""
 
     endpoint: AnyEndpoint
     options: ListenOptions = ListenOptions()
@@ -231,7 +256,8 @@ class ListenMany(Request):
     REPLY = ListeningMany
 
     all_or_nothing: boolean
-    listeners: Annotated[tuple[Listen, ...], ListOf(Struct(Listen), 253)]
+    listeners: Annotated[tuple[ListenItem, ...], ListOf(Struct(ListenItem), 253)]
+    mode: OptionalMode = None
 
 
 @dataclasses.dataclass(frozen=True)

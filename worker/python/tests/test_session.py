@@ -22,6 +22,7 @@ from portreeve import (
     Fault,
     FaultCode,
     ProtocolError,
+    RequestError,
     SessionEnded,
     TimedOut,
     _wire,
@@ -77,8 +78,8 @@ class BlockingSession:
     def limit(self, timeout):
         self.client._timeout = timeout
 
-    def call(self, name, *args):
-        return getattr(self.client, name)(*args)
+    def call(self, name, *args, **options):
+        return getattr(self.client, name)(*args, **options)
 
     def next_event(self, events):
         return events.next(20)
@@ -116,8 +117,8 @@ class AsyncioSession:
 
         return self.loop.run_until_complete(in_time())
 
-    def call(self, name, *args):
-        return self.run(getattr(self.client, name)(*args))
+    def call(self, name, *args, **options):
+        return self.run(getattr(self.client, name)(*args, **options))
 
     def next_event(self, events):
         return self.run(events.next())
@@ -288,6 +289,13 @@ class Sessions:
                     lambda number: self.broker.send(packet if isinstance(packet, bytes) else packet(number)),
                     pattern=pattern,
                 )
+
+    def test_a_broker_of_an_earlier_release_keeps_every_listener(self):
+        session = self.begin()
+        for name, endpoints in (("listen", "*:25"), ("listen_many", ["*:25"])):
+            with self.assertRaisesRegex(RequestError, "the broker is of an earlier release and keeps a copy"):
+                session.call(name, endpoints, kept=False)
+        session.close()
 
     def test_a_fault_is_raised_and_the_session_continues(self):
         fault = Fault(FaultCode.DENIED, 0, "a.conf:7", "it is not\x1b[2J\u202e allowed", "write\na permit")

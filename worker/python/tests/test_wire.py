@@ -65,6 +65,7 @@ class GoldenFrames(unittest.TestCase):
             ("listen-udp", Listen(endpoint.parse("[fe80::1%eth0]:53/udp"))),
             ("listen-unix-stream", Listen(endpoint.parse("/run/mail.sock"))),
             ("listen-unix-seqpacket", Listen(endpoint.parse("seqpacket:/run/mail.sock"))),
+            ("listen-mode", Listen(endpoint.parse("*:25"), mode=messages.ListenMode(False, True))),
             ("listen-tcp6", Listen(endpoint.parse("[2001:db8::1]:465"), EVERY_OPTION)),
         ]
         requests = [("hello", 1, Hello("smtpd"))] + [(name, 2, message) for name, message in listen]
@@ -132,7 +133,7 @@ class Refusals(unittest.TestCase):
             (Listen(Tcp(ip_address("0.0.0.0"), 65536)), "port is not in the range of u16: 65536"),
             (Listen(Tcp("0.0.0.0", 25)), "address is not an IP address"),  # type: ignore[arg-type]
             (Listen(Udp(ip_address("fe80::1%eth0"), 53)), "address has a scope"),
-            (ListenMany(False, (Listen("*:25"),)), "endpoint is not a Endpoint"),  # type: ignore[arg-type]
+            (ListenMany(False, (messages.ListenItem("*:25"),)), "endpoint is not a Endpoint"),  # type: ignore[arg-type]
             (messages.Subscribe(1, False), "follow is neither True nor False: 1"),  # type: ignore[arg-type]
         ):
             with self.subTest(why), self.assertRaisesRegex(RequestError, "^cannot send the request: " + why):
