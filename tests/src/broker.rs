@@ -27,7 +27,8 @@ pub const LOG: &str = "broker.log";
 pub struct Log(Arc<(Mutex<Vec<String>>, Condvar)>);
 
 impl Log {
-    pub(crate) fn follow(&self, from: impl std::io::Read + Send + 'static) {
+    /// Collects the lines of a stream.
+    pub fn follow(&self, from: impl std::io::Read + Send + 'static) {
         let log = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {

@@ -31,6 +31,18 @@ impl Broker {
         self.open_channel(|channel| channel.reconnect_through(&self.socket)).await
     }
 
+    /// Opens a session that continues with the next broker; over the inherited channel if this is the broker's worker.
+    pub async fn open_inherited_or_reconnecting(&self) -> Result<Client, Failure> {
+        if std::env::var_os(portreeve::CHANNEL_VARIABLE).is_none() {
+            return self.open_reconnecting().await;
+        }
+        let opening = Client::open(Channel::from_environment()?, "portreeve");
+        match timeout(Duration::from_secs(self.timeout.into()), opening).await {
+            Ok(opened) => Ok(opened?),
+            Err(_) => Err(Failure::NoReply(self.clone())),
+        }
+    }
+
     async fn open_channel(&self, prepare: impl FnOnce(Channel) -> Channel) -> Result<Client, Failure> {
         let path = self.socket.clone();
         let opening = async {

@@ -31,6 +31,8 @@ pub const EXIT_CODES: &[(u8, &str)] = &[
         CONFIG,
         "The broker refused its new configuration; the old one stays in force. See portreeve-reload(1).",
     ),
+    (NOT_EXECUTABLE, "The program of portreeve run cannot be executed."),
+    (NO_PROGRAM, "There is no such program."),
 ];
 
 /// The same in short, for --help.
@@ -48,6 +50,8 @@ const IO_ERROR: u8 = 74;
 const PROTOCOL: u8 = 76;
 const NO_PERMISSION: u8 = 77;
 pub const CONFIG: u8 = 78;
+const NOT_EXECUTABLE: u8 = 126;
+const NO_PROGRAM: u8 = 127;
 
 /// The reason that there is no result.
 pub enum Failure {
@@ -63,6 +67,10 @@ pub enum Failure {
     Address(IpAddr, Error),
     /// The result could not be written.
     Output(io::Error),
+    /// A program cannot be executed: its name, and the cause.
+    Program(String, io::Error),
+    /// Policy permits nothing that a command could do.
+    NotPermitted(String),
     /// A system call failed: the action of this command that failed, and the cause.
     System(String, io::Error),
 }
@@ -87,6 +95,9 @@ impl Failure {
             Failure::NoReply(_) => UNAVAILABLE,
             Failure::Refused(faults) => faults.first().map_or(FAULT, |(_, fault)| fault_code(fault)),
             Failure::Output(_) => IO_ERROR,
+            Failure::Program(_, error) if error.kind() == io::ErrorKind::NotFound => NO_PROGRAM,
+            Failure::Program(..) => NOT_EXECUTABLE,
+            Failure::NotPermitted(_) => NO_PERMISSION,
             Failure::System(..) => OS_ERROR,
         }
     }
@@ -107,6 +118,8 @@ impl Failure {
                 lines.join("\nportreeve: ")
             }
             Failure::Output(error) => format!("cannot write the result: {error}"),
+            Failure::Program(program, error) => format!("cannot run {program:?}: {error}"),
+            Failure::NotPermitted(what) => what.clone(),
             Failure::System(what, error) => format!("{what}: {error}"),
         }
     }
@@ -182,6 +195,8 @@ fn word(code: u8) -> &'static str {
         IO_ERROR => "io",
         PROTOCOL => "protocol",
         NO_PERMISSION => "no-permission",
+        NOT_EXECUTABLE => "not-executable",
+        NO_PROGRAM => "no-program",
         _ => "os",
     }
 }

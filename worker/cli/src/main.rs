@@ -12,6 +12,7 @@ mod complete;
 mod documentation;
 mod events;
 mod failure;
+mod forward;
 mod limit;
 mod link;
 mod listen;
@@ -20,6 +21,7 @@ mod output;
 mod ping;
 mod policy;
 mod reload;
+mod run;
 mod status;
 mod unlisten;
 mod watch;
@@ -54,6 +56,8 @@ enum Action {
     Status(status::Arguments),
     /// Request listeners, and hold them or pass them to a command.
     Listen(listen::Arguments),
+    /// Run an unmodified program whose listeners the broker opens.
+    Run(run::Arguments),
     /// Add, renew, move, announce, remove and list addresses.
     Address(address::Arguments),
     /// Show events of addresses, interfaces, listeners and the worker.
@@ -101,6 +105,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Action::Policy => policy::run(&broker.open().await?, out).await,
         Action::Cluster(arguments) => cluster::run(&broker.open().await?, out, &arguments).await,
         Action::Listen(arguments) => listen::run(&broker.open().await?, out, arguments).await,
+        Action::Run(arguments) => run::run(broker, out, arguments).await,
         Action::Unlisten(arguments) => unlisten::run(&broker.open().await?, out, &arguments).await,
         Action::Stop(arguments) => {
             output::note("`portreeve stop` is deprecated and will be removed: use `portreeve unlisten`");

@@ -2,22 +2,28 @@
 
 use std::process::ExitCode;
 
-use portreeve::Client;
-use portreeve::policy::PolicyPage;
+use portreeve::policy::{FloatingAddress, PolicyPage, PolicyRule, TopologyBlock};
+use portreeve::{Client, Text};
 use serde_json::json;
 
 use crate::failure::Failure;
 use crate::output::{Output, render, table};
 
-pub async fn run(client: &Client, out: Output) -> Result<ExitCode, Failure> {
-    let operations: Vec<String> = client
-        .welcome()
-        .map(|welcome| welcome.operations.iter().map(|name| name.as_str().to_owned()).collect())
-        .unwrap_or_default();
-    let first = client.policy(0).await?;
-    let (nodename, lease) = (first.nodename.clone(), first.lease);
+/// All pages of the policy.
+pub struct Whole {
+    nodename: Text<64>,
+    lease: u32,
+    /// The rules that allow this user requests.
+    pub rules: Vec<PolicyRule>,
+    topology: Vec<TopologyBlock>,
+    floating: Vec<FloatingAddress>,
+}
+
+/// Requests all pages.
+pub async fn whole(client: &Client) -> Result<Whole, portreeve::Error> {
+    let mut page = client.policy(0).await?;
+    let (nodename, lease) = (page.nodename.clone(), page.lease);
     let (mut rules, mut topology, mut floating, mut last) = (Vec::new(), Vec::new(), Vec::new(), 0);
-    let mut page = first;
     loop {
         let PolicyPage { rules: more, topology: blocks, floating: addresses, next, .. } = page;
         rules.extend(more.into_vec());
@@ -25,11 +31,19 @@ pub async fn run(client: &Client, out: Output) -> Result<ExitCode, Failure> {
         floating.extend(addresses.into_vec());
         // Row numbers only increase. A faulty broker that returns a lower one would make this loop endless.
         if next <= last {
-            break;
+            return Ok(Whole { nodename, lease, rules, topology, floating });
         }
         last = next;
         page = client.policy(next).await?;
     }
+}
+
+pub async fn run(client: &Client, out: Output) -> Result<ExitCode, Failure> {
+    let operations: Vec<String> = client
+        .welcome()
+        .map(|welcome| welcome.operations.iter().map(|name| name.as_str().to_owned()).collect())
+        .unwrap_or_default();
+    let Whole { nodename, lease, rules, topology, floating } = whole(client).await?;
     if out.json {
         out.value(&json!({
             "operations": operations,

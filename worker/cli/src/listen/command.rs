@@ -11,8 +11,8 @@ use portreeve::Listener;
 use portreeve::socket_activation::{FIRST_DESCRIPTOR, VARIABLES};
 use rustix::process::{Pid, getpid};
 
-use super::forward::Signals;
 use crate::failure::Failure;
+use crate::forward::Signals;
 use crate::output::Output;
 
 /// Starts the command with the sockets as descriptors from 3 on, or as its standard input, and waits until it ends.

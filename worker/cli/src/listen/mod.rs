@@ -3,7 +3,6 @@
 
 mod command;
 pub mod exec;
-mod forward;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -1,0 +1,4 @@
+//! Unmodified servers whose listeners the broker opens: `portreeve run`.
+
+mod failures;
+mod programs;

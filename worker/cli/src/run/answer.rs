@@ -1,0 +1,151 @@
+//! Answers the calls of the program: asks the broker for a listener, and lets the call succeed, fail, or continue in the kernel.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::AsFd as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use portreeve::{Client, Endpoint, Error, Fault, FaultCode, ListenOptions, Listener};
+use portreeve_intercept::{Bind, Call, Notifications, Request, Rules, Verdict};
+use rustix::io::Errno;
+use tokio::time::timeout;
+
+use crate::output::note;
+
+/// How many different notes are printed. A program that binds everything would print without end.
+const MAX_NOTED: usize = 256;
+
+/// The session with the broker, and what it has opened for the program.
+pub struct Answers {
+    client: Client,
+    rules: Mutex<Rules>,
+    /// The listeners that the program has bound.
+    listeners: Mutex<HashMap<Endpoint, Listener>>,
+    /// How long a call waits for the broker.
+    patience: Duration,
+    /// The notes, which are not repeated.
+    noted: Mutex<HashSet<String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Answers {
+    pub fn new(client: Client, rules: Rules, patience: Duration) -> Self {
+        let (rules, listeners, noted) = (Mutex::new(rules), Mutex::default(), Mutex::default());
+        Self { client, rules, listeners, patience, noted }
+    }
+
+    /// Answers one call.
+    pub async fn answer(&self, notifications: &Notifications, call: Call) {
+        let rules = lock(&self.rules).clone();
+        let mut verdict = notifications.examine(call, &rules);
+        // The policy may have changed since it was read.
+        if matches!(verdict, Verdict::NotPermitted(_)) && self.read_rules().await {
+            let rules = lock(&self.rules).clone();
+            verdict = notifications.examine(call, &rules);
+        }
+        match verdict {
+            Verdict::Listen(bind) => return self.listen(notifications, call, &bind).await,
+            Verdict::Done => return notifications.succeed(call),
+            Verdict::Pass => {}
+            Verdict::Unreadable(why) => self.note(why.to_string()),
+            Verdict::NotPermitted(request) => {
+                let Request { endpoint, dual_stack, .. } = &*request;
+                let also = if *dual_stack { " and for IPv4, because the socket is dual-stack" } else { "" };
+                self.note(format!(
+                    "policy does not permit this user to listen on {endpoint}{also}: the kernel judges that bind. See portreeve run \
+                     --dry-run"
+                ));
+            }
+        }
+        notifications.pass(call);
+    }
+
+    async fn listen(&self, notifications: &Notifications, call: Call, bind: &Bind) {
+        let endpoint = &bind.request.endpoint;
+        let reply = timeout(self.patience, self.client.listen(endpoint, &options(&bind.request))).await;
+        let (errno, why) = match reply {
+            Ok(Ok(listener)) => {
+                let answered = notifications.answer(bind, listener.as_fd());
+                self.keep(listener);
+                match answered {
+                    Ok(_) => return,
+                    Err(error) => (Errno::from_io_error(&error).unwrap_or(Errno::ACCESS), error.to_string()),
+                }
+            }
+            Ok(Err(Error::Fault(fault))) if fault.code == FaultCode::Denied => {
+                self.note(format!("{fault}. The kernel judges that bind"));
+                self.read_rules().await;
+                return notifications.pass(call);
+            }
+            Ok(Err(Error::Fault(fault))) => (errno(&fault), fault.to_string()),
+            Ok(Err(error)) => (Errno::AGAIN, error.to_string()),
+            Err(_) => {
+                (Errno::AGAIN, format!("no reply from the broker within {} s", self.patience.as_secs()))
+            }
+        };
+        self.note(format!("bind to {endpoint} fails: {why}"));
+        notifications.refuse(call, errno.raw_os_error());
+    }
+
+    /// Reads the policy again, and returns whether it changed.
+    async fn read_rules(&self) -> bool {
+        let Ok(Ok((new, _))) = timeout(self.patience, super::rules(&self.client)).await else { return false };
+        let mut rules = lock(&self.rules);
+        let changed = *rules != new;
+        *rules = new;
+        changed
+    }
+
+    /// Keeps the guard of a listener. A repeated bind has returned the same listener, whose first guard remains.
+    fn keep(&self, listener: Listener) {
+        let mut listeners = lock(&self.listeners);
+        if let Some(former) = listeners.insert(listener.endpoint().clone(), listener) {
+            drop(former.into_socket());
+        }
+    }
+
+    /// Prints a note once.
+    fn note(&self, text: String) {
+        let mut noted = lock(&self.noted);
+        if noted.len() < MAX_NOTED && !noted.contains(&text) {
+            note(&text);
+            noted.insert(text);
+        }
+    }
+}
+
+/// Leaves the listeners to the end of the session: those of a worker are retained for the next one.
+impl Drop for Answers {
+    fn drop(&mut self) {
+        lock(&self.listeners).drain().for_each(|(_, listener)| drop(listener.into_socket()));
+    }
+}
+
+/// The options of a request.
+fn options(request: &Request) -> ListenOptions {
+    let mut options = ListenOptions::new()
+        .reuse_port(request.reuse_port)
+        .dual_stack(request.dual_stack)
+        .free_bind(request.free_bind);
+    options.device.clone_from(&request.device);
+    options
+}
+
+/// The error of bind(2) that a program expects for a fault.
+fn errno(fault: &Fault) -> Errno {
+    match fault.code {
+        FaultCode::InUse => Errno::ADDRINUSE,
+        FaultCode::NotLocal | FaultCode::Tentative | FaultCode::Conflict => Errno::ADDRNOTAVAIL,
+        FaultCode::UnknownInterface => Errno::NODEV,
+        FaultCode::Quota => Errno::NOBUFS,
+        FaultCode::Busy => Errno::AGAIN,
+        FaultCode::Os => i32::try_from(fault.errno)
+            .ok()
+            .filter(|errno| *errno > 0)
+            .map_or(Errno::ACCESS, Errno::from_raw_os_error),
+        _ => Errno::ACCESS,
+    }
+}
