@@ -199,6 +199,10 @@ impl sealed::StopListener for Client {
     fn guard_dropped(&self, registration: &Registration) {
         self.0.guard_dropped(registration);
     }
+
+    fn guard_released(&self, registration: &Registration) {
+        self.0.guard_released(registration);
+    }
 }
 
 impl<S> Listener<S> {

@@ -23,6 +23,8 @@ pub(crate) mod sealed {
     pub trait StopListener {
         /// Sends or queues the stop of a listener. A failure is ignored, because a destructor cannot report it.
         fn guard_dropped(&self, registration: &super::Registration);
+        /// Forgets a listener whose guard does not exist any more. It stays open.
+        fn guard_released(&self, registration: &super::Registration);
     }
 }
 
@@ -145,9 +147,12 @@ impl<S, C: ListenerClient> ListenerGuard<S, C> {
         &self.endpoint
     }
 
-    /// Takes the socket out of the guard. The listener stays open until the session ends.
+    /// Takes the socket out of the guard. The listener stays open until the session ends, and is not requested again from the next
+    /// broker.
     pub fn into_socket(mut self) -> S {
-        self.stop.client = None;
+        if let Some(client) = self.stop.client.take() {
+            client.guard_released(&self.stop.registration);
+        }
         self.socket
     }
 

@@ -79,6 +79,11 @@ impl Session {
         self.shared.state().guard_dropped(registration, status);
     }
 
+    /// Forgets a listener whose guard does not exist any more.
+    pub fn guard_released(&self, registration: &Registration) {
+        self.shared.state().held.remove(&registration.key());
+    }
+
     /// Removes the address of a dropped guard without waiting for the reply.
     pub fn lease_dropped(&self, address: IpAddr, epoch: u64) {
         self.shared.state().queue_removal(address, epoch);

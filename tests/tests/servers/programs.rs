@@ -125,7 +125,7 @@ fn an_unmodified_web_server_serves_port_80_as_an_ordinary_user_without_privilege
         let sockets = descriptors.iter().filter(|one| *one == "socket").count();
         assert_eq!(sockets, 1, "{descriptors:?}");
         assert!(!descriptors.iter().any(|one| one.contains("seccomp")), "{descriptors:?}");
-        broker.log.wait_for(&["audit: done", "operation=\"listen\"", "arguments=*:80"]);
+        broker.log.wait_for(&["audit: done", "operation=\"listen\"", "arguments=*:80", "via=\"bind\""]);
         running.signal(Signal::TERM);
         assert_eq!(running.wait().code(), Some(128 + 15));
         assert!(!process::is_running(program));

@@ -4,12 +4,13 @@
 //! process that has threads.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 
 use libc::sock_filter;
 use portreeve_protocol::channel::{self, ReceiveError};
 
+use crate::notifications::Notifications;
 use crate::sys;
 
 /// AUDIT_ARCH of this architecture: see linux/audit.h.
@@ -90,7 +91,10 @@ pub(crate) fn install(supervisor: BorrowedFd<'_>) -> io::Result<()> {
         .map_err(io::Error::from)
         .and_then(|()| sys::install_filter(&PROGRAM));
     match &installed {
-        Ok(listener) => sys::send_descriptor(supervisor, listener.as_fd())?,
+        Ok((listener, interruptible)) => {
+            let packet = i32::from(*interruptible).to_ne_bytes();
+            sys::send_descriptor(supervisor, &packet, listener.as_fd())?;
+        }
         Err(error) => {
             let number = error.raw_os_error().unwrap_or(libc::EIO).to_ne_bytes();
             rustix::net::send(supervisor, &number, rustix::net::SendFlags::NOSIGNAL)?;
@@ -103,23 +107,24 @@ pub(crate) fn install(supervisor: BorrowedFd<'_>) -> io::Result<()> {
 ///
 /// # Errors
 /// The child could not install the filter.
-pub fn receive(child: &UnixDatagram) -> Result<Option<OwnedFd>, InstallError> {
+pub fn receive(child: &UnixDatagram) -> Result<Option<Notifications>, InstallError> {
     let (mut packet, mut descriptors) = ([0; 4], Vec::new());
     match channel::receive(child, &mut packet, &mut descriptors) {
         Ok(_) => {}
         Err(ReceiveError::Closed) => return Ok(None),
         Err(error) => return Err(InstallError::Other(io::Error::other(error))),
     }
+    let number = i32::from_ne_bytes(packet);
     match descriptors.pop() {
         Some(listener) => {
             sys::probe_addfd(listener.as_fd()).map_err(InstallError::new)?;
-            Ok(Some(listener))
+            Ok(Some(Notifications::new(listener, number != 0)))
         }
-        None => Err(InstallError::new(io::Error::from_raw_os_error(i32::from_ne_bytes(packet)))),
+        None => Err(InstallError::new(io::Error::from_raw_os_error(number))),
     }
 }
 
-/// Lets a command run its program with the filter: [`receive`] returns the descriptor once the command has been spawned. The
+/// Lets a command run its program with the filter: [`receive`] returns its notifications once the command has been spawned. The
 /// program gets SIGTERM when the thread that spawns it ends.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! Notifications about bind(2): receiving them, looking at the program's socket, and answering them.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -17,18 +18,19 @@ use crate::rules::{Rules, is_privileged};
 use crate::socket_address::{MAX_LENGTH, SocketAddress};
 use crate::sys;
 
-/// The notifications of one program: the descriptor that [`filter::receive`](crate::filter::receive) returns.
+/// The notifications of one program. [`filter::receive`](crate::filter::receive) returns them.
 #[derive(Debug)]
 pub struct Notifications {
     listener: OwnedFd,
     /// /proc, if there is one. It stays open, so that it can be read in a changed root.
     proc: Option<OwnedFd>,
-    /// Sockets that a program got by a call which a signal then interrupted, by their numbers (SO_COOKIE). The call is repeated.
-    interrupted: Mutex<Vec<u64>>,
+    /// The last sockets that programs got, by their numbers (SO_COOKIE), if a signal can interrupt a call that is being answered:
+    /// the program then has the socket, and its call is repeated.
+    answered: Option<Mutex<VecDeque<u64>>>,
 }
 
-/// How many numbers of interrupted calls are remembered.
-const MAX_INTERRUPTED: usize = 64;
+/// How many sockets are remembered.
+const MAX_ANSWERED: usize = 256;
 
 /// What there is to receive.
 #[derive(Debug)]
@@ -118,11 +120,11 @@ pub fn yama_level() -> Option<u8> {
 }
 
 impl Notifications {
-    /// The notifications of a descriptor.
-    pub fn new(listener: OwnedFd) -> Self {
+    /// The notifications of a descriptor. `interruptible` is whether a signal can interrupt a call that has been received.
+    pub(crate) fn new(listener: OwnedFd, interruptible: bool) -> Self {
         let proc =
             rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        Self { listener, proc: proc.ok(), interrupted: Mutex::default() }
+        Self { listener, proc: proc.ok(), answered: interruptible.then(Mutex::default) }
     }
 
     /// The next call, if one waits.
@@ -192,7 +194,7 @@ impl Notifications {
         };
         let Some(socket) = self.socket(&call, thread)? else { return Ok(Verdict::Pass) };
         let Some((facts, new)) = facts(socket.as_fd(), &address) else { return Ok(Verdict::Pass) };
-        if facts.is_bound && self.take_interrupted(socket.as_fd(), &address) {
+        if facts.is_bound && self.was_answered(socket.as_fd(), &address) {
             return Ok(Verdict::Done);
         }
         let Some(request) = decision::request(&address, &facts) else { return Ok(Verdict::Pass) };
@@ -266,32 +268,29 @@ impl Notifications {
         match sys::replace(listener, call.id, call.descriptor.cast_unsigned(), socket, bind.close_on_exec) {
             Ok(()) => {}
             // The process ended, or a signal interrupted the call.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(false),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+                return Ok(false);
+            }
             Err(error) => return Err(error),
         }
-        if sys::reply(listener, call.id, 0).is_err()
-            && let Some(cookie) = cookie(socket)
-        {
-            let mut interrupted = self.interrupted();
-            if interrupted.len() >= MAX_INTERRUPTED {
-                interrupted.remove(0);
-            }
-            interrupted.push(cookie);
-        }
+        self.remember(socket);
+        let _ = sys::reply(listener, call.id, 0); // a call that a signal has interrupted is repeated
         Ok(true)
     }
 
-    fn interrupted(&self) -> std::sync::MutexGuard<'_, Vec<u64>> {
-        self.interrupted.lock().unwrap_or_else(PoisonError::into_inner)
+    fn remember(&self, socket: BorrowedFd<'_>) {
+        if let (Some(answered), Some(cookie)) = (&self.answered, cookie(socket)) {
+            let mut answered = answered.lock().unwrap_or_else(PoisonError::into_inner);
+            answered.truncate(MAX_ANSWERED - 1);
+            answered.push_front(cookie);
+        }
     }
 
-    /// Whether this is a socket that its program got by a call which a signal interrupted, and it is bound to this address.
-    fn take_interrupted(&self, socket: BorrowedFd<'_>, address: &SocketAddress) -> bool {
-        let Some(cookie) = cookie(socket) else { return false };
-        let is_there = bound_to(socket).is_some_and(|bound| bound == (address.address, address.port));
-        let mut interrupted = self.interrupted();
-        let found = interrupted.iter().position(|known| *known == cookie).filter(|_| is_there);
-        found.map(|position| interrupted.remove(position)).is_some()
+    /// Whether the program got this socket as an answer, and it is bound to this address.
+    fn was_answered(&self, socket: BorrowedFd<'_>, address: &SocketAddress) -> bool {
+        let Some((answered, cookie)) = self.answered.as_ref().zip(cookie(socket)) else { return false };
+        answered.lock().unwrap_or_else(PoisonError::into_inner).contains(&cookie)
+            && bound_to(socket) == Some((address.address, address.port))
     }
 
     /// Lets the kernel carry out a call. A call that does not wait any more needs no answer, here and below.

@@ -16,8 +16,9 @@ use libc::{
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 
-/// Installs a filter in this thread, and returns the descriptor of its notifications. It allocates nothing.
-pub(crate) fn install_filter(program: &'static [sock_filter]) -> io::Result<OwnedFd> {
+/// Installs a filter in this thread. Returns the descriptor of its notifications, and whether a signal can interrupt a call that
+/// has been received. It allocates nothing.
+pub(crate) fn install_filter(program: &'static [sock_filter]) -> io::Result<(OwnedFd, bool)> {
     let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let filter = sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
     let install = |flags: libc::c_ulong| {
@@ -33,19 +34,25 @@ pub(crate) fn install_filter(program: &'static [sock_filter]) -> io::Result<Owne
     // With WAIT_KILLABLE_RECV (Linux 5.19) a call that the supervisor has received is interrupted only by a signal that ends the
     // process: otherwise a signal could interrupt a bind that has happened already.
     match install(SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => install(SECCOMP_FILTER_FLAG_NEW_LISTENER),
-        done => done,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            install(SECCOMP_FILTER_FLAG_NEW_LISTENER).map(|listener| (listener, true))
+        }
+        done => done.map(|listener| (listener, false)),
     }
 }
 
-/// Sends one byte with a descriptor. It allocates nothing.
-pub(crate) fn send_descriptor(channel: BorrowedFd<'_>, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+/// Sends bytes with a descriptor. It allocates nothing.
+pub(crate) fn send_descriptor(
+    channel: BorrowedFd<'_>,
+    packet: &[u8],
+    descriptor: BorrowedFd<'_>,
+) -> io::Result<()> {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let descriptors = [descriptor];
     control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    sendmsg(channel, &[io::IoSlice::new(&[1])], &mut control, SendFlags::NOSIGNAL)?;
+    sendmsg(channel, &[io::IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 

@@ -183,6 +183,11 @@ impl Session {
             state.held.remove(&registration.key());
         }
     }
+
+    /// Forgets a listener whose guard does not exist any more.
+    pub fn guard_released(&self, registration: &Registration) {
+        self.state().held.remove(&registration.key());
+    }
 }
 
 /// Ends the thread that reconnects.

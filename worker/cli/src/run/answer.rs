@@ -19,6 +19,8 @@ const MAX_NOTED: usize = 256;
 pub struct Answers {
     client: Client,
     rules: Mutex<Rules>,
+    /// Whether the broker, and this process, keep a copy of each socket.
+    kept: bool,
     /// The listeners that the program has bound.
     listeners: Mutex<HashMap<Endpoint, Listener>>,
     /// How long a call waits for the broker.
@@ -32,9 +34,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Answers {
-    pub fn new(client: Client, rules: Rules, patience: Duration) -> Self {
+    pub fn new(client: Client, rules: Rules, kept: bool, patience: Duration) -> Self {
         let (rules, listeners, noted) = (Mutex::new(rules), Mutex::default(), Mutex::default());
-        Self { client, rules, listeners, patience, noted }
+        Self { client, rules, kept, listeners, patience, noted }
     }
 
     /// Answers one call.
@@ -65,7 +67,7 @@ impl Answers {
 
     async fn listen(&self, notifications: &Notifications, call: Call, bind: &Bind) {
         let endpoint = &bind.request.endpoint;
-        let reply = timeout(self.patience, self.client.listen(endpoint, &options(&bind.request))).await;
+        let reply = timeout(self.patience, self.client.listen(endpoint, &self.options(&bind.request))).await;
         let (errno, why) = match reply {
             Ok(Ok(listener)) => {
                 let answered = notifications.answer(bind, listener.as_fd());
@@ -101,10 +103,26 @@ impl Answers {
 
     /// Keeps the guard of a listener. A repeated bind has returned the same listener, whose first guard remains.
     fn keep(&self, listener: Listener) {
+        if !self.kept {
+            drop(listener.into_socket());
+            return;
+        }
         let mut listeners = lock(&self.listeners);
         if let Some(former) = listeners.insert(listener.endpoint().clone(), listener) {
             drop(former.into_socket());
         }
+    }
+
+    /// The options of a request.
+    fn options(&self, request: &Request) -> ListenOptions {
+        let mut options = ListenOptions::new()
+            .reuse_port(request.reuse_port)
+            .dual_stack(request.dual_stack)
+            .free_bind(request.free_bind)
+            .kept(self.kept)
+            .intercepted(true);
+        options.device.clone_from(&request.device);
+        options
     }
 
     /// Prints a note once.
@@ -122,16 +140,6 @@ impl Drop for Answers {
     fn drop(&mut self) {
         lock(&self.listeners).drain().for_each(|(_, listener)| drop(listener.into_socket()));
     }
-}
-
-/// The options of a request.
-fn options(request: &Request) -> ListenOptions {
-    let mut options = ListenOptions::new()
-        .reuse_port(request.reuse_port)
-        .dual_stack(request.dual_stack)
-        .free_bind(request.free_bind);
-    options.device.clone_from(&request.device);
-    options
 }
 
 /// The error of bind(2) that a program expects for a fault.

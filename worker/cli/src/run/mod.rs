@@ -24,6 +24,11 @@ pub struct Arguments {
     /// Show which listeners of a program the broker would open, and do not run it.
     #[arg(long)]
     dry_run: bool,
+    /// Free an endpoint as soon as the program closes its socket: for a program that closes and opens listeners while it runs. Needs
+    /// a permit with `unkept = true`. The broker then keeps no copy, so a listener survives neither the end of the program nor a
+    /// replacement of the broker.
+    #[arg(long)]
+    unkept: bool,
     /// The program and its arguments.
     #[arg(value_name = "PROGRAM", trailing_var_arg = true, required_unless_present = "dry_run")]
     command: Vec<OsString>,
@@ -47,7 +52,8 @@ pub async fn run(broker: &Broker, out: Output, arguments: Arguments) -> Result<E
     let subreaper = set_child_subreaper(Some(rustix::process::getpid()));
     subreaper
         .map_err(|error| Failure::System("cannot adopt the program's processes".to_owned(), error.into()))?;
-    let answers = answer::Answers::new(client, rules, Duration::from_secs(broker.timeout.into()));
+    let answers =
+        answer::Answers::new(client, rules, !arguments.unkept, Duration::from_secs(broker.timeout.into()));
     supervise::run(&arguments.command, answers).await
 }
 

@@ -43,9 +43,8 @@ pub fn start(words: &[OsString]) -> Result<(Child, Notifications), Failure> {
     drop((command, inherited));
     let cannot =
         |error: filter::InstallError| Failure::System(error.to_string(), io::ErrorKind::Unsupported.into());
-    let listener = filter::receive(&channel);
-    match (spawned, listener) {
-        (Ok(child), Ok(Some(listener))) => Ok((child, Notifications::new(listener))),
+    match (spawned, filter::receive(&channel)) {
+        (Ok(child), Ok(Some(notifications))) => Ok((child, notifications)),
         (Ok(mut child), Ok(None)) => {
             let _ = child.kill(); // it may have ended
             Err(failed(io::ErrorKind::UnexpectedEof.into()))

@@ -1,0 +1,213 @@
+//! The supervisor's life: with the program, its processes in the background, and the broker.
+
+use std::time::Duration;
+
+use portreeve_tests::{Broker, Host, eventually, isolated, process, resources};
+use rustix::process::{Signal, kill_process};
+
+use crate::programs::{Running, config, get, pid};
+
+/// A program that binds a port for each line that it reads, and prints what came of it.
+const BIND_BY_LINE: &str = "import errno, signal, socket, sys
+kept = []
+def bind(port):
+    one = socket.socket()
+    kept.append(one)
+    try:
+        one.bind(('127.0.0.1', port))
+        one.listen()
+        return 'bound'
+    except OSError as error:
+        return errno.errorcode[error.errno]
+";
+
+/// Binds the next port for each SIGUSR1.
+fn by_signal(host: &Host, first: u16) -> Running {
+    let script = format!(
+        "{BIND_BY_LINE}
+import itertools, os
+ports = itertools.count({first})
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+print('ready', os.getpid())
+while True:
+    signal.sigwait([signal.SIGUSR1])
+    port = next(ports)
+    print(port, bind(port))
+"
+    );
+    let running = Running::python(host, &script);
+    running.log.wait_for(&["ready"]);
+    running
+}
+
+/// Puts itself into the background as daemon(7) says, prints its process id, and serves HTTP on port 80.
+const DAEMON: &str = "import errno, http.server, os, signal, socket, sys
+if os.fork(): os._exit(0)
+os.setsid()
+if os.fork(): os._exit(0)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+server = http.server.HTTPServer(('127.0.0.1', 80), http.server.SimpleHTTPRequestHandler)
+";
+
+#[test]
+fn a_program_in_the_background_is_supervised_and_gets_signals_until_its_last_process_ends() {
+    isolated(|host| {
+        let broker = Broker::start(host, &config(r#"( "*:80" )"#));
+        let before = broker.descriptors();
+        let script = format!("{DAEMON}print('daemon', os.getpid())\nserver.serve_forever()");
+        let mut running = Running::python(host, &script);
+        let line = running.log.wait_for(&["daemon "]);
+        let daemon: u32 = line.split_whitespace().last().unwrap().parse().unwrap();
+        assert!(eventually("a reply", || get("127.0.0.1:80")).contains("200 OK"));
+        assert_eq!(process::children(running.portreeve.id()), [daemon]);
+        running.signal(Signal::TERM);
+        assert_eq!(running.wait().code(), Some(0));
+        assert!(!process::is_running(daemon));
+        broker.await_no_leak(&before);
+        assert!(resources::tcp_listeners().is_empty());
+    });
+}
+
+#[test]
+fn a_program_ends_with_its_supervisor_and_one_in_the_background_binds_no_more() {
+    isolated(|host| {
+        let broker = Broker::start(host, &config(r#"( "*:80" )"#));
+        let before = broker.descriptors();
+        let mut running = by_signal(host, 80);
+        let program = running.program();
+        running.portreeve.kill().unwrap();
+        running.portreeve.wait().unwrap();
+        eventually("the end of the program", || (!process::is_running(program)).then_some(()));
+        let script = format!(
+            "{DAEMON}print('daemon', os.getpid())
+signal.sigwait([signal.SIGUSR1])
+try: socket.socket().bind(('127.0.0.1', 0))
+except OSError as error: print(errno.errorcode[error.errno])
+"
+        );
+        let mut running = Running::python(host, &script);
+        let line = running.log.wait_for(&["daemon "]);
+        let daemon: u32 = line.split_whitespace().last().unwrap().parse().unwrap();
+        running.portreeve.kill().unwrap();
+        running.portreeve.wait().unwrap();
+        kill_process(pid(daemon), Signal::USR1).unwrap();
+        running.log.wait_for(&["ENOSYS"]);
+        broker.await_no_leak(&before);
+    });
+}
+
+#[test]
+fn a_program_serves_on_without_its_broker_and_binds_with_the_next_one() {
+    isolated(|host| {
+        let config = config(r#"( "*:80-90" )"#);
+        let broker = Broker::start(host, &config);
+        let running = by_signal(host, 80);
+        running.signal(Signal::USR1);
+        running.log.wait_for(&["80 bound"]);
+        drop(broker); // killed
+        assert!(std::net::TcpStream::connect("127.0.0.1:80").is_ok());
+        running.signal(Signal::USR1);
+        running.log.wait_for(&["81 EAGAIN"]);
+        running.log.wait_for(&["portreeve: bind to 127.0.0.1:81 fails: no reply from the broker within 5 s"]);
+        let mut broker = Broker::start(host, &config);
+        running.signal(Signal::USR1);
+        running.log.wait_for(&["82 bound"]);
+        broker.replace(host, &config);
+        running.signal(Signal::USR1);
+        running.log.wait_for(&["83 bound"]);
+        assert!(std::net::TcpStream::connect("127.0.0.1:80").is_ok());
+    });
+}
+
+#[test]
+fn a_policy_that_changes_while_the_program_runs_is_in_force_at_its_next_bind() {
+    isolated(|host| {
+        // Landlock fixes the TCP ports when the broker starts: those that any permit names.
+        let ports = |listen| config(listen) + r#"broker { permit "other" { listen = "*:80-90" } }"#;
+        let broker = Broker::start(host, &ports(r#"( "*:80" "*:82" )"#));
+        let running = by_signal(host, 81);
+        running.signal(Signal::USR1);
+        running.log.wait_for(&["81 EACCES"]);
+        reload(host, &broker, &ports(r#"( "*:80" "*:83-90" )"#));
+        running.signal(Signal::USR1);
+        running.log.wait_for(&["82 EACCES"]);
+        running.log.wait_for(&[
+            "portreeve: user 65534 is not allowed to listen on 127.0.0.1:82",
+            "The kernel judges that bind",
+        ]);
+        running.signal(Signal::USR1);
+        running.log.wait_for(&["83 bound"]);
+    });
+}
+
+fn reload(host: &Host, broker: &Broker, text: &str) {
+    portreeve_tests::broker::config(host, text);
+    let mut root = broker.peer();
+    root.request(&portreeve_protocol::reload::Reload::default()).unwrap();
+}
+
+#[test]
+fn a_worker_under_run_gets_no_channel_and_is_replaced_while_its_listener_stays_open() {
+    isolated(|host| {
+        let script = "import os, signal, socket
+print('channel', os.environ.get('PORTREEVE_CHANNEL'), os.environ.get('LISTEN_FDS'), flush=True)
+one = socket.socket()
+one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+one.bind(('127.0.0.1', 80))
+one.listen(64)
+";
+        let file = host.file("server.py", &format!("{script}print('serves', os.getpid(), flush=True)\nwhile True:\n    connection, _ = one.accept()\n    connection.sendall(b'served')\n    connection.close()\n"));
+        let client = host.binary(portreeve_tests::binaries::CLIENT);
+        let config = format!(
+            r#"
+            security {{ user = nobody group = nogroup capabilities = "cap_net_bind_service+ep" }}
+            worker {{ command = ( {:?} run "--" /usr/bin/python3 {:?} ) }}
+            broker {{ permit "servers" {{ listen = ( "*:80" ) }} }}
+            "#,
+            client.to_str().unwrap(),
+            file.to_str().unwrap()
+        );
+        let broker = Broker::start(host, &config);
+        broker.log.wait_for(&["channel None None"]);
+        let pid_of = |line: String| -> u32 {
+            let number = line.split("serves ").nth(1).unwrap();
+            number.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+        };
+        let first = pid_of(broker.log.wait_for(&["serves "]));
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                let stop = stop.clone();
+                std::thread::spawn(move || {
+                    let (mut served, mut refused) = (0, 0);
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        match std::net::TcpStream::connect("127.0.0.1:80") {
+                            Ok(mut connection) => {
+                                let mut reply = String::new();
+                                let _ = std::io::Read::read_to_string(&mut connection, &mut reply);
+                                served += u32::from(reply == "served");
+                            }
+                            Err(_) => refused += 1,
+                        }
+                    }
+                    (served, refused)
+                })
+            })
+            .collect();
+        let mut last = first;
+        for _ in 0..3 {
+            std::thread::sleep(Duration::from_millis(50)); // clients connect meanwhile
+            kill_process(pid(last), Signal::KILL).unwrap();
+            last = eventually("the next program", || {
+                let lines = broker.log.lines();
+                let line = lines.iter().rfind(|line| line.contains("serves "))?.clone();
+                Some(pid_of(line)).filter(|next| *next != last)
+            });
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for client in clients {
+            let (served, refused) = client.join().unwrap();
+            assert!(served > 10 && refused == 0, "{served} served, {refused} refused");
+        }
+    });
+}
