@@ -18,7 +18,7 @@ macro_rules! pages {
 }
 
 /// The pages that show configurations and commands.
-pub const PAGES: [Page; 11] = pages![
+pub const PAGES: [Page; 12] = pages![
     "README.md",
     "deploy/docs/addresses.md",
     "deploy/docs/clients.md",
@@ -28,6 +28,7 @@ pub const PAGES: [Page; 11] = pages![
     "deploy/docs/performance.md",
     "deploy/docs/reload.md",
     "deploy/docs/replacing-the-broker.md",
+    "deploy/docs/run.md",
     "deploy/docs/security-overview.md",
     "deploy/tour.md",
 ];

@@ -121,9 +121,11 @@ fn an_unmodified_web_server_serves_port_80_as_an_ordinary_user_without_privilege
             assert!(thread.no_new_privs);
         }
         // The program has the listener and neither the channel nor the descriptor of the notifications.
-        let descriptors = resources::Descriptors::of(program).0;
-        let sockets = descriptors.iter().filter(|one| *one == "socket").count();
-        assert_eq!(sockets, 1, "{descriptors:?}");
+        let descriptors = eventually("the end of the connection", || {
+            let descriptors = resources::Descriptors::of(program).0;
+            let sockets = descriptors.iter().filter(|one| *one == "socket").count();
+            (sockets == 1).then_some(descriptors)
+        });
         assert!(!descriptors.iter().any(|one| one.contains("seccomp")), "{descriptors:?}");
         broker.log.wait_for(&["audit: done", "operation=\"listen\"", "arguments=*:80", "via=\"bind\""]);
         running.signal(Signal::TERM);

@@ -74,6 +74,7 @@ fn every_result_is_as_the_schema_describes_it() {
             ("limit", &["limit", "nofile", "core"]),
             ("link", &["link", "eth1", "mtu", "1400"]),
             ("policy", &["policy"]),
+            ("runDryRun", &["run", "--dry-run"]),
             ("clusterSettings", &["cluster", "settings"]),
             ("metrics", &["metrics"]),
             ("reload", &["reload"]),

@@ -77,7 +77,7 @@ fn write(directory: &Path, command: &Command, is_first: bool) -> io::Result<()> 
 fn exit_codes() -> String {
     let codes = EXIT_CODES.iter().map(|(code, meaning)| format!(".TP\n{code}\n{meaning}\n"));
     let codes: String = codes.collect();
-    let more = ".PP\nportreeve listen and portreeve limit with a command exit as that command does.\n";
+    let more = ".PP\nportreeve listen and portreeve limit with a command, and portreeve run, exit as that command does.\n";
     format!(".SH \"EXIT STATUS\"\nAs in sysexits(3), and 1.\n{codes}{more}")
 }
 
@@ -115,6 +115,9 @@ Show what the broker holds and serves.
 .TP
 portreeve listen '*:25' \\-\\- /usr/sbin/smtpd \\-\\-inherit
 Open port 25 and run a program with the socket, as systemd's socket activation passes it.
+.TP
+portreeve run \\-\\- python3 \\-m http.server 80
+Run an unmodified server whose listeners the broker opens.
 .TP
 portreeve address add 192.0.2.7 \\-\\-lease 30
 Add an address for 30 seconds; portreeve address renew 192.0.2.7 continues the lease.
