@@ -181,7 +181,8 @@ fn profile_directory() -> PathBuf {
     if directory.ends_with("deps") { directory.parent().unwrap().to_owned() } else { directory.to_owned() }
 }
 
-fn target_directory() -> PathBuf {
+/// The directory in which cargo has built this program.
+pub fn target_directory() -> PathBuf {
     profile_directory().parent().unwrap().to_owned()
 }
 

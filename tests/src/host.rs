@@ -15,7 +15,7 @@ use std::time::Duration;
 use rustix::mount::{MountFlags, mount, mount_bind};
 
 use crate::wait::scaled;
-use crate::{binaries, in_flight_limit, namespaces};
+use crate::{binaries, debian, in_flight_limit, namespaces};
 
 /// How long a test may take inside the namespaces, on a machine of ordinary speed.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -129,6 +129,7 @@ impl Host {
         namespaces::raise_loopback();
         // Opened first: the new /tmp may hide their paths.
         let binaries = binaries::given();
+        let servers = debian::open_directory();
         for (place, mode) in [("/tmp", c"mode=1777"), ("/run", c"mode=0755")] {
             mount("tmpfs", place, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(mode))
                 .unwrap_or_else(|error| panic!("cannot mount a private {place}: {error}"));
@@ -143,6 +144,9 @@ impl Host {
             fs::write(&here, "").unwrap();
             mount_bind(format!("/proc/self/fd/{}", file.as_raw_fd()), &here)
                 .unwrap_or_else(|error| panic!("cannot mount {name} at {here:?}: {error}"));
+        }
+        if let Some(directory) = servers {
+            debian::mount_directory(&host, &directory);
         }
         host
     }

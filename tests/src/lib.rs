@@ -9,6 +9,7 @@ pub mod benchmark;
 pub mod binaries;
 pub mod broker;
 pub mod chroot;
+pub mod debian;
 pub mod explain;
 pub mod flood;
 pub mod host;

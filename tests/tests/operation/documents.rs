@@ -18,7 +18,7 @@ macro_rules! pages {
 }
 
 /// The pages that show configurations and commands.
-pub const PAGES: [Page; 12] = pages![
+pub const PAGES: [Page; 13] = pages![
     "README.md",
     "deploy/docs/addresses.md",
     "deploy/docs/clients.md",
@@ -30,6 +30,7 @@ pub const PAGES: [Page; 12] = pages![
     "deploy/docs/replacing-the-broker.md",
     "deploy/docs/run.md",
     "deploy/docs/security-overview.md",
+    "deploy/docs/servers.md",
     "deploy/tour.md",
 ];
 

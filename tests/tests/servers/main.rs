@@ -1,6 +1,7 @@
 //! Unmodified servers whose listeners the broker opens: `portreeve run`.
 
 mod binds;
+mod by_descriptor;
 mod failures;
 mod programs;
 mod supervisor;
