@@ -69,7 +69,7 @@ pub use peer::{GROUPS, Peer, PeerName};
 pub use permit::Permit;
 pub use quotas::Quotas;
 pub use report::{Report, Style};
-pub use security::{DEFAULT_ACCOUNT, Security};
+pub use security::{DEFAULT_ACCOUNT, IdRange, Security};
 pub use snapshot::Snapshot;
 pub use source::{FileId, Place, Sources, Span, Spanned};
 pub use typed::{Config, check_syntax, check_syntax_text, examine, load, parse_text, record, replay};

@@ -53,13 +53,25 @@ impl Snapshot {
     }
 
     fn add_security(&mut self, security: &Security) {
-        let Security { user: _, group: _, supplemental_groups, chroot, capabilities, privileges, span: _ } =
-            security;
+        let Security {
+            user: _,
+            group: _,
+            supplemental_groups,
+            user_namespace,
+            chroot,
+            capabilities,
+            privileges,
+            span: _,
+        } = security;
         let mut add = |name: &str, value: String| self.add(format!("security {name}"), value);
         // With their defaults.
         add("user", security.user_name().to_owned());
         add("group", security.group_name().to_owned());
         add("supplemental_groups", words(supplemental_groups));
+        add(
+            "user_namespace",
+            user_namespace.as_ref().map_or_else(String::new, |range| range.value.to_string()),
+        );
         add("chroot", chroot.as_ref().map_or_else(String::new, |path| path.value.display().to_string()));
         add("capabilities", text(capabilities));
         add("privileges", text(privileges));
@@ -301,6 +313,13 @@ mod tests {
         let changed: Vec<_> =
             before.names(&after).into_iter().filter(|name| before.get(name) != after.get(name)).collect();
         assert_eq!(changed, ["permit \"vip\" permanent"]);
+    }
+
+    #[test]
+    fn a_change_of_the_user_namespace_is_a_change() {
+        let security = |range: &str| snapshot(&format!("security {{ user_namespace = \"{range}\" }}"));
+        assert_ne!(security("200000:65536"), security("200000:65535"));
+        assert_ne!(security("200000:65536"), snapshot("security { }"));
     }
 
     #[test]

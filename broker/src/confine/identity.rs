@@ -4,6 +4,8 @@ use std::ffi::CString;
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
+use crate::config::IdRange;
+
 /// The worker's identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -13,6 +15,27 @@ pub struct Identity {
     pub group: Gid,
     /// security.supplemental_groups, and nothing else
     pub groups: Vec<Gid>,
+    /// security.user_namespace: user and group are its root, as ids of the host.
+    pub namespace: Option<IdRange>,
+}
+
+impl Identity {
+    /// The root of a user namespace with these ids.
+    pub fn of_namespace(range: IdRange) -> Self {
+        let (user, group) = (Uid::from_raw(range.first), Gid::from_raw(range.first));
+        Self { user, group, groups: Vec::new(), namespace: Some(range) }
+    }
+
+    /// Whether processes of the worker can have this user id of the host.
+    pub fn has_user(&self, user: u32) -> bool {
+        self.user.as_raw() == user || self.namespace.is_some_and(|range| range.contains(user))
+    }
+
+    /// Whether processes of the worker can have this group id of the host.
+    pub fn has_group(&self, group: u32) -> bool {
+        let mut groups = self.groups.iter().chain([&self.group]);
+        groups.any(|own| own.as_raw() == group) || self.namespace.is_some_and(|range| range.contains(group))
+    }
 }
 
 /// Why an account's name could not be resolved.

@@ -12,5 +12,6 @@ mod reader_syscalls;
 pub mod root;
 pub mod seccomp;
 mod syscalls;
+pub mod user_namespace;
 pub mod verify;
 pub mod worker;

@@ -4,12 +4,12 @@
 
 use std::os::fd::OwnedFd;
 
-use nix::unistd::{chdir, fchdir, setgroups, setresgid, setresuid, setsid};
+use nix::unistd::{Gid, Uid, chdir, fchdir, setgroups, setresgid, setresuid, setsid};
 use portreeve_protocol::List;
 use portreeve_protocol::status::Credentials;
 
 use super::identity::Identity;
-use super::{keyring, limits, locks};
+use super::{keyring, limits, locks, user_namespace};
 use crate::capability::{CapabilitySet, State};
 use crate::config;
 use crate::failure::{Exit, Failure};
@@ -44,27 +44,35 @@ impl Confinement {
         inject::point("worker.limits")?;
         limits::restore_descriptors(self.descriptors)?;
         self.limits.iter().try_for_each(limits::set)?;
-        let chrooted = self.root.is_some();
+        let (kept, chrooted) = (self.capabilities(), self.root.is_some());
         inject::point("worker.chroot")?;
-        if let Some(root) = self.root {
+        if let Some(range) = self.identity.namespace {
+            user_namespace::enter(range, self.root)?;
+        } else if let Some(root) = self.root {
             fchdir(&root).map_err(os("fchdir to security.chroot"))?;
             nix::unistd::chroot(".").map_err(os("chroot to security.chroot"))?;
         }
         chdir("/").map_err(os("chdir /"))?;
         let identity = &self.identity;
-        let Identity { user, group, groups } = identity;
+        let Identity { groups, .. } = identity;
+        let (user, group) = match identity.namespace {
+            Some(_) => (Uid::from_raw(0), Gid::from_raw(0)),
+            None => (identity.user, identity.group),
+        };
         inject::point("worker.groups")?;
         setgroups(groups).map_err(os("setgroups"))?;
         inject::point("worker.group")?;
-        setresgid(*group, *group, *group).map_err(os("setresgid"))?;
+        setresgid(group, group, group).map_err(os("setresgid"))?;
         inject::point("worker.bounding")?;
-        locks::bounding(CapabilitySet::default())?;
+        locks::bounding(kept)?;
         inject::point("worker.securebits")?;
-        locks::securebits()?;
+        if identity.namespace.is_none() {
+            locks::securebits()?;
+        }
         inject::point("worker.user")?;
-        setresuid(*user, *user, *user).map_err(os("setresuid"))?;
+        setresuid(user, user, user).map_err(os("setresuid"))?;
         inject::point("worker.sets")?;
-        locks::sets(&State::default())?;
+        locks::sets(&State { permitted: kept, effective: kept, ..State::default() })?;
         inject::point("worker.no_new_privs")?;
         locks::no_new_privs()?;
         inject::point("worker.private")?;
@@ -74,6 +82,16 @@ impl Confinement {
         }
         inject::point("worker.getting_back")?;
         identity.verify_irrevocable(chrooted)
+    }
+
+    /// The capabilities of the worker: those over its own user namespace.
+    fn capabilities(&self) -> CapabilitySet {
+        self.identity.namespace.map_or_else(CapabilitySet::default, |_| user_namespace::capabilities())
+    }
+
+    /// Further restrictions, one line each.
+    pub fn locks(&self) -> Vec<String> {
+        self.identity.namespace.into_iter().map(user_namespace::describe).collect()
     }
 
     /// The resource limits that are set, by the names of setrlimit(2).
@@ -104,6 +122,9 @@ impl Confinement {
             uid: [self.identity.user.as_raw(); 4],
             gid: [self.identity.group.as_raw(); 4],
             groups: List::truncated(groups),
+            permitted: self.capabilities().bits(),
+            effective: self.capabilities().bits(),
+            bounding: self.capabilities().bits(),
             no_new_privs: true,
             seccomp: self.seccomp,
             ..Credentials::default()
@@ -119,14 +140,21 @@ impl Identity {
     /// Tries what a compromised worker would try first.
     fn verify_irrevocable(&self, chrooted: bool) -> Result<(), Failure> {
         let root = nix::unistd::ROOT;
-        let attempts = [
-            ("setresuid(0)", !self.user.is_root() && setresuid(root, root, root).is_ok()),
-            ("chroot", nix::unistd::chroot("/").is_ok()),
-            (
-                "capset",
-                locks::sets(&State { permitted: CapabilitySet::from_bits(1), ..State::default() }).is_ok(),
-            ),
-        ];
+        let raised = |capability: caps::Capability| {
+            let permitted = CapabilitySet::from_bits(capability.bitmask());
+            locks::sets(&State { permitted, ..State::default() }).is_ok()
+        };
+        let attempts = match self.namespace {
+            Some(_) => {
+                user_namespace::verify_irrevocable()?;
+                vec![("capset", raised(caps::Capability::CAP_SYS_ADMIN))]
+            }
+            None => vec![
+                ("setresuid(0)", !self.user.is_root() && setresuid(root, root, root).is_ok()),
+                ("chroot", nix::unistd::chroot("/").is_ok()),
+                ("capset", raised(caps::Capability::CAP_CHOWN)),
+            ],
+        };
         if let Some((what, _)) = attempts.iter().find(|(_, succeeded)| *succeeded) {
             return Err(Failure::os(STEP, what, "it succeeded after confinement, but must fail"));
         }

@@ -28,9 +28,9 @@ pub use self::message::{MAX_NAMED, Report};
 use std::time::Duration;
 
 use crate::child_process;
-use crate::confine::descriptors;
 use crate::confine::verify::ProcStatus;
 use crate::confine::worker::Confinement;
+use crate::confine::{descriptors, user_namespace};
 use crate::failure::Failure;
 use crate::in_flight_limit::{InFlightLimit, Pauses};
 use crate::inject;
@@ -59,6 +59,8 @@ pub struct Launcher {
     pub pid: Pid,
     /// Its credentials as read from the kernel; every worker inherits exactly these.
     pub credentials: Credentials,
+    /// Its other restrictions, which every worker inherits too.
+    pub locks: Vec<String>,
     channel: UnixDatagram,
 }
 
@@ -68,7 +70,8 @@ pub fn start(confinement: Confinement, command: Command, orphans: Orphans) -> Re
     inject::point("launcher.channel")?;
     let (ours, theirs) = channel::pair().map_err(|error| Failure::os(STEP, "socketpair", error))?;
     inject::point("launcher.fork")?;
-    let expected = confinement.expected();
+    let (expected, locks, namespace) =
+        (confinement.expected(), confinement.locks(), confinement.identity.namespace);
     let child = sys::process::fork(move || {
         sys::process::set_name(PROCESS_NAME);
         let keep = [theirs.as_fd(), command.program.as_fd()];
@@ -84,7 +87,8 @@ pub fn start(confinement: Confinement, command: Command, orphans: Orphans) -> Re
     let status = ProcStatus::open(&child.to_string())?;
     status.expect_one_thread("launcher")?;
     let credentials = status.expect("launcher", &expected)?;
-    Ok(Launcher { pid: child, credentials, channel: ours })
+    namespace.map_or(Ok(()), |range| user_namespace::verify(&child.to_string(), range))?;
+    Ok(Launcher { pid: child, credentials, locks, channel: ours })
 }
 
 fn await_confined(channel: &UnixDatagram, program: &ProgramName) -> Result<(), Failure> {

@@ -65,9 +65,8 @@ impl Root {
 
 /// Whether owner and mode let the worker write. Access control lists are checked when the worker is confined.
 fn is_writable(metadata: &Metadata, identity: &Identity) -> bool {
-    let groups = || identity.groups.iter().chain([&identity.group]);
     !identity.user.is_root()
-        && (metadata.uid() == identity.user.as_raw()
-            || (metadata.mode() & 0o020 != 0 && groups().any(|group| group.as_raw() == metadata.gid()))
+        && (identity.has_user(metadata.uid())
+            || (metadata.mode() & 0o020 != 0 && identity.has_group(metadata.gid()))
             || metadata.mode() & 0o002 != 0)
 }

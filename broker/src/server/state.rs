@@ -86,6 +86,8 @@ pub struct LauncherProcess {
     pub root: String,
     /// Its credentials, as the kernel reports them, which its workers share.
     pub credentials: Credentials,
+    /// Its other restrictions, which its workers share.
+    pub locks: Vec<String>,
 }
 
 /// A session as `status` shows it.
@@ -272,10 +274,12 @@ impl Broker {
         let locks = List::truncated(broker.locks.iter().map(|lock| Text::truncated(lock)));
         let mut rows =
             vec![Process { locks, ..row("broker", std::process::id(), 0, "(empty)", &broker.credentials) }];
-        if let Some(LauncherProcess { pid, root, credentials }) = &self.processes.launcher {
-            rows.push(row("launcher", *pid, 0, root, credentials));
+        if let Some(LauncherProcess { pid, root, credentials, locks }) = &self.processes.launcher {
+            let locks = || List::truncated(locks.iter().map(|lock| Text::truncated(lock)));
+            rows.push(Process { locks: locks(), ..row("launcher", *pid, 0, root, credentials) });
             if let Some(pid) = self.worker.pid() {
-                rows.push(row("worker", pid, self.worker.restarts(), root, credentials));
+                let worker = row("worker", pid, self.worker.restarts(), root, credentials);
+                rows.push(Process { locks: locks(), ..worker });
             }
         }
         if let Some((pid, credentials, locks)) = &self.processes.reader

@@ -256,6 +256,7 @@ pub fn run(
             pid: launcher.pid.as_raw().unsigned_abs(),
             root: chroot,
             credentials: launcher.credentials.clone(),
+            locks: launcher.locks.clone(),
         }),
         reader: reader.as_ref().map(|reader| {
             (reader.pid.as_raw().unsigned_abs(), reader.credentials.clone(), reader.locks.clone())

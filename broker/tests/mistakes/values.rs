@@ -42,6 +42,15 @@ fn mistakes_in_values() {
         ("an empty value", "security { user = \"\" }"),
         ("an empty word", "security { supplemental_groups = ( \"\" mail ) }"),
         ("an id that is too high", "security { user = 4294967295 }"),
+        ("ids without a count", "security { user_namespace = 200000 }"),
+        ("ids with a sign", "security { user_namespace = \"+200000:65536\" }"),
+        ("ids with root of the host", "security { user_namespace = \"0:65536\" }"),
+        ("no ids", "security { user_namespace = \"200000:0\" }"),
+        ("ids that are too high", "security { user_namespace = \"4294967295:1\" }"),
+        (
+            "another user than root of the namespace",
+            "security { user_namespace = \"200000:65536\" user = mail group = 0 supplemental_groups = ( 8 ) }"
+        ),
         ("a relative chroot", "security { chroot = var/empty }"),
         ("a relative control socket", "broker { socket = broker.sock }"),
         ("a long path", &format!("broker {{\n  socket = /{}\n}}", "x".repeat(107))),

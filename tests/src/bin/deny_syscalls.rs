@@ -46,6 +46,7 @@ const ERRORS: &[(&str, i32)] = &[
     ("EINVAL", libc::EINVAL),
     ("EMFILE", libc::EMFILE),
     ("ENOMEM", libc::ENOMEM),
+    ("ENOSPC", libc::ENOSPC),
     ("ENOSYS", libc::ENOSYS),
     ("EPERM", libc::EPERM),
     ("EPROTONOSUPPORT", libc::EPROTONOSUPPORT),

@@ -11,4 +11,5 @@ mod old_kernels;
 mod security_document;
 mod starter;
 mod startup_errors;
+mod user_namespace;
 mod worker_limits;

@@ -309,14 +309,13 @@ fn no_other_worker_adopts_it_and_it_ends_with_its_worker() {
         );
         let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest);
         let broker = Broker::start(host, &text);
-        let (worker, mut channel) = setup.accept();
+        let (_worker, mut channel) = setup.accept();
         channel.hello();
         if !has_allowlist(&broker) {
             return;
         }
         let (_, unkept) = listen_unkept(&mut channel, "127.0.0.1:25").unwrap();
         let (_, kept) = channel.listen("127.0.0.1:26").unwrap();
-        drop((worker, channel));
         rustix::process::kill_process(
             rustix::process::Pid::from_raw(broker.worker() as i32).unwrap(),
             Signal::KILL,

@@ -25,6 +25,8 @@ pub(super) struct Process {
     reaches: Vec<String>,
     /// Landlock and seccomp restrictions as text.
     locks: Vec<String>,
+    /// Whether its securebits are set and locked.
+    securebits: bool,
     /// Restrictions that this kernel does not support.
     lacking: Vec<String>,
     calls: Vec<(&'static str, &'static str)>,
@@ -52,7 +54,8 @@ pub(super) fn all(config: &Config, plan: &Plan, readable: &[PathBuf]) -> Result<
             credentials: confinement.expected(),
             root: root.clone(),
             reaches: Vec::new(),
-            locks: Vec::new(),
+            locks: confinement.locks(),
+            securebits: plan.identity.namespace.is_none(),
             lacking: Vec::new(),
             calls: Vec::new(),
             limits: confinement.expected_limits(),
@@ -72,6 +75,7 @@ fn reader(readable: &[PathBuf], seccomp_mode: u8) -> Result<Process, Failure> {
         root: "/".to_owned(),
         reaches: readable.iter().map(|path| path.display().to_string()).collect(),
         locks: confinement.predict()?,
+        securebits: true,
         lacking: Vec::new(),
         calls: match seccomp::probe_for_reader()? {
             Seccomp::Absent => Vec::new(),
@@ -103,6 +107,7 @@ fn broker(config: &Config, plan: &Plan, seccomp_mode: u8) -> Result<Process, Fai
         },
         credentials: predicted.credentials,
         locks: predicted.locks,
+        securebits: true,
         lacking: predicted.lacking,
         reaches,
         limits: vec![("core", "0".to_owned()), ("nofile", "the hard limit at the start".to_owned())],
@@ -120,6 +125,14 @@ impl Process {
             ("ambient", credentials.ambient),
         ]
         .map(|(name, bits)| (name, CapabilitySet::from_bits(bits)))
+    }
+
+    /// The securebits, as a number and by name.
+    fn securebits(&self) -> (u32, Vec<String>) {
+        match self.securebits {
+            true => (locks::SECUREBITS.bits(), locks::securebits_names()),
+            false => (0, Vec::new()),
+        }
     }
 
     /// As JSON.
@@ -143,7 +156,7 @@ impl Process {
             "root": self.root,
             "root_reaches": self.reaches,
             "capabilities": sets.into_iter().collect::<serde_json::Map<_, _>>(),
-            "securebits": { "hex": format!("{:#x}", locks::SECUREBITS.bits()), "names": locks::securebits_names() },
+            "securebits": { "hex": format!("{:#x}", self.securebits().0), "names": self.securebits().1 },
             "no_new_privs": credentials.no_new_privs,
             "seccomp": seccomp,
             "locks": self.locks,
@@ -184,8 +197,8 @@ impl Process {
         for (name, set) in self.sets() {
             row(name, &format!("{:016x}  {set}", set.bits()));
         }
-        let names = locks::securebits_names();
-        row("securebits", &format!("{:#x}  {}", locks::SECUREBITS.bits(), names.join(",")));
+        let (bits, names) = self.securebits();
+        row("securebits", format!("{bits:#x}  {}", names.join(",")).trim_end());
         row("no_new_privs", if credentials.no_new_privs { "yes" } else { "no" });
         row("seccomp", if credentials.seccomp == 0 { "none" } else { "filter" });
         for (number, lock) in self.locks.iter().enumerate() {
