@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::fs::{self, File, Permissions};
 use std::os::fd::{FromRawFd as _, OwnedFd};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::Command;
 
@@ -14,6 +14,8 @@ use portreeve_tests::{
     Broker, Host, Kernel, Peer, binaries, broker, eventually, isolated, namespaces, process,
 };
 use rustix::mount::mount_bind_recursive;
+
+use super::user_namespace::range;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Every attack of the hostile worker that must fail. The test also fails if the worker no longer tries one of them.
@@ -87,6 +89,9 @@ const BLOCKED: &[&str] = &[
 
 /// Actions that the kernel allows to any process; SECURITY.md describes the consequences.
 const ALLOWED: &[&str] = &["limits-of-launcher", "io-uring"];
+/// What the root of a user namespace may do besides, with an effect in that namespace only.
+const ALLOWED_IN_A_NAMESPACE: &[&str] =
+    &["setresuid", "setresgid", "setfsuid", "setgroups", "keep-capabilities", "chroot", "nested-chroot"];
 /// What Landlock's signal scope prevents, see landlock(7): only from Linux 6.12 on.
 const SIGNAL_SCOPE: &str = "signal-launcher";
 /// The first version of Landlock that has it.
@@ -159,12 +164,30 @@ fn terminal() -> (OwnedFd, File) {
     (owner, terminal)
 }
 
+/// The same, with a worker that is root of a user namespace.
+fn text_of_namespace(chroot: &Chroot) -> String {
+    let (first, count) = range();
+    let identity = "user = nobody\n            group = nogroup";
+    let text = text(chroot, "/run/host/bin/hostile_worker --root-of-a-namespace");
+    assert!(text.contains(identity));
+    let text = text.replace(identity, &format!("user_namespace = \"{first}:{count}\""));
+    text.replace("peer nobody", &format!("peer \"{first}\""))
+}
+
 /// Runs the attacks under a broker on this kernel, as from a login: the terminal controls the broker's session.
-fn gains_nothing(host: &Host, kernel: Kernel) {
+fn gains_nothing(host: &Host, kernel: Kernel, in_namespace: bool) {
     let chroot = careless(host);
     add_a_key();
     let (_owner, terminal) = terminal();
-    let config = broker::config(host, &text(&chroot, "/run/host/bin/hostile_worker"));
+    let text = match in_namespace {
+        true => {
+            let (first, _) = range();
+            chown(chroot.path.join("writable"), Some(first), Some(first)).unwrap();
+            text_of_namespace(&chroot)
+        }
+        false => text(&chroot, "/run/host/bin/hostile_worker"),
+    };
+    let config = broker::config(host, &text);
     let broker = kernel.command(host, &config);
     let mut command = Command::new("setsid");
     command.arg("--ctty").arg(broker.get_program()).args(broker.get_args()).stdin(terminal);
@@ -186,6 +209,10 @@ fn gains_nothing(host: &Host, kernel: Kernel) {
         results.iter().filter(|(_, result)| result.starts_with(verdict)).map(|(name, _)| *name).collect()
     };
     let (mut allowed, mut blocked) = (ALLOWED.to_vec(), BLOCKED.to_vec());
+    if in_namespace {
+        blocked.retain(|name| !ALLOWED_IN_A_NAMESPACE.contains(name));
+        allowed.extend(ALLOWED_IN_A_NAMESPACE);
+    }
     let has_scope = kernel == Kernel::Full && landlock_abi() >= SIGNAL_SCOPE_ABI;
     if has_scope { &mut blocked } else { &mut allowed }.push(SIGNAL_SCOPE);
     assert_eq!(named("allowed"), in_order(&results, &allowed));
@@ -203,12 +230,22 @@ fn gains_nothing(host: &Host, kernel: Kernel) {
 
 #[test]
 fn a_compromised_worker_gains_nothing() {
-    isolated(|host| gains_nothing(host, Kernel::Full));
+    isolated(|host| gains_nothing(host, Kernel::Full, false));
+}
+
+#[test]
+fn a_compromised_root_of_a_user_namespace_gains_nothing() {
+    isolated(|host| gains_nothing(host, Kernel::Full, true));
+}
+
+#[test]
+fn a_compromised_root_of_a_user_namespace_gains_nothing_without_landlock_and_seccomp() {
+    isolated(|host| gains_nothing(host, Kernel::WithoutBoth, true));
 }
 
 #[test]
 fn a_compromised_worker_gains_nothing_without_landlock_and_seccomp() {
-    isolated(|host| gains_nothing(host, Kernel::WithoutBoth));
+    isolated(|host| gains_nothing(host, Kernel::WithoutBoth, false));
 }
 
 /// The expected names in the order of the results; missing ones come last.

@@ -85,11 +85,25 @@ pub fn refused<T>(result: io::Result<T>) -> Outcome {
     match result {
         Ok(_) => Outcome::Escaped("it succeeded".to_owned()),
         Err(error) => match error.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES | libc::ENOENT | libc::EROFS | libc::ENOSYS) => {
+            // ENOSPC: user.max_user_namespaces is 0.
+            Some(libc::EPERM | libc::EACCES | libc::ENOENT | libc::EROFS | libc::ENOSYS | libc::ENOSPC) => {
                 Outcome::Blocked(error.to_string())
             }
             _ => Outcome::Escaped(format!("only the arguments were rejected: {error}")),
         },
+    }
+}
+
+/// Whether the worker is root of a user namespace.
+pub fn is_root_of_a_namespace() -> bool {
+    std::env::args().any(|argument| argument == "--root-of-a-namespace")
+}
+
+/// The same for what root of a user namespace is allowed: it has an effect inside the namespace only.
+pub fn refused_outside_a_namespace<T>(result: io::Result<T>) -> Outcome {
+    match result {
+        Ok(_) if is_root_of_a_namespace() => Outcome::Allowed("inside its namespace".to_owned()),
+        result => refused(result),
     }
 }
 

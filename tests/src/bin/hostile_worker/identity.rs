@@ -2,19 +2,22 @@
 
 use std::process::{Command, Stdio};
 
-use crate::attack::{Attack, Outcome, Word, address, all_refused, call, refused};
+use crate::attack::{
+    Attack, Outcome, Word, address, all_refused, call, is_root_of_a_namespace, refused,
+    refused_outside_a_namespace as inside,
+};
 
 pub const ATTACKS: &[Attack] = &[
-    Attack { name: "setresuid", attempt: || refused(call(libc::SYS_setresuid, [0, 0, 0])) },
-    Attack { name: "setresgid", attempt: || refused(call(libc::SYS_setresgid, [0, 0, 0])) },
+    Attack { name: "setresuid", attempt: || inside(call(libc::SYS_setresuid, [0, 0, 0])) },
+    Attack { name: "setresgid", attempt: || inside(call(libc::SYS_setresgid, [0, 0, 0])) },
     Attack { name: "setfsuid", attempt: setfsuid },
-    Attack { name: "setgroups", attempt: || refused(call(libc::SYS_setgroups, [1, address(&42_u32)])) },
+    Attack { name: "setgroups", attempt: || inside(call(libc::SYS_setgroups, [1, address(&42_u32)])) },
     Attack { name: "setuid-program", attempt: || run_as("/setuid") },
     Attack { name: "file-capabilities", attempt: || run_as("/capable") },
     Attack { name: "capset-each", attempt: capset_each },
     Attack { name: "ambient-each", attempt: ambient_each },
     Attack { name: "securebits", attempt: || refused(prctl(libc::PR_SET_SECUREBITS, 0)) },
-    Attack { name: "keep-capabilities", attempt: || refused(prctl(libc::PR_SET_KEEPCAPS, 1)) },
+    Attack { name: "keep-capabilities", attempt: || inside(prctl(libc::PR_SET_KEEPCAPS, 1)) },
     Attack { name: "no-new-privs-off", attempt: no_new_privs_off },
     Attack { name: "limits", attempt: raise_limits },
     Attack { name: "priority", attempt: raise_priority },
@@ -28,6 +31,7 @@ fn setfsuid() -> Outcome {
     // setfsuid never fails: it returns the previous id, so a second call returns the current one.
     let _ = call(libc::SYS_setfsuid, [0]); // the next call shows its effect
     match call(libc::SYS_setfsuid, [-1]) {
+        Ok(0) if is_root_of_a_namespace() => Outcome::Allowed("inside its namespace".to_owned()),
         Ok(0) => Outcome::Escaped("the file system user id is 0".to_owned()),
         Ok(id) => Outcome::Blocked(format!("it stays {id}")),
         Err(error) => Outcome::Blocked(error.to_string()),
@@ -39,6 +43,11 @@ fn setfsuid() -> Outcome {
 fn run_as(path: &str) -> Outcome {
     let mut command = Command::new(path);
     command.args(["--as-program", "identity"]);
+    if is_root_of_a_namespace() {
+        // As another user of the namespace, who could gain its root.
+        std::os::unix::process::CommandExt::uid(&mut command, 100);
+        std::os::unix::process::CommandExt::gid(&mut command, 100);
+    }
     match command.stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::inherit()).status() {
         Ok(status) if status.success() => Outcome::Blocked("it ran without additional privileges".to_owned()),
         Ok(status) => Outcome::Escaped(format!("it ran with additional privileges: {status}")),
@@ -53,7 +62,10 @@ fn capset_each() -> Outcome {
         let data = [[bit(0), bit(0), 0_u32], [bit(1), bit(1), 0]];
         (format!("capability {number}"), call(libc::SYS_capset, [address(&header), address(&data)]))
     };
-    all_refused((0..=40).map(one))
+    // Those that it has are those over its namespace.
+    let [[_, low, _], [_, high, _]] = crate::payload::capabilities();
+    let held = u64::from(high) << 32 | u64::from(low);
+    all_refused((0..=40).filter(|number| held & 1 << number == 0).map(one))
 }
 
 fn ambient_each() -> Outcome {

@@ -4,10 +4,12 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
-use crate::attack::{Attack, Outcome, Word, address, all_refused, call, refused};
+use crate::attack::{
+    Attack, Outcome, Word, address, all_refused, call, refused, refused_outside_a_namespace as inside,
+};
 
 pub const ATTACKS: &[Attack] = &[
-    Attack { name: "chroot", attempt: || refused(call(libc::SYS_chroot, [address(c"/writable")])) },
+    Attack { name: "chroot", attempt: || inside(call(libc::SYS_chroot, [address(c"/writable")])) },
     Attack { name: "nested-chroot", attempt: nested_chroot },
     Attack { name: "dot-dot", attempt: dot_dot },
     Attack { name: "directory-descriptors", attempt: directory_descriptors },
@@ -25,14 +27,22 @@ pub const ATTACKS: &[Attack] = &[
 
 /// The classic escape: a chroot below the root, while a directory outside it is open.
 fn nested_chroot() -> Outcome {
-    let outside = fs::File::open("/").unwrap();
+    let here = || fs::metadata("/").map(|file| (file.dev(), file.ino())).unwrap();
+    let (outside, root) = (fs::File::open("/").unwrap(), here());
     let _ = fs::create_dir("/writable/root"); // it may exist
     let nested = call(libc::SYS_chroot, [address(c"/writable/root")]);
     if nested.is_ok() {
-        let here = std::os::fd::AsRawFd::as_raw_fd(&outside);
-        let _ = call(libc::SYS_fchdir, [Word::from(here)]); // chroot alone counts as an escape
+        let outside = std::os::fd::AsRawFd::as_raw_fd(&outside);
+        call(libc::SYS_fchdir, [Word::from(outside)]).unwrap();
+        for _ in 0..64 {
+            call(libc::SYS_chdir, [address(c"..")]).unwrap();
+        }
+        call(libc::SYS_chroot, [address(c".")]).unwrap();
+        if here() != root {
+            return Outcome::Escaped("it left its root".to_owned());
+        }
     }
-    refused(nested)
+    inside(nested)
 }
 
 fn dot_dot() -> Outcome {
