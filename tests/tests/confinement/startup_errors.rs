@@ -249,7 +249,7 @@ fn a_configuration_that_others_can_replace_by_its_path_is_refused() {
         StartupFailure::of_command(relative).assert_reports(exit::CONFIG, &words);
         let mut check = Command::new(host.binary(binaries::BROKER));
         let check = check.args(["check", "portreeve.conf"]).current_dir(&below).output().unwrap();
-        assert_eq!(check.status.code(), Some(exit::CONFIG.into()));
+        assert_eq!(check.status.code(), Some(exit::CONFIG));
         assert!(String::from_utf8_lossy(&check.stderr).contains("\"..\""), "{check:?}");
     });
 }
