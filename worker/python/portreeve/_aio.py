@@ -184,8 +184,14 @@ class AsyncHeldAddress:
                     await asyncio.wait_for(self._client._wait_for(lambda: renewal.is_due), renewal.interval)
                 except asyncio.TimeoutError:
                     pass  # it is time to renew
+                # Before Python 3.12, wait_for loses a cancellation that arrives together with its result.
+                if self._is_released:
+                    break
                 requested = _lease.clock()
-                renewal.handle(requested, await self._try(renewal.request(), renewal.end - requested))
+                outcome = await self._try(renewal.request(), renewal.end - requested)
+                if self._is_released:
+                    break
+                renewal.handle(requested, outcome)
         except Error as why:
             renewal.lost = why
         finally:

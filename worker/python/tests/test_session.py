@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import unittest
+from ipaddress import ip_address
 
 from portreeve import (
     AsyncClient,
@@ -493,6 +494,40 @@ class Asyncio(Sessions, unittest.TestCase):
             self.assertEqual(str(listener.endpoint), f"*:{1 + index}")
             listener.detach().close()
             made[index].close()
+        session.close()
+
+    def test_a_released_address_is_renewed_no_more_whatever_arrives_together(self):
+        lease = messages.Lease(ip_address("10.1.1.7"), "eth1", 24, 60000, 0, None)
+
+        def run():
+            self.broker.welcome()
+            while True:
+                kind, number, _ = self.broker.receive()
+                if kind == messages.Ping.KIND:
+                    return
+                reply = Subscribed(False, ()) if kind == messages.Subscribe.KIND else messages.Leases((lease,))
+                self.broker.send(frame(kind | REPLY, number, reply))
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        self.threads.append(thread)
+        session = self.session_type(self.broker)
+
+        async def release():
+            for turns in range(12):
+                held = await session.client.hold_address("10.1.1.7")
+                await asyncio.sleep(0)
+                held._renewal.is_due = True
+                session.client._notify()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                await held.let_expire()
+                assert held.lost is None, held.lost
+
+        session.run(release())
+        with self.assertRaises(TimedOut):
+            session.limit(0.1)
+            session.call("ping")
         session.close()
 
     def test_the_end_of_the_session_can_be_awaited(self):
