@@ -14,6 +14,7 @@ use portreeve_tests::wait::TIMEOUT;
 use portreeve_tests::{Broker, Host, debian, eventually, isolated, process, resources};
 use rustix::process::{Signal, kill_process};
 
+use super::packages::await_haproxy;
 use super::programs::{NOBODY, get, pid};
 
 /// The user and group of Exim.
@@ -57,14 +58,6 @@ fn assert_unprivileged(broker: &Broker, user: u32) {
         assert!(status.no_new_privs);
     }
     assert!(process::is_running(worker));
-}
-
-/// Waits until a process handles a signal: before, it may ignore it.
-fn await_handler(process: u32, signal: Signal) {
-    eventually("a signal handler", || {
-        let caught = u64::from_str_radix(&process::status_field(process, "SigCgt"), 16).unwrap();
-        (caught & (1 << (signal.as_raw() - 1)) != 0).then_some(())
-    });
 }
 
 /// What a client does with a connection: true if it was served. An error means that the server closed the connection.
@@ -146,7 +139,7 @@ fn haproxy_serves_reloads_by_sigusr2_and_is_killed_without_a_refused_client() {
             assert!(eventually("a reply", || get(endpoint)).ends_with("first"));
         }
         assert_unprivileged(&broker, NOBODY);
-        await_handler(broker.worker(), Signal::USR2);
+        await_haproxy(broker.worker());
         write(host, "haproxy.cfg", ("string hello", "string second"));
         kill_process(pid(broker.worker()), Signal::USR2).unwrap();
         eventually("the new configuration", || get("127.0.0.1:80").filter(|reply| reply.ends_with("second")));

@@ -38,10 +38,12 @@ fn the_exit_status_is_that_of_the_program_or_says_why_there_is_none() {
             let (code, _, error) = outcome(command(host, &[program.to_str().unwrap()]));
             let message = format!(
                 "portreeve: cannot run {:?}: it is a {kind} program, which gets no privileges under portreeve run. Run it without \
-                 portreeve",
+                 portreeve, or as this user with --ignore-set-id",
                 program.to_str().unwrap()
             );
             assert_eq!((code, error), (Some(126), message));
+            let (code, _, error) = outcome(command(host, &["--ignore-set-id", program.to_str().unwrap()]));
+            assert_eq!((code, error.as_str()), (Some(0), ""));
         }
         let (code, _, _) = outcome(command(host, &[]));
         assert_eq!(code, Some(64));

@@ -3,5 +3,6 @@
 mod binds;
 mod by_descriptor;
 mod failures;
+mod packages;
 mod programs;
 mod supervisor;

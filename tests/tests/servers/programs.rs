@@ -111,15 +111,18 @@ fn an_unmodified_web_server_serves_port_80_as_an_ordinary_user_without_privilege
         std::fs::create_dir(&directory).unwrap();
         std::fs::write(directory.join("index.html"), "served as it is").unwrap();
         let folder = directory.to_str().unwrap();
-        let mut running =
-            Running::start(command(host, &["python3", "-m", "http.server", "--directory", folder, "80"]));
-        let reply = eventually("a reply", || get("127.0.0.1:80"));
-        assert!(reply.ends_with("served as it is"), "{reply}");
+        let mut running = Running::start(command(
+            host,
+            &["python3", "-u", "-m", "http.server", "--directory", folder, "80"],
+        ));
         let program = running.program();
+        running.log.wait_for(&["Serving HTTP on 0.0.0.0 port 80"]);
         for thread in process::threads(program) {
             assert_eq!((thread.uid, thread.permitted, thread.effective), (vec![NOBODY; 4], 0, 0));
             assert!(thread.no_new_privs);
         }
+        let reply = eventually("a reply", || get("127.0.0.1:80"));
+        assert!(reply.ends_with("served as it is"), "{reply}");
         // The program has the listener and neither the channel nor the descriptor of the notifications.
         let descriptors = eventually("the end of the connection", || {
             let descriptors = resources::Descriptors::of(program).0;

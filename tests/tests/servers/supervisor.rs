@@ -5,7 +5,7 @@ use std::time::Duration;
 use portreeve_tests::{Broker, Host, eventually, isolated, process, resources};
 use rustix::process::{Signal, kill_process};
 
-use crate::programs::{Running, config, get, pid};
+use crate::programs::{Running, command, config, get, pid};
 
 /// A program that binds a port for each line that it reads, and prints what came of it.
 const BIND_BY_LINE: &str = "import errno, signal, socket, sys
@@ -137,6 +137,46 @@ fn a_policy_that_changes_while_the_program_runs_is_in_force_at_its_next_bind() {
         ]);
         running.signal(Signal::USR1);
         running.log.wait_for(&["83 bound"]);
+    });
+}
+
+#[test]
+fn a_listener_that_the_broker_does_not_keep_ends_when_the_program_closes_it_and_another_one_when_the_program_ends()
+ {
+    isolated(|host| {
+        let text = config(r#"( "*:80" )"#).replace("listen = (", "unkept = true listen = (");
+        let broker = Broker::start(host, &text);
+        let before = broker.descriptors();
+        let script = "import signal, socket
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+for _ in range(2):
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.bind(('127.0.0.1', 80))
+    one.listen()
+    try: socket.socket().bind(('127.0.0.1', 80))
+    except OSError as error: print(error.strerror)
+    print('open')
+    signal.sigwait([signal.SIGUSR1])
+    one.close()
+    print('closed')
+    signal.sigwait([signal.SIGUSR1])";
+        for (option, is_kept) in [("--unkept", false), ("--", true)] {
+            let running = Running::start(command(host, &[option, "/usr/bin/python3", "-u", "-c", script]));
+            running.log.wait_for(&["open"]);
+            assert_eq!(running.log.lines().iter().any(|line| line == "Address already in use"), !is_kept);
+            assert_eq!(resources::tcp_listeners().len(), 1);
+            running.signal(Signal::USR1);
+            running.log.wait_for(&["closed"]);
+            assert_eq!(resources::tcp_listeners().is_empty(), !is_kept, "{option}");
+            running.signal(Signal::USR1);
+            eventually("the second bind", || {
+                let opened = running.log.lines().iter().filter(|line| *line == "open").count();
+                (opened == 2).then_some(())
+            });
+            drop(running);
+            broker.await_no_leak(&before);
+        }
     });
 }
 

@@ -29,6 +29,10 @@ pub struct Arguments {
     /// replacement of the broker.
     #[arg(long)]
     unkept: bool,
+    /// Run a set-user-id or set-group-id program as this user, without the privileges of its owner, instead of refusing it: for
+    /// example a mail server that is installed set-user-id root and is configured to need no root.
+    #[arg(long)]
+    ignore_set_id: bool,
     /// The program and its arguments.
     #[arg(value_name = "PROGRAM", trailing_var_arg = true, required_unless_present = "dry_run")]
     command: Vec<OsString>,
@@ -54,7 +58,7 @@ pub async fn run(broker: &Broker, out: Output, arguments: Arguments) -> Result<E
         .map_err(|error| Failure::System("cannot adopt the program's processes".to_owned(), error.into()))?;
     let answers =
         answer::Answers::new(client, rules, !arguments.unkept, Duration::from_secs(broker.timeout.into()));
-    supervise::run(&arguments.command, answers).await
+    supervise::run(&arguments.command, arguments.ignore_set_id, answers).await
 }
 
 /// Reads the rules about TCP and UDP listeners, and returns them also as the broker shows them.

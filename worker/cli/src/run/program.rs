@@ -15,12 +15,14 @@ use rustix::process::{getegid, geteuid};
 use crate::failure::Failure;
 
 /// Starts the program.
-pub fn start(words: &[OsString]) -> Result<(Child, Notifications), Failure> {
+pub fn start(words: &[OsString], ignore_set_id: bool) -> Result<(Child, Notifications), Failure> {
     let Some((program, arguments)) = words.split_first() else {
         return Err(Failure::System("cannot run the program".to_owned(), io::ErrorKind::InvalidInput.into()));
     };
     let name = program.to_string_lossy().into_owned();
-    refuse_set_id(program, &name)?;
+    if !ignore_set_id {
+        refuse_set_id(program, &name)?;
+    }
     if let Some(level @ 2..) = notifications::yama_level()
         && !geteuid().is_root()
     {
@@ -70,7 +72,8 @@ fn refuse_set_id(program: &OsStr, name: &str) -> Result<(), Failure> {
     }
     let kind = if user { "set-user-id" } else { "set-group-id" };
     let why = format!(
-        "it is a {kind} program, which gets no privileges under portreeve run. Run it without portreeve"
+        "it is a {kind} program, which gets no privileges under portreeve run. Run it without portreeve, \
+         or as this user with --ignore-set-id"
     );
     Err(Failure::Program(name.to_owned(), io::Error::new(io::ErrorKind::PermissionDenied, why)))
 }

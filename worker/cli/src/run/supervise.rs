@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use portreeve_intercept::Next;
+use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::SignalKind;
@@ -22,12 +23,12 @@ use crate::listen::signals;
 const MAX_ANSWERED: usize = 32;
 
 /// Runs the program until it ends. A program that puts itself into the background, so that its first process ends with status 0, is
-/// supervised until its last process ends.
-pub async fn run(command: &[OsString], answers: Answers) -> Result<ExitCode, Failure> {
+/// supervised until its last process ends: this process has adopted those whose parents have ended.
+pub async fn run(command: &[OsString], ignore_set_id: bool, answers: Answers) -> Result<ExitCode, Failure> {
     let answers = Arc::new(answers);
     let mut ended = signals(SignalKind::child())?;
     let signals = Signals::block()?;
-    let (child, notifications) = program::start(command)?;
+    let (child, notifications) = program::start(command, ignore_set_id)?;
     let failed = |what: &str| {
         let what = what.to_owned();
         move |error: io::Error| Failure::System(what, error)
@@ -38,16 +39,13 @@ pub async fn run(command: &[OsString], answers: Answers) -> Result<ExitCode, Fai
     let watched = watched.map_err(failed("cannot wait for the program's binds"))?;
     let mut answering = JoinSet::new();
     let mut filtered = true;
-    while main.is_some() || filtered {
+    loop {
         tokio::select! {
-            _ = ended.recv() => {
-                if let Some(status) = reap(main) {
-                    if status != 0 {
-                        return Ok(ExitCode::from(status));
-                    }
-                    main = None;
-                }
-            }
+            _ = ended.recv() => match reap(&mut main) {
+                Reaped::First(status) if status != 0 => return Ok(ExitCode::from(status)),
+                Reaped::Last => return Ok(ExitCode::SUCCESS),
+                Reaped::First(_) | Reaped::Others => {}
+            },
             signal = signals.next() => {
                 let signal = signal?;
                 match main {
@@ -75,19 +73,33 @@ pub async fn run(command: &[OsString], answers: Answers) -> Result<ExitCode, Fai
             }
         }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-/// Reaps children that have ended, and returns the exit status of the first process of the program if it is one of them: 128 and
-/// the number of the signal, if one ended it.
-fn reap(main: Option<Pid>) -> Option<u8> {
-    let mut found = None;
-    while let Ok(Some((child, status))) = wait(WaitOptions::NOHANG) {
-        if Some(child) == main {
-            found = Some(code(status));
+/// Which children have ended.
+enum Reaped {
+    /// The first process of the program, with this exit status: 128 and the number of the signal, if one ended it. Others remain, or
+    /// the status is not 0.
+    First(u8),
+    /// Others, or none.
+    Others,
+    /// All: the program has ended, and its first process with status 0.
+    Last,
+}
+
+/// Reaps children that have ended.
+fn reap(main: &mut Option<Pid>) -> Reaped {
+    let mut reaped = Reaped::Others;
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((child, status))) if Some(child) == *main => {
+                *main = None;
+                reaped = Reaped::First(code(status));
+            }
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Err(Errno::CHILD) if matches!(reaped, Reaped::Others | Reaped::First(0)) => return Reaped::Last,
+            Ok(None) | Err(_) => return reaped,
         }
     }
-    found
 }
 
 fn code(status: WaitStatus) -> u8 {
