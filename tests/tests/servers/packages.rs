@@ -256,12 +256,12 @@ fn nginx_as_a_worker_is_killed_under_steady_connections_and_no_client_is_refused
             // Workers of a master that was killed go on, as children of the launcher.
             let master = || {
                 let children = process::children(broker.launcher());
-                let supervisors = children.into_iter().filter(|child| process::is_running(*child));
+                let mut supervisors = children.into_iter().filter(|child| process::is_running(*child));
                 let named = |child: &u32| {
                     std::fs::read_to_string(format!("/proc/{child}/comm"))
                         .is_ok_and(|name| name.trim_end() == "portreeve")
                 };
-                process::children(supervisors.filter(named).next_back()?).first().copied()
+                process::children(supervisors.rfind(named)?).first().copied()
             };
             for _ in 0..3 {
                 let former = eventually("the master", master);
