@@ -28,7 +28,8 @@ pub fn install(host: &Host, package: &str) {
         binaries::target_directory().join(DIRECTORY).display()
     );
     for directory in ["/usr", "/etc"] {
-        let options = CString::new(format!("lowerdir={}{directory}:{directory}", unpacked.display())).unwrap();
+        let options =
+            CString::new(format!("lowerdir={}{directory}:{directory}", unpacked.display())).unwrap();
         mount("overlay", directory, "overlay", MountFlags::RDONLY, Some(options.as_c_str()))
             .unwrap_or_else(|error| panic!("cannot mount an overlay at {directory}: {error}"));
     }

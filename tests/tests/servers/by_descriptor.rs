@@ -61,9 +61,9 @@ fn assert_unprivileged(broker: &Broker, user: u32) {
 }
 
 /// What a client does with a connection: true if it was served. An error means that the server closed the connection.
-type Talk = fn(&mut TcpStream) -> std::io::Result<bool>;
+pub type Talk = fn(&mut TcpStream) -> std::io::Result<bool>;
 
-fn http(connection: &mut TcpStream) -> std::io::Result<bool> {
+pub fn http(connection: &mut TcpStream) -> std::io::Result<bool> {
     connection.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut reply = String::new();
     connection.read_to_string(&mut reply)?;
@@ -104,8 +104,14 @@ impl SteadyClients {
     }
 }
 
-/// Kills the worker three times while ten clients connect: each of them is accepted, and served again afterwards.
-fn kill_under_steady_connections(broker: &Broker, endpoints: &[&str], talk: Talk) {
+/// Kills a process of the worker three times while ten clients connect: each of them is accepted, and they are served by the next
+/// worker.
+pub fn kill_under_steady_connections(
+    broker: &Broker,
+    victim: impl Fn(&Broker) -> u32,
+    endpoints: &[&str],
+    talk: Talk,
+) {
     let clients = SteadyClients { stopped: AtomicBool::new(false), served: AtomicUsize::new(0) };
     let clients = &clients;
     std::thread::scope(|scope| {
@@ -118,7 +124,7 @@ fn kill_under_steady_connections(broker: &Broker, endpoints: &[&str], talk: Talk
         for _ in 0..3 {
             clients.await_served(30);
             let worker = broker.worker();
-            kill_process(pid(worker), Signal::KILL).unwrap();
+            kill_process(pid(victim(broker)), Signal::KILL).unwrap();
             eventually("the next worker", || {
                 process::children(broker.launcher()).first().copied().filter(|next| *next != worker)
             });
@@ -144,7 +150,7 @@ fn haproxy_serves_reloads_by_sigusr2_and_is_killed_without_a_refused_client() {
         kill_process(pid(broker.worker()), Signal::USR2).unwrap();
         eventually("the new configuration", || get("127.0.0.1:80").filter(|reply| reply.ends_with("second")));
         assert_unprivileged(&broker, NOBODY);
-        kill_under_steady_connections(&broker, &["127.0.0.1:80", "[::1]:80"], http);
+        kill_under_steady_connections(&broker, Broker::worker, &["127.0.0.1:80", "[::1]:80"], http);
         assert_eq!(resources::tcp_listeners().len(), 2);
     });
 }
@@ -164,7 +170,7 @@ fn nginx_serves_reloads_by_sighup_and_is_killed_without_a_refused_client() {
         kill_process(pid(broker.worker()), Signal::HUP).unwrap();
         eventually("the new configuration", || get("127.0.0.1:80").filter(|reply| reply.ends_with("second")));
         assert_unprivileged(&broker, NOBODY);
-        kill_under_steady_connections(&broker, &["127.0.0.1:80", "[::1]:80"], http);
+        kill_under_steady_connections(&broker, Broker::worker, &["127.0.0.1:80", "[::1]:80"], http);
         assert_eq!(resources::tcp_listeners().len(), 2);
     });
 }
@@ -188,7 +194,7 @@ fn lighttpd_serves_reloads_by_sigusr1_and_is_killed_without_a_refused_client() {
         kill_process(pid(broker.worker()), Signal::USR1).unwrap();
         eventually("the new configuration", || get("127.0.0.1:80").filter(|reply| reply.ends_with("second")));
         assert_unprivileged(&broker, NOBODY);
-        kill_under_steady_connections(&broker, &["127.0.0.1:80"], http);
+        kill_under_steady_connections(&broker, Broker::worker, &["127.0.0.1:80"], http);
         assert_eq!(resources::tcp_listeners().len(), 1);
     });
 }
@@ -204,7 +210,7 @@ fn exim_delivers_mail_from_a_listener_as_its_standard_input_and_is_killed_withou
         let broker = start(host, "exim");
         deliver("127.0.0.1", "before");
         assert_unprivileged(&broker, EXIM);
-        kill_under_steady_connections(&broker, &["127.0.0.1:25"], smtp);
+        kill_under_steady_connections(&broker, Broker::worker, &["127.0.0.1:25"], smtp);
         deliver("127.0.0.1", "after");
         eventually("both messages", || {
             let files = fs::read_dir("/var/mail/inbox/new").ok()?;
@@ -236,7 +242,7 @@ fn dovecot_accepts_submissions_reloads_by_sighup_and_is_killed_without_a_refused
         kill_process(pid(broker.worker()), Signal::HUP).unwrap();
         eventually("the new name", || greeting().filter(|line| line.starts_with("220 second.example ")));
         assert_unprivileged(&broker, NOBODY);
-        kill_under_steady_connections(&broker, &["127.0.0.1:587"], smtp);
+        kill_under_steady_connections(&broker, Broker::worker, &["127.0.0.1:587"], smtp);
         assert_eq!(resources::tcp_listeners().len(), 1);
     });
 }

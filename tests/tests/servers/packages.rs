@@ -5,10 +5,12 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
 
+use portreeve_tests::smtp_load::ALWAYS_STABLE;
 use portreeve_tests::{Broker, Host, binaries, debian, eventually, isolated, process};
-use rustix::process::{Signal, kill_process};
+use rustix::process::Signal;
 
-use crate::programs::{NOBODY, Running, command, config, get, pid};
+use crate::by_descriptor::{http, kill_under_steady_connections};
+use crate::programs::{NOBODY, Running, command, config, get};
 
 /// A directory that user nobody can write to.
 fn directory(host: &Host) -> String {
@@ -223,7 +225,7 @@ file:
 }
 
 #[test]
-fn nginx_as_a_worker_is_killed_under_steady_connections_and_no_client_is_refused() {
+fn nginx_as_a_supervised_worker_is_killed_under_steady_connections_and_no_client_is_refused() {
     isolated(|host| {
         debian::install(host, "nginx-light");
         let directory = directory(host);
@@ -232,48 +234,22 @@ fn nginx_as_a_worker_is_killed_under_steady_connections_and_no_client_is_refused
         let config = format!(
             r#"
             security {{ user = nobody group = nogroup capabilities = "cap_net_bind_service+ep" }}
-            worker {{ command = ( {client:?} run "--" /usr/sbin/nginx "-c" {file:?} "-p" {directory:?} ) }}
-            broker {{ permit "web" {{ listen = ( "*:80" "[::]:80" ) }} }}"#
+            worker {{
+                command = ( {client:?} run "--" /usr/sbin/nginx "-c" {file:?} "-p" {directory:?} )
+                end_descendants = true
+            }}
+            broker {{ permit "web" {{ listen = ( "*:80" "[::]:80" ) }} }}
+            {ALWAYS_STABLE}"#
         );
         let broker = Broker::start(host, &config);
         await_page("127.0.0.1:80", "nginx");
-        let stop = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let clients: Vec<_> = (0..4)
-                .map(|_| {
-                    scope.spawn(|| {
-                        let (mut connected, mut refused) = (0_u32, 0_u32);
-                        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                            match TcpStream::connect("127.0.0.1:80") {
-                                Ok(_) => connected += 1,
-                                Err(_) => refused += 1,
-                            }
-                        }
-                        (connected, refused)
-                    })
-                })
-                .collect();
-            // Workers of a master that was killed go on, as children of the launcher.
-            let master = || {
-                let children = process::children(broker.launcher());
-                let mut supervisors = children.into_iter().filter(|child| process::is_running(*child));
-                let named = |child: &u32| {
-                    std::fs::read_to_string(format!("/proc/{child}/comm"))
-                        .is_ok_and(|name| name.trim_end() == "portreeve")
-                };
-                process::children(supervisors.rfind(named)?).first().copied()
-            };
-            for _ in 0..3 {
-                let former = eventually("the master", master);
-                kill_process(pid(former), Signal::KILL).unwrap();
-                eventually("the next master", || master().filter(|next| *next != former));
-                await_page("127.0.0.1:80", "nginx");
-            }
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            for client in clients {
-                let (connected, refused) = client.join().unwrap();
-                assert!(connected > 100 && refused == 0, "{connected} connected, {refused} refused");
-            }
-        });
+        let endpoints = ["127.0.0.1:80", "[::1]:80"];
+        // The supervisor, and then nginx's master.
+        kill_under_steady_connections(&broker, Broker::worker, &endpoints, http);
+        let master = |broker: &Broker| {
+            eventually("the master", || process::children(broker.worker()).first().copied())
+        };
+        kill_under_steady_connections(&broker, master, &endpoints, http);
+        is_unprivileged(master(&broker));
     });
 }
