@@ -62,7 +62,7 @@ pub use health_check::HealthCheck;
 pub use include::{MAX_FILES, MAX_INCLUDE_DEPTH};
 pub use limit::{Limit, Resource, Resources};
 pub use listener::{Listener, SocketOptions};
-pub use pace::Pace;
+pub use pace::{Pace, without_pauses};
 pub use parser::MAX_DEPTH;
 pub use pattern::{Hosts, ListenPattern, Malformed, well_formed};
 pub use peer::{GROUPS, Peer, PeerName};

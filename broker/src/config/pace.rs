@@ -47,7 +47,7 @@ impl Pace {
 }
 
 /// Runs a computation to its end without pauses.
-pub(super) fn without_pauses<T>(computation: impl AsyncFnOnce(&Pace) -> T) -> T {
+pub fn without_pauses<T>(computation: impl AsyncFnOnce(&Pace) -> T) -> T {
     let pace = Pace::exclusive();
     let mut computation = pin!(computation(&pace));
     let mut context = Context::from_waker(Waker::noop());

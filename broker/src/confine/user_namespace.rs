@@ -1,7 +1,7 @@
 //! A user namespace for the worker: inside, it is root and can become any other user; on the host it has the ids of a range that
 //! nobody else has, owns nothing, and has no capability.
 //!
-//! Promises: the capabilities of the namespace are those of [`CAPABILITIES`] at most. None of them has an effect on what belongs to
+//! Promises: the capabilities of the namespace are those of `CAPABILITIES` at most. None of them has an effect on what belongs to
 //! the host, such as its network namespace, mounts and files. No process in it makes a further namespace: a new user namespace
 //! needs a limit that is 0, every other one CAP_SYS_ADMIN. The root directory is that of a mount namespace, so that chroot(2)
 //! leads nowhere else. Sources: user_namespaces(7), capabilities(7), namespaces(7), pivot_root(2), create_user_ns() and

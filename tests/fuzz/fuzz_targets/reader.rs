@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use portreeve_broker::config::{Bundle, Report, Snapshot, Style, replay};
+use portreeve_broker::config::{Bundle, Report, Snapshot, Style, replay, without_pauses};
 use portreeve_broker::reader::Collector;
 use portreeve_protocol::{Header, Kind};
 
@@ -58,17 +58,17 @@ fn as_they_are(mut rest: &[u8]) -> Option<Bundle> {
 
 /// Reads a bundle as a reload does.
 fn read(bundle: &Bundle) {
-    let main = Path::new("fuzz.conf");
+    let replay = || without_pauses(async |pace| replay(Path::new("fuzz.conf"), bundle, pace).await);
     bundle.paths();
     bundle.accounts().for_each(drop);
-    match replay(main, bundle) {
+    match replay() {
         Ok((config, warnings)) => {
             Snapshot::of(&config);
             warnings.into_iter().map(Report::from).for_each(|report| printable(&report));
         }
         Err(report) => {
             printable(&report);
-            assert_eq!(replay(main, bundle).map(drop), Err(report));
+            assert_eq!(replay().map(drop), Err(report));
         }
     }
 }

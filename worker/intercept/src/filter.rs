@@ -103,7 +103,7 @@ pub(crate) fn install(supervisor: BorrowedFd<'_>) -> io::Result<()> {
     installed.map(drop)
 }
 
-/// Receives what [`install`] has sent; `None` if the child ended before it sent anything.
+/// Receives what the child has sent; `None` if the child ended before it sent anything.
 ///
 /// # Errors
 /// The child could not install the filter.
