@@ -134,8 +134,8 @@ fn configuration(chroot: &Path, version: u32) -> String {
 fn free_after(at_once: bool, amid: Amid) -> Duration {
     match (at_once, amid) {
         (true, _) => Duration::ZERO,
-        (false, Amid::Takeover) => RETAIN + Duration::from_secs(2),
-        (false, _) => Duration::from_secs(1),
+        (false, Amid::Takeover) => RETAIN + PATIENCE,
+        (false, _) => PATIENCE,
     }
 }
 
