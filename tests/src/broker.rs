@@ -191,6 +191,13 @@ impl Broker {
         eventually("a worker", || process::children(launcher).first().copied())
     }
 
+    /// Whether the kernel let the broker list its listeners in an allowlist; it does not let the root of a user namespace. If it
+    /// did not, the broker has said so.
+    pub fn has_allowlist(&self) -> bool {
+        let warnings = self.peer().status().warnings.into_vec();
+        !warnings.iter().any(|warning| warning.contains("the kernel refused"))
+    }
+
     /// Its open file descriptors.
     pub fn descriptors(&self) -> Descriptors {
         Descriptors::of(self.pid())

@@ -36,24 +36,28 @@ impl Permit {
             Some((resource, value)) => Limit::parse(resource.trim(), value.trim()),
             None => Err("write \"RESOURCE=VALUE\", in quotes".to_owned()),
         });
-        let unkept = reader.boolean("unkept").unwrap_or(false);
-        if let Some(option) = reader.section.option("unkept")
-            && unkept
-            && listen.is_empty()
-        {
-            let message = "unkept has no effect: this permit has no listen";
-            reader.error(option.value.span(), message, "add listen = ( ENDPOINT ) to it");
-        }
-        let permanent = reader.boolean("permanent").unwrap_or(false);
-        if let Some(option) = reader.section.option("permanent")
-            && permanent
-            && address.is_empty()
-        {
-            let message = "permanent has no effect: this permit has no address";
-            reader.error(option.value.span(), message, "add address = ( ADDRESS/PREFIX ) to it");
-        }
+        let unkept = flag_beside(&mut reader, "unkept", ("listen", listen.is_empty(), "ENDPOINT"));
+        let permanent =
+            flag_beside(&mut reader, "permanent", ("address", address.is_empty(), "ADDRESS/PREFIX"));
         reader.no_other_options();
         reader.no_other_scopes();
         Some(Permit { name: reader.instance("NAME")?, listen, unkept, address, permanent, interface, limit })
     }
+}
+
+/// Reads a boolean option that has an effect only on the values of a list: its name, whether it is empty, and what one looks like.
+fn flag_beside(
+    reader: &mut Reader<'_, '_>,
+    name: &'static str,
+    (list, is_empty, value): (&str, bool, &str),
+) -> bool {
+    let is_set = reader.boolean(name).unwrap_or(false);
+    if let Some(option) = reader.section.option(name)
+        && is_set
+        && is_empty
+    {
+        let message = format!("{name} has no effect: this permit has no {list}");
+        reader.error(option.value.span(), message, format!("add {list} = ( {value} ) to it"));
+    }
+    is_set
 }

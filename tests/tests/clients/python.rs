@@ -483,19 +483,24 @@ client.close()
 assert threading.active_count() == 1, threading.enumerate()
 "#,
         );
-        assert_eq!(program.line(), "ready");
-        // Root removes the address of another owner, who gets notice.
-        let removal = Command::new(host.binary(binaries::CLIENT))
-            .args(["--socket", SOCKET, "address", "remove", "2001:db8::7"])
-            .output()
-            .unwrap();
-        assert_eq!(program.line(), "hang", "{removal:?}");
-        broker.suspend();
-        assert_eq!(program.line(), "lost");
-        broker.signal(Signal::CONT);
+        take_both_leases(host, &broker, &mut program);
         program.end();
         broker.await_no_leak(&before);
     });
+}
+
+/// Takes the addresses that a program holds: root removes one, whose owner gets notice; the lease of the other expires while the
+/// broker is stopped.
+fn take_both_leases(host: &Host, broker: &Broker, program: &mut Program) {
+    assert_eq!(program.line(), "ready");
+    let removal = Command::new(host.binary(binaries::CLIENT))
+        .args(["--socket", SOCKET, "address", "remove", "2001:db8::7"])
+        .output()
+        .unwrap();
+    assert_eq!(program.line(), "hang", "{removal:?}");
+    broker.suspend();
+    assert_eq!(program.line(), "lost");
+    broker.signal(Signal::CONT);
 }
 
 #[test]
@@ -545,15 +550,7 @@ async def main():
 asyncio.run(main(), debug=True)
 "#,
         );
-        assert_eq!(program.line(), "ready");
-        let removal = Command::new(host.binary(binaries::CLIENT))
-            .args(["--socket", SOCKET, "address", "remove", "2001:db8::7"])
-            .output()
-            .unwrap();
-        assert_eq!(program.line(), "hang", "{removal:?}");
-        broker.suspend();
-        assert_eq!(program.line(), "lost");
-        broker.signal(Signal::CONT);
+        take_both_leases(host, &broker, &mut program);
         program.end();
         broker.await_no_leak(&before);
     });

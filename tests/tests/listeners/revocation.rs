@@ -38,18 +38,11 @@ fn narrowed() -> String {
     config(ANYWHERE).replace("peer nobody { allow = ( status listen ) permit = ( any ) }", "")
 }
 
-/// Whether the kernel let the broker list its listeners in an allowlist; it does not let the root of a user namespace. If it
-/// did not, the broker has said so.
-pub(super) fn has_allowlist(broker: &Broker) -> bool {
-    let warnings = broker.peer().status().warnings.into_vec();
-    !warnings.iter().any(|warning| warning.contains("the kernel refused"))
-}
-
 /// The endpoints and preparations that the broker can revoke on this kernel. Without an allowlist these are TCP listeners that
 /// their holders have not bound to an interface.
 fn revocable(broker: &Broker) -> (Vec<&'static str>, Vec<(&'static str, Preparation)>) {
     let (mut endpoints, mut preparations) = (ENDPOINTS.to_vec(), PREPARATIONS.to_vec());
-    if !has_allowlist(broker) {
+    if !broker.has_allowlist() {
         endpoints.retain(|endpoint| !is_udp(endpoint));
         preparations.retain(|(what, _)| *what != "bind to an interface");
     }
@@ -179,7 +172,7 @@ fn a_holder_cannot_remove_or_replace_the_filter_of_its_listener() {
     isolated(|host| {
         let broker = Broker::start(host, &config(ANYWHERE));
         // Without an allowlist there is no filter before the listener stops.
-        let expected = if has_allowlist(&broker) { ErrorKind::PermissionDenied } else { ErrorKind::NotFound };
+        let expected = if broker.has_allowlist() { ErrorKind::PermissionDenied } else { ErrorKind::NotFound };
         let mut holder = connect(WORKER);
         for endpoint in ENDPOINTS {
             let (_, socket) = holder.listen(endpoint).unwrap();
@@ -267,7 +260,7 @@ fn nothing_that_a_holder_does_keeps_its_listener_after_a_reload() {
     isolated(|host| {
         let broker = Broker::start(host, &config(ANYWHERE));
         let (endpoints, mut preparations) = revocable(&broker);
-        let at_once = has_allowlist(&broker);
+        let at_once = broker.has_allowlist();
         if !at_once {
             // A holder that undoes the sharing keeps the endpoint until it has accepted the connections in its queue.
             preparations.truncate(1);

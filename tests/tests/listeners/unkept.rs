@@ -18,7 +18,7 @@ use portreeve_tests::service_manager::ServiceManager;
 use portreeve_tests::{Broker, Host, Peer, binaries, broker, eventually, isolated, resources, sample};
 use rustix::process::Signal;
 
-use super::revocation::{ANYWHERE, NEXT, PREPARATIONS, has_allowlist, is_reached, is_udp, misuse, target};
+use super::revocation::{ANYWHERE, NEXT, PREPARATIONS, is_reached, is_udp, misuse, target};
 
 /// An endpoint of each kind of socket that can be requested so.
 const ENDPOINTS: [&str; 5] = ["127.0.0.1:25", "[::1]:25", "*:26", "127.0.0.1:53/udp", "[::]:54/udp"];
@@ -52,7 +52,7 @@ fn listen_unkept(peer: &mut Peer, endpoint: &str) -> Result<(ListenerId, OwnedFd
 /// Starts a broker. `None` if the kernel lets it keep no allowlist, as in a user namespace: it then refuses such requests.
 fn start(host: &Host, text: &str) -> Option<Broker> {
     let broker = Broker::start(host, text);
-    if has_allowlist(&broker) {
+    if broker.has_allowlist() {
         return Some(broker);
     }
     let fault = listen_unkept(&mut user(0), "127.0.0.1:25").unwrap_err();
@@ -311,7 +311,7 @@ fn no_other_worker_adopts_it_and_it_ends_with_its_worker() {
         let broker = Broker::start(host, &text);
         let (_worker, mut channel) = setup.accept();
         channel.hello();
-        if !has_allowlist(&broker) {
+        if !broker.has_allowlist() {
             return;
         }
         let (_, unkept) = listen_unkept(&mut channel, "127.0.0.1:25").unwrap();
@@ -466,7 +466,7 @@ fn a_reload_makes_no_endpoint_static_whose_socket_the_program_has_open() {
         let broker = Broker::start(host, &text(""));
         let (_worker, mut channel) = setup.accept();
         channel.hello();
-        if !has_allowlist(&broker) {
+        if !broker.has_allowlist() {
             return;
         }
         let with_static = text(r#"ESMTP_Listener { Listen "127.0.0.1:25" {} }"#);
