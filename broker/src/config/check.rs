@@ -12,6 +12,7 @@ use super::listener::Listener;
 use super::peer::Peer;
 use super::source::{Sources, Span};
 use super::typed::Config;
+use super::worker::Bind;
 
 /// Checks everything but floating addresses, and what depends on which addresses float.
 pub(super) fn config(config: &Config, sources: &Sources, problems: &mut Problems) {
@@ -19,6 +20,7 @@ pub(super) fn config(config: &Config, sources: &Sources, problems: &mut Problems
     topology(&config.cluster, sources, problems);
     permitted_addresses(config, problems);
     standard_input(config, problems);
+    unreachable_listeners(config, problems);
     for peer in &config.broker.peers {
         ineffective_peer(peer, &config.broker, problems);
     }
@@ -97,6 +99,22 @@ fn standard_input(config: &Config, problems: &mut Problems) {
         let message = format!("{} is not a static listener", stdin.value);
         let help = format!("add ESMTP_Listener {{ Listen \"{}\" {{ }} }}, or remove stdin", stdin.value);
         problems.error(stdin.span, message, help);
+    }
+}
+
+/// A worker with `bind = brokered` gets a listener when it binds it, which is possible for TCP and UDP only.
+fn unreachable_listeners(config: &Config, problems: &mut Problems) {
+    if config.worker.as_ref().is_none_or(|worker| worker.bind != Bind::Brokered) {
+        return;
+    }
+    for listener in &config.listeners {
+        if listener.socket.enable && listener.endpoint.value.inet().is_none() {
+            let message =
+                "the worker would not get this Unix socket, because bind = brokered passes no descriptors";
+            let help =
+                "remove it, and let the worker bind a path that it can write to; or write bind = direct";
+            problems.error(listener.endpoint.span, message, help);
+        }
     }
 }
 

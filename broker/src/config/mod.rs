@@ -73,7 +73,7 @@ pub use security::{DEFAULT_ACCOUNT, IdRange, Security};
 pub use snapshot::Snapshot;
 pub use source::{FileId, Place, Sources, Span, Spanned};
 pub use typed::{Config, check_syntax, check_syntax_text, examine, load, parse_text, record, replay};
-pub use worker::Worker;
+pub use worker::{Bind, Worker};
 
 /// Whether the broker reads this scope at top level; the others are the MTA's.
 fn is_read(name: &str) -> bool {

@@ -83,6 +83,7 @@ impl Snapshot {
             environment,
             limits,
             umask,
+            bind,
             stdin,
             restart,
             stable_after,
@@ -98,6 +99,7 @@ impl Snapshot {
         add("environment", quoted_words(variables));
         add("limit", words(limits));
         add("umask", format!("{umask:04o}"));
+        add("bind", bind.name().to_owned());
         add("stdin", stdin.as_ref().map_or_else(String::new, |endpoint| endpoint.value.to_string()));
         add("restart", restart.to_string());
         add("stable_after", stable_after.as_secs().to_string());

@@ -23,6 +23,8 @@ pub struct Worker {
     pub limits: Vec<Spanned<Limit>>,
     /// Its file mode creation mask.
     pub umask: u32,
+    /// Who answers its bind(2).
+    pub bind: Bind,
     /// The static listener that is its standard input.
     pub stdin: Option<Spanned<Endpoint>>,
     /// Whether the worker is restarted when it ends.
@@ -42,6 +44,26 @@ pub struct Worker {
     pub span: Span,
 }
 
+/// Who answers bind(2) of the worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bind {
+    /// The kernel.
+    #[default]
+    Direct,
+    /// The broker, as far as policy permits: the worker gets neither a channel nor listeners as descriptors.
+    Brokered,
+}
+
+impl Bind {
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Bind::Direct => "direct",
+            Bind::Brokered => "brokered",
+        }
+    }
+}
+
 impl Worker {
     pub(crate) fn read(mut reader: Reader<'_, '_>) -> Option<Self> {
         reader.no_instance();
@@ -51,6 +73,7 @@ impl Worker {
             environment: environment(&mut reader),
             limits: limits(&mut reader),
             umask: reader.mode("umask").unwrap_or(0o022),
+            bind: reader.parsed("bind", bind).map_or(Bind::default(), |bind| bind.value),
             stdin: reader
                 .parsed("stdin", |text| text.parse().map_err(|error: EndpointError| error.to_string())),
             restart: reader.boolean("restart").unwrap_or(true),
@@ -63,6 +86,10 @@ impl Worker {
             end_descendants: reader.boolean("end_descendants").unwrap_or(false),
             span: reader.section.name,
         };
+        if let (Bind::Brokered, Some(stdin)) = (worker.bind, &worker.stdin) {
+            let message = "bind = brokered passes no listener to the worker, and stdin would";
+            reader.error(stdin.span, message, "remove stdin, or bind = brokered");
+        }
         reader.no_other_options();
         reader.no_other_scopes();
         Some(worker).filter(|worker| !worker.command.is_empty())
@@ -94,6 +121,11 @@ fn command(reader: &mut Reader<'_, '_>) -> Vec<Spanned<String>> {
         }
     }
     command
+}
+
+fn bind(text: &str) -> Result<Bind, String> {
+    let known = [Bind::Direct, Bind::Brokered].into_iter().find(|bind| bind.name() == text);
+    known.ok_or_else(|| "write direct or brokered".to_owned())
 }
 
 /// A signal by its name in signal(7), with or without SIG, or by its number.

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 
+use crate::config::Bind;
 use crate::failure::{Exit, Failure};
 
 /// The worker's command.
@@ -20,6 +21,8 @@ pub struct Command {
     pub environment: Vec<CString>,
     /// worker.umask
     pub umask: u32,
+    /// worker.bind
+    pub bind: Bind,
 }
 
 /// A program's path and place, for messages.

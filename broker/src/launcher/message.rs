@@ -43,7 +43,7 @@ pub enum Order {
 }
 
 /// A message from the launcher.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Report {
     /// The launcher is confined.
     Confined,
@@ -54,6 +54,8 @@ pub enum Report {
         /// Its process id.
         pid: i32,
     },
+    /// The worker could not be started, because its bind(2) cannot be answered by the broker; the cause.
+    NotIntercepted(String),
     /// The worker could not be started.
     NotSpawned {
         /// The cause.

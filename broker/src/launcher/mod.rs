@@ -7,6 +7,7 @@ mod message;
 mod process;
 pub mod program;
 mod spawn;
+mod supervisor;
 
 use std::ffi::CStr;
 use std::io;
@@ -40,6 +41,8 @@ const STEP: &str = "launcher";
 /// The name of the launcher's process, and that of the worker's until its program runs.
 const PROCESS_NAME: &CStr = c"(pr-launcher)";
 const WORKER_NAME: &CStr = c"(pr-worker)";
+/// The name of the supervisor of a worker's bind(2).
+const SUPERVISOR_NAME: &CStr = c"(pr-supervisor)";
 
 /// What the launcher does with the worker and its descendants when the broker ends.
 #[derive(Clone, Copy, Debug)]

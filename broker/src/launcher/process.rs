@@ -19,12 +19,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{AccessFlags, Pid, faccessat};
+use portreeve_intercept::notifications::open_proc;
 use portreeve_protocol::List;
 use portreeve_protocol::channel::{ReceiveError, send_bytes};
 
 use super::command::Command;
 use super::message::{MAX_NAMED, Order, Report, packet, receive_order};
-use super::{Orphans, spawn};
+use super::spawn::Access;
+use super::{Orphans, spawn, supervisor};
+use crate::config::Bind;
 use crate::confine::worker::Confinement;
 use crate::failure::Failure;
 use crate::sys::children::Children;
@@ -56,6 +59,10 @@ struct Launcher {
     next_search: Option<Instant>,
     /// Whether the last search found any.
     found: bool,
+    /// The parent of the worker, if its bind(2) is intercepted; otherwise the launcher is.
+    supervisor: Option<Pid>,
+    /// /proc for supervisors.
+    proc: Option<OwnedFd>,
 }
 
 /// Whether the broker runs.
@@ -86,6 +93,10 @@ pub fn run(
 ) -> Result<(), Failure> {
     let failure = |call: &'static str| move |error: Errno| Failure::os("launcher", call, error);
     let children = Children::open();
+    let proc = match command.bind {
+        Bind::Direct => None,
+        Bind::Brokered => open_proc(),
+    };
     let adopts = process::adopt_orphans().map_err(failure("prctl PR_SET_CHILD_SUBREAPER"));
     let confined = adopts.and_then(|()| confinement.apply());
     let report = match &confined {
@@ -106,6 +117,8 @@ pub fn run(
         shutdown: None,
         next_search: None,
         found: false,
+        supervisor: None,
+        proc,
     };
     launcher.report(&report);
     confined?;
@@ -174,14 +187,13 @@ impl Launcher {
             Order::Store => {}
             Order::Spawn { names, backlogs, stdin } => {
                 let stored = std::mem::take(&mut self.stored);
-                let descriptors: Vec<BorrowedFd<'_>> = stored.iter().map(OwnedFd::as_fd).collect();
-                let report = match spawn::spawn(&self.command, (&names, &backlogs, stdin), &descriptors) {
-                    Ok(pid) => {
-                        self.worker = Some(pid);
-                        Report::Spawned { pid: pid.as_raw() }
-                    }
-                    Err(errno) => Report::NotSpawned { errno: errno as i32 },
+                let report = match self.command.bind {
+                    Bind::Direct => self.spawn((&names, &backlogs, stdin), &stored),
+                    Bind::Brokered => self.spawn_supervised(stored),
                 };
+                if let Report::Spawned { pid } = report {
+                    self.worker = Some(Pid::from_raw(pid));
+                }
                 self.report(&report);
             }
             Order::Signal { signal } => {
@@ -196,6 +208,28 @@ impl Launcher {
             Order::EndAll { timeout_ms } => {
                 self.begin_shutdown(Duration::from_millis(timeout_ms.into()));
             }
+        }
+    }
+
+    fn spawn(&self, attributes: spawn::Attributes<'_>, descriptors: &[OwnedFd]) -> Report {
+        let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(OwnedFd::as_fd).collect();
+        match spawn::spawn(&self.command, Access::Descriptors(attributes, &descriptors)) {
+            Ok(pid) => Report::Spawned { pid: pid.as_raw() },
+            Err(errno) => Report::NotSpawned { errno: errno as i32 },
+        }
+    }
+
+    /// Starts a supervisor with the worker's channel, and by that the worker.
+    fn spawn_supervised(&mut self, mut descriptors: Vec<OwnedFd>) -> Report {
+        let channel = descriptors.pop().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound));
+        let started =
+            channel.and_then(|channel| supervisor::start(&self.command, channel, self.proc.as_ref()));
+        match started {
+            Ok((supervisor, report)) => {
+                self.supervisor = Some(supervisor);
+                report
+            }
+            Err(error) => Report::NotIntercepted(error.to_string()),
         }
     }
 
@@ -257,7 +291,7 @@ impl Launcher {
         }
         let (mut count, mut pids) = (0, Vec::new());
         self.children.for_each(|pid| {
-            if self.worker != Some(pid) && wait::is_running_child(pid) {
+            if ![self.worker, self.supervisor].contains(&Some(pid)) && wait::is_running_child(pid) {
                 count += 1;
                 if pids.len() < MAX_NAMED {
                     pids.push(pid.as_raw());
@@ -281,6 +315,9 @@ impl Launcher {
                 let _ = process::kill_group_of(ended); // no other member may be left
             }
             let Ok(Some((pid, ending))) = wait::reap() else { return true };
+            if self.supervisor == Some(pid) {
+                self.supervisor = None;
+            }
             if self.worker == Some(pid) {
                 self.worker = None;
                 self.report(&Report::Exited { pid: pid.as_raw(), ending });

@@ -1,7 +1,7 @@
 //! Starts one worker: fork, descriptors, environment, exec by descriptor.
 //!
 //! Descriptors follow the socket-activation convention (sd_listen_fds(3)): listeners from 3 on, named by
-//! LISTEN_FDNAMES, then the channel, whose number is in PORTREEVE_CHANNEL.
+//! LISTEN_FDNAMES, then the channel, whose number is in PORTREEVE_CHANNEL. A worker whose bind(2) is intercepted gets none.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -13,6 +13,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, Pid, fork, getpid, pipe2, setpgid};
+use portreeve_intercept::filter;
 use portreeve_protocol::socket_activation::{self, FIRST_DESCRIPTOR as FIRST};
 
 use super::WORKER_NAME;
@@ -21,57 +22,87 @@ use crate::confine::{landlock, limits};
 use crate::sys;
 
 /// The names, the backlogs, and the standard input of [`Order::Spawn`](super::message::Order::Spawn).
-type Attributes<'a> = (&'a [String], &'a [Option<u32>], Option<u32>);
+pub type Attributes<'a> = (&'a [String], &'a [Option<u32>], Option<u32>);
+
+/// What a worker gets.
+#[derive(Clone, Copy)]
+pub enum Access<'a> {
+    /// Its listeners, then its channel.
+    Descriptors(Attributes<'a>, &'a [BorrowedFd<'a>]),
+    /// A filter of bind(2), whose notifications go to this end of a [channel](filter::channel).
+    Intercepted(BorrowedFd<'a>),
+}
 
 /// Starts the worker and waits until its program runs or exec has failed.
-pub fn spawn(
-    command: &Command,
-    attributes: Attributes<'_>,
-    descriptors: &[BorrowedFd<'_>],
-) -> Result<Pid, Errno> {
-    let launcher = getpid();
+pub fn spawn(command: &Command, access: Access<'_>) -> Result<Pid, Errno> {
+    let parent = getpid();
     let (error_reader, error_writer) = pipe2(OFlag::O_CLOEXEC)?;
+    let descriptors = match access {
+        Access::Descriptors(_, descriptors) => descriptors,
+        Access::Intercepted(_) => &[],
+    };
     let duplicates = Duplicates::new(command, descriptors, error_writer.as_fd())?;
     drop(error_writer);
-    // SAFETY: the launcher is single-threaded, so the child can run any code.
-    match unsafe { fork() }? {
-        ForkResult::Child => {
-            sys::process::set_name(WORKER_NAME);
-            let execute = || {
-                // The launcher ends the worker's process group at once, and must not be in it.
-                setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
-                sys::process::end_with_parent(launcher)?;
-                landlock::scope_signals().map_err(|_| Errno::EACCES)?;
-                limits::allow_core_files()?;
-                execute(command, attributes, &duplicates)
-            };
-            let errno = match execute() {
-                Ok(never) => match never {},
-                Err(errno) => errno,
-            };
-            // If writing fails, the parent sees the pipe close and takes the start for a success, until the child exits.
-            let _ = nix::unistd::write(&duplicates.error_writer, &(errno as i32).to_ne_bytes());
-            // SAFETY: _exit runs no destructors or exit handlers of the launcher.
-            unsafe { libc::_exit(127) }
-        }
-        ForkResult::Parent { child } => {
-            drop(duplicates);
-            let mut errno = [0; 4];
-            match std::fs::File::from(error_reader).read_exact(&mut errno) {
-                Ok(()) => Err(Errno::from_raw(i32::from_ne_bytes(errno))),
-                // The pipe was closed by exec and nothing was written: the program runs.
-                Err(_) => Ok(child),
-            }
-        }
+    let child = fork_child(|| {
+        sys::process::set_name(WORKER_NAME);
+        let execute = || {
+            // The launcher ends the worker's process group at once, and must not be in it.
+            setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+            sys::process::end_with_parent(parent)?;
+            landlock::scope_signals().map_err(|_| Errno::EACCES)?;
+            limits::allow_core_files()?;
+            execute(command, access, &duplicates)
+        };
+        let errno = match execute() {
+            Ok(never) => match never {},
+            Err(errno) => errno,
+        };
+        // If writing fails, the parent sees the pipe close and takes the start for a success, until the child exits.
+        let _ = nix::unistd::write(&duplicates.error_writer, &(errno as i32).to_ne_bytes());
+        127
+    })?;
+    drop(duplicates);
+    let mut errno = [0; 4];
+    match std::fs::File::from(error_reader).read_exact(&mut errno) {
+        Ok(()) => Err(Errno::from_raw(i32::from_ne_bytes(errno))),
+        // The pipe was closed by exec and nothing was written: the program runs.
+        Err(_) => Ok(child),
     }
 }
 
-/// Moves the descriptors to their numbers and executes the program. Does not return on success.
-fn execute(
-    command: &Command,
-    (names, backlogs, stdin): Attributes<'_>,
-    duplicates: &Duplicates,
-) -> Result<Infallible, Errno> {
+/// Forks a child of the launcher, or of a supervisor, that runs `run` and exits with its result.
+pub fn fork_child(run: impl FnOnce() -> i32) -> Result<Pid, Errno> {
+    // SAFETY: launcher and supervisor are single-threaded, so the child can run any code.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            let code = run();
+            // SAFETY: _exit runs no destructors or exit handlers of the parent.
+            unsafe { libc::_exit(code) }
+        }
+        ForkResult::Parent { child } => Ok(child),
+    }
+}
+
+/// Executes the program with what it gets. Does not return on success.
+fn execute(command: &Command, access: Access<'_>, duplicates: &Duplicates) -> Result<Infallible, Errno> {
+    let environment = match access {
+        Access::Descriptors(attributes, _) => {
+            pass_descriptors(attributes, duplicates)?;
+            environment(command, passed_variables(attributes.0, duplicates.descriptors.len()))?
+        }
+        Access::Intercepted(_) => environment(command, Vec::new())?,
+    };
+    umask(Mode::from_bits_truncate(command.umask));
+    default_signals()?;
+    if let Access::Intercepted(supervisor) = access {
+        filter::install(supervisor)
+            .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    }
+    nix::unistd::fexecve(duplicates.program.as_fd(), &command.arguments, &environment)
+}
+
+/// Moves the descriptors to the numbers at which the worker expects them.
+fn pass_descriptors((_, backlogs, stdin): Attributes<'_>, duplicates: &Duplicates) -> Result<(), Errno> {
     for (socket, backlog) in duplicates.descriptors.iter().zip(backlogs) {
         // From now on the kernel reports this process to clients: the worker and its user. A socket that an earlier worker
         // has connected cannot listen; this worker learns that when it accepts.
@@ -88,10 +119,7 @@ fn execute(
         // SAFETY: nothing reads this process's standard input, which this replaces.
         Errno::result(unsafe { libc::dup2(source.as_raw_fd(), libc::STDIN_FILENO) })?;
     }
-    umask(Mode::from_bits_truncate(command.umask));
-    default_signals()?;
-    let environment = environment(command, names, duplicates.descriptors.len())?;
-    nix::unistd::fexecve(duplicates.program.as_fd(), &command.arguments, &environment)
+    Ok(())
 }
 
 /// Duplicates of the descriptors that the child needs, above all numbers that the worker's descriptors will have.
@@ -121,15 +149,21 @@ impl Duplicates {
     }
 }
 
-/// The configured environment, and the variables of the passed descriptors. A configured variable does not replace those.
-fn environment(command: &Command, names: &[String], count: usize) -> Result<Vec<CString>, Errno> {
-    const CHANNEL: &str = "PORTREEVE_CHANNEL";
+const CHANNEL: &str = "PORTREEVE_CHANNEL";
+
+/// The variables of this number of passed descriptors.
+fn passed_variables(names: &[String], count: usize) -> Vec<(&'static str, String)> {
     // The channel is the last one.
     let listeners = count.saturating_sub(1);
     let mut set = vec![(CHANNEL, (listeners + 3).to_string())];
     if listeners > 0 {
         set.extend(socket_activation::variables(names));
     }
+    set
+}
+
+/// The configured environment, and further variables. A configured variable does not replace those of passed descriptors.
+fn environment(command: &Command, set: Vec<(&'static str, String)>) -> Result<Vec<CString>, Errno> {
     let reserved = |variable: &CString| {
         let name = variable.to_bytes().split(|byte| *byte == b'=').next();
         let mut names = socket_activation::VARIABLES.into_iter().chain([CHANNEL]);

@@ -7,7 +7,9 @@ use std::os::unix::fs::MetadataExt as _;
 
 use super::Root;
 use super::finding::{Findings, is_permission_denied};
-use crate::config::{Config, Span, Worker};
+use portreeve_intercept::notifications::yama_level;
+
+use crate::config::{Bind, Config, Span, Worker};
 use crate::confine::identity::Identity;
 use crate::failure::Exit;
 use crate::launcher::program::{self, Unusable};
@@ -28,6 +30,17 @@ pub fn command(
         findings.error(STEP, Exit::Config, diagnostic);
         return None;
     };
+    if let (Bind::Brokered, Some(level @ 2..)) = (worker.bind, yama_level()) {
+        let message = format!(
+            "bind = brokered cannot work: kernel.yama.ptrace_scope is {level}, and the launcher has to look into the worker's processes"
+        );
+        let diagnostic = config.error(
+            worker.span,
+            message,
+            "set kernel.yama.ptrace_scope to 0 or 1 with sysctl(8), or write bind = direct",
+        );
+        findings.error(STEP, Exit::Unavailable, diagnostic);
+    }
     let mut c_string = |text: String, span: Span| {
         CString::new(text)
             .map_err(|_| {
@@ -69,6 +82,7 @@ pub fn command(
         arguments: arguments.into_iter().collect::<Option<_>>()?,
         environment: environment.into_iter().collect::<Option<_>>()?,
         umask: worker.umask,
+        bind: worker.bind,
     })
 }
 

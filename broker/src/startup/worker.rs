@@ -8,6 +8,7 @@ use crate::server::Supervision;
 pub fn supervision(worker: &Worker, program: ProgramName) -> Supervision {
     Supervision {
         program,
+        bind: worker.bind,
         stdin: worker.stdin.as_ref().map(|endpoint| endpoint.value.clone()),
         restart: worker.restart,
         stable_after: worker.stable_after,

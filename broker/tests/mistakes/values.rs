@@ -60,6 +60,15 @@ fn mistakes_in_values() {
         ("an environment name", "worker { command = /bin/x environment = [ \"A=B\" = 1 ] }"),
         ("not a umask", "worker { command = /bin/x umask = 0o22 }"),
         ("not an endpoint", "worker { command = /bin/x stdin = 25 }"),
+        ("no way to bind", "worker { command = /bin/x bind = broker }"),
+        (
+            "a listener as standard input of a worker that gets none",
+            "worker { command = /bin/x bind = brokered stdin = \"*:25\" }\nESMTP_Listener { Listen \"*:25\" {} }"
+        ),
+        (
+            "a Unix socket of a worker that gets no descriptors",
+            "worker { command = /bin/x bind = brokered }\nESMTP_Listener { Listen \"/run/a\" {} }"
+        ),
         ("an unknown limit", "worker { command = /bin/x limit = [ nofiles = 80000 ] }"),
         ("not the value of a limit", "worker { command = /bin/x limit = [ nofile = 80k ] }"),
     ]);

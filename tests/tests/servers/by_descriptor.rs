@@ -47,7 +47,7 @@ fn directory(path: &str, owner: u32) {
 }
 
 /// Every process of the worker is an ordinary user without a capability, now and for ever.
-fn assert_unprivileged(broker: &Broker, user: u32) {
+pub fn assert_unprivileged(broker: &Broker, user: u32) {
     let worker = broker.worker();
     for process in process::descendants(worker).into_iter().chain([worker]) {
         // A helper may have ended meanwhile.

@@ -1,6 +1,7 @@
-//! Unmodified servers whose listeners the broker opens: `portreeve run`.
+//! Unmodified servers whose listeners the broker opens: `portreeve run`, and workers with `bind = brokered`.
 
 mod binds;
+mod brokered;
 mod by_descriptor;
 mod failures;
 mod packages;

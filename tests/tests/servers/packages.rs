@@ -13,7 +13,7 @@ use crate::by_descriptor::{http, kill_under_steady_connections};
 use crate::programs::{NOBODY, Running, command, config, get};
 
 /// A directory that user nobody can write to.
-fn directory(host: &Host) -> String {
+pub fn directory(host: &Host) -> String {
     let directory = host.path("server");
     std::fs::create_dir(&directory).unwrap();
     std::os::unix::fs::chown(&directory, Some(NOBODY), Some(NOBODY)).unwrap();
@@ -39,7 +39,7 @@ pub fn await_haproxy(master: u32) {
 }
 
 #[track_caller]
-fn await_page(address: &str, text: &str) {
+pub fn await_page(address: &str, text: &str) {
     eventually("the page", || get(address).filter(|page| page.contains(text)));
 }
 
@@ -51,7 +51,7 @@ fn is_unprivileged(pid: u32) {
     }
 }
 
-fn nginx(host: &Host, directory: &str) -> PathBuf {
+pub fn nginx(host: &Host, directory: &str) -> PathBuf {
     let text = format!(
         r#"
         daemon off;

@@ -8,7 +8,7 @@ use rustix::process::{Signal, kill_process};
 use crate::programs::{Running, command, config, get, pid};
 
 /// A program that binds a port for each line that it reads, and prints what came of it.
-const BIND_BY_LINE: &str = "import errno, signal, socket, sys
+pub const BIND_BY_LINE: &str = "import errno, signal, socket, sys
 kept = []
 def bind(port):
     one = socket.socket()
@@ -188,7 +188,7 @@ for _ in range(2):
     });
 }
 
-fn reload(host: &Host, broker: &Broker, text: &str) {
+pub fn reload(host: &Host, broker: &Broker, text: &str) {
     portreeve_tests::broker::config(host, text);
     let mut root = broker.peer();
     root.request(&portreeve_protocol::reload::Reload::default()).unwrap();

@@ -4,11 +4,11 @@
 //! process that has threads.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 
 use libc::sock_filter;
-use portreeve_protocol::channel::{self, ReceiveError};
+use portreeve_protocol::channel::{ReceiveError, receive as receive_packet};
 
 use crate::notifications::Notifications;
 use crate::sys;
@@ -81,12 +81,22 @@ impl InstallError {
     }
 }
 
+/// Creates the ends of the supervisor and of its child, for [`receive`] and [`install`].
+///
+/// # Errors
+/// Those of socketpair(2).
+pub fn channel() -> io::Result<(UnixDatagram, OwnedFd)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let (parent, child) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    Ok((parent.into(), child))
+}
+
 /// Installs the filter in this process and sends its descriptor to the supervisor, or the error. This process and its
 /// children can gain no privileges from then on (PR_SET_NO_NEW_PRIVS). The descriptor is close-on-exec.
 ///
 /// # Errors
 /// As sent to the supervisor.
-pub(crate) fn install(supervisor: BorrowedFd<'_>) -> io::Result<()> {
+pub fn install(supervisor: BorrowedFd<'_>) -> io::Result<()> {
     let installed = rustix::thread::set_no_new_privs(true)
         .map_err(io::Error::from)
         .and_then(|()| sys::install_filter(&PROGRAM));
@@ -109,7 +119,7 @@ pub(crate) fn install(supervisor: BorrowedFd<'_>) -> io::Result<()> {
 /// The child could not install the filter.
 pub fn receive(child: &UnixDatagram) -> Result<Option<Notifications>, InstallError> {
     let (mut packet, mut descriptors) = ([0; 4], Vec::new());
-    match channel::receive(child, &mut packet, &mut descriptors) {
+    match receive_packet(child, &mut packet, &mut descriptors) {
         Ok(_) => {}
         Err(ReceiveError::Closed) => return Ok(None),
         Err(error) => return Err(InstallError::Other(io::Error::other(error))),
@@ -130,8 +140,7 @@ pub fn receive(child: &UnixDatagram) -> Result<Option<Notifications>, InstallErr
 /// # Errors
 /// Those of socketpair(2).
 pub fn intercept(command: &mut std::process::Command) -> io::Result<UnixDatagram> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-    let (parent, child) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    sys::intercept(command, child.into());
-    Ok(parent.into())
+    let (parent, child) = channel()?;
+    sys::intercept(command, child);
+    Ok(parent)
 }

@@ -3,6 +3,7 @@
 //! The program runs under a system call filter that suspends each bind(2) and notifies its supervisor; see
 //! seccomp_unotify(2). The supervisor runs as the same user. It reads the address, requests a listener for it from the broker,
 //! puts that socket in the place of the program's own, and lets bind(2) return 0. Every other bind(2) continues in the kernel.
+//! [`Supervisor`] does all of that for a caller that polls descriptors.
 //!
 //! ```text
 //! start:  filter::intercept, spawn, filter::receive -> Notifications
@@ -20,11 +21,13 @@
 #![deny(unsafe_code)]
 
 pub mod decision;
+pub mod errno;
 pub mod filter;
 pub mod notifications;
 mod options;
 pub mod rules;
 pub mod socket_address;
+pub mod supervisor;
 #[allow(unsafe_code)]
 mod sys;
 
@@ -32,3 +35,4 @@ pub use decision::Request;
 pub use filter::InstallError;
 pub use notifications::{Bind, Call, Next, Notifications, Verdict};
 pub use rules::Rules;
+pub use supervisor::{Progress, Supervisor};

@@ -73,7 +73,7 @@ pub enum Verdict {
     /// The broker is asked for a listener.
     Listen(Box<Bind>),
     /// The rules do not permit it, and the kernel will probably refuse it: its port needs a privilege.
-    NotPermitted(Box<Request>),
+    NotPermitted(Box<Bind>),
 }
 
 /// A bind that the broker is asked about.
@@ -87,6 +87,13 @@ pub struct Bind {
     /// A new socket of the same kind.
     new: OwnedFd,
     close_on_exec: bool,
+}
+
+impl Bind {
+    /// The call.
+    pub fn call(&self) -> Call {
+        self.call
+    }
 }
 
 /// Why a call could not be looked at.
@@ -119,12 +126,21 @@ pub fn yama_level() -> Option<u8> {
     std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok()?.trim().parse().ok()
 }
 
+/// Opens /proc, if there is one.
+pub fn open_proc() -> Option<OwnedFd> {
+    rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
+}
+
 impl Notifications {
     /// The notifications of a descriptor. `interruptible` is whether a signal can interrupt a call that has been received.
     pub(crate) fn new(listener: OwnedFd, interruptible: bool) -> Self {
-        let proc =
-            rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        Self { listener, proc: proc.ok(), answered: interruptible.then(Mutex::default) }
+        Self { listener, proc: open_proc(), answered: interruptible.then(Mutex::default) }
+    }
+
+    /// The same for a process that has changed its root since it opened /proc.
+    #[must_use]
+    pub fn with_proc(self, proc: Option<OwnedFd>) -> Self {
+        Self { proc, ..self }
     }
 
     /// The next call, if one waits.
@@ -198,15 +214,13 @@ impl Notifications {
             return Ok(Verdict::Done);
         }
         let Some(request) = decision::request(&address, &facts) else { return Ok(Verdict::Pass) };
-        if !rules.may_permit(&request.endpoint, request.dual_stack) {
-            return Ok(if is_privileged(address.port) {
-                Verdict::NotPermitted(Box::new(request))
-            } else {
-                Verdict::Pass
-            });
+        let permitted = rules.may_permit(&request.endpoint, request.dual_stack);
+        if !permitted && !is_privileged(address.port) {
+            return Ok(Verdict::Pass);
         }
         let close_on_exec = self.close_on_exec(&call, thread);
-        Ok(Verdict::Listen(Box::new(Bind { request, call, socket, new, close_on_exec })))
+        let bind = Box::new(Bind { request, call, socket, new, close_on_exec });
+        Ok(if permitted { Verdict::Listen(bind) } else { Verdict::NotPermitted(bind) })
     }
 
     /// A copy of the program's descriptor; `None` if there is no such descriptor.

@@ -4,7 +4,6 @@
 use std::io;
 use std::mem::{MaybeUninit, zeroed};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
-use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 
 use libc::{
@@ -193,7 +192,7 @@ pub(crate) fn new_socket(domain: i32, kind: i32, protocol: i32) -> io::Result<Ow
 
 /// Lets a command install the filter in its process before it executes its program. The process gets SIGTERM when the thread
 /// that starts it ends, and blocks no signal.
-pub(crate) fn intercept(command: &mut std::process::Command, supervisor: UnixDatagram) {
+pub(crate) fn intercept(command: &mut std::process::Command, supervisor: OwnedFd) {
     let parent = getpid();
     let before_exec = move || {
         set_parent_process_death_signal(Some(Signal::TERM))?;

@@ -20,6 +20,7 @@ use self::hint::hint;
 use self::start::{Running, start};
 use super::shutdown::Shutdown;
 use super::state::Broker;
+use crate::config::Bind;
 use crate::events::Audience;
 use crate::failure::{Exit, Failure};
 use crate::launcher::{Handle, ProgramName, Report};
@@ -44,6 +45,8 @@ const SESSION_ENDED: &str = "the worker's session has ended and the worker still
 pub struct Supervision {
     /// The program of worker.command
     pub program: ProgramName,
+    /// worker.bind
+    pub bind: Bind,
     /// worker.stdin
     pub stdin: Option<Endpoint>,
     /// worker.restart

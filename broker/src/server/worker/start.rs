@@ -8,8 +8,8 @@ use portreeve_protocol::{Endpoint, EventCode, channel};
 use tokio::task::JoinHandle;
 
 use super::{STEP, Supervision, launcher_lost, lost, publish, report};
-use crate::config::SocketOptions;
-use crate::failure::Failure;
+use crate::config::{Bind, SocketOptions};
+use crate::failure::{Exit, Failure};
 use crate::inject;
 use crate::launcher::{Handle, Report};
 use crate::log::Origin;
@@ -38,8 +38,11 @@ pub(super) async fn start(
     // A program expects a blocking channel unless it changes that.
     theirs.set_nonblocking(false).map_err(|error| Failure::os(STEP, "fcntl", error))?;
     broker.registry.borrow().reset_configured(|endpoint| backlog(broker, endpoint));
-    let StaticListeners { names, backlogs, stdin, sockets } =
-        static_listeners(broker, supervision.stdin.as_ref())?;
+    let StaticListeners { names, backlogs, stdin, sockets } = match supervision.bind {
+        Bind::Direct => static_listeners(broker, supervision.stdin.as_ref())?,
+        // It gets them when it binds them.
+        Bind::Brokered => StaticListeners::default(),
+    };
     let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(|fd| fd.as_fd()).collect();
     inject::point("worker.start")?;
     let sent = tokio::select! {
@@ -53,6 +56,7 @@ pub(super) async fn start(
     drop(theirs);
     let pid = match report(broker, launcher).await? {
         Report::Spawned { pid } => pid,
+        Report::NotIntercepted(cause) => return Err(not_intercepted(&cause)),
         Report::NotSpawned { errno } => return Err(supervision.program.not_executable(errno)),
         other => {
             return Err(lost(format_args!("its reply to the request to start a worker is {other:?}")));
@@ -73,6 +77,10 @@ pub(super) async fn start(
     tracing::info!(pid, restarts, program = supervision.program.path, "the worker runs");
     publish(broker, EventCode::WorkerStarted, pid, restarts, "");
     Ok(Some(running))
+}
+
+fn not_intercepted(cause: &str) -> Failure {
+    Failure::new(Exit::Unavailable, "worker.bind", cause, "or write bind = direct")
 }
 
 /// The static listeners as the launcher passes them to the worker.

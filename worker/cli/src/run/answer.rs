@@ -5,9 +5,9 @@ use std::os::fd::AsFd as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use portreeve::{Client, Endpoint, Error, Fault, FaultCode, ListenOptions, Listener};
+use portreeve::{Client, Endpoint, Error, FaultCode, ListenOptions, Listener};
+use portreeve_intercept::errno::{NO_REPLY, errno};
 use portreeve_intercept::{Bind, Call, Notifications, Request, Rules, Verdict};
-use rustix::io::Errno;
 use tokio::time::timeout;
 
 use crate::output::note;
@@ -53,8 +53,8 @@ impl Answers {
             Verdict::Done => return notifications.succeed(call),
             Verdict::Pass => {}
             Verdict::Unreadable(why) => self.note(why.to_string()),
-            Verdict::NotPermitted(request) => {
-                let Request { endpoint, dual_stack, .. } = &*request;
+            Verdict::NotPermitted(bind) => {
+                let Request { endpoint, dual_stack, .. } = &bind.request;
                 let also = if *dual_stack { " and for IPv4, because the socket is dual-stack" } else { "" };
                 self.note(format!(
                     "policy does not permit this user to listen on {endpoint}{also}: the kernel judges that bind. See portreeve run \
@@ -74,7 +74,7 @@ impl Answers {
                 self.keep(listener);
                 match answered {
                     Ok(_) => return,
-                    Err(error) => (Errno::from_io_error(&error).unwrap_or(Errno::ACCESS), error.to_string()),
+                    Err(error) => (error.raw_os_error().unwrap_or(0), error.to_string()),
                 }
             }
             Ok(Err(Error::Fault(fault))) if fault.code == FaultCode::Denied => {
@@ -83,13 +83,11 @@ impl Answers {
                 return notifications.pass(call);
             }
             Ok(Err(Error::Fault(fault))) => (errno(&fault), fault.to_string()),
-            Ok(Err(error)) => (Errno::AGAIN, error.to_string()),
-            Err(_) => {
-                (Errno::AGAIN, format!("no reply from the broker within {} s", self.patience.as_secs()))
-            }
+            Ok(Err(error)) => (NO_REPLY, error.to_string()),
+            Err(_) => (NO_REPLY, format!("no reply from the broker within {} s", self.patience.as_secs())),
         };
         self.note(format!("bind to {endpoint} fails: {why}"));
-        notifications.refuse(call, errno.raw_os_error());
+        notifications.refuse(call, errno);
     }
 
     /// Reads the policy again, and returns whether it changed.
@@ -139,21 +137,5 @@ impl Answers {
 impl Drop for Answers {
     fn drop(&mut self) {
         lock(&self.listeners).drain().for_each(|(_, listener)| drop(listener.into_socket()));
-    }
-}
-
-/// The error of bind(2) that a program expects for a fault.
-fn errno(fault: &Fault) -> Errno {
-    match fault.code {
-        FaultCode::InUse => Errno::ADDRINUSE,
-        FaultCode::NotLocal | FaultCode::Tentative | FaultCode::Conflict => Errno::ADDRNOTAVAIL,
-        FaultCode::UnknownInterface => Errno::NODEV,
-        FaultCode::Quota => Errno::NOBUFS,
-        FaultCode::Busy => Errno::AGAIN,
-        FaultCode::Os => i32::try_from(fault.errno)
-            .ok()
-            .filter(|errno| *errno > 0)
-            .map_or(Errno::ACCESS, Errno::from_raw_os_error),
-        _ => Errno::ACCESS,
     }
 }
