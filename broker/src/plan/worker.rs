@@ -39,7 +39,7 @@ pub fn command(
             message,
             "set kernel.yama.ptrace_scope to 0 or 1 with sysctl(8), or write bind = direct",
         );
-        findings.error(STEP, Exit::Unavailable, diagnostic);
+        findings.error("worker.bind", Exit::Unavailable, diagnostic);
     }
     let mut c_string = |text: String, span: Span| {
         CString::new(text)

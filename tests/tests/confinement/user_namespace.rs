@@ -166,6 +166,43 @@ fn the_worker_is_root_of_its_namespace_and_owns_nothing_of_the_host() {
     });
 }
 
+/// Binds as root of the namespace, as a server that then gives up that user, and as one that has given it up.
+const BROKERED: &str = r#"
+import os, signal, socket
+def bind(name):
+    one = socket.socket()
+    try:
+        one.bind(("127.0.0.1", 25))
+        print("worker:", name, one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN), flush=True)
+    except OSError as error:
+        print("worker:", name, error.strerror, flush=True)
+bind("root")
+if os.fork() == 0:
+    bind("child")
+    os.setgroups([])
+    os.setgid(8)
+    os.setuid(100)
+    bind("mail")
+    os._exit(0)
+os.wait()
+print("worker: end", flush=True)
+signal.pause()
+"#;
+
+#[test]
+fn a_server_that_needs_root_binds_its_port_itself_before_it_becomes_another_user() {
+    isolated(|host| {
+        let text = python(host, BROKERED).replace("restart = false", "restart = false bind = brokered");
+        let broker = Broker::start(host, &text);
+        broker.log.wait_for(&["worker: end"]);
+        let lines = broker.log.lines();
+        let said: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("worker: ")).collect();
+        // Its own root has no right to look into a process of another user.
+        assert_eq!(said, ["root 1", "child 1", "mail Permission denied", "end"]);
+        broker.log.wait_for(&["worker.bind: cannot read the address of a bind"]);
+    });
+}
+
 /// The classic escape by chroot(2), which needs the capability that this worker has: a directory outside of the new root is open.
 const ESCAPE: &str = r#"
 import os

@@ -6,7 +6,7 @@ use portreeve_protocol::status::Credentials;
 use serde_json::{Value, json};
 
 use crate::capability::CapabilitySet;
-use crate::config::Config;
+use crate::config::{Bind, Config};
 use crate::confine::broker::{self, Confinement};
 use crate::confine::landlock::Listed;
 use crate::confine::seccomp::Seccomp;
@@ -15,6 +15,11 @@ use crate::confine::{limits, locks, reader, seccomp, worker};
 use crate::failure::Failure;
 use crate::plan::{self, Plan};
 use crate::policy::Policy;
+
+const WORKER: &str = "worker";
+/// As /proc shows it. See proc_pid_status(5).
+const SECCOMP_MODE_FILTER: u8 = 2;
+const FILTER_OF_BIND: &str = "seccomp: bind(2) is answered by the supervisor, with the broker's sockets";
 
 /// One process that portreeved would start.
 pub(super) struct Process {
@@ -33,7 +38,7 @@ pub(super) struct Process {
     limits: Vec<(&'static str, String)>,
 }
 
-/// The broker; launcher and worker if a worker is configured; and, if reloads are enabled, the reader, which can read
+/// The broker; launcher and worker if a worker is configured, and its supervisor if there is one; and, if reloads are enabled, the reader, which can read
 /// below the `readable` directories.
 pub(super) fn all(config: &Config, plan: &Plan, readable: &[PathBuf]) -> Result<Vec<Process>, Failure> {
     // Assume that portreeved is started from this process.
@@ -49,12 +54,21 @@ pub(super) fn all(config: &Config, plan: &Plan, readable: &[PathBuf]) -> Result<
         };
         let chroot = config.security.chroot.as_ref();
         let root = chroot.map_or_else(|| "/".to_owned(), |chroot| chroot.value.display().to_string());
-        all.extend(["launcher", "worker"].map(|role| Process {
+        let roles: &[_] = match scope.bind {
+            Bind::Direct => &["launcher", WORKER],
+            Bind::Brokered => &["launcher", "supervisor", WORKER],
+        };
+        let is_filtered = |role: &str| role == WORKER && scope.bind == Bind::Brokered;
+        let filter = |role: &str| is_filtered(role).then(|| FILTER_OF_BIND.to_owned());
+        all.extend(roles.iter().map(|role| Process {
             role,
-            credentials: confinement.expected(),
+            credentials: Credentials {
+                seccomp: if is_filtered(role) { SECCOMP_MODE_FILTER } else { seccomp },
+                ..confinement.expected()
+            },
             root: root.clone(),
             reaches: Vec::new(),
-            locks: confinement.locks(),
+            locks: confinement.locks().into_iter().chain(filter(role)).collect(),
             securebits: plan.identity.namespace.is_none(),
             lacking: Vec::new(),
             calls: Vec::new(),
