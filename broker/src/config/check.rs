@@ -9,6 +9,7 @@ use super::broker::Broker;
 use super::cluster::Cluster;
 use super::diagnostic::Problems;
 use super::listener::Listener;
+use super::pattern::ListenPattern;
 use super::peer::Peer;
 use super::source::{Sources, Span};
 use super::typed::Config;
@@ -20,7 +21,7 @@ pub(super) fn config(config: &Config, sources: &Sources, problems: &mut Problems
     topology(&config.cluster, sources, problems);
     permitted_addresses(config, problems);
     standard_input(config, problems);
-    unreachable_listeners(config, problems);
+    brokered_binds(config, problems);
     for peer in &config.broker.peers {
         ineffective_peer(peer, &config.broker, problems);
     }
@@ -103,12 +104,21 @@ fn standard_input(config: &Config, problems: &mut Problems) {
 }
 
 /// A worker with `bind = brokered` gets a listener when it binds it, which is possible for TCP and UDP only.
-fn unreachable_listeners(config: &Config, problems: &mut Problems) {
-    if config.worker.as_ref().is_none_or(|worker| worker.bind != Bind::Brokered) {
-        return;
+fn brokered_binds(config: &Config, problems: &mut Problems) {
+    let worker = config.worker.as_ref().filter(|worker| worker.bind == Bind::Brokered);
+    let Some(worker) = worker else { return };
+    let permitted = config.broker.permits.iter().flat_map(|permit| &permit.listen);
+    let mut permitted = permitted.map(|pattern| matches!(pattern.value, ListenPattern::Inet { .. }));
+    let configured = || config.listeners.iter().filter(|listener| listener.socket.enable);
+    if !permitted.any(|is_inet| is_inet)
+        && !configured().any(|listener| listener.endpoint.value.inet().is_some())
+    {
+        let message = "bind = brokered has no effect: policy permits the worker no TCP or UDP listener";
+        let help = "add permit \"NAME\" { listen = ( \"*:25\" ) } to the broker scope, with the endpoints that the worker binds";
+        problems.warning(worker.span, message, help);
     }
-    for listener in &config.listeners {
-        if listener.socket.enable && listener.endpoint.value.inet().is_none() {
+    for listener in configured() {
+        if listener.endpoint.value.inet().is_none() {
             let message =
                 "the worker would not get this Unix socket, because bind = brokered passes no descriptors";
             let help =

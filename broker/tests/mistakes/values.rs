@@ -60,6 +60,7 @@ fn mistakes_in_values() {
         ("an environment name", "worker { command = /bin/x environment = [ \"A=B\" = 1 ] }"),
         ("not a umask", "worker { command = /bin/x umask = 0o22 }"),
         ("not an endpoint", "worker { command = /bin/x stdin = 25 }"),
+        ("nothing that may be bound", "worker { command = /bin/x bind = brokered }"),
         ("no way to bind", "worker { command = /bin/x bind = broker }"),
         (
             "a listener as standard input of a worker that gets none",
