@@ -91,15 +91,20 @@ pub fn channel() -> io::Result<(UnixDatagram, OwnedFd)> {
     Ok((parent.into(), child))
 }
 
-/// Installs the filter in this process and sends its descriptor to the supervisor, or the error. This process and its
-/// children can gain no privileges from then on (PR_SET_NO_NEW_PRIVS). The descriptor is close-on-exec.
+/// Installs the filter in this process and sends its descriptor to the supervisor, or the error: also if the supervisor could not
+/// pass a socket on, so that the program is not executed. This process and its children can gain no privileges from then on
+/// (PR_SET_NO_NEW_PRIVS). The descriptor is close-on-exec.
 ///
 /// # Errors
 /// As sent to the supervisor.
 pub fn install(supervisor: BorrowedFd<'_>) -> io::Result<()> {
     let installed = rustix::thread::set_no_new_privs(true)
         .map_err(io::Error::from)
-        .and_then(|()| sys::install_filter(&PROGRAM));
+        .and_then(|()| sys::install_filter(&PROGRAM))
+        .and_then(|(listener, interruptible)| {
+            sys::probe_addfd(listener.as_fd())?;
+            Ok((listener, interruptible))
+        });
     match &installed {
         Ok((listener, interruptible)) => {
             let packet = i32::from(*interruptible).to_ne_bytes();
@@ -126,10 +131,7 @@ pub fn receive(child: &UnixDatagram) -> Result<Option<Notifications>, InstallErr
     }
     let number = i32::from_ne_bytes(packet);
     match descriptors.pop() {
-        Some(listener) => {
-            sys::probe_addfd(listener.as_fd()).map_err(InstallError::new)?;
-            Ok(Some(Notifications::new(listener, number != 0)))
-        }
+        Some(listener) => Ok(Some(Notifications::new(listener, number != 0))),
         None => Err(InstallError::new(io::Error::from_raw_os_error(number))),
     }
 }

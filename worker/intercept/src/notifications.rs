@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::SocketAddrAny;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::decision::{self, Facts, Request, needs_scope};
 use crate::options;
@@ -113,17 +114,24 @@ impl fmt::Display for Unreadable {
             "cannot read {what} of a bind by process {thread}: {error}. The kernel judges this bind. "
         )?;
         match yama {
-            Some(level @ 2..) => write!(out, "kernel.yama.ptrace_scope is {level}: set it to 0 or 1"),
-            _ => out.write_str(
+            Some(level) => write!(out, "kernel.yama.ptrace_scope is {level}: set it to 0 or 1"),
+            None => out.write_str(
                 "The process may have made itself unreadable (PR_SET_DUMPABLE), or its program file may not be readable",
             ),
         }
     }
 }
 
-/// The kernel's level of restriction of ptrace(2); `None` without Yama or /proc. See kernel.yama.ptrace_scope in proc_sys_kernel(5).
-pub fn yama_level() -> Option<u8> {
-    std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok()?.trim().parse().ok()
+/// The kernel's level of restriction of ptrace(2), if it keeps this process from looking into its descendants; `None` without Yama or
+/// /proc. Level 2 demands CAP_SYS_PTRACE, and level 3 forbids it to everybody. See kernel.yama.ptrace_scope in proc_sys_kernel(5).
+pub fn obstructing_yama_level() -> Option<u8> {
+    let level = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok()?.trim().parse().ok()?;
+    let may_trace = || capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_PTRACE));
+    match level {
+        ..2 => None,
+        2 if may_trace() => None,
+        _ => Some(level),
+    }
 }
 
 /// Opens /proc, if there is one.
@@ -337,7 +345,7 @@ impl AsRawFd for Notifications {
 }
 
 fn unreadable(what: &'static str, thread: Pid, error: io::Error) -> Unreadable {
-    Unreadable { what, thread: thread.as_raw_pid(), error, yama: yama_level() }
+    Unreadable { what, thread: thread.as_raw_pid(), error, yama: obstructing_yama_level() }
 }
 
 /// An int argument, of which the kernel ignores the upper half.

@@ -127,7 +127,7 @@ pub(crate) fn replace(
     ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &mut add).map(drop)
 }
 
-/// Fails if the kernel has no SECCOMP_IOCTL_NOTIF_ADDFD.
+/// Fails if the kernel has no SECCOMP_IOCTL_NOTIF_ADDFD. It allocates nothing.
 pub(crate) fn probe_addfd(listener: BorrowedFd<'_>) -> io::Result<()> {
     // No notification has this id: they begin at a random number and count up.
     match replace(listener, u64::MAX, 0, listener, true) {

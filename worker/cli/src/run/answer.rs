@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use portreeve::{Client, Endpoint, Error, FaultCode, ListenOptions, Listener};
+use portreeve::{Client, Endpoint, Error, EventCode, FaultCode, ListenOptions, Listener};
 use portreeve_intercept::errno::{NO_REPLY, errno};
 use portreeve_intercept::{Bind, Call, Notifications, Request, Rules, Verdict};
 use tokio::time::timeout;
@@ -88,6 +88,23 @@ impl Answers {
         };
         self.note(format!("bind to {endpoint} fails: {why}"));
         notifications.refuse(call, errno);
+    }
+
+    /// Reads the policy again after each reload, if this user may subscribe to events. It never returns.
+    pub async fn follow_policy(&self) {
+        let may_subscribe = self
+            .client
+            .welcome()
+            .is_some_and(|welcome| welcome.operations.iter().any(|name| name.as_str() == "subscribe"));
+        if may_subscribe && let Ok(mut events) = self.client.events(false).await {
+            while let Ok(event) = events.next().await {
+                // A gap stands for lost events, of which one may be a reload, or for the next broker.
+                if matches!(event.code, EventCode::Reloaded | EventCode::Gap) {
+                    self.read_rules().await;
+                }
+            }
+        }
+        std::future::pending().await
     }
 
     /// Reads the policy again, and returns whether it changed.

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd as _;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -39,6 +40,7 @@ pub async fn run(command: &[OsString], ignore_set_id: bool, answers: Answers) ->
     let watched = watched.map_err(failed("cannot wait for the program's binds"))?;
     let mut answering = JoinSet::new();
     let mut filtered = true;
+    let mut following = pin!(answers.follow_policy());
     loop {
         tokio::select! {
             _ = ended.recv() => match reap(&mut main) {
@@ -54,6 +56,7 @@ pub async fn run(command: &[OsString], ignore_set_id: bool, answers: Answers) ->
                 }
             }
             Some(_) = answering.join_next() => {}
+            () = &mut following => {}
             ready = watched.readable(), if filtered && answering.len() < MAX_ANSWERED => {
                 ready.map_err(failed("cannot wait for the program's binds"))?;
                 let received = watched.try_io(|| match notifications.next()? {
