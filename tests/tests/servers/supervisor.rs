@@ -22,7 +22,7 @@ def bind(port):
 ";
 
 /// Binds the next port for each SIGUSR1.
-fn by_signal(host: &Host, first: u16) -> Running {
+pub fn by_signal(host: &Host, first: u16) -> Running {
     let script = format!(
         "{BIND_BY_LINE}
 import itertools, os
@@ -137,6 +137,111 @@ fn a_policy_that_changes_while_the_program_runs_is_in_force_at_its_next_bind() {
         ]);
         running.signal(Signal::USR1);
         running.log.wait_for(&["83 bound"]);
+    });
+}
+
+#[test]
+fn a_listener_that_a_reload_no_longer_permits_is_revoked_and_the_next_bind_of_it_refused() {
+    isolated(|host| {
+        let broker = Broker::start(host, &config(r#"( "*:80" "*:81" )"#));
+        let script = "import errno, signal, socket
+def bind():
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.bind(('127.0.0.1', 80))
+    return one
+one = bind()
+one.listen()
+print('listens')
+try: one.accept()
+except OSError as error: print('accept', errno.errorcode[error.errno])
+try: bind()
+except OSError as error: print('bind', errno.errorcode[error.errno])
+signal.pause()";
+        let running = Running::python(host, script);
+        running.log.wait_for(&["listens"]);
+        reload(host, &broker, &config(r#"( "*:81" )"#));
+        running.log.wait_for(&["accept EINVAL"]);
+        running.log.wait_for(&["bind EACCES"]);
+        assert!(resources::tcp_listeners().is_empty());
+    });
+}
+
+#[test]
+fn an_unprivileged_port_that_a_reload_permits_is_the_brokers_at_once_if_its_events_are_allowed() {
+    isolated(|host| {
+        let script = "import os, signal, socket
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+print('ready')
+while True:
+    signal.sigwait([signal.SIGUSR1])
+    one = socket.socket()
+    before = os.fstat(one.fileno()).st_ino
+    one.bind(('127.0.0.1', 8000))
+    print('kernel' if os.fstat(one.fileno()).st_ino == before else 'broker')
+    one.close()";
+        let with_events = |listen| config(listen).replace("allow = ( listen )", "allow = ( listen events )");
+        let other = r#"broker { permit "other" { listen = "*:8000" } }"#;
+        let broker = Broker::start(host, &(with_events(r#"( "*:80" )"#) + other));
+        let running = Running::python(host, script);
+        running.log.wait_for(&["ready"]);
+        running.signal(Signal::USR1);
+        running.log.wait_for(&["kernel"]);
+        reload(host, &broker, &(with_events(r#"( "*:80" "*:8000" )"#) + other));
+        // The supervisor reads the policy when the event has arrived.
+        eventually("the broker's socket", || {
+            let answers = || running.log.lines().len();
+            let before = answers();
+            running.signal(Signal::USR1);
+            eventually("a bind", || (answers() > before).then_some(()));
+            running.log.lines().iter().any(|line| line == "broker").then_some(())
+        });
+    });
+}
+
+#[test]
+fn a_program_that_binds_its_endpoint_again_after_a_crash_of_the_broker_gets_the_listener_that_it_has() {
+    isolated(|host| {
+        let config = config(r#"( "*:80" "*:53/udp" )"#);
+        let broker = Broker::start(host, &config);
+        let script = "import os, signal, socket
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+while True:
+    tcp, udp = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
+    for one, port in (tcp, 80), (udp, 53):
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind(('127.0.0.1', port))
+    tcp.listen()
+    print('bound', os.fstat(tcp.fileno()).st_ino, os.fstat(udp.fileno()).st_ino)
+    connection, _ = tcp.accept()
+    connection.sendall(b'served')
+    connection.close()
+    signal.sigwait([signal.SIGUSR1])
+    tcp.close()
+    udp.close()";
+        let running = Running::python(host, script);
+        let bound = |times: usize| {
+            eventually("a bind", || {
+                let lines: Vec<String> =
+                    running.log.lines().into_iter().filter(|line| line.starts_with("bound")).collect();
+                (lines.len() == times).then_some(lines)
+            })
+        };
+        let serves = || {
+            let mut reply = String::new();
+            let mut connection = std::net::TcpStream::connect("127.0.0.1:80").unwrap();
+            std::io::Read::read_to_string(&mut connection, &mut reply).unwrap();
+            assert_eq!(reply, "served");
+        };
+        bound(1);
+        serves();
+        drop(broker); // killed
+        let broker = Broker::start(host, &config);
+        eventually("the next session", || (broker.peer().status().sessions.len() > 1).then_some(()));
+        running.signal(Signal::USR1);
+        let lines = bound(2);
+        assert_eq!(lines[0], lines[1], "the same sockets");
+        serves();
     });
 }
 

@@ -126,7 +126,8 @@ impl fmt::Display for Unreadable {
 /// /proc. Level 2 demands CAP_SYS_PTRACE, and level 3 forbids it to everybody. See kernel.yama.ptrace_scope in proc_sys_kernel(5).
 pub fn obstructing_yama_level() -> Option<u8> {
     let level = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok()?.trim().parse().ok()?;
-    let may_trace = || capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_PTRACE));
+    let may_trace =
+        || capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_PTRACE));
     match level {
         ..2 => None,
         2 if may_trace() => None,

@@ -1,16 +1,21 @@
 //! Answers the calls of the program: asks the broker for a listener, and lets the call succeed, fail, or continue in the kernel.
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::AsFd as _;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use portreeve::{Client, Endpoint, Error, EventCode, FaultCode, ListenOptions, Listener};
+use portreeve::{Client, Endpoint, Error, EventCode, Fault, FaultCode, ListenOptions, Listener, ListenerId};
 use portreeve_intercept::errno::{NO_REPLY, errno};
 use portreeve_intercept::{Bind, Call, Notifications, Request, Rules, Verdict};
+use rustix::net::sockopt::socket_acceptconn;
 use tokio::time::timeout;
 
 use crate::output::note;
+
+/// The number of a listener that no broker has.
+const NO_BROKERS: ListenerId = ListenerId(0);
 
 /// How many different notes are printed. A program that binds everything would print without end.
 const MAX_NOTED: usize = 256;
@@ -68,26 +73,45 @@ impl Answers {
     async fn listen(&self, notifications: &Notifications, call: Call, bind: &Bind) {
         let endpoint = &bind.request.endpoint;
         let reply = timeout(self.patience, self.client.listen(endpoint, &self.options(&bind.request))).await;
-        let (errno, why) = match reply {
+        let answered = |answered: io::Result<bool>| {
+            let failed = |error: io::Error| (error.raw_os_error().unwrap_or(0), error.to_string());
+            answered.map(drop).map_err(failed)
+        };
+        let outcome = match reply {
             Ok(Ok(listener)) => {
-                let answered = notifications.answer(bind, listener.as_fd());
+                let outcome = answered(notifications.answer(bind, listener.as_fd()));
                 self.keep(listener);
-                match answered {
-                    Ok(_) => return,
-                    Err(error) => (error.raw_os_error().unwrap_or(0), error.to_string()),
-                }
+                outcome
             }
             Ok(Err(Error::Fault(fault))) if fault.code == FaultCode::Denied => {
                 self.note(format!("{fault}. The kernel judges that bind"));
                 self.read_rules().await;
                 return notifications.pass(call);
             }
-            Ok(Err(Error::Fault(fault))) => (errno(&fault), fault.to_string()),
-            Ok(Err(error)) => (NO_REPLY, error.to_string()),
-            Err(_) => (NO_REPLY, format!("no reply from the broker within {} s", self.patience.as_secs())),
+            Ok(Err(Error::Fault(fault))) => match self.former(endpoint, &fault) {
+                Some(socket) => answered(notifications.answer(bind, socket.as_fd())),
+                None => Err((errno(&fault), fault.to_string())),
+            },
+            Ok(Err(error)) => Err((NO_REPLY, error.to_string())),
+            Err(_) => {
+                Err((NO_REPLY, format!("no reply from the broker within {} s", self.patience.as_secs())))
+            }
         };
-        self.note(format!("bind to {endpoint} fails: {why}"));
-        notifications.refuse(call, errno);
+        if let Err((errno, why)) = outcome {
+            self.note(format!("bind to {endpoint} fails: {why}"));
+            notifications.refuse(call, errno);
+        }
+    }
+
+    /// The listener that the program has had since before the broker crashed, if it is what occupies the endpoint: the next broker,
+    /// which has just permitted it, can neither adopt it nor open another one.
+    fn former(&self, endpoint: &Endpoint, fault: &Fault) -> Option<OwnedFd> {
+        let is_occupied = fault.code == FaultCode::InUse && fault.errno != 0;
+        let listeners = lock(&self.listeners);
+        let former = listeners.get(endpoint).filter(|former| is_occupied && former.id() == NO_BROKERS)?;
+        // A TCP socket that the broker has stopped does not listen any more.
+        let is_open = matches!(endpoint, Endpoint::Udp(_)) || socket_acceptconn(former) == Ok(true);
+        former.as_fd().try_clone_to_owned().ok().filter(|_| is_open)
     }
 
     /// Reads the policy again after each reload, if this user may subscribe to events. It never returns.
