@@ -33,9 +33,15 @@ pub fn install(host: &Host, package: &str) {
         mount("overlay", directory, "overlay", MountFlags::RDONLY, Some(options.as_c_str()))
             .unwrap_or_else(|error| panic!("cannot mount an overlay at {directory}: {error}"));
     }
+    mount_var();
+    run(Command::new("cp").arg("-r").arg(unpacked.join("var/.")).arg("/var"), "coreutils");
+}
+
+/// Makes `/var` an empty directory of this test.
+#[track_caller]
+pub fn mount_var() {
     mount("tmpfs", "/var", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=0755"))
         .unwrap_or_else(|error| panic!("cannot mount a private /var: {error}"));
-    run(Command::new("cp").arg("-r").arg(unpacked.join("var/.")).arg("/var"), "coreutils");
 }
 
 /// Opens the directory of the unpacked servers, if it exists: to be called before the test's own `/tmp` hides it.

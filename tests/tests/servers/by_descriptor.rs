@@ -11,37 +11,43 @@ use portreeve_tests::chroot::WORKER;
 use portreeve_tests::namespaces::run;
 use portreeve_tests::smtp_load::ALWAYS_STABLE;
 use portreeve_tests::wait::TIMEOUT;
-use portreeve_tests::{Broker, Host, debian, eventually, isolated, process, resources};
+use portreeve_tests::{Broker, Host, binaries, debian, eventually, isolated, process, resources};
 use rustix::process::{Signal, kill_process};
 
 use super::packages::await_haproxy;
 use super::programs::{NOBODY, get, pid};
 
 /// The user and group of Exim.
-const EXIM: u32 = 1077;
+pub const EXIM: u32 = 1077;
 
-const PAGE: &str = include_str!("../../../deploy/docs/servers.md");
+pub const PAGE: &str = include_str!("../../../deploy/docs/servers.md");
 
 /// Writes a file of the page on servers, changed, where the page says; here that is the test's own directory.
-fn write(host: &Host, name: &str, change: (&str, &str)) {
+pub fn write(host: &Host, name: &str, change: (&str, &str)) {
     let title = format!("`/etc/portreeve/{name}`:\n\n```");
     let block = PAGE.split_once(&title).and_then(|(_, block)| block.split_once("```\n"));
     let text = block.and_then(|(block, _)| block.split_once('\n'));
     let (_, text) = text.unwrap_or_else(|| panic!("the page has no {name}"));
     assert!(text.contains(change.0), "{name} does not contain {:?}", change.0);
-    host.file(name, &text.replace("/etc/portreeve/", "/run/host/").replace(change.0, change.1));
+    let client = host.binary(binaries::CLIENT);
+    let text = text.replace(change.0, change.1).replace("/usr/bin/portreeve", client.to_str().unwrap());
+    host.file(name, &text.replace("/etc/portreeve/", "/run/host/"));
 }
 
 /// Starts the broker with the server of the page as its worker.
-fn start(host: &Host, server: &str) -> Broker {
+pub fn start(host: &Host, server: &str) -> Broker {
     let name = format!("{server}-portreeve.conf");
     write(host, &name, ("", ""));
-    let text = fs::read_to_string(host.path(name)).unwrap() + ALWAYS_STABLE;
-    Broker::start(host, &text)
+    start_by(host, &fs::read_to_string(host.path(name)).unwrap())
+}
+
+/// The same with this configuration of the broker.
+pub fn start_by(host: &Host, text: &str) -> Broker {
+    Broker::start(host, &(text.to_owned() + ALWAYS_STABLE))
 }
 
 /// Creates a directory that the worker owns.
-fn directory(path: &str, owner: u32) {
+pub fn directory(path: &str, owner: u32) {
     fs::create_dir_all(path).unwrap();
     chown(path, Some(owner), Some(owner)).unwrap();
 }
@@ -70,7 +76,7 @@ pub fn http(connection: &mut TcpStream) -> std::io::Result<bool> {
     Ok(reply.starts_with("HTTP/1."))
 }
 
-fn smtp(connection: &mut TcpStream) -> std::io::Result<bool> {
+pub fn smtp(connection: &mut TcpStream) -> std::io::Result<bool> {
     let mut greeting = [0; 4];
     connection.read_exact(&mut greeting)?;
     Ok(&greeting == b"220 ")
@@ -248,7 +254,7 @@ fn dovecot_accepts_submissions_reloads_by_sighup_and_is_killed_without_a_refused
 }
 
 /// Sends a message with this subject to a server on port 25.
-fn deliver(server: &str, subject: &str) {
+pub fn deliver(server: &str, subject: &str) {
     let header = format!("Subject: {subject}");
     let mut swaks = Command::new("swaks");
     swaks.args([

@@ -2,6 +2,7 @@
 
 mod binds;
 mod brokered;
+mod by_bind;
 mod by_descriptor;
 mod failures;
 mod packages;
