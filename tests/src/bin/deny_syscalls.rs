@@ -19,6 +19,7 @@ const CALLS: &[(&str, libc::c_long)] = &[
     ("epoll_create1", libc::SYS_epoll_create1),
     ("fsmount", libc::SYS_fsmount),
     ("fsopen", libc::SYS_fsopen),
+    ("ioctl", libc::SYS_ioctl),
     ("keyctl", libc::SYS_keyctl),
     ("landlock_add_rule", libc::SYS_landlock_add_rule),
     ("landlock_create_ruleset", libc::SYS_landlock_create_ruleset),
@@ -48,6 +49,7 @@ const ERRORS: &[(&str, i32)] = &[
     ("ENOMEM", libc::ENOMEM),
     ("ENOSPC", libc::ENOSPC),
     ("ENOSYS", libc::ENOSYS),
+    ("ENOTTY", libc::ENOTTY),
     ("EPERM", libc::EPERM),
     ("EPROTONOSUPPORT", libc::EPROTONOSUPPORT),
 ];

@@ -11,7 +11,7 @@ use crate::programs::{Running, command, config, outcome};
 
 /// Python that calls bind(2), and prints what came of it: `broker` if the socket is another one than before, `kernel` if it is
 /// the same, or the name of the error.
-const PRELUDE: &str = r#"
+pub const PRELUDE: &str = r#"
 import ctypes, errno, os, socket, struct, threading
 libc = ctypes.CDLL(None, use_errno=True)
 INET, INET6, TCP, UDP = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM
@@ -35,12 +35,12 @@ def case(name, one, address):
 
 /// Runs a Python program after the prelude to its end. Returns what it printed by name, and its standard error.
 #[track_caller]
-fn results(host: &Host, script: &str) -> (BTreeMap<String, String>, String) {
+pub fn results(host: &Host, script: &str) -> (BTreeMap<String, String>, String) {
     results_of(command(host, &["--", "/usr/bin/python3", "-c", &format!("{PRELUDE}{script}")]))
 }
 
 #[track_caller]
-fn results_of(command: Command) -> (BTreeMap<String, String>, String) {
+pub fn results_of(command: Command) -> (BTreeMap<String, String>, String) {
     let (code, out, error) = outcome(command);
     assert_eq!(code, Some(0), "{out}\n{error}");
     let row = |line: &str| line.split_once(" = ").map(|(name, result)| (name.to_owned(), result.to_owned()));
@@ -48,7 +48,7 @@ fn results_of(command: Command) -> (BTreeMap<String, String>, String) {
 }
 
 #[track_caller]
-fn expect(found: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
+pub fn expect(found: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
     let expected: BTreeMap<_, _> = expected.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
     assert_eq!(*found, expected);
 }
@@ -361,6 +361,55 @@ case('unix', socket.socket(socket.AF_UNIX, TCP), '\\0portreeve-test')
         assert!(
             error.contains("portreeve: cannot read the address of a bind by process ") && error.contains(why),
             "{error}"
+        );
+    });
+}
+
+#[test]
+fn a_duplicate_and_an_epoll_instance_of_before_the_bind_have_the_old_socket() {
+    isolated(|host| {
+        let _broker = Broker::start(host, &config(r#"( "*:80-81" )"#));
+        let (found, _) = results(
+            host,
+            r"
+import select
+one, copied = socket.socket(INET, TCP), socket.socket(INET, TCP)
+early = select.epoll()
+early.register(one, select.EPOLLIN)
+case('bind', one, ('127.0.0.1', 80))
+client = socket.create_connection(('127.0.0.1', 80))
+select.select([one], [], [])
+show('the client waits', True)
+# The supervisor may still have its copy of the old socket.
+while any(event & select.EPOLLHUP for _, event in early.poll(0)): os.sched_yield()
+show('events', early.poll(0))
+try: early.modify(one, select.EPOLLIN)
+except OSError as error: show('change', errno.errorcode[error.errno])
+early.register(one, select.EPOLLIN)
+show('added again', early.poll(0) == [(one.fileno(), select.EPOLLIN)])
+early.register(copied, select.EPOLLIN)
+copy = socket.socket(fileno=os.dup(copied.fileno()))
+case('bind of a duplicated one', copied, ('127.0.0.1', 81))
+show('the duplicate', copy.getsockname())
+show('events of the duplicate', (copied.fileno(), select.EPOLLHUP) in early.poll(0))
+show('bind of the duplicate', attempt(copy, ('127.0.0.1', 81)))
+show('the duplicate now', copy.getsockname())
+",
+        );
+        expect(
+            &found,
+            &[
+                ("bind", "broker"),
+                ("the client waits", "True"),
+                ("events", "[]"),
+                ("change", "ENOENT"),
+                ("added again", "True"),
+                ("bind of a duplicated one", "broker"),
+                ("the duplicate", "('0.0.0.0', 0)"),
+                ("events of the duplicate", "True"),
+                ("bind of the duplicate", "broker"),
+                ("the duplicate now", "('127.0.0.1', 81)"),
+            ],
         );
     });
 }

@@ -5,6 +5,7 @@ mod brokered;
 mod by_bind;
 mod by_descriptor;
 mod failures;
+mod kernels;
 mod packages;
 mod programs;
 mod supervisor;
