@@ -5,10 +5,10 @@ use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 
+use portreeve_intercept::notifications::obstructing_yama_level;
+
 use super::Root;
 use super::finding::{Findings, is_permission_denied};
-use portreeve_intercept::notifications::yama_level;
-
 use crate::config::{Bind, Config, Span, Worker};
 use crate::confine::identity::Identity;
 use crate::failure::Exit;
@@ -30,17 +30,7 @@ pub fn command(
         findings.error(STEP, Exit::Config, diagnostic);
         return None;
     };
-    if let (Bind::Brokered, Some(level @ 2..)) = (worker.bind, yama_level()) {
-        let message = format!(
-            "bind = brokered cannot work: kernel.yama.ptrace_scope is {level}, and the launcher has to look into the worker's processes"
-        );
-        let diagnostic = config.error(
-            worker.span,
-            message,
-            "set kernel.yama.ptrace_scope to 0 or 1 with sysctl(8), or write bind = direct",
-        );
-        findings.error("worker.bind", Exit::Unavailable, diagnostic);
-    }
+    check_yama(config, worker, findings);
     let mut c_string = |text: String, span: Span| {
         CString::new(text)
             .map_err(|_| {
@@ -84,6 +74,18 @@ pub fn command(
         umask: worker.umask,
         bind: worker.bind,
     })
+}
+
+/// The supervisor of a worker whose binds are intercepted has to look into the worker's processes. In a user namespace it has
+/// CAP_SYS_PTRACE.
+fn check_yama(config: &Config, worker: &Worker, findings: &mut Findings) {
+    let level = obstructing_yama_level(config.security.user_namespace.is_some());
+    let Some(level) = level.filter(|_| worker.bind == Bind::Brokered) else { return };
+    let message = format!(
+        "bind = brokered cannot work: kernel.yama.ptrace_scope is {level}, and the worker's supervisor has to look into its processes"
+    );
+    let help = "set kernel.yama.ptrace_scope to 0 or 1 with sysctl(8), or write bind = direct";
+    findings.error("worker.bind", Exit::Unavailable, config.error(worker.span, message, help));
 }
 
 /// Checks owner and mode. An access control list may decide otherwise, so uncertain cases are warnings.

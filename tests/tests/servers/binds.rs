@@ -415,6 +415,73 @@ show('the duplicate now', copy.getsockname())
 }
 
 #[test]
+fn a_client_a_filter_and_multipath_tcp_get_what_the_page_says() {
+    isolated(|host| {
+        let broker = Broker::start(host, &config(r#"( "*:80-82" "*:53/udp" "*:54/udp" )"#));
+        let server = TcpListener::bind("127.0.0.1:8025").unwrap();
+        let (found, _) = results(
+            host,
+            r"
+client = socket.socket(INET, TCP)
+case('client', client, ('127.0.0.1', 80))
+try: client.connect(('127.0.0.1', 8025))
+except OSError as error: show('connect', errno.errorcode[error.errno])
+resolver, server = socket.socket(INET, UDP), socket.socket(INET, UDP)
+case('UDP client', resolver, ('127.0.0.1', 54))
+drop_all = ctypes.create_string_buffer(struct.pack('=HBBI', 6, 0, 0, 0), 8) # BPF_RET with length 0
+SO_ATTACH_FILTER = 26
+program = struct.pack('HL', 1, ctypes.addressof(drop_all))
+server.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+case('UDP server', server, ('127.0.0.1', 53))
+resolver.connect(('127.0.0.1', 53))
+resolver.send(b'query')
+server.settimeout(20)
+show('received', server.recv(9).decode())
+try: show('filter', server.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program))
+except OSError as error: show('filter', errno.errorcode[error.errno])
+multipath = socket.socket(INET, TCP, 262)
+case('multipath', multipath, ('127.0.0.1', 81))
+show('protocol', multipath.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL))
+",
+        );
+        drop(server);
+        expect(
+            &found,
+            &[
+                ("client", "broker"),
+                ("connect", "EISCONN"),
+                ("UDP client", "broker"),
+                ("UDP server", "broker"),
+                ("received", "query"),
+                ("filter", if broker.has_allowlist() { "EPERM" } else { "None" }),
+                ("multipath", "broker"),
+                ("protocol", "6"),
+            ],
+        );
+    });
+}
+
+#[test]
+fn a_socket_of_another_network_namespace_is_bound_there() {
+    isolated(|host| {
+        let config = config(r#"( "*:80" )"#).replace("peer nobody", "peer root");
+        let broker = Broker::start(host, &config);
+        let mut command = Command::new(host.binary(binaries::CLIENT));
+        command.args(["--socket", SOCKET, "run", "--", "/usr/bin/python3", "-c"]);
+        command.arg(format!(
+            "{PRELUDE}
+CLONE_NEWNET = 0x40000000
+show('another namespace', 'entered' if libc.unshare(CLONE_NEWNET) == 0 else errno.errorcode[ctypes.get_errno()])
+case('bind', socket.socket(INET, TCP), ('0.0.0.0', 80))
+"
+        ));
+        let (found, _) = results_of(command);
+        expect(&found, &[("another namespace", "entered"), ("bind", "kernel")]);
+        assert!(!broker.log.lines().iter().any(|line| line.contains("operation=\"listen\"")));
+    });
+}
+
+#[test]
 fn a_program_in_a_chroot_without_proc_and_with_another_user_binds_and_keeps_its_flags() {
     isolated(|host| {
         let config = config(r#"( "*:80" )"#).replace("peer nobody", "peer root");

@@ -3,8 +3,9 @@
 use std::fs;
 use std::process::Command;
 
+use portreeve_tests::broker::SOCKET;
 use portreeve_tests::namespaces::run;
-use portreeve_tests::{Broker, isolated};
+use portreeve_tests::{Broker, binaries, isolated};
 use rustix::process::Signal;
 
 use crate::binds::{expect, results, results_of};
@@ -114,6 +115,48 @@ else:
         kept.append(one)
 case('bind(2)', socket.socket(INET, TCP), ('127.0.0.1', 80))
 ";
+
+#[test]
+fn without_proc_descriptors_are_inherited_and_other_threads_get_listeners_since_linux_6_9() {
+    isolated(|host| {
+        let _broker = Broker::start(host, &config(r#"( "*:80" "*:81" )"#));
+        let script = format!(
+            "{}
+one, two = socket.socket(INET, TCP), socket.socket(INET, TCP)
+case('first thread', one, ('127.0.0.1', 80))
+show('inheritable', (two.get_inheritable(), one.get_inheritable()))
+thread = threading.Thread(target=lambda: case('another thread', two, ('127.0.0.1', 81)))
+thread.start()
+thread.join()
+show('has proc', os.path.exists('/proc/self'))
+show('has pidfds of threads', [int(part) for part in os.uname().release.split('.')[:2]] >= [6, 9])
+",
+            crate::binds::PRELUDE
+        );
+        let mut without = Command::new("unshare");
+        without.args(["--mount", "--", "sh", "-c", "mount -t tmpfs none /proc && exec setpriv \"$@\"", "sh"]);
+        without.args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]);
+        without.arg(host.binary(binaries::CLIENT)).args(["--socket", SOCKET, "run", "--"]);
+        without.args(["/usr/bin/python3", "-c", &script]);
+        let (found, error) = results_of(without);
+        let pidfds_of_threads = found["has pidfds of threads"].as_str();
+        let another = match pidfds_of_threads {
+            "True" => "broker",
+            _ => "EACCES",
+        };
+        expect(
+            &found,
+            &[
+                ("first thread", "broker"),
+                ("inheritable", "(False, True)"),
+                ("another thread", another),
+                ("has proc", "False"),
+                ("has pidfds of threads", pidfds_of_threads),
+            ],
+        );
+        assert_eq!(error.contains("cannot read the socket of a bind"), another == "EACCES", "{error}");
+    });
+}
 
 /// How often the broker has been asked for a listener.
 fn listened(broker: &Broker) -> usize {

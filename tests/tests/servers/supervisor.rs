@@ -97,6 +97,71 @@ except OSError as error: print(errno.errorcode[error.errno])
 }
 
 #[test]
+fn after_a_crash_of_the_broker_a_program_that_shares_its_port_gets_a_new_listener_and_every_client() {
+    isolated(|host| {
+        let config = config(r#"( "*:80" )"#);
+        let broker = Broker::start(host, &config);
+        let script = "import signal, socket
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+while True:
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    one.bind(('127.0.0.1', 80))
+    one.listen()
+    print('listens')
+    for _ in range(16):
+        connection, _ = one.accept()
+        connection.sendall(b'served')
+        connection.close()
+    one.close()
+    signal.sigwait([signal.SIGUSR1])";
+        let running = Running::python(host, script);
+        let serves = |times: usize| {
+            eventually("the listener", || {
+                let lines = running.log.lines();
+                (lines.iter().filter(|line| *line == "listens").count() == times).then_some(())
+            });
+            for _ in 0..16 {
+                let mut reply = String::new();
+                let mut connection = std::net::TcpStream::connect("127.0.0.1:80").unwrap();
+                connection.set_read_timeout(Some(portreeve_tests::wait::TIMEOUT)).unwrap();
+                std::io::Read::read_to_string(&mut connection, &mut reply).unwrap();
+                assert_eq!(reply, "served");
+            }
+        };
+        serves(1);
+        drop(broker); // killed
+        let broker = Broker::start(host, &config);
+        eventually("the next session", || (broker.peer().status().sessions.len() > 1).then_some(()));
+        running.signal(Signal::USR1);
+        serves(2);
+        assert_eq!(broker.peer().status().listeners.len(), 1);
+    });
+}
+
+#[test]
+fn a_process_that_a_failed_program_leaves_behind_continues_and_binds_no_more() {
+    isolated(|host| {
+        let _broker = Broker::start(host, &config(r#"( "*:80" )"#));
+        let script = "import errno, os, signal, socket
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+child = os.fork()
+if child:
+    print('child', child)
+    os._exit(7)
+signal.sigwait([signal.SIGUSR1])
+try: socket.socket().bind(('127.0.0.1', 80))
+except OSError as error: print(errno.errorcode[error.errno])";
+        let mut running = Running::python(host, script);
+        let line = running.log.wait_for(&["child "]);
+        assert_eq!(running.wait().code(), Some(7));
+        let child: u32 = line.split_whitespace().last().unwrap().parse().unwrap();
+        kill_process(pid(child), Signal::USR1).unwrap();
+        running.log.wait_for(&["ENOSYS"]);
+    });
+}
+
+#[test]
 fn a_program_serves_on_without_its_broker_and_binds_with_the_next_one() {
     isolated(|host| {
         let config = config(r#"( "*:80-90" )"#);
@@ -200,10 +265,11 @@ while True:
 }
 
 #[test]
-fn a_program_that_binds_its_endpoint_again_after_a_crash_of_the_broker_gets_the_listener_that_it_has() {
+fn a_program_that_binds_its_endpoint_again_after_a_takeover_or_a_crash_of_the_broker_gets_the_same_listener()
+{
     isolated(|host| {
         let config = config(r#"( "*:80" "*:53/udp" )"#);
-        let broker = Broker::start(host, &config);
+        let mut broker = Broker::start(host, &config);
         let script = "import os, signal, socket
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 while True:
@@ -233,15 +299,24 @@ while True:
             std::io::Read::read_to_string(&mut connection, &mut reply).unwrap();
             assert_eq!(reply, "served");
         };
+        let listeners = |broker: &Broker| broker.peer().status().listeners.len();
         bound(1);
         serves();
-        drop(broker); // killed
-        let broker = Broker::start(host, &config);
+        broker.replace(host, &config);
         eventually("the next session", || (broker.peer().status().sessions.len() > 1).then_some(()));
         running.signal(Signal::USR1);
         let lines = bound(2);
         assert_eq!(lines[0], lines[1], "the same sockets");
         serves();
+        assert_eq!(listeners(&broker), 2);
+        drop(broker); // killed
+        let broker = Broker::start(host, &config);
+        eventually("the next session", || (broker.peer().status().sessions.len() > 1).then_some(()));
+        running.signal(Signal::USR1);
+        let lines = bound(3);
+        assert_eq!(lines[0], lines[2], "the same sockets");
+        serves();
+        assert_eq!(listeners(&broker), 0);
     });
 }
 

@@ -122,15 +122,13 @@ impl fmt::Display for Unreadable {
     }
 }
 
-/// The kernel's level of restriction of ptrace(2), if it keeps this process from looking into its descendants; `None` without Yama or
+/// The kernel's level of restriction of ptrace(2), if it keeps a process from looking into its descendants; `None` without Yama or
 /// /proc. Level 2 demands CAP_SYS_PTRACE, and level 3 forbids it to everybody. See kernel.yama.ptrace_scope in proc_sys_kernel(5).
-pub fn obstructing_yama_level() -> Option<u8> {
+pub fn obstructing_yama_level(has_sys_ptrace: bool) -> Option<u8> {
     let level = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok()?.trim().parse().ok()?;
-    let may_trace =
-        || capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_PTRACE));
     match level {
         ..2 => None,
-        2 if may_trace() => None,
+        2 if has_sys_ptrace => None,
         _ => Some(level),
     }
 }
@@ -345,8 +343,13 @@ impl AsRawFd for Notifications {
     }
 }
 
+/// Whether this process has CAP_SYS_PTRACE.
+pub fn has_sys_ptrace() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_PTRACE))
+}
+
 fn unreadable(what: &'static str, thread: Pid, error: io::Error) -> Unreadable {
-    Unreadable { what, thread: thread.as_raw_pid(), error, yama: obstructing_yama_level() }
+    Unreadable { what, thread: thread.as_raw_pid(), error, yama: obstructing_yama_level(has_sys_ptrace()) }
 }
 
 /// An int argument, of which the kernel ignores the upper half.

@@ -23,7 +23,7 @@ pub fn start(words: &[OsString], ignore_set_id: bool) -> Result<(Child, Notifica
     if !ignore_set_id {
         refuse_set_id(program, &name)?;
     }
-    if let Some(level) = notifications::obstructing_yama_level() {
+    if let Some(level) = notifications::obstructing_yama_level(notifications::has_sys_ptrace()) {
         let what = format!(
             "cannot intercept bind(2) of {name:?}: kernel.yama.ptrace_scope is {level}, and portreeve has to look into the \
              program's processes. Set it to 0 or 1"
