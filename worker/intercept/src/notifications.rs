@@ -234,10 +234,9 @@ impl Notifications {
     fn socket(&self, call: &Call, thread: Pid) -> Result<Option<OwnedFd>, Unreadable> {
         let open = |pid, flags| pidfd_open(pid, flags);
         // PIDFD_THREAD (Linux 6.9): the number of any thread will do.
-        let process = open(thread, PidfdFlags::from_bits_retain(libc::PIDFD_THREAD)).or_else(|error| {
-            let leader = self.leader(thread).ok_or(error)?;
-            open(leader, PidfdFlags::empty())
-        });
+        // Before that, the number of the process is needed, which is that of its first thread. Only /proc tells that of another one.
+        let process = open(thread, PidfdFlags::from_bits_retain(libc::PIDFD_THREAD))
+            .or_else(|_| open(self.leader(thread).unwrap_or(thread), PidfdFlags::empty()));
         let process = match process {
             Ok(process) => process,
             Err(rustix::io::Errno::SRCH) => return Ok(None),

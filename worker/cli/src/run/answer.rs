@@ -79,6 +79,8 @@ impl Answers {
         };
         let outcome = match reply {
             Ok(Ok(listener)) => {
+                // A former socket, of a broker that has crashed, may share the port: it must get no client any more.
+                self.release(endpoint);
                 let outcome = answered(notifications.answer(bind, listener.as_fd()));
                 self.keep(listener);
                 outcome
@@ -146,10 +148,14 @@ impl Answers {
             drop(listener.into_socket());
             return;
         }
-        let mut listeners = lock(&self.listeners);
-        if let Some(former) = listeners.insert(listener.endpoint().clone(), listener) {
-            drop(former.into_socket());
-        }
+        let former = lock(&self.listeners).insert(listener.endpoint().clone(), listener);
+        drop(former.map(Listener::into_socket));
+    }
+
+    /// Closes this process's copy of a listener.
+    fn release(&self, endpoint: &Endpoint) {
+        let former = lock(&self.listeners).remove(endpoint);
+        drop(former.map(Listener::into_socket));
     }
 
     /// The options of a request.
