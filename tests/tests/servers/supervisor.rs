@@ -397,6 +397,8 @@ one.listen(64)
         );
         let broker = Broker::start(host, &config);
         broker.log.wait_for(&["channel None None"]);
+        // It follows the policy.
+        broker.log.wait_for(&["audit: done", "the worker", "operation=\"subscribe\""]);
         let pid_of = |line: String| -> u32 {
             let number = line.split("serves ").nth(1).unwrap();
             number.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
