@@ -13,7 +13,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use caps::Capability::{
     CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID, CAP_KILL, CAP_SETGID,
-    CAP_SETUID, CAP_SYS_CHROOT,
+    CAP_SETUID, CAP_SYS_CHROOT, CAP_SYS_PTRACE,
 };
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -33,8 +33,11 @@ const STEP: &str = "security.user_namespace";
 /// In this directory of /proc, each user namespace sees its own limits.
 const MAX_USER_NAMESPACES: &str = "sys/user/max_user_namespaces";
 
-/// What a server that begins as root needs: to become other users, to own files, to signal, to change its root directory.
-const CAPABILITIES: [caps::Capability; 9] = [
+/// What a server that begins as root needs: to become other users, to own files, to signal, to change its root directory. The last
+/// one is for `portreeve run`: a process that has changed its ids, as Postfix's does before it binds, is not dumpable, and only
+/// this capability lets another process look into it. The program under `portreeve run` does not have it. The launcher is out of
+/// its reach: its memory belongs to the user namespace of the host, and it is not dumpable. See ptrace(2).
+const CAPABILITIES: [caps::Capability; 10] = [
     CAP_CHOWN,
     CAP_DAC_OVERRIDE,
     CAP_DAC_READ_SEARCH,
@@ -44,6 +47,7 @@ const CAPABILITIES: [caps::Capability; 9] = [
     CAP_SETGID,
     CAP_SETUID,
     CAP_SYS_CHROOT,
+    CAP_SYS_PTRACE,
 ];
 
 /// The same as a set.

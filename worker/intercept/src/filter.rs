@@ -9,6 +9,7 @@ use std::os::unix::net::UnixDatagram;
 
 use libc::sock_filter;
 use portreeve_protocol::channel::{ReceiveError, receive as receive_packet};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use crate::notifications::Notifications;
 use crate::sys;
@@ -92,13 +93,14 @@ pub fn channel() -> io::Result<(UnixDatagram, OwnedFd)> {
 }
 
 /// Installs the filter in this process and sends its descriptor to the supervisor, or the error: also if the supervisor could not
-/// pass a socket on, so that the program is not executed. This process and its children can gain no privileges from then on
-/// (PR_SET_NO_NEW_PRIVS). The descriptor is close-on-exec.
+/// pass a socket on, so that the program is not executed. This process and its children have no CAP_SYS_PTRACE and
+/// can gain no privileges from then on (PR_SET_NO_NEW_PRIVS). The descriptor is close-on-exec.
 ///
 /// # Errors
 /// As sent to the supervisor.
 pub fn install(supervisor: BorrowedFd<'_>) -> io::Result<()> {
-    let installed = rustix::thread::set_no_new_privs(true)
+    let installed = drop_tracing()
+        .and_then(|()| rustix::thread::set_no_new_privs(true))
         .map_err(io::Error::from)
         .and_then(|()| sys::install_filter(&PROGRAM))
         .and_then(|(listener, interruptible)| {
@@ -116,6 +118,19 @@ pub fn install(supervisor: BorrowedFd<'_>) -> io::Result<()> {
         }
     }
     installed.map(drop)
+}
+
+/// Drops CAP_SYS_PTRACE, if this process has it: a program with it could look into its supervisor. Without new privileges, execve(2)
+/// does not give it back to root either.
+fn drop_tracing() -> rustix::io::Result<()> {
+    let mut sets = capabilities(None)?;
+    if sets.permitted.union(sets.inheritable).contains(CapabilitySet::SYS_PTRACE) {
+        for set in [&mut sets.permitted, &mut sets.effective, &mut sets.inheritable] {
+            set.remove(CapabilitySet::SYS_PTRACE);
+        }
+        set_capabilities(None, sets)?;
+    }
+    Ok(())
 }
 
 /// Receives what the child has sent; `None` if the child ended before it sent anything.
