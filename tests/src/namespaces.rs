@@ -69,3 +69,13 @@ pub fn run(command: &mut Command, package: &str) -> String {
     );
     text
 }
+
+/// The first of some ids that nobody has, and their number: of the host, or of the namespace of an ordinary user who runs the
+/// tests.
+pub fn unused_ids() -> (u32, u32) {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    let last =
+        |line: &str| line.split_whitespace().map(|word| word.parse::<u64>().unwrap()).collect::<Vec<_>>();
+    let is_host = map.lines().map(last).any(|line| line[0] + line[2] > 4_000_000);
+    if is_host { (3_000_000, 65_536) } else { (20_000, 30_000) }
+}

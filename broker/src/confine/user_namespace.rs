@@ -81,16 +81,18 @@ pub fn enter_root(root: OwnedFd) -> Result<(), Failure> {
     let tree = open_tree(&root, "", clone).map_err(os("open_tree of security.chroot"))?;
     drop(root);
     unshare(CloneFlags::CLONE_NEWNS).map_err(os("unshare CLONE_NEWNS"))?;
-    let make_slave =
-        || mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>);
-    make_slave().map_err(os("mount MS_SLAVE /"))?;
+    let make_slave = |path: &str| {
+        mount(None::<&str>, path, None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+    };
+    make_slave("/").map_err(os("mount MS_SLAVE /"))?;
     move_mount(&tree, "", rustix::fs::CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(os("move_mount of security.chroot"))?;
     fchdir(&tree).map_err(os("fchdir to security.chroot"))?;
+    // The copy is shared if the original is, as under systemd, and pivot_root(2) refuses a shared mount.
+    make_slave(".").map_err(os("mount MS_SLAVE of security.chroot"))?;
     pivot_root(".", ".").map_err(os("pivot_root"))?;
     umount2(".", MntFlags::MNT_DETACH).map_err(os("umount2 MNT_DETACH of the old root"))?;
-    chdir("/").map_err(os("chdir /"))?;
-    make_slave().map_err(os("mount MS_SLAVE of security.chroot"))
+    chdir("/").map_err(os("chdir /"))
 }
 
 /// Enters a new user namespace with these ids, which cannot have namespaces of its own. `root` becomes the root directory before.

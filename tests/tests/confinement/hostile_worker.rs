@@ -10,12 +10,11 @@ use std::process::Command;
 
 use portreeve_tests::chroot::Chroot;
 use portreeve_tests::kernel::landlock_abi;
+use portreeve_tests::namespaces::unused_ids;
 use portreeve_tests::{
     Broker, Host, Kernel, Peer, binaries, broker, eventually, isolated, namespaces, process,
 };
 use rustix::mount::mount_bind_recursive;
-
-use super::user_namespace::range;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Every attack of the hostile worker that must fail. The test also fails if the worker no longer tries one of them.
@@ -166,7 +165,7 @@ fn terminal() -> (OwnedFd, File) {
 
 /// The same, with a worker that is root of a user namespace.
 fn text_of_namespace(chroot: &Chroot) -> String {
-    let (first, count) = range();
+    let (first, count) = unused_ids();
     let identity = "user = nobody\n            group = nogroup";
     let text = text(chroot, "/run/host/bin/hostile_worker --root-of-a-namespace");
     assert!(text.contains(identity));
@@ -181,7 +180,7 @@ fn gains_nothing(host: &Host, kernel: Kernel, in_namespace: bool) {
     let (_owner, terminal) = terminal();
     let text = match in_namespace {
         true => {
-            let (first, _) = range();
+            let (first, _) = unused_ids();
             chown(chroot.path.join("writable"), Some(first), Some(first)).unwrap();
             text_of_namespace(&chroot)
         }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use portreeve_tests::chroot::{Chroot, WORKER};
+use portreeve_tests::namespaces::unused_ids;
 use portreeve_tests::sample::{FIRST_SECURITY, SECOND_SECURITY};
 use portreeve_tests::{Broker, Host, StartupFailure, binaries, broker, isolated, sample};
 use rustix::mount::mount_bind;
@@ -181,11 +182,15 @@ fn every_shown_configuration_is_valid_with_existing_paths() {
         for (account, id) in ["ecuser", "mail-server", "failover", "Debian-exim"].into_iter().zip(4321..) {
             host.add_user(account, id);
         }
+        let (first, count) = unused_ids();
         for (name, text) in shown() {
             let real = |line: &str| match line.trim_start() {
                 line if line.starts_with("chroot = ") => format!("chroot = {}", chroot.path.display()),
                 line if line.starts_with("command = ") => format!("command = ( {program} )"),
                 line if line.starts_with("socket = ") => format!("socket = {}", broker::SOCKET),
+                line if line.starts_with("user_namespace = ") => {
+                    format!("user_namespace = \"{first}:{count}\"")
+                }
                 line => line.replace("$(id -gn nobody)", "nogroup"),
             };
             let text: Vec<String> = text.lines().map(real).collect();

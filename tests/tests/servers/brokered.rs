@@ -10,8 +10,9 @@ use portreeve_tests::startup_failure::{StartupFailure, exit};
 use portreeve_tests::{Broker, Host, binaries, broker, debian, eventually, isolated, process, resources};
 use rustix::process::{Signal, kill_process};
 
-use crate::by_descriptor::{assert_unprivileged, http, kill_under_steady_connections};
+use crate::clients::{http, kill_under_steady_connections};
 use crate::packages::{await_page, directory, nginx};
+use crate::privileges::assert_unprivileged;
 use crate::programs::{self, NOBODY, get, pid};
 use crate::supervisor::{BIND_BY_LINE, reload};
 
@@ -71,7 +72,7 @@ fn nginx_serves_reloads_and_is_killed_under_steady_connections_and_no_client_is_
         broker.log.wait_for(&["audit: done", "peer=\"the worker\"", "via=\"bind\"", "arguments=*:80"]);
         let name = std::fs::read_to_string(format!("/proc/{}/comm", worker(&broker))).unwrap();
         assert_eq!(name.trim(), "nginx");
-        assert_unprivileged(&broker, NOBODY);
+        assert_unprivileged(broker.worker(), NOBODY, 0);
         let former = process::children(worker(&broker));
         kill_process(pid(worker(&broker)), Signal::HUP).unwrap();
         eventually("new workers", || {
@@ -141,7 +142,7 @@ fn a_program_alone_in_its_chroot_serves_a_privileged_port() {
         broker.log.wait_for(&["the child ended with 0"]);
         broker.log.wait_for(&["audit: refused", "peer=\"the worker\"", "via=\"bind\"", "arguments=*:81"]);
         assert!(eventually("a reply", || get("127.0.0.1:80")).ends_with("from the chroot"));
-        assert_unprivileged(&broker, NOBODY);
+        assert_unprivileged(broker.worker(), NOBODY, 0);
         kill_under_steady_connections(&broker, worker, &["127.0.0.1:80"], http);
     });
 }

@@ -10,10 +10,9 @@ use portreeve_tests::namespaces::run;
 use portreeve_tests::wait::TIMEOUT;
 use portreeve_tests::{Broker, Host, debian, eventually, isolated, process, resources};
 
-use crate::by_descriptor::{
-    EXIM, PAGE, Talk, assert_unprivileged, deliver, directory, http, kill_under_steady_connections, smtp,
-    start, start_by, write,
-};
+use crate::by_descriptor::{EXIM, PAGE, directory, start, start_by, write};
+use crate::clients::{Talk, deliver, http, kill_under_steady_connections, smtp};
+use crate::privileges::assert_unprivileged;
 use crate::programs::{NOBODY, get};
 
 /// The server's first process: the only child of its supervisor, which is the worker.
@@ -54,9 +53,9 @@ fn nginx_binds_under_run_and_is_killed_without_a_refused_client() {
         write(host, "nginx.conf", ("", ""));
         let broker = start_of_table(host, "nginx", ("", ""));
         eventually("a reply", || get("[::1]:80").filter(|reply| reply.ends_with("hello")));
-        assert_unprivileged(&broker, NOBODY);
+        assert_unprivileged(broker.worker(), NOBODY, 0);
         kill_both(&broker, &["127.0.0.1:80", "[::1]:80"], http);
-        assert_unprivileged(&broker, NOBODY);
+        assert_unprivileged(broker.worker(), NOBODY, 0);
         assert_eq!(resources::tcp_listeners().len(), 2);
     });
 }
@@ -69,9 +68,9 @@ fn haproxy_binds_under_run_and_is_killed_without_a_refused_client() {
         write(host, "haproxy.cfg", ("bind fd@3\n  bind fd@4", "bind 127.0.0.1:80\n  bind [::1]:80"));
         let broker = start_of_table(host, "HAProxy", ("", ""));
         eventually("a reply", || get("[::1]:80").filter(|reply| reply.ends_with("hello")));
-        assert_unprivileged(&broker, NOBODY);
+        assert_unprivileged(broker.worker(), NOBODY, 0);
         kill_both(&broker, &["127.0.0.1:80", "[::1]:80"], http);
-        assert_unprivileged(&broker, NOBODY);
+        assert_unprivileged(broker.worker(), NOBODY, 0);
         assert_eq!(resources::tcp_listeners().len(), 2);
     });
 }
@@ -87,9 +86,9 @@ fn lighttpd_binds_under_run_and_is_killed_without_a_refused_client() {
         host.file("lighttpd.conf", &text.replace("/srv/www", "/run/www"));
         let broker = start_of_table(host, "lighttpd", ("", ""));
         eventually("a reply", || get("127.0.0.1:80").filter(|reply| reply.ends_with("hello")));
-        assert_unprivileged(&broker, NOBODY);
+        assert_unprivileged(broker.worker(), NOBODY, 0);
         kill_both(&broker, &["127.0.0.1:80"], http);
-        assert_unprivileged(&broker, NOBODY);
+        assert_unprivileged(broker.worker(), NOBODY, 0);
         assert_eq!(resources::tcp_listeners().len(), 1);
     });
 }
@@ -108,11 +107,11 @@ fn exim_binds_two_ports_under_run_delivers_and_is_killed_without_a_refused_clien
         let broker =
             start_of_table(host, "Exim", ("nobody\n  group = nogroup", "Debian-exim\n  group = Debian-exim"));
         eventually("the listeners", || (resources::tcp_listeners().len() == 2).then_some(()));
-        deliver("127.0.0.1:25", "before");
-        assert_unprivileged(&broker, EXIM);
+        deliver(25, "to@example", "before");
+        assert_unprivileged(broker.worker(), EXIM, 0);
         kill_both(&broker, &["127.0.0.1:25", "127.0.0.1:587"], smtp);
-        deliver("127.0.0.1:587", "after");
-        assert_unprivileged(&broker, EXIM);
+        deliver(587, "to@example", "after");
+        assert_unprivileged(broker.worker(), EXIM, 0);
         await_messages("/var/mail/inbox/new", &["before", "after"]);
     });
 }
@@ -137,11 +136,11 @@ fn aiosmtpd_as_it_is_receives_mail_on_port_25_and_is_killed_without_a_refused_cl
         directory("/var/mail", WORKER);
         let broker = start(host, "aiosmtpd");
         eventually("the listener", || TcpStream::connect("127.0.0.1:25").ok());
-        deliver("127.0.0.1:25", "before");
-        assert_unprivileged(&broker, NOBODY);
+        deliver(25, "to@example", "before");
+        assert_unprivileged(broker.worker(), NOBODY, 0);
         kill_both(&broker, &["127.0.0.1:25"], smtp);
-        deliver("127.0.0.1:25", "after");
-        assert_unprivileged(&broker, NOBODY);
+        deliver(25, "to@example", "after");
+        assert_unprivileged(broker.worker(), NOBODY, 0);
         await_messages("/var/mail/inbox/new", &["before", "after"]);
         assert_eq!(resources::tcp_listeners().len(), 1);
     });
@@ -167,7 +166,7 @@ fn caddy_serves_http_https_and_udp_reloads_and_is_killed_without_a_refused_clien
             String::from_utf8_lossy(&output.stdout).trim().to_owned()
         };
         eventually("a reply by HTTPS", || (secure() == "first").then_some(()));
-        assert_unprivileged(&broker, NOBODY);
+        assert_unprivileged(broker.worker(), NOBODY, 0);
         for endpoint in ["[::]:80 ", "[::]:443 ", "[::]:443/udp "] {
             broker.log.wait_for(&["audit: done", "operation=\"listen\"", "via=\"bind\"", endpoint]);
         }
@@ -183,7 +182,7 @@ fn caddy_serves_http_https_and_udp_reloads_and_is_killed_without_a_refused_clien
         eventually("the new configuration", || get("127.0.0.1:80").filter(|reply| reply.ends_with("second")));
         eventually("it by HTTPS", || (secure() == "second").then_some(()));
         kill_both(&broker, &["127.0.0.1:80", "[::1]:80"], http);
-        assert_unprivileged(&broker, NOBODY);
+        assert_unprivileged(broker.worker(), NOBODY, 0);
         eventually("a reply by HTTPS", || (secure() == "second").then_some(()));
         assert_eq!(resources::tcp_listeners().len(), 2);
     });
@@ -214,9 +213,9 @@ fn node_js_binds_for_its_cluster_and_is_killed_without_a_refused_client() {
             served.extend(greeting("127.0.0.1:25"));
             cluster().iter().all(|process| served.contains(process)).then_some(())
         });
-        assert_unprivileged(&broker, NOBODY);
+        assert_unprivileged(broker.worker(), NOBODY, 0);
         kill_both(&broker, &["127.0.0.1:25", "[::1]:25"], smtp);
-        assert_unprivileged(&broker, NOBODY);
+        assert_unprivileged(broker.worker(), NOBODY, 0);
         assert_eq!(resources::tcp_listeners().len(), 1);
     });
 }

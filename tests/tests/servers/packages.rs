@@ -1,7 +1,6 @@
 //! Servers of Debian as they are, under `portreeve run` as an ordinary user: they serve, reload by their own signal, and are replaced
 //! while clients connect.
 
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
 
@@ -9,7 +8,8 @@ use portreeve_tests::smtp_load::ALWAYS_STABLE;
 use portreeve_tests::{Broker, Host, binaries, debian, eventually, isolated, process};
 use rustix::process::Signal;
 
-use crate::by_descriptor::{http, kill_under_steady_connections};
+use crate::clients::{deliver, http, kill_under_steady_connections};
+use crate::privileges::assert_unprivileged;
 use crate::programs::{NOBODY, Running, command, config, get};
 
 /// A directory that user nobody can write to.
@@ -43,14 +43,6 @@ pub fn await_page(address: &str, text: &str) {
     eventually("the page", || get(address).filter(|page| page.contains(text)));
 }
 
-#[track_caller]
-fn is_unprivileged(pid: u32) {
-    for thread in process::threads(pid) {
-        assert_eq!((thread.uid, thread.permitted), (vec![NOBODY; 4], 0));
-        assert!(thread.no_new_privs);
-    }
-}
-
 pub fn nginx(host: &Host, directory: &str) -> PathBuf {
     let text = format!(
         r#"
@@ -80,7 +72,7 @@ fn nginx_serves_and_reloads_by_its_signal() {
         let mut running = run(host, "/usr/sbin/nginx", &["-c", file.to_str().unwrap(), "-p", &directory]);
         await_page("127.0.0.1:80", "nginx");
         await_page("[::1]:80", "nginx");
-        is_unprivileged(running.program());
+        assert_unprivileged(running.program(), NOBODY, u64::MAX);
         let former = process::children(running.program());
         running.signal(Signal::HUP);
         eventually("new workers", || {
@@ -112,7 +104,7 @@ fn haproxy_serves_and_reloads_by_its_signal() {
         let file = host.file("haproxy.cfg", text);
         let mut running = run(host, "/usr/sbin/haproxy", &["-W", "-db", "-f", file.to_str().unwrap()]);
         await_page("127.0.0.1:80", "haproxy");
-        is_unprivileged(running.program());
+        assert_unprivileged(running.program(), NOBODY, u64::MAX);
         await_haproxy(running.program());
         running.signal(Signal::USR2);
         running.log.wait_for(&["Former worker", "exited with code 0"]);
@@ -135,34 +127,10 @@ fn lighttpd_serves() {
         let arguments = ["-D", "-f", file.to_str().unwrap()];
         let mut running = run(host, "/usr/sbin/lighttpd", &arguments);
         await_page("127.0.0.1:80", "lighttpd");
-        is_unprivileged(running.program());
+        assert_unprivileged(running.program(), NOBODY, u64::MAX);
         running.signal(Signal::INT);
         assert_eq!(running.wait().code(), Some(0));
     });
-}
-
-/// Sends a message by SMTP; `None` if the server refuses anything.
-fn send(port: u16, subject: &str) -> Option<()> {
-    let mut connection = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    let mut replies = BufReader::new(connection.try_clone().ok()?);
-    let mut expect = |code: &str| {
-        let mut line = String::new();
-        replies.read_line(&mut line).ok()?;
-        line.starts_with(code).then_some(())
-    };
-    expect("220 ")?;
-    for (request, code) in [
-        ("HELO client.test".to_owned(), "250 "),
-        ("MAIL FROM:<a@client.test>".to_owned(), "250 "),
-        ("RCPT TO:<b@mx.test>".to_owned(), "250 "),
-        ("DATA".to_owned(), "354 "),
-        (format!("Subject: {subject}\r\n\r\ntext\r\n."), "250 "),
-        ("QUIT".to_owned(), "221 "),
-    ] {
-        connection.write_all(format!("{request}\r\n").as_bytes()).ok()?;
-        expect(code)?;
-    }
-    Some(())
 }
 
 #[test]
@@ -202,7 +170,8 @@ file:
         let file = host.file("exim.conf", &text);
         let mut running = run(host, "/usr/sbin/exim4", &["-C", file.to_str().unwrap(), "-bdf"]);
         let deliver = |port: u16, subject: &str| {
-            eventually("the message to be accepted", || send(port, subject));
+            eventually("a listener", || TcpStream::connect(("127.0.0.1", port)).ok());
+            deliver(port, "b@mx.test", subject);
             eventually("the delivery", || {
                 let mailbox = std::fs::read_to_string(format!("{directory}/mbox")).ok()?;
                 mailbox.contains(&format!("Subject: {subject}\n")).then_some(())
@@ -210,7 +179,7 @@ file:
         };
         deliver(25, "first");
         deliver(587, "second");
-        is_unprivileged(running.program());
+        assert_unprivileged(running.program(), NOBODY, u64::MAX);
         // It executes itself, and binds again.
         let count =
             || broker.log.lines().iter().filter(|line| line.contains("via=\"bind\" arguments=*:587")).count();
@@ -250,6 +219,6 @@ fn nginx_as_a_supervised_worker_is_killed_under_steady_connections_and_no_client
             eventually("the master", || process::children(broker.worker()).first().copied())
         };
         kill_under_steady_connections(&broker, master, &endpoints, http);
-        is_unprivileged(master(&broker));
+        assert_unprivileged(master(&broker), NOBODY, u64::MAX);
     });
 }
