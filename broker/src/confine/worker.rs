@@ -11,7 +11,7 @@ use portreeve_protocol::status::Credentials;
 use super::identity::Identity;
 use super::{keyring, limits, locks, user_namespace};
 use crate::capability::{CapabilitySet, State};
-use crate::config;
+use crate::config::{self, Bind};
 use crate::failure::{Exit, Failure};
 use crate::inject;
 
@@ -130,6 +130,25 @@ impl Confinement {
             ..Credentials::default()
         }
     }
+}
+
+/// SECCOMP_MODE_FILTER, as /proc shows it. See proc_pid_status(5).
+const SECCOMP_MODE_FILTER: u8 = 2;
+
+/// Credentials, and further restrictions, one line each.
+pub type Restrictions = (Credentials, Vec<String>);
+
+/// The restrictions of a worker, whose launcher has these.
+pub fn of_worker(bind: Bind, (mut credentials, mut locks): Restrictions) -> Restrictions {
+    if bind == Bind::Brokered {
+        credentials.seccomp = SECCOMP_MODE_FILTER;
+        // Only its supervisor may look into other processes.
+        let tracing = caps::Capability::CAP_SYS_PTRACE.bitmask();
+        credentials.permitted &= !tracing;
+        credentials.effective &= !tracing;
+        locks.push("seccomp: bind(2) is answered by the supervisor, with the broker's sockets".to_owned());
+    }
+    (credentials, locks)
 }
 
 fn is_core(limit: &config::Limit) -> bool {

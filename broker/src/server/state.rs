@@ -19,6 +19,7 @@ use super::worker::WorkerControl;
 use crate::address::Addresses;
 use crate::config::{Quotas, Resources};
 use crate::confine::broker::Verified;
+use crate::confine::worker::Restrictions;
 use crate::events::Events;
 use crate::in_flight_limit::InFlightLimit;
 use crate::listener::{Owner, Registry};
@@ -84,10 +85,10 @@ pub struct LauncherProcess {
     pub pid: u32,
     /// Its root directory, which its workers share.
     pub root: String,
-    /// Its credentials, as the kernel reports them, which its workers share.
-    pub credentials: Credentials,
-    /// Its other restrictions, which its workers share.
-    pub locks: Vec<String>,
+    /// Its credentials, as the kernel reports them, and its other restrictions.
+    pub restrictions: Restrictions,
+    /// Those of its workers, which follow from them.
+    pub of_workers: Restrictions,
 }
 
 /// A session as `status` shows it.
@@ -228,7 +229,7 @@ impl Broker {
 
     /// The user of the worker, if one is configured.
     pub(super) fn worker_uid(&self) -> Option<u32> {
-        let [_, effective, ..] = self.processes.launcher.as_ref()?.credentials.uid;
+        let [_, effective, ..] = self.processes.launcher.as_ref()?.restrictions.0.uid;
         Some(effective)
     }
 
@@ -274,12 +275,14 @@ impl Broker {
         let locks = List::truncated(broker.locks.iter().map(|lock| Text::truncated(lock)));
         let mut rows =
             vec![Process { locks, ..row("broker", std::process::id(), 0, "(empty)", &broker.credentials) }];
-        if let Some(LauncherProcess { pid, root, credentials, locks }) = &self.processes.launcher {
-            let locks = || List::truncated(locks.iter().map(|lock| Text::truncated(lock)));
-            rows.push(Process { locks: locks(), ..row("launcher", *pid, 0, root, credentials) });
+        if let Some(LauncherProcess { pid, root, restrictions, of_workers }) = &self.processes.launcher {
+            let mut add = |role: &str, pid, restarts, (credentials, locks): &Restrictions| {
+                let locks = List::truncated(locks.iter().map(|lock| Text::truncated(lock)));
+                rows.push(Process { locks, ..row(role, pid, restarts, root, credentials) });
+            };
+            add("launcher", *pid, 0, restrictions);
             if let Some(pid) = self.worker.pid() {
-                let worker = row("worker", pid, self.worker.restarts(), root, credentials);
-                rows.push(Process { locks: locks(), ..worker });
+                add("worker", pid, self.worker.restarts(), of_workers);
             }
         }
         if let Some((pid, credentials, locks)) = &self.processes.reader

@@ -142,6 +142,14 @@ fn a_program_alone_in_its_chroot_serves_a_privileged_port() {
         broker.log.wait_for(&["the child ended with 0"]);
         broker.log.wait_for(&["audit: refused", "peer=\"the worker\"", "via=\"bind\"", "arguments=*:81"]);
         assert!(eventually("a reply", || get("127.0.0.1:80")).ends_with("from the chroot"));
+        let status = broker.peer().status();
+        let of_role = |role| status.processes.iter().find(|process| process.role.as_str() == role).unwrap();
+        for (role, pid, locks) in [("launcher", broker.launcher(), 0), ("worker", worker(&broker), 1)] {
+            let process = of_role(role);
+            let seccomp = process::status_field(pid, "Seccomp").parse().unwrap();
+            let shown = (process.pid, process.credentials.seccomp, process.locks.len());
+            assert_eq!(shown, (pid, seccomp, locks), "{role}");
+        }
         assert_unprivileged(broker.worker(), NOBODY, 0);
         kill_under_steady_connections(&broker, worker, &["127.0.0.1:80"], http);
     });

@@ -17,9 +17,6 @@ use crate::plan::{self, Plan};
 use crate::policy::Policy;
 
 const WORKER: &str = "worker";
-/// As /proc shows it. See proc_pid_status(5).
-const SECCOMP_MODE_FILTER: u8 = 2;
-const FILTER_OF_BIND: &str = "seccomp: bind(2) is answered by the supervisor, with the broker's sockets";
 
 /// One process that portreeved would start.
 pub(super) struct Process {
@@ -58,17 +55,17 @@ pub(super) fn all(config: &Config, plan: &Plan, readable: &[PathBuf]) -> Result<
             Bind::Direct => &["launcher", WORKER],
             Bind::Brokered => &["launcher", "supervisor", WORKER],
         };
-        let is_filtered = |role: &str| role == WORKER && scope.bind == Bind::Brokered;
-        let filter = |role: &str| is_filtered(role).then(|| FILTER_OF_BIND.to_owned());
-        all.extend(roles.iter().map(|role| Process {
+        let restrictions = |role| {
+            let launcher = (confinement.expected(), confinement.locks());
+            if role == WORKER { worker::of_worker(scope.bind, launcher) } else { launcher }
+        };
+        let of_role = |role: &&'static str| (*role, restrictions(*role));
+        all.extend(roles.iter().map(of_role).map(|(role, (credentials, locks))| Process {
             role,
-            credentials: Credentials {
-                seccomp: if is_filtered(role) { SECCOMP_MODE_FILTER } else { seccomp },
-                ..confinement.expected()
-            },
+            credentials,
             root: root.clone(),
             reaches: Vec::new(),
-            locks: confinement.locks().into_iter().chain(filter(role)).collect(),
+            locks,
             securebits: plan.identity.namespace.is_none(),
             lacking: Vec::new(),
             calls: Vec::new(),
