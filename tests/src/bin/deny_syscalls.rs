@@ -27,6 +27,7 @@ const CALLS: &[(&str, libc::c_long)] = &[
     ("mount", libc::SYS_mount),
     ("move_mount", libc::SYS_move_mount),
     ("open_tree", libc::SYS_open_tree),
+    ("pidfd_open", libc::SYS_pidfd_open),
     ("pivot_root", libc::SYS_pivot_root),
     ("prctl", libc::SYS_prctl),
     ("prlimit64", libc::SYS_prlimit64),

@@ -233,8 +233,8 @@ impl Notifications {
     /// A copy of the program's descriptor; `None` if there is no such descriptor.
     fn socket(&self, call: &Call, thread: Pid) -> Result<Option<OwnedFd>, Unreadable> {
         let open = |pid, flags| pidfd_open(pid, flags);
-        // PIDFD_THREAD (Linux 6.9): the number of any thread will do.
-        // Before that, the number of the process is needed, which is that of its first thread. Only /proc tells that of another one.
+        // PIDFD_THREAD (Linux 6.9): the number of any thread will do. Before, and without /proc, the first thread has the number of
+        // its process.
         let process = open(thread, PidfdFlags::from_bits_retain(libc::PIDFD_THREAD))
             .or_else(|_| open(self.leader(thread).unwrap_or(thread), PidfdFlags::empty()));
         let process = match process {
