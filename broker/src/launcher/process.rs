@@ -317,6 +317,10 @@ impl Launcher {
             let Ok(Some((pid, ending))) = wait::reap() else { return true };
             if self.supervisor == Some(pid) {
                 self.supervisor = None;
+                if let Some(worker) = self.worker {
+                    // A worker that has changed its user ids does not end with its parent by itself: see PR_SET_PDEATHSIG(2const).
+                    let _ = process::signal(worker, libc::SIGKILL); // it may have ended, and is not reaped yet
+                }
             }
             if self.worker == Some(pid) {
                 self.worker = None;

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{ForkResult, Pid, fork, getpid, pipe2, setpgid};
+use nix::unistd::{ForkResult, Pid, fork, getpid, pipe2, setsid};
 use portreeve_intercept::filter;
 use portreeve_protocol::socket_activation::{self, FIRST_DESCRIPTOR as FIRST};
 
@@ -46,8 +46,9 @@ pub fn spawn(command: &Command, access: Access<'_>) -> Result<Pid, Errno> {
     let child = fork_child(|| {
         sys::process::set_name(WORKER_NAME);
         let execute = || {
-            // The launcher ends the worker's process group at once, and must not be in it.
-            setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+            // The launcher ends the worker's process group at once, and must not be in it. A server such as Postfix demands to lead
+            // a session.
+            setsid()?;
             sys::process::end_with_parent(parent)?;
             landlock::scope_signals().map_err(|_| Errno::EACCES)?;
             limits::allow_core_files()?;

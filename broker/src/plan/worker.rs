@@ -39,8 +39,15 @@ pub fn command(
             })
             .ok()
     };
-    let arguments: Vec<_> =
-        worker.command.iter().map(|word| c_string(word.value.clone(), word.span)).collect();
+    let arguments: Vec<_> = worker
+        .command
+        .iter()
+        .enumerate()
+        .map(|(place, word)| {
+            let text = if place == 0 { path_in_chroot(config, &word.value) } else { &word.value };
+            c_string(text.to_owned(), word.span)
+        })
+        .collect();
     let environment = worker.environment.iter();
     let environment: Vec<_> = environment
         .map(|(name, value)| c_string(format!("{}={}", name.value, value.value), value.span))
@@ -74,6 +81,13 @@ pub fn command(
         umask: worker.umask,
         bind: worker.bind,
     })
+}
+
+/// The path by which the worker can find its program, for example to execute itself: that in its chroot, if the program is there.
+fn path_in_chroot<'p>(config: &Config, path: &'p str) -> &'p str {
+    let chroot = config.security.chroot.as_ref().and_then(|chroot| chroot.value.to_str());
+    let inside = chroot.and_then(|chroot| path.strip_prefix(chroot.trim_end_matches('/')));
+    inside.filter(|inside| inside.starts_with('/')).unwrap_or(path)
 }
 
 /// The supervisor of a worker whose binds are intercepted has to look into the worker's processes. In a user namespace it has
