@@ -34,9 +34,9 @@ const STEP: &str = "security.user_namespace";
 const MAX_USER_NAMESPACES: &str = "sys/user/max_user_namespaces";
 
 /// What a server that begins as root needs: to become other users, to own files, to signal, to change its root directory. The last
-/// one is for `portreeve run`: a process that has changed its ids, as Postfix's does before it binds, is not dumpable, and only
-/// this capability lets another process look into it. The program under `portreeve run` does not have it. The launcher is out of
-/// its reach: its memory belongs to the user namespace of the host, and it is not dumpable. See ptrace(2).
+/// one is for the supervisor of its binds: a process that has changed its ids, as Postfix's does before it binds, is not dumpable,
+/// and only this capability lets another process look into it. The supervised program does not have it. The launcher is out of its
+/// reach: its memory belongs to the user namespace of the host, and it is not dumpable. See ptrace(2).
 const CAPABILITIES: [caps::Capability; 10] = [
     CAP_CHOWN,
     CAP_DAC_OVERRIDE,
