@@ -101,5 +101,5 @@ pub fn deliver(port: u16, to: &str, subject: &str) {
     let (port, header) = (port.to_string(), format!("Subject: {subject}"));
     let mut swaks = Command::new("swaks");
     swaks.args(["--server", "127.0.0.1", "--port", &port, "--from", "from@client.example", "--to", to]);
-    run(swaks.args(["--header", &header]), "swaks");
+    run(swaks.args(["--helo", "client.example", "--header", &header]), "swaks");
 }
