@@ -1,0 +1,10 @@
+//! The decisions of the coordinator: pure, without clock, input and output.
+
+pub mod decide;
+pub mod patience;
+pub mod placement;
+pub mod record;
+pub mod rules;
+pub mod state;
+pub mod time;
+pub mod txn;

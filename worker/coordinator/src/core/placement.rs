@@ -1,0 +1,526 @@
+//! Which node each address belongs to: a pure function of the state, which every node evaluates for itself.
+//!
+//! A pin decides first, then the preference of the configuration, then the node that holds the address keeps it, and the rest
+//! goes to the node with the highest rendezvous hash among those with room. Then addresses move until no node has two
+//! more than another that could hold one of them.
+//!
+//! Promises: no more addresses move than that takes; once they have moved, another run moves nothing.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::record::{Entry, Name, NodeRecord, NodeState, Phase, Value};
+use super::state::State;
+
+/// Why an address belongs to the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// An operator wants it there.
+    Pinned,
+    /// The configuration prefers the node.
+    Preferred,
+    /// The node holds it.
+    Stays,
+    /// The node holds it and should not, but no other node can.
+    NobodyElse,
+    /// The node has the highest hash among those with room.
+    Hash,
+    /// The node has fewer addresses.
+    Balance,
+    /// No node can hold it.
+    Nobody,
+    /// The claim cannot be read, so no node touches it.
+    Unreadable,
+    /// No node declares it.
+    Undeclared,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Why::Pinned => "pinned by an operator",
+            Why::Preferred => "preferred by the configuration",
+            Why::Stays => "stays where it is",
+            Why::NobodyElse => "stays, because no other node can hold it",
+            Why::Hash => "chosen by hash among the nodes with room",
+            Why::Balance => "chosen because the node has fewer addresses",
+            Why::Nobody => "no node can hold it",
+            Why::Unreadable => "its claim cannot be read; no node touches it",
+            Why::Undeclared => "no node declares it",
+        })
+    }
+}
+
+/// Why a node cannot hold an address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Unfit {
+    /// It is not ready.
+    State(NodeState, String),
+    /// An operator drains it.
+    Drained(String),
+    /// It does not declare the address.
+    Undeclared,
+    /// The address's interface is down.
+    Down,
+    /// Its broker refuses the address.
+    Refused,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unfit::State(NodeState::Joining, _) => out.write_str("joined recently and is not mature"),
+            Unfit::State(NodeState::Sick, why) => write!(out, "sick: {why}"),
+            Unfit::State(NodeState::Leaving, _) => out.write_str("leaves the cluster"),
+            Unfit::State(NodeState::Gone, _) => out.write_str("not in the cluster"),
+            Unfit::State(NodeState::Founding | NodeState::Ready, _) => out.write_str("ready"),
+            Unfit::Drained(by) if by.is_empty() => out.write_str("drained"),
+            Unfit::Drained(by) => write!(out, "drained by {by}"),
+            Unfit::Undeclared => out.write_str("does not declare the address"),
+            Unfit::Down => out.write_str("the interface of the address is down"),
+            Unfit::Refused => out.write_str("its broker refused to add the address"),
+        }
+    }
+}
+
+/// Where one address belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// The address.
+    pub address: IpAddr,
+    /// The place of the node in [`Placement::names`].
+    node: u32,
+    current: u32,
+    /// Why there.
+    pub why: Why,
+    /// The move does not wait for the next interval: the holder cannot hold it, or a pin moves it.
+    pub is_urgent: bool,
+}
+
+const NONE: u32 = u32::MAX;
+
+/// Where all addresses belong.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Placement {
+    names: Vec<Name>,
+    targets: Vec<Target>,
+}
+
+impl Placement {
+    /// All targets, in the order of the addresses.
+    pub fn targets(&self) -> impl Iterator<Item = (&Target, Option<&Name>)> {
+        self.targets.iter().map(|target| (target, self.names.get(target.node as usize)))
+    }
+
+    /// The node of an address.
+    pub fn node(&self, address: IpAddr) -> Option<&Name> {
+        let at = self.targets.binary_search_by_key(&address, |target| target.address).ok()?;
+        self.names.get(self.targets.get(at)?.node as usize)
+    }
+
+    /// How many addresses do not belong to the node that holds them.
+    pub fn moves(&self) -> usize {
+        self.targets.iter().filter(|target| target.current != NONE && target.current != target.node).count()
+    }
+}
+
+/// FNV-1a with a finalizer. All versions must compute the same.
+pub(super) fn hash(bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    mix(bytes.iter().fold(0xcbf2_9ce4_8422_2325, step))
+}
+
+/// The finalizer of SplitMix64.
+fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+fn hash_address(address: IpAddr) -> u64 {
+    match address {
+        IpAddr::V4(address) => hash(&address.octets()),
+        IpAddr::V6(address) => hash(&address.octets()),
+    }
+}
+
+/// A node that is not gone.
+struct Candidate<'a> {
+    name: &'a Name,
+    record: &'a NodeRecord,
+    hash: u64,
+    group: usize,
+    is_drained: bool,
+    releases: bool,
+    count: usize,
+}
+
+impl<'a> Candidate<'a> {
+    fn all(state: &'a State) -> Vec<Self> {
+        let mut groups: Vec<&Name> = Vec::new();
+        let nodes = state.nodes().filter(|(_, record)| record.state != NodeState::Gone);
+        let candidate = |(name, record): (&'a Name, &'a NodeRecord)| {
+            let group = groups.iter().position(|digest| **digest == record.declares).unwrap_or_else(|| {
+                groups.push(&record.declares);
+                groups.len() - 1
+            });
+            let drain = state.drain(name);
+            let (is_drained, releases) = (drain.is_some(), drain.is_some_and(|order| order.release));
+            Candidate { name, record, hash: hash(name.as_bytes()), group, is_drained, releases, count: 0 }
+        };
+        nodes.map(candidate).collect()
+    }
+
+    fn is_fit(&self) -> bool {
+        matches!(self.record.state, NodeState::Ready | NodeState::Founding) && !self.is_drained
+    }
+
+    fn is_able(&self, address: IpAddr) -> bool {
+        let record = self.record;
+        (record.down.is_empty() || !record.down.iter().any(|block| block.contains(address)))
+            && (record.refused.is_empty() || !record.refused.contains(&address))
+    }
+
+    fn weight(&self, row: &Row) -> u64 {
+        mix(self.hash ^ row.hash.rotate_left(32))
+    }
+}
+
+/// A declared address.
+struct Row {
+    address: IpAddr,
+    hash: u64,
+    /// The groups of nodes that declare it: a part of [`Table::groups`].
+    groups: (usize, usize),
+    preferred: u32,
+    current: u32,
+    unreadable: bool,
+    node: u32,
+    why: Why,
+}
+
+struct Table<'a> {
+    nodes: Vec<Candidate<'a>>,
+    fit: Vec<Vec<u32>>,
+    groups: Vec<usize>,
+    rows: Vec<Row>,
+}
+
+impl<'a> Table<'a> {
+    fn new(state: &'a State) -> Self {
+        let nodes = Candidate::all(state);
+        let index: HashMap<&str, u32> = (0..).zip(&nodes).map(|(at, node)| (&**node.name, at)).collect();
+        let group: HashMap<&str, usize> =
+            nodes.iter().map(|node| (&*node.record.declares, node.group)).collect();
+        let mut fit = vec![Vec::new(); group.len()];
+        for (at, node) in (0..).zip(&nodes).filter(|(_, node)| node.is_fit()) {
+            if let Some(group) = fit.get_mut(node.group) {
+                group.push(at);
+            }
+        }
+
+        let mut declared: Vec<(IpAddr, usize, Option<&Name>)> = Vec::new();
+        for (digest, entry) in state.pieces() {
+            if let (Some(Value::Have(piece)), Some(group)) = (&entry.value, group.get(&**digest)) {
+                declared
+                    .extend(piece.iter().map(|(address, preferred)| (*address, *group, preferred.as_ref())));
+            }
+        }
+        declared.sort_by_key(|(address, group, _)| (*address, *group));
+
+        let mut table = Table { nodes, fit, groups: Vec::with_capacity(declared.len()), rows: Vec::new() };
+        let mut claims = state.claims().peekable();
+        for rows in declared.chunk_by(|one, other| one.0 == other.0) {
+            let Some((address, ..)) = rows.first() else { continue };
+            while claims.peek().is_some_and(|(claimed, ..)| claimed < address) {
+                table.undeclared(claims.next(), &index);
+            }
+            let claim = claims.next_if(|(claimed, ..)| claimed == address);
+            let mut preferred = rows.iter().filter_map(|(.., preferred)| *preferred);
+            // Two different preferences: neither counts.
+            let first = preferred.next().filter(|first| preferred.all(|other| other == *first));
+            let start = table.groups.len();
+            table.groups.extend(rows.iter().map(|(_, group, _)| *group));
+            let groups = (start, table.groups.len());
+            let preferred = first.and_then(|name| index.get(&**name)).copied().unwrap_or(NONE);
+            table.row(*address, groups, preferred, claim, &index);
+        }
+        claims.for_each(|claim| table.undeclared(Some(claim), &index));
+        table
+    }
+
+    fn undeclared(&mut self, claim: Option<Claimed<'_>>, index: &HashMap<&str, u32>) {
+        if let Some((address, ..)) = claim {
+            self.row(address, (0, 0), NONE, claim, index);
+        }
+    }
+
+    fn row(
+        &mut self,
+        address: IpAddr,
+        groups: (usize, usize),
+        preferred: u32,
+        claim: Option<Claimed<'_>>,
+        index: &HashMap<&str, u32>,
+    ) {
+        let unreadable = claim.is_some_and(|(_, _, claim)| claim.is_none());
+        let owner = claim.and_then(|(.., claim)| claim).filter(|claim| claim.phase != Phase::Free).and_then(
+            |claim| {
+                let at = *index.get(&*claim.node)?;
+                let owner = self.nodes.get(at as usize)?;
+                (owner.record.nonce == claim.session.nonce).then_some(at)
+            },
+        );
+        self.rows.push(Row {
+            address,
+            hash: hash_address(address),
+            groups,
+            preferred,
+            current: owner.unwrap_or(NONE),
+            unreadable,
+            node: NONE,
+            why: Why::Nobody,
+        });
+    }
+
+    fn groups(&self, row: &Row) -> &[usize] {
+        self.groups.get(row.groups.0..row.groups.1).unwrap_or_default()
+    }
+
+    fn declares(&self, node: u32, row: &Row) -> Option<&Candidate<'a>> {
+        self.nodes.get(node as usize).filter(|node| self.groups(row).contains(&node.group))
+    }
+
+    fn can_hold(&self, node: u32, row: &Row) -> bool {
+        self.declares(node, row).is_some_and(|node| node.is_fit() && node.is_able(row.address))
+    }
+
+    fn candidates<'t>(&'t self, row: &'t Row) -> impl Iterator<Item = (u32, &'t Candidate<'a>)> {
+        let fit = self.groups(row).iter().filter_map(|group| self.fit.get(*group)).flatten();
+        fit.filter_map(|at| Some((*at, self.nodes.get(*at as usize)?)))
+            .filter(|(_, node)| node.is_able(row.address))
+    }
+
+    /// The node that an address without pin and preference and holder goes to.
+    fn choose(&self, row: &Row, quota: usize) -> Option<u32> {
+        // A node below the quota is better than one at it, which may take one more, and then the least loaded counts.
+        let rank = |node: &Candidate<'_>| node.count.saturating_sub(quota.saturating_sub(1));
+        let best = self.candidates(row).min_by_key(|(at, node)| (rank(node), !node.weight(row), *at));
+        best.map(|(at, _)| at)
+    }
+
+    fn assign(&mut self, at: usize, node: u32, why: Why) {
+        if let Some(row) = self.rows.get_mut(at) {
+            (row.node, row.why) = (node, why);
+            if let Some(node) = self.nodes.get_mut(node as usize) {
+                node.count += 1;
+            }
+        }
+    }
+
+    /// Pins, preferences, and what stays.
+    fn fixed(&self, row: &Row, pin: Option<u32>, is_auto: bool) -> Option<(u32, Why)> {
+        if row.unreadable {
+            return Some((NONE, Why::Unreadable));
+        }
+        if row.groups.0 == row.groups.1 {
+            return Some((NONE, Why::Undeclared));
+        }
+        if let Some(pin) = pin.filter(|pin| self.can_hold(*pin, row)) {
+            return Some((pin, Why::Pinned));
+        }
+        let stays = self.can_hold(row.current, row);
+        if (is_auto || !stays || row.preferred == row.current) && self.can_hold(row.preferred, row) {
+            return Some((row.preferred, Why::Preferred));
+        }
+        stays.then_some((row.current, Why::Stays))
+    }
+
+    /// Moves addresses until no node has two more than another that could hold one of them.
+    fn balance(&mut self) {
+        let mut loads: BTreeSet<(usize, u32)> = BTreeSet::new();
+        loads.extend(
+            (0..).zip(&self.nodes).filter(|(_, node)| node.is_fit()).map(|(at, node)| (node.count, at)),
+        );
+        let is_even = |loads: &BTreeSet<(usize, u32)>| {
+            let (least, most) = (loads.first(), loads.last());
+            least.zip(most).is_none_or(|((least, _), (most, _))| most - least < 2)
+        };
+        if is_even(&loads) {
+            return;
+        }
+        let mut held: HashMap<u32, Vec<usize>> = HashMap::new();
+        for (at, row) in self.rows.iter().enumerate() {
+            if matches!(row.why, Why::Stays | Why::Hash) {
+                held.entry(row.node).or_default().push(at);
+            }
+        }
+        // A move can make room for another one, so this ends with a round without moves. Each one evens the loads.
+        let mut has_moved = true;
+        while has_moved {
+            has_moved = false;
+            for (_, from) in loads.clone().into_iter().rev() {
+                for at in held.get(&from).cloned().unwrap_or_default() {
+                    let (Some(row), Some(count)) =
+                        (self.rows.get(at), self.nodes.get(from as usize).map(|node| node.count))
+                    else {
+                        continue;
+                    };
+                    let can_take = |(load, to): &&(usize, u32)| load + 2 <= count && self.can_hold(*to, row);
+                    let Some((load, to)) =
+                        loads.iter().take_while(|(load, _)| load + 2 <= count).find(can_take).copied()
+                    else {
+                        continue;
+                    };
+                    loads.remove(&(load, to));
+                    loads.remove(&(count, from));
+                    loads.extend([(load + 1, to), (count - 1, from)]);
+                    if let Some(node) = self.nodes.get_mut(from as usize) {
+                        node.count -= 1;
+                    }
+                    self.assign(at, to, Why::Balance);
+                    held.entry(from).or_default().retain(|row| *row != at);
+                    held.entry(to).or_default().push(at);
+                    has_moved = true;
+                }
+            }
+        }
+    }
+}
+
+type Claimed<'a> = (IpAddr, &'a Arc<Entry>, Option<&'a super::record::Claim>);
+
+/// Places all addresses. Addresses move voluntarily only if `is_auto` says so and no operator has frozen the group.
+pub fn place(state: &State, is_auto: bool) -> Placement {
+    let is_auto = is_auto && !state.is_frozen();
+    let mut table = Table::new(state);
+    let pins: HashMap<IpAddr, &Name> =
+        state.wants().map(|(address, _, want)| (address, &want.node)).collect();
+    let pin = |table: &Table<'_>, address| {
+        let name = pins.get(&address)?;
+        table.nodes.iter().position(|node| node.name == *name).and_then(|at| u32::try_from(at).ok())
+    };
+    let mut rest = Vec::new();
+    for at in 0..table.rows.len() {
+        let fixed = table.rows.get(at).and_then(|row| table.fixed(row, pin(&table, row.address), is_auto));
+        match fixed {
+            Some((node, why)) => table.assign(at, node, why),
+            None => rest.push(at),
+        }
+    }
+    let fit = table.nodes.iter().filter(|node| node.is_fit()).count();
+    let quota = table.rows.len() / fit.max(1);
+    for at in rest {
+        let Some(row) = table.rows.get(at) else { continue };
+        match table.choose(row, quota) {
+            Some(node) => table.assign(at, node, Why::Hash),
+            None => {
+                let keeps = |node: &&Candidate<'_>| !node.releases && node.is_able(row.address);
+                let keeps = table.declares(row.current, row).filter(keeps).is_some();
+                let (node, why) = if keeps { (row.current, Why::NobodyElse) } else { (NONE, Why::Nobody) };
+                table.assign(at, node, why);
+            }
+        }
+    }
+    if is_auto {
+        table.balance();
+    }
+    let target = |row: &Row| Target {
+        address: row.address,
+        node: row.node,
+        current: row.current,
+        why: row.why,
+        is_urgent: row.why == Why::Pinned || !table.can_hold(row.current, row),
+    };
+    Placement {
+        targets: table.rows.iter().map(target).collect(),
+        names: table.nodes.iter().map(|node| Arc::clone(node.name)).collect(),
+    }
+}
+
+/// Why an address is where it is, and why it is not elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The address.
+    pub address: IpAddr,
+    /// Who holds it.
+    pub holder: Option<Name>,
+    /// Where it belongs.
+    pub node: Option<Name>,
+    /// Why there.
+    pub why: Why,
+    /// The preferences, if there are different ones, of which none counts.
+    pub conflict: Vec<Name>,
+    /// For each node how many addresses belong to it, and why this one cannot, if so.
+    pub nodes: Vec<(Name, usize, Option<Unfit>)>,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |name: &Option<Name>| name.as_deref().unwrap_or("nobody").to_owned();
+        writeln!(out, "{} belongs to {}: {}", self.address, name(&self.node), self.why)?;
+        if self.holder != self.node {
+            writeln!(out, "  now held by {}", name(&self.holder))?;
+        }
+        if !self.conflict.is_empty() {
+            writeln!(
+                out,
+                "  the nodes declare different preferences, so none counts: {}",
+                self.conflict.join(", ")
+            )?;
+        }
+        for (node, count, unfit) in &self.nodes {
+            match unfit {
+                Some(unfit) => writeln!(out, "  {node}: no, {unfit}")?,
+                None => writeln!(out, "  {node}: could hold it; {count} addresses belong to it")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Explains one address; `None`: no node declares it and it has no claim.
+pub fn explain(state: &State, is_auto: bool, address: IpAddr) -> Option<Explanation> {
+    let placement = place(state, is_auto);
+    let at = placement.targets.binary_search_by_key(&address, |target| target.address).ok()?;
+    let target = placement.targets.get(at)?;
+    let table = Table::new(state);
+    let row = table.rows.get(at)?;
+    let unfit = |node: &Candidate<'_>| {
+        let record = node.record;
+        if !matches!(record.state, NodeState::Ready | NodeState::Founding) {
+            return Some(Unfit::State(record.state, record.why.clone()));
+        }
+        if node.is_drained {
+            return Some(Unfit::Drained(state.drain(node.name).unwrap_or_default().by));
+        }
+        if !table.groups(row).contains(&node.group) {
+            return Some(Unfit::Undeclared);
+        }
+        if record.down.iter().any(|block| block.contains(address)) {
+            return Some(Unfit::Down);
+        }
+        record.refused.contains(&address).then_some(Unfit::Refused)
+    };
+    let nodes = (0..).zip(&table.nodes).map(|(at, node)| {
+        let count = placement.targets.iter().filter(|target| target.node == at).count();
+        (Arc::clone(node.name), count, unfit(node))
+    });
+    let in_use = |digest: &Name| table.nodes.iter().any(|node| node.record.declares == *digest);
+    let preferred =
+        state.pieces().filter(|(digest, _)| in_use(digest)).filter_map(|(_, entry)| match &entry.value {
+            Some(Value::Have(piece)) => piece.get(&address)?.clone(),
+            _ => None,
+        });
+    let preferred: BTreeSet<Name> = preferred.collect();
+    Some(Explanation {
+        address,
+        holder: placement.names.get(target.current as usize).cloned(),
+        node: placement.names.get(target.node as usize).cloned(),
+        why: target.why,
+        conflict: if preferred.len() > 1 { preferred.into_iter().collect() } else { Vec::new() },
+        nodes: nodes.collect(),
+    })
+}
