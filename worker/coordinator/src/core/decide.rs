@@ -356,6 +356,18 @@ impl Node {
         &self.monitored
     }
 
+    /// What is not visible in the engine, for whoever debugs a simulation.
+    #[cfg(test)]
+    pub(crate) fn summary(&self) -> String {
+        format!(
+            "{} {:?} now {:?} wake {:?} membership {:?}\n  leases {:?} moves {:?} granted {:?} refused {:?} requests {:?}\n  dirty {} loaded {} listed {} up {} answered {} asked {:?} hangs {} until {:?} owned {:?} floor {:?}",
+            self.config.name, self.stage, self.now, self.wake, self.membership, self.leases, self.moves,
+            self.granted, self.refused, self.requests, self.is_dirty, self.is_loaded, self.is_listed,
+            self.broker_is_up, self.broker_answered, self.broker_asked, self.broker_hangs, self.until,
+            self.owned.keys().collect::<Vec<_>>(), self.epoch_floor,
+        )
+    }
+
     /// E: when the addresses of this node end.
     pub fn end(&self) -> Option<BootTime> {
         self.membership.as_ref().map(|membership| membership.sent.after(self.config.lease))

@@ -177,6 +177,11 @@ impl<'a> Candidate<'a> {
         matches!(self.record.state, NodeState::Ready | NodeState::Founding) && !self.is_drained
     }
 
+    /// It can hold what no fit node can.
+    fn is_immature(&self) -> bool {
+        self.record.state == NodeState::Joining && !self.is_drained
+    }
+
     fn is_able(&self, address: IpAddr) -> bool {
         let record = self.record;
         (record.down.is_empty() || !record.down.iter().any(|block| block.contains(address)))
@@ -203,7 +208,10 @@ struct Row {
 
 struct Table<'a> {
     nodes: Vec<Candidate<'a>>,
+    /// The fit nodes of each group.
     fit: Vec<Vec<u32>>,
+    /// The immature ones.
+    immature: Vec<Vec<u32>>,
     groups: Vec<usize>,
     rows: Vec<Row>,
 }
@@ -214,12 +222,16 @@ impl<'a> Table<'a> {
         let index: HashMap<&str, u32> = (0..).zip(&nodes).map(|(at, node)| (&**node.name, at)).collect();
         let group: HashMap<&str, usize> =
             nodes.iter().map(|node| (&*node.record.declares, node.group)).collect();
-        let mut fit = vec![Vec::new(); group.len()];
-        for (at, node) in (0..).zip(&nodes).filter(|(_, node)| node.is_fit()) {
-            if let Some(group) = fit.get_mut(node.group) {
-                group.push(at);
+        let of_groups = |is_member: fn(&Candidate<'_>) -> bool| {
+            let mut members = vec![Vec::new(); group.len()];
+            for (at, node) in (0..).zip(&nodes).filter(|(_, node)| is_member(node)) {
+                if let Some(group) = members.get_mut(node.group) {
+                    group.push(at);
+                }
             }
-        }
+            members
+        };
+        let (fit, immature) = (of_groups(|node| node.is_fit()), of_groups(|node| node.is_immature()));
 
         let mut declared: Vec<(IpAddr, usize, Option<&Name>)> = Vec::new();
         for (digest, entry) in state.pieces() {
@@ -230,7 +242,8 @@ impl<'a> Table<'a> {
         }
         declared.sort_by_key(|(address, group, _)| (*address, *group));
 
-        let mut table = Table { nodes, fit, groups: Vec::with_capacity(declared.len()), rows: Vec::new() };
+        let groups = Vec::with_capacity(declared.len());
+        let mut table = Table { nodes, fit, immature, groups, rows: Vec::new() };
         let mut claims = state.claims().peekable();
         for rows in declared.chunk_by(|one, other| one.0 == other.0) {
             let Some((address, ..)) = rows.first() else { continue };
@@ -297,18 +310,23 @@ impl<'a> Table<'a> {
         self.declares(node, row).is_some_and(|node| node.is_fit() && node.is_able(row.address))
     }
 
-    fn candidates<'t>(&'t self, row: &'t Row) -> impl Iterator<Item = (u32, &'t Candidate<'a>)> {
-        let fit = self.groups(row).iter().filter_map(|group| self.fit.get(*group)).flatten();
-        fit.filter_map(|at| Some((*at, self.nodes.get(*at as usize)?)))
-            .filter(|(_, node)| node.is_able(row.address))
+    /// Whether the holder of an address may keep it. Maturity is for those that want to get one.
+    fn can_keep(&self, row: &Row) -> bool {
+        let node = self.declares(row.current, row);
+        node.is_some_and(|node| (node.is_fit() || node.is_immature()) && node.is_able(row.address))
     }
 
     /// The node that an address without pin and preference and holder goes to.
     fn choose(&self, row: &Row, quota: usize) -> Option<u32> {
-        // A node below the quota is better than one at it, which may take one more, and then the least loaded counts.
-        let rank = |node: &Candidate<'_>| node.count.saturating_sub(quota.saturating_sub(1));
-        let best = self.candidates(row).min_by_key(|(at, node)| (rank(node), !node.weight(row), *at));
-        best.map(|(at, _)| at)
+        let choose = |of_groups: &[Vec<u32>]| {
+            let all = self.groups(row).iter().filter_map(|group| of_groups.get(*group)).flatten();
+            let all = all.filter_map(|at| Some((*at, self.nodes.get(*at as usize)?)));
+            // A node below the quota is better than one at it, which may take one more, and then the least loaded counts.
+            let rank = |node: &Candidate<'_>| node.count.saturating_sub(quota.saturating_sub(1));
+            let able = all.filter(|(_, node)| node.is_able(row.address));
+            able.min_by_key(|(at, node)| (rank(node), !node.weight(row), *at)).map(|(at, _)| at)
+        };
+        choose(&self.fit).or_else(|| choose(&self.immature))
     }
 
     fn assign(&mut self, at: usize, node: u32, why: Why) {
@@ -331,7 +349,7 @@ impl<'a> Table<'a> {
         if let Some(pin) = pin.filter(|pin| self.can_hold(*pin, row)) {
             return Some((pin, Why::Pinned));
         }
-        let stays = self.can_hold(row.current, row);
+        let stays = self.can_keep(row);
         if (is_auto || !stays || row.preferred == row.current) && self.can_hold(row.preferred, row) {
             return Some((row.preferred, Why::Preferred));
         }
@@ -410,8 +428,10 @@ pub fn place(state: &State, is_auto: bool) -> Placement {
             None => rest.push(at),
         }
     }
-    let fit = table.nodes.iter().filter(|node| node.is_fit()).count();
-    let quota = table.rows.len() / fit.max(1);
+    let count = |is_member: fn(&Candidate<'_>) -> bool| table.nodes.iter().filter(|node| is_member(node)).count();
+    let nodes = Some(count(|node| node.is_fit())).filter(|fit| *fit > 0);
+    let nodes = nodes.unwrap_or_else(|| count(|node| node.is_immature()));
+    let quota = table.rows.len() / nodes.max(1);
     for at in rest {
         let Some(row) = table.rows.get(at) else { continue };
         match table.choose(row, quota) {
@@ -432,7 +452,7 @@ pub fn place(state: &State, is_auto: bool) -> Placement {
         node: row.node,
         current: row.current,
         why: row.why,
-        is_urgent: row.why == Why::Pinned || !table.can_hold(row.current, row),
+        is_urgent: row.why == Why::Pinned || !table.can_keep(row),
     };
     Placement {
         targets: table.rows.iter().map(target).collect(),

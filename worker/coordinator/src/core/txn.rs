@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::record::{Claim, Entry, Key, Name, NodeRecord, Session, Value};
+use super::record::{Claim, Entry, Key, Name, NodeRecord, Phase, Session, Value};
 
 /// How many comparisons or operations a transaction has at most; etcd's default limit is 128 of each.
 pub const MAX_OPERATIONS: usize = 120;
@@ -149,13 +149,13 @@ fn write(changes: &[Change], mut compare: Vec<Compare>) -> Txn {
     }
 }
 
-/// CLAIM: takes addresses whose owners' sessions are gone, during the session `mine` of `name`.
+/// CLAIM: takes addresses that are free or whose owners' sessions are gone, during the session `mine` of `name`.
 pub fn claim(name: &Name, mine: Session, changes: &[Change]) -> Txn {
     let mut compare = vec![Compare::Created(Key::Beat(Arc::clone(name)), mine.created)];
     let previous: BTreeSet<(Name, i64)> = changes
         .iter()
         .filter_map(|change| match &change.known.as_ref()?.value {
-            Some(Value::Claim(claim)) if claim.session != mine => {
+            Some(Value::Claim(claim)) if claim.session != mine && claim.phase != Phase::Free => {
                 Some((Arc::clone(&claim.node), claim.session.created))
             }
             _ => None,

@@ -7,6 +7,8 @@ pub mod host;
 pub mod random;
 pub mod referee;
 pub mod script;
+#[cfg(test)]
+mod seeds;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -626,9 +628,12 @@ impl Simulation {
         self.setup.addresses().filter(|address| self.referee.hosts(self.now, *address).len() != 1).collect()
     }
 
-    /// Reports each address for which not exactly one host answers.
+    /// Reports the addresses for which not exactly one host answers, now and for longer than a move takes.
     pub fn expect_owned(&mut self) {
-        let unowned = self.unowned();
+        let before = self.unowned();
+        self.run_for(Duration::from_millis(500));
+        let mut unowned = self.unowned();
+        unowned.retain(|address| before.contains(address));
         if let Some(first) = unowned.first() {
             let text = format!("{} addresses are not on exactly one node, {first} among them", unowned.len());
             self.referee.missing(self.now, text);
