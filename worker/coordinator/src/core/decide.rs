@@ -135,8 +135,8 @@ pub enum Input {
     BrokerUp,
     /// The connection to the broker ended. Replies to earlier calls do not come any more.
     BrokerDown,
-    /// The broker replied.
-    Broker(BrokerReply),
+    /// The broker replied to the call with that number. Replies come in the order in which it sent them.
+    Broker(u64, BrokerReply),
     /// The host's state changed.
     Facts(Facts),
     /// Hand everything over and leave.
@@ -153,8 +153,8 @@ pub enum Action {
     /// Watches all keys of the group from now on, with that number; earlier watches end. In a cluster of more than 16 nodes
     /// it needs no beats but those of [`Node::monitored`].
     Watch(u64),
-    /// Calls the broker.
-    Broker(BrokerCall),
+    /// Calls the broker. Calls arrive in this order, or not at all if the connection ends.
+    Broker(u64, BrokerCall),
 }
 
 /// How far the node is.
@@ -185,12 +185,20 @@ struct Membership {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Lease {
+struct Lease {
+    epoch: u64,
+    step: LeaseStep,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum LeaseStep {
+    /// The call with that number adds it.
     Adding(u64),
-    Held(u64),
+    Held,
+    /// The call with that number removes it.
     Removing(u64),
     /// The connection to the broker ended; the list will tell.
-    Unknown(u64),
+    Unknown,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -393,10 +401,10 @@ impl Node {
                 (self.broker_is_up, self.is_listed, self.broker_answered) = (false, false, false);
                 self.broker_asked = None;
                 for lease in self.leases.values_mut() {
-                    *lease = Lease::Unknown(lease.epoch());
+                    lease.step = LeaseStep::Unknown;
                 }
             }
-            Input::Broker(reply) => self.broker_replied(reply),
+            Input::Broker(id, reply) => self.broker_replied(id, reply),
             Input::Facts(facts) => self.facts = facts,
             Input::Stop => self.is_stopping = true,
         }
@@ -924,43 +932,51 @@ impl Node {
 
     // The broker.
 
-    fn call(&mut self, call: BrokerCall) {
+    /// Calls the broker, and returns the number of the call.
+    fn call(&mut self, call: BrokerCall) -> u64 {
+        self.last_id += 1;
         if self.broker_is_up {
             self.broker_asked.get_or_insert(self.now);
-            self.out.push(Action::Broker(call));
+            self.out.push(Action::Broker(self.last_id, call));
         }
+        self.last_id
     }
 
-    fn broker_replied(&mut self, reply: BrokerReply) {
+    fn broker_replied(&mut self, id: u64, reply: BrokerReply) {
         (self.broker_answered, self.broker_asked) = (true, None);
         match reply {
             BrokerReply::Added(results) => {
+                // A call that hung until its leases were over is not the newest one for its addresses.
                 for (address, epoch, result) in results {
+                    let lease = self.leases.get(&address).copied();
+                    let is_newest = lease.is_some_and(|lease| lease.step == LeaseStep::Adding(id));
                     match result {
-                        Ok(()) => {
-                            self.leases.insert(address, Lease::Held(epoch));
+                        Ok(()) if is_newest || lease.is_none() => {
+                            self.leases.insert(address, Lease { epoch, step: LeaseStep::Held });
                             self.refused.remove(&address);
                         }
-                        Err(refusal) => {
+                        Err(refusal) if is_newest => {
                             self.leases.remove(&address);
                             self.add_refused(address, epoch, refusal);
                         }
+                        _ => {}
                     }
                 }
             }
             BrokerReply::Renewed(count) => {
-                let held = self.leases.values().filter(|lease| matches!(lease, Lease::Held(_))).count();
+                let held = self.leases.values().filter(|lease| lease.step == LeaseStep::Held).count();
                 if count != held {
                     self.call(BrokerCall::List);
                 }
             }
             BrokerReply::Removed(results) => {
                 for (address, is_verified) in results {
-                    if is_verified {
-                        self.leases.remove(&address);
-                    } else {
+                    let removing = LeaseStep::Removing(id);
+                    match self.leases.get_mut(&address).filter(|lease| lease.step == removing) {
+                        Some(_) if is_verified => drop(self.leases.remove(&address)),
                         // Another attempt follows.
-                        self.leases.entry(address).and_modify(|lease| *lease = Lease::Held(lease.epoch()));
+                        Some(lease) => lease.step = LeaseStep::Held,
+                        None => {}
                     }
                 }
             }
@@ -968,12 +984,14 @@ impl Node {
                 self.is_listed = true;
                 let listed: BTreeMap<IpAddr, u64> = leases.into_iter().collect();
                 self.leases.retain(|address, lease| {
-                    matches!(lease, Lease::Adding(_) | Lease::Removing(_)) || listed.contains_key(address)
+                    let is_changing = matches!(lease.step, LeaseStep::Adding(_) | LeaseStep::Removing(_));
+                    is_changing || listed.contains_key(address)
                 });
                 for (address, epoch) in listed {
-                    let lease = self.leases.entry(address).or_insert(Lease::Held(epoch));
-                    if let Lease::Unknown(_) = lease {
-                        *lease = Lease::Held(epoch);
+                    let held = Lease { epoch, step: LeaseStep::Held };
+                    let lease = self.leases.entry(address).or_insert(held);
+                    if lease.step == LeaseStep::Unknown {
+                        *lease = held;
                     }
                 }
             }
@@ -1016,16 +1034,18 @@ impl Node {
         let end = self.end();
         let withdraw = end.is_none_or(|end| self.is_due(end.before(WITHDRAW)));
         let mut remove = Vec::new();
-        for (address, lease) in &mut self.leases {
+        for (address, lease) in &self.leases {
             let moves = self.rules.remove_first && self.moves.contains_key(address);
-            let Lease::Held(epoch) = *lease else { continue };
-            if self.broker_is_up && (withdraw || moves || !self.owned.contains_key(address)) {
-                *lease = Lease::Removing(epoch);
-                remove.push((*address, epoch));
+            let must_go = withdraw || moves || !self.owned.contains_key(address);
+            if self.broker_is_up && lease.step == LeaseStep::Held && must_go {
+                remove.push((*address, lease.epoch));
             }
         }
         if !remove.is_empty() {
-            self.call(BrokerCall::Remove { leases: remove });
+            let id = self.call(BrokerCall::Remove { leases: remove.clone() });
+            for (address, epoch) in remove {
+                self.leases.insert(address, Lease { epoch, step: LeaseStep::Removing(id) });
+            }
         }
 
         let Some(membership) = &self.membership else { return };
@@ -1060,8 +1080,9 @@ impl Node {
         for (leases, probe) in add.into_iter().zip([true, false]) {
             if !leases.is_empty() {
                 self.until = self.until.max(until);
-                self.leases.extend(leases.iter().map(|(address, epoch)| (*address, Lease::Adding(*epoch))));
-                self.call(BrokerCall::Add { leases, until, probe });
+                let id = self.call(BrokerCall::Add { leases: leases.clone(), until, probe });
+                let adding = |(address, epoch)| (address, Lease { epoch, step: LeaseStep::Adding(id) });
+                self.leases.extend(leases.into_iter().map(adding));
             }
         }
     }
@@ -1212,16 +1233,6 @@ impl Node {
             let purpose = Purpose::Unpin(address);
             if !is_others && self.is_due(since.after(lasts)) && !self.is_sent(&purpose) {
                 self.send(purpose, txn::delete(&entry));
-            }
-        }
-    }
-}
-
-impl Lease {
-    fn epoch(self) -> u64 {
-        match self {
-            Lease::Adding(epoch) | Lease::Held(epoch) | Lease::Removing(epoch) | Lease::Unknown(epoch) => {
-                epoch
             }
         }
     }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::core::decide::{BrokerCall, BrokerReply, Facts, Node, Refusal};
+use super::Event;
+use crate::core::decide::{BrokerCall, BrokerReply, Facts, Node, Refusal, Stage};
 use crate::core::time::BootTime;
 
 /// A clock with a wrong rate that began to count at some instant.
@@ -140,4 +141,18 @@ pub struct Host {
     pub reply_at: u64,
     /// When the coordinator's next wake is planned.
     pub wake_at: u64,
+    /// Whether the coordinator was told to leave.
+    pub is_leaving: bool,
+    /// What came for the coordinator while it was stopped.
+    pub(super) node_queue: Vec<Event>,
+    /// What came for the broker while it was stopped.
+    pub(super) broker_queue: Vec<Event>,
+}
+
+impl Host {
+    /// Whether no coordinator runs.
+    pub fn is_stopped(&self) -> bool {
+        let stage = self.node.as_ref().map(Node::stage);
+        stage.is_none_or(|stage| matches!(stage, Stage::Left | Stage::Refused(_)))
+    }
 }

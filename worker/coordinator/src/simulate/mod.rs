@@ -82,14 +82,15 @@ impl Setup {
 }
 
 #[derive(Clone, Debug)]
-enum Event {
+pub(crate) enum Event {
     Wake(usize),
     Input(usize, u32, Input),
     /// Changes since the engine's last loss of data.
     Watch(usize, u32, u32, Input),
     ToEngine(usize, u32, u64, Option<Txn>),
-    ToBroker(usize, u32, u32, BrokerCall),
-    Probed(usize, u32, u32, BrokerCall),
+    ToBroker(usize, u32, u32, u64, BrokerCall),
+    Probed(usize, u32, u32, u64, BrokerCall),
+    Continue(usize),
 }
 
 /// A running simulation.
@@ -139,6 +140,9 @@ impl Simulation {
             call_at: 0,
             reply_at: 0,
             wake_at: 0,
+            is_leaving: false,
+            node_queue: Vec::new(),
+            broker_queue: Vec::new(),
         };
         Simulation {
             hosts: (0..setup.nodes).map(host).collect(),
@@ -223,14 +227,31 @@ impl Simulation {
                 }
             }
             Event::ToEngine(at, generation, id, txn) => self.perform(at, generation, id, txn),
-            Event::ToBroker(at, generation, broker, call) => match call {
+            Event::ToBroker(at, generation, broker, id, call) => match call {
                 BrokerCall::Add { probe: true, .. } => {
                     let delay = nanoseconds(PROBE);
-                    self.at(self.now + delay, Event::Probed(at, generation, broker, call));
+                    self.at(self.now + delay, Event::Probed(at, generation, broker, id, call));
                 }
-                call => self.broker(at, generation, broker, call),
+                call => self.broker(at, generation, broker, id, call),
             },
-            Event::Probed(at, generation, broker, call) => self.broker(at, generation, broker, call),
+            Event::Probed(at, generation, broker, id, call) => self.broker(at, generation, broker, id, call),
+            Event::Continue(at) => self.resume(at),
+        }
+    }
+
+    /// Processes of a host that were stopped may run again, and find what came for them.
+    fn resume(&mut self, at: usize) {
+        let now = self.now;
+        let Some(host) = self.hosts.get_mut(at) else { return };
+        let mut events = Vec::new();
+        if host.node_stopped <= now {
+            events.append(&mut host.node_queue);
+        }
+        if host.broker_stopped <= now {
+            events.append(&mut host.broker_queue);
+        }
+        for event in events {
+            self.at(now, event);
         }
     }
 
@@ -239,13 +260,7 @@ impl Simulation {
         let now = self.now;
         let Some(host) = self.hosts.get_mut(at).filter(|host| host.generation == generation) else { return };
         if host.node_stopped > now {
-            let until = host.node_stopped;
-            if input == Input::Time {
-                host.wake_at = until;
-                self.at(until, Event::Wake(at));
-            } else {
-                self.at(until, Event::Input(at, generation, input));
-            }
+            host.node_queue.push(Event::Input(at, generation, input));
             return;
         }
         let Some(node) = &mut host.node else { return };
@@ -274,12 +289,12 @@ impl Simulation {
                     host.watch = watch;
                 }
             }
-            Action::Broker(call) => {
+            Action::Broker(id, call) => {
                 let delay = self.random.below(2 * MILLISECOND);
                 let Some(host) = self.hosts.get_mut(at) else { return };
                 host.call_at = host.call_at.max(self.now + delay) + 1;
                 let (call_at, broker) = (host.call_at, host.broker_generation);
-                self.at(call_at, Event::ToBroker(at, generation, broker, call));
+                self.at(call_at, Event::ToBroker(at, generation, broker, id, call));
             }
         }
     }
@@ -334,6 +349,9 @@ impl Simulation {
         if changed.is_empty() {
             return reply;
         }
+        if std::env::var("PORTREEVE_TRACE").is_ok() {
+            for e in &changed { println!("{} {} {} {}", self.now, e.modified, e.key, e.text); }
+        }
         self.referee.changed(self.now, &self.store, &changed);
         let all: Arc<[Arc<Entry>]> = changed.into();
         let beat = match all.first().map(|entry| &entry.key) {
@@ -361,7 +379,7 @@ impl Simulation {
     }
 
     /// A broker performs a call, unless it was killed since; later, if it is stopped.
-    fn broker(&mut self, at: usize, generation: u32, broker: u32, mut call: BrokerCall) {
+    fn broker(&mut self, at: usize, generation: u32, broker: u32, id: u64, mut call: BrokerCall) {
         let (now, rules) = (self.now, self.rules);
         let late = self.random.below(nanoseconds(LATE));
         let delay = self.random.below(2 * MILLISECOND);
@@ -371,8 +389,7 @@ impl Simulation {
             return;
         }
         if host.broker_stopped > now {
-            let until = host.broker_stopped;
-            self.at(until, Event::Probed(at, generation, broker, call));
+            host.broker_queue.push(Event::Probed(at, generation, broker, id, call));
             return;
         }
         let local = host.clock.at(now);
@@ -382,6 +399,9 @@ impl Simulation {
             *until = local.after(lease);
         }
         let (reply, wire) = host.broker.call(local, &call);
+        if std::env::var("PORTREEVE_TRACE").is_ok() {
+            println!("{now} n{at} {call:?} {reply:?}");
+        }
         host.reply_at = host.reply_at.max(now + delay) + 1;
         let (clock, reply_at) = (host.clock, host.reply_at);
         for change in wire {
@@ -392,7 +412,7 @@ impl Simulation {
                 Wire::Stops(address) => self.referee.stops(at, address),
             }
         }
-        self.at(reply_at, Event::Input(at, generation, Input::Broker(reply)));
+        self.at(reply_at, Event::Input(at, generation, Input::Broker(id, reply)));
     }
 
     // Faults and orders.
@@ -425,7 +445,7 @@ impl Simulation {
     pub fn start_coordinator(&mut self, at: usize) {
         let (now, nonce) = (self.now, self.random.below(1 << 53));
         let setup = &self.setup;
-        let Some(host) = self.hosts.get_mut(at).filter(|host| host.is_up && host.node.is_none()) else {
+        let Some(host) = self.hosts.get_mut(at).filter(|host| host.is_up && host.is_stopped()) else {
             return;
         };
         let config = Config {
@@ -444,7 +464,8 @@ impl Simulation {
         };
         host.node = Some(Node::with_rules(config, host.clock.at(now), self.rules));
         host.generation += 1;
-        host.node_stopped = 0;
+        (host.node_stopped, host.is_leaving) = (0, false);
+        host.node_queue.clear();
         let (generation, facts) = (host.generation, host.facts.clone());
         self.input(at, generation, Input::Facts(facts));
         if self.hosts.get(at).is_some_and(|host| host.broker_is_up) {
@@ -462,14 +483,19 @@ impl Simulation {
 
     /// Sends SIGTERM to the coordinator of a host.
     pub fn stop_coordinator(&mut self, at: usize) {
-        let generation = self.hosts.get(at).map_or(0, |host| host.generation);
-        self.input(at, generation, Input::Stop);
+        if let Some(host) = self.hosts.get_mut(at).filter(|host| host.node.is_some()) {
+            host.is_leaving = true;
+            let generation = host.generation;
+            self.input(at, generation, Input::Stop);
+        }
     }
 
     /// Stops the coordinator of a host by SIGSTOP for a while.
     pub fn pause_coordinator(&mut self, at: usize, duration: Duration) {
+        let until = self.now + nanoseconds(duration);
         if let Some(host) = self.hosts.get_mut(at) {
-            host.node_stopped = self.now + nanoseconds(duration);
+            host.node_stopped = until;
+            self.at(until, Event::Continue(at));
         }
     }
 
@@ -499,8 +525,10 @@ impl Simulation {
 
     /// Stops the broker of a host by SIGSTOP for a while.
     pub fn pause_broker(&mut self, at: usize, duration: Duration) {
+        let until = self.now + nanoseconds(duration);
         if let Some(host) = self.hosts.get_mut(at) {
-            host.broker_stopped = self.now + nanoseconds(duration);
+            host.broker_stopped = until;
+            self.at(until, Event::Continue(at));
         }
     }
 
@@ -612,10 +640,14 @@ impl Simulation {
             if let Some(host) = self.hosts.get_mut(at) {
                 host.node_stopped = host.node_stopped.min(self.now);
                 host.broker_stopped = host.broker_stopped.min(self.now);
-                if matches!(host.node.as_ref().map(Node::stage), Some(Stage::Left)) {
-                    host.node = None;
+                if host.is_leaving {
+                    (host.node, host.is_leaving) = (None, false);
                 }
+                // Watches that lost events are opened again.
+                let generation = host.generation;
+                self.input(at, generation, Input::WatchLost);
             }
+            self.resume(at);
             self.start(at);
             self.start_coordinator(at);
             self.start_broker(at);
