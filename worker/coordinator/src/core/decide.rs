@@ -252,7 +252,10 @@ pub struct Node {
     stage: Stage,
     membership: Option<Membership>,
     sequence: u64,
+    /// The nonce of the current session, or of the attempt to get one.
     nonce: u64,
+    /// How often this process tried to join.
+    joins: u64,
     /// The attempts to write the beat since the last one of which the outcome is known.
     attempts: Vec<(Arc<str>, BootTime)>,
     beat_at: BootTime,
@@ -316,6 +319,7 @@ impl Node {
             membership: None,
             sequence: 0,
             nonce,
+            joins: 0,
             attempts: Vec::new(),
             beat_at: now,
             has_joined: false,
@@ -763,9 +767,8 @@ impl Node {
             matches!(record.state, NodeState::Ready | NodeState::Sick | NodeState::Leaving)
         };
         let is_first = !self.state.nodes().any(|(_, record)| is_mature(record));
-        if !self.attempts.is_empty() || self.has_joined {
-            self.nonce = self.nonce.wrapping_add(1);
-        }
+        self.joins += 1;
+        self.nonce = self.config.nonce.wrapping_add(self.joins);
         let record = NodeRecord {
             nonce: self.nonce,
             created: None,

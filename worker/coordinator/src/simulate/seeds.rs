@@ -163,3 +163,26 @@ fn show_seed() {
         }
     }
 }
+
+/// Each rule is needed: without it, the referee soon reports a violation.
+macro_rules! needed {
+    ($($rule:ident)*) => {
+        mod needed {
+            $(#[test]
+            fn $rule() {
+                let rules = super::Rules { $rule: false, ..super::Rules::default() };
+                let first = super::violations(0..super::MUTANT_SEEDS, rules).next();
+                let (seed, violations) = first.expect("the referee notices that the rule is missing");
+                println!("seed {seed}: {violations:?}");
+            })*
+        }
+    };
+}
+
+/// How many seeds a mutant may survive.
+const MUTANT_SEEDS: u64 = 3_000;
+
+needed! {
+    full_patience quarantine absolute_deadlines read_back count_from_sending compare_sessions compare_unchanged
+    remove_first claim_again broker_answers notice_regress
+}
