@@ -484,12 +484,13 @@ impl Node {
 
     /// Learns an entry, and what follows from it.
     fn learn(&mut self, entry: &Arc<Entry>) {
+        let old = self.state.get(&entry.key).cloned();
         if self.state.apply(entry) {
-            self.note(entry);
+            self.note(old.as_deref(), entry);
         }
     }
 
-    fn note(&mut self, entry: &Arc<Entry>) {
+    fn note(&mut self, old: Option<&Entry>, entry: &Arc<Entry>) {
         match &entry.key {
             Key::Beat(_) => self.patience.observe(self.now, entry, &self.rules),
             Key::Node(name) => {
@@ -497,7 +498,8 @@ impl Node {
                 if self.ring.set(name, lives) {
                     self.monitored = self.ring.monitored_by(&self.config.name);
                 }
-                self.is_dirty = true;
+                let role = |entry: &Entry| entry.value.as_ref().map(placement::role);
+                self.is_dirty |= old.and_then(role) != role(entry);
             }
             Key::Claim(address) => self.note_claim(*address, entry),
             Key::Want(address) => {
@@ -569,7 +571,7 @@ impl Node {
             Purpose::Read => match reply {
                 Some(reply) => {
                     let news = self.state.replace(reply.revision, &reply.entries);
-                    news.iter().for_each(|entry| self.note(entry));
+                    news.iter().for_each(|entry| self.note(None, entry));
                     self.is_loaded = true;
                 }
                 None => self.read_at = self.now,

@@ -126,6 +126,20 @@ impl Placement {
     }
 }
 
+/// What the placement uses of a node's record. Two values with the same role give the same placement.
+pub(super) fn role(value: &Value) -> Option<NodeRecord> {
+    let Value::Node(record) = value else { return None };
+    let state = if record.state == NodeState::Founding { NodeState::Ready } else { record.state };
+    Some(NodeRecord {
+        state,
+        created: None,
+        version: String::new(),
+        why: String::new(),
+        joins: 0,
+        ..record.clone()
+    })
+}
+
 /// FNV-1a with a finalizer. All versions must compute the same.
 pub(super) fn hash(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
@@ -154,7 +168,6 @@ struct Candidate<'a> {
     group: usize,
     is_drained: bool,
     releases: bool,
-    count: usize,
 }
 
 impl<'a> Candidate<'a> {
@@ -168,7 +181,7 @@ impl<'a> Candidate<'a> {
             });
             let drain = state.drain(name);
             let (is_drained, releases) = (drain.is_some(), drain.is_some_and(|order| order.release));
-            Candidate { name, record, hash: hash(name.as_bytes()), group, is_drained, releases, count: 0 }
+            Candidate { name, record, hash: hash(name.as_bytes()), group, is_drained, releases }
         };
         nodes.map(candidate).collect()
     }
@@ -187,10 +200,6 @@ impl<'a> Candidate<'a> {
         (record.down.is_empty() || !record.down.iter().any(|block| block.contains(address)))
             && (record.refused.is_empty() || !record.refused.contains(&address))
     }
-
-    fn weight(&self, row: &Row) -> u64 {
-        mix(self.hash ^ row.hash.rotate_left(32))
-    }
 }
 
 /// A declared address.
@@ -206,12 +215,23 @@ struct Row {
     why: Why,
 }
 
+/// What the choice among many nodes needs of one.
+#[derive(Clone, Copy)]
+struct Slot {
+    node: u32,
+    hash: u64,
+    /// Whether there are addresses that it declares and cannot hold.
+    is_limited: bool,
+}
+
 struct Table<'a> {
     nodes: Vec<Candidate<'a>>,
+    /// How many addresses each node gets.
+    counts: Vec<usize>,
     /// The fit nodes of each group.
-    fit: Vec<Vec<u32>>,
+    fit: Vec<Vec<Slot>>,
     /// The immature ones.
-    immature: Vec<Vec<u32>>,
+    immature: Vec<Vec<Slot>>,
     groups: Vec<usize>,
     rows: Vec<Row>,
 }
@@ -225,8 +245,9 @@ impl<'a> Table<'a> {
         let of_groups = |is_member: fn(&Candidate<'_>) -> bool| {
             let mut members = vec![Vec::new(); group.len()];
             for (at, node) in (0..).zip(&nodes).filter(|(_, node)| is_member(node)) {
+                let is_limited = !node.record.down.is_empty() || !node.record.refused.is_empty();
                 if let Some(group) = members.get_mut(node.group) {
-                    group.push(at);
+                    group.push(Slot { node: at, hash: node.hash, is_limited });
                 }
             }
             members
@@ -243,7 +264,8 @@ impl<'a> Table<'a> {
         declared.sort_by_key(|(address, group, _)| (*address, *group));
 
         let groups = Vec::with_capacity(declared.len());
-        let mut table = Table { nodes, fit, immature, groups, rows: Vec::new() };
+        let counts = vec![0; nodes.len()];
+        let mut table = Table { nodes, counts, fit, immature, groups, rows: Vec::new() };
         let mut claims = state.claims().peekable();
         for rows in declared.chunk_by(|one, other| one.0 == other.0) {
             let Some((address, ..)) = rows.first() else { continue };
@@ -318,22 +340,40 @@ impl<'a> Table<'a> {
 
     /// The node that an address without pin and preference and holder goes to.
     fn choose(&self, row: &Row, quota: usize) -> Option<u32> {
-        let choose = |of_groups: &[Vec<u32>]| {
-            let all = self.groups(row).iter().filter_map(|group| of_groups.get(*group)).flatten();
-            let all = all.filter_map(|at| Some((*at, self.nodes.get(*at as usize)?)));
-            // A node below the quota is better than one at it, which may take one more, and then the least loaded counts.
-            let rank = |node: &Candidate<'_>| node.count.saturating_sub(quota.saturating_sub(1));
-            let able = all.filter(|(_, node)| node.is_able(row.address));
-            able.min_by_key(|(at, node)| (rank(node), !node.weight(row), *at)).map(|(at, _)| at)
+        // A node below the quota is better than one at it, which may take one more, and then the least loaded counts.
+        let rank = |count: usize| count.saturating_sub(quota.saturating_sub(1));
+        let hash = row.hash.rotate_left(32);
+        // The first placement runs this for each node and address.
+        let choose = |of_groups: &[Vec<Slot>]| {
+            let mut best = (usize::MAX, 0, NONE);
+            for group in self.groups(row) {
+                for slot in of_groups.get(*group).map_or(&[][..], Vec::as_slice) {
+                    let rank = self.counts.get(slot.node as usize).map_or(usize::MAX, |count| rank(*count));
+                    if rank > best.0 {
+                        continue;
+                    }
+                    let weight = mix(slot.hash ^ hash);
+                    let is_better = rank < best.0 || weight > best.1;
+                    let node = self.nodes.get(slot.node as usize);
+                    if is_better && node.is_some_and(|node| !slot.is_limited || node.is_able(row.address)) {
+                        best = (rank, weight, slot.node);
+                    }
+                }
+            }
+            (best.2 != NONE).then_some(best.2)
         };
         choose(&self.fit).or_else(|| choose(&self.immature))
+    }
+
+    fn count(&self, node: u32) -> usize {
+        self.counts.get(node as usize).copied().unwrap_or_default()
     }
 
     fn assign(&mut self, at: usize, node: u32, why: Why) {
         if let Some(row) = self.rows.get_mut(at) {
             (row.node, row.why) = (node, why);
-            if let Some(node) = self.nodes.get_mut(node as usize) {
-                node.count += 1;
+            if let Some(count) = self.counts.get_mut(node as usize) {
+                *count += 1;
             }
         }
     }
@@ -359,9 +399,8 @@ impl<'a> Table<'a> {
     /// Moves addresses until no node has two more than another that could hold one of them.
     fn balance(&mut self) {
         let mut loads: BTreeSet<(usize, u32)> = BTreeSet::new();
-        loads.extend(
-            (0..).zip(&self.nodes).filter(|(_, node)| node.is_fit()).map(|(at, node)| (node.count, at)),
-        );
+        let fit = (0..).zip(&self.nodes).filter(|(_, node)| node.is_fit());
+        loads.extend(fit.map(|(at, _)| (self.count(at), at)));
         let is_even = |loads: &BTreeSet<(usize, u32)>| {
             let (least, most) = (loads.first(), loads.last());
             least.zip(most).is_none_or(|((least, _), (most, _))| most - least < 2)
@@ -375,36 +414,42 @@ impl<'a> Table<'a> {
                 held.entry(row.node).or_default().push(at);
             }
         }
-        // A move can make room for another one, so this ends with a round without moves. Each one evens the loads.
+        // One address at a time leaves the node with the most, so that no more move than must. A move can make another one
+        // possible, so this ends with a round without moves; each move evens the loads, so there is one.
         let mut has_moved = true;
         while has_moved {
             has_moved = false;
-            for (_, from) in loads.clone().into_iter().rev() {
-                for at in held.get(&from).cloned().unwrap_or_default() {
-                    let (Some(row), Some(count)) =
-                        (self.rows.get(at), self.nodes.get(from as usize).map(|node| node.count))
-                    else {
-                        continue;
-                    };
-                    let can_take = |(load, to): &&(usize, u32)| load + 2 <= count && self.can_hold(*to, row);
-                    let Some((load, to)) =
-                        loads.iter().take_while(|(load, _)| load + 2 <= count).find(can_take).copied()
-                    else {
-                        continue;
-                    };
-                    loads.remove(&(load, to));
-                    loads.remove(&(count, from));
-                    loads.extend([(load + 1, to), (count - 1, from)]);
-                    if let Some(node) = self.nodes.get_mut(from as usize) {
-                        node.count -= 1;
-                    }
-                    self.assign(at, to, Why::Balance);
-                    held.entry(from).or_default().retain(|row| *row != at);
-                    held.entry(to).or_default().push(at);
-                    has_moved = true;
+            let mut sources = loads.clone();
+            while let Some((count, from)) = sources.pop_last() {
+                if loads.first().is_none_or(|(least, _)| least + 2 > count) {
+                    break;
                 }
+                let rows = held.get(&from).map_or(&[][..], Vec::as_slice);
+                let Some((at, load, to)) = rows.iter().find_map(|at| self.lighter(*at, count, &loads)) else {
+                    continue;
+                };
+                for (old, new) in [((load, to), (load + 1, to)), ((count, from), (count - 1, from))] {
+                    loads.remove(&old);
+                    loads.insert(new);
+                }
+                sources.remove(&(load, to));
+                sources.extend([(load + 1, to), (count - 1, from)]);
+                if let Some(count) = self.counts.get_mut(from as usize) {
+                    *count -= 1;
+                }
+                self.assign(at, to, Why::Balance);
+                held.entry(from).or_default().retain(|row| *row != at);
+                held.entry(to).or_default().push(at);
+                has_moved = true;
             }
         }
+    }
+
+    /// The node with the fewest addresses that can take one from a node with `count`.
+    fn lighter(&self, at: usize, count: usize, loads: &BTreeSet<(usize, u32)>) -> Option<(usize, usize, u32)> {
+        let row = self.rows.get(at)?;
+        let mut lighter = loads.iter().take_while(|(load, _)| load + 2 <= count);
+        lighter.find(|(_, to)| self.can_hold(*to, row)).map(|(load, to)| (at, *load, *to))
     }
 }
 
