@@ -660,6 +660,13 @@ impl Simulation {
         self.setup.addresses().filter(|address| self.referee.hosts(self.now, *address).len() != 1).collect()
     }
 
+    /// How many addresses each host that is up answers for.
+    pub fn counts(&self) -> Vec<usize> {
+        let counts = self.referee.counts(self.now);
+        let up = (0..).zip(&self.hosts).filter(|(_, host)| host.is_up);
+        up.map(|(at, _)| counts.get(&at).copied().unwrap_or_default()).collect()
+    }
+
     /// Reports the addresses for which not exactly one host answers, now and for longer than a move takes.
     pub fn expect_owned(&mut self) {
         let before = self.unowned();
