@@ -19,7 +19,8 @@ use super::state::State;
 use super::time::BootTime;
 use super::txn::{self, Change, Compare, NoReply, Operation, Reply, Txn};
 
-/// How long before E the node removes its addresses, so that connections are reset and not left hanging.
+/// How long before E the node removes its addresses at most, so that connections are reset and not left hanging. Less with a
+/// short lease, of which it would be too large a part.
 const WITHDRAW: Duration = Duration::from_secs(1);
 /// The broker refuses a lease that ends within a second; a request takes time too.
 const SHORTEST_LEASE: Duration = Duration::from_millis(1_200);
@@ -212,6 +213,7 @@ enum Purpose {
     Read,
     /// JOIN, RESUME or BEAT.
     Beat,
+    Look,
     Leave,
     Evict(Name),
     Record,
@@ -259,7 +261,8 @@ pub struct Node {
     /// The attempts to write the beat since the last one of which the outcome is known.
     attempts: Vec<(Arc<str>, BootTime)>,
     beat_at: BootTime,
-    has_joined: bool,
+    /// Whether the session of a previous process may live.
+    may_resume: bool,
     is_declared: bool,
     is_stopping: bool,
 
@@ -285,6 +288,8 @@ pub struct Node {
     pins: BTreeMap<IpAddr, (i64, BootTime)>,
     placement: Placement,
     is_dirty: bool,
+    /// Whether an event asks for a decision.
+    is_touched: bool,
     has_voluntary: bool,
     balance_at: BootTime,
     plan_at: BootTime,
@@ -322,7 +327,7 @@ impl Node {
             joins: 0,
             attempts: Vec::new(),
             beat_at: now,
-            has_joined: false,
+            may_resume: true,
             is_declared: false,
             is_stopping: false,
             facts: Facts::default(),
@@ -342,6 +347,7 @@ impl Node {
             pins: BTreeMap::new(),
             placement: Placement::default(),
             is_dirty: true,
+            is_touched: true,
             has_voluntary: false,
             balance_at: now,
             plan_at: now,
@@ -392,8 +398,13 @@ impl Node {
             Input::Time => {}
             Input::Engine(id, reply) => self.engine_replied(id, reply),
             Input::Watch(watch, entries) => {
+                self.is_touched = false;
                 if watch == self.watch {
                     entries.iter().for_each(|entry| self.learn(entry));
+                }
+                // In a large cluster most events are about others.
+                if !self.is_touched {
+                    return Vec::new();
                 }
             }
             Input::WatchLost => self.read_at = self.now,
@@ -410,7 +421,9 @@ impl Node {
             }
             Input::Broker(id, reply) => self.broker_replied(id, reply),
             Input::Facts(facts) => self.facts = facts,
-            Input::Stop => self.is_stopping = true,
+            Input::Stop => {
+                (self.is_stopping, self.may_resume) = (true, false);
+            }
         }
         self.decide();
         std::mem::take(&mut self.out)
@@ -491,8 +504,12 @@ impl Node {
     }
 
     fn note(&mut self, old: Option<&Entry>, entry: &Arc<Entry>) {
+        let was_dirty = self.is_dirty;
         match &entry.key {
-            Key::Beat(_) => self.patience.observe(self.now, entry, &self.rules),
+            Key::Beat(name) => {
+                self.patience.observe(self.now, entry, &self.rules);
+                self.is_touched |= *name == self.config.name;
+            }
             Key::Node(name) => {
                 let lives = self.state.session(name).is_some();
                 if self.ring.set(name, lives) {
@@ -500,16 +517,18 @@ impl Node {
                 }
                 let role = |entry: &Entry| entry.value.as_ref().map(placement::role);
                 self.is_dirty |= old.and_then(role) != role(entry);
+                self.is_touched |= *name == self.config.name;
             }
             Key::Claim(address) => self.note_claim(*address, entry),
             Key::Want(address) => {
                 self.pins.remove(address);
-                self.is_dirty = true;
+                (self.is_dirty, self.is_touched) = (true, true);
             }
             Key::Have(..) => (self.is_dirty, self.is_declared) = (true, false),
             Key::Drain(_) | Key::Freeze => self.is_dirty = true,
             Key::Foreign(_) => {}
         }
+        self.is_touched |= self.is_dirty && !was_dirty;
     }
 
     fn note_claim(&mut self, address: IpAddr, entry: &Arc<Entry>) {
@@ -523,9 +542,10 @@ impl Node {
         });
         if is_mine {
             self.owned.insert(address, Arc::clone(entry));
-        } else {
-            self.owned.remove(&address);
+            self.is_touched = true;
+        } else if self.owned.remove(&address).is_some() {
             self.moves.remove(&address);
+            self.is_touched = true;
         }
         // What happens as planned is no reason to plan again.
         let expected = claim.filter(|claim| claim.phase != Phase::Free).map(|claim| &claim.node);
@@ -585,7 +605,7 @@ impl Node {
                 self.plan_again(reply.is_some() && !succeeded);
             }
             Purpose::Claim(_) => self.plan_again(reply.is_some() && !succeeded),
-            Purpose::Leave | Purpose::Evict(_) | Purpose::Record | Purpose::Declare | Purpose::Unpin(_) => {}
+            Purpose::Look | Purpose::Leave | Purpose::Evict(_) | Purpose::Record | Purpose::Declare | Purpose::Unpin(_) => {}
         }
     }
 
@@ -706,6 +726,7 @@ impl Node {
         }
         let key = Key::Beat(Arc::clone(&self.config.name));
         let Some(entry) = self.state.get(&key).cloned() else {
+            self.may_resume = false;
             if self.leases.is_empty() && self.declare() {
                 self.join();
             }
@@ -713,7 +734,7 @@ impl Node {
         };
         match &entry.value {
             Some(Value::Beat(beat)) if beat.boot == self.config.boot => {
-                if !self.has_joined {
+                if self.may_resume {
                     self.nonce = beat.nonce;
                     let text = self.new_beat();
                     let txn = txn::beat(&self.config.name, Some(Arc::clone(&entry.text)), &text, None, &[]);
@@ -724,6 +745,7 @@ impl Node {
                 }
             }
             Some(Value::Beat(beat)) => {
+                self.may_resume = false;
                 let name = Arc::clone(&self.config.name);
                 if self.patience.has_changed(&name) {
                     let boot = &beat.boot;
@@ -731,15 +753,28 @@ impl Node {
                         Stage::Refused(format!("another host ({boot}) is the node {name} of this cluster"));
                     return;
                 }
-                let at = self.patience.evict_at(&name, &entry, beat, self.config.heartbeat, &self.rules);
+                let at = self.evict_at(&name, &entry, beat);
                 if at.is_some_and(|at| self.is_due(at)) {
                     self.send_evict(name, &entry);
+                } else {
+                    self.look();
                 }
             }
             _ => {
                 let name = &self.config.name;
                 self.stage = Stage::Refused(format!("the value of beat/{name} in the engine cannot be read"));
             }
+        }
+    }
+
+    /// Reads the beats that a node without a session waits for.
+    fn look(&mut self) {
+        let at = self.beat_at;
+        if self.is_due(at) && !self.is_sent(&Purpose::Look) {
+            self.beat_at = self.now.after(self.config.heartbeat);
+            let names = self.monitored.iter().chain([&self.config.name]);
+            let success = names.map(|name| Operation::Get(Key::Beat(Arc::clone(name)))).collect();
+            self.send(Purpose::Look, Txn { success, ..Txn::default() });
         }
     }
 
@@ -811,7 +846,7 @@ impl Node {
             _ => self.now,
         };
         self.nonce = nonce;
-        self.has_joined = true;
+        self.may_resume = false;
         self.stage = Stage::Member;
         self.membership = Some(Membership {
             session: Session { created, nonce },
@@ -836,6 +871,7 @@ impl Node {
     /// The session has ended, or may have: no address may stay.
     fn lose_session(&mut self) {
         if self.membership.take().is_some() {
+            self.may_resume = false;
             self.stage = Stage::Outside;
             self.owned.clear();
             self.granted.clear();
@@ -878,6 +914,10 @@ impl Node {
         }
     }
 
+    fn evict_at(&self, name: &Name, entry: &Entry, beat: &Beat) -> Option<BootTime> {
+        self.patience.evict_at(self.now, (name, entry, beat), self.config.heartbeat, &self.rules)
+    }
+
     /// Evicts the monitored nodes that have shown no life for long enough.
     fn evict(&mut self) {
         if !self.is_loaded {
@@ -889,7 +929,7 @@ impl Node {
             if !beat.roster.is_empty() && !beat.roster.contains(&self.config.name) {
                 continue;
             }
-            let at = self.patience.evict_at(&name, &entry, beat, self.config.heartbeat, &self.rules);
+            let at = self.evict_at(&name, &entry, beat);
             if at.is_some_and(|at| self.is_due(at)) {
                 self.send_evict(name, &entry);
             }
@@ -1037,11 +1077,16 @@ impl Node {
     /// Brings the addresses at the broker in line with the claims of this session.
     fn hold(&mut self) {
         let end = self.end();
-        let withdraw = end.is_none_or(|end| self.is_due(end.before(WITHDRAW)));
+        let before = WITHDRAW.min(self.config.lease / 6);
+        let withdraw = match end {
+            Some(end) => self.is_due(end.before(before)),
+            // What the previous process left stays until it is clear whether its session lives.
+            None => !self.may_resume,
+        };
         let mut remove = Vec::new();
         for (address, lease) in &self.leases {
             let moves = self.rules.remove_first && self.moves.contains_key(address);
-            let must_go = withdraw || moves || !self.owned.contains_key(address);
+            let must_go = withdraw || moves || (end.is_some() && !self.owned.contains_key(address));
             if self.broker_is_up && lease.step == LeaseStep::Held && must_go {
                 remove.push((*address, lease.epoch));
             }

@@ -76,21 +76,24 @@ impl Patience {
         }
     }
 
-    /// When a beat may be deleted, if it does not change until then. A beat that this observer saw in another state than
-    /// the given one never.
+    /// When a beat may be deleted, if it does not change until then. Not at all if this observer saw it in another state than
+    /// the given one, or if the engine does not answer: a request that it performs later would come before the beat's node
+    /// had its chance.
     pub fn evict_at(
         &self,
-        name: &Name,
-        entry: &Entry,
-        beat: &Beat,
+        now: BootTime,
+        (name, entry, beat): (&Name, &Entry, &Beat),
         heartbeat: Duration,
         rules: &Rules,
     ) -> Option<BootTime> {
-        let (text, at) = self.seen.get(name)?;
+        let (_, at) = self.seen.get(name).filter(|(text, _)| *text == entry.text)?;
         let silent = at.after(rules.eviction(beat.lease(), beat.late()));
-        let settled =
-            self.answering_since.after(if rules.settle { settle(heartbeat) } else { Duration::ZERO });
-        (*text == entry.text).then(|| silent.max(settled))
+        if !rules.settle {
+            return Some(silent);
+        }
+        let settle = settle(heartbeat);
+        let answers = self.answered.is_some_and(|last| now.since(last) <= settle);
+        answers.then(|| silent.max(self.answering_since.after(settle)))
     }
 
     /// Whether the beat has changed since it was first seen: its node lives.

@@ -8,6 +8,8 @@ pub mod random;
 pub mod referee;
 pub mod script;
 #[cfg(test)]
+mod scenarios;
+#[cfg(test)]
 mod seeds;
 
 use std::collections::BTreeMap;
@@ -42,6 +44,10 @@ pub struct Setup {
     pub lease: Duration,
     /// How long a node must be up before it counts for placement.
     pub mature: Duration,
+    /// Whether addresses move voluntarily.
+    pub is_auto: bool,
+    /// Whether each address prefers a node: the first one the first node, and so on.
+    pub has_preferences: bool,
     /// How many of a thousand messages are lost, much too late, or come twice.
     pub noise: u64,
     /// The largest error of a clock's rate in millionths.
@@ -57,6 +63,8 @@ impl Default for Setup {
             addresses: 10,
             lease: Duration::from_secs(6),
             mature: Duration::from_secs(5),
+            is_auto: true,
+            has_preferences: false,
             noise: 0,
             clock_error: 1_000 * u64::from(patience::RATE_ERROR),
             seed: 1,
@@ -73,6 +81,10 @@ impl Setup {
 
     fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         (0..self.addresses).map(Setup::address)
+    }
+
+    fn preferred(&self, number: usize) -> Option<Name> {
+        self.has_preferences.then(|| Simulation::name(number % self.nodes))
     }
 
     /// D.
@@ -349,9 +361,6 @@ impl Simulation {
         if changed.is_empty() {
             return reply;
         }
-        if std::env::var("PORTREEVE_TRACE").is_ok() {
-            for e in &changed { println!("{} {} {} {}", self.now, e.modified, e.key, e.text); }
-        }
         self.referee.changed(self.now, &self.store, &changed);
         let all: Arc<[Arc<Entry>]> = changed.into();
         let beat = match all.first().map(|entry| &entry.key) {
@@ -399,9 +408,6 @@ impl Simulation {
             *until = local.after(lease);
         }
         let (reply, wire) = host.broker.call(local, &call);
-        if std::env::var("PORTREEVE_TRACE").is_ok() {
-            println!("{now} n{at} {call:?} {reply:?}");
-        }
         host.reply_at = host.reply_at.max(now + delay) + 1;
         let (clock, reply_at) = (host.clock, host.reply_at);
         for change in wire {
@@ -443,13 +449,17 @@ impl Simulation {
 
     /// Starts the coordinator of a host that is up; nothing if it runs.
     pub fn start_coordinator(&mut self, at: usize) {
+        self.start_coordinator_named(at, &Simulation::name(at));
+    }
+
+    fn start_coordinator_named(&mut self, at: usize, name: &str) {
         let (now, nonce) = (self.now, self.random.below(1 << 53));
         let setup = &self.setup;
         let Some(host) = self.hosts.get_mut(at).filter(|host| host.is_up && host.is_stopped()) else {
             return;
         };
         let config = Config {
-            name: Simulation::name(at),
+            name: name.into(),
             boot: format!("boot-{at}-{}", host.boot),
             nonce,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -459,8 +469,8 @@ impl Simulation {
             mature: setup.mature,
             balance_interval: Duration::from_secs(10),
             balance_set: 10,
-            is_auto: true,
-            declared: setup.addresses().map(|address| (address, None)).collect(),
+            is_auto: setup.is_auto,
+            declared: (0..setup.addresses).map(|n| (Setup::address(n), setup.preferred(n))).collect(),
         };
         host.node = Some(Node::with_rules(config, host.clock.at(now), self.rules));
         host.generation += 1;

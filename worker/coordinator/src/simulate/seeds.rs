@@ -45,11 +45,7 @@ fn fault(simulation: &mut Simulation, random: &mut Random) {
     let address = Setup::address(random.place(simulation.setup.addresses));
     let short = Duration::from_millis(random.below(2_500));
     let long = Duration::from_millis(random.below(25_000));
-    let number = random.below(36);
-    if std::env::var("PORTREEVE_SEED").is_ok() {
-        println!("{:?} fault {number} host {host} {address} {short:?} {long:?}", simulation.now());
-    }
-    match number {
+    match random.below(36) {
         0 | 1 => simulation.kill(host),
         2..=4 => simulation.start(host),
         5 | 6 => simulation.kill_coordinator(host),
