@@ -32,6 +32,8 @@ const FORGET_JOINS: Duration = Duration::from_secs(600);
 const BACK_OFF: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
 /// How many addresses one value of a declaration contains.
 const PIECE: usize = 1_000;
+/// How long after a change as planned the plan is made again.
+const REVIEW: Duration = Duration::from_secs(1);
 /// How many claims one transaction writes; each can need two comparisons.
 const CLAIMS: usize = (txn::MAX_OPERATIONS - 1) / 2;
 
@@ -293,6 +295,7 @@ pub struct Node {
     has_voluntary: bool,
     balance_at: BootTime,
     plan_at: BootTime,
+    review_at: Option<BootTime>,
 }
 
 impl Node {
@@ -351,6 +354,7 @@ impl Node {
             has_voluntary: false,
             balance_at: now,
             plan_at: now,
+            review_at: None,
         }
     }
 
@@ -547,9 +551,15 @@ impl Node {
             self.moves.remove(&address);
             self.is_touched = true;
         }
-        // What happens as planned is no reason to plan again.
-        let expected = claim.filter(|claim| claim.phase != Phase::Free).map(|claim| &claim.node);
-        self.is_dirty |= expected.is_none() || expected != self.placement.node(address);
+        // What happens as planned is no reason to plan again at once, only when all of it had time to happen: addresses
+        // without a holder can belong elsewhere then.
+        let owner = claim.filter(|claim| claim.phase != Phase::Free).map(|claim| &claim.node);
+        if owner.is_none() || owner != self.placement.node(address) {
+            self.is_dirty = true;
+        } else if self.review_at.is_none() {
+            self.review_at = Some(self.now.after(REVIEW));
+            self.is_touched = true;
+        }
     }
 
     fn engine_replied(&mut self, id: u64, reply: Result<Reply, NoReply>) {
@@ -1146,11 +1156,12 @@ impl Node {
             let at = self.balance_at;
             self.is_dirty |= self.is_due(at);
         }
+        self.is_dirty |= self.review_at.is_some_and(|at| self.is_due(at));
         let at = self.plan_at.max(membership.quarantine_until);
         if !self.is_dirty || !self.is_loaded || !self.is_due(at) {
             return;
         }
-        self.is_dirty = false;
+        (self.is_dirty, self.review_at) = (false, None);
         self.placement = placement::place(&self.state, self.config.is_auto);
         let may_balance = self.is_due(self.balance_at);
         let mut room = self.config.balance_set;
