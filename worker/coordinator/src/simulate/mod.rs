@@ -8,6 +8,8 @@ pub mod random;
 pub mod referee;
 pub mod script;
 #[cfg(test)]
+mod explore;
+#[cfg(test)]
 mod scenarios;
 #[cfg(test)]
 mod seeds;
