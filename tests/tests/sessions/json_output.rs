@@ -60,6 +60,7 @@ fn every_result_is_as_the_schema_describes_it() {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(MORE));
         let add: Vec<String> = (10..14).map(|last| format!("10.1.1.{last}")).collect();
+        let script = host.file("script", "30 kill 0\n60 start 0\n");
         let add: Vec<&str> = ["address", "add"].into_iter().chain(add.iter().map(String::as_str)).collect();
         for (definition, words) in [
             ("addressBatch", &add[..]),
@@ -76,6 +77,7 @@ fn every_result_is_as_the_schema_describes_it() {
             ("policy", &["policy"]),
             ("runDryRun", &["run", "--dry-run"]),
             ("clusterSettings", &["cluster", "settings"]),
+            ("clusterSimulate", &["cluster", "simulate", script.to_str().unwrap()]),
             ("metrics", &["metrics"]),
             ("reload", &["reload"]),
             ("reload", &["reload", "--last"]),
@@ -114,12 +116,15 @@ fn every_failure_has_the_member_error_and_nothing_on_standard_output_otherwise()
     isolated(|host| {
         lan::create(&["far"]);
         let broker = Broker::start(host, &sample::addresses(MORE));
+        let script = host.file("script", "30 explode\n");
         for (definition, exit, path, words) in [
             ("addressBatch", 77, "/1/error/code", &["address", "add", "10.1.1.10", "172.16.0.1"][..]),
             ("addressBatch", 1, "/0/error/code", &["address", "renew", "10.1.1.77"]),
             ("addressRemove", 1, "/0/error/code", &["address", "remove", "10.1.1.77"]),
             ("unlisten", 1, "/error/code", &["unlisten", "99"]),
             ("failure", 64, "/error/code", &["listen", "10.1.1.1:70000"]),
+            ("failure", 64, "/error/code", &["cluster", "simulate", script.to_str().unwrap()]),
+            ("failure", 71, "/error/code", &["cluster", "simulate", "/nonexistent"]),
             ("failure", 64, "/error/code", &["address", "add", "10.1.1.10", "--lease", "1.5"]),
             ("failure", 77, "/listeners/0/error/code", &["listen", "/run/a", "/run/b"]),
             ("failure", 1, "/error/code", &["link", "eth1", "mtu", "10"]),

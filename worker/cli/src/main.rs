@@ -68,7 +68,7 @@ enum Action {
     Link(link::Arguments),
     /// Show the rules that allow this user requests, and the floating addresses.
     Policy,
-    /// Show the settings of the cluster.
+    /// Show the settings of the cluster, or simulate one.
     Cluster(cluster::Arguments),
     /// Stop listeners.
     Unlisten(unlisten::Arguments),
@@ -103,7 +103,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Action::Limit(arguments) => limit::run(broker, out, arguments).await,
         Action::Link(arguments) => link::run(&broker.open().await?, out, &arguments).await,
         Action::Policy => policy::run(&broker.open().await?, out).await,
-        Action::Cluster(arguments) => cluster::run(&broker.open().await?, out, &arguments).await,
+        Action::Cluster(arguments) => cluster::run(broker, out, arguments).await,
         Action::Listen(arguments) => listen::run(&broker.open().await?, out, arguments).await,
         Action::Run(arguments) => run::run(broker, out, arguments).await,
         Action::Unlisten(arguments) => unlisten::run(&broker.open().await?, out, &arguments).await,

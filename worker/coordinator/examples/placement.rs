@@ -19,7 +19,8 @@ fn main() {
     let (nodes, addresses) = (numbers.next().unwrap_or(1_000), numbers.next().unwrap_or(10_000));
     let mut cluster = Cluster::default();
     let first = Ipv4Addr::new(10, 0, 0, 1).to_bits();
-    let declared: Piece = (0..addresses).map(|n| (IpAddr::from(Ipv4Addr::from_bits(first + n)), None)).collect();
+    let declared: Piece =
+        (0..addresses).map(|n| (IpAddr::from(Ipv4Addr::from_bits(first + n)), None)).collect();
     cluster.put(Key::Have("declared".into(), 0), Value::Have(declared));
     for node in 0..nodes {
         cluster.put(Key::Node(name(node)), Value::Node(record(u64::from(node), NodeState::Ready)));

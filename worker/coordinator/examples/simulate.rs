@@ -10,8 +10,7 @@ use std::time::Duration;
 use portreeve_coordinator::simulate::Setup;
 use portreeve_coordinator::simulate::script::Script;
 
-const USAGE: &str =
-    "usage: simulate [--nodes N] [--addresses N] [--lease SECONDS] [--noise PER-MILLE] [--seed N] [--json] SCRIPT";
+const USAGE: &str = "usage: simulate [--nodes N] [--addresses N] [--lease SECONDS] [--noise PER-MILLE] [--seed N] [--json] SCRIPT";
 
 fn main() -> ExitCode {
     match run() {

@@ -383,10 +383,26 @@ impl Node {
     pub(crate) fn summary(&self) -> String {
         format!(
             "{} {:?} now {:?} wake {:?} membership {:?}\n  leases {:?} moves {:?} granted {:?} refused {:?} requests {:?}\n  dirty {} loaded {} listed {} up {} answered {} asked {:?} hangs {} until {:?} owned {:?} floor {:?}",
-            self.config.name, self.stage, self.now, self.wake, self.membership, self.leases, self.moves,
-            self.granted, self.refused, self.requests, self.is_dirty, self.is_loaded, self.is_listed,
-            self.broker_is_up, self.broker_answered, self.broker_asked, self.broker_hangs, self.until,
-            self.owned.keys().collect::<Vec<_>>(), self.epoch_floor,
+            self.config.name,
+            self.stage,
+            self.now,
+            self.wake,
+            self.membership,
+            self.leases,
+            self.moves,
+            self.granted,
+            self.refused,
+            self.requests,
+            self.is_dirty,
+            self.is_loaded,
+            self.is_listed,
+            self.broker_is_up,
+            self.broker_answered,
+            self.broker_asked,
+            self.broker_hangs,
+            self.until,
+            self.owned.keys().collect::<Vec<_>>(),
+            self.epoch_floor,
         )
     }
 
@@ -615,7 +631,12 @@ impl Node {
                 self.plan_again(reply.is_some() && !succeeded);
             }
             Purpose::Claim(_) => self.plan_again(reply.is_some() && !succeeded),
-            Purpose::Look | Purpose::Leave | Purpose::Evict(_) | Purpose::Record | Purpose::Declare | Purpose::Unpin(_) => {}
+            Purpose::Look
+            | Purpose::Leave
+            | Purpose::Evict(_)
+            | Purpose::Record
+            | Purpose::Declare
+            | Purpose::Unpin(_) => {}
         }
     }
 

@@ -446,7 +446,12 @@ impl<'a> Table<'a> {
     }
 
     /// The node with the fewest addresses that can take one from a node with `count`.
-    fn lighter(&self, at: usize, count: usize, loads: &BTreeSet<(usize, u32)>) -> Option<(usize, usize, u32)> {
+    fn lighter(
+        &self,
+        at: usize,
+        count: usize,
+        loads: &BTreeSet<(usize, u32)>,
+    ) -> Option<(usize, usize, u32)> {
         let row = self.rows.get(at)?;
         let mut lighter = loads.iter().take_while(|(load, _)| load + 2 <= count);
         lighter.find(|(_, to)| self.can_hold(*to, row)).map(|(load, to)| (at, *load, *to))
@@ -473,7 +478,8 @@ pub fn place(state: &State, is_auto: bool) -> Placement {
             None => rest.push(at),
         }
     }
-    let count = |is_member: fn(&Candidate<'_>) -> bool| table.nodes.iter().filter(|node| is_member(node)).count();
+    let count =
+        |is_member: fn(&Candidate<'_>) -> bool| table.nodes.iter().filter(|node| is_member(node)).count();
     let nodes = Some(count(|node| node.is_fit())).filter(|fit| *fit > 0);
     let nodes = nodes.unwrap_or_else(|| count(|node| node.is_immature()));
     let quota = table.rows.len() / nodes.max(1);

@@ -250,7 +250,8 @@ impl World {
             Step::RestartsCoordinator(at) => {
                 let nonce = 2_000 + self.now;
                 let host = &mut self.hosts[at];
-                host.node = Node::with_rules(cluster.config(at, nonce), host.clock.at(self.now), cluster.rules);
+                host.node =
+                    Node::with_rules(cluster.config(at, nonce), host.clock.at(self.now), cluster.rules);
                 host.inputs.clear();
                 self.silent.retain(|(_, host, _)| *host != at);
                 self.input(at, Input::BrokerUp);
@@ -322,8 +323,7 @@ fn explore(cluster: Cluster) -> usize {
 
 #[test]
 fn no_run_of_two_nodes_and_one_address_with_two_faults_has_an_overlap() {
-    let cluster =
-        Cluster { hosts: 2, addresses: 1, faults: 2, horizon: 4 * SECOND, rules: Rules::default() };
+    let cluster = Cluster { hosts: 2, addresses: 1, faults: 2, horizon: 4 * SECOND, rules: Rules::default() };
     println!("{} states", explore(cluster));
 }
 
@@ -345,7 +345,8 @@ fn the_exploration_finds_the_overlap_of_a_cluster_without_a_rule() {
         Rules { count_from_sending: false, ..Rules::default() },
     ] {
         let cluster = Cluster { hosts: 2, addresses: 1, faults: 2, horizon: 4 * SECOND, rules };
-        let checker = cluster.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
+        let checker =
+            cluster.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
         assert!(checker.discovery("one node at a time").is_some(), "{rules:?}");
     }
 }

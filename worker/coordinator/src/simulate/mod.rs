@@ -3,14 +3,14 @@
 //!
 //! The hosts run the same [`Node`](crate::core::decide::Node) as the program. Everything follows from the seed.
 
+#[cfg(test)]
+mod explore;
 pub mod host;
 pub mod random;
 pub mod referee;
-pub mod script;
-#[cfg(test)]
-mod explore;
 #[cfg(test)]
 mod scenarios;
+pub mod script;
 #[cfg(test)]
 mod seeds;
 

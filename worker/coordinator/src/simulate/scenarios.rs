@@ -157,7 +157,10 @@ fn addresses_leave_an_interface_that_is_down() {
         simulation.facts(host, Facts { sick: None, down: down.clone() });
     }
     simulation.run_for(SECOND);
-    assert!((0..7).all(|number| host(&simulation, number) == Some(2)), "10.0.0.1 to 10.0.0.7 are in the block");
+    assert!(
+        (0..7).all(|number| host(&simulation, number) == Some(2)),
+        "10.0.0.1 to 10.0.0.7 are in the block"
+    );
     assert_eq!(simulation.unowned(), [] as [IpAddr; 0]);
     verdict(&simulation);
 }
@@ -251,7 +254,9 @@ fn a_node_that_joins_again_and_again_matures_later_each_time() {
         simulation.run_for(10 * SECOND);
         simulation.start(0);
         let mut joined = None;
-        let state = |simulation: &Simulation| simulation.node(0)?.state().node(&Simulation::name(0)).map(|record| record.state);
+        let state = |simulation: &Simulation| {
+            simulation.node(0)?.state().node(&Simulation::name(0)).map(|record| record.state)
+        };
         while state(&simulation) != Some(NodeState::Ready) {
             simulation.run_for(Duration::from_millis(100));
             if state(&simulation) == Some(NodeState::Joining) {
@@ -317,7 +322,10 @@ fn the_node_that_gets_an_address_by_hand_does_not_probe() {
     let at = host(&simulation, 0).unwrap();
     simulation.drain(at, true, false);
     simulation.run_for(Duration::from_millis(100));
-    assert_eq!((simulation.unowned().len(), epoch_and_phase(&simulation, Setup::address(0))), (0, (2, Phase::Granted)));
+    assert_eq!(
+        (simulation.unowned().len(), epoch_and_phase(&simulation, Setup::address(0))),
+        (0, (2, Phase::Granted))
+    );
     verdict(&simulation);
 }
 

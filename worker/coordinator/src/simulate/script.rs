@@ -184,7 +184,8 @@ fn act(words: &[&str], setup: &Setup) -> Result<Option<Act>, String> {
         node.ok_or_else(|| format!("{text:?} is not a node; write a number from 0 to {}", setup.nodes - 1))
     };
     let address = |text: &str| {
-        let address = text.parse::<IpAddr>().ok().filter(|address| setup.addresses().any(|own| own == *address));
+        let address =
+            text.parse::<IpAddr>().ok().filter(|address| setup.addresses().any(|own| own == *address));
         address.ok_or_else(|| {
             let last = Setup::address(setup.addresses.saturating_sub(1));
             format!("{text:?} is not an address of the cluster; they are {} to {last}", Setup::address(0))
@@ -270,7 +271,8 @@ impl fmt::Display for Report {
         for violation in &self.violations {
             writeln!(out, "VIOLATION after {violation}")?;
         }
-        let verdict = if self.violations.is_empty() { "no address was on two nodes at once" } else { "FAILED" };
+        let verdict =
+            if self.violations.is_empty() { "no address was on two nodes at once" } else { "FAILED" };
         writeln!(out, "{verdict}; {} inputs and messages", self.processed)
     }
 }
@@ -292,7 +294,11 @@ mod tests {
         assert_eq!((start.moves, start.least, start.most), (3, 3, 4), "{report}");
         assert_eq!((down.unowned, down.lasted), (10, None), "{report}");
         assert_eq!((up.lasted.is_some(), up.least, up.most), (true, 3, 4), "{report}");
-        assert!(serde_json::to_string(&report).unwrap().starts_with(r#"{"nodes":3,"addresses":10,"rows":[{"at":0.0"#));
+        assert!(
+            serde_json::to_string(&report)
+                .unwrap()
+                .starts_with(r#"{"nodes":3,"addresses":10,"rows":[{"at":0.0"#)
+        );
     }
 
     #[test]
@@ -302,7 +308,10 @@ mod tests {
             ("\n5 kill 3", "line 2: \"3\" is not a node; write a number from 0 to 2"),
             ("5 freeze\n4 thaw", "line 2: 4 s is before the previous event; write events in order"),
             ("5 engine stall x", "line 1: \"x\" is not a duration in seconds"),
-            ("5 unpin 10.0.0.11", "line 1: \"10.0.0.11\" is not an address of the cluster; they are 10.0.0.1 to 10.0.0.10"),
+            (
+                "5 unpin 10.0.0.11",
+                "line 1: \"10.0.0.11\" is not an address of the cluster; they are 10.0.0.1 to 10.0.0.10",
+            ),
         ] {
             let error = Script::parse(text, Setup::default()).err().unwrap();
             assert_eq!(error.to_string(), expected);

@@ -1,4 +1,4 @@
-//! `portreeve cluster`: shows what a coordinator on this host gets from the broker's configuration.
+//! `portreeve cluster settings`: what a coordinator on this host gets from the broker's configuration.
 
 use std::process::ExitCode;
 
@@ -9,20 +9,7 @@ use serde_json::{Value, json};
 use crate::failure::Failure;
 use crate::output::{Output, render, table};
 
-#[derive(clap::Args)]
-pub struct Arguments {
-    #[command(subcommand)]
-    action: Action,
-}
-
-#[derive(clap::Subcommand)]
-enum Action {
-    /// Show the settings of the coordinator: the cluster scope of the broker's configuration, with its defaults.
-    Settings,
-}
-
-pub async fn run(client: &Client, out: Output, arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let Action::Settings = arguments.action;
+pub async fn run(client: &Client, out: Output) -> Result<ExitCode, Failure> {
     let settings = client.cluster_settings().await?;
     match out.json {
         true => out.value(&json(&settings))?,
