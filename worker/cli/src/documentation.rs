@@ -63,6 +63,9 @@ fn write(directory: &Path, command: &Command, is_first: bool) -> io::Result<()> 
     if is_first {
         page.extend(EXAMPLES.as_bytes());
     }
+    page.extend(
+        command.get_after_long_help().map(|help| notes(&help.to_string())).unwrap_or_default().into_bytes(),
+    );
     let also = if is_first { ALSO } else { ".SH \"SEE ALSO\"\n.BR portreeve (1),\n.BR portreeved (8)\n" };
     page.extend(also.as_bytes());
     // Each section defines the apostrophe again, and lists of values have one empty line too many.
@@ -72,6 +75,13 @@ fn write(directory: &Path, command: &Command, is_first: bool) -> io::Result<()> 
     std::fs::write(directory.join(format!("{name}.1")), [APOSTROPHE, &title, &text].concat())?;
     let mut subcommands = command.get_subcommands().filter(|one| !one.is_hide_set());
     subcommands.try_for_each(|one| write(directory, one, false))
+}
+
+/// What --help shows at its end, line by line.
+fn notes(help: &str) -> String {
+    let escape = |line: &str| format!("\\&{}\n", line.replace('\\', r"\e").replace('-', r"\-"));
+    let lines: String = help.lines().map(escape).collect();
+    format!(".SH NOTES\n.nf\n{lines}.fi\n")
 }
 
 fn exit_codes() -> String {

@@ -14,21 +14,28 @@ use crate::output::{Output, render, table};
 
 /// The events of a script, for --help.
 const SCRIPT: &str = "\
-A script has one event a line, after its time in seconds; # begins a comment. A node has a number from 0 on, an address is one of
-10.0.0.1 and those after it:
+A script has one event a line, after its time in seconds; # begins a
+comment. A node has a number from 0 on, an address is one of 10.0.0.1
+and those after it:
 
-  kill NODE, start NODE                      the host loses its power, and starts
-  cut NODE, join NODE                        the host loses its network, and has it again
-  sick NODE, well NODE                       a health check fails, and succeeds
-  coordinator NODE kill|start|stop           its coordinator; stop hands everything over first
-  coordinator NODE pause SECONDS             it does not run for so long
-  broker NODE kill|start, broker NODE pause SECONDS
-  drain NODE [release], undrain NODE         an operator takes the node out of use
-  pin ADDRESS NODE, unpin ADDRESS, freeze, thaw
-  engine down|up|stall SECONDS               the engine does not reply
-  engine backup|restore|wipe                 it is saved, goes back to what was saved, loses everything
-  heal                                       everything works again
-  end                                        the simulation ends; otherwise some time after the last event
+  kill NODE, start NODE           its power fails, and is there again
+  cut NODE, join NODE             its network fails, and works again
+  sick NODE, well NODE            a health check fails, and succeeds
+  coordinator NODE kill|start
+  coordinator NODE stop           it hands everything over and ends
+  coordinator NODE pause SECONDS  it does not run for so long
+  broker NODE kill|start
+  broker NODE pause SECONDS
+  drain NODE [release]            an operator takes it out of use
+  undrain NODE
+  pin ADDRESS NODE, unpin ADDRESS
+  freeze, thaw                    no address moves without need
+  engine down|up|stall SECONDS    the engine does not reply
+  engine backup|restore|wipe      it loses what came since the backup,
+                                  or everything
+  heal                            everything works again
+  end                             without it the script ends some time
+                                  after the last event
 
 For example:
 
