@@ -27,10 +27,12 @@ fn main() {
 
 fn inside(host: &Host) {
     let _broker = Broker::start_with_log_file(host, &sample::control(r#"( "127.0.0.1:80" )"#));
-    let mut run = Command::new(host.binary(binaries::CLIENT));
     // The namespaces may hide the path of this program.
-    run.args(["--socket", SOCKET, "run", "--"]).arg(format!("/proc/{}/exe", std::process::id()));
-    let (mut supervised, mut plain) = (Program::start(run), Program::start(Command::new("/proc/self/exe")));
+    let program = host.path("program");
+    std::fs::copy("/proc/self/exe", &program).unwrap();
+    let mut run = Command::new(host.binary(binaries::CLIENT));
+    run.args(["--socket", SOCKET, "run", "--"]).arg(&program);
+    let (mut supervised, mut plain) = (Program::start(run), Program::start(Command::new(program)));
     // The broker keeps port 80.
     for (case, work, of_plain, units) in [
         ("run/privileged-bind", "80", "81", BINDS),
