@@ -15,8 +15,9 @@ use portreeve_coordinator::core::record::{
 use portreeve_coordinator::core::state::State;
 
 fn main() {
-    let mut numbers = std::env::args().skip(1).map(|text| text.parse().expect("a number"));
-    let (nodes, addresses) = (numbers.next().unwrap_or(1_000), numbers.next().unwrap_or(10_000));
+    let mut numbers = std::env::args().skip(1).map(|text| text.parse().ok());
+    let mut number = |default| numbers.next().flatten().unwrap_or(default);
+    let (nodes, addresses) = (number(1_000), number(10_000));
     let mut cluster = Cluster::default();
     let first = Ipv4Addr::new(10, 0, 0, 1).to_bits();
     let declared: Piece =

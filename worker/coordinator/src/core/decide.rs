@@ -265,6 +265,7 @@ pub struct Node {
     beat_at: BootTime,
     /// Whether the session of a previous process may live.
     may_resume: bool,
+    has_twin: bool,
     is_declared: bool,
     is_stopping: bool,
 
@@ -331,6 +332,7 @@ impl Node {
             attempts: Vec::new(),
             beat_at: now,
             may_resume: true,
+            has_twin: false,
             is_declared: false,
             is_stopping: false,
             facts: Facts::default(),
@@ -462,6 +464,9 @@ impl Node {
         if matches!(self.stage, Stage::Refused(_) | Stage::Left) {
             return;
         }
+        if std::mem::take(&mut self.has_twin) {
+            self.start_over();
+        }
         self.read();
         self.drop_dead_leases();
         if self.membership.is_some() {
@@ -548,7 +553,7 @@ impl Node {
             Key::Drain(_) | Key::Freeze => self.is_dirty = true,
             Key::Foreign(_) => {}
         }
-        self.is_touched |= self.is_dirty && !was_dirty;
+        self.is_touched |= (self.is_dirty && !was_dirty) || self.has_twin;
     }
 
     fn note_claim(&mut self, address: IpAddr, entry: &Arc<Entry>) {
@@ -557,6 +562,14 @@ impl Node {
             _ => None,
         };
         let mine = self.membership.as_ref().map(|membership| membership.session);
+        // An engine that lost data counts the same revisions again, and claims compare only these: with such a claim of an
+        // earlier session, only a new session helps.
+        let is_twin = |claim: &Claim| {
+            mine.is_some_and(|mine| {
+                claim.session.created == mine.created && claim.session.nonce != mine.nonce
+            })
+        };
+        self.has_twin |= claim.is_some_and(|claim| claim.node == self.config.name && is_twin(claim));
         let is_mine = claim.is_some_and(|claim| {
             claim.node == self.config.name && Some(claim.session) == mine && claim.phase != Phase::Free
         });
@@ -580,10 +593,7 @@ impl Node {
 
     fn engine_replied(&mut self, id: u64, reply: Result<Reply, NoReply>) {
         let Some(request) = self.requests.remove(&id) else { return };
-        let reply = match reply {
-            Ok(reply) => Some(reply),
-            Err(NoReply) => None,
-        };
+        let reply = reply.ok();
         if let Some(reply) = &reply {
             self.patience.answered(self.now, patience::settle(self.config.heartbeat));
             let is_older = |entry: &Arc<Entry>| self.state.contradicts(request.floor, entry);
@@ -631,6 +641,8 @@ impl Node {
                 self.plan_again(reply.is_some() && !succeeded);
             }
             Purpose::Claim(_) => self.plan_again(reply.is_some() && !succeeded),
+            // It compares nothing but that the session lives.
+            Purpose::Record if reply.is_some() && !succeeded => self.session_is_over(),
             Purpose::Look
             | Purpose::Leave
             | Purpose::Evict(_)
@@ -669,6 +681,7 @@ impl Node {
         let beat = Beat {
             nonce: self.nonce,
             boot: self.config.boot.clone(),
+            process: self.config.nonce,
             sequence: self.sequence,
             lease_ms: milliseconds(self.config.lease),
             late_ms: milliseconds(self.config.late),
@@ -727,9 +740,7 @@ impl Node {
         // An attempt whose outcome was unknown compares with a value that is not there any more.
         self.attempts.clear();
         let Some((text, sent)) = attempt else {
-            self.is_loaded &= self.membership.is_none();
-            self.read_at = self.now;
-            self.lose_session();
+            self.session_is_over();
             return;
         };
         let sent = if self.rules.count_from_sending { sent } else { self.now };
@@ -897,6 +908,14 @@ impl Node {
             }
         }
         self.is_dirty = true;
+    }
+
+    /// The engine says that the session has ended. If that is because it lost data, all that is known of it is wrong.
+    fn session_is_over(&mut self) {
+        if self.membership.is_some() {
+            self.start_over();
+        }
+        self.read_at = self.now;
     }
 
     /// The session has ended, or may have: no address may stay.
@@ -1097,7 +1116,7 @@ impl Node {
     fn drop_dead_leases(&mut self) {
         let hangs_at = self.broker_asked.map(|asked| asked.after(self.config.lease / 2));
         let hangs = !self.broker_is_up || hangs_at.is_some_and(|at| self.is_due(at));
-        let over = self.until.after(self.config.late);
+        let over = self.until.after(patience::over(self.config.late));
         self.broker_hangs = hangs && self.is_due(over);
         if self.broker_hangs && !self.leases.is_empty() {
             self.leases.clear();
@@ -1269,7 +1288,8 @@ impl Node {
         let Some(mine) = self.membership.as_ref().map(|membership| membership.session) else { return };
         let mut groups: BTreeMap<Option<Name>, Vec<Change>> = BTreeMap::new();
         let ready = self.moves.iter().filter(|(address, step)| {
-            !step.is_sent && !(self.rules.remove_first && self.leases.contains_key(*address))
+            let is_removed = !self.rules.remove_first || !self.leases.contains_key(*address);
+            is_removed && !step.is_sent
         });
         for (address, step) in ready {
             let to = step.to.as_ref().and_then(|to| Some((Arc::clone(to), self.state.session(to)?)));

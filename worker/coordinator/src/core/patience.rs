@@ -29,6 +29,11 @@ pub fn safe_eviction(lease: Duration, late: Duration) -> Duration {
     (lease * (1000 + RATE_ERROR)) / (1000 - RATE_ERROR) + late * (1000 + RATE_ERROR) / 1000
 }
 
+/// How long after their end a node's own addresses are gone for certain, although its clock may be the fast one.
+pub fn over(late: Duration) -> Duration {
+    late * (1000 + 2 * RATE_ERROR) / 1000
+}
+
 /// How long the engine must have answered an observer before it evicts anyone: two heartbeats and an attempt.
 pub fn settle(heartbeat: Duration) -> Duration {
     2 * heartbeat + ATTEMPT

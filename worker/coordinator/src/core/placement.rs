@@ -595,3 +595,185 @@ pub fn explain(state: &State, is_auto: bool, address: IpAddr) -> Option<Explanat
         nodes: nodes.collect(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{Claim, Key, Order, Session, Want};
+    use super::*;
+    use crate::simulate::random::Random;
+
+    /// A state that tests write.
+    #[derive(Default)]
+    struct Group(State);
+
+    impl Group {
+        fn new(nodes: u32, addresses: u8) -> Self {
+            let mut group = Group::default();
+            (0..nodes).for_each(|number| group.node(number, NodeState::Ready, "d"));
+            group.declare("d", addresses, |_| None);
+            group
+        }
+
+        fn put(&mut self, key: Key, value: Option<Value>) {
+            let modified = self.0.revision + 1;
+            self.0.apply(&Arc::new(Entry { key, created: 1, modified, text: "".into(), value }));
+        }
+
+        fn node(&mut self, number: u32, state: NodeState, declares: &str) {
+            let record = NodeRecord {
+                nonce: u64::from(number),
+                created: Some(1),
+                version: String::new(),
+                state,
+                why: "a reason".to_owned(),
+                declares: declares.into(),
+                joins: 1,
+                down: Vec::new(),
+                refused: Vec::new(),
+            };
+            self.put(Key::Node(name(number)), Some(Value::Node(record)));
+        }
+
+        fn declare(&mut self, digest: &str, addresses: u8, preferred: fn(u8) -> Option<u32>) {
+            let piece = (0..addresses).map(|number| (address(number), preferred(number).map(name)));
+            self.put(Key::Have(digest.into(), 0), Some(Value::Have(piece.collect())));
+        }
+
+        fn claim(&mut self, number: u8, node: &Name) {
+            let session = Session { created: 1, nonce: self.0.node(node).map_or(0, |record| record.nonce) };
+            let claim = Claim { epoch: 1, node: Arc::clone(node), session, phase: Phase::Held };
+            self.put(Key::Claim(address(number)), Some(Value::Claim(claim)));
+        }
+
+        /// Everything moves where it belongs. Returns how many moved, and the counts.
+        fn perform(&mut self) -> (usize, Vec<usize>) {
+            let placement = place(&self.0, true);
+            let targets: Vec<(IpAddr, Option<Name>)> =
+                placement.targets().map(|(target, node)| (target.address, node.cloned())).collect();
+            for (target, node) in &targets {
+                let IpAddr::V4(target) = target else { continue };
+                match node {
+                    Some(node) => self.claim(target.octets()[3], node),
+                    None => self.put(Key::Claim((*target).into()), None),
+                }
+            }
+            let count =
+                |node: &Name| targets.iter().filter(|(_, other)| other.as_ref() == Some(node)).count();
+            (placement.moves(), placement.names.iter().map(count).collect())
+        }
+    }
+
+    fn name(number: u32) -> Name {
+        format!("n{number}").into()
+    }
+
+    fn address(number: u8) -> IpAddr {
+        [10, 0, 0, number].into()
+    }
+
+    #[test]
+    fn counts_differ_by_one_and_no_more_moves_than_must() {
+        for (nodes, addresses) in [(2, 5), (3, 10), (7, 100), (10, 3), (4, 0)] {
+            let mut group = Group::new(nodes, addresses);
+            let (moves, counts) = group.perform();
+            assert_eq!(moves, 0);
+            assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
+            assert_eq!(group.perform(), (0, counts.clone()), "placing twice changes nothing");
+
+            group.node(0, NodeState::Gone, "d");
+            let (moves, _) = group.perform();
+            assert_eq!(moves, 0, "only those of the dead node get another one");
+            group.node(0, NodeState::Ready, "d");
+            let (moves, after) = group.perform();
+            assert_eq!(moves, after[0], "the node that returns gets its share, and nothing else moves");
+            assert!(after.iter().max().unwrap() - after.iter().min().unwrap() <= 1, "{after:?}");
+        }
+    }
+
+    #[test]
+    fn a_pin_is_above_a_preference_and_that_above_staying() {
+        let mut group = Group::new(3, 1);
+        group.declare("d", 1, |_| Some(1));
+        group.claim(0, &name(0));
+        let placed = |group: &Group, is_auto| {
+            let placement = place(&group.0, is_auto);
+            (
+                placement.node(address(0)).cloned().unwrap(),
+                placement.targets[0].why,
+                placement.targets[0].is_urgent,
+            )
+        };
+        assert_eq!(placed(&group, true), (name(1), Why::Preferred, false));
+        assert_eq!(placed(&group, false), (name(0), Why::Stays, false));
+        let want = Want { node: name(2), by: "me".to_owned(), for_ms: None, until: String::new() };
+        group.put(Key::Want(address(0)), Some(Value::Want(want)));
+        assert_eq!(placed(&group, false), (name(2), Why::Pinned, true));
+        group.node(2, NodeState::Sick, "d");
+        assert_eq!(
+            placed(&group, true),
+            (name(1), Why::Preferred, false),
+            "a pin to a node that cannot does not count"
+        );
+        group.put(Key::Freeze, Some(Value::Order(Order::default())));
+        assert_eq!(placed(&group, true), (name(0), Why::Stays, false));
+    }
+
+    #[test]
+    fn an_explanation_has_a_reason_for_each_node() {
+        let mut group = Group::new(6, 2);
+        group.declare("d", 2, |_| Some(1));
+        group.declare("e", 2, |_| Some(2));
+        group.declare("f", 0, |_| None);
+        group.node(1, NodeState::Sick, "d");
+        group.node(2, NodeState::Joining, "e");
+        group.node(3, NodeState::Ready, "f");
+        group.put(Key::Drain(name(4)), Some(Value::Order(Order { by: "me".to_owned(), ..Order::default() })));
+        group.node(5, NodeState::Gone, "d");
+        group.claim(0, &name(4));
+        let text = explain(&group.0, true, address(0)).unwrap().to_string();
+        assert_eq!(
+            text,
+            "10.0.0.0 belongs to n0: chosen by hash among the nodes with room\n  now held by n4\n  \
+             the nodes declare different preferences, so none counts: n1, n2\n  n0: could hold it; 2 addresses belong to it\n  \
+             n1: no, sick: a reason\n  n2: no, joined recently and is not mature\n  n3: no, does not declare the address\n  \
+             n4: no, drained by me\n"
+        );
+        assert_eq!(explain(&group.0, true, address(9)), None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_touched_by_nobody() {
+        let mut group = Group::new(2, 2);
+        group.put(Key::Claim(address(0)), Some(Value::Unreadable("later version".to_owned())));
+        let placement = place(&group.0, true);
+        assert_eq!((placement.targets[0].why, placement.node(address(0))), (Why::Unreadable, None));
+        assert!(placement.node(address(1)).is_some());
+    }
+
+    #[test]
+    fn any_state_is_at_rest_after_one_placement() {
+        const STATES: [NodeState; 5] =
+            [NodeState::Ready, NodeState::Ready, NodeState::Joining, NodeState::Sick, NodeState::Gone];
+        for seed in 0..300 {
+            let mut random = Random(seed);
+            let mut group = Group::default();
+            group.declare("all", 40, |number| (number < 8).then_some(u32::from(number) % 3));
+            group.declare("few", 15, |number| (number < 4).then_some(0));
+            for number in 0..8 {
+                group.node(number, STATES[random.place(5)], ["all", "few"][random.place(2)]);
+            }
+            for number in 0..40 {
+                if random.below(3) > 0 {
+                    group.claim(number, &name(u32::try_from(random.place(8)).unwrap()));
+                }
+            }
+            group.perform();
+            assert_eq!(group.perform().0, 0, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn all_versions_compute_the_same_hash() {
+        assert_eq!((hash(b""), hash(b"n0")), (0xf52a_15e9_a9b5_e89b, 735_820_747_266_598_374));
+    }
+}

@@ -93,7 +93,10 @@ pub struct Beat {
     pub nonce: u64,
     /// Tells the boots of all hosts apart, and the network namespaces of one.
     pub boot: String,
-    /// Differs in each attempt to write the beat.
+    /// A random number of the process that wrote it. A process that resumes the session of another keeps its nonce, and no
+    /// two beats may be equal: observers and comparisons see a change only if the value changes.
+    pub process: u64,
+    /// Differs in each attempt of the process to write the beat.
     pub sequence: u64,
     /// How long the node's addresses outlive the sending of this beat.
     pub lease_ms: u64,

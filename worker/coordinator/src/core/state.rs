@@ -15,6 +15,8 @@ use super::record::{Claim, Entry, Key, Name, NodeRecord, NodeState, Order, Phase
 pub struct State {
     /// The highest revision that the engine has answered with.
     pub revision: i64,
+    /// The revision of the last read of all: what did not exist then was deleted, if it is not newer.
+    complete: i64,
     /// Deleted ones stay until the next read of all, so that a late event does not bring them back.
     entries: BTreeMap<Key, Arc<Entry>>,
 }
@@ -30,6 +32,7 @@ impl State {
                 *known = Arc::clone(entry);
                 !same
             }
+            None if entry.modified <= self.complete => false,
             None => {
                 self.entries.insert(entry.key.clone(), Arc::clone(entry));
                 entry.value.is_some()
@@ -40,6 +43,7 @@ impl State {
     /// Learns all entries that existed at a revision. Returns those that are news, deletions included.
     pub fn replace(&mut self, revision: i64, entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
         self.revision = self.revision.max(revision);
+        self.complete = self.complete.max(revision);
         let old = std::mem::take(&mut self.entries);
         self.entries = entries.iter().map(|entry| (entry.key.clone(), Arc::clone(entry))).collect();
         let mut news = Vec::new();
@@ -161,5 +165,27 @@ impl State {
     /// Whether voluntary moves are stopped.
     pub fn is_frozen(&self) -> bool {
         self.get(&Key::Freeze).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_event_brings_nothing_back() {
+        let freeze = |modified, text: &str| Arc::new(Entry::decode(Key::Freeze, 5, modified, text.into()));
+        let mut state = State::default();
+        assert!(state.apply(&freeze(6, "{}")));
+        assert!(!state.apply(&freeze(5, "{}")), "an older value");
+        assert!(state.apply(&Arc::new(Entry::deleted(Key::Freeze, 8))));
+        assert!(!state.apply(&freeze(7, "{}")), "it was deleted since");
+        assert_eq!(state.replace(9, &[]), []);
+        assert!(!state.apply(&freeze(7, "{}")), "the read of all found nothing");
+        assert!(state.apply(&freeze(10, "{}")) && state.is_frozen());
+        assert_eq!(state.replace(9, &[]), [], "an event was faster than the reply");
+        assert!(state.is_frozen());
+        assert_eq!(state.replace(11, &[]).len(), 1);
+        assert!(!state.is_frozen());
     }
 }

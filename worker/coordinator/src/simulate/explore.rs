@@ -17,6 +17,7 @@ use crate::core::txn::{NoReply, Reply, Txn};
 use crate::engine::memory::Store;
 
 const SECOND: u64 = 1_000_000_000;
+const LEASE: Duration = Duration::from_secs(6);
 
 struct Cluster {
     hosts: usize,
@@ -59,6 +60,7 @@ struct World {
     /// Requests that the engine may still perform.
     late: Vec<Request>,
     faults: usize,
+    absolute_deadlines: bool,
     referee: Referee,
 }
 
@@ -80,15 +82,14 @@ enum Step {
 
 impl Cluster {
     fn config(&self, host: usize, nonce: u64) -> Config {
-        let lease = Duration::from_secs(6);
         Config {
             name: format!("n{host}").into(),
             boot: format!("boot-{host}"),
             nonce,
             version: String::new(),
-            lease,
+            lease: LEASE,
             // The slowest one allowed makes for the fewest steps.
-            heartbeat: lease / 3,
+            heartbeat: LEASE / 3,
             late: LATE,
             mature: Duration::ZERO,
             balance_interval: Duration::from_secs(10),
@@ -122,6 +123,7 @@ impl Cluster {
             silent: Vec::new(),
             late: Vec::new(),
             faults: 0,
+            absolute_deadlines: self.rules.absolute_deadlines,
             referee: Referee::default(),
         };
         (0..self.hosts).for_each(|host| world.input(host, Input::BrokerUp));
@@ -151,14 +153,20 @@ impl World {
         }
     }
 
-    fn call(&mut self, at: usize, id: u64, call: BrokerCall) {
+    fn call(&mut self, at: usize, id: u64, mut call: BrokerCall) {
         let now = self.now;
         let host = &mut self.hosts[at];
         if host.broker_stopped > now {
             host.calls.push((id, call));
             return;
         }
-        let (reply, wire) = host.broker.call(host.clock.at(now), &call);
+        let local = host.clock.at(now);
+        if let (false, BrokerCall::Add { until, .. } | BrokerCall::RenewAll { until }) =
+            (self.absolute_deadlines, &mut call)
+        {
+            *until = local.after(LEASE);
+        }
+        let (reply, wire) = host.broker.call(local, &call);
         let clock = host.clock;
         for change in wire {
             match change {
@@ -317,7 +325,11 @@ impl Model for Cluster {
 /// Explores a cluster, and returns how many states it has.
 fn explore(cluster: Cluster) -> usize {
     let checker = cluster.checker().threads(2).spawn_dfs().join();
-    checker.assert_properties();
+    let violation = checker
+        .discovery("one node at a time")
+        .map(|path| (path.last_state().referee.violations.clone(), path.into_actions()));
+    assert_eq!(violation, None);
+    assert!(checker.discovery("an address moves").is_some());
     checker.unique_state_count()
 }
 
@@ -342,7 +354,6 @@ fn the_exploration_finds_the_overlap_of_a_cluster_without_a_rule() {
     for rules in [
         Rules { full_patience: false, ..Rules::default() },
         Rules { absolute_deadlines: false, ..Rules::default() },
-        Rules { count_from_sending: false, ..Rules::default() },
     ] {
         let cluster = Cluster { hosts: 2, addresses: 1, faults: 2, horizon: 4 * SECOND, rules };
         let checker =

@@ -1,7 +1,7 @@
 //! A whole cluster in one process: hosts with wrong clocks, brokers, an engine that fails, a network that loses, delays and
 //! repeats, and a referee that sees everything.
 //!
-//! The hosts run the same [`Node`](crate::core::decide::Node) as the program. Everything follows from the seed.
+//! The hosts run the same [`Node`] as the program. Everything follows from the seed.
 
 #[cfg(test)]
 mod explore;
@@ -659,7 +659,9 @@ impl Simulation {
                 let generation = host.generation;
                 self.input(at, generation, Input::WatchLost);
             }
+            // What came while a process was stopped comes before what comes now.
             self.resume(at);
+            self.run_until(self.now());
             self.start(at);
             self.start_coordinator(at);
             self.start_broker(at);
@@ -679,10 +681,11 @@ impl Simulation {
         up.map(|(at, _)| counts.get(&at).copied().unwrap_or_default()).collect()
     }
 
-    /// Reports the addresses for which not exactly one host answers, now and for longer than a move takes.
+    /// Reports the addresses for which not exactly one host answers, now and for longer than a move takes, in which the new
+    /// broker may probe and know a higher epoch.
     pub fn expect_owned(&mut self) {
         let before = self.unowned();
-        self.run_for(Duration::from_millis(500));
+        self.run_for(Duration::from_secs(2));
         let mut unowned = self.unowned();
         unowned.retain(|address| before.contains(address));
         if let Some(first) = unowned.first() {

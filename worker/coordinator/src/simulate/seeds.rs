@@ -1,7 +1,9 @@
 //! Random faults: whole lives of clusters that follow from a seed.
 
+use std::thread;
 use std::time::Duration;
 
+use super::host::Host;
 use super::random::Random;
 use super::{Setup, Simulation};
 use crate::core::decide::Facts;
@@ -63,9 +65,12 @@ fn fault(simulation: &mut Simulation, random: &mut Random) {
         25 | 26 => simulation.engine(true),
         27 => simulation.back_up(),
         28 if random.below(4) == 0 => {
-            // Nobody restores a backup in less time.
+            // A node that the engine has not answered since before the backup cannot notice that others did something
+            // that is lost. An engine that is out for longer than a lease, as documented, ends all addresses first.
+            let hears = |host: &Host| host.link == (true, true) && host.node_stopped <= simulation.now;
+            let shortest = if simulation.hosts.iter().all(hears) { 1 } else { 16 };
             simulation.engine(false);
-            simulation.run_for(Duration::from_secs(1) + long);
+            simulation.run_for(Duration::from_secs(shortest) + long);
             if random.below(3) == 0 {
                 simulation.wipe();
             } else {
@@ -120,7 +125,7 @@ fn settle(simulation: &mut Simulation) {
 }
 
 /// The seeds in a range of which the referee reports something.
-fn violations(seeds: std::ops::Range<u64>, rules: Rules) -> impl Iterator<Item = (u64, Vec<String>)> {
+fn violations(seeds: impl Iterator<Item = u64>, rules: Rules) -> impl Iterator<Item = (u64, Vec<String>)> {
     let run = move |seed| (seed, run(seed, rules).referee.violations);
     seeds.map(run).filter(|(_, violations)| !violations.is_empty())
 }
@@ -132,7 +137,13 @@ fn seeds(default: u64) -> u64 {
 
 #[test]
 fn no_address_is_ever_on_two_nodes_and_each_is_soon_on_one_again() {
-    let violations: Vec<(u64, Vec<String>)> = violations(0..seeds(300), Rules::default()).take(20).collect();
+    const THREADS: u64 = 2;
+    let last = seeds(300);
+    let run = |first| violations((first..last).step_by(2), Rules::default()).take(20).collect::<Vec<_>>();
+    let violations: Vec<(u64, Vec<String>)> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|first| scope.spawn(move || run(first))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
     assert!(violations.is_empty(), "{violations:#?}");
 }
 
@@ -156,11 +167,15 @@ fn show_seed() {
     for host in &simulation.hosts {
         if let Some(node) = &host.node {
             println!("{}", node.summary());
+            for (address, entry, _) in node.state().claims() {
+                println!("  knows {address} {} {}", entry.modified, entry.text);
+            }
         }
     }
 }
 
-/// Each rule is needed: without it, the referee soon reports a violation.
+/// Each rule is needed: without it, the referee soon reports a violation. `settle` has a test of its own; without `broker_answers`,
+/// a node whose broker hangs is sick after its leases, and hands its addresses over all the same.
 macro_rules! needed {
     ($($rule:ident)*) => {
         mod needed {
@@ -180,5 +195,5 @@ const MUTANT_SEEDS: u64 = 3_000;
 
 needed! {
     full_patience quarantine absolute_deadlines read_back count_from_sending compare_sessions compare_unchanged
-    remove_first claim_again broker_answers notice_regress
+    remove_first claim_again notice_regress
 }
