@@ -8,7 +8,7 @@
 //! launcher to reap, and the worker ends with it. The worker can neither look into it nor signal it: see
 //! [`crate::confine::worker`].
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
@@ -121,7 +121,8 @@ fn supervise(signals: &SignalFd, worker: Pid, supervisor: Supervisor) -> io::Res
         let Some(present) = &mut supervisor else { continue };
         let progress = present.proceed()?;
         if let Some(cause) = present.take_unreadable() {
-            eprintln!("worker.bind: {cause}");
+            // In one piece: the worker and the broker write there too.
+            let _ = io::stderr().write_all(format!("worker.bind: {cause}\n").as_bytes()); // nobody may read it
         }
         if progress == Progress::Ended {
             supervisor = None;
