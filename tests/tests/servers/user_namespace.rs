@@ -90,7 +90,7 @@ impl<'h> Root<'h> {
     /// Starts the broker with the server of the page as its worker, and these system calls denied.
     fn start(&self, server: &str, denied: &[&str]) -> Broker {
         for directory in ["etc", "home", "root", "run", "tmp", "var"] {
-            shift(&self.path.join(directory), unused_ids().0);
+            shift(&self.path.join(directory), unused_ids());
         }
         let (first, count) = unused_ids();
         let mut text = shown(&format!("/etc/portreeve/{server}-portreeve.conf")).to_owned();
@@ -123,12 +123,13 @@ impl<'h> Root<'h> {
     }
 }
 
-/// Gives files the ids of the namespace.
-fn shift(path: &Path, first: u32) {
+/// Gives files the ids of the namespace. Files of the host's root seem to be nobody's to an ordinary user's root: they become root's.
+fn shift(path: &Path, (first, count): (u32, u32)) {
     let metadata = path.symlink_metadata().unwrap();
-    lchown(path, Some(first + metadata.uid()), Some(first + metadata.gid())).unwrap();
+    let [user, group] = [metadata.uid(), metadata.gid()].map(|id| first + if id < count { id } else { 0 });
+    lchown(path, Some(user), Some(group)).unwrap();
     if metadata.is_dir() {
-        fs::read_dir(path).unwrap().for_each(|entry| shift(&entry.unwrap().path(), first));
+        fs::read_dir(path).unwrap().for_each(|entry| shift(&entry.unwrap().path(), (first, count)));
     }
 }
 
