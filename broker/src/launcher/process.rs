@@ -225,10 +225,12 @@ impl Launcher {
         let started =
             channel.and_then(|channel| supervisor::start(&self.command, channel, self.proc.as_ref()));
         match started {
-            Ok((supervisor, report)) => {
+            Ok((supervisor, Some(report))) => {
                 self.supervisor = Some(supervisor);
                 report
             }
+            // It was killed at its start, and with it the worker: it is reported as a worker that has ended.
+            Ok((killed, None)) => Report::Spawned { pid: killed.as_raw() },
             Err(error) => Report::NotIntercepted(error.to_string()),
         }
     }

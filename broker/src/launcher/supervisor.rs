@@ -28,8 +28,8 @@ use super::spawn::{self, Access};
 use crate::confine::descriptors;
 use crate::sys::{process, wait};
 
-/// Starts a supervisor, which starts the worker; returns the supervisor's process id, and what came of the worker. `proc` is /proc,
-/// opened before the root was changed.
+/// Starts a supervisor, which starts the worker; returns the supervisor's process id, and what came of the worker; `None` if the
+/// supervisor was killed before it could report that. `proc` is /proc, opened before the root was changed.
 ///
 /// # Errors
 /// The supervisor cannot be started.
@@ -37,7 +37,7 @@ pub fn start(
     command: &Command,
     worker_channel: OwnedFd,
     proc: Option<&OwnedFd>,
-) -> io::Result<(Pid, Report)> {
+) -> io::Result<(Pid, Option<Report>)> {
     let (ours, theirs) = channel::pair()?;
     ours.set_nonblocking(false)?;
     let launcher = getpid();
@@ -48,8 +48,7 @@ pub fn start(
         let _ = run(command, launcher, theirs, worker_channel, proc); // without it the worker ends
         0
     })?;
-    let report = receive_report(&ours);
-    Ok((supervisor, report.unwrap_or_else(|_| not_intercepted(&"its supervisor has ended"))))
+    Ok((supervisor, receive_report(&ours).ok()))
 }
 
 fn not_intercepted(cause: &dyn std::fmt::Display) -> Report {
@@ -87,24 +86,24 @@ fn run(
     supervise(&signals, worker, supervisor)
 }
 
+/// Starts the worker. There is nothing to supervise if it was killed before it had its filter.
 fn start_worker(
     command: &Command,
     channel: OwnedFd,
     proc: Option<&OwnedFd>,
-) -> Result<(Pid, Supervisor), Report> {
+) -> Result<(Pid, Option<Supervisor>), Report> {
     let (ours, theirs) = filter::channel().map_err(|error| not_intercepted(&error))?;
     let spawned = spawn::spawn(command, Access::Intercepted(theirs.as_fd()));
     drop(theirs);
     let notifications = filter::receive(&ours).map_err(|error| not_intercepted(&error))?;
     let worker = spawned.map_err(|errno| Report::NotSpawned { errno: errno as i32 })?;
-    let notifications = notifications.ok_or_else(|| not_intercepted(&"the worker has ended"))?;
+    let Some(notifications) = notifications else { return Ok((worker, None)) };
     let proc = proc.and_then(|proc| proc.try_clone().ok());
     let supervisor = Supervisor::new(notifications.with_proc(proc), channel, &command.name.path);
-    Ok((worker, supervisor.map_err(|error| not_intercepted(&error))?))
+    Ok((worker, Some(supervisor.map_err(|error| not_intercepted(&error))?)))
 }
 
-fn supervise(signals: &SignalFd, worker: Pid, supervisor: Supervisor) -> io::Result<()> {
-    let mut supervisor = Some(supervisor);
+fn supervise(signals: &SignalFd, worker: Pid, mut supervisor: Option<Supervisor>) -> io::Result<()> {
     loop {
         let watched: Vec<BorrowedFd<'_>> = supervisor.iter().flat_map(Supervisor::descriptors).collect();
         let watched = watched.into_iter().chain([signals.as_fd()]);
