@@ -43,7 +43,7 @@ pub enum Order {
 }
 
 /// A message from the launcher.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Report {
     /// The launcher is confined.
     Confined,

@@ -31,6 +31,7 @@ use crate::config::Bind;
 use crate::confine::worker::Confinement;
 use crate::failure::Failure;
 use crate::sys::children::Children;
+use crate::sys::poll::timeout_at;
 use crate::sys::{process, wait};
 
 /// After how many descendants of a worker the launcher no longer remembers that it has told them to exit: further ones get
@@ -246,10 +247,7 @@ impl Launcher {
                 _ => None,
             },
         ];
-        let Some(next) = times.into_iter().flatten().min() else { return PollTimeout::NONE };
-        // Rounded up: a timeout of 0 would return before the time has come.
-        let remaining = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        PollTimeout::try_from(remaining).unwrap_or(PollTimeout::MAX)
+        times.into_iter().flatten().min().map_or(PollTimeout::NONE, timeout_at)
     }
 
     fn begin_shutdown(&mut self, timeout: Duration) {

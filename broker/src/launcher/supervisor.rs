@@ -11,7 +11,6 @@
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -26,6 +25,7 @@ use super::command::Command;
 use super::message::{Report, packet, receive_report};
 use super::spawn::{self, Access};
 use crate::confine::descriptors;
+use crate::sys::poll::timeout_at;
 use crate::sys::{process, wait};
 
 /// Starts a supervisor, which starts the worker; returns the supervisor's process id, and what came of the worker; `None` if the
@@ -76,13 +76,15 @@ fn run(
     };
     let started = prepare().map_err(|error| not_intercepted(&error));
     let started = started.and_then(|signals| Ok((signals, start_worker(command, channel, proc)?)));
-    let report = match &started {
-        Ok((_, (worker, _))) => Report::Spawned { pid: worker.as_raw() },
-        Err(report) => report.clone(),
+    let (report, started) = match started {
+        Ok((signals, (worker, supervisor))) => {
+            (Report::Spawned { pid: worker.as_raw() }, Some((signals, worker, supervisor)))
+        }
+        Err(report) => (report, None),
     };
     channel::send_bytes(&reports, &packet(&report, 0)?)?;
     drop(reports);
-    let Ok((signals, (worker, supervisor))) = started else { return Ok(()) };
+    let Some((signals, worker, supervisor)) = started else { return Ok(()) };
     supervise(&signals, worker, supervisor)
 }
 
@@ -108,7 +110,7 @@ fn supervise(signals: &SignalFd, worker: Pid, mut supervisor: Option<Supervisor>
         let watched: Vec<BorrowedFd<'_>> = supervisor.iter().flat_map(Supervisor::descriptors).collect();
         let watched = watched.into_iter().chain([signals.as_fd()]);
         let mut watched: Vec<PollFd<'_>> = watched.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let timeout = supervisor.as_ref().and_then(Supervisor::timeout).map_or(PollTimeout::NONE, until);
+        let timeout = supervisor.as_ref().and_then(Supervisor::timeout).map_or(PollTimeout::NONE, timeout_at);
         match poll(&mut watched, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
@@ -138,10 +140,4 @@ fn has_ended(worker: Pid) -> bool {
         let _ = wait::wait_for_exit(ended); // nobody needs its status
     }
     false
-}
-
-/// Rounded up: a timeout of 0 would return before the time has come.
-fn until(time: Instant) -> PollTimeout {
-    let remaining = time.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-    PollTimeout::try_from(remaining).unwrap_or(PollTimeout::MAX)
 }

@@ -93,8 +93,11 @@ fn path_in_chroot<'p>(config: &Config, path: &'p str) -> &'p str {
 /// The supervisor of a worker whose binds are intercepted has to look into the worker's processes. In a user namespace it has
 /// CAP_SYS_PTRACE.
 fn check_yama(config: &Config, worker: &Worker, findings: &mut Findings) {
+    if worker.bind != Bind::Brokered {
+        return;
+    }
     let level = obstructing_yama_level(config.security.user_namespace.is_some());
-    let Some(level) = level.filter(|_| worker.bind == Bind::Brokered) else { return };
+    let Some(level) = level else { return };
     let message = format!(
         "bind = brokered cannot work: kernel.yama.ptrace_scope is {level}, and the worker's supervisor has to look into its processes"
     );

@@ -17,9 +17,9 @@ use super::reload::Reloading;
 use super::session::Session;
 use super::worker::WorkerControl;
 use crate::address::Addresses;
-use crate::config::{Quotas, Resources};
+use crate::config::{Bind, Quotas, Resources};
 use crate::confine::broker::Verified;
-use crate::confine::worker::Restrictions;
+use crate::confine::worker::{Restrictions, of_worker};
 use crate::events::Events;
 use crate::in_flight_limit::InFlightLimit;
 use crate::listener::{Owner, Registry};
@@ -87,8 +87,8 @@ pub struct LauncherProcess {
     pub root: String,
     /// Its credentials, as the kernel reports them, and its other restrictions.
     pub restrictions: Restrictions,
-    /// Those of its workers, which follow from them.
-    pub of_workers: Restrictions,
+    /// worker.bind
+    pub bind: Bind,
 }
 
 /// A session as `status` shows it.
@@ -275,14 +275,14 @@ impl Broker {
         let locks = List::truncated(broker.locks.iter().map(|lock| Text::truncated(lock)));
         let mut rows =
             vec![Process { locks, ..row("broker", std::process::id(), 0, "(empty)", &broker.credentials) }];
-        if let Some(LauncherProcess { pid, root, restrictions, of_workers }) = &self.processes.launcher {
+        if let Some(LauncherProcess { pid, root, restrictions, bind }) = &self.processes.launcher {
             let mut add = |role: &str, pid, restarts, (credentials, locks): &Restrictions| {
                 let locks = List::truncated(locks.iter().map(|lock| Text::truncated(lock)));
                 rows.push(Process { locks, ..row(role, pid, restarts, root, credentials) });
             };
             add("launcher", *pid, 0, restrictions);
             if let Some(pid) = self.worker.pid() {
-                add("worker", pid, self.worker.restarts(), of_workers);
+                add("worker", pid, self.worker.restarts(), &of_worker(*bind, restrictions.clone()));
             }
         }
         if let Some((pid, credentials, locks)) = &self.processes.reader

@@ -23,7 +23,7 @@ use crate::capability::CapabilitySet;
 use crate::config::{self, Trust};
 use crate::confine::landlock::Listed;
 use crate::confine::verify::{ProcStatus, require_proc};
-use crate::confine::worker::{Confinement, of_worker};
+use crate::confine::worker::Confinement;
 use crate::confine::{self, descriptors, keyring, limits};
 use crate::events::Events;
 use crate::failure::{Exit, Failure};
@@ -252,15 +252,11 @@ pub fn run(
         .map_or("/".into(), |chroot| chroot.value.to_string_lossy().into_owned());
     let processes = Processes {
         broker,
-        launcher: worker.as_ref().map(|(launcher, supervision)| {
-            let restrictions = (launcher.credentials.clone(), launcher.locks.clone());
-            let of_workers = of_worker(supervision.bind, restrictions.clone());
-            LauncherProcess {
-                pid: launcher.pid.as_raw().unsigned_abs(),
-                root: chroot,
-                restrictions,
-                of_workers,
-            }
+        launcher: worker.as_ref().map(|(launcher, supervision)| LauncherProcess {
+            pid: launcher.pid.as_raw().unsigned_abs(),
+            root: chroot,
+            restrictions: (launcher.credentials.clone(), launcher.locks.clone()),
+            bind: supervision.bind,
         }),
         reader: reader.as_ref().map(|reader| {
             (reader.pid.as_raw().unsigned_abs(), reader.credentials.clone(), reader.locks.clone())

@@ -1,7 +1,7 @@
 //! Waiting for one descriptor. See poll(2).
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -37,6 +37,15 @@ pub fn writable(descriptor: impl AsFd, timeout: Duration) -> nix::Result<bool> {
 /// Those of poll(2), except EINTR.
 pub fn hung_up(socket: impl AsFd) -> nix::Result<bool> {
     wait(socket, PollFlags::empty(), Duration::ZERO)
+}
+
+/// The timeout of poll(2) that ends when a time has come. Rounded up: a timeout of 0 would return before.
+///
+/// # Capabilities
+/// None.
+pub fn timeout_at(time: Instant) -> PollTimeout {
+    let remaining = time.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+    PollTimeout::try_from(remaining).unwrap_or(PollTimeout::MAX)
 }
 
 fn wait(descriptor: impl AsFd, events: PollFlags, timeout: Duration) -> nix::Result<bool> {

@@ -13,7 +13,7 @@ use rustix::process::{Signal, kill_process};
 use crate::clients::{http, kill_under_steady_connections};
 use crate::packages::{await_page, directory, nginx};
 use crate::privileges::assert_unprivileged;
-use crate::programs::{self, NOBODY, get, pid};
+use crate::programs::{self, NOBODY, await_new_children, get, pid, server};
 use crate::supervisor::{BIND_BY_LINE, reload};
 
 /// A configuration whose worker runs this command.
@@ -48,13 +48,8 @@ for port in itertools.count({first}):
     format!("/usr/bin/python3 {:?}", host.file("worker.py", &script).to_str().unwrap())
 }
 
-/// The worker: the supervisor's first child. The supervisor is the launcher's.
-fn worker(broker: &Broker) -> u32 {
-    eventually("a worker", || process::children(broker.worker()).first().copied())
-}
-
 fn next_bind(broker: &Broker) {
-    kill_process(pid(worker(broker)), Signal::USR1).unwrap();
+    kill_process(pid(server(broker)), Signal::USR1).unwrap();
 }
 
 #[test]
@@ -70,16 +65,13 @@ fn nginx_serves_reloads_and_is_killed_under_steady_connections_and_no_client_is_
             await_page(endpoint, "nginx");
         }
         broker.log.wait_for(&["audit: done", "peer=\"the worker\"", "via=\"bind\"", "arguments=*:80"]);
-        let name = std::fs::read_to_string(format!("/proc/{}/comm", worker(&broker))).unwrap();
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", server(&broker))).unwrap();
         assert_eq!(name.trim(), "nginx");
         assert_unprivileged(broker.worker(), NOBODY, 0);
-        let former = process::children(worker(&broker));
-        kill_process(pid(worker(&broker)), Signal::HUP).unwrap();
-        eventually("new workers", || {
-            let workers = process::children(worker(&broker));
-            (workers.len() == 2 && workers.iter().all(|worker| !former.contains(worker))).then_some(())
-        });
-        kill_under_steady_connections(&broker, worker, &["127.0.0.1:80", "[::1]:80"], http);
+        let former = process::children(server(&broker));
+        kill_process(pid(server(&broker)), Signal::HUP).unwrap();
+        await_new_children(server(&broker), &former);
+        kill_under_steady_connections(&broker, server, &["127.0.0.1:80", "[::1]:80"], http);
         assert_eq!(resources::tcp_listeners().len(), 2);
     });
 }
@@ -144,14 +136,14 @@ fn a_program_alone_in_its_chroot_serves_a_privileged_port() {
         assert!(eventually("a reply", || get("127.0.0.1:80")).ends_with("from the chroot"));
         let status = broker.peer().status();
         let of_role = |role| status.processes.iter().find(|process| process.role.as_str() == role).unwrap();
-        for (role, pid, locks) in [("launcher", broker.launcher(), 0), ("worker", worker(&broker), 1)] {
+        for (role, pid, locks) in [("launcher", broker.launcher(), 0), ("worker", server(&broker), 1)] {
             let process = of_role(role);
             let seccomp = process::status_field(pid, "Seccomp").parse().unwrap();
             let shown = (process.pid, process.credentials.seccomp, process.locks.len());
             assert_eq!(shown, (pid, seccomp, locks), "{role}");
         }
         assert_unprivileged(broker.worker(), NOBODY, 0);
-        kill_under_steady_connections(&broker, worker, &["127.0.0.1:80"], http);
+        kill_under_steady_connections(&broker, server, &["127.0.0.1:80"], http);
     });
 }
 
@@ -196,7 +188,7 @@ fn without_its_broker_the_worker_binds_nothing_that_is_the_brokers() {
         broker.log.wait_for(&["waiting"]);
         next_bind(&broker);
         broker.log.wait_for(&["80 bound"]);
-        let worker = worker(&broker);
+        let worker = server(&broker);
         broker.signal(Signal::KILL);
         broker.wait_for_exit();
         for result in ["81 EAGAIN", "82 EAGAIN"] {
@@ -216,7 +208,7 @@ fn a_broker_that_does_not_reply_makes_a_bind_fail_after_some_time_and_a_late_rep
         broker.log.wait_for(&["waiting"]);
         next_bind(&broker);
         broker.log.wait_for(&["80 bound"]);
-        let worker = worker(&broker);
+        let worker = server(&broker);
         broker.suspend();
         kill_process(pid(worker), Signal::USR1).unwrap();
         broker.log.wait_for(&["81 EAGAIN"]);
@@ -283,7 +275,7 @@ if os.fork() == 0:
         next_bind(&broker);
         broker.log.wait_for(&["80 bound"]);
         let first = broker.worker();
-        kill_process(pid(worker(&broker)), Signal::KILL).unwrap();
+        kill_process(pid(server(&broker)), Signal::KILL).unwrap();
         eventually("the next worker", || {
             process::children(broker.launcher()).into_iter().find(|child| ![first, left].contains(child))
         });
@@ -299,7 +291,7 @@ fn a_supervisor_that_does_not_run_keeps_neither_a_worker_from_its_end_nor_the_br
         let command = binds_by_signal(host, 80, "");
         let mut broker = Broker::start(host, &config(&command, "stop_timeout = 1", r#"( "*:80" )"#, ""));
         broker.log.wait_for(&["waiting"]);
-        let (supervisor, worker) = (broker.worker(), worker(&broker));
+        let (supervisor, worker) = (broker.worker(), server(&broker));
         kill_process(pid(supervisor), Signal::STOP).unwrap();
         assert!(broker.terminate().success());
         assert!(!process::is_running(supervisor) && !process::is_running(worker));

@@ -13,17 +13,23 @@ use portreeve_tests::{Broker, Host, debian, eventually, isolated, process, resou
 use crate::by_descriptor::{EXIM, PAGE, directory, start, start_by, write};
 use crate::clients::{Talk, deliver, http, kill_under_steady_connections, smtp};
 use crate::privileges::assert_unprivileged;
-use crate::programs::{NOBODY, get};
-
-/// The server's first process: the only child of its supervisor, which is the worker.
-fn server(broker: &Broker) -> u32 {
-    eventually("the server", || process::children(broker.worker()).first().copied())
-}
+use crate::programs::{NOBODY, get, server};
 
 /// Kills the supervisor, and then the server, three times each while clients connect.
 fn kill_both(broker: &Broker, endpoints: &[&str], talk: Talk) {
     kill_under_steady_connections(broker, Broker::worker, endpoints, talk);
     kill_under_steady_connections(broker, server, endpoints, talk);
+}
+
+/// The worker serves its page at these endpoints as an ordinary user, and goes on to do so when it is killed.
+fn serves_and_is_replaced(broker: &Broker, endpoints: &[&str]) {
+    for endpoint in endpoints {
+        eventually("a reply", || get(endpoint).filter(|reply| reply.ends_with("hello")));
+    }
+    assert_unprivileged(broker.worker(), NOBODY, 0);
+    kill_both(broker, endpoints, http);
+    assert_unprivileged(broker.worker(), NOBODY, 0);
+    assert_eq!(resources::tcp_listeners().len(), endpoints.len());
 }
 
 /// Starts a server of the page's table, with the command that the table has, and the page's configuration of the broker changed.
@@ -52,11 +58,7 @@ fn nginx_binds_under_run_and_is_killed_without_a_refused_client() {
         directory("/run/nginx", WORKER);
         write(host, "nginx.conf", ("", ""));
         let broker = start_of_table(host, "nginx", ("", ""));
-        eventually("a reply", || get("[::1]:80").filter(|reply| reply.ends_with("hello")));
-        assert_unprivileged(broker.worker(), NOBODY, 0);
-        kill_both(&broker, &["127.0.0.1:80", "[::1]:80"], http);
-        assert_unprivileged(broker.worker(), NOBODY, 0);
-        assert_eq!(resources::tcp_listeners().len(), 2);
+        serves_and_is_replaced(&broker, &["127.0.0.1:80", "[::1]:80"]);
     });
 }
 
@@ -67,11 +69,7 @@ fn haproxy_binds_under_run_and_is_killed_without_a_refused_client() {
         row_says("HAProxy", &["`bind 127.0.0.1:80` and `bind [::1]:80`"]);
         write(host, "haproxy.cfg", ("bind fd@3\n  bind fd@4", "bind 127.0.0.1:80\n  bind [::1]:80"));
         let broker = start_of_table(host, "HAProxy", ("", ""));
-        eventually("a reply", || get("[::1]:80").filter(|reply| reply.ends_with("hello")));
-        assert_unprivileged(broker.worker(), NOBODY, 0);
-        kill_both(&broker, &["127.0.0.1:80", "[::1]:80"], http);
-        assert_unprivileged(broker.worker(), NOBODY, 0);
-        assert_eq!(resources::tcp_listeners().len(), 2);
+        serves_and_is_replaced(&broker, &["127.0.0.1:80", "[::1]:80"]);
     });
 }
 
@@ -85,11 +83,7 @@ fn lighttpd_binds_under_run_and_is_killed_without_a_refused_client() {
         let text = fs::read_to_string(host.path("lighttpd.conf")).unwrap();
         host.file("lighttpd.conf", &text.replace("/srv/www", "/run/www"));
         let broker = start_of_table(host, "lighttpd", ("", ""));
-        eventually("a reply", || get("127.0.0.1:80").filter(|reply| reply.ends_with("hello")));
-        assert_unprivileged(broker.worker(), NOBODY, 0);
-        kill_both(&broker, &["127.0.0.1:80"], http);
-        assert_unprivileged(broker.worker(), NOBODY, 0);
-        assert_eq!(resources::tcp_listeners().len(), 1);
+        serves_and_is_replaced(&broker, &["127.0.0.1:80"]);
     });
 }
 

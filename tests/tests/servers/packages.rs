@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::clients::{deliver, http, kill_under_steady_connections};
 use crate::privileges::assert_unprivileged;
-use crate::programs::{NOBODY, Running, command, config, get};
+use crate::programs::{NOBODY, Running, await_new_children, command, config, get, server};
 
 /// A directory that user nobody can write to.
 pub fn directory(host: &Host) -> String {
@@ -75,10 +75,7 @@ fn nginx_serves_and_reloads_by_its_signal() {
         assert_unprivileged(running.program(), NOBODY, u64::MAX);
         let former = process::children(running.program());
         running.signal(Signal::HUP);
-        eventually("new workers", || {
-            let workers = process::children(running.program());
-            (workers.len() == 2 && workers.iter().all(|worker| !former.contains(worker))).then_some(())
-        });
+        await_new_children(running.program(), &former);
         await_page("127.0.0.1:80", "nginx");
         running.signal(Signal::QUIT);
         assert_eq!(running.wait().code(), Some(0));
@@ -215,10 +212,7 @@ fn nginx_as_a_supervised_worker_is_killed_under_steady_connections_and_no_client
         let endpoints = ["127.0.0.1:80", "[::1]:80"];
         // The supervisor, and then nginx's master.
         kill_under_steady_connections(&broker, Broker::worker, &endpoints, http);
-        let master = |broker: &Broker| {
-            eventually("the master", || process::children(broker.worker()).first().copied())
-        };
-        kill_under_steady_connections(&broker, master, &endpoints, http);
-        assert_unprivileged(master(&broker), NOBODY, u64::MAX);
+        kill_under_steady_connections(&broker, server, &endpoints, http);
+        assert_unprivileged(server(&broker), NOBODY, u64::MAX);
     });
 }

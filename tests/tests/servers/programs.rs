@@ -82,6 +82,20 @@ impl Drop for Running {
     }
 }
 
+/// The server of a worker that is its supervisor: the supervisor's first child.
+pub fn server(broker: &Broker) -> u32 {
+    eventually("the server", || process::children(broker.worker()).first().copied())
+}
+
+/// Waits until a master has two children, none of which is one of the former ones.
+#[track_caller]
+pub fn await_new_children(master: u32, former: &[u32]) {
+    eventually("new children", || {
+        let children = process::children(master);
+        (children.len() == 2 && children.iter().all(|child| !former.contains(child))).then_some(())
+    });
+}
+
 pub fn pid(number: u32) -> Pid {
     Pid::from_raw(number.cast_signed()).unwrap()
 }

@@ -17,7 +17,7 @@ use rustix::process::{Signal, kill_process};
 use crate::by_descriptor::shown;
 use crate::clients::{deliver, greeting, kill_under_steady_connections, smtp};
 use crate::privileges::processes;
-use crate::programs::pid;
+use crate::programs::{pid, server};
 
 /// cap_chown to cap_setuid, and cap_sys_chroot: those of a program in the namespace.
 const OF_PROGRAM: u64 = 0x400ff;
@@ -162,11 +162,6 @@ fn assert_confined(broker: &Broker, users: usize) {
     assert!(found.len() >= users && process::is_running(worker), "{found:?}");
 }
 
-/// The server, whose parent is its supervisor.
-fn program(broker: &Broker) -> u32 {
-    eventually("the program", || process::children(broker.worker()).first().copied())
-}
-
 #[test]
 fn postfix_delivers_reloads_by_sighup_and_is_killed_without_a_refused_client() {
     isolated(|host| {
@@ -205,14 +200,14 @@ fn postfix_delivers_reloads_by_sighup_and_is_killed_without_a_refused_client() {
         assert_confined(&broker, 2);
 
         configure("second.example");
-        let master = program(&broker);
+        let master = server(&broker);
         kill_process(pid(master), Signal::HUP).unwrap();
         eventually("the second name", || greeting(25).filter(|line| line.starts_with("220 second.example ")));
-        assert_eq!(program(&broker), master);
+        assert_eq!(server(&broker), master);
 
         let endpoints = ["127.0.0.1:25", "[::1]:25"];
         kill_under_steady_connections(&broker, Broker::worker, &endpoints, smtp);
-        kill_under_steady_connections(&broker, program, &endpoints, smtp);
+        kill_under_steady_connections(&broker, server, &endpoints, smtp);
         deliver(25, "alice@mx.example", "after");
         root.await_message("var/mail/alice", "after");
         assert_confined(&broker, 2);
@@ -246,7 +241,7 @@ fn opensmtpd_delivers_restarts_and_is_killed_without_a_refused_client() {
 
         let endpoints = ["127.0.0.1:25", "[::1]:25"];
         kill_under_steady_connections(&broker, Broker::worker, &endpoints, smtp);
-        kill_under_steady_connections(&broker, program, &endpoints, smtp);
+        kill_under_steady_connections(&broker, server, &endpoints, smtp);
         deliver(25, "alice@localhost", "after");
         root.await_message("home/alice/Maildir/new", "after");
         assert_confined(&broker, 3);
