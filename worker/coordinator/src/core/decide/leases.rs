@@ -1,0 +1,186 @@
+//! The addresses at the broker: they follow the claims of this session.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::{Action, BrokerCall, BrokerReply, Lease, LeaseStep, Node, Refusal, SHORTEST_LEASE};
+use crate::core::patience;
+use crate::core::record::{Phase, Value};
+
+/// How long before E the node removes its addresses at most, so that connections are reset and not left hanging. Less with a
+/// short lease, of which it would be too large a part.
+const WITHDRAW: Duration = Duration::from_secs(1);
+/// How long an address that the broker refused is not tried again, at first and at most.
+const BACK_OFF: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
+
+impl Node {
+    /// Calls the broker, and returns the number of the call.
+    pub(super) fn call(&mut self, call: BrokerCall) -> u64 {
+        self.last_id += 1;
+        if self.broker_is_up {
+            self.broker_asked.get_or_insert(self.now);
+            self.out.push(Action::Broker(self.last_id, call));
+        }
+        self.last_id
+    }
+
+    /// A call to which a broker that works replies.
+    pub(super) fn ping(&mut self) {
+        let at = self.broker_ping_at;
+        if self.broker_is_up && self.is_due(at) {
+            self.broker_ping_at = self.now.after(self.config.heartbeat);
+            self.call(BrokerCall::List);
+        }
+    }
+
+    pub(super) fn broker_replied(&mut self, id: u64, reply: BrokerReply) {
+        (self.broker_answered, self.broker_asked) = (true, None);
+        match reply {
+            BrokerReply::Added(results) => {
+                // A call that hung until its leases were over is not the newest one for its addresses.
+                for (address, epoch, result) in results {
+                    let lease = self.leases.get(&address).copied();
+                    let is_newest = lease.is_some_and(|lease| lease.step == LeaseStep::Adding(id));
+                    match result {
+                        Ok(()) if is_newest || lease.is_none() => {
+                            self.leases.insert(address, Lease { epoch, step: LeaseStep::Held });
+                            self.refused.remove(&address);
+                        }
+                        Err(refusal) if is_newest => {
+                            self.leases.remove(&address);
+                            self.add_refused(address, epoch, refusal);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            BrokerReply::Renewed(count) => {
+                let held = self.leases.values().filter(|lease| lease.step == LeaseStep::Held).count();
+                if count != held {
+                    self.call(BrokerCall::List);
+                }
+            }
+            BrokerReply::Removed(results) => {
+                for (address, is_verified) in results {
+                    let removing = LeaseStep::Removing(id);
+                    match self.leases.get_mut(&address).filter(|lease| lease.step == removing) {
+                        Some(_) if is_verified => drop(self.leases.remove(&address)),
+                        // Another attempt follows.
+                        Some(lease) => lease.step = LeaseStep::Held,
+                        None => {}
+                    }
+                }
+            }
+            BrokerReply::Listed(leases) => {
+                self.is_listed = true;
+                let listed: BTreeMap<IpAddr, u64> = leases.into_iter().collect();
+                self.leases.retain(|address, lease| {
+                    let is_changing = matches!(lease.step, LeaseStep::Adding(_) | LeaseStep::Removing(_));
+                    is_changing || listed.contains_key(address)
+                });
+                for (address, epoch) in listed {
+                    let held = Lease { epoch, step: LeaseStep::Held };
+                    let lease = self.leases.entry(address).or_insert(held);
+                    if lease.step == LeaseStep::Unknown {
+                        *lease = held;
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn add_refused(&mut self, address: IpAddr, epoch: u64, refusal: Refusal) {
+        match refusal {
+            // The engine has lost epochs that the broker remembers. Doubling soon gets above them.
+            Refusal::OldEpoch => {
+                self.epoch_floor.insert(address, epoch.saturating_mul(2));
+                if let Some(entry) = self.owned.get(&address) {
+                    self.granted.insert(address, entry.modified);
+                }
+            }
+            Refusal::Other(why) => {
+                let [first, most] = BACK_OFF;
+                let last = self.refused.get(&address).map(|(_, back_off, _)| *back_off * 2);
+                let back_off = last.unwrap_or(first).min(most);
+                self.refused.insert(address, (self.now.after(back_off), back_off, why));
+            }
+        }
+        self.is_dirty = true;
+    }
+
+    /// Every address has ended by the kernel when the last lease is over, whatever a broker that hangs did or did not do.
+    pub(super) fn drop_dead_leases(&mut self) {
+        let hangs_at = self.broker_asked.map(|asked| asked.after(self.config.lease / 2));
+        let hangs = !self.broker_is_up || hangs_at.is_some_and(|at| self.is_due(at));
+        let over = self.until.after(patience::over(self.config.late));
+        self.broker_hangs = hangs && self.is_due(over);
+        if self.broker_hangs && !self.leases.is_empty() {
+            self.leases.clear();
+            self.is_dirty = true;
+        }
+    }
+
+    /// Brings the addresses at the broker in line with the claims of this session.
+    pub(super) fn hold(&mut self) {
+        let end = self.end();
+        let before = WITHDRAW.min(self.config.lease / 6);
+        let withdraw = match end {
+            Some(end) => self.is_due(end.before(before)),
+            // What the previous process left stays until it is clear whether its session lives.
+            None => !self.may_resume,
+        };
+        let mut remove = Vec::new();
+        for (address, lease) in &self.leases {
+            let moves = self.rules.remove_first && self.moves.contains_key(address);
+            let must_go = withdraw || moves || (end.is_some() && !self.owned.contains_key(address));
+            if self.broker_is_up && lease.step == LeaseStep::Held && must_go {
+                remove.push((*address, lease.epoch));
+            }
+        }
+        if !remove.is_empty() {
+            let id = self.call(BrokerCall::Remove { leases: remove.clone() });
+            for (address, epoch) in remove {
+                self.leases.insert(address, Lease { epoch, step: LeaseStep::Removing(id) });
+            }
+        }
+
+        let Some(membership) = &self.membership else { return };
+        let Some(until) = end.filter(|end| *end > self.now.after(SHORTEST_LEASE) && self.is_listed) else {
+            return;
+        };
+        let (quarantine_until, joined_revision) = (membership.quarantine_until, membership.joined_revision);
+        let mut add: [Vec<(IpAddr, u64)>; 2] = [Vec::new(), Vec::new()];
+        let mut waits = false;
+        for (address, entry) in &self.owned {
+            let Some(Value::Claim(claim)) = &entry.value else { continue };
+            let is_spent = self.rules.claim_again && self.granted.get(address) == Some(&entry.modified);
+            if self.leases.contains_key(address)
+                || self.moves.contains_key(address)
+                || self.refused.get(address).is_some_and(|(until, ..)| *until > self.now)
+                || is_spent
+            {
+                continue;
+            }
+            // A resumed session in a restored engine may find claims that others have taken since.
+            if entry.modified <= joined_revision && self.now < quarantine_until {
+                waits = true;
+                continue;
+            }
+            let [probed, unprobed] = &mut add;
+            let list = if claim.phase == Phase::Granted { unprobed } else { probed };
+            list.push((*address, claim.epoch));
+        }
+        if waits {
+            self.is_due(quarantine_until);
+        }
+        for (leases, probe) in add.into_iter().zip([true, false]) {
+            if !leases.is_empty() {
+                self.until = self.until.max(until);
+                let id = self.call(BrokerCall::Add { leases: leases.clone(), until, probe });
+                let adding = |(address, epoch)| (address, Lease { epoch, step: LeaseStep::Adding(id) });
+                self.leases.extend(leases.into_iter().map(adding));
+            }
+        }
+    }
+}
