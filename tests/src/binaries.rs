@@ -14,6 +14,8 @@ use std::sync::OnceLock;
 pub const BROKER: &str = "portreeved";
 /// The command-line client.
 pub const CLIENT: &str = "portreeve";
+/// The cluster coordinator.
+pub const COORDINATOR: &str = "portreeve-coordinator";
 /// The broker with fault injection: it fails, omits confinement steps and performs attacks as a test says.
 pub const HOSTILE_BROKER: &str = "portreeved_hostile";
 /// The worker that tries to escape its confinement.
@@ -22,6 +24,8 @@ pub const HOSTILE_WORKER: &str = "hostile_worker";
 pub const DENY_SYSCALLS: &str = "deny_syscalls";
 /// The worker that executes a test's commands.
 pub const SCRIPTED_WORKER: &str = "scripted_worker";
+/// The worker that serves floating listeners.
+pub const FLOATING_GREETER: &str = "floating_greeter";
 /// The sample mail server.
 pub const SMTP_WORKER: &str = "smtp_worker";
 
@@ -36,12 +40,14 @@ pub const GO_README: &str = "go_readme";
 const DYNAMIC: &[(&str, &[&str])] = &[
     (BROKER, &["-p", "portreeve-broker", "--bin", BROKER]),
     (CLIENT, &["-p", "portreeve-cli", "--bin", CLIENT]),
+    (COORDINATOR, &["-p", "portreeve-coordinator", "--bin", COORDINATOR]),
 ];
 // Built separately: cargo enables a feature for every package of a build in which one enables it.
 const WITH_FEATURE: &[(&str, &[&str])] =
     &[(HOSTILE_BROKER, &["-p", "portreeve-broker", "--bin", HOSTILE_BROKER, "--features", "hostile"])];
 const STATIC: &[(&str, &[&str])] = &[
     (SCRIPTED_WORKER, &["-p", "portreeve-tests", "--bin", SCRIPTED_WORKER]),
+    (FLOATING_GREETER, &["--bin", FLOATING_GREETER]),
     (HOSTILE_WORKER, &["--bin", HOSTILE_WORKER]),
     (DENY_SYSCALLS, &["--bin", DENY_SYSCALLS]),
     (SMTP_WORKER, &["-p", "portreeve", "--example", SMTP_WORKER]),
@@ -54,7 +60,8 @@ fn names() -> impl Iterator<Item = &'static str> {
 const GO: &[&str] = &[GO_TESTS, GO_GREETER, GO_README];
 
 fn variable(name: &str) -> String {
-    format!("PORTREEVE_TEST_{}", name.to_uppercase())
+    // The shell through which it passes discards variables with other characters.
+    format!("PORTREEVE_TEST_{}", name.to_uppercase().replace('-', "_"))
 }
 
 /// The path of each binary, as environment variables for the process in the namespaces. Builds them the first time.

@@ -133,11 +133,17 @@ impl Broker {
 
     /// Starts a broker with the output streams of this command, and returns when it is ready.
     #[track_caller]
-    pub fn launch(host: &Host, mut command: Command) -> Self {
-        let address = host.path("notify.sock");
-        let _ = std::fs::remove_file(&address);
-        let notify = UnixDatagram::bind(&address).unwrap();
-        let mut child = command.env("NOTIFY_SOCKET", &address).spawn().unwrap();
+    pub fn launch(host: &Host, command: Command) -> Self {
+        Self::launch_notifying(&host.path("notify.sock"), command)
+    }
+
+    /// The same, with the path of the socket on which this process is notified. It must differ from that of a broker which is
+    /// started at the same time.
+    #[track_caller]
+    pub fn launch_notifying(address: &Path, mut command: Command) -> Self {
+        let _ = std::fs::remove_file(address);
+        let notify = UnixDatagram::bind(address).unwrap();
+        let mut child = command.env("NOTIFY_SOCKET", address).spawn().unwrap();
         let log = Log::default();
         if let (Some(output), Some(errors)) = (child.stdout.take(), child.stderr.take()) {
             log.follow(output);

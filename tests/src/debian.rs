@@ -15,7 +15,7 @@ use crate::namespaces::run;
 use crate::{Host, binaries};
 
 /// The directory of the unpacked servers in the target directory, and in that of each test.
-const DIRECTORY: &str = "debian";
+pub(crate) const DIRECTORY: &str = "debian";
 
 /// Makes the files of a package, and of the packages that it needs, appear in `/usr`, `/etc` and `/var` of this test. `/usr` and
 /// `/etc` can only be read; `/var` has nothing else.

@@ -179,9 +179,13 @@ fn every_shown_configuration_is_valid_with_existing_paths() {
     isolated(|host| {
         let chroot = Chroot::new(host, "chroot");
         let program = host.binary(binaries::SCRIPTED_WORKER).display().to_string();
-        for (account, id) in ["ecuser", "mail-server", "failover", "Debian-exim"].into_iter().zip(4321..) {
+        for (account, id) in ["ecuser", "mail-server", "failover", "Debian-exim", "portreeve-coordinator"]
+            .into_iter()
+            .zip(4321..)
+        {
             host.add_user(account, id);
         }
+        host.add_group("portreeve", 4330);
         let (first, count) = unused_ids();
         for (name, text) in shown() {
             let real = |line: &str| match line.trim_start() {

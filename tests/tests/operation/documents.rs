@@ -18,10 +18,12 @@ macro_rules! pages {
 }
 
 /// The pages that show configurations and commands.
-pub const PAGES: [Page; 13] = pages![
+pub const PAGES: [Page; 15] = pages![
     "README.md",
     "deploy/docs/addresses.md",
     "deploy/docs/clients.md",
+    "deploy/docs/cluster.md",
+    "deploy/docs/cluster-operations.md",
     "deploy/docs/failover.md",
     "deploy/docs/listeners.md",
     "deploy/docs/operating.md",

@@ -19,7 +19,7 @@ const SAMPLES: [(&str, &str, &[&str]); 4] = [
     (
         "cluster.conf",
         include_str!("../../../deploy/samples/cluster.conf"),
-        &["mail-server", "coordinator", "@portreeve"],
+        &["mail-server", "portreeve-coordinator", "@portreeve"],
     ),
     (
         "services.conf",

@@ -15,7 +15,7 @@ pub struct Broker {
     /// The broker's control socket.
     #[arg(long, global = true, value_name = "PATH", env = "PORTREEVE_SOCKET", default_value = portreeve::DEFAULT_SOCKET)]
     pub socket: PathBuf,
-    /// Seconds to wait for the broker's first reply.
+    /// Seconds to wait for the first reply of the broker or the coordinator.
     #[arg(long, global = true, value_name = "SECONDS", default_value = "15", value_parser = seconds("--timeout", 1..=3600))]
     pub timeout: u32,
 }

@@ -105,10 +105,17 @@ remedy and errno. The exit status is the same.
 .TP
 /run/portreeve/broker.sock
 The control socket, unless \\-\\-socket or PORTREEVE_SOCKET names another.
+.TP
+/run/portreeve\\-coordinator/control.sock
+The control socket of the coordinator for portreeve cluster, unless \\-\\-coordinator or PORTREEVE_COORDINATOR_SOCKET names another.
+Its group may read the reports; root and the coordinator's own user may give orders.
 .SH ENVIRONMENT
 .TP
 PORTREEVE_SOCKET
 The control socket.
+.TP
+PORTREEVE_COORDINATOR_SOCKET
+The control socket of the coordinator.
 .TP
 NO_COLOR
 If it is set and not empty, the output has no colour. Only a terminal gets colour.
@@ -131,6 +138,12 @@ Run an unmodified server whose listeners the broker opens.
 .TP
 portreeve address add 192.0.2.7 \\-\\-lease 30
 Add an address for 30 seconds; portreeve address renew 192.0.2.7 continues the lease.
+.TP
+portreeve cluster status
+Show which node of the cluster has which address, and what needs attention.
+.TP
+portreeve cluster drain mx1 \\-\\-why 'new disk' \\-\\-wait
+Take a node out of use and wait until the others have its addresses.
 .TP
 portreeve \\-\\-json events \\-\\-follow
 Print each event as one line of JSON.

@@ -3,11 +3,13 @@
 use std::fmt::Display;
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use portreeve::{Error, Fault, FaultCode};
+use portreeve_coordinator::control;
 use serde_json::{Value, json};
 
 use crate::Arguments;
@@ -19,12 +21,16 @@ pub const EXIT_CODES: &[(u8, &str)] = &[
     (0, "Success."),
     (FAULT, "The broker could not carry out the request or a part of it, for another reason than policy."),
     (USAGE, "The command line is wrong."),
-    (UNAVAILABLE, "No broker replies at the control socket, or it has closed the session."),
+    (
+        UNAVAILABLE,
+        "No broker, or for portreeve cluster no coordinator, replies at the control socket, or it has closed the session; or the \
+         cluster's engine does not reply.",
+    ),
     (OS_ERROR, "A system call of this command failed."),
     (IO_ERROR, "The result could not be written."),
     (
         PROTOCOL,
-        "The program at the control socket is not a broker, or is a broker of another protocol version.",
+        "The program at the control socket is not a broker or coordinator, or is one of another protocol version.",
     ),
     (NO_PERMISSION, "Policy denies the request, or this user may not use the control socket."),
     (
@@ -71,6 +77,12 @@ pub enum Failure {
     Program(String, io::Error),
     /// Policy permits nothing that a command could do.
     NotPermitted(String),
+    /// The coordinator refused the request, or could not carry it out.
+    Coordinator(control::Fault),
+    /// No coordinator replies at its control socket.
+    NoCoordinator(PathBuf, io::Error),
+    /// What replies there is not a coordinator of this version.
+    NotCoordinator(String),
     /// A system call failed: the action of this command that failed, and the cause.
     System(String, io::Error),
 }
@@ -98,6 +110,17 @@ impl Failure {
             Failure::Program(_, error) if error.kind() == io::ErrorKind::NotFound => NO_PROGRAM,
             Failure::Program(..) => NOT_EXECUTABLE,
             Failure::NotPermitted(_) => NO_PERMISSION,
+            Failure::Coordinator(fault) => match fault.code {
+                control::FaultCode::Malformed => PROTOCOL,
+                control::FaultCode::NoPermission => NO_PERMISSION,
+                control::FaultCode::Busy | control::FaultCode::EngineUnreachable => UNAVAILABLE,
+                _ => FAULT,
+            },
+            Failure::NoCoordinator(_, error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                NO_PERMISSION
+            }
+            Failure::NoCoordinator(..) => UNAVAILABLE,
+            Failure::NotCoordinator(_) => PROTOCOL,
             Failure::System(..) => OS_ERROR,
         }
     }
@@ -120,6 +143,21 @@ impl Failure {
             Failure::Output(error) => format!("cannot write the result: {error}"),
             Failure::Program(program, error) => format!("cannot run {program:?}: {error}"),
             Failure::NotPermitted(what) => what.clone(),
+            Failure::Coordinator(fault) if fault.remedy.is_empty() => fault.message.clone(),
+            Failure::Coordinator(fault) => format!("{}. {}", fault.message, fault.remedy),
+            Failure::NoCoordinator(socket, error) => {
+                let remedy = match error.kind() {
+                    io::ErrorKind::PermissionDenied => {
+                        "Repeat the command as root or as a member of the socket's group"
+                    }
+                    io::ErrorKind::TimedOut | io::ErrorKind::UnexpectedEof => {
+                        "Check that this is its control socket, and see its log"
+                    }
+                    _ => "Start portreeve-coordinator, or name its control socket with --coordinator",
+                };
+                format!("no reply from the coordinator at {}: {error}. {remedy}", socket.display())
+            }
+            Failure::NotCoordinator(what) => what.clone(),
             Failure::System(what, error) => format!("{what}: {error}"),
         }
     }
@@ -129,6 +167,9 @@ impl Failure {
             Failure::Session(Error::Fault(fault) | Error::Ended(fault))
             | Failure::Address(_, Error::Fault(fault) | Error::Ended(fault)) => fault_value(fault),
             Failure::Refused(faults) => faults.first().map_or(Value::Null, |(_, fault)| fault_value(fault)),
+            Failure::Coordinator(fault) => {
+                json!({ "code": fault.code.name(), "message": fault.message, "remedy": fault.remedy })
+            }
             Failure::Usage(error) => json!({ "code": "usage", "message": error.to_string().trim_end() }),
             other => json!({ "code": word(other.code()), "message": other.line() }),
         }

@@ -68,7 +68,7 @@ enum Action {
     Link(link::Arguments),
     /// Show the rules that allow this user requests, and the floating addresses.
     Policy,
-    /// Show the settings of the cluster, or simulate one.
+    /// Show and direct the cluster: which node has which address, why, and what happens next.
     Cluster(cluster::Arguments),
     /// Stop listeners.
     Unlisten(unlisten::Arguments),

@@ -248,7 +248,9 @@ fn dashboard_and_alerts_use_existing_metrics_and_the_dashboard_uses_all() {
     let family = |name| str::strip_suffix(name, "_bucket").unwrap_or(name);
     let shown: BTreeSet<&str> = names(DASHBOARD).into_iter().map(family).collect();
     assert_eq!(shown, families, "in the dashboard, and on the page");
-    let alerted: BTreeSet<&str> = names(ALERTS).into_iter().map(family).collect();
+    // Those of the cluster are the coordinator's.
+    let of_broker = names(ALERTS).into_iter().filter(|name| !name.starts_with("portreeve_cluster_"));
+    let alerted: BTreeSet<&str> = of_broker.map(family).collect();
     assert!(alerted.len() > 10);
     assert!(alerted.is_subset(&families), "{:?} do not exist", alerted.difference(&families));
 }

@@ -5,6 +5,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod control;
 pub mod core;
+#[cfg(feature = "daemon")]
+pub mod daemon;
 pub mod engine;
 pub mod simulate;

@@ -214,7 +214,7 @@ fn peers(text: &mut Text, metrics: &Metrics) {
 }
 
 /// Milliseconds, shown as seconds.
-struct Millis(u64);
+pub struct Millis(pub u64);
 
 impl Display for Millis {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -223,7 +223,7 @@ impl Display for Millis {
 }
 
 /// Microseconds, shown as seconds.
-struct Micros(u64);
+pub struct Micros(pub u64);
 
 impl Display for Micros {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,9 +1,9 @@
 //! `portreeve metrics`: the broker's metrics in the Prometheus text format, once or over HTTP. The broker itself opens no port
 //! for them.
 
-mod exposition;
-mod families;
-mod serve;
+pub mod exposition;
+pub mod families;
+pub mod serve;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -11,10 +11,12 @@ use std::process::ExitCode;
 use portreeve::Client;
 use portreeve::address::AddressRow;
 use portreeve::metrics::Metrics;
+use tokio::sync::Mutex;
 
 use crate::broker::Broker;
 use crate::failure::Failure;
 use crate::output::Output;
+use serve::Pages;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -26,13 +28,14 @@ pub struct Arguments {
     leases: u32,
 }
 
-fn place(text: &str) -> Result<SocketAddr, String> {
+/// Parses where to serve.
+pub fn place(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "write an address and port, such as 127.0.0.1:9100 or [::1]:9100".to_owned())
 }
 
 pub async fn run(broker: &Broker, out: Output, arguments: &Arguments) -> Result<ExitCode, Failure> {
     if let Some(address) = arguments.listen {
-        serve::serve(broker, address, arguments.leases as usize).await?;
+        serve::serve(Source::new(broker, arguments.leases as usize), address).await?;
         return Ok(ExitCode::SUCCESS);
     }
     let client = broker.open().await?;
@@ -59,4 +62,41 @@ async fn fetch(client: &Client, max_leases: usize) -> Result<(Metrics, Vec<Addre
     }
     leases.truncate(max_leases);
     Ok((metrics, leases))
+}
+
+/// The broker as the source of pages: one session, reopened after it has ended.
+struct Source {
+    broker: Broker,
+    leases: usize,
+    session: Mutex<Option<Client>>,
+}
+
+impl Source {
+    fn new(broker: &Broker, leases: usize) -> Self {
+        Source { broker: broker.clone(), leases, session: Mutex::default() }
+    }
+}
+
+impl Pages for Source {
+    const SOURCE: &'static str = "broker";
+
+    async fn fetch(&self) -> Result<String, String> {
+        let mut session = self.session.lock().await;
+        // It is not put back if the broker does not reply.
+        if let Some(client) = session.take()
+            && let Ok((metrics, leases)) = fetch(&client, self.leases).await
+        {
+            *session = Some(client);
+            return Ok(families::page(&metrics, &leases));
+        }
+        // A broker that was restarted does not have the old session.
+        let client = self.broker.open().await.map_err(|failure| failure.line())?;
+        let (metrics, leases) = fetch(&client, self.leases).await.map_err(|error| error.to_string())?;
+        *session = Some(client);
+        Ok(families::page(&metrics, &leases))
+    }
+
+    fn without(&self) -> String {
+        families::page_without_broker()
+    }
 }

@@ -1,7 +1,7 @@
-//! The metrics over HTTP, for Prometheus: this process opens the port, so that the broker need not.
+//! The metrics over HTTP, for Prometheus: this process opens the port, so that the broker and the coordinator need not.
 //!
-//! Promises: each request has a deadline and a maximum size, and the number of connections is limited. If the broker does not
-//! reply, the page is `portreeve_up 0`, and the next request tries again.
+//! Promises: each request has a deadline and a maximum size, and the number of connections is limited. If the source does not
+//! reply, the page says so, and the next request tries again.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -15,21 +15,18 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use portreeve::Client;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use super::{families, fetch};
-use crate::broker::Broker;
 use crate::failure::Failure;
 use crate::output::note;
 
 /// Maximum number of connections that are served at once; others wait.
 const MAX_CONNECTIONS: usize = 16;
-/// Time limit of the broker.
-const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time limit of the source.
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit of a whole connection, which has one request.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
 /// Maximum size of the head of a request, in bytes.
@@ -37,15 +34,27 @@ const MAX_HEAD: usize = 8 * 1024;
 /// The text format's media type.
 const FORMAT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
+/// What the pages come from.
+pub trait Pages: Send + Sync + 'static {
+    /// The name of the program.
+    const SOURCE: &'static str;
+
+    /// Fetches the page.
+    fn fetch(&self) -> impl Future<Output = Result<String, String>> + Send;
+
+    /// The page while the program does not reply.
+    fn without(&self) -> String;
+}
+
 /// Serves until interrupted.
-pub async fn serve(broker: &Broker, address: SocketAddr, leases: usize) -> Result<(), Failure> {
+pub async fn serve(pages: impl Pages, address: SocketAddr) -> Result<(), Failure> {
     let failed = |error| Failure::System(format!("cannot listen for HTTP on {address}"), error);
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let mut interrupt = crate::listen::signals(SignalKind::interrupt())?;
     let mut terminate = crate::listen::signals(SignalKind::terminate())?;
     note(format_args!("serving http://{address}/metrics until interrupted"));
-    let source = Arc::new(Source { broker: broker.clone(), leases, session: Mutex::default() });
+    let source = Arc::new(Source { pages, problem: Mutex::default() });
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -54,7 +63,7 @@ pub async fn serve(broker: &Broker, address: SocketAddr, leases: usize) -> Resul
     Ok(())
 }
 
-async fn accept(listener: &TcpListener, source: &Arc<Source>) -> Infallible {
+async fn accept(listener: &TcpListener, source: &Arc<Source<impl Pages>>) -> Infallible {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let permit = permits.clone().acquire_owned().await;
@@ -75,18 +84,21 @@ async fn accept(listener: &TcpListener, source: &Arc<Source>) -> Infallible {
     }
 }
 
-async fn serve_connection(connection: TcpStream, source: Arc<Source>) {
+async fn serve_connection(connection: TcpStream, source: Arc<Source<impl Pages>>) {
     let service = service_fn(|request| respond(request, &source));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(BROKER_TIMEOUT)
+        .header_read_timeout(SOURCE_TIMEOUT)
         .keep_alive(false)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(connection), service);
     let _ = served.await; // the client disconnected or sent invalid HTTP
 }
 
-async fn respond(request: Request<Incoming>, source: &Source) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn respond(
+    request: Request<Incoming>,
+    source: &Source<impl Pages>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let mut response = Response::new(Full::default());
     response.headers_mut().insert(CONTENT_TYPE, FORMAT);
     match (request.method(), request.uri().path()) {
@@ -103,55 +115,33 @@ async fn respond(request: Request<Incoming>, source: &Source) -> Result<Response
     Ok(response)
 }
 
-/// The source of the metrics: one session, reopened after it has ended.
-struct Source {
-    broker: Broker,
-    leases: usize,
-    session: Mutex<Session>,
+/// A source with the last message that it does not reply.
+struct Source<P> {
+    pages: P,
+    problem: Mutex<Option<String>>,
 }
 
-#[derive(Default)]
-struct Session {
-    client: Option<Client>,
-    /// The last message about a broker that does not reply.
-    problem: Option<String>,
-}
-
-impl Source {
+impl<P: Pages> Source<P> {
     async fn page(&self) -> String {
-        let mut session = self.session.lock().await;
-        let page = match timeout(BROKER_TIMEOUT, self.fetch_page(&mut session)).await {
+        let mut last = self.problem.lock().await;
+        let page = match timeout(SOURCE_TIMEOUT, self.pages.fetch()).await {
             Ok(page) => page,
-            Err(_) => Err(format!("no reply from the broker within {} s", BROKER_TIMEOUT.as_secs())),
+            Err(_) => Err(format!("no reply from the {} within {} s", P::SOURCE, SOURCE_TIMEOUT.as_secs())),
         };
         match page {
             Ok(page) => {
-                if session.problem.take().is_some() {
-                    note("the broker replies again");
+                if last.take().is_some() {
+                    note(format_args!("the {} replies again", P::SOURCE));
                 }
                 page
             }
             Err(problem) => {
-                session.client = None;
-                if session.problem.as_ref() != Some(&problem) {
+                if last.as_ref() != Some(&problem) {
                     note(&problem);
-                    session.problem = Some(problem);
+                    *last = Some(problem);
                 }
-                families::page_without_broker()
+                self.pages.without()
             }
         }
-    }
-
-    async fn fetch_page(&self, session: &mut Session) -> Result<String, String> {
-        if let Some(client) = &session.client
-            && let Ok((metrics, leases)) = fetch(client, self.leases).await
-        {
-            return Ok(families::page(&metrics, &leases));
-        }
-        // A broker that was restarted does not have the old session.
-        let client = self.broker.open().await.map_err(|failure| failure.line())?;
-        let (metrics, leases) = fetch(&client, self.leases).await.map_err(|error| error.to_string())?;
-        session.client = Some(client);
-        Ok(families::page(&metrics, &leases))
     }
 }

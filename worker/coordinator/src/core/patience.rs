@@ -16,7 +16,7 @@ pub const RATE_ERROR: u32 = 5;
 /// How long one attempt at an endpoint of the engine lasts at most.
 pub const ATTEMPT: Duration = Duration::from_millis(800);
 /// Up to this many nodes, all monitor all; above it, five monitor each.
-const ALL_MONITOR_ALL: usize = 16;
+pub(crate) const ALL_MONITOR_ALL: usize = 16;
 const MONITORS: usize = 5;
 
 /// D: how long after the last change of a beat its observers wait before they evict the node.
@@ -99,6 +99,16 @@ impl Patience {
         let settle = settle(heartbeat);
         let answers = self.answered.is_some_and(|last| now.since(last) <= settle);
         answers.then(|| silent.max(self.answering_since.after(settle)))
+    }
+
+    /// When this observer saw the newest change of a node's beat.
+    pub fn seen_at(&self, name: &Name) -> Option<BootTime> {
+        self.seen.get(name).map(|(_, at)| *at)
+    }
+
+    /// When the engine answered last.
+    pub fn answered_at(&self) -> Option<BootTime> {
+        self.answered
     }
 
     /// Whether the beat has changed since it was first seen: its node lives.

@@ -11,11 +11,14 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::record::{Entry, Name, NodeRecord, NodeState, Phase, Value};
 use super::state::State;
 
 /// Why an address belongs to the node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Why {
     /// An operator wants it there.
     Pinned,
@@ -118,6 +121,13 @@ impl Placement {
     pub fn node(&self, address: IpAddr) -> Option<&Name> {
         let at = self.targets.binary_search_by_key(&address, |target| target.address).ok()?;
         self.names.get(self.targets.get(at)?.node as usize)
+    }
+
+    /// Why an address belongs where, and to which node.
+    pub fn target(&self, address: IpAddr) -> Option<(Why, Option<&Name>)> {
+        let at = self.targets.binary_search_by_key(&address, |target| target.address).ok()?;
+        let target = self.targets.get(at)?;
+        Some((target.why, self.names.get(target.node as usize)))
     }
 
     /// How many addresses do not belong to the node that holds them.
@@ -338,6 +348,24 @@ impl<'a> Table<'a> {
         node.is_some_and(|node| (node.is_fit() || node.is_immature()) && node.is_able(row.address))
     }
 
+    /// Why a node cannot get an address.
+    fn unfit(&self, state: &State, node: &Candidate<'_>, row: &Row) -> Option<Unfit> {
+        let record = node.record;
+        if !matches!(record.state, NodeState::Ready | NodeState::Founding) {
+            return Some(Unfit::State(record.state, record.why.clone()));
+        }
+        if node.is_drained {
+            return Some(Unfit::Drained(state.drain(node.name).unwrap_or_default().by));
+        }
+        if !self.groups(row).contains(&node.group) {
+            return Some(Unfit::Undeclared);
+        }
+        if record.down.iter().any(|block| block.contains(row.address)) {
+            return Some(Unfit::Down);
+        }
+        record.refused.contains(&row.address).then_some(Unfit::Refused)
+    }
+
     /// The node that an address without pin and preference and holder goes to.
     fn choose(&self, row: &Row, quota: usize) -> Option<u32> {
         // A node below the quota is better than one at it, which may take one more, and then the least loaded counts.
@@ -522,6 +550,8 @@ pub struct Explanation {
     pub node: Option<Name>,
     /// Why there.
     pub why: Why,
+    /// Whether it moves there without waiting for the next interval.
+    pub is_urgent: bool,
     /// The preferences, if there are different ones, of which none counts.
     pub conflict: Vec<Name>,
     /// For each node how many addresses belong to it, and why this one cannot, if so.
@@ -559,25 +589,9 @@ pub fn explain(state: &State, is_auto: bool, address: IpAddr) -> Option<Explanat
     let target = placement.targets.get(at)?;
     let table = Table::new(state);
     let row = table.rows.get(at)?;
-    let unfit = |node: &Candidate<'_>| {
-        let record = node.record;
-        if !matches!(record.state, NodeState::Ready | NodeState::Founding) {
-            return Some(Unfit::State(record.state, record.why.clone()));
-        }
-        if node.is_drained {
-            return Some(Unfit::Drained(state.drain(node.name).unwrap_or_default().by));
-        }
-        if !table.groups(row).contains(&node.group) {
-            return Some(Unfit::Undeclared);
-        }
-        if record.down.iter().any(|block| block.contains(address)) {
-            return Some(Unfit::Down);
-        }
-        record.refused.contains(&address).then_some(Unfit::Refused)
-    };
     let nodes = (0..).zip(&table.nodes).map(|(at, node)| {
         let count = placement.targets.iter().filter(|target| target.node == at).count();
-        (Arc::clone(node.name), count, unfit(node))
+        (Arc::clone(node.name), count, table.unfit(state, node, row))
     });
     let in_use = |digest: &Name| table.nodes.iter().any(|node| node.record.declares == *digest);
     let preferred =
@@ -591,9 +605,22 @@ pub fn explain(state: &State, is_auto: bool, address: IpAddr) -> Option<Explanat
         holder: placement.names.get(target.current as usize).cloned(),
         node: placement.names.get(target.node as usize).cloned(),
         why: target.why,
+        is_urgent: target.is_urgent,
         conflict: if preferred.len() > 1 { preferred.into_iter().collect() } else { Vec::new() },
         nodes: nodes.collect(),
     })
+}
+
+/// Why a node cannot get an address; `None`: it can.
+pub fn unfit(state: &State, address: IpAddr, node: &Name) -> Option<Unfit> {
+    let table = Table::new(state);
+    let gone = || Some(Unfit::State(NodeState::Gone, String::new()));
+    let Some(candidate) = table.nodes.iter().find(|candidate| candidate.name == node) else { return gone() };
+    let row = table.rows.binary_search_by_key(&address, |row| row.address).ok();
+    match row.and_then(|at| table.rows.get(at)) {
+        Some(row) => table.unfit(state, candidate, row),
+        None => Some(Unfit::Undeclared),
+    }
 }
 
 #[cfg(test)]

@@ -78,6 +78,11 @@ impl State {
         self.entries.get(key).filter(|entry| entry.value.is_some())
     }
 
+    /// Everything that exists.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.values().filter(|entry| entry.value.is_some())
+    }
+
     fn from(&self, first: Key) -> impl Iterator<Item = &Arc<Entry>> {
         let entries = self.entries.range((Bound::Included(first), Bound::Unbounded));
         entries.map(|(_, entry)| entry).filter(|entry| entry.value.is_some())

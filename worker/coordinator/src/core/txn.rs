@@ -111,8 +111,13 @@ pub fn record(name: &Name, session: Session, record: NodeRecord) -> Txn {
 
 /// Writes a key that does not exist.
 pub fn create(key: Key, value: &Value) -> Txn {
+    write_if_unchanged(key, None, value)
+}
+
+/// Writes a key that is still what is known of it.
+pub fn write_if_unchanged(key: Key, known: Option<&Entry>, value: &Value) -> Txn {
     Txn {
-        compare: vec![Compare::Created(key.clone(), 0)],
+        compare: vec![unchanged(&key, known)],
         success: vec![put(key.clone(), value)],
         failure: vec![Operation::Get(key)],
     }

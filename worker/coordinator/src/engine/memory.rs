@@ -4,12 +4,13 @@
 //! tasks. Delays, lost replies and outages are the simulator's.
 
 use std::collections::BTreeMap;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-use super::Engine;
+use super::{Engine, Watched};
 use crate::core::record::{Entry, Key};
+use crate::core::report::Endpoint;
 use crate::core::txn::{Compare, NoReply, Operation, Reply, Txn};
 
 /// The keys of a group and their revisions, as etcd has them.
@@ -107,18 +108,27 @@ impl Engine for Memory {
         Ok(reply)
     }
 
-    fn watch(&self, after: i64) -> impl Future<Output = Result<Vec<Arc<Entry>>, NoReply>> + Send {
+    fn endpoints(&self) -> Vec<Endpoint> {
+        Vec::new()
+    }
+
+    async fn watch(&self, with_beats: bool, mut report: impl FnMut(Watched)) -> NoReply {
+        let mut seen = self.lock().history.len();
+        report(Watched::Started);
         poll_fn(move |context| {
             let mut shared = self.lock();
-            let start = shared.history.partition_point(|entry| entry.modified <= after);
-            match shared.history.get(start..) {
-                Some(news) if !news.is_empty() => Poll::Ready(Ok(news.to_vec())),
-                _ => {
-                    shared.waiting.push(context.waker().clone());
-                    Poll::Pending
-                }
+            let news: Vec<Arc<Entry>> = shared.history.iter().skip(seen).cloned().collect();
+            seen = shared.history.len();
+            shared.waiting.push(context.waker().clone());
+            drop(shared);
+            let is_watched = |entry: &Arc<Entry>| with_beats || !matches!(entry.key, Key::Beat(_));
+            let news: Arc<[Arc<Entry>]> = news.into_iter().filter(is_watched).collect();
+            if !news.is_empty() {
+                report(Watched::Changed(news));
             }
+            Poll::Pending
         })
+        .await
     }
 }
 
@@ -156,17 +166,18 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_waits_for_changes() {
+    fn a_watch_reports_changes() {
         let memory = Memory::default();
         let mut context = Context::from_waker(Waker::noop());
-        let mut watch = pin!(memory.watch(0));
+        let reports = Mutex::new(Vec::new());
+        let mut watch = pin!(memory.watch(true, |watched| reports.lock().unwrap().push(watched)));
         assert!(watch.as_mut().poll(&mut context).is_pending());
         let mut write = pin!(memory.txn(put(&Key::Freeze, "{}", Compare::Created(Key::Freeze, 0))));
         assert!(write.as_mut().poll(&mut context).is_ready());
-        let Poll::Ready(Ok(news)) = watch.as_mut().poll(&mut context) else { panic!("no news") };
-        assert_eq!((news.len(), &news[0].key), (1, &Key::Freeze));
+        assert!(watch.as_mut().poll(&mut context).is_pending());
         let mut read = pin!(memory.read());
         let Poll::Ready(Ok(reply)) = read.as_mut().poll(&mut context) else { panic!("no reply") };
-        assert_eq!(reply.entries, news);
+        let changed = Watched::Changed(reply.entries.into());
+        assert_eq!(*reports.lock().unwrap(), [Watched::Started, changed]);
     }
 }

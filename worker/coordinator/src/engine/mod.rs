@@ -1,22 +1,36 @@
 //! The engine: a linearizable store in which the nodes of a cluster agree.
 
+#[cfg(feature = "daemon")]
+pub mod etcd;
 pub mod memory;
 
 use std::future::Future;
 use std::sync::Arc;
 
 use crate::core::record::Entry;
+use crate::core::report::Endpoint;
 use crate::core::txn::{NoReply, Reply, Txn};
 
-/// What a coordinator needs of an engine. Each call ends with a reply or, in at most 0.8 s, without.
+/// What a watch reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// The watch has begun. It does not report what changed before.
+    Started,
+    /// Changes. They are hints: some may be missing, or come twice or late.
+    Changed(Arc<[Arc<Entry>]>),
+}
+
+/// What a coordinator needs of an engine.
 pub trait Engine {
-    /// Reads all keys of the group.
-    fn read(&self) -> impl Future<Output = Result<Reply, NoReply>> + Send;
+    /// Reads all keys of the group. Ends with a reply, or without one when an attempt at each endpoint has timed out.
+    fn read(&self) -> impl Future<Output = Result<Reply, NoReply>>;
 
-    /// Performs a transaction.
-    fn txn(&self, txn: Txn) -> impl Future<Output = Result<Reply, NoReply>> + Send;
+    /// Performs a transaction. Ends as [`Engine::read`].
+    fn txn(&self, txn: Txn) -> impl Future<Output = Result<Reply, NoReply>>;
 
-    /// Waits for changes after a revision, and returns them. They are hints: some may be missing, or come twice or late.
-    /// `NoReply`: the changes since that revision are lost; read everything.
-    fn watch(&self, after: i64) -> impl Future<Output = Result<Vec<Arc<Entry>>, NoReply>> + Send;
+    /// The endpoints, for reports.
+    fn endpoints(&self) -> Vec<Endpoint>;
+
+    /// Watches the keys of the group, without those of the beats unless `with_beats` is set. Ends when the watch is lost.
+    fn watch(&self, with_beats: bool, report: impl FnMut(Watched)) -> impl Future<Output = NoReply>;
 }

@@ -23,6 +23,7 @@ use crate::core::decide::{Action, BrokerCall, Config, Facts, Input, Node, Stage}
 use crate::core::patience;
 use crate::core::record::{Entry, Key, Name, Order, Value, Want};
 use crate::core::rules::Rules;
+use crate::core::time::BootTime;
 use crate::core::txn::{NoReply, Operation, Reply, Txn};
 use crate::engine::memory::Store;
 use host::{Broker, Clock, Host, Wire};
@@ -196,6 +197,17 @@ impl Simulation {
         self.hosts.get(host)?.node.as_ref()
     }
 
+    /// The coordinator of a host and the current instant of its clock.
+    pub fn node_now(&self, host: usize) -> Option<(&Node, BootTime)> {
+        let host = self.hosts.get(host)?;
+        host.node.as_ref().map(|node| (node, host.clock.at(self.now)))
+    }
+
+    /// The coordinator of a host, to collect its news.
+    pub fn node_mut(&mut self, host: usize) -> Option<&mut Node> {
+        self.hosts.get_mut(host)?.node.as_mut()
+    }
+
     fn name(host: usize) -> Name {
         format!("n{host}").into()
     }
@@ -358,7 +370,8 @@ impl Simulation {
         }
     }
 
-    fn txn(&mut self, txn: &Txn) -> Reply {
+    /// The engine performs a transaction, and the nodes learn of it.
+    pub fn txn(&mut self, txn: &Txn) -> Reply {
         let (reply, changed) = self.store.txn(txn);
         if changed.is_empty() {
             return reply;

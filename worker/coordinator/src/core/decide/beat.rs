@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{BrokerCall, Node, Purpose, SHORTEST_LEASE, Stage};
+use crate::core::news::{Kind, News};
 use crate::core::record::{Beat, Key, Value};
 use crate::core::txn::{self, Reply};
 
@@ -89,6 +90,8 @@ impl Node {
     /// The session has ended, or may have: no address may stay.
     pub(super) fn lose_session(&mut self) {
         if self.membership.take().is_some() {
+            let name = Arc::clone(&self.config.name);
+            self.add_news(|| News::of_node(Kind::SessionLost, &name, ""));
             self.may_resume = false;
             self.stage = Stage::Outside;
             self.owned.clear();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Action, Node, Purpose, READ_INTERVAL, Request, Stage};
+use crate::core::news::{Kind, News};
 use crate::core::patience::{self, Ring};
 use crate::core::record::{Entry, Key};
 use crate::core::state::State;
@@ -47,6 +48,7 @@ impl Node {
     pub(super) fn engine_replied(&mut self, id: u64, reply: Result<Reply, NoReply>) {
         let Some(request) = self.requests.remove(&id) else { return };
         let reply = reply.ok();
+        self.add_reply(&request.purpose, reply.is_some());
         if let Some(reply) = &reply {
             self.patience.answered(self.now, patience::settle(self.config.heartbeat));
             let is_older = |entry: &Arc<Entry>| self.state.contradicts(request.floor, entry);
@@ -79,8 +81,14 @@ impl Node {
         match request.purpose {
             Purpose::Read => match reply {
                 Some(reply) => {
+                    let before = self.news.is_some().then(|| self.state.clone());
                     let news = self.state.replace(reply.revision, &reply.entries);
-                    news.iter().for_each(|entry| self.note(None, entry));
+                    for entry in &news {
+                        if let Some(before) = &before {
+                            self.add_change(before.get(&entry.key).map(Arc::as_ref), entry);
+                        }
+                        self.note(None, entry);
+                    }
                     self.is_loaded = true;
                 }
                 None => self.read_at = self.now,
@@ -107,6 +115,9 @@ impl Node {
 
     /// The engine was restored from a backup, or lost what it knew.
     pub(super) fn start_over(&mut self) {
+        if self.is_loaded {
+            self.add_news(|| News::new(Kind::EngineReset, ""));
+        }
         self.requests.clear();
         self.state = State::default();
         self.patience.forget();

@@ -2,15 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Action, BrokerCall, BrokerReply, Lease, LeaseStep, Node, Refusal, SHORTEST_LEASE};
+use crate::core::news::{Kind, News};
 use crate::core::patience;
 use crate::core::record::{Phase, Value};
 
 /// How long before E the node removes its addresses at most, so that connections are reset and not left hanging. Less with a
 /// short lease, of which it would be too large a part.
 const WITHDRAW: Duration = Duration::from_secs(1);
+/// A lease that ends earlier than this from now is not requested with probes, which take 0.6 s: the broker would refuse it when
+/// they have ended. The next beat makes the lease longer.
+const SHORTEST_PROBED_LEASE: Duration = Duration::from_secs(2);
 /// How long an address that the broker refused is not tried again, at first and at most.
 const BACK_OFF: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
 
@@ -38,6 +43,7 @@ impl Node {
         (self.broker_answered, self.broker_asked) = (true, None);
         match reply {
             BrokerReply::Added(results) => {
+                let has_added = results.iter().any(|(.., result)| result.is_ok());
                 // A call that hung until its leases were over is not the newest one for its addresses.
                 for (address, epoch, result) in results {
                     let lease = self.leases.get(&address).copied();
@@ -54,6 +60,11 @@ impl Node {
                         _ => {}
                     }
                 }
+                // A renewal during the probes did not reach them.
+                let end = self.end().filter(|end| *end > self.now.after(SHORTEST_LEASE));
+                if let (true, Some(until)) = (has_added, end) {
+                    self.call(BrokerCall::RenewAll { until });
+                }
             }
             BrokerReply::Renewed(count) => {
                 let held = self.leases.values().filter(|lease| lease.step == LeaseStep::Held).count();
@@ -62,14 +73,19 @@ impl Node {
                 }
             }
             BrokerReply::Removed(results) => {
+                let mut has_failed = false;
                 for (address, is_verified) in results {
                     let removing = LeaseStep::Removing(id);
                     match self.leases.get_mut(&address).filter(|lease| lease.step == removing) {
                         Some(_) if is_verified => drop(self.leases.remove(&address)),
-                        // Another attempt follows.
-                        Some(lease) => lease.step = LeaseStep::Held,
+                        // A lease that has expired cannot be removed. If the list has it, another attempt follows.
+                        Some(lease) => (lease.step, has_failed) = (LeaseStep::Unknown, true),
                         None => {}
                     }
+                }
+                if has_failed {
+                    self.remove_at = self.now.after(self.config.heartbeat / 4);
+                    self.call(BrokerCall::List);
                 }
             }
             BrokerReply::Listed(leases) => {
@@ -92,6 +108,8 @@ impl Node {
 
     pub(super) fn add_refused(&mut self, address: IpAddr, epoch: u64, refusal: Refusal) {
         match refusal {
+            // The next beat makes the lease longer.
+            Refusal::TooLate => {}
             // The engine has lost epochs that the broker remembers. Doubling soon gets above them.
             Refusal::OldEpoch => {
                 self.epoch_floor.insert(address, epoch.saturating_mul(2));
@@ -103,6 +121,12 @@ impl Node {
                 let [first, most] = BACK_OFF;
                 let last = self.refused.get(&address).map(|(_, back_off, _)| *back_off * 2);
                 let back_off = last.unwrap_or(first).min(most);
+                let node = Some(Arc::clone(&self.config.name));
+                self.add_news(|| News {
+                    node,
+                    epoch: Some(epoch),
+                    ..News::of_address(Kind::AddRefused, address, &why)
+                });
                 self.refused.insert(address, (self.now.after(back_off), back_off, why));
             }
         }
@@ -138,7 +162,13 @@ impl Node {
                 remove.push((*address, lease.epoch));
             }
         }
-        if !remove.is_empty() {
+        let at = self.remove_at;
+        if !remove.is_empty() && self.is_due(at) {
+            if withdraw && end.is_some() {
+                let count = remove.len();
+                let name = Arc::clone(&self.config.name);
+                self.add_news(|| News::of_node(Kind::Withdrawn, &name, format!("{count} addresses")));
+            }
             let id = self.call(BrokerCall::Remove { leases: remove.clone() });
             for (address, epoch) in remove {
                 self.leases.insert(address, Lease { epoch, step: LeaseStep::Removing(id) });
@@ -168,7 +198,11 @@ impl Node {
                 continue;
             }
             let [probed, unprobed] = &mut add;
-            let list = if claim.phase == Phase::Granted { unprobed } else { probed };
+            let is_granted = claim.phase == Phase::Granted;
+            if !is_granted && until <= self.now.after(SHORTEST_PROBED_LEASE) {
+                continue;
+            }
+            let list = if is_granted { unprobed } else { probed };
             list.push((*address, claim.epoch));
         }
         if waits {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Membership, Node, Purpose, Stage};
+use crate::core::news::{Kind, News};
 use crate::core::record::{Entry, Key, Name, NodeRecord, NodeState, Session, Value};
 use crate::core::time::BootTime;
 use crate::core::txn::{self, Operation, Txn};
@@ -148,6 +149,9 @@ impl Node {
             NodeState::Joining => self.now.after(quarantine.max(mature)),
             _ => self.now,
         };
+        let kind = if self.may_resume { Kind::SessionResumed } else { Kind::SessionBegan };
+        let name = Arc::clone(&self.config.name);
+        self.add_news(|| News::of_node(kind, &name, ""));
         self.nonce = nonce;
         self.may_resume = false;
         self.stage = Stage::Member;

@@ -9,6 +9,7 @@ mod claims;
 mod eviction;
 mod exchange;
 mod handover;
+mod inspect;
 mod leases;
 mod membership;
 mod watch;
@@ -18,6 +19,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::news::Collector;
 use super::patience::{Patience, Ring};
 use super::placement::{self, Placement};
 use super::record::{Block, Entry, Name, NodeState, Piece, Session, Value};
@@ -25,6 +27,7 @@ use super::rules::Rules;
 use super::state::State;
 use super::time::BootTime;
 use super::txn::{self, NoReply, Operation, Reply, Txn};
+pub use inspect::{AtBroker, SessionTimes};
 
 /// The broker refuses a lease that ends within a second; a request takes time too.
 const SHORTEST_LEASE: Duration = Duration::from_millis(1_200);
@@ -76,6 +79,8 @@ pub struct Facts {
 pub enum Refusal {
     /// It knows a higher epoch.
     OldEpoch,
+    /// The lease would have ended at once: the request came too late.
+    TooLate,
     /// Anything else.
     Other(String),
 }
@@ -238,6 +243,8 @@ pub struct Node {
     now: BootTime,
     wake: BootTime,
     out: Vec<Action>,
+    /// What operators are told. No decision depends on it, and without one nothing is collected.
+    news: Option<Box<Collector>>,
 
     state: State,
     patience: Patience,
@@ -273,6 +280,8 @@ pub struct Node {
     broker_asked: Option<BootTime>,
     broker_hangs: bool,
     is_listed: bool,
+    /// When a removal that failed is tried again.
+    remove_at: BootTime,
     /// The latest end of a lease that the broker was ever asked for.
     until: BootTime,
     leases: BTreeMap<IpAddr, Lease>,
@@ -311,6 +320,7 @@ impl Node {
             now,
             wake: now,
             out: vec![Action::Watch(0)],
+            news: None,
             state: State::default(),
             patience: Patience::default(),
             ring: Ring::default(),
@@ -338,6 +348,7 @@ impl Node {
             broker_asked: None,
             broker_hangs: true,
             is_listed: false,
+            remove_at: now,
             until: now,
             leases: BTreeMap::new(),
             refused: BTreeMap::new(),

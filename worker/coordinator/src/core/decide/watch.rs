@@ -16,6 +16,7 @@ impl Node {
     pub(super) fn learn(&mut self, entry: &Arc<Entry>) {
         let old = self.state.get(&entry.key).cloned();
         if self.state.apply(entry) {
+            self.add_change(old.as_deref(), entry);
             self.note(old.as_deref(), entry);
         }
     }

@@ -1,0 +1,169 @@
+//! The faults of a cluster of three hosts, each several times in a new cluster, with the referee's verdicts and measurements.
+//! See [`portreeve_tests::cluster`]; `tests/cluster/run` starts it.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use portreeve_tests::cluster::Settings;
+use portreeve_tests::cluster::fault::{FAULTS, Fault};
+use portreeve_tests::cluster::row::Bench;
+use portreeve_tests::{Host, binaries, namespaces};
+use serde_json::{Value, json};
+
+const HELP: &str = "\
+usage: cluster [OPTION]... [FAULT]...
+
+  Runs each fault in a new cluster of three hosts, and prints a table with verdicts and measurements. Exits with status 1 if the
+  referee found a violation.
+
+    --runs NUMBER      how often to run each fault [default: 5]
+    --quiet SECONDS    how long nothing may move after each fault [default: 30]
+    --lease SECONDS    the lease of the nodes [default: 3]
+    --impatient        let the coordinators evict after half of a lease: the referee must find that
+    --json FILE        also write the results to FILE
+    --verbose          show the output of all runs, not only of those with violations
+    --list             print the names of all faults
+    --help             print this text";
+
+/// Before the result in the output of a run.
+const RESULT: &str = "result: ";
+
+#[derive(Default)]
+struct Options {
+    runs: usize,
+    quiet: u64,
+    settings: Settings,
+    json: Option<String>,
+    is_verbose: bool,
+    /// This process is in namespaces of its own.
+    is_inside: bool,
+    faults: Vec<&'static Fault>,
+}
+
+fn parse(arguments: &[String]) -> Option<Options> {
+    let mut options = Options { runs: 5, quiet: 30, ..Options::default() };
+    let mut words = arguments.iter().map(String::as_str);
+    while let Some(word) = words.next() {
+        match word {
+            "--runs" => options.runs = words.next()?.parse().ok()?,
+            "--quiet" => options.quiet = words.next()?.parse().ok()?,
+            "--lease" => options.settings.lease = words.next()?.parse().ok()?,
+            "--json" => options.json = Some(words.next()?.to_owned()),
+            "--impatient" => options.settings.impatient = true,
+            "--verbose" => options.is_verbose = true,
+            "--inside" => options.is_inside = true,
+            name => options.faults.push(FAULTS.iter().find(|fault| fault.name == name)?),
+        }
+    }
+    if options.faults.is_empty() {
+        options.faults = FAULTS.iter().collect();
+    }
+    Some(options)
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("--help") => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Some("--list") => {
+            FAULTS.iter().for_each(|fault| println!("{:28} {}", fault.name, fault.what));
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    let Some(options) = parse(&arguments) else {
+        eprintln!("{HELP}\n\ncluster: invalid arguments: {}", arguments.join(" "));
+        return ExitCode::from(64);
+    };
+    if options.is_inside { inside(options) } else { outside(&options) }
+}
+
+/// Runs the fault in the namespaces of this process.
+fn inside(options: Options) -> ExitCode {
+    let host = Host::prepare();
+    let mut bench = Bench::start(&host, options.settings);
+    let fault = options.faults[0];
+    let mut outcome = bench.run(fault, Duration::from_secs(options.quiet));
+    outcome.violations.extend(bench.judge());
+    println!("{RESULT}{}", outcome.to_json());
+    if outcome.violations.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    // Its logs are printed while a thread panics.
+    panic!("{:#?}", outcome.violations);
+}
+
+/// One run in new namespaces: its result, if it had one, and whether it succeeded.
+fn run(options: &Options, fault: &Fault) -> (Option<Value>, bool) {
+    let mut command = namespaces::command(&std::env::current_exe().unwrap());
+    command.args(["--inside", "--quiet", &options.quiet.to_string()]);
+    command.args(["--lease", &options.settings.lease.to_string()]);
+    command.args(options.settings.impatient.then_some("--impatient")).arg(fault.name);
+    let (output, writer) = std::io::pipe().unwrap();
+    command.envs(binaries::variables()).stdout(writer.try_clone().unwrap()).stderr(writer);
+    let mut child =
+        command.spawn().unwrap_or_else(|error| panic!("cannot run unshare: {error}. {}", namespaces::NEEDS));
+    let input = child.stdin.take();
+    // Closes the write end of the pipe in this process.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let (mut result, mut lines) = (None, Vec::new());
+    for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line).into_owned();
+        match line.strip_prefix(RESULT) {
+            Some(text) => result = serde_json::from_str(text).ok(),
+            None if options.is_verbose => println!("{line}"),
+            None => lines.push(line),
+        }
+    }
+    let is_good = child.wait().unwrap().success();
+    drop(input);
+    if !is_good {
+        lines.iter().for_each(|line| println!("{line}"));
+    }
+    (result, is_good)
+}
+
+/// The median and the highest of some times.
+fn spread(results: &[Value], name: &str) -> Option<(f64, f64)> {
+    let mut times: Vec<f64> = results.iter().filter_map(|result| result[name].as_f64()).collect();
+    times.sort_by(f64::total_cmp);
+    Some((*times.get(times.len() / 2)?, *times.last()?))
+}
+
+fn outside(options: &Options) -> ExitCode {
+    let (mut rows, mut is_good) = (Vec::new(), true);
+    println!(
+        "{:28} {:>4}  {:>15}  {:>15}  {:>15}  verdict",
+        "fault", "runs", "moved in", "IPv6 moved in", "silent"
+    );
+    for fault in &options.faults {
+        let runs: Vec<(Option<Value>, bool)> = (0..options.runs).map(|_| run(options, fault)).collect();
+        let bad = runs.iter().filter(|(_, is_good)| !is_good).count();
+        let results: Vec<Value> = runs.into_iter().filter_map(|(result, _)| result).collect();
+        let show = |name: &str| {
+            spread(&results, name)
+                .map_or_else(|| "-".to_owned(), |(median, worst)| format!("{median:.2} ({worst:.2}) s"))
+        };
+        let verdict = if bad == 0 { "good".to_owned() } else { format!("{bad} with violations") };
+        let [moved, ipv6, silent] = ["moved_in", "ipv6_moved_in", "silence"].map(show);
+        println!("{:28} {:>4}  {moved:>15}  {ipv6:>15}  {silent:>15}  {verdict}", fault.name, options.runs);
+        rows.push(json!({
+            "fault": fault.name,
+            "what": fault.what,
+            "runs": options.runs,
+            "runs_with_violations": bad,
+            "results": results,
+        }));
+        is_good &= bad == 0;
+    }
+    if let Some(file) = &options.json {
+        let report = json!({ "lease": options.settings.lease, "quiet": options.quiet, "faults": rows });
+        std::fs::write(file, format!("{report:#}\n"))
+            .unwrap_or_else(|error| panic!("cannot write {file}: {error}"));
+    }
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

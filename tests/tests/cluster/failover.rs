@@ -1,0 +1,158 @@
+//! Every fault of the coordinator's table, once. `tests/cluster/run` runs each several times and observes longer.
+
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use portreeve_tests::cluster::fault::{FAULTS, fault};
+use portreeve_tests::cluster::row::Bench;
+use portreeve_tests::cluster::{CLIENT, NODES, Settings, addresses};
+use portreeve_tests::wait::TIMEOUT;
+use portreeve_tests::{Host, isolated, lan};
+
+/// How long nothing may move after a fault.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// The faults of each test. Those of one test hit the same cluster one after another.
+const CLUSTERS: [&[&str]; 7] = [
+    &[
+        "coordinator-restarted",
+        "all-coordinators-restarted",
+        "member-killed",
+        "leader-killed",
+        "leader-stopped",
+    ],
+    &["client-port-blocked", "peer-port-blocked", "leader-disk-hangs", "engine-paused", "clock-stepped"],
+    &[
+        "coordinator-killed",
+        "coordinator-stopped",
+        "broker-killed",
+        "broker-stopped",
+        "node-killed",
+        "node-stopped",
+    ],
+    &[
+        "node-isolated",
+        "engine-unreachable",
+        "engine-deaf",
+        "engine-mute",
+        "engine-carrier-lost",
+        "partition",
+    ],
+    &["coordinator-terminated", "carrier-lost", "check-failed"],
+    &["engine-stopped", "engine-killed", "quorum-lost", "disks-hang"],
+    &["power-cut", "engine-wiped", "engine-restored"],
+];
+
+fn run(host: &Host, cluster: usize) {
+    run_with(host, cluster, Settings::default());
+}
+
+fn run_with(host: &Host, cluster: usize, settings: Settings) {
+    let mut bench = Bench::start(host, settings);
+    let outcomes: Vec<_> = CLUSTERS[cluster].iter().map(|name| bench.run(fault(name), QUIET)).collect();
+    bench.assert_good(&outcomes);
+}
+
+/// The default lease. With the shortest, a node survives an election of the engine only on a machine that is not busy.
+fn long_lease() -> Settings {
+    Settings { lease: 6, ..Settings::default() }
+}
+
+#[test]
+fn restarts_of_coordinators_and_of_engine_members_move_nothing() {
+    isolated(|host| run_with(host, 0, long_lease()));
+}
+
+#[test]
+fn faults_that_leave_a_node_a_way_to_the_engine_move_nothing() {
+    isolated(|host| run_with(host, 1, long_lease()));
+}
+
+#[test]
+fn addresses_of_killed_and_stopped_processes_move() {
+    isolated(|host| run(host, 2));
+}
+
+#[test]
+fn addresses_of_a_node_without_engine_move() {
+    isolated(|host| run(host, 3));
+}
+
+#[test]
+fn a_node_that_cannot_serve_hands_its_addresses_over() {
+    isolated(|host| run(host, 4));
+}
+
+#[test]
+fn addresses_are_silent_without_engine_and_return_with_it() {
+    isolated(|host| run(host, 5));
+}
+
+#[test]
+fn a_cluster_recovers_from_a_power_cut_and_from_an_engine_that_lost_its_data() {
+    isolated(|host| run(host, 6));
+}
+
+#[test]
+fn every_fault_is_in_one_test() {
+    let mut tested = CLUSTERS.concat();
+    tested.sort_unstable();
+    let mut all: Vec<&str> = FAULTS.iter().map(|fault| fault.name).collect();
+    all.sort_unstable();
+    assert_eq!(tested, all);
+}
+
+/// Shows that the referee notices coordinators that break their promise.
+#[test]
+fn the_referee_notices_coordinators_that_wait_for_half_of_the_lease_only() {
+    isolated(|host| {
+        let mut bench = Bench::start(host, Settings { impatient: true, ..Settings::default() });
+        bench.run(fault("partition"), Duration::ZERO);
+        let violations = bench.judge();
+        println!("{violations:#?}");
+        assert!(violations.iter().any(|text| text.contains("answered at")), "{violations:?}");
+    });
+}
+
+/// A connection to the first floating address, and the name of the node that serves it.
+fn connect() -> Option<(BufReader<TcpStream>, String)> {
+    let at = SocketAddr::new(addresses()[0], 25);
+    let stream = lan::in_host(CLIENT, || TcpStream::connect_timeout(&at, Duration::from_millis(500))).ok()?;
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let name = line.trim().strip_prefix("220 ")?.to_owned();
+    Some((reader, name))
+}
+
+#[test]
+fn a_client_is_disconnected_and_reconnects_to_the_next_node() {
+    isolated(|host| {
+        let mut bench = Bench::start(host, Settings::default());
+        // The leases have been renewed when the node loses the engine: it removes its addresses before they end.
+        for name in ["coordinator-terminated", "check-failed", "engine-unreachable"] {
+            let (mut client, first) = connect().expect("a greeting");
+            assert_eq!(NODES[bench.holder(addresses()[0])], first);
+            let begin = Instant::now();
+            let reader = std::thread::spawn(move || {
+                let error = client.read(&mut [0]).expect_err("a reset");
+                let disconnected = begin.elapsed();
+                let (_, next) = loop {
+                    if let Some(connected) = connect() {
+                        break connected;
+                    }
+                    assert!(begin.elapsed() < TIMEOUT, "no node serves the client");
+                };
+                (error, disconnected, begin.elapsed(), next)
+            });
+            let outcome = bench.run(fault(name), QUIET);
+            let (error, disconnected, connected, next) = reader.join().unwrap();
+            println!("{name}: disconnected after {disconnected:?}, connected after {connected:?}");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+            assert_ne!(next, first);
+            bench.assert_good(&[outcome]);
+        }
+    });
+}
