@@ -69,36 +69,32 @@ struct Shared {
     bounds: Option<Bounds>,
 }
 
-/// Opens sessions one after another, and reports them. Ends with a failure that a new session cannot mend.
+/// Opens sessions one after another, and reports them. Ends only if the settings of the first one cannot be used. Later ones that
+/// cannot be used change nothing: what is in force stays.
 pub async fn connect(path: PathBuf, mut report: impl FnMut(Change)) -> Failure {
     let [first, most] = RETRY;
     let mut pause = first;
     let mut last = String::new();
+    let mut is_first = true;
     loop {
-        match timeout(OPEN, open(&path)).await {
+        let text = match timeout(OPEN, open(&path)).await {
             Ok(Ok((session, settings))) => {
                 tracing::info!(broker = %path.display(), user = %session.user, "connected to the broker");
-                (pause, last) = (first, String::new());
+                (pause, is_first, last) = (first, false, String::new());
                 report(Change::Connected(session.clone(), Box::new(settings)));
                 let ended = session.follow(&mut report).await;
                 report(Change::Disconnected);
-                match ended {
-                    Unusable::Session(error) => {
-                        tracing::warn!(error = %error, "the session with the broker ended");
-                    }
-                    Unusable::Config(failure) => return failure,
-                }
+                format!("the session with the broker ended: {ended}")
             }
-            Ok(Err(Unusable::Config(failure))) => return failure,
-            Ok(Err(Unusable::Session(error))) => {
-                let text = error.to_string();
-                // One line for each reason, not for each attempt.
-                if text != last {
-                    tracing::warn!(error = %text, "no session with the broker; it is tried again");
-                    last = text;
-                }
-            }
-            Err(_) => tracing::warn!(broker = %path.display(), "the broker does not answer"),
+            Ok(Err(Unusable::Config(failure))) if is_first => return failure,
+            Ok(Err(Unusable::Config(failure))) => failure.to_string(),
+            Ok(Err(Unusable::Session(error))) => error.to_string(),
+            Err(_) => format!("the broker at {} does not answer", path.display()),
+        };
+        // One line for each reason, not for each attempt.
+        if text != last {
+            tracing::warn!(error = %text, "no session with the broker; it is tried again");
+            last = text;
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(most);
@@ -133,28 +129,33 @@ impl Session {
     }
 
     /// Follows the broker's events until the session ends.
-    async fn follow(&self, report: &mut impl FnMut(Change)) -> Unusable {
+    async fn follow(&self, report: &mut impl FnMut(Change)) -> Error {
         let mut events = match self.client.events(false).await {
             Ok(events) => events,
             Err(Error::Fault(fault)) => {
                 tracing::warn!(error = %fault, "no events of the broker: this program does not notice reloads");
-                return Unusable::Session(self.client.closed().await);
+                return self.client.closed().await;
             }
-            Err(error) => return Unusable::Session(error),
+            Err(error) => return error,
         };
         loop {
             match events.next().await {
                 Ok(event) if matches!(event.code, EventCode::Reloaded | EventCode::Gap) => {
                     match self.settings().await {
                         Ok(settings) => report(Change::Settings(Box::new(settings))),
-                        Err(unusable) => return unusable,
+                        Err(Unusable::Config(failure)) => {
+                            tracing::error!(
+                                "the changed settings are not used, the former ones stay in force: {failure}"
+                            );
+                        }
+                        Err(Unusable::Session(error)) => return error,
                     }
                 }
                 Ok(Event { code: EventCode::AddressConflict, address: Some(address), detail, .. }) => {
                     report(Change::Conflict(address, detail.to_string()));
                 }
                 Ok(_) => {}
-                Err(error) => return Unusable::Session(error),
+                Err(error) => return error,
             }
         }
     }

@@ -1,7 +1,7 @@
-//! The program: what the decisions of [`Node`] say is done here, and what happens is told to them.
+//! The program: performs the actions that a [`Node`] decides, and reports to it what happens.
 //!
 //! Promises: one task decides, and never waits for the engine or the broker. A changed configuration, SIGHUP and an upgrade
-//! are the same: the process executes its program again, which resumes the session of the one before, so nothing moves.
+//! have the same effect: the process executes its program again, which resumes the session, so no address moves.
 
 mod broker;
 mod checks;
@@ -77,7 +77,7 @@ enum Message {
     Leave,
     /// SIGHUP.
     Again,
-    /// No session with a broker can mend this.
+    /// The settings of the first session cannot be used.
     Failed(Failure),
 }
 
@@ -99,8 +99,8 @@ pub async fn run(options: &Options) -> Result<End, Failure> {
     let Some((session, settings)) = first_session(&mut messages).await? else { return Ok(End::Left) };
     if settings.declared.is_empty() {
         tracing::warn!(
-            "the broker's policy lets this user move no floating address: none of its configuration \
-                        (enable_duravip) is in a permit of the peer's scope"
+            "the broker allows this user no floating address: add the addresses of the configuration that have \
+             enable_duravip to a permit of its peer scope"
         );
     }
     let engine = Etcd::new(settings.etcd()).map_err(|problem| Failure::Config(problem.to_string()))?;
@@ -245,7 +245,7 @@ impl<E: Engine + Clone + 'static> Daemon<E> {
         messages: &mut UnboundedReceiver<Message>,
         calls: &mut mpsc::Receiver<Call>,
     ) -> Result<End, Failure> {
-        // Without a service manager that watches, once an hour does no harm.
+        // Without a watchdog, the notification has no effect.
         let watchdog = sd_notify::watchdog_enabled().map_or(Duration::from_secs(3_600), |limit| limit / 3);
         let mut watchdog = tokio::time::interval(watchdog);
         loop {
