@@ -25,7 +25,10 @@ use holders::members_of;
 
 /// The largest number of addresses in one transaction: the limit of a request, because each transaction makes the kernel
 /// wait. Their elements fit in one message, in which attributes have 16-bit lengths.
-const MAX_ADDRESSES: usize = 256;
+pub(super) const MAX_ADDRESSES: usize = 256;
+
+/// Leases that end sooner are not looked for in the fence: the kernel counts their time in ticks of up to 10 ms.
+const MIN_REMAINING: Duration = Duration::from_millis(50);
 
 /// The set of every fenced address, and the set of those with a lease that has not expired.
 const LEASED: &str = "leased";
@@ -137,14 +140,18 @@ impl Fence {
         if !self.has_rules()? {
             return Ok(false);
         }
-        let open: Vec<IpAddr> = contents.open.iter().map(|(address, _)| *address).collect();
-        let leased: Vec<IpAddr> = open.iter().chain(&contents.blocked).copied().collect();
-        if !self.has(LEASED, &leased)? || !self.has(ALLOWED, &open)? {
+        let without_end = |address: &IpAddr| (*address, None);
+        let open = contents.open.iter().map(|(address, _)| address);
+        let leased: Vec<_> = open.chain(&contents.blocked).map(without_end).collect();
+        if !self.has(LEASED, &leased)? || !self.has(ALLOWED, &contents.open)? {
             return Ok(false);
         }
         for members in contents.members.iter().filter(|members| !members.addresses.is_empty()) {
-            let is_complete = self.has(&members_of(members.holder), &members.addresses)?;
-            if !is_complete || self.holder_remaining(members.holder)?.is_none() {
+            let addresses: Vec<_> = members.addresses.iter().map(without_end).collect();
+            if !self.has(&members_of(members.holder), &addresses)?
+                || (self.holder_remaining(members.holder)?.is_none()
+                    && must_pass_until(Some(members.deadline), BootTime::now()))
+            {
                 return Ok(false);
             }
         }
@@ -170,12 +177,14 @@ impl Fence {
         }
     }
 
-    /// Whether the sets of this name contain all these addresses.
-    fn has(&self, name: &str, addresses: &[IpAddr]) -> Result<bool, Errno> {
+    /// Whether the sets of this name contain all these addresses, but for those that may have reached their deadline meanwhile.
+    fn has(&self, name: &str, addresses: &[(IpAddr, Option<BootTime>)]) -> Result<bool, Errno> {
         for (family, key) in nft::TABLES {
             let present = self.elements(family, key, name)?;
-            let mut of_table = addresses.iter().filter(|address| key.is_type_of(**address));
-            if !of_table.all(|address| present.contains(address)) {
+            let now = BootTime::now();
+            let of_table = addresses.iter().filter(|(address, _)| key.is_type_of(*address));
+            let mut required = of_table.filter(|(_, deadline)| must_pass_until(*deadline, now));
+            if !required.all(|(address, _)| present.contains(address)) {
                 return Ok(false);
             }
         }
@@ -374,6 +383,11 @@ impl Fence {
         }
         first_error(delete.commit()?)
     }
+}
+
+/// Whether the fence must let an address with this deadline pass.
+pub(super) fn must_pass_until(deadline: Option<BootTime>, now: BootTime) -> bool {
+    deadline.is_none_or(|deadline| now.duration_until(deadline) >= MIN_REMAINING)
 }
 
 fn without_timeout(addresses: &[IpAddr]) -> Vec<Element> {

@@ -14,12 +14,9 @@ use tokio::net::UnixDatagram;
 use tokio::time::sleep;
 
 use super::Addresses;
-use super::fence::{Contents, Fence, Members};
-use super::lease::{Lease, LeaseState};
+use super::fence::{Contents, Fence, MAX_ADDRESSES, Members, must_pass_until};
+use super::lease::{Lease, LeaseState, MIN_LIFETIME};
 use crate::sys::BootTime;
-
-/// Leases that end sooner are not looked for in the fence: the kernel counts their time in ticks of up to 10 ms.
-const MIN_REMAINING: Duration = Duration::from_millis(50);
 
 /// How often the fence is built again for one request, if another program removes it each time.
 pub(super) const MAX_REPAIRS: usize = 3;
@@ -54,35 +51,41 @@ impl Addresses {
         }
     }
 
-    /// Builds the fence again if it is not as the leases require. Returns whether it was built.
-    pub(super) fn repair_fence(&self) -> bool {
-        let Some(fence) = self.host.fence() else { return false };
+    /// Builds the fence again if it is not as the leases require. The log tells a failure, and the next comparison tries again.
+    pub(super) fn repair_fence(&self) {
+        let _ = self.try_repair_fence(); // it has written the log
+    }
+
+    /// As [`Addresses::repair_fence`].
+    ///
+    /// # Errors
+    /// As [`Addresses::build_fence`].
+    pub(super) fn try_repair_fence(&self) -> Result<(), Errno> {
+        let Some(fence) = self.host.fence() else { return Ok(()) };
         let contents = self.fence_contents();
         match fence.is_intact(&contents) {
-            Ok(true) => return false,
+            Ok(true) => return Ok(()),
             Ok(false) => {}
             Err(errno) => {
                 tracing::warn!(error = %errno, "cannot compare the fence with the leases; building it again")
             }
         }
-        match self.build_fence(&fence) {
+        let built = self.build_fence(&fence);
+        match built {
             Ok(()) => {
                 self.counters.fence_repairs.up();
                 tracing::warn!(
                     addresses = contents.passing().count(),
                     "another program removed parts of the fence from the packet filter; built it again"
                 );
-                true
             }
-            Err(errno) => {
-                tracing::error!(
-                    error = %errno,
-                    "another program removed parts of the fence from the packet filter, and it cannot be built again; addresses may \
-                     be blocked, or answer longer than their lease"
-                );
-                false
-            }
+            Err(errno) => tracing::error!(
+                error = %errno,
+                "another program removed parts of the fence from the packet filter, and it cannot be built again; addresses may \
+                 be blocked, or answer longer than their lease"
+            ),
         }
+        built
     }
 
     /// Changes the fence. While it is lost, because another program removed it (ENOENT), builds it again and repeats the change.
@@ -97,9 +100,10 @@ impl Addresses {
         let mut changed = change();
         for _ in 0..MAX_REPAIRS {
             let is_missing = changed.as_ref().is_err_and(|errno| *errno == Errno::ENOENT);
-            if !is_missing || !is_lost() || !self.repair_fence() {
+            if !is_missing || !is_lost() {
                 break;
             }
+            self.repair_fence();
             changed = change();
         }
         changed
@@ -108,7 +112,8 @@ impl Addresses {
     /// Builds the fence for the leases, from nothing.
     ///
     /// # Errors
-    /// The kernel refused it.
+    /// The kernel refused it; ETIME if it cannot be told the deadlines of some addresses in time. These are blocked, and all others
+    /// pass.
     pub(super) fn build_fence(&self, fence: &Fence) -> Result<(), Errno> {
         fence.create()?;
         // Those that end too soon to be opened are blocked at once.
@@ -116,13 +121,9 @@ impl Addresses {
         fence.block(&added)?;
         let contents = self.fence_contents();
         fence.block(&contents.blocked)?;
-        self.host.open_for(&contents.open)?;
-        for Members { holder, deadline, addresses, .. } in &contents.members {
-            let timed: Vec<_> = addresses.iter().map(|address| (*address, Some(*deadline))).collect();
-            self.host.open_for(&timed)?;
-            self.host.set_holder_in_fence(*holder, *deadline, Fence::start_holder)?;
-            fence.join(addresses, *holder)?;
-        }
+        let opened = self.open_groups(contents.open);
+        let joined = contents.members.iter().map(|members| self.build_members(fence, members));
+        let built = joined.fold(opened, Result::and);
         // This process may have been stopped meanwhile.
         let now = BootTime::now();
         let ended: Vec<IpAddr> = {
@@ -130,7 +131,26 @@ impl Addresses {
             let has_ended = |address: &IpAddr| table.get(*address).is_none_or(|lease| lease.is_expired(now));
             added.into_iter().filter(has_ended).collect()
         };
-        fence.close(&ended)
+        fence.close(&ended).and(built)
+    }
+
+    /// Opens the fence for addresses in groups, those that end first at first: with a deadline that is too near, a whole group is
+    /// blocked.
+    fn open_groups(&self, mut open: Vec<(IpAddr, Option<BootTime>)>) -> Result<(), Errno> {
+        open.sort_by_key(|(_, deadline)| (deadline.is_none(), *deadline));
+        let soon = BootTime::now().saturating_add(2 * MIN_LIFETIME);
+        let ending = open.partition_point(|(_, deadline)| deadline.is_some_and(|deadline| deadline < soon));
+        let (ending, others) = open.split_at(ending);
+        let groups = ending.chunks(MAX_ADDRESSES).chain(others.chunks(MAX_ADDRESSES));
+        groups.map(|group| self.host.open_for(group)).fold(Ok(()), Result::and)
+    }
+
+    /// Opens the fence for the addresses that a holder renews together.
+    fn build_members(&self, fence: &Fence, members: &Members) -> Result<(), Errno> {
+        let timed = members.addresses.iter().map(|address| (*address, Some(members.deadline)));
+        self.open_groups(timed.collect())?;
+        self.host.set_holder_in_fence(members.holder, members.deadline, Fence::start_holder)?;
+        fence.join(&members.addresses, members.holder)
     }
 
     /// The addresses that this host may have.
@@ -171,5 +191,5 @@ impl Addresses {
 
 /// Whether the lease runs long enough that the fence must let the address pass.
 pub(super) fn must_pass(lease: &Lease, now: BootTime) -> bool {
-    lease.deadline.is_none_or(|deadline| now.duration_until(deadline) >= MIN_REMAINING)
+    must_pass_until(lease.deadline, now)
 }

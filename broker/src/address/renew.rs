@@ -73,11 +73,15 @@ impl Addresses {
             outcome.as_ref().is_err_and(|fault| fault.code == FaultCode::Expired)
                 && table.get(address).is_some_and(|lease| must_pass(lease, BootTime::now()))
         };
+        let mut cause = Errno::ENOENT;
         for _ in 0..MAX_REPAIRS {
             let all = outcomes.iter_mut().zip(placements);
             let lost: Vec<_> = all.filter(|(outcome, (one, _))| is_lost(outcome, one.address)).collect();
-            if lost.is_empty() || !self.repair_fence() {
+            if lost.is_empty() {
                 break;
+            }
+            if let Err(errno) = self.try_repair_fence() {
+                cause = errno;
             }
             let again: Vec<_> = lost.iter().map(|(_, placement)| **placement).collect();
             for ((outcome, _), renewed) in lost.into_iter().zip(renew(&self.host, &again)) {
@@ -86,7 +90,7 @@ impl Addresses {
         }
         for (outcome, (placement, _)) in outcomes.iter_mut().zip(placements) {
             if is_lost(outcome, placement.address) {
-                *outcome = Err(fault::address_failed("renewing the fence", placement.address, Errno::ENOENT));
+                *outcome = Err(fault::address_failed("renewing the fence", placement.address, cause));
             }
         }
         outcomes
