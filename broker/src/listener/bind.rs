@@ -9,6 +9,7 @@
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::OwnedFd;
 
+use nix::errno::Errno;
 use portreeve_protocol::message::ListenOptions;
 use portreeve_protocol::{Endpoint, InetEndpoint};
 
@@ -19,6 +20,9 @@ use crate::sys::SocketDirectories;
 use crate::sys::socket::{self, AddressFamily, SockType};
 use crate::sys::sockopt;
 use crate::sys::unix_file::UnixFile;
+
+/// How often the broker takes an endpoint back from a former holder that at the same time makes its copy listen again.
+const MAX_ATTEMPTS: usize = 500;
 
 /// A socket that is bound, with its file if it is a Unix socket.
 #[derive(Debug)]
@@ -32,14 +36,16 @@ pub struct Bound {
 }
 
 /// Which sockets may be bound to the endpoint already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Share {
+#[derive(Clone, Copy)]
+pub enum Share<'s> {
     /// None.
     No,
     /// Those that are closing and share it: see [`Bound::share`].
     WithClosing,
-    /// Those of stopped listeners, which do not listen and have SO_REUSEADDR.
-    WithStopped,
+    /// Those of stopped listeners, which do not listen and have SO_REUSEADDR. Their former holders may undo that at any time: the
+    /// function, which does it again and returns whether there is such a socket, is called immediately before each bind(2) and
+    /// listen(2).
+    WithStopped(&'s dyn Fn() -> bool),
 }
 
 /// Creates a socket that listens (TCP), can receive (UDP), or is bound to a file and refuses clients until its holder listens
@@ -49,7 +55,7 @@ pub fn bind(
     endpoint: &Endpoint,
     options: &ListenOptions,
     settings: &SocketOptions,
-    share: Share,
+    share: Share<'_>,
 ) -> Result<Bound, BindError> {
     match endpoint {
         Endpoint::Tcp(inet) => bind_inet(inet, SockType::Stream, options, settings, share),
@@ -64,7 +70,7 @@ fn bind_inet(
     kind: SockType,
     options: &ListenOptions,
     settings: &SocketOptions,
-    share: Share,
+    share: Share<'_>,
 ) -> Result<Bound, BindError> {
     const REUSE_ADDRESS: &str = "setsockopt SO_REUSEADDR";
     const REUSE_PORT: &str = "setsockopt SO_REUSEPORT";
@@ -79,11 +85,11 @@ fn bind_inet(
         }
     };
     // Connections of an earlier TCP listener in TIME_WAIT then do not prevent the bind.
-    let reuse_address = stream || share != Share::No;
+    let reuse_address = stream || !matches!(share, Share::No);
     if reuse_address {
         sockopt::set_reuse_address(&socket, true).context(REUSE_ADDRESS)?;
     }
-    let reuse_port = options.reuse_port || (stream && share == Share::WithClosing);
+    let reuse_port = options.reuse_port || (stream && matches!(share, Share::WithClosing));
     if reuse_port {
         sockopt::set_reuse_port(&socket, true).context(REUSE_PORT)?;
     }
@@ -107,9 +113,9 @@ fn bind_inet(
     if stream && options.fast_open > 0 {
         sockopt::set_fast_open(&socket, options.fast_open).context("setsockopt TCP_FASTOPEN")?;
     }
-    socket::bind_inet(&socket, address).context("bind")?;
+    occupy(share, || socket::bind_inet(&socket, address).context("bind"))?;
     if stream {
-        listen(&socket, options.backlog.unwrap_or(settings.backlog))?;
+        occupy(share, || listen(&socket, options.backlog.unwrap_or(settings.backlog)))?;
     }
     // Later sockets must not share it.
     if reuse_port && !options.reuse_port {
@@ -119,6 +125,20 @@ fn bind_inet(
         sockopt::set_reuse_address(&socket, false).context(REUSE_ADDRESS)?;
     }
     Ok(Bound { socket: Some(socket), file: None, revocability: Revocability::NotListed })
+}
+
+/// Calls bind(2) or listen(2), as often as is needed to take the endpoint back from former holders.
+fn occupy(share: Share<'_>, call: impl Fn() -> Result<(), BindError>) -> Result<(), BindError> {
+    let Share::WithStopped(take_back) = share else { return call() };
+    let mut attempts = 0;
+    loop {
+        let has_taken_back = take_back();
+        attempts += 1;
+        match call() {
+            Err(error) if error.errno == Errno::EADDRINUSE && has_taken_back && attempts < MAX_ATTEMPTS => {}
+            done => return done,
+        }
+    }
 }
 
 /// Whether nobody has a socket that occupies a TCP or UDP endpoint: the kernel lets another one be bound there that shares it

@@ -15,8 +15,6 @@ use crate::config::SocketOptions;
 
 /// How often a socket is opened again because the allowlist has no slot for it: each socket has slots of its own.
 const MAX_REOPENED: usize = 8;
-/// How often the broker takes an endpoint back from a former holder that at the same time makes its copy listen again.
-const MAX_TAKEN_BACK: usize = 500;
 
 impl Registry {
     /// Opens a socket at an endpoint. The caller has checked that no listener of the registry is there, except those in
@@ -80,19 +78,14 @@ impl Registry {
         }
         // A holder that prevents the sharing loses its listener at once.
         draining.iter().for_each(|one| drop(self.revoke_drained(one)));
-        // The former holder of a UDP socket may not have closed its copy yet.
-        if matches!(endpoint, Endpoint::Udp(_)) && self.stopped.was_closed_at(endpoint) {
-            match bind(Share::WithStopped) {
-                Err(error) if is_in_use(&error) => {}
-                other => return other,
-            }
-        }
-        for _ in 0..MAX_TAKEN_BACK {
+        let take_back = || {
             draining.iter().filter_map(|one| one.entry.bound.socket.as_ref()).for_each(disarm);
-            if !self.stopped.disarm_at(endpoint) && draining.is_empty() {
-                break;
-            }
-            match bind(Share::WithStopped) {
+            self.stopped.disarm_at(endpoint) || !draining.is_empty()
+        };
+        // The former holder of a UDP socket of which the broker has no copy any more may not have closed its own yet.
+        let was_closed = matches!(endpoint, Endpoint::Udp(_)) && self.stopped.was_closed_at(endpoint);
+        if take_back() || was_closed {
+            match bind(Share::WithStopped(&take_back)) {
                 Err(error) if is_in_use(&error) => {}
                 other => return other,
             }

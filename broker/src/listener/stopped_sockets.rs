@@ -62,8 +62,9 @@ pub struct StoppedSockets {
 /// Takes the endpoint back from the holder of a copy: the socket does not listen, does not prevent others from binding, and
 /// a UDP socket takes no packet from them.
 pub(super) fn disarm(socket: &OwnedFd) {
-    let _ = sockopt::set_reuse_address(socket, true); // it cannot fail for a socket
+    // This takes longer, so it comes first: the holder of a copy has less time to undo both.
     let _ = socket::shut_down(socket); // it fails unless the socket listens
+    let _ = sockopt::set_reuse_address(socket, true); // it cannot fail for a socket
     if sockopt::protocol(socket) == Ok(libc::IPPROTO_UDP) && !sockopt::is_bound_to_no_interface(socket) {
         let _ = socket::disconnect(socket); // it unbinds the socket from the holder's interface
         let _ = sockopt::bind_to_no_interface(socket); // the filter drops the packets nevertheless
