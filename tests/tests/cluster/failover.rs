@@ -8,7 +8,7 @@ use portreeve_tests::cluster::fault::{FAULTS, fault};
 use portreeve_tests::cluster::row::Bench;
 use portreeve_tests::cluster::{CLIENT, NODES, Settings, addresses};
 use portreeve_tests::wait::TIMEOUT;
-use portreeve_tests::{Host, isolated, lan};
+use portreeve_tests::{Host, exclusive, isolated, lan};
 
 /// How long nothing may move after a fault.
 const QUIET: Duration = Duration::from_secs(2);
@@ -130,8 +130,8 @@ fn connect() -> Option<(BufReader<TcpStream>, String)> {
 
 #[test]
 fn a_client_is_disconnected_and_reconnects_to_the_next_node() {
-    isolated(|host| {
-        // With the default lease, the node has 1 s to remove its addresses, on a machine that is busy with other tests.
+    // A node that has lost the engine has 1 s to reset its connections, so no other test may keep it from that.
+    exclusive(|host| {
         let mut bench = Bench::start(host, Settings { lease: 6, ..Settings::default() });
         // The leases have been renewed when the node loses the engine: it removes its addresses before they end.
         for name in ["coordinator-terminated", "check-failed", "engine-unreachable"] {
