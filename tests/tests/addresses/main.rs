@@ -26,3 +26,4 @@ mod renew_all;
 mod second_broker;
 mod silence_after_expiry;
 mod stray_addresses;
+mod tracer;

@@ -1,8 +1,8 @@
 //! Moves of addresses between two interfaces of one host.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use portreeve_protocol::address::{AddAddress, ListAddresses, MoveAddress};
@@ -12,6 +12,8 @@ use portreeve_tests::namespaces::run;
 use portreeve_tests::packet_capture::PacketCapture;
 use portreeve_tests::peer::one_address;
 use portreeve_tests::{Broker, Host, Peer, binaries, eventually, isolated, lan, sample};
+
+use crate::tracer::delay_messages;
 
 /// A wider block on the second interface permits moves there and back.
 fn configuration(host: &Host) -> Broker {
@@ -291,7 +293,8 @@ fn an_address_that_cannot_return_after_a_failed_move_is_restored_when_its_interf
         watcher.subscribe(true);
         peer.add_address("10.1.1.7", |add| add.lease = Some(60)).unwrap();
         peer.move_address("10.1.1.7", "eth2").unwrap();
-        let mut pause = pause_before_the_check_of_a_move(&broker);
+        // The messages of a move are: find the interface, add the address, remove it from the old interface, list all addresses.
+        let mut pause = delay_messages(&broker, "600s:when=4");
         let moved = std::thread::scope(|scope| {
             let mover = scope.spawn(|| peer.move_address("10.1.1.7", "eth1"));
             eventually("the address on eth1 alone", || {
@@ -317,21 +320,4 @@ fn an_address_that_cannot_return_after_a_failed_move_is_restored_when_its_interf
         assert_eq!(&*lease.interface, "eth2");
         peer.move_address("10.1.1.7", "eth1").unwrap();
     });
-}
-
-/// Attaches a tracer that stops the broker before its fourth message to the kernel from now on. Those of a move are: find the
-/// interface, add the address, remove it from the old interface, list all addresses. The end of the tracer lets it go on.
-fn pause_before_the_check_of_a_move(broker: &Broker) -> Child {
-    let mut tracer = Command::new("strace")
-        .args(["--inject=sendto:delay_enter=600s:when=4", "-e", "trace=sendto", "-p"])
-        .arg(broker.pid().to_string())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(tracer.stderr.take().unwrap()).lines();
-    let attached = lines.next().unwrap().unwrap();
-    assert!(attached.contains("attached"), "{attached}");
-    // The tracer must not end by SIGPIPE.
-    std::thread::spawn(move || lines.for_each(drop));
-    tracer
 }

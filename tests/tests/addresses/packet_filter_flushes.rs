@@ -13,6 +13,7 @@ use portreeve_tests::{Broker, Peer, eventually, isolated, lan, sample};
 use rustix::process::Signal;
 
 use crate::deadlines::nft;
+use crate::tracer::delay_messages;
 
 const BOTH: [&str; 2] = ["10.1.1.7", "2001:db8::7"];
 const REPAIRED: &str = "another program removed parts of the fence";
@@ -73,6 +74,35 @@ fn whatever_another_program_removes_from_the_fence_is_built_again_at_once() {
         assert_eq!(repairs(&broker), 8);
         let counted = peer.request(&MetricsRequest {}).unwrap().0.addresses.unwrap().fence_repairs;
         assert_eq!(counted, 8);
+    });
+}
+
+#[test]
+fn a_lease_that_is_about_to_end_blocks_no_other_address_on_a_slow_host() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        peer.add_address(BOTH[0], |add| add.lease = Some(600)).unwrap();
+        for _ in 0..3 {
+            peer.add_address("10.1.1.9", |add| add.lease = Some(3)).unwrap();
+            eventually("the last second of a lease", || {
+                let (page, _) = peer.request(&ListAddresses { after: None }).unwrap();
+                page.addresses.iter().any(|row| row.lease.remaining_ms < 900).then_some(())
+            });
+            // The kernel gets each deadline so late that the broker has to allow for that, and there is too little time for it.
+            let (mut tracer, before) = (delay_messages(&broker, "10ms"), repairs(&broker));
+            nft("flush ruleset");
+            eventually("the fence", || (repairs(&broker) > before).then_some(()));
+            let rules = nft("list ruleset");
+            assert_eq!(rules.matches(BOTH[0]).count(), 4, "{rules}");
+            tracer.kill().unwrap();
+            tracer.wait().unwrap();
+            peer.renew_address(BOTH[0]).unwrap();
+            eventually("the end of a lease", || {
+                (!lan::addresses().iter().any(|address| address.contains("10.1.1.9"))).then_some(())
+            });
+        }
     });
 }
 
