@@ -25,7 +25,7 @@ pub mod socket_option;
 pub mod tricks;
 pub mod victim;
 
-pub use attacker::{Attacker, Who};
+pub use attacker::{Attacker, Who, as_user};
 pub use scene::Scene;
 
 /// What a hostile peer does to harm others.

@@ -1,6 +1,7 @@
 //! The cluster coordinator with real etcd.
 
 mod bed;
+mod control;
 mod engine;
 mod failover;
 mod page;
