@@ -109,10 +109,20 @@ pub struct Shared {
     pub rounds: AtomicU64,
     /// The harms that they noticed.
     pub harms: Mutex<Vec<String>>,
-    /// Endpoints that they held and that must be free for others: at once, or as soon as the broker notices a hang-up.
-    pub released: Mutex<Vec<(String, bool)>>,
+    /// The latest endpoints that they held and that must be free for others.
+    pub released: Mutex<Vec<Released>>,
     /// Endpoints that they held and still occupy in a way that no program can undo.
     pub occupied: Mutex<Vec<String>>,
+}
+
+/// An endpoint that a hostile peer held and that must be free for others.
+pub struct Released {
+    /// Where.
+    pub endpoint: String,
+    /// Whether at once, or as soon as the broker notices a hang-up.
+    pub at_once: bool,
+    /// When it was released.
+    pub since: Instant,
 }
 
 /// See the module.
@@ -229,9 +239,10 @@ impl<'s> Attacker<'s> {
 
     fn add_released(&self, endpoint: &str, at_once: bool) {
         let mut released = self.shared.released.lock().unwrap();
-        if released.len() < 64 {
-            released.push((endpoint.to_owned(), at_once));
+        if released.len() >= 64 {
+            released.remove(0);
         }
+        released.push(Released { endpoint: endpoint.to_owned(), at_once, since: Instant::now() });
     }
 }
 

@@ -14,7 +14,7 @@ use portreeve_protocol::message::StatusRequest;
 use portreeve_protocol::reload::Reload;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
-use super::attacker::{Attacker, GROUP, Shared, Targets, Who, as_user};
+use super::attacker::{Attacker, GROUP, Released, Shared, Targets, Who, as_user};
 use super::latency::{Latencies, PATIENCE};
 use super::log_reader::{LogReader, is_forged};
 use super::session::Session;
@@ -44,6 +44,9 @@ const MEMORY: u64 = 32 * 1024;
 const RETAIN: Duration = Duration::from_secs(5);
 /// How long requests in flight may keep the descriptors of a session whose peer has hung up.
 const IN_FLIGHT: Duration = Duration::from_secs(60);
+/// How long after a stop the endpoint must be free although the former holder listens again: so long the broker keeps a copy for
+/// certain. Later, such a former holder is named.
+const TAKEN_BACK: Duration = Duration::from_secs(1);
 /// The brokers' limit of open files, and of descriptors in flight.
 const OPEN_FILES: u32 = 4096;
 
@@ -281,7 +284,7 @@ impl<'h> Scene<'h> {
             Err(why) => (String::new(), vec![why]),
         };
         violations.extend(shared.harms.lock().unwrap().drain(..));
-        let released: Vec<(String, bool)> = shared.released.lock().unwrap().drain(..).collect();
+        let released: Vec<Released> = shared.released.lock().unwrap().drain(..).collect();
         violations.extend(self.afterwards(&by, amid, &released, before, start));
         violations.sort();
         violations.dedup();
@@ -344,8 +347,11 @@ impl<'h> Scene<'h> {
         for round in 0_u32.. {
             self.victim.round(&mut latencies)?;
             let released = shared.released.lock().unwrap().pop();
-            if let Some((endpoint, at_once)) = released {
-                self.victim.succeed(&endpoint, free_after(at_once, amid))?;
+            if let Some(Released { endpoint, at_once, since }) = released {
+                match at_once && since.elapsed() > TAKEN_BACK {
+                    true => self.victim.succeed_or_learn(&endpoint)?,
+                    false => self.victim.succeed(&endpoint, free_after(at_once, amid))?,
+                }
             }
             let occupied = shared.occupied.lock().unwrap().pop();
             occupied.map_or(Ok(()), |endpoint| self.victim.succeed_or_learn(&endpoint))?;
@@ -372,7 +378,7 @@ impl<'h> Scene<'h> {
         &mut self,
         by: &[Who],
         amid: Amid,
-        released: &[(String, bool)],
+        released: &[Released],
         (state, descriptors, memory): (BTreeMap<String, String>, Descriptors, u64),
         start: usize,
     ) -> Vec<String> {
@@ -384,7 +390,7 @@ impl<'h> Scene<'h> {
         if by.contains(&Who::Worker) {
             check(self.restart_worker());
         }
-        for (endpoint, at_once) in released.iter().rev().take(4) {
+        for Released { endpoint, at_once, .. } in released.iter().rev().take(4) {
             check(self.victim.succeed(endpoint, free_after(*at_once, amid)));
         }
         check(self.victim.round(&mut Latencies::default()));
