@@ -2,6 +2,7 @@
 
 mod bed;
 mod control;
+mod check;
 mod engine;
 mod failover;
 mod page;

@@ -142,6 +142,9 @@ Add an address for 30 seconds; portreeve address renew 192.0.2.7 continues the l
 portreeve cluster status
 Show which node of the cluster has which address, and what needs attention.
 .TP
+portreeve cluster check \\-\\-strict
+Check the set\\-up of the cluster and of its engine; the exit status is 1 if a check fails or warns.
+.TP
 portreeve cluster drain mx1 \\-\\-why 'new disk' \\-\\-wait
 Take a node out of use and wait until the others have its addresses.
 .TP

@@ -19,7 +19,11 @@ use crate::output::{self, Output};
 /// Each exit code and its meaning, for the man page.
 pub const EXIT_CODES: &[(u8, &str)] = &[
     (0, "Success."),
-    (FAULT, "The broker could not carry out the request or a part of it, for another reason than policy."),
+    (
+        FAULT,
+        "The broker could not carry out the request or a part of it, for another reason than policy; or a check of portreeve cluster \
+         check failed.",
+    ),
     (USAGE, "The command line is wrong."),
     (
         UNAVAILABLE,
@@ -48,7 +52,7 @@ pub fn exit_codes_line() -> String {
     format!("Exit codes, as in sysexits(3): {codes}. See portreeve(1).")
 }
 
-const FAULT: u8 = 1;
+pub const FAULT: u8 = 1;
 const USAGE: u8 = 64;
 const UNAVAILABLE: u8 = 69;
 const OS_ERROR: u8 = 71;

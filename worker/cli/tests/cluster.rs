@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use portreeve_coordinator::control::{self, Answer, Request, Response};
+use portreeve_coordinator::core::check as checks;
 use portreeve_coordinator::core::decide::Facts;
 use portreeve_coordinator::core::news::Journal;
 use portreeve_coordinator::core::record::{Key, Order, Value};
@@ -29,6 +30,9 @@ struct Cluster {
     journal: Journal,
     followers: Vec<UnixStream>,
     engine_replies: bool,
+    /// What a check finds.
+    faults: Vec<checks::Fault>,
+    files: checks::Files,
 }
 
 impl Coordinator {
@@ -40,7 +44,8 @@ impl Coordinator {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("control.sock")).unwrap();
         let (journal, followers) = (Journal::default(), Vec::new());
-        let cluster = Cluster { simulation, journal, followers, engine_replies: true };
+        let (faults, files) = (Vec::new(), checks::Files::default());
+        let cluster = Cluster { simulation, journal, followers, engine_replies: true, faults, files };
         let cluster = Arc::new(Mutex::new(cluster));
         let coordinator = Coordinator { folder, cluster: Arc::clone(&cluster) };
         coordinator.pass(60);
@@ -83,6 +88,7 @@ impl Coordinator {
             "plan" => "clusterPlan",
             "events" => "clusterEvents",
             "metrics" => "clusterMetrics",
+            "check" => "clusterCheck",
             _ => "clusterOrder",
         };
         check(definition, &value);
@@ -107,6 +113,7 @@ impl Coordinator {
 }
 
 const ALERTS: &str = include_str!("../../../deploy/monitoring/alerts.yml");
+const DASHBOARD: &str = include_str!("../../../deploy/monitoring/dashboard.json");
 const SCHEMA: &str = include_str!("../../../deploy/schema/portreeve.schema.json");
 
 /// Members that the schema does not describe are mistakes here. Programs have to accept those of later releases. A
@@ -159,6 +166,30 @@ fn serve(cluster: &Mutex<Cluster>, stream: UnixStream) {
 }
 
 impl Cluster {
+    /// Three members without a fault, unless the test has set some.
+    fn engine(&self) -> checks::Engine {
+        let endpoint = |id: u64| checks::Endpoint {
+            url: format!("https://10.0.0.10{id}:2379"),
+            member: match id {
+                2 if !self.engine_replies => Err("connection refused".to_owned()),
+                _ => Ok(checks::Member {
+                    id,
+                    version: "3.5.30".to_owned(),
+                    faults: Some(self.faults.clone()),
+                    leader: Some(1),
+                    size: 20 << 20,
+                    ..checks::Member::default()
+                }),
+            },
+        };
+        let voters = (1..=3).map(|id| (id, format!("m{id}"))).collect();
+        checks::Engine {
+            endpoints: (1..=3).map(endpoint).collect(),
+            voters: Some(voters),
+            default_quota: 2 << 30,
+        }
+    }
+
     fn publish(&mut self) {
         let now = self.simulation.node_now(0).unwrap().1;
         let news = self.simulation.node_mut(0).unwrap().take_news();
@@ -190,6 +221,10 @@ impl Cluster {
         let view = View { node, now, journal: &self.journal, around: &around };
         match control::answer(view, 1_732_874_400_000, "root", request) {
             Answer::Now(response) => response,
+            Answer::Check(inspection) => {
+                let (engine, files) = (self.engine(), self.files.clone());
+                Response::Checks(Box::new(inspection.judge(&engine, &files, 1_732_874_400)))
+            }
             Answer::Txn(_, pending) if !self.engine_replies => pending.replied(Err(NoReply)),
             Answer::Txn(txn, pending) => {
                 let reply = self.simulation.txn(&txn);
@@ -335,6 +370,61 @@ fn a_plan_shows_the_moves_now_and_without_a_node() {
 }
 
 #[test]
+fn a_check_tells_its_result_by_its_exit_code() {
+    let coordinator = Coordinator::start(4);
+    coordinator.with(|cluster| (0..3).for_each(|node| cluster.facts(node, Facts::default())));
+    let page = coordinator.text(&["check"]);
+    assert_has(
+        &page,
+        &[
+            "CHECK                OF  ",
+            "\nengine-endpoint      https://10.0.0.103:2379  ok       answers",
+            "\nengine-members                                ok       3 ",
+            "\nfence                n1 ",
+            "\nunknown: engine-election of https://10.0.0.101:2379: not known. The member grants no lease",
+            "\ngroup mail, node n0: ",
+            " 0 warning, 0 failure\n",
+        ],
+    );
+    let value = coordinator.json(&["check"]);
+    assert_eq!((&value["verdict"], &value["node"]), (&"unknown".into(), &"n0".into()));
+    coordinator.json(&["check", "--strict"]);
+
+    let fault = |is_severe| checks::Fault {
+        text: "loses data".to_owned(),
+        is_severe,
+        fixed_in: Some("3.5.31".to_owned()),
+    };
+    coordinator.cluster.lock().unwrap().faults = vec![fault(false)];
+    assert_has(
+        &coordinator.text(&["check"]),
+        &[
+            "\nwarning: engine-version of https://10.0.0.101:2379: 3.5.30: loses data (corrected in 3.5.31). Upgrade",
+        ],
+    );
+    let (code, stdout, stderr) = coordinator.run(&["check", "--strict"]);
+    assert_eq!((code, stderr.as_str()), (Some(1), ""), "{stdout}");
+
+    coordinator.cluster.lock().unwrap().engine_replies = false;
+    let (code, stdout, stderr) = coordinator.run(&["check", "--json"]);
+    assert_eq!((code, stderr.as_str()), (Some(1), ""), "{stdout}");
+    let value: Json = serde_json::from_str(&stdout).unwrap();
+    check("clusterCheck", &value);
+    assert_eq!(value["verdict"], "failure");
+    let failures = value["checks"].as_array().unwrap().iter().filter(|one| one["verdict"] == "failure");
+    let failures: Vec<&Json> = failures.map(|one| &one["subject"]).collect();
+    assert_eq!(failures, ["https://10.0.0.102:2379"]);
+
+    // Whoever issued a certificate wrote the name.
+    let evil = checks::Certificate { name: "e\u{1b}[2J".to_owned(), from: 0, until: 1 };
+    coordinator.cluster.lock().unwrap().files.certificates = vec![("ca /ca.pem".to_owned(), Ok(vec![evil]))];
+    let (code, stdout, _) = coordinator.run(&["check"]);
+    assert_eq!(code, Some(1));
+    assert_has(&stdout, &[r"failure: certificate of ca /ca.pem: e\u{1b}[2J: ended at 1970-01-01T00:00:01Z."]);
+    assert!(!stdout.contains('\u{1b}'));
+}
+
+#[test]
 fn orders_say_what_they_change_and_may_be_repeated() {
     let coordinator = Coordinator::start(4);
     assert_eq!(coordinator.text(&["drain", "n2", "--why", "new disk"]), "n2 is drained\n");
@@ -426,6 +516,38 @@ fn an_eviction_needs_a_confirmation_and_a_host_that_shows_no_life() {
             .iter()
             .all(|row| row["owner"] != "n1" && !row["owner"].is_null())
     );
+}
+
+#[test]
+fn shells_complete_nodes_and_addresses() {
+    let coordinator = Coordinator::start(2);
+    coordinator
+        .with(|cluster| cluster.order(Key::Drain("e\u{1b}".into()), Some(&Value::Order(Order::default()))));
+    let complete = |words: &[&str]| -> Vec<String> {
+        let mut command = coordinator.command(&[]);
+        command.env("PORTREEVE_COMPLETE", "bash").env("_CLAP_IFS", "\n");
+        command.env("_CLAP_COMPLETE_INDEX", (words.len() + 1).to_string());
+        let mut asked = Command::new(command.get_program());
+        let variables = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        asked.env_clear().envs(variables).args(["--", "portreeve", "cluster"]).args(words);
+        let (code, stdout, stderr) = output(asked);
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        stdout.lines().filter(|line| !line.starts_with('-')).map(str::to_owned).collect()
+    };
+    let nodes = ["n0", "n1", "n2"];
+    for words in [
+        &["drain", ""][..],
+        &["undrain", "n"],
+        &["evict", ""],
+        &["move", "10.0.0.1", ""],
+        &["plan", "--without", ""],
+    ] {
+        assert_eq!(complete(words), nodes, "{words:?}");
+    }
+    for words in [&["explain", ""][..], &["unpin", "10"], &["move", ""]] {
+        assert_eq!(complete(words), ["10.0.0.1", "10.0.0.2"], "{words:?}");
+    }
+    assert_eq!(complete(&["drain", "--coordinator", "/nonexistent", ""]), Vec::<String>::new());
 }
 
 #[test]
@@ -533,9 +655,13 @@ fn metrics_are_printed_and_served() {
     assert_eq!(coordinator.json(&["metrics"])["addresses"], 5);
     let families = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     let families: BTreeSet<&str> = families.collect();
-    let words = ALERTS.split(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '_');
-    let alerted: BTreeSet<&str> = words.filter(|word| word.starts_with("portreeve_cluster_")).collect();
+    let names = |text: &'static str| -> BTreeSet<&str> {
+        let words = text.split(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '_');
+        words.filter(|word| word.starts_with("portreeve_cluster_")).collect()
+    };
+    let alerted = names(ALERTS);
     assert!(alerted.len() > 5 && alerted.is_subset(&families), "{alerted:?} of {families:?}");
+    assert_eq!(names(DASHBOARD), families, "in the dashboard, and on the page");
 
     let mut server = coordinator.command(&["metrics", "--listen", "127.0.0.1:0"]);
     let mut server = server.stderr(Stdio::piped()).spawn().unwrap();

@@ -65,6 +65,7 @@ fn record(nonce: u64, state: NodeState) -> NodeRecord {
         state,
         why: String::new(),
         declares: "declared".into(),
+        is_auto: None,
         joins: 1,
         down: Vec::new(),
         refused: Vec::new(),

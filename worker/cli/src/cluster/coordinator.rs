@@ -15,6 +15,9 @@ use tokio::time::timeout;
 use crate::failure::Failure;
 use crate::output::Output;
 
+/// Where the control socket is unless another is named.
+pub const DEFAULT_SOCKET: &str = "/run/portreeve-coordinator/control.sock";
+
 /// The coordinator's control socket.
 #[derive(clap::Args, Clone)]
 pub struct Coordinator {
@@ -24,7 +27,7 @@ pub struct Coordinator {
         global = true,
         value_name = "PATH",
         env = "PORTREEVE_COORDINATOR_SOCKET",
-        default_value = "/run/portreeve-coordinator/control.sock"
+        default_value = DEFAULT_SOCKET
     )]
     pub socket: PathBuf,
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::process::ExitCode;
 
+use clap_complete::ArgValueCandidates;
 use portreeve_coordinator::control::{Request, Response};
 use portreeve_coordinator::core::report::{AddressRow, Choice, Explanation, Next};
 use serde_json::json;
@@ -10,13 +11,14 @@ use serde_json::json;
 use super::coordinator::{Client, unexpected};
 use super::status::{pin_text, short, state};
 use crate::arguments::address;
+use crate::complete;
 use crate::failure::Failure;
 use crate::output::{Output, duration, render, table};
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The address.
-    #[arg(value_parser = address)]
+    #[arg(value_parser = address, add = ArgValueCandidates::new(complete::cluster_addresses))]
     address: IpAddr,
 }
 

@@ -1,6 +1,7 @@
 //! `portreeve cluster`: reports and orders through the coordinator of this host, the coordinator's settings, and simulated
 //! clusters.
 
+mod check;
 mod coordinator;
 mod events;
 mod explain;
@@ -18,6 +19,8 @@ use crate::failure::Failure;
 use crate::output::Output;
 use coordinator::{Client, Coordinator};
 
+pub use coordinator::DEFAULT_SOCKET as COORDINATOR_SOCKET;
+
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -34,6 +37,8 @@ enum Action {
     Explain(explain::Arguments),
     /// Show the moves that the placement wants now, or would want without a node.
     Plan(plan::Arguments),
+    /// Check the engine, the certificates and what the nodes declare; the exit code tells the result.
+    Check(check::Arguments),
     /// Show events of addresses, nodes, orders and the engine.
     Events(events::Arguments),
     /// Move an address to a node, and pin it there.
@@ -64,6 +69,7 @@ pub async fn run(broker: &Broker, out: Output, arguments: Arguments) -> Result<E
         Action::Status(arguments) => status::run(&client, out, &arguments).await,
         Action::Explain(arguments) => explain::run(&client, out, &arguments).await,
         Action::Plan(arguments) => plan::run(&client, out, &arguments).await,
+        Action::Check(arguments) => check::run(&client, out, &arguments).await,
         Action::Events(arguments) => events::run(&client, out, &arguments).await,
         Action::Metrics(arguments) => metrics::run(client, out, &arguments).await,
         Action::Move(arguments) => order::pin(&client, out, &arguments).await,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap_complete::ArgValueCandidates;
 use portreeve_coordinator::control::{Done, Fault, FaultCode, Request, Response};
 use portreeve_coordinator::core::report::{Status, Step};
 use serde_json::json;
@@ -13,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::coordinator::{Client, unexpected};
 use super::status::fetch;
 use crate::arguments::{address, seconds};
+use crate::complete;
 use crate::failure::Failure;
 use crate::output::{self, Output};
 
@@ -31,9 +33,10 @@ is, unless the configuration prefers another node.";
 #[command(after_long_help = MOVE)]
 pub struct Move {
     /// The address.
-    #[arg(value_parser = address)]
+    #[arg(value_parser = address, add = ArgValueCandidates::new(complete::cluster_addresses))]
     address: IpAddr,
     /// The node that gets it.
+    #[arg(add = ArgValueCandidates::new(complete::nodes))]
     node: String,
     /// How long the pin lasts, such as 10m or 1h; without it until `portreeve cluster unpin`.
     #[arg(long = "for", value_name = "TIME", value_parser = seconds("--for", 1..=31_536_000))]
@@ -45,7 +48,7 @@ pub struct Move {
 #[derive(clap::Args)]
 pub struct Unpin {
     /// The address.
-    #[arg(value_parser = address)]
+    #[arg(value_parser = address, add = ArgValueCandidates::new(complete::cluster_addresses))]
     address: IpAddr,
 }
 
@@ -60,6 +63,7 @@ hold stays, unless --release is given.";
 #[command(after_long_help = DRAIN)]
 pub struct Drain {
     /// The node.
+    #[arg(add = ArgValueCandidates::new(complete::nodes))]
     node: String,
     /// Why, for those who see it later.
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
@@ -74,6 +78,7 @@ pub struct Drain {
 #[derive(clap::Args)]
 pub struct Undrain {
     /// The node.
+    #[arg(add = ArgValueCandidates::new(complete::nodes))]
     node: String,
 }
 
@@ -97,6 +102,7 @@ its lease is not evicted.";
 #[command(after_long_help = EVICT)]
 pub struct Evict {
     /// The node.
+    #[arg(add = ArgValueCandidates::new(complete::nodes))]
     node: String,
     /// The host of the node is powered off. If it still runs, two hosts answer for its addresses.
     #[arg(long)]

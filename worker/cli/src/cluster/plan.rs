@@ -2,19 +2,21 @@
 
 use std::process::ExitCode;
 
+use clap_complete::ArgValueCandidates;
 use portreeve_coordinator::control::{Request, Response};
 use portreeve_coordinator::core::record::Name;
 use portreeve_coordinator::core::report::{Load, Move, Plan};
 use serde_json::json;
 
 use super::coordinator::{Client, unexpected};
+use crate::complete;
 use crate::failure::Failure;
 use crate::output::{Output, render, table};
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Show what would happen if this node were not in the cluster.
-    #[arg(long, value_name = "NODE")]
+    #[arg(long, value_name = "NODE", add = ArgValueCandidates::new(complete::nodes))]
     without: Option<String>,
 }
 

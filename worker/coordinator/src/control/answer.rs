@@ -2,6 +2,7 @@
 
 use super::order::{self, Pending};
 use super::{Request, Response};
+use crate::core::check::Inspection;
 use crate::core::report::{self, View};
 use crate::core::txn::Txn;
 
@@ -12,6 +13,8 @@ pub enum Answer {
     Now(Response),
     /// The engine must perform a transaction; [`Pending::replied`] makes the response of its reply.
     Txn(Txn, Pending),
+    /// The engine and the files must be looked at; [`Inspection::judge`] makes [`Response::Checks`] of that.
+    Check(Box<Inspection>),
 }
 
 /// Answers a request of `by`, at that time since 1970.
@@ -28,6 +31,7 @@ pub fn answer(view: View<'_>, unix_ms: u64, by: &str, request: Request) -> Answe
         }
         Request::Plan { without } => Response::Plan(report::plan(view, without.as_ref())),
         Request::Metrics {} => Response::Metrics(Box::new(report::metrics(view))),
+        Request::Check {} => return Answer::Check(Box::new(Inspection::of(view))),
         Request::Events { .. } => Response::Events(view.journal.events().cloned().collect()),
         order => return order::answer(view, unix_ms, by, order),
     };

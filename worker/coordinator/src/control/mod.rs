@@ -27,6 +27,8 @@
 //!     Answer::Now(response) => call.reply(response),
 //!     // In a task of its own: the engine may take its time.
 //!     Answer::Txn(txn, pending) => call.reply(pending.replied(engine.txn(txn).await)),
+//!     // As well.
+//!     Answer::Check(inspection) => call.reply(Response::Checks(inspection.judge(&engine.inspect().await, &files, now))),
 //! }
 //! ```
 //!
@@ -43,6 +45,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::check::Checks;
 use crate::core::news::Event;
 use crate::core::record::Name;
 use crate::core::report::{Explanation, Metrics, Plan, Status};
@@ -76,6 +79,8 @@ pub enum Request {
     },
     /// [`Response::Metrics`].
     Metrics {},
+    /// [`Response::Checks`]. It takes a few seconds if an endpoint of the engine does not answer.
+    Check {},
     /// [`Response::Events`]: those that the coordinator remembers.
     Events {
         /// Send new ones as they happen.
@@ -140,6 +145,7 @@ impl Request {
                 | Request::Explain { .. }
                 | Request::Plan { .. }
                 | Request::Metrics {}
+                | Request::Check {}
                 | Request::Events { .. }
         )
     }
@@ -157,6 +163,8 @@ pub enum Response {
     Plan(Plan),
     /// The numbers.
     Metrics(Box<Metrics>),
+    /// The checks.
+    Checks(Box<Checks>),
     /// Events, the oldest first.
     Events(Vec<Event>),
     /// The order is in force.

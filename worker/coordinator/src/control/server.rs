@@ -2,7 +2,8 @@
 //!
 //! Promises: a connection has one request of bounded length, and bounded time for each step; the number of connections is
 //! bounded for operators, for all others together and for each other user; the loop writes at most one report for operators
-//! and one for others at a time, and reports for each of the two take at most about a quarter of its time.
+//! and one for others at a time, and reports for each of the two take at most about a quarter of its time; at most one check for
+//! operators and one for others ask the engine at a time.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -22,7 +23,7 @@ use super::{Fault, FaultCode, MAX_REQUEST, Request, Response};
 use crate::core::news::{Event, Kind, News, REMEMBERED};
 
 /// How many calls wait for the loop at most: one of each kind.
-pub const CALLS: usize = 3;
+pub const CALLS: usize = 5;
 /// How many events a follower may be late.
 pub const FOLLOWED: usize = REMEMBERED;
 
@@ -36,6 +37,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the loop may take. The engine may need a few attempts.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause between two checks: each makes requests to every endpoint of the engine.
+const CHECK_PAUSE: Duration = Duration::from_secs(1);
 /// How long the name of a user may take to look up.
 const NAME_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -58,7 +61,7 @@ impl Call {
 
 /// Serves until the loop receives no calls any more. The loop sends its events to `followers`.
 pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>, followers: broadcast::Sender<Event>) {
-    let turns = [const { Semaphore::const_new(1) }; 3].map(Arc::new);
+    let turns = [const { Semaphore::const_new(1) }; CALLS].map(Arc::new);
     let server = Arc::new(Server { calls, followers, connections: Mutex::default(), turns });
     tokio::select! {
         never = accept(&listener, &server) => match never {},
@@ -84,8 +87,8 @@ struct Server {
     followers: broadcast::Sender<Event>,
     /// The number of connections of each user that has one.
     connections: Mutex<BTreeMap<u32, usize>>,
-    /// For orders, reports for operators and reports for others.
-    turns: [Arc<Semaphore>; 3],
+    /// For orders, reports for operators and for others, checks for operators and for others.
+    turns: [Arc<Semaphore>; CALLS],
 }
 
 fn is_operator(uid: u32) -> bool {
@@ -165,11 +168,14 @@ impl Server {
         if is_order {
             info!("user {by:?} requests {request:?}");
         }
-        let [orders, operators, others] = &self.turns;
-        let turn = match (is_order, is_operator(uid)) {
-            (true, _) => orders,
-            (false, true) => operators,
-            (false, false) => others,
+        let [orders, operators, others, operators_checks, others_checks] = &self.turns;
+        let is_check = matches!(request, Request::Check {});
+        let turn = match (is_order, is_check, is_operator(uid)) {
+            (true, ..) => orders,
+            (false, false, true) => operators,
+            (false, false, false) => others,
+            (false, true, true) => operators_checks,
+            (false, true, false) => others_checks,
         };
         let asked = async {
             let turn = Arc::clone(turn).acquire_owned().await.ok()?;
@@ -178,7 +184,8 @@ impl Server {
             self.calls.send(Call { request, by, reply }).await.ok()?;
             let response = response.await.ok()?;
             if !is_order {
-                let pause = 3 * start.elapsed();
+                // A check waits for the engine, while the loop goes on.
+                let pause = if is_check { CHECK_PAUSE } else { 3 * start.elapsed() };
                 tokio::spawn(async move {
                     sleep(pause).await;
                     drop(turn);

@@ -1,5 +1,6 @@
 //! The decisions of the coordinator: pure, without clock, input and output.
 
+pub mod check;
 pub mod decide;
 pub mod news;
 pub mod patience;

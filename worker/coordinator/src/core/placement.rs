@@ -145,6 +145,7 @@ pub(super) fn role(value: &Value) -> Option<NodeRecord> {
         created: None,
         version: String::new(),
         why: String::new(),
+        is_auto: None,
         joins: 0,
         ..record.clone()
     })
@@ -654,6 +655,7 @@ mod tests {
                 state,
                 why: "a reason".to_owned(),
                 declares: declares.into(),
+                is_auto: None,
                 joins: 1,
                 down: Vec::new(),
                 refused: Vec::new(),

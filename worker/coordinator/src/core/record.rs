@@ -142,6 +142,9 @@ pub struct NodeRecord {
     pub why: String,
     /// The digest of its declaration.
     pub declares: Name,
+    /// Whether its addresses move voluntarily; `None`: a coordinator wrote it that did not say. Only checks use it.
+    #[serde(rename = "automatic", default, skip_serializing_if = "Option::is_none")]
+    pub is_auto: Option<bool>,
     /// How often it joined without staying for ten minutes.
     pub joins: u32,
     /// The blocks whose interface is down.

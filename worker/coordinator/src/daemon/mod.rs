@@ -7,6 +7,7 @@ mod broker;
 mod checks;
 mod clock;
 mod control_socket;
+mod engine_files;
 mod failure;
 mod identity;
 mod links;
@@ -23,7 +24,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_chan
 use tokio::task::{AbortHandle, spawn_local};
 
 use crate::control::server::{self, Call};
-use crate::control::{self, Answer};
+use crate::control::{self, Answer, Response};
 use crate::core::decide::{Action, BrokerReply, Facts, Input, Node, Stage};
 use crate::core::news::{Event, Journal, Kind, News};
 use crate::core::patience;
@@ -282,6 +283,17 @@ impl<E: Engine + Clone + 'static> Daemon<E> {
             Answer::Txn(txn, pending) => {
                 let engine = self.engine.clone();
                 spawn_local(async move { call.reply(pending.replied(engine.txn(txn).await)) });
+            }
+            Answer::Check(inspection) => {
+                let (engine, settings) = (self.engine.clone(), self.settings.etcd());
+                spawn_local(async move {
+                    let files = tokio::task::spawn_blocking(move || engine_files::inspect(&settings));
+                    let (engine, files) = tokio::join!(engine.inspect(), files);
+                    // A task that fails has panicked, and nothing there does.
+                    let files = files.unwrap_or_default();
+                    let now = i64::try_from(unix_ms() / 1_000).unwrap_or(i64::MAX);
+                    call.reply(Response::Checks(Box::new(inspection.judge(&engine, &files, now))));
+                });
             }
         }
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 use super::{Engine, Watched};
+use crate::core::check;
 use crate::core::record::{Entry, Key};
 use crate::core::report::Endpoint;
 use crate::core::txn::{Compare, NoReply, Operation, Reply, Txn};
@@ -110,6 +111,10 @@ impl Engine for Memory {
 
     fn endpoints(&self) -> Vec<Endpoint> {
         Vec::new()
+    }
+
+    async fn inspect(&self) -> check::Engine {
+        check::Engine::default()
     }
 
     async fn watch(&self, with_beats: bool, mut report: impl FnMut(Watched)) -> NoReply {

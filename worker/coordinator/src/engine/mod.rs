@@ -7,6 +7,7 @@ pub mod memory;
 use std::future::Future;
 use std::sync::Arc;
 
+use crate::core::check;
 use crate::core::record::Entry;
 use crate::core::report::Endpoint;
 use crate::core::txn::{NoReply, Reply, Txn};
@@ -30,6 +31,9 @@ pub trait Engine {
 
     /// The endpoints, for reports.
     fn endpoints(&self) -> Vec<Endpoint>;
+
+    /// Asks each endpoint what the checks have to know. Takes a few seconds at most.
+    fn inspect(&self) -> impl Future<Output = check::Engine>;
 
     /// Watches the keys of the group, without those of the beats unless `with_beats` is set. Ends when the watch is lost.
     fn watch(&self, with_beats: bool, report: impl FnMut(Watched)) -> impl Future<Output = NoReply>;

@@ -47,6 +47,7 @@ impl Node {
             state: NodeState::Gone,
             why: String::new(),
             declares: "".into(),
+            is_auto: None,
             joins: 0,
             down: Vec::new(),
             refused: Vec::new(),

@@ -51,7 +51,12 @@ pub(super) const RANGE: &str = "/etcdserverpb.KV/Range";
 pub(super) const TXN: &str = "/etcdserverpb.KV/Txn";
 pub(super) const COMPACT: &str = "/etcdserverpb.KV/Compact";
 pub(super) const WATCH: &str = "/etcdserverpb.Watch/Watch";
+pub(super) const LEASE_GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
+pub(super) const LEASE_REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
+pub(super) const MEMBER_LIST: &str = "/etcdserverpb.Cluster/MemberList";
 const STATUS: &str = "/etcdserverpb.Maintenance/Status";
+/// The metadata of a request that a member must not answer without a leader.
+const HAS_LEADER: &str = "hasleader";
 const AUTHENTICATE_PATH: &str = "/etcdserverpb.Auth/Authenticate";
 
 /// A poisoned lock holds what the last writer left, which is complete: no code below panics while it holds one.
@@ -135,8 +140,8 @@ impl Endpoint {
         let outcome = self
             .attempt(ATTEMPT, |connection| async move { self.send(&connection, path, request).await })
             .await;
-        // A refused compaction does not keep anybody from using the endpoint.
-        if path != COMPACT {
+        // A request of another kind that is refused does not keep anybody from using the endpoint.
+        if path == RANGE || path == TXN {
             self.note(path == TXN, outcome.as_ref().err());
         }
         outcome
@@ -147,7 +152,7 @@ impl Endpoint {
     pub(super) async fn check(self: &Arc<Self>) -> Result<(StatusResponse, Option<Problem>), Problem> {
         let outcome = self
             .attempt(CHECK + LATE, |connection| async move {
-                let status = unary(&connection.channel, STATUS, StatusRequest {}, MetadataMap::new());
+                let status = self.status(&connection);
                 let (status, verified) =
                     tokio::join!(timeout(CHECK, status), timeout(CHECK, self.verify(&connection)));
                 let problem = verified.unwrap_or(Err(Problem::TimedOut)).err();
@@ -155,7 +160,8 @@ impl Endpoint {
                     (Ok(Ok(status)), problem) => Ok((status, problem)),
                     // It knows more about a connection that fails.
                     (_, Some(problem)) => Err(problem),
-                    (Ok(Err(status)), None) => Err(Problem::of_status(&status)),
+                    (Ok(Err(Problem::PermissionDenied)), None) => Err(Problem::StatusDenied),
+                    (Ok(Err(problem)), None) => Err(problem),
                     (Err(_), None) => Err(Problem::TimedOut),
                 }
             })
@@ -189,7 +195,7 @@ impl Endpoint {
         let mut known = lock(&self.known);
         known.is_used = true;
         match problem {
-            Some(Problem::Compacted) => known.problem = None,
+            Some(Problem::Compacted | Problem::StatusDenied) => known.problem = None,
             Some(problem) if is_write && problem.is_of_writes() => {
                 (known.problem, known.refused_write) = (None, Some(problem.clone()));
             }
@@ -277,8 +283,7 @@ impl Endpoint {
             ..RangeRequest::default()
         };
         let range = self.authenticated::<_, RangeResponse>(connection, RANGE, request);
-        let status =
-            unary::<_, StatusResponse>(&connection.channel, STATUS, StatusRequest {}, MetadataMap::new());
+        let status = self.status(connection);
         let (range, status) = tokio::join!(range, status);
         if let Ok(status) = status {
             lock(&self.known).version = Some(printable(&status.version));
@@ -298,6 +303,25 @@ impl Endpoint {
         self.check_cluster(&range?)?;
         connection.is_verified.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The member's own status. Some versions tell it to everybody, others only to users: 3.6, and the newest ones of 3.4 and 3.5.
+    async fn status(self: &Arc<Self>, connection: &Connection) -> Result<StatusResponse, Problem> {
+        let mut metadata = self.metadata(None).await.unwrap_or_default();
+        let token = metadata.get("token").cloned();
+        // A member without a leader tells its status too.
+        metadata.remove(HAS_LEADER);
+        let status = match unary(&connection.channel, STATUS, StatusRequest {}, metadata).await {
+            Ok(status) => return Ok(status),
+            Err(status) => status,
+        };
+        if self.settings.user.is_empty() || !is_token_refused(&status) {
+            return Err(Problem::of_status(&status));
+        }
+        let mut metadata = self.metadata(Some(token)).await?;
+        metadata.remove(HAS_LEADER);
+        let outcome = unary(&connection.channel, STATUS, StatusRequest {}, metadata).await;
+        outcome.map_err(|status| Problem::of_status(&status))
     }
 
     pub(super) fn check_cluster(&self, reply: &impl Response) -> Result<(), Problem> {
@@ -340,7 +364,7 @@ impl Endpoint {
     ) -> Result<MetadataMap, Problem> {
         let mut metadata = MetadataMap::new();
         // A member without a leader says so at once, rather than when it has given up.
-        metadata.insert("hasleader", MetadataValue::from_static("true"));
+        metadata.insert(HAS_LEADER, MetadataValue::from_static("true"));
         if !self.settings.user.is_empty()
             && let Some(token) = self.token(refused).await?
         {

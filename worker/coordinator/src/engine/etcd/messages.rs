@@ -31,7 +31,10 @@ macro_rules! responses {
     })* };
 }
 
-responses!(RangeResponse TxnResponse CompactionResponse StatusResponse AuthenticateResponse WatchResponse);
+responses!(
+    RangeResponse TxnResponse CompactionResponse StatusResponse AuthenticateResponse WatchResponse LeaseGrantResponse
+    LeaseRevokeResponse MemberListResponse
+);
 
 #[derive(Clone, PartialEq, Message)]
 pub struct KeyValue {
@@ -272,4 +275,58 @@ pub struct AuthenticateResponse {
     pub header: Option<ResponseHeader>,
     #[prost(string, tag = "2")]
     pub token: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct LeaseGrantRequest {
+    #[prost(int64, tag = "1")]
+    pub ttl: i64,
+    #[prost(int64, tag = "2")]
+    pub id: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct LeaseGrantResponse {
+    #[prost(message, optional, tag = "1")]
+    pub header: Option<ResponseHeader>,
+    #[prost(int64, tag = "2")]
+    pub id: i64,
+    #[prost(int64, tag = "3")]
+    pub ttl: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct LeaseRevokeRequest {
+    #[prost(int64, tag = "1")]
+    pub id: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct LeaseRevokeResponse {
+    #[prost(message, optional, tag = "1")]
+    pub header: Option<ResponseHeader>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct MemberListRequest {
+    #[prost(bool, tag = "1")]
+    pub linearizable: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct MemberListResponse {
+    #[prost(message, optional, tag = "1")]
+    pub header: Option<ResponseHeader>,
+    #[prost(message, repeated, tag = "2")]
+    pub members: Vec<ListedMember>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ListedMember {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(bool, tag = "5")]
+    pub is_learner: bool,
 }

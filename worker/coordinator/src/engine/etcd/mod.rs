@@ -8,6 +8,8 @@
 mod attempts;
 pub mod compaction;
 mod endpoint;
+mod faults;
+mod inspect;
 mod messages;
 mod problem;
 mod status;
@@ -29,6 +31,7 @@ use self::messages::{
 pub use self::problem::Problem;
 pub use self::status::{Diagnosis, MemberStatus, State};
 use super::{Engine, Watched};
+use crate::core::check;
 use crate::core::patience::ATTEMPT;
 use crate::core::record::{Entry, Key};
 use crate::core::report;
@@ -304,6 +307,10 @@ impl Engine for Etcd {
 
     fn endpoints(&self) -> Vec<report::Endpoint> {
         self.diagnosis().into_iter().map(Into::into).collect()
+    }
+
+    async fn inspect(&self) -> check::Engine {
+        self.inspect_members().await
     }
 
     async fn watch(&self, with_beats: bool, report: impl FnMut(Watched)) -> NoReply {

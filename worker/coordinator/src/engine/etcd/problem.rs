@@ -53,6 +53,8 @@ pub enum Problem {
     NoUser,
     /// The user may not read or write the group's keys.
     PermissionDenied,
+    /// It tells its status to administrators only.
+    StatusDenied,
     /// etcd's database has reached its quota.
     SpaceExceeded,
     /// The member has no leader: it has lost the majority of its cluster.
@@ -111,6 +113,10 @@ impl fmt::Display for Problem {
             Problem::PermissionDenied => out.write_str(
                 "the user may not read and write the keys of this group. Grant it a role with: \
                  etcdctl role grant-permission ROLE readwrite --prefix /portreeve/GROUP/",
+            ),
+            Problem::StatusDenied => out.write_str(
+                "it answers, but this version tells its status to administrators only, so that it cannot be checked. Upgrade \
+                 etcd to 3.6.12 or later",
             ),
             Problem::SpaceExceeded => out.write_str(
                 "its database has reached its space quota, and it refuses writes. Compact and defragment it, \
