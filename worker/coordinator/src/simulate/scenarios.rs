@@ -1,12 +1,14 @@
 //! One fault or order at a time, without noise: what the design's table says happens.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Setup, Simulation};
 use crate::core::decide::{Facts, Node, Stage};
-use crate::core::record::{Block, Key, NodeState, Order, Phase, Value};
+use crate::core::record::{Block, Entry, Key, NodeState, Order, Phase, Value};
 use crate::core::rules::Rules;
+use crate::core::txn::{Operation, Txn};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -112,6 +114,33 @@ fn after_a_long_outage_of_the_engine_each_address_is_back_where_it_was() {
     assert!((0..20).all(|seed| outlives_an_outage(Rules::default(), seed)));
     let rules = Rules { settle: false, ..Rules::default() };
     assert!(!(0..20).all(|seed| outlives_an_outage(rules, seed)), "the rule is needed");
+}
+
+#[test]
+fn records_that_another_program_overwrites_or_deletes_are_written_again_and_nothing_moves() {
+    let mut simulation = formed(Setup::default());
+    let starts = simulation.referee.starts;
+    let is_record = |entry: &&Arc<Entry>| matches!(entry.key, Key::Node(_) | Key::Have(..));
+    let records = |simulation: &Simulation| -> Vec<(Key, Arc<str>)> {
+        let entries = simulation.store.read().entries;
+        entries.iter().filter(is_record).map(|entry| (entry.key.clone(), Arc::clone(&entry.text))).collect()
+    };
+    let before = records(&simulation);
+    assert!(before.len() > simulation.setup.nodes);
+    for (key, _) in &before {
+        for damage in [Operation::Put(key.clone(), "garbage".into()), Operation::Delete(key.clone())] {
+            simulation.txn(&Txn { success: vec![damage], ..Txn::default() });
+            simulation.run_for(5 * SECOND);
+            assert_eq!(records(&simulation), before, "{key}");
+        }
+    }
+    assert_eq!(simulation.referee.starts, starts);
+    simulation.expect_owned();
+    // Others evict a node whose record was damaged.
+    simulation.kill(0);
+    simulation.run_for(simulation.setup.patience() + 2 * SECOND);
+    simulation.expect_owned();
+    verdict(&simulation);
 }
 
 #[test]

@@ -19,7 +19,9 @@ impl Node {
         }
         self.is_dirty |= self.review_at.is_some_and(|at| self.is_due(at));
         let at = self.plan_at.max(membership.quarantine_until);
-        if !self.is_dirty || !self.is_loaded || !self.is_due(at) {
+        // While its own record or declaration is not in the engine, the placement would move the addresses away.
+        let is_known = self.is_declared && self.state.node(&self.config.name).is_some();
+        if !self.is_dirty || !self.is_loaded || !is_known || !self.is_due(at) {
             return;
         }
         (self.is_dirty, self.review_at) = (false, None);

@@ -82,7 +82,8 @@ impl Node {
         }
     }
 
-    /// Writes the pieces of the declaration that are missing. Returns whether none is.
+    /// Writes the pieces of the declaration that are missing, or that another program has overwritten. Returns whether all are
+    /// there.
     pub(super) fn declare(&mut self) -> bool {
         if self.is_declared {
             return true;
@@ -91,12 +92,19 @@ impl Node {
         let mut is_complete = true;
         for (number, piece) in (0..).zip(declared.chunks(PIECE)) {
             let key = Key::Have(Arc::clone(&self.digest), number);
-            if self.state.get(&key).is_none() {
-                is_complete = false;
-                if !self.is_sent(&Purpose::Declare) {
-                    let value = Value::Have(piece.iter().cloned().collect());
-                    self.send(Purpose::Declare, txn::create(key, &value));
-                }
+            let value = Value::Have(piece.iter().cloned().collect());
+            let known = self.state.get(&key);
+            if known.is_some_and(|entry| entry.value.as_ref() == Some(&value)) {
+                continue;
+            }
+            is_complete = false;
+            let txn = match known {
+                None => txn::create(key, &value),
+                // The digest in the key is that of this value, so nothing else belongs there.
+                Some(_) => Txn { success: vec![Operation::Put(key, value.encode())], ..Txn::default() },
+            };
+            if !self.is_sent(&Purpose::Declare) {
+                self.send(Purpose::Declare, txn);
             }
         }
         self.is_declared = is_complete;
@@ -176,12 +184,12 @@ impl Node {
         self.is_dirty = true;
     }
 
-    /// Keeps `node/NODE` as it should be.
+    /// Keeps `node/NODE` as it should be, whatever another program writes there.
     pub(super) fn write_record(&mut self) {
         let Some(Membership { session, state, ready_at, joined, joins, .. }) = self.membership.clone() else {
             return;
         };
-        let Some(known) = self.state.node(&self.config.name).cloned() else { return };
+        let known = self.state.node(&self.config.name).cloned();
         if !self.declare() {
             return;
         }
@@ -211,7 +219,7 @@ impl Node {
             down: self.facts.down.clone(),
             refused,
         };
-        if record != known && !self.is_sent(&Purpose::Record) {
+        if known.as_ref() != Some(&record) && !self.is_sent(&Purpose::Record) {
             self.send(Purpose::Record, txn::record(&self.config.name, session, record));
         }
     }
