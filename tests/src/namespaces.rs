@@ -6,6 +6,9 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::thread::{UnshareFlags, gettid, unshare_unsafe};
 
 /// The prerequisites, for error messages.
 pub const NEEDS: &str = "namespaces need either CAP_SYS_ADMIN, or as an ordinary user: the programs newuidmap and \
@@ -47,6 +50,19 @@ pub fn end_with_parent() {
         let _ = rustix::io::read(rustix::stdio::stdin(), &mut byte);
         std::process::exit(70);
     });
+}
+
+/// Puts the processes that this thread starts from now on into a time namespace whose monotonic clock and boot clock are ahead;
+/// see time_namespaces(7). This thread must not start threads any more, and the processes must be started by fork(2).
+#[track_caller]
+pub fn advance_clocks(ahead: Duration) {
+    // SAFETY: the new namespace is that of future children; nothing that this process has depends on it.
+    unsafe { unshare_unsafe(UnshareFlags::NEWTIME) }
+        .unwrap_or_else(|error| panic!("cannot create a time namespace: {error}. {NEEDS}"));
+    let seconds = ahead.as_secs();
+    let path = format!("/proc/{}/timens_offsets", gettid());
+    std::fs::write(&path, format!("monotonic {seconds} 0\nboottime {seconds} 0\n"))
+        .unwrap_or_else(|error| panic!("cannot write {path}: {error}"));
 }
 
 /// Brings the loopback interface up: in a new network namespace it is down.

@@ -20,8 +20,14 @@ pub fn slowness() -> Option<u32> {
 
 /// Polls until there is a value and returns it. Panics with the description `what` after [`TIMEOUT`].
 #[track_caller]
-pub fn eventually<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + TIMEOUT;
+pub fn eventually<T>(what: &str, poll: impl FnMut() -> Option<T>) -> T {
+    within(TIMEOUT, what, poll)
+}
+
+/// The same with another time limit.
+#[track_caller]
+pub fn within<T>(limit: Duration, what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + limit;
     loop {
         if let Some(value) = poll() {
             return value;
@@ -29,7 +35,7 @@ pub fn eventually<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
         assert!(
             Instant::now() < end,
             "{what}: not after {} s{}",
-            TIMEOUT.as_secs(),
+            limit.as_secs(),
             crate::resources::tcp_listener_holders()
         );
         std::thread::sleep(Duration::from_millis(2));

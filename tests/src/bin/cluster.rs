@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use portreeve_tests::cluster::Settings;
 use portreeve_tests::cluster::fault::{FAULTS, Fault};
+use portreeve_tests::cluster::measure::{Plan, SECTIONS, Section};
 use portreeve_tests::cluster::row::Bench;
 use portreeve_tests::{Host, binaries, namespaces};
 use serde_json::{Value, json};
 
 const HELP: &str = "\
 usage: cluster [OPTION]... [FAULT]...
+       cluster measure [--runs NUMBER] [--minutes NUMBER] [--json FILE] [--verbose] [SECTION]...
 
   Runs each fault in a new cluster of three hosts, and prints a table with verdicts and measurements. Exits with status 1 if the
   referee found a violation.
@@ -23,8 +25,13 @@ usage: cluster [OPTION]... [FAULT]...
     --impatient        let the coordinators evict after half of a lease: the referee must find that
     --json FILE        also write the results to FILE
     --verbose          show the output of all runs, not only of those with violations
-    --list             print the names of all faults
-    --help             print this text";
+    --list             print the names of all faults and sections
+    --help             print this text
+
+  measure runs each section in a cluster of its own, and prints what it measured as JSON.
+
+    --runs NUMBER      how often to repeat each fault and each move [default: 5]
+    --minutes NUMBER   how long to measure processor time and growth [default: 5]";
 
 /// Before the result in the output of a run.
 const RESULT: &str = "result: ";
@@ -36,13 +43,17 @@ struct Options {
     settings: Settings,
     json: Option<String>,
     is_verbose: bool,
+    minutes: u64,
     /// This process is in namespaces of its own.
     is_inside: bool,
     faults: Vec<&'static Fault>,
+    /// What to measure; otherwise faults are judged.
+    is_measurement: bool,
+    sections: Vec<&'static Section>,
 }
 
 fn parse(arguments: &[String]) -> Option<Options> {
-    let mut options = Options { runs: 5, quiet: 30, ..Options::default() };
+    let mut options = Options { runs: 5, quiet: 30, minutes: 5, ..Options::default() };
     let mut words = arguments.iter().map(String::as_str);
     while let Some(word) = words.next() {
         match word {
@@ -50,14 +61,22 @@ fn parse(arguments: &[String]) -> Option<Options> {
             "--quiet" => options.quiet = words.next()?.parse().ok()?,
             "--lease" => options.settings.lease = words.next()?.parse().ok()?,
             "--json" => options.json = Some(words.next()?.to_owned()),
+            "--minutes" => options.minutes = words.next()?.parse().ok()?,
+            "measure" => options.is_measurement = true,
             "--impatient" => options.settings.impatient = true,
             "--verbose" => options.is_verbose = true,
             "--inside" => options.is_inside = true,
+            name if options.is_measurement => {
+                options.sections.push(SECTIONS.iter().find(|section| section.name == name)?);
+            }
             name => options.faults.push(FAULTS.iter().find(|fault| fault.name == name)?),
         }
     }
     if options.faults.is_empty() {
         options.faults = FAULTS.iter().collect();
+    }
+    if options.sections.is_empty() {
+        options.sections = SECTIONS.iter().collect();
     }
     Some(options)
 }
@@ -71,6 +90,7 @@ fn main() -> ExitCode {
         }
         Some("--list") => {
             FAULTS.iter().for_each(|fault| println!("{:28} {}", fault.name, fault.what));
+            SECTIONS.iter().for_each(|section| println!("measure {:20} {}", section.name, section.what));
             return ExitCode::SUCCESS;
         }
         _ => {}
@@ -79,7 +99,12 @@ fn main() -> ExitCode {
         eprintln!("{HELP}\n\ncluster: invalid arguments: {}", arguments.join(" "));
         return ExitCode::from(64);
     };
-    if options.is_inside { inside(options) } else { outside(&options) }
+    match (options.is_inside, options.is_measurement) {
+        (true, true) => measure_inside(&options),
+        (true, false) => inside(options),
+        (false, true) => measure(&options),
+        (false, false) => outside(&options),
+    }
 }
 
 /// Runs the fault in the namespaces of this process.
@@ -97,12 +122,27 @@ fn inside(options: Options) -> ExitCode {
     panic!("{:#?}", outcome.violations);
 }
 
-/// One run in new namespaces: its result, if it had one, and whether it succeeded.
+/// Measures the section in the namespaces of this process.
+fn measure_inside(options: &Options) -> ExitCode {
+    let host = Host::prepare();
+    let plan = Plan { runs: options.runs, minutes: options.minutes };
+    println!("{RESULT}{}", (options.sections[0].measure)(&host, plan));
+    ExitCode::SUCCESS
+}
+
+/// Runs a fault once.
 fn run(options: &Options, fault: &Fault) -> (Option<Value>, bool) {
+    let (quiet, lease) = (options.quiet.to_string(), options.settings.lease.to_string());
+    let mut arguments = vec!["--inside", "--quiet", &quiet, "--lease", &lease];
+    arguments.extend(options.settings.impatient.then_some("--impatient"));
+    arguments.push(fault.name);
+    enter(options, &arguments)
+}
+
+/// Runs this program in new namespaces: its result, if it had one, and whether it succeeded.
+fn enter(options: &Options, arguments: &[&str]) -> (Option<Value>, bool) {
     let mut command = namespaces::command(&std::env::current_exe().unwrap());
-    command.args(["--inside", "--quiet", &options.quiet.to_string()]);
-    command.args(["--lease", &options.settings.lease.to_string()]);
-    command.args(options.settings.impatient.then_some("--impatient")).arg(fault.name);
+    command.args(arguments);
     let (output, writer) = std::io::pipe().unwrap();
     command.envs(binaries::variables()).stdout(writer.try_clone().unwrap()).stderr(writer);
     let mut child =
@@ -160,10 +200,39 @@ fn outside(options: &Options) -> ExitCode {
         }));
         is_good &= bad == 0;
     }
+    let report = json!({ "lease": options.settings.lease, "quiet": options.quiet, "faults": rows });
+    write_json(options, &report);
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The load of this machine: how many processes wanted to run, on average over the last minute.
+fn load() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+}
+
+fn measure(options: &Options) -> ExitCode {
+    let processors = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut report = json!({ "kernel": kernel.trim(), "processors": processors });
+    let mut is_good = true;
+    for section in &options.sections {
+        let before = load();
+        let (runs, minutes) = (options.runs.to_string(), options.minutes.to_string());
+        let arguments = ["measure", "--inside", "--runs", &runs, "--minutes", &minutes, section.name];
+        let (result, has_succeeded) = enter(options, &arguments);
+        is_good &= has_succeeded;
+        report[section.name] =
+            json!({ "what": section.what, "result": result, "load_before": before, "load_after": load() });
+        println!("{}: {:#}", section.name, report[section.name]);
+        // After each section, because all of them take an hour.
+        write_json(options, &report);
+    }
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn write_json(options: &Options, report: &Value) {
     if let Some(file) = &options.json {
-        let report = json!({ "lease": options.settings.lease, "quiet": options.quiet, "faults": rows });
         std::fs::write(file, format!("{report:#}\n"))
             .unwrap_or_else(|error| panic!("cannot write {file}: {error}"));
     }
-    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

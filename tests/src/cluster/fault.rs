@@ -6,10 +6,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 
+use super::gateway::{Gateway, decode_base64, encode_base64};
 use super::host::{ClusterHost, health_file};
-use super::{Cluster, NODES, Settings, engine_port, service_port};
-use crate::{lan, namespaces, process};
+use super::{Cluster, GROUP, NODES, RENAMED, Settings, engine_port, service_port};
+use crate::{eventually, lan, namespaces, process};
 
 /// A fault of one node, the victim, or of the engine.
 pub struct Fault {
@@ -351,6 +353,77 @@ pub const FAULTS: &[Fault] = &[
         begin: step_clock,
         end: |_, victim| fs::remove_file(clock_file(victim)).unwrap(),
     },
+    Fault {
+        name: "nodename-changed",
+        what: "a node gets another name, and its broker loads that",
+        expected: Expected::Handover,
+        lasts: Lasts::UntilMoved,
+        begin: |cluster, victim| rename(cluster, victim, &format!("{RENAMED}{}", NODES[victim])),
+        end: name_back,
+    },
+    Fault {
+        name: "nodename-changed-at-restart",
+        what: "SIGKILL of a coordinator, and a new one at once whose node has another name",
+        expected: Expected::Failover,
+        lasts: Lasts::UntilMoved,
+        begin: |cluster, victim| {
+            cluster.hosts[victim].kill_coordinator();
+            rename(cluster, victim, &format!("{RENAMED}{}", NODES[victim]));
+            start_coordinator(cluster, victim);
+        },
+        end: name_back,
+    },
+    Fault {
+        name: "nodename-taken",
+        what: "a node gets the name of another one, and its broker loads that",
+        expected: Expected::Handover,
+        lasts: Lasts::UntilMoved,
+        begin: |cluster, victim| rename(cluster, victim, NODES[(victim + 1) % NODES.len()]),
+        end: |cluster, victim| {
+            let other = NODES[(victim + 1) % NODES.len()];
+            let coordinator = cluster.hosts[victim].coordinator.as_mut().expect("a coordinator");
+            coordinator.log.wait_for(&["another host", &format!("is the node {other} of this cluster")]);
+            eventually("the coordinator to end", || coordinator.ended());
+            cluster.hosts[victim].kill_coordinator();
+            name_back(cluster, victim);
+            start_coordinator(cluster, victim);
+        },
+    },
+    Fault {
+        name: "foreign-keys",
+        what: "another program writes keys and values of all kinds under the group's prefix",
+        expected: Expected::Nothing,
+        lasts: Lasts::PastLease,
+        begin: |cluster, _| write_foreign_keys(cluster),
+        end: |cluster, _| delete_foreign_keys(cluster),
+    },
+    Fault {
+        name: "records-overwritten",
+        what: "another program overwrites and deletes what the nodes have written about themselves",
+        expected: Expected::Nothing,
+        lasts: Lasts::Lease,
+        begin: overwrite_records,
+        end: |_, _| (),
+    },
+    Fault {
+        name: "lease-changed",
+        what: "the lease of a node is doubled, and its broker loads that",
+        expected: Expected::Nothing,
+        lasts: Lasts::PastLease,
+        begin: |cluster, victim| {
+            let lease = cluster.settings.lease;
+            let (old, new) = (format!("lease = {lease}\n"), format!("lease = {}\n", 2 * lease));
+            let host = &mut cluster.hosts[victim];
+            host.text = host.text.replace(&old, &new);
+            host.configure(&host.text.clone());
+            let beat = prefixed(&format!("beat/{}", NODES[victim]));
+            let written = format!("\"lease_ms\":{}", 2_000 * lease);
+            eventually("the new lease", || read(&beat)?.contains(&written).then_some(()));
+            // From now on, the referee grants every node the longer one.
+            cluster.settings.lease = 2 * lease;
+        },
+        end: |_, _| (),
+    },
 ];
 
 /// The fault with that name.
@@ -391,6 +464,136 @@ fn start_coordinator(cluster: &mut Cluster, node: usize) {
 fn restart_coordinator(cluster: &mut Cluster, node: usize) {
     cluster.hosts[node].kill_coordinator();
     start_coordinator(cluster, node);
+}
+
+/// Gives a node another name, which its broker loads.
+fn rename(cluster: &mut Cluster, node: usize, name: &str) {
+    let text = cluster.hosts[node].text.replace(&nodename(NODES[node]), &nodename(name));
+    cluster.hosts[node].configure(&text);
+}
+
+fn nodename(name: &str) -> String {
+    format!("nodename = {name}\n")
+}
+
+/// Gives a node the name that it had at first.
+fn name_back(cluster: &mut Cluster, node: usize) {
+    let text = cluster.hosts[node].text.clone();
+    cluster.hosts[node].configure(&text);
+}
+
+/// A key of the cluster in the engine.
+fn prefixed(path: &str) -> String {
+    format!("/portreeve/{GROUP}/{path}")
+}
+
+/// Calls the engine until a member replies.
+#[track_caller]
+fn call(path: &str, body: &Value) -> Value {
+    eventually("a reply of the engine", || {
+        NODES
+            .iter()
+            .find_map(|node| Gateway::of(node).call(path, body).ok())
+            .filter(|reply| reply["header"].is_object())
+    })
+}
+
+#[track_caller]
+fn write(key: &[u8], value: &[u8]) {
+    call("kv/put", &json!({ "key": encode_base64(key), "value": encode_base64(value) }));
+}
+
+#[track_caller]
+fn delete(key: &[u8]) {
+    call("kv/deleterange", &json!({ "key": encode_base64(key) }));
+}
+
+/// The value of a key, if it exists.
+#[track_caller]
+fn read(key: &str) -> Option<String> {
+    let reply = call("kv/range", &json!({ "key": encode_base64(key.as_bytes()) }));
+    let value = decode_base64(reply["kvs"][0]["value"].as_str()?);
+    Some(String::from_utf8_lossy(&value).into_owned())
+}
+
+/// The first key that begins so, without the prefix of the cluster.
+#[track_caller]
+fn first_key(path: &str) -> String {
+    let key = prefixed(path);
+    let end = [&key.as_bytes()[..key.len() - 1], &[key.as_bytes()[key.len() - 1] + 1]].concat();
+    let range = json!({ "key": encode_base64(key.as_bytes()), "range_end": encode_base64(&end), "limit": 1 });
+    let reply = call("kv/range", &range);
+    let key = decode_base64(reply["kvs"][0]["key"].as_str().expect("a key"));
+    String::from_utf8(key).unwrap().replace(&prefixed(""), "")
+}
+
+/// A beat of a node that does not exist.
+const GHOST: &str = r#"{"nonce":1,"boot":"none","process":1,"sequence":1,"lease_ms":3000,"late_ms":10}"#;
+
+/// Keys and values that no coordinator writes, each after the prefix of the cluster.
+fn foreign_keys() -> Vec<(Vec<u8>, Vec<u8>)> {
+    let texts = [
+        ("x", "1"),
+        ("beat", ""),
+        ("beat/n1/x", GHOST),
+        ("beat/nobody", "{"),
+        ("claim/nobody", "{}"),
+        ("claim/2001:db8:0::11", r#"{"epoch":99}"#),
+        ("claim/10.1.1.200", "[]"),
+        ("have/x/y", "{}"),
+        ("have/0000000000000000/0", "{}"),
+        ("node/nobody", "null"),
+        ("want/10.1.1.11", "somebody"),
+        ("want/10.1.1.200", r#"{"node":"nobody"}"#),
+    ];
+    let mut keys: Vec<(Vec<u8>, Vec<u8>)> =
+        texts.iter().map(|(key, value)| (key.as_bytes().to_vec(), value.as_bytes().to_vec())).collect();
+    keys.push((b"not UTF-8 \xff".to_vec(), b"\xff".to_vec()));
+    keys.push((b"beat/\xff".to_vec(), GHOST.into()));
+    keys.push((b"claim/10.1.1.201".to_vec(), b"\xff".to_vec()));
+    keys.push((b"large".to_vec(), vec![b'x'; 100_000]));
+    keys
+}
+
+/// The key in etcd.
+fn foreign(key: &[u8]) -> Vec<u8> {
+    [prefixed("").as_bytes(), key].concat()
+}
+
+/// Also writes a node that does not exist, but seems to be ready and to have the same configuration as the others.
+#[track_caller]
+fn write_foreign_keys(_: &Cluster) {
+    foreign_keys().iter().for_each(|(key, value)| write(&foreign(key), value));
+    let mut record: Value = serde_json::from_str(&read(&prefixed("node/n1")).expect("a node")).unwrap();
+    (record["nonce"], record["created"]) = (1.into(), Value::Null);
+    write(prefixed("beat/ghost").as_bytes(), GHOST.as_bytes());
+    write(prefixed("node/ghost").as_bytes(), record.to_string().as_bytes());
+}
+
+#[track_caller]
+fn delete_foreign_keys(_: &Cluster) {
+    eventually("the eviction of a node that shows no life", || {
+        read(&prefixed("beat/ghost")).is_none().then_some(())
+    });
+    foreign_keys().iter().for_each(|(key, _)| delete(&foreign(key)));
+    delete(prefixed("node/ghost").as_bytes());
+}
+
+/// Overwrites and deletes the records of two nodes and the declaration of all, and waits until each is there again.
+#[track_caller]
+fn overwrite_records(_: &mut Cluster, victim: usize) {
+    let records = [victim, (victim + 1) % NODES.len()].map(|node| format!("node/{}", NODES[node]));
+    for path in records.iter().chain([&first_key("have/")]) {
+        let key = prefixed(path);
+        let before = read(&key).expect("a record");
+        let await_again = || {
+            eventually(&format!("{path} to be written again"), || (read(&key)? == before).then_some(()));
+        };
+        write(key.as_bytes(), b"garbage");
+        await_again();
+        delete(key.as_bytes());
+        await_again();
+    }
 }
 
 /// Starts what does not run on a node. The coordinator may be up before the engine.
@@ -442,7 +645,7 @@ fn both_ways(port: &str) -> [String; 2] {
 }
 
 /// Makes both ports of a node black holes; their carrier stays.
-fn unplug(node: usize) {
+pub(super) fn unplug(node: usize) {
     drop_frames(&[both_ways(&service_port(node)), both_ways(&engine_port(node))].concat());
 }
 
@@ -453,7 +656,7 @@ fn drop_port(node: usize, number: u16) {
     drop_frames(&matches.collect::<Vec<_>>());
 }
 
-fn partition(victim: usize) {
+pub(super) fn partition(victim: usize) {
     let mut matches = both_ways(&engine_port(victim)).to_vec();
     for other in (0..NODES.len()).filter(|other| *other != victim) {
         for (from, to) in [(victim, other), (other, victim)] {
@@ -463,7 +666,7 @@ fn partition(victim: usize) {
     drop_frames(&matches);
 }
 
-fn lan_link(port: &str, state: &str) {
+pub(super) fn lan_link(port: &str, state: &str) {
     lan::ip(&format!("-n switch link set {port} {state}"));
 }
 
@@ -524,15 +727,32 @@ fn clock_file(node: usize) -> PathBuf {
     PathBuf::from(format!("/run/host/{}.clock", NODES[node]))
 }
 
-/// Starts the coordinator again with a library that steps its clock, because no namespace has a wall clock of its own.
-fn step_clock(cluster: &mut Cluster, node: usize) {
+/// Makes the coordinator of a node start with a library that steps its clock, because no namespace has a wall clock of its own.
+fn preload_clock(cluster: &mut Cluster, node: usize) {
     let (source, library) = (directory(node).with_extension("c"), directory(node).with_extension("so"));
     fs::write(&source, include_str!("clock.c")).unwrap();
     namespaces::run(Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]), "gcc");
     let text = |path: PathBuf| path.to_str().unwrap().to_owned();
     cluster.hosts[node].environment =
         vec![("LD_PRELOAD".to_owned(), text(library)), ("CLOCK_FILE".to_owned(), text(clock_file(node)))];
+}
+
+fn step_clock(cluster: &mut Cluster, node: usize) {
+    preload_clock(cluster, node);
     restart_coordinator(cluster, node);
     std::thread::sleep(cluster.settings.lease() / 3);
     fs::write(clock_file(node), (400 * 86_400).to_string()).unwrap();
+}
+
+/// Makes the coordinators start with clocks that differ by hours: one's wall clock is behind, another's is ahead, and so are two
+/// boot clocks, which no broker's is.
+pub(super) fn set_clocks_apart(cluster: &mut Cluster) {
+    const HOUR: i64 = 3_600;
+    for (node, (wall, boot)) in
+        [(-5 * HOUR, 26 * HOUR), (0, 0), (7 * 24 * HOUR, 3 * HOUR)].into_iter().enumerate()
+    {
+        preload_clock(cluster, node);
+        fs::write(clock_file(node), wall.to_string()).unwrap();
+        cluster.hosts[node].clocks_ahead = Duration::from_secs(boot.cast_unsigned());
+    }
 }

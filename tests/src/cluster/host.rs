@@ -5,15 +5,17 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use portreeve_protocol::reload::Reload;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{ADDRESSES, FOLLOWER, GROUP, NODES, Settings, engine_address};
+use super::{ADDRESSES, FOLLOWER, GROUP, MORE, NODES, Settings, engine_address, more_addresses};
 use crate::broker::Log;
 use crate::certificates::Issued;
 use crate::chroot::Chroot;
 use crate::etcd::Member;
-use crate::{Broker, Host, Peer, binaries, eventually, lan, process};
+use crate::{Broker, Host, Peer, binaries, eventually, lan, namespaces, process};
 
 /// The user id and group id of the coordinators.
 pub const COORDINATOR: u32 = 3;
@@ -31,10 +33,14 @@ pub struct ClusterHost {
     /// Its coordinator, unless it was killed.
     pub coordinator: Option<Coordinator>,
     config: PathBuf,
+    /// The text of its configuration when the cluster starts.
+    pub text: String,
     programs: [PathBuf; 2],
     notify: PathBuf,
     /// What further environment variables the coordinator is started with.
     pub environment: Vec<(String, String)>,
+    /// By how much the coordinator's monotonic clock and boot clock are ahead of those of the kernel.
+    pub clocks_ahead: Duration,
 }
 
 /// A coordinator's process.
@@ -66,7 +72,7 @@ fn preference(place: usize) -> Option<&'static str> {
 
 /// The configuration of a node's broker.
 fn config(node: usize, settings: &Settings, chroot: &Chroot, issued: &Issued, authority: &Path) -> String {
-    let Settings { lease, failback, on_engine_loss, .. } = settings;
+    let Settings { lease, failback, on_engine_loss, more, .. } = settings;
     let (name, socket, healthy) = (NODES[node], socket(node), health_file(node));
     let endpoints: String =
         (0..NODES.len()).map(|node| format!("\"https://{}:2379\" ", engine_address(node))).collect();
@@ -81,6 +87,11 @@ fn config(node: usize, settings: &Settings, chroot: &Chroot, issued: &Issued, au
             format!("Listen \"{endpoint}:25\" {{ enable_duravip = true {preferred} }}\n")
         };
     }
+    let bindings: String = more_addresses(*more)
+        .map(|address| {
+            format!("binding \"{address}\" {{ bind_address = {address} enable_duravip = true }}\n")
+        })
+        .collect();
     format!(
         r#"
         security {{
@@ -94,6 +105,7 @@ fn config(node: usize, settings: &Settings, chroot: &Chroot, issued: &Issued, au
             cluster_group = {GROUP}
             topology "10.1.1.0/24" {{ interface = eth1 cidrmask = 32 }}
             topology "2001:db8::/64" {{ interface = eth1 cidrmask = 128 }}
+            topology "{MORE}" {{ interface = eth1 cidrmask = 32 }}
             lease = {lease}
             failback = {failback}
             on_engine_loss = {on_engine_loss}
@@ -113,18 +125,20 @@ fn config(node: usize, settings: &Settings, chroot: &Chroot, issued: &Issued, au
             }}
         }}
         binding "leader" {{ bind_address = {leader} enable_duravip = true }}
+        {bindings}
         ESMTP_Listener {{
             {listeners}
         }}
         broker {{
             socket = "{socket}"
             socket_mode = 0666
-            permit "service-addresses" {{ address = ( "10.1.1.0/24" "2001:db8::/64" ) }}
+            max_addresses = 10240
+            permit "service-addresses" {{ address = ( "10.1.1.0/24" "2001:db8::/64" "{MORE}" ) }}
             peer {COORDINATOR} {{
                 allow = ( address cluster events policy status )
                 permit = ( service-addresses )
             }}
-            peer root {{ allow = ( address policy status subscribe ) permit = ( service-addresses ) }}
+            peer root {{ allow = ( address policy reload status subscribe ) permit = ( service-addresses ) }}
         }}
         worker {{ command = ( /run/host/bin/{greeter} "{name}" ) stable_after = 0 }}"#,
         chroot = chroot.path.display(),
@@ -159,15 +173,26 @@ impl ClusterHost {
             broker: None,
             coordinator: None,
             config,
+            text,
             programs: [host.binary(binaries::BROKER), host.binary(binaries::COORDINATOR)],
             notify: host.path("notify.sock"),
             environment: Vec::new(),
+            clocks_ahead: Duration::ZERO,
         }
     }
 
     /// Its name.
     pub fn name(&self) -> &'static str {
         NODES[self.node]
+    }
+
+    /// Gives it another configuration, which its broker loads if it runs.
+    #[track_caller]
+    pub fn configure(&mut self, text: &str) {
+        fs::write(&self.config, text).unwrap();
+        if self.broker.is_some() {
+            self.peer().request(&Reload::default()).unwrap();
+        }
     }
 
     /// Starts its broker, unless it runs, and returns when it is ready.
@@ -209,7 +234,12 @@ impl ClusterHost {
         if impatient {
             command.env("PORTREEVE_TEST_IMPATIENT", "1");
         }
-        let mut child = lan::in_host(self.name(), || command.spawn().unwrap());
+        let mut child = lan::in_host(self.name(), || {
+            if !self.clocks_ahead.is_zero() {
+                namespaces::advance_clocks(self.clocks_ahead);
+            }
+            command.spawn().unwrap()
+        });
         let log = Log::default();
         log.follow(child.stdout.take().unwrap());
         log.follow(child.stderr.take().unwrap());

@@ -9,11 +9,12 @@ pub mod fence;
 pub mod gateway;
 pub mod history;
 pub mod host;
+pub mod measure;
 pub mod referee;
 pub mod row;
 pub mod wire;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::certificates::Authority;
@@ -32,6 +33,10 @@ pub const ADDRESSES: [&str; 6] =
     ["10.1.1.11", "10.1.1.12", "10.1.1.13", "2001:db8::11", "10.1.1.14", "10.1.1.15"];
 /// The address that follows another one, and that one.
 pub const FOLLOWER: (&str, &str) = ("10.1.1.15", "10.1.1.14");
+/// The block of further addresses: see [`Settings::more`].
+pub const MORE: &str = "10.3.0.0/16";
+/// How the name of a node begins that had another name before.
+pub const RENAMED: &str = "other-";
 /// The name of the cluster.
 pub const GROUP: &str = "test";
 
@@ -44,6 +49,11 @@ pub struct Settings {
     pub failback: &'static str,
     /// See `failback`.
     pub on_engine_loss: &'static str,
+    /// How many IPv4 addresses there are beyond [`ADDRESSES`]; see [`more_addresses`].
+    pub more: u32,
+    /// Whether the clocks of the coordinators differ by hours: their wall clocks, and their boot clocks, which also differ from
+    /// those of their brokers.
+    pub are_clocks_apart: bool,
     /// Whether the coordinators evict a node already after half of its lease, which breaks the promises of the cluster.
     pub impatient: bool,
 }
@@ -51,7 +61,14 @@ pub struct Settings {
 impl Default for Settings {
     /// The shortest lease. A node that returns takes no address back, so that a test sees what the fault moves.
     fn default() -> Self {
-        Self { lease: 3, failback: "manual", on_engine_loss: "release", impatient: false }
+        Self {
+            lease: 3,
+            failback: "manual",
+            on_engine_loss: "release",
+            more: 0,
+            are_clocks_apart: false,
+            impatient: false,
+        }
     }
 }
 
@@ -80,6 +97,16 @@ pub struct Cluster {
 /// All floating addresses.
 pub fn addresses() -> Vec<IpAddr> {
     ADDRESSES.iter().map(|address| address.parse().unwrap()).collect()
+}
+
+/// The first `count` addresses of [`MORE`].
+pub fn more_addresses(count: u32) -> impl Iterator<Item = IpAddr> {
+    (1..=count).map(|number| IpAddr::V4(Ipv4Addr::from_bits(0x0a03_0000 + number)))
+}
+
+/// The host that has a node of this name, which may have been renamed.
+pub fn host_of(name: &str) -> &str {
+    name.strip_prefix(RENAMED).unwrap_or(name)
 }
 
 /// The MAC address of a node in the service network.
@@ -170,6 +197,9 @@ impl Cluster {
     /// Starts all coordinators.
     pub fn start_coordinators(&mut self) {
         let impatient = self.settings.impatient;
+        if self.settings.are_clocks_apart {
+            fault::set_clocks_apart(self);
+        }
         self.hosts.iter_mut().for_each(|host| host.start_coordinator(impatient));
     }
 

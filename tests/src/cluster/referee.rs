@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{NODES, name_of};
+use super::{ADDRESSES, NODES, host_of, name_of};
 use crate::neighbour::MacAddress;
 
 /// See the module.
@@ -121,6 +121,31 @@ pub fn runs(answers: &[Answer], address: IpAddr) -> Vec<(MacAddress, Duration, D
     runs
 }
 
+/// For how long two hosts answered for an address at once. A host answers from one answer to the next if the next is not later
+/// than [`SILENCE`].
+pub fn overlap(answers: &[Answer], address: IpAddr) -> Duration {
+    // Of each host, the begin and the end of the time for which it answers.
+    let mut spans: BTreeMap<MacAddress, Vec<(Duration, Duration)>> = BTreeMap::new();
+    for answer in answers.iter().filter(|answer| answer.address == address) {
+        let spans = spans.entry(answer.mac).or_default();
+        match spans.last_mut() {
+            Some((_, end)) if answer.at <= *end + SILENCE => *end = answer.at,
+            _ => spans.push((answer.at, answer.at)),
+        }
+    }
+    let edges = spans.values().flatten().flat_map(|(begin, end)| [(*begin, 1), (*end, -1)]);
+    let mut edges: Vec<(Duration, i32)> = edges.collect();
+    edges.sort_unstable();
+    let (mut total, mut count) = (Duration::ZERO, 0);
+    for pair in edges.windows(2) {
+        count += pair[0].1;
+        if count > 1 {
+            total += pair[1].0 - pair[0].0;
+        }
+    }
+    total
+}
+
 /// A claim, as far as the referee needs it.
 struct Claim {
     epoch: u64,
@@ -153,7 +178,7 @@ pub fn unclaimed(
         let key = format!("claim/{}", leader_of(address));
         let owners = changes.iter().filter(|change| change.key == key).filter_map(|change| {
             let claim = Claim::parse(change.value.as_deref()?)?;
-            (!claim.is_free).then_some(claim.node)
+            (!claim.is_free).then(|| host_of(&claim.node).to_owned())
         });
         let mut owners = owners.peekable();
         for (mac, from, _) in runs(answers, address) {
@@ -188,6 +213,10 @@ pub fn history(changes: &[Change]) -> Vec<String> {
         }
         for change in changes {
             let Some(address) = change.key.strip_prefix("claim/") else { continue };
+            // Another program may have written a key that no coordinator reads as a claim of an address of the cluster.
+            if !ADDRESSES.contains(&address) {
+                continue;
+            }
             let at = change.revision;
             let Some(claim) = change.value.as_deref().and_then(Claim::parse) else {
                 violations.push(format!("the claim of {address} is deleted or unreadable at revision {at}"));
@@ -211,8 +240,9 @@ pub fn history(changes: &[Change]) -> Vec<String> {
 pub fn outlived(samples: &[FenceSample], changes: &[Change], lease: Duration) -> Vec<String> {
     let mut violations = Vec::new();
     for (node, name) in NODES.iter().enumerate() {
-        let key = format!("beat/{name}");
-        let is_beat = |change: &&Change| change.key == key && change.value.is_some();
+        let is_beat = |change: &&Change| {
+            change.key.strip_prefix("beat/").is_some_and(|of| host_of(of) == *name) && change.value.is_some()
+        };
         let beats: BTreeSet<Duration> = changes.iter().filter(is_beat).map(|change| change.at).collect();
         let late = samples.iter().filter(|sample| sample.node == node).filter_map(|sample| {
             let (at, end) = (seconds(sample.at), seconds(sample.end));
@@ -322,6 +352,17 @@ mod tests {
         let answers =
             merged(&[stream(0, 0..100), stream(1, 100..105), stream(2, 105..110), stream(0, 110..115)]);
         assert!(!shared(&answers).is_empty());
+    }
+
+    #[test]
+    fn an_overlap_lasts_from_the_first_answer_of_one_host_to_the_last_of_the_other() {
+        assert_eq!(overlap(&[], address()), Duration::ZERO);
+        let moved = merged(&[stream(0, 0..1_000), stream(1, 1_001..2_000), stream(0, 2_001..3_000)]);
+        assert_eq!(overlap(&moved, address()), Duration::ZERO);
+        let both = merged(&[stream(0, 0..3_000), stream(1, 1_000..2_001), stream(2, 1_500..2_001)]);
+        assert_eq!(overlap(&both, address()), ms(1_000));
+        let twice = merged(&[stream(0, 0..5_000), stream(1, 1_000..1_101), stream(1, 3_000..3_101)]);
+        assert_eq!(overlap(&twice, address()), ms(200));
     }
 
     #[test]

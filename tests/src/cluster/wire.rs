@@ -1,5 +1,7 @@
-//! The wire: asks for every floating address every 5 ms, from the host in the service network that has no part in the cluster.
+//! The wire: asks for every floating address every 5 ms, from the host in the service network that has no part in the cluster. Of
+//! more than 100 addresses, it asks for 100 every 5 ms.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,6 +15,8 @@ use crate::packet_capture::PacketCapture;
 
 /// The time between two questions for an address.
 const INTERVAL: Duration = Duration::from_millis(5);
+/// For how many addresses it asks at once: more answers could exceed the buffer of its socket.
+const AT_ONCE: usize = 100;
 
 #[derive(Default)]
 struct Shared {
@@ -75,8 +79,12 @@ fn ask(
 ) {
     let requests: Vec<Vec<u8>> = addresses.iter().map(|address| neighbour.request_for(*address)).collect();
     let is_answer = |frame: &[u8]| neighbour.is_recipient_of(frame) && parse_reply(frame).is_some();
+    let known: HashSet<IpAddr> = addresses.iter().copied().collect();
     let mut asked = Instant::now();
-    while !shared.is_stopped.load(Ordering::Relaxed) {
+    for requests in requests.chunks(AT_ONCE).cycle() {
+        if shared.is_stopped.load(Ordering::Relaxed) {
+            break;
+        }
         let pause = asked.elapsed();
         asked = Instant::now();
         let mut longest = shared.longest_pause.lock().unwrap();
@@ -86,7 +94,7 @@ fn ask(
         let frames = capture.collect(INTERVAL, is_answer, |_| false);
         let mut answers = shared.answers.lock().unwrap();
         for frame in frames {
-            let reply = parse_reply(&frame.bytes).filter(|(address, _)| addresses.contains(address));
+            let reply = parse_reply(&frame.bytes).filter(|(address, _)| known.contains(address));
             let Some((address, mac)) = reply else { continue };
             // A frame's time is computed from two readings of two clocks.
             let at = frame.at.saturating_duration_since(origin);
