@@ -1,5 +1,5 @@
 //! The wire: asks for every floating address every 5 ms, from the host in the service network that has no part in the cluster. Of
-//! more than 100 addresses, it asks for 100 every 5 ms.
+//! more than 100 addresses, it asks for 100 every 20 ms: every host and every broker has to look at each question.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -17,6 +17,8 @@ use crate::packet_capture::PacketCapture;
 const INTERVAL: Duration = Duration::from_millis(5);
 /// For how many addresses it asks at once: more answers could exceed the buffer of its socket.
 const AT_ONCE: usize = 100;
+/// The time until it asks for the next ones.
+const NEXT: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
 struct Shared {
@@ -80,6 +82,7 @@ fn ask(
     let requests: Vec<Vec<u8>> = addresses.iter().map(|address| neighbour.request_for(*address)).collect();
     let is_answer = |frame: &[u8]| neighbour.is_recipient_of(frame) && parse_reply(frame).is_some();
     let known: HashSet<IpAddr> = addresses.iter().copied().collect();
+    let interval = if requests.len() > AT_ONCE { NEXT } else { INTERVAL };
     let mut asked = Instant::now();
     for requests in requests.chunks(AT_ONCE).cycle() {
         if shared.is_stopped.load(Ordering::Relaxed) {
@@ -91,7 +94,7 @@ fn ask(
         *longest = pause.max(*longest);
         drop(longest);
         requests.iter().for_each(|request| capture.send(request));
-        let frames = capture.collect(INTERVAL, is_answer, |_| false);
+        let frames = capture.collect(interval, is_answer, |_| false);
         let mut answers = shared.answers.lock().unwrap();
         for frame in frames {
             let reply = parse_reply(&frame.bytes).filter(|(address, _)| known.contains(address));

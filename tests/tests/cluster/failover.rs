@@ -1,14 +1,14 @@
 //! Every fault of the coordinator's table, once. `tests/cluster/run` runs each several times and observes longer.
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use portreeve_tests::cluster::fault::{FAULTS, fault};
 use portreeve_tests::cluster::row::Bench;
 use portreeve_tests::cluster::{CLIENT, NODES, Settings, addresses};
 use portreeve_tests::wait::TIMEOUT;
-use portreeve_tests::{Host, exclusive, isolated, lan};
+use portreeve_tests::{Host, eventually, exclusive, isolated, lan};
 
 /// How long nothing may move after a fault.
 const QUIET: Duration = Duration::from_secs(2);
@@ -113,8 +113,25 @@ fn keys_of_other_programs_and_configurations_that_differ_move_nothing_that_need_
         let mut outcomes: Vec<_> = CLUSTERS[8].iter().map(|name| bench.run(fault(name), QUIET)).collect();
         // The others wait for the lease that the node declares, which is longer than theirs.
         outcomes.push(bench.run(fault("coordinator-killed"), QUIET));
+        undeclare(&mut bench, addresses()[0]);
         bench.assert_good(&outcomes);
     });
+}
+
+/// Takes an address out of the configuration of the node that has it: that address moves, and no other.
+fn undeclare(bench: &mut Bench, address: IpAddr) {
+    let holders = |bench: &Bench| addresses().iter().map(|one| bench.holder(*one)).collect::<Vec<_>>();
+    let (victim, mut before) = (bench.holder(address), holders(bench));
+    let host = &mut bench.cluster.hosts[victim];
+    let is_listener = |line: &&str| line.trim().starts_with(&format!("Listen \"{address}:25\""));
+    let text: Vec<&str> = host.text.lines().filter(|line| !is_listener(line)).collect();
+    let text = text.join("\n");
+    assert!(text.len() + 20 < host.text.len(), "the configuration declares {address}");
+    host.configure(&text);
+    let next = eventually("another node", || Some(bench.holder(address)).filter(|next| *next != victim));
+    bench.await_answers();
+    before[0] = next;
+    assert_eq!(holders(bench), before);
 }
 
 #[test]
