@@ -1,8 +1,8 @@
 //! The cluster coordinator with real etcd.
 
 mod bed;
-mod control;
 mod check;
+mod control;
 mod engine;
 mod failover;
 mod page;
