@@ -140,11 +140,20 @@ impl Endpoint {
         let outcome = self
             .attempt(ATTEMPT, |connection| async move { self.send(&connection, path, request).await })
             .await;
-        // A request of another kind that is refused does not keep anybody from using the endpoint.
-        if path == RANGE || path == TXN {
+        // A refused compaction does not keep anybody from using the endpoint.
+        if path != COMPACT {
             self.note(path == TXN, outcome.as_ref().err());
         }
         outcome
+    }
+
+    /// Sends a request of the checks: it has more time, and its outcome does not keep anybody from using the endpoint.
+    pub(super) async fn ask<Q, R>(self: &Arc<Self>, path: &'static str, request: Q) -> Result<R, Problem>
+    where
+        Q: Message + Clone + 'static,
+        R: Response,
+    {
+        self.attempt(CHECK, |connection| async move { self.send(&connection, path, request).await }).await
     }
 
     /// The member's own status, and why it cannot be used: it may have lost its leader, belong to another

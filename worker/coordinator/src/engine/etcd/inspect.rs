@@ -70,9 +70,8 @@ fn lease_time(seconds: i64) -> Option<check::LeaseTime> {
 /// The length in seconds of the shortest lease that the member grants; `None`: it grants none.
 async fn shortest_lease(endpoint: &Arc<Endpoint>) -> Option<i64> {
     let granted: LeaseGrantResponse =
-        endpoint.call(LEASE_GRANT, LeaseGrantRequest { ttl: SHORTEST, id: 0 }).await.ok()?;
-    let revoked =
-        endpoint.call::<_, LeaseRevokeResponse>(LEASE_REVOKE, LeaseRevokeRequest { id: granted.id });
+        endpoint.ask(LEASE_GRANT, LeaseGrantRequest { ttl: SHORTEST, id: 0 }).await.ok()?;
+    let revoked = endpoint.ask::<_, LeaseRevokeResponse>(LEASE_REVOKE, LeaseRevokeRequest { id: granted.id });
     let _ = revoked.await; // it ends by itself
     Some(granted.ttl)
 }
@@ -80,7 +79,7 @@ async fn shortest_lease(endpoint: &Arc<Endpoint>) -> Option<i64> {
 /// The members that vote; `None`: the member does not say.
 async fn voters(endpoint: &Arc<Endpoint>) -> Option<Vec<(u64, String)>> {
     let listed: MemberListResponse =
-        endpoint.call(MEMBER_LIST, MemberListRequest { linearizable: false }).await.ok()?;
+        endpoint.ask(MEMBER_LIST, MemberListRequest { linearizable: false }).await.ok()?;
     let voters = listed.members.into_iter().filter(|member| !member.is_learner);
     Some(voters.map(|member| (member.id, printable(&member.name))).collect())
 }
