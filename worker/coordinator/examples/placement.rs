@@ -67,6 +67,7 @@ fn record(nonce: u64, state: NodeState) -> NodeRecord {
         declares: "declared".into(),
         is_auto: None,
         joins: 1,
+        peer: String::new(),
         down: Vec::new(),
         refused: Vec::new(),
     }

@@ -5,6 +5,7 @@ pub mod decide;
 pub mod news;
 pub mod patience;
 pub mod placement;
+pub mod promise;
 pub mod record;
 pub mod report;
 pub mod rules;

@@ -45,6 +45,8 @@ pub enum Kind {
     SessionResumed,
     /// The session of this node ended, or may have.
     SessionLost,
+    /// The engine does not reply, and this node keeps its addresses because all who could take them promise not to do so.
+    Holding,
     /// The lease of this node ends because no beat was confirmed in time: it removed its addresses.
     Withdrawn,
     /// The engine does not reply.
@@ -89,6 +91,7 @@ impl Kind {
             Kind::SessionBegan => "session-began",
             Kind::SessionResumed => "session-resumed",
             Kind::SessionLost => "session-lost",
+            Kind::Holding => "holding",
             Kind::Withdrawn => "withdrawn",
             Kind::EngineLost => "engine-lost",
             Kind::EngineBack => "engine-back",

@@ -147,6 +147,7 @@ pub(super) fn role(value: &Value) -> Option<NodeRecord> {
         why: String::new(),
         is_auto: None,
         joins: 0,
+        peer: String::new(),
         ..record.clone()
     })
 }
@@ -657,6 +658,7 @@ mod tests {
                 declares: declares.into(),
                 is_auto: None,
                 joins: 1,
+                peer: String::new(),
                 down: Vec::new(),
                 refused: Vec::new(),
             };

@@ -147,6 +147,9 @@ pub struct NodeRecord {
     pub is_auto: Option<bool>,
     /// How often it joined without staying for ten minutes.
     pub joins: u32,
+    /// Where it accepts requests of other nodes for promises: an address and a port; empty: nowhere.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub peer: String,
     /// The blocks whose interface is down.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub down: Vec<Block>,

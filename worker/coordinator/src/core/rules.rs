@@ -32,6 +32,20 @@ pub struct Rules {
     pub broker_answers: bool,
     /// An engine that has gone back ends the session.
     pub notice_regress: bool,
+    /// Only the nodes on the roster of a beat evict its node.
+    pub roster_only: bool,
+    /// Addresses outlive the last beat only while all who may evict the node promise not to do so, not some.
+    pub every_promise: bool,
+    /// They are those of each beat that can be in the engine, not only of the one that it has confirmed.
+    pub every_roster: bool,
+    /// A promise counts from when it was asked for, not from when it came.
+    pub promise_from_sending: bool,
+    /// Whoever has promised waits for D before it evicts.
+    pub promise_binds: bool,
+    /// No promise while a request to evict the node may still be performed.
+    pub promise_unless_evicting: bool,
+    /// The same for a request of the process before.
+    pub promise_seen: bool,
 }
 
 impl Default for Rules {
@@ -49,6 +63,13 @@ impl Default for Rules {
             claim_again: true,
             broker_answers: true,
             notice_regress: true,
+            roster_only: true,
+            every_promise: true,
+            every_roster: true,
+            promise_from_sending: true,
+            promise_binds: true,
+            promise_unless_evicting: true,
+            promise_seen: true,
         }
     }
 }

@@ -400,6 +400,8 @@ impl<E: Engine + Clone + 'static> Daemon<E> {
                 spawn_local(async move { send(&sender, Message::Engine(id, engine.txn(txn).await)) });
             }
             Action::Watch(number) => self.start_watch(number, Duration::ZERO),
+            // Settings with which a node asks are refused.
+            Action::AskPromise(..) | Action::AnswerPromise(..) => {}
             Action::Broker(id, call) => {
                 let (Some(session), number) = (self.session.clone(), self.sessions) else { return };
                 tracing::debug!(id, ?call, "calling the broker");

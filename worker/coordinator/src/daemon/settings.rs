@@ -112,6 +112,8 @@ impl Settings {
             balance_interval: milliseconds(cluster.view_balance_ms),
             balance_set: usize::try_from(cluster.balance_set_size).unwrap_or(usize::MAX),
             is_auto: cluster.failback == Failback::Auto,
+            hold: false,
+            peer: String::new(),
             declared: self.declared.clone(),
         }
     }

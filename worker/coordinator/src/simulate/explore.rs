@@ -95,6 +95,8 @@ impl Cluster {
             balance_interval: Duration::from_secs(10),
             balance_set: 10,
             is_auto: true,
+            hold: false,
+            peer: String::new(),
             declared: (0..self.addresses).map(|number| (Setup::address(number), None)).collect(),
         }
     }
@@ -147,7 +149,7 @@ impl World {
             match action {
                 Action::Read(id) => self.pending.push(Request { host: at, id, txn: None }),
                 Action::Txn(id, txn) => self.pending.push(Request { host: at, id, txn: Some(txn) }),
-                Action::Watch(_) => {}
+                Action::Watch(_) | Action::AskPromise(..) | Action::AnswerPromise(..) => {}
                 Action::Broker(id, call) => self.call(at, id, call),
             }
         }

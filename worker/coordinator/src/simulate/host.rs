@@ -131,6 +131,8 @@ pub struct Host {
     pub broker_stopped: u64,
     /// Whether it reaches the engine, and whether the engine's replies reach it.
     pub link: (bool, bool),
+    /// Whether what it sends to other hosts arrives, and whether what they send to it does.
+    pub peers: (bool, bool),
     /// What the coordinator is told about the host.
     pub facts: Facts,
     /// The number of the coordinator's watch.

@@ -5,6 +5,8 @@
 
 #[cfg(test)]
 mod explore;
+#[cfg(test)]
+mod hold;
 pub mod host;
 pub mod random;
 pub mod referee;
@@ -21,6 +23,7 @@ use std::time::Duration;
 
 use crate::core::decide::{Action, BrokerCall, Config, Facts, Input, Node, Stage};
 use crate::core::patience;
+use crate::core::promise::{PromiseReply, PromiseRequest};
 use crate::core::record::{Entry, Key, Name, Order, Value, Want};
 use crate::core::rules::Rules;
 use crate::core::time::BootTime;
@@ -51,6 +54,8 @@ pub struct Setup {
     pub is_auto: bool,
     /// Whether each address prefers a node: the first one the first node, and so on.
     pub has_preferences: bool,
+    /// How many nodes, the first ones, hold their addresses without the engine while all others promise not to take them.
+    pub holders: usize,
     /// How many of a thousand messages are lost, much too late, or come twice.
     pub noise: u64,
     /// The largest error of a clock's rate in millionths.
@@ -68,6 +73,7 @@ impl Default for Setup {
             mature: Duration::from_secs(5),
             is_auto: true,
             has_preferences: false,
+            holders: 0,
             noise: 0,
             clock_error: 1_000 * u64::from(patience::RATE_ERROR),
             seed: 1,
@@ -106,6 +112,15 @@ pub(crate) enum Event {
     ToBroker(usize, u32, u32, u64, BrokerCall),
     Probed(usize, u32, u32, u64, BrokerCall),
     Continue(usize),
+    /// A message from one host to another.
+    Peer(usize, usize, Message),
+}
+
+/// What coordinators tell each other without the engine.
+#[derive(Clone, Debug)]
+pub(crate) enum Message {
+    Ask(PromiseRequest),
+    Answer(PromiseReply),
 }
 
 /// A running simulation.
@@ -150,6 +165,7 @@ impl Simulation {
             node_stopped: 0,
             broker_stopped: 0,
             link: (true, true),
+            peers: (true, true),
             facts: Facts::default(),
             watch: 0,
             call_at: 0,
@@ -262,6 +278,7 @@ impl Simulation {
             },
             Event::Probed(at, generation, broker, id, call) => self.broker(at, generation, broker, id, call),
             Event::Continue(at) => self.resume(at),
+            Event::Peer(from, to, message) => self.deliver(from, to, message),
         }
     }
 
@@ -315,6 +332,14 @@ impl Simulation {
                     host.watch = watch;
                 }
             }
+            Action::AskPromise(peer, request) => {
+                if let Some(to) = peer.strip_prefix('n').and_then(|number| number.parse().ok()) {
+                    self.tell(at, to, &Message::Ask(request));
+                }
+            }
+            Action::AnswerPromise(to, reply) => {
+                self.tell(at, usize::try_from(to).unwrap_or_default(), &Message::Answer(reply));
+            }
             Action::Broker(id, call) => {
                 let delay = self.random.below(2 * MILLISECOND);
                 let Some(host) = self.hosts.get_mut(at) else { return };
@@ -323,6 +348,28 @@ impl Simulation {
                 self.at(call_at, Event::ToBroker(at, generation, broker, id, call));
             }
         }
+    }
+
+    /// Sends a message to another host. It may be lost, late or repeated.
+    fn tell(&mut self, from: usize, to: usize, message: &Message) {
+        if !self.hosts.get(from).is_some_and(|host| host.peers.0) || self.is_lost() {
+            return;
+        }
+        let copies = if self.is_lost() { 2 } else { 1 };
+        for _ in 0..copies {
+            let delay = self.delay();
+            self.at(self.now + delay, Event::Peer(from, to, message.clone()));
+        }
+    }
+
+    fn deliver(&mut self, from: usize, to: usize, message: Message) {
+        let Some(host) = self.hosts.get(to).filter(|host| host.is_up && host.peers.1) else { return };
+        let input = match message {
+            // The number with which the coordinator replies.
+            Message::Ask(request) => Input::PromiseAsked(u64::try_from(from).unwrap_or_default(), request),
+            Message::Answer(reply) => Input::Promised(reply),
+        };
+        self.input(to, host.generation, input);
     }
 
     fn delay(&mut self) -> u64 {
@@ -485,6 +532,8 @@ impl Simulation {
             balance_interval: Duration::from_secs(10),
             balance_set: 10,
             is_auto: setup.is_auto,
+            hold: at < setup.holders,
+            peer: name.to_owned(),
             declared: (0..setup.addresses).map(|n| (Setup::address(n), setup.preferred(n))).collect(),
         };
         host.node = Some(Node::with_rules(config, host.clock.at(now), self.rules));
@@ -578,6 +627,13 @@ impl Simulation {
         }
     }
 
+    /// Sets whether what a host sends to other hosts arrives, and whether what they send to it does. The engine is another matter.
+    pub fn peers(&mut self, at: usize, sends: bool, hears: bool) {
+        if let Some(host) = self.hosts.get_mut(at) {
+            host.peers = (sends, hears);
+        }
+    }
+
     /// Tells a coordinator about its host.
     pub fn facts(&mut self, at: usize, facts: Facts) {
         if let Some(host) = self.hosts.get_mut(at) {
@@ -662,6 +718,7 @@ impl Simulation {
             }
             self.refuse(at, None);
             self.link(at, true, true);
+            self.peers(at, true, true);
             if let Some(host) = self.hosts.get_mut(at) {
                 host.node_stopped = host.node_stopped.min(self.now);
                 host.broker_stopped = host.broker_stopped.min(self.now);

@@ -41,7 +41,7 @@ pub(super) fn run(seed: u64, rules: Rules) -> Simulation {
     simulation
 }
 
-fn fault(simulation: &mut Simulation, random: &mut Random) {
+pub(super) fn fault(simulation: &mut Simulation, random: &mut Random) {
     let nodes = simulation.setup.nodes;
     let host = random.place(nodes);
     let address = Setup::address(random.place(simulation.setup.addresses));
@@ -70,6 +70,11 @@ fn fault(simulation: &mut Simulation, random: &mut Random) {
             let hears = |host: &Host| host.link == (true, true) && host.node_stopped <= simulation.now;
             let shortest = if simulation.hosts.iter().all(hears) { 1 } else { 16 };
             simulation.engine(false);
+            // Those that hold do so for as long as the engine is out: as documented, all coordinators stop first.
+            if simulation.setup.holders > 0 {
+                (0..nodes).for_each(|host| simulation.kill_coordinator(host));
+                simulation.run_for(Duration::from_secs(16));
+            }
             simulation.run_for(Duration::from_secs(shortest) + long);
             if random.below(3) == 0 {
                 simulation.wipe();
@@ -96,7 +101,7 @@ fn fault(simulation: &mut Simulation, random: &mut Random) {
 }
 
 /// Heals the cluster, and expects that it gets well.
-fn settle(simulation: &mut Simulation) {
+pub(super) fn settle(simulation: &mut Simulation) {
     if !simulation.referee.violations.is_empty() {
         return;
     }
@@ -130,7 +135,7 @@ fn violations(seeds: impl Iterator<Item = u64>, rules: Rules) -> impl Iterator<I
     seeds.map(run).filter(|(_, violations)| !violations.is_empty())
 }
 
-fn seeds(default: u64) -> u64 {
+pub(super) fn seeds(default: u64) -> u64 {
     let count = std::env::var("PORTREEVE_SEEDS").ok();
     count.map_or(default, |count| count.parse().expect("PORTREEVE_SEEDS is a number"))
 }

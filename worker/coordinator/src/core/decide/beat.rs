@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{BrokerCall, Node, Purpose, SHORTEST_LEASE, Stage};
+use super::{Attempt, BrokerCall, Node, Purpose, SHORTEST_LEASE, Stage};
 use crate::core::news::{Kind, News};
 use crate::core::record::{Beat, Key, Value};
 use crate::core::txn::{self, Reply};
@@ -11,6 +11,7 @@ use crate::core::txn::{self, Reply};
 impl Node {
     pub(super) fn new_beat(&mut self) -> Arc<str> {
         self.sequence += 1;
+        let roster = self.new_roster();
         let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let beat = Beat {
             nonce: self.nonce,
@@ -19,10 +20,10 @@ impl Node {
             sequence: self.sequence,
             lease_ms: milliseconds(self.config.lease),
             late_ms: milliseconds(self.config.late),
-            roster: Vec::new(),
+            roster: roster.to_vec(),
         };
         let text = Value::Beat(beat).encode();
-        self.attempts.push((Arc::clone(&text), self.now));
+        self.attempts.push(Attempt { text: Arc::clone(&text), sent: self.now, roster });
         // How long it is until the next attempt if this one fails is the engine's matter.
         self.beat_at = self.now.after(self.config.heartbeat);
         text
@@ -58,21 +59,24 @@ impl Node {
             false => {
                 let entry = reply.entries.iter().find(|entry| entry.key == key);
                 let text = entry.map(|entry| &entry.text);
-                let own = self.attempts.iter().find(|(attempt, _)| Some(attempt) == text).cloned();
+                let own = self.attempts.iter().find(|attempt| Some(&attempt.text) == text).cloned();
                 own.or_else(|| self.attempts.last().filter(|_| !self.rules.read_back).cloned())
             }
         };
         // An attempt whose outcome was unknown compares with a value that is not there any more.
         self.attempts.clear();
-        let Some((text, sent)) = attempt else {
+        let Some(Attempt { text, sent, roster }) = attempt else {
             self.session_is_over();
             return;
         };
         let sent = if self.rules.count_from_sending { sent } else { self.now };
         match &mut self.membership {
-            Some(membership) => (membership.text, membership.sent) = (text, sent),
-            None => self.joined(text, sent),
+            Some(membership) => {
+                (membership.text, membership.sent, membership.roster) = (text, sent, roster);
+            }
+            None => self.joined(text, sent, roster),
         }
+        self.promises.has_beaten();
         if let Some(until) = self.end().filter(|end| *end > self.now.after(SHORTEST_LEASE)) {
             self.until = self.until.max(until);
             self.call(BrokerCall::RenewAll { until });
@@ -94,6 +98,7 @@ impl Node {
             self.add_news(|| News::of_node(Kind::SessionLost, &name, ""));
             self.may_resume = false;
             self.stage = Stage::Outside;
+            self.promises.lose_session();
             self.owned.clear();
             self.granted.clear();
             self.moves.clear();

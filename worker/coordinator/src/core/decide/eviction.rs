@@ -16,7 +16,7 @@ impl Node {
         for name in self.monitored.clone() {
             let Some(entry) = self.state.get(&Key::Beat(Arc::clone(&name))).cloned() else { continue };
             let Some(Value::Beat(beat)) = &entry.value else { continue };
-            if !beat.roster.is_empty() && !beat.roster.contains(&self.config.name) {
+            if !self.may_evict(beat) {
                 continue;
             }
             let at = self.evict_at(&name, &entry, beat);
@@ -27,13 +27,15 @@ impl Node {
     }
 
     pub(super) fn evict_at(&self, name: &Name, entry: &Entry, beat: &Beat) -> Option<BootTime> {
-        self.patience.evict_at(self.now, (name, entry, beat), self.config.heartbeat, &self.rules)
+        let at = self.patience.evict_at(self.now, (name, entry, beat), self.config.heartbeat, &self.rules)?;
+        Some(self.promised_until(name).map_or(at, |until| until.max(at)))
     }
 
     pub(super) fn send_evict(&mut self, name: Name, entry: &Entry) {
         let purpose = Purpose::Evict(Arc::clone(&name));
         if !self.is_sent(&purpose) {
             let record = self.gone(&name);
+            self.promises.evicts(&name, &entry.text);
             self.send(purpose, txn::evict(&name, &entry.text, record));
         }
     }
@@ -49,6 +51,7 @@ impl Node {
             declares: "".into(),
             is_auto: None,
             joins: 0,
+            peer: String::new(),
             down: Vec::new(),
             refused: Vec::new(),
         });

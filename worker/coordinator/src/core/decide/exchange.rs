@@ -90,6 +90,7 @@ impl Node {
                         self.note(None, entry);
                     }
                     self.is_loaded = true;
+                    self.promises.has_read(reply.revision);
                 }
                 None => self.read_at = self.now,
             },
@@ -121,6 +122,7 @@ impl Node {
         self.requests.clear();
         self.state = State::default();
         self.patience.forget();
+        self.promises.start_over();
         self.ring = Ring::default();
         self.monitored = Vec::new();
         self.watch += 1;

@@ -74,7 +74,7 @@ impl Node {
 
     pub(super) fn add_reply(&mut self, purpose: &Purpose, has_replied: bool) {
         let sent = self.attempts.last().filter(|_| *purpose == Purpose::Beat);
-        let latency = sent.map(|(_, sent)| self.now.since(*sent));
+        let latency = sent.map(|attempt| self.now.since(attempt.sent));
         if let Some(collector) = &mut self.news {
             collector.engine(has_replied, latency);
         }
@@ -153,8 +153,7 @@ impl Node {
     pub fn evicts_at(&self, name: &Name) -> Option<BootTime> {
         let entry = self.state.get(&Key::Beat(Arc::clone(name)))?;
         let Some(Value::Beat(beat)) = &entry.value else { return None };
-        let may = beat.roster.is_empty() || beat.roster.contains(&self.config.name);
-        if !may || !self.monitored.contains(name) {
+        if !self.may_evict(beat) || !self.monitored.contains(name) {
             return None;
         }
         self.evict_at(name, entry, beat)

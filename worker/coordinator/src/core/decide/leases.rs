@@ -41,6 +41,7 @@ impl Node {
 
     pub(super) fn broker_replied(&mut self, id: u64, reply: BrokerReply) {
         (self.broker_answered, self.broker_asked) = (true, None);
+        self.promises.broker_answered = true;
         match reply {
             BrokerReply::Added(results) => {
                 let has_added = results.iter().any(|(.., result)| result.is_ok());

@@ -127,6 +127,7 @@ impl Node {
             declares: Arc::clone(&self.digest),
             is_auto: Some(self.config.is_auto),
             joins: self.state.node(&self.config.name).map_or(0, |record| record.joins).saturating_add(1),
+            peer: self.config.peer.clone(),
             down: self.facts.down.clone(),
             refused: Vec::new(),
         };
@@ -135,7 +136,7 @@ impl Node {
         self.send(Purpose::Beat, txn);
     }
 
-    pub(super) fn joined(&mut self, text: Arc<str>, sent: BootTime) {
+    pub(super) fn joined(&mut self, text: Arc<str>, sent: BootTime, roster: Arc<[Name]>) {
         let key = Key::Beat(Arc::clone(&self.config.name));
         let entry = self.state.get(&key).cloned();
         let beat = entry.as_ref().and_then(|entry| match &entry.value {
@@ -168,6 +169,7 @@ impl Node {
             session: Session { created, nonce },
             text,
             sent,
+            roster,
             joined: self.now,
             joined_revision: self.state.revision,
             quarantine_until: self.now.after(quarantine),
@@ -216,6 +218,7 @@ impl Node {
             declares: Arc::clone(&self.digest),
             is_auto: Some(self.config.is_auto),
             joins,
+            peer: self.config.peer.clone(),
             down: self.facts.down.clone(),
             refused,
         };

@@ -12,6 +12,7 @@ mod handover;
 mod inspect;
 mod leases;
 mod membership;
+mod promises;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -22,12 +23,15 @@ use std::time::Duration;
 use super::news::Collector;
 use super::patience::{Patience, Ring};
 use super::placement::{self, Placement};
+use super::promise::{PromiseReply, PromiseRequest};
 use super::record::{Block, Entry, Name, NodeState, Piece, Session, Value};
 use super::rules::Rules;
 use super::state::State;
 use super::time::BootTime;
 use super::txn::{self, NoReply, Operation, Reply, Txn};
 pub use inspect::{AtBroker, SessionTimes};
+pub use promises::Promiser;
+use promises::Promises;
 
 /// The broker refuses a lease that ends within a second; a request takes time too.
 const SHORTEST_LEASE: Duration = Duration::from_millis(1_200);
@@ -61,6 +65,10 @@ pub struct Config {
     pub balance_set: usize,
     /// Whether addresses move voluntarily.
     pub is_auto: bool,
+    /// Whether the node keeps its addresses without the engine while all who may evict it promise not to do so.
+    pub hold: bool,
+    /// Where the node accepts requests for promises; empty: nowhere.
+    pub peer: String,
     /// The addresses that lead, each with its preferred node.
     pub declared: Piece,
 }
@@ -143,6 +151,10 @@ pub enum Input {
     Broker(u64, BrokerReply),
     /// The host's state changed.
     Facts(Facts),
+    /// Another node asks for a promise. The first number goes with the reply.
+    PromiseAsked(u64, PromiseRequest),
+    /// Another node replied to such a request. Replies may be lost, late, repeated and reordered.
+    Promised(PromiseReply),
     /// Hand everything over and leave.
     Stop,
 }
@@ -159,6 +171,10 @@ pub enum Action {
     Watch(u64),
     /// Calls the broker. Calls arrive in this order, or not at all if the connection ends.
     Broker(u64, BrokerCall),
+    /// Asks the node at an address for a promise. Nobody waits for the reply.
+    AskPromise(String, PromiseRequest),
+    /// Replies to the request of another node with that number.
+    AnswerPromise(u64, PromiseReply),
 }
 
 /// How far the node is.
@@ -177,15 +193,24 @@ pub enum Stage {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Membership {
     session: Session,
-    /// The newest beat that is known to be in the engine, and when it was sent.
+    /// The newest beat that is known to be in the engine, when it was sent, and its roster.
     text: Arc<str>,
     sent: BootTime,
+    roster: Arc<[Name]>,
     joined: BootTime,
     joined_revision: i64,
     quarantine_until: BootTime,
     ready_at: BootTime,
     state: NodeState,
     joins: u32,
+}
+
+/// An attempt to write the beat.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Attempt {
+    text: Arc<str>,
+    sent: BootTime,
+    roster: Arc<[Name]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -264,8 +289,9 @@ pub struct Node {
     /// How often this process tried to join.
     joins: u64,
     /// The attempts to write the beat since the last one of which the outcome is known.
-    attempts: Vec<(Arc<str>, BootTime)>,
+    attempts: Vec<Attempt>,
     beat_at: BootTime,
+    promises: Promises,
     /// Whether the session of a previous process may live.
     may_resume: bool,
     has_twin: bool,
@@ -337,6 +363,7 @@ impl Node {
             joins: 0,
             attempts: Vec::new(),
             beat_at: now,
+            promises: Promises::default(),
             may_resume: true,
             has_twin: false,
             is_declared: false,
@@ -417,7 +444,9 @@ impl Node {
 
     /// E: when the addresses of this node end.
     pub fn end(&self) -> Option<BootTime> {
-        self.membership.as_ref().map(|membership| membership.sent.after(self.config.lease))
+        let sent = self.membership.as_ref()?.sent;
+        let end = sent.after(self.config.lease);
+        Some(self.promises.until().map_or(end, |until| until.max(end)))
     }
 
     /// Takes note of what happens at an instant not before the previous one, and returns what to do, in this order.
@@ -450,6 +479,8 @@ impl Node {
             }
             Input::Broker(id, reply) => self.broker_replied(id, reply),
             Input::Facts(facts) => self.facts = facts,
+            Input::PromiseAsked(ticket, request) => self.promise_asked(ticket, &request),
+            Input::Promised(reply) => self.promised(&reply),
             Input::Stop => {
                 (self.is_stopping, self.may_resume) = (true, false);
             }
@@ -481,6 +512,7 @@ impl Node {
         } else {
             self.enter();
         }
+        self.ask_for_promises();
         self.write_record();
         self.plan();
         self.hold();
