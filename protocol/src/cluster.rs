@@ -17,6 +17,8 @@ pub const MAX_ENGINE_URL: usize = 267;
 pub const MAX_FILE_PATH: usize = 255;
 /// The maximum length in bytes of the name of an engine's user.
 pub const MAX_ENGINE_USER: usize = 64;
+/// The maximum length in bytes of the address and the port at which a coordinator accepts connections of others.
+pub const MAX_PEER_LISTEN: usize = 64;
 /// The maximum number of checks.
 pub const MAX_CHECKS: usize = 16;
 /// The maximum length in bytes of the name of a check.
@@ -55,6 +57,9 @@ pub struct ClusterSettings {
     pub engine: Option<Engine>,
     /// The checks of this node, in the order of the configuration.
     pub checks: List<HealthCheck, MAX_CHECKS>,
+    /// Where this node's coordinator accepts connections of those of other nodes, `ADDRESS:PORT` with an IPv6 address in
+    /// brackets; empty: nowhere.
+    pub peer_listen: Text<MAX_PEER_LISTEN>,
 }
 
 /// The key-value store in which the nodes of a cluster agree.

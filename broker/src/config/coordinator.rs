@@ -1,6 +1,7 @@
 //! Settings of the coordinator, the program that decides which node of the cluster holds which address: options and scopes
 //! of the `cluster` scope that the broker checks and reports, and does not use itself.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use portreeve_protocol::cluster::{Failback, MAX_KEY_PART, OnEngineLoss};
@@ -23,7 +24,7 @@ const HEARTBEATS_IN_LEASE: u32 = 6;
 const MIN_HEARTBEATS_IN_LEASE: u32 = 3;
 
 /// The options that have an effect only with an engine, without those of the MTA.
-const NEED_AN_ENGINE: [&str; 3] = ["lease", "failback", "on_engine_loss"];
+const NEED_AN_ENGINE: [&str; 4] = ["lease", "failback", "on_engine_loss", "peer_listen"];
 
 /// The settings of the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct Coordinator {
     pub failback: Failback,
     /// What happens to the addresses if the engine is out of reach for all nodes.
     pub on_engine_loss: OnEngineLoss,
+    /// Where the coordinator accepts connections of those of other nodes.
+    pub peer_listen: Option<Spanned<SocketAddr>>,
     /// The engine; `None`: no coordinator can run.
     pub engine: Option<Engine>,
     /// The checks of this node.
@@ -62,6 +65,7 @@ impl Default for Coordinator {
             balance_set_size: 10,
             failback: Failback::default(),
             on_engine_loss: OnEngineLoss::default(),
+            peer_listen: None,
             engine: None,
             checks: Vec::new(),
         }
@@ -95,13 +99,16 @@ impl Coordinator {
             on_engine_loss: reader
                 .parsed("on_engine_loss", on_engine_loss)
                 .map_or(default.on_engine_loss, |spanned| spanned.value),
+            peer_listen: reader.parsed("peer_listen", peer_listen),
             checks: HealthCheck::read_all(reader),
             engine: None,
         };
         match engine {
             Some((place, engine)) => {
                 needs_names(reader, place);
-                Coordinator { engine: Some(engine), ..coordinator }
+                let coordinator = Coordinator { engine: Some(engine), ..coordinator };
+                needs_peers(reader, &coordinator);
+                coordinator
             }
             None => {
                 ineffective(reader);
@@ -155,6 +162,27 @@ fn needs_names(reader: &mut Reader<'_, '_>, engine: Span) {
             let help = format!("add {option} = \"NAME\" to the cluster scope, {whose}");
             reader.error(engine, format!("an engine needs {option}, a part of its keys"), help);
         }
+    }
+}
+
+/// Nodes that hold their addresses ask each other, and only coordinators with a certificate accept what others send.
+fn needs_peers(reader: &mut Reader<'_, '_>, coordinator: &Coordinator) {
+    if coordinator.on_engine_loss == OnEngineLoss::Hold
+        && let Some(option) = reader.section.option("on_engine_loss")
+        && reader.section.option("peer_listen").is_none()
+    {
+        let message = "hold needs peer_listen: without the engine, the nodes ask each other";
+        let help = "add peer_listen = \"ADDRESS:PORT\" to the cluster scope of every node, or write release";
+        reader.error(option.value.span(), message, help);
+    }
+    let has_certificate = coordinator.engine.as_ref().is_some_and(|engine| engine.certificate.is_some());
+    if let Some(at) = &coordinator.peer_listen
+        && !has_certificate
+        && !at.value.ip().is_loopback()
+    {
+        let message = "peer_listen needs a certificate: the coordinators authenticate each other";
+        let help = "add ca, certificate and key to the engine scope, or listen on a loopback address";
+        reader.error(at.span, message, help);
     }
 }
 
@@ -232,6 +260,16 @@ fn failback(text: &str) -> Result<Failback, String> {
         "manual" => Ok(Failback::Manual),
         _ => Err("write auto or manual".to_owned()),
     }
+}
+
+/// An address of this host and a port, which other nodes connect to. The error is the remedy.
+fn peer_listen(text: &str) -> Result<SocketAddr, String> {
+    let usable = |ip: IpAddr| !ip.is_unspecified() && !ip.is_multicast();
+    let at = text.parse().ok().filter(|at: &SocketAddr| usable(at.ip()) && at.port() != 0);
+    at.filter(|at| !matches!(at, SocketAddr::V6(at) if at.scope_id() != 0)).ok_or_else(|| {
+        "write an address of this host that the other nodes reach, and a port, such as 192.0.2.1:7400"
+            .to_owned()
+    })
 }
 
 fn on_engine_loss(text: &str) -> Result<OnEngineLoss, String> {

@@ -203,6 +203,7 @@ impl Snapshot {
             on_engine_loss,
             engine,
             checks,
+            peer_listen,
         } = coordinator;
         let mut add = |name: &str, value: String| self.add(format!("cluster {name}"), value);
         add("cluster_group", text(group));
@@ -213,6 +214,8 @@ impl Snapshot {
         add("duravip_balance_set_size", balance_set_size.to_string());
         add("failback", failback.name().to_owned());
         add("on_engine_loss", on_engine_loss.name().to_owned());
+        let peer_listen = peer_listen.as_ref().map_or_else(String::new, |at| at.value.to_string());
+        add("peer_listen", peer_listen);
         engine.iter().for_each(|scope| self.add_engine(scope));
         checks.iter().for_each(|scope| self.add_health_check(scope));
     }

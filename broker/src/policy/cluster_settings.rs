@@ -24,6 +24,7 @@ impl Policy {
             on_engine_loss,
             engine,
             checks,
+            peer_listen,
         } = coordinator;
         ClusterSettings {
             group: text(group.as_ref()),
@@ -37,6 +38,9 @@ impl Policy {
             on_engine_loss: *on_engine_loss,
             engine: engine.as_ref().map(self::engine),
             checks: List::truncated(checks.iter().map(check)),
+            peer_listen: peer_listen
+                .as_ref()
+                .map_or_else(Text::default, |at| Text::truncated(&at.value.to_string())),
         }
     }
 }
@@ -120,8 +124,9 @@ mod tests {
         let files: String = ["ca", "certificate", "key", "password_file"]
             .map(|option| format!("{option} = {}\n", path(MAX_FILE_PATH)))
             .concat();
+        let longest = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535";
         let text = format!(
-            "cluster {{ cluster_group = {} nodename = {} engine {{ endpoints = ( {} ) user = {} {files} }} {checks} }}",
+            "cluster {{ cluster_group = {} nodename = {} peer_listen = \"{longest}\" engine {{ endpoints = ( {} ) user = {} {files} }} {checks} }}",
             word(MAX_KEY_PART),
             word(MAX_KEY_PART),
             endpoints.join(" "),
@@ -133,6 +138,7 @@ mod tests {
             endpoints.iter().map(|url| url.trim_matches('"')).eq(engine.endpoints.iter().map(|url| &**url))
         );
         assert_eq!(&*engine.password_file, path(MAX_FILE_PATH));
+        assert_eq!(&*settings.peer_listen, longest);
         let last = settings.checks.last().unwrap();
         assert_eq!((settings.checks.len(), last.command.len()), (MAX_CHECKS, MAX_COMMAND_WORDS));
         assert_eq!(&*last.command[1], word(MAX_COMMAND_WORD));

@@ -91,6 +91,7 @@ pub fn cluster(golden: &Golden) {
             fall: 3,
             rise: 2,
         }]),
+        peer_listen: text("192.0.2.1:7400"),
     };
     golden.reply::<ClusterRequest>("cluster-reply", 21, 0, &settings);
     let without_engine = ClusterSettings { lease_ms: 3_000, ..ClusterSettings::default() };

@@ -73,6 +73,7 @@ fn preference(place: usize) -> Option<&'static str> {
 /// The configuration of a node's broker.
 fn config(node: usize, settings: &Settings, chroot: &Chroot, issued: &Issued, authority: &Path) -> String {
     let Settings { lease, failback, on_engine_loss, more, .. } = settings;
+    let peer = engine_address(node);
     let (name, socket, healthy) = (NODES[node], socket(node), health_file(node));
     let endpoints: String =
         (0..NODES.len()).map(|node| format!("\"https://{}:2379\" ", engine_address(node))).collect();
@@ -109,6 +110,7 @@ fn config(node: usize, settings: &Settings, chroot: &Chroot, issued: &Issued, au
             lease = {lease}
             failback = {failback}
             on_engine_loss = {on_engine_loss}
+            peer_listen = "{peer}:7400"
             view_mature_time = 0
             view_balance_interval = 1
             engine {{

@@ -73,16 +73,27 @@ fn a_permitted_peer_gets_all_settings_and_the_new_ones_after_a_reload() {
         assert_eq!(settings(&mut broker.peer()), told);
 
         coordinator.subscribe(false);
-        let changed = CLUSTER.replace("lease = 3", "lease = 12 on_engine_loss = hold").replace("off", "on");
+        let changed = CLUSTER
+            .replace("lease = 3", "lease = 12 on_engine_loss = hold peer_listen = \"192.0.2.1:7400\"")
+            .replace("off", "on");
         let reloaded = reload(host, &broker, &config(&changed));
-        let changes =
-            ["cluster heartbeats_per_sec", "cluster lease", "cluster on_engine_loss", "engine compaction"];
+        let changes = [
+            "cluster heartbeats_per_sec",
+            "cluster lease",
+            "cluster on_engine_loss",
+            "cluster peer_listen",
+            "engine compaction",
+        ];
         assert_eq!(rows(&reloaded, "applied"), changes, "{reloaded:?}");
         assert_eq!(rows(&reloaded, "needs-restart"), [""; 0]);
         coordinator.await_event(EventCode::Reloaded);
         let told = settings(&mut coordinator);
         assert_eq!((told.lease_ms, told.heartbeat_ms), (12_000, 2_000));
-        assert_eq!((told.on_engine_loss, told.engine.unwrap().compaction), (OnEngineLoss::Hold, true));
+        assert_eq!(
+            (told.on_engine_loss, told.engine.as_ref().unwrap().compaction),
+            (OnEngineLoss::Hold, true)
+        );
+        assert_eq!(&*told.peer_listen, "192.0.2.1:7400");
 
         // A refused configuration changes nothing, and is no event for this peer.
         broker::config(host, &config(&CLUSTER.replace("lease = 3", "lease = 3 heartbeats_per_sec = 0.5")));

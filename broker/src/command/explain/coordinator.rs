@@ -17,6 +17,7 @@ pub(super) fn json(settings: &ClusterSettings) -> Value {
         "duravip_balance_set_size": settings.balance_set_size,
         "failback": settings.failback.name(),
         "on_engine_loss": settings.on_engine_loss.name(),
+        "peer_listen": Some(settings.peer_listen.as_str()).filter(|at| !at.is_empty()),
         "endpoints": engine.endpoints,
         "files": files(engine),
         "user": engine.user,
@@ -51,6 +52,9 @@ pub(super) fn text(settings: &ClusterSettings) -> Option<String> {
     );
     add("moves", &moves);
     add("engine lost", settings.on_engine_loss.name());
+    if !settings.peer_listen.is_empty() {
+        add("peers", &settings.peer_listen);
+    }
     let mut name = "engine";
     for endpoint in &*engine.endpoints {
         add(name, &endpoint.to_string());

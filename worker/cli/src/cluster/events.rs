@@ -20,6 +20,7 @@ const EVENTS: &str = "\
   node-joined, node-ready, node-sick, node-leaving, node-left,
   node-evicted
   session-began, session-resumed, session-lost: of this node
+  holding          the engine is out, and this node keeps its addresses, as all promise
   withdrawn        this node removed its addresses before its lease
                    ended, because the engine confirmed no beat
   engine-lost, engine-back, engine-reset: it lost data

@@ -138,6 +138,11 @@ fn this_node(text: &mut Text, metrics: &Metrics) {
         node.state == Some(NodeState::Ready),
     );
     gauge(
+        "portreeve_cluster_holding",
+        "Whether this node keeps its addresses without the engine, by the promises of others.",
+        node.is_holding,
+    );
+    gauge(
         "portreeve_cluster_broker_connected",
         "Whether the broker of this host is connected and answers.",
         node.broker == BrokerState::Connected,

@@ -40,6 +40,7 @@ fn json(settings: &ClusterSettings) -> Value {
         "duravip_balance_set_size": settings.balance_set_size,
         "failback": settings.failback.name(),
         "on_engine_loss": settings.on_engine_loss.name(),
+        "peer_listen": present(&settings.peer_listen),
         "engine": settings.engine.as_ref().map(engine),
         "checks": settings.checks,
     })
@@ -59,6 +60,7 @@ fn text(settings: &ClusterSettings) -> String {
     add("duravip_balance_set_size", settings.balance_set_size.to_string());
     add("failback", settings.failback.name().to_owned());
     add("on_engine_loss", settings.on_engine_loss.name().to_owned());
+    add("peer_listen", or_none(&settings.peer_listen));
     match &settings.engine {
         None => add("engine", "none".to_owned()),
         Some(engine) => {

@@ -138,7 +138,13 @@ fn head(status: &Status) -> String {
         short(*patience_ms)
     );
     lines.push(match lease_left_ms {
-        Some(left) => format!("addresses end in {} unless a beat succeeds ({settings})", short(*left)),
+        Some(left) => {
+            let unless = match status.node.is_holding {
+                true => "unless a beat succeeds or all who could take them promise again not to",
+                false => "unless a beat succeeds",
+            };
+            format!("addresses end in {} {unless} ({settings})", short(*left))
+        }
         None => settings,
     });
     if let Some(left) = status.node.quarantine_ms {

@@ -211,7 +211,10 @@ impl Orders<'_> {
             Some(Value::Beat(beat)) => beat.lease(),
             _ => Duration::ZERO,
         };
-        let age = self.view.node.patience().seen_at(node).map(|at| self.view.now.since(at));
+        // A node that keeps its addresses without the engine shows life by its requests for promises.
+        let seen = self.view.node.patience().seen_at(node);
+        let shown = seen.map(|seen| self.view.node.promised_at(node).map_or(seen, |at| seen.max(at)));
+        let age = shown.map(|at| self.view.now.since(at));
         if age.is_none_or(|age| age < lease / 2) {
             let age = age.unwrap_or_default();
             return Err(Fault::new(

@@ -11,6 +11,7 @@ mod engine_files;
 mod failure;
 mod identity;
 mod links;
+mod peers;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -19,8 +20,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::broadcast;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{broadcast, oneshot};
 use tokio::task::{AbortHandle, spawn_local};
 
 use crate::control::server::{self, Call};
@@ -28,6 +29,7 @@ use crate::control::{self, Answer, Response};
 use crate::core::decide::{Action, BrokerReply, Facts, Input, Node, Stage};
 use crate::core::news::{Event, Journal, Kind, News};
 use crate::core::patience;
+use crate::core::promise::PromiseReply;
 use crate::core::report::{Surroundings, View};
 use crate::core::txn::{NoReply, Reply};
 use crate::engine::etcd::Etcd;
@@ -36,6 +38,7 @@ use crate::engine::{Engine, Watched};
 use broker::{Change, Session};
 pub use failure::Failure;
 use links::Working;
+use peers::{Asked, Peers};
 use settings::Settings;
 
 /// The pauses between two watches, at first and at most.
@@ -71,6 +74,10 @@ enum Message {
     Engine(u64, Result<Reply, NoReply>),
     Watch(u64, Watched),
     WatchEnded(u64),
+    /// Another node asks for a promise.
+    Asked(Asked),
+    /// Another node replied.
+    Promised(PromiseReply),
     Links(Working),
     /// The check with that number fails for a reason, or not any more.
     Check(usize, Option<String>),
@@ -126,6 +133,12 @@ pub async fn run(options: &Options) -> Result<End, Failure> {
     let (calls, mut calls_of_peers) = mpsc::channel(server::CALLS);
     let (followers, _) = broadcast::channel(server::FOLLOWED);
     tokio::spawn(server::serve(listener, calls, followers.clone()));
+    let peers = Peers::new(settings.peers())
+        .map_err(|error| Failure::System("cannot prepare connections to other nodes".to_owned(), error))?;
+    if let Some(at) = settings.peer_listen()? {
+        let to_loop = sender.clone();
+        peers.listen(at, move |asked| send(&to_loop, Message::Asked(asked)));
+    }
     let mut daemon = Daemon {
         node,
         engine,
@@ -137,6 +150,8 @@ pub async fn run(options: &Options) -> Result<End, Failure> {
         watch_pause: WATCH_AGAIN[0],
         is_watching: false,
         engine_is_lost: false,
+        peers,
+        asked: None,
         working: Working::new(),
         failed_checks: BTreeMap::new(),
         facts: Facts::default(),
@@ -227,6 +242,9 @@ struct Daemon<E> {
     watch_pause: Duration,
     is_watching: bool,
     engine_is_lost: bool,
+    peers: Peers,
+    /// Takes the reply to the request of another node.
+    asked: Option<oneshot::Sender<PromiseReply>>,
     working: Working,
     failed_checks: BTreeMap<usize, String>,
     facts: Facts,
@@ -340,6 +358,12 @@ impl<E: Engine + Clone + 'static> Daemon<E> {
                     self.watch_pause = (self.watch_pause * 2).min(WATCH_AGAIN[1]);
                 }
             }
+            Message::Asked((request, reply)) => {
+                self.asked = Some(reply);
+                self.step(Input::PromiseAsked(0, request));
+                self.asked = None;
+            }
+            Message::Promised(reply) => self.step(Input::Promised(reply)),
             Message::Links(working) => {
                 self.working = working;
                 self.tell_facts();
@@ -400,8 +424,14 @@ impl<E: Engine + Clone + 'static> Daemon<E> {
                 spawn_local(async move { send(&sender, Message::Engine(id, engine.txn(txn).await)) });
             }
             Action::Watch(number) => self.start_watch(number, Duration::ZERO),
-            // Settings with which a node asks are refused.
-            Action::AskPromise(..) | Action::AnswerPromise(..) => {}
+            Action::AskPromise(address, request) => {
+                self.peers.ask(address, request, move |reply| send(&sender, Message::Promised(reply)));
+            }
+            Action::AnswerPromise(_, reply) => {
+                if let Some(asked) = self.asked.take() {
+                    let _ = asked.send(reply); // the connection has ended
+                }
+            }
             Action::Broker(id, call) => {
                 let (Some(session), number) = (self.session.clone(), self.sessions) else { return };
                 tracing::debug!(id, ?call, "calling the broker");

@@ -1,7 +1,7 @@
 //! What the program is configured to do: the broker's `cluster` scope, and the addresses that its policy lets this user move.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use portreeve::address::Bounds;
@@ -11,6 +11,7 @@ use portreeve::{Client, Error};
 
 use super::failure::Failure;
 use super::links::Working;
+use super::peers;
 use crate::core::decide::{Config, Facts};
 use crate::core::record::{Block, Piece};
 use crate::engine::etcd;
@@ -112,8 +113,8 @@ impl Settings {
             balance_interval: milliseconds(cluster.view_balance_ms),
             balance_set: usize::try_from(cluster.balance_set_size).unwrap_or(usize::MAX),
             is_auto: cluster.failback == Failback::Auto,
-            hold: false,
-            peer: String::new(),
+            hold: cluster.on_engine_loss == OnEngineLoss::Hold,
+            peer: cluster.peer_listen.to_string(),
             declared: self.declared.clone(),
         }
     }
@@ -130,6 +131,30 @@ impl Settings {
             password_file: password_file.to_string(),
             group: self.cluster.group.to_string(),
         }
+    }
+
+    /// Where the coordinator accepts connections of others.
+    ///
+    /// # Errors
+    /// What the broker says is not an address and a port.
+    pub fn peer_listen(&self) -> Result<Option<SocketAddr>, Failure> {
+        let text = &*self.cluster.peer_listen;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let at = text.parse().map_err(|_| {
+            Failure::Config(format!("peer_listen is {text:?}: write ADDRESS:PORT, and reload the broker"))
+        })?;
+        Ok(Some(at))
+    }
+
+    /// How coordinators authenticate each other: as they do in the engine.
+    pub fn peers(&self) -> peers::Identity {
+        let Engine { ca, certificate, key, .. } = &self.engine;
+        let files =
+            peers::Files { ca: ca.to_string(), certificate: certificate.to_string(), key: key.to_string() };
+        let group = self.cluster.group.to_string();
+        peers::Identity { group, files: (!files.certificate.is_empty()).then_some(files) }
     }
 
     /// How late the kernel may end one of the addresses.

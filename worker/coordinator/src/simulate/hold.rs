@@ -286,6 +286,14 @@ fn run(seed: u64, rules: Rules) -> Simulation {
     simulation
 }
 
+#[test]
+#[ignore = "a tool: PORTREEVE_SEED=N prints how a seed ends"]
+fn show_seed() {
+    let seed = std::env::var("PORTREEVE_SEED").unwrap().parse().unwrap();
+    let simulation = run(seed, Rules::default());
+    println!("{:?} {:?}", simulation.setup, simulation.referee.violations);
+}
+
 fn violations(seeds: impl Iterator<Item = u64>, rules: Rules) -> impl Iterator<Item = (u64, Vec<String>)> {
     let run = move |seed| (seed, run(seed, rules).referee.violations);
     seeds.map(run).filter(|(_, violations)| !violations.is_empty())

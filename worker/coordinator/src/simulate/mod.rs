@@ -112,6 +112,7 @@ pub(crate) enum Event {
     ToBroker(usize, u32, u32, u64, BrokerCall),
     Probed(usize, u32, u32, u64, BrokerCall),
     Continue(usize),
+    StallEnds,
     /// A message from one host to another.
     Peer(usize, usize, Message),
 }
@@ -140,6 +141,8 @@ pub struct Simulation {
     history: u32,
     engine_is_up: bool,
     engine_stalls_until: u64,
+    /// The requests that it performs, in this order, when it does not stall any more.
+    stalled: Vec<(usize, u32, u64, Option<Txn>)>,
     backup: Store,
     /// The referee.
     pub referee: Referee,
@@ -188,6 +191,7 @@ impl Simulation {
             history: 0,
             engine_is_up: true,
             engine_stalls_until: 0,
+            stalled: Vec::new(),
             backup: Store::default(),
             referee: Referee::default(),
         }
@@ -278,6 +282,7 @@ impl Simulation {
             },
             Event::Probed(at, generation, broker, id, call) => self.broker(at, generation, broker, id, call),
             Event::Continue(at) => self.resume(at),
+            Event::StallEnds => self.perform_stalled(),
             Event::Peer(from, to, message) => self.deliver(from, to, message),
         }
     }
@@ -399,7 +404,7 @@ impl Simulation {
             return;
         }
         if self.engine_stalls_until > self.now {
-            self.at(self.engine_stalls_until, Event::ToEngine(at, generation, id, txn));
+            self.stalled.push((at, generation, id, txn));
             return;
         }
         let reply = match txn {
@@ -413,6 +418,14 @@ impl Simulation {
                 let delay = self.delay();
                 let input = Input::Engine(id, Ok(reply.clone()));
                 self.at(self.now + delay, Event::Input(at, generation, input));
+            }
+        }
+    }
+
+    fn perform_stalled(&mut self) {
+        if self.engine_stalls_until <= self.now {
+            for (at, generation, id, txn) in std::mem::take(&mut self.stalled) {
+                self.perform(at, generation, id, txn);
             }
         }
     }
@@ -651,6 +664,7 @@ impl Simulation {
     /// The engine elects a leader: it performs nothing for a while, and then all that it got.
     pub fn stall(&mut self, duration: Duration) {
         self.engine_stalls_until = self.now + nanoseconds(duration);
+        self.at(self.engine_stalls_until, Event::StallEnds);
     }
 
     /// Keeps a copy of the engine's data.
@@ -705,6 +719,7 @@ impl Simulation {
     pub fn heal(&mut self) {
         self.engine_is_up = true;
         self.engine_stalls_until = self.now;
+        self.perform_stalled();
         self.setup.noise = 0;
         self.order(Key::Freeze, None);
         for address in self.setup.addresses().collect::<Vec<_>>() {

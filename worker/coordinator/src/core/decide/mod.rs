@@ -36,7 +36,7 @@ use promises::Promises;
 /// The broker refuses a lease that ends within a second; a request takes time too.
 const SHORTEST_LEASE: Duration = Duration::from_millis(1_200);
 /// How often everything is read again, because a watch can lose events.
-const READ_INTERVAL: Duration = Duration::from_secs(30);
+pub(crate) const READ_INTERVAL: Duration = Duration::from_secs(30);
 /// How many claims one transaction writes; each can need two comparisons.
 const CLAIMS: usize = (txn::MAX_OPERATIONS - 1) / 2;
 

@@ -155,6 +155,9 @@ pub struct ThisNode {
     pub session_ms: Option<u64>,
     /// How long its addresses last if no further beat succeeds.
     pub lease_left_ms: Option<u64>,
+    /// Whether its addresses outlive its last beat, because all nodes that may evict it promise not to.
+    #[serde(rename = "holding")]
+    pub is_holding: bool,
     /// For how long it claims nothing, because it joined recently.
     pub quarantine_ms: Option<u64>,
     /// How long a beat lasts.
@@ -414,6 +417,8 @@ pub enum ProblemCode {
     Broker,
     /// The addresses of this node end soon.
     LeaseShort,
+    /// This node is to keep its addresses without the engine, and could not.
+    HoldImpossible,
     /// No node has these addresses.
     Unowned,
     /// A node shows no life.
@@ -455,6 +460,7 @@ impl ProblemCode {
             ProblemCode::EngineUnreachable => "engine-unreachable",
             ProblemCode::Broker => "broker",
             ProblemCode::LeaseShort => "lease-short",
+            ProblemCode::HoldImpossible => "hold-impossible",
             ProblemCode::Unowned => "unowned",
             ProblemCode::Silent => "silent",
             ProblemCode::Sick => "sick",

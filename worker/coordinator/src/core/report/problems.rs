@@ -5,9 +5,12 @@ use std::fmt::Display;
 use std::net::IpAddr;
 
 use super::{BrokerState, Membership, Problem, ProblemCode, Status, View, milliseconds};
+use crate::core::decide::READ_INTERVAL;
 use crate::core::patience;
 use crate::core::placement::{self, Why};
+use crate::core::promise::PromiseAnswer;
 use crate::core::record::{Key, Name, NodeState, Value};
+use crate::core::time::BootTime;
 
 /// How many names or addresses a sentence lists.
 const LISTED: usize = 5;
@@ -16,6 +19,7 @@ pub(super) fn problems(view: View<'_>, status: &Status) -> Vec<Problem> {
     let mut found = Found(Vec::new());
     this_node(status, &mut found);
     engine(view, status, &mut found);
+    hold(view, &mut found);
     nodes(status, &mut found);
     addresses(view, status, &mut found);
     orders(view, status, &mut found);
@@ -98,6 +102,46 @@ fn engine(view: View<'_>, status: &Status, found: &mut Found) {
             state => format!("the endpoint {} of the engine does not reply: {state}", endpoint.url),
         };
         found.add(ProblemCode::EndpointDown, text, "Check that member of the engine.");
+    }
+}
+
+/// Who could not promise if the engine went away now.
+fn hold(view: View<'_>, found: &mut Found) {
+    let node = view.node;
+    if !node.config().hold || node.session_times().is_none() {
+        return;
+    }
+    let Some(promisers) = node.promisers() else {
+        found.add(
+            ProblemCode::HoldImpossible,
+            "without the engine, this node gives its addresses up: the cluster has more than 16 nodes, or had when this node \
+             last wrote its beat",
+            "Write on_engine_loss = release, or make the cluster smaller.",
+        );
+        return;
+    };
+    let is_late = |at: BootTime| view.now.since(at) > 3 * READ_INTERVAL;
+    let cannot: Vec<String> = promisers
+        .iter()
+        .filter_map(|promiser| {
+            let why = match promiser.answer {
+                _ if !promiser.has_peer => "has no peer_listen",
+                Some((PromiseAnswer::Unseen, _)) => "has seen no beat of this node since it started",
+                Some((_, at)) if is_late(at) => "does not answer any more",
+                None if node.session_times().is_some_and(|times| is_late(times.joined)) => {
+                    "has never answered"
+                }
+                _ => return None,
+            };
+            Some(format!("{} {why}", promiser.node))
+        })
+        .collect();
+    if !cannot.is_empty() {
+        found.add(
+            ProblemCode::HoldImpossible,
+            format!("without the engine, this node gives its addresses up: {}", list(&cannot)),
+            "Set peer_listen on every node, and let the nodes connect to each other there. The log has the errors.",
+        );
     }
 }
 

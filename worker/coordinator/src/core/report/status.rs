@@ -64,6 +64,7 @@ pub(super) fn this_node(view: View<'_>) -> ThisNode {
         why: refused.or_else(|| record.map(|record| record.why.clone())).unwrap_or_default(),
         session_ms: times.map(|times| view.ago(times.joined)),
         lease_left_ms: node.end().map(|end| view.until(end)),
+        is_holding: node.is_holding(),
         quarantine_ms: quarantine.map(|until| view.until(until)),
         lease_ms: milliseconds(config.lease),
         heartbeat_ms: milliseconds(config.heartbeat),
