@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use portreeve_tests::cluster::fault::{FAULTS, fault};
+use portreeve_tests::cluster::fault::{Expected, FAULTS, Fault, Lasts, fault};
 use portreeve_tests::cluster::row::Bench;
 use portreeve_tests::cluster::{CLIENT, NODES, Settings, addresses};
 use portreeve_tests::wait::TIMEOUT;
@@ -99,6 +99,45 @@ fn addresses_are_silent_without_engine_and_return_with_it() {
 #[test]
 fn a_cluster_recovers_from_a_power_cut_and_from_an_engine_that_lost_its_data() {
     isolated(|host| run(host, 6));
+}
+
+/// Faults of a cluster whose nodes hold their addresses without the engine.
+static HELD: [Fault; 2] = [
+    Fault {
+        name: "engine-killed-30s",
+        what: "SIGKILL of all members for 30 s; the nodes promise not to take addresses",
+        expected: Expected::Nothing,
+        lasts: Lasts::For(Duration::from_secs(30)),
+        begin: |cluster, victim| (fault("engine-killed").begin)(cluster, victim),
+        end: |cluster, victim| (fault("engine-killed").end)(cluster, victim),
+    },
+    Fault {
+        name: "engine-killed-and-node-cut-off",
+        what: "SIGKILL of all members, and 10 s later one node cannot promise any more",
+        expected: Expected::Outage,
+        lasts: Lasts::PastLease,
+        begin: |cluster, victim| {
+            (fault("engine-killed").begin)(cluster, victim);
+            std::thread::sleep(Duration::from_secs(10));
+            (fault("engine-unreachable").begin)(cluster, victim);
+        },
+        end: |cluster, victim| {
+            (fault("engine-unreachable").end)(cluster, victim);
+            (fault("engine-killed").end)(cluster, victim);
+        },
+    },
+];
+
+#[test]
+fn addresses_stay_without_engine_while_all_nodes_promise() {
+    isolated(|host| {
+        let mut bench = Bench::start(host, Settings { on_engine_loss: "hold", ..long_lease() });
+        let outcomes: Vec<_> = HELD.iter().map(|fault| bench.run(fault, QUIET)).collect();
+        bench.assert_good(&outcomes);
+        // They were there for 10 s of the second outage, and then until their end at most.
+        let silent = outcomes[1].silence;
+        assert!(silent < Duration::from_secs(10), "silent for {silent:?}");
+    });
 }
 
 #[test]

@@ -70,11 +70,6 @@ impl Settings {
                         cluster_group and nodename to its cluster scope, and reload the broker";
             return Err(Unusable::Config(Failure::Config(text.to_owned())));
         };
-        if cluster.on_engine_loss == OnEngineLoss::Hold {
-            let text = "on_engine_loss = hold is not supported by this version: write release, or remove the option, and reload \
-                        the broker";
-            return Err(Unusable::Config(Failure::Config(text.to_owned())));
-        }
         let mut declared = Piece::new();
         let mut interfaces = BTreeMap::new();
         let mut after = 0;
