@@ -170,6 +170,7 @@ mod tests {
             declares: "d".into(),
             is_auto: Some(true),
             joins: 1,
+            peer: String::new(),
             down: Vec::new(),
             refused: Vec::new(),
         };
