@@ -9,7 +9,7 @@ use std::io::{self, Read as _};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::{PoisonError, RwLock, mpsc};
+use std::sync::{Condvar, Mutex, PoisonError, RwLock, mpsc};
 use std::time::Duration;
 
 use rustix::mount::{MountFlags, mount, mount_bind};
@@ -40,6 +40,38 @@ pub fn isolated<T: FnOnce(&Host)>(test: T) {
 pub fn isolated_with_go<T: FnOnce(&Host)>(test: T) {
     let wait_for_machine = || MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     run(test, wait_for_machine, || binaries::go_variables().collect());
+}
+
+/// How many tests of clusters run at a time.
+const CLUSTERS: usize = 3;
+static FREE_CLUSTERS: (Mutex<usize>, Condvar) = (Mutex::new(CLUSTERS), Condvar::new());
+
+/// The turn of a test of a cluster.
+struct ClusterTurn;
+
+impl ClusterTurn {
+    fn wait() -> Self {
+        let (free, freed) = &FREE_CLUSTERS;
+        let free = free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = freed.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        Self
+    }
+}
+
+impl Drop for ClusterTurn {
+    fn drop(&mut self) {
+        let (free, freed) = &FREE_CLUSTERS;
+        *free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        freed.notify_one();
+    }
+}
+
+/// Like [`isolated`], for a test with three hosts that must keep their deadlines: few of them run at a time.
+pub fn isolated_cluster<T: FnOnce(&Host)>(test: T) {
+    // The turn comes first: whoever waits for it must not delay a test that runs alone.
+    let wait_for_machine = || (ClusterTurn::wait(), MACHINE.read().unwrap_or_else(PoisonError::into_inner));
+    run(test, wait_for_machine, Vec::new);
 }
 
 /// Like [`isolated`], while no other test of this program runs: for tests that measure milliseconds or that exhaust a

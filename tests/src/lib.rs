@@ -37,7 +37,7 @@ pub mod startup_steps;
 pub mod wait;
 
 pub use broker::Broker;
-pub use host::{Host, exclusive, isolated};
+pub use host::{Host, exclusive, isolated, isolated_cluster};
 pub use kernel::Kernel;
 pub use peer::Peer;
 pub use startup_failure::StartupFailure;

@@ -8,11 +8,11 @@ use portreeve_tests::cluster::wire::Wire;
 use portreeve_tests::cluster::{Cluster, NODES, Settings, addresses, mac_of};
 use portreeve_tests::neighbour::Neighbour;
 use portreeve_tests::peer::one_address;
-use portreeve_tests::{eventually, isolated};
+use portreeve_tests::{eventually, isolated_cluster};
 
 #[test]
 fn brokers_on_three_hosts_answer_on_one_wire_until_their_leases_end() {
-    isolated(|host| {
+    isolated_cluster(|host| {
         let begin = Instant::now();
         let cluster = Cluster::prepare(host, Settings::default());
         println!("ready after {:?}", begin.elapsed());

@@ -15,7 +15,7 @@ use portreeve_tests::certificates::Authority;
 use portreeve_tests::cluster::host::{COORDINATOR, control_socket};
 use portreeve_tests::cluster::{Cluster, NODES, Settings as ClusterSettings};
 use portreeve_tests::etcd::{self, Member};
-use portreeve_tests::{Host, binaries, eventually, isolated};
+use portreeve_tests::{Host, binaries, eventually, isolated, isolated_cluster};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
@@ -74,7 +74,7 @@ fn expected_code(value: &Value, is_strict: bool) -> Option<i32> {
 
 #[test]
 fn a_check_finds_what_is_wrong_with_a_cluster() {
-    isolated(|host| {
+    isolated_cluster(|host| {
         let mut cluster = Cluster::prepare(host, ClusterSettings { lease: 6, ..ClusterSettings::default() });
         let tls = cluster.hosts[0].member.settings.tls.clone().unwrap();
         let (_, issued) = tls.etcdctl;

@@ -8,7 +8,7 @@ use portreeve_tests::cluster::fault::{Expected, FAULTS, Fault, Lasts, fault};
 use portreeve_tests::cluster::row::Bench;
 use portreeve_tests::cluster::{CLIENT, NODES, Settings, addresses};
 use portreeve_tests::wait::TIMEOUT;
-use portreeve_tests::{Host, eventually, exclusive, isolated, lan};
+use portreeve_tests::{Host, eventually, exclusive, isolated_cluster, lan};
 
 /// How long nothing may move after a fault.
 const QUIET: Duration = Duration::from_secs(2);
@@ -68,37 +68,37 @@ fn long_lease() -> Settings {
 
 #[test]
 fn restarts_of_coordinators_and_of_engine_members_move_nothing() {
-    isolated(|host| run_with(host, 0, long_lease()));
+    isolated_cluster(|host| run_with(host, 0, long_lease()));
 }
 
 #[test]
 fn faults_that_leave_a_node_a_way_to_the_engine_move_nothing() {
-    isolated(|host| run_with(host, 1, long_lease()));
+    isolated_cluster(|host| run_with(host, 1, long_lease()));
 }
 
 #[test]
 fn addresses_of_killed_and_stopped_processes_move() {
-    isolated(|host| run(host, 2));
+    isolated_cluster(|host| run(host, 2));
 }
 
 #[test]
 fn addresses_of_a_node_without_engine_move_whatever_the_clocks_of_the_hosts_show() {
-    isolated(|host| run_with(host, 3, clocks_apart()));
+    isolated_cluster(|host| run_with(host, 3, clocks_apart()));
 }
 
 #[test]
 fn a_node_that_cannot_serve_hands_its_addresses_over() {
-    isolated(|host| run(host, 4));
+    isolated_cluster(|host| run(host, 4));
 }
 
 #[test]
 fn addresses_are_silent_without_engine_and_return_with_it() {
-    isolated(|host| run(host, 5));
+    isolated_cluster(|host| run(host, 5));
 }
 
 #[test]
 fn a_cluster_recovers_from_a_power_cut_and_from_an_engine_that_lost_its_data() {
-    isolated(|host| run(host, 6));
+    isolated_cluster(|host| run(host, 6));
 }
 
 /// Faults of a cluster whose nodes hold their addresses without the engine.
@@ -130,7 +130,7 @@ static HELD: [Fault; 2] = [
 
 #[test]
 fn addresses_stay_without_engine_while_all_nodes_promise() {
-    isolated(|host| {
+    isolated_cluster(|host| {
         let mut bench = Bench::start(host, Settings { on_engine_loss: "hold", ..long_lease() });
         let outcomes: Vec<_> = HELD.iter().map(|fault| bench.run(fault, QUIET)).collect();
         bench.assert_good(&outcomes);
@@ -142,12 +142,12 @@ fn addresses_stay_without_engine_while_all_nodes_promise() {
 
 #[test]
 fn a_node_that_gets_another_name_hands_its_addresses_over_and_must_not_get_the_name_of_another() {
-    isolated(|host| run(host, 7));
+    isolated_cluster(|host| run(host, 7));
 }
 
 #[test]
 fn keys_of_other_programs_and_configurations_that_differ_move_nothing_that_need_not_move() {
-    isolated(|host| {
+    isolated_cluster(|host| {
         let mut bench = Bench::start(host, Settings::default());
         let mut outcomes: Vec<_> = CLUSTERS[8].iter().map(|name| bench.run(fault(name), QUIET)).collect();
         // The others wait for the lease that the node declares, which is longer than theirs.
@@ -186,7 +186,7 @@ fn every_fault_is_in_one_test() {
 /// came: with the default lease, for about 1.4 s.
 #[test]
 fn the_referee_notices_coordinators_that_wait_for_half_of_the_lease_only() {
-    isolated(|host| {
+    isolated_cluster(|host| {
         let mut bench = Bench::start(host, Settings { impatient: true, lease: 6, ..Settings::default() });
         bench.run(fault("partition"), Duration::ZERO);
         let violations = bench.judge();

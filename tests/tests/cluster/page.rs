@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use portreeve_tests::broker::Log;
-use portreeve_tests::{Broker, Host, binaries, etcd, eventually, isolated, lan};
+use portreeve_tests::{Broker, Host, binaries, etcd, eventually, isolated_cluster, lan};
 use serde_json::Value;
 
 const PAGE: &str = include_str!("../../../deploy/docs/cluster.md");
@@ -148,7 +148,7 @@ fn shape(text: &str) -> Vec<String> {
 
 #[test]
 fn the_commands_of_the_page_make_a_cluster_that_survives_a_host() {
-    isolated(|host| {
+    isolated_cluster(|host| {
         host.add_user("portreeve-coordinator", IDS[0]);
         host.add_group("portreeve", IDS[1]);
         host.add_group("etcd", IDS[2]);
