@@ -21,12 +21,15 @@ const MONITORS: usize = 5;
 
 /// D: how long after the last change of a beat its observers wait before they evict the node.
 pub fn eviction(lease: Duration, late: Duration) -> Duration {
-    (lease + Duration::from_millis(500).max(lease / 6) + late).max(safe_eviction(lease, late))
+    let longer = lease.saturating_add(Duration::from_millis(500).max(lease / 6)).saturating_add(late);
+    longer.max(safe_eviction(lease, late))
 }
 
 /// L(1+r)/(1−r) + late: the shortest safe D. The observer's clock may be the fast one, and count the lateness too.
 pub fn safe_eviction(lease: Duration, late: Duration) -> Duration {
-    (lease * (1000 + RATE_ERROR)) / (1000 - RATE_ERROR) + late * (1000 + RATE_ERROR) / 1000
+    // Both come from the engine, where anything may have been written.
+    let (lease, late) = (lease.saturating_mul(1000 + RATE_ERROR), late.saturating_mul(1000 + RATE_ERROR));
+    (lease / (1000 - RATE_ERROR)).saturating_add(late / 1000)
 }
 
 /// How long after their end a node's own addresses are gone for certain, although its clock may be the fast one.
@@ -168,6 +171,8 @@ mod tests {
         }
         assert_eq!(safe_eviction(Duration::from_secs(199), Duration::ZERO), Duration::from_secs(201));
         assert_eq!(settle(Duration::from_secs(1)), Duration::from_millis(2_800));
+        let longest = Duration::from_millis(u64::MAX);
+        assert!(eviction(longest, longest) > longest);
     }
 
     #[test]
