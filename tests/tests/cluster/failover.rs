@@ -101,6 +101,10 @@ fn a_cluster_recovers_from_a_power_cut_and_from_an_engine_that_lost_its_data() {
     isolated_cluster(|host| run(host, 6));
 }
 
+/// How long all nodes hold their addresses without the engine before one of them cannot promise any more: longer than a slow
+/// machine needs to bring them back.
+const HOLD: Duration = Duration::from_secs(20);
+
 /// Faults of a cluster whose nodes hold their addresses without the engine.
 static HELD: [Fault; 2] = [
     Fault {
@@ -113,12 +117,13 @@ static HELD: [Fault; 2] = [
     },
     Fault {
         name: "engine-killed-and-node-cut-off",
-        what: "SIGKILL of all members, and 10 s later one node cannot promise any more",
-        expected: Expected::Outage,
+        what: "SIGKILL of all members, and 20 s later one node cannot promise any more",
+        // The node may be the last one to reach the engine again.
+        expected: Expected::Recovery,
         lasts: Lasts::PastLease,
         begin: |cluster, victim| {
             (fault("engine-killed").begin)(cluster, victim);
-            std::thread::sleep(Duration::from_secs(10));
+            std::thread::sleep(HOLD);
             (fault("engine-unreachable").begin)(cluster, victim);
         },
         end: |cluster, victim| {
@@ -134,9 +139,9 @@ fn addresses_stay_without_engine_while_all_nodes_promise() {
         let mut bench = Bench::start(host, Settings { on_engine_loss: "hold", ..long_lease() });
         let outcomes: Vec<_> = HELD.iter().map(|fault| bench.run(fault, QUIET)).collect();
         bench.assert_good(&outcomes);
-        // They were there for 10 s of the second outage, and then until their end at most.
+        // Without a promise they would have been silent for all that time, but for the lease.
         let silent = outcomes[1].silence;
-        assert!(silent < Duration::from_secs(10), "silent for {silent:?}");
+        assert!(silent < HOLD, "silent for {silent:?}");
     });
 }
 
