@@ -1,11 +1,11 @@
 //! Clusters whose nodes keep their addresses without the engine while all who could take them promise not to.
 
 use std::net::IpAddr;
-use std::thread;
 use std::time::Duration;
 
 use super::random::Random;
-use super::seeds::{fault, seeds, settle};
+use super::scenarios::{formed, formed_with, verdict};
+use super::seeds::{MUTANT_SEEDS, assert_none, fault, settle, violations};
 use super::{Event, Setup, Simulation};
 use crate::core::decide::Stage;
 use crate::core::record::Key;
@@ -14,29 +14,8 @@ use crate::core::txn::{Operation, Txn};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A cluster of nodes that hold, in which each address has a host.
-fn formed(setup: Setup) -> Simulation {
-    formed_with(setup, Rules::default())
-}
-
-fn formed_with(setup: Setup, rules: Rules) -> Simulation {
-    let mut simulation = Simulation::with_rules(setup, rules);
-    for host in 0..simulation.setup.nodes {
-        simulation.start(host);
-        simulation.run_for(Duration::from_millis(100));
-    }
-    simulation.run_for(2 * simulation.setup.patience() + SECOND);
-    assert_eq!(simulation.unowned(), [] as [IpAddr; 0]);
-    simulation.expect_quiet(SECOND);
-    simulation
-}
-
 fn holding(nodes: usize) -> Setup {
     Setup { nodes, holders: nodes, ..Setup::default() }
-}
-
-fn verdict(simulation: &Simulation) {
-    assert_eq!(simulation.referee.violations, Vec::<String>::new());
 }
 
 #[test]
@@ -294,21 +273,9 @@ fn show_seed() {
     println!("{:?} {:?}", simulation.setup, simulation.referee.violations);
 }
 
-fn violations(seeds: impl Iterator<Item = u64>, rules: Rules) -> impl Iterator<Item = (u64, Vec<String>)> {
-    let run = move |seed| (seed, run(seed, rules).referee.violations);
-    seeds.map(run).filter(|(_, violations)| !violations.is_empty())
-}
-
 #[test]
 fn no_address_is_ever_on_two_nodes() {
-    const THREADS: u64 = 2;
-    let last = seeds(300);
-    let run = |first| violations((first..last).step_by(2), Rules::default()).take(20).collect::<Vec<_>>();
-    let violations: Vec<(u64, Vec<String>)> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS).map(|first| scope.spawn(move || run(first))).collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
-    });
-    assert!(violations.is_empty(), "{violations:#?}");
+    assert_none(run);
 }
 
 /// Each rule is needed: without it, the referee soon reports a violation. `promise_seen` has a test of its own.
@@ -318,16 +285,13 @@ macro_rules! needed {
             $(#[test]
             fn $rule() {
                 let rules = super::Rules { $rule: false, ..super::Rules::default() };
-                let first = super::violations(0..super::MUTANT_SEEDS, rules).next();
+                let first = super::violations(0..super::MUTANT_SEEDS, super::run, rules).next();
                 let (seed, violations) = first.expect("the referee notices that the rule is missing");
                 println!("seed {seed}: {violations:?}");
             })*
         }
     };
 }
-
-/// How many seeds a mutant may survive.
-const MUTANT_SEEDS: u64 = 3_000;
 
 needed! {
     roster_only every_promise every_roster promise_from_sending promise_binds promise_unless_evicting

@@ -12,12 +12,12 @@ use crate::core::txn::{Operation, Txn};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn formed(setup: Setup) -> Simulation {
+pub(super) fn formed(setup: Setup) -> Simulation {
     formed_with(setup, Rules::default())
 }
 
 /// A cluster in which each address has a host, and nothing moves.
-fn formed_with(setup: Setup, rules: Rules) -> Simulation {
+pub(super) fn formed_with(setup: Setup, rules: Rules) -> Simulation {
     let mut simulation = Simulation::with_rules(setup, rules);
     for host in 0..simulation.setup.nodes {
         simulation.start(host);
@@ -50,7 +50,7 @@ fn epoch_and_phase(simulation: &Simulation, address: IpAddr) -> (u64, Phase) {
     }
 }
 
-fn verdict(simulation: &Simulation) {
+pub(super) fn verdict(simulation: &Simulation) {
     assert_eq!(simulation.referee.violations, Vec::<String>::new());
 }
 

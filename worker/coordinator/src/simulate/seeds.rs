@@ -130,26 +130,32 @@ pub(super) fn settle(simulation: &mut Simulation) {
 }
 
 /// The seeds in a range of which the referee reports something.
-fn violations(seeds: impl Iterator<Item = u64>, rules: Rules) -> impl Iterator<Item = (u64, Vec<String>)> {
+pub(super) fn violations(
+    seeds: impl Iterator<Item = u64>,
+    run: fn(u64, Rules) -> Simulation,
+    rules: Rules,
+) -> impl Iterator<Item = (u64, Vec<String>)> {
     let run = move |seed| (seed, run(seed, rules).referee.violations);
     seeds.map(run).filter(|(_, violations)| !violations.is_empty())
 }
 
-pub(super) fn seeds(default: u64) -> u64 {
-    let count = std::env::var("PORTREEVE_SEEDS").ok();
-    count.map_or(default, |count| count.parse().expect("PORTREEVE_SEEDS is a number"))
-}
-
-#[test]
-fn no_address_is_ever_on_two_nodes_and_each_is_soon_on_one_again() {
+/// Checks that the referee reports nothing of the first 300 seeds, or of as many as the environment says.
+pub(super) fn assert_none(run: fn(u64, Rules) -> Simulation) {
     const THREADS: u64 = 2;
-    let last = seeds(300);
-    let run = |first| violations((first..last).step_by(2), Rules::default()).take(20).collect::<Vec<_>>();
+    let count = std::env::var("PORTREEVE_SEEDS").ok();
+    let last = count.map_or(300, |count| count.parse().expect("PORTREEVE_SEEDS is a number"));
+    let run =
+        |first| violations((first..last).step_by(2), run, Rules::default()).take(20).collect::<Vec<_>>();
     let violations: Vec<(u64, Vec<String>)> = thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS).map(|first| scope.spawn(move || run(first))).collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
     assert!(violations.is_empty(), "{violations:#?}");
+}
+
+#[test]
+fn no_address_is_ever_on_two_nodes_and_each_is_soon_on_one_again() {
+    assert_none(run);
 }
 
 #[test]
@@ -187,7 +193,7 @@ macro_rules! needed {
             $(#[test]
             fn $rule() {
                 let rules = super::Rules { $rule: false, ..super::Rules::default() };
-                let first = super::violations(0..super::MUTANT_SEEDS, rules).next();
+                let first = super::violations(0..super::MUTANT_SEEDS, super::run, rules).next();
                 let (seed, violations) = first.expect("the referee notices that the rule is missing");
                 println!("seed {seed}: {violations:?}");
             })*
@@ -196,7 +202,7 @@ macro_rules! needed {
 }
 
 /// How many seeds a mutant may survive.
-const MUTANT_SEEDS: u64 = 3_000;
+pub(super) const MUTANT_SEEDS: u64 = 3_000;
 
 needed! {
     full_patience quarantine absolute_deadlines read_back count_from_sending compare_sessions compare_unchanged
