@@ -1,13 +1,15 @@
 //! The listeners and followers of each floating address: the listeners start when it is added and stop before it is removed;
 //! the followers are added and removed with it. Data only.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use portreeve_protocol::Endpoint;
 
-use super::Policy;
 use super::rule::RuleId;
+use super::{Policy, Requester};
 use crate::config::{Config, DuraVip, Listener, SocketOptions};
 
 /// The listeners and followers of floating addresses, by address.
@@ -17,6 +19,8 @@ pub(super) struct Floating {
     follows: HashMap<IpAddr, IpAddr>,
     /// Every floating address of the configuration, with the name of the scope that declares it and the preferred host.
     pub declared: BTreeMap<IpAddr, (String, String)>,
+    /// The peer that read the policy last, and the floating addresses that it is allowed.
+    pub last_allowed: RefCell<Option<(Requester, Rc<[IpAddr]>)>>,
     listeners: HashMap<IpAddr, Vec<(Endpoint, String, RuleId)>>,
 }
 

@@ -2,6 +2,7 @@
 //! allowed.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use portreeve_protocol::policy::{FloatingAddress, POLICY_PAGE, PolicyPage, PolicyRule, TopologyBlock};
 use portreeve_protocol::{List, Text};
@@ -17,12 +18,7 @@ impl Policy {
             Ok(_) => self.topology.topology.as_slice(),
             Err(_) => &[],
         };
-        let floating: Vec<_> = self
-            .floating
-            .declared
-            .iter()
-            .filter(|(address, _)| self.allows_address(requester, **address))
-            .collect();
+        let floating = self.floating_for(requester);
         let longest = rules.len().max(topology.len()).max(floating.len());
         let end = skipped.saturating_add(POLICY_PAGE);
         let rule = |rule: &&super::Rule| PolicyRule {
@@ -35,17 +31,18 @@ impl Policy {
             interface: Text::truncated(&row.interface.value),
             mask: row.mask,
         };
-        let floating = floating.into_iter().skip(skipped).map(|(address, (name, preference))| {
+        let floating = floating.iter().skip(skipped).filter_map(|address| {
+            let (name, preference) = self.floating.declared.get(address)?;
             let (interface, prefix) =
                 self.place(*address).map_or_else(Default::default, |place| (place.interface, place.prefix));
-            FloatingAddress {
+            Some(FloatingAddress {
                 address: *address,
                 name: Text::truncated(name),
                 preference: Text::truncated(preference),
                 follows: self.floating.leader(*address),
                 interface,
                 prefix,
-            }
+            })
         });
         PolicyPage {
             nodename: self
@@ -59,6 +56,18 @@ impl Policy {
             floating: List::truncated(floating),
             next: if end < longest { u32::try_from(end).unwrap_or(0) } else { 0 },
         }
+    }
+
+    /// The floating addresses that a peer is allowed. Those of the last peer are kept: it reads one page after another.
+    fn floating_for(&self, requester: &Requester) -> Rc<[IpAddr]> {
+        let mut last = self.floating.last_allowed.borrow_mut();
+        if let Some((_, addresses)) = last.as_ref().filter(|(whose, _)| whose == requester) {
+            return Rc::clone(addresses);
+        }
+        let declared = self.floating.declared.keys().copied();
+        let allowed: Rc<[IpAddr]> = declared.filter(|one| self.allows_address(requester, *one)).collect();
+        *last = Some((requester.clone(), Rc::clone(&allowed)));
+        allowed
     }
 
     /// Whether a peer is allowed an address, by itself or with the leader that it follows.
