@@ -60,12 +60,20 @@ pub fn spawn(addresses: &Rc<Addresses>, listeners: &Rc<dyn FloatingListeners>) -
 
 async fn run(addresses: Rc<Addresses>) {
     let mut compare_at = Instant::now() + addresses.reconcile_interval.get();
+    let mut leases_at = Instant::now();
     loop {
         let due = || addresses.reconciler.recheck_at().map_or(compare_at, |soon| soon.min(compare_at));
-        let next = addresses.run_due().min(due());
+        // With thousands of addresses, rounds of announcements are due far more often than their leases need a look.
+        if Instant::now() >= leases_at {
+            leases_at = addresses.run_due();
+        }
+        let mut next = leases_at.min(due());
+        if let Some(round) = addresses.announcer.send_due() {
+            next = next.min(round.into());
+        }
         tokio::select! {
             () = sleep_until(next) => {}
-            () = addresses.wake.notified() => {}
+            () = addresses.wake.notified() => leases_at = Instant::now(),
         }
         // Something may be due again at once; requests come first.
         tokio::task::yield_now().await;
@@ -96,15 +104,14 @@ fn spawn_receiver(
 }
 
 impl Addresses {
-    /// Removes expired addresses, notifies holders and announces, as far as that is due. Returns when to call it again.
+    /// Removes expired addresses, notifies holders and refreshes lifetimes, as far as that is due. Returns when to call it again.
     fn run_due(&self) -> Instant {
         let now = self.remove_expired();
         self.notify_expiring(now);
         let due = self.table.borrow().next_due(NOTICE_PERIOD);
         let sleep = due.map_or(MAX_SLEEP, |due| now.duration_until(due).min(MAX_SLEEP));
         let next = Instant::now() + sleep;
-        let due = [self.announcer.send_due(), self.refresh_kernel_lifetimes()];
-        due.into_iter().flatten().fold(next, |next, due| next.min(due.into()))
+        self.refresh_kernel_lifetimes().map_or(next, |again| next.min(again.into()))
     }
 
     /// Removes some of the addresses whose lease has expired, the others soon after: the fence blocks them. Returns the time that the
