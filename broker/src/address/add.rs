@@ -14,6 +14,7 @@ use portreeve_protocol::{EventCode, Fault, FaultCode, Text, address};
 use super::add_batch::{AddBatch, Start};
 use super::lease::{Lease, LeaseState, MIN_LIFETIME};
 use super::lease_end::LeaseEnd;
+use super::shares::Limit;
 use super::{Addresses, dad, fault};
 use crate::holder::Holder;
 use crate::sys::rtnl::{Destination, Lookup, Placement};
@@ -42,8 +43,8 @@ pub struct AddParams {
     pub holder: Holder,
     /// When the leases end.
     pub end: LeaseEnd,
-    /// The largest number of addresses that the owner may have.
-    pub max_addresses: usize,
+    /// How many addresses the owner may have.
+    pub limit: Limit,
     /// The number of this ownership, from the coordinator.
     pub epoch: u64,
     /// How many probes are sent for each address; 0 turns conflict detection off, for IPv6 too.
@@ -196,7 +197,7 @@ impl Addresses {
         if let Some(destination) = destinations.get(&address) {
             self.check_destination(Lookup { address, vrf: interface.vrf }, destination.clone()?)?;
         }
-        self.table.borrow_mut().insert_new(lease, params.max_addresses)?;
+        self.table.borrow_mut().insert_new(lease, params.limit)?;
         Ok(Start::New(placement))
     }
 

@@ -14,7 +14,7 @@ use super::fault::lease_expired;
 use super::followers::Followers;
 use super::lease::{Lease, LeaseState};
 use super::past_epochs::{PastEpochs, PastLease};
-use super::shares::Shares;
+use super::shares::{Limit, Shares};
 use crate::holder::Holder;
 use crate::sys::BootTime;
 
@@ -28,11 +28,11 @@ pub struct LeaseTable {
 }
 
 impl LeaseTable {
-    /// Inserts the lease of an address that is being added, for a holder that may have `max` leases.
+    /// Inserts the lease of an address that is being added.
     ///
     /// # Errors
     /// InUse if the address has a holder, Expired for an old epoch, Quota.
-    pub fn insert_new(&mut self, lease: Lease, max: usize) -> Result<(), Fault> {
+    pub fn insert_new(&mut self, lease: Lease, limit: Limit) -> Result<(), Fault> {
         let (address, holder) = (lease.placement.address, lease.holder);
         let in_use = |other: Holder| {
             let message = format!("cannot add {address}: {other} holds it on this broker");
@@ -49,7 +49,7 @@ impl LeaseTable {
         if existing.is_some() {
             return Err(in_use(holder));
         }
-        self.shares.check(holder, max, &format!("add {address}"))?;
+        self.shares.check(holder, limit, &format!("add {address}"))?;
         self.insert(lease);
         Ok(())
     }

@@ -63,7 +63,7 @@ pub use lease_end::LeaseEnd;
 pub use lease_loop::spawn;
 pub use past_epochs::MAX_PAST_EPOCHS;
 pub use reservation::Reservation;
-pub use shares::MAX_LEASES;
+pub use shares::{Limit, MAX_LEASES};
 
 use crate::holder::Holder;
 use crate::sys::Netlink;

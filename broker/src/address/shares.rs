@@ -1,7 +1,8 @@
 //! How many addresses each holder may have, so that no peer uses up what others share. Data only.
 //!
 //! Promises: a user leaves room for the worker and for root; the worker leaves room for root and for the users; one user
-//! leaves at least as much free as it has. Root, the operator, may have every address that is free.
+//! leaves at least as much free as it has. Root, the operator, may have every address that is free. The coordinator of a cluster
+//! leaves room for each of the others, so that a host can take over what several hosts had.
 
 use std::collections::HashMap;
 
@@ -17,6 +18,15 @@ const FOR_ROOT: usize = MAX_LEASES / 16;
 const FOR_WORKER: usize = MAX_LEASES / 16;
 /// At least this many are for all other users together.
 const FOR_USERS: usize = MAX_LEASES / 8;
+
+/// How many addresses a holder may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    /// The largest number that the configuration allows it.
+    pub max: usize,
+    /// Whether it decides which addresses of a cluster this host has.
+    pub is_coordinator: bool,
+}
 
 /// The number of leases of each holder.
 #[derive(Debug, Default)]
@@ -47,9 +57,13 @@ impl Shares {
     }
 
     /// How many more leases there can be, without those that are for holders other than this one.
-    fn free(&self, holder: Holder) -> usize {
+    fn free(&self, holder: Holder, is_coordinator: bool) -> usize {
         let (root, worker) = (self.count(Holder::ROOT), self.count(Holder::Worker));
-        let users = self.total.saturating_sub(root + worker);
+        let own = match holder {
+            Holder::User(1..) if is_coordinator => self.count(holder),
+            _ => 0,
+        };
+        let users = self.total.saturating_sub(root + worker + own);
         let (root, worker, users) = (
             FOR_ROOT.saturating_sub(root),
             FOR_WORKER.saturating_sub(worker),
@@ -58,17 +72,19 @@ impl Shares {
         let for_others = match holder {
             Holder::ROOT => 0,
             Holder::Worker => root + users,
+            Holder::User(_) if is_coordinator => root + worker + users,
             Holder::User(_) => root + worker,
         };
         MAX_LEASES.saturating_sub(self.total + for_others)
     }
 
-    /// Checks that a holder may have one more lease, if `max_addresses` allows it `max`.
+    /// Checks that a holder may have one more lease.
     ///
     /// # Errors
     /// Quota.
-    pub fn check(&self, holder: Holder, max: usize, action: &str) -> Result<(), Fault> {
-        let (held, free) = (self.count(holder), self.free(holder));
+    pub fn check(&self, holder: Holder, limit: Limit, action: &str) -> Result<(), Fault> {
+        let Limit { max, is_coordinator } = limit;
+        let (held, free) = (self.count(holder), self.free(holder, is_coordinator));
         let quota = |message: &str, remedy: &str| {
             Err(Fault::new(FaultCode::Quota, &format!("cannot {action}: {message}")).remedy(remedy))
         };
@@ -83,7 +99,7 @@ impl Shares {
             };
             return quota(&message, "remove some first");
         }
-        if matches!(holder, Holder::User(1..)) && held >= free {
+        if matches!(holder, Holder::User(1..)) && !is_coordinator && held >= free {
             let message = format!("{holder} holds {held} addresses, no fewer than are left for all users");
             return quota(&message, "remove some, or wait until other users have removed theirs");
         }
@@ -97,8 +113,12 @@ mod tests {
 
     /// Adds leases until the next one is refused, and returns their number.
     fn fill(shares: &mut Shares, holder: Holder) -> usize {
-        let mut added = 0;
-        while shares.check(holder, usize::MAX, "add").is_ok() {
+        fill_as(shares, holder, false)
+    }
+
+    fn fill_as(shares: &mut Shares, holder: Holder, is_coordinator: bool) -> usize {
+        let (mut added, limit) = (0, Limit { max: usize::MAX, is_coordinator });
+        while shares.check(holder, limit, "add").is_ok() {
             shares.add(holder);
             added += 1;
         }
@@ -123,6 +143,20 @@ mod tests {
         assert_eq!(fill(&mut shares, Holder::User(8)), FOR_USERS / 2);
         assert_eq!(fill(&mut shares, Holder::User(9)), FOR_USERS / 4);
         assert_eq!(fill(&mut shares, Holder::ROOT), FOR_ROOT + FOR_USERS / 4);
+    }
+
+    #[test]
+    fn the_coordinator_may_have_more_than_half_and_leaves_room_for_all_others() {
+        let mut shares = Shares::default();
+        let coordinator = Holder::User(7);
+        let most = MAX_LEASES - FOR_ROOT - FOR_WORKER - FOR_USERS;
+        assert_eq!(fill_as(&mut shares, coordinator, true), most);
+        assert_eq!(fill(&mut shares, coordinator), 0);
+        assert_eq!(fill(&mut shares, Holder::User(8)), FOR_USERS / 2);
+        assert_eq!(fill_as(&mut shares, coordinator, true), 0, "the rest is for further users");
+        assert_eq!(fill(&mut shares, Holder::User(9)), FOR_USERS / 4);
+        assert_eq!(fill(&mut shares, Holder::Worker), FOR_WORKER + FOR_USERS / 4, "the users have enough");
+        assert_eq!(fill(&mut shares, Holder::ROOT), FOR_ROOT);
     }
 
     #[test]

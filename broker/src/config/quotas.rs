@@ -48,12 +48,12 @@ impl Default for Quotas {
 }
 
 impl Quotas {
-    /// How many addresses a holder may have. Without a configured number, the worker and root may have all that the
-    /// table of leases allows them.
-    pub fn addresses_of(&self, holder: Holder) -> usize {
+    /// How many addresses a holder may have. Without a configured number, the worker, root and the coordinator may have all
+    /// that the table of leases allows them.
+    pub fn addresses_of(&self, holder: Holder, is_coordinator: bool) -> usize {
         let default = match holder {
             Holder::Worker | Holder::ROOT => None,
-            Holder::User(_) => Some(USER_ADDRESSES),
+            Holder::User(_) => (!is_coordinator).then_some(USER_ADDRESSES),
         };
         self.addresses.or(default).and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX)
     }

@@ -166,6 +166,9 @@ fn one_user_cannot_take_all_addresses_whatever_its_quota() {
         let (added, fault) = fill(&mut greedy, added);
         assert_eq!(added, 4480 - 4096, "half of what is not for the worker and root");
         assert!(fault.remedy.contains("other users"), "{fault}");
+        // The coordinator of a cluster may have more, without a number of its own.
+        reload(host, &broker, &text.replace("allow = ( address )", "allow = ( address cluster )"));
+        greedy.add_address("10.2.200.1", |_| {}).unwrap();
         let mut second = Peer::of_user(1002, 1002);
         second.add_address("10.1.1.7", |_| {}).unwrap();
         broker.peer().add_address("10.1.1.8", |_| {}).unwrap();

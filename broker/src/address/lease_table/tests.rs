@@ -34,6 +34,7 @@ fn code<T>(result: Result<T, Fault>) -> Option<FaultCode> {
     result.err().map(|fault| fault.code)
 }
 
+const LIMIT: Limit = Limit { max: 9, is_coordinator: false };
 const A: Holder = Holder::User(1001);
 const B: Holder = Holder::User(1002);
 
@@ -41,19 +42,19 @@ const B: Holder = Holder::User(1002);
 fn an_epoch_never_decreases_even_after_the_removal_of_its_address() {
     let (now, mut table) = (BootTime::now(), LeaseTable::default());
     let end = now.saturating_add(Duration::from_secs(9));
-    table.insert_new(lease(5, end), 9).unwrap();
+    table.insert_new(lease(5, end), LIMIT).unwrap();
     assert_eq!(code(table.find_for(ADDRESS, Holder::Worker, 4, now)), Some(FaultCode::Expired));
     assert_eq!(table.find_for(ADDRESS, Holder::Worker, 6, now).unwrap().epoch, 6);
     table.remove(ADDRESS, false);
-    assert_eq!(code(table.insert_new(lease(5, end), 9)), Some(FaultCode::Expired));
-    table.insert_new(lease(6, end), 9).unwrap();
+    assert_eq!(code(table.insert_new(lease(5, end), LIMIT)), Some(FaultCode::Expired));
+    table.insert_new(lease(6, end), LIMIT).unwrap();
 }
 
 #[test]
 fn an_expired_lease_is_not_renewed() {
     let (now, mut table) = (BootTime::now(), LeaseTable::default());
     let end = now.saturating_add(Duration::from_secs(3));
-    table.insert_new(lease(0, end), 9).unwrap();
+    table.insert_new(lease(0, end), LIMIT).unwrap();
     assert!(table.find_for(ADDRESS, Holder::Worker, 0, now).is_ok());
     assert_eq!(code(table.find_for(ADDRESS, Holder::Worker, 0, end)), Some(FaultCode::Expired));
     assert_eq!(table.expired(end), [ADDRESS]);
@@ -64,9 +65,9 @@ fn an_expired_lease_is_not_renewed() {
 #[test]
 fn an_address_has_one_holder() {
     let (now, mut table) = (BootTime::now(), LeaseTable::default());
-    table.insert_new(lease(0, now.saturating_add(Duration::from_secs(9))), 9).unwrap();
+    table.insert_new(lease(0, now.saturating_add(Duration::from_secs(9))), LIMIT).unwrap();
     assert_eq!(
-        code(table.insert_new(lease(0, now.saturating_add(Duration::from_secs(9))), 9)),
+        code(table.insert_new(lease(0, now.saturating_add(Duration::from_secs(9))), LIMIT)),
         Some(FaultCode::InUse)
     );
     assert_eq!(code(table.find_for(ADDRESS, Holder::User(8), 0, now)), Some(FaultCode::NotFound));
@@ -81,7 +82,7 @@ fn an_address_has_one_holder() {
 fn a_request_of_another_holder_neither_learns_nor_changes_an_epoch() {
     let (now, mut table) = (BootTime::now(), LeaseTable::default());
     let end = now.saturating_add(Duration::from_secs(9));
-    table.insert_new(Lease { holder: A, ..lease(5, end) }, 9).unwrap();
+    table.insert_new(Lease { holder: A, ..lease(5, end) }, LIMIT).unwrap();
     let unknown = |result: Result<(), Fault>| {
         let fault = result.unwrap_err();
         assert_eq!((fault.code, &*fault.subject), (FaultCode::NotFound, ""), "{fault}");
@@ -90,7 +91,7 @@ fn a_request_of_another_holder_neither_learns_nor_changes_an_epoch() {
         for epoch in [0, 4, 5, u64::MAX] {
             unknown(table.find_for(ADDRESS, holder, epoch, now).map(drop));
             unknown(table.check_removable(ADDRESS, holder, false, epoch, now));
-            let fault = table.insert_new(Lease { holder, ..lease(epoch, end) }, 9).unwrap_err();
+            let fault = table.insert_new(Lease { holder, ..lease(epoch, end) }, LIMIT).unwrap_err();
             assert_eq!(fault.code, FaultCode::InUse, "{fault}");
             assert!(!fault.message.contains('5') && *fault.subject == *A.to_string(), "{fault}");
         }
@@ -107,15 +108,15 @@ fn a_request_of_another_holder_neither_learns_nor_changes_an_epoch() {
 fn a_past_epoch_counts_for_its_holder_and_that_of_roots_removal_for_all() {
     let (now, mut table) = (BootTime::now(), LeaseTable::default());
     let end = now.saturating_add(Duration::from_secs(9));
-    table.insert_new(Lease { holder: B, ..lease(u64::MAX, end) }, 9).unwrap();
+    table.insert_new(Lease { holder: B, ..lease(u64::MAX, end) }, LIMIT).unwrap();
     table.remove(ADDRESS, false);
-    table.insert_new(Lease { holder: A, ..lease(5, end) }, 9).unwrap();
+    table.insert_new(Lease { holder: A, ..lease(5, end) }, LIMIT).unwrap();
     table.remove(ADDRESS, false);
     table.remember_removal(ADDRESS, Holder::ROOT, 8);
-    assert_eq!(code(table.insert_new(Lease { holder: A, ..lease(7, end) }, 9)), Some(FaultCode::Expired));
-    table.insert_new(Lease { holder: A, ..lease(8, end) }, 9).unwrap();
+    assert_eq!(code(table.insert_new(Lease { holder: A, ..lease(7, end) }, LIMIT)), Some(FaultCode::Expired));
+    table.insert_new(Lease { holder: A, ..lease(8, end) }, LIMIT).unwrap();
     table.remove(ADDRESS, false);
-    assert_eq!(code(table.insert_new(Lease { holder: B, ..lease(8, end) }, 9)), Some(FaultCode::Expired));
+    assert_eq!(code(table.insert_new(Lease { holder: B, ..lease(8, end) }, LIMIT)), Some(FaultCode::Expired));
 }
 
 #[test]
@@ -133,11 +134,11 @@ fn a_follower_of_another_holder_is_not_one() {
 
 #[test]
 fn each_holder_has_its_own_quota_and_a_removal_frees_it() {
-    let mut table = LeaseTable::default();
+    let (mut table, two) = (LeaseTable::default(), Limit { max: 2, ..LIMIT });
     let enter = |table: &mut LeaseTable, last: u8, holder: Holder| {
         let address = IpAddr::from([192, 0, 2, last]);
         let placement = Placement { address, index: 1, prefix: 32 };
-        table.insert_new(Lease { placement, holder, ..lease(0, BootTime::now()) }, 2)
+        table.insert_new(Lease { placement, holder, ..lease(0, BootTime::now()) }, two)
     };
     enter(&mut table, 1, Holder::Worker).unwrap();
     enter(&mut table, 2, Holder::Worker).unwrap();

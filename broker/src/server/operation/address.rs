@@ -16,9 +16,9 @@ use portreeve_protocol::{Fault, FaultCode, List, Text, Trailing};
 use super::Done;
 use super::handler::{Deferred, Handler, Immediate, Part};
 use super::listen::{MAX_WHOLE_FAULTS, shortened};
-use crate::address::{AddParams, AddSpec, Addresses, LeaseEnd};
+use crate::address::{AddParams, AddSpec, Addresses, LeaseEnd, Limit};
 use crate::holder::Holder;
-use crate::policy::{Denied, LeasePermit, OperationPermit, Place, Policy, Requester};
+use crate::policy::{Denied, LeasePermit, OperationPermit, Permit, Place, Policy, Requester, Rule};
 use crate::server::session::Session;
 use crate::server::state::Broker;
 use crate::sys::BootTime;
@@ -51,12 +51,28 @@ pub(super) fn parts<T>(results: &[Outcome<T>]) -> Option<Vec<Part<'_>>> {
     Some(results.iter().map(Part::from).collect())
 }
 
+/// Permission to add addresses.
+pub struct AddPermit {
+    addresses: LeasePermits,
+    /// Whether the peer may have the settings of the cluster, as its coordinator may.
+    is_coordinator: bool,
+}
+
+impl Permit for AddPermit {
+    fn for_each_rule(&self, visit: &mut dyn FnMut(&Rule)) {
+        self.addresses.for_each_rule(visit);
+    }
+}
+
 impl Handler for AddAddress {
     const CHANGES_STATE: bool = true;
-    type Permit = LeasePermits;
+    type Permit = AddPermit;
 
-    fn decide(&self, policy: &Policy, requester: &Requester) -> Result<LeasePermits, Fault> {
-        Ok(decide_each(policy, requester, &self.addresses, self.lease))
+    fn decide(&self, policy: &Policy, requester: &Requester) -> Result<AddPermit, Fault> {
+        Ok(AddPermit {
+            addresses: decide_each(policy, requester, &self.addresses, self.lease),
+            is_coordinator: policy.operation(requester, "cluster").is_ok(),
+        })
     }
 
     fn arguments(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -71,22 +87,24 @@ impl Handler for AddAddress {
 impl Deferred for AddAddress {
     async fn act(
         self: Rc<Self>,
-        permits: Rc<LeasePermits>,
+        permit: Rc<AddPermit>,
         broker: Rc<Broker>,
         session: Rc<Session>,
     ) -> Result<Leases, Fault> {
         let addresses = manager(&broker)?;
         let end = lease_end(addresses, self.lease, self.until.0)?;
-        let leaders = each_allowed(&permits, |permit| spec(permit.address, &permit.place, None));
-        let followers = permits.iter().flatten().flat_map(|permit| {
+        let leaders = each_allowed(&permit.addresses, |permit| spec(permit.address, &permit.place, None));
+        let followers = permit.addresses.iter().flatten().flat_map(|permit| {
             permit.followers.iter().map(|(follower, place)| spec(*follower, place, Some(permit.address)))
         });
         let specs = with_followers(leaders, followers.collect())?;
         let holder = session.holder();
+        let is_coordinator = permit.is_coordinator;
+        let max = broker.accounts.quotas().addresses_of(holder, is_coordinator);
         let params = AddParams {
             holder,
             end,
-            max_addresses: broker.accounts.quotas().addresses_of(holder),
+            limit: Limit { max, is_coordinator },
             epoch: self.epoch,
             probes: self.probes,
             announce: self.announce,
