@@ -27,8 +27,6 @@ const CLIENT: &str = "portreeve-coordinator";
 const OPEN: Duration = Duration::from_secs(10);
 /// The pauses between attempts to connect, at first and at most.
 const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
-/// How many probes a broker sends before it adds an address that no owner has granted.
-const PROBES: u8 = 3;
 /// An IPv6 address whose lease ends earlier than this from now is added without the kernel's duplicate address detection. That
 /// takes up to 2.6 s, and the broker renews no address before it has ended.
 const DETECTION: Duration = Duration::from_secs(4);
@@ -191,7 +189,7 @@ impl Session {
     /// Performs a call. `None`: the session ended.
     pub async fn perform(&self, call: BrokerCall) -> Option<BrokerReply> {
         let reply = match call {
-            BrokerCall::Add { leases, until, probe } => self.add(&leases, until, probe).await,
+            BrokerCall::Add { leases, until, probes } => self.add(&leases, until, probes).await,
             BrokerCall::RenewAll { until } => self.renew_all(until).await,
             BrokerCall::Remove { leases } => self.remove(&leases).await,
             BrokerCall::List => self.list().await,
@@ -205,18 +203,13 @@ impl Session {
         }
     }
 
-    async fn add(
-        &self,
-        leases: &[(IpAddr, u64)],
-        until: BootTime,
-        probe: bool,
-    ) -> Result<BrokerReply, Error> {
+    async fn add(&self, leases: &[(IpAddr, u64)], until: BootTime, probes: u8) -> Result<BrokerReply, Error> {
         let has_time = until.since(clock::now()) > DETECTION;
         let end = self.at_broker(until);
         let batches = batches(leases).into_iter().map(async |(epoch, addresses)| {
             // A request has addresses of one family.
-            let is_probed = probe && (has_time || addresses.iter().all(IpAddr::is_ipv4));
-            let probes = if is_probed { PROBES } else { 0 };
+            let may_probe = has_time || addresses.iter().all(IpAddr::is_ipv4);
+            let probes = if may_probe { probes } else { 0 };
             let options = AddressOptions::new().until(end).epoch(epoch).probes(probes);
             let results = self.client.add_addresses(&addresses, &options).await;
             (epoch, addresses, results)

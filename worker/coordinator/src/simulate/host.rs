@@ -69,7 +69,10 @@ impl Broker {
                         return Err(Refusal::OldEpoch);
                     }
                     *newest = epoch;
-                    if self.refuses.contains(&address) || *until <= now {
+                    if *until <= now {
+                        return Err(Refusal::TooLate);
+                    }
+                    if self.refuses.contains(&address) {
                         return Err(Refusal::Other("refused".to_owned()));
                     }
                     self.leases.insert(address, (epoch, *until));
@@ -141,6 +144,8 @@ pub struct Host {
     pub call_at: u64,
     /// The same for replies.
     pub reply_at: u64,
+    /// When the broker may send the next frame.
+    pub frames_at: u64,
     /// When the coordinator's next wake is planned.
     pub wake_at: u64,
     /// Whether the coordinator was told to leave.

@@ -33,8 +33,10 @@ use host::{Broker, Clock, Host, Wire};
 use random::Random;
 use referee::Referee;
 
-/// How long a broker probes before it adds an address.
-const PROBE: Duration = Duration::from_millis(600);
+/// How long a broker waits for answers after each probe.
+const PROBE: Duration = Duration::from_millis(200);
+/// The time between two frames of a broker.
+const FRAME: Duration = Duration::from_millis(2);
 /// How late a kernel ends an address at most.
 const LATE: Duration = Duration::from_millis(10);
 const MILLISECOND: u64 = 1_000_000;
@@ -172,6 +174,7 @@ impl Simulation {
             facts: Facts::default(),
             watch: 0,
             call_at: 0,
+            frames_at: 0,
             reply_at: 0,
             wake_at: 0,
             is_leaving: false,
@@ -274,10 +277,7 @@ impl Simulation {
             }
             Event::ToEngine(at, generation, id, txn) => self.perform(at, generation, id, txn),
             Event::ToBroker(at, generation, broker, id, call) => match call {
-                BrokerCall::Add { probe: true, .. } => {
-                    let delay = nanoseconds(PROBE);
-                    self.at(self.now + delay, Event::Probed(at, generation, broker, id, call));
-                }
+                BrokerCall::Add { probes: 1.., .. } => self.probe(at, generation, broker, id, call),
                 call => self.broker(at, generation, broker, id, call),
             },
             Event::Probed(at, generation, broker, id, call) => self.broker(at, generation, broker, id, call),
@@ -285,6 +285,16 @@ impl Simulation {
             Event::StallEnds => self.perform_stalled(),
             Event::Peer(from, to, message) => self.deliver(from, to, message),
         }
+    }
+
+    /// A broker probes for addresses before it adds them.
+    fn probe(&mut self, at: usize, generation: u32, broker: u32, id: u64, call: BrokerCall) {
+        let BrokerCall::Add { leases, probes, .. } = &call else { return };
+        let Some(host) = self.hosts.get_mut(at) else { return };
+        let frames = u64::from(*probes) * u64::try_from(leases.len()).unwrap_or(u64::MAX);
+        host.frames_at = host.frames_at.max(self.now) + frames * nanoseconds(FRAME);
+        let end = host.frames_at + u64::from(*probes) * nanoseconds(PROBE);
+        self.at(end, Event::Probed(at, generation, broker, id, call));
     }
 
     /// Processes of a host that were stopped may run again, and find what came for them.

@@ -157,16 +157,22 @@ fn a_coordinator_that_is_killed_and_restarted_moves_nothing() {
     verdict(&simulation);
 }
 
-#[test]
-fn a_broker_that_hangs_does_not_keep_its_addresses_from_others() {
-    let mut simulation = formed(Setup::default());
+/// Whether a node whose broker hangs loses its addresses to others.
+fn gives_way(rules: Rules) -> bool {
+    let mut simulation = formed_with(Setup::default(), rules);
     simulation.pause_broker(0, 60 * SECOND);
     simulation.run_for(SECOND);
     assert_eq!(simulation.unowned(), [] as [IpAddr; 0], "the kernel still has them");
     simulation.run_for(8 * SECOND);
-    assert_eq!(simulation.unowned(), [] as [IpAddr; 0]);
-    assert_eq!(simulation.counts().first(), Some(&0));
     verdict(&simulation);
+    assert_eq!(simulation.counts().first(), Some(&0));
+    simulation.unowned().is_empty()
+}
+
+#[test]
+fn a_broker_that_hangs_does_not_keep_its_addresses_from_others() {
+    assert!(gives_way(Rules::default()));
+    assert!(!gives_way(Rules { broker_answers: false, ..Rules::default() }), "it is the beat that ends");
 }
 
 #[test]
@@ -342,6 +348,19 @@ fn a_second_host_with_the_name_of_a_node_is_refused() {
     simulation.run_for(10 * SECOND);
     let stage = simulation.node(at).map(|node| node.stage().clone());
     assert!(matches!(&stage, Some(Stage::Refused(why)) if why.contains("is the node n0")), "{stage:?}");
+    verdict(&simulation);
+}
+
+#[test]
+fn a_node_gets_more_addresses_than_its_broker_can_probe_for_within_a_lease() {
+    let setup = Setup { nodes: 1, addresses: 2_000, lease: 3 * SECOND, ..Setup::default() };
+    let frames = 2_000 * super::FRAME;
+    assert!(frames > setup.lease);
+    let mut simulation = Simulation::new(setup);
+    simulation.start(0);
+    let time = until_owned(&mut simulation);
+    let quarantine = simulation.setup.patience();
+    assert!((frames..2 * frames + quarantine).contains(&time), "{time:?}");
     verdict(&simulation);
 }
 

@@ -185,8 +185,7 @@ fn show_seed() {
     }
 }
 
-/// Each rule is needed: without it, the referee soon reports a violation. `settle` has a test of its own; without `broker_answers`,
-/// a node whose broker hangs is sick after its leases, and hands its addresses over all the same.
+/// Each rule is needed: without it, the referee soon reports a violation. `settle` and `broker_answers` have scenarios.
 macro_rules! needed {
     ($($rule:ident)*) => {
         mod needed {

@@ -16,6 +16,16 @@ const WITHDRAW: Duration = Duration::from_secs(1);
 /// A lease that ends earlier than this from now is not requested with probes, which take 0.6 s: the broker would refuse it when
 /// they have ended. The next beat makes the lease longer.
 const SHORTEST_PROBED_LEASE: Duration = Duration::from_secs(2);
+/// How many addresses one call adds.
+const BATCH: usize = 64;
+/// How many addresses the broker adds at once. It sends 500 frames a second on an interface, probes among them, so of many
+/// addresses the last would wait until the lease is over that the first beat allowed. The next ones are requested when these are
+/// there, with the end that the newest beat allows then.
+const AT_ONCE: usize = 3 * BATCH;
+/// How often the broker probes for an address that no owner has granted: if few are to be added, and if more than [`AT_ONCE`]. RFC
+/// 5227 section 2.1.1 demands three probes, of a host that knows nothing of the others; here the patience with the former owner has
+/// ended before.
+const PROBES: [u8; 2] = [3, 1];
 /// How long an address that the broker refused is not tried again, at first and at most.
 const BACK_OFF: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
 
@@ -181,7 +191,7 @@ impl Node {
             return;
         };
         let (quarantine_until, joined_revision) = (membership.quarantine_until, membership.joined_revision);
-        let mut add: [Vec<(IpAddr, u64)>; 2] = [Vec::new(), Vec::new()];
+        let (mut granted, mut probed) = (Vec::new(), Vec::new());
         let mut waits = false;
         for (address, entry) in &self.owned {
             let Some(Value::Claim(claim)) = &entry.value else { continue };
@@ -198,23 +208,31 @@ impl Node {
                 waits = true;
                 continue;
             }
-            let [probed, unprobed] = &mut add;
             let is_granted = claim.phase == Phase::Granted;
             if !is_granted && until <= self.now.after(SHORTEST_PROBED_LEASE) {
                 continue;
             }
-            let list = if is_granted { unprobed } else { probed };
+            let list = if is_granted { &mut granted } else { &mut probed };
             list.push((*address, claim.epoch));
         }
         if waits {
             self.is_due(quarantine_until);
         }
-        for (leases, probe) in add.into_iter().zip([true, false]) {
-            if !leases.is_empty() {
+        let [few, many] = PROBES;
+        let probes = if probed.len() > AT_ONCE { many } else { few };
+        let adding = self.leases.values().filter(|lease| matches!(lease.step, LeaseStep::Adding(_))).count();
+        let mut room = AT_ONCE.saturating_sub(adding);
+        for (mut leases, probes) in [(granted, 0), (probed, probes)] {
+            leases.truncate(room);
+            room -= leases.len();
+            for leases in leases.chunks(BATCH) {
                 self.until = self.until.max(until);
-                let id = self.call(BrokerCall::Add { leases: leases.clone(), until, probe });
-                let adding = |(address, epoch)| (address, Lease { epoch, step: LeaseStep::Adding(id) });
-                self.leases.extend(leases.into_iter().map(adding));
+                let id = self.call(BrokerCall::Add { leases: leases.to_vec(), until, probes });
+                let adding = |(address, epoch): &(_, _)| {
+                    let lease = Lease { epoch: *epoch, step: LeaseStep::Adding(id) };
+                    (*address, lease)
+                };
+                self.leases.extend(leases.iter().map(adding));
             }
         }
     }

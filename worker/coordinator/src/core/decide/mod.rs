@@ -102,8 +102,8 @@ pub enum BrokerCall {
         leases: Vec<(IpAddr, u64)>,
         /// When they end.
         until: BootTime,
-        /// Whether to ask first whether another host has them.
-        probe: bool,
+        /// How often to ask first whether another host has them.
+        probes: u8,
     },
     /// Extends all addresses of this coordinator.
     RenewAll {
