@@ -3,6 +3,9 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{ExitCode, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use portreeve_tests::cluster::Settings;
@@ -20,6 +23,7 @@ usage: cluster [OPTION]... [FAULT]...
   referee found a violation.
 
     --runs NUMBER      how often to run each fault [default: 5]
+    --at-once NUMBER   how many clusters run at once [default: 1]
     --quiet SECONDS    how long nothing may move after each fault [default: 30]
     --lease SECONDS    the lease of the nodes [default: 3]
     --impatient        let the coordinators evict after half of a lease: the referee must find that
@@ -39,6 +43,7 @@ const RESULT: &str = "result: ";
 #[derive(Default)]
 struct Options {
     runs: usize,
+    at_once: usize,
     quiet: u64,
     settings: Settings,
     json: Option<String>,
@@ -53,11 +58,12 @@ struct Options {
 }
 
 fn parse(arguments: &[String]) -> Option<Options> {
-    let mut options = Options { runs: 5, quiet: 30, minutes: 5, ..Options::default() };
+    let mut options = Options { runs: 5, at_once: 1, quiet: 30, minutes: 5, ..Options::default() };
     let mut words = arguments.iter().map(String::as_str);
     while let Some(word) = words.next() {
         match word {
             "--runs" => options.runs = words.next()?.parse().ok()?,
+            "--at-once" => options.at_once = words.next()?.parse().ok()?,
             "--quiet" => options.quiet = words.next()?.parse().ok()?,
             "--lease" => options.settings.lease = words.next()?.parse().ok()?,
             "--json" => options.json = Some(words.next()?.to_owned()),
@@ -162,7 +168,7 @@ fn enter(options: &Options, arguments: &[&str]) -> (Option<Value>, bool) {
     let is_good = child.wait().unwrap().success();
     drop(input);
     if !is_good {
-        lines.iter().for_each(|line| println!("{line}"));
+        println!("{}", lines.join("\n"));
     }
     (result, is_good)
 }
@@ -175,34 +181,61 @@ fn spread(results: &[Value], name: &str) -> Option<(f64, f64)> {
 }
 
 fn outside(options: &Options) -> ExitCode {
-    let (mut rows, mut is_good) = (Vec::new(), true);
     println!(
         "{:28} {:>4}  {:>15}  {:>15}  {:>15}  verdict",
         "fault", "runs", "moved in", "IPv6 moved in", "silent"
     );
-    for fault in &options.faults {
-        let runs: Vec<(Option<Value>, bool)> = (0..options.runs).map(|_| run(options, fault)).collect();
-        let bad = runs.iter().filter(|(_, is_good)| !is_good).count();
-        let results: Vec<Value> = runs.into_iter().filter_map(|(result, _)| result).collect();
-        let show = |name: &str| {
-            spread(&results, name)
-                .map_or_else(|| "-".to_owned(), |(median, worst)| format!("{median:.2} ({worst:.2}) s"))
-        };
-        let verdict = if bad == 0 { "good".to_owned() } else { format!("{bad} with violations") };
-        let [moved, ipv6, silent] = ["moved_in", "ipv6_moved_in", "silence"].map(show);
-        println!("{:28} {:>4}  {moved:>15}  {ipv6:>15}  {silent:>15}  {verdict}", fault.name, options.runs);
-        rows.push(json!({
-            "fault": fault.name,
-            "what": fault.what,
-            "runs": options.runs,
-            "runs_with_violations": bad,
-            "results": results,
-        }));
-        is_good &= bad == 0;
-    }
+    let next = AtomicUsize::new(0);
+    let (sender, receiver) = mpsc::channel();
+    let rows: Vec<(Value, bool)> = thread::scope(|scope| {
+        for _ in 0..options.at_once {
+            let (next, sender) = (&next, sender.clone());
+            scope.spawn(move || {
+                loop {
+                    let place = next.fetch_add(1, Ordering::Relaxed) / options.runs;
+                    let Some(fault) = options.faults.get(place) else { break };
+                    sender.send((place, run(options, fault))).expect("a receiver until all have sent");
+                }
+            });
+        }
+        drop(sender);
+        let mut runs: Vec<Vec<_>> = options.faults.iter().map(|_| Vec::new()).collect();
+        let mut rows = Vec::new();
+        for (place, run) in receiver {
+            runs[place].push(run);
+            // In the order of the faults.
+            while let Some(next) = runs.get_mut(rows.len()).filter(|runs| runs.len() == options.runs) {
+                rows.push(row(options.faults[rows.len()], std::mem::take(next)));
+            }
+        }
+        rows
+    });
+    let is_good = rows.iter().all(|(_, is_good)| *is_good);
+    let rows: Vec<Value> = rows.into_iter().map(|(row, _)| row).collect();
     let report = json!({ "lease": options.settings.lease, "quiet": options.quiet, "faults": rows });
     write_json(options, &report);
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Prints the row of a fault, and returns it for the report, and whether all its runs were good.
+fn row(fault: &Fault, runs: Vec<(Option<Value>, bool)>) -> (Value, bool) {
+    let (count, bad) = (runs.len(), runs.iter().filter(|(_, is_good)| !is_good).count());
+    let results: Vec<Value> = runs.into_iter().filter_map(|(result, _)| result).collect();
+    let show = |name: &str| {
+        spread(&results, name)
+            .map_or_else(|| "-".to_owned(), |(median, worst)| format!("{median:.2} ({worst:.2}) s"))
+    };
+    let verdict = if bad == 0 { "good".to_owned() } else { format!("{bad} with violations") };
+    let [moved, ipv6, silent] = ["moved_in", "ipv6_moved_in", "silence"].map(show);
+    println!("{:28} {count:>4}  {moved:>15}  {ipv6:>15}  {silent:>15}  {verdict}", fault.name);
+    let row = json!({
+        "fault": fault.name,
+        "what": fault.what,
+        "runs": count,
+        "runs_with_violations": bad,
+        "results": results,
+    });
+    (row, bad == 0)
 }
 
 /// The load of this machine: how many processes wanted to run, on average over the last minute.
@@ -211,7 +244,7 @@ fn load() -> Option<f64> {
 }
 
 fn measure(options: &Options) -> ExitCode {
-    let processors = std::thread::available_parallelism().map_or(0, usize::from);
+    let processors = thread::available_parallelism().map_or(0, usize::from);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut report = json!({ "kernel": kernel.trim(), "processors": processors });
     let mut is_good = true;
