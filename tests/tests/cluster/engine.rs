@@ -497,7 +497,7 @@ fn certificates_that_are_wrong_are_named() {
         });
         let wrong = Settings { key: "/nonexistent".to_owned(), ..right.clone() };
         await_failure(&runtime, wrong, |problem| {
-            problem.to_string().starts_with("cannot read `key`, /nonexistent: No such file")
+            problem.to_string().starts_with("`key`: /nonexistent cannot be read: No such file")
         });
 
         for wrong in [

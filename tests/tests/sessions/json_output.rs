@@ -4,9 +4,11 @@ use std::process::{Command, Stdio};
 
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::{Broker, Host, binaries, isolated, lan, sample};
+use schema::check;
 use serde_json::Value;
 
-const SCHEMA: &str = include_str!("../../../deploy/schema/portreeve.schema.json");
+#[path = "../../../worker/cli/tests/schema/mod.rs"]
+mod schema;
 
 const MORE: &str = r#"
     broker { permit limits { limit = "nofile=2000" } }
@@ -16,33 +18,6 @@ const MORE: &str = r#"
         check "smtp" { command = ( /bin/true ) }
     }
     ESMTP_Listener { Listen "10.1.1.40:25" { enable_duravip = true } }"#;
-
-/// Members that the schema does not describe are mistakes here. Programs have to accept those of later releases.
-fn close_objects(schema: &mut Value) {
-    match schema {
-        Value::Object(members) => {
-            if members.contains_key("properties") {
-                members.insert("additionalProperties".to_owned(), false.into());
-            }
-            members.values_mut().for_each(close_objects);
-        }
-        Value::Array(items) => items.iter_mut().for_each(close_objects),
-        _ => {}
-    }
-}
-
-/// Checks a value against a definition of the schema.
-#[track_caller]
-fn check(definition: &str, value: &Value) {
-    let mut schema: Value = serde_json::from_str(SCHEMA).unwrap();
-    close_objects(&mut schema);
-    let name = format!("#/$defs/{definition}");
-    assert!(schema["anyOf"].as_array().unwrap().iter().any(|one| one["$ref"] == name), "{name}");
-    schema["anyOf"] = serde_json::json!([{ "$ref": name }]);
-    let validator = jsonschema::validator_for(&schema).unwrap();
-    let mistakes: Vec<String> = validator.iter_errors(value).map(|error| error.to_string()).collect();
-    assert!(mistakes.is_empty(), "{definition}: {mistakes:?} in {value}");
-}
 
 /// Runs the command with `--json`, and returns its exit code and its output.
 fn json(host: &Host, words: &[&str]) -> (Option<i32>, Value) {

@@ -17,7 +17,10 @@ use portreeve_coordinator::core::record::{Key, Order, Value};
 use portreeve_coordinator::core::report::{Endpoint, Surroundings, View};
 use portreeve_coordinator::core::txn::NoReply;
 use portreeve_coordinator::simulate::{Setup, Simulation};
+use schema::check;
 use serde_json::Value as Json;
+
+mod schema;
 
 /// A coordinator: node 0 of a simulated cluster. A quarter of a second passes with each request.
 struct Coordinator {
@@ -114,35 +117,6 @@ impl Coordinator {
 
 const ALERTS: &str = include_str!("../../../deploy/monitoring/alerts.yml");
 const DASHBOARD: &str = include_str!("../../../deploy/monitoring/dashboard.json");
-const SCHEMA: &str = include_str!("../../../deploy/schema/portreeve.schema.json");
-
-/// Members that the schema does not describe are mistakes here. Programs have to accept those of later releases. A
-/// definition that takes over the members of another one repeats them.
-fn close_objects(schema: &mut Json) {
-    match schema {
-        Json::Object(members) => {
-            if members.contains_key("properties") {
-                members.insert("additionalProperties".to_owned(), false.into());
-            }
-            members.values_mut().for_each(close_objects);
-        }
-        Json::Array(items) => items.iter_mut().for_each(close_objects),
-        _ => {}
-    }
-}
-
-/// Checks a value against a definition of the schema.
-#[track_caller]
-fn check(definition: &str, value: &Json) {
-    let mut schema: Json = serde_json::from_str(SCHEMA).unwrap();
-    close_objects(&mut schema);
-    let name = format!("#/$defs/{definition}");
-    assert!(schema["anyOf"].as_array().unwrap().iter().any(|one| one["$ref"] == name), "{name}");
-    schema["anyOf"] = serde_json::json!([{ "$ref": name }]);
-    let validator = jsonschema::validator_for(&schema).unwrap();
-    let mistakes: Vec<String> = validator.iter_errors(value).map(|error| error.to_string()).collect();
-    assert!(mistakes.is_empty(), "{definition}: {mistakes:?} in {value}");
-}
 
 fn output(mut command: Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();

@@ -55,6 +55,9 @@ pub struct Arguments {
     /// The lease in seconds.
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(3..=3_600))]
     lease: u32,
+    /// Nodes keep their addresses while the engine is down and all others promise not to take them: `on_engine_loss = hold`.
+    #[arg(long)]
+    hold: bool,
     /// How many of a thousand messages are lost, come much too late, or come twice.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=500))]
     noise: u32,
@@ -70,8 +73,10 @@ pub fn run(out: Output, arguments: &Arguments) -> Result<ExitCode, Failure> {
     let failed = |error| Failure::System(format!("cannot read {}", arguments.script.display()), error);
     let text = std::fs::read_to_string(&arguments.script).map_err(failed)?;
     let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    let nodes = size(arguments.nodes);
     let setup = Setup {
-        nodes: size(arguments.nodes),
+        nodes,
+        holders: if arguments.hold { nodes } else { 0 },
         addresses: size(arguments.addresses),
         lease: Duration::from_secs(arguments.lease.into()),
         noise: arguments.noise.into(),

@@ -1,20 +1,16 @@
 //! The files of the `engine` scope, for the checks.
 
 use std::fs;
-use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::core::check::{Certificate, Files, KeyFile, Secret};
 use crate::engine::etcd::Settings;
-
-/// The largest file that is read.
-const MAX_FILE: u64 = 1 << 20;
+use crate::engine::files;
 
 /// Looks at the files. Waits for the file system.
 pub fn inspect(settings: &Settings) -> Files {
@@ -25,7 +21,7 @@ pub fn inspect(settings: &Settings) -> Files {
     let secrets = [("key", key), ("password_file", password_file)].into_iter().filter(is_set);
     Files {
         certificates: certificates
-            .map(|(option, path)| (named(option, path), read_certificates(path).and_then(|all| parse(&all))))
+            .map(|(option, path)| (named(option, path), certificates_in(path).and_then(|all| parse(&all))))
             .collect(),
         key: (!key.is_empty())
             .then(|| KeyFile { file: named("key", key), outcome: matches(certificate, key) }),
@@ -40,22 +36,8 @@ pub fn inspect(settings: &Settings) -> Files {
     }
 }
 
-fn read(path: &str) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let file = fs::File::open(path);
-    match file.and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes)) {
-        Ok(_) => Ok(bytes),
-        Err(error) => Err(format!("cannot be read: {error}")),
-    }
-}
-
-fn read_certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let all: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
-    match all {
-        Ok(all) if all.is_empty() => Err("contains no certificate in PEM format".to_owned()),
-        Ok(all) => Ok(all),
-        Err(error) => Err(format!("is no PEM file: {error}")),
-    }
+fn certificates_in(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    files::certificates(&files::read(path)?)
 }
 
 fn parse(all: &[CertificateDer<'_>]) -> Result<Vec<Certificate>, String> {
@@ -74,9 +56,8 @@ fn parse(all: &[CertificateDer<'_>]) -> Result<Vec<Certificate>, String> {
 
 /// Whether the private key belongs to the first certificate.
 fn matches(certificate: &str, key: &str) -> Result<(), String> {
-    let certificates = read_certificates(certificate).map_err(|error| format!("`certificate` {error}"))?;
-    let key = PrivateKeyDer::from_pem_slice(&read(key)?)
-        .map_err(|error| format!("contains no private key that can be used: {error}"))?;
+    let certificates = certificates_in(certificate).map_err(|error| format!("`certificate` {error}"))?;
+    let key = files::private_key(&files::read(key)?)?;
     match CertifiedKey::from_der(certificates, key, &ring::default_provider()) {
         Ok(_) => Ok(()),
         Err(rustls::Error::InconsistentKeys(_)) => Err("the key of another certificate".to_owned()),

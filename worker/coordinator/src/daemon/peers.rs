@@ -10,15 +10,14 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::fs;
-use std::io::{self, Read as _};
+use std::fmt::Display;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::server::WebPkiClientVerifier;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -34,11 +33,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::core::promise::{PromiseReply, PromiseRequest};
 use crate::core::record::Name;
+use crate::engine::files;
 
 /// The longest message: the names in it have at most 64 characters, of which each is at most two in JSON.
 const MAX_MESSAGE: u64 = 1024;
-/// The largest file of certificates or keys that is read.
-const MAX_FILE: u64 = 1 << 20;
 /// How many connections are open, and how many of one address.
 const CONNECTIONS: [usize; 2] = [128, 8];
 /// How long a connection and its handshake may take.
@@ -185,57 +183,43 @@ fn load(tls: &Mutex<Option<(Instant, Tls)>>, files: &Files) -> io::Result<Tls> {
 
 impl Tls {
     fn read(files: &Files) -> io::Result<Self> {
+        let Files { ca, certificate, key } = files;
+        let read = |option, path| files::read(path).map_err(|error| unusable(option, path, &error));
+        let certificates = |option, path| {
+            files::certificates(&read(option, path)?).map_err(|error| unusable(option, path, &error))
+        };
+        let refused =
+            |option, path, error: &dyn Display| unusable(option, path, &format!("cannot be used: {error}"));
         let mut roots = RootCertStore::empty();
-        for certificate in certificates("ca", &files.ca)? {
-            roots.add(certificate).map_err(|error| unusable("ca", &files.ca, &error))?;
+        for authority in certificates("ca", ca)? {
+            roots.add(authority).map_err(|error| refused("ca", ca, &error))?;
         }
         let roots = Arc::new(roots);
-        let own = certificates("certificate", &files.certificate)?;
-        let key = || {
-            let text = read("key", &files.key)?;
-            PrivateKeyDer::from_pem_slice(&text).map_err(|error| unusable("key", &files.key, &error))
-        };
-        let bad = |error: rustls::Error| unusable("certificate", &files.certificate, &error);
+        let own = certificates("certificate", certificate)?;
+        let key = files::private_key(&read("key", key)?).map_err(|error| unusable("key", key, &error))?;
+        let bad = |error: rustls::Error| refused("certificate", certificate, &error);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
             .build()
-            .map_err(|error| unusable("ca", &files.ca, &error))?;
+            .map_err(|error| refused("ca", ca, &error))?;
         let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13])
             .map_err(bad)?
             .with_root_certificates(roots)
-            .with_client_auth_cert(own.clone(), key()?)
+            .with_client_auth_cert(own.clone(), key.clone_key())
             .map_err(bad)?;
         let server = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
             .map_err(bad)?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(own, key()?)
+            .with_single_cert(own, key)
             .map_err(bad)?;
         Ok(Tls { client: Arc::new(client), server: Arc::new(server) })
     }
 }
 
-fn unusable(option: &str, path: &str, error: &impl std::fmt::Display) -> io::Error {
-    io::Error::other(format!("the file of {option}, {path}, cannot be used: {error}"))
-}
-
-fn read(option: &str, path: &str) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    let file = fs::File::open(path);
-    file.and_then(|file| file.take(MAX_FILE).read_to_end(&mut text))
-        .map_err(|error| unusable(option, path, &error))?;
-    Ok(text)
-}
-
-fn certificates(option: &str, path: &str) -> io::Result<Vec<CertificateDer<'static>>> {
-    let text = read(option, path)?;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    let all = all.map_err(|error| unusable(option, path, &error))?;
-    match all.is_empty() {
-        true => Err(unusable(option, path, &"it contains no certificate in PEM format")),
-        false => Ok(all),
-    }
+fn unusable(option: &str, path: &str, error: &str) -> io::Error {
+    io::Error::other(format!("`{option}`: {path} {error}"))
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin {}

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "daemon")]
 pub mod etcd;
+#[cfg(feature = "daemon")]
+pub mod files;
 pub mod memory;
 
 use std::future::Future;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::random::Random;
 use super::scenarios::{formed, formed_with, verdict};
-use super::seeds::{MUTANT_SEEDS, assert_none, fault, settle, violations};
+use super::seeds::{assert_none, each_is_needed, fault, settle};
 use super::{Event, Setup, Simulation};
 use crate::core::decide::Stage;
 use crate::core::record::Key;
@@ -278,21 +278,7 @@ fn no_address_is_ever_on_two_nodes() {
     assert_none(run);
 }
 
-/// Each rule is needed: without it, the referee soon reports a violation. `promise_seen` has a test of its own.
-macro_rules! needed {
-    ($($rule:ident)*) => {
-        mod needed {
-            $(#[test]
-            fn $rule() {
-                let rules = super::Rules { $rule: false, ..super::Rules::default() };
-                let first = super::violations(0..super::MUTANT_SEEDS, super::run, rules).next();
-                let (seed, violations) = first.expect("the referee notices that the rule is missing");
-                println!("seed {seed}: {violations:?}");
-            })*
-        }
-    };
-}
-
-needed! {
-    roster_only every_promise every_roster promise_from_sending promise_binds promise_unless_evicting
+// Without `promise_seen`, a scenario fails.
+each_is_needed! {
+    super::run: roster_only every_promise every_roster promise_from_sending promise_binds promise_unless_evicting
 }

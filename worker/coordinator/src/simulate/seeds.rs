@@ -130,7 +130,7 @@ pub(super) fn settle(simulation: &mut Simulation) {
 }
 
 /// The seeds in a range of which the referee reports something.
-pub(super) fn violations(
+fn violations(
     seeds: impl Iterator<Item = u64>,
     run: fn(u64, Rules) -> Simulation,
     rules: Rules,
@@ -185,25 +185,34 @@ fn show_seed() {
     }
 }
 
-/// Each rule is needed: without it, the referee soon reports a violation. `settle` and `broker_answers` have scenarios.
-macro_rules! needed {
-    ($($rule:ident)*) => {
+/// How many seeds a mutant may survive.
+const MUTANT_SEEDS: u64 = 3_000;
+
+/// Checks that the referee soon reports a violation.
+pub(super) fn assert_some(run: fn(u64, Rules) -> Simulation, rules: Rules) {
+    let first = violations(0..MUTANT_SEEDS, run, rules).next();
+    let (seed, violations) = first.expect("the referee notices that the rule is missing");
+    println!("seed {seed}: {violations:?}");
+}
+
+/// A test for each rule, without which the referee must soon report a violation.
+macro_rules! each_is_needed {
+    ($run:path: $($rule:ident)*) => {
         mod needed {
+            use crate::core::rules::Rules;
+            use crate::simulate::seeds::assert_some;
+
             $(#[test]
             fn $rule() {
-                let rules = super::Rules { $rule: false, ..super::Rules::default() };
-                let first = super::violations(0..super::MUTANT_SEEDS, super::run, rules).next();
-                let (seed, violations) = first.expect("the referee notices that the rule is missing");
-                println!("seed {seed}: {violations:?}");
+                assert_some($run, Rules { $rule: false, ..Rules::default() });
             })*
         }
     };
 }
+pub(super) use each_is_needed;
 
-/// How many seeds a mutant may survive.
-pub(super) const MUTANT_SEEDS: u64 = 3_000;
-
-needed! {
-    full_patience quarantine absolute_deadlines read_back count_from_sending compare_sessions compare_unchanged
+// Without `settle` or `broker_answers`, a scenario fails.
+each_is_needed! {
+    super::run: full_patience quarantine absolute_deadlines read_back count_from_sending compare_sessions compare_unchanged
     remove_first claim_again notice_regress
 }

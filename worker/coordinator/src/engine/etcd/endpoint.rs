@@ -1,8 +1,6 @@
 //! One endpoint: its connection, its token, and what is known about it.
 
-use std::fs;
 use std::future::Future;
-use std::io::Read as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,13 +23,11 @@ use super::messages::{
 use super::problem::{Problem, printable};
 use crate::core::patience::ATTEMPT;
 use crate::core::record::Key;
+use crate::engine::files;
 
 /// The largest message that is accepted: etcd's default limit of requests is 1.5 MiB, gRPC's of replies is
 /// this.
 pub(super) const MAX_MESSAGE: usize = 4 << 20;
-
-/// The largest file of certificates, keys or passwords that is read.
-const MAX_FILE: u64 = 1 << 20;
 
 /// How long a request for a token may take. etcd hashes the password slowly on purpose, and one member replies
 /// to one at a time.
@@ -416,7 +412,8 @@ impl Endpoint {
 
     async fn authenticate(&self) -> Result<Option<MetadataValue<Ascii>>, Problem> {
         let Settings { user, password_file, .. } = &*self.settings;
-        let password = read(password_file, "password_file")?;
+        let password = String::from_utf8(read(password_file, "password_file")?)
+            .map_err(|_| unusable(password_file, "password_file", "is not in UTF-8"))?;
         let password = password.trim_end_matches(['\r', '\n']).to_owned();
         let request = AuthenticateRequest { name: user.clone(), password };
         let outcome = self
@@ -484,23 +481,20 @@ where
 }
 
 /// Reads a file with certificates.
-fn certificates(path: &str, option: &str) -> Result<String, Problem> {
-    let text = read(path, option)?;
-    if text.contains("-----BEGIN CERTIFICATE-----") {
-        return Ok(text);
-    }
-    Err(Problem::File(format!("`{option}`: {path} contains no certificate in PEM format")))
+fn certificates(path: &str, option: &str) -> Result<Vec<u8>, Problem> {
+    let pem = read(path, option)?;
+    files::certificates(&pem).map_err(|error| unusable(path, option, &error))?;
+    Ok(pem)
 }
 
 /// Reads a file that an option of the `engine` scope names.
-fn read(path: &str, option: &str) -> Result<String, Problem> {
+fn read(path: &str, option: &str) -> Result<Vec<u8>, Problem> {
     if path.is_empty() {
         return Err(Problem::File(format!("`{option}` is not set")));
     }
-    let mut text = String::new();
-    let file = fs::File::open(path);
-    match file.and_then(|file| file.take(MAX_FILE).read_to_string(&mut text)) {
-        Ok(_) => Ok(text),
-        Err(error) => Err(Problem::File(format!("cannot read `{option}`, {path}: {error}"))),
-    }
+    files::read(path).map_err(|error| unusable(path, option, &error))
+}
+
+fn unusable(path: &str, option: &str, error: &str) -> Problem {
+    Problem::File(format!("`{option}`: {path} {error}"))
 }
