@@ -45,6 +45,24 @@ fn without_a_broker_every_subcommand_exits_69_with_the_cause_and_the_remedy() {
 }
 
 #[test]
+fn a_simulated_cluster_keeps_its_addresses_without_the_engine_only_if_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("script");
+    std::fs::write(&script, "30 engine down\n90 end\n").unwrap();
+    let without_host = |options: &[&str]| {
+        let arguments = [&["--json", "cluster", "simulate"], options, &[script.to_str().unwrap()]].concat();
+        let (code, stdout, stderr) = run(&folder.path().join("none"), &arguments);
+        let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        let rows = report["rows"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["event"] == "engine down").unwrap();
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        row["unowned"].as_u64()
+    };
+    assert_eq!(without_host(&["--hold"]), Some(0));
+    assert_eq!(without_host(&[]), Some(10));
+}
+
+#[test]
 fn with_json_an_error_is_one_json_value() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("broker.sock");
