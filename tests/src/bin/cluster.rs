@@ -2,6 +2,7 @@
 //! See [`portreeve_tests::cluster`]; `tests/cluster/run` starts it.
 
 use std::io::{BufRead as _, BufReader};
+use std::num::NonZeroUsize;
 use std::process::{ExitCode, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -62,8 +63,8 @@ fn parse(arguments: &[String]) -> Option<Options> {
     let mut words = arguments.iter().map(String::as_str);
     while let Some(word) = words.next() {
         match word {
-            "--runs" => options.runs = words.next()?.parse().ok()?,
-            "--at-once" => options.at_once = words.next()?.parse().ok()?,
+            "--runs" => options.runs = words.next()?.parse::<NonZeroUsize>().ok()?.get(),
+            "--at-once" => options.at_once = words.next()?.parse::<NonZeroUsize>().ok()?.get(),
             "--quiet" => options.quiet = words.next()?.parse().ok()?,
             "--lease" => options.settings.lease = words.next()?.parse().ok()?,
             "--json" => options.json = Some(words.next()?.to_owned()),
