@@ -66,6 +66,23 @@ impl Contents {
     }
 }
 
+/// What the fence lets pass no longer, although the lease runs: it may end early, because a deadline is told anew with an allowance
+/// for the time that telling takes.
+#[derive(Clone, Debug, Default)]
+pub struct Ended {
+    /// The addresses with an element of their own, each with the end of its lease.
+    pub addresses: Vec<(IpAddr, Option<BootTime>)>,
+    /// The holders that renew their addresses together, each with the end of their leases.
+    pub holders: Vec<(Holder, BootTime)>,
+}
+
+impl Ended {
+    /// Whether that is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.holders.is_empty()
+    }
+}
+
 /// The fence.
 #[derive(Debug)]
 pub struct Fence {
@@ -132,27 +149,31 @@ impl Fence {
         Ok(())
     }
 
-    /// Whether the fence has its rules and these contents.
+    /// Compares the fence with what it has to contain. Returns what it lets pass no longer although it should, if that is all that is
+    /// wrong; `None` if parts of it are missing.
     ///
     /// # Errors
     /// The kernel refused to tell.
-    pub fn is_intact(&self, contents: &Contents) -> Result<bool, Errno> {
+    pub fn compare(&self, contents: &Contents) -> Result<Option<Ended>, Errno> {
         if !self.has_rules()? {
-            return Ok(false);
+            return Ok(None);
         }
         let without_end = |address: &IpAddr| (*address, None);
         let open = contents.open.iter().map(|(address, _)| address);
         let leased: Vec<_> = open.chain(&contents.blocked).map(without_end).collect();
-        if !self.has(LEASED, &leased)? || !self.has(ALLOWED, &contents.open)? {
-            return Ok(false);
+        if !self.missing(LEASED, &leased)?.is_empty() {
+            return Ok(None);
         }
+        let mut ended = Ended { addresses: self.missing(ALLOWED, &contents.open)?, holders: Vec::new() };
         for members in contents.members.iter().filter(|members| !members.addresses.is_empty()) {
             let addresses: Vec<_> = members.addresses.iter().map(without_end).collect();
-            if !self.has(&members_of(members.holder), &addresses)?
-                || (self.holder_remaining(members.holder)?.is_none()
-                    && must_pass_until(Some(members.deadline), BootTime::now()))
+            if !self.missing(&members_of(members.holder), &addresses)?.is_empty() {
+                return Ok(None);
+            }
+            if self.holder_remaining(members.holder)?.is_none()
+                && must_pass_until(Some(members.deadline), BootTime::now())
             {
-                return Ok(false);
+                ended.holders.push((members.holder, members.deadline));
             }
         }
         for holder in self.holders.borrow().iter() {
@@ -162,11 +183,11 @@ impl Fence {
             for (family, key) in nft::TABLES {
                 let present = self.elements(family, key, &members_of(*holder))?;
                 if !present.is_subset(&own) {
-                    return Ok(false);
+                    return Ok(None);
                 }
             }
         }
-        Ok(true)
+        Ok(Some(ended))
     }
 
     /// The elements of a set; none if there is no such set.
@@ -177,18 +198,32 @@ impl Fence {
         }
     }
 
-    /// Whether the sets of this name contain all these addresses, but for those that may have reached their deadline meanwhile.
-    fn has(&self, name: &str, addresses: &[(IpAddr, Option<BootTime>)]) -> Result<bool, Errno> {
+    /// Those of the addresses that the sets of this name lack, but for those that may have reached their deadline meanwhile.
+    fn missing(
+        &self,
+        name: &str,
+        addresses: &[(IpAddr, Option<BootTime>)],
+    ) -> Result<Vec<(IpAddr, Option<BootTime>)>, Errno> {
+        let mut missing = Vec::new();
         for (family, key) in nft::TABLES {
             let present = self.elements(family, key, name)?;
-            let now = BootTime::now();
             let of_table = addresses.iter().filter(|(address, _)| key.is_type_of(*address));
-            let mut required = of_table.filter(|(_, deadline)| must_pass_until(*deadline, now));
-            if !required.all(|(address, _)| present.contains(address)) {
-                return Ok(false);
+            let absent: Vec<_> = of_table.filter(|(address, _)| !present.contains(address)).collect();
+            // While the kernel resizes a set, a list of it may lack elements that it has.
+            for absent in absent.chunks(MAX_ADDRESSES) {
+                let keys: Vec<IpAddr> = absent.iter().map(|(address, _)| *address).collect();
+                let remaining = nft_query::remaining(&self.netlink, family, &set(key, name), &keys)?;
+                let now = BootTime::now();
+                let absent = absent.iter().zip(remaining).filter(|(_, remaining)| remaining.is_none());
+                missing.extend(
+                    absent.map(|(one, _)| **one).filter(|(_, deadline)| must_pass_until(*deadline, now)),
+                );
             }
         }
-        Ok(true)
+        // One may be missing in two tables.
+        missing.sort_unstable();
+        missing.dedup();
+        Ok(missing)
     }
 
     /// Whether the fence has its rules, and lets the packets of each of these addresses pass until its timeout. Each with the

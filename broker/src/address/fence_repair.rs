@@ -14,7 +14,7 @@ use tokio::net::UnixDatagram;
 use tokio::time::sleep;
 
 use super::Addresses;
-use super::fence::{Contents, Fence, MAX_ADDRESSES, Members, must_pass_until};
+use super::fence::{Contents, Ended, Fence, MAX_ADDRESSES, Members, must_pass_until};
 use super::lease::{Lease, LeaseState, MIN_LIFETIME};
 use crate::sys::BootTime;
 
@@ -30,12 +30,8 @@ impl Addresses {
     /// EAGAIN when none is queued, or there is no fence.
     pub(super) fn receive_fence_changes(&self) -> nix::Result<()> {
         let fence = self.host.fence().ok_or(Errno::EAGAIN)?;
-        let mut changed = fence.monitor().receive()?;
-        while let Ok(more) = fence.monitor().receive() {
-            changed |= more;
-        }
-        if changed {
-            self.repair_fence();
+        if fence.monitor().receive()? {
+            let _ = self.repair(&fence, true); // it has written the log
         }
         Ok(())
     }
@@ -51,7 +47,7 @@ impl Addresses {
         }
     }
 
-    /// Builds the fence again if it is not as the leases require. The log tells a failure, and the next comparison tries again.
+    /// Makes the fence again as the leases require, if it is not. The log tells a failure, and the next comparison tries again.
     pub(super) fn repair_fence(&self) {
         let _ = self.try_repair_fence(); // it has written the log
     }
@@ -61,16 +57,24 @@ impl Addresses {
     /// # Errors
     /// As [`Addresses::build_fence`].
     pub(super) fn try_repair_fence(&self) -> Result<(), Errno> {
-        let Some(fence) = self.host.fence() else { return Ok(()) };
+        self.host.fence().map_or(Ok(()), |fence| self.repair(&fence, false))
+    }
+
+    /// As [`Addresses::try_repair_fence`], where the kernel may have reported that another program removed something.
+    fn repair(&self, fence: &Fence, mut is_reported: bool) -> Result<(), Errno> {
+        while let Ok(removed) = fence.monitor().receive() {
+            is_reported |= removed;
+        }
         let contents = self.fence_contents();
-        match fence.is_intact(&contents) {
-            Ok(true) => return Ok(()),
-            Ok(false) => {}
+        match fence.compare(&contents) {
+            Ok(Some(ended)) if ended.is_empty() => return Ok(()),
+            Ok(Some(ended)) if !is_reported => return self.open_ended(ended),
+            Ok(_) => {}
             Err(errno) => {
                 tracing::warn!(error = %errno, "cannot compare the fence with the leases; building it again")
             }
         }
-        let built = self.build_fence(&fence);
+        let built = self.build_fence(fence);
         match built {
             Ok(()) => {
                 self.counters.fence_repairs.up();
@@ -86,6 +90,21 @@ impl Addresses {
             ),
         }
         built
+    }
+
+    /// Lets addresses pass again for which the fence ended before their lease.
+    fn open_ended(&self, ended: Ended) -> Result<(), Errno> {
+        let (addresses, holders) = (ended.addresses.len(), ended.holders.len());
+        tracing::debug!(addresses, holders, "the fence ended before leases; opening it again");
+        let opened = self.open_groups(ended.addresses);
+        let holders = ended.holders.into_iter();
+        let started = holders
+            .map(|(holder, deadline)| self.host.set_holder_in_fence(holder, deadline, Fence::start_holder));
+        let opened = started.fold(opened, Result::and);
+        if let Err(errno) = opened {
+            tracing::warn!(error = %errno, "the fence blocks addresses before the end of their lease");
+        }
+        opened
     }
 
     /// Changes the fence. While it is lost, because another program removed it (ENOENT), builds it again and repeats the change.

@@ -1,10 +1,11 @@
 //! Other programs that flush the packet filter, or remove parts of the fence from it: the fence is built again at once, and
 //! no lease ends early or lasts longer.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use portreeve_protocol::address::{AddAddress, ListAddresses, RenewAddress};
+use portreeve_protocol::address::{AddAddress, ListAddresses, RenewAddress, RenewAll};
 use portreeve_protocol::message::Outcome;
 use portreeve_protocol::metrics::MetricsRequest;
 use portreeve_protocol::{FaultCode, List};
@@ -106,6 +107,69 @@ fn a_lease_that_is_about_to_end_blocks_no_other_address_on_a_slow_host() {
     });
 }
 
+/// Tells the fence a deadline by `renew` so that it ends for an address of the set more than half a second before the lease, because
+/// the broker allows for a delay that does not repeat itself. Returns when it has ended there.
+fn end_early(broker: &Broker, peer: &mut Peer, set: &str, element: &str, mut renew: impl FnMut(&mut Peer)) {
+    eventually("a fence that ends before the lease", || {
+        // The first message may be another one.
+        let mut tracer = delay_messages(broker, "1500ms:when=1");
+        renew(peer);
+        tracer.kill().unwrap();
+        tracer.wait().unwrap();
+        loop {
+            let (page, _) = peer.request(&ListAddresses { after: None }).unwrap();
+            let remaining = page.addresses.iter().map(|row| row.lease.remaining_ms).min().unwrap();
+            if remaining < 500 {
+                renew(peer);
+                return None;
+            }
+            if !nft(&format!("list set inet portreeve {set}")).contains(element) {
+                return Some(());
+            }
+        }
+    });
+}
+
+#[test]
+fn an_address_for_which_the_fence_ends_before_the_lease_is_renewed_and_no_program_is_blamed() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        let renew = |peer: &mut Peer| drop(peer.renew_address(BOTH[0]).unwrap());
+        peer.add_address(BOTH[0], |add| add.lease = Some(6)).unwrap();
+        end_early(&broker, &mut peer, "allowed4", BOTH[0], renew);
+        renew(&mut peer);
+        assert!(is_fenced(&mut peer));
+        assert!(nft("list set inet portreeve allowed4").contains(BOTH[0]));
+        assert!(nft("list set arp portreeve allowed4").contains(BOTH[0]));
+        assert_eq!(repairs(&broker), 0);
+    });
+}
+
+#[test]
+fn addresses_of_a_holder_for_which_the_fence_ends_before_the_leases_are_renewed_and_no_program_is_blamed() {
+    isolated(|host| {
+        lan::create(&["far"]);
+        let broker = Broker::start(host, &sample::addresses(""));
+        let mut peer = broker.peer();
+        let addresses: Vec<IpAddr> = (1..=65).map(|last| Ipv4Addr::new(10, 2, 0, last).into()).collect();
+        let add =
+            AddAddress { addresses: List::truncated(addresses), lease: Some(6), ..AddAddress::default() };
+        peer.request(&add).unwrap();
+        let renew = |peer: &mut Peer| {
+            let renewed = peer.request(&RenewAll { lease: Some(6), until: None }).unwrap().0;
+            assert_eq!((renewed.renewed, renewed.not_renewed), (65, 0));
+        };
+        renew(&mut peer);
+        end_early(&broker, &mut peer, "user_0_renewed", "elements", renew);
+        renew(&mut peer);
+        assert!(is_fenced(&mut peer));
+        assert!(nft("list set inet portreeve user_0_renewed").contains("elements"));
+        assert_eq!(repairs(&broker), 0);
+    });
+}
+
 #[test]
 fn a_renewal_and_an_addition_right_after_a_flush_succeed() {
     isolated(|host| {
@@ -160,8 +224,8 @@ fn no_lease_of_a_thousand_is_lost_when_the_packet_filter_is_flushed_while_they_a
             });
             let added_all = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 for block in 0..4 {
-                    let addresses: Vec<std::net::IpAddr> =
-                        (1..=250).map(|last| std::net::Ipv4Addr::new(10, 2, block, last).into()).collect();
+                    let addresses: Vec<IpAddr> =
+                        (1..=250).map(|last| Ipv4Addr::new(10, 2, block, last).into()).collect();
                     let add = AddAddress {
                         addresses: List::truncated(addresses.clone()),
                         lease: Some(600),
