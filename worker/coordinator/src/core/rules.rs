@@ -28,6 +28,8 @@ pub struct Rules {
     pub remove_first: bool,
     /// After a grant whose outcome is unknown, an address is added only with a new claim.
     pub claim_again: bool,
+    /// A node that was told to stop adds no address: one may be granted to it while its request to leave is on its way.
+    pub nothing_new_when_stopping: bool,
     /// No beat until the broker has answered since the last one.
     pub broker_answers: bool,
     /// An engine that has gone back ends the session.
@@ -61,6 +63,7 @@ impl Default for Rules {
             compare_unchanged: true,
             remove_first: true,
             claim_again: true,
+            nothing_new_when_stopping: true,
             broker_answers: true,
             notice_regress: true,
             roster_only: true,

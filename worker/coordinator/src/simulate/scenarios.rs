@@ -212,6 +212,36 @@ fn a_node_that_stops_hands_everything_over_and_leaves() {
     verdict(&simulation);
 }
 
+/// Whether no address is on two nodes when two nodes of three stop almost at once, and the first one grants its addresses to the
+/// second one while that asks to leave. It has joined a moment ago, so it does not pass them on at once.
+fn leaves_without_addresses(rules: Rules) -> bool {
+    (0..20).all(|seed| {
+        let setup = Setup { mature: 60 * SECOND, seed, ..Setup::default() };
+        let mut formed = Simulation::with_rules(setup, rules);
+        for (host, duration) in
+            [(0, 2 * formed.setup.patience()), (2, 2 * formed.setup.patience()), (1, SECOND)]
+        {
+            formed.start(host);
+            formed.run_for(duration);
+        }
+        assert_eq!(formed.counts(), [10, 0, 0], "the others are not mature");
+        (0..40).all(|step| {
+            let mut simulation = formed.clone();
+            simulation.stop_coordinator(0);
+            simulation.run_for(step * Duration::from_micros(500));
+            simulation.stop_coordinator(1);
+            simulation.run_for(3 * SECOND);
+            simulation.referee.violations.is_empty()
+        })
+    })
+}
+
+#[test]
+fn a_node_that_leaves_takes_no_address_that_was_granted_to_it_at_the_last_moment() {
+    assert!(leaves_without_addresses(Rules::default()));
+    assert!(!leaves_without_addresses(Rules { nothing_new_when_stopping: false, ..Rules::default() }));
+}
+
 #[test]
 fn a_drained_node_keeps_what_nobody_else_can_hold_unless_told_to_release() {
     let mut simulation = formed(Setup { nodes: 2, ..Setup::default() });

@@ -211,7 +211,7 @@ macro_rules! each_is_needed {
 }
 pub(super) use each_is_needed;
 
-// Without `settle` or `broker_answers`, a scenario fails.
+// Without `settle`, `broker_answers` or `nothing_new_when_stopping`, a scenario fails.
 each_is_needed! {
     super::run: full_patience quarantine absolute_deadlines read_back count_from_sending compare_sessions compare_unchanged
     remove_first claim_again notice_regress

@@ -186,6 +186,9 @@ impl Node {
             }
         }
 
+        if self.is_stopping && self.rules.nothing_new_when_stopping {
+            return;
+        }
         let Some(membership) = &self.membership else { return };
         let Some(until) = end.filter(|end| *end > self.now.after(SHORTEST_LEASE) && self.is_listed) else {
             return;
