@@ -74,6 +74,8 @@ pub enum Report {
         pid: i32,
         /// How it ended.
         ending: Ending,
+        /// Whether processes that this worker or an earlier one has left are running.
+        leaves: bool,
     },
     /// Processes that workers have left are running: descendants of a worker whose own parent has ended.
     Left {

@@ -284,11 +284,8 @@ impl Launcher {
         }
     }
 
-    /// Reports the processes that workers have left, when a search is due.
-    fn search(&mut self) {
-        if self.next_search.is_none_or(|time| Instant::now() < time) {
-            return;
-        }
+    /// How many processes that workers have left are running, and the process ids of the first ones.
+    fn left(&self) -> (u32, Vec<i32>) {
         let (mut count, mut pids) = (0, Vec::new());
         self.children.for_each(|pid| {
             if ![self.worker, self.supervisor].contains(&Some(pid)) && wait::is_running_child(pid) {
@@ -298,6 +295,15 @@ impl Launcher {
                 }
             }
         });
+        (count, pids)
+    }
+
+    /// Reports the processes that workers have left, when a search is due.
+    fn search(&mut self) {
+        if self.next_search.is_none_or(|time| Instant::now() < time) {
+            return;
+        }
+        let (count, pids) = self.left();
         let any = count > 0;
         if any || self.found {
             self.report(&Report::Left { count, pids: List::truncated(pids) });
@@ -324,7 +330,8 @@ impl Launcher {
             }
             if self.worker == Some(pid) {
                 self.worker = None;
-                self.report(&Report::Exited { pid: pid.as_raw(), ending });
+                let leaves = self.left().0 > 0;
+                self.report(&Report::Exited { pid: pid.as_raw(), ending, leaves });
                 if self.shutdown.is_none() && (self.found || wait::has_children()) {
                     self.next_search = Some(Instant::now() + LONGEST_PAUSE);
                 }

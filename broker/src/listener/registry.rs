@@ -42,6 +42,8 @@ pub struct Registry {
     pub(super) last: u64,
     capacity: usize,
     pub(super) revocation: Revocation,
+    /// Whether processes that workers have left may use the worker's listeners.
+    pub(super) is_used_by_descendants: bool,
     /// Listeners that are about to close.
     pub(super) draining: Vec<Weak<DrainingEntry>>,
     /// Sockets of listeners that were stopped a moment ago.
@@ -88,6 +90,7 @@ impl Registry {
             last: 0,
             capacity: capacity.min(revocation.capacity()),
             revocation,
+            is_used_by_descendants: false,
             draining: Vec::new(),
             stopped: StoppedSockets::default(),
             last_probed: ListenerId(0),

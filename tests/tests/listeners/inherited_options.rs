@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use portreeve_tests::broker::SOCKET;
 use portreeve_tests::scripted_worker::WorkerSetup;
-use portreeve_tests::{Broker, isolated, sample};
+use portreeve_tests::{Broker, Host, eventually, isolated, process, sample};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::sockopt::{self, Timeout};
 use rustix::process::{Pid, Signal, kill_process};
@@ -32,21 +32,30 @@ fn assert_unspoiled(socket: impl AsFd) {
     assert!(!sockopt::socket_reuseport(&socket).unwrap());
 }
 
+fn setup(host: &Host) -> (WorkerSetup, String) {
+    let setup = WorkerSetup::new(host, "chroot");
+    let rest = format!(
+        r#"
+        broker {{
+            socket = "{SOCKET}"
+            permit "any" {{ listen = ( "127.0.0.1:2000" ) }}
+            peer root {{ allow = ( status ) permit = ( any ) }}
+        }}
+        ESMTP_Listener {{ Listen "127.0.0.1:2525" {{}} }}
+        worker {{ stable_after = 0 }}"#
+    );
+    let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest);
+    (setup, text)
+}
+
+fn kill(pid: u32) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+}
+
 #[test]
 fn the_next_worker_gets_blocking_sockets_whatever_the_last_one_set() {
     isolated(|host| {
-        let setup = WorkerSetup::new(host, "chroot");
-        let rest = format!(
-            r#"
-            broker {{
-                socket = "{SOCKET}"
-                permit "any" {{ listen = ( "127.0.0.1:2000" ) }}
-                peer root {{ allow = ( status ) permit = ( any ) }}
-            }}
-            ESMTP_Listener {{ Listen "127.0.0.1:2525" {{}} }}
-            worker {{ stable_after = 0 }}"#
-        );
-        let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest);
+        let (setup, text) = setup(host);
         let mut broker = Broker::start(host, &text);
         let (mut scripted, mut worker) = setup.accept();
         worker.hello();
@@ -54,7 +63,7 @@ fn the_next_worker_gets_blocking_sockets_whatever_the_last_one_set() {
             let sockets = ["127.0.0.1:2000", "127.0.0.1:2525"].map(|at| worker.listen(at).unwrap().1);
             sockets.iter().for_each(spoil);
             if round == "the next worker" {
-                kill_process(Pid::from_raw(broker.worker().cast_signed()).unwrap(), Signal::KILL).unwrap();
+                kill(broker.worker());
             } else {
                 broker.replace(host, &text);
             }
@@ -75,5 +84,34 @@ fn the_next_worker_gets_blocking_sockets_whatever_the_last_one_set() {
             worker.listen("127.0.0.1:2000").unwrap();
             assert!(fcntl_getfl(&socket).unwrap().contains(OFlags::NONBLOCK));
         }
+    });
+}
+
+#[test]
+fn sockets_that_a_process_of_the_last_worker_may_use_stay_non_blocking() {
+    isolated(|host| {
+        let (setup, text) = setup(host);
+        let broker = Broker::start(host, &text);
+        let (mut scripted, mut worker) = setup.accept();
+        worker.hello();
+        let endpoints = ["127.0.0.1:2000", "127.0.0.1:2525"];
+        endpoints.iter().for_each(|at| spoil(&worker.listen(at).unwrap().1));
+        let descendant = scripted.run("daemonize").parse().unwrap();
+        kill(broker.worker());
+        drop((scripted, worker));
+        let (scripted, mut worker) = setup.accept();
+        worker.hello();
+        for at in endpoints {
+            let (_, socket) = worker.listen(at).unwrap();
+            assert!(fcntl_getfl(&socket).unwrap().contains(OFlags::NONBLOCK), "{at}");
+            assert_eq!(sockopt::socket_timeout(&socket, Timeout::Recv).unwrap(), None, "{at}");
+        }
+        kill(descendant);
+        eventually("the end of the process", || (!process::is_running(descendant)).then_some(()));
+        kill(broker.worker());
+        drop((scripted, worker));
+        let (_scripted, mut worker) = setup.accept();
+        worker.hello();
+        endpoints.iter().for_each(|at| assert_unspoiled(worker.listen(at).unwrap().1));
     });
 }

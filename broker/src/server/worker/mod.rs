@@ -278,7 +278,10 @@ async fn report(broker: &Broker, launcher: &Handle) -> Result<Report, Failure> {
 async fn wait_for_exit(broker: &Broker, launcher: &Handle, worker: i32) -> Result<Ending, Failure> {
     loop {
         match report(broker, launcher).await? {
-            Report::Exited { pid, ending } if pid == worker => return Ok(ending),
+            Report::Exited { pid, ending, leaves } if pid == worker => {
+                broker.registry.borrow_mut().set_used_by_descendants(leaves);
+                return Ok(ending);
+            }
             other => tracing::warn!(report = ?other, "unexpected report from the launcher"),
         }
     }
@@ -309,9 +312,10 @@ async fn end_all(broker: &Broker, launcher: &Handle, limit: Duration) -> Result<
     let ended = async {
         loop {
             match report(broker, launcher).await? {
-                Report::Exited { pid, ending } => tracing::info!(pid, %ending, "the worker has exited"),
+                Report::Exited { pid, ending, .. } => tracing::info!(pid, %ending, "the worker has exited"),
                 Report::AllEnded => {
                     broker.set_left_processes(0, &[]);
+                    broker.registry.borrow_mut().set_used_by_descendants(false);
                     return Ok(());
                 }
                 other => tracing::warn!(report = ?other, "unexpected report from the launcher"),
