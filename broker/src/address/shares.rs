@@ -2,7 +2,7 @@
 //!
 //! Promises: a user leaves room for the worker and for root; the worker leaves room for root and for the users; one user
 //! leaves at least as much free as it has. Root, the operator, may have every address that is free. The coordinator of a cluster
-//! leaves room for each of the others, so that a host can take over what several hosts had.
+//! leaves less free, so that a host can take over what several hosts had.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ pub const MAX_LEASES: usize = 10_240;
 const FOR_ROOT: usize = MAX_LEASES / 16;
 /// At least this many are for the worker.
 const FOR_WORKER: usize = MAX_LEASES / 16;
-/// At least this many are for all other users together.
+/// At least this many are for all other users together; a coordinator leaves as many free.
 const FOR_USERS: usize = MAX_LEASES / 8;
 
 /// How many addresses a holder may have.
@@ -57,13 +57,9 @@ impl Shares {
     }
 
     /// How many more leases there can be, without those that are for holders other than this one.
-    fn free(&self, holder: Holder, is_coordinator: bool) -> usize {
+    fn free(&self, holder: Holder) -> usize {
         let (root, worker) = (self.count(Holder::ROOT), self.count(Holder::Worker));
-        let own = match holder {
-            Holder::User(1..) if is_coordinator => self.count(holder),
-            _ => 0,
-        };
-        let users = self.total.saturating_sub(root + worker + own);
+        let users = self.total.saturating_sub(root + worker);
         let (root, worker, users) = (
             FOR_ROOT.saturating_sub(root),
             FOR_WORKER.saturating_sub(worker),
@@ -72,7 +68,6 @@ impl Shares {
         let for_others = match holder {
             Holder::ROOT => 0,
             Holder::Worker => root + users,
-            Holder::User(_) if is_coordinator => root + worker + users,
             Holder::User(_) => root + worker,
         };
         MAX_LEASES.saturating_sub(self.total + for_others)
@@ -84,7 +79,7 @@ impl Shares {
     /// Quota.
     pub fn check(&self, holder: Holder, limit: Limit, action: &str) -> Result<(), Fault> {
         let Limit { max, is_coordinator } = limit;
-        let (held, free) = (self.count(holder), self.free(holder, is_coordinator));
+        let (held, free) = (self.count(holder), self.free(holder));
         let quota = |message: &str, remedy: &str| {
             Err(Fault::new(FaultCode::Quota, &format!("cannot {action}: {message}")).remedy(remedy))
         };
@@ -99,7 +94,8 @@ impl Shares {
             };
             return quota(&message, "remove some first");
         }
-        if matches!(holder, Holder::User(1..)) && !is_coordinator && held >= free {
+        let leaves_enough = held < free || (is_coordinator && free > FOR_USERS);
+        if matches!(holder, Holder::User(1..)) && !leaves_enough {
             let message = format!("{holder} holds {held} addresses, no fewer than are left for all users");
             return quota(&message, "remove some, or wait until other users have removed theirs");
         }
@@ -157,6 +153,19 @@ mod tests {
         assert_eq!(fill(&mut shares, Holder::User(9)), FOR_USERS / 4);
         assert_eq!(fill(&mut shares, Holder::Worker), FOR_WORKER + FOR_USERS / 4, "the users have enough");
         assert_eq!(fill(&mut shares, Holder::ROOT), FOR_ROOT);
+    }
+
+    #[test]
+    fn several_coordinators_leave_room_for_users() {
+        let mut shares = Shares::default();
+        assert_eq!(fill(&mut shares, Holder::User(6)), 4480);
+        let each: Vec<usize> = (7..10).map(|uid| fill_as(&mut shares, Holder::User(uid), true)).collect();
+        assert_eq!(
+            each,
+            [3200, 640, 320],
+            "the first one leaves 1,280, and the others have no more than other users"
+        );
+        assert_eq!(fill(&mut shares, Holder::User(10)), 160);
     }
 
     #[test]
