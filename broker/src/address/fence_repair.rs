@@ -16,6 +16,7 @@ use tokio::time::sleep;
 use super::Addresses;
 use super::fence::{Contents, Ended, Fence, MAX_ADDRESSES, Members, must_pass_until};
 use super::lease::{Lease, LeaseState, MIN_LIFETIME};
+use crate::log;
 use crate::sys::BootTime;
 
 /// How often the fence is built again for one request, if another program removes it each time.
@@ -94,13 +95,12 @@ impl Addresses {
 
     /// Lets addresses pass again for which the fence ended before their lease.
     fn open_ended(&self, ended: Ended) -> Result<(), Errno> {
-        let (addresses, holders) = (ended.addresses.len(), ended.holders.len());
-        tracing::debug!(addresses, holders, "the fence ended before leases; opening it again");
-        let opened = self.open_groups(ended.addresses);
-        let holders = ended.holders.into_iter();
-        let started = holders
-            .map(|(holder, deadline)| self.host.set_holder_in_fence(holder, deadline, Fence::start_holder));
-        let opened = started.fold(opened, Result::and);
+        tracing::debug!(addresses = ended.addresses.len(), "the fence ended before leases; opening it again");
+        let mut opened = self.open_groups(ended.addresses);
+        for (holder, deadline) in ended.holders {
+            tracing::debug!(holder = %log::named(holder), "the fence ended before the leases of a holder; opening it again");
+            opened = opened.and(self.host.set_holder_in_fence(holder, deadline, Fence::start_holder));
+        }
         if let Err(errno) = opened {
             tracing::warn!(error = %errno, "the fence blocks addresses before the end of their lease");
         }
