@@ -207,8 +207,10 @@ impl Fence {
         let mut missing = Vec::new();
         for (family, key) in nft::TABLES {
             let present = self.elements(family, key, name)?;
+            let now = BootTime::now();
             let of_table = addresses.iter().filter(|(address, _)| key.is_type_of(*address));
-            let absent: Vec<_> = of_table.filter(|(address, _)| !present.contains(address)).collect();
+            let required = of_table.filter(|(_, deadline)| must_pass_until(*deadline, now));
+            let absent: Vec<_> = required.filter(|(address, _)| !present.contains(address)).collect();
             // While the kernel resizes a set, a list of it may lack elements that it has.
             for absent in absent.chunks(MAX_ADDRESSES) {
                 let keys: Vec<IpAddr> = absent.iter().map(|(address, _)| *address).collect();
