@@ -58,14 +58,13 @@ impl Addresses {
     /// # Errors
     /// As [`Addresses::build_fence`].
     pub(super) fn try_repair_fence(&self) -> Result<(), Errno> {
-        self.host.fence().map_or(Ok(()), |fence| self.repair(&fence, false))
+        let Some(fence) = self.host.fence() else { return Ok(()) };
+        let is_reported = fence.monitor().receive().unwrap_or(false); // no notification may be queued
+        self.repair(&fence, is_reported)
     }
 
-    /// As [`Addresses::try_repair_fence`], where the kernel may have reported that another program removed something.
-    fn repair(&self, fence: &Fence, mut is_reported: bool) -> Result<(), Errno> {
-        while let Ok(removed) = fence.monitor().receive() {
-            is_reported |= removed;
-        }
+    /// As [`Addresses::try_repair_fence`]. `is_reported`: the kernel has reported that another program removed something.
+    fn repair(&self, fence: &Fence, is_reported: bool) -> Result<(), Errno> {
         let contents = self.fence_contents();
         match fence.compare(&contents) {
             Ok(Some(ended)) if ended.is_empty() => return Ok(()),

@@ -61,15 +61,23 @@ impl NftMonitor {
         self.socket.try_clone()
     }
 
-    /// Receives one datagram. Returns whether something was removed from one of the broker's tables; also if notifications were
-    /// lost, because it may have been. See recv(2); Linux 2.2.
+    /// Receives all that is queued. Returns whether something was removed from one of the broker's tables; also if notifications
+    /// were lost, because it may have been. See recv(2); Linux 2.2.
     ///
     /// # Capabilities
     /// None.
     ///
     /// # Errors
-    /// EAGAIN when none is queued.
+    /// EAGAIN when nothing is queued.
     pub fn receive(&self) -> nix::Result<bool> {
+        let mut is_removed = self.receive_datagram()?;
+        while let Ok(more) = self.receive_datagram() {
+            is_removed |= more;
+        }
+        Ok(is_removed)
+    }
+
+    fn receive_datagram(&self) -> nix::Result<bool> {
         let mut buffer = self.buffer.borrow_mut();
         let length = match netlink::receive_notifications(&self.socket, &mut buffer) {
             Err(Errno::ENOBUFS) => return Ok(true),
