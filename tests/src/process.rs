@@ -88,6 +88,12 @@ pub fn is_running(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != "Z" && state != "X")
 }
 
+/// Sends SIGKILL to a process that exists.
+#[track_caller]
+pub fn kill(pid: u32) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+}
+
 /// Sends SIGSTOP and returns when the process has stopped. The kernel delivers the pending signal with the lowest number
 /// first, so a signal sent right after SIGSTOP might otherwise arrive before it.
 #[track_caller]

@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use portreeve_tests::broker::SOCKET;
+use portreeve_tests::process::kill;
 use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::{Broker, Host, eventually, isolated, process, sample};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::sockopt::{self, Timeout};
-use rustix::process::{Pid, Signal, kill_process};
 
 /// Sets what would make the next holder fail.
 fn spoil(socket: &OwnedFd) {
@@ -46,10 +46,6 @@ fn setup(host: &Host) -> (WorkerSetup, String) {
     );
     let text = sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", &rest);
     (setup, text)
-}
-
-fn kill(pid: u32) {
-    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
 }
 
 #[test]

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use portreeve_tests::chroot::WORKER;
 use portreeve_tests::kernel::landlock_abi;
+use portreeve_tests::process::kill;
 use portreeve_tests::scripted_worker::{ScriptedWorker, WorkerSetup};
 use portreeve_tests::service_manager::ServiceManager;
 use portreeve_tests::{
     Broker, Host, Peer, binaries, broker, eventually, isolated, process, resources, sample,
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 const STATIC: &str = r#"ESMTP_Listener { Listen "127.0.0.1:25" {} }"#;
 
@@ -26,10 +27,6 @@ fn start(host: &Host, worker: &str) -> (WorkerSetup, Broker) {
     let setup = WorkerSetup::new(host, "chroot");
     let broker = Broker::start(host, &text(&setup, worker));
     (setup, broker)
-}
-
-fn kill(pid: u32) {
-    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
 }
 
 /// A descendant of the worker that holds the port and is in a session of its own; its parent has ended.

@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use portreeve_protocol::channel::ReceiveError;
 use portreeve_tests::peer::listen;
+use portreeve_tests::process::kill;
 use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::{Broker, Host, eventually, isolated, process, resources, sample};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 const MAIL: &str = r#"broker { retain = 1 permit "mail" { listen = ( "127.0.0.1:25" ) } }"#;
 
@@ -17,10 +18,6 @@ fn start(host: &Host) -> (WorkerSetup, Broker) {
     let broker =
         Broker::start(host, &sample::worker(&setup.chroot, "( /run/host/bin/scripted_worker )", MAIL));
     (setup, broker)
-}
-
-fn kill(pid: u32) {
-    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
 }
 
 fn inode(descriptor: impl AsFd) -> u64 {

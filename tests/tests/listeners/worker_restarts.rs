@@ -5,16 +5,13 @@ use std::time::{Duration, Instant};
 
 use portreeve_protocol::channel::ReceiveError;
 use portreeve_tests::peer::listen;
+use portreeve_tests::process::kill;
 use portreeve_tests::scripted_worker::WorkerSetup;
 use portreeve_tests::{Broker, Host, eventually, exclusive, isolated, process, resources, sample};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 /// Counts every worker as stable at once, because the tests kill workers often.
 const ALWAYS_STABLE: &str = "worker { stable_after = 0 }";
-
-fn kill(pid: u32) {
-    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
-}
 
 fn start_scripted_worker(host: &Host) -> (WorkerSetup, Broker) {
     let setup = WorkerSetup::new(host, "chroot");
