@@ -5,8 +5,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::{Value, json};
 
@@ -182,11 +184,33 @@ pub fn main(title: &str, inside: impl FnOnce(&Host)) {
 /// Restricts this process and its children to one CPU. On two CPUs, processes that take turns would spend more time on
 /// waking each other than on their work, and the scheduler's choices would differ from run to run.
 fn share_one_cpu() {
-    let allowed = sched_getaffinity(None).unwrap();
-    let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| allowed.is_set(*cpu)).unwrap();
+    let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| all_cpus().is_set(*cpu)).unwrap();
     let mut one = CpuSet::new();
     one.set(last);
     sched_setaffinity(None, &one).unwrap();
+}
+
+/// The CPUs that this process had at its start.
+fn all_cpus() -> &'static CpuSet {
+    static ALL: OnceLock<CpuSet> = OnceLock::new();
+    ALL.get_or_init(|| sched_getaffinity(None).unwrap())
+}
+
+/// Measures a case with all CPUs for this process, what it starts meanwhile, and the broker, as users run it. A machine with
+/// one CPU has no such case.
+pub fn with_all_cpus(broker: u32, measure: impl FnOnce()) {
+    if all_cpus().count() < 2 {
+        return;
+    }
+    let broker = Pid::from_raw(broker.cast_signed());
+    let before = sched_getaffinity(None).unwrap();
+    for process in [None, broker] {
+        sched_setaffinity(process, all_cpus()).unwrap();
+    }
+    measure();
+    for process in [None, broker] {
+        sched_setaffinity(process, &before).unwrap();
+    }
 }
 
 fn beside_workspace(file: &str) -> PathBuf {

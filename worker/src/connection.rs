@@ -235,6 +235,13 @@ impl Connection {
         }
     }
 
+    /// Whether the broker has no reason to send anything except the end of the session.
+    #[cfg(feature = "tokio")]
+    pub fn expects_nothing(&self) -> bool {
+        let replied = |(_, slot): &(RequestId, Slot)| matches!(slot, Slot::Replied(_));
+        self.in_flight.iter().all(replied) && self.subscribers.expect_nothing()
+    }
+
     /// Records that no caller waits for this reply. The reply and its descriptors are dropped when it arrives.
     pub fn abandon(&mut self, id: RequestId) {
         let Some(at) = self.position(id) else { return };

@@ -106,6 +106,10 @@ impl SessionState {
     fn receive(&mut self, channel: &UnixDatagram) -> io::Result<Result<(), Error>> {
         loop {
             match self.connection.receive(channel.as_fd()) {
+                // The end of the session is reported once more.
+                Ok(true) if self.connection.expects_nothing() && self.queued_stops.is_empty() => {
+                    return Err(ErrorKind::WouldBlock.into());
+                }
                 Ok(true) => {}
                 // If the channel was full, replies follow, so queued requests are retried after each of them.
                 Ok(false) => {

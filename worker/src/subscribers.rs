@@ -79,6 +79,12 @@ impl Subscribers {
         self.subscription = granted;
     }
 
+    /// Whether the broker sends no events.
+    #[cfg(feature = "tokio")]
+    pub fn expect_nothing(&self) -> bool {
+        self.by_id.is_empty() && !self.subscription.follow
+    }
+
     /// The subscription that serves all subscribers.
     pub fn required_subscription(&self) -> Subscribe {
         Subscribe {

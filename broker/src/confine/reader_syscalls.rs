@@ -38,7 +38,7 @@ pub(super) const READER: &[Rule] = calls! {
     SYS_mprotect: "the heap" NOT_EXECUTABLE;
     SYS_mremap: "the heap";
     SYS_munmap: "the heap";
-    SYS_madvise: "the heap";
+    SYS_madvise: "the heap, and pages of program files";
     SYS_getrandom: "seeds of hash tables";
     SYS_futex: "locks of the standard library";
     SYS_clock_gettime: "the time, without a vDSO";

@@ -92,19 +92,8 @@ fn install_lists(
     support: Support,
 ) -> Result<Seccomp, Failure> {
     let calls = allowed.len();
-    let install_both = || -> Result<(), Error> {
-        // Of two filters the stricter result counts. The one that returns EACCES comes first: the other one forbids installing
-        // a second filter.
-        let refusing =
-            compile(&refused, limits, SeccompAction::Allow, SeccompAction::Errno(EACCES.unsigned_abs()))?;
-        // The first filter has decided which arguments are refused.
-        let refused: Vec<Rule> = refused.into_iter().map(|rule| Rule { any_of: &[], ..*rule }).collect();
-        let allowing = allowed.into_iter().chain(&refused).collect::<Vec<_>>();
-        let allowing = compile(&allowing, limits, SeccompAction::KillProcess, SeccompAction::Allow)?;
-        apply_filter_all_threads(&refusing)?;
-        apply_filter_all_threads(&allowing)
-    };
-    match install_both() {
+    let install = || apply_filter_all_threads(&program(&allowed, &refused, limits)?);
+    match install() {
         Ok(()) => Ok(Seccomp::Enforced { calls }),
         Err(Error::Seccomp(error)) => match support.failure(&error, "installing the system call filter") {
             None => Ok(Seccomp::Absent),
@@ -186,7 +175,7 @@ impl Support {
     }
 }
 
-/// Compiles the allowed and the refused calls.
+/// The allowed and the refused calls.
 fn lists(needs: SeccompNeeds) -> (Vec<&'static Rule>, Vec<&'static Rule>) {
     let limits = if needs.limits == Resources::NONE { NO_LIMITS } else { LIMITS };
     let (files, refused) =
@@ -194,11 +183,36 @@ fn lists(needs: SeccompNeeds) -> (Vec<&'static Rule>, Vec<&'static Rule>) {
     (ALWAYS.iter().chain(limits).chain(files).collect(), REFUSED.iter().chain(refused).collect())
 }
 
-fn compile(
-    rules: &[&Rule],
+/// The whole filter: one program, which the kernel executes faster than several.
+fn program(allowed: &[&Rule], refused: &[&Rule], limits: Resources) -> Result<BpfProgram, BackendError> {
+    use SeccompAction::{Allow, Errno, KillProcess};
+    let eacces = || Errno(EACCES.unsigned_abs());
+    let has_checks = |rule: &&&Rule| !rule.any_of.is_empty();
+    let has_none = |rule: &&&Rule| rule.any_of.is_empty();
+    // From Linux 5.11 on, the kernel allows calls without checks before it executes the program, so those with checks come
+    // first.
+    let parts = [
+        compile(allowed.iter().filter(has_checks), limits, Allow, KillProcess)?,
+        compile(allowed.iter().filter(has_none), limits, Allow, KillProcess)?,
+        compile(refused.iter().filter(has_checks), limits, eacces(), Allow)?,
+        compile(refused.iter().filter(has_none), limits, eacces(), KillProcess)?,
+    ];
+    let mut program = BpfProgram::new();
+    for part in parts {
+        // The last instruction of a part decides about calls that it does not list: the next part shall do that.
+        program.pop();
+        program.extend(part);
+    }
+    Ok(program)
+}
+
+/// A program that lists these calls. Its result is `matching` if the checks of any alternative hold, otherwise, and for calls
+/// that it does not list, `otherwise`.
+fn compile<'r>(
+    rules: impl Iterator<Item = &'r &'r Rule>,
     limits: Resources,
+    matching: SeccompAction,
     otherwise: SeccompAction,
-    listed: SeccompAction,
 ) -> Result<BpfProgram, BackendError> {
     let mut compiled = BTreeMap::new();
     for rule in rules {
@@ -210,12 +224,13 @@ fn compile(
         let alternatives: Result<Vec<_>, _> =
             rule.any_of.iter().filter(is_needed).map(|checks| alternative(checks)).collect();
         let alternatives = alternatives?;
-        // Without an alternative the call would always be allowed.
+        // Without an alternative the call would always match.
         if rule.any_of.is_empty() || !alternatives.is_empty() {
             compiled.insert(rule.number, alternatives);
         }
     }
-    SeccompFilter::new(compiled, otherwise, listed, TargetArch::try_from(std::env::consts::ARCH)?)?.try_into()
+    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    SeccompFilter::new(compiled, otherwise, matching, arch)?.try_into()
 }
 
 fn alternative(checks: &[Check]) -> Result<SeccompRule, BackendError> {

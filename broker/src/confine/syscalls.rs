@@ -128,7 +128,7 @@ pub(super) const ALWAYS: &[Rule] = calls! {
     SYS_mprotect: "the heap" NOT_EXECUTABLE;
     SYS_mremap: "the heap";
     SYS_munmap: "the heap";
-    SYS_madvise: "the heap";
+    SYS_madvise: "the heap, and pages of program files";
     SYS_getrandom: "seeds of hash tables";
 
     // Signals and the end of the process.

@@ -32,7 +32,7 @@ use crate::confine::worker::Confinement;
 use crate::failure::Failure;
 use crate::sys::children::Children;
 use crate::sys::poll::timeout_at;
-use crate::sys::{process, wait};
+use crate::sys::{file_pages, process, wait};
 
 /// After how many descendants of a worker the launcher no longer remembers that it has told them to exit: further ones get
 /// only SIGKILL.
@@ -129,6 +129,7 @@ pub fn run(
     child.thread_block().map_err(failure("sigprocmask"))?;
     let signals = SignalFd::with_flags(&child, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(failure("signalfd"))?;
+    file_pages::release();
     let mut reaped_all = true;
     while launcher.broker == BrokerState::Running || wait::has_children() {
         let mut watched = [

@@ -35,4 +35,4 @@ pub use fault::{BindError, BindPrivileges, RequestedBy, in_use};
 pub use import::{Configured, ImportError};
 pub use interface::InterfaceChange;
 pub use registry::Registry;
-pub use revocation::{Enforcement, Revocation};
+pub use revocation::{Enforcement, Revocability, Revocation};

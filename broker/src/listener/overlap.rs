@@ -81,8 +81,18 @@ impl Reach {
 
     /// The keys of the listeners with this transport and port at the addresses from `first` to `last`.
     fn keys(&self, first: IpAddr, last: IpAddr) -> RangeInclusive<Key> {
-        let key = |address, id| Key { udp: self.udp, port: self.port, address, id: ListenerId(id) };
+        let key = |address, id| Self { address, ..*self }.key(ListenerId(id));
         key(first, 0)..=key(last, u64::MAX)
+    }
+
+    /// The place of a listener with this reach.
+    fn key(&self, id: ListenerId) -> Key {
+        let (is_ipv6, address) = match self.address {
+            IpAddr::V4(address) => (false, address.to_bits().into()),
+            IpAddr::V6(address) => (true, address.to_bits()),
+        };
+        let port = u32::from(self.port) << 2 | u32::from(self.udp) << 1 | u32::from(is_ipv6);
+        Key { port, address, id }
     }
 
     fn overlaps(&self, other: &Self) -> bool {
@@ -124,20 +134,19 @@ pub(super) fn interface_name<'a>(inet: &'a InetEndpoint, device: &'a str) -> &'a
     if device.is_empty() { &inet.scope } else { device }
 }
 
-/// The place of a listener in the index.
+/// The place of a listener in the index, as numbers, which are compared fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
-    udp: bool,
-    port: u16,
-    address: IpAddr,
+    /// The port, the transport, and the address family.
+    port: u32,
+    address: u128,
     id: ListenerId,
 }
 
-/// The rest of a listener's reach, and its holder.
+/// A listener's reach and its holder.
 #[derive(Clone, Copy, Debug)]
 struct Value {
-    dual_stack: bool,
-    interface: u32,
+    reach: Reach,
     holder: Holder,
 }
 
@@ -147,21 +156,20 @@ pub(super) struct OverlapIndex(BTreeMap<Key, Value>);
 
 impl OverlapIndex {
     pub fn insert(&mut self, id: ListenerId, reach: Reach, holder: Holder) {
-        let Reach { udp, port, address, dual_stack, interface } = reach;
-        self.0.insert(Key { udp, port, address, id }, Value { dual_stack, interface, holder });
+        self.0.insert(reach.key(id), Value { reach, holder });
     }
 
     pub fn remove(&mut self, id: ListenerId, endpoint: &Endpoint) {
-        if let Some(Reach { udp, port, address, .. }) = Reach::of_any_interface(endpoint) {
-            self.0.remove(&Key { udp, port, address, id });
+        if let Some(reach) = Reach::of_any_interface(endpoint) {
+            self.0.remove(&reach.key(id));
         }
     }
 
     /// Gives a listener another number.
     pub fn renumber(&mut self, before: ListenerId, id: ListenerId, endpoint: &Endpoint) {
-        let Some(Reach { udp, port, address, .. }) = Reach::of_any_interface(endpoint) else { return };
-        if let Some(value) = self.0.remove(&Key { udp, port, address, id: before }) {
-            self.0.insert(Key { udp, port, address, id }, value);
+        let Some(reach) = Reach::of_any_interface(endpoint) else { return };
+        if let Some(value) = self.0.remove(&reach.key(before)) {
+            self.0.insert(reach.key(id), value);
         }
     }
 
@@ -180,10 +188,7 @@ impl OverlapIndex {
         reach
             .ranges()
             .flat_map(move |(first, last)| self.0.range(reach.keys(first, last)))
-            .filter(move |(key, value)| {
-                let Value { dual_stack, interface, .. } = **value;
-                reach.overlaps(&Reach { address: key.address, dual_stack, interface, ..reach })
-            })
+            .filter(move |(_, value)| reach.overlaps(&value.reach))
             .map(|(key, value)| (key.id, value.holder))
     }
 }

@@ -12,6 +12,7 @@ use std::rc::{Rc, Weak};
 use nix::errno::Errno;
 use portreeve_protocol::message::{ListenOptions, ListenerId};
 use portreeve_protocol::{Endpoint, Fault, FaultCode};
+use tokio::sync::Notify;
 
 use super::change_queue::ChangeQueue;
 use super::drain::DrainingEntry;
@@ -48,6 +49,8 @@ pub struct Registry {
     pub(super) draining: Vec<Weak<DrainingEntry>>,
     /// Sockets of listeners that were stopped a moment ago.
     pub(super) stopped: StoppedSockets,
+    /// Notified when nearly all of many listeners have stopped.
+    pub(super) emptied: Rc<Notify>,
     /// The last listener of which it was found out whether its holder has closed it, when its holder reached a quota.
     pub(super) last_probed: ListenerId,
     /// Sockets that are not what they were exported as.
@@ -93,6 +96,7 @@ impl Registry {
             is_used_by_descendants: false,
             draining: Vec::new(),
             stopped: StoppedSockets::default(),
+            emptied: Rc::default(),
             last_probed: ListenerId(0),
             rejected: Vec::new(),
             not_revoked: RefCell::default(),

@@ -11,6 +11,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use portreeve_protocol::message::ListenerId;
 use portreeve_protocol::{Endpoint, Fault, FaultCode};
+use tokio::sync::Notify;
 
 use super::entry::{Entry, Owner};
 use super::registry::Registry;
@@ -30,7 +31,9 @@ impl Registry {
             return Ok(false);
         }
         let Some(entry) = self.remove_entry(id) else { return Ok(false) };
-        self.trim_memory();
+        if self.is_emptied() {
+            self.emptied.notify_one();
+        }
         let revoked = self.revoke(&entry);
         let holder = entry.holder();
         match &entry.bound.socket {
@@ -101,11 +104,21 @@ impl Registry {
         }
     }
 
-    /// Returns memory to the kernel once nearly all of many listeners have stopped.
-    fn trim_memory(&mut self) {
-        let (count, capacity) = (self.entries.len(), self.by_endpoint.capacity());
-        if capacity >= TRIM_FROM && count < capacity / 8 {
-            self.by_endpoint.shrink_to(2 * count);
+    /// Whether nearly all of many listeners have stopped.
+    fn is_emptied(&self) -> bool {
+        let capacity = self.by_endpoint.capacity();
+        capacity >= TRIM_FROM && self.entries.len() < capacity / 8
+    }
+
+    /// Is notified once nearly all of many listeners have stopped.
+    pub fn emptied(&self) -> Rc<Notify> {
+        self.emptied.clone()
+    }
+
+    /// Returns the memory of listeners that have stopped to the kernel, if it is worth it.
+    pub fn trim_memory(&mut self) {
+        if self.is_emptied() {
+            self.by_endpoint.shrink_to(2 * self.entries.len());
             malloc::trim();
         }
     }

@@ -4,15 +4,11 @@
 //! are not [printable](portreeve_protocol::printable) are escaped in every format.
 
 use std::fmt::{self, Write};
+use std::time::SystemTime;
 
-use portreeve_protocol::printable::{Escaped, JsonEscaped};
-
+use portreeve_protocol::printable::{Escaped, JsonEscaped, is_printable};
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
+use tracing::{Event, Level, Metadata};
 
 /// The log format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,229 +37,216 @@ impl std::str::FromStr for Format {
 /// The target of the lines that record decisions.
 pub(super) const AUDIT: &str = "audit";
 
-fn is_audit(event: &Event<'_>) -> bool {
-    event.metadata().target() == AUDIT
+fn is_audit(metadata: &Metadata<'_>) -> bool {
+    metadata.target() == AUDIT
 }
 
 /// What a line is about: a decision, or the broker itself.
-fn target(event: &Event<'_>) -> &'static str {
-    if is_audit(event) { AUDIT } else { "broker" }
+fn target(metadata: &Metadata<'_>) -> &'static str {
+    if is_audit(metadata) { AUDIT } else { "broker" }
 }
 
-/// The value of a field in a line of text: one word as it is, anything else in quotes, so that it cannot be taken for a
-/// further field.
-struct Value<'t>(&'t str);
+/// The time now, as RFC 3339 has it, in microseconds.
+fn now() -> impl fmt::Display {
+    humantime::format_rfc3339_micros(SystemTime::now())
+}
 
-impl fmt::Display for Value<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_word = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\');
-        match !self.0.is_empty() && self.0.bytes().all(is_word) {
-            true => out.write_str(self.0),
-            false => Quoted(self.0).fmt(out),
-        }
+/// Appends to a line. Writing to a String cannot fail; an error of a value's own Display ends that value.
+fn append(line: &mut String, what: fmt::Arguments<'_>) {
+    let _ = line.write_fmt(what);
+}
+
+/// Appends a value as it is if all its characters are plain, otherwise with `escape`.
+fn append_value(
+    line: &mut String,
+    value: fmt::Arguments<'_>,
+    is_plain: fn(char) -> bool,
+    escape: fn(&mut String, &str),
+) {
+    let begin = line.len();
+    append(line, value);
+    let written = line.get(begin..).unwrap_or_default();
+    if written.is_empty() || !written.chars().all(is_plain) {
+        let written = line.split_off(begin);
+        escape(line, &written);
     }
 }
 
-/// Text in quotes.
-struct Quoted<'t>(&'t str);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "\"{}\"", JsonEscaped(self.0))
-    }
+/// A character of a value that is shown without quotes in a line of text.
+fn is_word(c: char) -> bool {
+    c.is_ascii_graphic() && !matches!(c, '"' | '=' | '\\')
 }
 
-/// See [`Format::Text`].
-pub struct Text {
+/// A character that a JSON string has as it is.
+fn is_json(c: char) -> bool {
+    is_printable(c) && !matches!(c, '"' | '\\')
+}
+
+fn append_escaped(line: &mut String, text: &str) {
+    append(line, format_args!("{}", Escaped(text)));
+}
+
+fn append_json(line: &mut String, text: &str) {
+    append(line, format_args!("{}", JsonEscaped(text)));
+}
+
+fn append_quoted(line: &mut String, text: &str) {
+    append(line, format_args!("\"{}\"", JsonEscaped(text)));
+}
+
+/// How lines of text look.
+#[derive(Clone, Copy, Debug)]
+pub struct Style {
     /// Whether a line begins with the time.
     pub time: bool,
+    /// Whether the level has a colour.
+    pub colour: bool,
 }
 
-impl<S, N> FormatEvent<S, N> for Text
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let metadata = event.metadata();
-        let (dim, colour, end) = match (out.has_ansi_escapes(), *metadata.level()) {
-            (false, _) => ("", "", ""),
-            (true, Level::ERROR) => ("\u{1b}[2m", "\u{1b}[31m", "\u{1b}[0m"),
-            (true, Level::WARN) => ("\u{1b}[2m", "\u{1b}[33m", "\u{1b}[0m"),
-            (true, _) => ("\u{1b}[2m", "\u{1b}[32m", "\u{1b}[0m"),
-        };
-        if self.time {
-            out.write_str(dim)?;
-            SystemTime.format_time(&mut out)?;
-            write!(out, "{end} ")?;
-        }
-        write!(out, "{colour}{:>5}{end} ", metadata.level())?;
-        if is_audit(event) {
-            write!(out, "{dim}{AUDIT}:{end} ")?;
-        }
-        let mut fields = Fields { message: String::new(), suffix: String::new() };
-        event.record(&mut fields);
-        writeln!(out, "{}{}", fields.message, fields.suffix)
+/// Appends an event to `line` as text, with its line end.
+pub fn text(line: &mut String, style: Style, event: &Event<'_>) {
+    let (dim, colour, end) = match (style.colour, *event.metadata().level()) {
+        (false, _) => ("", "", ""),
+        (true, Level::ERROR) => ("\u{1b}[2m", "\u{1b}[31m", "\u{1b}[0m"),
+        (true, Level::WARN) => ("\u{1b}[2m", "\u{1b}[33m", "\u{1b}[0m"),
+        (true, _) => ("\u{1b}[2m", "\u{1b}[32m", "\u{1b}[0m"),
+    };
+    if style.time {
+        append(line, format_args!("{dim}{}{end} ", now()));
+    }
+    append(line, format_args!("{colour}{:>5}{end} ", event.metadata().level()));
+    if is_audit(event.metadata()) {
+        append(line, format_args!("{dim}{AUDIT}:{end} "));
+    }
+    event.record(&mut TextFields(line));
+    line.push('\n');
+}
+
+/// A line's message and its fields as text. The message comes first, as the macros of `tracing` have it.
+struct TextFields<'l>(&'l mut String);
+
+impl TextFields<'_> {
+    /// A value: one word as it is, anything else in quotes, so that it cannot be taken for a further field.
+    fn value(&mut self, name: &str, value: fmt::Arguments<'_>) {
+        append(self.0, format_args!(" {name}="));
+        append_value(self.0, value, is_word, append_quoted);
     }
 }
 
-/// A line's message, and its fields as text.
-struct Fields {
-    message: String,
-    suffix: String,
-}
-
-impl Fields {
-    /// Adds a field whose value may be text of any kind.
-    fn add(&mut self, name: &str, value: &dyn fmt::Display) {
-        // Writing to a String cannot fail.
-        let _ = match name {
-            "message" => write!(self.message, "{value}"),
-            _ => write!(self.suffix, " {name}={value}"),
-        };
-    }
-}
-
-impl Visit for Fields {
+impl Visit for TextFields<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
-            "message" => self.add("message", &Escaped(value)),
-            name => self.add(name, &Quoted(value)),
+            "message" => append_escaped(self.0, value),
+            name => {
+                append(self.0, format_args!(" {name}="));
+                append_quoted(self.0, value);
+            }
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let value = format!("{value:?}");
         match field.name() {
-            "message" => self.add("message", &Escaped(&value)),
-            name => self.add(name, &Value(&value)),
+            "message" => append_value(self.0, format_args!("{value:?}"), is_printable, append_escaped),
+            name => self.value(name, format_args!("{value:?}")),
         }
     }
 }
 
-/// See [`Format::Json`].
-pub struct Json;
+/// Appends an event to `line` as a JSON object, with its line end.
+pub fn json(line: &mut String, event: &Event<'_>) {
+    let (level, target) = (event.metadata().level(), target(event.metadata()));
+    append(line, format_args!("{{\"time\":\"{}\",\"level\":\"{level}\",\"target\":\"{target}\"", now()));
+    event.record(&mut JsonMembers(line));
+    line.push_str("}\n");
+}
 
-impl<S, N> FormatEvent<S, N> for Json
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let metadata = event.metadata();
-        out.write_str("{\"time\":\"")?;
-        SystemTime.format_time(&mut out)?;
-        write!(out, "\",\"level\":\"{}\",\"target\":\"{}\"", metadata.level(), target(event))?;
-        let mut members = Members { out, result: Ok(()) };
-        event.record(&mut members);
-        members.result?;
-        members.out.write_str("}\n")
+struct JsonMembers<'l>(&'l mut String);
+
+impl JsonMembers<'_> {
+    /// A member whose value is not a string.
+    fn plain(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+        append(self.0, format_args!(",\"{}\":{value}", field.name()));
+    }
+
+    fn string(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+        append(self.0, format_args!(",\"{}\":\"", field.name()));
+        append_value(self.0, value, is_json, append_json);
+        self.0.push('"');
     }
 }
 
-struct Members<'w> {
-    out: Writer<'w>,
-    result: fmt::Result,
-}
-
-impl Members<'_> {
-    fn member(&mut self, field: &Field, value: fmt::Arguments<'_>) {
-        let write = |out: &mut Writer<'_>| write!(out, ",\"{}\":{value}", field.name());
-        self.result = self.result.and_then(|()| write(&mut self.out));
-    }
-}
-
-impl Visit for Members<'_> {
+impl Visit for JsonMembers<'_> {
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.member(field, format_args!("{value}"));
+        self.plain(field, format_args!("{value}"));
     }
 
     fn record_u128(&mut self, field: &Field, value: u128) {
-        self.member(field, format_args!("{value}"));
+        self.plain(field, format_args!("{value}"));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.member(field, format_args!("{value}"));
+        self.plain(field, format_args!("{value}"));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.member(field, format_args!("{value}"));
+        self.plain(field, format_args!("{value}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.member(field, format_args!("{}", Quoted(value)));
+        self.string(field, format_args!("{value}"));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.record_str(field, &format!("{value:?}"));
+        self.string(field, format_args!("{value:?}"));
     }
 }
 
-/// See [`Format::Journald`]. A field is named `PORTREEVE_` and its name in capitals; an errno is `ERRNO`. See
-/// systemd.journal-fields(7) and, for the form, systemd's Native Journal Protocol.
-pub struct Journald;
+/// Appends an event to `line` as a journal entry. A field is named `PORTREEVE_` and its name in capitals; an errno is
+/// `ERRNO`. See systemd.journal-fields(7) and, for the form, systemd's Native Journal Protocol.
+pub fn journald(line: &mut String, event: &Event<'_>) {
+    let priority = match *event.metadata().level() {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    };
+    let (target, audit) = (target(event.metadata()), if is_audit(event.metadata()) { "audit: " } else { "" });
+    append(
+        line,
+        format_args!(
+            "PRIORITY={priority}\nSYSLOG_IDENTIFIER=portreeved\nPORTREEVE_TARGET={target}\nMESSAGE={audit}"
+        ),
+    );
+    event.record(&mut TextFields(line));
+    line.push('\n');
+    event.record(&mut JournalFields(line));
+}
 
-impl<S, N> FormatEvent<S, N> for Journald
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let metadata = event.metadata();
-        let priority = match *metadata.level() {
-            Level::ERROR => 3,
-            Level::WARN => 4,
-            Level::INFO => 6,
-            Level::DEBUG | Level::TRACE => 7,
-        };
-        let text = Fields { message: String::new(), suffix: String::new() };
-        let mut entry = Entry { text, fields: String::new() };
-        event.record(&mut entry);
-        write!(
-            out,
-            "PRIORITY={priority}\nSYSLOG_IDENTIFIER=portreeved\nPORTREEVE_TARGET={}\nMESSAGE={}{}{}\n{}",
-            target(event),
-            if is_audit(event) { "audit: " } else { "" },
-            entry.text.message,
-            entry.text.suffix,
-            entry.fields
-        )
+/// The fields for programs. Each is one line, so only characters that are not printable need an escape.
+struct JournalFields<'l>(&'l mut String);
+
+impl Visit for JournalFields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => return,
+            "errno" => self.0.push_str("ERRNO="),
+            name => {
+                self.0.push_str("PORTREEVE_");
+                self.0.extend(name.chars().map(|c| c.to_ascii_uppercase()));
+                self.0.push('=');
+            }
+        }
+        append_value(self.0, format_args!("{value:?}"), is_printable, append_escaped);
+        self.0.push('\n');
     }
-}
 
-/// An entry's message, its fields as text, and its fields for programs.
-struct Entry {
-    text: Fields,
-    fields: String,
-}
-
-impl Entry {
-    /// A field of its own is one line, so only characters that are not printable need an escape.
-    fn add(&mut self, name: &str, value: &str) {
-        // Writing to a String cannot fail.
-        let _ = match name {
-            "message" => Ok(()),
-            "errno" => writeln!(self.fields, "ERRNO={}", Escaped(value)),
-            _ => writeln!(self.fields, "PORTREEVE_{}={}", name.to_uppercase(), Escaped(value)),
-        };
-    }
-}
-
-impl Visit for Entry {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.text.record_str(field, value);
-        self.add(field.name(), value);
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.text.record_debug(field, value);
-        self.add(field.name(), &format!("{value:?}"));
+        self.record_debug(field, &format_args!("{value}"));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use portreeve_protocol::printable::is_printable;
     use proptest::prelude::*;
 
     use super::*;
@@ -297,11 +280,11 @@ mod tests {
             first in any::<String>(),
             second in "[ =\"\\\\a-c\u{202e}\u{2028}\n]{0,12}",
         ) {
-            let mut fields = Fields { message: String::new(), suffix: String::new() };
-            fields.add("first", &Value(&first));
-            fields.add("second", &Quoted(&second));
-            fields.add("third", &Value("3"));
-            let line = fields.suffix;
+            let mut line = String::new();
+            let mut fields = TextFields(&mut line);
+            fields.value("first", format_args!("{first}"));
+            fields.value("second", format_args!("{second}"));
+            fields.value("third", format_args!("3"));
             prop_assert!(line.chars().all(is_printable), "{line:?}");
             let split = split(&line);
             let names: Vec<&str> = split.iter().map(|(name, _)| name.as_str()).collect();
@@ -324,7 +307,9 @@ mod tests {
             ("a\"b\\", r#""a\"b\\""#),
             ("é\u{202e}", r#""é\u202e""#),
         ] {
-            assert_eq!(Value(value).to_string(), shown);
+            let mut line = String::new();
+            TextFields(&mut line).value("name", format_args!("{value}"));
+            assert_eq!(line, format!(" name={shown}"));
         }
     }
 }

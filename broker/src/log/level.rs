@@ -2,40 +2,41 @@
 //!
 //! Promises: the audit lines of changes and refusals are written at every level.
 
-use std::sync::OnceLock;
+use std::sync::{PoisonError, RwLock};
 
-use tracing::Level;
-use tracing_subscriber::Registry;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::reload::{self, Handle};
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata, callsite};
 
 use super::format::AUDIT;
 use crate::config::LogLevel;
 
-static FILTER: OnceLock<Handle<Targets, Registry>> = OnceLock::new();
-
-/// The filter of all lines.
-pub(super) fn filter() -> reload::Layer<Targets, Registry> {
-    let (layer, handle) = reload::Layer::new(targets(LogLevel::default()));
-    let _ = FILTER.set(handle); // called once
-    layer
-}
+/// The level of all lines except audit lines.
+static LEVEL: RwLock<LevelFilter> = RwLock::new(LevelFilter::INFO);
 
 /// Sets the level.
 pub fn set_level(level: LogLevel) {
-    if let Some(filter) = FILTER.get() {
-        let _ = filter.reload(targets(level)); // the layer is never dropped
-    }
-}
-
-fn targets(level: LogLevel) -> Targets {
-    let level = match level {
+    *LEVEL.write().unwrap_or_else(PoisonError::into_inner) = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
     };
-    Targets::new().with_default(level).with_target(AUDIT, level.max(LevelFilter::INFO))
+    // `tracing` asks once which lines are written, and then remembers it.
+    callsite::rebuild_interest_cache();
+}
+
+fn level() -> LevelFilter {
+    *LEVEL.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The highest level of all lines.
+pub(super) fn highest() -> LevelFilter {
+    level().max(LevelFilter::INFO)
+}
+
+/// Whether lines of this kind are written.
+pub(super) fn is_written(line: &Metadata<'_>) -> bool {
+    *line.level() <= if line.target() == AUDIT { highest() } else { level() }
 }
 
 /// Whether the log shows lines of the level debug.

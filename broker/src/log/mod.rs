@@ -11,22 +11,23 @@ mod format;
 mod level;
 mod origin;
 mod sink;
+mod subscriber;
 
 use std::convert::Infallible;
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 use buffer::{Buffer, Weight};
 pub use format::Format;
+use format::Style;
 pub use level::{set_level, shows_debug};
 pub use origin::{Origin, named, set_user_names};
 use sink::Sink;
+use subscriber::Lines;
 
 use crate::failure::{Exit, Failure};
 
@@ -48,21 +49,6 @@ static SERVES: AtomicBool = AtomicBool::new(false);
 /// Records that the start has succeeded: from now on the broker serves.
 pub fn started() {
     SERVES.store(true, Ordering::Relaxed);
-}
-
-struct Line;
-
-impl Write for Line {
-    /// Writes one line or journal entry into the buffer.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let (origin, weight) = origin::current();
-        buffer().push(origin, weight, bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 fn buffer() -> MutexGuard<'static, Buffer> {
@@ -179,16 +165,8 @@ pub fn begin(requested: Option<Format>) -> Result<(), Failure> {
     let colour = format == Format::Text && io::IsTerminal::is_terminal(&io::stderr());
     let _ = FORMAT.set(format); // called once
     buffer().set_sink(journal.unwrap_or_else(Sink::stderr));
-    let registry = tracing_subscriber::registry().with(level::filter());
-    let lines = tracing_subscriber::fmt::layer().with_writer(|| Line);
-    match format {
-        Format::Text => {
-            let text = format::Text { time: !sink::stderr_is_journal() };
-            registry.with(lines.with_ansi(colour).event_format(text)).init();
-        }
-        Format::Json => registry.with(lines.event_format(format::Json)).init(),
-        Format::Journald => registry.with(lines.event_format(format::Journald)).init(),
-    }
+    let style = Style { time: !sink::stderr_is_journal(), colour };
+    let _ = tracing::subscriber::set_global_default(Lines { format, style }); // called once
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!("exiting because of a bug in portreeved: {panic}");
         finish();

@@ -15,6 +15,7 @@ use super::message;
 use crate::config::{self, Bundle, Trust};
 use crate::confine::reader::Confinement;
 use crate::failure::Failure;
+use crate::sys::file_pages;
 
 /// Runs the reader until the broker has ended.
 pub fn run(
@@ -36,6 +37,7 @@ pub fn run(
     confined?;
     let mut order = [0; HEADER_LENGTH];
     loop {
+        file_pages::release();
         match receive_bytes(channel, &mut order) {
             Ok(bytes) => match Header::decode(order.get(..bytes).unwrap_or_default()) {
                 Ok((Header { kind: message::READ, request, .. }, _)) => {

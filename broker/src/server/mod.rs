@@ -7,6 +7,7 @@ mod descriptors_in_flight;
 mod floating;
 mod in_flight;
 mod interfaces;
+mod memory;
 mod operation;
 mod orphans;
 mod quota;
@@ -95,6 +96,7 @@ impl Service {
             tokio::task::spawn_local(control_socket::accept_loop(broker.clone(), listener));
         }
         tokio::task::spawn_local(stopped_sockets::check_loop(broker.clone()));
+        tokio::task::spawn_local(memory::release_loop(broker.clone()));
         let interfaces = InterfaceMonitor::new(self.interfaces)
             .map_err(|error| Failure::os("interfaces", "epoll_ctl", error))?;
         tokio::task::spawn_local(interfaces.run(broker.clone()));

@@ -11,6 +11,7 @@ pub mod children;
 pub mod clock;
 pub mod directory;
 pub mod ebpf;
+pub mod file_pages;
 pub mod interface;
 pub mod malloc;
 pub mod neighbour;

@@ -31,6 +31,7 @@ fn inside(host: &Host) {
     let broker = Broker::start(host);
     ping();
     sizes();
+    benchmark::with_all_cpus(broker.pid(), || listen("two CPUs", 1, &mut Blocking::open()));
     for (held, case) in [(1_000, "listen/held1000"), (10_000, "listen/held10000")] {
         let _held = broker.hold(held);
         listen(case, 1, &mut Blocking::open());
@@ -66,6 +67,7 @@ fn listen(case: &str, size: usize, client: &mut dyn Worker) {
 fn listen_with(case: &str, size: usize, client: &mut dyn Worker, request: fn(&Helper, &[SocketAddrV4])) {
     let units = UNITS.div_ceil(size) * size;
     let (helper, confined) = (Helper::start(), Helper::start_confined());
+    let duties = Helper::start_with_duties();
     let client = RefCell::new(client);
     let subjects = vec![
         Subject::new("portreeve", || {
@@ -77,6 +79,8 @@ fn listen_with(case: &str, size: usize, client: &mut dyn Worker, request: fn(&He
             .after_round(|| helper.release()),
         Subject::new("confined", || in_batches(units, size, |endpoints| request(&confined, endpoints)))
             .after_round(|| confined.release()),
+        Subject::new("duties", || in_batches(units, size, |endpoints| request(&duties, endpoints)))
+            .after_round(|| duties.release()),
     ];
     benchmark::measure(case, units, subjects);
 }

@@ -11,7 +11,7 @@ use crate::endpoints;
 
 /// The broker, which allows [`endpoints`] to root on its control socket.
 pub struct Broker {
-    _process: portreeve_tests::Broker,
+    process: portreeve_tests::Broker,
 }
 
 impl Broker {
@@ -28,7 +28,12 @@ impl Broker {
             }}"#,
             broker::SOCKET
         );
-        Self { _process: portreeve_tests::Broker::start_with_log_file(host, &config) }
+        Self { process: portreeve_tests::Broker::start_with_log_file(host, &config) }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Opens `count` listeners, which stay open until the returned client is dropped.
@@ -180,7 +185,8 @@ impl Worker for Pipelined {
     }
 }
 
-fn endpoint(of: SocketAddrV4) -> Endpoint {
+/// The endpoint of a TCP listener.
+pub fn endpoint(of: SocketAddrV4) -> Endpoint {
     let inet = InetEndpoint { address: (*of.ip()).into(), port: of.port(), scope: Default::default() };
     Endpoint::Tcp(inet)
 }

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portreeve_protocol::Fault;
 use tracing::field::display;
@@ -68,39 +68,68 @@ fn write_line<O: Handler>(
     for fault in &summary.refused {
         broker.counters.add_outcome(O::KIND, Some(fault.code));
     }
-    let peer = log::named(session.holder());
-    let (number, operation, duration_us) = (session.number, O::NAME, duration.as_micros());
-    let via = request.via();
-    let arguments = Some(Arguments(request)).filter(|arguments| !arguments.is_empty()).map(display);
-    let rules = outcome.ok().map(|(permit, _)| Rules(permit)).filter(|rules| !rules.is_empty()).map(display);
-    let (done, refused) = summary.counts();
-    if summary.refused.is_empty() && lost.is_none() {
-        let write = || {
-            tracing::info!(target: "audit", session = number, %peer, operation, via, arguments, done, rules, duration_us, "done");
-        };
-        return match (O::CHANGES_STATE, O::FREQUENT) {
-            (true, _) => session.account.record(write),
-            (false, false) => session.account.notice(write),
-            (false, true) if log::shows_debug() => session.account.notice(|| {
-                tracing::debug!(target: "audit", session = number, %peer, operation, via, arguments, done, rules, duration_us, "done");
-            }),
-            (false, true) => {}
-        };
-    }
-    let write = || {
-        let code = summary.refused.first().map(|fault| fault.code.name());
-        let reason = Some(Reasons(&summary.refused)).filter(|_| !summary.refused.is_empty()).map(display);
-        let subject = summary.refused.iter().map(|fault| &*fault.subject).find(|subject| !subject.is_empty());
-        let errno = summary.refused.iter().map(|fault| fault.errno).find(|errno| *errno != 0);
-        let what = Outcome { what: summary.outcome(), lost };
-        tracing::warn!(
-            target: "audit", session = number, %peer, operation, via, arguments, done, refused, code, reason, subject, errno,
-            rules, duration_us, "{what}"
-        );
+    let (arguments, rules) = (Arguments(request), outcome.ok().map(|(permit, _)| Rules(permit)));
+    let rules = rules.as_ref().filter(|rules| !rules.is_empty());
+    let line = Line {
+        operation: O::NAME,
+        via: request.via(),
+        arguments: if arguments.is_empty() { None } else { Some(&arguments) },
+        summary,
+        lost,
+        rules: rules.map(|rules| rules as &dyn fmt::Display),
+        duration,
     };
-    match O::CHANGES_STATE && summary.done > 0 {
-        true => session.account.record(write),
-        false => session.account.notice(write),
+    line.write(session, O::CHANGES_STATE, O::FREQUENT);
+}
+
+/// The fields of an audit line.
+struct Line<'a> {
+    operation: &'static str,
+    via: Option<&'static str>,
+    arguments: Option<&'a dyn fmt::Display>,
+    summary: Summary<'a>,
+    /// Why the reply was not sent.
+    lost: Option<&'a str>,
+    rules: Option<&'a dyn fmt::Display>,
+    duration: Duration,
+}
+
+impl Line<'_> {
+    fn write(&self, session: &Session, changes_state: bool, is_frequent: bool) {
+        let Self { operation, via, summary, lost, .. } = self;
+        let (peer, number) = (log::named(session.holder()), session.number);
+        let (arguments, rules) = (self.arguments.map(display), self.rules.map(display));
+        let duration_us = self.duration.as_micros();
+        let (done, refused) = summary.counts();
+        if summary.refused.is_empty() && lost.is_none() {
+            let write = || {
+                tracing::info!(target: "audit", session = number, %peer, operation, via, arguments, done, rules, duration_us, "done");
+            };
+            return match (changes_state, is_frequent) {
+                (true, _) => session.account.record(write),
+                (false, false) => session.account.notice(write),
+                (false, true) if log::shows_debug() => session.account.notice(|| {
+                    tracing::debug!(target: "audit", session = number, %peer, operation, via, arguments, done, rules, duration_us, "done");
+                }),
+                (false, true) => {}
+            };
+        }
+        let write = || {
+            let code = summary.refused.first().map(|fault| fault.code.name());
+            let reason = Some(Reasons(&summary.refused)).filter(|_| !summary.refused.is_empty()).map(display);
+            let subject =
+                summary.refused.iter().map(|fault| &*fault.subject).find(|subject| !subject.is_empty());
+            let errno = summary.refused.iter().map(|fault| fault.errno).find(|errno| *errno != 0);
+            let what = Outcome { what: summary.outcome(), lost: *lost };
+            tracing::warn!(
+                target: "audit", session = number, %peer, operation, via, arguments, done, refused, code, reason, subject, errno,
+                rules, duration_us, "{what}"
+            );
+        };
+        match changes_state && summary.done > 0 {
+            true => session.account.record(write),
+            false => session.account.notice(write),
+        }
     }
 }
 
