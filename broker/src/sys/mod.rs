@@ -17,6 +17,7 @@ pub mod malloc;
 pub mod neighbour;
 pub mod netlink;
 mod netlink_batch;
+mod netlink_body;
 pub mod nft;
 pub mod nft_monitor;
 pub mod nft_query;

@@ -7,9 +7,10 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use nix::errno::Errno;
 
+use super::netlink_body::{Body, nest, text};
 use super::{Batch, Netlink};
 
 /// The name of the broker's tables.
@@ -197,7 +198,7 @@ impl<'n> Transaction<'n> {
     /// Creates an empty transaction.
     pub fn new(netlink: &'n Netlink) -> Self {
         let mut batch = netlink.batch();
-        batch.push(BATCH_BEGIN, 0, &Body { family: 0, resource: SUBSYSTEM, attributes: Vec::new() });
+        batch.push(BATCH_BEGIN, 0, &body(0, SUBSYSTEM, Vec::new()));
         Self { netlink, batch, sets: 0 }
     }
 
@@ -214,7 +215,7 @@ impl<'n> Transaction<'n> {
             return Ok(Vec::new());
         }
         self.batch.acknowledge_last();
-        self.batch.push(BATCH_END, 0, &Body { family: 0, resource: SUBSYSTEM, attributes: Vec::new() });
+        self.batch.push(BATCH_END, 0, &body(0, SUBSYSTEM, Vec::new()));
         let mut outcomes = self.netlink.change_batch(&self.batch)?.into_iter();
         // An error of the whole transaction is reported for BATCH_BEGIN.
         outcomes.next().unwrap_or(Ok(()))?;
@@ -222,7 +223,7 @@ impl<'n> Transaction<'n> {
     }
 
     fn push(&mut self, kind: u16, flags: u16, family: Family, attributes: Vec<DefaultNla>) {
-        self.batch.push(kind, flags, &Body { family: family as u8, resource: 0, attributes });
+        self.batch.push(kind, flags, &body(family as u8, 0, attributes));
     }
 
     /// Creates the broker's table of a family.
@@ -377,37 +378,12 @@ fn expression(name: &str, data: &[DefaultNla]) -> DefaultNla {
     nest(LIST_ELEMENT, &[text(1, name), nest(2, data)])
 }
 
-pub(super) fn text(kind: u16, text: &str) -> DefaultNla {
-    DefaultNla::new(kind, [text.as_bytes(), b"\0"].concat())
-}
-
 fn number(kind: u16, number: u32) -> DefaultNla {
     DefaultNla::new(kind, number.to_be_bytes().to_vec())
 }
 
-pub(super) fn nest(kind: u16, inner: &[DefaultNla]) -> DefaultNla {
-    let mut bytes = vec![0; inner.buffer_len()];
-    inner.emit(&mut bytes);
-    DefaultNla::new(kind | NLA_F_NESTED, bytes)
-}
-
 /// struct nfgenmsg and the attributes after it.
-pub(super) struct Body {
-    pub family: u8,
-    pub resource: u16,
-    pub attributes: Vec<DefaultNla>,
-}
-
-impl Emitable for Body {
-    fn buffer_len(&self) -> usize {
-        4 + self.attributes.as_slice().buffer_len()
-    }
-
-    fn emit(&self, buffer: &mut [u8]) {
-        let [high, low] = self.resource.to_be_bytes();
-        if let Some((head, rest)) = buffer.split_at_mut_checked(4) {
-            head.copy_from_slice(&[self.family, 0, high, low]);
-            self.attributes.as_slice().emit(rest);
-        }
-    }
+pub(super) fn body(family: u8, resource: u16, attributes: Vec<DefaultNla>) -> Body<1> {
+    let [high, low] = resource.to_be_bytes();
+    Body { fixed: [[family, 0, high, low]], attributes }
 }

@@ -6,14 +6,12 @@ use std::time::Duration;
 use netlink_packet_core::{DefaultNla, NlasIterator};
 use nix::errno::Errno;
 
+use super::netlink_body::{attribute, nest, text};
 use super::nft::{
-    Body, DELETE_CHAIN, DELETE_ELEMENT, DELETE_RULE, DELETE_SET, DELETE_TABLE, Family, GET_ELEMENT, GET_RULE,
-    LIST_ELEMENT, NEW_ELEMENT, NEW_RULE, NFGENMSG, TABLE, TABLE_NAME, element_list, nest, text, value,
+    DELETE_CHAIN, DELETE_ELEMENT, DELETE_RULE, DELETE_SET, DELETE_TABLE, Family, GET_ELEMENT, GET_RULE,
+    LIST_ELEMENT, NEW_ELEMENT, NEW_RULE, NFGENMSG, TABLE, TABLE_NAME, body, element_list, value,
 };
 use super::{Netlink, rtnl};
-
-/// The length of struct nlattr.
-const ATTRIBUTE_HEADER: usize = 4;
 
 /// Whether a message reports that something was removed.
 pub(super) fn is_removal(kind: u16) -> bool {
@@ -28,7 +26,7 @@ pub(super) fn is_removal(kind: u16) -> bool {
 /// # Errors
 /// The kernel's refusal; EINTR as [`Netlink::dump`].
 pub fn count_rules(netlink: &Netlink, family: Family) -> Result<usize, Errno> {
-    let query = Body { family: family as u8, resource: 0, attributes: vec![text(TABLE_NAME, TABLE)] };
+    let query = body(family as u8, 0, vec![text(TABLE_NAME, TABLE)]);
     // The kernel may list the rules of all tables of the family.
     let own = |kind, body: &[u8]| (kind == NEW_RULE && is_of_own_table(body)).then_some(());
     let rules = netlink.dump(GET_RULE, &query, own)?;
@@ -43,7 +41,7 @@ pub fn count_rules(netlink: &Netlink, family: Family) -> Result<usize, Errno> {
 /// # Errors
 /// ENOENT if there is no such set; otherwise as [`count_rules`].
 pub fn elements(netlink: &Netlink, family: Family, set: &str) -> Result<Vec<IpAddr>, Errno> {
-    let query = Body { family: family as u8, resource: 0, attributes: element_list(set, std::iter::empty()) };
+    let query = body(family as u8, 0, element_list(set, std::iter::empty()));
     let parse = |kind, body: &[u8]| if kind == NEW_ELEMENT { parse_elements(body) } else { None };
     Ok(netlink.dump(GET_ELEMENT, &query, parse)?.into_iter().flatten().collect())
 }
@@ -88,9 +86,9 @@ fn query_elements(
 ) -> Result<Vec<Option<Option<Duration>>>, Errno> {
     let query = |key: DefaultNla| {
         let element = nest(LIST_ELEMENT, &[key]);
-        Body { family: family as u8, resource: 0, attributes: element_list(set, std::iter::once(element)) }
+        body(family as u8, 0, element_list(set, std::iter::once(element)))
     };
-    let queries: Vec<Body> = keys.map(query).collect();
+    let queries: Vec<_> = keys.map(query).collect();
     let replies = netlink.query_all(GET_ELEMENT, &queries, |body| Some(expiration(body)))?;
     Ok(replies.into_iter().map(Result::ok).collect())
 }
@@ -113,11 +111,4 @@ fn parse_elements(body: &[u8]) -> Option<Vec<IpAddr>> {
 pub(super) fn is_of_own_table(body: &[u8]) -> bool {
     let name = attribute(body.get(NFGENMSG..).unwrap_or_default(), TABLE_NAME);
     name.is_some_and(|name| name.strip_suffix(b"\0") == Some(TABLE.as_bytes()))
-}
-
-/// The value of the first attribute of this kind.
-fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    let found = NlasIterator::new(bytes).flatten().find(|attribute| attribute.kind() == kind)?;
-    let length = usize::from(found.length());
-    found.into_inner().get(ATTRIBUTE_HEADER..length)
 }

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 
 use super::Netlink;
 use super::interface::Vrf;
+use super::netlink_body::attribute;
 
 /// IFA_PROTO of every address that the broker adds (Linux 5.18): `ip address` shows it.
 pub const TAG: u8 = 0x50;
@@ -257,9 +258,7 @@ pub fn interface_with(netlink: &Netlink, address: IpAddr) -> Result<Option<u32>,
 
 /// The number in an attribute of struct rtmsg.
 fn route_attribute(body: &[u8], kind: u16) -> Option<u32> {
-    let mut attributes = NlasIterator::new(body.get(RTMSG..)?).flatten();
-    let attribute = attributes.find(|attribute| attribute.kind() == kind)?;
-    Some(u32::from_ne_bytes(*attribute.value().first_chunk()?))
+    Some(u32::from_ne_bytes(*attribute(body.get(RTMSG..)?, kind)?.first_chunk()?))
 }
 
 /// A query of the route to an address; with `whole`, as the table of routes has it.
