@@ -1,14 +1,13 @@
 //! Network interfaces: find one by name or index, list all, set one up, down or to another MTU.
 //!
 //! Promises: a change is made to the interface with that index, whatever its name is by then. See rtnetlink(7) for struct
-//! ifinfomsg, and include/uapi/linux/if_link.h for the attributes. Written by hand: the parser of every attribute in
-//! netlink-packet-route is large, and refuses an interface for an attribute that the broker does not need.
+//! ifinfomsg, and include/uapi/linux/if_link.h for the attributes.
 
 use netlink_packet_core::{DefaultNla, NlasIterator, parse_string, parse_u32};
 use nix::errno::Errno;
 
 use super::netlink::Netlink;
-use super::netlink_body::{Body, attribute, text};
+use super::netlink_body::{Body, attribute, number, text};
 
 /// The kind of the message that reports an interface or a change of it.
 pub const RTM_NEWLINK: u16 = 16;
@@ -157,7 +156,7 @@ impl Interface {
     pub fn change(&self, netlink: &Netlink, change: Change) -> Result<(), Errno> {
         let up = if change.up == Some(true) { UP } else { 0 };
         let mask = if change.up.is_some() { UP } else { 0 };
-        let mtu = change.mtu.map(|mtu| DefaultNla::new(libc::IFLA_MTU, mtu.to_ne_bytes().to_vec()));
+        let mtu = change.mtu.map(|mtu| number(libc::IFLA_MTU, mtu));
         let message = message(self.index, up, mask, mtu.into_iter().collect());
         let outcomes = netlink.change_each(RTM_NEWLINK, 0, &[message]);
         outcomes.into_iter().next().unwrap_or(Err(Errno::EPROTO))
@@ -211,10 +210,6 @@ mod tests {
         let mut bytes = vec![0; message.buffer_len()];
         message.emit(&mut bytes);
         bytes
-    }
-
-    fn number(kind: u16, number: u32) -> DefaultNla {
-        DefaultNla::new(kind, number.to_ne_bytes().to_vec())
     }
 
     /// What an Ethernet interface that is up and has everything sends.

@@ -2,6 +2,8 @@
 //!
 //! Data only. See netlink(7), and struct nlattr in include/uapi/linux/netlink.h.
 
+use std::net::IpAddr;
+
 use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLA_HEADER_SIZE, NlasIterator};
 
 /// A fixed part of so many words of four bytes, and the attributes after it.
@@ -27,6 +29,20 @@ impl<const WORDS: usize> Emitable for Body<WORDS> {
 /// An attribute whose value is a text that ends with a NUL.
 pub(super) fn text(kind: u16, text: &str) -> DefaultNla {
     DefaultNla::new(kind, [text.as_bytes(), b"\0"].concat())
+}
+
+/// An attribute whose value is a number in host byte order.
+pub(super) fn number(kind: u16, number: u32) -> DefaultNla {
+    DefaultNla::new(kind, number.to_ne_bytes().to_vec())
+}
+
+/// An attribute whose value is an address.
+pub(super) fn address(kind: u16, address: IpAddr) -> DefaultNla {
+    let bytes = match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    DefaultNla::new(kind, bytes)
 }
 
 /// An attribute that contains attributes.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use nix::errno::Errno;
 
-use super::netlink_body::{Body, nest, text};
+use super::netlink_body::{self, Body, nest, text};
 use super::{Batch, Netlink};
 
 /// The name of the broker's tables.
@@ -367,11 +367,7 @@ pub(super) fn element_list(set: &str, elements: impl Iterator<Item = DefaultNla>
 }
 
 pub(super) fn value(address: IpAddr) -> DefaultNla {
-    let bytes = match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    };
-    nest(1, &[DefaultNla::new(1, bytes)])
+    nest(1, &[netlink_body::address(1, address)])
 }
 
 fn expression(name: &str, data: &[DefaultNla]) -> DefaultNla {

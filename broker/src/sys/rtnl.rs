@@ -6,17 +6,12 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator};
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
-};
-use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator};
 use nix::errno::Errno;
 
 use super::Netlink;
 use super::interface::Vrf;
-use super::netlink_body::attribute;
+use super::netlink_body::{self, Body, attribute, number};
 
 /// IFA_PROTO of every address that the broker adds (Linux 5.18): `ip address` shows it.
 pub const TAG: u8 = 0x50;
@@ -31,6 +26,7 @@ const RTM_GETROUTE: u16 = 26;
 const IFADDRMSG: usize = 8;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_CACHEINFO: u16 = 6;
 const IFA_FLAGS: u16 = 8;
 /// The attribute that holds the tag.
 pub const IFA_PROTO: u16 = 11;
@@ -38,8 +34,14 @@ pub const IFA_PROTO: u16 = 11;
 const ROUTE_PROTOCOL: usize = 5;
 const ROUTE_TYPE: usize = 7;
 pub(super) const RTMSG: usize = 12;
+const RTA_DST: u16 = 1;
 pub(super) const RTA_OIF: u16 = 4;
 const RTA_TABLE: u16 = 15;
+const RTM_F_LOOKUP_TABLE: u32 = 0x1000;
+const RTM_F_FIB_MATCH: u32 = 0x2000;
+/// AF_INET and AF_INET6.
+pub(super) const INET: u8 = 2;
+const INET6: u8 = 10;
 /// The kernel's lifetime of a permanent address.
 const PERMANENT: u32 = u32::MAX;
 
@@ -124,7 +126,7 @@ fn new_address(
 ) -> Outcomes {
     let message =
         |(placement, lifetime): &(Placement, Lifetime)| add_message(placement, *lifetime, source, detect);
-    let messages: Vec<AddressMessage> = placements.iter().map(message).collect();
+    let messages: Vec<_> = placements.iter().map(message).collect();
     netlink.change_each(RTM_NEWADDR, flags, &messages)
 }
 
@@ -136,7 +138,7 @@ fn new_address(
 /// # Errors
 /// Each: EADDRNOTAVAIL if the address is not on the interface; ENODEV if the interface does not exist; EPERM.
 pub fn remove(netlink: &Netlink, placements: &[Placement]) -> Outcomes {
-    let messages: Vec<AddressMessage> = placements.iter().map(remove_message).collect();
+    let messages: Vec<_> = placements.iter().map(remove_message).collect();
     netlink.change_each(RTM_DELADDR, 0, &messages)
 }
 
@@ -148,9 +150,14 @@ pub fn remove(netlink: &Netlink, placements: &[Placement]) -> Outcomes {
 /// # Errors
 /// The kernel's refusal; EINTR as [`Netlink::dump`].
 pub fn list(netlink: &Netlink) -> Result<Vec<HostAddress>, Errno> {
-    netlink.dump(RTM_GETADDR, &AddressMessage::default(), |kind, body| {
-        if kind == RTM_NEWADDR { HostAddress::parse(body) } else { None }
-    })
+    let all = Body { fixed: [[0; 4]; 2], attributes: Vec::new() };
+    netlink.dump(
+        RTM_GETADDR,
+        &all,
+        |kind, body| {
+            if kind == RTM_NEWADDR { HostAddress::parse(body) } else { None }
+        },
+    )
 }
 
 /// Looks one IPv6 address up. The kernel has no such query for IPv4. See rtnetlink(7), RTM_GETADDR; Linux 2.6.19.
@@ -161,10 +168,9 @@ pub fn list(netlink: &Netlink) -> Result<Vec<HostAddress>, Errno> {
 /// # Errors
 /// EADDRNOTAVAIL if the address is not on the interface.
 pub fn get_ipv6(netlink: &Netlink, placement: &Placement) -> Result<HostAddress, Errno> {
-    let mut message = AddressMessage::default();
-    message.header.family = family(placement.address);
-    message.header.index = placement.index;
-    message.attributes.push(AddressAttribute::Address(placement.address));
+    let attributes = vec![netlink_body::address(IFA_ADDRESS, placement.address)];
+    let message =
+        Body { fixed: [[family(placement.address), 0, 0, 0], placement.index.to_ne_bytes()], attributes };
     HostAddress::parse(&netlink.query(RTM_GETADDR, &message)?).ok_or(Errno::EPROTO)
 }
 
@@ -206,13 +212,13 @@ pub enum Destination {
 pub fn destinations(netlink: &Netlink, lookups: &[Lookup]) -> Result<Vec<Result<Destination, Errno>>, Errno> {
     // The whole route for IPv6, or the kernel chooses a source among all addresses, which is slow with thousands of them.
     let query = |lookup: &Lookup| route_query(*lookup, lookup.address.is_ipv6() || lookup.vrf.is_some());
-    let queries: Vec<RouteMessage> = lookups.iter().map(query).collect();
+    let queries: Vec<_> = lookups.iter().map(query).collect();
     let parse = |body: &[u8]| {
-        let destination = match RouteType::from(*body.get(ROUTE_TYPE)?) {
-            RouteType::Local => Destination::Local,
-            RouteType::Broadcast => Destination::Broadcast,
-            RouteType::Anycast => Destination::Anycast,
-            RouteType::Multicast => Destination::Multicast,
+        let destination = match *body.get(ROUTE_TYPE)? {
+            libc::RTN_LOCAL => Destination::Local,
+            libc::RTN_BROADCAST => Destination::Broadcast,
+            libc::RTN_ANYCAST => Destination::Anycast,
+            libc::RTN_MULTICAST => Destination::Multicast,
             _ => Destination::Elsewhere,
         };
         Some((destination, route_attribute(body, RTA_TABLE)))
@@ -250,7 +256,7 @@ pub fn destinations(netlink: &Netlink, lookups: &[Lookup]) -> Result<Vec<Result<
 /// The kernel's refusal; EPROTO if the reply has no interface.
 pub fn interface_with(netlink: &Netlink, address: IpAddr) -> Result<Option<u32>, Errno> {
     let body = netlink.query(RTM_GETROUTE, &route_query(Lookup { address, vrf: None }, true))?;
-    if body.get(ROUTE_PROTOCOL) != Some(&u8::from(RouteProtocol::Kernel)) {
+    if body.get(ROUTE_PROTOCOL) != Some(&libc::RTPROT_KERNEL) {
         return Ok(None);
     }
     route_attribute(&body, RTA_OIF).map(Some).ok_or(Errno::EPROTO)
@@ -262,20 +268,15 @@ fn route_attribute(body: &[u8], kind: u16) -> Option<u32> {
 }
 
 /// A query of the route to an address; with `whole`, as the table of routes has it.
-fn route_query(Lookup { address, vrf }: Lookup, whole: bool) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family(address);
-    message.header.destination_prefix_length = host_prefix(address);
-    if whole {
-        message.header.flags = RouteFlags::FibMatch;
-    }
-    message.attributes.push(RouteAttribute::Destination(address.into()));
+fn route_query(Lookup { address, vrf }: Lookup, whole: bool) -> Body<3> {
+    let mut flags = if whole { RTM_F_FIB_MATCH } else { 0 };
+    let mut attributes = vec![netlink_body::address(RTA_DST, address)];
     if let Some(vrf) = vrf {
         // Without it, the reply names the table `main` for IPv4.
-        message.header.flags |= RouteFlags::LookupTable;
-        message.attributes.push(RouteAttribute::Oif(vrf.index));
+        flags |= RTM_F_LOOKUP_TABLE;
+        attributes.push(number(RTA_OIF, vrf.index));
     }
-    message
+    Body { fixed: [[family(address), host_prefix(address), 0, 0], [0; 4], flags.to_ne_bytes()], attributes }
 }
 
 /// The prefix length of a single address: 32 or 128.
@@ -301,12 +302,11 @@ impl HostAddress {
             }
         }
         let placement = Placement { address: local.or(address)?, index: u32::from_ne_bytes(index), prefix };
-        let flags = AddressFlags::from_bits_retain(flags);
         Some(Self {
             placement,
             tagged,
-            tentative: flags.contains(AddressFlags::Tentative),
-            duplicate: flags.contains(AddressFlags::Dadfailed),
+            tentative: flags & libc::IFA_F_TENTATIVE != 0,
+            duplicate: flags & libc::IFA_F_DADFAILED != 0,
         })
     }
 }
@@ -320,33 +320,33 @@ pub(super) fn ip(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-fn family(address: IpAddr) -> AddressFamily {
-    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+/// The number of its address family.
+pub(super) fn family(address: IpAddr) -> u8 {
+    if address.is_ipv4() { INET } else { INET6 }
 }
 
-fn remove_message(placement: &Placement) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = family(placement.address);
-    message.header.prefix_len = placement.prefix;
-    message.header.index = placement.index;
-    message.header.scope = AddressScope::Universe;
-    message.attributes.push(AddressAttribute::Local(placement.address));
-    message.attributes.push(AddressAttribute::Address(placement.address));
-    message
+/// struct ifaddrmsg and its attributes.
+fn remove_message(Placement { address, index, prefix }: &Placement) -> Body<2> {
+    let attributes =
+        vec![netlink_body::address(IFA_LOCAL, *address), netlink_body::address(IFA_ADDRESS, *address)];
+    Body { fixed: [[family(*address), *prefix, 0, 0], index.to_ne_bytes()], attributes }
 }
 
-fn add_message(placement: &Placement, lifetime: Lifetime, source: SourceUse, detect: bool) -> AddressMessage {
+fn add_message(placement: &Placement, lifetime: Lifetime, source: SourceUse, detect: bool) -> Body<2> {
     let mut message = remove_message(placement);
-    let mut flags = AddressFlags::Noprefixroute;
+    let mut flags = libc::IFA_F_NOPREFIXROUTE;
     if !detect && placement.address.is_ipv6() {
-        flags |= AddressFlags::Nodad;
+        flags |= libc::IFA_F_NODAD;
     }
-    let mut cache_info = CacheInfo::default();
-    cache_info.ifa_valid = lifetime.unwrap_or(PERMANENT);
+    let valid = lifetime.unwrap_or(PERMANENT);
     let is_source = source == SourceUse::Allowed || placement.address.is_ipv4() || placement.prefix < 128;
-    cache_info.ifa_preferred = if is_source { cache_info.ifa_valid } else { 0 };
-    message.attributes.push(AddressAttribute::Flags(flags));
-    message.attributes.push(AddressAttribute::CacheInfo(cache_info));
-    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(TAG)));
+    let preferred = if is_source { valid } else { 0 };
+    // struct ifa_cacheinfo; the kernel sets the two times.
+    let lifetimes = [preferred, valid, 0, 0].map(u32::to_ne_bytes).as_flattened().to_vec();
+    message.attributes.extend([
+        number(IFA_FLAGS, flags),
+        DefaultNla::new(IFA_CACHEINFO, lifetimes),
+        DefaultNla::new(IFA_PROTO, vec![TAG]),
+    ]);
     message
 }
