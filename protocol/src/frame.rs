@@ -89,18 +89,12 @@ pub enum FrameError {
 impl Header {
     /// Encodes the header.
     pub fn encode(&self) -> [u8; HEADER_LENGTH] {
-        let mut bytes = [0; HEADER_LENGTH];
-        let (magic, rest) = bytes.split_at_mut(4);
-        magic.copy_from_slice(&MAGIC);
-        let fields = crate::VERSION
-            .to_le_bytes()
-            .into_iter()
-            .chain(self.kind.0.to_le_bytes())
-            .chain(self.request.to_le_bytes())
-            .chain(self.body.to_le_bytes())
-            .chain([self.descriptors, 0]);
-        rest.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
-        bytes
+        let [m0, m1, m2, m3] = MAGIC;
+        let [v0, v1] = crate::VERSION.to_le_bytes();
+        let [k0, k1] = self.kind.0.to_le_bytes();
+        let [r0, r1, r2, r3] = self.request.to_le_bytes();
+        let [b0, b1] = self.body.to_le_bytes();
+        [m0, m1, m2, m3, v0, v1, k0, k1, r0, r1, r2, r3, b0, b1, self.descriptors, 0]
     }
 
     /// Splits a packet into its header and body.

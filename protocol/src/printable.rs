@@ -34,8 +34,8 @@ pub struct JsonEscaped<'t>(pub &'t str);
 impl fmt::Display for JsonEscaped<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let quoted = |c| matches!(c, '"' | '\\');
-        if self.0.bytes().all(|byte| matches!(byte, b' '..=b'~') && !quoted(byte.into())) {
-            return out.write_str(self.0);
+        if !self.0.contains(quoted) {
+            return JsonPart(self.0).fmt(out);
         }
         self.0.split_inclusive(quoted).try_for_each(|part| {
             let (text, quote) = match part.strip_suffix(quoted) {
@@ -68,6 +68,9 @@ fn write_escaped(
     escape: impl Fn(&mut fmt::Formatter<'_>, char) -> fmt::Result,
 ) -> fmt::Result {
     let mut rest = text;
+    if rest.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return out.write_str(rest);
+    }
     while let Some(at) = rest.find(|c| !is_printable(c)) {
         let (plain, from) = rest.split_at(at);
         out.write_str(plain)?;

@@ -10,7 +10,7 @@ use super::bind::Bound;
 use crate::holder::Holder;
 
 /// Who owns a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
     /// The worker, whichever process that is: the next worker adopts the listener.
     Worker,

@@ -152,42 +152,54 @@ struct Value {
 
 /// TCP and UDP listeners by port and address.
 #[derive(Debug, Default)]
-pub(super) struct OverlapIndex(BTreeMap<Key, Value>);
+pub(super) struct OverlapIndex {
+    listeners: BTreeMap<Key, Value>,
+    /// How many of them have a wildcard address.
+    wildcards: usize,
+}
 
 impl OverlapIndex {
     pub fn insert(&mut self, id: ListenerId, reach: Reach, holder: Holder) {
-        self.0.insert(reach.key(id), Value { reach, holder });
+        self.wildcards += usize::from(reach.address.is_unspecified());
+        self.listeners.insert(reach.key(id), Value { reach, holder });
     }
 
     pub fn remove(&mut self, id: ListenerId, endpoint: &Endpoint) {
-        if let Some(reach) = Reach::of_any_interface(endpoint) {
-            self.0.remove(&reach.key(id));
+        let removed =
+            Reach::of_any_interface(endpoint).and_then(|reach| self.listeners.remove(&reach.key(id)));
+        if removed.is_some_and(|value| value.reach.address.is_unspecified()) {
+            self.wildcards -= 1;
         }
     }
 
     /// Gives a listener another number.
     pub fn renumber(&mut self, before: ListenerId, id: ListenerId, endpoint: &Endpoint) {
         let Some(reach) = Reach::of_any_interface(endpoint) else { return };
-        if let Some(value) = self.0.remove(&reach.key(before)) {
-            self.0.insert(reach.key(id), value);
+        if let Some(value) = self.listeners.remove(&reach.key(before)) {
+            self.listeners.insert(reach.key(id), value);
         }
     }
 
     /// The listeners of the transport, port and address of an endpoint.
     pub fn at_address(&self, endpoint: &Endpoint) -> impl Iterator<Item = ListenerId> {
         let keys = Reach::of_any_interface(endpoint).map(|reach| reach.keys(reach.address, reach.address));
-        keys.into_iter().flat_map(|keys| self.0.range(keys)).map(|(key, _)| key.id)
+        keys.into_iter().flat_map(|keys| self.listeners.range(keys)).map(|(key, _)| key.id)
     }
 
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.listeners.clear();
+        self.wildcards = 0;
     }
 
     /// The listeners that overlap with a reach, and their holders.
     fn overlapping(&self, reach: Reach) -> impl Iterator<Item = (ListenerId, Holder)> {
+        let may_have_any = move |(first, _): &(IpAddr, IpAddr)| {
+            self.wildcards > 0 || reach.address.is_unspecified() || !first.is_unspecified()
+        };
         reach
             .ranges()
-            .flat_map(move |(first, last)| self.0.range(reach.keys(first, last)))
+            .filter(may_have_any)
+            .flat_map(move |(first, last)| self.listeners.range(reach.keys(first, last)))
             .filter(move |(_, value)| reach.overlaps(&value.reach))
             .map(|(key, value)| (key.id, value.holder))
     }

@@ -38,7 +38,7 @@ pub struct Registry {
     pub(super) by_endpoint: HashMap<Rc<Endpoint>, ListenerId>,
     pub(super) overlaps: OverlapIndex,
     /// The number of listeners of each owner that has any.
-    pub(super) counts: HashMap<Owner, usize>,
+    pub(super) counts: BTreeMap<Owner, usize>,
     /// The last number that was assigned.
     pub(super) last: u64,
     capacity: usize,
@@ -89,7 +89,7 @@ impl Registry {
             entries: BTreeMap::new(),
             by_endpoint: HashMap::new(),
             overlaps: OverlapIndex::default(),
-            counts: HashMap::new(),
+            counts: BTreeMap::new(),
             last: 0,
             capacity: capacity.min(revocation.capacity()),
             revocation,

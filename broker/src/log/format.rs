@@ -6,7 +6,7 @@
 use std::fmt::{self, Write};
 use std::time::SystemTime;
 
-use portreeve_protocol::printable::{Escaped, JsonEscaped, is_printable};
+use portreeve_protocol::printable::{Escaped, JsonEscaped};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata};
 
@@ -56,30 +56,45 @@ fn append(line: &mut String, what: fmt::Arguments<'_>) {
     let _ = line.write_fmt(what);
 }
 
-/// Appends a value as it is if all its characters are plain, otherwise with `escape`.
+/// Appends a value as it is if all its bytes are plain, otherwise with `escape`.
 fn append_value(
     line: &mut String,
     value: fmt::Arguments<'_>,
-    is_plain: fn(char) -> bool,
+    is_plain: impl Fn(u8) -> bool,
     escape: fn(&mut String, &str),
 ) {
     let begin = line.len();
     append(line, value);
-    let written = line.get(begin..).unwrap_or_default();
-    if written.is_empty() || !written.chars().all(is_plain) {
+    if !line.bytes().skip(begin).all(is_plain) {
         let written = line.split_off(begin);
         escape(line, &written);
     }
 }
 
-/// A character of a value that is shown without quotes in a line of text.
-fn is_word(c: char) -> bool {
-    c.is_ascii_graphic() && !matches!(c, '"' | '=' | '\\')
+/// Appends a value: one word as it is, anything else in quotes, so that it cannot be taken for a further field.
+fn append_word(line: &mut String, value: fmt::Arguments<'_>) {
+    let begin = line.len();
+    append_value(line, value, is_json, append_json);
+    let mut written = line.bytes().skip(begin);
+    if written.len() == 0 || !written.all(is_word) {
+        line.insert(begin, '"');
+        line.push('"');
+    }
 }
 
-/// A character that a JSON string has as it is.
-fn is_json(c: char) -> bool {
-    is_printable(c) && !matches!(c, '"' | '\\')
+/// A byte of a value that is shown without quotes in a line of text.
+fn is_word(byte: u8) -> bool {
+    byte != b' ' && byte != b'=' && is_json(byte)
+}
+
+/// A byte that a JSON string has as it is. Other characters may need no escape either.
+fn is_json(byte: u8) -> bool {
+    is_printable_ascii(byte) && !matches!(byte, b'"' | b'\\')
+}
+
+/// A byte of ASCII that is printable.
+fn is_printable_ascii(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~')
 }
 
 fn append_escaped(line: &mut String, text: &str) {
@@ -91,7 +106,16 @@ fn append_json(line: &mut String, text: &str) {
 }
 
 fn append_quoted(line: &mut String, text: &str) {
-    append(line, format_args!("\"{}\"", JsonEscaped(text)));
+    line.push('"');
+    append_json(line, text);
+    line.push('"');
+}
+
+/// Appends the name of a field in a line of text.
+fn append_name(line: &mut String, name: &str) {
+    line.push(' ');
+    line.push_str(name);
+    line.push('=');
 }
 
 /// How lines of text look.
@@ -125,20 +149,12 @@ pub fn text(line: &mut String, style: Style, event: &Event<'_>) {
 /// A line's message and its fields as text. The message comes first, as the macros of `tracing` have it.
 struct TextFields<'l>(&'l mut String);
 
-impl TextFields<'_> {
-    /// A value: one word as it is, anything else in quotes, so that it cannot be taken for a further field.
-    fn value(&mut self, name: &str, value: fmt::Arguments<'_>) {
-        append(self.0, format_args!(" {name}="));
-        append_value(self.0, value, is_word, append_quoted);
-    }
-}
-
 impl Visit for TextFields<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
             "message" => append_escaped(self.0, value),
             name => {
-                append(self.0, format_args!(" {name}="));
+                append_name(self.0, name);
                 append_quoted(self.0, value);
             }
         }
@@ -146,8 +162,11 @@ impl Visit for TextFields<'_> {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         match field.name() {
-            "message" => append_value(self.0, format_args!("{value:?}"), is_printable, append_escaped),
-            name => self.value(name, format_args!("{value:?}")),
+            "message" => append_value(self.0, format_args!("{value:?}"), is_printable_ascii, append_escaped),
+            name => {
+                append_name(self.0, name);
+                append_word(self.0, format_args!("{value:?}"));
+            }
         }
     }
 }
@@ -236,7 +255,7 @@ impl Visit for JournalFields<'_> {
                 self.0.push('=');
             }
         }
-        append_value(self.0, format_args!("{value:?}"), is_printable, append_escaped);
+        append_value(self.0, format_args!("{value:?}"), is_printable_ascii, append_escaped);
         self.0.push('\n');
     }
 
@@ -247,6 +266,7 @@ impl Visit for JournalFields<'_> {
 
 #[cfg(test)]
 mod tests {
+    use portreeve_protocol::printable::is_printable;
     use proptest::prelude::*;
 
     use super::*;
@@ -281,10 +301,10 @@ mod tests {
             second in "[ =\"\\\\a-c\u{202e}\u{2028}\n]{0,12}",
         ) {
             let mut line = String::new();
-            let mut fields = TextFields(&mut line);
-            fields.value("first", format_args!("{first}"));
-            fields.value("second", format_args!("{second}"));
-            fields.value("third", format_args!("3"));
+            for (name, value) in [("first", first.as_str()), ("second", &second), ("third", "3")] {
+                append_name(&mut line, name);
+                append_word(&mut line, format_args!("{value}"));
+            }
             prop_assert!(line.chars().all(is_printable), "{line:?}");
             let split = split(&line);
             let names: Vec<&str> = split.iter().map(|(name, _)| name.as_str()).collect();
@@ -308,8 +328,8 @@ mod tests {
             ("é\u{202e}", r#""é\u202e""#),
         ] {
             let mut line = String::new();
-            TextFields(&mut line).value("name", format_args!("{value}"));
-            assert_eq!(line, format!(" name={shown}"));
+            append_word(&mut line, format_args!("{value}"));
+            assert_eq!(line, shown);
         }
     }
 }

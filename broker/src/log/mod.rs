@@ -89,18 +89,19 @@ pub async fn wait_for_room(origin: Origin, limit: Duration) {
 
 /// Writes the buffered lines without blocking.
 pub fn flush() {
-    let dropped = {
+    let write = || {
         let mut buffer = buffer();
         buffer.write();
-        buffer.dropped_since_last()
+        (buffer.is_stalled(), buffer.dropped_since_last())
     };
+    let (mut is_stalled, dropped) = write();
     if !dropped.is_empty() {
         for (peer, lines) in dropped {
             tracing::warn!(peer = %named(peer), lines, "log lines were dropped: the reader of the log was too slow");
         }
-        buffer().write();
+        (is_stalled, _) = write();
     }
-    if buffer().is_stalled() {
+    if is_stalled {
         STALLED.notify_one();
     }
 }

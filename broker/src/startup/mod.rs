@@ -367,5 +367,9 @@ fn serve(parts: Parts, worker: Option<(Launcher, Supervision)>, rest: Rest) -> R
         import: rest.import,
         fdstore_names: rest.fdstore_names,
     };
-    local.block_on(&runtime, service.run())
+    // As a task of its own it is polled only when it is woken, not whenever a session is.
+    match local.block_on(&runtime, async { tokio::task::spawn_local(service.run()).await }) {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }

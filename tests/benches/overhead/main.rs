@@ -1,6 +1,6 @@
 //! The broker's overhead: the time until it is ready, the time until a killed worker's successor serves, the latency of a
-//! peer while another user floods the broker, the broker's memory before, with and after ten thousand listeners, and the
-//! size of its program.
+//! peer while another user floods the broker, the memory of its processes at rest, the broker's memory before, with and
+//! after ten thousand listeners, and the size of its program.
 
 use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpStream};
@@ -14,6 +14,8 @@ use portreeve_tests::{Broker, Host, Peer, binaries, flood, process, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
 const ROUNDS: usize = 20;
+/// After this time the broker has returned the memory that it does not need.
+const REST: Duration = Duration::from_secs(3);
 
 fn main() {
     benchmark::main("The broker's overhead: medians", inside);
@@ -28,6 +30,9 @@ fn inside(host: &Host) {
     }
     if is_selected("flood") {
         latency_under_flood(host);
+    }
+    if is_selected("rest") {
+        memory_at_rest(host);
     }
     if is_selected("memory") {
         memory(host);
@@ -97,19 +102,39 @@ fn worker_restart(host: &Host) {
     report("restart/first greeting", "ms", median(&mut samples));
 }
 
+/// The memory of a broker with a worker, and of its processes together, when nobody has used it for a while.
+fn memory_at_rest(host: &Host) {
+    let chroot = Chroot::new(host, "mail");
+    chroot.worker_directory("Maildir");
+    let command = r#"( /run/host/bin/smtp_worker "--listen" "127.0.0.1:25" "--greeting" "mx1.example" )"#;
+    let broker = Broker::start_with_log_file(
+        host,
+        &sample::worker(&chroot, command, r#"esmtp_listener { listen "127.0.0.1:25" {} }"#),
+    );
+    std::thread::sleep(REST);
+    report("rest/broker/rss", "kB", kilobytes(broker.pid(), "Rss"));
+    let processes = [("broker", broker.pid()), ("reader", broker.reader()), ("launcher", broker.launcher())];
+    let all = processes.map(|(name, pid)| {
+        let pss = kilobytes(pid, "Pss");
+        report(&format!("rest/{name}/pss"), "kB", pss);
+        pss
+    });
+    report("rest/together/pss", "kB", all.iter().sum());
+}
+
+fn kilobytes(pid: u32, field: &str) -> f64 {
+    process::memory_field(pid, field).trim_end_matches("kB").trim().parse().unwrap()
+}
+
 /// RSS, PSS and anonymous memory.
 fn memory(host: &Host) {
     let broker = Broker::start_with_log_file(host, &sample::control(r#"( "127.0.0.0/8:20000-20063" )"#));
     let mut peer = broker.peer();
     let report_memory = |when: &str| {
-        let kilobytes = |name| {
-            let field = process::memory_field(broker.pid(), name);
-            field.trim_end_matches("kB").trim().parse::<f64>().unwrap()
-        };
         for (name, field) in [("rss", "Rss"), ("pss", "Pss"), ("anonymous", "Anonymous")] {
-            report(&format!("memory/{when}/{name}"), "kB", kilobytes(field));
+            report(&format!("memory/{when}/{name}"), "kB", kilobytes(broker.pid(), field));
         }
-        kilobytes("Anonymous")
+        kilobytes(broker.pid(), "Anonymous")
     };
     let idle = report_memory("idle");
     let endpoints: Vec<_> = (0..10_000_u16)
@@ -124,6 +149,7 @@ fn memory(host: &Host) {
     for some in held.chunks(200) {
         peer.stop(some);
     }
+    std::thread::sleep(REST);
     report_memory("released");
 }
 

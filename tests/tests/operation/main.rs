@@ -4,6 +4,7 @@
 mod check;
 mod completions;
 mod documents;
+mod memory;
 mod reconnect;
 mod reconnect_blocking;
 mod reload;

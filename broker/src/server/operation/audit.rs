@@ -290,15 +290,17 @@ impl<'a, 'b> Bounded<'a, 'b> {
 
 impl fmt::Write for Bounded<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut end = text.len().min(self.remaining);
+        if let Some(remaining) = self.remaining.checked_sub(text.len()) {
+            self.remaining = remaining;
+            return self.out.write_str(text);
+        }
+        let mut end = self.remaining;
         while !text.is_char_boundary(end) {
             end -= 1;
         }
-        let part = text.get(..end).unwrap_or_default();
-        self.out.write_str(part)?;
-        self.remaining -= part.len();
-        self.truncated = part.len() < text.len();
-        if self.truncated { Err(fmt::Error) } else { Ok(()) }
+        self.out.write_str(text.get(..end).unwrap_or_default())?;
+        self.truncated = true;
+        Err(fmt::Error)
     }
 }
 
