@@ -45,14 +45,20 @@ impl Registry {
         if !kept {
             self.check_unkept(&request.endpoint)?;
         }
-        self.end_closed_at(&request.endpoint, &request.options);
+        // Mostly none, which is found out once.
+        let overlaps = self.overlapping(&request.endpoint, &request.options).next().is_some();
+        if overlaps {
+            self.end_closed_at(&request.endpoint, &request.options);
+        }
         if let Some(id) = self.id_at(&request.endpoint) {
             return self
                 .acquire_existing(id, (owner, user), request, settings)
                 .map(|acquired| (id, acquired));
         }
         self.check_capacity()?;
-        self.check_overlap(&request.endpoint, &request.options, Holder::of_user(user), &[])?;
+        if overlaps {
+            self.check_overlap(&request.endpoint, &request.options, Holder::of_user(user), &[])?;
+        }
         let options = options_in_vrf(&request.endpoint, &request.options, vrf);
         let bound = self.open(&request.endpoint, &options, settings, &[]).map_err(|error| {
             self.bind_fault(error, &request.endpoint, &request.options, RequestedBy::Peer)

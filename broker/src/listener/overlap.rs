@@ -137,16 +137,26 @@ pub(super) fn interface_name<'a>(inet: &'a InetEndpoint, device: &'a str) -> &'a
 /// The place of a listener in the index, as numbers, which are compared fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
-    /// The port, the transport, and the address family.
+    /// The port, the transport, and in the last bit whether the address is an IPv6 address.
     port: u32,
     address: u128,
     id: ListenerId,
 }
 
-/// A listener's reach and its holder.
+impl Key {
+    fn address(&self) -> IpAddr {
+        match u32::try_from(self.address) {
+            Ok(address) if self.port & 1 == 0 => Ipv4Addr::from_bits(address).into(),
+            _ => Ipv6Addr::from_bits(self.address).into(),
+        }
+    }
+}
+
+/// The rest of a listener's reach, and its holder.
 #[derive(Clone, Copy, Debug)]
 struct Value {
-    reach: Reach,
+    dual_stack: bool,
+    interface: u32,
     holder: Holder,
 }
 
@@ -161,14 +171,14 @@ pub(super) struct OverlapIndex {
 impl OverlapIndex {
     pub fn insert(&mut self, id: ListenerId, reach: Reach, holder: Holder) {
         self.wildcards += usize::from(reach.address.is_unspecified());
-        self.listeners.insert(reach.key(id), Value { reach, holder });
+        let Reach { dual_stack, interface, .. } = reach;
+        self.listeners.insert(reach.key(id), Value { dual_stack, interface, holder });
     }
 
     pub fn remove(&mut self, id: ListenerId, endpoint: &Endpoint) {
-        let removed =
-            Reach::of_any_interface(endpoint).and_then(|reach| self.listeners.remove(&reach.key(id)));
-        if removed.is_some_and(|value| value.reach.address.is_unspecified()) {
-            self.wildcards -= 1;
+        let Some(reach) = Reach::of_any_interface(endpoint) else { return };
+        if self.listeners.remove(&reach.key(id)).is_some() {
+            self.wildcards -= usize::from(reach.address.is_unspecified());
         }
     }
 
@@ -200,7 +210,10 @@ impl OverlapIndex {
             .ranges()
             .filter(may_have_any)
             .flat_map(move |(first, last)| self.listeners.range(reach.keys(first, last)))
-            .filter(move |(_, value)| reach.overlaps(&value.reach))
+            .filter(move |(key, value)| {
+                let Value { dual_stack, interface, .. } = **value;
+                reach.overlaps(&Reach { address: key.address(), dual_stack, interface, ..reach })
+            })
             .map(|(key, value)| (key.id, value.holder))
     }
 }

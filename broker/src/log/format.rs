@@ -102,7 +102,10 @@ fn append_escaped(line: &mut String, text: &str) {
 }
 
 fn append_json(line: &mut String, text: &str) {
-    append(line, format_args!("{}", JsonEscaped(text)));
+    match text.bytes().all(is_json) {
+        true => line.push_str(text),
+        false => append(line, format_args!("{}", JsonEscaped(text))),
+    }
 }
 
 fn append_quoted(line: &mut String, text: &str) {
@@ -138,18 +141,37 @@ pub fn text(line: &mut String, style: Style, event: &Event<'_>) {
     if style.time {
         append(line, format_args!("{dim}{}{end} ", now()));
     }
-    append(line, format_args!("{colour}{:>5}{end} ", event.metadata().level()));
+    for part in [colour, padded(*event.metadata().level()), end, " "] {
+        line.push_str(part);
+    }
     if is_audit(event.metadata()) {
-        append(line, format_args!("{dim}{AUDIT}:{end} "));
+        for part in [dim, AUDIT, ":", end, " "] {
+            line.push_str(part);
+        }
     }
     event.record(&mut TextFields(line));
     line.push('\n');
+}
+
+fn padded(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "ERROR",
+        Level::WARN => " WARN",
+        Level::INFO => " INFO",
+        Level::DEBUG => "DEBUG",
+        Level::TRACE => "TRACE",
+    }
 }
 
 /// A line's message and its fields as text. The message comes first, as the macros of `tracing` have it.
 struct TextFields<'l>(&'l mut String);
 
 impl Visit for TextFields<'_> {
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        append_name(self.0, field.name());
+        append(self.0, format_args!("{value}"));
+    }
+
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
             "message" => append_escaped(self.0, value),

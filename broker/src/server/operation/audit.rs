@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 use std::time::{Duration, Instant};
 
 use portreeve_protocol::Fault;
-use tracing::field::display;
+use tracing::field::{DisplayValue, display};
 
 use super::handler::{Handler, Part};
 use crate::log;
@@ -68,55 +68,57 @@ fn write_line<O: Handler>(
     for fault in &summary.refused {
         broker.counters.add_outcome(O::KIND, Some(fault.code));
     }
-    let (arguments, rules) = (Arguments(request), outcome.ok().map(|(permit, _)| Rules(permit)));
-    let rules = rules.as_ref().filter(|rules| !rules.is_empty());
+    let is_routine = O::FREQUENT && summary.refused.is_empty() && lost.is_none();
+    if is_routine && !log::shows_debug() {
+        return;
+    }
     let line = Line {
         operation: O::NAME,
         via: request.via(),
-        arguments: if arguments.is_empty() { None } else { Some(&arguments) },
+        arguments: bounded(Written(|out: &mut fmt::Formatter<'_>| request.arguments(out))),
         summary,
         lost,
-        rules: rules.map(|rules| rules as &dyn fmt::Display),
+        rules: outcome.map_or_else(|_| String::new(), |(permit, _)| bounded(Rules(permit))),
         duration,
     };
-    line.write(session, O::CHANGES_STATE, O::FREQUENT);
+    line.write(session, O::CHANGES_STATE, is_routine);
 }
 
 /// The fields of an audit line.
 struct Line<'a> {
     operation: &'static str,
     via: Option<&'static str>,
-    arguments: Option<&'a dyn fmt::Display>,
+    arguments: String,
     summary: Summary<'a>,
     /// Why the reply was not sent.
     lost: Option<&'a str>,
-    rules: Option<&'a dyn fmt::Display>,
+    rules: String,
     duration: Duration,
 }
 
 impl Line<'_> {
-    fn write(&self, session: &Session, changes_state: bool, is_frequent: bool) {
+    fn write(&self, session: &Session, changes_state: bool, is_routine: bool) {
         let Self { operation, via, summary, lost, .. } = self;
         let (peer, number) = (log::named(session.holder()), session.number);
-        let (arguments, rules) = (self.arguments.map(display), self.rules.map(display));
-        let duration_us = self.duration.as_micros();
+        let (arguments, rules) = (shown(&self.arguments), shown(&self.rules));
+        let duration_us = u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX);
         let (done, refused) = summary.counts();
         if summary.refused.is_empty() && lost.is_none() {
             let write = || {
                 tracing::info!(target: "audit", session = number, %peer, operation, via, arguments, done, rules, duration_us, "done");
             };
-            return match (changes_state, is_frequent) {
-                (true, _) => session.account.record(write),
-                (false, false) => session.account.notice(write),
-                (false, true) if log::shows_debug() => session.account.notice(|| {
+            return match changes_state {
+                true => session.account.record(write),
+                false if !is_routine => session.account.notice(write),
+                false => session.account.notice(|| {
                     tracing::debug!(target: "audit", session = number, %peer, operation, via, arguments, done, rules, duration_us, "done");
                 }),
-                (false, true) => {}
             };
         }
         let write = || {
             let code = summary.refused.first().map(|fault| fault.code.name());
-            let reason = Some(Reasons(&summary.refused)).filter(|_| !summary.refused.is_empty()).map(display);
+            let reasons = bounded(Reasons(&summary.refused));
+            let reason = shown(&reasons);
             let subject =
                 summary.refused.iter().map(|fault| &*fault.subject).find(|subject| !subject.is_empty());
             let errno = summary.refused.iter().map(|fault| fault.errno).find(|errno| *errno != 0);
@@ -131,6 +133,11 @@ impl Line<'_> {
             false => session.account.notice(write),
         }
     }
+}
+
+/// The value of a field; an empty one is left out.
+fn shown(text: &str) -> Option<DisplayValue<&str>> {
+    Some(text).filter(|text| !text.is_empty()).map(display)
 }
 
 /// What became of a request, or of each part of it.
@@ -195,72 +202,32 @@ struct Reasons<'a, 'f>(&'a [Cow<'f, Fault>]);
 
 impl fmt::Display for Reasons<'_, '_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reasons = |out: &mut fmt::Formatter<'_>| {
-            for (index, fault) in self.0.iter().enumerate() {
-                if self.0.iter().take(index).any(|earlier| earlier.message == fault.message) {
-                    continue;
-                }
-                let separator = if index == 0 { "" } else { "; " };
-                // An error ends the loop: the line shows no more.
-                write!(out, "{separator}{}", fault.message.as_str())?;
+        for (index, fault) in self.0.iter().enumerate() {
+            if self.0.iter().take(index).any(|earlier| earlier.message == fault.message) {
+                continue;
             }
-            Ok(())
-        };
-        Bounded::show(out, Written(reasons))
-    }
-}
-
-/// A request's arguments as a line shows them.
-struct Arguments<'a, O>(&'a O);
-
-impl<O: Handler> Arguments<'_, O> {
-    fn is_empty(&self) -> bool {
-        writes_nothing(|out| self.0.arguments(out))
-    }
-}
-
-impl<O: Handler> fmt::Display for Arguments<'_, O> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Bounded::show(out, Written(|out: &mut fmt::Formatter<'_>| self.0.arguments(out)))
-    }
-}
-
-/// Whether a function writes nothing: it stops at the first byte.
-fn writes_nothing(write: impl Fn(&mut fmt::Formatter<'_>) -> fmt::Result) -> bool {
-    struct Nothing;
-    impl fmt::Write for Nothing {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            if text.is_empty() { Ok(()) } else { Err(fmt::Error) }
+            let separator = if index == 0 { "" } else { "; " };
+            // An error ends the loop: the line shows no more.
+            write!(out, "{separator}{}", fault.message.as_str())?;
         }
+        Ok(())
     }
-    write!(Nothing, "{}", Written(write)).is_ok()
 }
 
 /// The lines of the configuration that a permit names: `file:line`, once for several parts in a row with the same line.
 struct Rules<'a, P>(&'a P);
 
-impl<P: Permit> Rules<'_, P> {
-    fn is_empty(&self) -> bool {
-        let mut empty = true;
-        self.0.for_each_rule(&mut |_| empty = false);
-        empty
-    }
-}
-
 impl<P: Permit> fmt::Display for Rules<'_, P> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let places = |out: &mut fmt::Formatter<'_>| {
-            let (mut last, mut result) = (String::new(), Ok(()));
-            self.0.for_each_rule(&mut |rule| {
-                if result.is_ok() && last != rule.place {
-                    let separator = if last.is_empty() { "" } else { " " };
-                    result = write!(out, "{separator}{}", rule.place);
-                    last.clone_from(&rule.place);
-                }
-            });
-            result
-        };
-        Bounded::show(out, Written(places))
+        let (mut last, mut result) = (String::new(), Ok(()));
+        self.0.for_each_rule(&mut |rule| {
+            if result.is_ok() && last != rule.place {
+                let separator = if last.is_empty() { "" } else { " " };
+                result = write!(out, "{separator}{}", rule.place);
+                last.clone_from(&rule.place);
+            }
+        });
+        result
     }
 }
 
@@ -273,34 +240,32 @@ impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> fmt::Display for Written<F> 
     }
 }
 
-/// Writes only as much as a person can read in one line.
-struct Bounded<'a, 'b> {
-    out: &'a mut fmt::Formatter<'b>,
-    remaining: usize,
-    truncated: bool,
-}
-
-impl<'a, 'b> Bounded<'a, 'b> {
-    fn show(out: &'a mut fmt::Formatter<'b>, what: impl fmt::Display) -> fmt::Result {
-        let mut bounded = Bounded { out, remaining: MAX_SHOWN, truncated: false };
-        let shown = write!(bounded, "{what}");
-        if bounded.truncated { bounded.out.write_str("…") } else { shown }
+/// The text of a value, as much as a person can read in one line.
+fn bounded(what: impl fmt::Display) -> String {
+    let mut bounded = Bounded { text: String::new(), is_truncated: false };
+    // It fails only after the last part that is shown.
+    let _ = write!(bounded, "{what}");
+    if bounded.is_truncated {
+        bounded.text.push('…');
     }
+    bounded.text
 }
 
-impl fmt::Write for Bounded<'_, '_> {
+/// See [`bounded`].
+struct Bounded {
+    text: String,
+    is_truncated: bool,
+}
+
+impl fmt::Write for Bounded {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if let Some(remaining) = self.remaining.checked_sub(text.len()) {
-            self.remaining = remaining;
-            return self.out.write_str(text);
-        }
-        let mut end = self.remaining;
+        let mut end = text.len().min(MAX_SHOWN - self.text.len());
         while !text.is_char_boundary(end) {
             end -= 1;
         }
-        self.out.write_str(text.get(..end).unwrap_or_default())?;
-        self.truncated = true;
-        Err(fmt::Error)
+        self.text.push_str(text.get(..end).unwrap_or_default());
+        self.is_truncated = end < text.len();
+        if self.is_truncated { Err(fmt::Error) } else { Ok(()) }
     }
 }
 
