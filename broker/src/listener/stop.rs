@@ -27,7 +27,7 @@ impl Registry {
     /// # Errors
     /// The listener has stopped, but a process that holds a copy of its socket can use it again.
     pub fn stop(&mut self, id: ListenerId, owner: Option<Owner>) -> Result<bool, Fault> {
-        if !self.entries.get(&id).is_some_and(|entry| owner.is_none_or(|owner| owner == entry.owner)) {
+        if self.entries.get(&id).is_none_or(|entry| owner.is_some_and(|owner| owner != entry.owner)) {
             return Ok(false);
         }
         let Some(entry) = self.remove_entry(id) else { return Ok(false) };

@@ -226,7 +226,9 @@ pub fn serve() {
         });
         if places.is_empty() {
             for (socket, revocability) in kept.drain(..) {
-                revocability.map(|it| revocation.as_ref().unwrap().revoke(it, Some(&socket)).unwrap());
+                if let (Some(revocation), Some(how)) = (&revocation, revocability) {
+                    revocation.revoke(how, Some(&socket)).unwrap();
+                }
             }
             duties.iter_mut().for_each(Duties::release);
         }

@@ -31,7 +31,7 @@ fn inside(host: &Host) {
     let broker = Broker::start(host);
     ping();
     sizes();
-    benchmark::with_all_cpus(broker.pid(), || listen("two CPUs", 1, &mut Blocking::open()));
+    benchmark::with_all_cpus(broker.pid(), || listen("listen/all CPUs", 1, &mut Blocking::open()));
     for (held, case) in [(1_000, "listen/held1000"), (10_000, "listen/held10000")] {
         let _held = broker.hold(held);
         listen(case, 1, &mut Blocking::open());

@@ -17,6 +17,8 @@ use crate::server::state::Broker;
 
 /// How many bytes of arguments, of reasons, or of rules, a line shows.
 const MAX_SHOWN: usize = 4096;
+/// How many bytes they mostly have.
+const TYPICAL: usize = 64;
 
 /// Counts a request and writes its audit line, which names the rules of the permit that allowed it.
 pub fn audit<O: Handler>(
@@ -242,7 +244,7 @@ impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> fmt::Display for Written<F> 
 
 /// The text of a value, as much as a person can read in one line.
 fn bounded(what: impl fmt::Display) -> String {
-    let mut bounded = Bounded { text: String::new(), is_truncated: false };
+    let mut bounded = Bounded { text: String::with_capacity(TYPICAL), is_truncated: false };
     // It fails only after the last part that is shown.
     let _ = write!(bounded, "{what}");
     if bounded.is_truncated {
