@@ -129,7 +129,6 @@ pub fn run(
     child.thread_block().map_err(failure("sigprocmask"))?;
     let signals = SignalFd::with_flags(&child, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(failure("signalfd"))?;
-    file_pages::release();
     let mut reaped_all = true;
     while launcher.broker == BrokerState::Running || wait::has_children() {
         let mut watched = [
@@ -139,6 +138,9 @@ pub fn run(
         let running = launcher.broker == BrokerState::Running;
         let watched = if running { &mut watched[..] } else { &mut watched[..1] };
         let timeout = if reaped_all { launcher.timeout() } else { PollTimeout::ZERO };
+        if timeout.is_none() {
+            file_pages::release();
+        }
         match poll(watched, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(failure("poll")(error)),

@@ -104,7 +104,7 @@ fn worker_restart(host: &Host) {
 
 /// The memory of a broker with a worker, and of its processes together, when nobody has used it for a while.
 fn memory_at_rest(host: &Host) {
-    let chroot = Chroot::new(host, "mail");
+    let chroot = Chroot::new(host, "rest");
     chroot.worker_directory("Maildir");
     let command = r#"( /run/host/bin/smtp_worker "--listen" "127.0.0.1:25" "--greeting" "mx1.example" )"#;
     let broker = Broker::start_with_log_file(
