@@ -89,19 +89,18 @@ pub async fn wait_for_room(origin: Origin, limit: Duration) {
 
 /// Writes the buffered lines without blocking.
 pub fn flush() {
-    let write = || {
+    let dropped = {
         let mut buffer = buffer();
         buffer.write();
-        (buffer.is_stalled(), buffer.dropped_since_last())
+        buffer.dropped_since_last()
     };
-    let (mut is_stalled, dropped) = write();
     if !dropped.is_empty() {
         for (peer, lines) in dropped {
             tracing::warn!(peer = %named(peer), lines, "log lines were dropped: the reader of the log was too slow");
         }
-        (is_stalled, _) = write();
+        buffer().write();
     }
-    if is_stalled {
+    if buffer().is_stalled() {
         STALLED.notify_one();
     }
 }
