@@ -34,9 +34,6 @@ pub struct JsonEscaped<'t>(pub &'t str);
 impl fmt::Display for JsonEscaped<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let quoted = |c| matches!(c, '"' | '\\');
-        if !self.0.contains(quoted) {
-            return JsonPart(self.0).fmt(out);
-        }
         self.0.split_inclusive(quoted).try_for_each(|part| {
             let (text, quote) = match part.strip_suffix(quoted) {
                 Some(text) => (text, part.get(text.len()..).unwrap_or_default()),

@@ -10,7 +10,8 @@ use portreeve_protocol::address::{AddAddress, Lease, MoveAddress, Removal, Remov
 use portreeve_protocol::channel::{self, ReceiveError};
 use portreeve_protocol::event::Subscribe;
 use portreeve_protocol::message::{
-    Hello, Listen, ListenOptions, ListenerId, Listening, Operation, Outcome, Ping, Stop, Stopped, Welcome,
+    Hello, Listen, ListenMany, ListenOptions, ListenerId, Listening, Operation, Outcome, Ping, Stop, Stopped,
+    Welcome,
 };
 use portreeve_protocol::status::Status;
 use portreeve_protocol::{Event, EventCode, Fault, Header, Kind, List, Text, codec};
@@ -169,6 +170,17 @@ impl Peer {
         let (Listening { id }, mut descriptors) = self.request(&listen(endpoint))?;
         assert_eq!(descriptors.len(), 1, "the reply must have one descriptor");
         Ok((id, descriptors.remove(0)))
+    }
+
+    /// Requests listeners in one request, closes the received copies of their sockets, and returns their numbers.
+    #[track_caller]
+    pub fn listen_many(&mut self, listens: impl Iterator<Item = Listen>) -> Vec<ListenerId> {
+        let (reply, _sockets) = self.request(&ListenMany::truncated(true, listens)).unwrap();
+        let id = |outcome: &Outcome<Listening>| match outcome {
+            Outcome::Done(Listening { id }) => *id,
+            Outcome::Fault(fault) => panic!("{fault}"),
+        };
+        reply.results.iter().map(id).collect()
     }
 
     /// Stops listeners.

@@ -71,11 +71,20 @@ pub fn status_field(pid: u32, name: &str) -> String {
     value.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_owned()
 }
 
-/// A field of a process's smaps_rollup file, such as `Pss`; see proc_pid_smaps(5).
-pub fn memory_field(pid: u32, name: &str) -> String {
+/// A field of the status file in kB, such as `VmRSS`.
+pub fn status_kilobytes(pid: u32, name: &str) -> u64 {
+    kilobytes(&status_field(pid, name))
+}
+
+/// A field of a process's smaps_rollup file in kB, such as `Pss`; see proc_pid_smaps(5).
+pub fn rollup_kilobytes(pid: u32, name: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    value.unwrap_or_else(|| panic!("no {name} in {text}")).trim().to_owned()
+    kilobytes(value.unwrap_or_else(|| panic!("no {name} in {text}")))
+}
+
+fn kilobytes(value: &str) -> u64 {
+    value.strip_suffix("kB").unwrap().trim().parse().unwrap()
 }
 
 /// The root directory of a process.

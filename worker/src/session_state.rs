@@ -106,7 +106,7 @@ impl SessionState {
     fn receive(&mut self, channel: &UnixDatagram) -> io::Result<Result<(), Error>> {
         loop {
             match self.connection.receive(channel.as_fd()) {
-                // The end of the session is reported once more.
+                // Nothing else can have arrived. The kernel still reports the end of the session.
                 Ok(true) if self.connection.expects_nothing() && self.queued_stops.is_empty() => {
                     return Err(ErrorKind::WouldBlock.into());
                 }

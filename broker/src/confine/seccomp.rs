@@ -92,8 +92,8 @@ fn install_lists(
     support: Support,
 ) -> Result<Seccomp, Failure> {
     let calls = allowed.len();
-    let install = || apply_filter_all_threads(&program(&allowed, &refused, limits)?);
-    match install() {
+    let compile_and_apply = || apply_filter_all_threads(&program(&allowed, &refused, limits)?);
+    match compile_and_apply() {
         Ok(()) => Ok(Seccomp::Enforced { calls }),
         Err(Error::Seccomp(error)) => match support.failure(&error, "installing the system call filter") {
             None => Ok(Seccomp::Absent),

@@ -6,11 +6,10 @@ use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
-use portreeve_protocol::message::{ListenMany, ListenerId, Outcome};
 use portreeve_tests::benchmark::{self, is_selected, median, report, report_with_baseline};
 use portreeve_tests::chroot::Chroot;
 use portreeve_tests::peer::listen;
-use portreeve_tests::{Broker, Host, Peer, binaries, flood, process, sample};
+use portreeve_tests::{Broker, Host, binaries, flood, process, sample};
 use rustix::process::{Pid, Signal, kill_process};
 
 const ROUNDS: usize = 20;
@@ -123,7 +122,7 @@ fn memory_at_rest(host: &Host) {
 }
 
 fn kilobytes(pid: u32, field: &str) -> f64 {
-    process::memory_field(pid, field).trim_end_matches("kB").trim().parse().unwrap()
+    process::rollup_kilobytes(pid, field) as f64
 }
 
 /// RSS, PSS and anonymous memory.
@@ -142,7 +141,7 @@ fn memory(host: &Host) {
         .collect();
     let mut held = Vec::new();
     for some in endpoints.chunks(200) {
-        held.extend(listen_many(&mut peer, some));
+        held.extend(peer.listen_many(some.iter().cloned()));
     }
     let with = report_memory("10000 listeners");
     report("memory/per listener", "B", (with - idle) * 1024.0 / 10_000.0);
@@ -151,14 +150,4 @@ fn memory(host: &Host) {
     }
     std::thread::sleep(REST);
     report_memory("released");
-}
-
-fn listen_many(peer: &mut Peer, some: &[portreeve_protocol::message::Listen]) -> Vec<ListenerId> {
-    let request = ListenMany::truncated(true, some.iter().cloned());
-    let (reply, _sockets) = peer.request(&request).unwrap();
-    let id = |outcome| match outcome {
-        Outcome::Done(portreeve_protocol::message::Listening { id }) => id,
-        Outcome::Fault(fault) => panic!("{fault}"),
-    };
-    reply.results.into_vec().into_iter().map(id).collect()
 }

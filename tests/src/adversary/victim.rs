@@ -410,6 +410,5 @@ fn run_in_time(client: &Path, control: &Path, arguments: &[&str], patience: Dura
 
 /// The resident memory of a process in kB.
 pub fn resident(pid: u32) -> u64 {
-    let field = process::status_field(pid, "VmRSS");
-    field.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_default()
+    process::status_kilobytes(pid, "VmRSS")
 }

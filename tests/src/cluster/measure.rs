@@ -226,11 +226,7 @@ fn processor_time(pids: &[u32]) -> f64 {
 
 /// The resident memory of processes in MiB; pages that they share count for each.
 fn memory(pids: &[u32]) -> f64 {
-    let kib = |pid: &u32| {
-        let text = process::status_field(*pid, "VmRSS");
-        text.split_whitespace().next().and_then(|number| number.parse::<f64>().ok()).unwrap_or_default()
-    };
-    pids.iter().map(kib).sum::<f64>() / 1024.0
+    pids.iter().map(|pid| process::status_kilobytes(*pid, "VmRSS")).sum::<u64>() as f64 / 1024.0
 }
 
 /// The processes of a host by program. The broker's are without the worker, which is the test's.

@@ -4,9 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
-use portreeve_protocol::message::{ListenMany, ListenerId, Operation as _, Outcome};
 use portreeve_tests::peer::listen;
-use portreeve_tests::{Broker, Peer, isolated, process, resources, sample};
+use portreeve_tests::{Broker, isolated, process, resources, sample};
 
 #[test]
 fn ten_thousand_listeners_are_started_and_stopped_at_run_time() {
@@ -21,7 +20,9 @@ fn ten_thousand_listeners_are_started_and_stopped_at_run_time() {
         figure("idle");
         let mut held = Vec::new();
         for first in (10_000..20_000u16).step_by(200) {
-            held.extend(listen_many(&mut peer, first..first + 200));
+            held.extend(
+                peer.listen_many((first..first + 200).map(|port| listen(&format!("127.0.0.1:{port}")))),
+            );
         }
         assert_eq!(peer.status().listeners_held, 10_000);
         assert_eq!(resources::tcp_listeners().len(), 10_000);
@@ -56,15 +57,4 @@ fn ten_thousand_endpoints_serve_once_and_leave_nothing_behind() {
         assert!(resources::tcp_listeners().is_empty());
         broker.await_no_leak(&before);
     });
-}
-
-/// Starts these listeners, closes the received copies, and returns the ids.
-fn listen_many(peer: &mut Peer, ports: std::ops::Range<u16>) -> Vec<ListenerId> {
-    let many = ListenMany::truncated(true, ports.map(|port| listen(&format!("127.0.0.1:{port}"))));
-    let (reply, _) = peer.request(&many).unwrap_or_else(|fault| panic!("{}: {fault}", ListenMany::NAME));
-    let id = |result: &Outcome<_>| match result {
-        Outcome::Done(portreeve_protocol::message::Listening { id }) => *id,
-        Outcome::Fault(fault) => panic!("{fault}"),
-    };
-    reply.results.iter().map(id).collect()
 }

@@ -195,10 +195,7 @@ fn a_subscriber_that_does_not_read_uses_bounded_memory_and_gets_gap_events() {
             owner.request(&RemoveAddress { addresses: addresses.clone(), epoch: 0 }).unwrap();
         };
         round();
-        let memory = || {
-            let resident = process::status_field(broker.pid(), "VmRSS");
-            resident.split_whitespace().next().unwrap().parse::<u64>().unwrap()
-        };
+        let memory = || process::status_kilobytes(broker.pid(), "VmRSS");
         let before = memory();
         (1..8).for_each(|_| round());
         let grown = memory().saturating_sub(before);

@@ -109,10 +109,10 @@ impl Line<'_> {
             let write = || {
                 tracing::info!(target: "audit", session = number, %peer, operation, via, arguments, done, rules, duration_us, "done");
             };
-            return match changes_state {
-                true => session.account.record(write),
-                false if !is_routine => session.account.notice(write),
-                false => session.account.notice(|| {
+            return match (changes_state, is_routine) {
+                (true, _) => session.account.record(write),
+                (false, false) => session.account.notice(write),
+                (false, true) => session.account.notice(|| {
                     tracing::debug!(target: "audit", session = number, %peer, operation, via, arguments, done, rules, duration_us, "done");
                 }),
             };
