@@ -79,7 +79,8 @@ impl Registry {
         // A holder that prevents the sharing loses its listener at once.
         draining.iter().for_each(|one| drop(self.revoke_drained(one)));
         let take_back = || {
-            draining.iter().filter_map(|one| one.entry.bound.socket.as_ref()).for_each(disarm);
+            let sockets = draining.iter().filter_map(|one| one.entry.bound.socket.as_ref());
+            sockets.for_each(|socket| disarm(endpoint, socket));
             self.stopped.disarm_at(endpoint) || !draining.is_empty()
         };
         // The former holder of a UDP socket of which the broker has no copy any more may not have closed its own yet.

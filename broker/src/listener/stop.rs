@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::entry::{Entry, Owner};
 use super::registry::Registry;
-use super::stopped_sockets::disarm;
+use super::stopped_sockets::release_endpoint;
 use crate::sys::malloc;
 
 /// The number of listeners from which on it is worth returning their memory to the kernel.
@@ -39,7 +39,7 @@ impl Registry {
         match &entry.bound.socket {
             // The owner of a UDP socket frees its endpoint by closing its copy. Every other program can then bind there at once.
             Some(socket) if owner.is_some() && matches!(*entry.endpoint, Endpoint::Udp(_)) => {
-                disarm(socket);
+                release_endpoint(&entry.endpoint, socket);
                 self.stopped.note_closed(entry.endpoint, holder);
             }
             _ => self.keep_stopped(*entry),

@@ -59,13 +59,18 @@ pub struct StoppedSockets {
     added: Rc<Notify>,
 }
 
-/// Takes the endpoint back from the holder of a copy: the socket does not listen, does not prevent others from binding, and
-/// a UDP socket takes no packet from them.
-pub(super) fn disarm(socket: &OwnedFd) {
+/// Takes the endpoint back from the holder of a copy: the socket does not listen, and keeps nobody from the endpoint.
+pub(super) fn disarm(endpoint: &Endpoint, socket: &OwnedFd) {
     // This takes longer, so it comes first: the holder of a copy has less time to undo both.
     let _ = socket::shut_down(socket); // it fails unless the socket listens
+    release_endpoint(endpoint, socket);
+}
+
+/// The socket, which does not listen any more, does not prevent others from binding, and a UDP socket takes no packet from
+/// them.
+pub(super) fn release_endpoint(endpoint: &Endpoint, socket: &OwnedFd) {
     let _ = sockopt::set_reuse_address(socket, true); // it cannot fail for a socket
-    if sockopt::protocol(socket) == Ok(libc::IPPROTO_UDP) && !sockopt::is_bound_to_no_interface(socket) {
+    if matches!(endpoint, Endpoint::Udp(_)) && !sockopt::is_bound_to_no_interface(socket) {
         let _ = socket::disconnect(socket); // it unbinds the socket from the holder's interface
         let _ = sockopt::bind_to_no_interface(socket); // the filter drops the packets nevertheless
     }
@@ -96,9 +101,8 @@ impl StoppedSockets {
             self.close_oldest(|_| true);
         }
         let check_at = Instant::now() + KEEP;
-        let stopped = StoppedSocket { endpoint, holder, misused: None, socket, check_at };
-        disarm(&stopped.socket);
-        self.sockets.push_back(stopped);
+        release_endpoint(&endpoint, &socket);
+        self.sockets.push_back(StoppedSocket { endpoint, holder, misused: None, socket, check_at });
         self.added.notify_one();
     }
 
@@ -115,7 +119,7 @@ impl StoppedSockets {
     pub fn disarm_at(&self, endpoint: &Endpoint) -> bool {
         let mut found = false;
         for socket in self.sockets.iter().filter(|socket| same_port(&socket.endpoint, endpoint)) {
-            disarm(&socket.socket);
+            disarm(&socket.endpoint, &socket.socket);
             found = true;
         }
         found
@@ -172,7 +176,7 @@ impl StoppedSockets {
                 return true;
             }
             if socket.is_misused() {
-                disarm(&socket.socket);
+                disarm(&socket.endpoint, &socket.socket);
                 if socket.misused.replace(now).is_none() {
                     found.push((socket.endpoint.clone(), socket.holder));
                 }
