@@ -154,12 +154,14 @@ impl Handle {
         }
     }
 
-    /// Waits until the reader has ended.
+    /// Waits until the reader has ended. Messages of an abandoned call are ignored.
     pub async fn wait_until_ended(&self) -> ReaderError {
-        let mut buffer = codec::frame_buffer();
         loop {
-            if let Err(error) = self.receive(&mut buffer).await {
-                return error;
+            match self.channel.recv(&mut [0]).await {
+                Ok(0) => return self.reap(),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return error.into(),
             }
         }
     }

@@ -9,6 +9,7 @@
 //! table with open addressing in the memory of a BPF map, so a change is a store to memory: it needs no system call, no
 //! capability, and no exception in the system call filter.
 
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
@@ -19,12 +20,14 @@ use super::sockopt;
 
 /// A socket is listed in one of this many slots, which the filter all compares.
 const PROBES: usize = 16;
-/// The hash of a cookie is the upper bits of its product with this number: 2^64 divided by the golden ratio, odd.
+/// The hash of a cookie is the upper half of its product with this number: 2^64 divided by the golden ratio, odd.
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 /// The bit of a slot that says that the socket takes no new connection. No cookie has it.
 const DRAINING: u64 = 1 << 63;
-/// The fewest and the most slots, as powers of two: from 8 KiB to 1 MiB.
-const SLOT_BITS: std::ops::RangeInclusive<u32> = 10..=17;
+/// The fewest and the most sockets that a list has room for: from 12 KiB to 768 KiB.
+const CAPACITY: RangeInclusive<usize> = 1024..=65_536;
+/// The fewest and the most slots of the list of another broker. It may be an earlier release, whose lists had up to 1 MiB.
+const ADOPTABLE: RangeInclusive<usize> = 1024..=131_072;
 
 /// The transport of a listener: its filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +49,6 @@ pub struct Slot {
 #[derive(Debug)]
 pub struct Allowlist {
     slots: SharedWords,
-    bits: u32,
     tcp: OwnedFd,
     udp: OwnedFd,
 }
@@ -60,9 +62,8 @@ impl Allowlist {
     /// # Errors
     /// Of [`SharedWords::create`] and [`Program::load`]: the kernel is older than 5.5, or the capability is missing.
     pub fn create(capacity: usize) -> nix::Result<Self> {
-        let bits = capacity.saturating_mul(2).checked_next_power_of_two().map_or(u32::MAX, usize::ilog2);
-        let bits = bits.clamp(*SLOT_BITS.start(), *SLOT_BITS.end());
-        Self::with_slots(SharedWords::create((1 << bits) + PROBES)?, bits)
+        let slots = slots_for(capacity.clamp(*CAPACITY.start(), *CAPACITY.end()));
+        Self::with_slots(SharedWords::create(slots + PROBES)?)
     }
 
     /// The list of another broker, by the map that it passed on: both change the same list from now on.
@@ -74,16 +75,15 @@ impl Allowlist {
     /// EINVAL if the descriptor is no such map; the errors of [`Program::load`].
     pub fn adopt(map: OwnedFd) -> nix::Result<Self> {
         let slots = SharedWords::open(map)?;
-        let bits = slots.words().len().saturating_sub(PROBES).checked_ilog2().unwrap_or_default();
-        match SLOT_BITS.contains(&bits) && slots.words().len() == (1 << bits) + PROBES {
-            true => Self::with_slots(slots, bits),
+        match ADOPTABLE.contains(&slot_count(&slots)) {
+            true => Self::with_slots(slots),
             false => Err(Errno::EINVAL),
         }
     }
 
-    fn with_slots(slots: SharedWords, bits: u32) -> nix::Result<Self> {
-        let load = |transport| program(transport, &slots, bits).load();
-        Ok(Self { tcp: load(Transport::Tcp)?, udp: load(Transport::Udp)?, slots, bits })
+    fn with_slots(slots: SharedWords) -> nix::Result<Self> {
+        let load = |transport| program(transport, &slots).load();
+        Ok(Self { tcp: load(Transport::Tcp)?, udp: load(Transport::Udp)?, slots })
     }
 
     /// The map, for another broker that continues with the list.
@@ -91,9 +91,9 @@ impl Allowlist {
         self.slots.map().as_fd()
     }
 
-    /// How many sockets can be listed: a half of the slots, so that nearly every socket finds a free one.
+    /// How many sockets can be listed.
     pub fn capacity(&self) -> usize {
-        1 << (self.bits - 1)
+        slot_count(&self.slots) * 2 / 3
     }
 
     /// Lists a socket and locks the filter into it.
@@ -167,9 +167,25 @@ impl Allowlist {
 
     /// The slots in which a cookie may be.
     fn window(&self, cookie: u64) -> std::ops::Range<usize> {
-        let first = usize::try_from(cookie.wrapping_mul(MULTIPLIER) >> (u64::BITS - self.bits)).unwrap_or(0);
+        let first = first_slot(cookie, slot_count(&self.slots));
         first..first + PROBES
     }
+}
+
+/// The first slot in which a cookie may be. The filter computes the same.
+fn first_slot(cookie: u64, slots: usize) -> usize {
+    let hash = cookie.wrapping_mul(MULTIPLIER) >> 32;
+    usize::try_from((hash * slots as u64) >> 32).unwrap_or_default()
+}
+
+/// How many slots a list of this capacity has: at most two thirds are used, so most sockets find a free one even in a full list.
+fn slots_for(capacity: usize) -> usize {
+    capacity.div_ceil(2) * 3
+}
+
+/// How many slots there are, without those that only the window of the last one reaches.
+fn slot_count(slots: &SharedWords) -> usize {
+    slots.words().len().saturating_sub(PROBES)
 }
 
 /// The filter of a transport.
@@ -177,7 +193,7 @@ impl Allowlist {
 /// That of a TCP listener also runs for the connections that were accepted from it, because they inherit it; it keeps
 /// their packets. A listener cannot become such a connection without receiving a packet in the state LISTEN or SYN_SENT.
 /// A UDP socket has no such states: connect(2) makes it one that looks accepted.
-fn program(transport: Transport, slots: &SharedWords, bits: u32) -> Program {
+fn program(transport: Transport, slots: &SharedWords) -> Program {
     const RESULT: u8 = 0;
     const SCRATCH: u8 = 1;
     const SOCKET: u8 = 2;
@@ -215,7 +231,10 @@ fn program(transport: Transport, slots: &SharedWords, bits: u32) -> Program {
     code.copy(COOKIE, RESULT);
     code.set_wide(HASH, MULTIPLIER);
     code.multiply(HASH, COOKIE);
-    code.shift_right(HASH, u8::try_from(u64::BITS - bits).unwrap_or(u8::MAX));
+    code.shift_right(HASH, 32);
+    code.set(SCRATCH, u32::try_from(slot_count(slots)).unwrap_or(u32::MAX));
+    code.multiply(HASH, SCRATCH);
+    code.shift_right(HASH, 32);
     code.shift_left(HASH, 3);
     code.set_map_value(SLOTS, slots.map().as_raw_fd());
     code.add(SLOTS, HASH);
@@ -247,4 +266,43 @@ fn program(transport: Transport, slots: &SharedWords, bits: u32) -> Program {
     code.set(RESULT, u32::MAX);
     code.exit();
     code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fills a list with these cookies, and returns for how many there was no slot.
+    fn fill(capacity: usize, mut cookies: impl Iterator<Item = u64>) -> usize {
+        let slots = slots_for(capacity);
+        let mut list = vec![false; slots + PROBES];
+        let (mut listed, mut failed) = (0, 0);
+        while listed < capacity {
+            let first = first_slot(cookies.next().unwrap(), slots);
+            assert!(first < slots);
+            match list[first..first + PROBES].iter_mut().find(|slot| !**slot) {
+                Some(slot) => {
+                    *slot = true;
+                    listed += 1;
+                }
+                None => failed += 1,
+            }
+        }
+        failed
+    }
+
+    #[test]
+    fn a_list_can_be_filled() {
+        for capacity in [*CAPACITY.start(), 1_501, 20_000, *CAPACITY.end()] {
+            assert!(slots_for(capacity) * 2 / 3 >= capacity);
+            // The kernel counts up, on each CPU from the next multiple of 4096.
+            for step in [1, 2, 3, 4096, 4097] {
+                let failed = fill(capacity, (1_u64..).map(|number| number * step));
+                assert!(
+                    failed <= capacity / 50,
+                    "{capacity} sockets, each {step}th cookie: {failed} had no slot"
+                );
+            }
+        }
+    }
 }
