@@ -184,7 +184,16 @@ fn bind(ranges: &[RangeInclusive<u16>]) -> Bind {
 
 /// Every port of the ranges, once.
 fn ports(ranges: &[RangeInclusive<u16>]) -> impl Iterator<Item = u16> {
-    (0..=u16::MAX).filter(move |port| ranges.iter().any(|range| range.contains(port)))
+    let mut ranges = ranges.to_vec();
+    ranges.sort_by_key(|range| *range.start());
+    let mut next = 0_u32;
+    let rest = ranges.into_iter().flat_map(move |range| {
+        let end = u32::from(*range.end()) + 1;
+        let rest = next.max((*range.start()).into())..end;
+        next = next.max(end);
+        rest
+    });
+    rest.filter_map(|port| port.try_into().ok())
 }
 
 fn apply<D: AsFd>(permitted: Permitted<'_, D>, bind: Bind) -> Result<RestrictionStatus, RulesetError> {
@@ -290,7 +299,8 @@ mod tests {
     #[test]
     fn overlapping_ranges_make_one_rule_per_port() {
         assert_eq!(bind(&[]), Bind::Ports(0));
-        assert_eq!(bind(&[25..=25, 20..=30, 0..=0]), Bind::Ports(12));
+        assert_eq!(bind(&[25..=25, 20..=30, 22..=24, 0..=0]), Bind::Ports(12));
+        assert_eq!(bind(&[65_530..=65_535, 65_534..=65_535]), Bind::Ports(6));
         assert_eq!(bind(&[1..=1023]), Bind::Ports(1023));
     }
 
