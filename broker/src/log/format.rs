@@ -65,6 +65,16 @@ fn append_value(
 ) {
     let begin = line.len();
     append(line, value);
+    escape_from(line, begin, is_plain, escape);
+}
+
+/// Escapes what was appended since the line had this length, unless all its bytes are plain.
+fn escape_from(
+    line: &mut String,
+    begin: usize,
+    is_plain: impl Fn(u8) -> bool,
+    escape: fn(&mut String, &str),
+) {
     if !line.bytes().skip(begin).all(is_plain) {
         let written = line.split_off(begin);
         escape(line, &written);
@@ -74,9 +84,10 @@ fn append_value(
 /// Appends a value: one word as it is, anything else in quotes, so that it cannot be taken for a further field.
 fn append_word(line: &mut String, value: fmt::Arguments<'_>) {
     let begin = line.len();
-    append_value(line, value, is_json, append_json);
+    append(line, value);
     let mut written = line.bytes().skip(begin);
     if written.len() == 0 || !written.all(is_word) {
+        escape_from(line, begin, is_json, append_json);
         line.insert(begin, '"');
         line.push('"');
     }
