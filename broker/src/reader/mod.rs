@@ -160,8 +160,11 @@ impl Handle {
             match self.channel.recv(&mut [0]).await {
                 Ok(0) => return self.reap(),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return error.into(),
+                Err(error) => match error.kind() {
+                    // A reset only says, once, that it ended before it received an order.
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionReset => {}
+                    _ => return error.into(),
+                },
             }
         }
     }
