@@ -187,13 +187,13 @@ fn ports(ranges: &[RangeInclusive<u16>]) -> impl Iterator<Item = u16> {
     let mut ranges = ranges.to_vec();
     ranges.sort_by_key(|range| *range.start());
     let mut next = 0_u32;
-    let rest = ranges.into_iter().flat_map(move |range| {
+    let ports = ranges.into_iter().flat_map(move |range| {
         let end = u32::from(*range.end()) + 1;
-        let rest = next.max((*range.start()).into())..end;
+        let ports = next.max((*range.start()).into())..end;
         next = next.max(end);
-        rest
+        ports
     });
-    rest.filter_map(|port| port.try_into().ok())
+    ports.filter_map(|port| port.try_into().ok())
 }
 
 fn apply<D: AsFd>(permitted: Permitted<'_, D>, bind: Bind) -> Result<RestrictionStatus, RulesetError> {

@@ -66,8 +66,8 @@ pub(super) fn disarm(endpoint: &Endpoint, socket: &OwnedFd) {
     release_endpoint(endpoint, socket);
 }
 
-/// The socket, which does not listen any more, does not prevent others from binding, and a UDP socket takes no packet from
-/// them.
+/// Makes a socket that does not listen keep nobody from its endpoint: others can bind there, and a UDP socket takes no packet
+/// from them.
 pub(super) fn release_endpoint(endpoint: &Endpoint, socket: &OwnedFd) {
     let _ = sockopt::set_reuse_address(socket, true); // it cannot fail for a socket
     if matches!(endpoint, Endpoint::Udp(_)) && !sockopt::is_bound_to_no_interface(socket) {
