@@ -140,6 +140,11 @@ impl Registry {
         faults
     }
 
+    /// Whether any listener is retained until a deadline.
+    pub fn has_deadlines(&self) -> bool {
+        self.entries.values().any(|entry| entry.retained_until.is_some())
+    }
+
     /// Stops the retained listeners that no peer adopted in time.
     pub fn stop_expired(&mut self, now: Instant) -> Vec<Fault> {
         self.stop_where(|entry| entry.retained_until.is_some_and(|deadline| deadline <= now))

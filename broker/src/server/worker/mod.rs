@@ -336,6 +336,9 @@ pub fn retain(broker: &Rc<Broker>) {
     for fault in broker.registry.borrow_mut().retain_until(Instant::now() + broker.retain.get()) {
         tracing::error!(error = %fault, "cannot revoke a listener of a worker that has exited");
     }
+    if !broker.registry.borrow().has_deadlines() {
+        return;
+    }
     let broker = broker.clone();
     tokio::task::spawn_local(async move {
         sleep(broker.retain.get()).await;
