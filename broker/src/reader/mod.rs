@@ -145,7 +145,7 @@ impl Handle {
         let mut collector = Collector::new(self.last_order);
         let mut buffer = codec::frame_buffer();
         loop {
-            let bytes = self.receive(&mut buffer).await?;
+            let bytes = self.receive(|| receive_bytes(&self.channel, &mut buffer)).await?;
             if let Some(bundle) = collector.take(buffer.get(..bytes).unwrap_or_default())? {
                 return Ok(bundle);
             }
@@ -157,25 +157,24 @@ impl Handle {
     /// Waits until the reader has ended. Messages of an abandoned call are ignored.
     pub async fn wait_until_ended(&self) -> ReaderError {
         loop {
-            match self.channel.recv(&mut [0]).await {
-                Ok(0) => return self.reap(),
-                Ok(_) => {}
-                Err(error) => match error.kind() {
-                    // A reset only says, once, that it ended before it received an order.
-                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionReset => {}
-                    _ => return error.into(),
-                },
+            // As long as nothing arrives, there is no buffer.
+            let receive = || receive_bytes(&self.channel, &mut codec::frame_buffer());
+            if let Err(error) = self.receive(receive).await {
+                return error;
             }
         }
     }
 
-    async fn receive(&self, buffer: &mut [u8]) -> Result<usize, ReaderError> {
+    async fn receive(
+        &self,
+        mut receive: impl FnMut() -> Result<usize, ReceiveError>,
+    ) -> Result<usize, ReaderError> {
         loop {
-            let mut receive = || match receive_bytes(&self.channel, buffer) {
+            let received = self.channel.async_io(Interest::READABLE, || match receive() {
                 Err(ReceiveError::Os(error)) => Err(error),
                 other => Ok(other),
-            };
-            match self.channel.async_io(Interest::READABLE, &mut receive).await {
+            });
+            match received.await {
                 Ok(Ok(bytes)) => return Ok(bytes),
                 Ok(Err(ReceiveError::Closed)) => return Err(self.reap()),
                 Ok(Err(error)) => return Err(Garbled(error.to_string()).into()),
