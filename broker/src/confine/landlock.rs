@@ -15,6 +15,7 @@ use landlock::{
 };
 
 use crate::failure::Failure;
+use crate::policy::merged_ports;
 
 const STEP: &str = "landlock";
 
@@ -184,16 +185,7 @@ fn bind(ranges: &[RangeInclusive<u16>]) -> Bind {
 
 /// Every port of the ranges, once.
 fn ports(ranges: &[RangeInclusive<u16>]) -> impl Iterator<Item = u16> {
-    let mut ranges = ranges.to_vec();
-    ranges.sort_by_key(|range| *range.start());
-    let mut next = 0_u32;
-    let ports = ranges.into_iter().flat_map(move |range| {
-        let end = u32::from(*range.end()) + 1;
-        let ports = next.max((*range.start()).into())..end;
-        next = next.max(end);
-        ports
-    });
-    ports.filter_map(|port| port.try_into().ok())
+    merged_ports(ranges.to_vec()).into_iter().flatten()
 }
 
 fn apply<D: AsFd>(permitted: Permitted<'_, D>, bind: Bind) -> Result<RestrictionStatus, RulesetError> {

@@ -70,10 +70,15 @@ pub(super) fn disarm(endpoint: &Endpoint, socket: &OwnedFd) {
 /// from them.
 pub(super) fn release_endpoint(endpoint: &Endpoint, socket: &OwnedFd) {
     let _ = sockopt::set_reuse_address(socket, true); // it cannot fail for a socket
-    if matches!(endpoint, Endpoint::Udp(_)) && !sockopt::is_bound_to_no_interface(socket) {
+    if may_take_packets(endpoint, socket) {
         let _ = socket::disconnect(socket); // it unbinds the socket from the holder's interface
         let _ = sockopt::bind_to_no_interface(socket); // the filter drops the packets nevertheless
     }
+}
+
+/// Whether it is a UDP socket that can take packets from others.
+fn may_take_packets(endpoint: &Endpoint, socket: &OwnedFd) -> bool {
+    matches!(endpoint, Endpoint::Udp(_)) && !sockopt::is_bound_to_no_interface(socket)
 }
 
 impl StoppedSocket {
@@ -81,8 +86,7 @@ impl StoppedSocket {
     fn is_misused(&self) -> bool {
         sockopt::is_listening(&self.socket).unwrap_or(false)
             || !sockopt::reuses_address(&self.socket).unwrap_or(true)
-            || (matches!(*self.endpoint, Endpoint::Udp(_))
-                && !sockopt::is_bound_to_no_interface(&self.socket))
+            || may_take_packets(&self.endpoint, &self.socket)
     }
 }
 

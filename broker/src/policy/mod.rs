@@ -33,6 +33,7 @@ pub use denied::Denied;
 pub use floating::FloatingListener;
 pub use listen::ipv4_endpoint;
 pub use permit::{AddressPermit, LeasePermit, ListenPermit, OperationPermit, Permit, Place};
+pub use ports::merged_ports;
 pub use rule::Rule;
 
 use grant::{Entry, Grant};

@@ -6,7 +6,7 @@ use portreeve_protocol::Endpoint;
 
 use crate::config::{Config, ListenPattern};
 
-/// Every TCP port that a listener or permit names, in order; adjacent and overlapping ranges are merged.
+/// Every TCP port that a listener or permit names, as [`merged_ports`] ranges.
 pub(super) fn tcp(config: &Config) -> Vec<RangeInclusive<u16>> {
     let listeners = config.listeners.iter().filter_map(|listener| match &listener.endpoint.value {
         Endpoint::Tcp(inet) => Some(inet.port..=inet.port),
@@ -17,7 +17,11 @@ pub(super) fn tcp(config: &Config) -> Vec<RangeInclusive<u16>> {
         ListenPattern::Inet { udp: false, ports, .. } => Some(ports.clone()),
         _ => None,
     });
-    let mut ranges: Vec<_> = listeners.chain(patterns).collect();
+    merged_ports(listeners.chain(patterns).collect())
+}
+
+/// The ports of these ranges, each once and in order; adjacent and overlapping ranges are merged.
+pub fn merged_ports(mut ranges: Vec<RangeInclusive<u16>>) -> Vec<RangeInclusive<u16>> {
     ranges.sort_by_key(|range| *range.start());
     let mut merged: Vec<RangeInclusive<u16>> = Vec::new();
     for range in ranges {
